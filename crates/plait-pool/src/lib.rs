@@ -1,0 +1,24 @@
+//! Scheduling and supervision of workers. Knows no Python: what a task means is its user's business.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`task`] | the words of a task and who may change them: queue state and lease |
+//! | [`board`] | the memory that parent and workers share |
+//! | [`supervisor`] | events in, actions out: deaths, retries, deadlines, start and end. No I/O, no clock |
+//! | [`frames`] | how results lie in slots and blocks, one frame an item |
+//! | [`worker`] | the child's side: claim, begin, finish |
+//! | [`processes`] | the parent's side: carries out what the supervisor decides |
+//! | [`spin`] | when waiting is worth a spin |
+
+#[cfg(not(loom))]
+pub mod board;
+#[cfg(not(loom))]
+pub mod frames;
+#[cfg(not(loom))]
+pub mod processes;
+#[cfg(not(loom))]
+pub mod spin;
+pub mod supervisor;
+pub mod task;
+#[cfg(not(loom))]
+pub mod worker;

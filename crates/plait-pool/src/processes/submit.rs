@@ -1,0 +1,351 @@
+//! Filling a slot and queueing it; cancel, kill, interrupt.
+
+use std::sync::Arc;
+
+use plait_shm::sync::Ordering;
+use plait_sys::cpu;
+
+use super::job::Job;
+use super::{Failure, Host, Inner, Pool, Record, Refusal, Shared, TaskOptions};
+use crate::board::{IN_SLOT, INLINE, KIND_CALL, SLOTS};
+use crate::supervisor::{Doom, Event};
+use crate::task::{ABANDONED, COLLECT, Phase, WAIT_EVENT, WAIT_FUTEX};
+use crate::worker::{wake_collector, wake_seat};
+
+/// Abandoned tasks that may pile up before they are looked at.
+const ABANDONED_PATIENCE: usize = 64;
+
+impl<T: Host> Pool<T> {
+    /// Queues a task with these arguments; returns its slot, which is the caller's until it is [released](Self::release) or
+    /// [abandoned](Self::abandon).
+    pub fn submit(&self, args: &[u8], options: TaskOptions) -> Result<u32, Refusal> {
+        let shared = &self.shared;
+        if shared.inert() {
+            return Err(Refusal::Inert);
+        }
+        let mut inner = shared.lock();
+        shared.open(&mut inner)?;
+        let slot = shared.fill(&mut inner, KIND_CALL, 1, &[args], options)?;
+        shared.enqueue(&mut inner, slot);
+        inner.statistics.submitted += 1;
+        let ring = shared.wants_supervisor(&inner, options);
+        drop(inner);
+        shared.board.header().parent_cpu.store(cpu::current_cpu() + 1, Ordering::Relaxed);
+        shared.wake_one();
+        if ring {
+            shared.supervisor_event.signal();
+        }
+        Ok(slot)
+    }
+
+    /// Publishes the pickle of function `number`, for as long as the pool lives.
+    pub fn publish_function(&self, number: u32, bytes: &[u8]) -> Result<(), Refusal> {
+        if self.inert() {
+            return Err(Refusal::Inert);
+        }
+        let mut inner = self.shared.lock();
+        let block = inner.args.allocate(bytes.len())?;
+        // SAFETY: just allocated, not published.
+        let room = unsafe { inner.args.data(block)? };
+        room[..bytes.len()].copy_from_slice(bytes);
+        let entry = &self.shared.board.header().functions[number as usize];
+        entry.0.store(block.offset, Ordering::Relaxed);
+        // Release: pairs with `Worker::function`.
+        entry.1.store(bytes.len() as u64, Ordering::Release);
+        Ok(())
+    }
+
+    /// Cancels a task that was not begun; false when it was, or is done.
+    pub fn cancel(&self, slot: u32) -> bool {
+        if self.inert() {
+            return false;
+        }
+        let mut inner = self.shared.lock();
+        self.shared.cancel(&mut inner, slot)
+    }
+
+    /// Stops a task, killing its worker if it runs; false when it was done.
+    pub fn kill(&self, slot: u32) -> bool {
+        if self.inert() {
+            return false;
+        }
+        let mut inner = self.shared.lock();
+        self.shared.stop(&mut inner, slot, Doom::Killed)
+    }
+
+    /// Ctrl-C: what waits is cancelled, what runs is killed. The pool goes on.
+    pub fn interrupt(&self) {
+        if self.inert() {
+            return;
+        }
+        let mut inner = self.shared.lock();
+        for job in std::mem::take(&mut inner.jobs) {
+            self.shared.cancel_job(&mut inner, &job, Doom::Interrupted);
+        }
+        self.shared.cancel_queued(&mut inner);
+        for slot in 0..inner.records.len() as u32 {
+            if inner.records[slot as usize].used {
+                self.shared.stop(&mut inner, slot, Doom::Interrupted);
+            }
+        }
+        drop(inner);
+        self.shared.supervisor_event.signal();
+    }
+
+    /// Nobody wants the result any more; the task still runs.
+    pub fn abandon(&self, slot: u32) {
+        if self.inert() {
+            return;
+        }
+        let mut inner = self.shared.lock();
+        if self.shared.board.slot(slot).state().ask(ABANDONED).phase() == Phase::Done {
+            return self.shared.release(&mut inner, slot);
+        }
+        inner.records[slot as usize].abandoned = true;
+        inner.abandoned.push(slot);
+    }
+
+    /// Has `handle` completed by the collector when the task is done. Gives it back when that is so already.
+    pub fn notify(&self, slot: u32, handle: T::Handle) -> Option<T::Handle> {
+        if self.inert() {
+            return None;
+        }
+        let shared = &self.shared;
+        let mut inner = shared.lock();
+        if shared.board.slot(slot).state().ask(COLLECT).phase() == Phase::Done {
+            return Some(handle);
+        }
+        inner.records[slot as usize].handle = Some(handle);
+        shared.start_collector(&mut inner);
+        None
+    }
+}
+
+impl<T: Host> Shared<T> {
+    /// Whether tasks are taken; starts the supervisor with the first.
+    pub(super) fn open(self: &Arc<Self>, inner: &mut Inner<T::Handle>) -> Result<(), Refusal> {
+        if let Some(failure) = &inner.broken {
+            return Err(Refusal::Broken(failure.clone()));
+        }
+        if inner.shut_down {
+            return Err(Refusal::ShutDown);
+        }
+        if !inner.started {
+            if !inner.seats.connected() {
+                return Err(Refusal::NoServer);
+            }
+            self.start_supervisor()?;
+            inner.started = true;
+        }
+        Ok(())
+    }
+
+    /// Puts a task into a free slot, HELD.
+    pub(super) fn fill(
+        &self,
+        inner: &mut Inner<T::Handle>,
+        kind: u32,
+        items: u32,
+        parts: &[&[u8]],
+        options: TaskOptions,
+    ) -> Result<u32, Refusal> {
+        let index = self.free_slot(inner)?;
+        let slot = self.board.slot(index);
+        let len: usize = parts.iter().map(|part| part.len()).sum();
+        let block = if len > INLINE {
+            let block = match inner.args.allocate(len) {
+                Ok(block) => block,
+                Err(error) => {
+                    inner.free.push(index);
+                    return Err(error.into());
+                }
+            };
+            // SAFETY: just allocated, not published.
+            copy_parts(unsafe { inner.args.data(block)? }, parts);
+            Some(block)
+        } else {
+            // SAFETY: the slot is FREE, so it is the parent's, under the lock.
+            copy_parts(unsafe { &mut *slot.args() }, parts);
+            None
+        };
+        slot.args_offset.store(block.map_or(IN_SLOT, |block| block.offset), Ordering::Relaxed);
+        slot.args_len.store(len as u64, Ordering::Relaxed);
+        slot.items.store(items, Ordering::Relaxed);
+        slot.kind.store(kind, Ordering::Relaxed);
+        slot.timed.store((options.timeout_ns > 0).into(), Ordering::Relaxed);
+        slot.started_ns.store(0, Ordering::Relaxed);
+        slot.item().reset(0);
+        slot.state().reset(Phase::Held);
+        inner.sequence += 1;
+        inner.records[index as usize] =
+            Record { options, sequence: inner.sequence, args: block, used: true, ..Record::empty() };
+        Ok(index)
+    }
+
+    fn free_slot(&self, inner: &mut Inner<T::Handle>) -> Result<u32, Refusal> {
+        if inner.abandoned.len() >= inner.abandoned_patience.max(ABANDONED_PATIENCE) {
+            self.reap_abandoned(inner);
+        }
+        if let Some(slot) = inner.free.pop() {
+            return Ok(slot);
+        }
+        if inner.records.len() == SLOTS {
+            return Err(Refusal::Full);
+        }
+        inner.records.push(Record::empty());
+        Ok(inner.records.len() as u32 - 1)
+    }
+
+    fn reap_abandoned(&self, inner: &mut Inner<T::Handle>) {
+        let mut abandoned = std::mem::take(&mut inner.abandoned);
+        abandoned.retain(|&slot| {
+            let done = self.board.slot(slot).state().load().phase() == Phase::Done;
+            if done {
+                self.release(inner, slot);
+            }
+            !done
+        });
+        inner.abandoned_patience = 2 * abandoned.len();
+        inner.abandoned = abandoned;
+    }
+
+    /// Gives a DONE slot back.
+    pub(super) fn release(&self, inner: &mut Inner<T::Handle>, slot: u32) {
+        let record = &mut inner.records[slot as usize];
+        record.used = false;
+        record.failure = None;
+        record.view = None;
+        record.job = None;
+        if let Some(block) = record.args.take() {
+            inner.args.free(block);
+        }
+        self.board.slot(slot).state().reset(Phase::Free);
+        inner.free.push(slot);
+    }
+
+    /// Wakes a worker for what was queued, unless one spins or all are awake.
+    #[inline]
+    pub(super) fn wake_one(&self) {
+        if let Some(seat) = self.board.idle().pick() {
+            wake_seat(&self.board, seat);
+        }
+    }
+
+    /// Wakes everybody: after a death, whoever was to wake somebody may be gone.
+    pub(super) fn wake_all(&self) {
+        for seat in 0..self.board.seats() {
+            wake_seat(&self.board, seat);
+        }
+        wake_collector(&self.board);
+    }
+
+    /// Whether the supervisor must hear of a new task: a worker may be wanted, or a deadline comes sooner than it thinks.
+    pub(super) fn wants_supervisor(&self, inner: &Inner<T::Handle>, options: TaskOptions) -> bool {
+        let idle = self.board.idle();
+        let hands = inner.supervisor.may_spawn() && idle.count() == 0 && idle.spinner.load(Ordering::Relaxed) == 0;
+        let soon = options.timeout_ns > 0
+            && inner.check_at.is_none_or(|at| at > plait_sys::time::monotonic_ns() + options.timeout_ns);
+        hands || soon
+    }
+
+    fn cancel(&self, inner: &mut Inner<T::Handle>, slot: u32) -> bool {
+        let state = self.board.slot(slot).state();
+        let held = state.revoke() || state.load().phase() == Phase::Held;
+        if held {
+            inner.statistics.cancelled += 1;
+            self.fail(inner, slot, Failure::Cancelled);
+        }
+        held
+    }
+
+    /// Cancels all tasks that were not begun, map chunks included.
+    pub(super) fn cancel_queued(&self, inner: &mut Inner<T::Handle>) {
+        for job in std::mem::take(&mut inner.jobs) {
+            self.cancel_job(inner, &job, Doom::Shutdown);
+        }
+        for slot in 0..inner.records.len() as u32 {
+            if inner.records[slot as usize].used {
+                self.cancel(inner, slot);
+            }
+        }
+    }
+
+    /// Ends a task that was not begun as stopped, or dooms the item that runs and has its worker killed.
+    pub(super) fn stop(&self, inner: &mut Inner<T::Handle>, slot: u32, reason: Doom) -> bool {
+        let state = self.board.slot(slot).state();
+        if state.revoke() || state.load().phase() == Phase::Held {
+            let failure = match reason {
+                Doom::Interrupted | Doom::Shutdown => Failure::Cancelled,
+                Doom::Killed | Doom::Timeout => Failure::Doomed { reason, stack: None },
+            };
+            self.fail(inner, slot, failure);
+            return true;
+        }
+        let seen = state.load();
+        seen.phase() == Phase::Taken && self.doom(inner, seen.number() as u16, slot, reason)
+    }
+
+    /// Dooms the item that `seat` holds in `slot`; its worker is killed as the supervisor says.
+    pub(super) fn doom(&self, inner: &mut Inner<T::Handle>, seat: u16, slot: u32, reason: Doom) -> bool {
+        let word = self.board.slot(slot).item();
+        loop {
+            let lease = word.load();
+            if lease.doomed || lease.item >= self.board.slot(slot).items.load(Ordering::Relaxed) {
+                return lease.doomed;
+            }
+            if word.doom(lease.item) {
+                inner.seats.doomed(seat, reason);
+                self.handle(inner, Event::Doomed { seat, slot, item: lease.item, reason });
+                return true;
+            }
+        }
+    }
+
+    /// Ends a task without a result. The slot must be the parent's: HELD, or taken by a worker that is dead.
+    pub(super) fn fail(&self, inner: &mut Inner<T::Handle>, slot: u32, failure: Failure) {
+        let record = &mut inner.records[slot as usize];
+        if let Some((job, first)) = record.job.take() {
+            let items = self.board.slot(slot).items.load(Ordering::Relaxed);
+            let begin = record.attempt;
+            for item in begin..items {
+                job.fail_item(first + u64::from(item), failure.clone());
+            }
+            self.board.slot(slot).state().move_to(Phase::Done, 0);
+            self.end_chunk(inner, &job, slot);
+            return;
+        }
+        if !matches!(failure, Failure::Cancelled) {
+            inner.statistics.failed += 1;
+        }
+        record.failure = Some(failure);
+        let abandoned = record.abandoned;
+        let before = self.board.slot(slot).state().move_to(Phase::Done, 0);
+        if before.has(WAIT_FUTEX) {
+            let word = self.board.slot(slot).futex();
+            plait_sys::futex::wake(word, u32::MAX >> 1, plait_sys::futex::Scope::Shared);
+        }
+        if before.has(WAIT_EVENT) {
+            self.result_event.signal();
+        }
+        if before.has(COLLECT) {
+            inner.done_by_us.push(slot);
+            wake_collector(&self.board);
+        }
+        if abandoned {
+            inner.abandoned_patience = 0;
+        }
+    }
+
+    /// The job whose chunk a slot holds.
+    pub(super) fn job_of(inner: &Inner<T::Handle>, slot: u32) -> Option<(Arc<Job>, u64)> {
+        inner.records[slot as usize].job.clone()
+    }
+}
+
+fn copy_parts(room: &mut [u8], parts: &[&[u8]]) {
+    let mut at = 0;
+    for part in parts {
+        room[at..at + part.len()].copy_from_slice(part);
+        at += part.len();
+    }
+}

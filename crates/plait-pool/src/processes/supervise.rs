@@ -1,0 +1,429 @@
+//! The supervisor's thread: gathers events, asks [`Supervisor`](crate::supervisor::Supervisor) what to do, does it.
+//!
+//! It sleeps in `epoll_wait` until a worker or a caller signals, the fork server speaks, or a deadline comes, and it never
+//! touches the host but to ask for a new fork server, on a thread of its own.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use plait_shm::sync::Ordering;
+use plait_sys::epoll::Epoll;
+use plait_sys::socket::SeqPacket;
+use plait_sys::{futex, thread, time};
+
+use super::seats::Server;
+use super::{Failure, Host, Inner, Pool, Refusal, Shared};
+use crate::board::SeatState;
+use crate::supervisor::{Action, Cause, Doom, Event, Exit, Running};
+use crate::task::Phase;
+
+const EVENT: u64 = 0;
+const SERVER: u64 = 1;
+/// How long a worker whose task ran out of time may take to write down its stack.
+const GRACE_NS: u64 = 5_000_000;
+/// When to try again what the fork server's socket did not take.
+const RESEND_NS: u64 = 1_000_000;
+/// How long no worker is started after one could not be; doubled with each in a row.
+const HOLD_NS: u64 = 20_000_000;
+
+impl<T: Host> Pool<T> {
+    /// Gives the pool a connection to a fork server.
+    pub fn attach_server(&self, connection: OwnedFd) -> Result<(), Refusal> {
+        if self.inert() {
+            return Err(Refusal::Inert);
+        }
+        let mut inner = self.shared.lock();
+        if !inner.seats.connected() {
+            self.shared.attach(&mut inner, connection)?;
+        }
+        Ok(())
+    }
+}
+
+impl<T: Host> Shared<T> {
+    fn attach(&self, inner: &mut Inner<T::Handle>, connection: OwnedFd) -> io::Result<()> {
+        let server = SeqPacket::from_fd(connection);
+        server.set_nonblocking(true)?;
+        inner.seats.server = Server::Up(Arc::new(server));
+        Ok(())
+    }
+
+    pub(super) fn start_supervisor(self: &Arc<Self>) -> io::Result<()> {
+        let epoll = Epoll::create()?;
+        epoll.add_readable(self.supervisor_event.as_fd(), EVENT)?;
+        let shared = Arc::clone(self);
+        thread::spawn_native("plait-sup", move || shared.supervise(&epoll)).map(drop)
+    }
+
+    fn supervise(self: Arc<Self>, epoll: &Epoll) {
+        let mut watched: Option<Arc<SeqPacket>> = None;
+        let mut ready = Vec::new();
+        loop {
+            let mut inner = self.lock();
+            if ready.contains(&SERVER) && !self.hear(&mut inner) {
+                self.server_lost(&mut inner);
+            }
+            self.look(&mut inner);
+            if inner.finished {
+                return self.end(inner);
+            }
+            if let Server::Up(server) = &inner.seats.server {
+                if !watched.as_ref().is_some_and(|old| Arc::ptr_eq(old, server)) {
+                    // A descriptor that was watched before leaves the set by being closed.
+                    if epoll.add_readable(server.as_fd(), SERVER).is_ok() {
+                        watched = Some(Arc::clone(server));
+                    }
+                }
+            } else {
+                if let Some(old) = watched.take() {
+                    let _ = epoll.delete(old.as_fd());
+                }
+                self.connect(&mut inner);
+            }
+            let deadline = self.next_deadline(&inner);
+            drop(inner);
+            if epoll.wait(&mut ready, deadline).is_err() {
+                ready.clear();
+            }
+            if ready.contains(&EVENT) {
+                self.supervisor_event.drain();
+            }
+        }
+    }
+
+    fn next_deadline(&self, inner: &Inner<T::Handle>) -> Option<u64> {
+        let grace = inner.grace.keys().next().map(|key| key.0);
+        let unsent = inner.seats.connected() && !inner.seats.wanted.is_empty();
+        let again = unsent.then(|| time::monotonic_ns() + RESEND_NS);
+        let held = inner.hold_spawning.filter(|_| !self.board.queue().is_empty());
+        [inner.check_at, grace, again, held].into_iter().flatten().min()
+    }
+
+    fn end(&self, inner: std::sync::MutexGuard<'_, Inner<T::Handle>>) {
+        if let Server::Up(server) = &inner.seats.server {
+            // The server lets the connection go at its end anyway.
+            let _ = server.send(b"B", &[]);
+        }
+        drop(inner);
+    }
+
+    /// Looks at everything that may have changed.
+    fn look(self: &Arc<Self>, inner: &mut Inner<T::Handle>) {
+        self.tell_states(inner);
+        for job in inner.jobs.clone() {
+            self.look_at_job(inner, &job);
+        }
+        self.feed(inner);
+        let now = time::monotonic_ns();
+        while let Some((&(at, seat), ())) = inner.grace.first_key_value() {
+            if at > now {
+                break;
+            }
+            inner.grace.pop_first();
+            inner.seats.signal(seat, 9);
+        }
+        self.look_at_deadlines(inner, now);
+        if inner.seats.connected() {
+            for (seat, incarnation) in std::mem::take(&mut inner.seats.wanted) {
+                self.act(inner, Action::Spawn { seat, incarnation });
+            }
+        }
+        if inner.shut_down {
+            self.handle(inner, Event::Shutdown);
+            if self.drained(inner) {
+                self.handle(inner, Event::Drained);
+            }
+        }
+        self.demand(inner);
+        self.alive.store(inner.supervisor.alive() as u32, Ordering::Relaxed);
+    }
+
+    fn demand(&self, inner: &mut Inner<T::Handle>) {
+        if inner.hold_spawning.is_some_and(|until| until > time::monotonic_ns()) {
+            return;
+        }
+        if inner.supervisor.may_spawn() {
+            let waiting = usize::from(inner.jobs.iter().any(|job| job.undispatched() > 0));
+            let queued = self.board.queue().len() + inner.order.len() + waiting;
+            let spinning = usize::from(self.board.idle().spinner.load(Ordering::Relaxed) != 0);
+            let idle = self.board.idle().count() + spinning;
+            self.handle(inner, Event::Demand { queued, idle });
+        }
+    }
+
+    /// Tells the supervisor what workers have said on their seats.
+    pub(super) fn tell_states(&self, inner: &mut Inner<T::Handle>) {
+        for seat in 0..self.board.seats() {
+            let state = self.board.seat(seat).state();
+            let holding = &mut inner.seats.holdings[seat];
+            if state as u32 == holding.told || state == SeatState::Empty {
+                continue;
+            }
+            holding.told = state as u32;
+            let (seat, incarnation) = (seat as u16, holding.incarnation);
+            match state {
+                SeatState::Ready => {
+                    inner.failed_starts = 0;
+                    self.handle(inner, Event::Ready { seat, incarnation });
+                }
+                SeatState::Retiring => self.handle(inner, Event::Retired { seat, incarnation }),
+                _ => {
+                    self.read_account(inner, seat);
+                    self.handle(inner, Event::SetupFailed { seat, incarnation });
+                }
+            }
+        }
+    }
+
+    fn read_account(&self, inner: &mut Inner<T::Handle>, seat: u16) {
+        let place = self.board.seat(seat as usize);
+        let (offset, len) = (place.failure_offset.load(Ordering::Relaxed), place.failure_len.load(Ordering::Relaxed));
+        let view = inner.seats.view(seat as usize);
+        // SAFETY: published by the seat's state; the worker does not touch it again.
+        let bytes = view.as_ref().and_then(|view| unsafe { view.bytes(offset, len as usize) }.ok());
+        inner.broken = Some(Failure::Setup(bytes.unwrap_or_default().into()));
+    }
+
+    fn look_at_deadlines(&self, inner: &mut Inner<T::Handle>, now: u64) {
+        let mut shortest: Option<u64> = None;
+        let mut running = Vec::new();
+        if inner.check_at.is_some_and(|at| at > now) && inner.statistics.submitted == inner.looked_at {
+            return;
+        }
+        inner.looked_at = inner.statistics.submitted;
+        for index in 0..inner.records.len() as u32 {
+            let timeout_ns = inner.records[index as usize].options.timeout_ns;
+            if !inner.records[index as usize].used || timeout_ns == 0 {
+                continue;
+            }
+            let slot = self.board.slot(index);
+            let state = slot.state().load();
+            if state.phase() == Phase::Done {
+                continue;
+            }
+            shortest = Some(shortest.map_or(timeout_ns, |other| other.min(timeout_ns)));
+            let (before, started_ns, after) =
+                (slot.item().load(), slot.started_ns.load(Ordering::Acquire), slot.item().load());
+            if state.phase() == Phase::Taken && before == after && before.begun && started_ns > 0 {
+                running.push(Running { seat: state.number() as u16, slot: index, item: before.item, started_ns, timeout_ns });
+            }
+        }
+        for job in &inner.jobs {
+            if let Some(timeout_ns) = job.timeout_ns() {
+                shortest = Some(shortest.map_or(timeout_ns, |other| other.min(timeout_ns)));
+            }
+        }
+        self.handle(inner, Event::Tick { running, shortest_timeout_ns: shortest });
+    }
+
+    /// Whether nothing is queued or runs.
+    fn drained(&self, inner: &Inner<T::Handle>) -> bool {
+        inner.jobs.is_empty()
+            && (0..inner.records.len()).all(|index| {
+                let phase = self.board.slot(index as u32).state().load().phase();
+                !inner.records[index].used || phase == Phase::Done
+            })
+    }
+
+    /// A worker could not be started: the next one waits a little.
+    pub(super) fn start_failed(&self, inner: &mut Inner<T::Handle>) {
+        let pause = HOLD_NS << inner.failed_starts.min(6);
+        inner.failed_starts += 1;
+        inner.hold_spawning = Some(time::monotonic_ns() + pause);
+    }
+
+    /// Tells the supervisor an event and does what it says.
+    pub(super) fn handle(&self, inner: &mut Inner<T::Handle>, event: Event) {
+        let mut actions = Vec::new();
+        inner.supervisor.handle(time::monotonic_ns(), event, &mut actions);
+        for action in actions {
+            self.act(inner, action);
+        }
+    }
+
+    fn act(&self, inner: &mut Inner<T::Handle>, action: Action) {
+        match action {
+            Action::Spawn { seat, incarnation } => {
+                if let Err(error) = self.spawn(inner, seat, incarnation) {
+                    let errno = error.raw_os_error().unwrap_or(0);
+                    self.handle(inner, Event::ForkFailed { seat, incarnation, errno });
+                }
+            }
+            Action::Kill { seat } => self.kill_worker(inner, seat),
+            Action::Retire { .. } => {
+                // Release: pairs with `Worker::may_retire`.
+                self.board.header().retire.store(1, Ordering::Release);
+                self.wake_all();
+            }
+            Action::TryDoom { seat, slot, item, reason } => {
+                if self.board.slot(slot).item().doom(item) {
+                    inner.seats.doomed(seat, reason);
+                    self.handle(inner, Event::Doomed { seat, slot, item, reason });
+                }
+            }
+            Action::Requeue { slot, item } => self.requeue(inner, slot, item),
+            Action::FailItem { slot, item, cause } => self.fail_item(inner, slot, item, cause),
+            // While others work, what is queued has hope.
+            Action::FailQueued { cause } if inner.supervisor.alive() == inner.supervisor.starting() => {
+                self.fail_queued(inner, &failure_of(cause, 0, None));
+            }
+            Action::FailQueued { .. } => {}
+            Action::Break { .. } => {
+                let failure = inner.broken.clone().unwrap_or(Failure::Setup(Arc::default()));
+                self.fail_queued(inner, &failure);
+            }
+            Action::WakeAll => self.wake_all(),
+            Action::CheckAt(at) => inner.check_at = at,
+            Action::Finished => self.finish(inner),
+        }
+    }
+
+    fn kill_worker(&self, inner: &mut Inner<T::Handle>, seat: u16) {
+        match inner.seats.holdings[seat as usize].doomed {
+            Some(Doom::Timeout) => {
+                inner.seats.signal(seat, self.stack_signal);
+                inner.grace.insert((time::monotonic_ns() + GRACE_NS, seat), ());
+                // The thread that handles this may not be the supervisor's.
+                self.supervisor_event.signal();
+            }
+            Some(Doom::Shutdown) => inner.seats.signal(seat, inner.stop_signal),
+            _ => inner.seats.signal(seat, 9),
+        }
+    }
+
+    fn requeue(&self, inner: &mut Inner<T::Handle>, slot: u32, item: u32) {
+        let record = &mut inner.records[slot as usize];
+        if record.job.as_ref().is_some_and(|(job, _)| job.cancelled()) {
+            return self.fail(inner, slot, Failure::Cancelled);
+        }
+        record.attempt = item;
+        inner.statistics.retried += u64::from(inner.records[slot as usize].tries > 0);
+        let place = self.board.slot(slot);
+        place.state().move_to(Phase::Held, 0);
+        place.item().reset(item);
+        place.started_ns.store(0, Ordering::Relaxed);
+        self.enqueue(inner, slot);
+        self.wake_one();
+    }
+
+    fn fail_item(&self, inner: &mut Inner<T::Handle>, slot: u32, item: u32, cause: Cause) {
+        let tries = inner.records[slot as usize].tries;
+        let stack = match cause {
+            Cause::Doomed { reason: Doom::Timeout, .. } => self.stack(inner, slot),
+            _ => None,
+        };
+        let failure = failure_of(cause, tries, stack);
+        let Some((job, first)) = Self::job_of(inner, slot) else {
+            return self.fail(inner, slot, failure);
+        };
+        inner.statistics.failed += 1;
+        job.fail_item(first + u64::from(item), failure);
+        inner.records[slot as usize].attempt = item + 1;
+        self.announce(job.event());
+        let over = item + 1 >= self.board.slot(slot).items.load(Ordering::Relaxed);
+        if over || job.cancelled() {
+            self.fail(inner, slot, Failure::Cancelled);
+        }
+    }
+
+    /// The stack that the worker which held `slot` wrote before it was killed.
+    fn stack(&self, inner: &Inner<T::Handle>, slot: u32) -> Option<Arc<str>> {
+        let seat = self.board.slot(slot).state().load().number() as usize;
+        let file = inner.seats.holdings.get(seat)?.stack.as_ref()?;
+        let mut text = vec![0; (file.len().ok()? as usize).min(64 << 10)];
+        let read = file.read_at(&mut text, 0).ok()?;
+        (read > 0).then(|| String::from_utf8_lossy(&text[..read]).into())
+    }
+
+    fn fail_queued(&self, inner: &mut Inner<T::Handle>, failure: &Failure) {
+        for job in std::mem::take(&mut inner.jobs) {
+            self.fail_job(inner, &job, failure);
+        }
+        for slot in 0..inner.records.len() as u32 {
+            let state = self.board.slot(slot).state();
+            let held = state.revoke() || state.load().phase() == Phase::Held;
+            if inner.records[slot as usize].used && held {
+                self.fail(inner, slot, failure.clone());
+            }
+        }
+    }
+
+    fn server_lost(self: &Arc<Self>, inner: &mut Inner<T::Handle>) {
+        inner.seats.server = Server::None;
+        for seat in 0..self.board.seats() {
+            let holding = &inner.seats.holdings[seat];
+            let incarnation = holding.incarnation;
+            if let Some(pidfd) = &holding.pidfd {
+                // Workers die with their server. A moment of patience, so that none writes any more.
+                let _ = pidfd.signal(9);
+                wait_for_end(pidfd.as_fd());
+                let exit = Exit { pid: 0, code: -9, core_dumped: false, max_rss_kib: 0, oom_kill_seen: false };
+                self.bury(inner, seat as u16, incarnation, exit);
+            } else if holding.view.is_some() {
+                self.handle(inner, Event::ForkFailed { seat: seat as u16, incarnation, errno: 0 });
+            }
+        }
+    }
+
+    /// Gets a connection to a new fork server when workers are wanted.
+    fn connect(self: &Arc<Self>, inner: &mut Inner<T::Handle>) {
+        if inner.seats.wanted.is_empty() || matches!(inner.seats.server, Server::Connecting) {
+            return;
+        }
+        inner.seats.server = Server::Connecting;
+        let shared = Arc::clone(self);
+        let started = thread::spawn_native("plait-conn", move || {
+            let connection = shared.host.connect();
+            let mut inner = shared.lock();
+            let up = connection.and_then(|connection| shared.attach(&mut inner, connection));
+            let wanted = std::mem::take(&mut inner.seats.wanted);
+            if let Err(error) = up {
+                inner.seats.server = Server::None;
+                shared.fail_queued(&mut inner, &Failure::Server(error.to_string().into()));
+                let errno = error.raw_os_error().unwrap_or(0);
+                for (seat, incarnation) in wanted {
+                    shared.handle(&mut inner, Event::ForkFailed { seat, incarnation, errno });
+                }
+            } else {
+                for (seat, incarnation) in wanted {
+                    shared.act(&mut inner, Action::Spawn { seat, incarnation });
+                }
+            }
+            drop(inner);
+            shared.supervisor_event.signal();
+        });
+        if started.is_err() {
+            inner.seats.server = Server::None;
+        }
+    }
+
+    /// The pool is over: nothing will be done any more.
+    pub(super) fn finish(&self, inner: &mut Inner<T::Handle>) {
+        inner.finished = true;
+        // Release: pairs with `Pool::ended`.
+        self.ended.store(1, Ordering::Release);
+        futex::wake(&self.ended, u32::MAX >> 1, futex::Scope::Private);
+        self.result_event.signal();
+        crate::worker::wake_collector(&self.board);
+    }
+}
+
+/// Waits until the process behind a pidfd is dead, a second at most.
+fn wait_for_end(pidfd: std::os::fd::BorrowedFd<'_>) {
+    let Ok(epoll) = Epoll::create() else { return };
+    if epoll.add_readable(pidfd, 0).is_ok() {
+        let _ = epoll.wait(&mut Vec::new(), Some(time::monotonic_ns() + 1_000_000_000));
+    }
+}
+
+fn failure_of(cause: Cause, tries: u32, stack: Option<Arc<str>>) -> Failure {
+    match cause {
+        Cause::Died(exit) => Failure::Died { exit, tries },
+        Cause::Doomed { reason: Doom::Shutdown, exit } => Failure::Died { exit, tries },
+        Cause::Doomed { reason, .. } => Failure::Doomed { reason, stack },
+        Cause::StartFailed(exit) => Failure::Start(exit),
+        Cause::ForkFailed { errno } => Failure::Fork(errno),
+        Cause::SetupFailed => Failure::Setup(Arc::default()),
+    }
+}

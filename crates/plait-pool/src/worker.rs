@@ -1,0 +1,301 @@
+//! The child's side: claim, begin, finish.
+//!
+//! A worker has one thread that calls these, and takes one slot at a time. It may die anywhere; whatever it leaves behind is in the words of
+//! [`crate::task`].
+
+use std::io;
+use std::os::fd::OwnedFd;
+
+use plait_shm::arena::{Arena, ArenaView};
+use plait_shm::idle::{give_token, take_token};
+use plait_shm::sync::{AtomicU32, Ordering, full_fence};
+use plait_sys::event::EventFd;
+use plait_sys::mem::Memfd;
+use plait_sys::{child, cpu, futex, time};
+
+use crate::board::{Board, IN_SLOT, KIND_MAP, SeatState, Slot};
+use crate::frames::FrameWriter;
+use crate::spin::Spin;
+use crate::task::{ABANDONED, COLLECT, SUPERVISE, State, WAIT_EVENT, WAIT_FUTEX};
+
+/// What a worker was handed when it started.
+pub struct Fds {
+    /// The board.
+    pub board: OwnedFd,
+    /// Arguments arena, written by the parent.
+    pub args: OwnedFd,
+    /// Results arena, written by this worker.
+    pub results: OwnedFd,
+    /// Wakes the parent's main thread.
+    pub result_event: OwnedFd,
+    /// Wakes the parent's supervisor.
+    pub supervisor_event: OwnedFd,
+}
+
+/// What came of waiting.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Next {
+    /// This slot is ours.
+    Task(u32),
+    /// There is nothing to do, and there will not be.
+    Retire,
+    /// A signal was handled.
+    Interrupted,
+}
+
+/// A worker's end of the pool.
+pub struct Worker {
+    board: Board,
+    seat: usize,
+    args: ArenaView,
+    results: Arena,
+    result_event: EventFd,
+    supervisor_event: EventFd,
+    spin: Spin,
+    frames: FrameWriter,
+}
+
+impl Worker {
+    /// Opens what the parent handed over. Says nothing yet: see [`ready`](Self::ready).
+    pub fn open(seat: usize, fds: Fds) -> io::Result<Self> {
+        let board = Board::open(fds.board)?;
+        if seat >= board.seats() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "no such seat"));
+        }
+        board.seat(seat).pid.store(child::process_id(), Ordering::Relaxed);
+        let spin = Spin::new(board.header().spin.load(Ordering::Relaxed) != 0, cpu::usable_cpus());
+        Ok(Self {
+            board,
+            seat,
+            args: ArenaView::new(Memfd::from_fd(fds.args)),
+            results: Arena::new(Memfd::from_fd(fds.results)),
+            result_event: EventFd::from_fd(fds.result_event),
+            supervisor_event: EventFd::from_fd(fds.supervisor_event),
+            spin,
+            frames: FrameWriter::new(),
+        })
+    }
+
+    /// Tells the parent that tasks are taken from now on.
+    pub fn ready(&self) {
+        self.say(SeatState::Ready);
+    }
+
+    /// Tells the parent that this worker exits by itself, and takes no more.
+    pub fn retiring(&self) {
+        self.say(SeatState::Retiring);
+    }
+
+    /// Tells the parent that the set-up failed, with an account of it.
+    pub fn failed(&mut self, account: &[u8]) -> io::Result<()> {
+        let block = self.results.allocate(account.len())?;
+        // SAFETY: just allocated, not published.
+        let room = unsafe { self.results.data(block)? };
+        room[..account.len()].copy_from_slice(account);
+        let seat = self.board.seat(self.seat);
+        seat.failure_offset.store(block.offset, Ordering::Relaxed);
+        seat.failure_len.store(account.len() as u64, Ordering::Relaxed);
+        self.say(SeatState::Failed);
+        Ok(())
+    }
+
+    fn say(&self, state: SeatState) {
+        // Release: pairs with `Seat::state`; an account is written before.
+        self.board.seat(self.seat).state.store(state as u32, Ordering::Release);
+        self.supervisor_event.signal();
+    }
+
+    /// Takes the next task if there is one.
+    #[inline]
+    pub fn poll(&mut self) -> Option<u32> {
+        let (queue, seat) = (self.board.queue(), self.seat as u32);
+        let slot = queue.claim(|slot, ticket| self.board.slot(slot).state().claim(ticket, seat))?;
+        if self.board.header().feed.0.load(Ordering::Relaxed) != 0 {
+            self.supervisor_event.signal();
+        }
+        if !queue.is_empty() {
+            self.wake_next();
+        }
+        self.frames = FrameWriter::new();
+        Some(slot)
+    }
+
+    /// Waits for a task: a spin when it pays, then sleep.
+    pub fn wait(&mut self) -> Next {
+        loop {
+            if let Some(slot) = self.poll().or_else(|| self.spin_for_work()) {
+                return Next::Task(slot);
+            }
+            if self.may_retire() {
+                return Next::Retire;
+            }
+            let idle = self.board.idle();
+            idle.announce(self.seat);
+            if !self.board.queue().is_empty() || self.may_retire() {
+                idle.withdraw(self.seat);
+                continue;
+            }
+            let interrupted = !self.sleep();
+            self.board.idle().withdraw(self.seat);
+            if interrupted {
+                return Next::Interrupted;
+            }
+        }
+    }
+
+    /// Sleeps until a token comes; false when a signal came first.
+    fn sleep(&self) -> bool {
+        let wake = &self.board.seat(self.seat).wake;
+        while !take_token(wake) {
+            if matches!(futex::wait(wake, 0, futex::Scope::Shared, None), futex::Wait::Interrupted) {
+                return false;
+            }
+        }
+        true
+    }
+
+    fn spin_for_work(&mut self) -> Option<u32> {
+        let idle = self.board.idle();
+        let header = self.board.header();
+        if !self.spin.worth(self.ready_seats() + 1, header.parent_cpu.load(Ordering::Relaxed)) {
+            return None;
+        }
+        if !idle.begin_spin(self.seat) {
+            return None;
+        }
+        let queue = self.board.queue();
+        self.spin.run(|| !queue.is_empty() || header.retire.load(Ordering::Relaxed) != 0);
+        idle.end_spin(self.seat);
+        self.poll()
+    }
+
+    /// Workers that are ready and awake.
+    fn ready_seats(&self) -> usize {
+        let ready = (0..self.board.seats()).filter(|&seat| self.board.seat(seat).state() == SeatState::Ready).count();
+        ready.saturating_sub(self.board.idle().count())
+    }
+
+    fn may_retire(&self) -> bool {
+        let header = self.board.header();
+        header.retire.load(Ordering::Acquire) != 0
+            && header.feed.0.load(Ordering::Acquire) == 0
+            && self.board.queue().is_empty()
+    }
+
+    #[cold]
+    fn wake_next(&self) {
+        if let Some(seat) = self.board.idle().pick_sleeper() {
+            wake_seat(&self.board, seat);
+        }
+    }
+
+    /// Slot `index`, which this worker has taken.
+    #[inline]
+    pub fn slot(&self, index: u32) -> &Slot {
+        self.board.slot(index)
+    }
+
+    /// The arguments of a slot that this worker has taken.
+    pub fn args(&self, index: u32) -> io::Result<&[u8]> {
+        let slot = self.board.slot(index);
+        let len = slot.args_len.load(Ordering::Relaxed) as usize;
+        match slot.args_offset.load(Ordering::Relaxed) {
+            // SAFETY: the slot is ours, and the parent does not write arguments of a taken slot.
+            IN_SLOT => Ok(unsafe { &(&*slot.args())[..len] }),
+            // SAFETY: published by the claim; the block is the task's until it is done.
+            offset => unsafe { self.args.bytes(offset, len) },
+        }
+    }
+
+    /// The pickle of function `number`.
+    pub fn function(&self, number: u32) -> io::Result<&[u8]> {
+        let entry = self.board.header().functions.get(number as usize).ok_or(io::ErrorKind::InvalidData)?;
+        // Acquire: pairs with `publish_function`; the bytes and the offset are written before the length.
+        let len = entry.1.load(Ordering::Acquire) as usize;
+        // SAFETY: blocks of functions are never given back.
+        unsafe { self.args.bytes(entry.0.load(Ordering::Relaxed), len) }
+    }
+
+    /// Begins `item`; stops here for ever when it was doomed.
+    #[inline]
+    pub fn begin(&self, slot: u32, item: u32) {
+        let slot = self.board.slot(slot);
+        if slot.timed.load(Ordering::Relaxed) != 0 {
+            slot.started_ns.store(time::monotonic_ns(), Ordering::Relaxed); // published by the exchange in `begin`
+        }
+        if !slot.item().begin(item) {
+            child::stop_here();
+        }
+    }
+
+    /// Writes the result of the item that runs.
+    #[inline]
+    pub fn write(&mut self, slot: u32, kind: u8, bytes: &[u8]) -> io::Result<()> {
+        let slot = self.board.slot(slot);
+        if State(slot.futex().load(Ordering::Relaxed)).has(ABANDONED) && slot.kind.load(Ordering::Relaxed) != KIND_MAP {
+            // SAFETY: we have the slot taken.
+            return unsafe { self.frames.write(slot, &mut self.results, kind, &[]) };
+        }
+        // SAFETY: we have the slot taken.
+        unsafe { self.frames.write(slot, &mut self.results, kind, bytes) }
+    }
+
+    /// Finishes `item`; stops here for ever when it was doomed meanwhile.
+    #[inline]
+    pub fn finish_item(&self, slot: u32, item: u32) {
+        if !self.board.slot(slot).item().finish(item) {
+            child::stop_here();
+        }
+    }
+
+    /// Gives the slot back, and wakes whoever asked to hear of it.
+    #[inline]
+    pub fn finish(&self, index: u32) {
+        let slot = self.board.slot(index);
+        self.board.seat(self.seat).cpu.store(cpu::current_cpu() + 1, Ordering::Relaxed);
+        let before = slot.state().finish(self.seat as u32);
+        if before.has(WAIT_FUTEX | WAIT_EVENT | COLLECT | SUPERVISE) {
+            self.tell(index, before);
+        }
+    }
+
+    #[cold]
+    fn tell(&self, index: u32, before: State) {
+        if before.has(WAIT_FUTEX) {
+            futex::wake(self.board.slot(index).futex(), u32::MAX >> 1, futex::Scope::Shared);
+        }
+        if before.has(WAIT_EVENT) {
+            self.result_event.signal();
+        }
+        if before.has(COLLECT) {
+            if !self.board.seat(self.seat).finished().push(index) {
+                self.board.header().overflow.store(1, Ordering::Release);
+            }
+            wake_collector(&self.board);
+        }
+        if before.has(SUPERVISE) {
+            self.supervisor_event.signal();
+        }
+    }
+}
+
+/// Wakes the worker at `seat`.
+pub(crate) fn wake_seat(board: &Board, seat: usize) {
+    let wake = &board.seat(seat).wake;
+    give_token(wake);
+    futex::wake(wake, 1, futex::Scope::Shared);
+}
+
+/// Tells the collector that there is something in a ring.
+pub(crate) fn wake_collector(board: &Board) {
+    let header = board.header();
+    header.collect.0.fetch_add(1, Ordering::SeqCst);
+    full_fence(); // pairs with the collector's [collect.dekker]
+    if swap_out(&header.collector_asleep) {
+        futex::wake(&header.collect.0, 1, futex::Scope::Shared);
+    }
+}
+
+fn swap_out(word: &AtomicU32) -> bool {
+    word.load(Ordering::SeqCst) != 0 && word.swap(0, Ordering::SeqCst) != 0
+}

@@ -1,0 +1,654 @@
+//! The future that all executors return.
+//!
+//! It begins as a slot of a pool and ends as a value or an exception. Whoever first sees the task done *settles* it: takes
+//! the outcome out of the slot, gives the slot back, and calls those who asked. The result is decoded by the thread
+//! that asks for it. A `concurrent.futures` condition exists only once somebody asks for it; from then on settling
+//! happens under that condition, so that `wait` and `as_completed` see each future change once.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use plait_pool::frames;
+use plait_pool::processes::{Failure, Outcome, Sleep};
+use plait_pool::spin::Spin;
+use plait_pool::task::Phase;
+use plait_sys::signal::BlockedSignals;
+use pyo3::exceptions::{PyException, PyKeyboardInterrupt, PyRuntimeError, PyTimeoutError};
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyList, PyString};
+use pyo3::{PyTraverseError, PyVisit};
+
+use crate::error::{self, Subject};
+use crate::gil::{self, Waitable};
+use crate::payload;
+use crate::processes::CorePool;
+
+/// The task behind a future.
+pub(crate) struct Task {
+    pub(crate) pool: CorePool,
+    pub(crate) slot: u32,
+    pub(crate) function: Py<PyAny>,
+    pub(crate) timeout_ns: u64,
+    pub(crate) max_tries: u32,
+    pub(crate) may_spin: bool,
+}
+
+enum State {
+    /// No task behind it: whoever made it sets its result.
+    Pending,
+    /// The same, after `set_running_or_notify_cancel`.
+    Running,
+    /// The task decides.
+    Task(Task),
+    /// The outcome is there, but nobody has asked for it.
+    Raw(Outcome, Task),
+    /// Some thread is decoding it.
+    Decoding,
+    Value(Py<PyAny>),
+    Error(Py<PyAny>),
+    Cancelled,
+    CancelledAndNotified,
+}
+
+struct Cell {
+    state: State,
+    /// Threads that sleep on the slot: it is not given back while there are any.
+    sleepers: u32,
+    /// The slot to give back when the last sleeper has left.
+    left: Option<(CorePool, u32)>,
+    callbacks: Vec<Py<PyAny>>,
+    asked: bool,
+    condition: Option<Py<PyAny>>,
+    waiters: Option<Py<PyList>>,
+}
+
+/// What `plait.Future` is made of; see there.
+#[pyclass(subclass, frozen, weakref, module = "plait._core")]
+pub(crate) struct FutureCore {
+    cell: Mutex<Cell>,
+}
+
+/// A future's task, waited for.
+struct Awaited<'a> {
+    pool: &'a CorePool,
+    slot: u32,
+}
+
+impl Waitable for Awaited<'_> {
+    fn happened(&self) -> bool {
+        self.pool.is_done(self.slot)
+    }
+    fn spin(&self, spin: &mut Spin) -> bool {
+        self.pool.spin(self.slot, spin)
+    }
+    fn sleep(&self, deadline_ns: Option<u64>) -> Sleep {
+        self.pool.sleep(self.slot, deadline_ns)
+    }
+    fn announce_main(&self) -> bool {
+        self.pool.announce_main(self.slot)
+    }
+    fn sleep_main(&self, signals: &BlockedSignals, deadline_ns: Option<u64>) -> Sleep {
+        self.pool.sleep_main(signals, deadline_ns)
+    }
+}
+
+impl FutureCore {
+    fn lock(&self) -> MutexGuard<'_, Cell> {
+        self.cell.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts a task behind a new future.
+    pub(crate) fn begin(&self, task: Task) {
+        self.lock().state = State::Task(task);
+    }
+
+    /// Takes the outcome if the task is done; whether the future is finished.
+    pub(crate) fn settle(slf: &Bound<'_, Self>) -> PyResult<bool> {
+        let this = slf.get();
+        let condition = {
+            let mut cell = this.lock();
+            match &cell.state {
+                State::Task(task) if task.pool.inert() => return Err(error::inert()),
+                State::Task(task) if task.pool.is_done(task.slot) => {}
+                State::Task(_) | State::Pending | State::Running => return Ok(false),
+                _ => return Ok(true),
+            }
+            match &cell.condition {
+                Some(condition) => condition.clone_ref(slf.py()),
+                None => {
+                    let task = take_outcome(&mut cell);
+                    let callbacks = std::mem::take(&mut cell.callbacks);
+                    drop(cell);
+                    drop(task);
+                    call_all(slf, callbacks);
+                    return Ok(true);
+                }
+            }
+        };
+        Self::settle_observed(slf, condition.bind(slf.py()))?;
+        Ok(true)
+    }
+
+    #[cold]
+    fn settle_observed(slf: &Bound<'_, Self>, condition: &Bound<'_, PyAny>) -> PyResult<()> {
+        condition.call_method0("acquire")?;
+        let (callbacks, task) = {
+            let mut cell = slf.get().lock();
+            let done = matches!(&cell.state, State::Task(task) if task.pool.is_done(task.slot));
+            let task = if done { take_outcome(&mut cell) } else { None };
+            (done.then(|| std::mem::take(&mut cell.callbacks)), task)
+        };
+        drop(task);
+        let told = match callbacks {
+            Some(_) => Self::tell_waiters(slf, condition),
+            None => Ok(()),
+        };
+        condition.call_method0("release")?;
+        call_all(slf, callbacks.unwrap_or_default());
+        told
+    }
+
+    /// Under the condition: tells `wait`, `as_completed` and threads on the condition.
+    fn tell_waiters(slf: &Bound<'_, Self>, condition: &Bound<'_, PyAny>) -> PyResult<()> {
+        let py = slf.py();
+        let (waiters, how) = {
+            let cell = slf.get().lock();
+            let how = match &cell.state {
+                State::Cancelled | State::CancelledAndNotified => "add_cancelled",
+                State::Raw(Outcome::Failed(_), _) | State::Error(_) => "add_exception",
+                State::Raw(Outcome::Results(results), _) if results.kind() != Some(frames::VALUE) => "add_exception",
+                State::Raw(Outcome::Results(_), _) | State::Value(_) => "add_result",
+                _ => return Ok(()),
+            };
+            (cell.waiters.as_ref().map(|list| list.clone_ref(py)), how)
+        };
+        if let Some(waiters) = waiters {
+            for waiter in waiters.bind(py).iter() {
+                waiter.call_method1(how, (slf,))?;
+            }
+        }
+        condition.call_method0("notify_all").map(drop)
+    }
+
+    /// Decodes the outcome, if that has not happened.
+    fn decode(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let py = slf.py();
+        let (outcome, task) = loop {
+            let mut cell = slf.get().lock();
+            match std::mem::replace(&mut cell.state, State::Decoding) {
+                State::Raw(outcome, task) => break (outcome, task),
+                State::Decoding => {
+                    drop(cell);
+                    // Another thread unpickles; there is no saying how long.
+                    gil::detached(py, || std::thread::sleep(std::time::Duration::from_micros(50)));
+                }
+                other => {
+                    cell.state = other;
+                    return Ok(());
+                }
+            }
+        };
+        let state = decoded(py, outcome, &task);
+        slf.get().lock().state = state;
+        Ok(())
+    }
+
+    /// Waits until it is finished; false when the deadline came first.
+    fn wait_for(slf: &Bound<'_, Self>, deadline_ns: Option<u64>) -> PyResult<bool> {
+        loop {
+            if Self::settle(slf)? {
+                return Ok(true);
+            }
+            let (pool, slot, may_spin) = {
+                let mut cell = slf.get().lock();
+                match &cell.state {
+                    State::Task(task) => {
+                        let found = (task.pool.clone(), task.slot, task.may_spin);
+                        cell.sleepers += 1;
+                        found
+                    }
+                    _ => {
+                        drop(cell);
+                        return Self::wait_on_condition(slf, deadline_ns);
+                    }
+                }
+            };
+            let waited = gil::wait(slf.py(), &Awaited { pool: &pool, slot }, may_spin, deadline_ns);
+            slf.get().leave();
+            match waited {
+                Ok(true) => {}
+                Ok(false) => return Ok(false),
+                Err(error) => {
+                    if error.is_instance_of::<PyKeyboardInterrupt>(slf.py()) {
+                        pool.interrupt();
+                    }
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    /// A sleeper leaves; the last one gives the slot back if that was put off.
+    fn leave(&self) {
+        let mut cell = self.lock();
+        cell.sleepers -= 1;
+        if cell.sleepers == 0
+            && let Some((pool, slot)) = cell.left.take()
+        {
+            pool.release(slot);
+        }
+    }
+
+    /// For a future without a task.
+    #[cold]
+    fn wait_on_condition(slf: &Bound<'_, Self>, deadline_ns: Option<u64>) -> PyResult<bool> {
+        let condition = Self::condition_of(slf)?;
+        let timeout = deadline_ns.map(|at| at.saturating_sub(plait_sys::time::monotonic_ns()) as f64 / 1e9);
+        condition.call_method0("acquire")?;
+        let waited = if Self::settle(slf)? { Ok(()) } else { condition.call_method1("wait", (timeout,)).map(drop) };
+        condition.call_method0("release")?;
+        waited?;
+        Self::settle(slf)
+    }
+
+    /// The condition, made when first asked for.
+    fn condition_of<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        let py = slf.py();
+        if let Some(condition) = &slf.get().lock().condition {
+            return Ok(condition.bind(py).clone());
+        }
+        static CLASS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+        let made = CLASS.import(py, "threading", "Condition")?.call0()?;
+        let condition = {
+            let mut cell = slf.get().lock();
+            cell.condition.get_or_insert_with(|| made.unbind()).bind(py).clone()
+        };
+        Self::ask(slf)?;
+        Ok(condition)
+    }
+
+    /// Has the collector settle it when the task is done.
+    fn ask(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let handle = slf.clone().unbind();
+        let back = {
+            let mut cell = slf.get().lock();
+            if cell.asked {
+                Some(handle)
+            } else {
+                match &cell.state {
+                    State::Task(task) => {
+                        let back = task.pool.notify(task.slot, handle);
+                        cell.asked = true;
+                        back
+                    }
+                    _ => Some(handle),
+                }
+            }
+        };
+        drop(back);
+        Self::settle(slf).map(drop)
+    }
+
+    /// Ends a future that has no task, or whose end is told here.
+    fn end(slf: &Bound<'_, Self>, state: State) -> PyResult<()> {
+        let condition = Self::condition_of(slf)?;
+        condition.call_method0("acquire")?;
+        let callbacks = {
+            let mut cell = slf.get().lock();
+            match cell.state {
+                State::Pending | State::Running => {
+                    cell.state = state;
+                    Some(std::mem::take(&mut cell.callbacks))
+                }
+                _ => None,
+            }
+        };
+        let told = match &callbacks {
+            Some(_) => Self::tell_waiters(slf, &condition),
+            None => Err(invalid_state(slf)),
+        };
+        condition.call_method0("release")?;
+        told?;
+        call_all(slf, callbacks.unwrap_or_default());
+        Ok(())
+    }
+
+    fn state_name(slf: &Bound<'_, Self>) -> PyResult<&'static str> {
+        Self::settle(slf)?;
+        Ok(match &slf.get().lock().state {
+            State::Pending => "PENDING",
+            State::Running => "RUNNING",
+            State::Task(task) => match task.pool.phase(task.slot) {
+                Phase::Taken | Phase::Done => "RUNNING",
+                _ => "PENDING",
+            },
+            State::Cancelled => "CANCELLED",
+            State::CancelledAndNotified => "CANCELLED_AND_NOTIFIED",
+            _ => "FINISHED",
+        })
+    }
+}
+
+/// Moves the outcome of a done task out of its slot. Returns the task if it is of no more use, to be dropped without the lock.
+fn take_outcome(cell: &mut Cell) -> Option<Task> {
+    let State::Task(task) = std::mem::replace(&mut cell.state, State::Decoding) else { return None };
+    let outcome = if cell.sleepers == 0 {
+        task.pool.take_and_release(task.slot)
+    } else {
+        cell.left = Some((task.pool.clone(), task.slot));
+        task.pool.take(task.slot)
+    };
+    if let Outcome::Failed(Failure::Cancelled) = outcome {
+        cell.state = State::CancelledAndNotified;
+        return Some(task);
+    }
+    cell.state = State::Raw(outcome, task);
+    None
+}
+
+fn decoded(py: Python<'_>, outcome: Outcome, task: &Task) -> State {
+    let function = task.function.bind(py);
+    let subject = Subject { function: Some(function), index: None, timeout_ns: task.timeout_ns, max_tries: task.max_tries };
+    match outcome {
+        Outcome::Failed(failure) => State::Error(error::of_failure(py, &failure, subject).unbind()),
+        Outcome::Results(mut results) => match results.next(|kind, bytes| decode_frame(py, kind, bytes)) {
+            Ok(Some(Ok(value))) => State::Value(value.unbind()),
+            Ok(Some(Err(error))) => State::Error(error.unbind()),
+            Ok(None) => State::Error(error_value(py, PyRuntimeError::new_err("the worker left no result")).unbind()),
+            Err(error) => State::Error(error_value(py, error.into()).unbind()),
+        },
+    }
+}
+
+/// A frame as a value, or as the exception that it stands for.
+pub(crate) fn decode_frame<'py>(
+    py: Python<'py>,
+    kind: u8,
+    bytes: &[u8],
+) -> Result<Bound<'py, PyAny>, Bound<'py, PyAny>> {
+    match kind {
+        frames::VALUE => payload::decode_value(py, bytes).map_err(|error| error_value(py, error)),
+        _ => Err(payload::decode_error(py, bytes)),
+    }
+}
+
+fn error_value(py: Python<'_>, error: PyErr) -> Bound<'_, PyAny> {
+    error.into_value(py).into_bound(py).into_any()
+}
+
+fn invalid_state(slf: &Bound<'_, FutureCore>) -> PyErr {
+    let class = slf.py().import("concurrent.futures").and_then(|module| module.getattr("InvalidStateError"));
+    match class.and_then(|class| class.call1((format!("{}: {slf:?}", FutureCore::state_name(slf).unwrap_or("?")),))) {
+        Ok(value) => PyErr::from_value(value),
+        Err(error) => error,
+    }
+}
+
+/// Calls the callbacks; what they raise is logged, as the standard library does.
+fn call_all(slf: &Bound<'_, FutureCore>, callbacks: Vec<Py<PyAny>>) {
+    for callback in callbacks {
+        call_one(slf, callback.bind(slf.py()));
+    }
+}
+
+fn call_one(slf: &Bound<'_, FutureCore>, callback: &Bound<'_, PyAny>) {
+    let py = slf.py();
+    let Err(error) = callback.call1((slf,)) else { return };
+    let logged = if error.is_instance_of::<PyException>(py) {
+        py.import("logging").and_then(|logging| {
+            let logger = logging.call_method1("getLogger", ("concurrent.futures",))?;
+            let keywords = pyo3::types::PyDict::new(py);
+            keywords.set_item("exc_info", error.value(py))?;
+            logger.call_method("error", ("exception calling callback for %r", slf), Some(&keywords)).map(drop)
+        })
+    } else {
+        Err(error)
+    };
+    if let Err(error) = logged {
+        error.write_unraisable(py, Some(slf));
+    }
+}
+
+#[pymethods]
+impl FutureCore {
+    #[new]
+    #[pyo3(signature = ())]
+    fn new() -> Self {
+        let cell = Cell {
+            state: State::Pending,
+            sleepers: 0,
+            left: None,
+            callbacks: Vec::new(),
+            asked: false,
+            condition: None,
+            waiters: None,
+        };
+        Self { cell: Mutex::new(cell) }
+    }
+
+    #[pyo3(signature = (timeout=None))]
+    fn result<'py>(slf: &Bound<'py, Self>, timeout: Option<&Bound<'py, PyAny>>) -> PyResult<Py<PyAny>> {
+        if !Self::settle(slf)? && !Self::wait_for(slf, gil::deadline(timeout)?)? {
+            return Err(PyTimeoutError::new_err(()));
+        }
+        Self::decode(slf)?;
+        let py = slf.py();
+        match &slf.get().lock().state {
+            State::Value(value) => return Ok(value.clone_ref(py)),
+            State::Error(error) => return Err(PyErr::from_value(error.bind(py).clone())),
+            _ => {}
+        }
+        Err(error::cancelled(py))
+    }
+
+    #[pyo3(signature = (timeout=None))]
+    fn exception<'py>(slf: &Bound<'py, Self>, timeout: Option<&Bound<'py, PyAny>>) -> PyResult<Option<Py<PyAny>>> {
+        if !Self::settle(slf)? && !Self::wait_for(slf, gil::deadline(timeout)?)? {
+            return Err(PyTimeoutError::new_err(()));
+        }
+        Self::decode(slf)?;
+        let py = slf.py();
+        match &slf.get().lock().state {
+            State::Value(_) => return Ok(None),
+            State::Error(error) => return Ok(Some(error.clone_ref(py))),
+            _ => {}
+        }
+        Err(error::cancelled(py))
+    }
+
+    fn done(slf: &Bound<'_, Self>) -> PyResult<bool> {
+        Self::settle(slf)
+    }
+
+    fn running(slf: &Bound<'_, Self>) -> PyResult<bool> {
+        Ok(Self::state_name(slf)? == "RUNNING")
+    }
+
+    fn cancelled(slf: &Bound<'_, Self>) -> PyResult<bool> {
+        Ok(Self::state_name(slf)?.starts_with("CANCELLED"))
+    }
+
+    fn cancel(slf: &Bound<'_, Self>) -> PyResult<bool> {
+        let pending = {
+            let cell = slf.get().lock();
+            match &cell.state {
+                State::Task(task) => {
+                    if task.pool.inert() {
+                        return Err(error::inert());
+                    }
+                    task.pool.cancel(task.slot);
+                    false
+                }
+                State::Pending => true,
+                _ => false,
+            }
+        };
+        if pending {
+            return Self::end(slf, State::Cancelled).map(|()| true);
+        }
+        Self::cancelled(slf)
+    }
+
+    /// Stops the task, killing its worker if it runs.
+    fn kill(slf: &Bound<'_, Self>) -> PyResult<bool> {
+        let killed = {
+            let cell = slf.get().lock();
+            match &cell.state {
+                State::Task(task) if task.pool.inert() => return Err(error::inert()),
+                State::Task(task) => Some(task.pool.kill(task.slot)),
+                State::Pending | State::Running => None,
+                _ => Some(false),
+            }
+        };
+        match killed {
+            Some(killed) => {
+                Self::settle(slf)?;
+                Ok(killed)
+            }
+            None => {
+                let error = error::of_failure(
+                    slf.py(),
+                    &Failure::Doomed { reason: plait_pool::supervisor::Doom::Killed, stack: None },
+                    Subject::default(),
+                );
+                Self::end(slf, State::Error(error.unbind())).map(|()| true)
+            }
+        }
+    }
+
+    #[pyo3(signature = (r#fn, /))]
+    fn add_done_callback(slf: &Bound<'_, Self>, r#fn: Bound<'_, PyAny>) -> PyResult<()> {
+        if !Self::settle(slf)? {
+            let waits = {
+                let mut cell = slf.get().lock();
+                let waits = matches!(cell.state, State::Task(_) | State::Pending | State::Running);
+                if waits {
+                    cell.callbacks.push(r#fn.clone().unbind());
+                }
+                waits
+            };
+            if waits {
+                return Self::ask(slf);
+            }
+        }
+        call_one(slf, &r#fn);
+        Ok(())
+    }
+
+    fn set_running_or_notify_cancel(slf: &Bound<'_, Self>) -> PyResult<bool> {
+        let condition = Self::condition_of(slf)?;
+        condition.call_method0("acquire")?;
+        let outcome = {
+            let mut cell = slf.get().lock();
+            match cell.state {
+                State::Pending => {
+                    cell.state = State::Running;
+                    Some(true)
+                }
+                State::Cancelled => {
+                    cell.state = State::CancelledAndNotified;
+                    Some(false)
+                }
+                _ => None,
+            }
+        };
+        let told = if outcome == Some(false) { Self::tell_waiters(slf, &condition) } else { Ok(()) };
+        condition.call_method0("release")?;
+        told?;
+        outcome.ok_or_else(|| PyRuntimeError::new_err("Future in unexpected state"))
+    }
+
+    #[pyo3(signature = (result))]
+    fn set_result(slf: &Bound<'_, Self>, result: Py<PyAny>) -> PyResult<()> {
+        Self::end(slf, State::Value(result))
+    }
+
+    #[pyo3(signature = (exception))]
+    fn set_exception(slf: &Bound<'_, Self>, exception: Py<PyAny>) -> PyResult<()> {
+        Self::end(slf, State::Error(exception))
+    }
+
+    #[getter(_state)]
+    fn state(slf: &Bound<'_, Self>) -> PyResult<&'static str> {
+        Self::state_name(slf)
+    }
+
+    #[getter(_condition)]
+    fn condition<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        Self::condition_of(slf)
+    }
+
+    #[getter(_waiters)]
+    fn waiters<'py>(slf: &Bound<'py, Self>) -> Bound<'py, PyList> {
+        let made = PyList::empty(slf.py());
+        slf.get().lock().waiters.get_or_insert_with(|| made.unbind()).bind(slf.py()).clone()
+    }
+
+    #[getter(_result)]
+    fn result_or_none(slf: &Bound<'_, Self>) -> PyResult<Option<Py<PyAny>>> {
+        Self::settle(slf)?;
+        Self::decode(slf)?;
+        match &slf.get().lock().state {
+            State::Value(value) => Ok(Some(value.clone_ref(slf.py()))),
+            _ => Ok(None),
+        }
+    }
+
+    #[getter(_exception)]
+    fn exception_or_none(slf: &Bound<'_, Self>) -> PyResult<Option<Py<PyAny>>> {
+        Self::settle(slf)?;
+        Self::decode(slf)?;
+        match &slf.get().lock().state {
+            State::Error(error) => Ok(Some(error.clone_ref(slf.py()))),
+            _ => Ok(None),
+        }
+    }
+
+    fn __repr__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyString>> {
+        let py = slf.py();
+        let state = Self::state_name(slf)?;
+        let task = match &slf.get().lock().state {
+            State::Task(task) | State::Raw(_, task) => task.function.bind(py).getattr("__qualname__").ok(),
+            _ => None,
+        };
+        let what = task.map(|name| format!(" of {name}")).unwrap_or_default();
+        let state = state.to_lowercase().replace('_', " ");
+        Ok(PyString::new(py, &format!("<Future at {:#x} state={state}{what}>", slf.as_ptr() as usize)))
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        // Where another thread was stopped while it holds the lock, not visiting keeps the objects alive, which is safe.
+        let Ok(cell) = self.cell.try_lock() else { return Ok(()) };
+        match &cell.state {
+            State::Value(object) | State::Error(object) => visit.call(object)?,
+            State::Task(task) | State::Raw(_, task) => visit.call(&task.function)?,
+            _ => {}
+        }
+        for callback in &cell.callbacks {
+            visit.call(callback)?;
+        }
+        visit.call(&cell.condition)?;
+        visit.call(&cell.waiters)
+    }
+
+    fn __clear__(&self) {
+        let mut cell = self.lock();
+        let callbacks = std::mem::take(&mut cell.callbacks);
+        let (condition, waiters) = (cell.condition.take(), cell.waiters.take());
+        let state = match &cell.state {
+            State::Value(_) | State::Error(_) => Some(std::mem::replace(&mut cell.state, State::CancelledAndNotified)),
+            _ => None,
+        };
+        drop(cell);
+        drop((callbacks, condition, waiters, state));
+    }
+}
+
+impl Drop for FutureCore {
+    fn drop(&mut self) {
+        let cell = self.cell.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if let State::Task(task) = &cell.state {
+            task.pool.abandon(task.slot);
+        }
+    }
+}

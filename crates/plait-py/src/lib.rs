@@ -1,0 +1,31 @@
+//! `plait._core`: converts, attaches, detaches; decides nothing.
+//!
+//! | module | what |
+//! |---|---|
+//! | `codec`, `payload` | values as bytes: the only serialisation |
+//! | `error` | what went wrong below, as Python exceptions |
+//! | `future` | the future that all executors return |
+//! | `gil` | waiting without the GIL, and with signals seen |
+//! | `processes` | the process pool and its workers |
+//! | `system` | a few calls to the system for the Python side |
+
+mod codec;
+mod error;
+mod future;
+mod gil;
+mod payload;
+mod processes;
+mod system;
+
+use pyo3::prelude::*;
+
+/// The extension module. Every class in it is safe without the GIL.
+#[pymodule(gil_used = false)]
+fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_function(wrap_pyfunction!(codec::codec_encode, module)?)?;
+    module.add_function(wrap_pyfunction!(codec::codec_decode, module)?)?;
+    module.add_function(wrap_pyfunction!(payload::dumps, module)?)?;
+    module.add_class::<future::FutureCore>()?;
+    processes::register(module)?;
+    system::register(module)
+}

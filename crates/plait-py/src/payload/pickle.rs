@@ -1,0 +1,175 @@
+//! The chain of picklers: pickle, then multiprocessing's (sockets, connections), then cloudpickle.
+
+use pyo3::exceptions::{PyException, PyMemoryError, PyTypeError};
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyBytes, PyDict};
+use pyo3::{Borrowed, ffi};
+
+use super::main_module::main_importable;
+use super::refusal::Refusal;
+
+/// The protocol of every pickle.
+const PROTOCOL: u8 = 5;
+
+/// From this size on, a pickle is read where it lies instead of from a copy: a view costs two objects, a copy its bytes.
+const VIEW: usize = 4096;
+
+/// How a pickle names the module `__main__`: SHORT_BINUNICODE, eight bytes.
+const MAIN: &[u8] = b"\x8c\x08__main__";
+
+/// The opcode STACK_GLOBAL: without it, a pickle names nothing.
+const LOOKUP: &[u8] = b"\x93";
+
+/// How a pickle ends that is one name and nothing else: STACK_GLOBAL, MEMOIZE, STOP.
+const GLOBAL: &[u8] = b"\x93\x94.";
+
+/// Appends the pickle of `value` by the first pickler that takes it, and only then touches `out`.
+pub(super) fn dump(value: &Bound<'_, PyAny>, out: &mut Vec<u8>) -> Result<(), Refusal> {
+    let py = value.py();
+    match dumps(value) {
+        Ok(data) if main_importable(py) || !names_main(&data) => append(&data, out),
+        Ok(_) => by_value(value, None, out),
+        Err(error) => dump_slow(value, error, out),
+    }
+}
+
+/// What is left to try when pickle has raised `error`.
+#[cold]
+fn dump_slow(value: &Bound<'_, PyAny>, error: PyErr, out: &mut Vec<u8>) -> Result<(), Refusal> {
+    let py = value.py();
+    let error = refusing(py, error)?;
+    if error.is_instance_of::<PyTypeError>(py)
+        && let Some(data) = forking(value)?
+        && (main_importable(py) || !names_main(&data))
+    {
+        return append(&data, out);
+    }
+    by_value(value, Some(error), out)
+}
+
+/// The pickle of `value`.
+#[inline]
+fn dumps<'py>(value: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
+    static DUMPS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let dumps = DUMPS.import(value.py(), "pickle", "dumps")?;
+    Ok(dumps.call1((value, PROTOCOL))?.cast_into::<PyBytes>()?)
+}
+
+/// The pickle by multiprocessing's pickler, if the program has it and it takes the value.
+fn forking<'py>(value: &Bound<'py, PyAny>) -> Result<Option<Bound<'py, PyBytes>>, Refusal> {
+    let py = value.py();
+    let Some(reduction) = loaded(py, "multiprocessing.reduction") else {
+        return Ok(None);
+    };
+    let data = reduction
+        .getattr(intern!(py, "ForkingPickler"))
+        .and_then(|pickler| pickler.call_method1(intern!(py, "dumps"), (value, PROTOCOL)))
+        .and_then(|view| view.call_method0(intern!(py, "tobytes")))
+        .and_then(|data| Ok(data.cast_into::<PyBytes>()?));
+    match data {
+        Ok(data) => Ok(Some(data)),
+        Err(error) => refusing(py, error).map(|_| None),
+    }
+}
+
+/// Appends the pickle by cloudpickle. `pickle` is what pickle said, if it refused; else its pickle names `__main__`.
+#[cold]
+fn by_value(value: &Bound<'_, PyAny>, pickle: Option<PyErr>, out: &mut Vec<u8>) -> Result<(), Refusal> {
+    let py = value.py();
+    let data = match py.import(intern!(py, "cloudpickle")) {
+        Ok(module) => module.call_method1(intern!(py, "dumps"), (value, PROTOCOL)),
+        Err(error) => {
+            refusing(py, error)?;
+            return Err(Refusal::Refused {
+                pickle,
+                cloudpickle: None,
+            });
+        }
+    };
+    match data.and_then(|data| Ok(data.cast_into::<PyBytes>()?)) {
+        Ok(data) => append(&data, out),
+        Err(error) => {
+            let cloudpickle = Some(refusing(py, error)?);
+            Err(Refusal::Refused { pickle, cloudpickle })
+        }
+    }
+}
+
+/// The pickle of `function` if that is its name alone, which says the same at every call; None if it is more, or refused.
+///
+/// # Errors
+/// KeyboardInterrupt and the like.
+pub(super) fn by_reference(function: &Bound<'_, PyAny>) -> PyResult<Option<Vec<u8>>> {
+    let py = function.py();
+    match dumps(function) {
+        Ok(data) => {
+            let reference = data.as_bytes().ends_with(GLOBAL) && (main_importable(py) || !names_main(&data));
+            Ok(reference.then(|| data.as_bytes().to_vec()))
+        }
+        Err(error) if error.is_instance_of::<PyException>(py) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Loads a pickle.
+#[inline]
+pub(super) fn load<'py>(py: Python<'py>, data: &[u8]) -> PyResult<Bound<'py, PyAny>> {
+    static LOADS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let loads = LOADS.import(py, "pickle", "loads")?;
+    if data.len() < VIEW {
+        return loads.call1((PyBytes::new(py, data),));
+    }
+    let size = ffi::Py_ssize_t::try_from(data.len()).map_err(|_| PyMemoryError::new_err(()))?;
+    // SAFETY: attached. The view says read-only, so nobody writes through the pointer; `data` outlives the view, which is
+    // released below, and `loads` shows it to nobody: whatever it makes from its bytes is a copy.
+    let view = unsafe {
+        let start = data.as_ptr().cast_mut().cast();
+        Bound::from_owned_ptr_or_err(py, ffi::PyMemoryView_FromMemory(start, size, ffi::PyBUF_READ))?
+    };
+    let value = loads.call1((&view,));
+    view.call_method0(intern!(py, "release"))?;
+    value
+}
+
+/// Whether a pickle names something of the module `__main__`. May also say so where it has that very text as a str.
+#[cold]
+fn names_main(data: &Bound<'_, PyBytes>) -> bool {
+    [MAIN, LOOKUP]
+        .iter()
+        .all(|part| data.contains(PyBytes::new(data.py(), part)).unwrap_or(true))
+}
+
+/// Copies a pickle.
+#[inline]
+fn append(data: &Bound<'_, PyBytes>, out: &mut Vec<u8>) -> Result<(), Refusal> {
+    let data = data.as_bytes();
+    out.try_reserve(data.len())
+        .map_err(|_| Refusal::Raised(PyMemoryError::new_err(())))?;
+    out.extend_from_slice(data);
+    Ok(())
+}
+
+/// The error back, if it says that a pickler does not take the value; the wish to stop, and want of memory, end the chain.
+fn refusing(py: Python<'_>, error: PyErr) -> Result<PyErr, Refusal> {
+    if error.is_instance_of::<PyException>(py) && !error.is_instance_of::<PyMemoryError>(py) {
+        Ok(error)
+    } else {
+        Err(Refusal::Raised(error))
+    }
+}
+
+/// A module that the program has imported already.
+pub(super) fn loaded<'py>(py: Python<'py>, name: &str) -> Option<Bound<'py, PyAny>> {
+    modules(py).ok()?.get_item(name).ok().flatten()
+}
+
+/// `sys.modules`.
+#[inline]
+pub(super) fn modules(py: Python<'_>) -> PyResult<Borrowed<'_, '_, PyDict>> {
+    static MODULES: PyOnceLock<Py<PyDict>> = PyOnceLock::new();
+    MODULES
+        .import(py, "sys", "modules")
+        .map(|modules| modules.as_borrowed())
+}

@@ -1,0 +1,230 @@
+//! `MapCore`: one `map` under way. Items go in by `push`, results come out by `next`.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use plait_pool::processes::{Job, Part, PartBody, Sleep, TaskOptions};
+use plait_sys::signal::BlockedSignals;
+use pyo3::exceptions::{PyKeyboardInterrupt, PyRuntimeError, PyTimeoutError};
+use pyo3::prelude::*;
+use pyo3::types::PyTuple;
+use pyo3::{PyTraverseError, PyVisit};
+
+use super::CorePool;
+use super::pool::with_scratch;
+use crate::error::{self, Subject};
+use crate::future::decode_frame;
+use crate::gil::{self, Waitable};
+use crate::payload;
+
+/// Bytes of items that are gathered before they are handed over.
+const BATCH: usize = 64 << 10;
+
+struct Progress {
+    /// The part that results are taken from.
+    part: Option<Part>,
+    /// Items encoded and not yet handed over, and how many they are.
+    gathered: Vec<u8>,
+    count: u64,
+    pushed: u64,
+    taken: u64,
+    closed: bool,
+}
+
+/// A `map` under way; see `plait.ProcessPool.map`.
+#[pyclass(frozen, module = "plait._core")]
+pub(crate) struct MapCore {
+    pool: CorePool,
+    job: Arc<Job>,
+    function: Py<PyAny>,
+    options: TaskOptions,
+    progress: Mutex<Progress>,
+}
+
+/// The next part, waited for.
+struct NextPart<'a> {
+    map: &'a MapCore,
+    first: Option<u64>,
+}
+
+impl NextPart<'_> {
+    fn look(&self) -> bool {
+        let mut progress = self.map.lock();
+        if progress.part.is_none() {
+            progress.part = self.map.job.next_part(self.first);
+        }
+        progress.part.is_some() || self.map.job.cancelled()
+    }
+}
+
+impl Waitable for NextPart<'_> {
+    fn happened(&self) -> bool {
+        self.look()
+    }
+    fn sleep(&self, deadline_ns: Option<u64>) -> Sleep {
+        let seen = self.map.job.seen();
+        if self.look() { Sleep::Woken } else { self.map.pool.sleep_for_job(&self.map.job, seen, deadline_ns) }
+    }
+    fn announce_main(&self) -> bool {
+        // Every change of a job signals the pool's event, which stays signalled until the main thread has slept.
+        !self.look()
+    }
+    fn sleep_main(&self, signals: &BlockedSignals, deadline_ns: Option<u64>) -> Sleep {
+        self.map.pool.sleep_main(signals, deadline_ns)
+    }
+}
+
+impl MapCore {
+    pub(super) fn new(pool: CorePool, job: Arc<Job>, function: Py<PyAny>, options: TaskOptions) -> Self {
+        let progress =
+            Progress { part: None, gathered: Vec::new(), count: 0, pushed: 0, taken: 0, closed: false };
+        Self { pool, job, function, options, progress: Mutex::new(progress) }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Progress> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Hands over what was gathered.
+    fn flush(&self, py: Python<'_>, last: bool) -> PyResult<()> {
+        let (items, count) = {
+            let mut progress = self.lock();
+            progress.closed |= last;
+            progress.pushed += progress.count;
+            (std::mem::take(&mut progress.gathered), std::mem::take(&mut progress.count))
+        };
+        if count == 0 && !last {
+            return Ok(());
+        }
+        self.pool.push_items(&self.job, &items, count, last).map_err(|refusal| error::of_refusal(py, refusal))
+    }
+
+    /// The next frame of the part at hand, as `(index, value or exception)`; None when there is no part.
+    #[allow(clippy::type_complexity)]
+    fn from_part<'py>(
+        &self,
+        py: Python<'py>,
+    ) -> PyResult<Option<(u64, Result<Bound<'py, PyAny>, Bound<'py, PyAny>>)>> {
+        let Some(mut part) = self.lock().part.take() else { return Ok(None) };
+        let index = part.first;
+        let outcome = match &mut part.body {
+            PartBody::Results(results) => match results.next(|kind, bytes| decode_frame(py, kind, bytes))? {
+                Some(outcome) => outcome,
+                None => return Err(PyRuntimeError::new_err("the worker left fewer results than items")),
+            },
+            PartBody::Failed(failure) => {
+                let function = self.function.bind(py);
+                let subject = Subject {
+                    function: Some(function),
+                    index: Some(index),
+                    timeout_ns: self.options.timeout_ns,
+                    max_tries: self.options.retries.saturating_add(1),
+                };
+                Err(error::of_failure(py, failure, subject))
+            }
+        };
+        part.first += 1;
+        part.count -= 1;
+        let mut progress = self.lock();
+        progress.taken += 1;
+        if part.count > 0 {
+            progress.part = Some(part);
+        }
+        Ok(Some((index, outcome)))
+    }
+}
+
+#[pymethods]
+impl MapCore {
+    /// Adds an item: the tuple of its arguments.
+    fn push(&self, py: Python<'_>, args: &Bound<'_, PyTuple>) -> PyResult<()> {
+        let full = with_scratch(|buffer| {
+            payload::encode_item(py, args, buffer)?;
+            let len = u32::try_from(buffer.len())
+                .map_err(|_| PyRuntimeError::new_err("the arguments of one item take more than 4 GiB"))?;
+            let mut progress = self.lock();
+            progress.gathered.extend_from_slice(&len.to_le_bytes());
+            progress.gathered.extend_from_slice(buffer);
+            progress.count += 1;
+            Ok::<_, PyErr>(progress.gathered.len() >= BATCH)
+        })?;
+        if full { self.flush(py, false) } else { Ok(()) }
+    }
+
+    /// Sends what was pushed on its way; with `last`, no more will come.
+    #[pyo3(signature = (last))]
+    fn send(&self, py: Python<'_>, last: bool) -> PyResult<()> {
+        self.flush(py, last)
+    }
+
+    /// The next result as `(index, value)`, or None when all were taken. Raises what the item raised.
+    #[pyo3(signature = (ordered, deadline_ns))]
+    fn next<'py>(
+        &self,
+        py: Python<'py>,
+        ordered: bool,
+        deadline_ns: Option<u64>,
+    ) -> PyResult<Option<(u64, Bound<'py, PyAny>)>> {
+        loop {
+            if let Some((index, outcome)) = self.from_part(py)? {
+                return outcome.map(|value| Some((index, value))).map_err(PyErr::from_value);
+            }
+            let (taken, pushed, closed) = {
+                let progress = self.lock();
+                (progress.taken, progress.pushed + progress.count, progress.closed)
+            };
+            if taken == pushed && closed {
+                return Ok(None);
+            }
+            if self.pool.inert() {
+                return Err(error::inert());
+            }
+            if self.job.cancelled() {
+                return Err(error::cancelled(py));
+            }
+            let next = NextPart { map: self, first: ordered.then_some(taken) };
+            let waited = gil::wait(py, &next, false, deadline_ns).inspect_err(|error| {
+                if error.is_instance_of::<PyKeyboardInterrupt>(py) {
+                    self.pool.interrupt();
+                }
+            })?;
+            if !waited {
+                return Err(PyTimeoutError::new_err(()));
+            }
+        }
+    }
+
+    /// Drops what was not begun.
+    fn cancel(&self) {
+        self.pool.cancel_job(&self.job);
+    }
+
+    /// Items pushed whose results were not taken.
+    #[getter]
+    fn outstanding(&self) -> u64 {
+        let progress = self.lock();
+        progress.pushed + progress.count - progress.taken
+    }
+
+    /// Items per chunk as things stand.
+    #[getter]
+    fn chunk(&self) -> u32 {
+        self.job.chunk()
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.function)
+    }
+}
+
+impl Drop for MapCore {
+    fn drop(&mut self) {
+        self.pool.cancel_job(&self.job);
+    }
+}
+
+/// Monotonic nanoseconds from now, for `MapCore.next`.
+#[pyfunction]
+#[pyo3(signature = (timeout))]
+pub(super) fn deadline_ns(timeout: Option<&Bound<'_, PyAny>>) -> PyResult<Option<u64>> {
+    gil::deadline(timeout)
+}

@@ -1,0 +1,330 @@
+//! `ProcessPoolCore`: what `plait.ProcessPool` inherits from.
+
+use std::cell::RefCell;
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+use plait_pool::processes::{Pool, Refusal, Settings, Sleep, TaskOptions, WeakPool};
+use plait_sys::signal::BlockedSignals;
+use pyo3::exceptions::{PyKeyboardInterrupt, PyRuntimeError};
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyTuple};
+use pyo3::{PyTraverseError, PyVisit};
+
+use super::map::MapCore;
+use super::{CorePool, PyHost, connect};
+use crate::error;
+use crate::future::{FutureCore, Task};
+use crate::gil::{self, Waitable};
+use crate::payload::{self, FunctionRef, FunctionTable};
+
+/// Made by `_open`.
+struct Opened {
+    pool: CorePool,
+    connect: Py<PyAny>,
+    future: Py<PyAny>,
+    defaults: TaskOptions,
+    may_spin: bool,
+}
+
+/// The process pool's core; see `plait.ProcessPool`.
+#[pyclass(subclass, frozen, weakref, module = "plait._core")]
+pub(crate) struct ProcessPoolCore {
+    opened: OnceLock<Opened>,
+    functions: FunctionTable,
+}
+
+thread_local! {
+    /// Room to encode into, kept between calls.
+    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Scratch that a call grew beyond this is not kept.
+const KEPT: usize = 1 << 20;
+
+/// Runs `f` with an empty buffer. Whatever `f` calls may come back here: it then gets another one.
+pub(super) fn with_scratch<R>(f: impl FnOnce(&mut Vec<u8>) -> R) -> R {
+    let mut buffer = SCRATCH.with(RefCell::take);
+    buffer.clear();
+    let result = f(&mut buffer);
+    if buffer.capacity() <= KEPT {
+        SCRATCH.with(|kept| kept.replace(buffer));
+    }
+    result
+}
+
+/// A pool that was shut down, waited for.
+struct Ended<'a>(&'a CorePool);
+
+impl Waitable for Ended<'_> {
+    fn happened(&self) -> bool {
+        self.0.ended()
+    }
+    fn sleep(&self, deadline_ns: Option<u64>) -> Sleep {
+        self.0.sleep_until_ended(deadline_ns)
+    }
+    fn announce_main(&self) -> bool {
+        !self.0.ended()
+    }
+    fn sleep_main(&self, signals: &BlockedSignals, deadline_ns: Option<u64>) -> Sleep {
+        self.0.sleep_main(signals, deadline_ns)
+    }
+}
+
+impl ProcessPoolCore {
+    fn opened(&self) -> PyResult<&Opened> {
+        self.opened.get().ok_or_else(|| PyRuntimeError::new_err("ProcessPool.__init__ was not called"))
+    }
+
+    pub(super) fn pool(&self) -> PyResult<&CorePool> {
+        Ok(&self.opened()?.pool)
+    }
+
+    /// The number of `function` in the workers, if it has one.
+    fn number(&self, py: Python<'_>, function: &Bound<'_, PyAny>) -> PyResult<Option<u32>> {
+        match self.functions.lookup(py, function)? {
+            FunctionRef::Known(number) => Ok(Some(number)),
+            FunctionRef::ByValue => Ok(None),
+            FunctionRef::New(number, bytes) => {
+                self.pool()?.publish_function(number, &bytes).map_err(|refusal| error::of_refusal(py, refusal))?;
+                self.functions.published(number);
+                Ok(Some(number))
+            }
+        }
+    }
+
+    /// Does `what` to the pool, connecting it to a fork server first if it has none.
+    fn connected<R>(&self, py: Python<'_>, mut what: impl FnMut(&CorePool) -> Result<R, Refusal>) -> PyResult<R> {
+        let opened = self.opened()?;
+        match what(&opened.pool) {
+            Err(Refusal::NoServer) => {
+                let connection = connect(opened.connect.bind(py))?;
+                opened.pool.attach_server(connection).map_err(|refusal| error::of_refusal(py, refusal))?;
+                what(&opened.pool).map_err(|refusal| error::of_refusal(py, refusal))
+            }
+            other => other.map_err(|refusal| error::of_refusal(py, refusal)),
+        }
+    }
+
+    fn submit_with<'py>(
+        &self,
+        options: TaskOptions,
+        function: &Bound<'py, PyAny>,
+        args: &Bound<'py, PyTuple>,
+        kwargs: Option<&Bound<'py, PyDict>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let py = function.py();
+        let opened = self.opened()?;
+        let number = self.number(py, function)?;
+        let future = opened.future.bind(py).call0()?;
+        let slot = with_scratch(|buffer| {
+            payload::encode_call(py, number, function, args, kwargs, buffer)?;
+            self.connected(py, |pool| pool.submit(buffer, options))
+        })?;
+        let task = Task {
+            pool: opened.pool.clone(),
+            slot,
+            function: function.clone().unbind(),
+            timeout_ns: options.timeout_ns,
+            max_tries: options.retries.saturating_add(1),
+            may_spin: opened.may_spin,
+        };
+        future.cast::<FutureCore>()?.get().begin(task);
+        Ok(future)
+    }
+}
+
+/// Seconds as nanoseconds; none is 0.
+fn nanoseconds(seconds: Option<f64>) -> u64 {
+    seconds.map_or(0, |seconds| ((seconds * 1e9) as u64).max(1))
+}
+
+fn options(timeout: Option<f64>, retries: u32, priority: i32) -> TaskOptions {
+    TaskOptions { timeout_ns: nanoseconds(timeout), retries, priority }
+}
+
+#[pymethods]
+impl ProcessPoolCore {
+    #[new]
+    #[pyo3(signature = (*_args, **_kwargs))]
+    fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> Self {
+        Self { opened: OnceLock::new(), functions: FunctionTable::new() }
+    }
+
+    /// Sets the pool up. Arguments were checked by the caller.
+    #[allow(clippy::too_many_arguments)]
+    #[pyo3(signature = (*, max_workers, config, connect, future, stack_signal, spin, timeout, retries))]
+    fn _open(
+        &self,
+        max_workers: usize,
+        config: Vec<u8>,
+        connect: Bound<'_, PyAny>,
+        future: Py<PyAny>,
+        stack_signal: i32,
+        spin: bool,
+        timeout: Option<f64>,
+        retries: u32,
+    ) -> PyResult<()> {
+        let host = PyHost { connect: connect.clone().unbind() };
+        let pool = Pool::new(host, &Settings { max_workers, spin, config, stack_signal })?;
+        let defaults = options(timeout, retries, 0);
+        remember(&pool);
+        let opened = Opened { pool, connect: connect.unbind(), future, defaults, may_spin: spin };
+        self.opened.set(opened).map_err(|_| PyRuntimeError::new_err("ProcessPool.__init__ was called twice"))
+    }
+
+    #[pyo3(signature = (r#fn, /, *args, **kwargs))]
+    fn submit<'py>(
+        &self,
+        r#fn: &Bound<'py, PyAny>,
+        args: &Bound<'py, PyTuple>,
+        kwargs: Option<&Bound<'py, PyDict>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        self.submit_with(self.opened()?.defaults, r#fn, args, kwargs)
+    }
+
+    /// `submit` with options of its own.
+    #[pyo3(signature = (timeout, retries, priority, r#fn, args, kwargs))]
+    fn _submit<'py>(
+        &self,
+        timeout: Option<f64>,
+        retries: u32,
+        priority: i32,
+        r#fn: &Bound<'py, PyAny>,
+        args: &Bound<'py, PyTuple>,
+        kwargs: Option<&Bound<'py, PyDict>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        self.submit_with(options(timeout, retries, priority), r#fn, args, kwargs)
+    }
+
+    /// Begins a `map`: items are pushed into what it returns, and results taken out.
+    #[pyo3(signature = (timeout, retries, priority, r#fn, chunksize))]
+    fn _map(
+        &self,
+        timeout: Option<f64>,
+        retries: u32,
+        priority: i32,
+        r#fn: &Bound<'_, PyAny>,
+        chunksize: Option<u32>,
+    ) -> PyResult<MapCore> {
+        let py = r#fn.py();
+        let options = options(timeout, retries, priority);
+        let number = self.number(py, r#fn)?;
+        let job = with_scratch(|buffer| {
+            buffer.extend_from_slice(&number.unwrap_or(0).to_le_bytes());
+            if number.is_none() {
+                payload::encode_function(r#fn, buffer)?;
+            }
+            self.connected(py, |pool| pool.begin_job(buffer, chunksize, options))
+        })?;
+        Ok(MapCore::new(self.pool()?.clone(), job, r#fn.clone().unbind(), options))
+    }
+
+    /// Takes no more tasks.
+    fn _shut_down(&self, py: Python<'_>, cancel: bool) -> PyResult<()> {
+        let pool = self.pool()?;
+        gil::detached(py, || pool.shut_down(cancel));
+        Ok(())
+    }
+
+    /// Waits until all workers are gone after `_shut_down`; whether they are.
+    #[pyo3(signature = (timeout=None))]
+    fn _join(&self, py: Python<'_>, timeout: Option<&Bound<'_, PyAny>>) -> PyResult<bool> {
+        let pool = self.pool()?;
+        if pool.inert() {
+            return Ok(true);
+        }
+        gil::wait(py, &Ended(pool), false, gil::deadline(timeout)?).inspect_err(|error| {
+            if error.is_instance_of::<PyKeyboardInterrupt>(py) {
+                pool.interrupt();
+            }
+        })
+    }
+
+    /// What Ctrl-C does: cancels what waits and kills what runs.
+    fn _interrupt(&self) -> PyResult<()> {
+        self.pool()?.interrupt();
+        Ok(())
+    }
+
+    /// Process ids of the workers.
+    fn _pids(&self) -> PyResult<Vec<u32>> {
+        Ok(self.pool()?.pids())
+    }
+
+    /// Shuts down at once, ending the workers by a signal.
+    fn _stop(&self, number: i32) -> PyResult<()> {
+        self.pool()?.stop(number);
+        Ok(())
+    }
+
+    /// The exception that the pool is broken with, or None.
+    fn _failure<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let failure = self.pool()?.broken();
+        Ok(failure.map(|failure| error::of_failure(py, &failure, error::Subject::default())))
+    }
+
+    /// Whether this is a copy in a forked child.
+    fn _inert(&self) -> PyResult<bool> {
+        Ok(self.pool()?.inert())
+    }
+
+    fn _figures<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let figures = self.pool()?.statistics();
+        let dict = PyDict::new(py);
+        dict.set_item("submitted", figures.submitted)?;
+        dict.set_item("cancelled", figures.cancelled)?;
+        dict.set_item("failed", figures.failed)?;
+        dict.set_item("retried", figures.retried)?;
+        dict.set_item("queued", figures.queued)?;
+        dict.set_item("workers", figures.workers)?;
+        dict.set_item("workers_idle", figures.idle)?;
+        dict.set_item("workers_started", figures.workers_started)?;
+        dict.set_item("workers_died", figures.workers_died)?;
+        Ok(dict)
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        if let Some(opened) = self.opened.get() {
+            visit.call(&opened.connect)?;
+        }
+        self.functions.traverse(&visit)
+    }
+
+    fn __clear__(&self) {
+        self.functions.clear();
+    }
+}
+
+/// Pools that may still have something to do when the interpreter exits.
+static POOLS: Mutex<Vec<WeakPool<PyHost>>> = Mutex::new(Vec::new());
+
+fn remember(pool: &CorePool) {
+    let mut pools = POOLS.lock().unwrap_or_else(PoisonError::into_inner);
+    pools.retain(|pool| pool.upgrade().is_some_and(|pool| !pool.ended()));
+    pools.push(pool.downgrade());
+}
+
+/// Shuts all pools down and waits until what was submitted has been run.
+#[pyfunction]
+pub(super) fn join_all(py: Python<'_>) -> PyResult<()> {
+    let pools: Vec<CorePool> = {
+        let mut pools = POOLS.lock().unwrap_or_else(PoisonError::into_inner);
+        pools.drain(..).filter_map(|pool| pool.upgrade()).filter(|pool| !pool.inert()).collect()
+    };
+    for pool in &pools {
+        pool.shut_down(false);
+    }
+    for pool in &pools {
+        gil::wait(py, &Ended(pool), false, None).inspect_err(|_| pool.interrupt())?;
+    }
+    Ok(())
+}
+
+impl Drop for ProcessPoolCore {
+    fn drop(&mut self) {
+        if let Some(opened) = self.opened.get() {
+            // What was submitted is still run for whoever holds its future.
+            opened.pool.shut_down(false);
+        }
+    }
+}

@@ -1,0 +1,255 @@
+//! The worker's end: takes tasks, calls the functions, writes what came of them.
+
+use std::collections::HashMap;
+use std::os::fd::{FromRawFd, OwnedFd};
+use std::sync::{Mutex, PoisonError};
+
+use plait_pool::board::KIND_MAP;
+use plait_pool::frames;
+use plait_pool::worker::{Fds, Next, Worker};
+use plait_shm::sync::Ordering;
+use plait_sys::{limits, time};
+use pyo3::exceptions::{PyMemoryError, PyRuntimeError};
+use pyo3::prelude::*;
+use pyo3::types::PyTuple;
+
+use crate::gil;
+use crate::payload;
+
+const NOWHERE: (u32, u32, usize) = (u32::MAX, 0, 0);
+
+/// A worker of a process pool; used by `plait.processes._worker`.
+#[pyclass(frozen, name = "Worker", module = "plait._core")]
+pub(crate) struct PyWorker {
+    worker: Mutex<Option<Worker>>,
+}
+
+/// Opens what the parent handed over: board, arguments, results, config, result event, supervisor event, stack.
+#[pyfunction]
+pub(crate) fn worker_open(seat: usize, incarnation: u32, fds: (i32, i32, i32, i32, i32, i32, i32)) -> PyResult<PyWorker> {
+    let _ = incarnation;
+    // SAFETY: the fork server received these descriptors for this worker, which owns them from here on.
+    let own = |fd: i32| unsafe { OwnedFd::from_raw_fd(fd) };
+    let fds = Fds {
+        board: own(fds.0),
+        args: own(fds.1),
+        results: own(fds.2),
+        result_event: own(fds.4),
+        supervisor_event: own(fds.5),
+    };
+    Ok(PyWorker { worker: Mutex::new(Some(Worker::open(seat, fds)?)) })
+}
+
+/// What a worker knows while it runs.
+struct Runner<'py> {
+    py: Python<'py>,
+    worker: Worker,
+    functions: HashMap<u32, Bound<'py, PyAny>>,
+    buffer: Vec<u8>,
+    /// Where the next item of a chunk lies: slot, item, offset.
+    cursor: (u32, u32, usize),
+    memory_limit: Option<u64>,
+    /// A task ran into a limit: this process is not used any more.
+    spent: bool,
+}
+
+#[pymethods]
+impl PyWorker {
+    /// Tells the parent that the set-up failed.
+    fn setup_failed(&self, py: Python<'_>, error: Bound<'_, PyAny>) -> PyResult<()> {
+        let mut account = Vec::new();
+        payload::encode_error(py, &PyErr::from_value(error), &mut account);
+        let mut worker = self.worker.lock().unwrap_or_else(PoisonError::into_inner);
+        match worker.as_mut() {
+            Some(worker) => Ok(worker.failed(&account)?),
+            None => Err(PyRuntimeError::new_err("the worker runs")),
+        }
+    }
+
+    /// Takes and runs tasks until told to leave, or until `max_tasks` were run; returns the exit code.
+    #[pyo3(signature = (max_tasks=None, memory_limit=None))]
+    fn run(&self, py: Python<'_>, max_tasks: Option<u64>, memory_limit: Option<u64>) -> PyResult<i32> {
+        let worker = self.worker.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let worker = worker.ok_or_else(|| PyRuntimeError::new_err("the worker runs already"))?;
+        let mut runner =
+            Runner { py, worker, functions: HashMap::new(), buffer: Vec::new(), cursor: NOWHERE, memory_limit, spent: false };
+        runner.worker.ready();
+        runner.serve(max_tasks.unwrap_or(u64::MAX))
+    }
+}
+
+impl<'py> Runner<'py> {
+    fn serve(&mut self, max_tasks: u64) -> PyResult<i32> {
+        let mut done = 0;
+        loop {
+            let Some(slot) = self.take()? else { return Ok(0) };
+            done += 1;
+            let last = done >= max_tasks;
+            self.run_slot(slot, last);
+            if last || self.spent {
+                return Ok(0);
+            }
+        }
+    }
+
+    /// Waits for a task; None when there will be none.
+    fn take(&mut self) -> PyResult<Option<u32>> {
+        loop {
+            if let Some(slot) = self.worker.poll() {
+                return Ok(Some(slot));
+            }
+            let worker = &mut self.worker;
+            match gil::detached(self.py, || worker.wait()) {
+                Next::Task(slot) => return Ok(Some(slot)),
+                Next::Retire => return Ok(None),
+                Next::Interrupted => self.py.check_signals()?,
+            }
+        }
+    }
+
+    fn run_slot(&mut self, slot: u32, last: bool) {
+        if self.worker.slot(slot).kind.load(Ordering::Relaxed) == KIND_MAP {
+            self.run_chunk(slot);
+        } else {
+            self.worker.begin(slot, 0);
+            let outcome = self.call(slot);
+            self.write(slot, outcome);
+            self.worker.finish_item(slot, 0);
+        }
+        if last || self.spent {
+            // Said before the result is: whoever sees the result and submits again must not count on this worker.
+            self.worker.retiring();
+        }
+        self.worker.finish(slot);
+    }
+
+    fn call(&mut self, slot: u32) -> PyResult<Bound<'py, PyAny>> {
+        let py = self.py;
+        let (worker, functions) = (&self.worker, &mut self.functions);
+        let bytes = worker.args(slot)?;
+        let call = payload::decode_call(py, bytes, &mut |py, number| resolve(py, worker, functions, number))?;
+        call.function.call(call.args, call.kwargs.as_ref())
+    }
+
+    /// Runs the items of a chunk, from the one that its lease names.
+    fn run_chunk(&mut self, slot: u32) {
+        let begin_ns = time::monotonic_ns();
+        let place = self.worker.slot(slot);
+        let (first, items) = (place.item().load().item, place.items.load(Ordering::Relaxed));
+        let function = self.chunk_function(slot);
+        self.cursor = NOWHERE;
+        for item in first..items {
+            self.worker.begin(slot, item);
+            let outcome = match &function {
+                Ok(function) => self.item(slot, item).and_then(|args| function.call1(args)),
+                Err(error) => Err(error.clone_ref(self.py)),
+            };
+            self.write(slot, outcome);
+            self.worker.finish_item(slot, item);
+        }
+        let busy_ns = time::monotonic_ns() - begin_ns;
+        self.worker.slot(slot).busy_ns.store(busy_ns, Ordering::Relaxed); // published by `finish`
+    }
+
+    /// The function of a chunk: its number, or its pickle.
+    fn chunk_function(&mut self, slot: u32) -> PyResult<Bound<'py, PyAny>> {
+        let bytes = self.worker.args(slot)?;
+        let header = &bytes[4..4 + length(bytes)];
+        let number = length(header) as u32;
+        if number == 0 {
+            return payload::load_function(self.py, &header[4..]);
+        }
+        resolve(self.py, &self.worker, &mut self.functions, number)
+    }
+
+    /// The arguments of a chunk's item.
+    fn item(&mut self, slot: u32, item: u32) -> PyResult<Bound<'py, PyTuple>> {
+        let bytes = self.worker.args(slot)?;
+        if self.cursor.0 != slot || self.cursor.1 != item {
+            let mut at = 4 + length(bytes);
+            for _ in 0..item {
+                at += 4 + length(&bytes[at..]);
+            }
+            self.cursor = (slot, item, at);
+        }
+        let at = self.cursor.2;
+        let end = at + 4 + length(&bytes[at..]);
+        self.cursor = (slot, item + 1, end);
+        payload::decode_item(self.py, &bytes[at + 4..end])
+    }
+
+    /// Writes what came of an item; what cannot be written is an error of the item.
+    fn write(&mut self, slot: u32, outcome: PyResult<Bound<'py, PyAny>>) {
+        let mut buffer = std::mem::take(&mut self.buffer);
+        buffer.clear();
+        let error = match outcome {
+            Ok(value) => payload::encode_value(self.py, &value, &mut buffer).err(),
+            Err(error) => Some(error),
+        };
+        let kind = match error {
+            None => frames::VALUE,
+            Some(error) => {
+                let error = self.over_limit(error);
+                buffer.clear();
+                payload::encode_error(self.py, &error, &mut buffer);
+                frames::ERROR
+            }
+        };
+        if let Err(refused) = self.worker.write(slot, kind, &buffer) {
+            let error = PyMemoryError::new_err(format!("no memory for a result of {} bytes: {refused}", buffer.len()));
+            buffer.clear();
+            payload::encode_error(self.py, &error, &mut buffer);
+            if self.worker.write(slot, frames::ERROR, &buffer).is_err() {
+                // Nothing can be said any more: die, which says it.
+                std::process::abort();
+            }
+        }
+        if buffer.capacity() > 1 << 20 {
+            buffer = Vec::new();
+        }
+        self.buffer = buffer;
+    }
+
+    /// What a MemoryError under a limit means.
+    fn over_limit(&mut self, error: PyErr) -> PyErr {
+        let (Some(limit), true) = (self.memory_limit, error.is_instance_of::<PyMemoryError>(self.py)) else {
+            return error;
+        };
+        self.spent = true;
+        let made = self.py.import("plait.errors").and_then(|module| {
+            let fields = pyo3::types::PyDict::new(self.py);
+            fields.set_item("limit", "memory")?;
+            fields.set_item("value", limit)?;
+            fields.set_item("used", limits::private_memory().ok())?;
+            module.getattr("LimitExceeded")?.call((), Some(&fields))
+        });
+        match made {
+            Ok(value) => {
+                let exceeded = PyErr::from_value(value);
+                exceeded.set_cause(self.py, Some(error));
+                exceeded
+            }
+            Err(_) => error,
+        }
+    }
+}
+
+fn length(bytes: &[u8]) -> usize {
+    let mut word = [0; 4];
+    word.copy_from_slice(&bytes[..4]);
+    u32::from_le_bytes(word) as usize
+}
+
+fn resolve<'py>(
+    py: Python<'py>,
+    worker: &Worker,
+    functions: &mut HashMap<u32, Bound<'py, PyAny>>,
+    number: u32,
+) -> PyResult<Bound<'py, PyAny>> {
+    if let Some(function) = functions.get(&number) {
+        return Ok(function.clone());
+    }
+    let function = payload::load_function(py, worker.function(number)?)?;
+    functions.insert(number, function.clone());
+    Ok(function)
+}

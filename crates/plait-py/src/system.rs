@@ -1,0 +1,50 @@
+//! A few calls to the system for the Python side.
+
+use pyo3::prelude::*;
+
+use plait_sys::{child, cpu, limits};
+
+/// CPUs that this process may use: affinity and container quota.
+#[pyfunction]
+fn usable_cpus() -> usize {
+    cpu::usable_cpus()
+}
+
+/// Makes this process adopt what its descendants leave behind.
+#[pyfunction]
+fn become_subreaper() -> PyResult<()> {
+    Ok(child::become_subreaper()?)
+}
+
+/// Has this process killed when its parent dies; False when that has happened.
+#[pyfunction]
+fn die_with_parent(expected_parent: u32) -> PyResult<bool> {
+    Ok(child::die_with_parent(expected_parent)?)
+}
+
+/// Gives this process a group of its own.
+#[pyfunction]
+fn own_process_group() -> PyResult<()> {
+    Ok(child::own_process_group()?)
+}
+
+/// Limits private memory, in bytes.
+#[pyfunction]
+fn limit_private_memory(bytes: u64) -> PyResult<()> {
+    Ok(limits::limit_private_memory(bytes)?)
+}
+
+/// Private memory in use, in bytes.
+#[pyfunction]
+fn private_memory() -> PyResult<u64> {
+    Ok(limits::private_memory()?)
+}
+
+pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_function(wrap_pyfunction!(usable_cpus, module)?)?;
+    module.add_function(wrap_pyfunction!(become_subreaper, module)?)?;
+    module.add_function(wrap_pyfunction!(die_with_parent, module)?)?;
+    module.add_function(wrap_pyfunction!(own_process_group, module)?)?;
+    module.add_function(wrap_pyfunction!(limit_private_memory, module)?)?;
+    module.add_function(wrap_pyfunction!(private_memory, module)?)
+}

@@ -1,0 +1,19 @@
+//! Memory shared by threads and processes: the lock-free structures of plait.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`sync`] | the one door to atomics: `std` in a build, `loom` under its cfg |
+//! | [`queue`] | the ticket queue: many takers, any of which may die between two instructions |
+//! | [`idle`] | who sleeps, who spins, whom to wake: no lost wake-up |
+//! | [`ring`] | a single-producer, single-consumer ring of numbers |
+//! | [`arena`] | blocks for what is too large for a slot; one writer allocates, readers give back |
+//!
+//! The algorithms borrow their words, so they run on the heap under loom and in a mapping in production.
+//! Nothing here blocks: sleeping is the caller's business, through `plait-sys`.
+
+#[cfg(not(loom))]
+pub mod arena;
+pub mod idle;
+pub mod queue;
+pub mod ring;
+pub mod sync;

@@ -1,0 +1,111 @@
+//! CPUs: where this thread runs, and how many this process may use.
+//!
+//! Counts what the affinity mask allows, and no more than the quota of the control group and those above it.
+
+use crate::cgroup::{self, Hierarchy};
+use std::path::Path;
+
+/// Room for the masks of machines with 65,536 CPUs.
+const MASK_WORDS: usize = 1024;
+
+/// The CPU this thread runs on; it may have moved by the time you look.
+#[inline]
+#[must_use]
+pub fn current_cpu() -> u32 {
+    // SAFETY: the call takes nothing and touches no memory. A kernel without it says -1.
+    u32::try_from(unsafe { libc::sched_getcpu() }).unwrap_or(0)
+}
+
+/// How many CPUs this thread may use at once, at least 1: its affinity mask, and the quota of its control group in
+/// whole CPUs, rounded up. Reads `/proc` and `/sys`: ask once.
+#[must_use]
+pub fn usable_cpus() -> usize {
+    let quota = quota_cpus().unwrap_or(usize::MAX);
+    affinity_cpus().min(quota).max(1)
+}
+
+fn affinity_cpus() -> usize {
+    let mut mask = [0_u64; MASK_WORDS];
+    // SAFETY: the mask is ours and as long as we say; 0 is this thread.
+    let result = unsafe { libc::sched_getaffinity(0, size_of_val(&mask), mask.as_mut_ptr().cast()) };
+    match result {
+        0 => mask.iter().map(|word| word.count_ones() as usize).sum(),
+        _ => std::thread::available_parallelism().map_or(1, Into::into),
+    }
+}
+
+/// The least quota on the way from our control group to the root, of either version.
+fn quota_cpus() -> Option<usize> {
+    let unified = cgroup::lineage(Hierarchy::Unified).into_iter();
+    let legacy = cgroup::lineage(Hierarchy::Legacy("cpu")).into_iter();
+    let unified = unified.filter_map(|directory| unified_quota(&directory));
+    let legacy = legacy.filter_map(|directory| legacy_quota(&directory));
+    unified.chain(legacy).min()
+}
+
+fn unified_quota(directory: &Path) -> Option<usize> {
+    parse_cpu_max(&cgroup::read(directory, "cpu.max")?)
+}
+
+fn legacy_quota(directory: &Path) -> Option<usize> {
+    let quota = cgroup::read(directory, "cpu.cfs_quota_us")?;
+    let period = cgroup::read(directory, "cpu.cfs_period_us")?;
+    parse_cfs(&quota, &period)
+}
+
+/// `cpu.max` is "quota period" in microseconds, or "max period" for none.
+fn parse_cpu_max(text: &str) -> Option<usize> {
+    let (quota, period) = text.trim().split_once(' ')?;
+    parse_cfs(quota, period)
+}
+
+/// Whole CPUs, rounded up. The quota is -1 or "max" where there is none.
+fn parse_cfs(quota: &str, period: &str) -> Option<usize> {
+    let quota: u64 = quota.trim().parse().ok()?;
+    let period: u64 = period.trim().parse().ok()?;
+    (period > 0).then(|| quota.div_ceil(period) as usize)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::forked;
+
+    #[test]
+    fn cpu_max_is_rounded_up_to_whole_cpus() {
+        assert_eq!(parse_cpu_max("max 100000\n"), None);
+        assert_eq!(parse_cpu_max("100000 100000\n"), Some(1));
+        assert_eq!(parse_cpu_max("150000 100000\n"), Some(2));
+        assert_eq!(parse_cpu_max("1000 100000\n"), Some(1));
+        assert_eq!(parse_cpu_max("400000 50000\n"), Some(8));
+        assert_eq!(parse_cpu_max(""), None);
+        assert_eq!(parse_cpu_max("5 0"), None);
+    }
+
+    #[test]
+    fn a_quota_of_version_1_may_be_absent() {
+        assert_eq!(parse_cfs("-1\n", "100000\n"), None);
+        assert_eq!(parse_cfs("250000\n", "100000\n"), Some(3));
+        assert_eq!(parse_cfs("", "100000\n"), None);
+    }
+
+    #[test]
+    fn usable_cpus_are_those_of_the_mask_at_most() {
+        let online = std::thread::available_parallelism().map_or(1, Into::into);
+        assert!((1..=online + 1).contains(&usable_cpus()));
+    }
+
+    #[test]
+    fn the_affinity_mask_counts_and_names_the_cpu() {
+        let child = forked::start(|| {
+            let cpu = current_cpu() as usize;
+            let mut mask = [0_u64; MASK_WORDS];
+            mask[cpu / 64] = 1 << (cpu % 64);
+            let mask_ptr = mask.as_ptr().cast();
+            // SAFETY: the mask is ours and as long as we say; 0 is this thread.
+            let set = unsafe { libc::sched_setaffinity(0, size_of_val(&mask), mask_ptr) };
+            set == 0 && affinity_cpus() == 1 && current_cpu() as usize == cpu
+        });
+        assert!(child.succeeded());
+    }
+}

@@ -1,0 +1,255 @@
+//! Memory that processes share and that has no name: a memfd, its seals, and a mapping which knows its end.
+//!
+//! Nothing is left behind when the last process that holds it is gone, however it went. A mapping hands out a raw
+//! pointer only: what lies there, and who may write it when, is the affair of `plait-shm` and `plait-pool`.
+
+use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
+use rustix::io::{Errno, retry_on_intr};
+use rustix::mm::{MapFlags, ProtFlags};
+use std::ffi::c_void;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::ptr::NonNull;
+
+/// A file in memory, without a name in any file system.
+#[derive(Debug)]
+pub struct Memfd {
+    fd: OwnedFd,
+}
+
+impl Memfd {
+    /// Makes one of `len` zero bytes; pages cost memory only once they are written. `name` shows in `/proc` only.
+    pub fn create(name: &str, len: u64) -> io::Result<Memfd> {
+        let memory = Memfd { fd: open(name)? };
+        memory.grow_to(len)?;
+        Ok(memory)
+    }
+
+    /// Takes over a descriptor that another process sent.
+    #[must_use]
+    pub fn from_fd(fd: OwnedFd) -> Memfd {
+        Memfd { fd }
+    }
+
+    /// Its length in bytes, now.
+    pub fn len(&self) -> io::Result<u64> {
+        Ok(rustix::fs::fstat(&self.fd)?.st_size as u64)
+    }
+
+    /// Whether it has no bytes, now.
+    pub fn is_empty(&self) -> io::Result<bool> {
+        Ok(self.len()? == 0)
+    }
+
+    /// Makes it at least `len` bytes long; the new ones are zero. For one grower at a time.
+    pub fn grow_to(&self, len: u64) -> io::Result<()> {
+        if self.len()? < len {
+            retry_on_intr(|| rustix::fs::ftruncate(&self.fd, len))?;
+        }
+        Ok(())
+    }
+
+    /// Fixes the length for ever, for every process: who maps it need not fear `SIGBUS`.
+    pub fn seal_size(&self) -> io::Result<()> {
+        self.seal(SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)
+    }
+
+    /// From now on it may only grow: what is mapped already stays there.
+    pub fn seal_shrink(&self) -> io::Result<()> {
+        self.seal(SealFlags::SHRINK)
+    }
+
+    /// Gives the memory of a range back; it reads as zeros, and the length stays.
+    pub fn punch_hole(&self, offset: u64, len: u64) -> io::Result<()> {
+        let mode = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        retry_on_intr(|| rustix::fs::fallocate(&self.fd, mode, offset, len))?;
+        Ok(())
+    }
+
+    /// Reads what there is from `offset`, at most the buffer's length; 0 at or after the end.
+    pub fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        Ok(retry_on_intr(|| rustix::io::pread(&self.fd, &mut *buffer, offset))?)
+    }
+
+    /// Writes all of `bytes` at `offset`, growing the file where it is not sealed.
+    pub fn write_all_at(&self, mut bytes: &[u8], mut offset: u64) -> io::Result<()> {
+        while !bytes.is_empty() {
+            match retry_on_intr(|| rustix::io::pwrite(&self.fd, bytes, offset))? {
+                0 => return Err(io::ErrorKind::WriteZero.into()),
+                written => {
+                    bytes = &bytes[written..];
+                    offset += written as u64;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn seal(&self, seals: SealFlags) -> io::Result<()> {
+        Ok(rustix::fs::fcntl_add_seals(&self.fd, seals)?)
+    }
+}
+
+impl AsFd for Memfd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl From<Memfd> for OwnedFd {
+    fn from(memory: Memfd) -> OwnedFd {
+        memory.fd
+    }
+}
+
+/// Opens a memfd that can never be executed; kernels before 6.3 do not know that wish, some after insist on it.
+fn open(name: &str) -> io::Result<OwnedFd> {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    match rustix::fs::memfd_create(name, flags | MemfdFlags::NOEXEC_SEAL) {
+        Err(Errno::INVAL) => Ok(rustix::fs::memfd_create(name, flags)?),
+        opened => Ok(opened?),
+    }
+}
+
+/// A range of a file in this process's memory, shared with all who map it; given back on drop.
+#[derive(Debug)]
+pub struct Mapping {
+    start: NonNull<u8>,
+    len: usize,
+}
+
+// SAFETY: a mapping belongs to the process, not to a thread, and any thread may unmap it. Through `&Mapping` only its
+// address can be read.
+unsafe impl Send for Mapping {}
+// SAFETY: as above.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    /// Maps `len` bytes from `offset` (a multiple of the page size), readable, and writable if asked for.
+    ///
+    /// Touching a page beyond the end of the file raises `SIGBUS`: map what is there, and seal it against shrinking.
+    pub fn map(fd: BorrowedFd<'_>, offset: u64, len: usize, writable: bool) -> io::Result<Mapping> {
+        let mut access = ProtFlags::READ;
+        access.set(ProtFlags::WRITE, writable);
+        // SAFETY: a new mapping at an address of the kernel's choice touches no memory that is in use.
+        let start = unsafe { rustix::mm::mmap(std::ptr::null_mut(), len, access, MapFlags::SHARED, fd, offset)? };
+        let start = NonNull::new(start.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
+        Ok(Mapping { start, len })
+    }
+
+    /// The first byte; `len()` bytes are valid until the drop, for writes too if it was mapped so.
+    #[inline]
+    #[must_use]
+    pub fn as_ptr(&self) -> *mut u8 {
+        self.start.as_ptr()
+    }
+
+    /// How many bytes are mapped.
+    #[inline]
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Never: the kernel refuses an empty mapping.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: `start` and `len` are what `mmap` gave; who used `as_ptr` had to stop before this drop.
+        let unmapped = unsafe { rustix::mm::munmap(self.start.as_ptr().cast::<c_void>(), self.len) };
+        debug_assert!(unmapped.is_ok(), "munmap of our own range: {unmapped:?}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn errno<T: std::fmt::Debug>(result: io::Result<T>) -> Option<i32> {
+        result.expect_err("must be refused").raw_os_error()
+    }
+
+    #[test]
+    fn what_is_written_is_read_and_seen_in_mappings() {
+        let memory = Memfd::create("plait-test", 8192).expect("memfd");
+        let mapping = Mapping::map(memory.as_fd(), 4096, 4096, true).expect("map");
+        memory.write_all_at(b"plait", 4096).expect("write");
+        // SAFETY: five bytes at the start and one after them lie in the mapping; nobody else knows this memory.
+        let seen = unsafe {
+            mapping.as_ptr().add(5).write(b'!');
+            std::slice::from_raw_parts(mapping.as_ptr(), 5)
+        };
+        assert_eq!((seen, mapping.len()), (b"plait".as_slice(), 4096));
+        let mut buffer = [0; 6];
+        assert_eq!(memory.read_at(&mut buffer, 4096).expect("read"), 6);
+        assert_eq!(&buffer, b"plait!");
+        assert_eq!(memory.read_at(&mut buffer, 8190).expect("read"), 2);
+        assert_eq!(memory.read_at(&mut buffer, 8192).expect("read"), 0);
+    }
+
+    #[test]
+    fn growing_never_shrinks() {
+        let memory = Memfd::create("plait-test", 0).expect("memfd");
+        assert!(memory.is_empty().expect("stat"));
+        memory.grow_to(10_000).expect("grow");
+        memory.grow_to(5_000).expect("nothing to do");
+        assert_eq!(memory.len().expect("stat"), 10_000);
+    }
+
+    #[test]
+    fn a_sealed_size_refuses_to_shrink_and_to_grow() {
+        let memory = Memfd::create("plait-test", 4096).expect("memfd");
+        memory.seal_size().expect("seal");
+        let shrunk = rustix::fs::ftruncate(memory.as_fd(), 1).map_err(io::Error::from);
+        assert_eq!(errno(shrunk), Some(libc::EPERM));
+        assert_eq!(errno(memory.grow_to(8192)), Some(libc::EPERM));
+        assert_eq!(errno(memory.write_all_at(b"x", 4096)), Some(libc::EPERM));
+        assert_eq!(errno(memory.seal_shrink()), Some(libc::EPERM));
+        memory.write_all_at(b"x", 4095).expect("inside it is writable");
+    }
+
+    #[test]
+    fn sealed_against_shrinking_it_still_grows() {
+        let memory = Memfd::create("plait-test", 4096).expect("memfd");
+        memory.seal_shrink().expect("seal");
+        memory.grow_to(8192).expect("grow");
+        let shrunk = rustix::fs::ftruncate(memory.as_fd(), 4096).map_err(io::Error::from);
+        assert_eq!(errno(shrunk), Some(libc::EPERM));
+        memory.seal_size().expect("more seals may follow");
+    }
+
+    #[test]
+    fn a_hole_reads_as_zeros_and_gives_its_memory_back() {
+        let memory = Memfd::create("plait-test", 0).expect("memfd");
+        memory.write_all_at(&[7; 3 * 65536], 0).expect("write");
+        let blocks = |memory: &Memfd| rustix::fs::fstat(memory).expect("stat").st_blocks;
+        let before = blocks(&memory);
+        memory.punch_hole(65536, 65536).expect("punch");
+        assert!(blocks(&memory) < before);
+        assert_eq!(memory.len().expect("stat"), 3 * 65536);
+        let mut buffer = [1; 2];
+        memory.read_at(&mut buffer, 65535).expect("read");
+        assert_eq!(buffer, [7, 0]);
+    }
+
+    #[test]
+    fn what_cannot_be_mapped_says_why() {
+        let memory = Memfd::create("plait-test", 4096).expect("memfd");
+        let map = |offset, len| Mapping::map(memory.as_fd(), offset, len, false);
+        assert_eq!(errno(map(0, 0)), Some(libc::EINVAL));
+        assert_eq!(errno(map(1, 4096)), Some(libc::EINVAL));
+        assert!(map(0, 4096).is_ok());
+    }
+
+    #[test]
+    fn it_is_closed_on_exec() {
+        let memory = Memfd::create("plait-test", 1).expect("memfd");
+        let flags = rustix::io::fcntl_getfd(&memory).expect("flags");
+        assert!(flags.contains(rustix::io::FdFlags::CLOEXEC));
+    }
+}

@@ -1,0 +1,80 @@
+"""plait: one runtime for Python's three concurrency models.
+
+Public names are loaded when they are first used, so that `import plait` costs next to nothing:
+
+    from plait import ProcessPool
+
+The rooms behind them: `plait.processes` (the process pool), `plait.errors` (every exception), `plait._future` and
+`plait._executor` (what all executors share), `plait._core` (the extension).
+"""
+
+from __future__ import annotations
+
+import sys
+
+if sys.platform != "linux":
+    raise ImportError(f"plait runs on Linux only (futexes, pidfds, memfds); this is {sys.platform!r}")
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from plait import errors as errors
+    from plait._future import Future as Future
+    from plait.errors import (
+        DeadlockError as DeadlockError,
+        LimitExceeded as LimitExceeded,
+        NotPicklable as NotPicklable,
+        OwnerDied as OwnerDied,
+        TaskCancelled as TaskCancelled,
+        TaskTimeout as TaskTimeout,
+        WorkerDied as WorkerDied,
+    )
+    from plait.processes._pool import ProcessPool as ProcessPool
+    from plait.processes.limits import Limits as Limits
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "DeadlockError",
+    "Future",
+    "LimitExceeded",
+    "Limits",
+    "NotPicklable",
+    "OwnerDied",
+    "ProcessPool",
+    "TaskCancelled",
+    "TaskTimeout",
+    "WorkerDied",
+    "__version__",
+    "errors",
+]
+
+_HOMES = {
+    "DeadlockError": "plait.errors",
+    "Future": "plait._future",
+    "LimitExceeded": "plait.errors",
+    "Limits": "plait.processes.limits",
+    "NotPicklable": "plait.errors",
+    "OwnerDied": "plait.errors",
+    "ProcessPool": "plait.processes._pool",
+    "TaskCancelled": "plait.errors",
+    "TaskTimeout": "plait.errors",
+    "WorkerDied": "plait.errors",
+}
+
+
+def __getattr__(name: str) -> Any:
+    import importlib
+
+    if name == "errors":
+        return importlib.import_module("plait.errors")
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'plait' has no attribute {name!r}")
+    value = getattr(importlib.import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(__all__))

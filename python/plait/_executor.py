@@ -1,0 +1,248 @@
+"""What all executors share: options of a task, checks of arguments, and `map`."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterable, Iterator
+
+__all__ = ["MapCore", "Options", "map_items", "positive_int"]
+
+_WINDOW_MOST = 100_000
+"""Items of an unsized input that are under way at most."""
+
+_CHUNKS_AHEAD = 4
+"""Chunks per worker that are under way while an unsized input is pulled."""
+
+_NOT_A_CHUNK = "chunksize must be >= 1, or None to choose it from measured durations"
+
+
+class Options(NamedTuple):
+    """What may be asked for one task, checked."""
+
+    timeout: float | None
+    retries: int
+    priority: int
+
+    @classmethod
+    def check(cls, timeout: float | None, retries: int, priority: int) -> Options:
+        """Return the options, or raise TypeError or ValueError that names the argument and its value."""
+        if timeout is not None:
+            if isinstance(timeout, bool) or not isinstance(timeout, int | float):
+                raise TypeError(f"timeout must be a number of seconds or None, not {timeout!r}")
+            if not timeout > 0 or math.isinf(timeout):
+                raise ValueError(f"timeout must be a finite number of seconds above 0, not {timeout!r}")
+        for name, value in (("retries", retries), ("priority", priority)):
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise TypeError(f"{name} must be an int, not {value!r}")
+        if not 0 <= retries < 2**31:
+            raise ValueError(f"retries must be 0 or more, not {retries!r}")
+        if not -(2**31) <= priority < 2**31:
+            raise ValueError(f"priority must fit in 32 bits, not {priority!r}")
+        return cls(None if timeout is None else float(timeout), retries, priority)
+
+
+def positive_int(name: str, value: object) -> int:
+    """Return `value`, or raise TypeError or ValueError that names the argument."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an int, not {value!r}")
+    if value <= 0:
+        raise ValueError(f"{name} must be greater than 0, not {value!r}")
+    return value
+
+
+class MapCore(Protocol):
+    """A `map` under way, below: items go in, results come out."""
+
+    def push(self, args: tuple[Any, ...], /) -> None: ...
+    def send(self, last: bool) -> None: ...
+    def next(self, ordered: bool, deadline_ns: int | None) -> tuple[int, Any] | None: ...
+    def cancel(self) -> None: ...
+    @property
+    def outstanding(self) -> int: ...
+    @property
+    def chunk(self) -> int: ...
+
+
+class MapArguments(NamedTuple):
+    """The keyword arguments of `map`, checked."""
+
+    chunksize: int | None
+    buffersize: int | None
+    ordered: bool
+    progress: Callable[[int, int | None], object] | None
+
+    @classmethod
+    def check(
+        cls,
+        chunksize: int | None,
+        buffersize: int | None,
+        ordered: bool,
+        progress: bool | Callable[[int, int | None], object] | None,
+    ) -> MapArguments:
+        """Return the arguments, or raise TypeError or ValueError."""
+        if chunksize is not None:
+            if isinstance(chunksize, bool) or not isinstance(chunksize, int):
+                raise TypeError(f"chunksize must be an int or None, not {chunksize!r}")
+            if chunksize < 1:
+                raise ValueError(f"{_NOT_A_CHUNK}, not {chunksize!r}")
+        if buffersize is not None:
+            if isinstance(buffersize, bool) or not isinstance(buffersize, int):
+                raise TypeError(f"buffersize must be an integer or None, not {buffersize!r}")
+            if buffersize < 1:
+                raise ValueError(f"buffersize must be None or > 0, not {buffersize!r}")
+        show: Callable[[int, int | None], object] | None
+        if progress is True:
+            show = ProgressBar()
+        elif progress is None or progress is False:
+            show = None
+        elif callable(progress):
+            show = progress
+        else:
+            raise TypeError(f"progress must be True or a callable of (done, total), not {progress!r}")
+        chunk = None if chunksize is None else min(chunksize, 2**20)
+        return cls(chunk, buffersize, bool(ordered), show)
+
+
+def map_items(
+    core: MapCore,
+    iterables: tuple[Iterable[Any], ...],
+    arguments: MapArguments,
+    workers: int,
+    deadline_ns: int | None,
+) -> Iterator[Any]:
+    """Feed `iterables` into `core` and return the iterator over its results.
+
+    Inputs that are all sized are consumed here. Others, and any with a buffer size, are pulled as results are taken: never more
+    than the buffer size ahead, or as much as keeps the workers busy.
+    """
+    total = _length(iterables)
+    source = zip(*iterables, strict=False)
+    feeder: _Feeder | None = None
+    if total is not None and arguments.buffersize is None:
+        push = core.push
+        for args in source:
+            push(args)
+        core.send(True)
+    else:
+        feeder = _Feeder(core, source, arguments, workers)
+        feeder.fill()
+    return _results(core, feeder, arguments, total, deadline_ns)
+
+
+def _length(iterables: tuple[Iterable[Any], ...]) -> int | None:
+    """Return how many items the inputs give together, or None if one does not say."""
+    try:
+        return min((len(iterable) for iterable in iterables), default=0)  # type: ignore[arg-type]
+    except TypeError:
+        return None
+
+
+class _Feeder:
+    """Pulls an input as far ahead as is wanted."""
+
+    def __init__(
+        self, core: MapCore, source: Iterator[tuple[Any, ...]], arguments: MapArguments, workers: int
+    ) -> None:
+        self._core = core
+        self._source: Iterator[tuple[Any, ...]] | None = source
+        self._buffersize = arguments.buffersize
+        self._chunks = _CHUNKS_AHEAD * workers
+
+    def fill(self) -> None:
+        """Pull while there is room."""
+        source, core = self._source, self._core
+        if source is None:
+            return
+        window = self._buffersize or min(self._chunks * core.chunk, _WINDOW_MOST)
+        room = window - core.outstanding
+        if room <= 0 or (room < window // 4 and core.outstanding > 0):
+            return
+        for _ in range(room):
+            try:
+                args = next(source)
+            except StopIteration:
+                self._source = None
+                core.send(True)
+                return
+            core.push(args)
+        core.send(False)
+
+
+def _results(
+    core: MapCore, feeder: _Feeder | None, arguments: MapArguments, total: int | None, deadline_ns: int | None
+) -> Generator[Any, None, None]:
+    """Yield the results; whoever stops early cancels what was not begun."""
+    take, ordered, progress = core.next, arguments.ordered, arguments.progress
+    done = 0
+    try:
+        while True:
+            if feeder is not None:
+                feeder.fill()
+            item = take(ordered, deadline_ns)
+            if item is None:
+                return
+            if progress is not None:
+                done += 1
+                progress(done, total)
+            yield item[1]
+            del item
+    finally:
+        core.cancel()
+        if isinstance(progress, ProgressBar):
+            progress.close()
+
+
+class ProgressBar:
+    """What `progress=True` shows on standard error: a bar on a terminal, a line every ten seconds elsewhere."""
+
+    def __init__(self) -> None:
+        self._begin = time.monotonic()
+        self._last = -math.inf
+        self._terminal = bool(sys.stderr) and sys.stderr.isatty()
+        self._shown = 0
+
+    def __call__(self, done: int, total: int | None) -> None:
+        now = time.monotonic()
+        pause = 0.1 if self._terminal else 10.0
+        if not self._terminal and self._last == -math.inf:
+            self._last = now
+        if now - self._last < pause and done != total:
+            return
+        self._last = now
+        self._show(self.line(done, total, now - self._begin))
+
+    @staticmethod
+    def line(done: int, total: int | None, seconds: float) -> str:
+        """Return the text of the bar.
+
+        >>> ProgressBar.line(30, 120, 2.0)
+        '[#######-----------------------]  25 % 30/120, 15/s, 6 s left'
+        """
+        rate = done / seconds if seconds > 0 else 0.0
+        if not total:
+            return f"{done} done, {rate:.0f}/s"
+        share = done / total
+        bar = "#" * int(30 * share)
+        left = f", {(total - done) / rate:.0f} s left" if rate > 0 and done < total else ""
+        return f"[{bar:-<30}] {100 * share:3.0f} % {done}/{total}, {rate:.0f}/s{left}"
+
+    def _show(self, text: str) -> None:
+        if not sys.stderr:
+            return
+        if self._terminal:
+            sys.stderr.write("\r" + text[:79].ljust(self._shown))
+            self._shown = min(len(text), 79)
+        else:
+            sys.stderr.write(text + "\n")
+        sys.stderr.flush()
+
+    def close(self) -> None:
+        """Erase the bar."""
+        if self._terminal and self._shown:
+            sys.stderr.write("\r" + " " * self._shown + "\r")
+            sys.stderr.flush()

@@ -1,0 +1,349 @@
+"""Starting fork servers, in the parent: one per program and distinct `preload`, or a copy of the program for one pool.
+
+`connect_pool` and `fork_pool` return the pool's end of a connection that speaks the protocol of
+docs/design/process-pool.md, section 5. Who is done with it should `shutdown` it before closing: a child that the program
+has forked meanwhile may hold a copy.
+"""
+
+from __future__ import annotations
+
+import marshal
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import traceback
+import warnings
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from plait.processes._server import RunWorker
+
+__all__ = ["connect_pool", "fork_pool", "reap_ended", "stop_servers"]
+
+START_TIMEOUT: Final = 30.0
+"""Seconds that a server may take to start."""
+
+PRELOAD_TIMEOUT: Final = 300.0
+"""Seconds more that it may take if there is something to preload."""
+
+_STOP_TIMEOUT: Final = 5.0
+_LAST_WORDS: Final = 4000
+
+# The new interpreter first learns where to import from: its descriptor %d holds `[sys.path, arguments of main]`.
+_READ_CONFIG: Final = (
+    "import sys, os, marshal\n"
+    "c = marshal.loads(os.pread(%d, os.fstat(%d).st_size, 0)); os.close(%d); sys.path[:] = c[0]\n"
+)
+RUN_MAIN = "from plait.processes._server import main; main(*c[1])"
+"""The rest of the program that a server runs."""
+
+
+class _Server:
+    """A running fork server, its control connection, and whether it has been given the resource tracker."""
+
+    __slots__ = ("control", "process", "tracked")
+
+    def __init__(self, process: subprocess.Popen[bytes], control: socket.socket) -> None:
+        self.process = process
+        self.control = control
+        self.tracked = False
+
+
+_lock = threading.Lock()
+_owner = os.getpid()
+_servers: dict[tuple[str, ...], _Server] = {}
+_copies: list[int] = []
+
+
+def connect_pool(preload: tuple[str, ...] = ()) -> socket.socket:
+    """Return a connection to this program's fork server for `preload`, which is started if there is none.
+
+    Args:
+        preload: Names of modules that the server imports before it forks the first worker.
+
+    Raises:
+        RuntimeError: The server ended or said nothing while it started; the message has its last words.
+        OSError: The interpreter could not be run, or there are no descriptors left.
+    """
+    _disown_after_fork()
+    with _lock:
+        for last_chance in (False, True):
+            server = _servers.get(preload)
+            if server is not None and server.process.poll() is not None:
+                _forget(preload)
+                server = None
+            if server is None:
+                server = _servers[preload] = _start(preload)
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            try:
+                with theirs:
+                    _share_resource_tracker(server)
+                    socket.send_fds(server.control, [b"P"], [theirs.fileno()])
+                return ours
+            except (BrokenPipeError, ConnectionResetError):  # it died just now
+                ours.close()
+                _forget(preload)
+                if last_chance:
+                    raise
+            except BaseException:
+                ours.close()
+                raise
+    raise AssertionError("the second turn returns or raises")
+
+
+def fork_pool(run_worker: RunWorker | None = None) -> socket.socket:
+    """Return a connection to a forked copy of this process that serves one pool.
+
+    Warns:
+        RuntimeWarning: This process has other threads. What they hold, locks above all, stays held in the copy for ever.
+    """
+    from plait.processes import _server
+
+    _disown_after_fork()
+    if threading.active_count() > 1 or len(os.listdir("/proc/self/task")) > 1:
+        warnings.warn(
+            "the process is forked while it has several threads: workers may wait for ever for a lock that one of them "
+            'holds; a pool without mp_context="fork" does not have this problem',
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    parent_pid = os.getpid()
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with theirs:
+        try:
+            parent_pidfd = os.pidfd_open(parent_pid)
+            try:
+                _flush()
+                pid = os.fork()
+                if pid == 0:
+                    _become_copy(_server.run_copy, ours, theirs, parent_pid, parent_pidfd, run_worker)
+            finally:
+                os.close(parent_pidfd)
+        except BaseException:
+            ours.close()
+            raise
+    with _lock:
+        _copies.append(pid)
+    return ours
+
+
+def reap_ended() -> None:
+    """Reap the copies that have ended since, so that they do not stay as zombies until the program ends."""
+    with _lock:
+        _copies[:] = [pid for pid in _copies if not _has_ended(pid)]
+
+
+def stop_servers() -> None:
+    """End all fork servers of this process and wait for them.
+
+    To be called when the pools are shut down; a server whose pools are not is killed after a few seconds, which kills
+    their workers.
+    """
+    _disown_after_fork()
+    with _lock:
+        for server in _servers.values():
+            try:
+                server.control.send(b"Q")  # a copy of our end, in a forked child, may keep the connection open
+            except OSError:
+                pass
+            server.control.close()
+        deadline = time.monotonic() + _STOP_TIMEOUT
+        for server in _servers.values():
+            _await_end(server.process.pid, deadline)
+            server.process.wait()
+        for pid in _copies:
+            _await_end(pid, deadline)
+            _has_ended(pid)
+        _servers.clear()
+        _copies.clear()
+
+
+def _become_copy(
+    run_copy: Any,
+    ours: socket.socket,
+    theirs: socket.socket,
+    parent_pid: int,
+    parent_pidfd: int,
+    run_worker: RunWorker | None,
+) -> None:
+    """In the forked copy: serve, and never return into the program."""
+    try:
+        ours.close()
+        run_copy(theirs, parent_pid, parent_pidfd, run_worker)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(1)
+
+
+def _start(preload: tuple[str, ...]) -> _Server:
+    """Start a server and wait until it is ready."""
+    said = os.memfd_create("plait-server-stderr")
+    try:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            try:
+                process = _run_interpreter(theirs.fileno(), said, preload)
+            except BaseException:
+                ours.close()
+                raise
+        try:
+            _await_ready(process, ours, said, START_TIMEOUT + (PRELOAD_TIMEOUT if preload else 0))
+        except BaseException:  # Ctrl-C included
+            ours.close()
+            process.kill()
+            process.wait()
+            raise
+        return _Server(process, ours)
+    finally:
+        os.close(said)
+
+
+def _run_interpreter(control_fd: int, said: int, preload: tuple[str, ...]) -> subprocess.Popen[bytes]:
+    """Run a fresh interpreter with this one's flags and path, and with `said` as its standard error for now."""
+    config = os.memfd_create("plait-server-config")
+    stderr = _real_stderr()
+    try:
+        here = os.path.realpath(os.curdir)
+        path = [entry or here for entry in _strings(sys.path)]
+        code = marshal.dumps([path, (control_fd, os.getpid(), preload, stderr)])
+        with open(config, "wb", closefd=False) as file:
+            file.write(code)
+        flags: list[str] = _internals(subprocess)._args_from_interpreter_flags()
+        return subprocess.Popen(
+            [_executable(), *flags, "-c", _READ_CONFIG % (config, config, config) + RUN_MAIN],
+            pass_fds=(control_fd, config, stderr),
+            stdin=subprocess.DEVNULL,
+            stderr=said,
+            process_group=0,
+            close_fds=True,
+        )
+    finally:
+        os.close(config)
+        os.close(stderr)
+
+
+def _await_ready(process: subprocess.Popen[bytes], control: socket.socket, said: int, timeout: float) -> None:
+    """Wait for the server's `R`."""
+    control.settimeout(timeout)
+    try:
+        ready = control.recv(1) == b"R"
+    except ConnectionResetError:
+        ready = False
+    except TimeoutError:
+        process.kill()
+        raise RuntimeError(f"the fork server was not ready after {timeout:g} s{_last_words(said)}") from None
+    if not ready:
+        _await_end(process.pid, time.monotonic() + _STOP_TIMEOUT)
+        raise RuntimeError(f"the fork server could not start (exit code {process.wait()}){_last_words(said)}")
+    control.settimeout(START_TIMEOUT)  # for sends: a server that takes nothing for so long is stuck
+
+
+def _last_words(said: int) -> str:
+    """Return the end of what a server wrote to its standard error."""
+    size = os.fstat(said).st_size
+    text = os.pread(said, _LAST_WORDS, max(0, size - _LAST_WORDS)).decode(errors="replace").strip()
+    return f":\n{text}" if text else ""
+
+
+def _executable() -> str:
+    """Return the interpreter to run, which `multiprocessing.set_executable` may have changed."""
+    spawn = sys.modules.get("multiprocessing.spawn")
+    executable = sys.executable if spawn is None else spawn.get_executable()
+    if not executable:
+        raise RuntimeError("sys.executable is empty, so there is no interpreter to start workers with")
+    return os.fsdecode(executable)
+
+
+def _strings(values: Iterable[object]) -> list[str]:
+    """Return the strings among `values`: imports skip what else there is in `sys.path`."""
+    return [value for value in values if isinstance(value, str)]
+
+
+def _real_stderr() -> int:
+    """Return a copy of descriptor 2, or of the null device in a program without standard error."""
+    try:
+        return os.dup(2)
+    except OSError:
+        return os.open(os.devnull, os.O_WRONLY)
+
+
+def _share_resource_tracker(server: _Server) -> None:
+    """Let the workers use the resource tracker of this process, if it is used here.
+
+    With a tracker of their own, they would unlink shared memory that they have only attached to.
+    """
+    module = sys.modules.get("multiprocessing.resource_tracker")
+    if module is not None and not server.tracked:
+        socket.send_fds(server.control, [b"T"], [module.getfd()])
+        server.tracked = True
+
+
+def _await_end(pid: int, deadline: float) -> None:
+    """Wait until a child of ours has ended, without reaping it; kill it at the deadline."""
+    try:
+        pidfd = os.pidfd_open(pid)
+    except OSError:  # somebody has reaped it
+        return
+    try:
+        poll = select.poll()
+        poll.register(pidfd, select.POLLIN)
+        if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            poll.poll()
+    finally:
+        os.close(pidfd)
+
+
+def _has_ended(pid: int) -> bool:
+    """Reap a copy if it has ended."""
+    try:
+        return os.waitpid(pid, os.WNOHANG)[0] == pid
+    except ChildProcessError:  # somebody else has reaped it
+        return True
+
+
+def _forget(preload: tuple[str, ...]) -> None:
+    """Drop a server that has died."""
+    server = _servers.pop(preload)
+    server.control.close()
+    server.process.kill()
+    server.process.wait()
+
+
+def _flush() -> None:
+    """Write out what the copies would otherwise write once more."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (AttributeError, ValueError, OSError):  # there is none, or it is closed
+            pass
+
+
+def _disown_after_fork() -> None:
+    """In a forked child: forget the servers, which are the parent's."""
+    global _lock, _owner
+    if _owner == os.getpid():
+        return
+    _owner = os.getpid()
+    _lock = threading.Lock()
+    for server in _servers.values():
+        server.control.close()
+        server.process.returncode = 0  # not ours to wait for, and no ResourceWarning
+    _servers.clear()
+    _copies.clear()
+
+
+def _internals(module: Any) -> Any:
+    """Name what is reached without the type checker's help: private, but the way the standard library does it too."""
+    return module
+
+
+os.register_at_fork(after_in_child=_disown_after_fork)

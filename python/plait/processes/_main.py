@@ -1,0 +1,94 @@
+"""Bringing the program's main module, and what else workers should find as it was, into a worker.
+
+This is what `multiprocessing` does for its spawned children: `preparation` gives the dict of
+`multiprocessing.spawn.get_preparation_data`, `prepare` applies it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+__all__ = ["check_not_importing_main", "preparation", "prepare"]
+
+
+def preparation() -> dict[str, object]:
+    """Return what a worker needs to resemble this process, as plain values.
+
+    Unlike the standard library's function it leaves the start method undecided if the program has not chosen one.
+    """
+    import multiprocessing
+    import multiprocessing.process
+
+    check_not_importing_main()
+    process: Any = multiprocessing.process
+    origin: str | None = process.ORIGINAL_DIR
+    data: dict[str, object] = {
+        "authkey": bytes(process.current_process().authkey),
+        "sys_path": [entry or origin or "" for entry in sys.path],
+        "sys_argv": list(sys.argv),
+        "orig_dir": origin,
+        **_logging_set_up(),
+        **_main_module(origin),
+    }
+    try:
+        data["dir"] = os.getcwd()
+    except FileNotFoundError:  # it was removed; workers stay where the fork server is
+        pass
+    start_method = multiprocessing.get_start_method(allow_none=True)
+    if start_method:
+        data["start_method"] = start_method
+    return data
+
+
+def check_not_importing_main() -> None:
+    """Refuse to make a pool while a worker imports the main module.
+
+    Raises:
+        RuntimeError: The script makes the pool without `if __name__ == "__main__":`. The message is the standard
+            library's, which people search for.
+    """
+    if "multiprocessing.process" in sys.modules:
+        import multiprocessing.spawn
+
+        spawn: Any = multiprocessing.spawn
+        spawn._check_not_importing_main()
+
+
+def prepare(data: dict[str, Any]) -> None:
+    """Apply `preparation()`'s dict in a worker; the main module is imported as `__mp_main__`."""
+    import multiprocessing.process
+    import multiprocessing.spawn
+
+    current: Any = multiprocessing.process.current_process()
+    current._inheriting = True
+    try:
+        multiprocessing.spawn.prepare(data)
+    finally:
+        del current._inheriting
+
+
+def _logging_set_up() -> dict[str, object]:
+    """Return how `multiprocessing`'s own logger is set up, if anybody has used it."""
+    util: Any = sys.modules.get("multiprocessing.util")
+    if util is None:
+        return {"log_to_stderr": False}
+    set_up: dict[str, object] = {"log_to_stderr": util._log_to_stderr}
+    if util._logger is not None:
+        set_up["log_level"] = util._logger.getEffectiveLevel()
+    return set_up
+
+
+def _main_module(origin: str | None) -> dict[str, object]:
+    """Return how to import the main module again: by name (`python -m`) or by path; nothing if there is no way."""
+    main = sys.modules.get("__main__")
+    name = getattr(getattr(main, "__spec__", None), "name", None)
+    if name is not None:
+        return {"init_main_from_name": name}
+    path = getattr(main, "__file__", None)
+    if path is None:
+        return {}
+    if not os.path.isabs(path) and origin is not None:
+        path = os.path.join(origin, path)
+    return {"init_main_from_path": os.path.normpath(path)}

@@ -1,0 +1,420 @@
+"""`ProcessPool`: the arguments are checked here, the work is done in `_core`."""
+
+from __future__ import annotations
+
+import atexit
+import concurrent.futures
+import itertools
+import os
+import pickle
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+from plait import _core
+from plait._executor import MapArguments, Options, map_items, positive_int
+from plait._future import Future
+from plait.processes import _launch, _main
+from plait.processes.limits import Limits
+
+if TYPE_CHECKING:
+    import types
+    from multiprocessing.context import BaseContext
+    from typing import Self
+
+__all__ = ["ProcessPool"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_MOST_WORKERS = 1024
+_START_METHODS = ("fork", "spawn", "forkserver")
+_numbers = itertools.count(1)
+
+
+class ProcessPool(_core.ProcessPoolCore, concurrent.futures.Executor):
+    """A pool of worker processes: `concurrent.futures.ProcessPoolExecutor`, faster and harder to break.
+
+    Use it for work that keeps a core busy. A worker that dies, hangs or eats too much memory costs the task it ran, never
+    the pool. Workers start when work waits, from a small fork server; your own process is not forked.
+
+    Args:
+        max_workers: Most workers at a time; by default the CPUs that this process may use (affinity, container quota).
+        mp_context: A context of `multiprocessing` or the name of a start method. "spawn" and "forkserver" are served by the
+            fork server, as is None; "fork" makes workers copies of this process as it is at the first task, with a
+            warning when it has threads.
+        initializer: Called in each worker before its first task, with `initargs`. If it raises, the pool is broken.
+        max_tasks_per_child: Tasks after which a worker is replaced.
+        timeout: Seconds of run time after which a task is stopped with `TaskTimeout`. Not counted while it is queued.
+        retries: How often a task is tried again when its worker died. Exceptions are not retried.
+        limits: What a worker may use; see `Limits`.
+        preload: Names of modules that the fork server imports once, for all workers.
+
+    Raises:
+        TypeError, ValueError: An argument is not what it should be; the message names it and its value.
+        ModuleNotFoundError: A module of `preload` does not exist.
+
+    >>> import plait
+    >>> with plait.ProcessPool(2) as pool:
+    ...     list(pool.map(abs, [-1, 2, -3]))
+    [1, 2, 3]
+
+    Read next: `submit`, `map`, `options`, `plait.Future`, `plait.WorkerDied`.
+    """
+
+    def __init__(
+        self,
+        max_workers: int | None = None,
+        mp_context: BaseContext | str | None = None,
+        initializer: Callable[..., object] | None = None,
+        initargs: Iterable[Any] = (),
+        *,
+        max_tasks_per_child: int | None = None,
+        timeout: float | None = None,
+        retries: int = 0,
+        limits: Limits | None = None,
+        preload: Iterable[str] = (),
+    ) -> None:
+        _main.check_not_importing_main()
+        workers = _core.usable_cpus() if max_workers is None else positive_int("max_workers", max_workers)
+        if workers > _MOST_WORKERS:
+            raise ValueError(f"max_workers must be at most {_MOST_WORKERS}, not {max_workers!r}")
+        if max_tasks_per_child is not None:
+            positive_int("max_tasks_per_child", max_tasks_per_child)
+        if initializer is not None and not callable(initializer):
+            raise TypeError(f"initializer must be a callable, not {initializer!r}")
+        if limits is not None and not isinstance(limits, Limits):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"limits must be plait.Limits or None, not {limits!r}")
+        options = Options.check(timeout, retries, 0)
+        modules = _check_preload(preload)
+        forked = _start_method(mp_context) == "fork"
+        self._max_workers = workers
+        self._max_tasks = max_tasks_per_child
+        self._options = options
+        self._number = next(_numbers)
+        self._open(
+            max_workers=workers,
+            config=self._config(initializer, tuple(initargs), limits, forked),
+            connect=_connect_by_fork if forked else _Connect(modules),
+            future=Future,
+            stack_signal=signal.SIGRTMAX - 3,
+            spin=os.environ.get("PLAIT_SPIN", "1") != "0",
+            timeout=options.timeout,
+            retries=options.retries,
+        )
+
+    def _config(
+        self, initializer: Callable[..., object] | None, initargs: tuple[Any, ...], limits: Limits | None, forked: bool
+    ) -> bytes:
+        """Return what each worker is told, pickled."""
+        main = _main.preparation()
+        if forked:  # a copy has its main module already
+            main = {key: value for key, value in main.items() if not key.startswith("init_main")}
+        try:
+            cwd: str | None = os.getcwd()
+        except FileNotFoundError:
+            cwd = None
+        config = {
+            "cwd": cwd,
+            "environ": dict(os.environ),
+            "sys_path": [entry for entry in sys.path if isinstance(entry, str)],
+            "main": main,
+            "initializer": None if initializer is None else _core.dumps((initializer, initargs), "the initializer"),
+            "memory_limit": None if limits is None else limits.memory,
+            "max_tasks": self._max_tasks,
+            "process_name": f"ProcessPool-{self._number}",
+        }
+        return pickle.dumps(config, protocol=5)
+
+    if TYPE_CHECKING:
+
+        def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:  # type: ignore[override]
+            """Queue `fn(*args, **kwargs)` and return its future.
+
+            Raises:
+                NotPicklable: The function or an argument cannot be sent; the message names it.
+                RuntimeError: The pool was shut down.
+            """
+            ...
+
+    def map(  # type: ignore[override]
+        self,
+        fn: Callable[..., T],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int | None = None,
+        buffersize: int | None = None,
+        ordered: bool = True,
+        progress: bool | Callable[[int, int | None], object] | None = None,
+    ) -> Iterator[T]:
+        """Apply `fn` to the items of `iterables` in the workers, yielding the results.
+
+        Inputs that have a length are all submitted at the call. Others are pulled as results are taken, so endless ones are
+        welcome. Timeouts and retries of the pool count per item, whatever the chunk.
+
+        Args:
+            timeout: Seconds from this call to the last result, as in the standard library.
+            chunksize: Items per message. `None` sizes chunks from measured durations so that one takes 2 to 5 ms.
+            buffersize: Items under way at most; any input is then pulled as results are taken.
+            ordered: False yields results as they come.
+            progress: True shows a bar on standard error; a callable is called as `progress(done, total)` for each result,
+                with `total` None where the input has no length.
+
+        Raises:
+            WorkerDied: The worker that ran an item was killed or crashed; `.signal`, `.pid`, `.index` say which.
+            TaskTimeout: An item ran longer than the pool's `timeout`.
+            TimeoutError: The results did not all come within `timeout`.
+
+        >>> import plait
+        >>> with plait.ProcessPool(2) as pool:
+        ...     list(pool.map(pow, [2, 3, 4], [5, 2, 1]))
+        [32, 9, 4]
+        """
+        return self._map_with(self._options, fn, iterables, timeout, (chunksize, buffersize, ordered, progress))
+
+    def _map_with(
+        self,
+        options: Options,
+        fn: Callable[..., T],
+        iterables: tuple[Iterable[Any], ...],
+        timeout: float | None,
+        keywords: tuple[Any, ...],
+    ) -> Iterator[T]:
+        arguments = MapArguments.check(*keywords)
+        deadline_ns = _core.deadline_ns(timeout)
+        chunk = arguments.chunksize
+        if chunk is None and self._max_tasks is not None:
+            chunk = 1  # each item is a task, as it is with the standard library's default
+        core = self._map(*options, fn, chunk)
+        return map_items(core, iterables, arguments, self._max_workers, deadline_ns)
+
+    def options(
+        self, *, timeout: float | None = None, retries: int | None = None, priority: int = 0
+    ) -> PoolView:
+        """Return a view on this pool whose tasks have other options.
+
+        Args:
+            timeout: Seconds of run time; None keeps the pool's.
+            retries: Tries after deaths of workers; None keeps the pool's.
+            priority: Higher first; those of equal priority in the order of submitting.
+
+        >>> import plait
+        >>> with plait.ProcessPool(1) as pool:
+        ...     pool.options(timeout=30, priority=1).submit(len, "abc").result()
+        3
+        """
+        return PoolView(self, Options.check(
+            self._options.timeout if timeout is None else timeout,
+            self._options.retries if retries is None else retries,
+            priority,
+        ))
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Take no more tasks; what is queued is still run, then the workers exit.
+
+        Args:
+            wait: Return when the workers are gone.
+            cancel_futures: Cancel what was not begun.
+        """
+        if self._inert():
+            return
+        self._shut_down(bool(cancel_futures))
+        if wait:
+            self._join()
+
+    def terminate_workers(self) -> None:
+        """Send SIGTERM to all workers, and shut the pool down without waiting; tasks that ran fail with `WorkerDied`."""
+        self._stop(signal.SIGTERM)
+
+    def kill_workers(self) -> None:
+        """Send SIGKILL to all workers, and shut the pool down without waiting; tasks that ran fail with `WorkerDied`."""
+        self._stop(signal.SIGKILL)
+
+    def statistics(self) -> dict[str, int]:
+        """Return figures since the pool was made.
+
+        Tasks and items of maps: `submitted`, `cancelled`, `failed` (no result), `retried`, `queued` (now; a chunk is one).
+        Workers: `workers` (now), `workers_idle`, `workers_started`, `workers_died`.
+        """
+        return self._figures()
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_val: BaseException | None,
+        exc_tb: types.TracebackType | None,
+    ) -> None:
+        if exc_type is not None and issubclass(exc_type, KeyboardInterrupt):
+            self._interrupt()
+        self.shutdown(wait=True)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_val: BaseException | None,
+        exc_tb: types.TracebackType | None,
+    ) -> None:
+        import asyncio
+
+        if exc_type is not None and issubclass(exc_type, KeyboardInterrupt):
+            self._interrupt()
+        self.shutdown(wait=False)
+        await asyncio.get_running_loop().run_in_executor(None, self._join)
+
+    def __repr__(self) -> str:
+        figures = self._figures()
+        return (
+            f"<plait.ProcessPool max_workers={self._max_workers} workers={figures['workers']} "
+            f"idle={figures['workers_idle']} queued={figures['queued']}>"
+        )
+
+    @property
+    def _processes(self) -> Mapping[int, _Process]:
+        """Workers by process id, as some programs read them from the standard library's pool."""
+        return {pid: _Process(pid) for pid in self._pids()}
+
+    @property
+    def _broken(self) -> bool | str:
+        failure = self._failure()
+        return False if failure is None else str(failure)
+
+
+class PoolView(concurrent.futures.Executor):
+    """A pool seen with other options for its tasks; made by `ProcessPool.options`."""
+
+    def __init__(self, pool: ProcessPool, options: Options) -> None:
+        self._pool = pool
+        self._options = options
+        self._max_workers = pool._max_workers  # pyright: ignore[reportPrivateUsage]
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:  # type: ignore[override]
+        """Queue `fn(*args, **kwargs)` with this view's options; see `ProcessPool.submit`."""
+        future: Future[T] = self._pool._submit(*self._options, fn, args, kwargs)
+        return future
+
+    def map(  # type: ignore[override]
+        self,
+        fn: Callable[..., T],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int | None = None,
+        buffersize: int | None = None,
+        ordered: bool = True,
+        progress: bool | Callable[[int, int | None], object] | None = None,
+    ) -> Iterator[T]:
+        """Apply `fn` to the items with this view's options; see `ProcessPool.map`."""
+        keywords = (chunksize, buffersize, ordered, progress)
+        return self._pool._map_with(self._options, fn, iterables, timeout, keywords)
+
+    def options(
+        self, *, timeout: float | None = None, retries: int | None = None, priority: int | None = None
+    ) -> PoolView:
+        """Return a further view, with this one's options where none are given."""
+        mine = self._options
+        return PoolView(self._pool, Options.check(
+            mine.timeout if timeout is None else timeout,
+            mine.retries if retries is None else retries,
+            mine.priority if priority is None else priority,
+        ))
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Shut the pool down; see `ProcessPool.shutdown`."""
+        self._pool.shutdown(wait, cancel_futures=cancel_futures)
+
+    def __repr__(self) -> str:
+        return f"<{self._options!r} of {self._pool!r}>"
+
+
+class _Process:
+    """A worker, with as much of `multiprocessing.Process` as other programs ask of it."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+
+    def _signal(self, number: int) -> None:
+        try:
+            os.kill(self.pid, number)
+        except ProcessLookupError:
+            pass
+
+    def terminate(self) -> None:
+        self._signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self._signal(signal.SIGKILL)
+
+    def is_alive(self) -> bool:
+        try:
+            with open(f"/proc/{self.pid}/stat", encoding="ascii", errors="replace") as file:
+                return file.read().rpartition(")")[2].split()[0] not in "ZX"
+        except OSError:
+            return False
+
+    def join(self, timeout: float | None = None) -> None:
+        import select
+
+        try:
+            pidfd = os.pidfd_open(self.pid)
+        except ProcessLookupError:
+            return
+        try:
+            poll = select.poll()
+            poll.register(pidfd, select.POLLIN)
+            poll.poll(None if timeout is None else max(0.0, timeout) * 1000)
+        finally:
+            os.close(pidfd)
+
+
+class _Connect:
+    """Gets connections to the fork server that has these modules."""
+
+    def __init__(self, modules: tuple[str, ...]) -> None:
+        self._modules = modules
+
+    def __call__(self) -> int:
+        return _launch.connect_pool(self._modules).detach()
+
+
+def _connect_by_fork() -> int:
+    return _launch.fork_pool().detach()
+
+
+def _check_preload(preload: Iterable[str]) -> tuple[str, ...]:
+    if isinstance(preload, str):
+        raise TypeError(f"preload must be an iterable of module names, not the string {preload!r}")
+    modules = tuple(preload)
+    for module in modules:
+        if not isinstance(module, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"preload must be an iterable of module names, not of {module!r}")
+        import importlib.util
+
+        if importlib.util.find_spec(module) is None:
+            raise ModuleNotFoundError(f"preload names a module that does not exist: {module!r}", name=module)
+    return modules
+
+
+def _start_method(mp_context: BaseContext | str | None) -> str | None:
+    if mp_context is None:
+        return None
+    if not isinstance(mp_context, str):
+        get = getattr(mp_context, "get_start_method", None)
+        if get is None:
+            raise TypeError(f"mp_context must be a context of multiprocessing or the name of one, not {mp_context!r}")
+        return str(get())
+    if mp_context not in _START_METHODS:
+        raise ValueError(f"mp_context must be one of {', '.join(_START_METHODS)}, not {mp_context!r}")
+    return mp_context
+
+
+def _at_exit() -> None:
+    """Let every pool finish what was submitted, as the standard library does when the interpreter exits."""
+    _core.join_all()
+
+
+threading._register_atexit(_at_exit)  # type: ignore[attr-defined]
+atexit.register(_launch.stop_servers)

@@ -1,0 +1,172 @@
+"""What runs in a worker: from the fork to the first task, and from the last task to the exit.
+
+The fork server calls `run` in the child. What lies between, claiming and running tasks, is `_core.Worker.run`.
+"""
+
+from __future__ import annotations
+
+import atexit
+import faulthandler
+import itertools
+import logging
+import multiprocessing.process
+import multiprocessing.util
+import os
+import pickle
+import signal
+import sys
+import threading
+import time
+import traceback
+from typing import Any, Final, NoReturn
+
+from plait.processes import _main
+
+__all__ = ["STACK_SIGNAL", "run"]
+
+STACK_SIGNAL: Final[int] = signal.SIGRTMAX - 3
+"""On this signal a worker writes the Python stack of its main thread into its stack memfd."""
+
+_BOARD, _ARGUMENTS, _RESULTS, _CONFIG, _RESULT_EVENT, _SUPERVISOR_EVENT, _STACK = range(7)
+
+
+def run(
+    seat: int, incarnation: int, server_pid: int, fds: tuple[int, ...], parent_pid: int, parent_pidfd: int
+) -> NoReturn:
+    """Be the worker on `seat`, in a process that the fork server `server_pid` has just forked; end with it."""
+    from plait import _core
+
+    if not _core.die_with_parent(server_pid):
+        os._exit(1)
+    _core.own_process_group()
+    _core.become_subreaper()
+    _reset_signals()
+    board, arguments, results, config, result_event, supervisor_event, stack = fds
+    faulthandler.register(STACK_SIGNAL, file=stack, all_threads=False, chain=False)
+    pid = os.getpid()
+    code = 1
+    try:
+        _become_process(f"worker-{seat}", seat, parent_pid, parent_pidfd)
+        worker = _core.worker_open(
+            seat, incarnation, (board, arguments, results, config, result_event, supervisor_event, stack)
+        )
+        try:
+            settings = _read_config(config)
+            _set_up(settings, seat)
+        except BaseException as error:
+            worker.setup_failed(error)
+        else:
+            code = worker.run(settings["max_tasks"], settings["memory_limit"])
+    except BaseException:
+        traceback.print_exc()
+    if os.getpid() != pid:  # a task forked, and the child came back instead of leaving
+        os._exit(code)
+    _leave(code)
+
+
+def _reset_signals() -> None:
+    """Ignore Ctrl-C, which is the parent's to handle, and drop every handler that came with the fork."""
+    signal.set_wakeup_fd(-1)
+    for number in signal.valid_signals():
+        if callable(signal.getsignal(number)):
+            signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGTERM, signal.SIGCHLD):
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+class _WorkerProcess(multiprocessing.process.BaseProcess):
+    """What `multiprocessing.current_process()` is in a worker. Not daemonic: a worker may have children of its own."""
+
+    def __init__(self, name: str, seat: int, parent_pid: int) -> None:
+        before: Any = multiprocessing.process.current_process()
+        self._identity = (seat + 1,)  # people number their workers by this
+        self._config = before._config.copy()
+        self._config.pop("daemon", None)
+        self._parent_pid = parent_pid
+        self._parent_name = "MainProcess"
+        self._popen = None
+        self._closed = False
+        self._name = name
+
+
+def _become_process(name: str, seat: int, parent_pid: int, parent_pidfd: int) -> None:
+    """Do what `BaseProcess._bootstrap` does before it runs the target."""
+    process: Any = multiprocessing.process
+    util: Any = multiprocessing.util
+    exit_functions: Any = atexit
+    exit_functions._clear()  # what the server, or the forked program, wanted to do at its own end
+    atexit.register(util._exit_function)
+    process._process_counter = itertools.count(1)
+    process._children = set()
+    util._close_stdin()
+    before = process._current_process  # to be dropped only after the hooks have run
+    process._current_process = _WorkerProcess(name, seat, parent_pid)
+    process._parent_process = process._ParentProcess("MainProcess", parent_pid, parent_pidfd)
+    util._finalizer_registry.clear()
+    util._run_after_forkers()
+    del before
+
+
+def _read_config(fd: int) -> dict[str, Any]:
+    """Read the pool's config; by position, since its memfd is shared with the other workers."""
+    config: dict[str, Any] = pickle.loads(os.pread(fd, os.fstat(fd).st_size, 0))
+    return config
+
+
+def _set_up(config: dict[str, Any], seat: int) -> None:
+    """Make the worker resemble the parent, limit it, and run the initializer; print what fails, and raise it."""
+    from plait import _core
+
+    multiprocessing.process.current_process().name = f"{config['process_name']}-worker-{seat}"
+    try:
+        if config["cwd"] is not None:
+            os.chdir(config["cwd"])
+        _apply_environ(config["environ"])
+        sys.path[:] = config["sys_path"]
+        _main.prepare(config["main"])
+        if config["memory_limit"] is not None:
+            _core.limit_private_memory(config["memory_limit"])
+    except BaseException:
+        sys.stderr.write(f"Process {multiprocessing.process.current_process().name}:\n")
+        traceback.print_exc()
+        raise
+    if config["initializer"] is None:
+        return
+    try:
+        initializer, arguments = pickle.loads(config["initializer"])
+        initializer(*arguments)
+    except BaseException:
+        logging.getLogger("concurrent.futures").critical("Exception in initializer:", exc_info=True)
+        raise
+
+
+def _apply_environ(environ: dict[str, str]) -> None:
+    """Make the environment the parent's, touching only what differs."""
+    zone = os.environ.get("TZ")
+    for name in os.environ.keys() - environ.keys():
+        del os.environ[name]
+    for name, value in environ.items():
+        if os.environ.get(name) != value:
+            os.environ[name] = value
+    if os.environ.get("TZ") != zone:
+        time.tzset()
+
+
+def _leave(code: int) -> NoReturn:
+    """End as children of `multiprocessing` end: join threads, run what was registered here to run at exit, flush."""
+    threads: Any = threading
+    exit_functions: Any = atexit
+    try:
+        threads._shutdown()
+        exit_functions._run_exitfuncs()
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except (AttributeError, ValueError, OSError):  # there is none, it is closed, or nobody reads it
+                pass
+        os._exit(code)

@@ -1,0 +1,93 @@
+"""Every example that users read runs: docstrings, the README's program, and examples/."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import pkgutil
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import plait
+
+ROOT = Path(__file__).resolve().parents[2]
+FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE | doctest.IGNORE_EXCEPTION_DETAIL
+
+
+def doctests() -> list[Any]:
+    """One case for each docstring of the package that has examples."""
+    names = [plait.__name__, *(each.name for each in pkgutil.walk_packages(plait.__path__, "plait."))]
+    modules = [importlib.import_module(name) for name in names if not name.endswith("__main__")]
+    found = [test for module in modules for test in doctest.DocTestFinder().find(module, module.__name__)]
+    return [pytest.param(test, id=test.name) for test in found if test.examples]
+
+
+@pytest.mark.parametrize("test", doctests())
+def test_docstring(test: doctest.DocTest) -> None:
+    report: list[str] = []
+    test.globs.setdefault("plait", plait)
+    doctest.DocTestRunner(optionflags=FLAGS).run(test, out=report.append)
+    assert not report, "".join(report)
+
+
+def programs(page: str) -> list[Any]:
+    """The ```python blocks of a page, each with the ```text block that follows it, if any, as its output."""
+    text = (ROOT / page).read_text()
+    blocks = re.findall(r"```python\n(.*?)```(?:\s*```text\n(.*?)```)?", text, re.DOTALL)
+    return [pytest.param(source, output, id=f"{page}-{number}") for number, (source, output) in enumerate(blocks)]
+
+
+@pytest.mark.parametrize(("source", "output"), programs("README.md"))
+def test_page(run_script: Any, source: str, output: str) -> None:
+    result = run_script(source)
+    if output:
+        assert result.stdout == output
+
+
+def test_readme_has_a_program() -> None:
+    assert programs("README.md")
+
+
+LAWFUL = """
+class Greeter:
+    def greet(self, name):
+        return "hello " + name
+"""
+
+
+@pytest.fixture
+def sources(tmp_path: Path) -> Path:
+    folder = tmp_path / "sources"
+    (folder / "site-packages").mkdir(parents=True)
+    (folder / "greeter.py").write_text(LAWFUL)
+    (folder / "broken.py").write_text("def (:\n")
+    (folder / "zeros.py").write_bytes(b"\0\0")
+    (folder / "site-packages" / "foreign.py").write_text(LAWFUL)
+    return folder
+
+
+def test_index_source(run_script: Any, sources: Path) -> None:
+    result = run_script(ROOT / "examples" / "index_source.py", str(sources), "--workers", "2")
+    assert result.stdout.startswith("3 files, 4 lines, 2 skipped")
+    assert "Greeter.greet" in result.stdout
+    assert "greeter.py:3" in result.stdout
+    assert "all three results are equal" in result.stdout
+    assert "\x1b" not in result.stdout + result.stderr, "colour without a terminal"
+    assert max(map(len, result.stdout.splitlines())) <= 80
+
+
+def test_index_source_of_a_missing_folder(run_script: Any, tmp_path: Path) -> None:
+    result = run_script(ROOT / "examples" / "index_source.py", str(tmp_path / "nowhere"), check=False)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr == f"index_source: no such folder: {tmp_path / 'nowhere'}\n"
+
+
+def test_index_source_of_an_empty_folder(run_script: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    result = run_script(ROOT / "examples" / "index_source.py", str(folder), check=False)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr == f"index_source: no Python files in {folder}\n"
