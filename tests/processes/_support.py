@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 
 T = TypeVar("T")
 
@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent
 
 
-# ---- waiting ---------------------------------------------------------------------------------------------------------
+# ---- waiting -------------------------------------------------------------------------------------
 
 
 def wait_until(condition: Callable[[], T], what: str = "", timeout: float = WATCHDOG) -> T:
@@ -41,7 +41,7 @@ def wait_until(condition: Callable[[], T], what: str = "", timeout: float = WATC
     return value
 
 
-# ---- processes -------------------------------------------------------------------------------------------------------
+# ---- processes -----------------------------------------------------------------------------------
 
 
 class Proc(NamedTuple):
@@ -137,7 +137,7 @@ def message_of(error: BaseException | None) -> str:
     return "\n".join(words)
 
 
-# ---- cases: a program in a process of its own -------------------------------------------------------------------------
+# ---- cases: a program in a process of its own ----------------------------------------------------
 
 
 class Case:
@@ -182,7 +182,7 @@ class Case:
             self.stop()
             raise
 
-    def __enter__(self) -> Case:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -297,7 +297,7 @@ def run_case(folder: Path, name: str, *arguments: Any, env: dict[str, str | None
         return case.output()
 
 
-# ---- inside a case, and inside tests -----------------------------------------------------------------------------------
+# ---- inside a case, and inside tests -------------------------------------------------------------
 
 
 def check_usable(pool: Any) -> None:

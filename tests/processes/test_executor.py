@@ -20,9 +20,9 @@ import warnings
 import weakref
 from concurrent.futures.process import BrokenProcessPool
 
-import plait
 import pytest
 
+import plait
 from tests.processes import _tasks
 from tests.processes._support import (
     WATCHDOG,
@@ -68,7 +68,7 @@ def fill(pool, gate, tally, workers=2):
     return futures
 
 
-# ---- submit ------------------------------------------------------------------------------------------------------------
+# ---- submit --------------------------------------------------------------------------------------
 
 
 def test_is_an_executor(pool):
@@ -175,7 +175,7 @@ def test_values_arrive_as_they_left(pool, value):
 
 
 class Text(str):
-    pass
+    __slots__ = ("extra",)
 
 
 class Number(int):
@@ -305,7 +305,7 @@ def test_long_task_does_not_hold_up_short_ones(pool, gate, tally):
     assert not long.done()
 
 
-# ---- errors of tasks -----------------------------------------------------------------------------------------------------
+# ---- errors of tasks -----------------------------------------------------------------------------
 
 
 def test_exception_keeps_type_arguments_fields_and_notes(pool):
@@ -386,7 +386,7 @@ def test_each_asker_sees_the_same_error(pool):
     assert caught.value is future.exception()
 
 
-# ---- map ---------------------------------------------------------------------------------------------------------------------
+# ---- map -----------------------------------------------------------------------------------------
 
 
 class Items:
@@ -423,8 +423,7 @@ class Stream:
 
 def endless(bound=1_000_000):
     """Breaks off where a pool that takes everything would fill the memory."""
-    for i in range(bound):
-        yield i
+    yield from range(bound)
     raise AssertionError("taken without end")
 
 
@@ -742,7 +741,7 @@ def test_no_progress_no_output(pool, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-# ---- shutdown ------------------------------------------------------------------------------------------------------------------
+# ---- shutdown ------------------------------------------------------------------------------------
 
 
 def test_shutdown_waits_for_what_was_submitted(tally):
@@ -932,7 +931,7 @@ def test_forgotten_pool_completes_its_work(tally):
     assert [f.result(WATCHDOG) for f in futures] == list(range(20))
 
 
-# ---- arguments of the pool ---------------------------------------------------------------------------------------------------------
+# ---- arguments of the pool -----------------------------------------------------------------------
 
 
 def test_initializer_runs_once_in_each_worker(tally, gate):
@@ -953,8 +952,8 @@ def test_initializer_that_fails_breaks_the_pool(tally):
     with plait.ProcessPool(2, initializer=_tasks.fail_to_initialize, initargs=(tally,)) as pool:
         futures = []
         try:
-            for i in range(5):
-                futures.append(pool.submit(_tasks.echo, i))
+            futures.append(pool.submit(_tasks.echo, 1))
+            futures.append(pool.submit(_tasks.echo, 2))
         except BrokenProcessPool:
             pass
         errors = [f.exception(WATCHDOG) for f in futures]
@@ -1108,7 +1107,9 @@ def test_workers_see_the_parent_as_it_was_when_the_pool_was_made(monkeypatch, tm
         assert pool.submit(_tasks.environment, "PLAIT_TEST_GONE").result(WATCHDOG) is None
         assert pool.submit(_tasks.folder).result(WATCHDOG) == str(tmp_path)
         # An empty entry stands for the folder of the moment; how it travels is not looked at.
-        assert [p for p in sys.path if p] == [p for p in pool.submit(_tasks.search_path).result(WATCHDOG) if p in sys.path]
+        assert [p for p in sys.path if p] == [
+            p for p in pool.submit(_tasks.search_path).result(WATCHDOG) if p in sys.path
+        ]
     # The fork server is there already; a later pool sees the parent as it is later.
     monkeypatch.setenv("PLAIT_TEST_VALUE", "later")
     monkeypatch.chdir("/")

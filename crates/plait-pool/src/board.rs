@@ -116,7 +116,11 @@ impl Seat {
 
     /// The ring of finished slots: the worker pushes, the collector pops.
     pub fn finished(&self) -> Ring<'_> {
-        Ring { head: &self.finished_head.0, tail: &self.finished_tail.0, entries: &self.finished }
+        Ring {
+            head: &self.finished_head.0,
+            tail: &self.finished_tail.0,
+            entries: &self.finished,
+        }
     }
 }
 
@@ -235,11 +239,15 @@ impl Board {
         let file = Memfd::from_fd(fd);
         let len = file.len()? as usize;
         let seats = (1..=SEATS).find(|&seats| size(seats) == len);
-        let seats = seats.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "not a board of this version of plait"))?;
+        let seats =
+            seats.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "not a board of this version of plait"))?;
         let map = Mapping::map(file.as_fd(), 0, len, true)?;
         let board = Self { map, file, seats };
         if board.header().magic.load(Ordering::Acquire) != MAGIC {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "not a board of this version of plait"));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "not a board of this version of plait",
+            ));
         }
         Ok(board)
     }
@@ -274,7 +282,14 @@ impl Board {
     pub fn slot(&self, index: u32) -> &Slot {
         assert!((index as usize) < SLOTS, "a slot of this board");
         // SAFETY: in bounds by the assertion; atomics valid at zero, and bytes in cells.
-        unsafe { &*self.map.as_ptr().add(slots_at(self.seats)).cast::<Slot>().add(index as usize) }
+        unsafe {
+            &*self
+                .map
+                .as_ptr()
+                .add(slots_at(self.seats))
+                .cast::<Slot>()
+                .add(index as usize)
+        }
     }
 
     /// The queue.
@@ -284,13 +299,20 @@ impl Board {
         let entries = unsafe {
             std::slice::from_raw_parts(self.map.as_ptr().add(queue_at(self.seats)).cast::<AtomicU32>(), QUEUE)
         };
-        TicketQueue { head: &self.header().head.0, tail: &self.header().tail.0, entries }
+        TicketQueue {
+            head: &self.header().head.0,
+            tail: &self.header().tail.0,
+            entries,
+        }
     }
 
     /// Who sleeps and who spins.
     #[inline]
     pub fn idle(&self) -> Idle<'_> {
         let words = self.seats.div_ceil(64);
-        Idle { bits: &self.header().idle.0[..words], spinner: &self.header().spinner.0 }
+        Idle {
+            bits: &self.header().idle.0[..words],
+            spinner: &self.header().spinner.0,
+        }
     }
 }

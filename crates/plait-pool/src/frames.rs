@@ -64,7 +64,10 @@ impl FrameWriter {
 
     /// # Safety
     /// As for `write`.
-    #[expect(clippy::mut_from_ref, reason = "the worker that has the slot taken has its room to itself")]
+    #[expect(
+        clippy::mut_from_ref,
+        reason = "the worker that has the slot taken has its room to itself"
+    )]
     unsafe fn room<'a>(&self, slot: &'a Slot, arena: &'a Arena) -> io::Result<&'a mut [u8]> {
         match self.block {
             // SAFETY: the worker that has the slot taken owns its result bytes.
@@ -103,7 +106,13 @@ impl Results {
     pub unsafe fn take(slot: &Slot, view: Option<Arc<ArenaView>>, count: u32) -> Self {
         // SAFETY: nobody writes the bytes any more.
         let inline = unsafe { *slot.result() };
-        Self { inline, view, left: count, block: 0, at: 0 }
+        Self {
+            inline,
+            view,
+            left: count,
+            block: 0,
+            at: 0,
+        }
     }
 
     /// Frames that were not read yet.
@@ -148,7 +157,10 @@ impl Results {
 
     fn bytes(&self, at: usize, len: usize) -> io::Result<&[u8]> {
         if self.block == 0 {
-            return self.inline.get(at..at + len).ok_or_else(|| io::ErrorKind::InvalidData.into());
+            return self
+                .inline
+                .get(at..at + len)
+                .ok_or_else(|| io::ErrorKind::InvalidData.into());
         }
         let view = self.view.as_ref().ok_or(io::ErrorKind::InvalidData)?;
         // SAFETY: frames of a finished item are written and stay so until the block is released, which `self` does.

@@ -25,7 +25,11 @@ pub struct Spin {
 impl Spin {
     /// For a machine with `cpus` usable cores. One core leaves nobody to answer, so nothing ever spins.
     pub fn new(enabled: bool, cpus: usize) -> Self {
-        Self { cpus: if enabled { cpus } else { 1 }, credit: CREDIT, skipped: 0 }
+        Self {
+            cpus: if enabled { cpus } else { 1 },
+            credit: CREDIT,
+            skipped: 0,
+        }
     }
 
     /// Whether to spin now, with `busy` threads of ours wanting a core (the one that asks included) and the peer on `peer_cpu`
@@ -58,7 +62,9 @@ impl Spin {
             }
             let now = time::monotonic_ns();
             if now - begin > LIMIT_NS || now - last > PREEMPTED_NS {
-                self.credit = self.credit.saturating_sub(if now - last > PREEMPTED_NS { 4 } else { 1 });
+                self.credit = self
+                    .credit
+                    .saturating_sub(if now - last > PREEMPTED_NS { 4 } else { 1 });
                 return false;
             }
             last = now;

@@ -109,7 +109,12 @@ impl StateWord<'_> {
         let mut seen = State(self.0.load(Ordering::Relaxed)); // the exchange decides
         while seen.phase() == Phase::Queued && seen.number() == ticket {
             // Acquire: pairs with `queue` [task.queue]; the arguments are written before. A failure means that a flag was set.
-            match self.0.compare_exchange(seen.0, seen.moved(Phase::Taken, seat), Ordering::AcqRel, Ordering::Relaxed) {
+            match self.0.compare_exchange(
+                seen.0,
+                seen.moved(Phase::Taken, seat),
+                Ordering::AcqRel,
+                Ordering::Relaxed,
+            ) {
                 Ok(_) => return Offer::Taken,
                 Err(now) => seen = State(now),
             }
@@ -130,7 +135,10 @@ impl StateWord<'_> {
         let mut seen = State(self.0.load(Ordering::Relaxed));
         loop {
             // AcqRel: publishes what was written to the slot [task.queue] [task.done]; flags are read with it.
-            match self.0.compare_exchange_weak(seen.0, seen.moved(phase, number), Ordering::AcqRel, Ordering::Relaxed) {
+            match self
+                .0
+                .compare_exchange_weak(seen.0, seen.moved(phase, number), Ordering::AcqRel, Ordering::Relaxed)
+            {
                 Ok(_) => return seen,
                 Err(now) => seen = State(now),
             }
@@ -148,7 +156,10 @@ impl StateWord<'_> {
     pub fn revoke(self) -> bool {
         let mut seen = State(self.0.load(Ordering::Relaxed));
         while seen.phase() == Phase::Queued {
-            match self.0.compare_exchange(seen.0, seen.moved(Phase::Held, 0), Ordering::AcqRel, Ordering::Relaxed) {
+            match self
+                .0
+                .compare_exchange(seen.0, seen.moved(Phase::Held, 0), Ordering::AcqRel, Ordering::Relaxed)
+            {
                 Ok(_) => return true,
                 Err(now) => seen = State(now),
             }
@@ -162,7 +173,10 @@ impl StateWord<'_> {
         let mut seen = self.load();
         while seen.phase() != Phase::Done {
             // AcqRel: a finisher sees the flag, or we see DONE and its result.
-            match self.0.compare_exchange_weak(seen.0, seen.0 | flag, Ordering::AcqRel, Ordering::Acquire) {
+            match self
+                .0
+                .compare_exchange_weak(seen.0, seen.0 | flag, Ordering::AcqRel, Ordering::Acquire)
+            {
                 Ok(_) => return State(seen.0 | flag),
                 Err(now) => seen = State(now),
             }
@@ -203,7 +217,11 @@ impl ItemWord<'_> {
     pub fn load(self) -> Lease {
         // Acquire: pairs with `finish` [item.done]; the results of finished items are written before.
         let word = self.0.load(Ordering::Acquire);
-        Lease { item: word >> 2, begun: word & MODE != IDLE, doomed: word & MODE == DOOMED }
+        Lease {
+            item: word >> 2,
+            begun: word & MODE != IDLE,
+            doomed: word & MODE == DOOMED,
+        }
     }
 
     /// The parent's word before it queues the slot: `item` comes next.
@@ -232,6 +250,8 @@ impl ItemWord<'_> {
     #[inline]
     fn swap(self, from: u32, to: u32) -> bool {
         // AcqRel: a result is published before the lease moves on [item.done].
-        self.0.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire).is_ok()
+        self.0
+            .compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire)
+            .is_ok()
     }
 }

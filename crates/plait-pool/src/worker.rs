@@ -147,7 +147,10 @@ impl Worker {
     fn sleep(&self) -> bool {
         let wake = &self.board.seat(self.seat).wake;
         while !take_token(wake) {
-            if matches!(futex::wait(wake, 0, futex::Scope::Shared, None), futex::Wait::Interrupted) {
+            if matches!(
+                futex::wait(wake, 0, futex::Scope::Shared, None),
+                futex::Wait::Interrupted
+            ) {
                 return false;
             }
         }
@@ -157,21 +160,27 @@ impl Worker {
     fn spin_for_work(&mut self) -> Option<u32> {
         let idle = self.board.idle();
         let header = self.board.header();
-        if !self.spin.worth(self.ready_seats() + 1, header.parent_cpu.load(Ordering::Relaxed)) {
+        if !self
+            .spin
+            .worth(self.ready_seats() + 1, header.parent_cpu.load(Ordering::Relaxed))
+        {
             return None;
         }
         if !idle.begin_spin(self.seat) {
             return None;
         }
         let queue = self.board.queue();
-        self.spin.run(|| !queue.is_empty() || header.retire.load(Ordering::Relaxed) != 0);
+        self.spin
+            .run(|| !queue.is_empty() || header.retire.load(Ordering::Relaxed) != 0);
         idle.end_spin(self.seat);
         self.poll()
     }
 
     /// Workers that are ready and awake.
     fn ready_seats(&self) -> usize {
-        let ready = (0..self.board.seats()).filter(|&seat| self.board.seat(seat).state() == SeatState::Ready).count();
+        let ready = (0..self.board.seats())
+            .filter(|&seat| self.board.seat(seat).state() == SeatState::Ready)
+            .count();
         ready.saturating_sub(self.board.idle().count())
     }
 
@@ -209,7 +218,12 @@ impl Worker {
 
     /// The pickle of function `number`.
     pub fn function(&self, number: u32) -> io::Result<&[u8]> {
-        let entry = self.board.header().functions.get(number as usize).ok_or(io::ErrorKind::InvalidData)?;
+        let entry = self
+            .board
+            .header()
+            .functions
+            .get(number as usize)
+            .ok_or(io::ErrorKind::InvalidData)?;
         // Acquire: pairs with `publish_function`; the bytes and the offset are written before the length.
         let len = entry.1.load(Ordering::Acquire) as usize;
         // SAFETY: blocks of functions are never given back.
@@ -252,7 +266,10 @@ impl Worker {
     #[inline]
     pub fn finish(&self, index: u32) {
         let slot = self.board.slot(index);
-        self.board.seat(self.seat).cpu.store(cpu::current_cpu() + 1, Ordering::Relaxed);
+        self.board
+            .seat(self.seat)
+            .cpu
+            .store(cpu::current_cpu() + 1, Ordering::Relaxed);
         let before = slot.state().finish(self.seat as u32);
         if before.has(WAIT_FUTEX | WAIT_EVENT | COLLECT | SUPERVISE) {
             self.tell(index, before);

@@ -52,7 +52,10 @@ fn build<'py>(py: Python<'py>, failure: &Failure, subject: Subject<'_, 'py>) -> 
     fields.set_item("task", subject.name())?;
     match failure {
         Failure::Cancelled => cancelled_error(py)?.call0(),
-        Failure::Doomed { reason: Doom::Timeout, stack } => {
+        Failure::Doomed {
+            reason: Doom::Timeout,
+            stack,
+        } => {
             fields.set_item("index", subject.index)?;
             fields.set_item("timeout", subject.timeout_ns as f64 / 1e9)?;
             fields.set_item("stack", stack.as_deref())?;
@@ -68,7 +71,10 @@ fn build<'py>(py: Python<'py>, failure: &Failure, subject: Subject<'_, 'py>) -> 
         Failure::Start(exit) => {
             fields.set_item("tries", 0)?;
             let error = died(py, exit, &fields)?;
-            error.call_method1("add_note", ("workers die while they start; the pool will try again at its next use",))?;
+            error.call_method1(
+                "add_note",
+                ("workers die while they start; the pool will try again at its next use",),
+            )?;
             Ok(error)
         }
         Failure::Fork(errno) => {
@@ -77,7 +83,10 @@ fn build<'py>(py: Python<'py>, failure: &Failure, subject: Subject<'_, 'py>) -> 
         }
         Failure::Server(why) => broken(py, &format!("the fork server cannot be reached: {why}")),
         Failure::Setup(account) => setup_failed(py, account),
-        Failure::Memory(why) => Ok(PyMemoryError::new_err(why.to_string()).into_value(py).into_bound(py).into_any()),
+        Failure::Memory(why) => Ok(PyMemoryError::new_err(why.to_string())
+            .into_value(py)
+            .into_bound(py)
+            .into_any()),
     }
 }
 
@@ -86,8 +95,12 @@ fn died<'py>(py: Python<'py>, exit: &Exit, fields: &Bound<'py, PyDict>) -> PyRes
     fields.set_item("exitcode", exit.code)?;
     fields.set_item("signal", (exit.code < 0).then_some(-exit.code))?;
     if exit.oom_kill_seen {
-        let (peak, total) = (exit.max_rss_kib as f64 / 1048576.0, plait_sys::limits::total_memory() as f64 / 1e9 / 1.073741824);
-        let hint = format!("likely out of memory: the kernel's oom_kill counter rose, peak {peak:.1} GiB of {total:.1} GiB");
+        let (peak, total) = (
+            exit.max_rss_kib as f64 / 1048576.0,
+            plait_sys::limits::total_memory() as f64 / 1e9 / 1.073741824,
+        );
+        let hint =
+            format!("likely out of memory: the kernel's oom_kill counter rose, peak {peak:.1} GiB of {total:.1} GiB");
         fields.set_item("hint", hint)?;
     }
     make(py, "WorkerDied", fields)
@@ -108,7 +121,9 @@ fn setup_failed<'py>(py: Python<'py>, account: &[u8]) -> PyResult<Bound<'py, PyA
 
 fn broken<'py>(py: Python<'py>, text: &str) -> PyResult<Bound<'py, PyAny>> {
     static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
-    CLASS.import(py, "concurrent.futures.process", "BrokenProcessPool")?.call1((text,))
+    CLASS
+        .import(py, "concurrent.futures.process", "BrokenProcessPool")?
+        .call1((text,))
 }
 
 fn cancelled_error(py: Python<'_>) -> PyResult<&Bound<'_, PyType>> {

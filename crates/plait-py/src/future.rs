@@ -245,7 +245,11 @@ impl FutureCore {
         let condition = Self::condition_of(slf)?;
         let timeout = deadline_ns.map(|at| at.saturating_sub(plait_sys::time::monotonic_ns()) as f64 / 1e9);
         condition.call_method0("acquire")?;
-        let waited = if Self::settle(slf)? { Ok(()) } else { condition.call_method1("wait", (timeout,)).map(drop) };
+        let waited = if Self::settle(slf)? {
+            Ok(())
+        } else {
+            condition.call_method1("wait", (timeout,)).map(drop)
+        };
         condition.call_method0("release")?;
         waited?;
         Self::settle(slf)
@@ -331,7 +335,9 @@ impl FutureCore {
 
 /// Moves the outcome of a done task out of its slot. Returns the task if it is of no more use, to be dropped without the lock.
 fn take_outcome(cell: &mut Cell) -> Option<Task> {
-    let State::Task(task) = std::mem::replace(&mut cell.state, State::Decoding) else { return None };
+    let State::Task(task) = std::mem::replace(&mut cell.state, State::Decoding) else {
+        return None;
+    };
     let outcome = if cell.sleepers == 0 {
         task.pool.take_and_release(task.slot)
     } else {
@@ -348,7 +354,12 @@ fn take_outcome(cell: &mut Cell) -> Option<Task> {
 
 fn decoded(py: Python<'_>, outcome: Outcome, task: &Task) -> State {
     let function = task.function.bind(py);
-    let subject = Subject { function: Some(function), index: None, timeout_ns: task.timeout_ns, max_tries: task.max_tries };
+    let subject = Subject {
+        function: Some(function),
+        index: None,
+        timeout_ns: task.timeout_ns,
+        max_tries: task.max_tries,
+    };
     match outcome {
         Outcome::Failed(failure) => State::Error(error::of_failure(py, &failure, subject).unbind()),
         Outcome::Results(mut results) => match results.next(|kind, bytes| decode_frame(py, kind, bytes)) {
@@ -377,7 +388,10 @@ fn error_value(py: Python<'_>, error: PyErr) -> Bound<'_, PyAny> {
 }
 
 fn invalid_state(slf: &Bound<'_, FutureCore>) -> PyErr {
-    let class = slf.py().import("concurrent.futures").and_then(|module| module.getattr("InvalidStateError"));
+    let class = slf
+        .py()
+        .import("concurrent.futures")
+        .and_then(|module| module.getattr("InvalidStateError"));
     match class.and_then(|class| class.call1((format!("{}: {slf:?}", FutureCore::state_name(slf).unwrap_or("?")),))) {
         Ok(value) => PyErr::from_value(value),
         Err(error) => error,
@@ -399,7 +413,9 @@ fn call_one(slf: &Bound<'_, FutureCore>, callback: &Bound<'_, PyAny>) {
             let logger = logging.call_method1("getLogger", ("concurrent.futures",))?;
             let keywords = pyo3::types::PyDict::new(py);
             keywords.set_item("exc_info", error.value(py))?;
-            logger.call_method("error", ("exception calling callback for %r", slf), Some(&keywords)).map(drop)
+            logger
+                .call_method("error", ("exception calling callback for %r", slf), Some(&keywords))
+                .map(drop)
         })
     } else {
         Err(error)
@@ -508,7 +524,10 @@ impl FutureCore {
             None => {
                 let error = error::of_failure(
                     slf.py(),
-                    &Failure::Doomed { reason: plait_pool::supervisor::Doom::Killed, stack: None },
+                    &Failure::Doomed {
+                        reason: plait_pool::supervisor::Doom::Killed,
+                        stack: None,
+                    },
                     Subject::default(),
                 );
                 Self::end(slf, State::Error(error.unbind())).map(|()| true)
@@ -552,7 +571,11 @@ impl FutureCore {
                 _ => None,
             }
         };
-        let told = if outcome == Some(false) { Self::tell_waiters(slf, &condition) } else { Ok(()) };
+        let told = if outcome == Some(false) {
+            Self::tell_waiters(slf, &condition)
+        } else {
+            Ok(())
+        };
         condition.call_method0("release")?;
         told?;
         outcome.ok_or_else(|| PyRuntimeError::new_err("Future in unexpected state"))
@@ -581,7 +604,12 @@ impl FutureCore {
     #[getter(_waiters)]
     fn waiters<'py>(slf: &Bound<'py, Self>) -> Bound<'py, PyList> {
         let made = PyList::empty(slf.py());
-        slf.get().lock().waiters.get_or_insert_with(|| made.unbind()).bind(slf.py()).clone()
+        slf.get()
+            .lock()
+            .waiters
+            .get_or_insert_with(|| made.unbind())
+            .bind(slf.py())
+            .clone()
     }
 
     #[getter(_result)]
@@ -613,7 +641,10 @@ impl FutureCore {
         };
         let what = task.map(|name| format!(" of {name}")).unwrap_or_default();
         let state = state.to_lowercase().replace('_', " ");
-        Ok(PyString::new(py, &format!("<Future at {:#x} state={state}{what}>", slf.as_ptr() as usize)))
+        Ok(PyString::new(
+            py,
+            &format!("<Future at {:#x} state={state}{what}>", slf.as_ptr() as usize),
+        ))
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {

@@ -72,7 +72,11 @@ pub(crate) fn wait(py: Python<'_>, what: &impl Waitable, may_spin: bool, deadlin
     }
     let main = thread::is_main();
     loop {
-        let slept = if main { sleep_in_main(py, what, deadline_ns)? } else { detached(py, || what.sleep(deadline_ns)) };
+        let slept = if main {
+            sleep_in_main(py, what, deadline_ns)?
+        } else {
+            detached(py, || what.sleep(deadline_ns))
+        };
         if what.happened() {
             return Ok(true);
         }
@@ -101,7 +105,9 @@ fn sleep_in_main(py: Python<'_>, what: &impl Waitable, deadline_ns: Option<u64>)
 /// # Errors
 /// TypeError when it is no number, ValueError when it is NaN, OverflowError when it is too large.
 pub(crate) fn deadline(timeout: Option<&Bound<'_, PyAny>>) -> PyResult<Option<u64>> {
-    let Some(timeout) = timeout.filter(|timeout| !timeout.is_none()) else { return Ok(None) };
+    let Some(timeout) = timeout.filter(|timeout| !timeout.is_none()) else {
+        return Ok(None);
+    };
     let seconds: f64 = timeout
         .extract()
         .map_err(|_| PyTypeError::new_err(format!("timeout must be a number of seconds or None, not {timeout:?}")))?;
@@ -109,7 +115,9 @@ pub(crate) fn deadline(timeout: Option<&Bound<'_, PyAny>>) -> PyResult<Option<u6
         return Err(PyValueError::new_err("timeout must not be NaN"));
     }
     if seconds > 9e9 {
-        return Err(PyOverflowError::new_err(format!("timeout is too large: {seconds:e} seconds")));
+        return Err(PyOverflowError::new_err(format!(
+            "timeout is too large: {seconds:e} seconds"
+        )));
     }
     Ok(Some(time::monotonic_ns() + (seconds.max(0.0) * 1e9) as u64))
 }

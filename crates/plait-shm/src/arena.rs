@@ -49,7 +49,10 @@ struct Chunks {
 
 impl Chunks {
     fn new(file: Memfd) -> Self {
-        Self { file, maps: [const { OnceLock::new() }; CHUNKS] }
+        Self {
+            file,
+            maps: [const { OnceLock::new() }; CHUNKS],
+        }
     }
 
     /// The address of `offset`, mapping its chunk if need be.
@@ -93,7 +96,15 @@ pub struct Arena {
 impl Arena {
     /// Takes over `file`, which nobody has written yet.
     pub fn new(file: Memfd) -> Self {
-        Self { chunks: Chunks::new(file), top: 0, free: [const { Vec::new() }; 48], cold: [const { Vec::new() }; 48], live: Vec::new(), patience: 0, warm: 0 }
+        Self {
+            chunks: Chunks::new(file),
+            top: 0,
+            free: [const { Vec::new() }; 48],
+            cold: [const { Vec::new() }; 48],
+            live: Vec::new(),
+            patience: 0,
+            warm: 0,
+        }
     }
 
     /// A block for `len` bytes, which the writer gives back itself by [`free`](Self::free).
@@ -105,7 +116,10 @@ impl Arena {
         };
         // Relaxed: handed over by whatever publishes the block.
         self.chunks.state(offset)?.store(USED, Ordering::Relaxed);
-        Ok(Block { offset, capacity: (1 << class) - HEADER })
+        Ok(Block {
+            offset,
+            capacity: (1 << class) - HEADER,
+        })
     }
 
     /// A block that a reader will give back by [`ArenaView::release`].
@@ -187,7 +201,10 @@ impl Arena {
         let mut live = std::mem::take(&mut self.live);
         live.retain(|&(offset, class)| {
             // Acquire: pairs with `ArenaView::release` [block.free]; the reader is done with the bytes.
-            let given_back = self.chunks.state(offset).is_ok_and(|state| state.load(Ordering::Acquire) == FREE);
+            let given_back = self
+                .chunks
+                .state(offset)
+                .is_ok_and(|state| state.load(Ordering::Acquire) == FREE);
             if given_back {
                 self.retire(offset, class);
             }
@@ -210,7 +227,9 @@ pub struct ArenaView {
 impl ArenaView {
     /// Looks at an arena that another process, or another part of this one, writes.
     pub fn new(file: Memfd) -> Self {
-        Self { chunks: Chunks::new(file) }
+        Self {
+            chunks: Chunks::new(file),
+        }
     }
 
     /// The bytes at `offset`.

@@ -62,7 +62,10 @@ impl Idle<'_> {
     /// How many announced that they sleep.
     pub fn count(&self) -> usize {
         // Relaxed: a figure for decisions that are made again at the next event.
-        self.bits.iter().map(|word| word.load(Ordering::Relaxed).count_ones() as usize).sum()
+        self.bits
+            .iter()
+            .map(|word| word.load(Ordering::Relaxed).count_ones() as usize)
+            .sum()
     }
 
     /// Tries to become the one that spins.
@@ -76,7 +79,9 @@ impl Idle<'_> {
     /// Gives the token back. The caller looks for work once more after it.
     #[inline]
     pub fn end_spin(&self, seat: usize) {
-        let _ = self.spinner.compare_exchange(seat as u32 + 1, 0, Ordering::SeqCst, Ordering::Relaxed);
+        let _ = self
+            .spinner
+            .compare_exchange(seat as u32 + 1, 0, Ordering::SeqCst, Ordering::Relaxed);
         full_fence(); // pairs with `pick` [idle.dekker]
     }
 

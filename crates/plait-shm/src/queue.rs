@@ -71,7 +71,9 @@ impl TicketQueue<'_> {
             let slot = self.entry(head).load(Ordering::Relaxed);
             let offer = take(slot, (head & TICKET_MASK) as u32);
             // Release: pairs with `next_ticket` [queue.free]. Failure means that somebody else moved it on.
-            let _ = self.head.compare_exchange(head, head + 1, Ordering::AcqRel, Ordering::Relaxed);
+            let _ = self
+                .head
+                .compare_exchange(head, head + 1, Ordering::AcqRel, Ordering::Relaxed);
             if offer == Offer::Taken {
                 return Some(slot);
             }
@@ -96,7 +98,9 @@ impl TicketQueue<'_> {
                 return;
             }
             // AcqRel: as in `claim` [queue.free].
-            let _ = self.head.compare_exchange(head, head + 1, Ordering::AcqRel, Ordering::Relaxed);
+            let _ = self
+                .head
+                .compare_exchange(head, head + 1, Ordering::AcqRel, Ordering::Relaxed);
         }
     }
 

@@ -27,8 +27,6 @@ __all__ = ["STACK_SIGNAL", "run"]
 STACK_SIGNAL: Final[int] = signal.SIGRTMAX - 3
 """On this signal a worker writes the Python stack of its main thread into its stack memfd."""
 
-_BOARD, _ARGUMENTS, _RESULTS, _CONFIG, _RESULT_EVENT, _SUPERVISOR_EVENT, _STACK = range(7)
-
 
 def run(
     seat: int, incarnation: int, server_pid: int, fds: tuple[int, ...], parent_pid: int, parent_pidfd: int

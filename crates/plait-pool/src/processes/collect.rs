@@ -66,6 +66,9 @@ impl<T: Host> Shared<T> {
         // An entry may be older than the task that now has the slot: the state decides, not the ring.
         let done = |slot: &u32| self.board.slot(*slot).state().load().phase() == Phase::Done;
         slots.retain(done);
-        slots.into_iter().filter_map(|slot| inner.records.get_mut(slot as usize)?.handle.take()).collect()
+        slots
+            .into_iter()
+            .filter_map(|slot| inner.records.get_mut(slot as usize)?.handle.take())
+            .collect()
     }
 }

@@ -97,7 +97,11 @@ impl Job {
         if let Some(fixed) = inner.fixed {
             return fixed;
         }
-        let by_time = if inner.item_ns > 0.0 { TARGET_NS / inner.item_ns } else { 1.0 };
+        let by_time = if inner.item_ns > 0.0 {
+            TARGET_NS / inner.item_ns
+        } else {
+            1.0
+        };
         (by_time.clamp(1.0, f64::from(MOST_ITEMS)) as u32).min(inner.largest.saturating_mul(GROWTH))
     }
 
@@ -133,19 +137,31 @@ impl Job {
 
     /// Results of `count` items from `first` on.
     pub(super) fn add(&self, first: u64, count: u32, results: Results) {
-        self.add_part(Part { first, count, body: PartBody::Results(results) });
+        self.add_part(Part {
+            first,
+            count,
+            body: PartBody::Results(results),
+        });
     }
 
     /// Item `index` failed.
     pub(super) fn fail_item(&self, index: u64, failure: Failure) {
-        self.add_part(Part { first: index, count: 1, body: PartBody::Failed(failure) });
+        self.add_part(Part {
+            first: index,
+            count: 1,
+            body: PartBody::Failed(failure),
+        });
     }
 
     /// Learns from a chunk of `items` that took `busy_ns`.
     fn measure(&self, items: u32, busy_ns: u64) {
         let mut inner = self.lock();
         let item_ns = busy_ns.max(1) as f64 / f64::from(items.max(1));
-        inner.item_ns = if inner.item_ns == 0.0 { item_ns } else { 0.6 * inner.item_ns + 0.4 * item_ns };
+        inner.item_ns = if inner.item_ns == 0.0 {
+            item_ns
+        } else {
+            0.6 * inner.item_ns + 0.4 * item_ns
+        };
     }
 }
 
@@ -161,8 +177,15 @@ impl JobInner {
         }
         let by_time = (TARGET_NS / self.item_ns).clamp(1.0, f64::from(MOST_ITEMS)) as u32;
         // Near the end smaller ones, so that no worker is left with a chunk while the others have nothing.
-        let near_end = if self.closed { left.div_ceil(2 * workers as u32).max(1) } else { left };
-        by_time.min(self.largest.saturating_mul(GROWTH)).min(near_end).clamp(1, left)
+        let near_end = if self.closed {
+            left.div_ceil(2 * workers as u32).max(1)
+        } else {
+            left
+        };
+        by_time
+            .min(self.largest.saturating_mul(GROWTH))
+            .min(near_end)
+            .clamp(1, left)
     }
 
     /// Cuts off up to `count` items; returns where they lie and how many there are.
@@ -208,7 +231,10 @@ impl<T: Host> Pool<T> {
             item_ns: 0.0,
             largest: 1,
         };
-        let job = Arc::new(Job { inner: Mutex::new(inner), event: AtomicU32::new(0) });
+        let job = Arc::new(Job {
+            inner: Mutex::new(inner),
+            event: AtomicU32::new(0),
+        });
         let mut pool = self.shared.lock();
         self.shared.open(&mut pool)?;
         pool.jobs.push(Arc::clone(&job));

@@ -291,7 +291,9 @@ impl<T: Host> WeakPool<T> {
 
 impl<T: Host> Clone for Pool<T> {
     fn clone(&self) -> Self {
-        Self { shared: Arc::clone(&self.shared) }
+        Self {
+            shared: Arc::clone(&self.shared),
+        }
     }
 }
 
@@ -312,7 +314,10 @@ impl<T: Host> Pool<T> {
             args: Arena::new(duplicate(&args_file)?),
             order: Order::default(),
             jobs: Vec::new(),
-            supervisor: Supervisor::new(Config { max_workers: settings.max_workers as u16, max_start_failures: 3 }),
+            supervisor: Supervisor::new(Config {
+                max_workers: settings.max_workers as u16,
+                max_start_failures: 3,
+            }),
             seats: Seats::new(settings.max_workers),
             sequence: 0,
             check_at: None,
@@ -345,7 +350,9 @@ impl<T: Host> Pool<T> {
             stack_signal: settings.stack_signal,
             oom_before: plait_sys::limits::oom_kills(),
         };
-        Ok(Self { shared: Arc::new(shared) })
+        Ok(Self {
+            shared: Arc::new(shared),
+        })
     }
 
     /// A waiter's memory of its spins, to be kept by each thread that waits.
@@ -355,7 +362,9 @@ impl<T: Host> Pool<T> {
 
     /// The same pool, not kept alive.
     pub fn downgrade(&self) -> WeakPool<T> {
-        WeakPool { shared: Arc::downgrade(&self.shared) }
+        WeakPool {
+            shared: Arc::downgrade(&self.shared),
+        }
     }
 
     /// Whether this is a copy in a forked child.
@@ -408,12 +417,20 @@ impl<T: Host> Pool<T> {
 
     /// Process ids of the workers.
     pub fn pids(&self) -> Vec<u32> {
-        if self.inert() { Vec::new() } else { self.shared.lock().supervisor.pids().map(|(_, pid)| pid).collect() }
+        if self.inert() {
+            Vec::new()
+        } else {
+            self.shared.lock().supervisor.pids().map(|(_, pid)| pid).collect()
+        }
     }
 
     /// The failure that broke the pool for good.
     pub fn broken(&self) -> Option<Failure> {
-        if self.inert() { None } else { self.shared.lock().broken.clone() }
+        if self.inert() {
+            None
+        } else {
+            self.shared.lock().broken.clone()
+        }
     }
 
     /// Figures since the pool was made.

@@ -50,7 +50,9 @@ impl<T: Host> Shared<T> {
     /// Pushes a HELD slot into the board's queue, unless that is full.
     fn push(&self, slot: u32) -> bool {
         let queue = self.board.queue();
-        let Some(ticket) = queue.next_ticket() else { return false };
+        let Some(ticket) = queue.next_ticket() else {
+            return false;
+        };
         self.board.slot(slot).state().queue(ticket);
         queue.push(slot);
         true
@@ -70,7 +72,10 @@ impl<T: Host> Shared<T> {
         });
         for slot in revoked {
             let record = &inner.records[slot as usize];
-            inner.order.heap.push((record.options.priority, Reverse(record.sequence), slot));
+            inner
+                .order
+                .heap
+                .push((record.options.priority, Reverse(record.sequence), slot));
         }
         self.trim();
     }

@@ -50,7 +50,11 @@ pub(super) struct Seats {
 impl Seats {
     pub(super) fn new(count: usize) -> Self {
         let holdings = std::iter::repeat_with(Holding::default).take(count).collect();
-        Self { holdings, server: Server::None, wanted: Vec::new() }
+        Self {
+            holdings,
+            server: Server::None,
+            wanted: Vec::new(),
+        }
     }
 
     pub(super) fn connected(&self) -> bool {
@@ -69,7 +73,11 @@ impl Seats {
     }
 
     pub(super) fn signal(&self, seat: u16, signal: i32) {
-        if let Some(pidfd) = self.holdings.get(seat as usize).and_then(|holding| holding.pidfd.as_ref()) {
+        if let Some(pidfd) = self
+            .holdings
+            .get(seat as usize)
+            .and_then(|holding| holding.pidfd.as_ref())
+        {
             // What cannot be signalled any more is dead: its exit is on its way.
             let _ = pidfd.signal(signal);
         }
@@ -131,7 +139,9 @@ impl<T: Host> Shared<T> {
 
     /// Reads all that the fork server has said; false when it is gone.
     pub(super) fn hear(&self, inner: &mut Inner<T::Handle>) -> bool {
-        let Server::Up(server) = &inner.seats.server else { return true };
+        let Server::Up(server) = &inner.seats.server else {
+            return true;
+        };
         let server = Arc::clone(server);
         let mut message = [0; 64];
         loop {
@@ -147,7 +157,12 @@ impl<T: Host> Shared<T> {
     fn heard(&self, inner: &mut Inner<T::Handle>, message: &[u8], fds: Vec<OwnedFd>) {
         let Some(said) = Said::parse(message) else { return };
         let (seat, incarnation) = (said.seat, said.incarnation);
-        if inner.seats.holdings.get(seat as usize).is_none_or(|holding| holding.incarnation != incarnation) {
+        if inner
+            .seats
+            .holdings
+            .get(seat as usize)
+            .is_none_or(|holding| holding.incarnation != incarnation)
+        {
             return;
         }
         match said.what {
@@ -157,7 +172,14 @@ impl<T: Host> Shared<T> {
             }
             What::ForkFailed { errno } => {
                 self.start_failed(inner);
-                self.handle(inner, Event::ForkFailed { seat, incarnation, errno });
+                self.handle(
+                    inner,
+                    Event::ForkFailed {
+                        seat,
+                        incarnation,
+                        errno,
+                    },
+                );
             }
             What::Exited { mut exit } => {
                 exit.oom_kill_seen = exit.code == -9 && plait_sys::limits::oom_kills().grew_since(&self.oom_before);
@@ -178,11 +200,22 @@ impl<T: Host> Shared<T> {
             self.start_failed(inner);
         }
         let lease = self.left_behind(inner, seat);
-        self.board.seat(seat as usize).state.store(SeatState::Empty as u32, Ordering::Relaxed);
+        self.board
+            .seat(seat as usize)
+            .state
+            .store(SeatState::Empty as u32, Ordering::Relaxed);
         let holding = &mut inner.seats.holdings[seat as usize];
         holding.pidfd = None;
         holding.told = SeatState::Empty as u32;
-        self.handle(inner, Event::Exited { seat, incarnation, exit, lease });
+        self.handle(
+            inner,
+            Event::Exited {
+                seat,
+                incarnation,
+                exit,
+                lease,
+            },
+        );
         let holding = &mut inner.seats.holdings[seat as usize];
         if holding.incarnation == incarnation {
             holding.view = None;
@@ -231,7 +264,14 @@ impl<T: Host> Shared<T> {
         }
         record.tries += u32::from(seen.begun);
         let (tries, retries) = (record.tries, record.options.retries);
-        Some(Lease { slot: index, item: seen.item, begun: seen.begun, items, tries, retries })
+        Some(Lease {
+            slot: index,
+            item: seen.item,
+            begun: seen.begun,
+            items,
+            tries,
+            retries,
+        })
     }
 
     /// The worker died between its last item and saying so: say it.
@@ -273,7 +313,9 @@ impl Said {
         let incarnation = u32_at(3)?;
         let what = match message.first()? {
             b'F' => What::Forked { pid: u32_at(7)? },
-            b'E' => What::ForkFailed { errno: u32_at(7)? as i32 },
+            b'E' => What::ForkFailed {
+                errno: u32_at(7)? as i32,
+            },
             b'X' => What::Exited {
                 exit: Exit {
                     pid: u32_at(7)?,
@@ -285,6 +327,10 @@ impl Said {
             },
             _ => return None,
         };
-        Some(Self { seat, incarnation, what })
+        Some(Self {
+            seat,
+            incarnation,
+            what,
+        })
     }
 }

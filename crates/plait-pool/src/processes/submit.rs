@@ -30,7 +30,11 @@ impl<T: Host> Pool<T> {
         inner.statistics.submitted += 1;
         let ring = shared.wants_supervisor(&inner, options);
         drop(inner);
-        shared.board.header().parent_cpu.store(cpu::current_cpu() + 1, Ordering::Relaxed);
+        shared
+            .board
+            .header()
+            .parent_cpu
+            .store(cpu::current_cpu() + 1, Ordering::Relaxed);
         shared.wake_one();
         if ring {
             shared.supervisor_event.signal();
@@ -168,7 +172,8 @@ impl<T: Host> Shared<T> {
             copy_parts(unsafe { &mut *slot.args() }, parts);
             None
         };
-        slot.args_offset.store(block.map_or(IN_SLOT, |block| block.offset), Ordering::Relaxed);
+        slot.args_offset
+            .store(block.map_or(IN_SLOT, |block| block.offset), Ordering::Relaxed);
         slot.args_len.store(len as u64, Ordering::Relaxed);
         slot.items.store(items, Ordering::Relaxed);
         slot.kind.store(kind, Ordering::Relaxed);
@@ -177,8 +182,13 @@ impl<T: Host> Shared<T> {
         slot.item().reset(0);
         slot.state().reset(Phase::Held);
         inner.sequence += 1;
-        inner.records[index as usize] =
-            Record { options, sequence: inner.sequence, args: block, used: true, ..Record::empty() };
+        inner.records[index as usize] = Record {
+            options,
+            sequence: inner.sequence,
+            args: block,
+            used: true,
+            ..Record::empty()
+        };
         Ok(index)
     }
 
@@ -244,7 +254,9 @@ impl<T: Host> Shared<T> {
         let idle = self.board.idle();
         let hands = inner.supervisor.may_spawn() && idle.count() == 0 && idle.spinner.load(Ordering::Relaxed) == 0;
         let soon = options.timeout_ns > 0
-            && inner.check_at.is_none_or(|at| at > plait_sys::time::monotonic_ns() + options.timeout_ns);
+            && inner
+                .check_at
+                .is_none_or(|at| at > plait_sys::time::monotonic_ns() + options.timeout_ns);
         hands || soon
     }
 
@@ -295,7 +307,15 @@ impl<T: Host> Shared<T> {
             }
             if word.doom(lease.item) {
                 inner.seats.doomed(seat, reason);
-                self.handle(inner, Event::Doomed { seat, slot, item: lease.item, reason });
+                self.handle(
+                    inner,
+                    Event::Doomed {
+                        seat,
+                        slot,
+                        item: lease.item,
+                        reason,
+                    },
+                );
                 return true;
             }
         }

@@ -136,6 +136,10 @@ impl<T: Host> Shared<T> {
             }
         }
         self.demand(inner);
+        if !self.board.queue().is_empty() {
+            // What was sent out above; whoever wakes sees the rest and passes the word on.
+            self.wake_one();
+        }
         self.alive.store(inner.supervisor.alive() as u32, Ordering::Relaxed);
     }
 
@@ -178,10 +182,15 @@ impl<T: Host> Shared<T> {
 
     fn read_account(&self, inner: &mut Inner<T::Handle>, seat: u16) {
         let place = self.board.seat(seat as usize);
-        let (offset, len) = (place.failure_offset.load(Ordering::Relaxed), place.failure_len.load(Ordering::Relaxed));
+        let (offset, len) = (
+            place.failure_offset.load(Ordering::Relaxed),
+            place.failure_len.load(Ordering::Relaxed),
+        );
         let view = inner.seats.view(seat as usize);
         // SAFETY: published by the seat's state; the worker does not touch it again.
-        let bytes = view.as_ref().and_then(|view| unsafe { view.bytes(offset, len as usize) }.ok());
+        let bytes = view
+            .as_ref()
+            .and_then(|view| unsafe { view.bytes(offset, len as usize) }.ok());
         inner.broken = Some(Failure::Setup(bytes.unwrap_or_default().into()));
     }
 
@@ -203,10 +212,19 @@ impl<T: Host> Shared<T> {
                 continue;
             }
             shortest = Some(shortest.map_or(timeout_ns, |other| other.min(timeout_ns)));
-            let (before, started_ns, after) =
-                (slot.item().load(), slot.started_ns.load(Ordering::Acquire), slot.item().load());
+            let (before, started_ns, after) = (
+                slot.item().load(),
+                slot.started_ns.load(Ordering::Acquire),
+                slot.item().load(),
+            );
             if state.phase() == Phase::Taken && before == after && before.begun && started_ns > 0 {
-                running.push(Running { seat: state.number() as u16, slot: index, item: before.item, started_ns, timeout_ns });
+                running.push(Running {
+                    seat: state.number() as u16,
+                    slot: index,
+                    item: before.item,
+                    started_ns,
+                    timeout_ns,
+                });
             }
         }
         for job in &inner.jobs {
@@ -214,7 +232,13 @@ impl<T: Host> Shared<T> {
                 shortest = Some(shortest.map_or(timeout_ns, |other| other.min(timeout_ns)));
             }
         }
-        self.handle(inner, Event::Tick { running, shortest_timeout_ns: shortest });
+        self.handle(
+            inner,
+            Event::Tick {
+                running,
+                shortest_timeout_ns: shortest,
+            },
+        );
     }
 
     /// Whether nothing is queued or runs.
@@ -247,7 +271,14 @@ impl<T: Host> Shared<T> {
             Action::Spawn { seat, incarnation } => {
                 if let Err(error) = self.spawn(inner, seat, incarnation) {
                     let errno = error.raw_os_error().unwrap_or(0);
-                    self.handle(inner, Event::ForkFailed { seat, incarnation, errno });
+                    self.handle(
+                        inner,
+                        Event::ForkFailed {
+                            seat,
+                            incarnation,
+                            errno,
+                        },
+                    );
                 }
             }
             Action::Kill { seat } => self.kill_worker(inner, seat),
@@ -256,10 +287,23 @@ impl<T: Host> Shared<T> {
                 self.board.header().retire.store(1, Ordering::Release);
                 self.wake_all();
             }
-            Action::TryDoom { seat, slot, item, reason } => {
+            Action::TryDoom {
+                seat,
+                slot,
+                item,
+                reason,
+            } => {
                 if self.board.slot(slot).item().doom(item) {
                     inner.seats.doomed(seat, reason);
-                    self.handle(inner, Event::Doomed { seat, slot, item, reason });
+                    self.handle(
+                        inner,
+                        Event::Doomed {
+                            seat,
+                            slot,
+                            item,
+                            reason,
+                        },
+                    );
                 }
             }
             Action::Requeue { slot, item } => self.requeue(inner, slot, item),
@@ -310,7 +354,9 @@ impl<T: Host> Shared<T> {
     fn fail_item(&self, inner: &mut Inner<T::Handle>, slot: u32, item: u32, cause: Cause) {
         let tries = inner.records[slot as usize].tries;
         let stack = match cause {
-            Cause::Doomed { reason: Doom::Timeout, .. } => self.stack(inner, slot),
+            Cause::Doomed {
+                reason: Doom::Timeout, ..
+            } => self.stack(inner, slot),
             _ => None,
         };
         let failure = failure_of(cause, tries, stack);
@@ -358,10 +404,23 @@ impl<T: Host> Shared<T> {
                 // Workers die with their server. A moment of patience, so that none writes any more.
                 let _ = pidfd.signal(9);
                 wait_for_end(pidfd.as_fd());
-                let exit = Exit { pid: 0, code: -9, core_dumped: false, max_rss_kib: 0, oom_kill_seen: false };
+                let exit = Exit {
+                    pid: 0,
+                    code: -9,
+                    core_dumped: false,
+                    max_rss_kib: 0,
+                    oom_kill_seen: false,
+                };
                 self.bury(inner, seat as u16, incarnation, exit);
             } else if holding.view.is_some() {
-                self.handle(inner, Event::ForkFailed { seat: seat as u16, incarnation, errno: 0 });
+                self.handle(
+                    inner,
+                    Event::ForkFailed {
+                        seat: seat as u16,
+                        incarnation,
+                        errno: 0,
+                    },
+                );
             }
         }
     }
@@ -383,7 +442,14 @@ impl<T: Host> Shared<T> {
                 shared.fail_queued(&mut inner, &Failure::Server(error.to_string().into()));
                 let errno = error.raw_os_error().unwrap_or(0);
                 for (seat, incarnation) in wanted {
-                    shared.handle(&mut inner, Event::ForkFailed { seat, incarnation, errno });
+                    shared.handle(
+                        &mut inner,
+                        Event::ForkFailed {
+                            seat,
+                            incarnation,
+                            errno,
+                        },
+                    );
                 }
             } else {
                 for (seat, incarnation) in wanted {
@@ -420,7 +486,10 @@ fn wait_for_end(pidfd: std::os::fd::BorrowedFd<'_>) {
 fn failure_of(cause: Cause, tries: u32, stack: Option<Arc<str>>) -> Failure {
     match cause {
         Cause::Died(exit) => Failure::Died { exit, tries },
-        Cause::Doomed { reason: Doom::Shutdown, exit } => Failure::Died { exit, tries },
+        Cause::Doomed {
+            reason: Doom::Shutdown,
+            exit,
+        } => Failure::Died { exit, tries },
         Cause::Doomed { reason, .. } => Failure::Doomed { reason, stack },
         Cause::StartFailed(exit) => Failure::Start(exit),
         Cause::ForkFailed { errno } => Failure::Fork(errno),

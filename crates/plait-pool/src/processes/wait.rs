@@ -60,7 +60,11 @@ impl<T: Host> Pool<T> {
         if !spin.worth(busy, peer) {
             return self.is_done(slot);
         }
-        shared.board.header().parent_cpu.store(cpu::current_cpu() + 1, Ordering::Relaxed);
+        shared
+            .board
+            .header()
+            .parent_cpu
+            .store(cpu::current_cpu() + 1, Ordering::Relaxed);
         let word = shared.board.slot(slot).state();
         spin.run(|| word.load().phase() == Phase::Done)
     }
@@ -83,7 +87,9 @@ impl<T: Host> Pool<T> {
     /// Sleeps in the main thread, after [`announce_main`](Self::announce_main) or [`Job::announce_main`]: signals, blocked since before the caller last looked for them,
     /// end it.
     pub fn sleep_main(&self, signals: &BlockedSignals, deadline_ns: Option<u64>) -> Sleep {
-        let woken = signals.wait_readable(self.shared.result_event.as_fd(), deadline_ns).into();
+        let woken = signals
+            .wait_readable(self.shared.result_event.as_fd(), deadline_ns)
+            .into();
         if woken == Sleep::Woken {
             self.shared.result_event.drain();
         }
@@ -144,10 +150,15 @@ impl<T: Host> Shared<T> {
 
     /// Takes the results of a chunk's items from `attempt` to `end`.
     pub(super) fn harvest(&self, inner: &mut Inner<T::Handle>, slot: u32, seat: usize, end: u32) {
-        let view = inner.records[slot as usize].view.take().or_else(|| inner.seats.view(seat));
+        let view = inner.records[slot as usize]
+            .view
+            .take()
+            .or_else(|| inner.seats.view(seat));
         let record = &mut inner.records[slot as usize];
         let count = end - record.attempt;
-        let Some((job, first)) = record.job.as_ref() else { return };
+        let Some((job, first)) = record.job.as_ref() else {
+            return;
+        };
         if self.board.slot(slot).kind.load(Ordering::Relaxed) == KIND_MAP && count > 0 {
             // SAFETY: DONE or its worker dead; `attempt` moves on, so each frame is taken once.
             let results = unsafe { Results::take(self.board.slot(slot), view, count) };

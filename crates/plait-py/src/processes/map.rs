@@ -62,7 +62,11 @@ impl Waitable for NextPart<'_> {
     }
     fn sleep(&self, deadline_ns: Option<u64>) -> Sleep {
         let seen = self.map.job.seen();
-        if self.look() { Sleep::Woken } else { self.map.pool.sleep_for_job(&self.map.job, seen, deadline_ns) }
+        if self.look() {
+            Sleep::Woken
+        } else {
+            self.map.pool.sleep_for_job(&self.map.job, seen, deadline_ns)
+        }
     }
     fn announce_main(&self) -> bool {
         // Every change of a job signals the pool's event, which stays signalled until the main thread has slept.
@@ -75,9 +79,21 @@ impl Waitable for NextPart<'_> {
 
 impl MapCore {
     pub(super) fn new(pool: CorePool, job: Arc<Job>, function: Py<PyAny>, options: TaskOptions) -> Self {
-        let progress =
-            Progress { part: None, gathered: Vec::new(), count: 0, pushed: 0, taken: 0, closed: false };
-        Self { pool, job, function, options, progress: Mutex::new(progress) }
+        let progress = Progress {
+            part: None,
+            gathered: Vec::new(),
+            count: 0,
+            pushed: 0,
+            taken: 0,
+            closed: false,
+        };
+        Self {
+            pool,
+            job,
+            function,
+            options,
+            progress: Mutex::new(progress),
+        }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Progress> {
@@ -90,21 +106,25 @@ impl MapCore {
             let mut progress = self.lock();
             progress.closed |= last;
             progress.pushed += progress.count;
-            (std::mem::take(&mut progress.gathered), std::mem::take(&mut progress.count))
+            (
+                std::mem::take(&mut progress.gathered),
+                std::mem::take(&mut progress.count),
+            )
         };
         if count == 0 && !last {
             return Ok(());
         }
-        self.pool.push_items(&self.job, &items, count, last).map_err(|refusal| error::of_refusal(py, refusal))
+        self.pool
+            .push_items(&self.job, &items, count, last)
+            .map_err(|refusal| error::of_refusal(py, refusal))
     }
 
     /// The next frame of the part at hand, as `(index, value or exception)`; None when there is no part.
     #[allow(clippy::type_complexity)]
-    fn from_part<'py>(
-        &self,
-        py: Python<'py>,
-    ) -> PyResult<Option<(u64, Result<Bound<'py, PyAny>, Bound<'py, PyAny>>)>> {
-        let Some(mut part) = self.lock().part.take() else { return Ok(None) };
+    fn from_part<'py>(&self, py: Python<'py>) -> PyResult<Option<(u64, Result<Bound<'py, PyAny>, Bound<'py, PyAny>>)>> {
+        let Some(mut part) = self.lock().part.take() else {
+            return Ok(None);
+        };
         let index = part.first;
         let outcome = match &mut part.body {
             PartBody::Results(results) => match results.next(|kind, bytes| decode_frame(py, kind, bytes))? {
@@ -181,7 +201,10 @@ impl MapCore {
             if self.job.cancelled() {
                 return Err(error::cancelled(py));
             }
-            let next = NextPart { map: self, first: ordered.then_some(taken) };
+            let next = NextPart {
+                map: self,
+                first: ordered.then_some(taken),
+            };
             let waited = gil::wait(py, &next, false, deadline_ns).inspect_err(|error| {
                 if error.is_instance_of::<PyKeyboardInterrupt>(py) {
                     self.pool.interrupt();

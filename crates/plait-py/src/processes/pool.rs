@@ -72,7 +72,9 @@ impl Waitable for Ended<'_> {
 
 impl ProcessPoolCore {
     fn opened(&self) -> PyResult<&Opened> {
-        self.opened.get().ok_or_else(|| PyRuntimeError::new_err("ProcessPool.__init__ was not called"))
+        self.opened
+            .get()
+            .ok_or_else(|| PyRuntimeError::new_err("ProcessPool.__init__ was not called"))
     }
 
     pub(super) fn pool(&self) -> PyResult<&CorePool> {
@@ -85,7 +87,9 @@ impl ProcessPoolCore {
             FunctionRef::Known(number) => Ok(Some(number)),
             FunctionRef::ByValue => Ok(None),
             FunctionRef::New(number, bytes) => {
-                self.pool()?.publish_function(number, &bytes).map_err(|refusal| error::of_refusal(py, refusal))?;
+                self.pool()?
+                    .publish_function(number, &bytes)
+                    .map_err(|refusal| error::of_refusal(py, refusal))?;
                 self.functions.published(number);
                 Ok(Some(number))
             }
@@ -98,7 +102,10 @@ impl ProcessPoolCore {
         match what(&opened.pool) {
             Err(Refusal::NoServer) => {
                 let connection = connect(opened.connect.bind(py))?;
-                opened.pool.attach_server(connection).map_err(|refusal| error::of_refusal(py, refusal))?;
+                opened
+                    .pool
+                    .attach_server(connection)
+                    .map_err(|refusal| error::of_refusal(py, refusal))?;
                 what(&opened.pool).map_err(|refusal| error::of_refusal(py, refusal))
             }
             other => other.map_err(|refusal| error::of_refusal(py, refusal)),
@@ -139,7 +146,11 @@ fn nanoseconds(seconds: Option<f64>) -> u64 {
 }
 
 fn options(timeout: Option<f64>, retries: u32, priority: i32) -> TaskOptions {
-    TaskOptions { timeout_ns: nanoseconds(timeout), retries, priority }
+    TaskOptions {
+        timeout_ns: nanoseconds(timeout),
+        retries,
+        priority,
+    }
 }
 
 #[pymethods]
@@ -147,7 +158,10 @@ impl ProcessPoolCore {
     #[new]
     #[pyo3(signature = (*_args, **_kwargs))]
     fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> Self {
-        Self { opened: OnceLock::new(), functions: FunctionTable::new() }
+        Self {
+            opened: OnceLock::new(),
+            functions: FunctionTable::new(),
+        }
     }
 
     /// Sets the pool up. Arguments were checked by the caller.
@@ -164,12 +178,30 @@ impl ProcessPoolCore {
         timeout: Option<f64>,
         retries: u32,
     ) -> PyResult<()> {
-        let host = PyHost { connect: connect.clone().unbind() };
-        let pool = Pool::new(host, &Settings { max_workers, spin, config, stack_signal })?;
+        let host = PyHost {
+            connect: connect.clone().unbind(),
+        };
+        let pool = Pool::new(
+            host,
+            &Settings {
+                max_workers,
+                spin,
+                config,
+                stack_signal,
+            },
+        )?;
         let defaults = options(timeout, retries, 0);
         remember(&pool);
-        let opened = Opened { pool, connect: connect.unbind(), future, defaults, may_spin: spin };
-        self.opened.set(opened).map_err(|_| PyRuntimeError::new_err("ProcessPool.__init__ was called twice"))
+        let opened = Opened {
+            pool,
+            connect: connect.unbind(),
+            future,
+            defaults,
+            may_spin: spin,
+        };
+        self.opened
+            .set(opened)
+            .map_err(|_| PyRuntimeError::new_err("ProcessPool.__init__ was called twice"))
     }
 
     #[pyo3(signature = (r#fn, /, *args, **kwargs))]
@@ -309,7 +341,11 @@ fn remember(pool: &CorePool) {
 pub(super) fn join_all(py: Python<'_>) -> PyResult<()> {
     let pools: Vec<CorePool> = {
         let mut pools = POOLS.lock().unwrap_or_else(PoisonError::into_inner);
-        pools.drain(..).filter_map(|pool| pool.upgrade()).filter(|pool| !pool.inert()).collect()
+        pools
+            .drain(..)
+            .filter_map(|pool| pool.upgrade())
+            .filter(|pool| !pool.inert())
+            .collect()
     };
     for pool in &pools {
         pool.shut_down(false);

@@ -26,7 +26,11 @@ pub(crate) struct PyWorker {
 
 /// Opens what the parent handed over: board, arguments, results, config, result event, supervisor event, stack.
 #[pyfunction]
-pub(crate) fn worker_open(seat: usize, incarnation: u32, fds: (i32, i32, i32, i32, i32, i32, i32)) -> PyResult<PyWorker> {
+pub(crate) fn worker_open(
+    seat: usize,
+    incarnation: u32,
+    fds: (i32, i32, i32, i32, i32, i32, i32),
+) -> PyResult<PyWorker> {
     let _ = incarnation;
     // SAFETY: the fork server received these descriptors for this worker, which owns them from here on.
     let own = |fd: i32| unsafe { OwnedFd::from_raw_fd(fd) };
@@ -37,7 +41,9 @@ pub(crate) fn worker_open(seat: usize, incarnation: u32, fds: (i32, i32, i32, i3
         result_event: own(fds.4),
         supervisor_event: own(fds.5),
     };
-    Ok(PyWorker { worker: Mutex::new(Some(Worker::open(seat, fds)?)) })
+    Ok(PyWorker {
+        worker: Mutex::new(Some(Worker::open(seat, fds)?)),
+    })
 }
 
 /// What a worker knows while it runs.
@@ -71,8 +77,15 @@ impl PyWorker {
     fn run(&self, py: Python<'_>, max_tasks: Option<u64>, memory_limit: Option<u64>) -> PyResult<i32> {
         let worker = self.worker.lock().unwrap_or_else(PoisonError::into_inner).take();
         let worker = worker.ok_or_else(|| PyRuntimeError::new_err("the worker runs already"))?;
-        let mut runner =
-            Runner { py, worker, functions: HashMap::new(), buffer: Vec::new(), cursor: NOWHERE, memory_limit, spent: false };
+        let mut runner = Runner {
+            py,
+            worker,
+            functions: HashMap::new(),
+            buffer: Vec::new(),
+            cursor: NOWHERE,
+            memory_limit,
+            spent: false,
+        };
         runner.worker.ready();
         runner.serve(max_tasks.unwrap_or(u64::MAX))
     }
