@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import copy
 import doctest
+import functools
 import pickle
 from concurrent.futures.process import BrokenProcessPool
 from typing import TYPE_CHECKING
@@ -48,7 +49,7 @@ WAYS: dict[str, Callable[[Exception], Exception]] = {
     "copy": copy.copy,
     "deepcopy": copy.deepcopy,
     **{
-        f"pickle{protocol}": lambda error, protocol=protocol: _through_pickle(error, protocol)
+        f"pickle{protocol}": functools.partial(_through_pickle, protocol=protocol)
         for protocol in range(pickle.HIGHEST_PROTOCOL + 1)
     },
 }

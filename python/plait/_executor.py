@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 import sys
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator
 
-__all__ = ["MapCore", "Options", "map_items", "positive_int"]
+__all__ = ["MapArguments", "MapCore", "Options", "map_items", "positive_int"]
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 _WINDOW_MOST = 100_000
 """Items of an unsized input that are under way at most."""
@@ -32,12 +35,12 @@ class Options(NamedTuple):
     def check(cls, timeout: float | None, retries: int, priority: int) -> Options:
         """Return the options, or raise TypeError or ValueError that names the argument and its value."""
         if timeout is not None:
-            if isinstance(timeout, bool) or not isinstance(timeout, int | float):
+            if isinstance(timeout, bool) or not isinstance(timeout, int | float):  # pyright: ignore[reportUnnecessaryIsInstance]
                 raise TypeError(f"timeout must be a number of seconds or None, not {timeout!r}")
             if not timeout > 0 or math.isinf(timeout):
                 raise ValueError(f"timeout must be a finite number of seconds above 0, not {timeout!r}")
         for name, value in (("retries", retries), ("priority", priority)):
-            if isinstance(value, bool) or not isinstance(value, int):
+            if isinstance(value, bool) or not isinstance(value, int):  # pyright: ignore[reportUnnecessaryIsInstance]
                 raise TypeError(f"{name} must be an int, not {value!r}")
         if not 0 <= retries < 2**31:
             raise ValueError(f"retries must be 0 or more, not {retries!r}")
@@ -55,12 +58,12 @@ def positive_int(name: str, value: object) -> int:
     return value
 
 
-class MapCore(Protocol):
+class MapCore(Protocol[T_co]):
     """A `map` under way, below: items go in, results come out."""
 
     def push(self, args: tuple[Any, ...], /) -> None: ...
     def send(self, last: bool) -> None: ...
-    def next(self, ordered: bool, deadline_ns: int | None) -> tuple[int, Any] | None: ...
+    def next(self, ordered: bool, deadline_ns: int | None) -> tuple[int, T_co] | None: ...
     def cancel(self) -> None: ...
     @property
     def outstanding(self) -> int: ...
@@ -86,12 +89,12 @@ class MapArguments(NamedTuple):
     ) -> MapArguments:
         """Return the arguments, or raise TypeError or ValueError."""
         if chunksize is not None:
-            if isinstance(chunksize, bool) or not isinstance(chunksize, int):
+            if isinstance(chunksize, bool) or not isinstance(chunksize, int):  # pyright: ignore[reportUnnecessaryIsInstance]
                 raise TypeError(f"chunksize must be an int or None, not {chunksize!r}")
             if chunksize < 1:
                 raise ValueError(f"{_NOT_A_CHUNK}, not {chunksize!r}")
         if buffersize is not None:
-            if isinstance(buffersize, bool) or not isinstance(buffersize, int):
+            if isinstance(buffersize, bool) or not isinstance(buffersize, int):  # pyright: ignore[reportUnnecessaryIsInstance]
                 raise TypeError(f"buffersize must be an integer or None, not {buffersize!r}")
             if buffersize < 1:
                 raise ValueError(f"buffersize must be None or > 0, not {buffersize!r}")
@@ -109,12 +112,12 @@ class MapArguments(NamedTuple):
 
 
 def map_items(
-    core: MapCore,
+    core: MapCore[T],
     iterables: tuple[Iterable[Any], ...],
     arguments: MapArguments,
     workers: int,
     deadline_ns: int | None,
-) -> Iterator[Any]:
+) -> Iterator[T]:
     """Feed `iterables` into `core` and return the iterator over its results.
 
     Inputs that are all sized are consumed here. Others, and any with a buffer size, are pulled as results are taken: never more
@@ -146,7 +149,7 @@ class _Feeder:
     """Pulls an input as far ahead as is wanted."""
 
     def __init__(
-        self, core: MapCore, source: Iterator[tuple[Any, ...]], arguments: MapArguments, workers: int
+        self, core: MapCore[Any], source: Iterator[tuple[Any, ...]], arguments: MapArguments, workers: int
     ) -> None:
         self._core = core
         self._source: Iterator[tuple[Any, ...]] | None = source
@@ -174,8 +177,8 @@ class _Feeder:
 
 
 def _results(
-    core: MapCore, feeder: _Feeder | None, arguments: MapArguments, total: int | None, deadline_ns: int | None
-) -> Generator[Any, None, None]:
+    core: MapCore[T], feeder: _Feeder | None, arguments: MapArguments, total: int | None, deadline_ns: int | None
+) -> Generator[T, None, None]:
     """Yield the results; whoever stops early cancels what was not begun."""
     take, ordered, progress = core.next, arguments.ordered, arguments.progress
     done = 0

@@ -31,7 +31,7 @@ HERE = Path(__file__).resolve().parent
 # ---- waiting -------------------------------------------------------------------------------------
 
 
-def wait_until(condition: Callable[[], T], what: str = "", timeout: float = WATCHDOG) -> T:
+def wait_until(condition: Callable[[], T | None], what: str = "", timeout: float = WATCHDOG) -> T:
     """Poll `condition` until it is true and return its value; fail after `timeout` seconds."""
     deadline = time.monotonic() + timeout
     while not (value := condition()):

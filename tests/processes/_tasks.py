@@ -256,7 +256,7 @@ def recurse(depth: int = 0) -> int:
     return recurse(depth + 1) + 1
 
 
-def leave(code: object = None) -> None:
+def leave(code: str | int | None = None) -> None:
     sys.exit(code)
 
 
@@ -471,7 +471,7 @@ def take_memory(count: int) -> int:
 
 
 def take_memory_slowly(count: int) -> int:
-    parts = []
+    parts: list[bytes] = []
     while sum(map(len, parts)) < count:
         parts.append(os.urandom(1 << 20))
     return sum(map(len, parts))

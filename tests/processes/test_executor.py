@@ -985,13 +985,13 @@ def test_max_tasks_per_child_one(tally):
 def test_max_tasks_per_child_with_waiters_callbacks_and_shutdown():
     # python/cpython#115634: work was stranded, or the shutdown hung.
     for _ in range(5):
-        called = []
+        called: list[plait.Future[int]] = []
         with plait.ProcessPool(1, max_tasks_per_child=2) as pool:
             futures = [pool.submit(_tasks.echo, i) for i in range(7)]
             for f in futures:
                 f.add_done_callback(called.append)
         assert [f.result(0) for f in futures] == list(range(7))
-        wait_until(lambda c=called: len(c) == 7, "the callbacks")
+        wait_until(lambda: len(called) == 7, "the callbacks")
 
 
 @pytest.mark.parametrize("name", ["spawn", "forkserver", "fork"])
@@ -1036,7 +1036,7 @@ def test_bad_arguments_are_refused_at_once(arguments, error):
 
 def test_timeout_and_others_by_keyword_only():
     with pytest.raises(TypeError):
-        plait.ProcessPool(1, None, None, (), 5)
+        plait.ProcessPool(1, None, None, (), 5)  # type: ignore[call-arg]
 
 
 @pytest.mark.parametrize(

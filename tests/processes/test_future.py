@@ -193,7 +193,7 @@ def test_futures_outlive_the_pool(tmp_path):
 def test_cancel_what_is_queued(one, gate, tally):
     running = at_gate(one, gate, tally)
     queued = one.submit(_tasks.note, tally, "must not run")
-    called = []
+    called: list[plait.Future[object]] = []
     queued.add_done_callback(called.append)
     assert queued.cancel() is True
     assert queued.cancel() is True

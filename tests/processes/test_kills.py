@@ -160,7 +160,7 @@ def test_submit_under_random_kills(retries, collect, chance, tally):
 
         return callback
 
-    names = []
+    names: list[str] = []
     with plait.ProcessPool(2, retries=retries) as pool, Killer(pool, KILLS, chance) as killer:
         window: list = []
         while killer.busy or len(names) < 500:
@@ -200,7 +200,7 @@ def test_submit_under_random_kills(retries, collect, chance, tally):
 def test_map_under_random_kills_with_retries(chunksize, ordered, chance, tally):
     # So many retries that none runs out: every result comes, and only killed items ran again.
     account = Account(tally, retries=1000)
-    names = []
+    names: list[str] = []
     with plait.ProcessPool(2, retries=1000) as pool, Killer(pool, KILLS, chance) as killer:
         while killer.busy:
             batch = [f"item{len(names) + i}" for i in range(400)]
@@ -246,7 +246,7 @@ def test_map_under_random_kills_without_retries(chunksize, chance, tally):
                 chunksize=chunksize,
                 timeout=WATCHDOG,
             )
-            answers = []
+            answers: list[tuple[object, int]] = []
             try:
                 answers.extend(results)
             except plait.WorkerDied as error:

@@ -194,7 +194,10 @@ import plait
 def triple(x):
     return 3 * x
 with plait.ProcessPool(1) as pool:
-    error = pool.submit(triple, 1).exception()
+    try:
+        error = pool.submit(triple, 1).exception()
+    except plait.NotPicklable as at_the_call:
+        error = at_the_call
     print(type(error).__name__, "cloudpickle" in str(error), "triple" in str(error))
     print(pool.submit(abs, -1).result())
 """

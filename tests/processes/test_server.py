@@ -287,7 +287,7 @@ def test_when_both_kinds_end_at_once_the_process_group_decides(pool: Pool) -> No
     os.kill(server, signal.SIGSTOP)
     for worker, number in ((good, signal.SIGTERM), (bad, signal.SIGKILL)):
         signal.pidfd_send_signal(worker.pidfd, number)
-        wait_for(lambda worker=worker: state(worker.pid) == "Z")
+        wait_for(lambda: state(worker.pid) == "Z")
     os.kill(server, signal.SIGCONT)
     assert {pool.exit().code, pool.exit().code} == {0, -9}
     wait_for(lambda: gone(stray))

@@ -199,7 +199,6 @@ const _: () = assert!(size_of::<Slot>() == 256);
 /// A mapping of the board.
 pub struct Board {
     map: Mapping,
-    file: Memfd,
     seats: usize,
 }
 
@@ -223,15 +222,15 @@ fn size(seats: usize) -> usize {
 }
 
 impl Board {
-    /// Makes a board for `seats` workers.
-    pub fn create(seats: usize, spin: bool) -> io::Result<Self> {
+    /// Makes a board for `seats` workers; returns its memfd too, to hand over.
+    pub fn create(seats: usize, spin: bool) -> io::Result<(Self, Memfd)> {
         let file = Memfd::create("plait-board", size(seats) as u64)?;
         file.seal_size()?;
         let map = Mapping::map(file.as_fd(), 0, size(seats), true)?;
-        let board = Self { map, file, seats };
+        let board = Self { map, seats };
         board.header().spin.store(spin.into(), Ordering::Relaxed);
         board.header().magic.store(MAGIC, Ordering::Release);
-        Ok(board)
+        Ok((board, file))
     }
 
     /// Maps the board behind `fd`, in a worker.
@@ -242,7 +241,7 @@ impl Board {
         let seats =
             seats.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "not a board of this version of plait"))?;
         let map = Mapping::map(file.as_fd(), 0, len, true)?;
-        let board = Self { map, file, seats };
+        let board = Self { map, seats };
         if board.header().magic.load(Ordering::Acquire) != MAGIC {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidData,
@@ -250,11 +249,6 @@ impl Board {
             ));
         }
         Ok(board)
-    }
-
-    /// The memfd, to hand over.
-    pub fn file(&self) -> &Memfd {
-        &self.file
     }
 
     /// How many seats it has.

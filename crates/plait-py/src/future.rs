@@ -63,7 +63,7 @@ struct Cell {
 }
 
 /// What `plait.Future` is made of; see there.
-#[pyclass(subclass, frozen, weakref, module = "plait._core")]
+#[pyclass(subclass, frozen, weakref, generic, module = "plait._core")]
 pub(crate) struct FutureCore {
     cell: Mutex<Cell>,
 }
@@ -442,6 +442,22 @@ impl FutureCore {
         Self { cell: Mutex::new(cell) }
     }
 
+    /// Return what the task returned, waiting for it; raise what it raised.
+    ///
+    /// The result is unpickled by the thread that asks first.
+    ///
+    /// Args:
+    ///     timeout: Seconds to wait; None waits as long as it takes. When they are over the task goes on.
+    ///
+    /// Raises:
+    ///     TimeoutError: It was not done in time. `plait.TaskTimeout`, a subclass, is the task's own limit.
+    ///     CancelledError: It was cancelled; `plait.TaskCancelled`, a subclass, if it was stopped by `kill` or Ctrl-C.
+    ///     plait.WorkerDied: Its worker was killed or crashed.
+    ///
+    /// >>> import plait
+    /// >>> with plait.ProcessPool(1) as pool:
+    /// ...     pool.submit(max, 3, 5).result(timeout=60)
+    /// 5
     #[pyo3(signature = (timeout=None))]
     fn result<'py>(slf: &Bound<'py, Self>, timeout: Option<&Bound<'py, PyAny>>) -> PyResult<Py<PyAny>> {
         if !Self::settle(slf)? && !Self::wait_for(slf, gil::deadline(timeout)?)? {
@@ -457,6 +473,19 @@ impl FutureCore {
         Err(error::cancelled(py))
     }
 
+    /// Return what the task raised, or None if it returned, waiting for it.
+    ///
+    /// Args:
+    ///     timeout: Seconds to wait; None waits as long as it takes. When they are over the task goes on.
+    ///
+    /// Raises:
+    ///     TimeoutError: It was not done in time.
+    ///     CancelledError: It was cancelled.
+    ///
+    /// >>> import plait
+    /// >>> with plait.ProcessPool(1) as pool:
+    /// ...     pool.submit(int, "x").exception(timeout=60)
+    /// ValueError("invalid literal for int() with base 10: 'x'")
     #[pyo3(signature = (timeout=None))]
     fn exception<'py>(slf: &Bound<'py, Self>, timeout: Option<&Bound<'py, PyAny>>) -> PyResult<Option<Py<PyAny>>> {
         if !Self::settle(slf)? && !Self::wait_for(slf, gil::deadline(timeout)?)? {
@@ -472,18 +501,22 @@ impl FutureCore {
         Err(error::cancelled(py))
     }
 
+    /// Return whether it has a result, an exception, or was cancelled.
     fn done(slf: &Bound<'_, Self>) -> PyResult<bool> {
         Self::settle(slf)
     }
 
+    /// Return whether a worker has it now.
     fn running(slf: &Bound<'_, Self>) -> PyResult<bool> {
         Ok(Self::state_name(slf)? == "RUNNING")
     }
 
+    /// Return whether it was cancelled before it began.
     fn cancelled(slf: &Bound<'_, Self>) -> PyResult<bool> {
         Ok(Self::state_name(slf)?.starts_with("CANCELLED"))
     }
 
+    /// Cancel the task if no worker has begun it; return whether it is cancelled. `kill` stops one that runs.
     fn cancel(slf: &Bound<'_, Self>) -> PyResult<bool> {
         let pending = {
             let cell = slf.get().lock();
@@ -505,7 +538,16 @@ impl FutureCore {
         Self::cancelled(slf)
     }
 
-    /// Stops the task, killing its worker if it runs.
+    /// Stop the task; return False only if it was done already.
+    ///
+    /// If it runs, its worker and the processes that it started are killed by SIGKILL, and the worker is replaced. Afterwards
+    /// `exception()` is `plait.TaskCancelled` and `cancelled()` is False.
+    ///
+    /// >>> import time, plait
+    /// >>> with plait.ProcessPool(1) as pool:
+    /// ...     future = pool.submit(time.sleep, 600)
+    /// ...     future.kill(), type(future.exception(timeout=60))
+    /// (True, <class 'plait.errors.TaskCancelled'>)
     fn kill(slf: &Bound<'_, Self>) -> PyResult<bool> {
         let killed = {
             let cell = slf.get().lock();
@@ -535,6 +577,10 @@ impl FutureCore {
         }
     }
 
+    /// Call `fn(future)` when it is done, or now if it is.
+    ///
+    /// Callbacks run in the order in which they were added, in whichever thread of this process learns first that the task is
+    /// done; they should not wait. Exceptions in them are logged by the logger `concurrent.futures`.
     #[pyo3(signature = (r#fn, /))]
     fn add_done_callback(slf: &Bound<'_, Self>, r#fn: Bound<'_, PyAny>) -> PyResult<()> {
         if !Self::settle(slf)? {
@@ -554,6 +600,10 @@ impl FutureCore {
         Ok(())
     }
 
+    /// Begin a future that has no task behind it; False if it was cancelled. For executors and tests.
+    ///
+    /// Raises:
+    ///     RuntimeError: It has begun already, or an executor's task is behind it.
     fn set_running_or_notify_cancel(slf: &Bound<'_, Self>) -> PyResult<bool> {
         let condition = Self::condition_of(slf)?;
         condition.call_method0("acquire")?;
@@ -581,11 +631,19 @@ impl FutureCore {
         outcome.ok_or_else(|| PyRuntimeError::new_err("Future in unexpected state"))
     }
 
+    /// End a future that has no task behind it with a result. For executors and tests.
+    ///
+    /// Raises:
+    ///     InvalidStateError: It is done already, or an executor's task is behind it.
     #[pyo3(signature = (result))]
     fn set_result(slf: &Bound<'_, Self>, result: Py<PyAny>) -> PyResult<()> {
         Self::end(slf, State::Value(result))
     }
 
+    /// End a future that has no task behind it with an exception. For executors and tests.
+    ///
+    /// Raises:
+    ///     InvalidStateError: It is done already, or an executor's task is behind it.
     #[pyo3(signature = (exception))]
     fn set_exception(slf: &Bound<'_, Self>, exception: Py<PyAny>) -> PyResult<()> {
         Self::end(slf, State::Error(exception))

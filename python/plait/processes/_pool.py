@@ -37,24 +37,29 @@ _numbers = itertools.count(1)
 class ProcessPool(_core.ProcessPoolCore, concurrent.futures.Executor):
     """A pool of worker processes: `concurrent.futures.ProcessPoolExecutor`, faster and harder to break.
 
-    Use it for work that keeps a core busy. A worker that dies, hangs or eats too much memory costs the task it ran, never
-    the pool. Workers start when work waits, from a small fork server; your own process is not forked.
+    Use it for work that keeps a core busy; work that waits for others costs less in threads or in asyncio. A worker that dies,
+    hangs or eats too much memory costs the task it ran, never the pool. Workers start when work waits, from a small fork
+    server; your own process is not forked. Functions, arguments and results are pickled. A pool has up to 1024 workers and
+    4,194,304 unfinished tasks.
 
     Args:
         max_workers: Most workers at a time; by default the CPUs that this process may use (affinity, container quota).
         mp_context: A context of `multiprocessing` or the name of a start method. "spawn" and "forkserver" are served by the
             fork server, as is None; "fork" makes workers copies of this process as it is at the first task, with a
             warning when it has threads.
-        initializer: Called in each worker before its first task, with `initargs`. If it raises, the pool is broken.
-        max_tasks_per_child: Tasks after which a worker is replaced.
-        timeout: Seconds of run time after which a task is stopped with `TaskTimeout`. Not counted while it is queued.
+        initializer: Called in each worker before its first task. If it raises, the pool is broken.
+        initargs: What `initializer` is called with.
+        max_tasks_per_child: Tasks after which a worker is replaced; by default never.
+        timeout: Seconds of run time after which a task is stopped with `TaskTimeout`; by default never. Time in the queue does
+            not count.
         retries: How often a task is tried again when its worker died. Exceptions are not retried.
-        limits: What a worker may use; see `Limits`.
+        limits: What a worker may use; see `Limits`. None: as much as there is.
         preload: Names of modules that the fork server imports once, for all workers.
 
     Raises:
         TypeError, ValueError: An argument is not what it should be; the message names it and its value.
         ModuleNotFoundError: A module of `preload` does not exist.
+        RuntimeError: A worker that imports the main module makes a pool: `if __name__ == "__main__":` is missing there.
 
     >>> import plait
     >>> with plait.ProcessPool(2) as pool:
@@ -119,7 +124,7 @@ class ProcessPool(_core.ProcessPoolCore, concurrent.futures.Executor):
         config = {
             "cwd": cwd,
             "environ": dict(os.environ),
-            "sys_path": [entry for entry in sys.path if isinstance(entry, str)],
+            "sys_path": _launch._strings(sys.path),
             "main": main,
             "initializer": None if initializer is None else _core.dumps((initializer, initargs), "the initializer"),
             "memory_limit": None if limits is None else limits.memory,
@@ -128,18 +133,19 @@ class ProcessPool(_core.ProcessPoolCore, concurrent.futures.Executor):
         }
         return pickle.dumps(config, protocol=5)
 
-    if TYPE_CHECKING:
+    if TYPE_CHECKING:  # at run time it is the core's, with this docstring and an example
 
-        def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:  # type: ignore[override]
+        def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
             """Queue `fn(*args, **kwargs)` and return its future.
 
             Raises:
                 NotPicklable: The function or an argument cannot be sent; the message names it.
                 RuntimeError: The pool was shut down.
+                WorkerDied, BrokenProcessPool: Workers cannot be started, or their initializer raised.
             """
             ...
 
-    def map(  # type: ignore[override]
+    def map(
         self,
         fn: Callable[..., T],
         *iterables: Iterable[Any],
@@ -152,9 +158,12 @@ class ProcessPool(_core.ProcessPoolCore, concurrent.futures.Executor):
         """Apply `fn` to the items of `iterables` in the workers, yielding the results.
 
         Inputs that have a length are all submitted at the call. Others are pulled as results are taken, so endless ones are
-        welcome. Timeouts and retries of the pool count per item, whatever the chunk.
+        welcome. Timeouts and retries of the pool count per item, whatever the chunk. An iterator that is dropped or closed
+        cancels what was not begun.
 
         Args:
+            fn: Called once per item, with one argument from each of the inputs.
+            *iterables: The inputs, as for the builtin `map`: the shortest one says how many items there are.
             timeout: Seconds from this call to the last result, as in the standard library.
             chunksize: Items per message. `None` sizes chunks from measured durations so that one takes 2 to 5 ms.
             buffersize: Items under way at most; any input is then pulled as results are taken.
@@ -166,6 +175,9 @@ class ProcessPool(_core.ProcessPoolCore, concurrent.futures.Executor):
             WorkerDied: The worker that ran an item was killed or crashed; `.signal`, `.pid`, `.index` say which.
             TaskTimeout: An item ran longer than the pool's `timeout`.
             TimeoutError: The results did not all come within `timeout`.
+            NotPicklable: The function or an item cannot be sent; the message names it.
+            RuntimeError: The pool was shut down.
+            TypeError, ValueError: An argument is not what it should be; the message names it and its value.
 
         >>> import plait
         >>> with plait.ProcessPool(2) as pool:
@@ -190,9 +202,7 @@ class ProcessPool(_core.ProcessPoolCore, concurrent.futures.Executor):
         core = self._map(*options, fn, chunk)
         return map_items(core, iterables, arguments, self._max_workers, deadline_ns)
 
-    def options(
-        self, *, timeout: float | None = None, retries: int | None = None, priority: int = 0
-    ) -> PoolView:
+    def options(self, *, timeout: float | None = None, retries: int | None = None, priority: int = 0) -> PoolView:
         """Return a view on this pool whose tasks have other options.
 
         Args:
@@ -200,23 +210,38 @@ class ProcessPool(_core.ProcessPoolCore, concurrent.futures.Executor):
             retries: Tries after deaths of workers; None keeps the pool's.
             priority: Higher first; those of equal priority in the order of submitting.
 
+        Raises:
+            TypeError, ValueError: An option is not what it should be; the message names it and its value.
+
         >>> import plait
         >>> with plait.ProcessPool(1) as pool:
         ...     pool.options(timeout=30, priority=1).submit(len, "abc").result()
         3
         """
-        return PoolView(self, Options.check(
-            self._options.timeout if timeout is None else timeout,
-            self._options.retries if retries is None else retries,
-            priority,
-        ))
+        return PoolView(
+            self,
+            Options.check(
+                self._options.timeout if timeout is None else timeout,
+                self._options.retries if retries is None else retries,
+                priority,
+            ),
+        )
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more tasks; what is queued is still run, then the workers exit.
 
+        Leaving a `with` block does this and waits. It may be called again, and does nothing in a forked child.
+
         Args:
             wait: Return when the workers are gone.
             cancel_futures: Cancel what was not begun.
+
+        >>> import plait
+        >>> pool = plait.ProcessPool(1)
+        >>> future = pool.submit(len, "abc")
+        >>> pool.shutdown()
+        >>> future.result()
+        3
         """
         if self._inert():
             return
@@ -225,11 +250,23 @@ class ProcessPool(_core.ProcessPoolCore, concurrent.futures.Executor):
             self._join()
 
     def terminate_workers(self) -> None:
-        """Send SIGTERM to all workers, and shut the pool down without waiting; tasks that ran fail with `WorkerDied`."""
+        """Send SIGTERM to all workers, and shut the pool down without waiting.
+
+        Tasks that ran fail with `WorkerDied`, those that were queued are cancelled. As in the standard library from 3.14 on.
+
+        >>> import plait
+        >>> pool = plait.ProcessPool(1)
+        >>> pool.terminate_workers()
+        """
         self._stop(signal.SIGTERM)
 
     def kill_workers(self) -> None:
-        """Send SIGKILL to all workers, and shut the pool down without waiting; tasks that ran fail with `WorkerDied`."""
+        """Send SIGKILL to all workers, and shut the pool down without waiting; else like `terminate_workers`.
+
+        >>> import plait
+        >>> pool = plait.ProcessPool(1)
+        >>> pool.kill_workers()
+        """
         self._stop(signal.SIGKILL)
 
     def statistics(self) -> dict[str, int]:
@@ -237,6 +274,13 @@ class ProcessPool(_core.ProcessPoolCore, concurrent.futures.Executor):
 
         Tasks and items of maps: `submitted`, `cancelled`, `failed` (no result), `retried`, `queued` (now; a chunk is one).
         Workers: `workers` (now), `workers_idle`, `workers_started`, `workers_died`.
+
+        >>> import plait
+        >>> with plait.ProcessPool(1) as pool:
+        ...     pool.submit(len, "abc").result()
+        ...     pool.statistics()["submitted"]
+        3
+        1
         """
         return self._figures()
 
@@ -285,19 +329,27 @@ class ProcessPool(_core.ProcessPoolCore, concurrent.futures.Executor):
 
 
 class PoolView(concurrent.futures.Executor):
-    """A pool seen with other options for its tasks; made by `ProcessPool.options`."""
+    """A pool seen with other options for its tasks; made by `ProcessPool.options`.
+
+    It is an executor like the pool, costs nothing, and may be kept. Shutting it down shuts the pool down.
+
+    >>> import plait
+    >>> with plait.ProcessPool(1) as pool:
+    ...     careful = pool.options(timeout=30, retries=2)
+    ...     list(careful.map(abs, [-1, 2]))
+    [1, 2]
+    """
 
     def __init__(self, pool: ProcessPool, options: Options) -> None:
         self._pool = pool
         self._options = options
-        self._max_workers = pool._max_workers  # pyright: ignore[reportPrivateUsage]
+        self._max_workers = pool._max_workers
 
-    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:  # type: ignore[override]
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Queue `fn(*args, **kwargs)` with this view's options; see `ProcessPool.submit`."""
-        future: Future[T] = self._pool._submit(*self._options, fn, args, kwargs)
-        return future
+        return self._pool._submit(*self._options, fn, args, kwargs)
 
-    def map(  # type: ignore[override]
+    def map(
         self,
         fn: Callable[..., T],
         *iterables: Iterable[Any],
@@ -316,11 +368,14 @@ class PoolView(concurrent.futures.Executor):
     ) -> PoolView:
         """Return a further view, with this one's options where none are given."""
         mine = self._options
-        return PoolView(self._pool, Options.check(
-            mine.timeout if timeout is None else timeout,
-            mine.retries if retries is None else retries,
-            mine.priority if priority is None else priority,
-        ))
+        return PoolView(
+            self._pool,
+            Options.check(
+                mine.timeout if timeout is None else timeout,
+                mine.retries if retries is None else retries,
+                mine.priority if priority is None else priority,
+            ),
+        )
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Shut the pool down; see `ProcessPool.shutdown`."""

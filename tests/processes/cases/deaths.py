@@ -26,7 +26,7 @@ def _check_neighbours(futures):
     assert [f.result(WATCHDOG) for f in futures] == list(range(NEIGHBOURS))
 
 
-def _check_worker_died(error, *, signum=None, exitcode=None, pid=None):
+def _check_worker_died(error, *, signum=None, exitcode=None, pid=None) -> plait.WorkerDied:
     assert isinstance(error, plait.WorkerDied), repr(error)
     assert isinstance(error, BrokenProcessPool), "what users of the standard library catch"
     assert error.tries == 1
@@ -40,6 +40,7 @@ def _check_worker_died(error, *, signum=None, exitcode=None, pid=None):
         assert error.exitcode == exitcode
         assert not error.signal
     assert str(error), "says what happened"
+    return error
 
 
 def _one_victim(victim, *, signum=None, exitcode=None):
@@ -49,8 +50,8 @@ def _one_victim(victim, *, signum=None, exitcode=None):
         first = _start_neighbours(pool)
         failed = pool.submit(*victim)
         second = _start_neighbours(pool)
-        error = failed.exception(WATCHDOG)
-        _check_worker_died(error, signum=signum, exitcode=exitcode)
+        error = _check_worker_died(failed.exception(WATCHDOG), signum=signum, exitcode=exitcode)
+        assert error.pid is not None
         assert not alive(error.pid)
         _check_neighbours(first)
         _check_neighbours(second)
@@ -105,7 +106,7 @@ def all_killed_while_idle(folder: Path) -> None:
             assert [f.result(WATCHDOG) for f in both] == [generation] * 2
             for pid in pids:
                 os.kill(pid, signal.SIGKILL)
-            wait_until(lambda pids=pids: gone(pids), "the workers to die")
+            wait_until(lambda: gone(pids), "the workers to die")
             check_usable(pool)
     check_calm()
 
@@ -118,9 +119,7 @@ def all_killed_while_busy(folder: Path) -> None:
         pids = [int(row[-1]) for row in tally.wait(2)]
         for pid in pids:
             os.kill(pid, signal.SIGKILL)
-        errors = [f.exception(WATCHDOG) for f in victims]
-        for error in errors:
-            _check_worker_died(error, signum=signal.SIGKILL)
+        errors = [_check_worker_died(f.exception(WATCHDOG), signum=signal.SIGKILL) for f in victims]
         assert {e.pid for e in errors} == set(pids)
         _check_neighbours(queued)
         check_usable(pool)
@@ -136,11 +135,10 @@ def many_in_a_row(folder: Path) -> None:
             good.append(pool.submit(_tasks.note, tally, f"good{i}"))
             bad.append(pool.submit(_tasks.note_and_die, tally, f"bad{i}"))
         assert [f.result(WATCHDOG) for f in good] == [f"good{i}" for i in range(40)]
-        for f in bad:
-            _check_worker_died(f.exception(WATCHDOG), signum=signal.SIGKILL)
+        errors = [_check_worker_died(f.exception(WATCHDOG), signum=signal.SIGKILL) for f in bad]
         assert set(tally.count().values()) == {1}
         assert len(tally.count()) == 80
-        assert [f.exception(0).pid for f in bad] == [int(pid) for word, pid in tally.rows() if word.startswith("bad")]
+        assert [error.pid for error in errors] == [int(pid) for word, pid in tally.rows() if word.startswith("bad")]
         check_usable(pool)
     check_calm()
 

@@ -132,7 +132,7 @@ def multiprocessing_child(folder: Path) -> None:
 def fork_many_times(folder: Path) -> None:
     """Forks in the middle of a busy exchange by several threads."""
     stop = threading.Event()
-    errors = []
+    errors: list[BaseException] = []
 
     def chatter():
         try:

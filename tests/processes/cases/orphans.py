@@ -32,11 +32,11 @@ def fresh(folder: Path) -> None:
 
 def busy(folder: Path, task: str) -> None:
     tally = Tally(folder / "tally")
-    task = getattr(_tasks, task)
-    lines = 6 if "children" in task.__name__ else 2
+    function = getattr(_tasks, task)
+    lines = 6 if "children" in task else 2
     with plait.ProcessPool(2) as pool:
         for _ in range(50):
-            pool.submit(task, tally)
+            pool.submit(function, tally)
         tally.wait(lines)
         _ready()
 

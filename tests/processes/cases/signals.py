@@ -75,9 +75,9 @@ def ctrl_c_kept_pool(folder: Path, where: str) -> None:
             before = len(tally.rows())
             hanging = [] if where.startswith("map") else [pool.submit(_tasks.hang, tally) for _ in range(4)]
             wait = _waits(pool, hanging, tally)[where]
-            _interrupted(wait, KeyboardInterrupt, signal.SIGINT, lambda n=before: len(tally.rows()) >= n + 2)
+            _interrupted(wait, KeyboardInterrupt, signal.SIGINT, lambda: len(tally.rows()) >= before + 2)
             wait_until(lambda: gone(tally.pids()), "the running tasks to end", timeout=15)
-            wait_until(lambda fs=hanging: all(f.done() for f in fs), "the queued tasks to end", timeout=15)
+            wait_until(lambda: all(f.done() for f in hanging), "the queued tasks to end", timeout=15)
             for f in hanging:
                 assert f.cancelled() or f.exception(0) is not None
             check_usable(pool)

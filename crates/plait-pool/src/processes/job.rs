@@ -260,7 +260,7 @@ impl<T: Host> Pool<T> {
         drop(pool);
         self.shared.wake_one();
         // The supervisor starts workers and looks at deadlines; once per push, not per item.
-        self.shared.supervisor_event.signal();
+        self.shared.ring_supervisor();
         Ok(())
     }
 

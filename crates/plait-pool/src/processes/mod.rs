@@ -214,7 +214,8 @@ struct Inner<H> {
     records: Vec<Record<H>>,
     abandoned: Vec<u32>,
     abandoned_patience: usize,
-    args: Arena,
+    /// None when the pool is over.
+    args: Option<Arena>,
     order: Order,
     jobs: Vec<Arc<Job>>,
     supervisor: Supervisor,
@@ -241,13 +242,21 @@ struct Inner<H> {
     statistics: Statistics,
 }
 
+/// The descriptors that parent and workers share. Closed when the pool is over, however long somebody keeps it.
+struct Lines {
+    board: Memfd,
+    args: Memfd,
+    config: Memfd,
+    /// Wakes the main thread.
+    result: EventFd,
+    /// Wakes the supervisor.
+    supervisor: EventFd,
+}
+
 pub(crate) struct Shared<T: Host> {
     host: T,
     board: Board,
-    args_file: Memfd,
-    config: Memfd,
-    result_event: EventFd,
-    supervisor_event: EventFd,
+    lines: Mutex<Option<Arc<Lines>>>,
     inner: Mutex<Inner<T::Handle>>,
     /// Raised when the last worker is gone and nothing is left to do.
     ended: AtomicU32,
@@ -264,6 +273,24 @@ impl<T: Host> Shared<T> {
     fn lock(&self) -> MutexGuard<'_, Inner<T::Handle>> {
         // A panic while the lock was held left consistent data: every change is made by assignments that do not panic half-way.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lines(&self) -> Option<Arc<Lines>> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Wakes the supervisor, if there is one yet or still.
+    fn ring_supervisor(&self) {
+        if let Some(lines) = self.lines() {
+            lines.supervisor.signal();
+        }
+    }
+
+    /// Wakes the main thread, if it sleeps.
+    fn ring_main(&self) {
+        if let Some(lines) = self.lines() {
+            lines.result.signal();
+        }
     }
 
     /// Whether this is a copy in a forked child, which must touch nothing that is shared.
@@ -306,12 +333,21 @@ impl<T: Host> Pool<T> {
         config.write_all_at(&settings.config, 0)?;
         config.seal_size()?;
         let cpus = cpu::usable_cpus();
+        let (board, board_file) = Board::create(settings.max_workers, settings.spin && cpus > 1)?;
+        let args = Some(Arena::new(duplicate(&args_file)?));
+        let lines = Lines {
+            board: board_file,
+            args: args_file,
+            config,
+            result: EventFd::create()?,
+            supervisor: EventFd::create()?,
+        };
         let inner = Inner {
             free: Vec::new(),
             records: Vec::new(),
             abandoned: Vec::new(),
             abandoned_patience: 0,
-            args: Arena::new(duplicate(&args_file)?),
+            args,
             order: Order::default(),
             jobs: Vec::new(),
             supervisor: Supervisor::new(Config {
@@ -336,11 +372,8 @@ impl<T: Host> Pool<T> {
         };
         let shared = Shared {
             host,
-            board: Board::create(settings.max_workers, settings.spin && cpus > 1)?,
-            args_file,
-            config,
-            result_event: EventFd::create()?,
-            supervisor_event: EventFd::create()?,
+            board,
+            lines: Mutex::new(Some(Arc::new(lines))),
             inner: Mutex::new(inner),
             ended: AtomicU32::new(0),
             alive: AtomicU32::new(0),
@@ -389,7 +422,7 @@ impl<T: Host> Pool<T> {
         // Release: pairs with `Worker::may_retire`.
         self.shared.board.header().retire.store(1, Ordering::Release);
         self.shared.wake_all();
-        self.shared.supervisor_event.signal();
+        self.shared.ring_supervisor();
     }
 
     /// Whether the last worker is gone after a shut-down.

@@ -97,6 +97,7 @@ impl<T: Host> Shared<T> {
             inner.seats.wanted.push((seat, incarnation));
             return Ok(());
         };
+        let lines = self.lines().ok_or(io::ErrorKind::NotConnected)?;
         let results = Memfd::create("plait-results", 0)?;
         results.seal_shrink()?;
         let stack = Memfd::create("plait-stack", 0)?;
@@ -109,12 +110,12 @@ impl<T: Host> Shared<T> {
         message.extend_from_slice(&seat.to_le_bytes());
         message.extend_from_slice(&incarnation.to_le_bytes());
         let fds: [BorrowedFd<'_>; 7] = [
-            self.board.file().as_fd(),
-            self.args_file.as_fd(),
+            lines.board.as_fd(),
+            lines.args.as_fd(),
             results.as_fd(),
-            self.config.as_fd(),
-            self.result_event.as_fd(),
-            self.supervisor_event.as_fd(),
+            lines.config.as_fd(),
+            lines.result.as_fd(),
+            lines.supervisor.as_fd(),
             stack.as_fd(),
         ];
         if let Err(error) = server.send(&message, &fds) {
@@ -285,7 +286,7 @@ impl<T: Host> Shared<T> {
             plait_sys::futex::wake(slot.futex(), u32::MAX >> 1, plait_sys::futex::Scope::Shared);
         }
         if before.has(WAIT_EVENT) {
-            self.result_event.signal();
+            self.ring_main();
         }
         if before.has(COLLECT) {
             inner.done_by_us.push(index);

@@ -37,7 +37,7 @@ impl<T: Host> Pool<T> {
             .store(cpu::current_cpu() + 1, Ordering::Relaxed);
         shared.wake_one();
         if ring {
-            shared.supervisor_event.signal();
+            shared.ring_supervisor();
         }
         Ok(slot)
     }
@@ -48,9 +48,10 @@ impl<T: Host> Pool<T> {
             return Err(Refusal::Inert);
         }
         let mut inner = self.shared.lock();
-        let block = inner.args.allocate(bytes.len())?;
+        let Some(args) = inner.args.as_mut() else { return Err(Refusal::ShutDown) };
+        let block = args.allocate(bytes.len())?;
         // SAFETY: just allocated, not published.
-        let room = unsafe { inner.args.data(block)? };
+        let room = unsafe { args.data(block)? };
         room[..bytes.len()].copy_from_slice(bytes);
         let entry = &self.shared.board.header().functions[number as usize];
         entry.0.store(block.offset, Ordering::Relaxed);
@@ -93,7 +94,7 @@ impl<T: Host> Pool<T> {
             }
         }
         drop(inner);
-        self.shared.supervisor_event.signal();
+        self.shared.ring_supervisor();
     }
 
     /// Nobody wants the result any more; the task still runs.
@@ -157,7 +158,8 @@ impl<T: Host> Shared<T> {
         let slot = self.board.slot(index);
         let len: usize = parts.iter().map(|part| part.len()).sum();
         let block = if len > INLINE {
-            let block = match inner.args.allocate(len) {
+            let Some(args) = inner.args.as_mut() else { return Err(Refusal::ShutDown) };
+            let block = match args.allocate(len) {
                 Ok(block) => block,
                 Err(error) => {
                     inner.free.push(index);
@@ -165,7 +167,7 @@ impl<T: Host> Shared<T> {
                 }
             };
             // SAFETY: just allocated, not published.
-            copy_parts(unsafe { inner.args.data(block)? }, parts);
+            copy_parts(unsafe { args.data(block)? }, parts);
             Some(block)
         } else {
             // SAFETY: the slot is FREE, so it is the parent's, under the lock.
@@ -226,8 +228,8 @@ impl<T: Host> Shared<T> {
         record.failure = None;
         record.view = None;
         record.job = None;
-        if let Some(block) = record.args.take() {
-            inner.args.free(block);
+        if let (Some(block), Some(args)) = (record.args.take(), inner.args.as_mut()) {
+            args.free(block);
         }
         self.board.slot(slot).state().reset(Phase::Free);
         inner.free.push(slot);
@@ -345,7 +347,7 @@ impl<T: Host> Shared<T> {
             plait_sys::futex::wake(word, u32::MAX >> 1, plait_sys::futex::Scope::Shared);
         }
         if before.has(WAIT_EVENT) {
-            self.result_event.signal();
+            self.ring_main();
         }
         if before.has(COLLECT) {
             inner.done_by_us.push(slot);

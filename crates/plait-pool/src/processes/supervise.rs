@@ -13,7 +13,7 @@ use plait_sys::socket::SeqPacket;
 use plait_sys::{futex, thread, time};
 
 use super::seats::Server;
-use super::{Failure, Host, Inner, Pool, Refusal, Shared};
+use super::{Failure, Host, Inner, Lines, Pool, Refusal, Shared};
 use crate::board::SeatState;
 use crate::supervisor::{Action, Cause, Doom, Event, Exit, Running};
 use crate::task::Phase;
@@ -51,12 +51,13 @@ impl<T: Host> Shared<T> {
 
     pub(super) fn start_supervisor(self: &Arc<Self>) -> io::Result<()> {
         let epoll = Epoll::create()?;
-        epoll.add_readable(self.supervisor_event.as_fd(), EVENT)?;
+        let lines = self.lines().ok_or(io::ErrorKind::NotConnected)?;
+        epoll.add_readable(lines.supervisor.as_fd(), EVENT)?;
         let shared = Arc::clone(self);
-        thread::spawn_native("plait-sup", move || shared.supervise(&epoll)).map(drop)
+        thread::spawn_native("plait-sup", move || shared.supervise(&epoll, &lines)).map(drop)
     }
 
-    fn supervise(self: Arc<Self>, epoll: &Epoll) {
+    fn supervise(self: Arc<Self>, epoll: &Epoll, lines: &Lines) {
         let mut watched: Option<Arc<SeqPacket>> = None;
         let mut ready = Vec::new();
         loop {
@@ -87,7 +88,7 @@ impl<T: Host> Shared<T> {
                 ready.clear();
             }
             if ready.contains(&EVENT) {
-                self.supervisor_event.drain();
+                lines.supervisor.drain();
             }
         }
     }
@@ -100,12 +101,11 @@ impl<T: Host> Shared<T> {
         [inner.check_at, grace, again, held].into_iter().flatten().min()
     }
 
-    fn end(&self, inner: std::sync::MutexGuard<'_, Inner<T::Handle>>) {
-        if let Server::Up(server) = &inner.seats.server {
+    fn end(&self, mut inner: std::sync::MutexGuard<'_, Inner<T::Handle>>) {
+        if let Server::Up(server) = std::mem::take(&mut inner.seats.server) {
             // The server lets the connection go at its end anyway.
             let _ = server.send(b"B", &[]);
         }
-        drop(inner);
     }
 
     /// Looks at everything that may have changed.
@@ -329,7 +329,7 @@ impl<T: Host> Shared<T> {
                 inner.seats.signal(seat, self.stack_signal);
                 inner.grace.insert((time::monotonic_ns() + GRACE_NS, seat), ());
                 // The thread that handles this may not be the supervisor's.
-                self.supervisor_event.signal();
+                self.ring_supervisor();
             }
             Some(Doom::Shutdown) => inner.seats.signal(seat, inner.stop_signal),
             _ => inner.seats.signal(seat, 9),
@@ -457,7 +457,7 @@ impl<T: Host> Shared<T> {
                 }
             }
             drop(inner);
-            shared.supervisor_event.signal();
+            shared.ring_supervisor();
         });
         if started.is_err() {
             inner.seats.server = Server::None;
@@ -470,7 +470,9 @@ impl<T: Host> Shared<T> {
         // Release: pairs with `Pool::ended`.
         self.ended.store(1, Ordering::Release);
         futex::wake(&self.ended, u32::MAX >> 1, futex::Scope::Private);
-        self.result_event.signal();
+        self.ring_main();
+        inner.args = None;
+        *self.lines.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = None;
         crate::worker::wake_collector(&self.board);
     }
 }

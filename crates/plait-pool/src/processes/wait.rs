@@ -87,11 +87,10 @@ impl<T: Host> Pool<T> {
     /// Sleeps in the main thread, after [`announce_main`](Self::announce_main) or [`Job::announce_main`]: signals, blocked since before the caller last looked for them,
     /// end it.
     pub fn sleep_main(&self, signals: &BlockedSignals, deadline_ns: Option<u64>) -> Sleep {
-        let woken = signals
-            .wait_readable(self.shared.result_event.as_fd(), deadline_ns)
-            .into();
+        let Some(lines) = self.shared.lines() else { return Sleep::Woken };
+        let woken = signals.wait_readable(lines.result.as_fd(), deadline_ns).into();
         if woken == Sleep::Woken {
-            self.shared.result_event.drain();
+            lines.result.drain();
         }
         woken
     }
@@ -171,6 +170,6 @@ impl<T: Host> Shared<T> {
     pub(super) fn announce(&self, word: &AtomicU32) {
         word.fetch_add(1, Ordering::SeqCst);
         futex::wake(word, u32::MAX >> 1, Scope::Private);
-        self.result_event.signal();
+        self.ring_main();
     }
 }

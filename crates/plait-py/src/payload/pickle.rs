@@ -46,7 +46,7 @@ fn dump_slow(value: &Bound<'_, PyAny>, error: PyErr, out: &mut Vec<u8>) -> Resul
     {
         return append(&data, out);
     }
-    by_value(value, Some(error), out)
+    by_value(value, Some(Box::new(error)), out)
 }
 
 /// The pickle of `value`.
@@ -76,7 +76,7 @@ fn forking<'py>(value: &Bound<'py, PyAny>) -> Result<Option<Bound<'py, PyBytes>>
 
 /// Appends the pickle by cloudpickle. `pickle` is what pickle said, if it refused; else its pickle names `__main__`.
 #[cold]
-fn by_value(value: &Bound<'_, PyAny>, pickle: Option<PyErr>, out: &mut Vec<u8>) -> Result<(), Refusal> {
+fn by_value(value: &Bound<'_, PyAny>, pickle: Option<Box<PyErr>>, out: &mut Vec<u8>) -> Result<(), Refusal> {
     let py = value.py();
     let data = match py.import(intern!(py, "cloudpickle")) {
         Ok(module) => module.call_method1(intern!(py, "dumps"), (value, PROTOCOL)),
@@ -91,7 +91,7 @@ fn by_value(value: &Bound<'_, PyAny>, pickle: Option<PyErr>, out: &mut Vec<u8>) 
     match data.and_then(|data| Ok(data.cast_into::<PyBytes>()?)) {
         Ok(data) => append(&data, out),
         Err(error) => {
-            let cloudpickle = Some(refusing(py, error)?);
+            let cloudpickle = Some(Box::new(refusing(py, error)?));
             Err(Refusal::Refused { pickle, cloudpickle })
         }
     }

@@ -17,9 +17,9 @@ pub(super) enum Refusal {
     /// No pickler took it.
     Refused {
         /// What pickle said; None if it took it, but by names in a `__main__` that workers cannot import.
-        pickle: Option<PyErr>,
+        pickle: Option<Box<PyErr>>,
         /// What cloudpickle said; None if it is not installed.
-        cloudpickle: Option<PyErr>,
+        cloudpickle: Option<Box<PyErr>>,
     },
     /// Something else ended the attempt: KeyboardInterrupt, MemoryError.
     Raised(PyErr),
@@ -35,7 +35,7 @@ impl Refusal {
             Self::Refused { pickle, cloudpickle } => {
                 let message = format!("cannot pickle {place} {}: {reason}", describe(value));
                 let error = not_picklable(value.py(), message);
-                error.set_cause(value.py(), pickle.or(cloudpickle));
+                error.set_cause(value.py(), pickle.or(cloudpickle).map(|said| *said));
                 error
             }
         }

@@ -16,6 +16,9 @@ use crate::future::decode_frame;
 use crate::gil::{self, Waitable};
 use crate::payload;
 
+/// What came of an item: its value, or its exception.
+type Outcome<'py> = Result<Bound<'py, PyAny>, Bound<'py, PyAny>>;
+
 /// Bytes of items that are gathered before they are handed over.
 const BATCH: usize = 64 << 10;
 
@@ -119,9 +122,8 @@ impl MapCore {
             .map_err(|refusal| error::of_refusal(py, refusal))
     }
 
-    /// The next frame of the part at hand, as `(index, value or exception)`; None when there is no part.
-    #[allow(clippy::type_complexity)]
-    fn from_part<'py>(&self, py: Python<'py>) -> PyResult<Option<(u64, Result<Bound<'py, PyAny>, Bound<'py, PyAny>>)>> {
+    /// The next frame of the part at hand, with its index; None when there is no part.
+    fn next_of_part<'py>(&self, py: Python<'py>) -> PyResult<Option<(u64, Outcome<'py>)>> {
         let Some(mut part) = self.lock().part.take() else {
             return Ok(None);
         };
@@ -185,7 +187,7 @@ impl MapCore {
         deadline_ns: Option<u64>,
     ) -> PyResult<Option<(u64, Bound<'py, PyAny>)>> {
         loop {
-            if let Some((index, outcome)) = self.from_part(py)? {
+            if let Some((index, outcome)) = self.next_of_part(py)? {
                 return outcome.map(|value| Some((index, value))).map_err(PyErr::from_value);
             }
             let (taken, pushed, closed) = {

@@ -165,7 +165,7 @@ impl ProcessPoolCore {
     }
 
     /// Sets the pool up. Arguments were checked by the caller.
-    #[allow(clippy::too_many_arguments)]
+    #[expect(clippy::too_many_arguments, reason = "they are keywords in Python")]
     #[pyo3(signature = (*, max_workers, config, connect, future, stack_signal, spin, timeout, retries))]
     fn _open(
         &self,
@@ -204,6 +204,19 @@ impl ProcessPoolCore {
             .map_err(|_| PyRuntimeError::new_err("ProcessPool.__init__ was called twice"))
     }
 
+    /// Queue `fn(*args, **kwargs)` and return its future.
+    ///
+    /// Tasks begin in the order in which they were submitted; `options` has timeouts, retries and priorities for single ones.
+    ///
+    /// Raises:
+    ///     plait.NotPicklable: The function or an argument cannot be sent; the message names it.
+    ///     RuntimeError: The pool was shut down.
+    ///     plait.WorkerDied, BrokenProcessPool: Workers cannot be started, or their initializer raised.
+    ///
+    /// >>> import plait
+    /// >>> with plait.ProcessPool(1) as pool:
+    /// ...     pool.submit(pow, 2, 10).result(timeout=60)
+    /// 1024
     #[pyo3(signature = (r#fn, /, *args, **kwargs))]
     fn submit<'py>(
         &self,
