@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import sys
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 __all__ = ["MapArguments", "MapCore", "Options", "map_items", "positive_int"]
 
@@ -59,12 +59,14 @@ def positive_int(name: str, value: object) -> int:
 
 
 class MapCore(Protocol[T_co]):
-    """A `map` under way, below: items go in, results come out."""
+    """A `map` under way, below: items go in, and it iterates over results."""
 
     def push(self, args: tuple[Any, ...], /) -> None: ...
     def send(self, last: bool) -> None: ...
-    def next(self, ordered: bool, deadline_ns: int | None) -> tuple[int, T_co] | None: ...
-    def cancel(self) -> None: ...
+    def begin(self, ordered: bool, deadline_ns: int | None) -> None: ...
+    def __iter__(self) -> Iterator[T_co]: ...
+    def __next__(self) -> T_co: ...
+    def close(self) -> None: ...
     @property
     def outstanding(self) -> int: ...
     @property
@@ -125,16 +127,18 @@ def map_items(
     """
     total = _length(iterables)
     source = zip(*iterables, strict=False)
-    feeder: _Feeder | None = None
+    core.begin(arguments.ordered, deadline_ns)
     if total is not None and arguments.buffersize is None:
         push = core.push
         for args in source:
             push(args)
         core.send(True)
-    else:
-        feeder = _Feeder(core, source, arguments, workers)
-        feeder.fill()
-    return _results(core, feeder, arguments, total, deadline_ns)
+        if arguments.progress is None:
+            return core
+        return _Results(core, None, arguments.progress, total)
+    feeder = _Feeder(core, source, arguments, workers)
+    feeder.fill()
+    return _Results(core, feeder, arguments.progress, total)
 
 
 def _length(iterables: tuple[Iterable[Any], ...]) -> int | None:
@@ -176,28 +180,49 @@ class _Feeder:
         core.send(False)
 
 
-def _results(
-    core: MapCore[T], feeder: _Feeder | None, arguments: MapArguments, total: int | None, deadline_ns: int | None
-) -> Generator[T, None, None]:
-    """Yield the results; whoever stops early cancels what was not begun."""
-    take, ordered, progress = core.next, arguments.ordered, arguments.progress
-    done = 0
-    try:
-        while True:
-            if feeder is not None:
-                feeder.fill()
-            item = take(ordered, deadline_ns)
-            if item is None:
-                return
-            if progress is not None:
-                done += 1
-                progress(done, total)
-            yield item[1]
-            del item
-    finally:
-        core.cancel()
-        if isinstance(progress, ProgressBar):
-            progress.close()
+class _Results(Generic[T]):
+    """Results of a `map` that is fed or watched while it runs."""
+
+    def __init__(
+        self,
+        core: MapCore[T],
+        feeder: _Feeder | None,
+        progress: Callable[[int, int | None], object] | None,
+        total: int | None,
+    ) -> None:
+        self._core = core
+        self._feeder = feeder
+        self._progress = progress
+        self._total = total
+        self._done = 0
+
+    def __iter__(self) -> _Results[T]:
+        return self
+
+    def __next__(self) -> T:
+        try:
+            if self._feeder is not None:
+                self._feeder.fill()
+            if self._progress is None:
+                return next(self._core)
+            value = next(self._core)
+            self._done += 1
+            self._progress(self._done, self._total)
+            return value
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Stop, and drop what was not begun."""
+        self._feeder = None
+        self._core.close()
+        if isinstance(self._progress, ProgressBar):
+            self._progress.close()
+
+    def __del__(self) -> None:
+        if self._feeder is not None:  # nobody is left to feed it
+            self._core.close()
 
 
 class ProgressBar:

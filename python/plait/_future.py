@@ -15,7 +15,8 @@ __all__ = ["Future"]
 T = TypeVar("T")
 
 
-class Future(_core.FutureCore, concurrent.futures.Future[T]):
+# What is incompatible: the core's `add_done_callback` takes `fn` by position only.
+class Future(_core.FutureCore[T], concurrent.futures.Future[T]):  # pyright: ignore[reportIncompatibleMethodOverride]
     """What a task will give: a `concurrent.futures.Future` to all who ask, and awaitable in any asyncio loop.
 
     Futures are made by executors. `wait`, `as_completed`, `asyncio.wrap_future` and callbacks work as with the standard
@@ -35,8 +36,8 @@ class Future(_core.FutureCore, concurrent.futures.Future[T]):
 
     __slots__ = ()
 
-    __init__ = object.__init__
-    __class_getitem__ = classmethod(type(list[int]))  # type: ignore[assignment]
+    if not TYPE_CHECKING:
+        __init__ = object.__init__  # the standard library's would make what the core makes when it is asked for
 
     def __await__(self) -> Generator[Any, None, T]:
         import asyncio

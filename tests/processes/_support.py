@@ -5,21 +5,28 @@ Nothing here knows how the pool is built: processes are found through /proc, run
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple, Self, TypeVar
 
+from tests.processes import _tasks
+
 T = TypeVar("T")
 
 WATCHDOG = 60.0
 """Seconds that one wait may take before the test fails: no measure of speed, and never reached by a healthy pool."""
+
+CASE_LIMIT = 90.0
+"""Seconds for a whole case: longer than a wait inside it, shorter than the time limit of a test."""
 
 SLACK = float(os.environ.get("PLAIT_TEST_SLACK", "2"))
 """Seconds added to a promised bound, for a noisy machine with two cores."""
@@ -231,7 +238,7 @@ class Case:
         """All processes that exist on behalf of the program, itself and orphans included."""
         return descendants(self.warden.pid)
 
-    def wait(self, timeout: float = 2 * WATCHDOG) -> int:
+    def wait(self, timeout: float = CASE_LIMIT) -> int:
         """Wait for the end of the program; when it does not end, its Python stacks are part of the failure."""
         deadline = time.monotonic() + timeout
         while (code := self.returncode()) is None:
@@ -251,7 +258,7 @@ class Case:
             raise AssertionError(self.report(f"left behind for {timeout} s:\n{describe(self.below())}")) from None
         return time.monotonic() - self._died_at
 
-    def check(self, code: int = 0, timeout: float = 2 * WATCHDOG) -> None:
+    def check(self, code: int = 0, timeout: float = CASE_LIMIT) -> None:
         """The end of every case: right exit code, no process left, no name left in /dev/shm."""
         assert self.wait(timeout) == code, self.report("wrong exit code")
         self.settle()
@@ -297,6 +304,53 @@ def run_case(folder: Path, name: str, *arguments: Any, env: dict[str, str | None
         return case.output()
 
 
+# ---- random kills -------------------------------------------------------------------------------
+
+
+class Killer:
+    """Kills random workers of a pool until it has killed so many."""
+
+    def __init__(self, pool, kills, chance):
+        self.pool = pool
+        self.chance = chance
+        self.wanted = kills
+        self.killed = set()
+        self.server = pool.submit(_tasks.parent_pid).result(WATCHDOG)
+        self.thread = threading.Thread(target=self._run, name="killer")
+        self.stop = threading.Event()
+
+    def __enter__(self):
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.stop.set()
+        self.thread.join()
+
+    @property
+    def busy(self):
+        return self.thread.is_alive()
+
+    def _run(self):
+        while len(self.killed) < self.wanted and not self.stop.is_set():
+            time.sleep(self.chance.choice((0, 0.002, 0.01, 0.03, 0.06)))
+            pids = list(self.pool._processes)
+            if pids:
+                self._kill(self.chance.choice(pids))
+
+    def _kill(self, pid):
+        # By descriptor, and only a child of the fork server: the pid of a dead worker may be somebody else's by now.
+        with contextlib.suppress(ProcessLookupError):
+            descriptor = os.pidfd_open(pid)
+            try:
+                process = look_at(pid)
+                if process and process.ppid == self.server and process.state not in "ZX" and pid not in self.killed:
+                    self.killed.add(pid)  # before the kill: its consequences are seen by others at once
+                    signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+            finally:
+                os.close(descriptor)
+
+
 # ---- inside a case, and inside tests -------------------------------------------------------------
 
 
@@ -314,8 +368,12 @@ def check_calm() -> None:
     A fork server may stay: it is a child of this process and has no children itself.
     """
     me = os.getpid()
-    wait_until(
-        lambda: not [p for p in descendants(me) if p.ppid != me or p.state == "Z"],
-        "workers and zombies to go",
-        timeout=15,
-    )
+
+    def left():
+        return [p for p in descendants(me) if p.ppid != me or p.state == "Z"]
+
+    try:
+        wait_until(lambda: not left(), timeout=15)
+    except AssertionError:
+        if still := left():
+            raise AssertionError(f"left after the last pool has ended:\n{describe(still)}") from None

@@ -34,7 +34,7 @@ DEATHS = [
     ("deaths.all_killed_while_idle",),
     ("deaths.all_killed_while_busy",),
     ("deaths.many_in_a_row",),
-    ("deaths.dies_at_random_in_large_results",),
+    ("deaths.killed_at_random_without_retries",),
     ("deaths.initializer_that_exits",),
     ("deaths.map_with_a_death",),
     *(("deaths.children_die_with", how) for how in ("kill", "timeout", "sigkill")),

@@ -13,70 +13,24 @@ A kill may hit a worker that holds a task and has not come to its first line, so
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import os
 import random
 import signal
 import threading
-import time
 from collections import defaultdict
 
 import pytest
 
 import plait
 from tests.processes import _tasks
-from tests.processes._support import WATCHDOG, alive, check_usable, look_at, wait_until
+from tests.processes._support import WATCHDOG, Killer, alive, check_usable, run_case, wait_until
 from tests.processes._tasks import Tally
 
 KILLS = int(os.environ.get("PLAIT_SOAK_KILLS", "60"))
 """Workers killed in each test: 60 by default; `PLAIT_SOAK_KILLS=10000` for the long version."""
 
 pytestmark = pytest.mark.timeout(120 + KILLS)
-
-
-class Killer:
-    """Kills random workers of a pool until it has killed so many."""
-
-    def __init__(self, pool, kills, chance):
-        self.pool = pool
-        self.chance = chance
-        self.wanted = kills
-        self.killed = set()
-        self.server = pool.submit(_tasks.parent_pid).result(WATCHDOG)
-        self.thread = threading.Thread(target=self._run, name="killer")
-        self.stop = threading.Event()
-
-    def __enter__(self):
-        self.thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self.stop.set()
-        self.thread.join()
-
-    @property
-    def busy(self):
-        return self.thread.is_alive()
-
-    def _run(self):
-        while len(self.killed) < self.wanted and not self.stop.is_set():
-            time.sleep(self.chance.choice((0, 0.002, 0.01, 0.03, 0.06)))
-            pids = list(self.pool._processes)
-            if pids:
-                self._kill(self.chance.choice(pids))
-
-    def _kill(self, pid):
-        # By descriptor, and only a child of the fork server: the pid of a dead worker may be somebody else's by now.
-        with contextlib.suppress(ProcessLookupError):
-            descriptor = os.pidfd_open(pid)
-            try:
-                process = look_at(pid)
-                if process and process.ppid == self.server and process.state not in "ZX" and pid not in self.killed:
-                    self.killed.add(pid)  # before the kill: its consequences are seen by others at once
-                    signal.pidfd_send_signal(descriptor, signal.SIGKILL)
-            finally:
-                os.close(descriptor)
 
 
 class Account:
@@ -264,17 +218,9 @@ def test_map_under_random_kills_without_retries(chunksize, chance, tally):
     print(rounds, "maps,", deaths, "ended by a death")
 
 
-def test_kills_of_everything_at_once(chance, tally):
-    # Worker, and all workers, again and again, while large and small results are on their way.
-    with plait.ProcessPool(2, retries=1000) as pool, Killer(pool, KILLS, chance) as killer:
-        while killer.busy:
-            large = [pool.submit(_tasks.make_bytes, chance.choice((10, 5_000, 500_000))) for _ in range(20)]
-            small = [pool.submit(_tasks.echo, i) for i in range(20)]
-            for f in large:
-                data = f.result(WATCHDOG)
-                assert data == bytes(len(data))
-            assert [f.result(WATCHDOG) for f in small] == list(range(20))
-        check_usable(pool)
+def test_kills_while_megabytes_are_on_their_way(tmp_path):
+    # In a program of its own: what goes wrong here may take the parent down.
+    run_case(tmp_path, "deaths.killed_at_random_among_large_results", KILLS)
 
 
 @pytest.mark.parametrize("retries", [0, 2])

@@ -89,6 +89,28 @@ fn get_word(room: &[u8]) -> (u8, u64) {
     (word as u8, word >> 8)
 }
 
+/// Whether the first `count` frames that begin in a slot go on in a block.
+fn jumps(inline: &[u8; INLINE], count: u32) -> bool {
+    let mut at = 0;
+    for _ in 0..count {
+        let (kind, number) = get_word(&inline[at..]);
+        if kind == JUMP {
+            return true;
+        }
+        at += WORD + (number as usize).next_multiple_of(WORD);
+    }
+    false
+}
+
+/// Whether the result in a slot with one item lies in a block.
+///
+/// # Safety
+/// The slot is DONE, or its worker dead.
+pub unsafe fn lies_in_block(slot: &Slot) -> bool {
+    // SAFETY: nobody writes the bytes any more.
+    jumps(unsafe { &*slot.result() }, 1)
+}
+
 /// The frames of a slot, taken out of it: readable for as long as one likes, in order, each once.
 pub struct Results {
     inline: [u8; INLINE],
@@ -107,8 +129,8 @@ impl Results {
         // SAFETY: nobody writes the bytes any more.
         let inline = unsafe { *slot.result() };
         Self {
+            view: view.filter(|_| jumps(&inline, count)),
             inline,
-            view,
             left: count,
             block: 0,
             at: 0,

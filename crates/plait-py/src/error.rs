@@ -58,7 +58,7 @@ fn build<'py>(py: Python<'py>, failure: &Failure, subject: Subject<'_, 'py>) -> 
         } => {
             fields.set_item("index", subject.index)?;
             fields.set_item("timeout", subject.timeout_ns as f64 / 1e9)?;
-            fields.set_item("stack", stack.as_deref())?;
+            fields.set_item("stack", stack.as_deref().map(own_frames))?;
             make(py, "TaskTimeout", &fields)
         }
         Failure::Doomed { .. } => make(py, "TaskCancelled", &fields),
@@ -88,6 +88,14 @@ fn build<'py>(py: Python<'py>, failure: &Failure, subject: Subject<'_, 'py>) -> 
             .into_bound(py)
             .into_any()),
     }
+}
+
+/// A worker's stack without the frames that are plait's own, which are the outermost and printed last.
+fn own_frames(stack: &str) -> &str {
+    let end = stack
+        .find("/plait/processes/_worker.py\"")
+        .and_then(|at| stack[..at].rfind('\n'));
+    end.map_or(stack, |end| &stack[..end])
 }
 
 fn died<'py>(py: Python<'py>, exit: &Exit, fields: &Bound<'py, PyDict>) -> PyResult<Bound<'py, PyAny>> {

@@ -107,6 +107,7 @@ def fork_pool(run_worker: RunWorker | None = None) -> socket.socket:
     from plait.processes import _server
 
     _disown_after_fork()
+    reap_ended()
     if threading.active_count() > 1 or len(os.listdir("/proc/self/task")) > 1:
         warnings.warn(
             "the process is forked while it has several threads: workers may wait for ever for a lock that one of them "
@@ -134,10 +135,20 @@ def fork_pool(run_worker: RunWorker | None = None) -> socket.socket:
     return ours
 
 
-def reap_ended() -> None:
-    """Reap the copies that have ended since, so that they do not stay as zombies until the program ends."""
+def reap_ended(patience: float = 0.0) -> None:
+    """Reap the copies that have ended since, so that they do not stay as zombies until the program ends.
+
+    Args:
+        patience: Seconds to wait for one that is about to end, if none has.
+    """
+    deadline = time.monotonic() + patience
     with _lock:
-        _copies[:] = [pid for pid in _copies if not _has_ended(pid)]
+        before = len(_copies)
+        while True:
+            _copies[:] = [pid for pid in _copies if not _has_ended(pid)]
+            if len(_copies) < before or not _copies or time.monotonic() >= deadline:
+                return
+            time.sleep(0.002)
 
 
 def stop_servers() -> None:

@@ -30,6 +30,8 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _MOST_WORKERS = 1024
+_COPY_PATIENCE = 2.0
+"""Seconds that the end of a forked copy, which has nothing left to do, is waited for."""
 _START_METHODS = ("fork", "spawn", "forkserver")
 _numbers = itertools.count(1)
 
@@ -99,6 +101,7 @@ class ProcessPool(_core.ProcessPoolCore, concurrent.futures.Executor):
         self._max_tasks = max_tasks_per_child
         self._options = options
         self._number = next(_numbers)
+        self._forked = forked
         self._open(
             max_workers=workers,
             config=self._config(initializer, tuple(initargs), limits, forked),
@@ -248,6 +251,8 @@ class ProcessPool(_core.ProcessPoolCore, concurrent.futures.Executor):
         self._shut_down(bool(cancel_futures))
         if wait:
             self._join()
+            if self._forked:
+                _launch.reap_ended(_COPY_PATIENCE)
 
     def terminate_workers(self) -> None:
         """Send SIGTERM to all workers, and shut the pool down without waiting.

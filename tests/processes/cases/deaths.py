@@ -6,13 +6,12 @@ import itertools
 import os
 import random
 import signal
-import time
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import plait
 from tests.processes import _tasks
-from tests.processes._support import WATCHDOG, alive, check_calm, check_usable, gone, wait_until
+from tests.processes._support import WATCHDOG, Killer, alive, check_calm, check_usable, gone, wait_until
 from tests.processes._tasks import Gate, Tally
 
 NEIGHBOURS = 20
@@ -143,21 +142,34 @@ def many_in_a_row(folder: Path) -> None:
     check_calm()
 
 
-def dies_at_random_in_large_results(folder: Path) -> None:
-    """Killed while a result of megabytes is on its way: whole, or a death; never a part."""
-    seed = random.randrange(1 << 32)
-    print("seed", seed)
+def killed_at_random_among_large_results(folder: Path, kills: str) -> None:
+    """Killed while results of all sizes are on their way: whole, or tried again; never a part, and the parent lives."""
+    seed = int(os.environ.get("PLAIT_TEST_SEED") or random.randrange(1 << 32))
+    print("PLAIT_TEST_SEED =", seed, flush=True)
     chance = random.Random(seed)
-    with plait.ProcessPool(2) as pool:
-        for _ in range(15):
-            futures = [pool.submit(_tasks.make_bytes, 8_000_000) for _ in range(4)]
-            time.sleep(chance.uniform(0, 0.03))
-            for pid in list(pool._processes)[:1]:
-                try:
-                    os.kill(pid, signal.SIGKILL)
-                except ProcessLookupError:
-                    pass
-            for f in futures:
+    with plait.ProcessPool(2, retries=1000) as pool, Killer(pool, int(kills), chance) as killer:
+        while killer.busy:
+            sizes = [chance.choice((10, 5_000, 500_000, 8_000_000)) for _ in range(20)]
+            large = [pool.submit(_tasks.make_bytes, size) for size in sizes]
+            echoed = [pool.submit(_tasks.echo, bytes([i]) * size) for i, size in enumerate(sizes[:5])]
+            small = [pool.submit(_tasks.echo, i) for i in range(20)]
+            for size, f in zip(sizes, large, strict=True):
+                assert f.result(WATCHDOG) == bytes(size)
+            for i, f in enumerate(echoed):
+                assert f.result(WATCHDOG) == bytes([i]) * sizes[i]
+            assert [f.result(WATCHDOG) for f in small] == list(range(20))
+        check_usable(pool)
+    check_calm()
+
+
+def killed_at_random_without_retries(folder: Path) -> None:
+    """Killed while a result of megabytes is on its way: a whole result, or a death."""
+    seed = int(os.environ.get("PLAIT_TEST_SEED") or random.randrange(1 << 32))
+    print("PLAIT_TEST_SEED =", seed, flush=True)
+    chance = random.Random(seed)
+    with plait.ProcessPool(2) as pool, Killer(pool, 30, chance) as killer:
+        while killer.busy:
+            for f in [pool.submit(_tasks.make_bytes, 8_000_000) for _ in range(4)]:
                 error = f.exception(WATCHDOG)
                 if error is None:
                     assert f.result() == bytes(8_000_000)

@@ -127,6 +127,12 @@ impl Job {
         (inner.options.timeout_ns > 0 && inner.pushed > inner.dispatched).then_some(inner.options.timeout_ns)
     }
 
+    /// Whether it has nothing left to send out or to wait for.
+    fn over(&self) -> bool {
+        let inner = self.lock();
+        inner.in_flight.is_empty() && (inner.cancelled || inner.closed && inner.pushed == inner.dispatched)
+    }
+
     fn add_part(&self, part: Part) {
         let mut inner = self.lock();
         inner.ended += u64::from(part.count);
@@ -337,13 +343,18 @@ impl<T: Host> Shared<T> {
 
     /// Forgets a job that has nothing left to send out or to wait for.
     fn settle(&self, pool: &mut Inner<T::Handle>, job: &Arc<Job>) {
-        let inner = job.lock();
-        let over = inner.closed && inner.pushed == inner.dispatched && inner.in_flight.is_empty();
-        drop(inner);
-        if over || job.cancelled() {
+        if job.over() {
             pool.jobs.retain(|other| !Arc::ptr_eq(other, job));
             self.announce(job.event());
         }
+    }
+
+    /// Takes a job up again that has something left to wait for.
+    fn keep(&self, pool: &mut Inner<T::Handle>, job: &Arc<Job>) {
+        if !job.over() && !pool.jobs.iter().any(|other| Arc::ptr_eq(other, job)) {
+            pool.jobs.push(Arc::clone(job));
+        }
+        self.announce(job.event());
     }
 
     /// Fails all items of a job that have not been begun. It is no longer in the pool's list.
@@ -365,10 +376,7 @@ impl<T: Host> Shared<T> {
                 self.fail(pool, slot, failure.clone());
             }
         }
-        if !job.lock().in_flight.is_empty() || !job.lock().closed {
-            pool.jobs.push(Arc::clone(job));
-        }
-        self.announce(job.event());
+        self.keep(pool, job);
     }
 
     /// Cancels a job that is no longer in the pool's list.
@@ -390,6 +398,6 @@ impl<T: Host> Shared<T> {
                 self.stop(pool, slot, reason);
             }
         }
-        self.announce(job.event());
+        self.keep(pool, job);
     }
 }

@@ -12,6 +12,7 @@ use plait_sys::socket::SeqPacket;
 
 use super::{Host, Inner, Shared, duplicate};
 use crate::board::SeatState;
+use crate::frames::lies_in_block;
 use crate::supervisor::{Doom, Event, Exit, Lease};
 use crate::task::Phase;
 
@@ -236,7 +237,10 @@ impl<T: Host> Shared<T> {
             }
             match state.phase() {
                 Phase::Done if inner.records[index as usize].failure.is_none() => {
-                    inner.records[index as usize].view.clone_from(&view);
+                    // SAFETY: the slot is DONE. A chunk may jump later than in its first frame.
+                    if inner.records[index as usize].job.is_some() || unsafe { lies_in_block(self.board.slot(index)) } {
+                        inner.records[index as usize].view.clone_from(&view);
+                    }
                     if inner.records[index as usize].handle.is_some() {
                         // It may have died before it could say so.
                         inner.done_by_us.push(index);

@@ -48,7 +48,9 @@ impl<T: Host> Pool<T> {
             return Err(Refusal::Inert);
         }
         let mut inner = self.shared.lock();
-        let Some(args) = inner.args.as_mut() else { return Err(Refusal::ShutDown) };
+        let Some(args) = inner.args.as_mut() else {
+            return Err(Refusal::ShutDown);
+        };
         let block = args.allocate(bytes.len())?;
         // SAFETY: just allocated, not published.
         let room = unsafe { args.data(block)? };
@@ -158,7 +160,9 @@ impl<T: Host> Shared<T> {
         let slot = self.board.slot(index);
         let len: usize = parts.iter().map(|part| part.len()).sum();
         let block = if len > INLINE {
-            let Some(args) = inner.args.as_mut() else { return Err(Refusal::ShutDown) };
+            let Some(args) = inner.args.as_mut() else {
+                return Err(Refusal::ShutDown);
+            };
             let block = match args.allocate(len) {
                 Ok(block) => block,
                 Err(error) => {

@@ -87,7 +87,9 @@ impl<T: Host> Pool<T> {
     /// Sleeps in the main thread, after [`announce_main`](Self::announce_main) or [`Job::announce_main`]: signals, blocked since before the caller last looked for them,
     /// end it.
     pub fn sleep_main(&self, signals: &BlockedSignals, deadline_ns: Option<u64>) -> Sleep {
-        let Some(lines) = self.shared.lines() else { return Sleep::Woken };
+        let Some(lines) = self.shared.lines() else {
+            return Sleep::Woken;
+        };
         let woken = signals.wait_readable(lines.result.as_fd(), deadline_ns).into();
         if woken == Sleep::Woken {
             lines.result.drain();

@@ -12,6 +12,8 @@ use pyo3::types::{PyBytes, PyString, PyType};
 use super::pickle;
 use super::refusal::{name_of, not_picklable};
 
+const HEADLINE: &[u8] = b"Traceback (most recent call last):\n";
+
 /// Writes an exception that a task raised. Never fails: what cannot be pickled travels as text.
 pub(crate) fn encode_error(py: Python<'_>, error: &PyErr, out: &mut Vec<u8>) {
     let value = error.value(py).as_any();
@@ -85,7 +87,10 @@ fn format_traceback(py: Python<'_>, error: &PyErr) -> PyResult<Vec<u8>> {
     let format = FORMAT.import(py, "traceback", "format_exception")?;
     let lines = format.call1((error.get_type(py), error.value(py), error.traceback(py)))?;
     let text = PyString::new(py, "").call_method1(intern!(py, "join"), (lines,))?;
-    utf8(text.cast::<PyString>()?)
+    let text = utf8(text.cast::<PyString>()?)?;
+    // What a builtin raised has no frame in the worker; readers look for the headline all the same.
+    let headline: &[u8] = if error.traceback(py).is_none() { HEADLINE } else { b"" };
+    Ok([headline, &text].concat())
 }
 
 /// The bytes of a text, lone surrogates included.

@@ -17,7 +17,6 @@ use crate::gil::{self, Waitable};
 use crate::payload;
 
 /// What came of an item: its value, or its exception.
-type Outcome<'py> = Result<Bound<'py, PyAny>, Bound<'py, PyAny>>;
 
 /// Bytes of items that are gathered before they are handed over.
 const BATCH: usize = 64 << 10;
@@ -31,6 +30,9 @@ struct Progress {
     pushed: u64,
     taken: u64,
     closed: bool,
+    ordered: bool,
+    deadline_ns: Option<u64>,
+    started: bool,
 }
 
 /// A `map` under way; see `plait.ProcessPool.map`.
@@ -89,6 +91,9 @@ impl MapCore {
             pushed: 0,
             taken: 0,
             closed: false,
+            ordered: true,
+            deadline_ns: None,
+            started: false,
         };
         Self {
             pool,
@@ -122,8 +127,44 @@ impl MapCore {
             .map_err(|refusal| error::of_refusal(py, refusal))
     }
 
-    /// The next frame of the part at hand, with its index; None when there is no part.
-    fn next_of_part<'py>(&self, py: Python<'py>) -> PyResult<Option<(u64, Outcome<'py>)>> {
+    fn take<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        loop {
+            if let Some(outcome) = self.next_in_part(py)? {
+                return outcome.map(Some).map_err(PyErr::from_value);
+            }
+            let (taken, over, deadline_ns, ordered) = {
+                let mut progress = self.lock();
+                progress.started = true;
+                let over = progress.closed && progress.taken == progress.pushed + progress.count;
+                (progress.taken, over, progress.deadline_ns, progress.ordered)
+            };
+            if over {
+                return Ok(None);
+            }
+            if self.pool.inert() {
+                return Err(error::inert());
+            }
+            let next = NextPart {
+                map: self,
+                first: ordered.then_some(taken),
+            };
+            let waited = gil::wait(py, &next, false, deadline_ns).inspect_err(|error| {
+                if error.is_instance_of::<PyKeyboardInterrupt>(py) {
+                    self.pool.interrupt();
+                }
+            })?;
+            if !waited {
+                return Err(PyTimeoutError::new_err(()));
+            }
+            if self.lock().part.is_none() && self.job.cancelled() {
+                return Err(error::cancelled(py));
+            }
+        }
+    }
+
+    /// What came of the next item of the part at hand: value or exception. None when there is no part.
+    #[expect(clippy::type_complexity, reason = "an outcome that may be absent")]
+    fn next_in_part<'py>(&self, py: Python<'py>) -> PyResult<Option<Result<Bound<'py, PyAny>, Bound<'py, PyAny>>>> {
         let Some(mut part) = self.lock().part.take() else {
             return Ok(None);
         };
@@ -151,7 +192,7 @@ impl MapCore {
         if part.count > 0 {
             progress.part = Some(part);
         }
-        Ok(Some((index, outcome)))
+        Ok(Some(outcome))
     }
 }
 
@@ -178,48 +219,35 @@ impl MapCore {
         self.flush(py, last)
     }
 
-    /// The next result as `(index, value)`, or None when all were taken. Raises what the item raised.
+    /// Says how results are to be taken: in order or as they come, and until when (monotonic nanoseconds).
     #[pyo3(signature = (ordered, deadline_ns))]
-    fn next<'py>(
-        &self,
-        py: Python<'py>,
-        ordered: bool,
-        deadline_ns: Option<u64>,
-    ) -> PyResult<Option<(u64, Bound<'py, PyAny>)>> {
-        loop {
-            if let Some((index, outcome)) = self.next_of_part(py)? {
-                return outcome.map(|value| Some((index, value))).map_err(PyErr::from_value);
-            }
-            let (taken, pushed, closed) = {
-                let progress = self.lock();
-                (progress.taken, progress.pushed + progress.count, progress.closed)
-            };
-            if taken == pushed && closed {
-                return Ok(None);
-            }
-            if self.pool.inert() {
-                return Err(error::inert());
-            }
-            if self.job.cancelled() {
-                return Err(error::cancelled(py));
-            }
-            let next = NextPart {
-                map: self,
-                first: ordered.then_some(taken),
-            };
-            let waited = gil::wait(py, &next, false, deadline_ns).inspect_err(|error| {
-                if error.is_instance_of::<PyKeyboardInterrupt>(py) {
-                    self.pool.interrupt();
-                }
-            })?;
-            if !waited {
-                return Err(PyTimeoutError::new_err(()));
-            }
-        }
+    fn begin(&self, ordered: bool, deadline_ns: Option<u64>) {
+        let mut progress = self.lock();
+        progress.ordered = ordered;
+        progress.deadline_ns = deadline_ns;
     }
 
-    /// Drops what was not begun.
-    fn cancel(&self) {
+    fn __iter__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
+        slf
+    }
+
+    /// The next result. Raises what the item raised, and then drops what was not begun.
+    fn __next__<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        self.take(py).inspect_err(|_| self.close())
+    }
+
+    /// Ends the iteration and drops what was not begun.
+    fn close(&self) {
+        let part = {
+            let mut progress = self.lock();
+            progress.started = false;
+            progress.closed = true;
+            progress.gathered = Vec::new();
+            progress.count = 0;
+            progress.taken = progress.pushed;
+            progress.part.take()
+        };
+        drop(part);
         self.pool.cancel_job(&self.job);
     }
 
@@ -243,7 +271,10 @@ impl MapCore {
 
 impl Drop for MapCore {
     fn drop(&mut self) {
-        self.pool.cancel_job(&self.job);
+        // Results that nobody began to take are still computed, as the standard library does.
+        if self.lock().started {
+            self.pool.cancel_job(&self.job);
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use plait_pool::board::KIND_MAP;
 use plait_pool::frames;
 use plait_pool::worker::{Fds, Next, Worker};
 use plait_shm::sync::Ordering;
-use plait_sys::{limits, time};
+use plait_sys::{fork, limits, time};
 use pyo3::exceptions::{PyMemoryError, PyRuntimeError};
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
@@ -55,6 +55,10 @@ struct Runner<'py> {
     /// Where the next item of a chunk lies: slot, item, offset.
     cursor: (u32, u32, usize),
     memory_limit: Option<u64>,
+    /// This process among its forks.
+    generation: u32,
+    /// Set in a forked child: the code to exit with.
+    forked: Option<i32>,
     /// A task ran into a limit: this process is not used any more.
     spent: bool,
 }
@@ -84,6 +88,8 @@ impl PyWorker {
             buffer: Vec::new(),
             cursor: NOWHERE,
             memory_limit,
+            generation: fork::generation(),
+            forked: None,
             spent: false,
         };
         runner.worker.ready();
@@ -99,6 +105,9 @@ impl<'py> Runner<'py> {
             done += 1;
             let last = done >= max_tasks;
             self.run_slot(slot, last);
+            if let Some(code) = self.forked {
+                return Ok(code);
+            }
             if last || self.spent {
                 return Ok(0);
             }
@@ -126,14 +135,33 @@ impl<'py> Runner<'py> {
         } else {
             self.worker.begin(slot, 0);
             let outcome = self.call(slot);
+            if self.in_forked_child(&outcome) {
+                return;
+            }
             self.write(slot, outcome);
             self.worker.finish_item(slot, 0);
+        }
+        if self.forked.is_some() {
+            return;
         }
         if last || self.spent {
             // Said before the result is: whoever sees the result and submits again must not count on this worker.
             self.worker.retiring();
         }
         self.worker.finish(slot);
+    }
+
+    /// Whether this is a child that the task forked, and that came back instead of leaving. The board is its parent's: it
+    /// leaves, with the exit code that an interpreter would have.
+    fn in_forked_child(&mut self, outcome: &PyResult<Bound<'py, PyAny>>) -> bool {
+        if fork::generation() == self.generation {
+            return false;
+        }
+        if let Err(error) = outcome {
+            error.print(self.py); // exits by itself for SystemExit
+        }
+        self.forked = Some(outcome.is_err().into());
+        true
     }
 
     fn call(&mut self, slot: u32) -> PyResult<Bound<'py, PyAny>> {
@@ -157,6 +185,9 @@ impl<'py> Runner<'py> {
                 Ok(function) => self.item(slot, item).and_then(|args| function.call1(args)),
                 Err(error) => Err(error.clone_ref(self.py)),
             };
+            if self.in_forked_child(&outcome) {
+                return;
+            }
             self.write(slot, outcome);
             self.worker.finish_item(slot, item);
         }
