@@ -10,7 +10,7 @@ import threading
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 LIMIT = 100.0
 """Seconds after which a blocked task gives up, so that a test that failed leaves no worker busy for ever."""
@@ -59,10 +59,18 @@ class Tally:
 
 
 class Gate:
-    """Closed until somebody opens it; a task in front of it waits."""
+    """Closed until somebody opens it; a task in front of it waits. As a context manager it is opened in the end."""
 
     def __init__(self, path: Path | str):
         self.path = str(path)
+        self.home = os.getpid()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if os.getpid() == self.home:  # not in a forked copy
+            self.open()
 
     def open(self) -> None:
         Path(self.path).touch()
@@ -115,6 +123,11 @@ def note(tally: Tally, word: object, seconds: float = 0) -> Any:
 def note_at_gate(tally: Tally, gate: Gate, word: object = "waits") -> Any:
     tally.note(word)
     return gate.wait(word)
+
+
+def note_and_gate_if(tally: Tally, gate: Gate, which: Any, value: Any) -> Any:
+    tally.note(value)
+    return gate_if(gate, which, value)
 
 
 def gate_if(gate: Gate, which: Any, value: Any) -> Any:

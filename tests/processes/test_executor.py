@@ -56,9 +56,8 @@ def tally(tmp_path):
 
 @pytest.fixture
 def gate(tmp_path):
-    gate = Gate(tmp_path / "gate")
-    yield gate
-    gate.open()  # a test that failed must not leave tasks waiting
+    with Gate(tmp_path / "gate") as gate:
+        yield gate  # opened in the end: a test that failed must not leave tasks waiting
 
 
 def fill(pool, gate, tally, workers=2):
@@ -590,12 +589,13 @@ def test_map_gives_what_precedes_the_error_whatever_the_chunks(pool, chunksize):
 
 
 def test_map_that_is_given_up_cancels_what_is_queued(one, gate, tally):
-    results = one.map(functools.partial(_tasks.note_at_gate, tally, gate), range(100), chunksize=1)
-    tally.wait(1)
+    results = one.map(functools.partial(_tasks.note_and_gate_if, tally, gate, 1), range(1000), chunksize=1)
+    assert next(results) == 0
+    tally.wait(2)
     results.close()
     gate.open()
     check_usable(one)
-    assert len(tally.rows()) <= 3
+    assert len(tally.rows()) <= 6  # the standard library has a few in its call queue
 
 
 def test_map_that_fails_cancels_what_is_queued(one, tally):

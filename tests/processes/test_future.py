@@ -40,9 +40,8 @@ def tally(tmp_path):
 
 @pytest.fixture
 def gate(tmp_path):
-    gate = Gate(tmp_path / "gate")
-    yield gate
-    gate.open()
+    with Gate(tmp_path / "gate") as gate:
+        yield gate  # opened in the end: a test that failed must not leave tasks waiting
 
 
 def at_gate(pool, gate, tally):

@@ -105,10 +105,20 @@ def test_module(cloudpickle, tmp_path):
 
 
 def test_package_main(tmp_path):
-    files = {"package/__init__.py": "", "package/__main__.py": SCRIPT.format(prelude="")}
+    # `multiprocessing` never imports the `__main__` of a package again, so its functions travel by value.
+    pytest.importorskip("cloudpickle")
+    program = """
+        import plait
+        def square(x):
+            return x * x
+        if __name__ == "__main__":
+            with plait.ProcessPool(2) as pool:
+                print(pool.submit(square, 7).result(), *pool.map(square, range(5)))
+        """
+    files = {"package/__init__.py": "", "package/__main__.py": program}
     command = ["-c", "import os, sys; os.chdir('..'); os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"]
     _, out, _ = _run(tmp_path, [*command, "-m", "package"], files=files)
-    assert "True" in out
+    assert out.split() == ["49", "0", "1", "4", "9", "16"]
 
 
 def test_functions_of_modules_beside_the_script(tmp_path):

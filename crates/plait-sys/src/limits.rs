@@ -7,15 +7,29 @@ use crate::cgroup::{self, Hierarchy};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::io;
 
-/// Limits this process's private memory (`RLIMIT_DATA`) to `bytes`, for good: an allocation beyond fails.
+/// What is kept back from a limit, to report with when it was reached.
+const RESERVE: u64 = 32 << 20;
+
+/// Limits this process's private memory (`RLIMIT_DATA`) to `bytes`: an allocation beyond fails. There is no way back but a
+/// small reserve, see [`use_reserve`].
 ///
 /// A hard limit that is lower already stays.
 pub fn limit_private_memory(bytes: u64) -> io::Result<()> {
     let hard = getrlimit(Resource::Data).maximum;
-    let limit = Some(hard.map_or(bytes, |hard| hard.min(bytes)));
+    let most = bytes.saturating_add(RESERVE);
     let limit = Rlimit {
-        current: limit,
-        maximum: limit,
+        current: Some(hard.map_or(bytes, |hard| hard.min(bytes))),
+        maximum: Some(hard.map_or(most, |hard| hard.min(most))),
+    };
+    Ok(setrlimit(Resource::Data, limit)?)
+}
+
+/// Gives a process that has reached its limit a little more, for its last words.
+pub fn use_reserve() -> io::Result<()> {
+    let hard = getrlimit(Resource::Data).maximum;
+    let limit = Rlimit {
+        current: hard,
+        maximum: hard,
     };
     Ok(setrlimit(Resource::Data, limit)?)
 }
@@ -125,9 +139,11 @@ mod tests {
             can_map(512 * MIB)
                 && limit_private_memory(limit + 1024 * MIB as u64).is_ok()
                 && limit_private_memory(limit).is_ok()
-                && limit_private_memory(u64::MAX).is_ok()
-                && getrlimit(Resource::Data).maximum == Some(limit)
                 && getrlimit(Resource::Data).current == Some(limit)
+                && limit_private_memory(u64::MAX).is_ok()
+                && use_reserve().is_ok()
+                && getrlimit(Resource::Data).maximum == Some(limit + RESERVE)
+                && getrlimit(Resource::Data).current == Some(limit + RESERVE)
                 && !can_map(512 * MIB)
         });
         assert!(child.succeeded());

@@ -91,4 +91,7 @@ def _main_module(origin: str | None) -> dict[str, object]:
         return {}
     if not os.path.isabs(path) and origin is not None:
         path = os.path.join(origin, path)
-    return {"init_main_from_path": os.path.normpath(path)}
+    path = os.path.normpath(path)
+    if not os.path.exists(path):  # standard input; functions travel by value then
+        return {}
+    return {"init_main_from_path": path}

@@ -161,8 +161,8 @@ class ProcessPool(_core.ProcessPoolCore, concurrent.futures.Executor):
         """Apply `fn` to the items of `iterables` in the workers, yielding the results.
 
         Inputs that have a length are all submitted at the call. Others are pulled as results are taken, so endless ones are
-        welcome. Timeouts and retries of the pool count per item, whatever the chunk. An iterator that is dropped or closed
-        cancels what was not begun.
+        welcome. Timeouts and retries of the pool count per item, whatever the chunk. Dropping the iterator halfway cancels
+        what was not begun.
 
         Args:
             fn: Called once per item, with one argument from each of the inputs.

@@ -104,7 +104,27 @@ def _become_process(name: str, seat: int, parent_pid: int, parent_pidfd: int) ->
     process._parent_process = process._ParentProcess("MainProcess", parent_pid, parent_pidfd)
     util._finalizer_registry.clear()
     util._run_after_forkers()
+    _leave_shared_memory_alone()
     del before
+
+
+def _leave_shared_memory_alone() -> None:
+    """Keep shared memory that a task attaches to from being unlinked when this worker exits.
+
+    The standard library registers it with a resource tracker even for attaching (python/cpython#82300). With the tracker of
+    the program, which the fork server passes on where there is one, that is right; a tracker of the worker's own would
+    unlink what the program still uses.
+    """
+    from multiprocessing import resource_tracker
+
+    tracker: Any = resource_tracker._resource_tracker
+    send = tracker._send
+
+    def send_unless_ours(command: str, name: str, kind: str, *rest: Any) -> None:
+        if tracker._fd is not None or kind != "shared_memory":
+            send(command, name, kind, *rest)
+
+    tracker._send = send_unless_ours
 
 
 def _read_config(fd: int) -> dict[str, Any]:

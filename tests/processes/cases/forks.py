@@ -22,7 +22,12 @@ warnings.filterwarnings("ignore", "This process .* is multi-threaded", Deprecati
 
 def _reap(pid):
     """The exit code of a child that this process forked."""
-    return os.waitstatus_to_exitcode(wait_until(lambda: os.waitpid(pid, os.WNOHANG), "the forked child to end")[1])
+
+    def ended():
+        found, status = os.waitpid(pid, os.WNOHANG)
+        return (status,) if found else None
+
+    return os.waitstatus_to_exitcode(wait_until(ended, "the forked child to end")[0])
 
 
 def _refused(action):
@@ -74,8 +79,8 @@ CHILDREN = {"drop": _drop, "use": _use, "shut_down": _shut_down, "new_pool": _ne
 
 def forked_copy_is_inert(folder: Path, what: str) -> None:
     """Whatever a forked child does to its copies: the parent's workers and tasks do not notice."""
-    tally, gate = Tally(folder / "tally"), Gate(folder / "gate")
-    with plait.ProcessPool(2) as pool:
+    tally = Tally(folder / "tally")
+    with plait.ProcessPool(2) as pool, Gate(folder / "gate") as gate:
         check_usable(pool)
         futures = [pool.submit(_tasks.note_at_gate, tally, gate, i) for i in range(2)]
         futures += [pool.submit(_tasks.note, tally, i) for i in range(2, 30)]

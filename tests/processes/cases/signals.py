@@ -152,8 +152,8 @@ def ctrl_c_from_terminal(folder: Path, where: str) -> None:
 
 def workers_ignore_sigint(folder: Path) -> None:
     """SIGINT that reaches a worker is nothing to it: the parent decides."""
-    tally, gate = Tally(folder / "tally"), Gate(folder / "gate")
-    with plait.ProcessPool(2) as pool:
+    tally = Tally(folder / "tally")
+    with plait.ProcessPool(2) as pool, Gate(folder / "gate") as gate:
         both = [pool.submit(_tasks.note_at_gate, tally, gate, i) for i in range(2)]
         tally.wait(2)
         for pid in tally.pids():
@@ -168,9 +168,9 @@ def workers_ignore_sigint(folder: Path) -> None:
 
 def handler_that_raises(folder: Path, where: str) -> None:
     """Any signal handler may raise, during any wait; the task itself goes on."""
-    tally, gate = Tally(folder / "tally"), Gate(folder / "gate")
+    tally = Tally(folder / "tally")
     signal.signal(signal.SIGUSR1, _raise_stop)
-    with plait.ProcessPool(2) as pool:
+    with plait.ProcessPool(2) as pool, Gate(folder / "gate") as gate:
         at_gate = [pool.submit(_tasks.note_at_gate, tally, gate, i) for i in range(2)]
         waits = {
             "result": lambda: at_gate[0].result(),

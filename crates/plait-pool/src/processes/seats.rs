@@ -237,11 +237,14 @@ impl<T: Host> Shared<T> {
             }
             match state.phase() {
                 Phase::Done if inner.records[index as usize].failure.is_none() => {
+                    let record = &mut inner.records[index as usize];
                     // SAFETY: the slot is DONE. A chunk may jump later than in its first frame.
-                    if inner.records[index as usize].job.is_some() || unsafe { lies_in_block(self.board.slot(index)) } {
-                        inner.records[index as usize].view.clone_from(&view);
+                    let needed = record.job.is_some() || unsafe { lies_in_block(self.board.slot(index)) };
+                    // One that has a view was finished by an earlier worker on this seat.
+                    if needed && record.view.is_none() {
+                        record.view.clone_from(&view);
                     }
-                    if inner.records[index as usize].handle.is_some() {
+                    if record.handle.is_some() {
                         // It may have died before it could say so.
                         inner.done_by_us.push(index);
                     }

@@ -26,6 +26,8 @@ const GRACE_NS: u64 = 5_000_000;
 const RESEND_NS: u64 = 1_000_000;
 /// How long no worker is started after one could not be; doubled with each in a row.
 const HOLD_NS: u64 = 20_000_000;
+/// How many workers in a row may be killed while they start before what is queued fails.
+const KILLED_STARTS: u32 = 20;
 
 impl<T: Host> Pool<T> {
     /// Gives the pool a connection to a fork server.
@@ -257,6 +259,14 @@ impl<T: Host> Shared<T> {
         inner.hold_spawning = Some(time::monotonic_ns() + pause);
     }
 
+    /// Whether what is queued is to fail because of workers that do not start. Not while others work; and who was killed from
+    /// outside says little about the next one, unless it goes on.
+    fn hopeless(&self, inner: &Inner<T::Handle>, cause: &Cause) -> bool {
+        let killed = matches!(cause, Cause::StartFailed(exit) if exit.code == -9 || exit.code == -15);
+        let patience = if killed { KILLED_STARTS } else { 0 };
+        inner.supervisor.alive() == inner.supervisor.starting() && inner.failed_starts > patience
+    }
+
     /// Tells the supervisor an event and does what it says.
     pub(super) fn handle(&self, inner: &mut Inner<T::Handle>, event: Event) {
         let mut actions = Vec::new();
@@ -309,7 +319,7 @@ impl<T: Host> Shared<T> {
             Action::Requeue { slot, item } => self.requeue(inner, slot, item),
             Action::FailItem { slot, item, cause } => self.fail_item(inner, slot, item, cause),
             // While others work, what is queued has hope.
-            Action::FailQueued { cause } if inner.supervisor.alive() == inner.supervisor.starting() => {
+            Action::FailQueued { cause } if self.hopeless(inner, &cause) => {
                 self.fail_queued(inner, &failure_of(cause, 0, None));
             }
             Action::FailQueued { .. } => {}

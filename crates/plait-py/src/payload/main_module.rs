@@ -43,14 +43,16 @@ fn importable(main: &Bound<'_, PyAny>) -> bool {
     if interactive(main.py()) {
         return false;
     }
-    let has_spec = main
+    let name = main
         .getattr(intern!(main.py(), "__spec__"))
-        .is_ok_and(|spec| !spec.is_none());
-    has_spec
-        || main
-            .getattr(intern!(main.py(), "__file__"))
-            .and_then(|file| file.extract::<String>())
-            .is_ok_and(|file| Path::new(&file).is_file())
+        .and_then(|spec| spec.getattr(intern!(main.py(), "name"))?.extract::<String>());
+    if let Ok(name) = name {
+        // The main of a package is run, never imported: `multiprocessing` does not do it either.
+        return name != "__main__" && !name.ends_with(".__main__");
+    }
+    main.getattr(intern!(main.py(), "__file__"))
+        .and_then(|file| file.extract::<String>())
+        .is_ok_and(|file| Path::new(&file).is_file())
 }
 
 /// Whether somebody types the program: Python's prompt, `python -i`, IPython.

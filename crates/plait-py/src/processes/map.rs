@@ -1,10 +1,11 @@
 //! `MapCore`: one `map` under way. Items go in by `push`, results come out by `next`.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use plait_pool::processes::{Job, Part, PartBody, Sleep, TaskOptions};
 use plait_sys::signal::BlockedSignals;
-use pyo3::exceptions::{PyKeyboardInterrupt, PyRuntimeError, PyTimeoutError};
+use pyo3::exceptions::{PyException, PyKeyboardInterrupt, PyRuntimeError, PyTimeoutError};
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 use pyo3::{PyTraverseError, PyVisit};
@@ -17,6 +18,7 @@ use crate::gil::{self, Waitable};
 use crate::payload;
 
 /// What came of an item: its value, or its exception.
+type Outcome<'py> = Result<Bound<'py, PyAny>, Bound<'py, PyAny>>;
 
 /// Bytes of items that are gathered before they are handed over.
 const BATCH: usize = 64 << 10;
@@ -33,6 +35,8 @@ struct Progress {
     ordered: bool,
     deadline_ns: Option<u64>,
     started: bool,
+    /// Items that could not be encoded, by index: they travel empty, and end like this.
+    refused: BTreeMap<u64, PyErr>,
 }
 
 /// A `map` under way; see `plait.ProcessPool.map`.
@@ -94,6 +98,7 @@ impl MapCore {
             ordered: true,
             deadline_ns: None,
             started: false,
+            refused: BTreeMap::new(),
         };
         Self {
             pool,
@@ -106,6 +111,23 @@ impl MapCore {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Progress> {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A result, or for an item that was refused the reason.
+    fn decode<'py>(
+        &self,
+        py: Python<'py>,
+        index: u64,
+        kind: u8,
+        bytes: &[u8],
+    ) -> Result<Bound<'py, PyAny>, Bound<'py, PyAny>> {
+        if bytes.is_empty() {
+            let refused = self.lock().refused.remove(&index);
+            if let Some(error) = refused {
+                return Err(error.into_value(py).into_bound(py).into_any());
+            }
+        }
+        decode_frame(py, kind, bytes)
     }
 
     /// Hands over what was gathered.
@@ -163,14 +185,13 @@ impl MapCore {
     }
 
     /// What came of the next item of the part at hand: value or exception. None when there is no part.
-    #[expect(clippy::type_complexity, reason = "an outcome that may be absent")]
-    fn next_in_part<'py>(&self, py: Python<'py>) -> PyResult<Option<Result<Bound<'py, PyAny>, Bound<'py, PyAny>>>> {
+    fn next_in_part<'py>(&self, py: Python<'py>) -> PyResult<Option<Outcome<'py>>> {
         let Some(mut part) = self.lock().part.take() else {
             return Ok(None);
         };
         let index = part.first;
         let outcome = match &mut part.body {
-            PartBody::Results(results) => match results.next(|kind, bytes| decode_frame(py, kind, bytes))? {
+            PartBody::Results(results) => match results.next(|kind, bytes| self.decode(py, index, kind, bytes))? {
                 Some(outcome) => outcome,
                 None => return Err(PyRuntimeError::new_err("the worker left fewer results than items")),
             },
@@ -201,10 +222,17 @@ impl MapCore {
     /// Adds an item: the tuple of its arguments.
     fn push(&self, py: Python<'_>, args: &Bound<'_, PyTuple>) -> PyResult<()> {
         let full = with_scratch(|buffer| {
-            payload::encode_item(py, args, buffer)?;
+            let refused = match payload::encode_item(py, args, buffer) {
+                Err(error) if !error.is_instance_of::<PyException>(py) => return Err(error),
+                encoded => encoded.err(),
+            };
             let len = u32::try_from(buffer.len())
                 .map_err(|_| PyRuntimeError::new_err("the arguments of one item take more than 4 GiB"))?;
             let mut progress = self.lock();
+            if let Some(error) = refused {
+                let index = progress.pushed + progress.count;
+                progress.refused.insert(index, error);
+            }
             progress.gathered.extend_from_slice(&len.to_le_bytes());
             progress.gathered.extend_from_slice(buffer);
             progress.count += 1;

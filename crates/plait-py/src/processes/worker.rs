@@ -181,14 +181,17 @@ impl<'py> Runner<'py> {
         self.cursor = NOWHERE;
         for item in first..items {
             self.worker.begin(slot, item);
-            let outcome = match &function {
-                Ok(function) => self.item(slot, item).and_then(|args| function.call1(args)),
-                Err(error) => Err(error.clone_ref(self.py)),
+            let outcome = match (&function, self.item(slot, item)) {
+                (_, Ok(None)) => None,
+                (Ok(function), Ok(Some(args))) => Some(function.call1(args)),
+                (Err(error), _) => Some(Err(error.clone_ref(self.py))),
+                (_, Err(error)) => Some(Err(error)),
             };
-            if self.in_forked_child(&outcome) {
-                return;
+            match outcome {
+                Some(outcome) if self.in_forked_child(&outcome) => return,
+                Some(outcome) => self.write(slot, outcome),
+                None => self.write_nothing(slot),
             }
-            self.write(slot, outcome);
             self.worker.finish_item(slot, item);
         }
         let busy_ns = time::monotonic_ns() - begin_ns;
@@ -206,8 +209,8 @@ impl<'py> Runner<'py> {
         resolve(self.py, &self.worker, &mut self.functions, number)
     }
 
-    /// The arguments of a chunk's item.
-    fn item(&mut self, slot: u32, item: u32) -> PyResult<Bound<'py, PyTuple>> {
+    /// The arguments of a chunk's item; None for one that the parent could not send.
+    fn item(&mut self, slot: u32, item: u32) -> PyResult<Option<Bound<'py, PyTuple>>> {
         let bytes = self.worker.args(slot)?;
         if self.cursor.0 != slot || self.cursor.1 != item {
             let mut at = 4 + length(bytes);
@@ -219,7 +222,17 @@ impl<'py> Runner<'py> {
         let at = self.cursor.2;
         let end = at + 4 + length(&bytes[at..]);
         self.cursor = (slot, item + 1, end);
-        payload::decode_item(self.py, &bytes[at + 4..end])
+        if end == at + 4 {
+            return Ok(None);
+        }
+        payload::decode_item(self.py, &bytes[at + 4..end]).map(Some)
+    }
+
+    /// The result of an item that was not sent.
+    fn write_nothing(&mut self, slot: u32) {
+        if self.worker.write(slot, frames::VALUE, &[]).is_err() {
+            std::process::abort();
+        }
     }
 
     /// Writes what came of an item; what cannot be written is an error of the item.
@@ -260,11 +273,16 @@ impl<'py> Runner<'py> {
             return error;
         };
         self.spent = true;
+        let used = limits::use_reserve().and_then(|()| limits::private_memory()).ok();
+        // What the task held goes with its frames: nobody asks for it any more.
+        if let (Ok(traceback), Some(frames)) = (self.py.import("traceback"), error.traceback(self.py)) {
+            let _ = traceback.call_method1("clear_frames", (frames,));
+        }
         let made = self.py.import("plait.errors").and_then(|module| {
             let fields = pyo3::types::PyDict::new(self.py);
             fields.set_item("limit", "memory")?;
             fields.set_item("value", limit)?;
-            fields.set_item("used", limits::private_memory().ok())?;
+            fields.set_item("used", used)?;
             module.getattr("LimitExceeded")?.call((), Some(&fields))
         });
         match made {
