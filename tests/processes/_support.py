@@ -109,7 +109,8 @@ def zombies() -> list[Proc]:
 
 
 def shm_names() -> set[str]:
-    return set(os.listdir("/dev/shm"))
+    """What lies in /dev/shm, but for the semaphores of `multiprocessing`: other programs of this machine make those."""
+    return {name for name in os.listdir("/dev/shm") if not name.startswith("sem.mp-")}
 
 
 def open_files() -> int:
@@ -265,7 +266,7 @@ class Case:
         self.check_shm()
 
     def check_shm(self) -> None:
-        # Other programs of this machine have names there too, most of them for an instant only.
+        # Other programs have names there too, most of them for an instant only.
         wait_until(lambda: not shm_names() - self._shm, "names in /dev/shm to go", timeout=5)
 
     def report(self, what: str = "") -> str:

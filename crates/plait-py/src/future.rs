@@ -108,7 +108,8 @@ impl FutureCore {
         let condition = {
             let mut cell = this.lock();
             match &cell.state {
-                State::Task(task) if task.pool.inert() => return Err(error::inert()),
+                // In a forked child it will never be, whatever the slot says by now.
+                State::Task(task) if task.pool.inert() => return Ok(false),
                 State::Task(task) if task.pool.is_done(task.slot) => {}
                 State::Task(_) | State::Pending | State::Running => return Ok(false),
                 _ => return Ok(true),
@@ -202,6 +203,7 @@ impl FutureCore {
             let (pool, slot, may_spin) = {
                 let mut cell = slf.get().lock();
                 match &cell.state {
+                    State::Task(task) if task.pool.inert() => return Err(error::inert()),
                     State::Task(task) => {
                         let found = (task.pool.clone(), task.slot, task.may_spin);
                         cell.sleepers += 1;
@@ -322,6 +324,7 @@ impl FutureCore {
         Ok(match &slf.get().lock().state {
             State::Pending => "PENDING",
             State::Running => "RUNNING",
+            State::Task(task) if task.pool.inert() => "PENDING",
             State::Task(task) => match task.pool.phase(task.slot) {
                 Phase::Taken | Phase::Done => "RUNNING",
                 _ => "PENDING",

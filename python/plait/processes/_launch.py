@@ -46,14 +46,13 @@ RUN_MAIN = "from plait.processes._server import main; main(*c[1])"
 
 
 class _Server:
-    """A running fork server, its control connection, and whether it has been given the resource tracker."""
+    """A running fork server and its control connection."""
 
-    __slots__ = ("control", "process", "tracked")
+    __slots__ = ("control", "process")
 
     def __init__(self, process: subprocess.Popen[bytes], control: socket.socket) -> None:
         self.process = process
         self.control = control
-        self.tracked = False
 
 
 _lock = threading.Lock()
@@ -292,9 +291,8 @@ def _share_resource_tracker(server: _Server) -> None:
     With a tracker of their own, they would unlink shared memory that they have only attached to.
     """
     module = sys.modules.get("multiprocessing.resource_tracker")
-    if module is not None and not server.tracked:
+    if module is not None:
         socket.send_fds(server.control, [b"T"], [module.getfd()])
-        server.tracked = True
 
 
 def _await_end(pid: int, deadline: float) -> None:

@@ -10,7 +10,7 @@ import os
 import sys
 from typing import Any
 
-__all__ = ["check_not_importing_main", "preparation", "prepare"]
+__all__ = ["check_not_importing_main", "dumps_for_start", "inherited", "preparation", "prepare"]
 
 
 def preparation() -> dict[str, object]:
@@ -67,6 +67,39 @@ def prepare(data: dict[str, Any]) -> None:
         multiprocessing.spawn.prepare(data)
     finally:
         del current._inheriting
+
+
+inherited: dict[int, tuple[Any, tuple[Any, ...]]] = {}
+"""Initializers, with their arguments, of pools whose workers are copies of the program: nothing needs to be pickled."""
+
+
+def dumps_for_start(value: object, what: str) -> bytes:
+    """Pickle what travels with the start of a worker: the semaphores and locks of `multiprocessing` may, then and only then.
+
+    Raises:
+        NotPicklable: It cannot be sent; the message says that it is `what`.
+    """
+    from plait import _core
+
+    context: Any = sys.modules.get("multiprocessing.context")
+    if context is None:
+        return _core.dumps(value, what)
+    before = context.get_spawning_popen()
+    context.set_spawning_popen(_Starting())
+    try:
+        return _core.dumps(value, what)
+    finally:
+        context.set_spawning_popen(before)
+
+
+class _Starting:
+    """Stands for a worker that is being started, while what it is to have is pickled."""
+
+    def DupFd(self, fd: int) -> object:  # noqa: N802
+        raise TypeError("a descriptor cannot be sent to workers that start later, each with a copy of its own")
+
+    def duplicate_for_child(self, fd: int) -> int:
+        return fd
 
 
 def _logging_set_up() -> dict[str, object]:

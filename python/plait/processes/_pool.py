@@ -10,6 +10,8 @@ import pickle
 import signal
 import sys
 import threading
+import time
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
@@ -30,6 +32,8 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _MOST_WORKERS = 1024
+_PID_PATIENCE = 2.0
+"""Seconds that `_processes` waits for workers that are being started."""
 _COPY_PATIENCE = 2.0
 """Seconds that the end of a forked copy, which has nothing left to do, is waited for."""
 _START_METHODS = ("fork", "spawn", "forkserver")
@@ -102,6 +106,7 @@ class ProcessPool(_core.ProcessPoolCore, concurrent.futures.Executor):
         self._options = options
         self._number = next(_numbers)
         self._forked = forked
+        self._mp_context = mp_context
         self._open(
             max_workers=workers,
             config=self._config(initializer, tuple(initargs), limits, forked),
@@ -129,12 +134,24 @@ class ProcessPool(_core.ProcessPoolCore, concurrent.futures.Executor):
             "environ": dict(os.environ),
             "sys_path": _launch._strings(sys.path),
             "main": main,
-            "initializer": None if initializer is None else _core.dumps((initializer, initargs), "the initializer"),
+            "initializer": self._initializer(initializer, initargs, forked),
             "memory_limit": None if limits is None else limits.memory,
             "max_tasks": self._max_tasks,
             "process_name": f"ProcessPool-{self._number}",
         }
         return pickle.dumps(config, protocol=5)
+
+    def _initializer(
+        self, initializer: Callable[..., object] | None, initargs: tuple[Any, ...], forked: bool
+    ) -> bytes | int | None:
+        """Return the initializer pickled, or for a forked pool the number under which its copy has it."""
+        if initializer is None:
+            return None
+        if forked:
+            _main.inherited[self._number] = (initializer, initargs)
+            weakref.finalize(self, _main.inherited.pop, self._number, None)
+            return self._number
+        return _main.dumps_for_start((initializer, initargs), "the initializer")
 
     if TYPE_CHECKING:  # at run time it is the core's, with this docstring and an example
 
@@ -322,10 +339,17 @@ class ProcessPool(_core.ProcessPoolCore, concurrent.futures.Executor):
             f"idle={figures['workers_idle']} queued={figures['queued']}>"
         )
 
+    def _wanted(self) -> int:
+        figures = self._figures()
+        return max(figures["workers"], min(figures["queued"], 1))
+
     @property
     def _processes(self) -> Mapping[int, _Process]:
         """Workers by process id, as some programs read them from the standard library's pool."""
-        return {pid: _Process(pid) for pid in self._pids()}
+        deadline = time.monotonic() + _PID_PATIENCE
+        while len(pids := self._pids()) < self._wanted() and time.monotonic() < deadline:
+            time.sleep(0.001)  # one that was just asked for has no process yet
+        return {pid: _Process(pid) for pid in pids}
 
     @property
     def _broken(self) -> bool | str:

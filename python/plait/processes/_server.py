@@ -312,6 +312,8 @@ class _Server:
         for _, pidfd in pool.outgoing:
             self.release_pidfd(pidfd)
         pool.outgoing.clear()
+        if not self.pools and self.control is not None:
+            _leave_resource_tracker()
         if not pool.ending:
             for child in self.children.values():
                 if child.pool is pool:
@@ -522,7 +524,15 @@ def _children_by_scan(parent: int) -> list[int]:
 def _use_resource_tracker(descriptor: int) -> None:
     """Let workers use the parent's resource tracker, or one of their own would unlink shared memory still in use."""
     import multiprocessing.resource_tracker
-    from typing import Any
 
     tracker: Any = multiprocessing.resource_tracker
+    _leave_resource_tracker()
     tracker._resource_tracker._fd = descriptor
+
+
+def _leave_resource_tracker() -> None:
+    """Let go of the parent's resource tracker, which ends when nobody holds its pipe any more."""
+    module: Any = sys.modules.get("multiprocessing.resource_tracker")
+    if module is not None and module._resource_tracker._fd is not None:
+        os.close(module._resource_tracker._fd)
+        module._resource_tracker._fd = None

@@ -153,7 +153,8 @@ def _set_up(config: dict[str, Any], seat: int) -> None:
     if config["initializer"] is None:
         return
     try:
-        initializer, arguments = pickle.loads(config["initializer"])
+        known = config["initializer"]
+        initializer, arguments = _main.inherited[known] if isinstance(known, int) else pickle.loads(known)
         initializer(*arguments)
     except BaseException:
         logging.getLogger("concurrent.futures").critical("Exception in initializer:", exc_info=True)

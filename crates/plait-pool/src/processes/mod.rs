@@ -228,6 +228,8 @@ struct Inner<H> {
     failed_starts: u32,
     /// What ends workers when the pool is stopped.
     stop_signal: i32,
+    /// Set while nothing is to be spared.
+    stopping: bool,
     /// `statistics.submitted` when it last did: newer tasks may have sooner ones.
     looked_at: u64,
     /// Killed late so that its stack can be had: when, and whom.
@@ -360,6 +362,7 @@ impl<T: Host> Pool<T> {
             hold_spawning: None,
             failed_starts: 0,
             stop_signal: 9,
+            stopping: false,
             looked_at: 0,
             grace: BTreeMap::new(),
             done_by_us: Vec::new(),
@@ -437,6 +440,7 @@ impl<T: Host> Pool<T> {
         }
         let mut inner = self.shared.lock();
         inner.stop_signal = signal;
+        inner.stopping = true;
         inner.seats.signal_all(signal);
         self.shared.cancel_queued(&mut inner);
         for slot in 0..inner.records.len() as u32 {

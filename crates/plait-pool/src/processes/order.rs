@@ -84,7 +84,7 @@ impl<T: Host> Shared<T> {
         self.board.queue().trim(|slot, ticket| self.carries(slot, ticket));
     }
 
-    fn carries(&self, slot: u32, ticket: u32) -> bool {
+    pub(super) fn carries(&self, slot: u32, ticket: u32) -> bool {
         let state = State(self.board.slot(slot).futex().load(Ordering::Acquire));
         state.phase() == Phase::Queued && state.number() == ticket
     }

@@ -42,6 +42,19 @@ impl<T: Host> Pool<T> {
         Ok(slot)
     }
 
+    /// Whether a task would be taken.
+    pub fn accepts(&self) -> Result<(), Refusal> {
+        if self.inert() {
+            return Err(Refusal::Inert);
+        }
+        let inner = self.shared.lock();
+        match &inner.broken {
+            Some(failure) => Err(Refusal::Broken(failure.clone())),
+            None if inner.shut_down => Err(Refusal::ShutDown),
+            None => Ok(()),
+        }
+    }
+
     /// Publishes the pickle of function `number`, for as long as the pool lives.
     pub fn publish_function(&self, number: u32, bytes: &[u8]) -> Result<(), Refusal> {
         if self.inert() {
@@ -89,7 +102,9 @@ impl<T: Host> Pool<T> {
         for job in std::mem::take(&mut inner.jobs) {
             self.shared.cancel_job(&mut inner, &job, Doom::Interrupted);
         }
+        let stopping = std::mem::replace(&mut inner.stopping, true);
         self.shared.cancel_queued(&mut inner);
+        inner.stopping = stopping;
         for slot in 0..inner.records.len() as u32 {
             if inner.records[slot as usize].used {
                 self.shared.stop(&mut inner, slot, Doom::Interrupted);
@@ -281,11 +296,28 @@ impl<T: Host> Shared<T> {
         for job in std::mem::take(&mut inner.jobs) {
             self.cancel_job(inner, &job, Doom::Shutdown);
         }
+        let spared = self.spared(inner);
         for slot in 0..inner.records.len() as u32 {
-            if inner.records[slot as usize].used {
+            if inner.records[slot as usize].used && !spared.contains(&slot) {
                 self.cancel(inner, slot);
             }
         }
+    }
+
+    /// The oldest tasks in the queue, one for each worker that is being started for them: they count as begun. None while workers
+    /// are at work.
+    fn spared(&self, inner: &Inner<T::Handle>) -> Vec<u32> {
+        let mut spared = Vec::new();
+        if inner.stopping || !inner.started || inner.supervisor.alive() > inner.supervisor.starting() {
+            return spared;
+        }
+        let starting = inner.supervisor.starting().max(1);
+        self.board.queue().visit(|slot, ticket| {
+            if spared.len() < starting && self.carries(slot, ticket) {
+                spared.push(slot);
+            }
+        });
+        spared
     }
 
     /// Ends a task that was not begun as stopped, or dooms the item that runs and has its worker killed.

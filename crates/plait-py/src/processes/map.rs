@@ -306,7 +306,7 @@ impl Drop for MapCore {
     }
 }
 
-/// Monotonic nanoseconds from now, for `MapCore.next`.
+/// Monotonic nanoseconds from now, for `MapCore.begin`.
 #[pyfunction]
 #[pyo3(signature = (timeout))]
 pub(super) fn deadline_ns(timeout: Option<&Bound<'_, PyAny>>) -> PyResult<Option<u64>> {

@@ -5,7 +5,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 
 use plait_pool::processes::{Pool, Refusal, Settings, Sleep, TaskOptions, WeakPool};
 use plait_sys::signal::BlockedSignals;
-use pyo3::exceptions::{PyKeyboardInterrupt, PyRuntimeError};
+use pyo3::exceptions::{PyException, PyKeyboardInterrupt, PyRuntimeError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 use pyo3::{PyTraverseError, PyVisit};
@@ -121,12 +121,26 @@ impl ProcessPoolCore {
     ) -> PyResult<Bound<'py, PyAny>> {
         let py = function.py();
         let opened = self.opened()?;
-        let number = self.number(py, function)?;
         let future = opened.future.bind(py).call0()?;
         let slot = with_scratch(|buffer| {
-            payload::encode_call(py, number, function, args, kwargs, buffer)?;
-            self.connected(py, |pool| pool.submit(buffer, options))
+            let encoded = self
+                .number(py, function)
+                .and_then(|number| payload::encode_call(py, number, function, args, kwargs, buffer));
+            match encoded {
+                Ok(()) => self.connected(py, |pool| pool.submit(buffer, options)).map(Some),
+                // As with the standard library, what cannot be sent is told by the future.
+                Err(error) if error.is_instance_of::<PyException>(py) => {
+                    opened
+                        .pool
+                        .accepts()
+                        .map_err(|refusal| error::of_refusal(py, refusal))?;
+                    future.call_method1("set_exception", (error,))?;
+                    Ok(None)
+                }
+                Err(error) => Err(error),
+            }
         })?;
+        let Some(slot) = slot else { return Ok(future) };
         let task = Task {
             pool: opened.pool.clone(),
             slot,
