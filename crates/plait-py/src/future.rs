@@ -456,6 +456,7 @@ impl FutureCore {
     ///     TimeoutError: It was not done in time. `plait.TaskTimeout`, a subclass, is the task's own limit.
     ///     CancelledError: It was cancelled; `plait.TaskCancelled`, a subclass, if it was stopped by `kill` or Ctrl-C.
     ///     plait.WorkerDied: Its worker was killed or crashed.
+    ///     plait.NotPicklable: The function, an argument or the result could not be sent.
     ///
     /// >>> import plait
     /// >>> with plait.ProcessPool(1) as pool:

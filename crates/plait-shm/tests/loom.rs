@@ -347,10 +347,10 @@ mod idle {
 
         fn poll(&self) -> Option<u32> {
             let slot = self.claim()?;
-            if !self.queue().is_empty() {
-                if let Some(seat) = self.idle().pick_sleeper() {
-                    self.wake_seat(seat);
-                }
+            if !self.queue().is_empty()
+                && let Some(seat) = self.idle().pick_sleeper()
+            {
+                self.wake_seat(seat);
             }
             Some(slot)
         }

@@ -95,7 +95,7 @@ def dumps_for_start(value: object, what: str) -> bytes:
 class _Starting:
     """Stands for a worker that is being started, while what it is to have is pickled."""
 
-    def DupFd(self, fd: int) -> object:  # noqa: N802
+    def DupFd(self, _fd: int) -> object:  # noqa: N802
         raise TypeError("a descriptor cannot be sent to workers that start later, each with a copy of its own")
 
     def duplicate_for_child(self, fd: int) -> int:

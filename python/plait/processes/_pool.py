@@ -158,8 +158,9 @@ class ProcessPool(_core.ProcessPoolCore, concurrent.futures.Executor):
         def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
             """Queue `fn(*args, **kwargs)` and return its future.
 
+            Where the function or an argument cannot be sent, the future fails with a `NotPicklable` that names it.
+
             Raises:
-                NotPicklable: The function or an argument cannot be sent; the message names it.
                 RuntimeError: The pool was shut down.
                 WorkerDied, BrokenProcessPool: Workers cannot be started, or their initializer raised.
             """

@@ -35,7 +35,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 
 __all__ = ["DESCRIPTORS", "RunWorker", "main", "run_copy", "serve"]
 

@@ -221,9 +221,9 @@ impl ProcessPoolCore {
     /// Queue `fn(*args, **kwargs)` and return its future.
     ///
     /// Tasks begin in the order in which they were submitted; `options` has timeouts, retries and priorities for single ones.
+    /// Where the function or an argument cannot be sent, the future fails with a `plait.NotPicklable` that names it.
     ///
     /// Raises:
-    ///     plait.NotPicklable: The function or an argument cannot be sent; the message names it.
     ///     RuntimeError: The pool was shut down.
     ///     plait.WorkerDied, BrokenProcessPool: Workers cannot be started, or their initializer raised.
     ///
