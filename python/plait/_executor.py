@@ -126,19 +126,23 @@ def map_items(
     than the buffer size ahead, or as much as keeps the workers busy.
     """
     total = _length(iterables)
-    source = zip(*iterables, strict=False)
     core.begin(arguments.ordered, deadline_ns)
-    if total is not None and arguments.buffersize is None:
+    try:
+        source = zip(*iterables, strict=False)
+        if total is None or arguments.buffersize is not None:
+            feeder = _Feeder(core, source, arguments, workers)
+            feeder.fill()
+            return _Results(core, feeder, arguments.progress, total)
         push = core.push
         for args in source:
             push(args)
         core.send(True)
-        if arguments.progress is None:
-            return core
-        return _Results(core, None, arguments.progress, total)
-    feeder = _Feeder(core, source, arguments, workers)
-    feeder.fill()
-    return _Results(core, feeder, arguments.progress, total)
+    except BaseException:
+        core.close()  # or a pool that is left by this exception would wait for the rest of the items
+        raise
+    if arguments.progress is None:
+        return core
+    return _Results(core, None, arguments.progress, total)
 
 
 def _length(iterables: tuple[Iterable[Any], ...]) -> int | None:

@@ -15,8 +15,7 @@ __all__ = ["Future"]
 T = TypeVar("T")
 
 
-# What is incompatible: the core's `add_done_callback` takes `fn` by position only.
-class Future(_core.FutureCore[T], concurrent.futures.Future[T]):  # pyright: ignore[reportIncompatibleMethodOverride]
+class Future(_core.FutureCore[T], concurrent.futures.Future[T]):
     """What a task will give: a `concurrent.futures.Future` to all who ask, and awaitable in any asyncio loop.
 
     Futures are made by executors. `wait`, `as_completed`, `asyncio.wrap_future` and callbacks work as with the standard

@@ -57,9 +57,9 @@ pub struct Worker {
 
 impl Worker {
     /// Opens what the parent handed over. Says nothing yet: see [`ready`](Self::ready).
-    pub fn open(seat: usize, fds: Fds) -> io::Result<Self> {
+    pub fn open(seat: usize, incarnation: u32, fds: Fds) -> io::Result<Self> {
         let board = Board::open(fds.board)?;
-        if seat >= board.seats() {
+        if seat >= board.seats() || board.seat(seat).incarnation.load(Ordering::Acquire) != incarnation {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "no such seat"));
         }
         board.seat(seat).pid.store(child::process_id(), Ordering::Relaxed);

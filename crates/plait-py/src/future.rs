@@ -247,7 +247,7 @@ impl FutureCore {
         let condition = Self::condition_of(slf)?;
         let timeout = deadline_ns.map(|at| at.saturating_sub(plait_sys::time::monotonic_ns()) as f64 / 1e9);
         condition.call_method0("acquire")?;
-        let waited = if Self::settle(slf)? {
+        let waited = if matches!(Self::settle(slf), Ok(true)) {
             Ok(())
         } else {
             condition.call_method1("wait", (timeout,)).map(drop)
@@ -585,7 +585,7 @@ impl FutureCore {
     ///
     /// Callbacks run in the order in which they were added, in whichever thread of this process learns first that the task is
     /// done; they should not wait. Exceptions in them are logged by the logger `concurrent.futures`.
-    #[pyo3(signature = (r#fn, /))]
+    #[pyo3(signature = (r#fn))]
     fn add_done_callback(slf: &Bound<'_, Self>, r#fn: Bound<'_, PyAny>) -> PyResult<()> {
         if !Self::settle(slf)? {
             let waits = {
@@ -649,8 +649,10 @@ impl FutureCore {
     /// Raises:
     ///     InvalidStateError: It is done already, or an executor's task is behind it.
     #[pyo3(signature = (exception))]
-    fn set_exception(slf: &Bound<'_, Self>, exception: Py<PyAny>) -> PyResult<()> {
-        Self::end(slf, State::Error(exception))
+    fn set_exception(slf: &Bound<'_, Self>, exception: Option<Py<PyAny>>) -> PyResult<()> {
+        // None is no exception, to the standard library too.
+        let state = exception.map_or_else(|| State::Value(slf.py().None()), State::Error);
+        Self::end(slf, state)
     }
 
     #[getter(_state)]

@@ -291,8 +291,9 @@ def _share_resource_tracker(server: _Server) -> None:
     With a tracker of their own, they would unlink shared memory that they have only attached to.
     """
     module = sys.modules.get("multiprocessing.resource_tracker")
-    if module is not None:
-        socket.send_fds(server.control, [b"T"], [module.getfd()])
+    tracker: Any = None if module is None else module._resource_tracker
+    if tracker is not None and tracker._fd is not None:
+        socket.send_fds(server.control, [b"T"], [tracker._fd])
 
 
 def _await_end(pid: int, deadline: float) -> None:

@@ -476,6 +476,7 @@ impl<T: Host> Pool<T> {
             return Statistics::default();
         }
         let inner = self.shared.lock();
+        self.shared.trim();
         let queued = self.shared.board.queue().len() + inner.order.len();
         Statistics {
             workers: inner.supervisor.alive() as u64,

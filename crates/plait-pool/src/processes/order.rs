@@ -80,7 +80,7 @@ impl<T: Host> Shared<T> {
         self.trim();
     }
 
-    fn trim(&self) {
+    pub(super) fn trim(&self) {
         self.board.queue().trim(|slot, ticket| self.carries(slot, ticket));
     }
 

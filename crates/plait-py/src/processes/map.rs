@@ -36,7 +36,7 @@ struct Progress {
     deadline_ns: Option<u64>,
     started: bool,
     /// Items that could not be encoded, by index: they travel empty, and end like this.
-    refused: BTreeMap<u64, PyErr>,
+    refused: BTreeMap<u64, Py<PyAny>>,
 }
 
 /// A `map` under way; see `plait.ProcessPool.map`.
@@ -124,7 +124,7 @@ impl MapCore {
         if bytes.is_empty() {
             let refused = self.lock().refused.remove(&index);
             if let Some(error) = refused {
-                return Err(error.into_value(py).into_bound(py).into_any());
+                return Err(error.into_bound(py));
             }
         }
         decode_frame(py, kind, bytes)
@@ -231,7 +231,7 @@ impl MapCore {
             let mut progress = self.lock();
             if let Some(error) = refused {
                 let index = progress.pushed + progress.count;
-                progress.refused.insert(index, error);
+                progress.refused.insert(index, error.into_value(py).into_any());
             }
             progress.gathered.extend_from_slice(&len.to_le_bytes());
             progress.gathered.extend_from_slice(buffer);
@@ -293,7 +293,19 @@ impl MapCore {
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
-        visit.call(&self.function)
+        visit.call(&self.function)?;
+        // Where another thread was stopped while it holds the lock, not visiting keeps the objects alive, which is safe.
+        if let Ok(progress) = self.progress.try_lock() {
+            for error in progress.refused.values() {
+                visit.call(error)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn __clear__(&self) {
+        let refused = std::mem::take(&mut self.lock().refused);
+        drop(refused);
     }
 }
 

@@ -345,6 +345,7 @@ impl ProcessPoolCore {
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         if let Some(opened) = self.opened.get() {
             visit.call(&opened.connect)?;
+            visit.call(&opened.future)?;
         }
         self.functions.traverse(&visit)
     }

@@ -31,7 +31,6 @@ pub(crate) fn worker_open(
     incarnation: u32,
     fds: (i32, i32, i32, i32, i32, i32, i32),
 ) -> PyResult<PyWorker> {
-    let _ = incarnation;
     // SAFETY: the fork server received these descriptors for this worker, which owns them from here on.
     let own = |fd: i32| unsafe { OwnedFd::from_raw_fd(fd) };
     let fds = Fds {
@@ -42,7 +41,7 @@ pub(crate) fn worker_open(
         supervisor_event: own(fds.5),
     };
     Ok(PyWorker {
-        worker: Mutex::new(Some(Worker::open(seat, fds)?)),
+        worker: Mutex::new(Some(Worker::open(seat, incarnation, fds)?)),
     })
 }
 
