@@ -155,7 +155,8 @@ fn duplicate(file: &impl AsFd) -> OwnedFd {
 /// The worker's side.
 impl Parent {
     /// Lives until the pool retires, or a random death.
-    fn work(&self, seat: usize, results: OwnedFd, mut random: Random) {
+    fn work(&self, seat: usize, incarnation: u32, results: OwnedFd) {
+        let mut random = Random::new(self.seed, 100 + u64::from(incarnation));
         let fds = Fds {
             board: duplicate(&self.board_file),
             args: Memfd::create("plait-test", 0).expect("a memfd").into(),
@@ -163,7 +164,7 @@ impl Parent {
             result_event: duplicate(&self.result_event),
             supervisor_event: duplicate(&self.supervisor_event),
         };
-        let mut worker = Worker::open(seat, fds).expect("a worker");
+        let mut worker = Worker::open(seat, incarnation, fds).expect("a worker");
         worker.ready();
         loop {
             if random.once_in(DEATH) {
@@ -421,13 +422,14 @@ impl Parent {
         outcomes
     }
 
-    fn spawn(self: &Arc<Self>, seat: usize, random: Random) -> JoinHandle<()> {
+    fn spawn(self: &Arc<Self>, seat: usize, incarnation: u32) -> JoinHandle<()> {
         let results = Memfd::create("plait-test", 0).expect("a memfd");
         let view = ArenaView::new(Memfd::from_fd(duplicate(&results)));
         self.lock().views[seat] = Some(Arc::new(view));
         let place = self.board.seat(seat);
         place.state.store(0, Ordering::Relaxed);
         place.wake.store(0, Ordering::Relaxed);
+        place.incarnation.store(incarnation, Ordering::Release);
         let parent = Arc::clone(self);
         let obituary = Obituary {
             seat,
@@ -435,7 +437,7 @@ impl Parent {
         };
         let life = move || {
             let _obituary = obituary;
-            parent.work(seat, results.into(), random);
+            parent.work(seat, incarnation, results.into());
         };
         thread::spawn_native("worker", life).expect("a thread")
     }
@@ -488,10 +490,7 @@ impl Parent {
 
     /// Buries the dead and puts others in their place, until the pool has ended and all are gone.
     fn supervise(self: &Arc<Self>, obituaries: &Receiver<usize>) {
-        let random = |incarnation: u64| Random::new(self.seed, 100 + incarnation);
-        let mut workers: Vec<_> = (0..SEATS)
-            .map(|seat| Some(self.spawn(seat, random(seat as u64))))
-            .collect();
+        let mut workers: Vec<_> = (0..SEATS).map(|seat| Some(self.spawn(seat, seat as u32))).collect();
         let mut alive = SEATS;
         while alive > 0 {
             let seat = obituaries.recv_timeout(PATIENCE).expect("somebody dies or retires");
@@ -502,8 +501,8 @@ impl Parent {
                 alive -= 1;
                 continue;
             }
-            let incarnation = self.deaths.fetch_add(1, Ordering::Relaxed) + SEATS;
-            workers[seat] = Some(self.spawn(seat, random(incarnation as u64)));
+            let deaths = 1 + self.deaths.fetch_add(1, Ordering::Relaxed);
+            workers[seat] = Some(self.spawn(seat, (deaths + SEATS) as u32));
         }
     }
 
