@@ -142,6 +142,11 @@ impl Results {
         self.left
     }
 
+    /// Goes back to the first frame, of the results of one item.
+    pub fn restart(&mut self) {
+        (self.left, self.block, self.at) = (1, 0, 0);
+    }
+
     /// The kind of the next frame.
     pub fn kind(&self) -> Option<u8> {
         let (kind, number) = get_word(self.bytes(self.at, WORD).ok()?);

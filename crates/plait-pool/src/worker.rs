@@ -230,7 +230,7 @@ impl Worker {
         unsafe { self.args.bytes(entry.0.load(Ordering::Relaxed), len) }
     }
 
-    /// Begins `item`; stops here for ever when it was doomed.
+    /// Begins `item`; dies here when it was doomed.
     #[inline]
     pub fn begin(&self, slot: u32, item: u32) {
         let slot = self.board.slot(slot);
@@ -238,7 +238,7 @@ impl Worker {
             slot.started_ns.store(time::monotonic_ns(), Ordering::Relaxed); // published by the exchange in `begin`
         }
         if !slot.item().begin(item) {
-            child::stop_here();
+            child::kill_self();
         }
     }
 
@@ -254,11 +254,11 @@ impl Worker {
         unsafe { self.frames.write(slot, &mut self.results, kind, bytes) }
     }
 
-    /// Finishes `item`; stops here for ever when it was doomed meanwhile.
+    /// Finishes `item`; dies here when it was doomed meanwhile: that its end was decided, and the parent may not be able to kill it.
     #[inline]
     pub fn finish_item(&self, slot: u32, item: u32) {
         if !self.board.slot(slot).item().finish(item) {
-            child::stop_here();
+            child::kill_self();
         }
     }
 

@@ -412,8 +412,8 @@ mod wait {
             }
         }
 
-        /// `Shared::fail`.
-        fn fail(&self) {
+        /// `Shared::fail` and `finish_for`: the parent's last move, for a task that nobody runs.
+        fn end(&self) {
             let before = self.state().move_to(Phase::Done, 0);
             if before.has(WAIT_FUTEX) {
                 self.futex.wake();
@@ -461,7 +461,7 @@ mod wait {
             let rig = Rig::new(Phase::Queued, 5);
             let waiter = spawn(&rig, Rig::sleep);
             assert!(rig.state().revoke());
-            rig.fail();
+            rig.end();
             join(waiter);
         });
     }
@@ -480,9 +480,21 @@ mod wait {
             });
             let cancelled = rig.state().revoke();
             if cancelled {
-                rig.fail();
+                rig.end();
             }
             assert_ne!(join(worker), cancelled);
+            join(waiter);
+        });
+    }
+
+    #[test]
+    fn who_waits_sees_what_a_killed_worker_had_finished() {
+        explore_all(|| {
+            let rig = Rig::new(Phase::Taken, 3);
+            let waiter = spawn(&rig, Rig::result);
+            let victim = spawn(&rig, |rig| rig.result.write(7));
+            join(victim);
+            rig.end();
             join(waiter);
         });
     }

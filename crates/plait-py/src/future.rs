@@ -133,15 +133,16 @@ impl FutureCore {
     #[cold]
     fn settle_observed(slf: &Bound<'_, Self>, condition: &Bound<'_, PyAny>) -> PyResult<()> {
         condition.call_method0("acquire")?;
-        let (callbacks, task) = {
+        let (callbacks, task, how) = {
             let mut cell = slf.get().lock();
             let done = matches!(&cell.state, State::Task(task) if task.pool.is_done(task.slot));
             let task = if done { take_outcome(&mut cell) } else { None };
-            (done.then(|| std::mem::take(&mut cell.callbacks)), task)
+            let callbacks = done.then(|| std::mem::take(&mut cell.callbacks));
+            (callbacks, task, how_it_ended(&cell.state))
         };
         drop(task);
         let told = match callbacks {
-            Some(_) => Self::tell_waiters(slf, condition),
+            Some(_) => Self::tell_waiters(slf, condition, how),
             None => Ok(()),
         };
         condition.call_method0("release")?;
@@ -149,20 +150,10 @@ impl FutureCore {
         told
     }
 
-    /// Under the condition: tells `wait`, `as_completed` and threads on the condition.
-    fn tell_waiters(slf: &Bound<'_, Self>, condition: &Bound<'_, PyAny>) -> PyResult<()> {
+    /// Under the condition: tells `wait`, `as_completed` and threads on the condition how it ended.
+    fn tell_waiters(slf: &Bound<'_, Self>, condition: &Bound<'_, PyAny>, how: &str) -> PyResult<()> {
         let py = slf.py();
-        let (waiters, how) = {
-            let cell = slf.get().lock();
-            let how = match &cell.state {
-                State::Cancelled | State::CancelledAndNotified => "add_cancelled",
-                State::Raw(Outcome::Failed(_), _) | State::Error(_) => "add_exception",
-                State::Raw(Outcome::Results(results), _) if results.kind() != Some(frames::VALUE) => "add_exception",
-                State::Raw(Outcome::Results(_), _) | State::Value(_) => "add_result",
-                _ => return Ok(()),
-            };
-            (cell.waiters.as_ref().map(|list| list.clone_ref(py)), how)
-        };
+        let waiters = slf.get().lock().waiters.as_ref().map(|list| list.clone_ref(py));
         if let Some(waiters) = waiters {
             for waiter in waiters.bind(py).iter() {
                 waiter.call_method1(how, (slf,))?;
@@ -177,9 +168,15 @@ impl FutureCore {
         let (outcome, task) = loop {
             let mut cell = slf.get().lock();
             match std::mem::replace(&mut cell.state, State::Decoding) {
+                State::Raw(outcome, task) if task.pool.inert() => {
+                    // The block that it lies in may be another task's by now.
+                    cell.state = State::Raw(outcome, task);
+                    return Err(error::inert());
+                }
                 State::Raw(outcome, task) => break (outcome, task),
                 State::Decoding => {
                     drop(cell);
+                    py.check_signals()?;
                     // Another thread unpickles; there is no saying how long.
                     gil::detached(py, || std::thread::sleep(std::time::Duration::from_micros(50)));
                 }
@@ -189,8 +186,15 @@ impl FutureCore {
                 }
             }
         };
-        let state = decoded(py, outcome, &task);
-        slf.get().lock().state = state;
+        match decoded(py, outcome, &task) {
+            Ok(state) => slf.get().lock().state = state,
+            Err(interrupted) => {
+                let (interruption, outcome) = *interrupted;
+                // Ctrl-C or the like while it was unpickled: the result is not to blame, and can be asked for again.
+                slf.get().lock().state = State::Raw(outcome, task);
+                return Err(interruption);
+            }
+        }
         Ok(())
     }
 
@@ -299,18 +303,19 @@ impl FutureCore {
     fn end(slf: &Bound<'_, Self>, state: State) -> PyResult<()> {
         let condition = Self::condition_of(slf)?;
         condition.call_method0("acquire")?;
-        let callbacks = {
+        let (callbacks, how) = {
             let mut cell = slf.get().lock();
-            match cell.state {
+            let callbacks = match cell.state {
                 State::Pending | State::Running => {
                     cell.state = state;
                     Some(std::mem::take(&mut cell.callbacks))
                 }
                 _ => None,
-            }
+            };
+            (callbacks, how_it_ended(&cell.state))
         };
         let told = match &callbacks {
-            Some(_) => Self::tell_waiters(slf, &condition),
+            Some(_) => Self::tell_waiters(slf, &condition, how),
             None => Err(invalid_state(slf)),
         };
         condition.call_method0("release")?;
@@ -336,6 +341,17 @@ impl FutureCore {
     }
 }
 
+/// What `concurrent.futures`' waiters call such an end. To be asked while the state is what the end made it: another thread that
+/// decodes the result changes it for a while.
+fn how_it_ended(state: &State) -> &'static str {
+    match state {
+        State::Cancelled | State::CancelledAndNotified => "add_cancelled",
+        State::Raw(Outcome::Failed(_), _) | State::Error(_) => "add_exception",
+        State::Raw(Outcome::Results(results), _) if results.kind() != Some(frames::VALUE) => "add_exception",
+        _ => "add_result",
+    }
+}
+
 /// Moves the outcome of a done task out of its slot. Returns the task if it is of no more use, to be dropped without the lock.
 fn take_outcome(cell: &mut Cell) -> Option<Task> {
     let State::Task(task) = std::mem::replace(&mut cell.state, State::Decoding) else {
@@ -355,35 +371,52 @@ fn take_outcome(cell: &mut Cell) -> Option<Task> {
     None
 }
 
-fn decoded(py: Python<'_>, outcome: Outcome, task: &Task) -> State {
-    let function = task.function.bind(py);
-    let subject = Subject {
-        function: Some(function),
-        index: None,
-        timeout_ns: task.timeout_ns,
-        max_tries: task.max_tries,
+/// What an outcome is to Python; or what interrupted finding that out, with the outcome, to be tried again.
+fn decoded(py: Python<'_>, outcome: Outcome, task: &Task) -> Result<State, Box<(PyErr, Outcome)>> {
+    let mut results = match outcome {
+        Outcome::Failed(failure) => {
+            let subject = Subject {
+                function: Some(task.function.bind(py)),
+                index: None,
+                timeout_ns: task.timeout_ns,
+                max_tries: task.max_tries,
+            };
+            return Ok(State::Error(error::of_failure(py, &failure, subject).unbind()));
+        }
+        Outcome::Results(results) => results,
     };
-    match outcome {
-        Outcome::Failed(failure) => State::Error(error::of_failure(py, &failure, subject).unbind()),
-        Outcome::Results(mut results) => match results.next(|kind, bytes| decode_frame(py, kind, bytes)) {
-            Ok(Some(Ok(value))) => State::Value(value.unbind()),
-            Ok(Some(Err(error))) => State::Error(error.unbind()),
-            Ok(None) => State::Error(error_value(py, PyRuntimeError::new_err("the worker left no result")).unbind()),
-            Err(error) => State::Error(error_value(py, error.into()).unbind()),
-        },
-    }
+    Ok(match results.next(|kind, bytes| decode_frame(py, kind, bytes)) {
+        Ok(Some(Ok(value))) => State::Value(value.unbind()),
+        Ok(Some(Err(Undecoded::Error(error)))) => State::Error(error.unbind()),
+        Ok(Some(Err(Undecoded::Interrupted(error)))) => {
+            results.restart();
+            return Err(Box::new((error, Outcome::Results(results))));
+        }
+        Ok(None) => State::Error(error_value(py, PyRuntimeError::new_err("the worker left no result")).unbind()),
+        Err(error) => State::Error(error_value(py, error.into()).unbind()),
+    })
 }
 
-/// A frame as a value, or as the exception that it stands for.
-pub(crate) fn decode_frame<'py>(
-    py: Python<'py>,
-    kind: u8,
-    bytes: &[u8],
-) -> Result<Bound<'py, PyAny>, Bound<'py, PyAny>> {
-    match kind {
-        frames::VALUE => payload::decode_value(py, bytes).map_err(|error| error_value(py, error)),
-        _ => Err(payload::decode_error(py, bytes)),
+/// A frame that gave no value.
+pub(crate) enum Undecoded<'py> {
+    /// The task's exception, or the one that unpickling its result raised.
+    Error(Bound<'py, PyAny>),
+    /// Ctrl-C or the like, which has nothing to do with the task.
+    Interrupted(PyErr),
+}
+
+/// A frame as a value, or what else it gives.
+pub(crate) fn decode_frame<'py>(py: Python<'py>, kind: u8, bytes: &[u8]) -> Result<Bound<'py, PyAny>, Undecoded<'py>> {
+    if kind != frames::VALUE {
+        return Err(Undecoded::Error(payload::decode_error(py, bytes)));
     }
+    payload::decode_value(py, bytes).map_err(|error| {
+        if error.is_instance_of::<PyException>(py) {
+            Undecoded::Error(error_value(py, error))
+        } else {
+            Undecoded::Interrupted(error)
+        }
+    })
 }
 
 fn error_value(py: Python<'_>, error: PyErr) -> Bound<'_, PyAny> {
@@ -626,7 +659,7 @@ impl FutureCore {
             }
         };
         let told = if outcome == Some(false) {
-            Self::tell_waiters(slf, &condition)
+            Self::tell_waiters(slf, &condition, "add_cancelled")
         } else {
             Ok(())
         };
@@ -699,11 +732,12 @@ impl FutureCore {
     fn __repr__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyString>> {
         let py = slf.py();
         let state = Self::state_name(slf)?;
-        let task = match &slf.get().lock().state {
-            State::Task(task) | State::Raw(_, task) => task.function.bind(py).getattr("__qualname__").ok(),
+        let function = match &slf.get().lock().state {
+            State::Task(task) | State::Raw(_, task) => Some(task.function.clone_ref(py)),
             _ => None,
         };
-        let what = task.map(|name| format!(" of {name}")).unwrap_or_default();
+        let name = function.and_then(|function| function.bind(py).getattr("__qualname__").ok());
+        let what = name.map(|name| format!(" of {name}")).unwrap_or_default();
         let state = state.to_lowercase().replace('_', " ");
         Ok(PyString::new(
             py,

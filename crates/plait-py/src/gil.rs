@@ -89,13 +89,17 @@ pub(crate) fn wait(py: Python<'_>, what: &impl Waitable, may_spin: bool, deadlin
 }
 
 fn sleep_in_main(py: Python<'_>, what: &impl Waitable, deadline_ns: Option<u64>) -> PyResult<Sleep> {
-    if !what.announce_main() {
-        return Ok(Sleep::Woken);
-    }
-    let signals = BlockedSignals::block_all()?;
-    // Those that came before; later ones wait for the sleep.
+    // Handlers of signals that came before run here, with signals unblocked: they may wait themselves.
     py.check_signals()?;
-    let slept = detached(py, || what.sleep_main(&signals, deadline_ns));
+    let signals = BlockedSignals::block_all()?;
+    // Those that came just now; later ones wait for the sleep.
+    py.check_signals()?;
+    // After the handlers, since one that waited has taken a wake-up that was ours.
+    let slept = if what.announce_main() {
+        detached(py, || what.sleep_main(&signals, deadline_ns))
+    } else {
+        Sleep::Woken
+    };
     drop(signals);
     Ok(slept)
 }

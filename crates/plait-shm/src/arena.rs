@@ -222,6 +222,8 @@ fn class_of(len: u64) -> u32 {
 /// A reader's side.
 pub struct ArenaView {
     chunks: Chunks,
+    /// The process that made it, among its forks: a copy in a forked child must give nothing back.
+    generation: u32,
 }
 
 impl ArenaView {
@@ -229,6 +231,7 @@ impl ArenaView {
     pub fn new(file: Memfd) -> Self {
         Self {
             chunks: Chunks::new(file),
+            generation: plait_sys::fork::generation(),
         }
     }
 
@@ -244,6 +247,9 @@ impl ArenaView {
 
     /// Gives the block whose data begin at `offset` back to the writer.
     pub fn release(&self, offset: u64) {
+        if plait_sys::fork::generation() != self.generation {
+            return;
+        }
         if let Ok(state) = self.chunks.state(offset) {
             // Release: pairs with `Arena::sweep` [block.free].
             state.store(FREE, Ordering::Release);

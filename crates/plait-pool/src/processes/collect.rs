@@ -3,6 +3,7 @@
 //! A native thread, made with the first task that has a callback or an awaiter. It never looks into results; it hands the
 //! handles of what is done to the host, a batch at a time.
 
+use std::cell::Cell;
 use std::sync::Arc;
 
 use plait_shm::sync::{Ordering, full_fence};
@@ -11,6 +12,16 @@ use plait_sys::thread;
 
 use super::{Host, Inner, Shared};
 use crate::task::Phase;
+
+thread_local! {
+    /// Whether this thread is a collector.
+    static HERE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether the calling thread is a collector.
+pub(super) fn here() -> bool {
+    HERE.get()
+}
 
 impl<T: Host> Shared<T> {
     pub(super) fn start_collector(self: &Arc<Self>, inner: &mut Inner<T::Handle>) {
@@ -23,6 +34,7 @@ impl<T: Host> Shared<T> {
     }
 
     fn collect(self: Arc<Self>) {
+        HERE.set(true);
         let header = self.board.header();
         loop {
             let seen = header.collect.0.load(Ordering::SeqCst);
@@ -36,7 +48,7 @@ impl<T: Host> Shared<T> {
                 // Whoever asks from now on finds its task done, or starts another collector.
                 if inner.done_by_us.is_empty() && !inner.records.iter().any(|record| record.handle.is_some()) {
                     inner.collector = false;
-                    return;
+                    return self.all_told();
                 }
             }
             header.collector_asleep.store(1, Ordering::SeqCst);

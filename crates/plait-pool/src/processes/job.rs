@@ -91,6 +91,11 @@ impl Job {
         }
     }
 
+    /// No more items will come.
+    pub(super) fn close(&self) {
+        self.lock().closed = true;
+    }
+
     /// Items of the next chunk, were there enough of them.
     pub fn chunk(&self) -> u32 {
         let inner = self.lock();
@@ -253,6 +258,9 @@ impl<T: Host> Pool<T> {
             return Err(Refusal::Inert);
         }
         let mut pool = self.shared.lock();
+        if pool.shut_down {
+            return Err(Refusal::ShutDown);
+        }
         {
             let mut inner = job.lock();
             inner.items.extend_from_slice(items);
@@ -337,7 +345,8 @@ impl<T: Host> Shared<T> {
     /// Forgets a chunk whose items have all ended.
     pub(super) fn end_chunk(&self, pool: &mut Inner<T::Handle>, job: &Arc<Job>, slot: u32) {
         job.lock().in_flight.retain(|&other| other != slot);
-        self.release(pool, slot);
+        // Nobody waits for a chunk by handle.
+        let _ = self.release(pool, slot);
         self.announce(job.event());
     }
 

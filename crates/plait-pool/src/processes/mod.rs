@@ -230,10 +230,16 @@ struct Inner<H> {
     stop_signal: i32,
     /// Set while nothing is to be spared.
     stopping: bool,
+    /// The kernel's count of kills for want of memory when we last looked.
+    oom_before: OomKills,
+    /// Records with a timeout.
+    timed: usize,
+    /// Abandoned tasks whose arguments take room of their own.
+    abandoned_large: usize,
     /// `statistics.submitted` when it last did: newer tasks may have sooner ones.
     looked_at: u64,
-    /// Killed late so that its stack can be had: when, and whom.
-    grace: BTreeMap<(u64, u16), ()>,
+    /// Killed late so that its stack can be had: when, whom, and which worker on that seat.
+    grace: BTreeMap<(u64, u16), u32>,
     /// Slots failed by us that the collector is to hear of.
     done_by_us: Vec<u32>,
     started: bool,
@@ -260,7 +266,7 @@ pub(crate) struct Shared<T: Host> {
     board: Board,
     lines: Mutex<Option<Arc<Lines>>>,
     inner: Mutex<Inner<T::Handle>>,
-    /// Raised when the last worker is gone and nothing is left to do.
+    /// Raised to [`WORKERS_GONE`], then to [`ALL_TOLD`].
     ended: AtomicU32,
     /// Workers alive, for guesses about free cores.
     alive: AtomicU32,
@@ -268,7 +274,6 @@ pub(crate) struct Shared<T: Host> {
     cpus: usize,
     spin: bool,
     stack_signal: i32,
-    oom_before: OomKills,
 }
 
 impl<T: Host> Shared<T> {
@@ -300,6 +305,11 @@ impl<T: Host> Shared<T> {
         fork::generation() != self.fork_generation
     }
 }
+
+/// `Shared::ended`: nothing is left to run.
+const WORKERS_GONE: u32 = 1;
+/// `Shared::ended`: nobody is left to be told.
+const ALL_TOLD: u32 = 2;
 
 /// A process pool. Clones are the same pool.
 pub struct Pool<T: Host> {
@@ -363,6 +373,9 @@ impl<T: Host> Pool<T> {
             failed_starts: 0,
             stop_signal: 9,
             stopping: false,
+            oom_before: plait_sys::limits::oom_kills(),
+            timed: 0,
+            abandoned_large: 0,
             looked_at: 0,
             grace: BTreeMap::new(),
             done_by_us: Vec::new(),
@@ -384,7 +397,6 @@ impl<T: Host> Pool<T> {
             cpus,
             spin: settings.spin,
             stack_signal: settings.stack_signal,
-            oom_before: plait_sys::limits::oom_kills(),
         };
         Ok(Self {
             shared: Arc::new(shared),
@@ -415,6 +427,9 @@ impl<T: Host> Pool<T> {
         }
         let mut inner = self.shared.lock();
         inner.shut_down = true;
+        for job in &inner.jobs {
+            job.close();
+        }
         if cancel {
             self.shared.cancel_queued(&mut inner);
         }
@@ -428,9 +443,11 @@ impl<T: Host> Pool<T> {
         self.shared.ring_supervisor();
     }
 
-    /// Whether the last worker is gone after a shut-down.
+    /// Whether, after a shut-down, the last worker is gone and everybody who asked has been told. The collector itself, in a
+    /// callback, does not wait for the latter.
     pub fn ended(&self) -> bool {
-        self.shared.ended.load(Ordering::Acquire) != 0
+        let ended = self.shared.ended.load(Ordering::Acquire);
+        ended == ALL_TOLD || ended == WORKERS_GONE && collect::here()
     }
 
     /// Shuts down without waiting for anything: what waits is cancelled, what runs is ended by `signal`, and so are idle workers.

@@ -106,6 +106,7 @@ impl<T: Host> Shared<T> {
         place.state.store(SeatState::Empty as u32, Ordering::Relaxed);
         place.wake.store(0, Ordering::Relaxed);
         place.cpu.store(0, Ordering::Relaxed);
+        place.pid.store(0, Ordering::Relaxed);
         place.incarnation.store(incarnation, Ordering::Release);
         let mut message = vec![b'S'];
         message.extend_from_slice(&seat.to_le_bytes());
@@ -170,6 +171,10 @@ impl<T: Host> Shared<T> {
         match said.what {
             What::Forked { pid } => {
                 inner.seats.holdings[seat as usize].pidfd = fds.into_iter().next().map(PidFd::from_fd);
+                if inner.seats.holdings[seat as usize].doomed.is_some() {
+                    // It claimed a task, and that was doomed, before we could signal it.
+                    inner.seats.signal(seat, 9);
+                }
                 self.handle(inner, Event::Forked { seat, incarnation, pid });
             }
             What::ForkFailed { errno } => {
@@ -184,10 +189,18 @@ impl<T: Host> Shared<T> {
                 );
             }
             What::Exited { mut exit } => {
-                exit.oom_kill_seen = exit.code == -9 && plait_sys::limits::oom_kills().grew_since(&self.oom_before);
+                exit.oom_kill_seen = exit.code == -9 && self.oom_killed(inner);
                 self.bury(inner, seat, incarnation, exit);
             }
         }
+    }
+
+    /// Whether the kernel has killed for want of memory since we last looked.
+    fn oom_killed(&self, inner: &mut Inner<T::Handle>) -> bool {
+        let now = plait_sys::limits::oom_kills();
+        let grew = now.grew_since(&inner.oom_before);
+        inner.oom_before = now;
+        grew
     }
 
     /// A worker is dead and reaped: whatever it held is looked at, then the supervisor decides.
@@ -230,10 +243,20 @@ impl<T: Host> Shared<T> {
     fn left_behind(&self, inner: &mut Inner<T::Handle>, seat: u16) -> Option<Lease> {
         let view = inner.seats.view(seat as usize);
         let mut lease = None;
+        let mut ended = false;
         for index in 0..inner.records.len() as u32 {
             let state = self.board.slot(index).state().load();
             if state.number() != u32::from(seat) || !inner.records[index as usize].used {
                 continue;
+            }
+            if state.phase() == Phase::Done {
+                // It may have died after it said DONE and before it woke whom the flags named, which are gone.
+                plait_sys::futex::wake(
+                    self.board.slot(index).futex(),
+                    u32::MAX >> 1,
+                    plait_sys::futex::Scope::Shared,
+                );
+                ended = true;
             }
             match state.phase() {
                 Phase::Done if inner.records[index as usize].failure.is_none() => {
@@ -252,6 +275,9 @@ impl<T: Host> Shared<T> {
                 Phase::Taken => lease = self.read_lease(inner, seat, index),
                 _ => {}
             }
+        }
+        if ended {
+            self.ring_main();
         }
         lease
     }

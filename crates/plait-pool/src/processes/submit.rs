@@ -9,7 +9,7 @@ use super::job::Job;
 use super::{Failure, Host, Inner, Pool, Record, Refusal, Shared, TaskOptions};
 use crate::board::{IN_SLOT, INLINE, KIND_CALL, SLOTS};
 use crate::supervisor::{Doom, Event};
-use crate::task::{ABANDONED, COLLECT, Phase, WAIT_EVENT, WAIT_FUTEX};
+use crate::task::{ABANDONED, COLLECT, Phase, SUPERVISE, WAIT_EVENT, WAIT_FUTEX};
 use crate::worker::{wake_collector, wake_seat};
 
 /// Abandoned tasks that may pile up before they are looked at.
@@ -120,9 +120,15 @@ impl<T: Host> Pool<T> {
             return;
         }
         let mut inner = self.shared.lock();
-        if self.shared.board.slot(slot).state().ask(ABANDONED).phase() == Phase::Done {
-            return self.shared.release(&mut inner, slot);
+        // Memory for large arguments is given back when the task is done, and not at the next submit.
+        let large = inner.records[slot as usize].args.is_some();
+        let flags = if large { ABANDONED | SUPERVISE } else { ABANDONED };
+        if self.shared.board.slot(slot).state().ask(flags).phase() == Phase::Done {
+            let handle = self.shared.release(&mut inner, slot);
+            drop(inner);
+            return drop(handle);
         }
+        inner.abandoned_large += usize::from(large);
         inner.records[slot as usize].abandoned = true;
         inner.abandoned.push(slot);
     }
@@ -203,6 +209,11 @@ impl<T: Host> Shared<T> {
         slot.item().reset(0);
         slot.state().reset(Phase::Held);
         inner.sequence += 1;
+        inner.timed += usize::from(options.timeout_ns > 0);
+        debug_assert!(
+            inner.records[index as usize].handle.is_none(),
+            "released slots have no handle"
+        );
         inner.records[index as usize] = Record {
             options,
             sequence: inner.sequence,
@@ -227,12 +238,14 @@ impl<T: Host> Shared<T> {
         Ok(inner.records.len() as u32 - 1)
     }
 
-    fn reap_abandoned(&self, inner: &mut Inner<T::Handle>) {
+    pub(super) fn reap_abandoned(&self, inner: &mut Inner<T::Handle>) {
         let mut abandoned = std::mem::take(&mut inner.abandoned);
         abandoned.retain(|&slot| {
             let done = self.board.slot(slot).state().load().phase() == Phase::Done;
             if done {
-                self.release(inner, slot);
+                inner.abandoned_large -= usize::from(inner.records[slot as usize].args.is_some());
+                // A future that is gone, which is what abandons, cannot be the handle.
+                let _ = self.release(inner, slot);
             }
             !done
         });
@@ -240,9 +253,13 @@ impl<T: Host> Shared<T> {
         inner.abandoned = abandoned;
     }
 
-    /// Gives a DONE slot back.
-    pub(super) fn release(&self, inner: &mut Inner<T::Handle>, slot: u32) {
+    /// Gives a DONE slot back. Returns who was to be told and need not be any more: to be dropped without the lock, since that may
+    /// run anything.
+    #[must_use]
+    pub(super) fn release(&self, inner: &mut Inner<T::Handle>, slot: u32) -> Option<T::Handle> {
         let record = &mut inner.records[slot as usize];
+        inner.timed -= usize::from(record.used && record.options.timeout_ns > 0);
+        let handle = record.handle.take();
         record.used = false;
         record.failure = None;
         record.view = None;
@@ -252,6 +269,7 @@ impl<T: Host> Shared<T> {
         }
         self.board.slot(slot).state().reset(Phase::Free);
         inner.free.push(slot);
+        handle
     }
 
     /// Wakes a worker for what was queued, unless one spins or all are awake.

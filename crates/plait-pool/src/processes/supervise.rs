@@ -8,12 +8,13 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use plait_shm::sync::Ordering;
+use plait_sys::child::PidFd;
 use plait_sys::epoll::Epoll;
 use plait_sys::socket::SeqPacket;
 use plait_sys::{futex, thread, time};
 
 use super::seats::Server;
-use super::{Failure, Host, Inner, Lines, Pool, Refusal, Shared};
+use super::{ALL_TOLD, Failure, Host, Inner, Lines, Pool, Refusal, Shared, WORKERS_GONE};
 use crate::board::SeatState;
 use crate::supervisor::{Action, Cause, Doom, Event, Exit, Running};
 use crate::task::Phase;
@@ -118,12 +119,17 @@ impl<T: Host> Shared<T> {
         }
         self.feed(inner);
         let now = time::monotonic_ns();
-        while let Some((&(at, seat), ())) = inner.grace.first_key_value() {
+        while let Some((&(at, seat), &incarnation)) = inner.grace.first_key_value() {
             if at > now {
                 break;
             }
             inner.grace.pop_first();
-            inner.seats.signal(seat, 9);
+            if inner.seats.holdings[seat as usize].incarnation == incarnation {
+                inner.seats.signal(seat, 9);
+            }
+        }
+        if inner.abandoned_large > 0 {
+            self.reap_abandoned(inner);
         }
         self.look_at_deadlines(inner, now);
         if inner.seats.connected() {
@@ -197,6 +203,9 @@ impl<T: Host> Shared<T> {
     }
 
     fn look_at_deadlines(&self, inner: &mut Inner<T::Handle>, now: u64) {
+        if inner.timed == 0 && inner.check_at.is_none() && inner.jobs.iter().all(|job| job.timeout_ns().is_none()) {
+            return;
+        }
         let mut shortest: Option<u64> = None;
         let mut running = Vec::new();
         if inner.check_at.is_some_and(|at| at > now) && inner.statistics.submitted == inner.looked_at {
@@ -337,7 +346,8 @@ impl<T: Host> Shared<T> {
         match inner.seats.holdings[seat as usize].doomed {
             Some(Doom::Timeout) => {
                 inner.seats.signal(seat, self.stack_signal);
-                inner.grace.insert((time::monotonic_ns() + GRACE_NS, seat), ());
+                let incarnation = inner.seats.holdings[seat as usize].incarnation;
+                inner.grace.insert((time::monotonic_ns() + GRACE_NS, seat), incarnation);
                 // The thread that handles this may not be the supervisor's.
                 self.ring_supervisor();
             }
@@ -408,21 +418,32 @@ impl<T: Host> Shared<T> {
     fn server_lost(self: &Arc<Self>, inner: &mut Inner<T::Handle>) {
         inner.seats.server = Server::None;
         for seat in 0..self.board.seats() {
-            let holding = &inner.seats.holdings[seat];
+            let pid = self.board.seat(seat).pid.load(Ordering::Relaxed);
+            let holding = &mut inner.seats.holdings[seat];
             let incarnation = holding.incarnation;
+            if holding.view.is_none() {
+                continue;
+            }
+            if holding.pidfd.is_none() && pid != 0 {
+                // It lives, and may hold a task, but the server died before it could tell us of it.
+                holding.pidfd = PidFd::open(pid).ok();
+            }
             if let Some(pidfd) = &holding.pidfd {
                 // Workers die with their server. A moment of patience, so that none writes any more.
                 let _ = pidfd.signal(9);
                 wait_for_end(pidfd.as_fd());
+            }
+            if pid != 0 {
                 let exit = Exit {
-                    pid: 0,
+                    pid,
                     code: -9,
                     core_dumped: false,
                     max_rss_kib: 0,
                     oom_kill_seen: false,
                 };
                 self.bury(inner, seat as u16, incarnation, exit);
-            } else if holding.view.is_some() {
+            } else {
+                inner.seats.holdings[seat].view = None;
                 self.handle(
                     inner,
                     Event::ForkFailed {
@@ -474,16 +495,29 @@ impl<T: Host> Shared<T> {
         }
     }
 
+    /// Everybody who asked has been told: nobody needs the shared descriptors any more.
+    pub(super) fn all_told(&self) {
+        self.end_as(ALL_TOLD);
+        *self.lines.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = None;
+    }
+
+    fn end_as(&self, how: u32) {
+        // Release: pairs with `Pool::ended`.
+        self.ended.store(how, Ordering::Release);
+        futex::wake(&self.ended, u32::MAX >> 1, futex::Scope::Private);
+        self.ring_main();
+    }
+
     /// The pool is over: nothing will be done any more.
     pub(super) fn finish(&self, inner: &mut Inner<T::Handle>) {
         inner.finished = true;
-        // Release: pairs with `Pool::ended`.
-        self.ended.store(1, Ordering::Release);
-        futex::wake(&self.ended, u32::MAX >> 1, futex::Scope::Private);
-        self.ring_main();
         inner.args = None;
-        *self.lines.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = None;
-        crate::worker::wake_collector(&self.board);
+        if inner.collector {
+            self.end_as(WORKERS_GONE);
+            crate::worker::wake_collector(&self.board);
+        } else {
+            self.all_told();
+        }
     }
 }
 

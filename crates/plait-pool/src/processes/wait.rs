@@ -99,7 +99,11 @@ impl<T: Host> Pool<T> {
 
     /// Sleeps until the last worker of a pool that was shut down is gone.
     pub fn sleep_until_ended(&self, deadline_ns: Option<u64>) -> Sleep {
-        futex::wait(&self.shared.ended, 0, Scope::Private, deadline_ns).into()
+        let seen = self.shared.ended.load(Ordering::Acquire);
+        if self.ended() {
+            return Sleep::Woken;
+        }
+        futex::wait(&self.shared.ended, seen, Scope::Private, deadline_ns).into()
     }
 
     /// Sleeps until something happens to `job` after it was `seen`.
@@ -119,7 +123,9 @@ impl<T: Host> Pool<T> {
     pub fn release(&self, slot: u32) {
         if !self.inert() {
             let mut inner = self.shared.lock();
-            self.shared.release(&mut inner, slot);
+            let handle = self.shared.release(&mut inner, slot);
+            drop(inner);
+            drop(handle);
         }
     }
 
@@ -127,7 +133,9 @@ impl<T: Host> Pool<T> {
     pub fn take_and_release(&self, slot: u32) -> Outcome {
         let mut inner = self.shared.lock();
         let outcome = self.shared.take(&mut inner, slot);
-        self.shared.release(&mut inner, slot);
+        let handle = self.shared.release(&mut inner, slot);
+        drop(inner);
+        drop(handle);
         outcome
     }
 

@@ -12,7 +12,7 @@ use pyo3::{PyTraverseError, PyVisit};
 use super::pickle;
 
 /// How many functions have a number. Those beyond are pickled with each call.
-const CAPACITY: usize = 1024;
+const CAPACITY: usize = plait_pool::board::FUNCTIONS - 1; // numbers begin at 1
 
 /// How to name a function in a call.
 pub(crate) enum FunctionRef {

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use plait_pool::processes::{Job, Part, PartBody, Sleep, TaskOptions};
 use plait_sys::signal::BlockedSignals;
-use pyo3::exceptions::{PyException, PyKeyboardInterrupt, PyRuntimeError, PyTimeoutError};
+use pyo3::exceptions::{PyException, PyKeyboardInterrupt, PyRuntimeError, PyTimeoutError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 use pyo3::{PyTraverseError, PyVisit};
@@ -13,7 +13,7 @@ use pyo3::{PyTraverseError, PyVisit};
 use super::CorePool;
 use super::pool::with_scratch;
 use crate::error::{self, Subject};
-use crate::future::decode_frame;
+use crate::future::{Undecoded, decode_frame};
 use crate::gil::{self, Waitable};
 use crate::payload;
 
@@ -35,6 +35,8 @@ struct Progress {
     ordered: bool,
     deadline_ns: Option<u64>,
     started: bool,
+    /// Some thread is decoding a result.
+    busy: bool,
     /// Items that could not be encoded, by index: they travel empty, and end like this.
     refused: BTreeMap<u64, Py<PyAny>>,
 }
@@ -98,6 +100,7 @@ impl MapCore {
             ordered: true,
             deadline_ns: None,
             started: false,
+            busy: false,
             refused: BTreeMap::new(),
         };
         Self {
@@ -127,7 +130,10 @@ impl MapCore {
                 return Err(error.into_bound(py));
             }
         }
-        decode_frame(py, kind, bytes)
+        decode_frame(py, kind, bytes).map_err(|undecoded| match undecoded {
+            Undecoded::Error(error) => error,
+            Undecoded::Interrupted(error) => error.into_value(py).into_bound(py).into_any(),
+        })
     }
 
     /// Hands over what was gathered.
@@ -186,15 +192,41 @@ impl MapCore {
 
     /// What came of the next item of the part at hand: value or exception. None when there is no part.
     fn next_in_part<'py>(&self, py: Python<'py>) -> PyResult<Option<Outcome<'py>>> {
-        let Some(mut part) = self.lock().part.take() else {
-            return Ok(None);
+        let mut part = {
+            let mut progress = self.lock();
+            if progress.busy {
+                return Err(PyValueError::new_err(
+                    "the results of map are being taken by another thread already",
+                ));
+            }
+            let Some(part) = progress.part.take() else {
+                return Ok(None);
+            };
+            progress.busy = true;
+            part
         };
+        let outcome = self.outcome_of(py, &mut part);
+        part.first += 1;
+        part.count -= 1;
+        let mut progress = self.lock();
+        progress.busy = false;
+        progress.taken += 1;
+        if part.count > 0 {
+            progress.part = Some(part);
+        }
+        outcome.map(Some)
+    }
+
+    /// What came of the first item of a part.
+    fn outcome_of<'py>(&self, py: Python<'py>, part: &mut Part) -> PyResult<Outcome<'py>> {
         let index = part.first;
-        let outcome = match &mut part.body {
-            PartBody::Results(results) => match results.next(|kind, bytes| self.decode(py, index, kind, bytes))? {
-                Some(outcome) => outcome,
-                None => return Err(PyRuntimeError::new_err("the worker left fewer results than items")),
-            },
+        if self.pool.inert() {
+            return Err(error::inert());
+        }
+        match &mut part.body {
+            PartBody::Results(results) => results
+                .next(|kind, bytes| self.decode(py, index, kind, bytes))?
+                .ok_or_else(|| PyRuntimeError::new_err("the worker left fewer results than items")),
             PartBody::Failed(failure) => {
                 let function = self.function.bind(py);
                 let subject = Subject {
@@ -203,17 +235,9 @@ impl MapCore {
                     timeout_ns: self.options.timeout_ns,
                     max_tries: self.options.retries.saturating_add(1),
                 };
-                Err(error::of_failure(py, failure, subject))
+                Ok(Err(error::of_failure(py, failure, subject)))
             }
-        };
-        part.first += 1;
-        part.count -= 1;
-        let mut progress = self.lock();
-        progress.taken += 1;
-        if part.count > 0 {
-            progress.part = Some(part);
         }
-        Ok(Some(outcome))
     }
 }
 
