@@ -22,8 +22,9 @@ test: ## Every check; CHECK="name ..." for some of them, CHECK=list for their na
 	$(SETUP) test arrays check
 	$(RUN) scripts/check.py $(CHECK)
 
-soak: ## Random kills, timeouts and cancellations for MINUTES=10, everything accounted for
+soak: ## 10,000 kills, 1,000 pools, then kills, timeouts and cancellations for MINUTES=10: everything accounted for
 	$(SETUP) test
+	$(RUN) -m pytest tests/processes -m soak --timeout=3600 -o faulthandler_timeout=3660
 	$(RUN) scripts/soak.py --minutes $(or $(MINUTES),10)
 
 bench: ## Measure against other pools and render the tables; QUICK=1 for a short run that renders nothing

@@ -226,6 +226,7 @@ struct Inner<H> {
     /// No worker is started before this, after some could not be.
     hold_spawning: Option<u64>,
     failed_starts: u32,
+    failing_since: Option<u64>,
     /// What ends workers when the pool is stopped.
     stop_signal: i32,
     /// Set while nothing is to be spared.
@@ -371,6 +372,7 @@ impl<T: Host> Pool<T> {
             check_at: None,
             hold_spawning: None,
             failed_starts: 0,
+            failing_since: None,
             stop_signal: 9,
             stopping: false,
             oom_before: plait_sys::limits::oom_kills(),

@@ -27,8 +27,8 @@ const GRACE_NS: u64 = 5_000_000;
 const RESEND_NS: u64 = 1_000_000;
 /// How long no worker is started after one could not be; doubled with each in a row.
 const HOLD_NS: u64 = 20_000_000;
-/// How many workers in a row may be killed while they start before what is queued fails.
-const KILLED_STARTS: u32 = 20;
+/// For how long workers may be killed while they start, with none getting ready, before what is queued fails.
+const KILLED_STARTS_NS: u64 = 60_000_000_000;
 
 impl<T: Host> Pool<T> {
     /// Gives the pool a connection to a fork server.
@@ -177,6 +177,7 @@ impl<T: Host> Shared<T> {
             match state {
                 SeatState::Ready => {
                     inner.failed_starts = 0;
+                    inner.failing_since = None;
                     self.handle(inner, Event::Ready { seat, incarnation });
                 }
                 SeatState::Retiring => self.handle(inner, Event::Retired { seat, incarnation }),
@@ -263,17 +264,19 @@ impl<T: Host> Shared<T> {
 
     /// A worker could not be started: the next one waits a little.
     pub(super) fn start_failed(&self, inner: &mut Inner<T::Handle>) {
-        let pause = HOLD_NS << inner.failed_starts.min(6);
+        let pause = HOLD_NS << inner.failed_starts.min(4);
+        inner.failing_since.get_or_insert(time::monotonic_ns());
         inner.failed_starts += 1;
         inner.hold_spawning = Some(time::monotonic_ns() + pause);
     }
 
-    /// Whether what is queued is to fail because of workers that do not start. Not while others work; and who was killed from
-    /// outside says little about the next one, unless it goes on.
+    /// Whether what is queued is to fail because of workers that do not start. Not while others work; and that one was killed
+    /// from outside says little about the next, unless it goes on for long.
     fn hopeless(&self, inner: &Inner<T::Handle>, cause: &Cause) -> bool {
         let killed = matches!(cause, Cause::StartFailed(exit) if exit.code == -9 || exit.code == -15);
-        let patience = if killed { KILLED_STARTS } else { 0 };
-        inner.supervisor.alive() == inner.supervisor.starting() && inner.failed_starts > patience
+        let since = inner.failing_since.unwrap_or(u64::MAX);
+        let long = time::monotonic_ns().saturating_sub(since) > KILLED_STARTS_NS;
+        inner.supervisor.alive() == inner.supervisor.starting() && (!killed || long)
     }
 
     /// Tells the supervisor an event and does what it says.
