@@ -24,6 +24,10 @@ from typing import NamedTuple, Protocol, TypeVar
 
 import pytest
 
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # Run in the background of a shell, which passes this on to every program that a test starts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 PATIENCE = 5.0  # seconds that something which is about to end is waited for
 T = TypeVar("T")
 MARK = "PLAIT_TEST_RUN"  # in the environment of a script and of all it starts
