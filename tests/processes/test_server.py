@@ -8,6 +8,7 @@ session of its own.
 from __future__ import annotations
 
 import errno
+import multiprocessing.resource_tracker
 import os
 import select
 import signal
@@ -148,6 +149,8 @@ def stub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     program = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from stub_of_test_server import main; main(*c[1])"
     program += "  # plait.processes"
     monkeypatch.setattr(_launch, "RUN_MAIN", program)
+    # An earlier test may have started multiprocessing's tracker, which servers then share: one more descriptor to count.
+    monkeypatch.setattr(multiprocessing.resource_tracker._resource_tracker, "_fd", None)
     package = Path(next(iter(plait.__path__))).parent
     return f"""
 import sys; sys.path[:0] = [{str(package)!r}, {str(tmp_path)!r}, {str(Path(__file__).parent)!r}]

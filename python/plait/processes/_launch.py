@@ -198,13 +198,17 @@ def _start(preload: tuple[str, ...]) -> _Server:
     said = os.memfd_create("plait-server-stderr")
     try:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
-            try:
-                process = _run_interpreter(theirs.fileno(), said, preload)
-            except BaseException:
-                ours.close()
-                raise
+        # Ctrl-C while the process is being made would lose it: it waits until somebody can end and reap it.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
+            with theirs:
+                process = _run_interpreter(theirs.fileno(), said, preload)
+        except BaseException:
+            ours.close()
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            raise
+        try:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
             _await_ready(process, ours, said, START_TIMEOUT + (PRELOAD_TIMEOUT if preload else 0))
         except BaseException:  # Ctrl-C included
             ours.close()
