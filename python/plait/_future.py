@@ -15,7 +15,8 @@ __all__ = ["Future"]
 T = TypeVar("T")
 
 
-class Future(_core.FutureCore[T], concurrent.futures.Future[T]):
+# Callbacks get this very class, which the core's `Self` says and pyright does not see.
+class Future(_core.FutureCore[T], concurrent.futures.Future[T]):  # pyright: ignore[reportIncompatibleMethodOverride]
     """What a task will give: a `concurrent.futures.Future` to all who ask, and awaitable in any asyncio loop.
 
     Futures are made by executors. `wait`, `as_completed`, `asyncio.wrap_future` and callbacks work as with the standard
