@@ -173,7 +173,7 @@ class Size:
     rounds: int
 
 
-FULL = Size(batch=20_000, trips=5_000, medium=10_000, idle_seconds=3.0, rounds=7)
+FULL = Size(batch=20_000, trips=5_000, medium=10_000, idle_seconds=3.0, rounds=3)
 QUICK = Size(batch=4_000, trips=1_000, medium=2_000, idle_seconds=1.0, rounds=2)
 
 

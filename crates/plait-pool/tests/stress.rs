@@ -685,15 +685,18 @@ fn stress(spin: bool) {
             scope.spawn(|| caller.live())
         });
         let callers: Vec<_> = callers.collect();
-        let counts: Vec<Counts> = callers
-            .into_iter()
-            .map(|caller| caller.join().expect("no caller panics"))
-            .collect();
+        let counts: Vec<_> = callers.into_iter().map(|caller| caller.join()).collect();
+        // After a failure too: it is told when all threads have ended.
         parent.ended.store(true, Ordering::Release);
         parent.board.header().retire.store(1, Ordering::Release);
         parent.wake_all();
-        supervisor.join().expect("the supervisor does not panic");
-        collector.join().expect("the collector does not panic");
+        let others = [supervisor.join(), collector.join()];
+        let counts: Result<Vec<Counts>, _> = counts.into_iter().collect();
+        let counts = counts.unwrap_or_else(|panic| resume_unwind(panic));
+        assert!(
+            others.iter().all(Result::is_ok),
+            "seed {seed}: supervisor or collector failed"
+        );
         counts
     });
     let inner = parent.lock();

@@ -4,7 +4,7 @@
 //! What each promise rests on, and which broken line each model has been seen to catch, is in the crate's `README.md`.
 //!
 //! Loom takes a `SeqCst` access for `AcqRel`, so what passes here does not rest on more than the fences. It does not
-//! reorder a load with a later store: see the README for the two orderings that no model here can miss.
+//! reorder a load with a later store: the README names the orderings that no model notices for that.
 #![cfg(loom)]
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
