@@ -19,8 +19,13 @@ use plait_shm::sync::{AtomicU32, AtomicU64, Ordering};
 
 /// Explores `model` with at most three preemptions; `LOOM_MAX_PREEMPTIONS` says otherwise.
 fn explore(model: impl Fn() + Send + Sync + 'static) {
+    explore_within(3, model);
+}
+
+/// Explores `model` with at most `preemptions` of them; `LOOM_MAX_PREEMPTIONS` says otherwise.
+fn explore_within(preemptions: usize, model: impl Fn() + Send + Sync + 'static) {
     let mut builder = loom::model::Builder::new();
-    builder.preemption_bound.get_or_insert(3);
+    builder.preemption_bound.get_or_insert(preemptions);
     builder.check(model);
 }
 
@@ -215,7 +220,7 @@ mod queue {
 
     #[test]
     fn a_revoked_slot_is_the_pushers_and_its_old_entry_is_harmless() {
-        explore(|| {
+        explore_within(2, || {
             let rig = Rig::<4, 2>::new();
             let takers = [(); 2].map(|()| spawn(&rig, |rig| Vec::from_iter(rig.claim())));
             let ticket = rig.push(1).expect("room");
@@ -409,7 +414,7 @@ mod idle {
 
     #[test]
     fn each_push_wakes_one_more() {
-        explore(|| {
+        explore_within(2, || {
             let rig = Rig::<2>::new();
             let workers = [0, 1].map(|seat| spawn(&rig, move |rig| rig.wait(seat, false)));
             for slot in [1, 0] {
