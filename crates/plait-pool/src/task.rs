@@ -244,7 +244,8 @@ impl ItemWord<'_> {
 
     /// The parent dooms `item`, begun or not. False when it is finished, or was doomed before.
     pub fn doom(self, item: u32) -> bool {
-        self.swap(item << 2 | RUN, item << 2 | DOOMED) || self.swap(item << 2 | IDLE, item << 2 | DOOMED)
+        // IDLE first: a begin in between is then met by the second try.
+        self.swap(item << 2 | IDLE, item << 2 | DOOMED) || self.swap(item << 2 | RUN, item << 2 | DOOMED)
     }
 
     #[inline]

@@ -8,7 +8,7 @@ use std::os::fd::OwnedFd;
 
 use plait_shm::arena::{Arena, ArenaView};
 use plait_shm::idle::{give_token, take_token};
-use plait_shm::sync::{AtomicU32, Ordering, full_fence};
+use plait_shm::sync::{Ordering, full_fence};
 use plait_sys::event::EventFd;
 use plait_sys::mem::Memfd;
 use plait_sys::{child, cpu, futex, time};
@@ -131,6 +131,11 @@ impl Worker {
             }
             let idle = self.board.idle();
             idle.announce(self.seat);
+            // What the parent holds outside the queue comes only when it is asked for. Pairs with `pick`, like the look at the
+            // queue [idle.dekker].
+            if self.board.header().feed.0.load(Ordering::Relaxed) != 0 {
+                self.supervisor_event.signal();
+            }
             if !self.board.queue().is_empty() || self.may_retire() {
                 idle.withdraw(self.seat);
                 continue;
@@ -308,11 +313,8 @@ pub(crate) fn wake_collector(board: &Board) {
     let header = board.header();
     header.collect.0.fetch_add(1, Ordering::SeqCst);
     full_fence(); // pairs with the collector's [collect.dekker]
-    if swap_out(&header.collector_asleep) {
+    // Only the collector writes the word: a finisher that cleared it could be late, or die, before it wakes.
+    if header.collector_asleep.load(Ordering::SeqCst) != 0 {
         futex::wake(&header.collect.0, 1, futex::Scope::Shared);
     }
-}
-
-fn swap_out(word: &AtomicU32) -> bool {
-    word.load(Ordering::SeqCst) != 0 && word.swap(0, Ordering::SeqCst) != 0
 }
