@@ -310,20 +310,11 @@ impl<T: Host> Shared<T> {
 
     /// The worker died between its last item and saying so: say it.
     fn finish_for(&self, inner: &mut Inner<T::Handle>, seat: u16, index: u32) {
-        use crate::task::{COLLECT, WAIT_EVENT, WAIT_FUTEX};
         let view = inner.seats.view(seat as usize);
         inner.records[index as usize].view = view;
         let slot = self.board.slot(index);
         let before = slot.state().move_to(Phase::Done, u32::from(seat));
-        if before.has(WAIT_FUTEX) {
-            plait_sys::futex::wake(slot.futex(), u32::MAX >> 1, plait_sys::futex::Scope::Shared);
-        }
-        if before.has(WAIT_EVENT) {
-            self.ring_main();
-        }
-        if before.has(COLLECT) {
-            inner.done_by_us.push(index);
-        }
+        self.tell(inner, index, before);
     }
 }
 

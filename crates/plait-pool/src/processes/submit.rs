@@ -9,7 +9,7 @@ use super::job::Job;
 use super::{Failure, Host, Inner, Pool, Record, Refusal, Shared, TaskOptions};
 use crate::board::{IN_SLOT, INLINE, KIND_CALL, SLOTS};
 use crate::supervisor::{Doom, Event};
-use crate::task::{ABANDONED, COLLECT, Phase, SUPERVISE, WAIT_EVENT, WAIT_FUTEX};
+use crate::task::{ABANDONED, COLLECT, Phase, SUPERVISE, State, WAIT_EVENT, WAIT_FUTEX};
 use crate::worker::{wake_collector, wake_seat};
 
 /// Abandoned tasks that may pile up before they are looked at.
@@ -396,6 +396,14 @@ impl<T: Host> Shared<T> {
         record.failure = Some(failure);
         let abandoned = record.abandoned;
         let before = self.board.slot(slot).state().move_to(Phase::Done, 0);
+        self.tell(inner, slot, before);
+        if abandoned {
+            inner.abandoned_patience = 0;
+        }
+    }
+
+    /// Wakes whom the flags of a slot named before we made it DONE.
+    pub(super) fn tell(&self, inner: &mut Inner<T::Handle>, slot: u32, before: State) {
         if before.has(WAIT_FUTEX) {
             let word = self.board.slot(slot).futex();
             plait_sys::futex::wake(word, u32::MAX >> 1, plait_sys::futex::Scope::Shared);
@@ -406,9 +414,6 @@ impl<T: Host> Shared<T> {
         if before.has(COLLECT) {
             inner.done_by_us.push(slot);
             wake_collector(&self.board);
-        }
-        if abandoned {
-            inner.abandoned_patience = 0;
         }
     }
 

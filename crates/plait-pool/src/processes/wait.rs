@@ -84,8 +84,8 @@ impl<T: Host> Pool<T> {
         self.shared.board.slot(slot).state().ask(WAIT_EVENT).phase() != Phase::Done
     }
 
-    /// Sleeps in the main thread, after [`announce_main`](Self::announce_main) or [`Job::announce_main`]: signals, blocked since before the caller last looked for them,
-    /// end it.
+    /// Sleeps in the main thread, after [`announce_main`](Self::announce_main) or a look at a job: signals, blocked since before the
+    /// caller last looked for them, end it.
     pub fn sleep_main(&self, signals: &BlockedSignals, deadline_ns: Option<u64>) -> Sleep {
         let Some(lines) = self.shared.lines() else {
             return Sleep::Woken;
