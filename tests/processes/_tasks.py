@@ -16,6 +16,11 @@ LIMIT = 100.0
 """Seconds after which a blocked task gives up, so that a test that failed leaves no worker busy for ever."""
 
 
+def mask_here() -> tuple[int, list[int]]:
+    """The worker, and the CPUs that it may run on."""
+    return os.getpid(), sorted(os.sched_getaffinity(0))
+
+
 class Tally:
     """A file to which tasks append a line when they run: what really happened, whatever the pool says."""
 

@@ -1075,6 +1075,23 @@ def test_bad_limits_are_refused_at_once(arguments, error):
         plait.Limits(**arguments)
 
 
+def test_waiting_one_after_the_other_leaves_all_masks_alone(monkeypatch):
+    # Without spinning, caller and worker share a CPU for as long as both sleep in turn, and no longer.
+    monkeypatch.setenv("PLAIT_SPIN", "0")
+    mask = os.sched_getaffinity(0)
+    with plait.ProcessPool(2) as pool:
+        for _ in range(300):
+            assert pool.submit(os.sched_getaffinity, 0).result(WATCHDOG) == mask
+            assert os.sched_getaffinity(0) == mask
+        # Several at once end that, so that the mask which the worker gets here is no other.
+        for future in [pool.submit(_tasks.mask_here) for _ in range(20)]:
+            pid, _ = future.result(WATCHDOG)
+        narrow = {min(mask)}
+        os.sched_setaffinity(pid, narrow)
+        seen = [pool.submit(_tasks.mask_here).result(WATCHDOG) for _ in range(100)]
+        assert {tuple(found) for worker, found in seen if worker == pid} == {tuple(narrow)}
+
+
 def test_default_number_of_workers():
     with plait.ProcessPool() as pool:
         assert 1 <= pool._max_workers <= len(os.sched_getaffinity(0))

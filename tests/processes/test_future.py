@@ -461,6 +461,33 @@ def test_callback_may_wait_for_another_task(pool):
     assert seen == [2]
 
 
+def test_callbacks_do_not_run_under_a_condition_that_is_held(one, gate, tally):
+    # wait() and as_completed() hold the conditions of all their futures while they look which are done.
+    future = at_gate(one, gate, tally)
+    free = []
+
+    def callback(future):
+        def want():
+            got = future._condition.acquire(timeout=2)
+            free.append(got)
+            if got:
+                future._condition.release()
+
+        thread = threading.Thread(target=want)
+        thread.start()
+        thread.join()
+
+    future.add_done_callback(callback)
+    with future._condition:
+        gate.open()
+        wait_until(lambda: future._state == "FINISHED")
+        assert free == []
+        future.add_done_callback(lambda future: free.append("at once"))
+        assert free == ["at once"]
+    wait_until(lambda: len(free) == 2)
+    assert free == ["at once", True]
+
+
 def test_callback_added_while_the_future_completes(pool):
     # Whichever side is first, each callback runs exactly once.
     calls: list = []

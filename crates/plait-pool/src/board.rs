@@ -14,6 +14,7 @@ use plait_shm::ring::Ring;
 use plait_shm::sync::{AtomicU32, AtomicU64, Ordering};
 use plait_sys::mem::{Mapping, Memfd};
 
+use crate::handoff::Handoff;
 use crate::task::{ItemWord, StateWord};
 
 /// Unfinished tasks that a pool can hold (a chunk of a `map` is one).
@@ -52,6 +53,8 @@ pub struct Header {
     pub feed: Apart<AtomicU32>,
     /// The CPU on which the parent last submitted or waited, plus one.
     pub parent_cpu: AtomicU32,
+    /// See [`crate::handoff`].
+    handoff: AtomicU32,
     /// The seat that spins, plus one.
     pub spinner: Apart<AtomicU32>,
     /// A bit for each sleeping worker.
@@ -298,6 +301,11 @@ impl Board {
             tail: &self.header().tail.0,
             entries,
         }
+    }
+
+    /// Whether the parent sleeps for each task that it queues.
+    pub(crate) fn handoff(&self) -> Handoff<'_> {
+        Handoff(&self.header().handoff)
     }
 
     /// Who sleeps and who spins.

@@ -9,11 +9,14 @@
 //! | [`worker`] | the child's side: claim, begin, finish |
 //! | [`processes`] | the parent's side: carries out what the supervisor decides |
 //! | [`spin`] | when waiting is worth a spin |
+//! | `handoff` | when a worker is better woken on the CPU of the thread that waits for it |
 
 #[cfg(not(loom))]
 pub mod board;
 #[cfg(not(loom))]
 pub mod frames;
+#[cfg(not(loom))]
+mod handoff;
 #[cfg(not(loom))]
 pub mod processes;
 #[cfg(not(loom))]

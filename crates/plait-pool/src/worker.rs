@@ -52,6 +52,8 @@ pub struct Worker {
     result_event: EventFd,
     supervisor_event: EventFd,
     spin: Spin,
+    /// Whether a sleep on the parent's CPU can pay.
+    may_tie: bool,
     frames: FrameWriter,
 }
 
@@ -63,7 +65,7 @@ impl Worker {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "no such seat"));
         }
         board.seat(seat).pid.store(child::process_id(), Ordering::Relaxed);
-        let spin = Spin::new(board.header().spin.load(Ordering::Relaxed) != 0, cpu::usable_cpus());
+        let (spins, cpus) = (board.header().spin.load(Ordering::Relaxed) != 0, cpu::usable_cpus());
         Ok(Self {
             board,
             seat,
@@ -71,7 +73,8 @@ impl Worker {
             results: Arena::new(Memfd::from_fd(fds.results)),
             result_event: EventFd::from_fd(fds.result_event),
             supervisor_event: EventFd::from_fd(fds.supervisor_event),
-            spin,
+            spin: Spin::new(spins, cpus),
+            may_tie: !spins && cpus > 1,
             frames: FrameWriter::new(),
         })
     }
@@ -150,6 +153,7 @@ impl Worker {
 
     /// Sleeps until a token comes; false when a signal came first.
     fn sleep(&self) -> bool {
+        let _tied = self.tie();
         let wake = &self.board.seat(self.seat).wake;
         while !take_token(wake) {
             if matches!(
@@ -160,6 +164,15 @@ impl Worker {
             }
         }
         true
+    }
+
+    /// Moves to the parent's CPU for a sleep, when the parent is likely to leave it as it wakes us.
+    fn tie(&self) -> Option<cpu::Pinned> {
+        let header = self.board.header();
+        if !self.may_tie || !self.board.handoff().expected() {
+            return None;
+        }
+        cpu::Pinned::to(header.parent_cpu.load(Ordering::Relaxed).checked_sub(1)?)
     }
 
     fn spin_for_work(&mut self) -> Option<u32> {

@@ -130,14 +130,30 @@ impl FutureCore {
         Ok(true)
     }
 
+    /// Settles it, and calls what [`settle_observed`](Self::settle_observed) left to be called. For threads that hold no condition.
+    pub(crate) fn settle_and_call(slf: &Bound<'_, Self>) -> PyResult<()> {
+        if Self::settle(slf)? {
+            let callbacks = std::mem::take(&mut slf.get().lock().callbacks);
+            call_all(slf, callbacks);
+        }
+        Ok(())
+    }
+
+    /// Settles a future that has a condition, so that whoever made that asked the collector too.
     #[cold]
     fn settle_observed(slf: &Bound<'_, Self>, condition: &Bound<'_, PyAny>) -> PyResult<()> {
+        // `wait` looks while it holds the conditions of all its futures. A callback may wait for a thread that wants one of
+        // them: the callbacks are then the collector's to call.
+        let held = condition.call_method0("_is_owned")?.is_truthy()?;
         condition.call_method0("acquire")?;
         let (callbacks, task, how) = {
             let mut cell = slf.get().lock();
             let done = matches!(&cell.state, State::Task(task) if task.pool.is_done(task.slot));
             let task = if done { take_outcome(&mut cell) } else { None };
-            let callbacks = done.then(|| std::mem::take(&mut cell.callbacks));
+            let callbacks = done.then(|| match held {
+                true => Vec::new(),
+                false => std::mem::take(&mut cell.callbacks),
+            });
             (callbacks, task, how_it_ended(&cell.state))
         };
         drop(task);
@@ -296,7 +312,7 @@ impl FutureCore {
             }
         };
         drop(back);
-        Self::settle(slf).map(drop)
+        Self::settle_and_call(slf)
     }
 
     /// Ends a future that has no task, or whose end is told here.

@@ -1,8 +1,10 @@
 //! CPUs: where this thread runs, and how many this process may use.
 //!
-//! Counts what the affinity mask allows, and no more than the quota of the control group and those above it.
+//! Counts what the affinity mask allows, and no more than the quota of the control group and those above it. A thread can also
+//! tie itself to one CPU for a while.
 
 use crate::cgroup::{self, Hierarchy};
+use std::marker::PhantomData;
 use std::path::Path;
 
 /// Room for the masks of machines with 65,536 CPUs.
@@ -31,6 +33,81 @@ fn affinity_cpus() -> usize {
     match result {
         0 => mask.iter().map(|word| word.count_ones() as usize).sum(),
         _ => std::thread::available_parallelism().map_or(1, Into::into),
+    }
+}
+
+/// While it lives, this thread stays on one CPU; on drop its mask is what it was.
+#[derive(Debug)]
+pub struct Pinned {
+    before: Mask,
+    during: Mask,
+    /// The mask is the thread's, so the guard stays in it.
+    _not_send: PhantomData<*const ()>,
+}
+
+impl Pinned {
+    /// Moves the calling thread to `cpu`. `None`, and nothing changed, when it may not run there or nowhere else.
+    #[must_use]
+    pub fn to(cpu: u32) -> Option<Pinned> {
+        let before = Mask::of_this_thread()?;
+        let during = Mask::only(cpu)?;
+        let alone = before == during;
+        (!alone && before.has(cpu) && during.set()).then_some(Pinned {
+            before,
+            during,
+            _not_send: PhantomData,
+        })
+    }
+}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        // Another mask than ours is somebody's who set it meanwhile, and stays (the very same cannot be told apart).
+        if Mask::of_this_thread().is_some_and(|now| now == self.during) {
+            let _ = self.before.set();
+        }
+    }
+}
+
+/// Words of a [`Mask`]: 8,192 CPUs, the most that Linux is built for.
+const PIN_WORDS: usize = 128;
+
+/// A thread's affinity.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Mask([u64; PIN_WORDS]);
+
+impl Mask {
+    fn of_this_thread() -> Option<Mask> {
+        let mut mask = Mask([0; PIN_WORDS]);
+        // The system call itself: the wrapper clears what the kernel left, which is clear.
+        // SAFETY: the mask is ours and as long as we say; 0 is this thread.
+        let length = unsafe {
+            libc::syscall(
+                libc::SYS_sched_getaffinity,
+                0,
+                size_of_val(&mask.0),
+                mask.0.as_mut_ptr(),
+            )
+        };
+        (length > 0).then_some(mask)
+    }
+
+    fn only(cpu: u32) -> Option<Mask> {
+        let mut mask = Mask([0; PIN_WORDS]);
+        *mask.0.get_mut(cpu as usize / 64)? = 1 << (cpu % 64);
+        Some(mask)
+    }
+
+    fn has(&self, cpu: u32) -> bool {
+        self.0
+            .get(cpu as usize / 64)
+            .is_some_and(|word| word >> (cpu % 64) & 1 != 0)
+    }
+
+    /// Makes it the calling thread's; whether the kernel allowed it.
+    fn set(&self) -> bool {
+        // SAFETY: the mask is ours and as long as we say; 0 is this thread.
+        unsafe { libc::sched_setaffinity(0, size_of_val(&self.0), self.0.as_ptr().cast()) == 0 }
     }
 }
 
@@ -96,15 +173,57 @@ mod tests {
     }
 
     #[test]
+    fn a_pinned_thread_stays_and_is_let_go() {
+        let child = forked::start(|| {
+            let before = Mask::of_this_thread();
+            let cpu = current_cpu();
+            let pinned = Pinned::to(cpu);
+            let tied = affinity_cpus() == 1 && current_cpu() == cpu;
+            let several = before
+                .as_ref()
+                .is_some_and(|mask| *mask != Mask::only(cpu).unwrap_or(mask.clone()));
+            let tied = if several {
+                tied && pinned.is_some()
+            } else {
+                pinned.is_none()
+            };
+            drop(pinned);
+            tied && Mask::of_this_thread() == before
+        });
+        assert!(child.succeeded());
+    }
+
+    #[test]
+    fn a_mask_that_somebody_set_meanwhile_stays() {
+        let child = forked::start(|| {
+            let Some(before) = Mask::of_this_thread() else {
+                return false;
+            };
+            let Some(pinned) = Pinned::to(current_cpu()) else {
+                return affinity_cpus() == 1;
+            };
+            let set = before.set();
+            drop(pinned);
+            set && Mask::of_this_thread() == Some(before)
+        });
+        assert!(child.succeeded());
+    }
+
+    #[test]
+    fn a_cpu_that_is_not_ours_is_refused() {
+        let child = forked::start(|| {
+            let before = Mask::of_this_thread();
+            Pinned::to(8191).is_none() && Pinned::to(u32::MAX).is_none() && Mask::of_this_thread() == before
+        });
+        assert!(child.succeeded());
+    }
+
+    #[test]
     fn the_affinity_mask_counts_and_names_the_cpu() {
         let child = forked::start(|| {
-            let cpu = current_cpu() as usize;
-            let mut mask = [0_u64; MASK_WORDS];
-            mask[cpu / 64] = 1 << (cpu % 64);
-            let mask_ptr = mask.as_ptr().cast();
-            // SAFETY: the mask is ours and as long as we say; 0 is this thread.
-            let set = unsafe { libc::sched_setaffinity(0, size_of_val(&mask), mask_ptr) };
-            set == 0 && affinity_cpus() == 1 && current_cpu() as usize == cpu
+            let cpu = current_cpu();
+            let set = Mask::only(cpu).is_some_and(|mask| mask.set());
+            set && affinity_cpus() == 1 && current_cpu() == cpu
         });
         assert!(child.succeeded());
     }

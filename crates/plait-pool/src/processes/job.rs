@@ -272,6 +272,7 @@ impl<T: Host> Pool<T> {
         self.shared.settle(&mut pool, job);
         self.shared.tell_feed(&pool);
         drop(pool);
+        self.shared.board.handoff().many();
         self.shared.wake_one();
         // The supervisor starts workers and looks at deadlines; once per push, not per item.
         self.shared.ring_supervisor();

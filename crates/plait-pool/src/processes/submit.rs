@@ -35,6 +35,7 @@ impl<T: Host> Pool<T> {
             .header()
             .parent_cpu
             .store(cpu::current_cpu() + 1, Ordering::Relaxed);
+        shared.board.handoff().queued();
         shared.wake_one();
         if ring {
             shared.ring_supervisor();

@@ -76,7 +76,8 @@ impl<T: Host> Pool<T> {
         if state.phase() == Phase::Done {
             return Sleep::Woken;
         }
-        futex::wait(slot.futex(), state.0, Scope::Shared, deadline_ns).into()
+        self.shared
+            .tied(|| futex::wait(slot.futex(), state.0, Scope::Shared, deadline_ns).into())
     }
 
     /// Announces that the main thread is about to sleep for the task's end; false when that has come.
@@ -90,7 +91,9 @@ impl<T: Host> Pool<T> {
         let Some(lines) = self.shared.lines() else {
             return Sleep::Woken;
         };
-        let woken = signals.wait_readable(lines.result.as_fd(), deadline_ns).into();
+        let woken = self
+            .shared
+            .tied(|| signals.wait_readable(lines.result.as_fd(), deadline_ns).into());
         if woken == Sleep::Woken {
             lines.result.drain();
         }
@@ -146,7 +149,24 @@ impl<T: Host> Pool<T> {
 }
 
 impl<T: Host> Shared<T> {
+    /// A sleep on the CPU that the worker is to take over, when it will.
+    fn tied(&self, sleep: impl FnOnce() -> Sleep) -> Sleep {
+        if self.spin || self.cpus < 2 {
+            return sleep();
+        }
+        let handoff = self.board.handoff();
+        let cpu = cpu::current_cpu();
+        self.board.header().parent_cpu.store(cpu + 1, Ordering::Relaxed);
+        let begin = time::monotonic_ns();
+        let tied = handoff.expected().then(|| cpu::Pinned::to(cpu));
+        let end = sleep();
+        drop(tied);
+        handoff.slept(time::monotonic_ns() - begin);
+        end
+    }
+
     fn take(&self, inner: &mut Inner<T::Handle>, slot: u32) -> Outcome {
+        self.board.handoff().taken();
         let record = &mut inner.records[slot as usize];
         if let Some(failure) = record.failure.take() {
             return Outcome::Failed(failure);

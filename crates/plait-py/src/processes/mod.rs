@@ -28,7 +28,7 @@ impl Host for PyHost {
         // Without an interpreter nobody is left to be told; the futures leak, as everything does then.
         let _ = Python::try_attach(|py| {
             for handle in handles {
-                if let Err(error) = FutureCore::settle(handle.bind(py)) {
+                if let Err(error) = FutureCore::settle_and_call(handle.bind(py)) {
                     error.write_unraisable(py, Some(handle.bind(py)));
                 }
             }
