@@ -91,6 +91,9 @@ SIGNALS = [
         for where in ("result", "result_timeout", "exception", "map", "shutdown", "as_completed", "wait")
     ),
     ("signals.handler_that_returns",),
+    ("signals.another_thread_gets_the_signal",),
+    ("signals.wakeup_descriptor_is_kept",),
+    ("signals.handler_that_waits_and_sets_a_descriptor",),
     ("signals.storm_of_signals",),
     ("signals.dispositions_in_workers",),
 ]

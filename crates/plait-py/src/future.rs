@@ -5,13 +5,13 @@
 //! that asks for it. A `concurrent.futures` condition exists only once somebody asks for it; from then on settling
 //! happens under that condition, so that `wait` and `as_completed` see each future change once.
 
+use std::os::fd::BorrowedFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use plait_pool::frames;
 use plait_pool::processes::{Failure, Outcome, Sleep};
 use plait_pool::spin::Spin;
 use plait_pool::task::Phase;
-use plait_sys::signal::BlockedSignals;
 use pyo3::exceptions::{PyException, PyKeyboardInterrupt, PyRuntimeError, PyTimeoutError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -87,8 +87,8 @@ impl Waitable for Awaited<'_> {
     fn announce_main(&self) -> bool {
         self.pool.announce_main(self.slot)
     }
-    fn sleep_main(&self, signals: &BlockedSignals, deadline_ns: Option<u64>) -> Sleep {
-        self.pool.sleep_main(signals, deadline_ns)
+    fn sleep_main(&self, alarm: BorrowedFd<'_>, deadline_ns: Option<u64>) -> Sleep {
+        self.pool.sleep_main(alarm, deadline_ns)
     }
 }
 

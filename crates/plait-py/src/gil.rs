@@ -2,17 +2,22 @@
 //!
 //! Lock order: a future's cell, then whatever the pool locks. Neither is held while Python code runs, or while attaching.
 //!
-//! The main thread sleeps so that no signal falls between the check and the sleep: signals are blocked, Python is asked whether
-//! one has come, and the sleep unblocks them in one step. Other threads handle no signals in Python.
+//! The main thread sleeps so that no signal falls between the check and the sleep, whichever thread the kernel gives it to: Python's
+//! own handler writes to a pipe (its "wakeup descriptor") that the sleep watches. Handlers written in Python run in the main
+//! thread alone.
 
 use std::cell::RefCell;
+use std::ffi::c_int;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::rc::Rc;
 
 use plait_pool::processes::Sleep;
 use plait_pool::spin::Spin;
-use plait_sys::signal::BlockedSignals;
-use plait_sys::{cpu, thread, time};
+use plait_sys::poll::BytePipe;
+use plait_sys::{cpu, fork, thread, time};
 use pyo3::exceptions::{PyOverflowError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
 
 /// Carries what must stay in this thread through `Python::detach`, which runs its closure in this thread.
 struct Here<T>(T);
@@ -47,7 +52,60 @@ pub(crate) trait Waitable {
     /// Asks for the main thread to be woken; false when there is nothing to wait for any more.
     fn announce_main(&self) -> bool;
     /// Sleeps in the main thread. May come back early.
-    fn sleep_main(&self, signals: &BlockedSignals, deadline_ns: Option<u64>) -> Sleep;
+    fn sleep_main(&self, alarm: BorrowedFd<'_>, deadline_ns: Option<u64>) -> Sleep;
+}
+
+/// Has Python's handler write the number of each signal to `fd`, -1 for nowhere; returns where it did before. The C function behind it
+/// is not exported everywhere.
+fn set_wakeup_fd(py: Python<'_>, fd: c_int) -> PyResult<c_int> {
+    static SET: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    SET.import(py, "signal", "set_wakeup_fd")?.call1((fd,))?.extract()
+}
+
+/// While it is set, a signal makes its pipe readable. For the main thread.
+struct Alarm {
+    pipe: Rc<BytePipe>,
+    before: c_int,
+}
+
+thread_local! {
+    /// The pipe, and the fork of the program that made it: a child's signals are not its parent's.
+    static PIPE: RefCell<Option<(u32, Rc<BytePipe>)>> = const { RefCell::new(None) };
+}
+
+impl Alarm {
+    fn set(py: Python<'_>) -> PyResult<Self> {
+        let pipe = PIPE.with_borrow_mut(|kept| match kept {
+            Some((generation, pipe)) if *generation == fork::generation() => Ok(Rc::clone(pipe)),
+            _ => BytePipe::create().map(|pipe| Rc::clone(&kept.insert((fork::generation(), Rc::new(pipe))).1)),
+        })?;
+        let before = set_wakeup_fd(py, pipe.writer())?;
+        Ok(Self { pipe, before })
+    }
+
+    /// Handlers have run: one of them may have put something else in its place, for good.
+    fn again(&mut self, py: Python<'_>) -> PyResult<()> {
+        let found = set_wakeup_fd(py, self.pipe.writer())?;
+        if found != self.pipe.writer() {
+            self.before = found;
+        }
+        Ok(())
+    }
+
+    /// Puts back what was there before, and hands on what came meanwhile.
+    fn end(self, py: Python<'_>, rang: bool) -> PyResult<()> {
+        let found = set_wakeup_fd(py, self.before).or_else(|_| set_wakeup_fd(py, -1))?;
+        debug_assert!(found == self.pipe.writer(), "nothing else ran in this thread");
+        let before = (self.before >= 0 && self.before != self.pipe.writer()).then(|| {
+            // SAFETY: the program keeps the descriptor that it gave to Python open.
+            unsafe { BorrowedFd::borrow_raw(self.before) }
+        });
+        // A byte that is left rings once more, for nothing.
+        if rang || before.is_some() {
+            self.pipe.empty(before);
+        }
+        Ok(())
+    }
 }
 
 thread_local! {
@@ -89,19 +147,18 @@ pub(crate) fn wait(py: Python<'_>, what: &impl Waitable, may_spin: bool, deadlin
 }
 
 fn sleep_in_main(py: Python<'_>, what: &impl Waitable, deadline_ns: Option<u64>) -> PyResult<Sleep> {
-    // Handlers of signals that came before run here, with signals unblocked: they may wait themselves.
+    // Most handlers run here, before anything of ours is theirs to see.
     py.check_signals()?;
-    let signals = BlockedSignals::block_all()?;
-    // Those that came just now; later ones wait for the sleep.
-    py.check_signals()?;
-    // After the handlers, since one that waited has taken a wake-up that was ours.
-    let slept = if what.announce_main() {
-        detached(py, || what.sleep_main(&signals, deadline_ns))
-    } else {
-        Sleep::Woken
+    let mut alarm = Alarm::set(py)?;
+    // Those that came just now. From here on the alarm knows of every signal.
+    let slept = match py.check_signals().and_then(|()| alarm.again(py)) {
+        // After the handlers, since one that waited has taken a wake-up that was ours.
+        Ok(()) if what.announce_main() => Ok(detached(py, || what.sleep_main(alarm.pipe.as_fd(), deadline_ns))),
+        Ok(()) => Ok(Sleep::Woken),
+        Err(raised) => Err(raised),
     };
-    drop(signals);
-    Ok(slept)
+    alarm.end(py, matches!(slept, Ok(Sleep::Interrupted) | Err(_)))?;
+    slept
 }
 
 /// The deadline that a `timeout` in seconds means; None for none.

@@ -6,9 +6,10 @@
 //! | [`mem`]    | memory without a name that processes share: memfd, seals, mapping           |
 //! | [`event`]  | eventfd: a flag that can be polled                                          |
 //! | [`epoll`]  | sleep until one of many descriptors is readable, deadline in nanoseconds    |
+//! | [`poll`]   | sleep until one of two is readable; a pipe for signal handlers              |
 //! | [`child`]  | pidfd, process groups, what happens to orphans                              |
 //! | [`socket`] | messages with descriptors between two processes (`SOCK_SEQPACKET`)          |
-//! | [`signal`] | hold signals back, and let them in for exactly as long as a sleep lasts     |
+//! | [`signal`] | hold signals back in one thread                                             |
 //! | [`cpu`]    | where this thread runs and how many CPUs this process may use               |
 //! | [`limits`] | memory: the limit of a process, what it has used, kills for want of it      |
 //! | [`thread`] | native threads that no signal reaches                                       |
@@ -36,6 +37,7 @@ pub mod fork;
 pub mod futex;
 pub mod limits;
 pub mod mem;
+pub mod poll;
 pub mod signal;
 pub mod socket;
 pub mod thread;

@@ -217,6 +217,76 @@ def handler_that_returns(folder: Path) -> None:
     check_calm()
 
 
+def another_thread_gets_the_signal(folder: Path) -> None:
+    """The kernel gives a signal to any thread that lets it in; the handler is the main thread's, and runs at once."""
+    tally = Tally(folder / "tally")
+    signal.signal(signal.SIGUSR1, _raise_stop)
+    over = threading.Event()
+    other = threading.Thread(target=over.wait)
+    other.start()
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+    try:
+        with plait.ProcessPool(2) as pool, Gate(folder / "gate") as gate:
+            at_gate = [pool.submit(_tasks.note_at_gate, tally, gate, i) for i in range(2)]
+            for wait in (at_gate[0].result, lambda: at_gate[1].result(_tasks.LIMIT), lambda: list(pool.map(abs, [1]))):
+                _interrupted(wait, Stop, signal.SIGUSR1, lambda: len(tally.rows()) == 2)
+            gate.open()
+            assert [f.result(WATCHDOG) for f in at_gate] == [0, 1]
+            check_usable(pool)
+    finally:
+        over.set()
+        other.join()
+    check_calm()
+
+
+def wakeup_descriptor_is_kept(folder: Path) -> None:
+    """A program that watches signals by a descriptor of its own hears of all that come during a wait."""
+    got = []
+    signal.signal(signal.SIGUSR1, lambda signum, frame: got.append(signum))
+    read, write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    signal.set_wakeup_fd(write)
+    with plait.ProcessPool(1) as pool, Gate(folder / "gate") as gate:
+        future = pool.submit(gate.wait, 1)
+
+        def send():
+            for _ in range(5):
+                time.sleep(0.05)
+                os.kill(os.getpid(), signal.SIGUSR1)
+            wait_until(lambda: len(got) == 5)
+            gate.open()
+
+        sender = threading.Thread(target=send)
+        sender.start()
+        assert future.result(WATCHDOG) == 1
+        sender.join()
+    assert signal.set_wakeup_fd(-1) == write
+    assert os.read(read, 100) == bytes([signal.SIGUSR1] * 5)
+    os.close(read)
+    os.close(write)
+    check_calm()
+
+
+def handler_that_waits_and_sets_a_descriptor(folder: Path) -> None:
+    """What a handler does to the wakeup descriptor during a wait is not undone after it."""
+    read, write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    gate = Gate(folder / "gate")
+    with plait.ProcessPool(2) as pool:
+
+        def handler(signum, frame):
+            assert pool.submit(_tasks.add, 1, 2).result(WATCHDOG) == 3
+            signal.set_wakeup_fd(write)
+            gate.open()
+
+        signal.signal(signal.SIGALRM, handler)
+        future = pool.submit(gate.wait, 1)
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
+        assert future.result(WATCHDOG) == 1
+        assert signal.set_wakeup_fd(-1) == write
+    os.close(read)
+    os.close(write)
+    check_calm()
+
+
 def storm_of_signals(folder: Path) -> None:
     """A signal every few milliseconds interrupts every system call there is; all results come all the same."""
     count = [0]

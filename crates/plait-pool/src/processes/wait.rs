@@ -1,10 +1,10 @@
 //! Sleeping until a slot is done; taking what came of it.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use plait_shm::sync::{AtomicU32, Ordering};
 use plait_sys::futex::{self, Scope, Wait};
-use plait_sys::signal::BlockedSignals;
+use plait_sys::poll::{self, Ready};
 use plait_sys::{cpu, time};
 
 use super::{Host, Inner, Job, Outcome, Pool, Shared};
@@ -85,15 +85,19 @@ impl<T: Host> Pool<T> {
         self.shared.board.slot(slot).state().ask(WAIT_EVENT).phase() != Phase::Done
     }
 
-    /// Sleeps in the main thread, after [`announce_main`](Self::announce_main) or a look at a job: signals, blocked since before the
-    /// caller last looked for them, end it.
-    pub fn sleep_main(&self, signals: &BlockedSignals, deadline_ns: Option<u64>) -> Sleep {
+    /// Sleeps in the main thread, after [`announce_main`](Self::announce_main) or a look at a job. A signal ends it, and so does
+    /// `alarm`, which is readable when a signal came that another thread may have handled.
+    pub fn sleep_main(&self, alarm: BorrowedFd<'_>, deadline_ns: Option<u64>) -> Sleep {
         let Some(lines) = self.shared.lines() else {
             return Sleep::Woken;
         };
         let woken = self
             .shared
-            .tied(|| signals.wait_readable(lines.result.as_fd(), deadline_ns).into());
+            .tied(|| match poll::either(lines.result.as_fd(), alarm, deadline_ns) {
+                Ready::First => Sleep::Woken,
+                Ready::Second | Ready::Interrupted => Sleep::Interrupted,
+                Ready::TimedOut => Sleep::TimedOut,
+            });
         if woken == Sleep::Woken {
             lines.result.drain();
         }

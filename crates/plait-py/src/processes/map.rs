@@ -1,10 +1,10 @@
 //! `MapCore`: one `map` under way. Items go in by `push`, results come out by `next`.
 
 use std::collections::BTreeMap;
+use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use plait_pool::processes::{Job, Part, PartBody, Sleep, TaskOptions};
-use plait_sys::signal::BlockedSignals;
 use pyo3::exceptions::{PyException, PyKeyboardInterrupt, PyRuntimeError, PyTimeoutError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
@@ -83,8 +83,8 @@ impl Waitable for NextPart<'_> {
         // Every change of a job signals the pool's event, which stays signalled until the main thread has slept.
         !self.look()
     }
-    fn sleep_main(&self, signals: &BlockedSignals, deadline_ns: Option<u64>) -> Sleep {
-        self.map.pool.sleep_main(signals, deadline_ns)
+    fn sleep_main(&self, alarm: BorrowedFd<'_>, deadline_ns: Option<u64>) -> Sleep {
+        self.map.pool.sleep_main(alarm, deadline_ns)
     }
 }
 

@@ -1,10 +1,10 @@
 //! `ProcessPoolCore`: what `plait.ProcessPool` inherits from.
 
 use std::cell::RefCell;
+use std::os::fd::BorrowedFd;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use plait_pool::processes::{Pool, Refusal, Settings, Sleep, TaskOptions, WeakPool};
-use plait_sys::signal::BlockedSignals;
 use pyo3::exceptions::{PyException, PyKeyboardInterrupt, PyRuntimeError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
@@ -65,8 +65,8 @@ impl Waitable for Ended<'_> {
     fn announce_main(&self) -> bool {
         !self.0.ended()
     }
-    fn sleep_main(&self, signals: &BlockedSignals, deadline_ns: Option<u64>) -> Sleep {
-        self.0.sleep_main(signals, deadline_ns)
+    fn sleep_main(&self, alarm: BorrowedFd<'_>, deadline_ns: Option<u64>) -> Sleep {
+        self.0.sleep_main(alarm, deadline_ns)
     }
 }
 
