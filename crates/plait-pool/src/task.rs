@@ -167,6 +167,11 @@ impl StateWord<'_> {
         false
     }
 
+    /// Makes a task that was not begun the parent's: out of the queue, or held outside it already.
+    pub fn take_back(self) -> bool {
+        self.revoke() || self.load().phase() == Phase::Held
+    }
+
     /// Sets `flag` unless the task is done; returns the state that decided.
     #[inline]
     pub fn ask(self, flag: u32) -> State {

@@ -110,11 +110,6 @@ impl Job {
         (by_time.clamp(1.0, f64::from(MOST_ITEMS)) as u32).min(inner.largest.saturating_mul(GROWTH))
     }
 
-    /// Items whose result or failure has arrived.
-    pub fn ended(&self) -> u64 {
-        self.lock().ended
-    }
-
     /// Whether it was cancelled.
     pub fn cancelled(&self) -> bool {
         self.lock().cancelled
@@ -382,7 +377,7 @@ impl<T: Host> Shared<T> {
         }
         for slot in in_flight {
             let state = self.board.slot(slot).state();
-            if state.revoke() || state.load().phase() == Phase::Held {
+            if state.take_back() {
                 self.fail(pool, slot, failure.clone());
             }
         }
@@ -402,7 +397,7 @@ impl<T: Host> Shared<T> {
         };
         for slot in in_flight {
             let state = self.board.slot(slot).state();
-            if state.revoke() || state.load().phase() == Phase::Held {
+            if state.take_back() {
                 self.fail(pool, slot, Failure::Cancelled);
             } else if reason == Doom::Interrupted {
                 self.stop(pool, slot, reason);

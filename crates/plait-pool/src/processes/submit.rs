@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use plait_shm::arena::Block;
 use plait_shm::sync::Ordering;
 use plait_sys::cpu;
 
@@ -182,19 +183,13 @@ impl<T: Host> Shared<T> {
         let slot = self.board.slot(index);
         let len: usize = parts.iter().map(|part| part.len()).sum();
         let block = if len > INLINE {
-            let Some(args) = inner.args.as_mut() else {
-                return Err(Refusal::ShutDown);
-            };
-            let block = match args.allocate(len) {
-                Ok(block) => block,
-                Err(error) => {
+            match self.write_args(inner, len, parts) {
+                Ok(block) => Some(block),
+                Err(refusal) => {
                     inner.free.push(index);
-                    return Err(error.into());
+                    return Err(refusal);
                 }
-            };
-            // SAFETY: just allocated, not published.
-            copy_parts(unsafe { args.data(block)? }, parts);
-            Some(block)
+            }
         } else {
             // SAFETY: the slot is FREE, so it is the parent's, under the lock.
             copy_parts(unsafe { &mut *slot.args() }, parts);
@@ -223,6 +218,15 @@ impl<T: Host> Shared<T> {
             ..Record::empty()
         };
         Ok(index)
+    }
+
+    /// Arguments that do not fit into a slot.
+    fn write_args(&self, inner: &mut Inner<T::Handle>, len: usize, parts: &[&[u8]]) -> Result<Block, Refusal> {
+        let args = inner.args.as_mut().ok_or(Refusal::ShutDown)?;
+        let block = args.allocate(len)?;
+        // SAFETY: just allocated, not published.
+        copy_parts(unsafe { args.data(block)? }, parts);
+        Ok(block)
     }
 
     fn free_slot(&self, inner: &mut Inner<T::Handle>) -> Result<u32, Refusal> {
@@ -302,7 +306,7 @@ impl<T: Host> Shared<T> {
 
     fn cancel(&self, inner: &mut Inner<T::Handle>, slot: u32) -> bool {
         let state = self.board.slot(slot).state();
-        let held = state.revoke() || state.load().phase() == Phase::Held;
+        let held = state.take_back();
         if held {
             inner.statistics.cancelled += 1;
             self.fail(inner, slot, Failure::Cancelled);
@@ -342,7 +346,7 @@ impl<T: Host> Shared<T> {
     /// Ends a task that was not begun as stopped, or dooms the item that runs and has its worker killed.
     pub(super) fn stop(&self, inner: &mut Inner<T::Handle>, slot: u32, reason: Doom) -> bool {
         let state = self.board.slot(slot).state();
-        if state.revoke() || state.load().phase() == Phase::Held {
+        if state.take_back() {
             let failure = match reason {
                 Doom::Interrupted | Doom::Shutdown => Failure::Cancelled,
                 Doom::Killed | Doom::Timeout => Failure::Doomed { reason, stack: None },
@@ -362,20 +366,33 @@ impl<T: Host> Shared<T> {
             if lease.doomed || lease.item >= self.board.slot(slot).items.load(Ordering::Relaxed) {
                 return lease.doomed;
             }
-            if word.doom(lease.item) {
-                inner.seats.doomed(seat, reason);
-                self.handle(
-                    inner,
-                    Event::Doomed {
-                        seat,
-                        slot,
-                        item: lease.item,
-                        reason,
-                    },
-                );
+            if self.doom_item(inner, seat, slot, lease.item, reason) {
                 return true;
             }
         }
+    }
+
+    /// Dooms `item` if it is still the one; whether it was.
+    pub(super) fn doom_item(
+        &self,
+        inner: &mut Inner<T::Handle>,
+        seat: u16,
+        slot: u32,
+        item: u32,
+        reason: Doom,
+    ) -> bool {
+        let doomed = self.board.slot(slot).item().doom(item);
+        if doomed {
+            inner.seats.doomed(seat, reason);
+            let event = Event::Doomed {
+                seat,
+                slot,
+                item,
+                reason,
+            };
+            self.handle(inner, event);
+        }
+        doomed
     }
 
     /// Ends a task without a result. The slot must be the parent's: HELD, or taken by a worker that is dead.

@@ -315,18 +315,7 @@ impl<T: Host> Shared<T> {
                 item,
                 reason,
             } => {
-                if self.board.slot(slot).item().doom(item) {
-                    inner.seats.doomed(seat, reason);
-                    self.handle(
-                        inner,
-                        Event::Doomed {
-                            seat,
-                            slot,
-                            item,
-                            reason,
-                        },
-                    );
-                }
+                self.doom_item(inner, seat, slot, item, reason);
             }
             Action::Requeue { slot, item } => self.requeue(inner, slot, item),
             Action::FailItem { slot, item, cause } => self.fail_item(inner, slot, item, cause),
@@ -411,7 +400,7 @@ impl<T: Host> Shared<T> {
         }
         for slot in 0..inner.records.len() as u32 {
             let state = self.board.slot(slot).state();
-            let held = state.revoke() || state.load().phase() == Phase::Held;
+            let held = state.take_back();
             if inner.records[slot as usize].used && held {
                 self.fail(inner, slot, failure.clone());
             }

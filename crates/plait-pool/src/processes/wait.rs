@@ -145,11 +145,6 @@ impl<T: Host> Pool<T> {
         drop(handle);
         outcome
     }
-
-    /// Nanoseconds of the clock that deadlines are on.
-    pub fn now_ns() -> u64 {
-        time::monotonic_ns()
-    }
 }
 
 impl<T: Host> Shared<T> {
