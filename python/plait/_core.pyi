@@ -67,6 +67,7 @@ class ProcessPoolCore:
         future: type[Future[Any]],
         stack_signal: int,
         spin: bool,
+        warm: int,
         timeout: float | None,
         retries: int,
     ) -> None: ...

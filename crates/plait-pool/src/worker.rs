@@ -5,6 +5,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use plait_shm::arena::{Arena, ArenaView};
 use plait_shm::idle::{give_token, take_token};
@@ -13,8 +14,9 @@ use plait_sys::event::EventFd;
 use plait_sys::mem::Memfd;
 use plait_sys::{child, cpu, futex, time};
 
+use crate::blocks::{Place, View, put_table};
 use crate::board::{Board, IN_SLOT, KIND_MAP, SeatState, Slot};
-use crate::frames::FrameWriter;
+use crate::frames::{FrameWriter, PLACED, VALUE};
 use crate::spin::Spin;
 use crate::task::{ABANDONED, COLLECT, SUPERVISE, State, WAIT_EVENT, WAIT_FUTEX};
 
@@ -45,9 +47,9 @@ pub enum Next {
 
 /// A worker's end of the pool.
 pub struct Worker {
-    board: Board,
+    board: Arc<Board>,
     seat: usize,
-    args: ArenaView,
+    args: Arc<ArenaView>,
     results: Arena,
     result_event: EventFd,
     supervisor_event: EventFd,
@@ -66,11 +68,12 @@ impl Worker {
         }
         board.seat(seat).pid.store(child::process_id(), Ordering::Relaxed);
         let (spins, cpus) = (board.header().spin.load(Ordering::Relaxed) != 0, cpu::usable_cpus());
+        let warm = board.header().warm.load(Ordering::Relaxed);
         Ok(Self {
-            board,
+            board: Arc::new(board),
             seat,
-            args: ArenaView::new(Memfd::from_fd(fds.args)),
-            results: Arena::new(Memfd::from_fd(fds.results)),
+            args: Arc::new(ArenaView::new(Memfd::from_fd(fds.args), warm)),
+            results: Arena::new(Memfd::from_fd(fds.results), warm),
             result_event: EventFd::from_fd(fds.result_event),
             supervisor_event: EventFd::from_fd(fds.supervisor_event),
             spin: Spin::new(spins, cpus),
@@ -234,6 +237,17 @@ impl Worker {
         }
     }
 
+    /// A large part of the arguments of a slot that this worker has taken.
+    pub fn part(&self, place: Place) -> io::Result<&[u8]> {
+        // SAFETY: as in `args`.
+        unsafe { self.args.bytes(place.offset, place.len as usize) }
+    }
+
+    /// A view of such a part, that may be used for as long as one likes; None where it is better copied.
+    pub fn view(&self, place: Place) -> Option<View> {
+        View::of_args(&self.args, &self.board, self.seat, place)
+    }
+
     /// The pickle of function `number`.
     pub fn function(&self, number: u32) -> io::Result<&[u8]> {
         let entry = self
@@ -263,13 +277,54 @@ impl Worker {
     /// Writes the result of the item that runs.
     #[inline]
     pub fn write(&mut self, slot: u32, kind: u8, bytes: &[u8]) -> io::Result<()> {
-        let slot = self.board.slot(slot);
-        if State(slot.futex().load(Ordering::Relaxed)).has(ABANDONED) && slot.kind.load(Ordering::Relaxed) != KIND_MAP {
-            // SAFETY: we have the slot taken.
-            return unsafe { self.frames.write(slot, &mut self.results, kind, &[]) };
-        }
+        // The table of what was placed is named nowhere else.
+        let bytes = if kind != PLACED && self.is_unwanted(slot) {
+            &[]
+        } else {
+            bytes
+        };
         // SAFETY: we have the slot taken.
-        unsafe { self.frames.write(slot, &mut self.results, kind, bytes) }
+        unsafe { self.frames.write(self.board.slot(slot), &mut self.results, kind, bytes) }
+    }
+
+    /// Writes the result of the item that runs, whose large `parts` (and whether they are read-only) go into blocks of their own. When
+    /// that fails, nothing is written.
+    pub fn write_placed(&mut self, slot: u32, bytes: &[u8], parts: &[(&[u8], bool)]) -> io::Result<()> {
+        if self.is_unwanted(slot) {
+            return self.write(slot, VALUE, &[]);
+        }
+        let mut places = Vec::with_capacity(parts.len());
+        let mut written = self.place(parts, &mut places);
+        if written.is_ok() {
+            let mut message = Vec::new();
+            put_table(&places, &mut message);
+            message.extend_from_slice(bytes);
+            written = self.write(slot, PLACED, &message);
+        }
+        if written.is_err() {
+            places.iter().for_each(|place| self.results.unlend(place.offset));
+        }
+        written
+    }
+
+    fn place(&mut self, parts: &[(&[u8], bool)], places: &mut Vec<Place>) -> io::Result<()> {
+        for &(bytes, read_only) in parts {
+            let block = self.results.lend(bytes.len())?;
+            places.push(Place {
+                offset: block.offset,
+                len: bytes.len() as u64,
+                read_only,
+            });
+            // SAFETY: just lent, not published.
+            unsafe { self.results.room(block)?.write(bytes) };
+        }
+        Ok(())
+    }
+
+    /// Whether nobody will read the result of a task.
+    fn is_unwanted(&self, slot: u32) -> bool {
+        let slot = self.board.slot(slot);
+        State(slot.futex().load(Ordering::Relaxed)).has(ABANDONED) && slot.kind.load(Ordering::Relaxed) != KIND_MAP
     }
 
     /// Finishes `item`; dies here when it was doomed meanwhile: that its end was decided, and the parent may not be able to kill it.

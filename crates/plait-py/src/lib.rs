@@ -6,6 +6,7 @@
 //! | `error` | what went wrong below, as Python exceptions |
 //! | `future` | the future that all executors return |
 //! | `gil` | waiting without the GIL, and with signals seen |
+//! | `parts` | large parts of values, in blocks of their own |
 //! | `processes` | the process pool and its workers |
 //! | `system` | a few calls to the system for the Python side |
 
@@ -13,6 +14,7 @@ mod codec;
 mod error;
 mod future;
 mod gil;
+mod parts;
 mod payload;
 mod processes;
 mod system;

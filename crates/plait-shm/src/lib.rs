@@ -6,6 +6,7 @@
 //! | [`queue`] | the ticket queue: many takers, any of which may die between two instructions |
 //! | [`idle`] | who sleeps, who spins, whom to wake: no lost wake-up |
 //! | [`ring`] | a single-producer, single-consumer ring of numbers |
+//! | [`holds`] | hazard words: who goes on reading what it was lent |
 //! | [`arena`] | blocks for what is too large for a slot; one writer allocates, readers give back |
 //!
 //! The algorithms borrow their words, so they run on the heap under loom and in a mapping in production.
@@ -13,6 +14,7 @@
 
 #[cfg(not(loom))]
 pub mod arena;
+pub mod holds;
 pub mod idle;
 pub mod queue;
 pub mod ring;

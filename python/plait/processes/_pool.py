@@ -61,6 +61,9 @@ class ProcessPool(_core.ProcessPoolCore, concurrent.futures.Executor):
         retries: How often a task is tried again when its worker died. Exceptions are not retried.
         limits: What a worker may use; see `Limits`. None: as much as there is.
         preload: Names of modules that the fork server imports once, for all workers.
+        warm_memory: Bytes of free memory for large arguments that are kept ready, since fresh memory is filled seven times
+            slower; as much again for the results of each worker, and at most as much of that is held back by results that
+            the program keeps: those beyond lie in ordinary memory.
 
     Raises:
         TypeError, ValueError: An argument is not what it should be; the message names it and its value.
@@ -87,6 +90,7 @@ class ProcessPool(_core.ProcessPoolCore, concurrent.futures.Executor):
         retries: int = 0,
         limits: Limits | None = None,
         preload: Iterable[str] = (),
+        warm_memory: int = 128 << 20,
     ) -> None:
         _main.check_not_importing_main()
         workers = _core.usable_cpus() if max_workers is None else positive_int("max_workers", max_workers)
@@ -98,6 +102,10 @@ class ProcessPool(_core.ProcessPoolCore, concurrent.futures.Executor):
             raise TypeError(f"initializer must be a callable, not {initializer!r}")
         if limits is not None and not isinstance(limits, Limits):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(f"limits must be plait.Limits or None, not {limits!r}")
+        if isinstance(warm_memory, bool) or not isinstance(warm_memory, int):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"warm_memory must be an int, not {warm_memory!r}")
+        if not 0 <= warm_memory < 1 << 63:
+            raise ValueError(f"warm_memory must be a number of bytes from 0 on, not {warm_memory!r}")
         options = Options.check(timeout, retries, 0)
         modules = _check_preload(preload)
         forked = _start_method(mp_context) == "fork"
@@ -113,6 +121,7 @@ class ProcessPool(_core.ProcessPoolCore, concurrent.futures.Executor):
             connect=_connect_by_fork if forked else _Connect(modules),
             future=Future,
             stack_signal=signal.SIGRTMAX - 3,
+            warm=warm_memory,
             spin=os.environ.get("PLAIT_SPIN", "1") != "0",
             timeout=options.timeout,
             retries=options.retries,
@@ -297,6 +306,8 @@ class ProcessPool(_core.ProcessPoolCore, concurrent.futures.Executor):
 
         Tasks and items of maps: `submitted`, `cancelled`, `failed` (no result), `retried`, `queued` (now; a chunk is one).
         Workers: `workers` (now), `workers_idle`, `workers_started`, `workers_died`.
+        Bytes: `memory_warm` (free, kept ready for large arguments), `memory_held` (held back by results that the program
+        keeps), `memory_cap` (`warm_memory`, the cap on each).
 
         >>> import plait
         >>> with plait.ProcessPool(1) as pool:

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use plait_shm::sync::{AtomicU32, Ordering};
 
 use super::{Failure, Host, Inner, Pool, Refusal, Shared, TaskOptions};
+use crate::blocks::Place;
 use crate::board::KIND_MAP;
 use crate::frames::Results;
 use crate::supervisor::Doom;
@@ -55,6 +56,8 @@ struct JobInner {
     /// Frames of items: u32 length, bytes. Those before `at` were dispatched.
     items: Vec<u8>,
     at: usize,
+    /// Where large parts of items not dispatched lie, by item.
+    places: BTreeMap<u64, Vec<Place>>,
     pushed: u64,
     dispatched: u64,
     closed: bool,
@@ -119,6 +122,12 @@ impl Job {
     pub(super) fn undispatched(&self) -> u64 {
         let inner = self.lock();
         inner.pushed - inner.dispatched
+    }
+
+    /// Whether items of higher priority than this are not dispatched.
+    pub(super) fn outranks(&self, priority: i32) -> bool {
+        let inner = self.lock();
+        inner.options.priority > priority && inner.pushed > inner.dispatched
     }
 
     /// The timeout of its items, while some are not dispatched.
@@ -207,6 +216,25 @@ impl JobInner {
         (begin..at, cut)
     }
 
+    /// Cuts off where the large parts of items before `end` lie.
+    fn cut_places(&mut self, end: u64) -> Vec<Place> {
+        if self.places.is_empty() {
+            return Vec::new();
+        }
+        let rest = self.places.split_off(&end);
+        let cut = std::mem::replace(&mut self.places, rest);
+        cut.into_values().flatten().collect()
+    }
+
+    /// Drops what was not dispatched; returns where its large parts lie, which are the caller's to take back.
+    #[must_use]
+    fn clear(&mut self) -> Vec<Place> {
+        self.dispatched = self.pushed;
+        self.items = Vec::new();
+        self.at = 0;
+        self.cut_places(u64::MAX)
+    }
+
     fn compact(&mut self) {
         if self.at > (1 << 20) && self.at > self.items.len() / 2 {
             self.items.drain(..self.at);
@@ -227,6 +255,7 @@ impl<T: Host> Pool<T> {
             fixed: chunk,
             items: Vec::new(),
             at: 0,
+            places: BTreeMap::new(),
             pushed: 0,
             dispatched: 0,
             closed: false,
@@ -247,8 +276,16 @@ impl<T: Host> Pool<T> {
         Ok(job)
     }
 
-    /// Adds `count` items, each a u32 length and its bytes; `last` when no more will come.
-    pub fn push_items(&self, job: &Arc<Job>, items: &[u8], count: u64, last: bool) -> Result<(), Refusal> {
+    /// Adds `count` items, each a u32 length and its bytes; `last` when no more will come. `places` says where large parts of which
+    /// item lie, by its number in the job: they are the job's then, and stay the caller's when the items are refused.
+    pub fn push_items(
+        &self,
+        job: &Arc<Job>,
+        items: &[u8],
+        count: u64,
+        places: &mut BTreeMap<u64, Vec<Place>>,
+        last: bool,
+    ) -> Result<(), Refusal> {
         if self.inert() {
             return Err(Refusal::Inert);
         }
@@ -259,6 +296,7 @@ impl<T: Host> Pool<T> {
         {
             let mut inner = job.lock();
             inner.items.extend_from_slice(items);
+            inner.places.append(places);
             inner.pushed += count;
             inner.closed |= last;
         }
@@ -282,7 +320,9 @@ impl<T: Host> Pool<T> {
         let mut pool = self.shared.lock();
         pool.jobs.retain(|other| !Arc::ptr_eq(other, job));
         self.shared.cancel_job(&mut pool, job, Doom::Shutdown);
-        self.shared.tell_feed(&pool);
+        self.shared.feed(&mut pool);
+        drop(pool);
+        self.shared.wake_one();
     }
 }
 
@@ -304,8 +344,10 @@ impl<T: Host> Shared<T> {
             let header_len = (inner.header.len() as u32).to_le_bytes();
             let parts = [&header_len[..], &inner.header, &inner.items[range]];
             let filled = self.fill(pool, KIND_MAP, count, &parts, options);
+            let places = inner.cut_places(first + u64::from(count));
             let Ok(slot) = filled else {
                 drop(inner);
+                self.unplace(pool, &places);
                 let why = Failure::Memory("no memory for the arguments of a chunk".into());
                 for index in first..first + u64::from(count) {
                     job.fail_item(index, why.clone());
@@ -316,6 +358,7 @@ impl<T: Host> Shared<T> {
             inner.compact();
             drop(inner);
             pool.records[slot as usize].job = Some((Arc::clone(job), first));
+            pool.records[slot as usize].places = places;
             self.board.slot(slot).state().ask(SUPERVISE);
             self.enqueue(pool, slot);
         }
@@ -364,14 +407,12 @@ impl<T: Host> Shared<T> {
 
     /// Fails all items of a job that have not been begun. It is no longer in the pool's list.
     pub(super) fn fail_job(&self, pool: &mut Inner<T::Handle>, job: &Arc<Job>, failure: &Failure) {
-        let (undispatched, in_flight) = {
+        let (undispatched, places, in_flight) = {
             let mut inner = job.lock();
             let undispatched = inner.dispatched..inner.pushed;
-            inner.dispatched = inner.pushed;
-            inner.items = Vec::new();
-            inner.at = 0;
-            (undispatched, inner.in_flight.clone())
+            (undispatched, inner.clear(), inner.in_flight.clone())
         };
+        self.unplace(pool, &places);
         for index in undispatched {
             job.fail_item(index, failure.clone());
         }
@@ -386,15 +427,13 @@ impl<T: Host> Shared<T> {
 
     /// Cancels a job that is no longer in the pool's list.
     pub(super) fn cancel_job(&self, pool: &mut Inner<T::Handle>, job: &Arc<Job>, reason: Doom) {
-        let in_flight = {
+        let (places, in_flight) = {
             let mut inner = job.lock();
             inner.cancelled = true;
-            inner.dispatched = inner.pushed;
-            inner.items = Vec::new();
-            inner.at = 0;
             inner.parts.clear();
-            inner.in_flight.clone()
+            (inner.clear(), inner.in_flight.clone())
         };
+        self.unplace(pool, &places);
         for slot in in_flight {
             let state = self.board.slot(slot).state();
             if state.take_back() {

@@ -67,6 +67,12 @@ impl Seats {
         self.holdings.get(seat)?.view.clone()
     }
 
+    /// Bytes that results in the caller's hands hold back in the arenas of workers that live.
+    pub(super) fn held_bytes(&self) -> u64 {
+        let views = self.holdings.iter().filter_map(|holding| holding.view.as_ref());
+        views.map(|view| view.held()).sum()
+    }
+
     pub(super) fn doomed(&mut self, seat: u16, reason: Doom) {
         if let Some(holding) = self.holdings.get_mut(seat as usize) {
             holding.doomed = Some(reason);
@@ -128,7 +134,10 @@ impl<T: Host> Shared<T> {
             }
             return Err(error);
         }
-        let view = Arc::new(ArenaView::new(duplicate(&results)?));
+        let view = Arc::new(ArenaView::new(
+            duplicate(&results)?,
+            self.board.header().warm.load(Ordering::Relaxed),
+        ));
         inner.seats.holdings[seat as usize] = Holding {
             incarnation,
             view: Some(view),
@@ -207,6 +216,7 @@ impl<T: Host> Shared<T> {
     pub(super) fn bury(&self, inner: &mut Inner<T::Handle>, seat: u16, incarnation: u32, exit: Exit) {
         self.tell_states(inner);
         self.board.idle().forget(seat as usize);
+        self.forget_holds(inner, seat as usize);
         let clean = exit.code == 0 && inner.seats.holdings[seat as usize].doomed.is_none();
         if !clean {
             inner.statistics.workers_died += 1;

@@ -8,6 +8,7 @@ use plait_sys::cpu;
 
 use super::job::Job;
 use super::{Failure, Host, Inner, Pool, Record, Refusal, Shared, TaskOptions};
+use crate::blocks::Place;
 use crate::board::{IN_SLOT, INLINE, KIND_CALL, SLOTS};
 use crate::supervisor::{Doom, Event};
 use crate::task::{ABANDONED, COLLECT, Phase, SUPERVISE, State, WAIT_EVENT, WAIT_FUTEX};
@@ -17,9 +18,9 @@ use crate::worker::{wake_collector, wake_seat};
 const ABANDONED_PATIENCE: usize = 64;
 
 impl<T: Host> Pool<T> {
-    /// Queues a task with these arguments; returns its slot, which is the caller's until it is [released](Self::release) or
-    /// [abandoned](Self::abandon).
-    pub fn submit(&self, args: &[u8], options: TaskOptions) -> Result<u32, Refusal> {
+    /// Queues a task with these arguments, whose large parts lie at `places`: they are the task's then, and stay the caller's when it
+    /// is refused. Returns its slot, which is the caller's until it is [released](Self::release) or [abandoned](Self::abandon).
+    pub fn submit(&self, args: &[u8], places: &mut Vec<Place>, options: TaskOptions) -> Result<u32, Refusal> {
         let shared = &self.shared;
         if shared.inert() {
             return Err(Refusal::Inert);
@@ -27,6 +28,7 @@ impl<T: Host> Pool<T> {
         let mut inner = shared.lock();
         shared.open(&mut inner)?;
         let slot = shared.fill(&mut inner, KIND_CALL, 1, &[args], options)?;
+        inner.records[slot as usize].places = std::mem::take(places);
         shared.enqueue(&mut inner, slot);
         inner.statistics.submitted += 1;
         let ring = shared.wants_supervisor(&inner, options);
@@ -123,7 +125,8 @@ impl<T: Host> Pool<T> {
         }
         let mut inner = self.shared.lock();
         // Memory for large arguments is given back when the task is done, and not at the next submit.
-        let large = inner.records[slot as usize].args.is_some();
+        let record = &inner.records[slot as usize];
+        let large = record.args.is_some() || !record.places.is_empty();
         let flags = if large { ABANDONED | SUPERVISE } else { ABANDONED };
         if self.shared.board.slot(slot).state().ask(flags).phase() == Phase::Done {
             let handle = self.shared.release(&mut inner, slot);
@@ -248,7 +251,8 @@ impl<T: Host> Shared<T> {
         abandoned.retain(|&slot| {
             let done = self.board.slot(slot).state().load().phase() == Phase::Done;
             if done {
-                inner.abandoned_large -= usize::from(inner.records[slot as usize].args.is_some());
+                let record = &inner.records[slot as usize];
+                inner.abandoned_large -= usize::from(record.args.is_some() || !record.places.is_empty());
                 // A future that is gone, which is what abandons, cannot be the handle.
                 let _ = self.release(inner, slot);
             }
@@ -262,7 +266,9 @@ impl<T: Host> Shared<T> {
     /// run anything.
     #[must_use]
     pub(super) fn release(&self, inner: &mut Inner<T::Handle>, slot: u32) -> Option<T::Handle> {
+        self.drop_results(inner, slot);
         let record = &mut inner.records[slot as usize];
+        let places = std::mem::take(&mut record.places);
         inner.timed -= usize::from(record.used && record.options.timeout_ns > 0);
         let handle = record.handle.take();
         record.used = false;
@@ -272,9 +278,21 @@ impl<T: Host> Shared<T> {
         if let (Some(block), Some(args)) = (record.args.take(), inner.args.as_mut()) {
             args.free(block);
         }
+        if !places.is_empty() {
+            self.unplace(inner, &places);
+        }
         self.board.slot(slot).state().reset(Phase::Free);
         inner.free.push(slot);
         handle
+    }
+
+    /// Gives back the blocks of a call's results that nobody took; those of chunks are taken as they come.
+    fn drop_results(&self, inner: &mut Inner<T::Handle>, slot: u32) {
+        let record = &mut inner.records[slot as usize];
+        let call = self.board.slot(slot).kind.load(Ordering::Relaxed) == KIND_CALL;
+        if call && record.used && !record.taken && record.failure.is_none() {
+            drop(self.take(inner, slot));
+        }
     }
 
     /// Wakes a worker for what was queued, unless one spins or all are awake.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use plait_pool::blocks::{Lent, Place};
 use plait_pool::processes::{Job, Part, PartBody, Sleep, TaskOptions};
 use pyo3::exceptions::{PyException, PyKeyboardInterrupt, PyRuntimeError, PyTimeoutError, PyValueError};
 use pyo3::prelude::*;
@@ -11,10 +12,11 @@ use pyo3::types::PyTuple;
 use pyo3::{PyTraverseError, PyVisit};
 
 use super::CorePool;
-use super::pool::with_scratch;
+use super::pool::{place, with_scratch};
 use crate::error::{self, Subject};
 use crate::future::{Undecoded, decode_frame};
 use crate::gil::{self, Waitable};
+use crate::parts::Parts;
 use crate::payload;
 
 /// What came of an item: its value, or its exception.
@@ -28,6 +30,8 @@ struct Progress {
     part: Option<Part>,
     /// Items encoded and not yet handed over, and how many they are.
     gathered: Vec<u8>,
+    /// Where their large parts lie, by index.
+    places: BTreeMap<u64, Vec<Place>>,
     count: u64,
     pushed: u64,
     taken: u64,
@@ -93,6 +97,7 @@ impl MapCore {
         let progress = Progress {
             part: None,
             gathered: Vec::new(),
+            places: BTreeMap::new(),
             count: 0,
             pushed: 0,
             taken: 0,
@@ -123,6 +128,7 @@ impl MapCore {
         index: u64,
         kind: u8,
         bytes: &[u8],
+        parts: &[Arc<Lent>],
     ) -> Result<Bound<'py, PyAny>, Bound<'py, PyAny>> {
         if bytes.is_empty() {
             let refused = self.lock().refused.remove(&index);
@@ -130,7 +136,7 @@ impl MapCore {
                 return Err(error.into_bound(py));
             }
         }
-        decode_frame(py, kind, bytes).map_err(|undecoded| match undecoded {
+        decode_frame(py, kind, bytes, parts).map_err(|undecoded| match undecoded {
             Undecoded::Error(error) => error,
             Undecoded::Interrupted(error) => error.into_value(py).into_bound(py).into_any(),
         })
@@ -138,21 +144,25 @@ impl MapCore {
 
     /// Hands over what was gathered.
     fn flush(&self, py: Python<'_>, last: bool) -> PyResult<()> {
-        let (items, count) = {
+        let (items, count, mut places) = {
             let mut progress = self.lock();
             progress.closed |= last;
             progress.pushed += progress.count;
             (
                 std::mem::take(&mut progress.gathered),
                 std::mem::take(&mut progress.count),
+                std::mem::take(&mut progress.places),
             )
         };
         if count == 0 && !last {
             return Ok(());
         }
         self.pool
-            .push_items(&self.job, &items, count, last)
-            .map_err(|refusal| error::of_refusal(py, refusal))
+            .push_items(&self.job, &items, count, &mut places, last)
+            .map_err(|refusal| {
+                places.values().for_each(|places| self.pool.unplace(places));
+                error::of_refusal(py, refusal)
+            })
     }
 
     fn take<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
@@ -225,7 +235,7 @@ impl MapCore {
         }
         match &mut part.body {
             PartBody::Results(results) => results
-                .next(|kind, bytes| self.decode(py, index, kind, bytes))?
+                .next(|kind, bytes, parts| self.decode(py, index, kind, bytes, parts))?
                 .ok_or_else(|| PyRuntimeError::new_err("the worker left fewer results than items")),
             PartBody::Failed(failure) => {
                 let function = self.function.bind(py);
@@ -246,21 +256,30 @@ impl MapCore {
     /// Adds an item: the tuple of its arguments.
     fn push(&self, py: Python<'_>, args: &Bound<'_, PyTuple>) -> PyResult<()> {
         let full = with_scratch(|buffer| {
-            let refused = match payload::encode_item(py, args, buffer) {
+            let mut parts = Parts::default();
+            let refused = match payload::encode_item(py, args, buffer, &mut parts) {
                 Err(error) if !error.is_instance_of::<PyException>(py) => return Err(error),
                 encoded => encoded.err(),
             };
+            let mut placed = Vec::new();
+            if !parts.is_empty() {
+                placed = place(py, &self.pool, &parts)?;
+                payload::place_item(buffer, &placed);
+            }
             let len = u32::try_from(buffer.len())
                 .map_err(|_| PyRuntimeError::new_err("the arguments of one item take more than 4 GiB"))?;
             let mut progress = self.lock();
+            let index = progress.pushed + progress.count;
+            if !placed.is_empty() {
+                progress.places.insert(index, placed);
+            }
             if let Some(error) = refused {
-                let index = progress.pushed + progress.count;
                 progress.refused.insert(index, error.into_value(py).into_any());
             }
             progress.gathered.extend_from_slice(&len.to_le_bytes());
             progress.gathered.extend_from_slice(buffer);
             progress.count += 1;
-            Ok::<_, PyErr>(progress.gathered.len() >= BATCH)
+            Ok::<_, PyErr>(progress.gathered.len() + parts.size() >= BATCH)
         })?;
         if full { self.flush(py, false) } else { Ok(()) }
     }
@@ -290,16 +309,17 @@ impl MapCore {
 
     /// Ends the iteration and drops what was not begun.
     fn close(&self) {
-        let part = {
+        let (part, places) = {
             let mut progress = self.lock();
             progress.started = false;
             progress.closed = true;
             progress.gathered = Vec::new();
             progress.count = 0;
             progress.taken = progress.pushed;
-            progress.part.take()
+            (progress.part.take(), std::mem::take(&mut progress.places))
         };
         drop(part);
+        places.values().for_each(|places| self.pool.unplace(places));
         self.pool.cancel_job(&self.job);
     }
 
@@ -335,6 +355,8 @@ impl MapCore {
 
 impl Drop for MapCore {
     fn drop(&mut self) {
+        let places = std::mem::take(&mut self.lock().places);
+        places.values().for_each(|places| self.pool.unplace(places));
         // Results that nobody began to take are still computed, as the standard library does.
         if self.lock().started {
             self.pool.cancel_job(&self.job);

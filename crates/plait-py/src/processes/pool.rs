@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::os::fd::BorrowedFd;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
+use plait_pool::blocks::Place;
 use plait_pool::processes::{Pool, Refusal, Settings, Sleep, TaskOptions, WeakPool};
 use pyo3::exceptions::{PyException, PyKeyboardInterrupt, PyRuntimeError};
 use pyo3::prelude::*;
@@ -15,6 +16,7 @@ use super::{CorePool, PyHost, connect};
 use crate::error;
 use crate::future::{FutureCore, Task};
 use crate::gil::{self, Waitable};
+use crate::parts::Parts;
 use crate::payload::{self, FunctionRef, FunctionTable};
 
 /// Made by `_open`.
@@ -112,6 +114,15 @@ impl ProcessPoolCore {
         }
     }
 
+    /// Submits a call that has large parts.
+    fn submit_placed(&self, py: Python<'_>, call: &mut Vec<u8>, parts: &Parts, options: TaskOptions) -> PyResult<u32> {
+        let pool = self.pool()?;
+        let mut places = place(py, pool, parts)?;
+        payload::place_call(call, &places);
+        self.connected(py, |pool| pool.submit(call, &mut places, options))
+            .inspect_err(|_| pool.unplace(&places))
+    }
+
     fn submit_with<'py>(
         &self,
         options: TaskOptions,
@@ -123,11 +134,15 @@ impl ProcessPoolCore {
         let opened = self.opened()?;
         let future = opened.future.bind(py).call0()?;
         let slot = with_scratch(|buffer| {
+            let mut parts = Parts::default();
             let encoded = self
                 .number(py, function)
-                .and_then(|number| payload::encode_call(py, number, function, args, kwargs, buffer));
+                .and_then(|number| payload::encode_call(py, number, function, args, kwargs, buffer, &mut parts));
             match encoded {
-                Ok(()) => self.connected(py, |pool| pool.submit(buffer, options)).map(Some),
+                Ok(()) if parts.is_empty() => self
+                    .connected(py, |pool| pool.submit(buffer, &mut Vec::new(), options))
+                    .map(Some),
+                Ok(()) => self.submit_placed(py, buffer, &parts, options).map(Some),
                 // As with the standard library, what cannot be sent is told by the future.
                 Err(error) if error.is_instance_of::<PyException>(py) => {
                     opened
@@ -152,6 +167,19 @@ impl ProcessPoolCore {
         future.cast::<FutureCore>()?.get().begin(task);
         Ok(future)
     }
+}
+
+/// Parts of this size in all are copied without the GIL.
+const SLOW: usize = 1 << 20;
+
+/// Writes parts where workers can read them.
+pub(super) fn place(py: Python<'_>, pool: &CorePool, parts: &Parts) -> PyResult<Vec<Place>> {
+    let placed = if parts.size() < SLOW {
+        pool.place(&parts.slices())
+    } else {
+        gil::detached(py, || pool.place(&parts.slices()))
+    };
+    placed.map_err(|refusal| error::of_refusal(py, refusal))
 }
 
 /// Seconds as nanoseconds; none is 0.
@@ -180,7 +208,7 @@ impl ProcessPoolCore {
 
     /// Sets the pool up. Arguments were checked by the caller.
     #[expect(clippy::too_many_arguments, reason = "they are keywords in Python")]
-    #[pyo3(signature = (*, max_workers, config, connect, future, stack_signal, spin, timeout, retries))]
+    #[pyo3(signature = (*, max_workers, config, connect, future, stack_signal, spin, warm, timeout, retries))]
     fn _open(
         &self,
         max_workers: usize,
@@ -189,6 +217,7 @@ impl ProcessPoolCore {
         future: Py<PyAny>,
         stack_signal: i32,
         spin: bool,
+        warm: u64,
         timeout: Option<f64>,
         retries: u32,
     ) -> PyResult<()> {
@@ -200,6 +229,7 @@ impl ProcessPoolCore {
             &Settings {
                 max_workers,
                 spin,
+                warm,
                 config,
                 stack_signal,
             },
@@ -339,6 +369,9 @@ impl ProcessPoolCore {
         dict.set_item("workers_idle", figures.idle)?;
         dict.set_item("workers_started", figures.workers_started)?;
         dict.set_item("workers_died", figures.workers_died)?;
+        dict.set_item("memory_warm", figures.warm)?;
+        dict.set_item("memory_held", figures.held)?;
+        dict.set_item("memory_cap", figures.warm_cap)?;
         Ok(dict)
     }
 

@@ -14,6 +14,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
 use crate::gil;
+use crate::parts::Parts;
 use crate::payload;
 
 const NOWHERE: (u32, u32, usize) = (u32::MAX, 0, 0);
@@ -167,7 +168,9 @@ impl<'py> Runner<'py> {
         let py = self.py;
         let (worker, functions) = (&self.worker, &mut self.functions);
         let bytes = worker.args(slot)?;
-        let call = payload::decode_call(py, bytes, &mut |py, number| resolve(py, worker, functions, number))?;
+        let call = payload::decode_call(py, worker, bytes, &mut |py, number| {
+            resolve(py, worker, functions, number)
+        })?;
         call.function.call(call.args, call.kwargs.as_ref())
     }
 
@@ -224,7 +227,7 @@ impl<'py> Runner<'py> {
         if end == at + 4 {
             return Ok(None);
         }
-        payload::decode_item(self.py, &bytes[at + 4..end]).map(Some)
+        payload::decode_item(self.py, &self.worker, &bytes[at + 4..end]).map(Some)
     }
 
     /// The result of an item that was not sent.
@@ -238,21 +241,26 @@ impl<'py> Runner<'py> {
     fn write(&mut self, slot: u32, outcome: PyResult<Bound<'py, PyAny>>) {
         let mut buffer = std::mem::take(&mut self.buffer);
         buffer.clear();
+        let mut parts = Parts::default();
         let error = match outcome {
-            Ok(value) => payload::encode_value(self.py, &value, &mut buffer).err(),
+            Ok(value) => payload::encode_value(self.py, &value, &mut buffer, &mut parts).err(),
             Err(error) => Some(error),
         };
-        let kind = match error {
-            None => frames::VALUE,
+        let written = match error {
+            None if parts.is_empty() => self.worker.write(slot, frames::VALUE, &buffer),
+            None => self.worker.write_placed(slot, &buffer, &parts.slices()),
             Some(error) => {
                 let error = self.over_limit(error);
                 buffer.clear();
                 payload::encode_error(self.py, &error, &mut buffer);
-                frames::ERROR
+                self.worker.write(slot, frames::ERROR, &buffer)
             }
         };
-        if let Err(refused) = self.worker.write(slot, kind, &buffer) {
-            let error = PyMemoryError::new_err(format!("no memory for a result of {} bytes: {refused}", buffer.len()));
+        if let Err(refused) = written {
+            let error = PyMemoryError::new_err(format!(
+                "no memory for a result of {} bytes: {refused}",
+                buffer.len() + parts.size()
+            ));
             buffer.clear();
             payload::encode_error(self.py, &error, &mut buffer);
             if self.worker.write(slot, frames::ERROR, &buffer).is_err() {
