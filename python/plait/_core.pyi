@@ -2,7 +2,7 @@
 # docstrings are in the extension, and `mypy.stubtest` compares the two.
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures._base import _Waiter
 from types import GenericAlias
 from typing import Any, Generic, ParamSpec, Self, TypeVar, final
@@ -95,7 +95,7 @@ class ProcessPoolCore:
 
 @final
 class MapCore(Generic[_T]):
-    def push(self, args: tuple[Any, ...]) -> None: ...
+    def pull(self, source: Iterator[tuple[Any, ...]], most: int | None = None) -> bool: ...
     def send(self, last: bool) -> None: ...
     def begin(self, ordered: bool, deadline_ns: int | None) -> None: ...
     def __iter__(self) -> Self: ...

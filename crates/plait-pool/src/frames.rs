@@ -167,6 +167,15 @@ impl Results {
         Some(if kind == PLACED { VALUE } else { kind })
     }
 
+    /// Whether the next frame follows without a jump, is of this kind, and its first byte is this one.
+    pub fn next_begins_with(&self, kind: u8, first: u8) -> bool {
+        self.left > 0
+            && self
+                .bytes(self.at, WORD)
+                .is_ok_and(|word| get_word(word).0 == kind && get_word(word).1 > 0)
+            && self.bytes(self.at + WORD, 1).is_ok_and(|bytes| bytes[0] == first)
+    }
+
     /// Gives the next frame to `read`: its kind, its bytes, and its large parts. A frame that is [`PLACED`] shows as a [`VALUE`].
     pub fn next<R>(&mut self, read: impl FnOnce(u8, &[u8], &[Arc<Lent>]) -> R) -> io::Result<Option<R>> {
         if self.left == 0 {

@@ -45,6 +45,9 @@ mod kind {
     pub(super) const PLACED: u8 = 4;
 }
 
+/// What a value begins with that is decoded without running any Python code.
+pub(crate) const PLAIN: u8 = kind::NATIVE_ARGS;
+
 /// A call as it arrived.
 pub(crate) struct Call<'py> {
     /// What to call.
@@ -118,9 +121,9 @@ pub(crate) fn place_call(out: &mut Vec<u8>, places: &[Place]) {
     parts::insert_table(out, 4, kind::PLACED, places);
 }
 
-/// Writes where the parts of a map item were placed.
-pub(crate) fn place_item(out: &mut Vec<u8>, places: &[Place]) {
-    parts::insert_table(out, 0, kind::PLACED, places);
+/// Writes where the parts of a map item, which begins at `at`, were placed.
+pub(crate) fn place_item(out: &mut Vec<u8>, at: usize, places: &[Place]) {
+    parts::insert_table(out, at, kind::PLACED, places);
 }
 
 /// Reads a call that `worker` has taken. `resolve` gives the function that has a number.

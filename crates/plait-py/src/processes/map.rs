@@ -1,18 +1,19 @@
 //! `MapCore`: one `map` under way. Items go in by `push`, results come out by `next`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use plait_pool::blocks::{Lent, Place};
+use plait_pool::frames;
 use plait_pool::processes::{Job, Part, PartBody, Sleep, TaskOptions};
 use pyo3::exceptions::{PyException, PyKeyboardInterrupt, PyRuntimeError, PyTimeoutError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::PyTuple;
+use pyo3::types::{PyIterator, PyTuple};
 use pyo3::{PyTraverseError, PyVisit};
 
 use super::CorePool;
-use super::pool::{place, with_scratch};
+use super::pool::place;
 use crate::error::{self, Subject};
 use crate::future::{Undecoded, decode_frame};
 use crate::gil::{self, Waitable};
@@ -21,13 +22,20 @@ use crate::payload;
 
 /// What came of an item: its value, or its exception.
 type Outcome<'py> = Result<Bound<'py, PyAny>, Bound<'py, PyAny>>;
+/// The same, kept.
+type Decoded = Result<Py<PyAny>, Py<PyAny>>;
 
 /// Bytes of items that are gathered before they are handed over.
 const BATCH: usize = 64 << 10;
 
+/// Results that are decoded in one go.
+const READY: usize = 64;
+
 struct Progress {
     /// The part that results are taken from.
     part: Option<Part>,
+    /// What came of items before those of the part, decoded and not yet taken.
+    ready: VecDeque<Decoded>,
     /// Items encoded and not yet handed over, and how many they are.
     gathered: Vec<u8>,
     /// Where their large parts lie, by index.
@@ -43,6 +51,48 @@ struct Progress {
     busy: bool,
     /// Items that could not be encoded, by index: they travel empty, and end like this.
     refused: BTreeMap<u64, Py<PyAny>>,
+}
+
+/// Items that were encoded and not gathered yet.
+#[derive(Default)]
+struct Batch {
+    items: Vec<u8>,
+    count: u64,
+    /// Bytes of their large parts.
+    size: usize,
+    /// As in [`Progress`], by number in the batch.
+    places: Vec<(u64, Vec<Place>)>,
+    refused: Vec<(u64, Py<PyAny>)>,
+}
+
+impl Batch {
+    /// Encodes an item.
+    #[inline]
+    fn add(&mut self, py: Python<'_>, pool: &CorePool, args: &Bound<'_, PyTuple>) -> PyResult<()> {
+        let start = self.items.len();
+        self.items.extend_from_slice(&[0; 4]);
+        let mut parts = Parts::default();
+        match payload::encode_item(py, args, &mut self.items, &mut parts) {
+            Err(error) if !error.is_instance_of::<PyException>(py) => return Err(error),
+            Err(error) => self.refused.push((self.count, error.into_value(py).into_any())),
+            Ok(()) => {}
+        }
+        if !parts.is_empty() {
+            let placed = place(py, pool, &parts)?;
+            payload::place_item(&mut self.items, start + 4, &placed);
+            self.places.push((self.count, placed));
+            self.size += parts.size();
+        }
+        let len = u32::try_from(self.items.len() - start - 4)
+            .map_err(|_| PyRuntimeError::new_err("the arguments of one item take more than 4 GiB"))?;
+        self.items[start..start + 4].copy_from_slice(&len.to_le_bytes());
+        self.count += 1;
+        Ok(())
+    }
+
+    fn full(&self) -> bool {
+        self.items.len() + self.size >= BATCH
+    }
 }
 
 /// A `map` under way; see `plait.ProcessPool.map`.
@@ -96,6 +146,7 @@ impl MapCore {
     pub(super) fn new(pool: CorePool, job: Arc<Job>, function: Py<PyAny>, options: TaskOptions) -> Self {
         let progress = Progress {
             part: None,
+            ready: VecDeque::new(),
             gathered: Vec::new(),
             places: BTreeMap::new(),
             count: 0,
@@ -136,10 +187,43 @@ impl MapCore {
                 return Err(error.into_bound(py));
             }
         }
-        decode_frame(py, kind, bytes, parts).map_err(|undecoded| match undecoded {
-            Undecoded::Error(error) => error,
-            Undecoded::Interrupted(error) => error.into_value(py).into_bound(py).into_any(),
-        })
+        outcome_of_frame(py, kind, bytes, parts)
+    }
+
+    fn pull_into(&self, batch: &mut Batch, source: &Bound<'_, PyIterator>, most: u64) -> PyResult<bool> {
+        let py = source.py();
+        let mut source = source.clone();
+        for _ in 0..most {
+            let Some(args) = source.next() else {
+                return Ok(true);
+            };
+            batch.add(py, &self.pool, args?.cast::<PyTuple>()?)?;
+            if batch.full() {
+                self.gather(std::mem::take(batch));
+                self.flush(py, false)?;
+                py.check_signals()?;
+            }
+        }
+        Ok(false)
+    }
+
+    /// Adds a batch to what was gathered.
+    fn gather(&self, mut batch: Batch) {
+        let mut progress = self.lock();
+        let first = progress.pushed + progress.count;
+        let at = |(index, place)| (first + index, place);
+        progress
+            .places
+            .extend(std::mem::take(&mut batch.places).into_iter().map(at));
+        for (index, error) in batch.refused.drain(..) {
+            progress.refused.insert(first + index, error);
+        }
+        progress.count += batch.count;
+        if progress.gathered.is_empty() {
+            progress.gathered = std::mem::take(&mut batch.items);
+        } else {
+            progress.gathered.extend_from_slice(&batch.items);
+        }
     }
 
     /// Hands over what was gathered.
@@ -157,16 +241,21 @@ impl MapCore {
         if count == 0 && !last {
             return Ok(());
         }
-        self.pool
-            .push_items(&self.job, &items, count, &mut places, last)
-            .map_err(|refusal| {
-                places.values().for_each(|places| self.pool.unplace(places));
-                error::of_refusal(py, refusal)
-            })
+        // Without the GIL, so that others have their turn while a long input is taken.
+        gil::detached(py, || self.pool.push_items(&self.job, &items, count, &mut places, last)).map_err(|refusal| {
+            places.values().for_each(|places| self.pool.unplace(places));
+            error::of_refusal(py, refusal)
+        })
     }
 
     fn take<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
         loop {
+            if let Some(decoded) = self.next_ready() {
+                return match decoded {
+                    Ok(value) => Ok(Some(value.into_bound(py))),
+                    Err(error) => Err(PyErr::from_value(error.into_bound(py))),
+                };
+            }
             if let Some(outcome) = self.next_in_part(py)? {
                 return outcome.map(Some).map_err(PyErr::from_value);
             }
@@ -200,6 +289,13 @@ impl MapCore {
         }
     }
 
+    fn next_ready(&self) -> Option<Decoded> {
+        let mut progress = self.lock();
+        let value = progress.ready.pop_front()?;
+        progress.taken += 1;
+        Some(value)
+    }
+
     /// What came of the next item of the part at hand: value or exception. None when there is no part.
     fn next_in_part<'py>(&self, py: Python<'py>) -> PyResult<Option<Outcome<'py>>> {
         let mut part = {
@@ -218,13 +314,31 @@ impl MapCore {
         let outcome = self.outcome_of(py, &mut part);
         part.first += 1;
         part.count -= 1;
+        let ready = Self::decode_plain(py, &mut part);
         let mut progress = self.lock();
         progress.busy = false;
         progress.taken += 1;
+        progress.ready.extend(ready);
         if part.count > 0 {
             progress.part = Some(part);
         }
         outcome.map(Some)
+    }
+
+    /// Decodes the plain values that a part begins with, a few at a time: no Python code runs.
+    fn decode_plain(py: Python<'_>, part: &mut Part) -> Vec<Decoded> {
+        let mut ready = Vec::new();
+        let PartBody::Results(results) = &mut part.body else {
+            return ready;
+        };
+        while part.count > 0 && ready.len() < READY && results.next_begins_with(frames::VALUE, payload::PLAIN) {
+            let read = results.next(|kind, bytes, parts| outcome_of_frame(py, kind, bytes, parts));
+            let Ok(Some(outcome)) = read else { break };
+            ready.push(outcome.map(Bound::unbind).map_err(Bound::unbind));
+            part.first += 1;
+            part.count -= 1;
+        }
+        ready
     }
 
     /// What came of the first item of a part.
@@ -253,35 +367,13 @@ impl MapCore {
 
 #[pymethods]
 impl MapCore {
-    /// Adds an item: the tuple of its arguments.
-    fn push(&self, py: Python<'_>, args: &Bound<'_, PyTuple>) -> PyResult<()> {
-        let full = with_scratch(|buffer| {
-            let mut parts = Parts::default();
-            let refused = match payload::encode_item(py, args, buffer, &mut parts) {
-                Err(error) if !error.is_instance_of::<PyException>(py) => return Err(error),
-                encoded => encoded.err(),
-            };
-            let mut placed = Vec::new();
-            if !parts.is_empty() {
-                placed = place(py, &self.pool, &parts)?;
-                payload::place_item(buffer, &placed);
-            }
-            let len = u32::try_from(buffer.len())
-                .map_err(|_| PyRuntimeError::new_err("the arguments of one item take more than 4 GiB"))?;
-            let mut progress = self.lock();
-            let index = progress.pushed + progress.count;
-            if !placed.is_empty() {
-                progress.places.insert(index, placed);
-            }
-            if let Some(error) = refused {
-                progress.refused.insert(index, error.into_value(py).into_any());
-            }
-            progress.gathered.extend_from_slice(&len.to_le_bytes());
-            progress.gathered.extend_from_slice(buffer);
-            progress.count += 1;
-            Ok::<_, PyErr>(progress.gathered.len() + parts.size() >= BATCH)
-        })?;
-        if full { self.flush(py, false) } else { Ok(()) }
+    /// Takes items from an iterator, each the tuple of its arguments: `most` of them, or all. Returns whether there are no more.
+    #[pyo3(signature = (source, most=None))]
+    fn pull(&self, source: &Bound<'_, PyIterator>, most: Option<u64>) -> PyResult<bool> {
+        let mut batch = Batch::default();
+        let ended = self.pull_into(&mut batch, source, most.unwrap_or(u64::MAX));
+        self.gather(batch);
+        ended
     }
 
     /// Sends what was pushed on its way; with `last`, no more will come.
@@ -316,7 +408,10 @@ impl MapCore {
             progress.gathered = Vec::new();
             progress.count = 0;
             progress.taken = progress.pushed;
-            (progress.part.take(), std::mem::take(&mut progress.places))
+            (
+                (progress.part.take(), std::mem::take(&mut progress.ready)),
+                std::mem::take(&mut progress.places),
+            )
         };
         drop(part);
         places.values().for_each(|places| self.pool.unplace(places));
@@ -343,13 +438,21 @@ impl MapCore {
             for error in progress.refused.values() {
                 visit.call(error)?;
             }
+            for Ok(object) | Err(object) in &progress.ready {
+                visit.call(object)?;
+            }
         }
         Ok(())
     }
 
     fn __clear__(&self) {
-        let refused = std::mem::take(&mut self.lock().refused);
-        drop(refused);
+        let mut progress = self.lock();
+        let objects = (
+            std::mem::take(&mut progress.refused),
+            std::mem::take(&mut progress.ready),
+        );
+        drop(progress);
+        drop(objects);
     }
 }
 
@@ -362,6 +465,13 @@ impl Drop for MapCore {
             self.pool.cancel_job(&self.job);
         }
     }
+}
+
+fn outcome_of_frame<'py>(py: Python<'py>, kind: u8, bytes: &[u8], parts: &[Arc<Lent>]) -> Outcome<'py> {
+    decode_frame(py, kind, bytes, parts).map_err(|undecoded| match undecoded {
+        Undecoded::Error(error) => error,
+        Undecoded::Interrupted(error) => error.into_value(py).into_bound(py).into_any(),
+    })
 }
 
 /// Monotonic nanoseconds from now, for `MapCore.begin`.
