@@ -50,6 +50,8 @@ pub struct Header {
     pub spin: AtomicU32,
     /// Set when workers are to exit as soon as they find nothing to do.
     pub retire: AtomicU32,
+    /// CPUs that the pool may use, as the parent has found: a worker would read a dozen files to learn the same.
+    pub cpus: AtomicU32,
     /// The queue's positions.
     pub head: Apart<AtomicU64>,
     /// See `head`.
@@ -233,13 +235,14 @@ fn size(seats: usize) -> usize {
 
 impl Board {
     /// Makes a board for `seats` workers; returns its memfd too, to hand over.
-    pub fn create(seats: usize, spin: bool, warm: u64) -> io::Result<(Self, Memfd)> {
+    pub fn create(seats: usize, spin: bool, cpus: usize, warm: u64) -> io::Result<(Self, Memfd)> {
         let file = Memfd::create("plait-board", size(seats) as u64)?;
         file.seal_size()?;
         let map = Mapping::map(file.as_fd(), 0, size(seats), true)?;
         let board = Self { map, seats };
         board.header().spin.store(spin.into(), Ordering::Relaxed);
         board.header().warm.store(warm, Ordering::Relaxed);
+        board.header().cpus.store(cpus as u32, Ordering::Relaxed);
         board.header().magic.store(MAGIC, Ordering::Release);
         Ok((board, file))
     }

@@ -67,7 +67,11 @@ impl Worker {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "no such seat"));
         }
         board.seat(seat).pid.store(child::process_id(), Ordering::Relaxed);
-        let (spins, cpus) = (board.header().spin.load(Ordering::Relaxed) != 0, cpu::usable_cpus());
+        let (spins, cpus) = (&board.header().spin, &board.header().cpus);
+        let (spins, cpus) = (
+            spins.load(Ordering::Relaxed) != 0,
+            cpus.load(Ordering::Relaxed) as usize,
+        );
         let warm = board.header().warm.load(Ordering::Relaxed);
         Ok(Self {
             board: Arc::new(board),

@@ -25,7 +25,7 @@ struct Rig {
 
 impl Rig {
     fn new() -> Self {
-        let (board, _) = Board::create(1, false, 128 << 20).expect("a board");
+        let (board, _) = Board::create(1, false, 1, 128 << 20).expect("a board");
         let file = Memfd::create("plait-test", 0).expect("a memfd");
         let duplicate = || Memfd::from_fd(file.as_fd().try_clone_to_owned().expect("a descriptor"));
         Self {

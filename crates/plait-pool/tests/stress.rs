@@ -646,7 +646,7 @@ impl Caller<'_> {
 fn stress(spin: bool) {
     let seed = option_env!("PLAIT_STRESS_SEED").and_then(|seed| seed.parse().ok());
     let seed = seed.unwrap_or_else(time::monotonic_ns);
-    let (board, board_file) = Board::create(SEATS, spin, 128 << 20).expect("a board");
+    let (board, board_file) = Board::create(SEATS, spin, plait_sys::cpu::usable_cpus(), 128 << 20).expect("a board");
     let (obituaries, dead) = channel();
     let parent = Arc::new(Parent {
         seed,

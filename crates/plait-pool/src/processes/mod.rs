@@ -366,7 +366,7 @@ impl<T: Host> Pool<T> {
         config.write_all_at(&settings.config, 0)?;
         config.seal_size()?;
         let cpus = cpu::usable_cpus();
-        let (board, board_file) = Board::create(settings.max_workers, settings.spin && cpus > 1, settings.warm)?;
+        let (board, board_file) = Board::create(settings.max_workers, settings.spin && cpus > 1, cpus, settings.warm)?;
         let args = Some(Arena::new(duplicate(&args_file)?, settings.warm));
         let lines = Lines {
             board: board_file,
