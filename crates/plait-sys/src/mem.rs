@@ -111,6 +111,16 @@ fn open(name: &str) -> io::Result<OwnedFd> {
     }
 }
 
+/// Gives memory that the allocator of the C library keeps for later back to the system, as far as it can. What for a while was a
+/// lot, like what a compiler needs, otherwise stays with a process that only waits.
+pub fn trim() {
+    // SAFETY: it takes no pointer, and may be called by any thread.
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// A range of a file in this process's memory, shared with all who map it unless it was mapped privately; given back on drop.
 #[derive(Debug)]
 pub struct Mapping {

@@ -8,7 +8,7 @@ use plait_pool::board::KIND_MAP;
 use plait_pool::frames;
 use plait_pool::worker::{Fds, Next, Worker};
 use plait_shm::sync::Ordering;
-use plait_sys::{fork, limits, time};
+use plait_sys::{fork, limits, mem, time};
 use pyo3::exceptions::{PyMemoryError, PyRuntimeError};
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
@@ -55,6 +55,8 @@ struct Runner<'py> {
     /// Where the next item of a chunk lies: slot, item, offset.
     cursor: (u32, u32, usize),
     memory_limit: Option<u64>,
+    /// How many functions were loaded when free memory was last given back.
+    trimmed: usize,
     /// This process among its forks.
     generation: u32,
     /// Set in a forked child: the code to exit with.
@@ -88,6 +90,7 @@ impl PyWorker {
             buffer: Vec::new(),
             cursor: NOWHERE,
             memory_limit,
+            trimmed: usize::MAX,
             generation: fork::generation(),
             forked: None,
             spent: false,
@@ -121,6 +124,10 @@ impl<'py> Runner<'py> {
                 return Ok(Some(slot));
             }
             let worker = &mut self.worker;
+            if self.trimmed != self.functions.len() {
+                self.trimmed = self.functions.len();
+                mem::trim(); // to import them has taken much for a short time
+            }
             match gil::detached(self.py, || worker.wait()) {
                 Next::Task(slot) => return Ok(Some(slot)),
                 Next::Retire => return Ok(None),
