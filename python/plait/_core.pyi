@@ -64,7 +64,7 @@ class ProcessPoolCore:
         *,
         max_workers: int,
         config: bytes,
-        connect: Callable[[], int],
+        connect: Callable[[bool], int | None],
         future: type[Future[Any]],
         stack_signal: int,
         spin: bool,

@@ -19,12 +19,13 @@ from plait import _core
 from plait._executor import MapArguments, Options, map_items, positive_int
 from plait._future import Future
 from plait.processes import _launch, _main
-from plait.processes.limits import Limits
 
 if TYPE_CHECKING:
     import types
     from multiprocessing.context import BaseContext
     from typing import Self
+
+    from plait.processes.limits import Limits
 
 __all__ = ["ProcessPool"]
 
@@ -100,8 +101,7 @@ class ProcessPool(_core.ProcessPoolCore, concurrent.futures.Executor):
             positive_int("max_tasks_per_child", max_tasks_per_child)
         if initializer is not None and not callable(initializer):
             raise TypeError(f"initializer must be a callable, not {initializer!r}")
-        if limits is not None and not isinstance(limits, Limits):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise TypeError(f"limits must be plait.Limits or None, not {limits!r}")
+        _check_limits(limits)
         if isinstance(warm_memory, bool) or not isinstance(warm_memory, int):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(f"warm_memory must be an int, not {warm_memory!r}")
         if not 0 <= warm_memory < 1 << 63:
@@ -109,6 +109,8 @@ class ProcessPool(_core.ProcessPoolCore, concurrent.futures.Executor):
         options = Options.check(timeout, retries, 0)
         modules = _check_preload(preload)
         forked = _start_method(mp_context) == "fork"
+        if not forked:
+            _launch.start_early(modules)  # it starts while the rest is done here, and until the first task comes
         self._max_workers = workers
         self._max_tasks = max_tasks_per_child
         self._options = options
@@ -472,12 +474,25 @@ class _Connect:
     def __init__(self, modules: tuple[str, ...]) -> None:
         self._modules = modules
 
-    def __call__(self) -> int:
+    def __call__(self, wait: bool) -> int | None:
+        if not wait:
+            _launch.start_early(self._modules)  # the one that the constructor started may have failed since
+            if not _launch.is_near(self._modules):
+                return None
         return _launch.connect_pool(self._modules).detach()
 
 
-def _connect_by_fork() -> int:
+def _connect_by_fork(_wait: bool) -> int | None:
+    """Return a connection to a copy, which is made by the thread that asks: it is the one that lives on in the copy."""
     return _launch.fork_pool().detach()
+
+
+def _check_limits(limits: object) -> None:
+    if limits is not None:
+        from plait.processes.limits import Limits  # slow to import, and rarely used
+
+        if not isinstance(limits, Limits):
+            raise TypeError(f"limits must be plait.Limits or None, not {limits!r}")
 
 
 def _check_preload(preload: Iterable[str]) -> tuple[str, ...]:

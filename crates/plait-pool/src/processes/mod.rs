@@ -124,7 +124,7 @@ pub enum Refusal {
     Broken(Failure),
     /// This is a copy in a forked child.
     Inert,
-    /// There is no fork server yet: see [`Pool::attach_server`].
+    /// There is no fork server yet: see [`Pool::attach_server`] and [`Pool::connect_later`].
     NoServer,
     /// All slots are taken.
     Full,

@@ -62,6 +62,11 @@ impl Seats {
         matches!(self.server, Server::Up(_))
     }
 
+    /// Whether there is no server, and none is on its way.
+    pub(super) fn unconnected(&self) -> bool {
+        matches!(self.server, Server::None)
+    }
+
     /// The arena that the worker on `seat` writes.
     pub(super) fn view(&self, seat: usize) -> Option<Arc<ArenaView>> {
         self.holdings.get(seat)?.view.clone()

@@ -164,7 +164,7 @@ impl<T: Host> Shared<T> {
             return Err(Refusal::ShutDown);
         }
         if !inner.started {
-            if !inner.seats.connected() {
+            if inner.seats.unconnected() {
                 return Err(Refusal::NoServer);
             }
             self.start_supervisor()?;

@@ -98,19 +98,18 @@ impl ProcessPoolCore {
         }
     }
 
-    /// Does `what` to the pool, connecting it to a fork server first if it has none.
+    /// Does `what` to the pool, connecting it to a fork server first if it has none. Nobody waits for one that starts.
     fn connected<R>(&self, py: Python<'_>, mut what: impl FnMut(&CorePool) -> Result<R, Refusal>) -> PyResult<R> {
         let opened = self.opened()?;
-        match what(&opened.pool) {
-            Err(Refusal::NoServer) => {
-                let connection = connect(opened.connect.bind(py))?;
-                opened
-                    .pool
-                    .attach_server(connection)
-                    .map_err(|refusal| error::of_refusal(py, refusal))?;
-                what(&opened.pool).map_err(|refusal| error::of_refusal(py, refusal))
-            }
-            other => other.map_err(|refusal| error::of_refusal(py, refusal)),
+        loop {
+            let connected = match what(&opened.pool) {
+                Err(Refusal::NoServer) => match connect(opened.connect.bind(py), false)? {
+                    Some(connection) => opened.pool.attach_server(connection),
+                    None => opened.pool.connect_later(),
+                },
+                other => return other.map_err(|refusal| error::of_refusal(py, refusal)),
+            };
+            connected.map_err(|refusal| error::of_refusal(py, refusal))?;
         }
     }
 
