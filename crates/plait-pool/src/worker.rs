@@ -17,7 +17,7 @@ use plait_sys::{child, cpu, futex, time};
 use crate::blocks::{Place, View, put_table};
 use crate::board::{Board, IN_SLOT, KIND_MAP, SeatState, Slot};
 use crate::frames::{FrameWriter, PLACED, VALUE};
-use crate::spin::Spin;
+use crate::spin::{Crowd, Spin};
 use crate::task::{ABANDONED, COLLECT, SUPERVISE, State, WAIT_EVENT, WAIT_FUTEX};
 
 /// What a worker was handed when it started.
@@ -56,6 +56,8 @@ pub struct Worker {
     spin: Spin,
     /// Whether a sleep on the parent's CPU can pay.
     may_tie: bool,
+    cpus: usize,
+    crowd: Crowd,
     frames: FrameWriter,
 }
 
@@ -82,6 +84,8 @@ impl Worker {
             supervisor_event: EventFd::from_fd(fds.supervisor_event),
             spin: Spin::new(spins, cpus),
             may_tie: !spins && cpus > 1,
+            cpus: if spins { cpus } else { 1 },
+            crowd: Crowd::default(),
             frames: FrameWriter::new(),
         })
     }
@@ -185,10 +189,9 @@ impl Worker {
     fn spin_for_work(&mut self) -> Option<u32> {
         let idle = self.board.idle();
         let header = self.board.header();
-        if !self
-            .spin
-            .worth(self.ready_seats() + 1, header.parent_cpu.load(Ordering::Relaxed))
-        {
+        let (busy, parent_cpu) = (self.ready_seats() + 1, header.parent_cpu.load(Ordering::Relaxed));
+        self.crowd.look(busy <= self.cpus, parent_cpu);
+        if !self.spin.worth(busy, parent_cpu) {
             return None;
         }
         if !idle.begin_spin(self.seat) {
