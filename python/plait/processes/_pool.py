@@ -32,6 +32,7 @@ __all__ = ["ProcessPool"]
 P = ParamSpec("P")
 T = TypeVar("T")
 
+_MOST_WARM = 256 << 20
 _MOST_WORKERS = 1024
 _PID_PATIENCE = 2.0
 """Seconds that `_processes` waits for workers that are being started."""
@@ -64,7 +65,8 @@ class ProcessPool(_core.ProcessPoolCore, concurrent.futures.Executor):
         preload: Names of modules that the fork server imports once, for all workers.
         warm_memory: Bytes of free memory for large arguments that are kept ready, since fresh memory is filled seven times
             slower; as much again for the results of each worker, and at most as much of that is held back by results that
-            the program keeps: those beyond lie in ordinary memory.
+            the program keeps: those beyond lie in ordinary memory. None: 256 MiB, but no more than a 32nd of the memory that
+            there is for the program.
 
     Raises:
         TypeError, ValueError: An argument is not what it should be; the message names it and its value.
@@ -91,7 +93,7 @@ class ProcessPool(_core.ProcessPoolCore, concurrent.futures.Executor):
         retries: int = 0,
         limits: Limits | None = None,
         preload: Iterable[str] = (),
-        warm_memory: int = 128 << 20,
+        warm_memory: int | None = None,
     ) -> None:
         _main.check_not_importing_main()
         workers = _core.usable_cpus() if max_workers is None else positive_int("max_workers", max_workers)
@@ -102,10 +104,7 @@ class ProcessPool(_core.ProcessPoolCore, concurrent.futures.Executor):
         if initializer is not None and not callable(initializer):
             raise TypeError(f"initializer must be a callable, not {initializer!r}")
         _check_limits(limits)
-        if isinstance(warm_memory, bool) or not isinstance(warm_memory, int):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise TypeError(f"warm_memory must be an int, not {warm_memory!r}")
-        if not 0 <= warm_memory < 1 << 63:
-            raise ValueError(f"warm_memory must be a number of bytes from 0 on, not {warm_memory!r}")
+        warm = _check_warm_memory(warm_memory)
         options = Options.check(timeout, retries, 0)
         modules = _check_preload(preload)
         forked = _start_method(mp_context) == "fork"
@@ -123,7 +122,7 @@ class ProcessPool(_core.ProcessPoolCore, concurrent.futures.Executor):
             connect=_connect_by_fork if forked else _Connect(modules),
             future=Future,
             stack_signal=signal.SIGRTMAX - 3,
-            warm=warm_memory,
+            warm=warm,
             spin=os.environ.get("PLAIT_SPIN", "1") != "0",
             timeout=options.timeout,
             retries=options.retries,
@@ -493,6 +492,17 @@ def _check_limits(limits: object) -> None:
 
         if not isinstance(limits, Limits):
             raise TypeError(f"limits must be plait.Limits or None, not {limits!r}")
+
+
+def _check_warm_memory(warm_memory: int | None) -> int:
+    """Return the cap in bytes, or raise TypeError or ValueError."""
+    if warm_memory is None:
+        return min(_MOST_WARM, _core.usable_memory() // 32)
+    if isinstance(warm_memory, bool) or not isinstance(warm_memory, int):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"warm_memory must be an int or None, not {warm_memory!r}")
+    if not 0 <= warm_memory < 1 << 63:
+        raise ValueError(f"warm_memory must be a number of bytes from 0 on, not {warm_memory!r}")
+    return warm_memory
 
 
 def _check_preload(preload: Iterable[str]) -> tuple[str, ...]:
