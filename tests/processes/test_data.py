@@ -9,6 +9,7 @@ import os
 import pickle
 import random
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -365,6 +366,35 @@ def test_a_forked_child_keeps_what_it_had(one):
         one.submit(make, seed).result(WATCHDOG)
     os.close(write)
     assert os.waitpid(child, 0)[1] == 0
+
+
+def fork_and_stay(array, path):
+    """Leave a child behind that looks at the array later."""
+    if os.fork() == 0:
+        os.setsid()
+        while not os.path.exists(f"{path}.go"):
+            time.sleep(0.01)
+        Path(f"{path}.part").write_text(str(set(array.tolist())))
+        os.rename(f"{path}.part", path)
+        os._exit(0)
+
+
+def test_a_workers_forked_child_keeps_what_it_had(tmp_path):
+    path = tmp_path / "seen"
+    with plait.ProcessPool(1, max_tasks_per_child=1) as pool:
+        pool.submit(fork_and_stay, np.full(COUNT, 65), path).result(WATCHDOG)
+        for value in range(10):
+            pool.submit(echo, np.full(COUNT, value)).result(WATCHDOG)
+        Path(f"{path}.go").touch()
+        wait_until(path.exists)
+    assert path.read_text() == "{65}"
+
+
+def test_a_buffer_that_arrived_can_be_sent_on(one):
+    for size in (1000, 50_000, 300_000):
+        came = one.submit(echo, pickle.PickleBuffer(bytearray(b"x" * size))).result(WATCHDOG)
+        assert bytes(came) == b"x" * size
+        assert bytes(by_pickle(came)) == b"x" * size
 
 
 def test_memory_comes_back_whoever_is_killed():

@@ -488,6 +488,18 @@ def test_callbacks_do_not_run_under_a_condition_that_is_held(one, gate, tally):
     assert free == ["at once", True]
 
 
+def test_no_callback_is_lost_while_others_look(pool):
+    # wait() settles what it finds done, under the conditions; the collector comes before, after or in the midst of it.
+    called = []
+    for number in range(1500):
+        future = pool.submit(abs, number)
+        future.add_done_callback(lambda future: called.append(future.result()))
+        while not concurrent.futures.wait([future], timeout=0).done:
+            pass
+    wait_until(lambda: len(called) >= 1500)
+    assert sorted(called) == list(range(1500))
+
+
 def test_callback_added_while_the_future_completes(pool):
     # Whichever side is first, each callback runs exactly once.
     calls: list = []

@@ -95,6 +95,8 @@ pub struct Seat {
     pub failure_len: AtomicU64,
     /// Blocks of arguments that its worker goes on looking at after their tasks, 0 for none; see [`crate::blocks`].
     holds: [AtomicU64; HOLDS],
+    /// Set when its worker has forked: what it holds, a child that outlives it may look at for ever.
+    pub forked: AtomicU32,
     /// Slots finished that the collector is to hear of.
     finished_tail: Apart<AtomicU64>,
     finished_head: Apart<AtomicU64>,

@@ -240,6 +240,9 @@ impl Results {
 
 impl Drop for Results {
     fn drop(&mut self) {
+        if self.view.as_ref().is_some_and(|view| !view.is_ours()) {
+            return;
+        }
         // To read a frame with large parts is to give them back.
         while self.left > 0 && self.next(|_, _, _| ()).is_ok_and(|read| read.is_some()) {}
         self.release();

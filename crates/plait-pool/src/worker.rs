@@ -12,7 +12,7 @@ use plait_shm::idle::{give_token, take_token};
 use plait_shm::sync::{Ordering, full_fence};
 use plait_sys::event::EventFd;
 use plait_sys::mem::Memfd;
-use plait_sys::{child, cpu, futex, time};
+use plait_sys::{child, cpu, fork, futex, time};
 
 use crate::blocks::{Place, View, put_table};
 use crate::board::{Board, IN_SLOT, KIND_MAP, SeatState, Slot};
@@ -350,6 +350,9 @@ impl Worker {
             .seat(self.seat)
             .cpu
             .store(cpu::current_cpu() + 1, Ordering::Relaxed);
+        if fork::forks() != 0 {
+            self.board.seat(self.seat).forked.store(1, Ordering::Relaxed); // published by `finish`
+        }
         let before = slot.state().finish(self.seat as u32);
         if before.has(WAIT_FUTEX | WAIT_EVENT | COLLECT | SUPERVISE) {
             self.tell(index, before);

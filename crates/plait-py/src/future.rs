@@ -60,8 +60,20 @@ struct Cell {
     left: Option<(CorePool, u32)>,
     callbacks: Vec<Py<PyAny>>,
     asked: bool,
+    /// Callbacks were left to the collector.
+    owed: bool,
     condition: Option<Py<PyAny>>,
     waiters: Option<Py<PyList>>,
+}
+
+impl Cell {
+    /// The slot, if its release was put off and nothing is in its way any more.
+    fn take_left(&mut self) -> Option<(CorePool, u32)> {
+        if self.sleepers > 0 || self.owed {
+            return None;
+        }
+        self.left.take()
+    }
 }
 
 /// What `plait.Future` is made of; see there.
@@ -135,7 +147,14 @@ impl FutureCore {
     /// Settles it, and calls what [`settle_observed`](Self::settle_observed) left to be called. For threads that hold no condition.
     pub(crate) fn settle_and_call(slf: &Bound<'_, Self>) -> PyResult<()> {
         if Self::settle(slf)? {
-            let callbacks = std::mem::take(&mut slf.get().lock().callbacks);
+            let (callbacks, left) = {
+                let mut cell = slf.get().lock();
+                cell.owed = false;
+                (std::mem::take(&mut cell.callbacks), cell.take_left())
+            };
+            if let Some((pool, slot)) = left {
+                pool.release(slot);
+            }
             call_all(slf, callbacks);
         }
         Ok(())
@@ -151,6 +170,8 @@ impl FutureCore {
         let (callbacks, task, how) = {
             let mut cell = slf.get().lock();
             let done = matches!(&cell.state, State::Task(task) if task.pool.is_done(task.slot));
+            // The collector finds whom to call by the slot: it is released when that has happened.
+            cell.owed |= done && held;
             let task = if done { take_outcome(&mut cell) } else { None };
             let callbacks = done.then(|| match held {
                 true => Vec::new(),
@@ -256,9 +277,7 @@ impl FutureCore {
     fn leave(&self) {
         let mut cell = self.lock();
         cell.sleepers -= 1;
-        if cell.sleepers == 0
-            && let Some((pool, slot)) = cell.left.take()
-        {
+        if let Some((pool, slot)) = cell.take_left() {
             pool.release(slot);
         }
     }
@@ -375,7 +394,7 @@ fn take_outcome(cell: &mut Cell) -> Option<Task> {
     let State::Task(task) = std::mem::replace(&mut cell.state, State::Decoding) else {
         return None;
     };
-    let outcome = if cell.sleepers == 0 {
+    let outcome = if cell.sleepers == 0 && !cell.owed {
         task.pool.take_and_release(task.slot)
     } else {
         cell.left = Some((task.pool.clone(), task.slot));
@@ -497,6 +516,7 @@ impl FutureCore {
             left: None,
             callbacks: Vec::new(),
             asked: false,
+            owed: false,
             condition: None,
             waiters: None,
         };

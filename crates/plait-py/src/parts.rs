@@ -227,6 +227,20 @@ impl Block {
         }
     }
 
+    /// As pickle gives a buffer that it has not left out.
+    fn __reduce_ex__<'py>(
+        slf: &Bound<'py, Self>,
+        _protocol: i32,
+    ) -> PyResult<(Bound<'py, PyAny>, (Bound<'py, PyAny>,))> {
+        let py = slf.py();
+        let class = match slf.get().view.read_only() {
+            true => py.get_type::<PyBytes>(),
+            false => py.get_type::<PyByteArray>(),
+        };
+        let bytes = py.get_type::<PyBytes>().call1((slf,))?;
+        Ok((class.into_any(), (bytes,)))
+    }
+
     fn __len__(&self) -> usize {
         self.view.len()
     }

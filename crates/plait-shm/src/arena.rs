@@ -361,6 +361,11 @@ impl ArenaView {
         self.held.load(Ordering::Relaxed)
     }
 
+    /// Whether this process made the view: what a copy in a forked child sees may be another's by now.
+    pub fn is_ours(&self) -> bool {
+        plait_sys::fork::generation() == self.generation
+    }
+
     /// A block of `len` bytes has come from the writer, which takes what is free first.
     pub fn receive(&self, len: u64) {
         // Relaxed here and below: a guess, corrected by the writer when it looks for room.
@@ -372,7 +377,7 @@ impl ArenaView {
     /// Gives a block of `len` bytes back to the writer. Its pages go back to the system when more than the cap lies idle: the
     /// writer may not look for long.
     pub fn give_back(&self, offset: u64, len: u64) {
-        if plait_sys::fork::generation() != self.generation {
+        if !self.is_ours() {
             return;
         }
         if len >= LARGE && self.idle.fetch_add(len, Ordering::Relaxed) + len > self.cap {
@@ -385,7 +390,7 @@ impl ArenaView {
 
     /// Gives the block whose data begin at `offset` back to the writer.
     pub fn release(&self, offset: u64) {
-        if plait_sys::fork::generation() != self.generation {
+        if !self.is_ours() {
             return;
         }
         if let Ok(state) = self.chunks.state(offset) {

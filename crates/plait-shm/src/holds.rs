@@ -10,7 +10,7 @@ use crate::sync::{AtomicU64, Ordering};
 #[derive(Clone, Copy)]
 pub struct Holds<'a>(pub &'a [AtomicU64]);
 
-impl Holds<'_> {
+impl<'a> Holds<'a> {
     /// Takes `name`, which is not 0; returns the word's index, or None when all are in use. For the reader, in one thread at a time,
     /// before it gives back by what it was lent.
     pub fn take(self, name: u64) -> Option<usize> {
@@ -30,6 +30,12 @@ impl Holds<'_> {
     pub fn has(self, name: u64) -> bool {
         // Acquire: pairs with `drop` [hold.free].
         self.0.iter().any(|word| word.load(Ordering::Acquire) == name)
+    }
+
+    /// What is held.
+    pub fn names(self) -> impl Iterator<Item = u64> + 'a {
+        let names = self.0.iter().map(|word| word.load(Ordering::Acquire));
+        names.filter(|&name| name != 0)
     }
 
     /// Forgets all that a dead reader held.

@@ -29,7 +29,7 @@ pub fn generation() -> u32 {
 #[cold]
 fn register() {
     // SAFETY: both are static functions, and async-signal-safe as a handler in the child must be.
-    let result = unsafe { libc::pthread_atfork(None, Some(count), Some(raise)) };
+    let result = unsafe { libc::pthread_atfork(Some(count), Some(count), Some(raise)) };
     // Without memory for the list (the only error) the next call tries again.
     // Release: pairs with `generation`.
     REGISTERED.store(result == 0, Release);
@@ -43,7 +43,8 @@ unsafe extern "C" fn count() {
     FORKS.fetch_add(1, Release);
 }
 
-/// How often this process was forked since the first call of [`generation`]: what it shared then, a child may still use.
+/// Rises before and after every fork of this process since the first call of [`generation`]: what it had while the number stayed, no
+/// child has.
 pub fn forks() -> u32 {
     // Acquire: pairs with `count`; a thread that reads the old number does so before the child exists or beside the fork.
     FORKS.load(Acquire)
@@ -64,7 +65,7 @@ mod tests {
         });
         assert!(child.succeeded());
         assert_eq!(generation(), before);
-        assert_eq!(forks(), 1);
+        assert_eq!(forks(), 2);
         assert_eq!(before, 0);
     }
 }

@@ -295,6 +295,12 @@ impl<T: Host> Pool<T> {
         }
         {
             let mut inner = job.lock();
+            if inner.cancelled {
+                drop(inner);
+                let places: Vec<Place> = std::mem::take(places).into_values().flatten().collect();
+                self.shared.unplace(&mut pool, &places);
+                return Ok(());
+            }
             inner.items.extend_from_slice(items);
             inner.places.append(places);
             inner.pushed += count;

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use plait_shm::arena::{Arena, Block, Room};
+use plait_shm::sync::Ordering;
 
 use super::{Host, Inner, Pool, Refusal, Shared};
 use crate::blocks::{Place, is_held};
@@ -15,6 +16,8 @@ struct Entry {
     block: Block,
     users: usize,
     source: Source,
+    /// Some child of a dead worker may look at it: never to be written anew.
+    lost: bool,
 }
 
 /// The parts that tasks in flight have, by the offset of their block.
@@ -38,6 +41,14 @@ impl Large {
         });
     }
 
+    /// Never gives the block at `offset` back.
+    fn lose(&mut self, offset: u64) {
+        self.lingering.retain(|block| block.offset != offset);
+        if let Some(entry) = self.entries.get_mut(&offset) {
+            entry.lost = true;
+        }
+    }
+
     fn release(&mut self, place: Place, args: Option<&mut Arena>, board: &Board) {
         let Some(entry) = self.entries.get_mut(&place.offset) else {
             return;
@@ -46,12 +57,13 @@ impl Large {
         if entry.users > 0 {
             return;
         }
-        let (block, source) = (entry.block, entry.source);
+        let (block, source, lost) = (entry.block, entry.source, entry.lost);
         self.entries.remove(&place.offset);
         if self.sources.get(&source) == Some(&place.offset) {
             self.sources.remove(&source);
         }
         match args {
+            _ if lost => {}
             Some(args) if !is_held(board, block.offset) => args.free(block),
             Some(_) => self.lingering.push(block),
             None => {}
@@ -126,6 +138,7 @@ impl<T: Host> Shared<T> {
             block,
             users: 1,
             source,
+            lost: false,
         };
         inner.large.entries.insert(block.offset, entry);
         inner.large.sources.insert(source, block.offset);
@@ -159,6 +172,13 @@ impl<T: Host> Shared<T> {
 
     /// Forgets what a worker that is dead was looking at.
     pub(super) fn forget_holds(&self, inner: &mut Inner<T::Handle>, seat: usize) {
+        // Its children live on when it ended by itself, and have what it had.
+        if self.board.seat(seat).forked.swap(0, Ordering::Relaxed) != 0 {
+            self.board
+                .holds(seat)
+                .names()
+                .for_each(|offset| inner.large.lose(offset));
+        }
         self.board.holds(seat).forget();
         if let Some(args) = inner.args.as_mut() {
             inner.large.sweep(args, &self.board);

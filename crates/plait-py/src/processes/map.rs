@@ -28,6 +28,9 @@ type Decoded = Result<Py<PyAny>, Py<PyAny>>;
 /// Bytes of items that are gathered before they are handed over.
 const BATCH: usize = 64 << 10;
 
+/// Bytes of one item, with room for the table of its parts.
+const MOST: usize = (u32::MAX - (1 << 24)) as usize;
+
 /// Results that are decoded in one go.
 const READY: usize = 64;
 
@@ -70,6 +73,11 @@ impl Batch {
     #[inline]
     fn add(&mut self, py: Python<'_>, pool: &CorePool, args: &Bound<'_, PyTuple>) -> PyResult<()> {
         let start = self.items.len();
+        self.encode(py, pool, args, start)
+            .inspect_err(|_| self.items.truncate(start))
+    }
+
+    fn encode(&mut self, py: Python<'_>, pool: &CorePool, args: &Bound<'_, PyTuple>, start: usize) -> PyResult<()> {
         self.items.extend_from_slice(&[0; 4]);
         let mut parts = Parts::default();
         match payload::encode_item(py, args, &mut self.items, &mut parts) {
@@ -77,14 +85,18 @@ impl Batch {
             Err(error) => self.refused.push((self.count, error.into_value(py).into_any())),
             Ok(()) => {}
         }
+        if self.items.len() - start > MOST {
+            return Err(PyRuntimeError::new_err(
+                "the arguments of one item take more than 4 GiB",
+            ));
+        }
         if !parts.is_empty() {
             let placed = place(py, pool, &parts)?;
             payload::place_item(&mut self.items, start + 4, &placed);
             self.places.push((self.count, placed));
             self.size += parts.size();
         }
-        let len = u32::try_from(self.items.len() - start - 4)
-            .map_err(|_| PyRuntimeError::new_err("the arguments of one item take more than 4 GiB"))?;
+        let len = (self.items.len() - start - 4) as u32;
         self.items[start..start + 4].copy_from_slice(&len.to_le_bytes());
         self.count += 1;
         Ok(())
@@ -314,7 +326,10 @@ impl MapCore {
         let outcome = self.outcome_of(py, &mut part);
         part.first += 1;
         part.count -= 1;
-        let ready = Self::decode_plain(py, &mut part);
+        let ready = match &outcome {
+            Ok(_) => Self::decode_plain(py, &mut part),
+            Err(_) => Vec::new(),
+        };
         let mut progress = self.lock();
         progress.busy = false;
         progress.taken += 1;
