@@ -7,6 +7,7 @@
 //! | `future` | the future that all executors return |
 //! | `gil` | waiting without the GIL, and with signals seen |
 //! | `processes` | the process pool and its workers |
+//! | `shared` | memory that processes share: segments as buffers, and who holds them on their way |
 //! | `system` | a few calls to the system for the Python side |
 
 mod codec;
@@ -15,6 +16,7 @@ mod future;
 mod gil;
 mod payload;
 mod processes;
+mod shared;
 mod system;
 
 use pyo3::prelude::*;
@@ -27,5 +29,6 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(payload::dumps, module)?)?;
     module.add_class::<future::FutureCore>()?;
     processes::register(module)?;
+    shared::register(module)?;
     system::register(module)
 }

@@ -67,12 +67,9 @@ impl Words {
     /// Marks a letter as received, if it is still that one.
     fn mark(&self, index: u32, stamp: u32) {
         // Relaxed: the bell publishes it.
-        let marked = self.word(index).compare_exchange(
-            stamp << 1,
-            stamp << 1 | 1,
-            Ordering::Relaxed,
-            Ordering::Relaxed,
-        );
+        let marked =
+            self.word(index)
+                .compare_exchange(stamp << 1, stamp << 1 | 1, Ordering::Relaxed, Ordering::Relaxed);
         if marked.is_ok() {
             self.ring();
         }
@@ -322,7 +319,10 @@ mod tests {
             std::thread::yield_now();
         }
         assert_eq!(open(source), Err(io::ErrorKind::NotFound));
-        assert!(letters[2].words.fetch(false).is_err(), "the words go with the last letter");
+        assert!(
+            letters[2].words.fetch(false).is_err(),
+            "the words go with the last letter"
+        );
         received(letters[2]);
     }
 }

@@ -70,7 +70,11 @@ impl Source {
             Some(ENXIO | ENODEV | ESRCH | EISDIR | ENOTDIR | ETXTBSY | EROFS) => gone(),
             _ => error,
         })?;
-        if file.identity()? == self.identity { Ok(file) } else { Err(gone()) }
+        if file.identity()? == self.identity {
+            Ok(file)
+        } else {
+            Err(gone())
+        }
     }
 }
 
@@ -90,6 +94,9 @@ pub struct Segment {
     identity: Identity,
     writable: bool,
 }
+
+/// Segments that are held together.
+pub type Segments = Vec<Arc<Segment>>;
 
 /// The segments of this process, by identity.
 type Known = HashMap<Identity, Weak<Segment>>;

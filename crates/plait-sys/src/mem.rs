@@ -257,10 +257,8 @@ mod tests {
         let reader = memory.reopen_read_only().expect("reopen");
         let mapping = Mapping::map(reader.as_fd(), 0, 4096, false).expect("map");
         // SAFETY: five bytes at the start lie in the mapping, and nobody can write them.
-        assert_eq!(
-            unsafe { std::slice::from_raw_parts(mapping.as_ptr(), 5) },
-            b"plait"
-        );
+        let seen = unsafe { std::slice::from_raw_parts(mapping.as_ptr(), 5) };
+        assert_eq!(seen, b"plait");
         assert!(Mapping::map(memory.as_fd(), 0, 4096, true).is_err());
     }
 

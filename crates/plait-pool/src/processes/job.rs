@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use plait_shm::sync::{AtomicU32, Ordering};
 
-use super::{Failure, Host, Inner, Pool, Refusal, Shared, TaskOptions};
+use super::{Failure, Host, Inner, Pool, Refusal, Segments, Shared, TaskOptions};
 use crate::board::KIND_MAP;
 use crate::frames::Results;
 use crate::supervisor::Doom;
@@ -52,6 +52,10 @@ struct JobInner {
     options: TaskOptions,
     /// Items per chunk when the caller said so.
     fixed: Option<u32>,
+    /// Segments that the header names.
+    _segments: Segments,
+    /// Segments that undispatched items name, by the items' indices.
+    named: BTreeMap<u64, Segments>,
     /// Frames of items: u32 length, bytes. Those before `at` were dispatched.
     items: Vec<u8>,
     at: usize,
@@ -207,6 +211,18 @@ impl JobInner {
         (begin..at, cut)
     }
 
+    /// Takes what the items that are dispatched by now name.
+    fn take_named(&mut self) -> Segments {
+        if self.named.is_empty() {
+            return Segments::new();
+        }
+        let later = self.named.split_off(&self.dispatched);
+        std::mem::replace(&mut self.named, later)
+            .into_values()
+            .flatten()
+            .collect()
+    }
+
     fn compact(&mut self) {
         if self.at > (1 << 20) && self.at > self.items.len() / 2 {
             self.items.drain(..self.at);
@@ -217,7 +233,14 @@ impl JobInner {
 
 impl<T: Host> Pool<T> {
     /// Begins a `map` whose chunks all start with `header`; `chunk` items a chunk, or as many as measured time says.
-    pub fn begin_job(&self, header: &[u8], chunk: Option<u32>, options: TaskOptions) -> Result<Arc<Job>, Refusal> {
+    /// What the header names, `segments`, is held as long as the job.
+    pub fn begin_job(
+        &self,
+        header: &[u8],
+        segments: Segments,
+        chunk: Option<u32>,
+        options: TaskOptions,
+    ) -> Result<Arc<Job>, Refusal> {
         if self.inert() {
             return Err(Refusal::Inert);
         }
@@ -225,6 +248,8 @@ impl<T: Host> Pool<T> {
             header: header.to_vec(),
             options,
             fixed: chunk,
+            _segments: segments,
+            named: BTreeMap::new(),
             items: Vec::new(),
             at: 0,
             pushed: 0,
@@ -247,8 +272,16 @@ impl<T: Host> Pool<T> {
         Ok(job)
     }
 
-    /// Adds `count` items, each a u32 length and its bytes; `last` when no more will come.
-    pub fn push_items(&self, job: &Arc<Job>, items: &[u8], count: u64, last: bool) -> Result<(), Refusal> {
+    /// Adds `count` items, each a u32 length and its bytes; `last` when no more will come. What they name, by their places among
+    /// these, is held until they are done.
+    pub fn push_items(
+        &self,
+        job: &Arc<Job>,
+        items: &[u8],
+        named: Vec<(u64, Segments)>,
+        count: u64,
+        last: bool,
+    ) -> Result<(), Refusal> {
         if self.inert() {
             return Err(Refusal::Inert);
         }
@@ -259,6 +292,10 @@ impl<T: Host> Pool<T> {
         {
             let mut inner = job.lock();
             inner.items.extend_from_slice(items);
+            let first = inner.pushed;
+            inner
+                .named
+                .extend(named.into_iter().map(|(at, segments)| (first + at, segments)));
             inner.pushed += count;
             inner.closed |= last;
         }
@@ -299,6 +336,7 @@ impl<T: Host> Shared<T> {
             let (range, count) = inner.cut(size);
             let first = inner.dispatched;
             inner.dispatched += u64::from(count);
+            let segments = inner.take_named();
             inner.largest = inner.largest.max(count);
             let options = inner.options;
             let header_len = (inner.header.len() as u32).to_le_bytes();
@@ -316,6 +354,7 @@ impl<T: Host> Shared<T> {
             inner.compact();
             drop(inner);
             pool.records[slot as usize].job = Some((Arc::clone(job), first));
+            pool.records[slot as usize].segments = segments;
             self.board.slot(slot).state().ask(SUPERVISE);
             self.enqueue(pool, slot);
         }
@@ -369,6 +408,7 @@ impl<T: Host> Shared<T> {
             let undispatched = inner.dispatched..inner.pushed;
             inner.dispatched = inner.pushed;
             inner.items = Vec::new();
+            inner.named = BTreeMap::new();
             inner.at = 0;
             (undispatched, inner.in_flight.clone())
         };
@@ -391,6 +431,7 @@ impl<T: Host> Shared<T> {
             inner.cancelled = true;
             inner.dispatched = inner.pushed;
             inner.items = Vec::new();
+            inner.named = BTreeMap::new();
             inner.at = 0;
             inner.parts.clear();
             inner.in_flight.clone()

@@ -6,12 +6,14 @@
 //! | [`order`] | the queue when priorities differ |
 //! | [`job`] | `map`: chunks sized by measured time |
 //! | [`wait`] | sleeping until a slot is done; taking what came of it |
+//! | [`adopt`] | taking over the segments that a result names, before it counts as one |
 //! | [`supervise`] | the thread that carries out the supervisor's actions |
 //! | [`seats`] | starting workers, and what a dead one leaves |
 //! | [`collect`] | the thread that completes futures somebody asked to hear of |
 //!
 //! Lock order: `Inner`, then a job's. Neither is held while anything of the host is called.
 
+mod adopt;
 mod collect;
 mod job;
 mod order;
@@ -39,6 +41,7 @@ use crate::supervisor::{Config, Doom, Exit, Supervisor};
 
 pub use job::{Job, Part, PartBody};
 use order::Order;
+pub use plait_shm::segment::Segments;
 use seats::Seats;
 pub use wait::Sleep;
 
@@ -173,6 +176,10 @@ struct Record<H> {
     /// Which task in a row, to keep equal priorities in order.
     sequence: u64,
     args: Option<Block>,
+    /// Segments that the arguments name.
+    segments: Segments,
+    /// Segments that results name, offered by whoever ran the task.
+    adopted: Segments,
     /// Who is to be told when it is done.
     handle: Option<H>,
     failure: Option<Failure>,
@@ -190,11 +197,18 @@ struct Record<H> {
 }
 
 impl<H> Record<H> {
+    /// Whether it holds memory beside its slot.
+    fn large(&self) -> bool {
+        self.args.is_some() || !self.segments.is_empty() || !self.adopted.is_empty()
+    }
+
     fn empty() -> Self {
         Self {
             options: TaskOptions::default(),
             sequence: 0,
             args: None,
+            segments: Segments::new(),
+            adopted: Segments::new(),
             handle: None,
             failure: None,
             view: None,

@@ -7,7 +7,7 @@ use plait_shm::sync::Ordering;
 use plait_sys::cpu;
 
 use super::job::Job;
-use super::{Failure, Host, Inner, Pool, Record, Refusal, Shared, TaskOptions};
+use super::{Failure, Host, Inner, Pool, Record, Refusal, Segments, Shared, TaskOptions};
 use crate::board::{IN_SLOT, INLINE, KIND_CALL, SLOTS};
 use crate::supervisor::{Doom, Event};
 use crate::task::{ABANDONED, COLLECT, Phase, SUPERVISE, State, WAIT_EVENT, WAIT_FUTEX};
@@ -18,8 +18,8 @@ const ABANDONED_PATIENCE: usize = 64;
 
 impl<T: Host> Pool<T> {
     /// Queues a task with these arguments; returns its slot, which is the caller's until it is [released](Self::release) or
-    /// [abandoned](Self::abandon).
-    pub fn submit(&self, args: &[u8], options: TaskOptions) -> Result<u32, Refusal> {
+    /// [abandoned](Self::abandon). What the arguments name, `segments`, is held until the task is done.
+    pub fn submit(&self, args: &[u8], segments: Segments, options: TaskOptions) -> Result<u32, Refusal> {
         let shared = &self.shared;
         if shared.inert() {
             return Err(Refusal::Inert);
@@ -27,6 +27,7 @@ impl<T: Host> Pool<T> {
         let mut inner = shared.lock();
         shared.open(&mut inner)?;
         let slot = shared.fill(&mut inner, KIND_CALL, 1, &[args], options)?;
+        inner.records[slot as usize].segments = segments;
         shared.enqueue(&mut inner, slot);
         inner.statistics.submitted += 1;
         let ring = shared.wants_supervisor(&inner, options);
@@ -123,7 +124,7 @@ impl<T: Host> Pool<T> {
         }
         let mut inner = self.shared.lock();
         // Memory for large arguments is given back when the task is done, and not at the next submit.
-        let large = inner.records[slot as usize].args.is_some();
+        let large = inner.records[slot as usize].large();
         let flags = if large { ABANDONED | SUPERVISE } else { ABANDONED };
         if self.shared.board.slot(slot).state().ask(flags).phase() == Phase::Done {
             let handle = self.shared.release(&mut inner, slot);
@@ -248,7 +249,7 @@ impl<T: Host> Shared<T> {
         abandoned.retain(|&slot| {
             let done = self.board.slot(slot).state().load().phase() == Phase::Done;
             if done {
-                inner.abandoned_large -= usize::from(inner.records[slot as usize].args.is_some());
+                inner.abandoned_large -= usize::from(inner.records[slot as usize].large());
                 // A future that is gone, which is what abandons, cannot be the handle.
                 let _ = self.release(inner, slot);
             }
@@ -258,13 +259,14 @@ impl<T: Host> Shared<T> {
         inner.abandoned = abandoned;
     }
 
-    /// Gives a DONE slot back. Returns who was to be told and need not be any more: to be dropped without the lock, since that may
-    /// run anything.
+    /// Gives a DONE slot back. Returns who was to be told and need not be any more, and what was held: to be dropped without the
+    /// lock, since the one may run anything and the other take its time.
     #[must_use]
-    pub(super) fn release(&self, inner: &mut Inner<T::Handle>, slot: u32) -> Option<T::Handle> {
+    pub(super) fn release(&self, inner: &mut Inner<T::Handle>, slot: u32) -> (Option<T::Handle>, [Segments; 2]) {
         let record = &mut inner.records[slot as usize];
         inner.timed -= usize::from(record.used && record.options.timeout_ns > 0);
         let handle = record.handle.take();
+        let held = [&mut record.segments, &mut record.adopted].map(std::mem::take);
         record.used = false;
         record.failure = None;
         record.view = None;
@@ -274,7 +276,7 @@ impl<T: Host> Shared<T> {
         }
         self.board.slot(slot).state().reset(Phase::Free);
         inner.free.push(slot);
-        handle
+        (handle, held)
     }
 
     /// Wakes a worker for what was queued, unless one spins or all are awake.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use plait_pool::processes::{Job, Part, PartBody, Sleep, TaskOptions};
+use plait_pool::processes::{Job, Part, PartBody, Segments, Sleep, TaskOptions};
 use pyo3::exceptions::{PyException, PyKeyboardInterrupt, PyRuntimeError, PyTimeoutError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
@@ -16,6 +16,7 @@ use crate::error::{self, Subject};
 use crate::future::{Undecoded, decode_frame};
 use crate::gil::{self, Waitable};
 use crate::payload;
+use crate::shared;
 
 /// What came of an item: its value, or its exception.
 type Outcome<'py> = Result<Bound<'py, PyAny>, Bound<'py, PyAny>>;
@@ -28,6 +29,8 @@ struct Progress {
     part: Option<Part>,
     /// Items encoded and not yet handed over, and how many they are.
     gathered: Vec<u8>,
+    /// What gathered items name, by their places.
+    named: Vec<(u64, Segments)>,
     count: u64,
     pushed: u64,
     taken: u64,
@@ -93,6 +96,7 @@ impl MapCore {
         let progress = Progress {
             part: None,
             gathered: Vec::new(),
+            named: Vec::new(),
             count: 0,
             pushed: 0,
             taken: 0,
@@ -138,12 +142,13 @@ impl MapCore {
 
     /// Hands over what was gathered.
     fn flush(&self, py: Python<'_>, last: bool) -> PyResult<()> {
-        let (items, count) = {
+        let (items, named, count) = {
             let mut progress = self.lock();
             progress.closed |= last;
             progress.pushed += progress.count;
             (
                 std::mem::take(&mut progress.gathered),
+                std::mem::take(&mut progress.named),
                 std::mem::take(&mut progress.count),
             )
         };
@@ -151,7 +156,7 @@ impl MapCore {
             return Ok(());
         }
         self.pool
-            .push_items(&self.job, &items, count, last)
+            .push_items(&self.job, &items, named, count, last)
             .map_err(|refusal| error::of_refusal(py, refusal))
     }
 
@@ -246,7 +251,8 @@ impl MapCore {
     /// Adds an item: the tuple of its arguments.
     fn push(&self, py: Python<'_>, args: &Bound<'_, PyTuple>) -> PyResult<()> {
         let full = with_scratch(|buffer| {
-            let refused = match payload::encode_item(py, args, buffer) {
+            let (encoded, segments) = shared::collect(|| payload::encode_item(py, args, buffer));
+            let refused = match encoded {
                 Err(error) if !error.is_instance_of::<PyException>(py) => return Err(error),
                 encoded => encoded.err(),
             };
@@ -259,6 +265,10 @@ impl MapCore {
             }
             progress.gathered.extend_from_slice(&len.to_le_bytes());
             progress.gathered.extend_from_slice(buffer);
+            if !segments.is_empty() {
+                let place = progress.count;
+                progress.named.push((place, segments));
+            }
             progress.count += 1;
             Ok::<_, PyErr>(progress.gathered.len() >= BATCH)
         })?;
@@ -295,6 +305,7 @@ impl MapCore {
             progress.started = false;
             progress.closed = true;
             progress.gathered = Vec::new();
+            progress.named = Vec::new();
             progress.count = 0;
             progress.taken = progress.pushed;
             progress.part.take()

@@ -16,6 +16,7 @@ use crate::error;
 use crate::future::{FutureCore, Task};
 use crate::gil::{self, Waitable};
 use crate::payload::{self, FunctionRef, FunctionTable};
+use crate::shared::{self, Held};
 
 /// Made by `_open`.
 struct Opened {
@@ -123,11 +124,14 @@ impl ProcessPoolCore {
         let opened = self.opened()?;
         let future = opened.future.bind(py).call0()?;
         let slot = with_scratch(|buffer| {
-            let encoded = self
-                .number(py, function)
-                .and_then(|number| payload::encode_call(py, number, function, args, kwargs, buffer));
+            let (encoded, segments) = shared::collect(|| {
+                self.number(py, function)
+                    .and_then(|number| payload::encode_call(py, number, function, args, kwargs, buffer))
+            });
             match encoded {
-                Ok(()) => self.connected(py, |pool| pool.submit(buffer, options)).map(Some),
+                Ok(()) => self
+                    .connected(py, |pool| pool.submit(buffer, segments.clone(), options))
+                    .map(Some),
                 // As with the standard library, what cannot be sent is told by the future.
                 Err(error) if error.is_instance_of::<PyException>(py) => {
                     opened
@@ -180,11 +184,12 @@ impl ProcessPoolCore {
 
     /// Sets the pool up. Arguments were checked by the caller.
     #[expect(clippy::too_many_arguments, reason = "they are keywords in Python")]
-    #[pyo3(signature = (*, max_workers, config, connect, future, stack_signal, spin, timeout, retries))]
+    #[pyo3(signature = (*, max_workers, config, held, connect, future, stack_signal, spin, timeout, retries))]
     fn _open(
         &self,
         max_workers: usize,
         config: Vec<u8>,
+        held: &Bound<'_, Held>,
         connect: Bound<'_, PyAny>,
         future: Py<PyAny>,
         stack_signal: i32,
@@ -194,6 +199,7 @@ impl ProcessPoolCore {
     ) -> PyResult<()> {
         let host = PyHost {
             connect: connect.clone().unbind(),
+            _segments: held.get().segments(),
         };
         let pool = Pool::new(
             host,
@@ -270,10 +276,12 @@ impl ProcessPoolCore {
         let number = self.number(py, r#fn)?;
         let job = with_scratch(|buffer| {
             buffer.extend_from_slice(&number.unwrap_or(0).to_le_bytes());
-            if number.is_none() {
-                payload::encode_function(r#fn, buffer)?;
-            }
-            self.connected(py, |pool| pool.begin_job(buffer, chunksize, options))
+            let (encoded, segments) = shared::collect(|| match number {
+                None => payload::encode_function(r#fn, buffer),
+                Some(_) => Ok(()),
+            });
+            encoded?;
+            self.connected(py, |pool| pool.begin_job(buffer, segments.clone(), chunksize, options))
         })?;
         Ok(MapCore::new(self.pool()?.clone(), job, r#fn.clone().unbind(), options))
     }

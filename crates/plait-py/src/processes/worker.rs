@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 use plait_pool::board::KIND_MAP;
 use plait_pool::frames;
+use plait_pool::processes::Segments;
 use plait_pool::worker::{Fds, Next, Worker};
 use plait_shm::sync::Ordering;
 use plait_sys::{fork, limits, time};
@@ -15,6 +16,7 @@ use pyo3::types::PyTuple;
 
 use crate::gil;
 use crate::payload;
+use crate::shared;
 
 const NOWHERE: (u32, u32, usize) = (u32::MAX, 0, 0);
 
@@ -234,12 +236,24 @@ impl<'py> Runner<'py> {
         }
     }
 
+    /// Has the parent hold what a result names.
+    fn offer(&mut self, slot: u32, segments: &Segments) -> PyResult<()> {
+        if segments.is_empty() {
+            return Ok(());
+        }
+        let worker = &mut self.worker;
+        gil::detached(self.py, || worker.offer(slot, segments)).map_err(shared::refused)
+    }
+
     /// Writes what came of an item; what cannot be written is an error of the item.
     fn write(&mut self, slot: u32, outcome: PyResult<Bound<'py, PyAny>>) {
         let mut buffer = std::mem::take(&mut self.buffer);
         buffer.clear();
         let error = match outcome {
-            Ok(value) => payload::encode_value(self.py, &value, &mut buffer).err(),
+            Ok(value) => {
+                let (encoded, segments) = shared::collect(|| payload::encode_value(self.py, &value, &mut buffer));
+                encoded.and_then(|()| self.offer(slot, &segments)).err()
+            }
             Err(error) => Some(error),
         };
         let kind = match error {
@@ -247,7 +261,9 @@ impl<'py> Runner<'py> {
             Some(error) => {
                 let error = self.over_limit(error);
                 buffer.clear();
-                payload::encode_error(self.py, &error, &mut buffer);
+                let ((), segments) = shared::collect(|| payload::encode_error(self.py, &error, &mut buffer));
+                // What the exception carries is then not to be had; that it was raised is.
+                let _ = self.offer(slot, &segments);
                 frames::ERROR
             }
         };
