@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy
+import numpy as np
 
 WATCHDOG = 60.0
 """Seconds that something may take before a test fails: no measure of speed."""
@@ -25,7 +25,7 @@ def wait_until(condition: Callable[[], object], what: str) -> None:
 def inode(thing: Any) -> int:
     """The file behind an array or a handle."""
     base = getattr(thing, "_segment", thing)
-    while isinstance(base, numpy.ndarray):
+    while isinstance(base, np.ndarray):
         base = base.base
     found: int = base.identity[1]
     return found

@@ -8,7 +8,7 @@ import signal
 import threading
 from typing import Any
 
-import numpy
+import numpy as np
 
 import plait
 
@@ -47,7 +47,7 @@ def make_array(length: int, value: int = 7) -> Any:
 
 
 def make_shared(length: int) -> Any:
-    return plait.share(numpy.arange(length))
+    return plait.share(np.arange(length))
 
 
 def make_nested(length: int) -> Any:
@@ -101,7 +101,7 @@ def refuses_writes(handle: Any) -> bool:
 def hold_and_wait(handle: Any, held: Any) -> None:
     """Hold it until killed."""
     handle.get()
-    held.set()
+    held[...] = True
     threading.Event().wait()
 
 

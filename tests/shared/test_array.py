@@ -7,7 +7,7 @@ import io
 import pickle
 from typing import Any
 
-import numpy
+import numpy as np
 import pytest
 
 import plait
@@ -26,8 +26,8 @@ DTYPES = [
     "M8[ns]",
     "m8[s]",
     [("x", "<i4"), ("y", ">f8", (2, 3)), ("name", "S4")],
-    numpy.dtype([("a", "i1"), ("b", "f8")], align=True),
-    numpy.dtype({"names": ["a", "b"], "formats": ["i4", "i4"], "offsets": [4, 0], "itemsize": 16}),
+    np.dtype([("a", "i1"), ("b", "f8")], align=True),
+    np.dtype({"names": ["a", "b"], "formats": ["i4", "i4"], "offsets": [4, 0], "itemsize": 16}),
 ]
 
 
@@ -41,14 +41,14 @@ def pool() -> Any:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_every_dtype(pool: Any, dtype: Any) -> None:
     array = plait.shared_array((2, 3), dtype)
-    assert (array.dtype, array.shape) == (numpy.zeros(1, dtype).dtype, (2, 3))
+    assert (array.dtype, array.shape) == (np.zeros(1, dtype).dtype, (2, 3))
     assert array.tobytes() == bytes(array.nbytes), "zeros"
-    ones = numpy.ones((2, 3), array.dtype) if array.dtype.kind not in "V" else array
+    ones = np.ones((2, 3), array.dtype) if array.dtype.kind != "V" else array
     pool.submit(_tasks.fill, array, ..., ones).result()
-    numpy.testing.assert_array_equal(array, ones)
+    np.testing.assert_array_equal(array, ones)
     back = pool.submit(_tasks.identity, array).result()
     assert back.dtype == array.dtype
-    assert numpy.shares_memory(back, array)
+    assert np.shares_memory(back, array)
 
 
 @pytest.mark.lasting
@@ -56,11 +56,11 @@ def test_every_dtype(pool: Any, dtype: Any) -> None:
 @pytest.mark.parametrize("shape", [(), 0, 5, (0,), (3, 0, 2), (1,), (2, 3), (2, 3, 4), [4, 2]], ids=str)
 def test_every_shape_and_order(pool: Any, shape: Any, order: Any) -> None:
     array = plait.shared_array(shape, "i4", order=order)
-    like = numpy.zeros(shape, "i4", order=order)
+    like = np.zeros(shape, "i4", order=order)
     assert (array.shape, array.flags.c_contiguous) == (like.shape, like.flags.c_contiguous)
     assert array.strides == like.strides or not array.size
     pool.submit(_tasks.add_one, array).result()
-    numpy.testing.assert_array_equal(array, like + 1)
+    np.testing.assert_array_equal(array, like + 1)
     back = pool.submit(_tasks.identity, array).result()
     assert (back.shape, back.flags.f_contiguous) == (array.shape, array.flags.f_contiguous)
 
@@ -83,10 +83,10 @@ VIEWS = {
 @pytest.mark.parametrize("view", VIEWS)
 def test_views_travel_without_a_copy(pool: Any, view: str) -> None:
     array = plait.shared_array((4, 6), "i8")
-    array[...] = numpy.arange(24).reshape(4, 6)
+    array[...] = np.arange(24).reshape(4, 6)
     part = VIEWS[view](array)
     back = pool.submit(_tasks.identity, part).result()
-    numpy.testing.assert_array_equal(back, part)
+    np.testing.assert_array_equal(back, part)
     assert (back.shape, back.dtype) == (part.shape, part.dtype)
     if part.size:
         assert back.__array_interface__["data"] == part.__array_interface__["data"]
@@ -104,32 +104,32 @@ def test_a_view_that_is_read_only_stays_so(pool: Any) -> None:
 
 def test_it_is_a_numpy_array_that_owns_nothing_else() -> None:
     array = plait.shared_array((2, 2), "f4")
-    assert isinstance(array, numpy.ndarray)
+    assert isinstance(array, np.ndarray)
     assert array.flags.writeable
     assert array.flags.aligned
 
 
 def test_what_is_computed_from_it_is_an_ordinary_array() -> None:
     array = plait.shared_array((3, 4), int)
-    out = numpy.empty((3, 4), int)
+    out: Any = np.empty((3, 4), int)
     computed = [
         array + 1,
         -array,
         array @ array.T,
         array.sum(axis=0),
-        numpy.sqrt(array),
-        numpy.add(array, 1, out=out),
+        np.sqrt(array),
+        np.add(array, 1, out=out),
         array == array,  # noqa: PLR0124
-        numpy.concatenate([array, array]),
-        numpy.where(array > 0, array, 1),
+        np.concatenate([array, array]),
+        np.where(array > 0, array, 1),
         array.copy(),
         array.copy("F"),
         array.astype("f4"),
-        numpy.array(array),
+        np.array(array),
     ]
-    assert [type(each) for each in computed] == [numpy.ndarray] * len(computed)
-    assert isinstance(array.sum(), numpy.integer)
-    assert not any(numpy.shares_memory(array, each) for each in computed)
+    assert [type(each) for each in computed] == [np.ndarray] * len(computed)
+    assert isinstance(array.sum(), np.integer)
+    assert not any(np.shares_memory(array, each) for each in computed)
 
 
 def test_in_place_operations_keep_it_what_it_is() -> None:
@@ -137,7 +137,7 @@ def test_in_place_operations_keep_it_what_it_is() -> None:
     array += 2
     array[1:] *= 2
     assert array is same
-    assert numpy.add(array, 1, out=array) is same
+    assert np.add(array, 1, out=array) is same
     assert array.tolist() == [3, 5, 5]
 
 
@@ -149,7 +149,7 @@ def test_a_selection_has_its_own_memory_and_is_copied_when_it_travels() -> None:
     wait_until_gone(number)
     with plait.ProcessPool(1) as pool:
         pool.submit(_tasks.add_one, chosen).result()
-        assert type(pool.submit(_tasks.identity, chosen).result()) is numpy.ndarray
+        assert type(pool.submit(_tasks.identity, chosen).result()) is np.ndarray
     assert chosen.tolist() == [0, 0]
 
 
@@ -160,15 +160,15 @@ def test_a_pickle_for_anywhere_holds_the_contents(protocol: int) -> None:
     pickled = pickle.dumps(array, protocol)
     array[:] = 6
     back = pickle.loads(pickled)
-    assert (type(back), back.tolist()) == (numpy.ndarray, [5, 5, 5])
+    assert (type(back), back.tolist()) == (np.ndarray, [5, 5, 5])
 
 
 def test_saved_and_copied_it_is_contents() -> None:
     array = plait.shared_array(3, int)
     file = io.BytesIO()
-    numpy.save(file, array)
+    np.save(file, array)
     file.seek(0)
-    copies = [numpy.load(file), copy.copy(array), copy.deepcopy(array), copy.deepcopy([array])[0]]
+    copies = [np.load(file), copy.copy(array), copy.deepcopy(array), copy.deepcopy([array])[0]]
     array[:] = 1
     assert [each.tolist() for each in copies] == [[0, 0, 0]] * 4
 

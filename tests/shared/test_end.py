@@ -5,12 +5,13 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-import numpy
+import numpy as np
 import pytest
 
 import plait
@@ -22,7 +23,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:De
 
 def test_it_has_no_name() -> None:
     before = set(os.listdir("/dev/shm"))
-    array, handle = plait.shared_array(1000), plait.share(numpy.arange(1000))
+    array, handle = plait.shared_array(1000), plait.share(np.arange(1000))
     with plait.ProcessPool(1) as pool:
         pool.submit(_tasks.identity, (array, handle)).result()
         assert set(os.listdir("/dev/shm")) <= before
@@ -31,7 +32,7 @@ def test_it_has_no_name() -> None:
 def test_the_last_view_holds_it() -> None:
     array = plait.shared_array((100, 100))
     number = inode(array)
-    view = memoryview(array[3])
+    view = memoryview(array[3].data)
     del array
     gc.collect()
     assert holders(number) == {os.getpid()}
@@ -40,7 +41,7 @@ def test_the_last_view_holds_it() -> None:
 
 
 def test_a_worker_lets_go_when_the_task_is_done() -> None:
-    handle, array = plait.share(numpy.arange(10)), plait.shared_array(10, int)
+    handle, array = plait.share(np.arange(10)), plait.shared_array(10, int)
     with plait.ProcessPool(2) as pool:
         for _ in range(5):
             pool.submit(_tasks.total, handle).result()
@@ -51,7 +52,7 @@ def test_a_worker_lets_go_when_the_task_is_done() -> None:
 
 
 def test_a_worker_may_keep_it_for_itself() -> None:
-    handle = plait.share(numpy.arange(10))
+    handle = plait.share(np.arange(10))
     number = inode(handle)
     with plait.ProcessPool(1) as pool:
         pool.submit(_tasks.remember, handle).result()
@@ -62,22 +63,18 @@ def test_a_worker_may_keep_it_for_itself() -> None:
 
 
 def test_a_worker_that_is_killed_lets_go() -> None:
-    handle = plait.share(numpy.arange(10))
+    handle = plait.share(np.arange(10))
     number = inode(handle)
-    held = _tasks.context("fork").Event()
-    with plait.ProcessPool(1, "fork", _tasks.remember, (held,)) as pool:
-        future = pool.submit(_hold_with_event, handle)
-        assert held.wait(60)
+    held = plait.shared_array(1, bool)
+    with plait.ProcessPool(1) as pool:
+        future = pool.submit(_tasks.hold_and_wait, handle, held)
+        wait_until(lambda: held[0], "the worker to hold it")
         assert len(holders(number)) == 2
         assert future.kill()
         wait_until(lambda: holders(number) == {os.getpid()}, "the dead worker's memory to be let go of")
         assert pool.submit(_tasks.total, handle).result() == 45
     del handle, future
     wait_until_gone(number)
-
-
-def _hold_with_event(handle: Any) -> None:
-    _tasks.hold_and_wait(handle, _tasks.here)
 
 
 def test_an_owner_that_is_killed_leaves_nothing(tmp_path: Path) -> None:
@@ -130,21 +127,21 @@ def test_a_number_that_is_used_again_is_not_taken_for_it() -> None:
     pid, fd, device, number = handle._segment.source()
     del handle
     wait_until_gone(number)
-    others: list[Any] = [plait.share(b"two"), os.pipe(), open(os.devnull, "rb")]
-    try:
-        for other in range(3, 64):
+    others: list[Any] = [plait.share(b"two"), *map(socket.socket, [socket.AF_UNIX] * 3)]
+    ends = os.pipe()
+    with open(os.devnull, "rb"):
+        for other in (fd, *range(3, 64)):
             assert _tasks.open_raw((pid, other, device, number)) != "opened"
-        assert _tasks.open_raw((pid, fd, device, number)) != "opened"
-    finally:
-        for end in others[1]:
-            os.close(end)
-        others[2].close()
+    for end in ends:
+        os.close(end)
+    for each in others[1:]:
+        each.close()
 
 
 def test_a_thousand_times_nothing_is_left() -> None:
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(1000):
-        plait.share([numpy.arange(3)]).get()
+        plait.share([np.arange(3)]).get()
         array = plait.shared_array(3)
         array += 1
     del array
@@ -152,11 +149,11 @@ def test_a_thousand_times_nothing_is_left() -> None:
     assert not files()
     with plait.ProcessPool(1) as pool:
         for _ in range(300):
-            pool.submit(_tasks.total, plait.share(numpy.arange(10))).result()
+            pool.submit(_tasks.total, plait.share(np.arange(10))).result()
             pool.submit(_tasks.make_array, 3).result()
         theirs = pool.submit(_open_files).result()
         for _ in range(100):
-            pool.submit(_tasks.total, plait.share(numpy.arange(10))).result()
+            pool.submit(_tasks.total, plait.share(np.arange(10))).result()
             pool.submit(_tasks.make_array, 3).result()
         assert pool.submit(_open_files).result() <= theirs
     assert not files()
@@ -173,7 +170,7 @@ def test_what_was_sent_and_read_is_let_go_without_another_word() -> None:
     with ours, theirs:
         array = plait.shared_array(1)
         number = inode(array)
-        ours.send((array, plait.share(numpy.arange(10))))
+        ours.send((array, plait.share(np.arange(10))))
         del array
         assert ours.recv() == 45
         child.join()
@@ -196,7 +193,7 @@ def test_what_a_process_never_looked_at_is_let_go_with_it() -> None:
 
 
 def test_a_pool_that_is_shut_down_keeps_nothing() -> None:
-    handle = plait.share(numpy.arange(10))
+    handle = plait.share(np.arange(10))
     number = inode(handle)
     pool = plait.ProcessPool(1)
     futures = [pool.submit(_tasks.total, handle) for _ in range(100)]
@@ -211,12 +208,11 @@ def test_want_of_descriptors_is_told() -> None:
     import resource
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    kept = []
+    kept: list[Any] = []
     resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 20, hard))
     try:
         with pytest.raises(OSError, match="Too many open files"):
-            for _ in range(100):
-                kept.append(plait.share(b""))
+            kept.extend(plait.share(b"") for _ in range(100))
     finally:
         kept.clear()
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -6,6 +6,7 @@ In most of these the sender has let go of it before the receiver looks.
 from __future__ import annotations
 
 import concurrent.futures
+import gc
 import os
 import pickle
 import subprocess
@@ -14,15 +15,18 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-import numpy
+import numpy as np
 import pytest
 
 import plait
 from tests.shared import _tasks
 from tests.shared._support import files, inode, wait_until, wait_until_gone
 
-# From 3.12 on a fork of a threaded program is warned of; these tests are about what comes after it.
-pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+# A fork of a threaded program is warned of; these tests are about what comes after it.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:the process is forked while it has several threads:RuntimeWarning"),
+]
 
 METHODS = ["fork", "spawn", "forkserver"]
 
@@ -30,11 +34,12 @@ METHODS = ["fork", "spawn", "forkserver"]
 @pytest.fixture(autouse=True)
 def leaves_no_memory() -> Iterator[None]:
     yield
+    gc.collect()  # an error that was caught holds its frames
     wait_until(lambda: not files(), "memory to be let go of")
 
 
 def numbers() -> Any:
-    return plait.share(numpy.arange(10))
+    return plait.share(np.arange(10))
 
 
 # ---- plait's pools -------------------------------------------------------------------------------
@@ -65,8 +70,11 @@ def test_map(chunksize: int | None) -> None:
 
 
 def test_map_with_a_function_that_carries_it() -> None:
+    def adder(handle: Any) -> Any:
+        return lambda add: handle.get().sum() + add
+
     with plait.ProcessPool(2) as pool:
-        results = pool.map((lambda handle: lambda add: handle.get().sum() + add)(numbers()), range(20))
+        results = pool.map(adder(numbers()), range(20))
         assert list(results) == [45 + add for add in range(20)]
 
 
@@ -112,7 +120,7 @@ def test_there_and_back_it_is_the_same_memory() -> None:
     with plait.ProcessPool(1) as pool:
         back = pool.submit(_tasks.identity, {"a": [array], "b": handle}).result()
     assert back["b"] is handle
-    assert numpy.shares_memory(back["a"][0], array)
+    assert np.shares_memory(back["a"][0], array)
     assert back["a"][0].flags.writeable
 
 

@@ -8,7 +8,7 @@ import pickle
 import threading
 from typing import Any
 
-import numpy
+import numpy as np
 import pytest
 
 import plait
@@ -20,7 +20,7 @@ class Table:
     """An object with large parts."""
 
     def __init__(self) -> None:
-        self.columns = {"a": numpy.arange(1000), "b": numpy.linspace(0, 1, 1000), "c": numpy.arange(6).reshape(2, 3).T}
+        self.columns = {"a": np.arange(1000), "b": np.linspace(0, 1, 1000), "c": np.arange(6).reshape(2, 3).T}
         self.name = "table"
 
 
@@ -42,7 +42,7 @@ def test_buffers_lie_in_the_shared_memory() -> None:
     begin = handle._segment.address
     for name, column in table.columns.items():
         shared = got.columns[name]
-        numpy.testing.assert_array_equal(shared, column)
+        np.testing.assert_array_equal(shared, column)
         assert not shared.flags.writeable
         address = shared.__array_interface__["data"][0]
         assert begin <= address < begin + handle.nbytes
@@ -51,7 +51,7 @@ def test_buffers_lie_in_the_shared_memory() -> None:
 
 
 def test_what_was_shared_is_a_copy() -> None:
-    original = numpy.zeros(3)
+    original = np.zeros(3)
     handle = plait.share(original)
     original[0] = 1
     assert handle.get().tolist() == [0, 0, 0]
@@ -81,7 +81,7 @@ def test_threads_get_the_same_object() -> None:
 
 
 def test_read_only_means_that_nobody_writes() -> None:
-    handle = plait.share(numpy.arange(10))
+    handle = plait.share(np.arange(10))
     assert not handle.writable
     with pytest.raises(ValueError, match="read-only"):
         handle.get()[0] = 1
@@ -93,7 +93,7 @@ def test_read_only_means_that_nobody_writes() -> None:
 
 
 def test_the_kernel_refuses_writes_too() -> None:
-    handle = plait.share(numpy.arange(10))
+    handle = plait.share(np.arange(10))
     pid, fd, _, _ = handle._segment.source()
     with open(f"/proc/{pid}/fd/{fd}", "r+b", buffering=0) as file, pytest.raises(PermissionError):
         file.write(b"x")
@@ -102,10 +102,10 @@ def test_the_kernel_refuses_writes_too() -> None:
 
 
 def test_writable_is_seen_by_all() -> None:
-    handle = plait.share({"a": numpy.zeros(3), "b": [1]}, writable=True)
+    handle: Any = plait.share({"a": np.zeros(3), "b": [1]}, writable=True)
     assert handle.writable
     array = handle.get()["a"]
-    whole = plait.share(numpy.zeros(2), writable=True)
+    whole = plait.share(np.zeros(2), writable=True)
     with plait.ProcessPool(1) as pool:
         pool.submit(_tasks.add_in_handle, whole).result()
         array[1] = 5
@@ -120,7 +120,7 @@ def test_bytes_without_a_copy() -> None:
 
 
 def test_what_came_out_outlives_the_handle() -> None:
-    handle = plait.share(numpy.arange(1000))
+    handle = plait.share(np.arange(1000))
     number = inode(handle)
     array = handle.get()[10:20]
     del handle
@@ -162,7 +162,7 @@ def test_handles_are_made_by_share_alone() -> None:
 
 def test_it_says_what_it_is() -> None:
     assert repr(plait.share(b"")) == f"<plait.Shared {plait.share(b'').nbytes} bytes>"
-    assert repr(plait.share(numpy.zeros(2), writable=True)).endswith(" bytes, writable>")
+    assert repr(plait.share(np.zeros(2), writable=True)).endswith(" bytes, writable>")
 
 
 def test_an_array_of_shared_array_is_copied_into_it() -> None:

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, Final
 from plait import _core
 
 try:
-    import numpy
+    import numpy as np
 except ImportError as error:
     raise ImportError("plait.shared_array needs numpy: pip install numpy") from error
 
 from multiprocessing.reduction import ForkingPickler
 
-import plait.shared._segment as _segment  # for what it tells multiprocessing's pickler
+from plait.shared import _segment  # for what it tells multiprocessing's pickler
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,7 +26,7 @@ __all__ = ["SharedArray", "shared_array"]
 _MOST_BYTES: Final = 2**63 - 1
 
 
-class SharedArray(numpy.ndarray):  # type: ignore[misc]  # numpy may not be there to be looked at
+class SharedArray(np.ndarray):  # type: ignore[misc, unused-ignore]  # an Any without numpy
     """What `shared_array` returns: an array that other processes can have too.
 
     A subclass, since numpy arrays leave no other way to say how one of them travels: what is registered for `numpy.ndarray`
@@ -40,16 +40,16 @@ class SharedArray(numpy.ndarray):  # type: ignore[misc]  # numpy may not be ther
 
     def copy(self, order: Any = "C") -> Any:
         """Return an ordinary array with the same contents."""
-        return numpy.array(self, order=order, copy=True, subok=False)
+        return np.array(self, order=order, copy=True, subok=False)
 
     def astype(self, *args: Any, **kwargs: Any) -> Any:
         """Return an ordinary array of another type, as `numpy.ndarray.astype` does."""
-        return numpy.asarray(self).astype(*args, **kwargs)
+        return np.asarray(self).astype(*args, **kwargs)
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
         # Where the pickle may end up anywhere, in a file too, an array is its contents.
         shared = _in_segment(self) if _core.collecting() else None
-        return numpy.asarray(self).__reduce_ex__(protocol) if shared is None else shared
+        return np.asarray(self).__reduce_ex__(protocol) if shared is None else shared
 
     def __reduce__(self) -> Any:
         return self.__reduce_ex__(2)
@@ -87,16 +87,16 @@ def shared_array(
     [0, 1, 4, 9]
     """
     lengths = _lengths(shape)
-    kind = numpy.dtype(dtype)
+    kind = np.dtype(dtype)
     if kind.hasobject:
         raise TypeError(f"dtype must not hold Python objects, which live in one process: {kind!r}")
     if order not in ("C", "F"):
         raise ValueError(f"order must be 'C' or 'F', not {order!r}")
     if kind.subdtype is not None:  # as numpy does: further axes
         kind, inner = kind.subdtype
-        lengths += inner
+        lengths = (*lengths, *inner)
     if kind.itemsize == 0:  # text of no length: as numpy does, one character
-        kind = numpy.zeros(0, kind).dtype
+        kind = np.zeros(0, kind).dtype
     nbytes = math.prod(lengths) * kind.itemsize
     if nbytes > _MOST_BYTES:
         raise ValueError(f"shape is too large: {lengths!r} of {kind!r}")
@@ -105,6 +105,7 @@ def shared_array(
 
 def _lengths(shape: Any) -> tuple[int, ...]:
     """Return the shape as numpy understands it."""
+    lengths: tuple[int, ...]
     try:
         try:
             lengths = (operator.index(shape),)
@@ -120,7 +121,7 @@ def _lengths(shape: Any) -> tuple[int, ...]:
 def _in_segment(array: SharedArray) -> tuple[Any, ...] | None:
     """Return how to make the array again on the same memory; None if its memory is not shared."""
     base: Any = array
-    while isinstance(base, numpy.ndarray):
+    while isinstance(base, np.ndarray):
         base = base.base
     if not isinstance(base, _core.Segment):
         return None
@@ -146,7 +147,7 @@ def _again(
 
 def _reduce_for_multiprocessing(array: SharedArray) -> Any:
     shared = _in_segment(array)
-    return numpy.asarray(array).__reduce_ex__(_segment.PROTOCOL) if shared is None else shared
+    return np.asarray(array).__reduce_ex__(_segment.PROTOCOL) if shared is None else shared
 
 
 ForkingPickler.register(SharedArray, _reduce_for_multiprocessing)

@@ -4,8 +4,8 @@ A pickle names a process that holds the memory, the descriptor there and the fil
 `/proc/PID/fd/FD` and checks that it is that file. By road:
 
 - to and from a worker of plait: the pool holds the memory until the task is done, and until its result has been read;
-- by `multiprocessing` (Process, Pool, Queue, Pipe; also `ProcessPoolExecutor`): the sender holds it until the first receiver has
-  opened it. What a process is started with is held until that process has opened it or its `Process` object is gone;
+- by `multiprocessing` (Process, Pool, Queue, Pipe; also `ProcessPoolExecutor`): the sender holds it until the first receiver
+  has opened it. What a process is started with is held until that process has opened it or its `Process` object is gone;
 - by any other pickle: as long as the sender has a handle.
 
 Children of a plain fork have what their parent had.
@@ -26,7 +26,7 @@ from plait.errors import OwnerDied
 __all__ = ["PROTOCOL", "Source", "open_segment"]
 
 PROTOCOL: Final = 2
-"""What arrays that are copied reduce by: the pickler of `multiprocessing` does not tell its own, and keeps no buffers beside."""
+"""What arrays that are copied reduce by: the pickler of `multiprocessing` does not tell its own."""
 
 Source = tuple[int, int, int, int]
 """Process, descriptor there, device and inode."""

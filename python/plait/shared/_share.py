@@ -8,9 +8,9 @@ import threading
 import weakref
 from typing import Any, Final, Generic, TypeVar, final
 
+import plait.shared._segment  # noqa: F401  how handles travel by multiprocessing
 from plait import _core
 from plait.errors import NotPicklable
-import plait.shared._segment  # noqa: F401  how handles travel by multiprocessing
 
 __all__ = ["Shared", "share"]
 
@@ -73,7 +73,8 @@ class Shared(Generic[T]):
             with _first:
                 if self._value is _UNREAD:
                     self._value = value
-        return self._value
+        unpickled: T = self._value
+        return unpickled
 
     @property
     def nbytes(self) -> int:
@@ -105,12 +106,12 @@ def share(obj: T, *, writable: bool = False) -> Shared[T]:
     Arrays that are to be filled or changed from several processes are better made by `shared_array`.
 
     Args:
-        obj: Anything that can be pickled. Its large buffers (numpy arrays, pandas and arrow tables: all that pickle, protocol 5,
-            keeps out of band) are put beside its pickle and are not copied again. Arrays that are not contiguous, `bytes` and
-            `bytearray` have no such buffers and are copied once by each process; share `pickle.PickleBuffer(data)` to get
-            a memoryview of bytes instead.
-        writable: Whether the buffers may be written to, in every process that has the handle. Nothing orders such writes. Without
-            it the kernel refuses every write to the memory, for ever.
+        obj: Anything that can be pickled. Its large buffers (numpy arrays, pandas and arrow tables: all that pickle,
+            protocol 5, keeps out of band) are put beside its pickle and are not copied again. Arrays that are not
+            contiguous, `bytes` and `bytearray` have no such buffers and are copied once by each process; share
+            `pickle.PickleBuffer(data)` to get a memoryview of bytes instead.
+        writable: Whether the buffers may be written to, in every process that has the handle. Nothing orders such writes.
+            Without it the kernel refuses every write to the memory, for ever.
 
     Returns:
         The handle. It travels to workers of plait and to processes of `multiprocessing`, however started. The memory has no
