@@ -45,6 +45,46 @@ impl Drop for Restore {
     }
 }
 
+thread_local! {
+    /// Segments that the last task and this one opened, in a worker's main thread.
+    static RECENT: RefCell<Option<[Segments; 2]>> = const { RefCell::new(None) };
+}
+
+/// From now on this thread keeps mapped what a task has opened until the end of the next, so that many tasks which use the same
+/// memory do not map it again each time.
+pub(crate) fn keep_recent() {
+    RECENT.set(Some(Default::default()));
+}
+
+/// A task begins.
+pub(crate) fn next_task() {
+    let older = RECENT.with_borrow_mut(|recent| {
+        let [last, this] = recent.as_mut()?;
+        if last.is_empty() && this.is_empty() {
+            return None;
+        }
+        Some(std::mem::replace(last, std::mem::take(this)))
+    });
+    drop(older);
+}
+
+/// There is nothing to do: nothing is kept for the next task.
+pub(crate) fn idle() {
+    next_task();
+    next_task();
+}
+
+/// Notes what was opened.
+fn opened(segment: &Arc<Segment>) {
+    RECENT.with_borrow_mut(|recent| {
+        if let Some([_, this]) = recent
+            && !this.iter().any(|other| Arc::ptr_eq(other, segment))
+        {
+            this.push(Arc::clone(segment));
+        }
+    });
+}
+
 /// Whether what is pickled now goes to a worker of plait, or comes from one: to a process that can open it.
 #[pyfunction]
 fn collecting() -> bool {
@@ -137,13 +177,13 @@ impl PySegment {
     #[staticmethod]
     #[pyo3(signature = (source, letter=None))]
     fn open(source: PySource, letter: Option<PyLetter>) -> PyResult<Self> {
-        let opened = Segment::open(source_of(source));
-        if let (Ok(_), Some(letter)) = (&opened, letter) {
+        let found = Segment::open(source_of(source));
+        if let (Ok(_), Some(letter)) = (&found, letter) {
             post::received(letter_of(source.0, letter));
         }
-        Ok(Self {
-            segment: opened.map_err(refused)?,
-        })
+        let segment = found.map_err(refused)?;
+        opened(&segment);
+        Ok(Self { segment })
     }
 
     /// Where others can get it while it is held here. In a pickle for a worker of plait, or from one, it is held until it is open there.

@@ -93,6 +93,7 @@ impl PyWorker {
             forked: None,
             spent: false,
         };
+        shared::keep_recent();
         runner.worker.ready();
         runner.serve(max_tasks.unwrap_or(u64::MAX))
     }
@@ -121,6 +122,7 @@ impl<'py> Runner<'py> {
             if let Some(slot) = self.worker.poll() {
                 return Ok(Some(slot));
             }
+            shared::idle();
             let worker = &mut self.worker;
             match gil::detached(self.py, || worker.wait()) {
                 Next::Task(slot) => return Ok(Some(slot)),
@@ -134,6 +136,7 @@ impl<'py> Runner<'py> {
         if self.worker.slot(slot).kind.load(Ordering::Relaxed) == KIND_MAP {
             self.run_chunk(slot);
         } else {
+            shared::next_task();
             self.worker.begin(slot, 0);
             let outcome = self.call(slot);
             if self.in_forked_child(&outcome) {
@@ -181,6 +184,7 @@ impl<'py> Runner<'py> {
         let function = self.chunk_function(slot);
         self.cursor = NOWHERE;
         for item in first..items {
+            shared::next_task();
             self.worker.begin(slot, item);
             let outcome = match (&function, self.item(slot, item)) {
                 (_, Ok(None)) => None,
