@@ -25,6 +25,9 @@ __all__ = ["SharedArray", "shared_array"]
 
 _MOST_BYTES: Final = 2**63 - 1
 
+_OLD_NUMPY: Final = int(np.__version__.partition(".")[0]) < 2
+"""It does not say where functions give scalars, and makes results of this class before it asks."""
+
 
 class SharedArray(np.ndarray):  # type: ignore[misc, unused-ignore]  # an Any without numpy
     """What `shared_array` returns: an array that other processes can have too.
@@ -35,8 +38,11 @@ class SharedArray(np.ndarray):  # type: ignore[misc, unused-ignore]  # an Any wi
     """
 
     def __array_wrap__(self, array: Any, context: Any = None, return_scalar: bool = False) -> Any:
-        """Leave the results of functions as the plain arrays that they are."""
-        return array[()] if return_scalar else array
+        """Make the results of functions what they are for plain arrays; what they were told to write to stays what it is."""
+        if array is self:
+            return array
+        scalar = return_scalar or (_OLD_NUMPY and array.ndim == 0)
+        return array[()] if scalar else np.asarray(array)
 
     def copy(self, order: Any = "C") -> Any:
         """Return an ordinary array with the same contents."""
