@@ -50,6 +50,12 @@ def make_shared(length: int) -> Any:
     return plait.share(np.arange(length))
 
 
+def make_from(handle: Any) -> Any:
+    array = plait.shared_array(10, int)
+    array[:] = handle.get()
+    return array, plait.share(int(array.sum()))
+
+
 def make_nested(length: int) -> Any:
     return {"arrays": [make_array(length)], "handle": (make_shared(length),)}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -190,6 +191,32 @@ def test_what_a_process_never_looked_at_is_let_go_with_it() -> None:
     child.close()
     del child
     wait_until_gone(number)
+
+
+def test_kills_at_any_moment_lose_nothing_else() -> None:
+    chance = random.Random(7)
+    with plait.ProcessPool(2) as pool:
+        for _ in range(4):
+            handle = plait.share(numbers := np.arange(10))
+            futures = [
+                pool.options(timeout=chance.choice([None, 0.001]), retries=chance.randrange(2)).submit(
+                    _tasks.hold_and_die if chance.randrange(4) == 0 else _tasks.make_from, handle
+                )
+                for _ in range(30)
+            ]
+            for future in chance.sample(futures, 5):
+                future.kill()
+            del handle
+            for future in futures[:20]:
+                if future.exception() is None:
+                    array, total = future.result()
+                    assert (array.tolist(), total.get()) == (numbers.tolist(), 45)
+                else:
+                    assert isinstance(future.exception(), plait.WorkerDied | plait.TaskCancelled | plait.TaskTimeout)
+            del future, futures
+            array = total = None
+    gc.collect()
+    wait_until(lambda: not files(), "memory to be let go of")
 
 
 def test_a_pool_that_is_shut_down_keeps_nothing() -> None:

@@ -106,7 +106,8 @@ def shared_array(
     nbytes = math.prod(lengths) * kind.itemsize
     if nbytes > _MOST_BYTES:
         raise ValueError(f"shape is too large: {lengths!r} of {kind!r}")
-    return SharedArray(lengths, kind, _core.Segment.zeros(nbytes), 0, None, order)
+    memory: Any = _core.Segment.zeros(nbytes)  # a buffer, which numpy's own types do not take as one
+    return SharedArray(lengths, kind, memory, 0, None, order)
 
 
 def _lengths(shape: Any) -> tuple[int, ...]:
@@ -137,7 +138,7 @@ def _in_segment(array: SharedArray) -> tuple[Any, ...] | None:
 
 
 def _again(
-    segment: _core.Segment,
+    segment: Any,
     shape: tuple[int, ...],
     dtype: Any,
     offset: int,

@@ -13,10 +13,10 @@ Children of a plain fork have what their parent had.
 
 from __future__ import annotations
 
+import multiprocessing.context
 import os
 import weakref
 from collections.abc import Callable
-from multiprocessing import context
 from multiprocessing.reduction import ForkingPickler
 from typing import Any, Final
 
@@ -56,7 +56,7 @@ def _reduce_for_multiprocessing(segment: _core.Segment) -> tuple[Callable[..., _
     if _core.collecting():  # it is plait that borrows this pickler
         return open_segment, (segment.source(),)
     letter = segment.send()
-    starting: Any = context.get_spawning_popen()
+    starting: Any = multiprocessing.context.get_spawning_popen()
     if starting is not None:  # a process that ends without having looked leaves nothing held
         weakref.finalize(starting, _core.withdraw, letter).atexit = False
     return open_segment, (segment.source(), letter)

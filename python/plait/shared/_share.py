@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import pickle
 import threading
 import weakref
 from typing import Any, Final, Generic, TypeVar, final
 
-import plait.shared._segment  # noqa: F401  how handles travel by multiprocessing
+import plait.shared._segment  # noqa: F401  # pyright: ignore[reportUnusedImport]  # how handles travel
 from plait import _core
 from plait.errors import NotPicklable
 
@@ -129,7 +130,7 @@ def share(obj: T, *, writable: bool = False) -> Shared[T]:
     """
     pickled, buffers = _dumps(obj)
     parts: list[tuple[int, memoryview]] = [(0, memoryview(pickled))]
-    places = []
+    places: list[tuple[int, int]] = []
     end = len(pickled)
     for buffer in buffers:
         start = -(-end // _ALIGNMENT) * _ALIGNMENT
@@ -146,12 +147,12 @@ def share(obj: T, *, writable: bool = False) -> Shared[T]:
 
 def _dumps(obj: object) -> tuple[bytes, list[memoryview]]:
     """Return the pickle of an object and the buffers beside it. What has no name goes by value, if cloudpickle is there."""
-    buffers: list[pickle.PickleBuffer] = []
+    buffers: list[Any] = []  # of pickle.PickleBuffer
     try:
         pickled = pickle.dumps(obj, protocol=5, buffer_callback=buffers.append)
     except (pickle.PicklingError, TypeError, AttributeError) as error:
         try:
-            import cloudpickle
+            cloudpickle: Any = importlib.import_module("cloudpickle")
         except ImportError:
             raise NotPicklable(f"the object to be shared cannot be pickled: {error}") from error
         buffers.clear()
@@ -164,7 +165,8 @@ def _dumps(obj: object) -> tuple[bytes, list[memoryview]]:
 
 def _handle(segment: _core.Segment, pickled: int, buffers: tuple[tuple[int, int], ...]) -> Shared[Any]:
     """Return this process's handle on the memory."""
-    made: Shared[Any] = object.__new__(Shared)
+    kind: type[Shared[Any]] = Shared
+    made = object.__new__(kind)
     made._segment = segment
     made._pickled = pickled
     made._buffers = buffers
