@@ -54,6 +54,21 @@ def medium(loops: int) -> int:
     return total
 
 
+def echo(data: bytes) -> bytes:
+    return data
+
+
+def ends_of(array: Any) -> float:
+    """Touches an array without streaming through it."""
+    return float(array[0] + array[-1])
+
+
+def ones(count: int) -> Any:
+    import numpy as np
+
+    return np.ones(count)
+
+
 # ------------------------------------------------------------------------------------------------------------------ peers
 
 
@@ -144,6 +159,7 @@ class Measure:
     unit: str
     more_is_better: bool
     text: str
+    group: str = "tasks"
 
 
 MEASURES = {
@@ -161,7 +177,34 @@ MEASURES = {
     "wakeups": Measure(
         "idle wake-ups", "1/s", False, "context switches in all processes of a pool that has nothing to do"
     ),
+    "million": Measure(
+        "map of 200,000 ints", "us/item", False, "tiny tasks through `map` with its default arguments", group="data"
+    ),
+    "bytes": Measure(
+        "1 MiB bytes", "GiB/s", True, "100 tasks that get 1 MiB of bytes and return it; both ways counted", group="data"
+    ),
+    "first": Measure(
+        "first array in",
+        "GiB/s",
+        True,
+        "a numpy array of 80 MB as the argument of a task, for the first time",
+        group="data",
+    ),
+    "in": Measure("array in", "GiB/s", True, "the same again: best of 4", group="data"),
+    "out": Measure(
+        "array out", "GiB/s", True, "such an array, made by the task, as its result: best of 4", group="data"
+    ),
+    "start": Measure("first result", "ms", False, "from making the first pool to the first result", group="data"),
+    "again": Measure("of a second pool", "ms", False, "the same for a second pool in the same program", group="data"),
+    "memory": Measure(
+        "memory",
+        "MiB/worker",
+        False,
+        "what all processes take more than before, shared pages by their share",
+        group="data",
+    ),
 }
+GROUPS = {"tasks": "What a task costs", "data": "Data, start and memory"}
 
 
 @dataclass
@@ -170,11 +213,12 @@ class Size:
     trips: int
     medium: int
     idle_seconds: float
+    items: int
     rounds: int
 
 
-FULL = Size(batch=20_000, trips=5_000, medium=10_000, idle_seconds=3.0, rounds=3)
-QUICK = Size(batch=4_000, trips=1_000, medium=2_000, idle_seconds=1.0, rounds=2)
+FULL = Size(batch=20_000, trips=5_000, medium=10_000, idle_seconds=3.0, items=200_000, rounds=3)
+QUICK = Size(batch=4_000, trips=1_000, medium=2_000, idle_seconds=1.0, items=20_000, rounds=2)
 
 
 def seconds_of(action: Callable[[], object]) -> float:
@@ -216,8 +260,8 @@ def bare_seconds(loops: int, tasks: int) -> float:
     return taken
 
 
-def switches() -> int:
-    """Context switches so far of this process, of all below it, and of all their threads."""
+def family() -> set[int]:
+    """This process and all below it."""
     parents = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -228,8 +272,13 @@ def switches() -> int:
     ours = {os.getpid()}
     while more := {pid for pid, parent in parents.items() if parent in ours} - ours:
         ours |= more
+    return ours
+
+
+def switches() -> int:
+    """Context switches so far of this process, of all below it, and of all their threads."""
     total = 0
-    for pid in ours:
+    for pid in family():
         try:
             for status in Path(f"/proc/{pid}/task").glob("*/status"):
                 total += sum(
@@ -240,11 +289,58 @@ def switches() -> int:
     return total
 
 
+def resident_bytes() -> int:
+    """Memory of this process and all below it, with shared pages divided among those who share them."""
+    total = 0
+    for pid in family():
+        try:
+            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        except OSError:
+            continue
+        total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+    return total * 1024
+
+
+def measure_data(driver: Driver, size: Size) -> dict[str, float]:
+    """What moving data costs."""
+    submit, result = driver.submit, driver.result
+    found = {}
+    found["million"] = seconds_of(lambda: list(driver.map(tiny, range(size.items)))) / size.items * 1e6
+    block = os.urandom(1 << 20)
+    tasks = 100
+
+    def both_ways() -> None:
+        for handle in [submit(echo, block) for _ in range(tasks)]:
+            result(handle)
+
+    both_ways()
+    found["bytes"] = 2 * tasks / 1024 / seconds_of(both_ways)
+    count = 10_000_000
+    array = ones(count)
+    gibibytes = array.nbytes / 2**30
+    found["first"] = gibibytes / seconds_of(lambda: result(submit(ends_of, array)))
+    found["in"] = gibibytes / min(seconds_of(lambda: result(submit(ends_of, array))) for _ in range(4))
+    found["out"] = gibibytes / min(seconds_of(lambda: result(submit(ones, count))) for _ in range(4))
+    return found
+
+
 def measure(peer: Peer, size: Size) -> dict[str, float]:
     """One peer, once: called in a process of its own."""
     loops = calibrate()
     bare = bare_seconds(loops, size.medium)
-    driver = peer.start()
+    if peer.package:
+        importlib.import_module(peer.package)
+    found = {}
+    empty = resident_bytes()
+    for key in ("start", "again"):
+        began = time.perf_counter()
+        driver = peer.start()
+        driver.result(driver.submit(tiny, 1))
+        found[key] = (time.perf_counter() - began) * 1e3
+        if key == "start":
+            list(driver.map(tiny, range(1000)))  # all workers are up
+            found["memory"] = (resident_bytes() - empty) / WORKERS / 2**20
+            driver.stop()
     submit, result = driver.submit, driver.result
 
     def batch(function: Callable[[int], int], arguments: Iterable[int]) -> None:
@@ -252,7 +348,7 @@ def measure(peer: Peer, size: Size) -> dict[str, float]:
             result(handle)
 
     batch(tiny, range(1000))  # warm: workers are up, functions known
-    found = {"submit": seconds_of(lambda: batch(tiny, range(size.batch))) / size.batch * 1e6}
+    found["submit"] = seconds_of(lambda: batch(tiny, range(size.batch))) / size.batch * 1e6
     list(driver.map(tiny, range(1000)))
     found["map"] = seconds_of(lambda: list(driver.map(tiny, range(size.batch)))) / size.batch * 1e6
     for number in range(200):
@@ -266,6 +362,7 @@ def measure(peer: Peer, size: Size) -> dict[str, float]:
     time.sleep(size.idle_seconds)
     # Our own sleep is one of them.
     found["wakeups"] = max(0, switches() - before - 1) / size.idle_seconds
+    found |= measure_data(driver, size)
     driver.stop()
     found["efficiency"] = 100 * (bare + bare_seconds(loops, size.medium)) / 2 / spent
     return found
@@ -347,14 +444,19 @@ def measured_peers(result: dict[str, Any]) -> list[str]:
     return [name for name in PEERS if any(row["peer"] == name for row in result["rounds"])]
 
 
-def table(result: dict[str, Any]) -> str:
-    heads = [f"{each.title}, {each.unit}" for each in MEASURES.values()]
+def table(result: dict[str, Any], group: str) -> str:
+    shown = {key: each for key, each in MEASURES.items() if each.group == group}
+    heads = [f"{each.title}, {each.unit}" for each in shown.values()]
     lines = ["| pool | " + " | ".join(heads) + " |", "|---|" + "---:|" * len(heads)]
     lines += [
-        f"| {name} | " + " | ".join(cell(values(result, name, key)) for key in MEASURES) + " |"
+        f"| {name} | " + " | ".join(cell(values(result, name, key)) for key in shown) + " |"
         for name in measured_peers(result)
     ]
     return "\n".join(lines)
+
+
+def tables(result: dict[str, Any]) -> str:
+    return "\n\n".join(f"**{title}**\n\n{table(result, group)}" for group, title in GROUPS.items())
 
 
 def verdicts(result: dict[str, Any]) -> list[str]:
@@ -404,7 +506,7 @@ def page(result: dict[str, Any]) -> str:
         "## Measures",
         "\n".join(measures),
         "## Result",
-        table(result),
+        tables(result),
         caption(result)
         + f" Kernel {where['kernel']}, {where['libc']}; load average {min(loads):.1f} to {max(loads):.1f}.",
         "## Where plait wins and where it loses",
@@ -422,7 +524,7 @@ def render(result: dict[str, Any]) -> None:
     _, end, after = rest.partition(END)
     if not begin or not end:
         sys.exit(f"run.py: no markers {BEGIN} and {END} in README.md")
-    readme.write_text(f"{before}{BEGIN}\n{table(result)}\n\n{caption(result)}\n{END}{after}")
+    readme.write_text(f"{before}{BEGIN}\n{tables(result)}\n\n{caption(result)}\n{END}{after}")
 
 
 def main() -> None:
@@ -440,7 +542,7 @@ def main() -> None:
         if not options.render:
             stored.write_text(json.dumps(result, indent=1) + "\n")
         render(result)
-    print(table(result), "", *verdicts(result), sep="\n")
+    print(tables(result), "", *verdicts(result), sep="\n")
 
 
 if __name__ == "__main__":

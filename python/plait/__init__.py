@@ -16,9 +16,11 @@ import sys
 if sys.platform != "linux":
     raise ImportError(f"plait runs on Linux only (futexes, pidfds, memfds); this is {sys.platform!r}")
 
-from typing import TYPE_CHECKING, Any
+TYPE_CHECKING = False  # type checkers know the name; `typing` itself is slow to import, and a worker may never need it
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from plait import errors as errors
     from plait._future import Future as Future
     from plait.errors import (

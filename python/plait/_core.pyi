@@ -2,7 +2,7 @@
 # docstrings are in the extension, and `mypy.stubtest` compares the two.
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures._base import _Waiter
 from types import GenericAlias
 from typing import Any, Generic, ParamSpec, Self, TypeVar, final
@@ -31,6 +31,7 @@ __all__ = [
     "limit_private_memory",
     "own_process_group",
     "private_memory",
+    "trim_memory",
     "usable_cpus",
     "withdraw",
     "worker_open",
@@ -70,10 +71,11 @@ class ProcessPoolCore:
         max_workers: int,
         config: bytes,
         held: Held,
-        connect: Callable[[], int],
+        connect: Callable[[bool], int | None],
         future: type[Future[Any]],
         stack_signal: int,
         spin: bool,
+        warm: int,
         timeout: float | None,
         retries: int,
     ) -> None: ...
@@ -101,7 +103,7 @@ class ProcessPoolCore:
 
 @final
 class MapCore(Generic[_T]):
-    def push(self, args: tuple[Any, ...]) -> None: ...
+    def pull(self, source: Iterator[tuple[Any, ...]], most: int | None = None) -> bool: ...
     def send(self, last: bool) -> None: ...
     def begin(self, ordered: bool, deadline_ns: int | None) -> None: ...
     def __iter__(self) -> Self: ...
@@ -153,6 +155,7 @@ def join_all() -> None: ...
 def limit_private_memory(bytes: int) -> None: ...
 def own_process_group() -> None: ...
 def private_memory() -> int: ...
+def trim_memory() -> None: ...
 def usable_cpus() -> int: ...
 def withdraw(letter: tuple[int, int, int, int, int]) -> None: ...
 def worker_open(seat: int, incarnation: int, fds: tuple[int, int, int, int, int, int, int]) -> Worker: ...

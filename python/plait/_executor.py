@@ -61,7 +61,7 @@ def positive_int(name: str, value: object) -> int:
 class MapCore(Protocol[T_co]):
     """A `map` under way, below: items go in, and it iterates over results."""
 
-    def push(self, args: tuple[Any, ...], /) -> None: ...
+    def pull(self, source: Iterator[tuple[Any, ...]], most: int | None = None) -> bool: ...
     def send(self, last: bool) -> None: ...
     def begin(self, ordered: bool, deadline_ns: int | None) -> None: ...
     def __iter__(self) -> Iterator[T_co]: ...
@@ -133,9 +133,7 @@ def map_items(
             feeder = _Feeder(core, source, arguments, workers)
             feeder.fill()
             return _Results(core, feeder, arguments.progress, total)
-        push = core.push
-        for args in source:
-            push(args)
+        core.pull(source)
         core.send(True)
     except BaseException:
         core.close()  # or a pool that is left by this exception would wait for the rest of the items
@@ -173,15 +171,9 @@ class _Feeder:
         room = window - core.outstanding
         if room <= 0 or (room < window // 4 and core.outstanding > 0):
             return
-        for _ in range(room):
-            try:
-                args = next(source)
-            except StopIteration:
-                self._source = None
-                core.send(True)
-                return
-            core.push(args)
-        core.send(False)
+        if core.pull(source, room):
+            self._source = None
+        core.send(self._source is None)
 
 
 class _Results(Generic[T]):

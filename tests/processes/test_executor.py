@@ -1151,6 +1151,55 @@ def test_preload():
         assert pool.submit(_tasks.is_loaded, name).result(WATCHDOG) is True
 
 
+def preloadable(tmp_path, monkeypatch, name, source):
+    (tmp_path / f"{name}.py").write_text(source)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return (name,)
+
+
+def test_preloaded_modules_are_imported_once_for_all_pools(tmp_path, monkeypatch):
+    log = tmp_path / "log"
+    source = f"with open({str(log)!r}, 'a') as file: file.write('imported ')"
+    modules = preloadable(tmp_path, monkeypatch, "preloaded_once", source)
+    for _ in range(2):
+        with plait.ProcessPool(2, preload=modules) as pool:
+            assert all(pool.map(_tasks.is_loaded, [*modules] * 8, chunksize=1, timeout=WATCHDOG))
+    assert log.read_text().split() == ["imported"]
+
+
+def test_tasks_are_taken_while_the_server_starts(tmp_path, monkeypatch):
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    modules = preloadable(tmp_path, monkeypatch, "preloaded_late", f"open({str(gate)!r}).close()")
+    with plait.ProcessPool(2, preload=modules) as pool:
+        # Nothing here can be done before the gate is opened, below.
+        first = pool.submit(_tasks.echo, 1)
+        rest = pool.map(_tasks.echo, range(10), timeout=WATCHDOG)
+        cancelled = pool.submit(_tasks.echo, 2)
+        assert cancelled.cancel()
+        assert not first.done()
+        with open(gate, "w"):
+            pass
+        assert first.result(WATCHDOG) == 1
+        assert list(rest) == [*range(10)]
+
+
+def test_a_module_that_cannot_be_preloaded_fails_the_tasks(tmp_path, monkeypatch):
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    source = f"import os; os.path.exists({str(gate)!r}) and open({str(gate)!r}).close(); raise LookupError('not today')"
+    modules = preloadable(tmp_path, monkeypatch, "preloaded_never", source)
+    with plait.ProcessPool(2, preload=modules) as pool, plait.ProcessPool(1, preload=modules) as other:
+        futures = [each.submit(_tasks.echo, i) for each in (pool, other) for i in range(3)]
+        with open(gate, "w"):
+            gate.unlink()  # a second try is not held up
+        for f in futures:
+            with pytest.raises(BrokenProcessPool, match=r"(?s)preloaded_never.*LookupError: not today"):
+                f.result(WATCHDOG)
+        (tmp_path / "preloaded_never.py").write_text("")
+        assert pool.submit(_tasks.echo, 3).result(WATCHDOG) == 3
+
+
 def test_statistics(pool):
     for f in [pool.submit(_tasks.echo, i) for i in range(50)]:
         f.result(WATCHDOG)

@@ -344,6 +344,8 @@ def test_a_pool_that_said_goodbye_may_hang_up(make_pool: Callable[[], Pool]) -> 
     pool = make_pool()
     worker = pool.spawn(0, "signal.pthread_sigmask(0, [15]); tell(0); signal.sigwait([15]); tell(1); time.sleep(0.2)")
     assert worker.told() == 0
+    pool.ask(1, "", descriptors=0)
+    assert pool.receive()[0][:1] == b"E"  # so it has closed what came with the first
     held = len(os.listdir(f"/proc/{_server_pid()}/fd"))
     pool.connection.send(b"B")
     pool.connection.close()
@@ -475,8 +477,76 @@ def test_a_server_that_hangs_at_the_start_is_given_up(monkeypatch: pytest.Monkey
         _launch.connect_pool(("there_is_no_server_for_this",))
 
 
+@pytest.mark.usefixtures("stub")
+def test_a_server_started_early_is_the_one_that_pools_get() -> None:
+    _launch.start_early()
+    server = _server_pid()
+    assert state(server)
+    pool = Pool(_launch.connect_pool())
+    assert server_of(pool.spawn(0, "time.sleep(1000)")) == server
+    assert _launch.is_near()
+    pool.close()
+    _launch.stop_servers()
+    assert gone(server)
+
+
+def test_an_early_server_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_launch, "RUN_MAIN", "import time; time.sleep(1000)")
+    _launch.stop_servers()
+    _launch.start_early()
+    assert not _launch.is_near()
+    server = _server_pid()
+    assert state(server) in "RSD"
+    monkeypatch.setattr(_launch, "_await_end", lambda pid, deadline: None)  # no patience: it is killed, not waited for
+    _launch.stop_servers()
+    assert gone(server)
+
+
+def test_an_early_server_that_dies_says_why_and_is_replaced(monkeypatch: pytest.MonkeyPatch, stub: str) -> None:
+    program = _launch.RUN_MAIN
+    assert program in stub or repr(program) in stub
+    monkeypatch.setattr(_launch, "RUN_MAIN", "raise LookupError('not today')")
+    _launch.stop_servers()
+    _launch.start_early()
+    dead = _server_pid()
+    wait_for(lambda: state(dead) == "Z")
+    _launch.start_early()  # a second pool, which is told the same, and no second try
+    assert _server_pid() == dead
+    assert _launch.is_near()
+    with pytest.raises(RuntimeError, match=r"(?s)exit code 1.*LookupError: not today"):
+        _launch.connect_pool()
+    assert gone(dead)
+    monkeypatch.setattr(_launch, "RUN_MAIN", program)
+    pool = Pool(_launch.connect_pool())
+    pool.finish()
+    pool.close()
+    _launch.stop_servers()
+
+
+def test_what_the_program_has_of_the_standard_library_is_there_for_all_workers(stub: str, tmp_path: Path) -> None:
+    (tmp_path / "chunk.py").write_text("")  # in front of the library's
+    (tmp_path / "module_of_the_program.py").write_text("")
+    finished = run_program(f"""{stub}
+import wsgiref.handlers, zoneinfo, chunk, module_of_the_program
+pool = Pool(_launch.connect_pool())
+for name in ("wsgiref.handlers", "zoneinfo", "chunk", "module_of_the_program", "wsgiref.simple_server"):
+    print(name, pool.spawn(0, f"tell({{name!r}} in sys.modules)").told(), pool.exit().code)
+pool.finish()
+_launch.stop_servers()
+""")
+    assert finished.stdout.splitlines() == [
+        "wsgiref.handlers 1 0",
+        "zoneinfo 0 0",  # reads the environment as it is imported
+        "chunk 0 0",
+        "module_of_the_program 0 0",
+        "wsgiref.simple_server 0 0",
+    ]
+
+
 def test_an_interpreter_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_launch, "_executable", lambda: "/nowhere/python")
+    _launch.start_early(("there_is_no_server_for_this",))  # this would be too soon to complain
+    assert _launch.is_near(("there_is_no_server_for_this",))
     with pytest.raises(FileNotFoundError):
         _launch.connect_pool(("there_is_no_server_for_this",))
 

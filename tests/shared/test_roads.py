@@ -69,6 +69,19 @@ def test_map(chunksize: int | None) -> None:
         assert list(pool.map(partial(_tasks.fill, plait.shared_array(9, int)), range(9), range(9))) == [None] * 9
 
 
+@pytest.mark.parametrize("length", [5_000, 100_000])
+def test_beside_large_arrays_that_are_not_shared(length: int) -> None:
+    def both(index: int) -> tuple[Any, Any, Any]:
+        return plait.share(index), np.full(length, index), numbers()
+
+    with plait.ProcessPool(2) as pool:
+        for index in range(20):
+            shared, plain, last = pool.submit(_tasks.identity, both(index)).result()
+            assert (shared.get(), plain.sum(), last.get().sum()) == (index, length * index, 45)
+        for index, (shared, plain, last) in enumerate(pool.map(_tasks.identity, map(both, range(50)))):
+            assert (shared.get(), plain.sum(), last.get().sum()) == (index, length * index, 45)
+
+
 def test_map_with_a_function_that_carries_it() -> None:
     def adder(handle: Any) -> Any:
         return lambda add: handle.get().sum() + add

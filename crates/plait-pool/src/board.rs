@@ -8,6 +8,7 @@ use std::io;
 use std::mem::size_of;
 use std::os::fd::{AsFd, OwnedFd};
 
+use plait_shm::holds::Holds;
 use plait_shm::idle::Idle;
 use plait_shm::queue::TicketQueue;
 use plait_shm::ring::Ring;
@@ -27,6 +28,8 @@ pub const SEATS: usize = 1024;
 pub const FUNCTIONS: usize = 1024;
 /// Entries of a seat's finished ring.
 pub const FINISHED: usize = 4096;
+/// Blocks that a worker can hold.
+pub const HOLDS: usize = 32;
 /// Bytes of arguments, and of results, that fit into a slot.
 pub const INLINE: usize = 96;
 
@@ -41,10 +44,14 @@ pub struct Apart<T>(pub T);
 #[repr(C)]
 pub struct Header {
     magic: AtomicU64,
+    /// Most bytes that an arena keeps warm, and that readers hold back in one.
+    pub warm: AtomicU64,
     /// Whether workers may spin.
     pub spin: AtomicU32,
     /// Set when workers are to exit as soon as they find nothing to do.
     pub retire: AtomicU32,
+    /// CPUs that the pool may use, as the parent has found: a worker would read a dozen files to learn the same.
+    pub cpus: AtomicU32,
     /// The queue's positions.
     pub head: Apart<AtomicU64>,
     /// See `head`.
@@ -94,6 +101,8 @@ pub struct Seat {
     pub offer_offset: AtomicU64,
     /// How many they are.
     pub offer_count: AtomicU64,
+    /// Blocks of arguments that its worker goes on looking at after their tasks, 0 for none; see [`crate::blocks`].
+    holds: [AtomicU64; HOLDS],
     /// Slots finished that the collector is to hear of.
     finished_tail: Apart<AtomicU64>,
     finished_head: Apart<AtomicU64>,
@@ -246,12 +255,14 @@ fn size(seats: usize) -> usize {
 
 impl Board {
     /// Makes a board for `seats` workers; returns its memfd too, to hand over.
-    pub fn create(seats: usize, spin: bool) -> io::Result<(Self, Memfd)> {
+    pub fn create(seats: usize, spin: bool, cpus: usize, warm: u64) -> io::Result<(Self, Memfd)> {
         let file = Memfd::create("plait-board", size(seats) as u64)?;
         file.seal_size()?;
         let map = Mapping::map(file.as_fd(), 0, size(seats), true)?;
         let board = Self { map, seats };
         board.header().spin.store(spin.into(), Ordering::Relaxed);
+        board.header().warm.store(warm, Ordering::Relaxed);
+        board.header().cpus.store(cpus as u32, Ordering::Relaxed);
         board.header().magic.store(MAGIC, Ordering::Release);
         Ok((board, file))
     }
@@ -321,6 +332,11 @@ impl Board {
             tail: &self.header().tail.0,
             entries,
         }
+    }
+
+    /// What the worker on `seat` goes on looking at.
+    pub(crate) fn holds(&self, seat: usize) -> Holds<'_> {
+        Holds(&self.seat(seat).holds)
     }
 
     /// Whether the parent sleeps for each task that it queues.

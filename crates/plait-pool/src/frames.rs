@@ -10,6 +10,7 @@ use std::sync::Arc;
 use plait_shm::arena::{Arena, ArenaView, Block};
 use plait_shm::segment::Segments;
 
+use crate::blocks::{Lent, Place, split_table};
 use crate::board::{INLINE, Slot};
 
 /// The task's value.
@@ -18,6 +19,8 @@ pub const VALUE: u8 = 0;
 pub const ERROR: u8 = 1;
 /// It ran into a limit.
 pub const LIMIT: u8 = 2;
+/// The task's value, begun by the table of its large parts (see [`crate::blocks`]).
+pub const PLACED: u8 = 3;
 const JUMP: u8 = 255;
 
 const WORD: usize = 8;
@@ -90,12 +93,12 @@ fn get_word(room: &[u8]) -> (u8, u64) {
     (word as u8, word >> 8)
 }
 
-/// Whether the first `count` frames that begin in a slot go on in a block.
-fn jumps(inline: &[u8; INLINE], count: u32) -> bool {
+/// Whether the first `count` frames that begin in a slot go on in a block, or have parts in some.
+fn needs_view(inline: &[u8; INLINE], count: u32) -> bool {
     let mut at = 0;
     for _ in 0..count {
         let (kind, number) = get_word(&inline[at..]);
-        if kind == JUMP {
+        if kind == JUMP || kind == PLACED {
             return true;
         }
         at += WORD + (number as usize).next_multiple_of(WORD);
@@ -103,13 +106,13 @@ fn jumps(inline: &[u8; INLINE], count: u32) -> bool {
     false
 }
 
-/// Whether the result in a slot with one item lies in a block.
+/// Whether the result in a slot with one item needs the worker's arena to be read.
 ///
 /// # Safety
 /// The slot is DONE, or its worker dead.
 pub unsafe fn lies_in_block(slot: &Slot) -> bool {
     // SAFETY: nobody writes the bytes any more.
-    jumps(unsafe { &*slot.result() }, 1)
+    needs_view(unsafe { &*slot.result() }, 1)
 }
 
 /// The frames of a slot, taken out of it: readable for as long as one likes, in order, each once.
@@ -121,6 +124,8 @@ pub struct Results {
     at: usize,
     /// What the frames name: held until they were read.
     segments: Segments,
+    /// Large parts of the frame that was read last, which may be read again.
+    parts: Vec<Arc<Lent>>,
 }
 
 impl Results {
@@ -132,12 +137,13 @@ impl Results {
         // SAFETY: nobody writes the bytes any more.
         let inline = unsafe { *slot.result() };
         Self {
-            view: view.filter(|_| jumps(&inline, count)),
+            view: view.filter(|_| needs_view(&inline, count)),
             inline,
             left: count,
             block: 0,
             at: 0,
             segments: Segments::new(),
+            parts: Vec::new(),
         }
     }
 
@@ -158,29 +164,60 @@ impl Results {
         (self.left, self.block, self.at) = (1, 0, 0);
     }
 
-    /// The kind of the next frame.
+    /// The kind of the next frame; [`PLACED`] shows as [`VALUE`].
     pub fn kind(&self) -> Option<u8> {
-        let (kind, number) = get_word(self.bytes(self.at, WORD).ok()?);
-        if kind != JUMP {
-            return Some(kind);
+        if self.left == 0 {
+            return None;
         }
-        let view = self.view.as_ref()?;
-        // SAFETY: as in `bytes`.
-        unsafe { view.bytes(number, WORD) }.ok().map(|word| get_word(word).0)
+        let (mut kind, number) = get_word(self.bytes(self.at, WORD).ok()?);
+        if kind == JUMP {
+            let view = self.view.as_ref()?;
+            // SAFETY: as in `bytes`.
+            kind = get_word(unsafe { view.bytes(number, WORD) }.ok()?).0;
+        }
+        Some(if kind == PLACED { VALUE } else { kind })
     }
 
-    /// Gives the next frame to `read`.
-    pub fn next<R>(&mut self, read: impl FnOnce(u8, &[u8]) -> R) -> io::Result<Option<R>> {
+    /// Whether the next frame follows without a jump, is of this kind, and its first byte is this one.
+    pub fn next_begins_with(&self, kind: u8, first: u8) -> bool {
+        self.left > 0
+            && self
+                .bytes(self.at, WORD)
+                .is_ok_and(|word| get_word(word).0 == kind && get_word(word).1 > 0)
+            && self.bytes(self.at + WORD, 1).is_ok_and(|bytes| bytes[0] == first)
+    }
+
+    /// Gives the next frame to `read`: its kind, its bytes, and its large parts. A frame that is [`PLACED`] shows as a [`VALUE`].
+    pub fn next<R>(&mut self, read: impl FnOnce(u8, &[u8], &[Arc<Lent>]) -> R) -> io::Result<Option<R>> {
         if self.left == 0 {
             return Ok(None);
         }
         let (kind, at, len) = self.advance()?;
-        let bytes = self.bytes(at, len)?;
-        Ok(Some(read(kind, bytes)))
+        if kind != PLACED {
+            return Ok(Some(read(kind, self.bytes(at, len)?, &[])));
+        }
+        let (places, rest) = split_table(self.bytes(at, len)?).ok_or(io::ErrorKind::InvalidData)?;
+        let skip = len - rest.len();
+        if self.parts.is_empty() {
+            self.parts = self.lent(&places);
+        }
+        Ok(Some(read(VALUE, self.bytes(at + skip, len - skip)?, &self.parts)))
+    }
+
+    /// The parts at `places`, ours to give back.
+    fn lent(&self, places: &[Place]) -> Vec<Arc<Lent>> {
+        let view = self.view.as_ref();
+        let lent = places
+            .iter()
+            .filter_map(|&place| Some(Arc::new(Lent::new(Arc::clone(view?), place))));
+        lent.collect()
     }
 
     /// Steps over the next frame, following a jump; returns its kind and where its bytes lie.
     fn advance(&mut self) -> io::Result<(u8, usize, usize)> {
+        if self.at > 0 || self.block > 0 {
+            self.parts.clear();
+        }
         let (mut kind, mut number) = get_word(self.bytes(self.at, WORD)?);
         if kind == JUMP {
             self.release();
@@ -214,7 +251,8 @@ impl Results {
 
 impl Drop for Results {
     fn drop(&mut self) {
-        while self.left > 0 && self.advance().is_ok() {}
+        // To read a frame with large parts is to give them back.
+        while self.left > 0 && self.next(|_, _, _| ()).is_ok_and(|read| read.is_some()) {}
         self.release();
     }
 }

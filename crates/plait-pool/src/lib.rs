@@ -5,12 +5,15 @@
 //! | [`task`] | the words of a task and who may change them: queue state and lease |
 //! | [`board`] | the memory that parent and workers share |
 //! | [`supervisor`] | events in, actions out: deaths, retries, deadlines, start and end. No I/O, no clock |
+//! | [`blocks`] | large parts of messages: who may use a block, and for how long |
 //! | [`frames`] | how results lie in slots and blocks, one frame an item |
 //! | [`worker`] | the child's side: claim, begin, finish |
 //! | [`processes`] | the parent's side: carries out what the supervisor decides |
 //! | [`spin`] | when waiting is worth a spin |
 //! | `handoff` | when a worker is better woken on the CPU of the thread that waits for it |
 
+#[cfg(not(loom))]
+pub mod blocks;
 #[cfg(not(loom))]
 pub mod board;
 #[cfg(not(loom))]

@@ -71,3 +71,73 @@ impl Spin {
         }
     }
 }
+
+/// How often in a row a worker finds itself on the parent's CPU before it leaves, at first and at most.
+const PATIENCE: u32 = 16;
+const MOST_PATIENCE: u32 = 4096;
+
+/// A worker on the parent's CPU: neither can spin for the other there, and left alone the scheduler keeps them together.
+pub struct Crowd {
+    met: u32,
+    apart: u32,
+    patience: u32,
+}
+
+impl Default for Crowd {
+    fn default() -> Self {
+        Self {
+            met: 0,
+            apart: 0,
+            patience: PATIENCE,
+        }
+    }
+}
+
+impl Crowd {
+    /// Looks where the parent last ran (its CPU's number plus one, 0 when not known) while the worker waits, and after a while on
+    /// the same CPU moves to another, if one may be `free`. Being brought back makes it more patient.
+    pub fn look(&mut self, free: bool, parent_cpu: u32) {
+        if !free || parent_cpu == 0 {
+            return;
+        }
+        let here = cpu::current_cpu();
+        if self.meets(parent_cpu == here + 1) {
+            drop(cpu::Pinned::away_from(here));
+        }
+    }
+
+    /// Whether to leave now.
+    fn meets(&mut self, same: bool) -> bool {
+        if !same {
+            self.apart += 1;
+            if self.apart >= MOST_PATIENCE {
+                *self = Self::default();
+            }
+            return false;
+        }
+        self.met += 1;
+        let leave = self.met >= self.patience;
+        if leave {
+            self.patience = (self.patience * 2).min(MOST_PATIENCE);
+            (self.met, self.apart) = (0, 0);
+        }
+        leave
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_crowded_worker_leaves_ever_later_and_forgets_when_it_stays_apart() {
+        let mut crowd = Crowd::default();
+        let mut leaves_after = || (1..).find(|_| crowd.meets(true));
+        assert_eq!(leaves_after(), Some(PATIENCE));
+        assert_eq!(leaves_after(), Some(2 * PATIENCE));
+        (0..20).for_each(|_| assert!(leaves_after() <= Some(MOST_PATIENCE)));
+        assert_eq!(leaves_after(), Some(MOST_PATIENCE));
+        (0..MOST_PATIENCE).for_each(|_| assert!(!crowd.meets(false)));
+        assert_eq!((1..).find(|_| crowd.meets(true)), Some(PATIENCE));
+    }
+}

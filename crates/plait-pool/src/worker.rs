@@ -15,9 +15,10 @@ use plait_sys::event::EventFd;
 use plait_sys::mem::Memfd;
 use plait_sys::{child, cpu, futex, time};
 
+use crate::blocks::{Place, View, put_table};
 use crate::board::{Board, IN_SLOT, KIND_MAP, SeatState, Slot, offer};
-use crate::frames::FrameWriter;
-use crate::spin::Spin;
+use crate::frames::{FrameWriter, PLACED, VALUE};
+use crate::spin::{Crowd, Spin};
 use crate::task::{ABANDONED, COLLECT, SUPERVISE, State, WAIT_EVENT, WAIT_FUTEX};
 
 /// What a worker was handed when it started.
@@ -47,15 +48,17 @@ pub enum Next {
 
 /// A worker's end of the pool.
 pub struct Worker {
-    board: Board,
+    board: Arc<Board>,
     seat: usize,
-    args: ArenaView,
+    args: Arc<ArenaView>,
     results: Arena,
     result_event: EventFd,
     supervisor_event: EventFd,
     spin: Spin,
     /// Whether a sleep on the parent's CPU can pay.
     may_tie: bool,
+    cpus: usize,
+    crowd: Crowd,
     frames: FrameWriter,
 }
 
@@ -67,16 +70,23 @@ impl Worker {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "no such seat"));
         }
         board.seat(seat).pid.store(child::process_id(), Ordering::Relaxed);
-        let (spins, cpus) = (board.header().spin.load(Ordering::Relaxed) != 0, cpu::usable_cpus());
+        let (spins, cpus) = (&board.header().spin, &board.header().cpus);
+        let (spins, cpus) = (
+            spins.load(Ordering::Relaxed) != 0,
+            cpus.load(Ordering::Relaxed) as usize,
+        );
+        let warm = board.header().warm.load(Ordering::Relaxed);
         Ok(Self {
-            board,
+            board: Arc::new(board),
             seat,
-            args: ArenaView::new(Memfd::from_fd(fds.args)),
-            results: Arena::new(Memfd::from_fd(fds.results)),
+            args: Arc::new(ArenaView::new(Memfd::from_fd(fds.args), warm)),
+            results: Arena::new(Memfd::from_fd(fds.results), warm),
             result_event: EventFd::from_fd(fds.result_event),
             supervisor_event: EventFd::from_fd(fds.supervisor_event),
             spin: Spin::new(spins, cpus),
             may_tie: !spins && cpus > 1,
+            cpus: if spins { cpus } else { 1 },
+            crowd: Crowd::default(),
             frames: FrameWriter::new(),
         })
     }
@@ -180,10 +190,9 @@ impl Worker {
     fn spin_for_work(&mut self) -> Option<u32> {
         let idle = self.board.idle();
         let header = self.board.header();
-        if !self
-            .spin
-            .worth(self.ready_seats() + 1, header.parent_cpu.load(Ordering::Relaxed))
-        {
+        let (busy, parent_cpu) = (self.ready_seats() + 1, header.parent_cpu.load(Ordering::Relaxed));
+        self.crowd.look(busy <= self.cpus, parent_cpu);
+        if !self.spin.worth(busy, parent_cpu) {
             return None;
         }
         if !idle.begin_spin(self.seat) {
@@ -236,6 +245,17 @@ impl Worker {
         }
     }
 
+    /// A large part of the arguments of a slot that this worker has taken.
+    pub fn part(&self, place: Place) -> io::Result<&[u8]> {
+        // SAFETY: as in `args`.
+        unsafe { self.args.bytes(place.offset, place.len as usize) }
+    }
+
+    /// A view of such a part, that may be used for as long as one likes; None where it is better copied.
+    pub fn view(&self, place: Place) -> Option<View> {
+        View::of_args(&self.args, &self.board, self.seat, place)
+    }
+
     /// The pickle of function `number`.
     pub fn function(&self, number: u32) -> io::Result<&[u8]> {
         let entry = self
@@ -265,13 +285,54 @@ impl Worker {
     /// Writes the result of the item that runs.
     #[inline]
     pub fn write(&mut self, slot: u32, kind: u8, bytes: &[u8]) -> io::Result<()> {
-        let slot = self.board.slot(slot);
-        if State(slot.futex().load(Ordering::Relaxed)).has(ABANDONED) && slot.kind.load(Ordering::Relaxed) != KIND_MAP {
-            // SAFETY: we have the slot taken.
-            return unsafe { self.frames.write(slot, &mut self.results, kind, &[]) };
-        }
+        // The table of what was placed is named nowhere else.
+        let bytes = if kind != PLACED && self.is_unwanted(slot) {
+            &[]
+        } else {
+            bytes
+        };
         // SAFETY: we have the slot taken.
-        unsafe { self.frames.write(slot, &mut self.results, kind, bytes) }
+        unsafe { self.frames.write(self.board.slot(slot), &mut self.results, kind, bytes) }
+    }
+
+    /// Writes the result of the item that runs, whose large `parts` (and whether they are read-only) go into blocks of their own. When
+    /// that fails, nothing is written.
+    pub fn write_placed(&mut self, slot: u32, bytes: &[u8], parts: &[(&[u8], bool)]) -> io::Result<()> {
+        if self.is_unwanted(slot) {
+            return self.write(slot, VALUE, &[]);
+        }
+        let mut places = Vec::with_capacity(parts.len());
+        let mut written = self.place(parts, &mut places);
+        if written.is_ok() {
+            let mut message = Vec::new();
+            put_table(&places, &mut message);
+            message.extend_from_slice(bytes);
+            written = self.write(slot, PLACED, &message);
+        }
+        if written.is_err() {
+            places.iter().for_each(|place| self.results.unlend(place.offset));
+        }
+        written
+    }
+
+    fn place(&mut self, parts: &[(&[u8], bool)], places: &mut Vec<Place>) -> io::Result<()> {
+        for &(bytes, read_only) in parts {
+            let block = self.results.lend(bytes.len())?;
+            places.push(Place {
+                offset: block.offset,
+                len: bytes.len() as u64,
+                read_only,
+            });
+            // SAFETY: just lent, not published.
+            unsafe { self.results.room(block)?.write(bytes) };
+        }
+        Ok(())
+    }
+
+    /// Whether nobody will read the result of a task.
+    fn is_unwanted(&self, slot: u32) -> bool {
+        let slot = self.board.slot(slot);
+        State(slot.futex().load(Ordering::Relaxed)).has(ABANDONED) && slot.kind.load(Ordering::Relaxed) != KIND_MAP
     }
 
     /// Has the parent hold what the result to be written names, until somebody has read it. Waits for that.
@@ -279,9 +340,7 @@ impl Worker {
     /// # Errors
     /// What kept the parent from opening them: it may have too many descriptors.
     pub fn offer(&mut self, slot: u32, segments: &[Arc<Segment>]) -> io::Result<()> {
-        let place = self.board.slot(slot);
-        if State(place.futex().load(Ordering::Relaxed)).has(ABANDONED) && place.kind.load(Ordering::Relaxed) != KIND_MAP
-        {
+        if self.is_unwanted(slot) {
             return Ok(()); // the result will not be written
         }
         let block = self.results.allocate(segments.len() * Source::BYTES)?;

@@ -25,13 +25,13 @@ struct Rig {
 
 impl Rig {
     fn new() -> Self {
-        let (board, _) = Board::create(1, false).expect("a board");
+        let (board, _) = Board::create(1, false, 1, 128 << 20).expect("a board");
         let file = Memfd::create("plait-test", 0).expect("a memfd");
         let duplicate = || Memfd::from_fd(file.as_fd().try_clone_to_owned().expect("a descriptor"));
         Self {
             board,
-            arena: Arena::new(duplicate()),
-            view: Arc::new(ArenaView::new(duplicate())),
+            arena: Arena::new(duplicate(), 128 << 20),
+            view: Arc::new(ArenaView::new(duplicate(), 128 << 20)),
             file,
         }
     }
@@ -91,7 +91,7 @@ impl Rig {
 fn read(results: &mut Results, expected: &Frame) -> Result<(), TestCaseError> {
     let left = results.left();
     prop_assert_eq!(results.kind(), Some(expected.0));
-    let same = results.next(|kind, bytes| kind == expected.0 && bytes == expected.1);
+    let same = results.next(|kind, bytes, _| kind == expected.0 && bytes == expected.1);
     prop_assert_eq!(same.expect("it can be read"), Some(true));
     prop_assert_eq!(results.left(), left - 1);
     Ok(())
@@ -132,7 +132,7 @@ proptest! {
                 read(&mut results, frame)?;
             }
             if until == frames.len() {
-                prop_assert_eq!(results.next(|_, _| ()).expect("nothing to read"), None);
+                prop_assert_eq!(results.next(|_, _, _| ()).expect("nothing to read"), None);
             }
             drop(results);
             prop_assert!(blocks.iter().all(|&block| rig.is_free(block)), "{:?} kept", blocks);
@@ -149,7 +149,7 @@ proptest! {
         for frame in &frames[..finished] {
             read(&mut results, frame)?;
         }
-        prop_assert_eq!(results.next(|_, _| ()).expect("nothing to read"), None);
+        prop_assert_eq!(results.next(|_, _, _| ()).expect("nothing to read"), None);
     }
 
     #[test]
@@ -197,6 +197,6 @@ fn a_result_whose_arena_is_not_there_is_an_error() {
     rig.write(&[(VALUE, vec![5; 1000])]);
     // SAFETY: written, and taken once.
     let mut results = unsafe { Results::take(rig.slot(), None, 1) };
-    assert!(results.next(|_, _| ()).is_err());
+    assert!(results.next(|_, _, _| ()).is_err());
     assert_eq!(results.kind(), None);
 }

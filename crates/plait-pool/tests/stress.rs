@@ -373,7 +373,7 @@ impl Parent {
         let mut results = unsafe { Results::take(self.board.slot(index), view, end - record.attempt) };
         for item in record.attempt..end {
             let expected = result_of(record.task, item);
-            let same = results.next(|kind, bytes| kind == VALUE && bytes == expected);
+            let same = results.next(|kind, bytes, _| kind == VALUE && bytes == expected);
             assert_eq!(
                 same.expect("readable"),
                 Some(true),
@@ -424,7 +424,7 @@ impl Parent {
 
     fn spawn(self: &Arc<Self>, seat: usize, incarnation: u32) -> JoinHandle<()> {
         let results = Memfd::create("plait-test", 0).expect("a memfd");
-        let view = ArenaView::new(Memfd::from_fd(duplicate(&results)));
+        let view = ArenaView::new(Memfd::from_fd(duplicate(&results)), 128 << 20);
         self.lock().views[seat] = Some(Arc::new(view));
         let place = self.board.seat(seat);
         place.state.store(0, Ordering::Relaxed);
@@ -646,7 +646,7 @@ impl Caller<'_> {
 fn stress(spin: bool) {
     let seed = option_env!("PLAIT_STRESS_SEED").and_then(|seed| seed.parse().ok());
     let seed = seed.unwrap_or_else(time::monotonic_ns);
-    let (board, board_file) = Board::create(SEATS, spin).expect("a board");
+    let (board, board_file) = Board::create(SEATS, spin, plait_sys::cpu::usable_cpus(), 128 << 20).expect("a board");
     let (obituaries, dead) = channel();
     let parent = Arc::new(Parent {
         seed,

@@ -1,8 +1,10 @@
-//! A small codec for plain values: None, bool, int, float, str, bytes and small tuples of them.
+//! A small codec for plain values: None, bool, int, float, str, bytes, bytearray, and small tuples, lists and dicts of them.
 //!
 //! What it writes it reads back exactly as a pickle round trip (protocol 5) would: same types, same values, same identities
 //! between the parts. It refuses, and leaves to pickle, whatever it cannot promise that for: subclasses, ints beyond
-//! 64 bits, lone surrogates, larger or deeper tuples, and values in which a part occurs twice where that could be seen.
+//! 64 bits, lone surrogates, larger or deeper containers, and values in which a part occurs twice where that could be seen.
+//!
+//! The bytes of large strings and bytes do not go through the message: they are [parts](crate::parts) of their own.
 //!
 //! Format: one tag byte per value, then its data, little endian. It never leaves the machine, so it has no version.
 //!
@@ -11,16 +13,19 @@
 
 use std::ptr::{addr_of_mut, null_mut};
 
-use pyo3::exceptions::PyValueError;
+use pyo3::buffer::PyBuffer;
+use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::ffi;
 use pyo3::prelude::*;
-use pyo3::types::PyBytes;
+use pyo3::types::{PyByteArray, PyBytes, PyDict, PyList};
 
-/// Longest tuple that is written.
-const MAX_ITEMS: usize = 16;
-/// How many tuples may lie within one another, the outermost included.
+use crate::parts::{LARGE, Parts, Stored};
+
+/// Most items of a container that is written.
+const MAX_ITEMS: usize = 255;
+/// How many containers may lie within one another, the outermost included.
 const MAX_DEPTH: usize = 4;
-/// How many parts whose identity pickle keeps (str, bytes, inner tuples) one value may have.
+/// How many parts whose identity pickle keeps (str, bytes, inner containers) one value may have.
 const MAX_PARTS: usize = 24;
 
 /// What a value begins with.
@@ -42,16 +47,31 @@ mod tag {
     pub(super) const LONG_BYTES: u8 = 8;
     /// Then a u8 count and as many values.
     pub(super) const TUPLE: u8 = 9;
+    /// Then a u8 count and as many values.
+    pub(super) const LIST: u8 = 10;
+    /// Then a u8 count and as many keys, each with its value.
+    pub(super) const DICT: u8 = 11;
+    /// Then a u64 length and as many bytes.
+    pub(super) const BYTEARRAY: u8 = 12;
+    /// Then the number of the part that has its UTF-8, as u64.
+    pub(super) const LARGE_STR: u8 = 13;
+    /// Then the number of the part that has its bytes, as u64.
+    pub(super) const LARGE_BYTES: u8 = 14;
+    /// Then the number of the part that has its bytes, as u64.
+    pub(super) const LARGE_BYTEARRAY: u8 = 15;
 }
 
-/// Appends `value` to `out` and says true; or says false and leaves `out` as it was, where only pickle will do.
+/// Appends `value` to `out`, its large parts to `large`, and says true; or says false and leaves both as they were, where only pickle
+/// will do.
 ///
 /// No Python code runs, and no exception is left set.
 #[inline]
-pub(crate) fn encode(value: &Bound<'_, PyAny>, out: &mut Vec<u8>) -> bool {
-    let start = out.len();
+pub(crate) fn encode(value: &Bound<'_, PyAny>, out: &mut Vec<u8>, large: &mut Parts) -> bool {
+    let (start, first) = (out.len(), large.len());
     let mut encoder = Encoder {
+        py: value.py(),
         out,
+        large,
         parts: [null_mut(); MAX_PARTS],
         count: 0,
     };
@@ -59,19 +79,22 @@ pub(crate) fn encode(value: &Bound<'_, PyAny>, out: &mut Vec<u8>) -> bool {
     let done = unsafe { encoder.value(value.as_ptr(), 0) };
     if !done {
         out.truncate(start);
+        large.truncate(first);
     }
     done
 }
 
 /// One value being written.
-struct Encoder<'a> {
+struct Encoder<'a, 'py> {
+    py: Python<'py>,
     out: &'a mut Vec<u8>,
+    large: &'a mut Parts,
     /// Parts seen whose identity pickle keeps: the first `count` are set.
     parts: [*mut ffi::PyObject; MAX_PARTS],
     count: usize,
 }
 
-impl Encoder<'_> {
+impl Encoder<'_, '_> {
     /// Writes `object`, which lies within `depth` tuples; false where it cannot be written.
     ///
     /// # Safety
@@ -91,6 +114,12 @@ impl Encoder<'_> {
                 self.tuple(object, depth)
             } else if kind == addr_of_mut!(ffi::PyBytes_Type) {
                 self.bytes(object, depth)
+            } else if kind == addr_of_mut!(ffi::PyList_Type) {
+                self.list(object, depth)
+            } else if kind == addr_of_mut!(ffi::PyDict_Type) {
+                self.dict(object, depth)
+            } else if kind == addr_of_mut!(ffi::PyByteArray_Type) {
+                self.bytearray(object, depth)
             } else {
                 self.constant(object)
             }
@@ -152,6 +181,10 @@ impl Encoder<'_> {
         if !common && self.seen(object, depth) {
             return false;
         }
+        if text.len() >= LARGE {
+            // SAFETY: the UTF-8 of a str does not change and lives as long as it does.
+            return unsafe { self.part(tag::LARGE_STR, object, text) };
+        }
         self.blob(tag::SHORT_STR, tag::LONG_STR, text)
     }
 
@@ -168,7 +201,105 @@ impl Encoder<'_> {
         if !data.is_empty() && self.seen(object, depth) {
             return false;
         }
+        if data.len() >= LARGE {
+            // SAFETY: the content of bytes does not change and lives as long as they do.
+            return unsafe { self.part(tag::LARGE_BYTES, object, data) };
+        }
         self.blob(tag::SHORT_BYTES, tag::LONG_BYTES, data)
+    }
+
+    /// Writes a bytearray; false for a part seen before.
+    ///
+    /// # Safety
+    /// As for [`Self::value`], and `object` is an exact bytearray.
+    unsafe fn bytearray(&mut self, object: *mut ffi::PyObject, depth: usize) -> bool {
+        // SAFETY: the caller keeps the object alive.
+        let object = unsafe { Bound::from_borrowed_ptr(self.py, object) };
+        if self.seen(object.as_ptr(), depth) {
+            return false;
+        }
+        // While the buffer is there, the array keeps its size and place.
+        let Ok(buffer) = PyBuffer::<u8>::get(&object) else {
+            return false;
+        };
+        if buffer.len_bytes() >= LARGE {
+            let number = self.large.add_buffer(buffer);
+            self.word(tag::LARGE_BYTEARRAY, number.into());
+            return true;
+        }
+        let Ok(data) = buffer.to_vec(self.py) else {
+            return false;
+        };
+        self.word(tag::BYTEARRAY, data.len() as u64);
+        self.out.extend_from_slice(&data);
+        true
+    }
+
+    /// Writes that a value's bytes are a part of their own.
+    ///
+    /// # Safety
+    /// As for [`Self::value`], and `data` stay as they are for as long as `object` lives.
+    unsafe fn part(&mut self, tag: u8, object: *mut ffi::PyObject, data: &[u8]) -> bool {
+        // SAFETY: the caller keeps the object alive, and vouches for the bytes.
+        let number = unsafe {
+            let object = Bound::from_borrowed_ptr(self.py, object).unbind();
+            self.large.add_object(object, data)
+        };
+        self.word(tag, number.into());
+        true
+    }
+
+    /// Writes a list and its items, as [`Self::tuple`] does.
+    ///
+    /// # Safety
+    /// As for [`Self::value`], and `object` is an exact list.
+    unsafe fn list(&mut self, object: *mut ffi::PyObject, depth: usize) -> bool {
+        // SAFETY: an exact list.
+        let size = unsafe { ffi::PyList_Size(object) };
+        if depth == MAX_DEPTH || size.cast_unsigned() > MAX_ITEMS || self.seen(object, depth) {
+            return false;
+        }
+        self.out.extend_from_slice(&[tag::LIST, size as u8]);
+        (0..size).all(|index| {
+            // SAFETY: attached. The item is ours for as long as it is written, whatever another thread does to the list; where
+            // that has become shorter, there is none, and an exception.
+            let item = unsafe { Bound::from_owned_ptr_or_opt(self.py, ffi::compat::PyList_GetItemRef(object, index)) };
+            match item {
+                // SAFETY: alive.
+                Some(item) => unsafe { self.value(item.as_ptr(), depth + 1) },
+                None => {
+                    drop(PyErr::take(self.py));
+                    false
+                }
+            }
+        })
+    }
+
+    /// Writes a dict, as [`Self::tuple`] does.
+    ///
+    /// # Safety
+    /// As for [`Self::value`], and `object` is an exact dict.
+    unsafe fn dict(&mut self, object: *mut ffi::PyObject, depth: usize) -> bool {
+        // SAFETY: an exact dict, which the caller keeps alive.
+        let dict = unsafe { Bound::from_borrowed_ptr(self.py, object).cast_into_unchecked::<PyDict>() };
+        let size = dict.len();
+        if depth == MAX_DEPTH || size > MAX_ITEMS || self.seen(object, depth) {
+            return false;
+        }
+        self.out.extend_from_slice(&[tag::DICT, size as u8]);
+        // A copy of the items: another thread may change the dict.
+        let items = dict.items();
+        items.len() == size
+            && items.iter().all(|item| {
+                // SAFETY: pairs, which `items` made and keeps alive.
+                unsafe {
+                    let (key, value) = (
+                        ffi::PyTuple_GET_ITEM(item.as_ptr(), 0),
+                        ffi::PyTuple_GET_ITEM(item.as_ptr(), 1),
+                    );
+                    self.value(key, depth + 1) && self.value(value, depth + 1)
+                }
+            })
     }
 
     /// Writes a tuple and its items; false where it is too large or deep, was seen before, or an item cannot be written.
@@ -229,17 +360,17 @@ impl Encoder<'_> {
     }
 }
 
-/// Reads one value from the front of `input`, and moves `input` past it.
+/// Reads one value from the front of `input`, and moves `input` past it. Its large parts are `stored`.
 ///
 /// # Errors
 /// ValueError if `input` is not what [`encode`] wrote; MemoryError.
 #[inline]
-pub(crate) fn decode<'py>(py: Python<'py>, input: &mut &[u8]) -> PyResult<Bound<'py, PyAny>> {
-    value(py, input, 0)
+pub(crate) fn decode<'py>(py: Python<'py>, input: &mut &[u8], stored: &Stored<'_>) -> PyResult<Bound<'py, PyAny>> {
+    value(py, input, stored, 0)
 }
 
 /// Reads one value that lies within `depth` tuples.
-fn value<'py>(py: Python<'py>, input: &mut &[u8], depth: usize) -> PyResult<Bound<'py, PyAny>> {
+fn value<'py>(py: Python<'py>, input: &mut &[u8], stored: &Stored<'_>, depth: usize) -> PyResult<Bound<'py, PyAny>> {
     match take::<1>(input)?[0] {
         tag::INT => {
             let number = i64::from_le_bytes(take(input)?);
@@ -251,12 +382,18 @@ fn value<'py>(py: Python<'py>, input: &mut &[u8], depth: usize) -> PyResult<Boun
             // SAFETY: as above.
             unsafe { Bound::from_owned_ptr_or_err(py, ffi::PyFloat_FromDouble(number)) }
         }
-        tag::TUPLE => tuple(py, input, depth),
+        tag::TUPLE => tuple(py, input, stored, depth),
+        tag::LIST => list(py, input, stored, depth),
+        tag::DICT => dict(py, input, stored, depth),
         tag::SHORT_STR => short(input).and_then(|text| str(py, text)),
         tag::LONG_STR => long(input).and_then(|text| str(py, text)),
         tag::SHORT_BYTES => short(input).and_then(|data| bytes(py, data)),
         tag::LONG_BYTES => long(input).and_then(|data| bytes(py, data)),
         tag::NONE => Ok(py.None().into_bound(py)),
+        tag::BYTEARRAY => long(input).map(|data| PyByteArray::new(py, data).into_any()),
+        tag::LARGE_STR => part(input, stored).and_then(|text| str(py, text)),
+        tag::LARGE_BYTES => part(input, stored).and_then(|data| bytes(py, data)),
+        tag::LARGE_BYTEARRAY => part(input, stored).map(|data| PyByteArray::new(py, data).into_any()),
         // SAFETY: attached; the singletons live as long as the interpreter.
         tag::TRUE => Ok(unsafe { Bound::from_borrowed_ptr(py, ffi::Py_True()) }),
         // SAFETY: as above.
@@ -266,7 +403,7 @@ fn value<'py>(py: Python<'py>, input: &mut &[u8], depth: usize) -> PyResult<Boun
 }
 
 /// Reads the rest of a tuple.
-fn tuple<'py>(py: Python<'py>, input: &mut &[u8], depth: usize) -> PyResult<Bound<'py, PyAny>> {
+fn tuple<'py>(py: Python<'py>, input: &mut &[u8], stored: &Stored<'_>, depth: usize) -> PyResult<Bound<'py, PyAny>> {
     let size = usize::from(take::<1>(input)?[0]);
     if depth == MAX_DEPTH || size > MAX_ITEMS {
         return Err(corrupt());
@@ -274,12 +411,49 @@ fn tuple<'py>(py: Python<'py>, input: &mut &[u8], depth: usize) -> PyResult<Boun
     // SAFETY: attached; gives a new reference or sets an exception.
     let tuple = unsafe { Bound::from_owned_ptr_or_err(py, ffi::PyTuple_New(size as ffi::Py_ssize_t))? };
     for index in 0..size {
-        let item = value(py, input, depth + 1)?;
+        let item = value(py, input, stored, depth + 1)?;
         // SAFETY: `tuple` is new and nobody else's, `index` is within it and not yet set; the reference goes over to it.
         // If a later item fails, the tuple is dropped with the items it has.
         unsafe { ffi::PyTuple_SET_ITEM(tuple.as_ptr(), index as ffi::Py_ssize_t, item.into_ptr()) };
     }
     Ok(tuple)
+}
+
+/// Reads the rest of a list.
+fn list<'py>(py: Python<'py>, input: &mut &[u8], stored: &Stored<'_>, depth: usize) -> PyResult<Bound<'py, PyAny>> {
+    let size = usize::from(take::<1>(input)?[0]);
+    if depth == MAX_DEPTH {
+        return Err(corrupt());
+    }
+    let list = PyList::empty(py);
+    for _ in 0..size {
+        list.append(value(py, input, stored, depth + 1)?)?;
+    }
+    Ok(list.into_any())
+}
+
+/// Reads the rest of a dict.
+fn dict<'py>(py: Python<'py>, input: &mut &[u8], stored: &Stored<'_>, depth: usize) -> PyResult<Bound<'py, PyAny>> {
+    let size = usize::from(take::<1>(input)?[0]);
+    if depth == MAX_DEPTH {
+        return Err(corrupt());
+    }
+    let dict = PyDict::new(py);
+    for _ in 0..size {
+        let key = value(py, input, stored, depth + 1)?;
+        let value = value(py, input, stored, depth + 1)?;
+        dict.set_item(key, value)
+            .map_err(|error| match error.is_instance_of::<PyTypeError>(py) {
+                true => corrupt(), // a list for a key
+                false => error,
+            })?;
+    }
+    Ok(dict.into_any())
+}
+
+/// Takes the number of a part, and gives its bytes.
+fn part<'a>(input: &mut &[u8], stored: &'a Stored<'_>) -> PyResult<&'a [u8]> {
+    stored.bytes(u64::from_le_bytes(take(input)?) as usize)
 }
 
 /// Makes a str.
@@ -347,13 +521,14 @@ fn corrupt() -> PyErr {
 #[pyfunction]
 pub(crate) fn codec_encode<'py>(value: &Bound<'py, PyAny>) -> Option<Bound<'py, PyBytes>> {
     let mut out = Vec::new();
-    encode(value, &mut out).then(|| PyBytes::new(value.py(), &out))
+    let mut large = Parts::default();
+    (encode(value, &mut out, &mut large) && large.is_empty()).then(|| PyBytes::new(value.py(), &out))
 }
 
 /// For tests: the value of some bytes. ValueError if they are not exactly one value.
 #[pyfunction]
 pub(crate) fn codec_decode<'py>(py: Python<'py>, data: &[u8]) -> PyResult<Bound<'py, PyAny>> {
     let mut rest = data;
-    let value = decode(py, &mut rest)?;
+    let value = decode(py, &mut rest, &Stored::Nothing)?;
     if rest.is_empty() { Ok(value) } else { Err(corrupt()) }
 }

@@ -6,8 +6,9 @@
 //! happens under that condition, so that `wait` and `as_completed` see each future change once.
 
 use std::os::fd::BorrowedFd;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use plait_pool::blocks::Lent;
 use plait_pool::frames;
 use plait_pool::processes::{Failure, Outcome, Sleep};
 use plait_pool::spin::Spin;
@@ -20,6 +21,7 @@ use pyo3::{PyTraverseError, PyVisit};
 
 use crate::error::{self, Subject};
 use crate::gil::{self, Waitable};
+use crate::parts::Stored;
 use crate::payload;
 use crate::processes::CorePool;
 
@@ -401,16 +403,18 @@ fn decoded(py: Python<'_>, outcome: Outcome, task: &Task) -> Result<State, Box<(
         }
         Outcome::Results(results) => results,
     };
-    Ok(match results.next(|kind, bytes| decode_frame(py, kind, bytes)) {
-        Ok(Some(Ok(value))) => State::Value(value.unbind()),
-        Ok(Some(Err(Undecoded::Error(error)))) => State::Error(error.unbind()),
-        Ok(Some(Err(Undecoded::Interrupted(error)))) => {
-            results.restart();
-            return Err(Box::new((error, Outcome::Results(results))));
-        }
-        Ok(None) => State::Error(error_value(py, PyRuntimeError::new_err("the worker left no result")).unbind()),
-        Err(error) => State::Error(error_value(py, error.into()).unbind()),
-    })
+    Ok(
+        match results.next(|kind, bytes, parts| decode_frame(py, kind, bytes, parts)) {
+            Ok(Some(Ok(value))) => State::Value(value.unbind()),
+            Ok(Some(Err(Undecoded::Error(error)))) => State::Error(error.unbind()),
+            Ok(Some(Err(Undecoded::Interrupted(error)))) => {
+                results.restart();
+                return Err(Box::new((error, Outcome::Results(results))));
+            }
+            Ok(None) => State::Error(error_value(py, PyRuntimeError::new_err("the worker left no result")).unbind()),
+            Err(error) => State::Error(error_value(py, error.into()).unbind()),
+        },
+    )
 }
 
 /// A frame that gave no value.
@@ -422,11 +426,16 @@ pub(crate) enum Undecoded<'py> {
 }
 
 /// A frame as a value, or what else it gives.
-pub(crate) fn decode_frame<'py>(py: Python<'py>, kind: u8, bytes: &[u8]) -> Result<Bound<'py, PyAny>, Undecoded<'py>> {
+pub(crate) fn decode_frame<'py>(
+    py: Python<'py>,
+    kind: u8,
+    bytes: &[u8],
+    parts: &[Arc<Lent>],
+) -> Result<Bound<'py, PyAny>, Undecoded<'py>> {
     if kind != frames::VALUE {
         return Err(Undecoded::Error(payload::decode_error(py, bytes)));
     }
-    payload::decode_value(py, bytes).map_err(|error| {
+    payload::decode_value(py, bytes, &Stored::Result(parts)).map_err(|error| {
         if error.is_instance_of::<PyException>(py) {
             Undecoded::Error(error_value(py, error))
         } else {

@@ -6,6 +6,7 @@
 //! | `error` | what went wrong below, as Python exceptions |
 //! | `future` | the future that all executors return |
 //! | `gil` | waiting without the GIL, and with signals seen |
+//! | `parts` | large parts of values, in blocks of their own |
 //! | `processes` | the process pool and its workers |
 //! | `shared` | memory that processes share: segments as buffers, and who holds them on their way |
 //! | `system` | a few calls to the system for the Python side |
@@ -14,6 +15,7 @@ mod codec;
 mod error;
 mod future;
 mod gil;
+mod parts;
 mod payload;
 mod processes;
 mod shared;

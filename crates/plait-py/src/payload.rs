@@ -9,7 +9,8 @@
 //! encoding fails, `out` is as it was.
 //!
 //! A call is laid out as `u32 function number (0: it is in the data), u8 kind, data`; a value or the arguments of a map
-//! item as `u8 kind, data`.
+//! item as `u8 kind, data`. Large strings, bytes and buffers are left out of the data: they are [parts](crate::parts), and the table of
+//! where they were placed goes before the kind.
 
 mod errors;
 mod functions;
@@ -20,11 +21,14 @@ mod refusal;
 pub(crate) use errors::{decode_error, encode_error};
 pub(crate) use functions::{FunctionRef, FunctionTable};
 
+use plait_pool::blocks::Place;
+use plait_pool::worker::Worker;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyTuple};
 
 use crate::codec;
+use crate::parts::{self, Parts, Stored};
 use refusal::Refusal;
 
 /// What the data is.
@@ -37,7 +41,12 @@ mod kind {
     pub(super) const PICKLE_ARGS_KWARGS: u8 = 2;
     /// Pickle of `(function, args, kwargs | None)`: in one pickle, so that what they share stays shared.
     pub(super) const PICKLE_CALL: u8 = 3;
+    /// The table of large parts; then the kind and the data of what has them.
+    pub(super) const PLACED: u8 = 4;
 }
+
+/// What a value begins with that is decoded without running any Python code.
+pub(crate) const PLAIN: u8 = kind::NATIVE_ARGS;
 
 /// A call as it arrived.
 pub(crate) struct Call<'py> {
@@ -61,19 +70,20 @@ pub(crate) fn encode_call(
     args: &Bound<'_, PyTuple>,
     kwargs: Option<&Bound<'_, PyDict>>,
     out: &mut Vec<u8>,
+    parts: &mut Parts,
 ) -> PyResult<()> {
     let start = out.len();
     let kwargs = kwargs.filter(|kwargs| !kwargs.is_empty());
     out.extend_from_slice(&function.unwrap_or(0).to_le_bytes());
     if function.is_some() && kwargs.is_none() {
         out.push(kind::NATIVE_ARGS);
-        if codec::encode(args, out) {
+        if codec::encode(args, out, parts) {
             return Ok(());
         }
         out.pop();
     }
     let by_value = function.is_none().then_some(f);
-    pickle_call(py, by_value, args, kwargs, out).map_err(|refusal| {
+    pickle_call(py, by_value, args, kwargs, out, parts).map_err(|refusal| {
         out.truncate(start);
         refusal.of_call(f, by_value.is_some(), args, kwargs)
     })
@@ -86,50 +96,62 @@ fn pickle_call(
     args: &Bound<'_, PyTuple>,
     kwargs: Option<&Bound<'_, PyDict>>,
     out: &mut Vec<u8>,
+    parts: &mut Parts,
 ) -> Result<(), Refusal> {
     match (by_value, kwargs) {
         (Some(f), kwargs) => {
             out.push(kind::PICKLE_CALL);
             let call = (f, args, kwargs).into_pyobject(py).map_err(Refusal::Raised)?;
-            pickle::dump(&call, out)
+            pickle::dump(&call, out, Some(parts))
         }
         (None, Some(kwargs)) => {
             out.push(kind::PICKLE_ARGS_KWARGS);
             let arguments = (args, kwargs).into_pyobject(py).map_err(Refusal::Raised)?;
-            pickle::dump(&arguments, out)
+            pickle::dump(&arguments, out, Some(parts))
         }
         (None, None) => {
             out.push(kind::PICKLE_ARGS);
-            pickle::dump(args, out)
+            pickle::dump(args, out, Some(parts))
         }
     }
 }
 
-/// Reads a call. `resolve` gives the function that has a number.
+/// Writes where the parts of a call were placed.
+pub(crate) fn place_call(out: &mut Vec<u8>, places: &[Place]) {
+    parts::insert_table(out, 4, kind::PLACED, places);
+}
+
+/// Writes where the parts of a map item, which begins at `at`, were placed.
+pub(crate) fn place_item(out: &mut Vec<u8>, at: usize, places: &[Place]) {
+    parts::insert_table(out, at, kind::PLACED, places);
+}
+
+/// Reads a call that `worker` has taken. `resolve` gives the function that has a number.
 ///
 /// # Errors
 /// Whatever unpickling or `resolve` raised; in the first case with a note that says so.
 #[inline]
 pub(crate) fn decode_call<'py>(
     py: Python<'py>,
+    worker: &Worker,
     bytes: &[u8],
     resolve: &mut dyn FnMut(Python<'py>, u32) -> PyResult<Bound<'py, PyAny>>,
 ) -> PyResult<Call<'py>> {
-    let Some((number, [kind, data @ ..])) = bytes.split_first_chunk::<4>() else {
-        return Err(corrupt());
-    };
-    if *kind == kind::PICKLE_CALL {
-        return load_call(py, data).inspect_err(|error| note_arguments(py, error, "the call (and its function)"));
+    let (number, message) = bytes.split_first_chunk::<4>().ok_or_else(corrupt)?;
+    let (stored, kind, data) = split_parts(worker, message)?;
+    if kind == kind::PICKLE_CALL {
+        return load_call(py, data, &stored)
+            .inspect_err(|error| note_arguments(py, error, "the call (and its function)"));
     }
     let function = resolve(py, u32::from_le_bytes(*number))?;
-    let (args, kwargs) =
-        load_arguments(py, *kind, data).inspect_err(|error| note_arguments(py, error, &refusal::name_of(&function)))?;
+    let (args, kwargs) = load_arguments(py, kind, data, &stored)
+        .inspect_err(|error| note_arguments(py, error, &refusal::name_of(&function)))?;
     Ok(Call { function, args, kwargs })
 }
 
 /// Reads a call that has its function in the pickle.
-fn load_call<'py>(py: Python<'py>, data: &[u8]) -> PyResult<Call<'py>> {
-    let (function, args, kwargs) = pickle::load(py, data)?.extract::<(Bound<'py, PyAny>, _, _)>()?;
+fn load_call<'py>(py: Python<'py>, data: &[u8], stored: &Stored<'_>) -> PyResult<Call<'py>> {
+    let (function, args, kwargs) = pickle::load(py, data, stored)?.extract::<(Bound<'py, PyAny>, _, _)>()?;
     Ok(Call { function, args, kwargs })
 }
 
@@ -139,11 +161,12 @@ fn load_arguments<'py>(
     py: Python<'py>,
     kind: u8,
     data: &[u8],
+    stored: &Stored<'_>,
 ) -> PyResult<(Bound<'py, PyTuple>, Option<Bound<'py, PyDict>>)> {
     if kind == kind::PICKLE_ARGS_KWARGS {
-        return pickle::load(py, data)?.extract();
+        return pickle::load(py, data, stored)?.extract();
     }
-    Ok((load_plain(py, kind, data)?.cast_into::<PyTuple>()?, None))
+    Ok((load_plain(py, kind, data, stored)?.cast_into::<PyTuple>()?, None))
 }
 
 /// Reads a function that [`FunctionTable::lookup`] or [`encode_function`] wrote.
@@ -151,7 +174,8 @@ fn load_arguments<'py>(
 /// # Errors
 /// Whatever unpickling raised (its module may be missing in the worker), with a note that says so.
 pub(crate) fn load_function<'py>(py: Python<'py>, bytes: &[u8]) -> PyResult<Bound<'py, PyAny>> {
-    pickle::load(py, bytes).inspect_err(|error| note(py, error, "while unpickling the function in the worker"))
+    pickle::load(py, bytes, &Stored::Nothing)
+        .inspect_err(|error| note(py, error, "while unpickling the function in the worker"))
 }
 
 /// Writes a function by value, for those that have no number and are called with many items.
@@ -159,7 +183,7 @@ pub(crate) fn load_function<'py>(py: Python<'py>, bytes: &[u8]) -> PyResult<Boun
 /// # Errors
 /// As for [`encode_call`].
 pub(crate) fn encode_function(f: &Bound<'_, PyAny>, out: &mut Vec<u8>) -> PyResult<()> {
-    pickle::dump(f, out).map_err(|refusal| refusal.of("the function", f))
+    pickle::dump(f, out, None).map_err(|refusal| refusal.of("the function", f))
 }
 
 /// The pickle of `value`, which messages call `what`, for `pickle.loads`.
@@ -169,7 +193,7 @@ pub(crate) fn encode_function(f: &Bound<'_, PyAny>, out: &mut Vec<u8>) -> PyResu
 #[pyfunction]
 pub(crate) fn dumps<'py>(value: &Bound<'py, PyAny>, what: &str) -> PyResult<Bound<'py, PyBytes>> {
     let mut out = Vec::new();
-    pickle::dump(value, &mut out).map_err(|refusal| refusal.of(what, value))?;
+    pickle::dump(value, &mut out, None).map_err(|refusal| refusal.of(what, value))?;
     Ok(PyBytes::new(value.py(), &out))
 }
 
@@ -178,8 +202,13 @@ pub(crate) fn dumps<'py>(value: &Bound<'py, PyAny>, what: &str) -> PyResult<Boun
 /// # Errors
 /// As for [`encode_call`].
 #[inline]
-pub(crate) fn encode_item(_py: Python<'_>, args: &Bound<'_, PyTuple>, out: &mut Vec<u8>) -> PyResult<()> {
-    dump_plain(args, out).map_err(|refusal| refusal.of_item(args))
+pub(crate) fn encode_item(
+    _py: Python<'_>,
+    args: &Bound<'_, PyTuple>,
+    out: &mut Vec<u8>,
+    parts: &mut Parts,
+) -> PyResult<()> {
+    dump_plain(args, out, parts).map_err(|refusal| refusal.of_item(args))
 }
 
 /// Reads the arguments of one item of a `map`.
@@ -187,8 +216,9 @@ pub(crate) fn encode_item(_py: Python<'_>, args: &Bound<'_, PyTuple>, out: &mut 
 /// # Errors
 /// Whatever unpickling raised, with a note that says so.
 #[inline]
-pub(crate) fn decode_item<'py>(py: Python<'py>, bytes: &[u8]) -> PyResult<Bound<'py, PyTuple>> {
-    load_value(py, bytes)
+pub(crate) fn decode_item<'py>(py: Python<'py>, worker: &Worker, bytes: &[u8]) -> PyResult<Bound<'py, PyTuple>> {
+    split_parts(worker, bytes)
+        .and_then(|(stored, kind, data)| load_plain(py, kind, data, &stored))
         .and_then(|args| Ok(args.cast_into::<PyTuple>()?))
         .inspect_err(|error| note_arguments(py, error, "an item of map"))
 }
@@ -198,8 +228,13 @@ pub(crate) fn decode_item<'py>(py: Python<'py>, bytes: &[u8]) -> PyResult<Bound<
 /// # Errors
 /// As for [`encode_call`].
 #[inline]
-pub(crate) fn encode_value(_py: Python<'_>, value: &Bound<'_, PyAny>, out: &mut Vec<u8>) -> PyResult<()> {
-    dump_plain(value, out).map_err(|refusal| refusal.of("the result", value))
+pub(crate) fn encode_value(
+    _py: Python<'_>,
+    value: &Bound<'_, PyAny>,
+    out: &mut Vec<u8>,
+    parts: &mut Parts,
+) -> PyResult<()> {
+    dump_plain(value, out, parts).map_err(|refusal| refusal.of("the result", value))
 }
 
 /// Reads a result.
@@ -207,35 +242,47 @@ pub(crate) fn encode_value(_py: Python<'_>, value: &Bound<'_, PyAny>, out: &mut 
 /// # Errors
 /// Whatever unpickling raised, with a note that says so.
 #[inline]
-pub(crate) fn decode_value<'py>(py: Python<'py>, bytes: &[u8]) -> PyResult<Bound<'py, PyAny>> {
-    load_value(py, bytes).inspect_err(|error| note(py, error, "while unpickling the result of a task"))
+pub(crate) fn decode_value<'py>(py: Python<'py>, bytes: &[u8], stored: &Stored<'_>) -> PyResult<Bound<'py, PyAny>> {
+    load_value(py, bytes, stored).inspect_err(|error| note(py, error, "while unpickling the result of a task"))
 }
 
 /// Writes the kind and the data of one value.
 #[inline]
-fn dump_plain(value: &Bound<'_, PyAny>, out: &mut Vec<u8>) -> Result<(), Refusal> {
+fn dump_plain(value: &Bound<'_, PyAny>, out: &mut Vec<u8>, parts: &mut Parts) -> Result<(), Refusal> {
     let start = out.len();
     out.push(kind::NATIVE_ARGS);
-    if codec::encode(value, out) {
+    if codec::encode(value, out, parts) {
         return Ok(());
     }
     out[start] = kind::PICKLE_ARGS;
-    pickle::dump(value, out).inspect_err(|_| out.truncate(start))
+    pickle::dump(value, out, Some(parts)).inspect_err(|_| out.truncate(start))
 }
 
 /// Reads the kind and the data of one value.
 #[inline]
-fn load_value<'py>(py: Python<'py>, bytes: &[u8]) -> PyResult<Bound<'py, PyAny>> {
+fn load_value<'py>(py: Python<'py>, bytes: &[u8], stored: &Stored<'_>) -> PyResult<Bound<'py, PyAny>> {
     let (kind, data) = bytes.split_first().ok_or_else(corrupt)?;
-    load_plain(py, *kind, data)
+    load_plain(py, *kind, data, stored)
+}
+
+/// Splits a message into its large parts, the kind and the data.
+#[inline]
+fn split_parts<'a>(worker: &'a Worker, message: &'a [u8]) -> PyResult<(Stored<'a>, u8, &'a [u8])> {
+    let (kind, data) = message.split_first().ok_or_else(corrupt)?;
+    if *kind != kind::PLACED {
+        return Ok((Stored::Nothing, *kind, data));
+    }
+    let (stored, rest) = Stored::split(worker, data)?;
+    let (kind, data) = rest.split_first().ok_or_else(corrupt)?;
+    Ok((stored, *kind, data))
 }
 
 /// Reads one value of a known kind.
 #[inline]
-fn load_plain<'py>(py: Python<'py>, kind: u8, mut data: &[u8]) -> PyResult<Bound<'py, PyAny>> {
+fn load_plain<'py>(py: Python<'py>, kind: u8, mut data: &[u8], stored: &Stored<'_>) -> PyResult<Bound<'py, PyAny>> {
     match kind {
-        kind::NATIVE_ARGS => codec::decode(py, &mut data),
-        kind::PICKLE_ARGS => pickle::load(py, data),
+        kind::NATIVE_ARGS => codec::decode(py, &mut data, stored),
+        kind::PICKLE_ARGS => pickle::load(py, data, stored),
         _ => Err(corrupt()),
     }
 }

@@ -2,7 +2,7 @@
 
 use pyo3::prelude::*;
 
-use plait_sys::{child, cpu, limits};
+use plait_sys::{child, cpu, limits, mem};
 
 /// CPUs that this process may use: affinity and container quota.
 #[pyfunction]
@@ -40,11 +40,18 @@ fn private_memory() -> PyResult<u64> {
     Ok(limits::private_memory()?)
 }
 
+/// Gives free memory back to the system.
+#[pyfunction]
+fn trim_memory() {
+    mem::trim();
+}
+
 pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(usable_cpus, module)?)?;
     module.add_function(wrap_pyfunction!(become_subreaper, module)?)?;
     module.add_function(wrap_pyfunction!(die_with_parent, module)?)?;
     module.add_function(wrap_pyfunction!(own_process_group, module)?)?;
     module.add_function(wrap_pyfunction!(limit_private_memory, module)?)?;
-    module.add_function(wrap_pyfunction!(private_memory, module)?)
+    module.add_function(wrap_pyfunction!(private_memory, module)?)?;
+    module.add_function(wrap_pyfunction!(trim_memory, module)?)
 }

@@ -6,6 +6,7 @@
 //! | [`queue`] | the ticket queue: many takers, any of which may die between two instructions |
 //! | [`idle`] | who sleeps, who spins, whom to wake: no lost wake-up |
 //! | [`ring`] | a single-producer, single-consumer ring of numbers |
+//! | [`holds`] | hazard words: who goes on reading what it was lent |
 //! | [`arena`] | blocks for what is too large for a slot; one writer allocates, readers give back |
 //! | [`segment`] | memory that any process of the program can open, told from others by its identity |
 //! | [`post`] | keeps a segment that is on its way to a process until it has arrived there |
@@ -15,6 +16,7 @@
 
 #[cfg(not(loom))]
 pub mod arena;
+pub mod holds;
 pub mod idle;
 #[cfg(not(loom))]
 pub mod post;

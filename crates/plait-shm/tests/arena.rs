@@ -14,6 +14,7 @@ use plait_sys::mem::Memfd;
 const HEADER: u64 = 64;
 const CHUNK: u64 = 1 << 20;
 const MIB: usize = 1 << 20;
+const CAP: u64 = 128 << 20;
 
 fn duplicate(file: &Memfd) -> Memfd {
     Memfd::from_fd(file.as_fd().try_clone_to_owned().expect("a descriptor"))
@@ -31,8 +32,8 @@ impl Rig {
         let file = Memfd::create("plait-test", 0).expect("a memfd");
         file.seal_shrink().expect("a seal");
         Self {
-            arena: Arena::new(duplicate(&file)),
-            view: ArenaView::new(duplicate(&file)),
+            arena: Arena::new(duplicate(&file), CAP),
+            view: ArenaView::new(duplicate(&file), CAP),
             file,
         }
     }
@@ -58,6 +59,12 @@ impl Rig {
 
     fn len(&self) -> u64 {
         self.file.len().expect("a length")
+    }
+
+    /// Blocks of 512 bytes that the file takes.
+    fn blocks(&self) -> u64 {
+        let file = std::fs::File::from(self.file.as_fd().try_clone_to_owned().expect("a descriptor"));
+        std::os::unix::fs::MetadataExt::blocks(&file.metadata().expect("metadata"))
     }
 }
 
@@ -114,6 +121,61 @@ fn around_the_border_of_a_class_a_block_fits_and_wastes_less_than_half() {
 }
 
 #[test]
+fn above_a_mebibyte_a_block_wastes_less_than_an_eighth() {
+    let mut rig = Rig::new();
+    for mib in [1, 2, 3, 5, 8, 9, 17, 31, 33] {
+        for len in [mib * MIB - 64, mib * MIB - 63, mib * MIB + 12_345] {
+            let block = rig.allocate(len);
+            assert_well_placed(block, len);
+            assert!((block.capacity as usize) < len + len / 8 + 64, "{len} in {block:?}");
+        }
+    }
+}
+
+#[test]
+fn a_private_view_keeps_writes_to_itself_and_shows_the_block() {
+    let mut rig = Rig::new();
+    let (first, second) = (rig.lend(MIB / 2), rig.lend(MIB / 2));
+    rig.write(first, MIB / 2, 1);
+    rig.write(second, MIB / 2, 2);
+    let view = rig.view.private(first.offset, MIB / 2).expect("a mapping");
+    assert_eq!((view.len(), view.as_ptr() as usize % 64), (MIB / 2, 0));
+    // SAFETY: mapped, writable, and nobody else's.
+    let bytes = unsafe { std::slice::from_raw_parts_mut(view.as_ptr(), view.len()) };
+    // SAFETY: published, not given back, and nobody writes it.
+    assert_eq!(bytes, unsafe { rig.view.bytes(first.offset, MIB / 2) }.expect("mapped"));
+    bytes.fill(7);
+    rig.check(first, MIB / 2, 1);
+    rig.check(second, MIB / 2, 2);
+}
+
+#[test]
+fn what_is_held_back_is_counted_up_to_the_cap() {
+    let rig = Rig::new();
+    assert!(rig.view.hold(CAP - 1) && rig.view.hold(1) && !rig.view.hold(1));
+    assert_eq!(rig.view.held(), CAP);
+    rig.view.unhold(CAP);
+    assert_eq!(rig.view.held(), 0);
+}
+
+#[test]
+fn pages_given_back_beyond_the_cap_are_the_systems_before_the_writer_looks() {
+    let mut rig = Rig::new();
+    let len = 16 * MIB;
+    let blocks: Vec<Block> = (0..12).map(|_| rig.lend(len)).collect();
+    for &block in &blocks {
+        // SAFETY: just lent.
+        unsafe { rig.arena.data(block) }.expect("mapped")[..len].fill(1);
+        rig.view.receive(len as u64);
+    }
+    blocks
+        .iter()
+        .for_each(|block| rig.view.give_back(block.offset, len as u64));
+    let resident = || rig.blocks() * 512;
+    assert!(resident() < CAP + MIB as u64, "{} bytes", resident());
+}
+
+#[test]
 fn the_smallest_blocks_hold_nothing_up_to_448_bytes() {
     let mut rig = Rig::new();
     let capacities = [0, 1, 447, 448, 449].map(|len| rig.allocate(len).capacity);
@@ -140,7 +202,7 @@ fn a_block_that_does_not_fit_into_the_rest_of_a_chunk_takes_a_later_one() {
     let mut rig = Rig::new();
     let small = rig.allocate(1);
     let whole = MIB - HEADER as usize;
-    let lens = [whole, whole, whole, 4 * MIB - 64, 3 * MIB, 40 * MIB, 1];
+    let lens = [whole, whole, whole, 4 * MIB - 64, 3 * MIB, 64 * MIB - 64, 1];
     let blocks = lens.map(|len| rig.allocate(len));
     for (block, len) in blocks.into_iter().zip(lens) {
         assert_well_placed(block, len);
@@ -150,7 +212,7 @@ fn a_block_that_does_not_fit_into_the_rest_of_a_chunk_takes_a_later_one() {
         rig.check(block, len, len as u64);
     }
     assert_eq!(small.offset, HEADER);
-    // The second chunk takes two whole ones; 40 MiB are a block of 64, which is all of the sixth.
+    // The second chunk takes two whole ones, and the last but one is all of its chunk.
     let chunks = blocks.map(|block| chunk(block.offset));
     assert_eq!(chunks, [1, 1, 2, 3, 3, 6, 7]);
 }

@@ -12,6 +12,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use loom::cell::UnsafeCell;
 use loom::sync::{Arc, Condvar, Mutex};
 use loom::thread;
+use plait_shm::holds::Holds;
 use plait_shm::idle::{Idle, give_token, take_token};
 use plait_shm::queue::{Offer, TicketQueue};
 use plait_shm::ring::Ring;
@@ -586,5 +587,99 @@ mod ring {
                 thread::yield_now();
             }
         }
+    }
+}
+
+mod holds {
+    use super::*;
+
+    const BLOCK: u64 = 64;
+
+    /// A block, two readers' words, and for each reader the word that ends its lending.
+    struct Lending {
+        block: UnsafeCell<u32>,
+        words: [[AtomicU64; 2]; 2],
+        ended: [AtomicU32; 2],
+    }
+
+    // SAFETY: that the cell is not used by two threads at once is what the models check.
+    unsafe impl Send for Lending {}
+    // SAFETY: as above.
+    unsafe impl Sync for Lending {}
+
+    impl Lending {
+        fn new() -> Arc<Self> {
+            Arc::new(Self {
+                block: UnsafeCell::new(1),
+                words: [words64(), words64()],
+                ended: words32(0),
+            })
+        }
+
+        fn read(&self) {
+            // SAFETY: loom checks that nobody writes meanwhile.
+            assert_eq!(self.block.with(|block| unsafe { *block }), 1);
+        }
+
+        fn reader(&self, who: usize, goes_on: bool) {
+            self.read();
+            let held = goes_on.then(|| Holds(&self.words[who]).take(BLOCK).expect("a free word"));
+            self.ended[who].swap(1, Ordering::AcqRel);
+            if let Some(index) = held {
+                self.read();
+                Holds(&self.words[who]).drop(index);
+            }
+        }
+
+        /// Writes the block if all lendings have ended and nobody goes on; whether it did.
+        fn writer(&self) -> bool {
+            let ended = self.ended.iter().all(|word| word.load(Ordering::Acquire) == 1);
+            let free = ended && !self.words.iter().any(|words| Holds(words).has(BLOCK));
+            if free {
+                // SAFETY: loom checks that nobody reads meanwhile.
+                self.block.with_mut(|block| unsafe { *block = 2 });
+            }
+            free
+        }
+    }
+
+    #[test]
+    fn a_block_is_not_written_while_somebody_reads() {
+        explore_within(4, || {
+            let lending = Lending::new();
+            let first = spawn(&lending, |lending| lending.reader(0, true));
+            let second = spawn(&lending, |lending| lending.reader(1, false));
+            let written = lending.writer() || lending.writer();
+            join(first);
+            join(second);
+            assert!(written || lending.writer(), "let go by all, and still held");
+        });
+    }
+
+    #[test]
+    fn two_that_go_on_are_both_waited_for() {
+        explore_within(3, || {
+            let lending = Lending::new();
+            let first = spawn(&lending, |lending| lending.reader(0, true));
+            let second = spawn(&lending, |lending| lending.reader(1, true));
+            let written = lending.writer();
+            join(first);
+            join(second);
+            assert!(written || lending.writer());
+        });
+    }
+
+    #[test]
+    fn words_run_out_and_come_back() {
+        loom::model(|| {
+            let words: [AtomicU64; 2] = words64();
+            let holds = Holds(&words);
+            assert_eq!([holds.take(1), holds.take(2), holds.take(3)], [Some(0), Some(1), None]);
+            holds.drop(0);
+            assert!(!holds.has(1) && holds.has(2));
+            assert_eq!(holds.take(3), Some(0));
+            holds.forget();
+            assert!(!holds.has(2) && !holds.has(3));
+        });
     }
 }

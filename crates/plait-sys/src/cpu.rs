@@ -36,7 +36,7 @@ fn affinity_cpus() -> usize {
     }
 }
 
-/// While it lives, this thread stays on one CPU; on drop its mask is what it was.
+/// While it lives, this thread stays on one CPU, or off one; on drop its mask is what it was.
 #[derive(Debug)]
 pub struct Pinned {
     before: Mask,
@@ -53,6 +53,20 @@ impl Pinned {
         let during = Mask::only(cpu)?;
         let alone = before == during;
         (!alone && before.has(cpu) && during.set()).then_some(Pinned {
+            before,
+            during,
+            _not_send: PhantomData,
+        })
+    }
+
+    /// Moves the calling thread to any other CPU than `cpu`. `None`, and nothing changed, when it may run nowhere else.
+    #[must_use]
+    pub fn away_from(cpu: u32) -> Option<Pinned> {
+        let before = Mask::of_this_thread()?;
+        let mut during = before.clone();
+        *during.0.get_mut(cpu as usize / 64)? &= !(1 << (cpu % 64));
+        let elsewhere = during.0.iter().any(|&word| word != 0);
+        (elsewhere && during.set()).then_some(Pinned {
             before,
             during,
             _not_send: PhantomData,
@@ -189,6 +203,18 @@ mod tests {
             };
             drop(pinned);
             tied && Mask::of_this_thread() == before
+        });
+        assert!(child.succeeded());
+    }
+
+    #[test]
+    fn a_thread_can_leave_its_cpu() {
+        let child = forked::start(|| {
+            let (before, cpus, cpu) = (Mask::of_this_thread(), affinity_cpus(), current_cpu());
+            let away = Pinned::away_from(cpu);
+            let left = away.is_some() == (cpus > 1) && (cpus == 1 || current_cpu() != cpu);
+            drop(away);
+            left && Mask::of_this_thread() == before
         });
         assert!(child.succeeded());
     }

@@ -10,6 +10,7 @@ use std::sync::atomic::{
 
 /// Written only by the handler, in a child that has one thread: Relaxed is enough.
 static GENERATION: AtomicU32 = AtomicU32::new(0);
+static FORKS: AtomicU32 = AtomicU32::new(0);
 static REGISTERED: AtomicBool = AtomicBool::new(false);
 
 /// 0 in a process that was never forked since the first call; higher in the child of every fork than in its parent.
@@ -27,8 +28,8 @@ pub fn generation() -> u32 {
 /// Not a `Once`: a child forked in the midst of it would wait for a thread that it does not have.
 #[cold]
 fn register() {
-    // SAFETY: `raise` is a static function, and async-signal-safe as a handler in the child must be.
-    let result = unsafe { libc::pthread_atfork(None, None, Some(raise)) };
+    // SAFETY: both are static functions, and async-signal-safe as a handler in the child must be.
+    let result = unsafe { libc::pthread_atfork(None, Some(count), Some(raise)) };
     // Without memory for the list (the only error) the next call tries again.
     // Release: pairs with `generation`.
     REGISTERED.store(result == 0, Release);
@@ -36,6 +37,16 @@ fn register() {
 
 unsafe extern "C" fn raise() {
     GENERATION.fetch_add(1, Relaxed);
+}
+
+unsafe extern "C" fn count() {
+    FORKS.fetch_add(1, Release);
+}
+
+/// How often this process was forked since the first call of [`generation`]: what it shared then, a child may still use.
+pub fn forks() -> u32 {
+    // Acquire: pairs with `count`; a thread that reads the old number does so before the child exists or beside the fork.
+    FORKS.load(Acquire)
 }
 
 #[cfg(test)]
@@ -53,6 +64,7 @@ mod tests {
         });
         assert!(child.succeeded());
         assert_eq!(generation(), before);
+        assert_eq!(forks(), 1);
         assert_eq!(before, 0);
     }
 }

@@ -165,7 +165,17 @@ fn open(name: &str) -> io::Result<OwnedFd> {
     }
 }
 
-/// A range of a file in this process's memory, shared with all who map it; given back on drop.
+/// Gives memory that the allocator of the C library keeps for later back to the system, as far as it can. What for a while was a
+/// lot, like what a compiler needs, otherwise stays with a process that only waits.
+pub fn trim() {
+    // SAFETY: it takes no pointer, and may be called by any thread.
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
+/// A range of a file in this process's memory, shared with all who map it unless it was mapped privately; given back on drop.
 #[derive(Debug)]
 pub struct Mapping {
     start: NonNull<u8>,
@@ -187,6 +197,16 @@ impl Mapping {
         access.set(ProtFlags::WRITE, writable);
         // SAFETY: a new mapping at an address of the kernel's choice touches no memory that is in use.
         let start = unsafe { rustix::mm::mmap(std::ptr::null_mut(), len, access, MapFlags::SHARED, fd, offset)? };
+        let start = NonNull::new(start.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
+        Ok(Mapping { start, len })
+    }
+
+    /// Maps `len` bytes from `offset` (a multiple of the page size), readable and writable; what is written is this process's own
+    /// and its forks', a page at a time, and leaves the file as it is. Pages not written show what others write to the file.
+    pub fn map_private(fd: BorrowedFd<'_>, offset: u64, len: usize) -> io::Result<Mapping> {
+        let access = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: as in `map`.
+        let start = unsafe { rustix::mm::mmap(std::ptr::null_mut(), len, access, MapFlags::PRIVATE, fd, offset)? };
         let start = NonNull::new(start.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
         Ok(Mapping { start, len })
     }

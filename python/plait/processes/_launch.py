@@ -1,7 +1,8 @@
 """Starting fork servers, in the parent: one per program and distinct `preload`, or a copy of the program for one pool.
 
-`connect_pool` and `fork_pool` return the pool's end of a connection that speaks the protocol of
-docs/design/process-pool.md, section 5. Who is done with it should `shutdown` it before closing: a child that the program
+A server takes tens of milliseconds to start: `start_early` runs its interpreter and waits for nothing. `connect_pool` and
+`fork_pool` return the pool's end of a connection that speaks the protocol of docs/design/process-pool.md, section 5. Who is
+done with it should `shutdown` it before closing: a child that the program
 has forked meanwhile may hold a copy.
 """
 
@@ -16,8 +17,6 @@ import subprocess
 import sys
 import threading
 import time
-import traceback
-import warnings
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
 
     from plait.processes._server import RunWorker
 
-__all__ = ["connect_pool", "fork_pool", "reap_ended", "stop_servers"]
+__all__ = ["connect_pool", "fork_pool", "is_near", "reap_ended", "start_early", "stop_servers"]
 
 START_TIMEOUT: Final = 30.0
 """Seconds that a server may take to start."""
@@ -36,9 +35,13 @@ PRELOAD_TIMEOUT: Final = 300.0
 _STOP_TIMEOUT: Final = 5.0
 _LAST_WORDS: Final = 4000
 
-# The new interpreter first learns where to import from: its descriptor %d holds `[sys.path, arguments of main]`.
+_NOT_AHEAD: Final = frozenset({"antigravity", "readline", "rlcompleter", "this", "tkinter", "turtle", "zoneinfo"})
+"""Of the standard library, what does more when it is imported than to define things, or looks at the environment."""
+
+# The new interpreter first learns where to import from: its descriptor %d holds `[sys.path, arguments of main]`. What is
+# imported stays, so looking for garbage among it would only take time.
 _READ_CONFIG: Final = (
-    "import sys, os, marshal\n"
+    "import sys, os, gc, marshal; gc.disable()\n"
     "c = marshal.loads(os.pread(%d, os.fstat(%d).st_size, 0)); os.close(%d); sys.path[:] = c[0]\n"
 )
 RUN_MAIN = "from plait.processes._server import main; main(*c[1])"
@@ -48,17 +51,82 @@ RUN_MAIN = "from plait.processes._server import main; main(*c[1])"
 class _Server:
     """A running fork server and its control connection."""
 
-    __slots__ = ("control", "process")
+    __slots__ = ("control", "failure", "patience", "process", "ready", "said", "turn")
 
-    def __init__(self, process: subprocess.Popen[bytes], control: socket.socket) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], control: socket.socket, said: int, patience: float) -> None:
         self.process = process
         self.control = control
+        self.said = said  # what it writes to standard error until it is ready; then -1
+        self.patience = patience
+        self.ready = False
+        self.failure: str | None = None
+        self.turn = threading.Lock()  # one at a time waits for it
+
+    def is_near(self) -> bool:
+        """Whether waiting for the server would take no time: it is ready, or has failed."""
+        if self.ready:
+            return True
+        poll = select.poll()
+        poll.register(self.control, select.POLLIN)
+        return bool(poll.poll(0))
+
+    def await_ready(self) -> None:
+        """Wait until the server has started.
+
+        Raises:
+            RuntimeError: It ended or said nothing; the message has its last words.
+        """
+        with self.turn:
+            if self.failure is not None:  # somebody else has waited, and it is gone
+                raise RuntimeError(self.failure)
+            if not self.ready:
+                try:
+                    _await_ready(self.process, self.control, self.said, self.patience)
+                except RuntimeError as error:
+                    self.failure = str(error)
+                    raise
+                self.ready = True
+                self.forget_said()
+
+    def forget_said(self) -> None:
+        """Close what the last words would have been read from."""
+        if self.said >= 0:
+            os.close(self.said)
+            self.said = -1
+
+    def discard(self) -> None:
+        """Kill and reap the server, if it is still there."""
+        self.control.close()
+        self.process.kill()
+        self.process.wait()
+        self.forget_said()
 
 
 _lock = threading.Lock()
 _owner = os.getpid()
 _servers: dict[tuple[str, ...], _Server] = {}
 _copies: list[int] = []
+
+
+def start_early(preload: tuple[str, ...] = ()) -> None:
+    """Start this program's fork server for `preload` if there is none, without waiting until it is ready.
+
+    What goes wrong is raised by `connect_pool`.
+    """
+    _disown_after_fork()
+    try:
+        with _lock:
+            _running(preload)
+    except (OSError, RuntimeError):
+        pass
+
+
+def is_near(preload: tuple[str, ...] = ()) -> bool:
+    """Whether `connect_pool(preload)` returns or raises at once."""
+    _disown_after_fork()
+    with _lock:
+        server = _servers.get(preload)
+        return server is None or server.is_near()
 
 
 def connect_pool(preload: tuple[str, ...] = ()) -> socket.socket:
@@ -72,28 +140,30 @@ def connect_pool(preload: tuple[str, ...] = ()) -> socket.socket:
         OSError: The interpreter could not be run, or there are no descriptors left.
     """
     _disown_after_fork()
-    with _lock:
-        for last_chance in (False, True):
-            server = _servers.get(preload)
-            if server is not None and server.process.poll() is not None:
-                _forget(preload)
-                server = None
-            if server is None:
-                server = _servers[preload] = _start(preload)
-            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            try:
-                with theirs:
-                    _share_resource_tracker(server)
-                    socket.send_fds(server.control, [b"P"], [theirs.fileno()])
-                return ours
-            except (BrokenPipeError, ConnectionResetError):  # it died just now
-                ours.close()
-                _forget(preload)
-                if last_chance:
-                    raise
-            except BaseException:
-                ours.close()
+    for last_chance in (False, True):
+        with _lock:
+            server = _running(preload)
+        try:
+            server.await_ready()  # others may start and use other servers meanwhile
+        except RuntimeError:
+            with _lock:
+                _forget(preload, server)
+            raise
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            with theirs, _lock:
+                _share_resource_tracker(server)
+                socket.send_fds(server.control, [b"P"], [theirs.fileno()])
+            return ours
+        except (BrokenPipeError, ConnectionResetError):  # it died just now
+            ours.close()
+            with _lock:
+                _forget(preload, server)
+            if last_chance:
                 raise
+        except BaseException:
+            ours.close()
+            raise
     raise AssertionError("the second turn returns or raises")
 
 
@@ -108,6 +178,8 @@ def fork_pool(run_worker: RunWorker | None = None) -> socket.socket:
     _disown_after_fork()
     reap_ended()
     if threading.active_count() > 1 or len(os.listdir("/proc/self/task")) > 1:
+        import warnings
+
         warnings.warn(
             "the process is forked while it has several threads: workers may wait for ever for a lock that one of them "
             'holds; a pool without mp_context="fork" does not have this problem',
@@ -159,6 +231,8 @@ def stop_servers() -> None:
     _disown_after_fork()
     with _lock:
         for server in _servers.values():
+            if not server.is_near():  # nobody has got to use it
+                server.process.kill()
             try:
                 server.control.send(b"Q")  # a copy of our end, in a forked child, may keep the connection open
             except OSError:
@@ -168,6 +242,7 @@ def stop_servers() -> None:
         for server in _servers.values():
             _await_end(server.process.pid, deadline)
             server.process.wait()
+            server.forget_said()
         for pid in _copies:
             _await_end(pid, deadline)
             _has_ended(pid)
@@ -188,13 +263,26 @@ def _become_copy(
         ours.close()
         run_copy(theirs, parent_pid, parent_pidfd, run_worker)
     except BaseException:
+        import traceback
+
         traceback.print_exc()
     finally:
         os._exit(1)
 
 
+def _running(preload: tuple[str, ...]) -> _Server:
+    """Return the server for `preload`, under the lock; start it if there is none, or if it has died since it was ready."""
+    server = _servers.get(preload)
+    if server is not None and server.ready and server.process.poll() is not None:
+        _forget(preload, server)
+        server = None
+    if server is None:
+        server = _servers[preload] = _start(preload)
+    return server
+
+
 def _start(preload: tuple[str, ...]) -> _Server:
-    """Start a server and wait until it is ready."""
+    """Start a server."""
     said = os.memfd_create("plait-server-stderr")
     try:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -207,17 +295,16 @@ def _start(preload: tuple[str, ...]) -> _Server:
             ours.close()
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
             raise
-        try:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
-            _await_ready(process, ours, said, START_TIMEOUT + (PRELOAD_TIMEOUT if preload else 0))
-        except BaseException:  # Ctrl-C included
-            ours.close()
-            process.kill()
-            process.wait()
-            raise
-        return _Server(process, ours)
-    finally:
+    except BaseException:
         os.close(said)
+        raise
+    server = _Server(process, ours, said, START_TIMEOUT + (PRELOAD_TIMEOUT if preload else 0))
+    try:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    except BaseException:  # the Ctrl-C that has waited
+        server.discard()
+        raise
+    return server
 
 
 def _run_interpreter(control_fd: int, said: int, preload: tuple[str, ...]) -> subprocess.Popen[bytes]:
@@ -227,7 +314,7 @@ def _run_interpreter(control_fd: int, said: int, preload: tuple[str, ...]) -> su
     try:
         here = os.path.realpath(os.curdir)
         path = [entry or here for entry in _strings(sys.path)]
-        code = marshal.dumps([path, (control_fd, os.getpid(), preload, stderr)])
+        code = marshal.dumps([path, (control_fd, os.getpid(), preload, stderr, _standard_modules())])
         with open(config, "wb", closefd=False) as file:
             file.write(code)
         flags: list[str] = _internals(subprocess)._args_from_interpreter_flags()
@@ -281,6 +368,24 @@ def _strings(values: Iterable[object]) -> list[str]:
     return [value for value in values if isinstance(value, str)]
 
 
+def _standard_modules() -> tuple[str, ...]:
+    """Return what this program has imported of the standard library.
+
+    Workers import the main module and those of their functions again, and these mostly import the same. In the server it is
+    done once for all workers and pools, and shared by them. Only for the standard library is that sure to change nothing.
+    """
+    home = os.path.dirname(os.__file__) + os.sep
+    found: list[str] = []
+    for name, module in list(sys.modules.items()):
+        top = name.partition(".")[0]
+        # Private ones are imported by those that need them.
+        if top in sys.stdlib_module_names and top not in _NOT_AHEAD and not top.startswith("_"):
+            origin = getattr(getattr(module, "__spec__", None), "origin", None)
+            if isinstance(origin, str) and origin.startswith(home) and "-packages" not in origin:
+                found.append(name)
+    return tuple(found)
+
+
 def _real_stderr() -> int:
     """Return a copy of descriptor 2, or of the null device in a program without standard error."""
     try:
@@ -324,12 +429,11 @@ def _has_ended(pid: int) -> bool:
         return True
 
 
-def _forget(preload: tuple[str, ...]) -> None:
-    """Drop a server that has died."""
-    server = _servers.pop(preload)
-    server.control.close()
-    server.process.kill()
-    server.process.wait()
+def _forget(preload: tuple[str, ...], server: _Server) -> None:
+    """Drop a server that has died, unless somebody else has."""
+    if _servers.get(preload) is server:
+        del _servers[preload]
+        server.discard()
 
 
 def _flush() -> None:
@@ -350,6 +454,7 @@ def _disown_after_fork() -> None:
     _lock = threading.Lock()
     for server in _servers.values():
         server.control.close()
+        server.forget_said()
         server.process.returncode = 0  # not ours to wait for, and no ResourceWarning
     _servers.clear()
     _copies.clear()

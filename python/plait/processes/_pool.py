@@ -19,12 +19,13 @@ from plait import _core
 from plait._executor import MapArguments, Options, map_items, positive_int
 from plait._future import Future
 from plait.processes import _launch, _main
-from plait.processes.limits import Limits
 
 if TYPE_CHECKING:
     import types
     from multiprocessing.context import BaseContext
     from typing import Self
+
+    from plait.processes.limits import Limits
 
 __all__ = ["ProcessPool"]
 
@@ -61,6 +62,9 @@ class ProcessPool(_core.ProcessPoolCore, concurrent.futures.Executor):
         retries: How often a task is tried again when its worker died. Exceptions are not retried.
         limits: What a worker may use; see `Limits`. None: as much as there is.
         preload: Names of modules that the fork server imports once, for all workers.
+        warm_memory: Bytes of free memory for large arguments that are kept ready, since fresh memory is filled seven times
+            slower; as much again for the results of each worker, and at most as much of that is held back by results that
+            the program keeps: those beyond lie in ordinary memory.
 
     Raises:
         TypeError, ValueError: An argument is not what it should be; the message names it and its value.
@@ -87,6 +91,7 @@ class ProcessPool(_core.ProcessPoolCore, concurrent.futures.Executor):
         retries: int = 0,
         limits: Limits | None = None,
         preload: Iterable[str] = (),
+        warm_memory: int = 128 << 20,
     ) -> None:
         _main.check_not_importing_main()
         workers = _core.usable_cpus() if max_workers is None else positive_int("max_workers", max_workers)
@@ -96,11 +101,16 @@ class ProcessPool(_core.ProcessPoolCore, concurrent.futures.Executor):
             positive_int("max_tasks_per_child", max_tasks_per_child)
         if initializer is not None and not callable(initializer):
             raise TypeError(f"initializer must be a callable, not {initializer!r}")
-        if limits is not None and not isinstance(limits, Limits):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise TypeError(f"limits must be plait.Limits or None, not {limits!r}")
+        _check_limits(limits)
+        if isinstance(warm_memory, bool) or not isinstance(warm_memory, int):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"warm_memory must be an int, not {warm_memory!r}")
+        if not 0 <= warm_memory < 1 << 63:
+            raise ValueError(f"warm_memory must be a number of bytes from 0 on, not {warm_memory!r}")
         options = Options.check(timeout, retries, 0)
         modules = _check_preload(preload)
         forked = _start_method(mp_context) == "fork"
+        if not forked:
+            _launch.start_early(modules)  # it starts while the rest is done here, and until the first task comes
         self._max_workers = workers
         self._max_tasks = max_tasks_per_child
         self._options = options
@@ -116,6 +126,7 @@ class ProcessPool(_core.ProcessPoolCore, concurrent.futures.Executor):
             connect=_connect_by_fork if forked else _Connect(modules),
             future=Future,
             stack_signal=signal.SIGRTMAX - 3,
+            warm=warm_memory,
             spin=os.environ.get("PLAIT_SPIN", "1") != "0",
             timeout=options.timeout,
             retries=options.retries,
@@ -300,6 +311,8 @@ class ProcessPool(_core.ProcessPoolCore, concurrent.futures.Executor):
 
         Tasks and items of maps: `submitted`, `cancelled`, `failed` (no result), `retried`, `queued` (now; a chunk is one).
         Workers: `workers` (now), `workers_idle`, `workers_started`, `workers_died`.
+        Bytes: `memory_warm` (free, kept ready for large arguments), `memory_held` (held back by results that the program
+        keeps), `memory_cap` (`warm_memory`, the cap on each).
 
         >>> import plait
         >>> with plait.ProcessPool(1) as pool:
@@ -464,12 +477,25 @@ class _Connect:
     def __init__(self, modules: tuple[str, ...]) -> None:
         self._modules = modules
 
-    def __call__(self) -> int:
+    def __call__(self, wait: bool) -> int | None:
+        if not wait:
+            _launch.start_early(self._modules)  # the one that the constructor started may have failed since
+            if not _launch.is_near(self._modules):
+                return None
         return _launch.connect_pool(self._modules).detach()
 
 
-def _connect_by_fork() -> int:
+def _connect_by_fork(_wait: bool) -> int | None:
+    """Return a connection to a copy, which is made by the thread that asks: it is the one that lives on in the copy."""
     return _launch.fork_pool().detach()
+
+
+def _check_limits(limits: object) -> None:
+    if limits is not None:
+        from plait.processes.limits import Limits  # slow to import, and rarely used
+
+        if not isinstance(limits, Limits):
+            raise TypeError(f"limits must be plait.Limits or None, not {limits!r}")
 
 
 def _check_preload(preload: Iterable[str]) -> tuple[str, ...]:

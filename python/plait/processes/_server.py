@@ -32,10 +32,13 @@ import socket
 import struct
 import sys
 import time
-import traceback
 from collections import deque
-from collections.abc import Callable, Iterable
-from typing import Any, Final, NoReturn
+from collections.abc import Callable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any, Final, NoReturn
 
 __all__ = ["DESCRIPTORS", "RunWorker", "main", "run_copy", "serve"]
 
@@ -63,10 +66,12 @@ def main(
     parent_pid: int,
     preload: tuple[str, ...],
     stderr_fd: int = -1,
+    standard: tuple[str, ...] = (),
     run_worker: RunWorker | None = None,
 ) -> NoReturn:
     """Be the fork server of process `parent_pid`, in a fresh interpreter.
 
+    `standard` names modules of the standard library that are imported as well, where that works.
     Until it is ready its standard error is what `_launch` gave it to catch last words; `stderr_fd` is the real one.
     """
     _take_over_signals()
@@ -77,11 +82,17 @@ def main(
     for name in preload:
         __import__(name)
     _import_for_workers()
+    _import_standard(standard)
     _take_over_signals()  # again: a module may have set handlers
     if stderr_fd >= 0:
         _restore_stderr(stderr_fd)
     gc.freeze()
-    control.send(b"R")
+    gc.enable()  # `_launch` has started this interpreter without
+    _trim_memory()
+    try:
+        control.send(b"R")
+    except OSError:  # the parent does not need it any more
+        os._exit(0)
     serve(control, parent_pidfd, parent_pid=parent_pid, run_worker=run_worker)
 
 
@@ -152,6 +163,28 @@ def _import_for_workers() -> None:
     """Import once what every worker needs, so that it is shared by all of them."""
     for name in ("multiprocessing.spawn", "plait.processes._worker"):
         __import__(name)
+
+
+def _trim_memory() -> None:
+    """Give back what the imports have left free, before it is in every worker."""
+    from plait import _core
+
+    _core.trim_memory()
+
+
+def _import_standard(names: tuple[str, ...]) -> None:
+    """Import what workers are likely to import too, when they import what the program is made of."""
+    if not names:
+        return
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the program was warned when it imported them
+        for name in names:
+            try:
+                __import__(name)
+            except Exception:  # whoever really needs it will see
+                continue
 
 
 def _restore_stderr(stderr_fd: int) -> None:
@@ -398,6 +431,8 @@ class _Server:
             run, server_pid, parent_pid, parent_pidfd = self.run_worker, self.pid, self.parent_pid, self.parent_pidfd
             run(seat, incarnation, server_pid, tuple(descriptors), parent_pid, parent_pidfd)
         except BaseException:  # nothing may climb out of here into the server's loop
+            import traceback
+
             traceback.print_exc()
         finally:
             os._exit(1)

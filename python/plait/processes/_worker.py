@@ -8,8 +8,8 @@ from __future__ import annotations
 import atexit
 import faulthandler
 import itertools
-import logging
 import multiprocessing.process
+import multiprocessing.resource_tracker
 import multiprocessing.util
 import os
 import pickle
@@ -17,10 +17,12 @@ import signal
 import sys
 import threading
 import time
-import traceback
-from typing import Any, Final, NoReturn
 
 from plait.processes import _main
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Final, NoReturn
 
 __all__ = ["STACK_SIGNAL", "run"]
 
@@ -31,14 +33,16 @@ STACK_SIGNAL: Final[int] = signal.SIGRTMAX - 3
 def run(
     seat: int, incarnation: int, server_pid: int, fds: tuple[int, ...], parent_pid: int, parent_pidfd: int
 ) -> NoReturn:
-    """Be the worker on `seat`, in a process that the fork server `server_pid` has just forked; end with it."""
+    """Be the worker on `seat`, in a process that the fork server `server_pid` has just forked; end with it.
+
+    Signals are the server's affair: it has dropped all handlers before it forks, and ignores Ctrl-C, as the worker does.
+    """
     from plait import _core
 
     if not _core.die_with_parent(server_pid):
         os._exit(1)
     _core.own_process_group()
     _core.become_subreaper()
-    _reset_signals()
     board, arguments, results, config, result_event, supervisor_event, stack = fds
     faulthandler.register(STACK_SIGNAL, file=stack, all_threads=False, chain=False)
     pid = os.getpid()
@@ -56,22 +60,10 @@ def run(
         else:
             code = worker.run(settings["max_tasks"], settings["memory_limit"])
     except BaseException:
-        traceback.print_exc()
+        _print_exception()
     if os.getpid() != pid:  # a task forked, and the child came back instead of leaving
         os._exit(code)
     _leave(code)
-
-
-def _reset_signals() -> None:
-    """Ignore Ctrl-C, which is the parent's to handle, and drop every handler that came with the fork."""
-    signal.set_wakeup_fd(-1)
-    for number in signal.valid_signals():
-        if callable(signal.getsignal(number)):
-            signal.signal(number, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    for number in (signal.SIGTERM, signal.SIGCHLD):
-        signal.signal(number, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 class _WorkerProcess(multiprocessing.process.BaseProcess):
@@ -115,9 +107,8 @@ def _leave_shared_memory_alone() -> None:
     the program, which the fork server passes on where there is one, that is right; a tracker of the worker's own would
     unlink what the program still uses.
     """
-    from multiprocessing import resource_tracker
-
-    tracker: Any = resource_tracker._resource_tracker
+    module: Any = multiprocessing.resource_tracker
+    tracker = module._resource_tracker
     send = tracker._send
 
     def send_unless_ours(command: str, name: str, kind: str, *rest: Any) -> None:
@@ -148,7 +139,7 @@ def _set_up(config: dict[str, Any], seat: int) -> None:
             _core.limit_private_memory(config["memory_limit"])
     except BaseException:
         sys.stderr.write(f"Process {multiprocessing.process.current_process().name}:\n")
-        traceback.print_exc()
+        _print_exception()
         raise
     if config["initializer"] is None:
         return
@@ -157,6 +148,8 @@ def _set_up(config: dict[str, Any], seat: int) -> None:
         initializer, arguments = _main.inherited[known] if isinstance(known, int) else pickle.loads(known)
         initializer(*arguments)
     except BaseException:
+        import logging
+
         logging.getLogger("concurrent.futures").critical("Exception in initializer:", exc_info=True)
         raise
 
@@ -173,6 +166,13 @@ def _apply_environ(environ: dict[str, str]) -> None:
         time.tzset()
 
 
+def _print_exception() -> None:
+    """Print what is being handled; most workers end without needing the modules for that."""
+    import traceback
+
+    traceback.print_exc()
+
+
 def _leave(code: int) -> NoReturn:
     """End as children of `multiprocessing` end: join threads, run what was registered here to run at exit, flush."""
     threads: Any = threading
@@ -181,7 +181,7 @@ def _leave(code: int) -> NoReturn:
         threads._shutdown()
         exit_functions._run_exitfuncs()
     except BaseException:
-        traceback.print_exc()
+        _print_exception()
     finally:
         for stream in (sys.stdout, sys.stderr):
             try:

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use plait_shm::sync::{AtomicU32, Ordering};
 
 use super::{Failure, Host, Inner, Pool, Refusal, Segments, Shared, TaskOptions};
+use crate::blocks::Place;
 use crate::board::KIND_MAP;
 use crate::frames::Results;
 use crate::supervisor::Doom;
@@ -59,6 +60,8 @@ struct JobInner {
     /// Frames of items: u32 length, bytes. Those before `at` were dispatched.
     items: Vec<u8>,
     at: usize,
+    /// Where large parts of items not dispatched lie, by item.
+    places: BTreeMap<u64, Vec<Place>>,
     pushed: u64,
     dispatched: u64,
     closed: bool,
@@ -123,6 +126,12 @@ impl Job {
     pub(super) fn undispatched(&self) -> u64 {
         let inner = self.lock();
         inner.pushed - inner.dispatched
+    }
+
+    /// Whether items of higher priority than this are not dispatched.
+    pub(super) fn outranks(&self, priority: i32) -> bool {
+        let inner = self.lock();
+        inner.options.priority > priority && inner.pushed > inner.dispatched
     }
 
     /// The timeout of its items, while some are not dispatched.
@@ -211,16 +220,24 @@ impl JobInner {
         (begin..at, cut)
     }
 
-    /// Takes what the items that are dispatched by now name.
-    fn take_named(&mut self) -> Segments {
-        if self.named.is_empty() {
-            return Segments::new();
-        }
-        let later = self.named.split_off(&self.dispatched);
-        std::mem::replace(&mut self.named, later)
-            .into_values()
-            .flatten()
-            .collect()
+    /// Cuts off where the large parts of items before `end` lie.
+    fn cut_places(&mut self, end: u64) -> Vec<Place> {
+        cut_before(&mut self.places, end)
+    }
+
+    /// Cuts off what items before `end` name.
+    fn cut_named(&mut self, end: u64) -> Segments {
+        cut_before(&mut self.named, end)
+    }
+
+    /// Drops what was not dispatched; returns where its large parts lie, which are the caller's to take back.
+    #[must_use]
+    fn clear(&mut self) -> Vec<Place> {
+        self.dispatched = self.pushed;
+        self.items = Vec::new();
+        self.named = BTreeMap::new();
+        self.at = 0;
+        self.cut_places(u64::MAX)
     }
 
     fn compact(&mut self) {
@@ -229,6 +246,15 @@ impl JobInner {
             self.at = 0;
         }
     }
+}
+
+/// Cuts off what belongs to items before `end`.
+fn cut_before<V>(map: &mut BTreeMap<u64, Vec<V>>, end: u64) -> Vec<V> {
+    if map.is_empty() {
+        return Vec::new();
+    }
+    let rest = map.split_off(&end);
+    std::mem::replace(map, rest).into_values().flatten().collect()
 }
 
 impl<T: Host> Pool<T> {
@@ -252,6 +278,7 @@ impl<T: Host> Pool<T> {
             named: BTreeMap::new(),
             items: Vec::new(),
             at: 0,
+            places: BTreeMap::new(),
             pushed: 0,
             dispatched: 0,
             closed: false,
@@ -272,14 +299,16 @@ impl<T: Host> Pool<T> {
         Ok(job)
     }
 
-    /// Adds `count` items, each a u32 length and its bytes; `last` when no more will come. What they name, by their places among
-    /// these, is held until they are done.
+    /// Adds `count` items, each a u32 length and its bytes; `last` when no more will come. `places` says where large parts of which
+    /// item lie, by its number in the job: they are the job's then, and stay the caller's when the items are refused. `named` says
+    /// likewise what they name, which is held until they are done.
     pub fn push_items(
         &self,
         job: &Arc<Job>,
         items: &[u8],
-        named: Vec<(u64, Segments)>,
         count: u64,
+        places: &mut BTreeMap<u64, Vec<Place>>,
+        named: BTreeMap<u64, Segments>,
         last: bool,
     ) -> Result<(), Refusal> {
         if self.inert() {
@@ -292,10 +321,8 @@ impl<T: Host> Pool<T> {
         {
             let mut inner = job.lock();
             inner.items.extend_from_slice(items);
-            let first = inner.pushed;
-            inner
-                .named
-                .extend(named.into_iter().map(|(at, segments)| (first + at, segments)));
+            inner.places.append(places);
+            inner.named.extend(named);
             inner.pushed += count;
             inner.closed |= last;
         }
@@ -319,7 +346,9 @@ impl<T: Host> Pool<T> {
         let mut pool = self.shared.lock();
         pool.jobs.retain(|other| !Arc::ptr_eq(other, job));
         self.shared.cancel_job(&mut pool, job, Doom::Shutdown);
-        self.shared.tell_feed(&pool);
+        self.shared.feed(&mut pool);
+        drop(pool);
+        self.shared.wake_one();
     }
 }
 
@@ -336,14 +365,16 @@ impl<T: Host> Shared<T> {
             let (range, count) = inner.cut(size);
             let first = inner.dispatched;
             inner.dispatched += u64::from(count);
-            let segments = inner.take_named();
             inner.largest = inner.largest.max(count);
             let options = inner.options;
             let header_len = (inner.header.len() as u32).to_le_bytes();
             let parts = [&header_len[..], &inner.header, &inner.items[range]];
             let filled = self.fill(pool, KIND_MAP, count, &parts, options);
+            let end = first + u64::from(count);
+            let (places, segments) = (inner.cut_places(end), inner.cut_named(end));
             let Ok(slot) = filled else {
                 drop(inner);
+                self.unplace(pool, &places);
                 let why = Failure::Memory("no memory for the arguments of a chunk".into());
                 for index in first..first + u64::from(count) {
                     job.fail_item(index, why.clone());
@@ -354,6 +385,7 @@ impl<T: Host> Shared<T> {
             inner.compact();
             drop(inner);
             pool.records[slot as usize].job = Some((Arc::clone(job), first));
+            pool.records[slot as usize].places = places;
             pool.records[slot as usize].segments = segments;
             self.board.slot(slot).state().ask(SUPERVISE);
             self.enqueue(pool, slot);
@@ -403,15 +435,12 @@ impl<T: Host> Shared<T> {
 
     /// Fails all items of a job that have not been begun. It is no longer in the pool's list.
     pub(super) fn fail_job(&self, pool: &mut Inner<T::Handle>, job: &Arc<Job>, failure: &Failure) {
-        let (undispatched, in_flight) = {
+        let (undispatched, places, in_flight) = {
             let mut inner = job.lock();
             let undispatched = inner.dispatched..inner.pushed;
-            inner.dispatched = inner.pushed;
-            inner.items = Vec::new();
-            inner.named = BTreeMap::new();
-            inner.at = 0;
-            (undispatched, inner.in_flight.clone())
+            (undispatched, inner.clear(), inner.in_flight.clone())
         };
+        self.unplace(pool, &places);
         for index in undispatched {
             job.fail_item(index, failure.clone());
         }
@@ -426,16 +455,13 @@ impl<T: Host> Shared<T> {
 
     /// Cancels a job that is no longer in the pool's list.
     pub(super) fn cancel_job(&self, pool: &mut Inner<T::Handle>, job: &Arc<Job>, reason: Doom) {
-        let in_flight = {
+        let (places, in_flight) = {
             let mut inner = job.lock();
             inner.cancelled = true;
-            inner.dispatched = inner.pushed;
-            inner.items = Vec::new();
-            inner.named = BTreeMap::new();
-            inner.at = 0;
             inner.parts.clear();
-            inner.in_flight.clone()
+            (inner.clear(), inner.in_flight.clone())
         };
+        self.unplace(pool, &places);
         for slot in in_flight {
             let state = self.board.slot(slot).state();
             if state.take_back() {

@@ -5,6 +5,7 @@
 //! | [`submit`] | filling a slot and queueing it; cancel and kill |
 //! | [`order`] | the queue when priorities differ |
 //! | [`job`] | `map`: chunks sized by measured time |
+//! | [`large`] | large parts of arguments: written once for all tasks that have the same |
 //! | [`wait`] | sleeping until a slot is done; taking what came of it |
 //! | [`adopt`] | taking over the segments that a result names, before it counts as one |
 //! | [`supervise`] | the thread that carries out the supervisor's actions |
@@ -16,6 +17,7 @@
 mod adopt;
 mod collect;
 mod job;
+mod large;
 mod order;
 mod seats;
 mod submit;
@@ -34,12 +36,14 @@ use plait_sys::limits::OomKills;
 use plait_sys::mem::Memfd;
 use plait_sys::{cpu, fork};
 
+use crate::blocks::Place;
 use crate::board::Board;
 use crate::frames::Results;
 use crate::spin::Spin;
 use crate::supervisor::{Config, Doom, Exit, Supervisor};
 
 pub use job::{Job, Part, PartBody};
+use large::Large;
 use order::Order;
 pub use plait_shm::segment::Segments;
 use seats::Seats;
@@ -62,6 +66,9 @@ pub struct Settings {
     pub max_workers: usize,
     /// Whether anybody may spin.
     pub spin: bool,
+    /// Most bytes of free memory that stay warm for arguments, and for each worker's results; also the most that results which the
+    /// caller keeps may hold back there.
+    pub warm: u64,
     /// Handed to each worker.
     pub config: Vec<u8>,
     /// The signal at which a worker writes its stack to its stack memfd.
@@ -120,7 +127,7 @@ pub enum Refusal {
     Broken(Failure),
     /// This is a copy in a forked child.
     Inert,
-    /// There is no fork server yet: see [`Pool::attach_server`].
+    /// There is no fork server yet: see [`Pool::attach_server`] and [`Pool::connect_later`].
     NoServer,
     /// All slots are taken.
     Full,
@@ -168,6 +175,12 @@ pub struct Statistics {
     pub idle: u64,
     /// Tasks and chunks that wait.
     pub queued: u64,
+    /// Bytes of arguments' memory that are free and kept warm.
+    pub warm: u64,
+    /// Bytes of results' memory that results in the caller's hands hold back.
+    pub held: u64,
+    /// The cap on both.
+    pub warm_cap: u64,
 }
 
 /// The parent's record of a slot.
@@ -180,6 +193,10 @@ struct Record<H> {
     segments: Segments,
     /// Segments that results name, offered by whoever ran the task.
     adopted: Segments,
+    /// Where its large arguments lie.
+    places: Vec<Place>,
+    /// Whether its results were taken.
+    taken: bool,
     /// Who is to be told when it is done.
     handle: Option<H>,
     failure: Option<Failure>,
@@ -199,7 +216,7 @@ struct Record<H> {
 impl<H> Record<H> {
     /// Whether it holds memory beside its slot.
     fn large(&self) -> bool {
-        self.args.is_some() || !self.segments.is_empty() || !self.adopted.is_empty()
+        self.args.is_some() || !self.places.is_empty() || !self.segments.is_empty() || !self.adopted.is_empty()
     }
 
     fn empty() -> Self {
@@ -209,6 +226,8 @@ impl<H> Record<H> {
             args: None,
             segments: Segments::new(),
             adopted: Segments::new(),
+            places: Vec::new(),
+            taken: false,
             handle: None,
             failure: None,
             view: None,
@@ -230,6 +249,7 @@ struct Inner<H> {
     abandoned_patience: usize,
     /// None when the pool is over.
     args: Option<Arena>,
+    large: Large,
     order: Order,
     jobs: Vec<Arc<Job>>,
     supervisor: Supervisor,
@@ -360,8 +380,8 @@ impl<T: Host> Pool<T> {
         config.write_all_at(&settings.config, 0)?;
         config.seal_size()?;
         let cpus = cpu::usable_cpus();
-        let (board, board_file) = Board::create(settings.max_workers, settings.spin && cpus > 1)?;
-        let args = Some(Arena::new(duplicate(&args_file)?));
+        let (board, board_file) = Board::create(settings.max_workers, settings.spin && cpus > 1, cpus, settings.warm)?;
+        let args = Some(Arena::new(duplicate(&args_file)?, settings.warm));
         let lines = Lines {
             board: board_file,
             args: args_file,
@@ -375,6 +395,7 @@ impl<T: Host> Pool<T> {
             abandoned: Vec::new(),
             abandoned_patience: 0,
             args,
+            large: Large::default(),
             order: Order::default(),
             jobs: Vec::new(),
             supervisor: Supervisor::new(Config {
@@ -515,6 +536,9 @@ impl<T: Host> Pool<T> {
             workers: inner.supervisor.alive() as u64,
             idle: self.shared.board.idle().count() as u64,
             queued: queued as u64,
+            warm: inner.args.as_ref().map_or(0, Arena::warm_bytes),
+            held: inner.seats.held_bytes(),
+            warm_cap: self.shared.board.header().warm.load(Ordering::Relaxed),
             ..inner.statistics
         }
     }

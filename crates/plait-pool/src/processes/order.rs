@@ -2,7 +2,8 @@
 //!
 //! While all tasks have one priority, the board's queue is the queue. As soon as one differs, what is queued is revoked into a
 //! heap here, and the board's queue holds only the next few, in order; whoever takes one tells the supervisor to feed the next. A task of
-//! higher priority than one of those few revokes them again, so the order is exact.
+//! higher priority than one of those few revokes them again, and none is fed while a map of higher priority has items to send out, so
+//! the order is exact.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -34,7 +35,8 @@ impl<T: Host> Shared<T> {
     pub(super) fn enqueue(&self, inner: &mut Inner<T::Handle>, slot: u32) {
         let priority = inner.records[slot as usize].options.priority;
         if !inner.order.active {
-            if (priority == inner.order.level || self.board.queue().is_empty()) && self.push(slot) {
+            let fits = priority == inner.order.level || self.board.queue().is_empty();
+            if fits && !Self::outranked(inner, priority) && self.push(slot) {
                 inner.order.level = priority;
                 return;
             }
@@ -95,6 +97,10 @@ impl<T: Host> Shared<T> {
             self.trim();
             let window = 2 * inner.supervisor.alive().max(1);
             while self.board.queue().len() < window {
+                match inner.order.heap.peek() {
+                    Some(&(priority, ..)) if Self::outranked(inner, priority) => break,
+                    _ => {}
+                }
                 let Some((priority, Reverse(sequence), slot)) = inner.order.heap.pop() else {
                     inner.order.active = false;
                     break;
@@ -113,6 +119,11 @@ impl<T: Host> Shared<T> {
             }
         }
         self.tell_feed(inner);
+    }
+
+    /// Whether items of higher priority wait to be sent out.
+    fn outranked(inner: &Inner<T::Handle>, priority: i32) -> bool {
+        inner.jobs.iter().any(|job| job.outranks(priority))
     }
 
     /// Tells workers whether the parent holds more than the queue shows.

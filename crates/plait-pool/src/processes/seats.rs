@@ -62,9 +62,20 @@ impl Seats {
         matches!(self.server, Server::Up(_))
     }
 
+    /// Whether there is no server, and none is on its way.
+    pub(super) fn unconnected(&self) -> bool {
+        matches!(self.server, Server::None)
+    }
+
     /// The arena that the worker on `seat` writes.
     pub(super) fn view(&self, seat: usize) -> Option<Arc<ArenaView>> {
         self.holdings.get(seat)?.view.clone()
+    }
+
+    /// Bytes that results in the caller's hands hold back in the arenas of workers that live.
+    pub(super) fn held_bytes(&self) -> u64 {
+        let views = self.holdings.iter().filter_map(|holding| holding.view.as_ref());
+        views.map(|view| view.held()).sum()
     }
 
     pub(super) fn doomed(&mut self, seat: u16, reason: Doom) {
@@ -129,7 +140,10 @@ impl<T: Host> Shared<T> {
             }
             return Err(error);
         }
-        let view = Arc::new(ArenaView::new(duplicate(&results)?));
+        let view = Arc::new(ArenaView::new(
+            duplicate(&results)?,
+            self.board.header().warm.load(Ordering::Relaxed),
+        ));
         inner.seats.holdings[seat as usize] = Holding {
             incarnation,
             view: Some(view),
@@ -208,6 +222,7 @@ impl<T: Host> Shared<T> {
     pub(super) fn bury(&self, inner: &mut Inner<T::Handle>, seat: u16, incarnation: u32, exit: Exit) {
         self.tell_states(inner);
         self.board.idle().forget(seat as usize);
+        self.forget_holds(inner, seat as usize);
         let clean = exit.code == 0 && inner.seats.holdings[seat as usize].doomed.is_none();
         if !clean {
             inner.statistics.workers_died += 1;

@@ -8,6 +8,7 @@ use plait_sys::cpu;
 
 use super::job::Job;
 use super::{Failure, Host, Inner, Pool, Record, Refusal, Segments, Shared, TaskOptions};
+use crate::blocks::Place;
 use crate::board::{IN_SLOT, INLINE, KIND_CALL, SLOTS};
 use crate::supervisor::{Doom, Event};
 use crate::task::{ABANDONED, COLLECT, Phase, SUPERVISE, State, WAIT_EVENT, WAIT_FUTEX};
@@ -17,9 +18,16 @@ use crate::worker::{wake_collector, wake_seat};
 const ABANDONED_PATIENCE: usize = 64;
 
 impl<T: Host> Pool<T> {
-    /// Queues a task with these arguments; returns its slot, which is the caller's until it is [released](Self::release) or
-    /// [abandoned](Self::abandon). What the arguments name, `segments`, is held until the task is done.
-    pub fn submit(&self, args: &[u8], segments: Segments, options: TaskOptions) -> Result<u32, Refusal> {
+    /// Queues a task with these arguments, whose large parts lie at `places`: they are the task's then, and stay the caller's when it
+    /// is refused. What the arguments name, `segments`, is held until the task is done. Returns its slot, which is the caller's until
+    /// it is [released](Self::release) or [abandoned](Self::abandon).
+    pub fn submit(
+        &self,
+        args: &[u8],
+        places: &mut Vec<Place>,
+        segments: Segments,
+        options: TaskOptions,
+    ) -> Result<u32, Refusal> {
         let shared = &self.shared;
         if shared.inert() {
             return Err(Refusal::Inert);
@@ -27,7 +35,9 @@ impl<T: Host> Pool<T> {
         let mut inner = shared.lock();
         shared.open(&mut inner)?;
         let slot = shared.fill(&mut inner, KIND_CALL, 1, &[args], options)?;
-        inner.records[slot as usize].segments = segments;
+        let record = &mut inner.records[slot as usize];
+        record.places = std::mem::take(places);
+        record.segments = segments;
         shared.enqueue(&mut inner, slot);
         inner.statistics.submitted += 1;
         let ring = shared.wants_supervisor(&inner, options);
@@ -162,7 +172,7 @@ impl<T: Host> Shared<T> {
             return Err(Refusal::ShutDown);
         }
         if !inner.started {
-            if !inner.seats.connected() {
+            if inner.seats.unconnected() {
                 return Err(Refusal::NoServer);
             }
             self.start_supervisor()?;
@@ -264,9 +274,13 @@ impl<T: Host> Shared<T> {
     #[must_use]
     pub(super) fn release(&self, inner: &mut Inner<T::Handle>, slot: u32) -> (Option<T::Handle>, [Segments; 2]) {
         let record = &mut inner.records[slot as usize];
+        // First, since results that are dropped take along what they name.
+        let held = [&mut record.segments, &mut record.adopted].map(std::mem::take);
+        self.drop_results(inner, slot);
+        let record = &mut inner.records[slot as usize];
+        let places = std::mem::take(&mut record.places);
         inner.timed -= usize::from(record.used && record.options.timeout_ns > 0);
         let handle = record.handle.take();
-        let held = [&mut record.segments, &mut record.adopted].map(std::mem::take);
         record.used = false;
         record.failure = None;
         record.view = None;
@@ -274,9 +288,21 @@ impl<T: Host> Shared<T> {
         if let (Some(block), Some(args)) = (record.args.take(), inner.args.as_mut()) {
             args.free(block);
         }
+        if !places.is_empty() {
+            self.unplace(inner, &places);
+        }
         self.board.slot(slot).state().reset(Phase::Free);
         inner.free.push(slot);
         (handle, held)
+    }
+
+    /// Gives back the blocks of a call's results that nobody took; those of chunks are taken as they come.
+    fn drop_results(&self, inner: &mut Inner<T::Handle>, slot: u32) {
+        let record = &mut inner.records[slot as usize];
+        let call = self.board.slot(slot).kind.load(Ordering::Relaxed) == KIND_CALL;
+        if call && record.used && !record.taken && record.failure.is_none() {
+            drop(self.take(inner, slot));
+        }
     }
 
     /// Wakes a worker for what was queued, unless one spins or all are awake.

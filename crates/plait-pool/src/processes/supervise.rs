@@ -37,8 +37,21 @@ impl<T: Host> Pool<T> {
             return Err(Refusal::Inert);
         }
         let mut inner = self.shared.lock();
-        if !inner.seats.connected() {
+        if inner.seats.unconnected() {
             self.shared.attach(&mut inner, connection)?;
+        }
+        Ok(())
+    }
+
+    /// Has a thread get a connection to a fork server that is still starting. Tasks are taken meanwhile; they fail if it does not
+    /// start.
+    pub fn connect_later(&self) -> Result<(), Refusal> {
+        if self.inert() {
+            return Err(Refusal::Inert);
+        }
+        let mut inner = self.shared.lock();
+        if inner.seats.unconnected() {
+            self.shared.connect(&mut inner)?;
         }
         Ok(())
     }
@@ -83,7 +96,10 @@ impl<T: Host> Shared<T> {
                 if let Some(old) = watched.take() {
                     let _ = epoll.delete(old.as_fd());
                 }
-                self.connect(&mut inner);
+                if inner.seats.unconnected() && !inner.seats.wanted.is_empty() {
+                    // Without a thread for it, the next turn tries again.
+                    let _ = self.connect(&mut inner);
+                }
             }
             let deadline = self.next_deadline(&inner);
             drop(inner);
@@ -449,11 +465,8 @@ impl<T: Host> Shared<T> {
         }
     }
 
-    /// Gets a connection to a new fork server when workers are wanted.
-    fn connect(self: &Arc<Self>, inner: &mut Inner<T::Handle>) {
-        if inner.seats.wanted.is_empty() || matches!(inner.seats.server, Server::Connecting) {
-            return;
-        }
+    /// Has a thread get a connection to a fork server.
+    fn connect(self: &Arc<Self>, inner: &mut Inner<T::Handle>) -> io::Result<()> {
         inner.seats.server = Server::Connecting;
         let shared = Arc::clone(self);
         let started = thread::spawn_native("plait-conn", move || {
@@ -486,6 +499,7 @@ impl<T: Host> Shared<T> {
         if started.is_err() {
             inner.seats.server = Server::None;
         }
+        started.map(drop)
     }
 
     /// Everybody who asked has been told: nobody needs the shared descriptors any more.

@@ -164,9 +164,10 @@ impl<T: Host> Shared<T> {
         end
     }
 
-    fn take(&self, inner: &mut Inner<T::Handle>, slot: u32) -> Outcome {
+    pub(super) fn take(&self, inner: &mut Inner<T::Handle>, slot: u32) -> Outcome {
         self.board.handoff().taken();
         let record = &mut inner.records[slot as usize];
+        record.taken = true;
         if let Some(failure) = record.failure.take() {
             return Outcome::Failed(failure);
         }

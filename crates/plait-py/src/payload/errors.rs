@@ -25,7 +25,7 @@ pub(crate) fn encode_error(py: Python<'_>, error: &PyErr, out: &mut Vec<u8>) {
         .into_bytes()
     });
     let mut pickled = Vec::new();
-    let reason = match pickle::dump(value, &mut pickled) {
+    let reason = match pickle::dump(value, &mut pickled, None) {
         Ok(()) => String::new(),
         Err(refusal) => refusal.reason(py),
     };
@@ -62,7 +62,7 @@ pub(crate) fn decode_error<'py>(py: Python<'py>, bytes: &[u8]) -> Bound<'py, PyA
 
 /// Unpickles an exception, or says why not.
 fn load<'py>(py: Python<'py>, pickled: &[u8]) -> Result<Bound<'py, PyAny>, String> {
-    let value = pickle::load(py, pickled).map_err(|error| error.to_string())?;
+    let value = pickle::load(py, pickled, &crate::parts::Stored::Nothing).map_err(|error| error.to_string())?;
     if value.is_instance_of::<PyBaseException>() {
         Ok(value)
     } else {

@@ -4,11 +4,12 @@ use pyo3::exceptions::{PyException, PyMemoryError, PyTypeError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyBytes, PyDict};
+use pyo3::types::{PyBytes, PyDict, PyTuple};
 use pyo3::{Borrowed, ffi};
 
 use super::main_module::main_importable;
 use super::refusal::Refusal;
+use crate::parts::{BufferCallback, Parts, Stored};
 
 /// The protocol of every pickle.
 const PROTOCOL: u8 = 5;
@@ -25,19 +26,35 @@ const LOOKUP: &[u8] = b"\x93";
 /// How a pickle ends that is one name and nothing else: STACK_GLOBAL, MEMOIZE, STOP.
 const GLOBAL: &[u8] = b"\x93\x94.";
 
-/// Appends the pickle of `value` by the first pickler that takes it, and only then touches `out`.
-pub(super) fn dump(value: &Bound<'_, PyAny>, out: &mut Vec<u8>) -> Result<(), Refusal> {
+/// Appends the pickle of `value` by the first pickler that takes it, and only then touches `out`, and `parts`: where there are such, they
+/// get the large buffers that the pickle leaves out.
+pub(super) fn dump(value: &Bound<'_, PyAny>, out: &mut Vec<u8>, parts: Option<&mut Parts>) -> Result<(), Refusal> {
     let py = value.py();
-    match dumps(value) {
-        Ok(data) if main_importable(py) || !names_main(&data) => append(&data, out),
-        Ok(_) => by_value(value, None, out),
-        Err(error) => dump_slow(value, error, out),
+    let pickled = match parts {
+        Some(_) => dumps_apart(value),
+        None => dumps(value).map(|data| (data, Parts::default())),
+    };
+    match pickled {
+        Ok((data, apart)) if main_importable(py) || !names_main(&data) => {
+            append(&data, out)?;
+            if let Some(parts) = parts {
+                parts.append(apart);
+            }
+            Ok(())
+        }
+        Ok(_) => by_value(value, None, out, parts),
+        Err(error) => dump_slow(value, error, out, parts),
     }
 }
 
 /// What is left to try when pickle has raised `error`.
 #[cold]
-fn dump_slow(value: &Bound<'_, PyAny>, error: PyErr, out: &mut Vec<u8>) -> Result<(), Refusal> {
+fn dump_slow(
+    value: &Bound<'_, PyAny>,
+    error: PyErr,
+    out: &mut Vec<u8>,
+    parts: Option<&mut Parts>,
+) -> Result<(), Refusal> {
     let py = value.py();
     let error = refusing(py, error)?;
     if error.is_instance_of::<PyTypeError>(py)
@@ -46,7 +63,7 @@ fn dump_slow(value: &Bound<'_, PyAny>, error: PyErr, out: &mut Vec<u8>) -> Resul
     {
         return append(&data, out);
     }
-    by_value(value, Some(Box::new(error)), out)
+    by_value(value, Some(Box::new(error)), out, parts)
 }
 
 /// The pickle of `value`.
@@ -55,6 +72,27 @@ fn dumps<'py>(value: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
     static DUMPS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     let dumps = DUMPS.import(value.py(), "pickle", "dumps")?;
     Ok(dumps.call1((value, PROTOCOL))?.cast_into::<PyBytes>()?)
+}
+
+/// The pickle of `value`, and the large buffers that it leaves out.
+#[inline]
+fn dumps_apart<'py>(value: &Bound<'py, PyAny>) -> PyResult<(Bound<'py, PyBytes>, Parts)> {
+    static DUMPS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    static NAMES: PyOnceLock<Py<PyTuple>> = PyOnceLock::new();
+    let py = value.py();
+    let dumps = DUMPS.import(py, "pickle", "dumps")?;
+    let names = NAMES.get_or_try_init(py, || {
+        PyTuple::new(py, [intern!(py, "buffer_callback")]).map(Bound::unbind)
+    })?;
+    let callback = Bound::new(py, BufferCallback::new())?;
+    let protocol = i32::from(PROTOCOL).into_pyobject(py)?;
+    let arguments = [value.as_ptr(), protocol.as_ptr(), callback.as_ptr()];
+    // SAFETY: attached; two positional arguments and one for the name, all alive until the call is over.
+    let data = unsafe {
+        let data = ffi::PyObject_Vectorcall(dumps.as_ptr(), arguments.as_ptr(), 2, names.as_ptr());
+        Bound::from_owned_ptr_or_err(py, data)?
+    };
+    Ok((data.cast_into::<PyBytes>()?, callback.get().take()))
 }
 
 /// The pickle by multiprocessing's pickler, if the program has it and it takes the value.
@@ -76,10 +114,19 @@ fn forking<'py>(value: &Bound<'py, PyAny>) -> Result<Option<Bound<'py, PyBytes>>
 
 /// Appends the pickle by cloudpickle. `pickle` is what pickle said, if it refused; else its pickle names `__main__`.
 #[cold]
-fn by_value(value: &Bound<'_, PyAny>, pickle: Option<Box<PyErr>>, out: &mut Vec<u8>) -> Result<(), Refusal> {
+fn by_value(
+    value: &Bound<'_, PyAny>,
+    pickle: Option<Box<PyErr>>,
+    out: &mut Vec<u8>,
+    parts: Option<&mut Parts>,
+) -> Result<(), Refusal> {
     let py = value.py();
+    let callback = match parts {
+        Some(_) => Some(Bound::new(py, BufferCallback::new()).map_err(Refusal::Raised)?),
+        None => None,
+    };
     let data = match py.import(intern!(py, "cloudpickle")) {
-        Ok(module) => module.call_method1(intern!(py, "dumps"), (value, PROTOCOL)),
+        Ok(module) => module.call_method1(intern!(py, "dumps"), (value, PROTOCOL, &callback)),
         Err(error) => {
             refusing(py, error)?;
             return Err(Refusal::Refused {
@@ -89,7 +136,13 @@ fn by_value(value: &Bound<'_, PyAny>, pickle: Option<Box<PyErr>>, out: &mut Vec<
         }
     };
     match data.and_then(|data| Ok(data.cast_into::<PyBytes>()?)) {
-        Ok(data) => append(&data, out),
+        Ok(data) => {
+            append(&data, out)?;
+            if let (Some(parts), Some(callback)) = (parts, &callback) {
+                parts.append(callback.get().take());
+            }
+            Ok(())
+        }
         Err(error) => {
             let cloudpickle = Some(Box::new(refusing(py, error)?));
             Err(Refusal::Refused { pickle, cloudpickle })
@@ -113,11 +166,16 @@ pub(super) fn by_reference(function: &Bound<'_, PyAny>) -> PyResult<Option<Vec<u
     }
 }
 
-/// Loads a pickle.
+/// Loads a pickle whose large buffers are `stored`.
 #[inline]
-pub(super) fn load<'py>(py: Python<'py>, data: &[u8]) -> PyResult<Bound<'py, PyAny>> {
+pub(super) fn load<'py>(py: Python<'py>, data: &[u8], stored: &Stored<'_>) -> PyResult<Bound<'py, PyAny>> {
     static LOADS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     let loads = LOADS.import(py, "pickle", "loads")?;
+    if stored.len() > 0 {
+        let keywords = PyDict::new(py);
+        keywords.set_item(intern!(py, "buffers"), stored.buffers(py)?)?;
+        return loads.call((PyBytes::new(py, data),), Some(&keywords));
+    }
     if data.len() < VIEW {
         return loads.call1((PyBytes::new(py, data),));
     }

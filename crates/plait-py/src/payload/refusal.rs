@@ -82,7 +82,7 @@ impl Refusal {
             return error;
         }
         for (place, value) in parts {
-            if let Err(refusal) = pickle::dump(&value, &mut Vec::new()) {
+            if let Err(refusal) = pickle::dump(&value, &mut Vec::new(), None) {
                 return refusal.of(&place, &value);
             }
         }

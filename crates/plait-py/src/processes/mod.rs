@@ -17,7 +17,7 @@ pub(crate) type CorePool = Pool<PyHost>;
 
 /// What the pool asks of Python.
 pub(crate) struct PyHost {
-    /// Returns the descriptor of a new connection to a fork server.
+    /// Called with whether to wait, returns the descriptor of a new connection to a fork server; None when it would wait.
     connect: Py<PyAny>,
     /// Segments that the pool's config names: it is read by each worker that starts.
     _segments: Segments,
@@ -38,19 +38,21 @@ impl Host for PyHost {
     }
 
     fn connect(&self) -> io::Result<OwnedFd> {
-        let connected = Python::try_attach(|py| connect(self.connect.bind(py)));
+        let connected = Python::try_attach(|py| connect(self.connect.bind(py), true));
         match connected {
-            Some(result) => result.map_err(io::Error::other),
+            Some(Ok(Some(connection))) => Ok(connection),
+            Some(Ok(None)) => Err(io::ErrorKind::WouldBlock.into()),
+            Some(Err(error)) => Err(io::Error::other(error)),
             None => Err(io::Error::other("the interpreter is shutting down")),
         }
     }
 }
 
-/// Asks the Python side for a connection to a fork server.
-fn connect(callable: &Bound<'_, PyAny>) -> PyResult<OwnedFd> {
-    let fd: i32 = callable.call0()?.extract()?;
+/// Asks the Python side for a connection to a fork server; without `wait` there may be none yet.
+fn connect(callable: &Bound<'_, PyAny>, wait: bool) -> PyResult<Option<OwnedFd>> {
+    let fd: Option<i32> = callable.call1((wait,))?.extract()?;
     // SAFETY: the callable detaches the descriptor from its socket object and hands it over.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    Ok(fd.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }))
 }
 
 pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {

@@ -4,7 +4,8 @@ use std::cell::RefCell;
 use std::os::fd::BorrowedFd;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-use plait_pool::processes::{Pool, Refusal, Settings, Sleep, TaskOptions, WeakPool};
+use plait_pool::blocks::Place;
+use plait_pool::processes::{Pool, Refusal, Segments, Settings, Sleep, TaskOptions, WeakPool};
 use pyo3::exceptions::{PyException, PyKeyboardInterrupt, PyRuntimeError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
@@ -15,6 +16,7 @@ use super::{CorePool, PyHost, connect};
 use crate::error;
 use crate::future::{FutureCore, Task};
 use crate::gil::{self, Waitable};
+use crate::parts::Parts;
 use crate::payload::{self, FunctionRef, FunctionTable};
 use crate::shared::{self, Held};
 
@@ -97,20 +99,35 @@ impl ProcessPoolCore {
         }
     }
 
-    /// Does `what` to the pool, connecting it to a fork server first if it has none.
+    /// Does `what` to the pool, connecting it to a fork server first if it has none. Nobody waits for one that starts.
     fn connected<R>(&self, py: Python<'_>, mut what: impl FnMut(&CorePool) -> Result<R, Refusal>) -> PyResult<R> {
         let opened = self.opened()?;
-        match what(&opened.pool) {
-            Err(Refusal::NoServer) => {
-                let connection = connect(opened.connect.bind(py))?;
-                opened
-                    .pool
-                    .attach_server(connection)
-                    .map_err(|refusal| error::of_refusal(py, refusal))?;
-                what(&opened.pool).map_err(|refusal| error::of_refusal(py, refusal))
-            }
-            other => other.map_err(|refusal| error::of_refusal(py, refusal)),
+        loop {
+            let connected = match what(&opened.pool) {
+                Err(Refusal::NoServer) => match connect(opened.connect.bind(py), false)? {
+                    Some(connection) => opened.pool.attach_server(connection),
+                    None => opened.pool.connect_later(),
+                },
+                other => return other.map_err(|refusal| error::of_refusal(py, refusal)),
+            };
+            connected.map_err(|refusal| error::of_refusal(py, refusal))?;
         }
+    }
+
+    /// Submits a call that has large parts.
+    fn submit_placed(
+        &self,
+        py: Python<'_>,
+        call: &mut Vec<u8>,
+        parts: &Parts,
+        segments: &Segments,
+        options: TaskOptions,
+    ) -> PyResult<u32> {
+        let pool = self.pool()?;
+        let mut places = place(py, pool, parts)?;
+        payload::place_call(call, &places);
+        self.connected(py, |pool| pool.submit(call, &mut places, segments.clone(), options))
+            .inspect_err(|_| pool.unplace(&places))
     }
 
     fn submit_with<'py>(
@@ -124,14 +141,18 @@ impl ProcessPoolCore {
         let opened = self.opened()?;
         let future = opened.future.bind(py).call0()?;
         let slot = with_scratch(|buffer| {
+            let mut parts = Parts::default();
             let (encoded, segments) = shared::collect(|| {
                 self.number(py, function)
-                    .and_then(|number| payload::encode_call(py, number, function, args, kwargs, buffer))
+                    .and_then(|number| payload::encode_call(py, number, function, args, kwargs, buffer, &mut parts))
             });
             match encoded {
-                Ok(()) => self
-                    .connected(py, |pool| pool.submit(buffer, segments.clone(), options))
+                Ok(()) if parts.is_empty() => self
+                    .connected(py, |pool| {
+                        pool.submit(buffer, &mut Vec::new(), segments.clone(), options)
+                    })
                     .map(Some),
+                Ok(()) => self.submit_placed(py, buffer, &parts, &segments, options).map(Some),
                 // As with the standard library, what cannot be sent is told by the future.
                 Err(error) if error.is_instance_of::<PyException>(py) => {
                     opened
@@ -156,6 +177,19 @@ impl ProcessPoolCore {
         future.cast::<FutureCore>()?.get().begin(task);
         Ok(future)
     }
+}
+
+/// Parts of this size in all are copied without the GIL.
+const SLOW: usize = 1 << 20;
+
+/// Writes parts where workers can read them.
+pub(super) fn place(py: Python<'_>, pool: &CorePool, parts: &Parts) -> PyResult<Vec<Place>> {
+    let placed = if parts.size() < SLOW {
+        pool.place(&parts.slices())
+    } else {
+        gil::detached(py, || pool.place(&parts.slices()))
+    };
+    placed.map_err(|refusal| error::of_refusal(py, refusal))
 }
 
 /// Seconds as nanoseconds; none is 0.
@@ -184,7 +218,7 @@ impl ProcessPoolCore {
 
     /// Sets the pool up. Arguments were checked by the caller.
     #[expect(clippy::too_many_arguments, reason = "they are keywords in Python")]
-    #[pyo3(signature = (*, max_workers, config, held, connect, future, stack_signal, spin, timeout, retries))]
+    #[pyo3(signature = (*, max_workers, config, held, connect, future, stack_signal, spin, warm, timeout, retries))]
     fn _open(
         &self,
         max_workers: usize,
@@ -194,6 +228,7 @@ impl ProcessPoolCore {
         future: Py<PyAny>,
         stack_signal: i32,
         spin: bool,
+        warm: u64,
         timeout: Option<f64>,
         retries: u32,
     ) -> PyResult<()> {
@@ -206,6 +241,7 @@ impl ProcessPoolCore {
             &Settings {
                 max_workers,
                 spin,
+                warm,
                 config,
                 stack_signal,
             },
@@ -347,6 +383,9 @@ impl ProcessPoolCore {
         dict.set_item("workers_idle", figures.idle)?;
         dict.set_item("workers_started", figures.workers_started)?;
         dict.set_item("workers_died", figures.workers_died)?;
+        dict.set_item("memory_warm", figures.warm)?;
+        dict.set_item("memory_held", figures.held)?;
+        dict.set_item("memory_cap", figures.warm_cap)?;
         Ok(dict)
     }
 

@@ -9,12 +9,13 @@ use plait_pool::frames;
 use plait_pool::processes::Segments;
 use plait_pool::worker::{Fds, Next, Worker};
 use plait_shm::sync::Ordering;
-use plait_sys::{fork, limits, time};
+use plait_sys::{fork, limits, mem, time};
 use pyo3::exceptions::{PyMemoryError, PyRuntimeError};
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
 use crate::gil;
+use crate::parts::Parts;
 use crate::payload;
 use crate::shared;
 
@@ -56,6 +57,8 @@ struct Runner<'py> {
     /// Where the next item of a chunk lies: slot, item, offset.
     cursor: (u32, u32, usize),
     memory_limit: Option<u64>,
+    /// How many functions were loaded when free memory was last given back.
+    trimmed: usize,
     /// This process among its forks.
     generation: u32,
     /// Set in a forked child: the code to exit with.
@@ -89,6 +92,7 @@ impl PyWorker {
             buffer: Vec::new(),
             cursor: NOWHERE,
             memory_limit,
+            trimmed: usize::MAX,
             generation: fork::generation(),
             forked: None,
             spent: false,
@@ -124,6 +128,10 @@ impl<'py> Runner<'py> {
             }
             shared::idle();
             let worker = &mut self.worker;
+            if self.trimmed != self.functions.len() {
+                self.trimmed = self.functions.len();
+                mem::trim(); // to import them has taken much for a short time
+            }
             match gil::detached(self.py, || worker.wait()) {
                 Next::Task(slot) => return Ok(Some(slot)),
                 Next::Retire => return Ok(None),
@@ -172,7 +180,9 @@ impl<'py> Runner<'py> {
         let py = self.py;
         let (worker, functions) = (&self.worker, &mut self.functions);
         let bytes = worker.args(slot)?;
-        let call = payload::decode_call(py, bytes, &mut |py, number| resolve(py, worker, functions, number))?;
+        let call = payload::decode_call(py, worker, bytes, &mut |py, number| {
+            resolve(py, worker, functions, number)
+        })?;
         call.function.call(call.args, call.kwargs.as_ref())
     }
 
@@ -230,7 +240,7 @@ impl<'py> Runner<'py> {
         if end == at + 4 {
             return Ok(None);
         }
-        payload::decode_item(self.py, &bytes[at + 4..end]).map(Some)
+        payload::decode_item(self.py, &self.worker, &bytes[at + 4..end]).map(Some)
     }
 
     /// The result of an item that was not sent.
@@ -253,26 +263,32 @@ impl<'py> Runner<'py> {
     fn write(&mut self, slot: u32, outcome: PyResult<Bound<'py, PyAny>>) {
         let mut buffer = std::mem::take(&mut self.buffer);
         buffer.clear();
+        let mut parts = Parts::default();
         let error = match outcome {
             Ok(value) => {
-                let (encoded, segments) = shared::collect(|| payload::encode_value(self.py, &value, &mut buffer));
+                let (encoded, segments) =
+                    shared::collect(|| payload::encode_value(self.py, &value, &mut buffer, &mut parts));
                 encoded.and_then(|()| self.offer(slot, &segments)).err()
             }
             Err(error) => Some(error),
         };
-        let kind = match error {
-            None => frames::VALUE,
+        let written = match error {
+            None if parts.is_empty() => self.worker.write(slot, frames::VALUE, &buffer),
+            None => self.worker.write_placed(slot, &buffer, &parts.slices()),
             Some(error) => {
                 let error = self.over_limit(error);
                 buffer.clear();
                 let ((), segments) = shared::collect(|| payload::encode_error(self.py, &error, &mut buffer));
                 // What the exception carries is then not to be had; that it was raised is.
                 let _ = self.offer(slot, &segments);
-                frames::ERROR
+                self.worker.write(slot, frames::ERROR, &buffer)
             }
         };
-        if let Err(refused) = self.worker.write(slot, kind, &buffer) {
-            let error = PyMemoryError::new_err(format!("no memory for a result of {} bytes: {refused}", buffer.len()));
+        if let Err(refused) = written {
+            let error = PyMemoryError::new_err(format!(
+                "no memory for a result of {} bytes: {refused}",
+                buffer.len() + parts.size()
+            ));
             buffer.clear();
             payload::encode_error(self.py, &error, &mut buffer);
             if self.worker.write(slot, frames::ERROR, &buffer).is_err() {
