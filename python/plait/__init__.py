@@ -4,7 +4,8 @@ Public names are loaded when they are first used, so that `import plait` costs n
 
     from plait import ProcessPool
 
-The rooms behind them: `plait.processes` (the process pool), `plait.errors` (every exception), `plait._future` and
+The rooms behind them: `plait.processes` (the process pool), `plait.shared` (shared memory),
+`plait.errors` (every exception), `plait._future` and
 `plait._executor` (what all executors share), `plait._core` (the extension).
 """
 
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     )
     from plait.processes._pool import ProcessPool as ProcessPool
     from plait.processes.limits import Limits as Limits
+    from plait.shared._array import shared_array as shared_array
+    from plait.shared._share import Shared as Shared, share as share
 
 __version__ = "0.1.0"
 
@@ -44,11 +47,14 @@ __all__ = [
     "NotPicklable",
     "OwnerDied",
     "ProcessPool",
+    "Shared",
     "TaskCancelled",
     "TaskTimeout",
     "WorkerDied",
     "__version__",
     "errors",
+    "share",
+    "shared_array",
 ]
 
 _HOMES = {
@@ -59,9 +65,12 @@ _HOMES = {
     "NotPicklable": "plait.errors",
     "OwnerDied": "plait.errors",
     "ProcessPool": "plait.processes._pool",
+    "Shared": "plait.shared._share",
     "TaskCancelled": "plait.errors",
     "TaskTimeout": "plait.errors",
     "WorkerDied": "plait.errors",
+    "share": "plait.shared._share",
+    "shared_array": "plait.shared._array",
 }
 
 

@@ -122,7 +122,10 @@ class WorkerDied(BrokenProcessPool):
 
 
 class OwnerDied(RuntimeError):
-    """The process that held a shared lock, or the last one at the other end of a shared channel, died.
+    """The process that held a shared lock, or shared memory, or the last one at the other end of a shared channel, is gone.
+
+    Of memory it also says that the process has let go of it: whoever sends a handle by a road that plait does not see must keep
+    its own until it has arrived.
 
     What the lock protected may be half changed. What to do next: put that state right or throw it away, then go on; the
     lock is yours to release where the error was raised on acquiring it.

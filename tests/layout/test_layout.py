@@ -37,7 +37,7 @@ HOMES = {
 }
 
 # The Python rooms that may open a door of the extension module. Between rooms, see [tool.importlinter] in pyproject.toml.
-DOORS = {"_future", "_executor", "processes"}
+DOORS = {"_future", "_executor", "processes", "shared"}
 
 PUBLIC = {
     "DeadlockError",
@@ -47,11 +47,14 @@ PUBLIC = {
     "NotPicklable",
     "OwnerDied",
     "ProcessPool",
+    "Shared",
     "TaskCancelled",
     "TaskTimeout",
     "WorkerDied",
     "__version__",
     "errors",
+    "share",
+    "shared_array",
 }
 
 

@@ -93,6 +93,14 @@ pub struct Seat {
     pub failure_offset: AtomicU64,
     /// See `failure_offset`.
     pub failure_len: AtomicU64,
+    /// Whether segments of a result are offered to the parent, and what came of it: see [`offer`].
+    pub offer: AtomicU32,
+    /// The slot whose result they belong to.
+    pub offer_slot: AtomicU32,
+    /// Where their sources lie in the results arena.
+    pub offer_offset: AtomicU64,
+    /// How many they are.
+    pub offer_count: AtomicU64,
     /// Blocks of arguments that its worker goes on looking at after their tasks, 0 for none; see [`crate::blocks`].
     holds: [AtomicU64; HOLDS],
     /// Set when its worker has forked: what it holds, a child that outlives it may look at for ever.
@@ -101,6 +109,18 @@ pub struct Seat {
     finished_tail: Apart<AtomicU64>,
     finished_head: Apart<AtomicU64>,
     finished: [AtomicU32; FINISHED],
+}
+
+/// Values of [`Seat::offer`]: the worker stores OFFERED and sleeps on the word, the supervisor answers.
+pub mod offer {
+    /// Nothing is offered.
+    pub const NONE: u32 = 0;
+    /// The parent is to open them.
+    pub const OFFERED: u32 = 1;
+    /// The parent holds them.
+    pub const TAKEN: u32 = 2;
+    /// The parent could not; the errno is added to this.
+    pub const REFUSED: u32 = 1 << 16;
 }
 
 /// States of a seat.

@@ -8,6 +8,7 @@ use std::io;
 use std::sync::Arc;
 
 use plait_shm::arena::{Arena, ArenaView, Block};
+use plait_shm::segment::Segments;
 
 use crate::blocks::{Lent, Place, split_table};
 use crate::board::{INLINE, Slot};
@@ -121,6 +122,8 @@ pub struct Results {
     left: u32,
     block: u64,
     at: usize,
+    /// What the frames name: held until they were read.
+    segments: Segments,
     /// Large parts of the frame that was read last, which may be read again.
     parts: Vec<Arc<Lent>>,
 }
@@ -139,8 +142,16 @@ impl Results {
             left: count,
             block: 0,
             at: 0,
+            segments: Segments::new(),
             parts: Vec::new(),
         }
+    }
+
+    /// The same, holding what its frames name.
+    #[must_use]
+    pub fn holding(mut self, segments: Segments) -> Self {
+        self.segments = segments;
+        self
     }
 
     /// Frames that were not read yet.

@@ -9,13 +9,14 @@ use std::sync::Arc;
 
 use plait_shm::arena::{Arena, ArenaView};
 use plait_shm::idle::{give_token, take_token};
+use plait_shm::segment::{Segment, Source};
 use plait_shm::sync::{Ordering, full_fence};
 use plait_sys::event::EventFd;
 use plait_sys::mem::Memfd;
 use plait_sys::{child, cpu, fork, futex, time};
 
 use crate::blocks::{Place, View, put_table};
-use crate::board::{Board, IN_SLOT, KIND_MAP, SeatState, Slot};
+use crate::board::{Board, IN_SLOT, KIND_MAP, SeatState, Slot, offer};
 use crate::frames::{FrameWriter, PLACED, VALUE};
 use crate::spin::{Crowd, Spin};
 use crate::task::{ABANDONED, COLLECT, SUPERVISE, State, WAIT_EVENT, WAIT_FUTEX};
@@ -332,6 +333,44 @@ impl Worker {
     fn is_unwanted(&self, slot: u32) -> bool {
         let slot = self.board.slot(slot);
         State(slot.futex().load(Ordering::Relaxed)).has(ABANDONED) && slot.kind.load(Ordering::Relaxed) != KIND_MAP
+    }
+
+    /// Has the parent hold what the result to be written names, until somebody has read it. Waits for that.
+    ///
+    /// # Errors
+    /// What kept the parent from opening them: it may have too many descriptors.
+    pub fn offer(&mut self, slot: u32, segments: &[Arc<Segment>]) -> io::Result<()> {
+        if self.is_unwanted(slot) {
+            return Ok(()); // the result will not be written
+        }
+        let block = self.results.allocate(segments.len() * Source::BYTES)?;
+        // SAFETY: just allocated, not published.
+        let room = unsafe { self.results.data(block)? };
+        for (room, segment) in room.chunks_exact_mut(Source::BYTES).zip(segments) {
+            room.copy_from_slice(&segment.source().to_bytes());
+        }
+        let seat = self.board.seat(self.seat);
+        seat.offer_slot.store(slot, Ordering::Relaxed);
+        seat.offer_offset.store(block.offset, Ordering::Relaxed);
+        seat.offer_count.store(segments.len() as u64, Ordering::Relaxed);
+        // Release: pairs with `Shared::adopt` [offer.made].
+        seat.offer.store(offer::OFFERED, Ordering::Release);
+        self.supervisor_event.signal();
+        let answer = loop {
+            // Acquire: pairs with `Shared::adopt` [offer.answered].
+            match seat.offer.load(Ordering::Acquire) {
+                offer::OFFERED => {
+                    let _ = futex::wait(&seat.offer, offer::OFFERED, futex::Scope::Shared, None);
+                }
+                answer => break answer,
+            }
+        };
+        seat.offer.store(offer::NONE, Ordering::Relaxed);
+        self.results.free(block);
+        match answer {
+            offer::TAKEN => Ok(()),
+            refused => Err(io::Error::from_raw_os_error(refused.wrapping_sub(offer::REFUSED) as i32)),
+        }
     }
 
     /// Finishes `item`; dies here when it was doomed meanwhile: that its end was decided, and the parent may not be able to kill it.

@@ -8,6 +8,7 @@
 //! | `gil` | waiting without the GIL, and with signals seen |
 //! | `parts` | large parts of values, in blocks of their own |
 //! | `processes` | the process pool and its workers |
+//! | `shared` | memory that processes share: segments as buffers, and who holds them on their way |
 //! | `system` | a few calls to the system for the Python side |
 
 mod codec;
@@ -17,6 +18,7 @@ mod gil;
 mod parts;
 mod payload;
 mod processes;
+mod shared;
 mod system;
 
 use pyo3::prelude::*;
@@ -29,5 +31,6 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(payload::dumps, module)?)?;
     module.add_class::<future::FutureCore>()?;
     processes::register(module)?;
+    shared::register(module)?;
     system::register(module)
 }

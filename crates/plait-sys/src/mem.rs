@@ -3,13 +3,22 @@
 //! Nothing is left behind when the last process that holds it is gone, however it went. A mapping hands out a raw
 //! pointer only: what lies there, and who may write it when, is the affair of `plait-shm` and `plait-pool`.
 
-use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
+use rustix::fs::{FallocateFlags, MemfdFlags, Mode, OFlags, SealFlags};
 use rustix::io::{Errno, retry_on_intr};
 use rustix::mm::{MapFlags, ProtFlags};
 use std::ffi::c_void;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
+
+/// Which file it is: two descriptors with the same identity are the same memory. Not used again while anybody holds the file.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Identity {
+    /// The device: one for all memfds of a machine.
+    pub device: u64,
+    /// The inode.
+    pub inode: u64,
+}
 
 /// A file in memory, without a name in any file system.
 #[derive(Debug)]
@@ -29,6 +38,39 @@ impl Memfd {
     #[must_use]
     pub fn from_fd(fd: OwnedFd) -> Memfd {
         Memfd { fd }
+    }
+
+    /// Opens what process `pid` has open as `fd`, which may be any file: compare the [identity](Self::identity).
+    ///
+    /// The new descriptor shares no position or mode with the other. The kernel asks for the rights of a debugger that only
+    /// looks: the same user, and a process that may be dumped.
+    pub fn of_process(pid: u32, fd: i32, writable: bool) -> io::Result<Memfd> {
+        // Not blocking: the number may be a pipe's by now.
+        let access = if writable { OFlags::RDWR } else { OFlags::RDONLY };
+        let flags = access | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+        let fd = retry_on_intr(|| rustix::fs::open(format!("/proc/{pid}/fd/{fd}"), flags, Mode::empty()))?;
+        Ok(Memfd { fd })
+    }
+
+    /// The same memory through a descriptor that only reads: kernels before 6.7 refuse to map what is sealed against writing
+    /// through any other.
+    pub fn reopen_read_only(&self) -> io::Result<Memfd> {
+        Memfd::of_process(std::process::id(), self.fd.as_raw_fd(), false)
+    }
+
+    /// Which file it is.
+    pub fn identity(&self) -> io::Result<Identity> {
+        let stat = rustix::fs::fstat(&self.fd)?;
+        Ok(Identity {
+            device: stat.st_dev,
+            inode: stat.st_ino,
+        })
+    }
+
+    /// The number that another process of the same user can [open](Self::of_process) it by.
+    #[must_use]
+    pub fn number(&self) -> i32 {
+        self.fd.as_raw_fd()
     }
 
     /// Its length in bytes, now.
@@ -52,6 +94,18 @@ impl Memfd {
     /// Fixes the length for ever, for every process: who maps it need not fear `SIGBUS`.
     pub fn seal_size(&self) -> io::Result<()> {
         self.seal(SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)
+    }
+
+    /// Fixes length and contents for ever, for every process. Refused (`EBUSY`) while anybody has it mapped for writing.
+    pub fn seal_contents(&self) -> io::Result<()> {
+        self.seal(SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)
+    }
+
+    /// Whether nobody can write to it; None if its length is not fixed, which no mapping should trust.
+    pub fn sealed(&self) -> io::Result<Option<bool>> {
+        let seals = rustix::fs::fcntl_get_seals(&self.fd)?;
+        let fixed = seals.contains(SealFlags::SHRINK | SealFlags::GROW);
+        Ok(fixed.then(|| seals.contains(SealFlags::WRITE)))
     }
 
     /// From now on it may only grow: what is mapped already stays there.
@@ -210,6 +264,37 @@ mod tests {
         assert_eq!(&buffer, b"plait!");
         assert_eq!(memory.read_at(&mut buffer, 8190).expect("read"), 2);
         assert_eq!(memory.read_at(&mut buffer, 8192).expect("read"), 0);
+    }
+
+    #[test]
+    fn sealed_contents_can_be_read_by_all_and_written_by_none() {
+        let memory = Memfd::create("plait-test", 4096).expect("memfd");
+        memory.write_all_at(b"plait", 0).expect("write");
+        assert_eq!(memory.sealed().expect("seals"), None);
+        memory.seal_contents().expect("seal");
+        assert_eq!(memory.sealed().expect("seals"), Some(true));
+        assert_eq!(errno(memory.write_all_at(b"x", 0)), Some(libc::EPERM));
+        let reader = memory.reopen_read_only().expect("reopen");
+        let mapping = Mapping::map(reader.as_fd(), 0, 4096, false).expect("map");
+        // SAFETY: five bytes at the start lie in the mapping, and nobody can write them.
+        let seen = unsafe { std::slice::from_raw_parts(mapping.as_ptr(), 5) };
+        assert_eq!(seen, b"plait");
+        assert!(Mapping::map(memory.as_fd(), 0, 4096, true).is_err());
+    }
+
+    #[test]
+    fn another_descriptor_has_the_same_identity_and_another_file_has_not() {
+        let memory = Memfd::create("plait-test", 4096).expect("memfd");
+        let same = Memfd::of_process(std::process::id(), memory.number(), true).expect("open");
+        assert_eq!(same.identity().expect("stat"), memory.identity().expect("stat"));
+        assert_ne!(same.number(), memory.number());
+        same.write_all_at(b"x", 0).expect("write");
+        let other = Memfd::create("plait-test", 4096).expect("memfd");
+        assert_ne!(other.identity().expect("stat"), memory.identity().expect("stat"));
+        assert_eq!(
+            errno(Memfd::of_process(std::process::id(), i32::MAX, false)),
+            Some(libc::ENOENT)
+        );
     }
 
     #[test]

@@ -116,9 +116,12 @@ class ProcessPool(_core.ProcessPoolCore, concurrent.futures.Executor):
         self._number = next(_numbers)
         self._forked = forked
         self._mp_context = mp_context
+        arguments = tuple(initargs)
+        config, held = _core.holding(lambda: self._config(initializer, arguments, limits, forked))
         self._open(
             max_workers=workers,
-            config=self._config(initializer, tuple(initargs), limits, forked),
+            config=config,
+            held=held,
             connect=_connect_by_fork if forked else _Connect(modules),
             future=Future,
             stack_signal=signal.SIGRTMAX - 3,

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use plait_shm::sync::{AtomicU32, Ordering};
 
-use super::{Failure, Host, Inner, Pool, Refusal, Shared, TaskOptions};
+use super::{Failure, Host, Inner, Pool, Refusal, Segments, Shared, TaskOptions};
 use crate::blocks::Place;
 use crate::board::KIND_MAP;
 use crate::frames::Results;
@@ -53,6 +53,10 @@ struct JobInner {
     options: TaskOptions,
     /// Items per chunk when the caller said so.
     fixed: Option<u32>,
+    /// Segments that the header names.
+    _segments: Segments,
+    /// Segments that undispatched items name, by the items' indices.
+    named: BTreeMap<u64, Segments>,
     /// Frames of items: u32 length, bytes. Those before `at` were dispatched.
     items: Vec<u8>,
     at: usize,
@@ -218,12 +222,12 @@ impl JobInner {
 
     /// Cuts off where the large parts of items before `end` lie.
     fn cut_places(&mut self, end: u64) -> Vec<Place> {
-        if self.places.is_empty() {
-            return Vec::new();
-        }
-        let rest = self.places.split_off(&end);
-        let cut = std::mem::replace(&mut self.places, rest);
-        cut.into_values().flatten().collect()
+        cut_before(&mut self.places, end)
+    }
+
+    /// Cuts off what items before `end` name.
+    fn cut_named(&mut self, end: u64) -> Segments {
+        cut_before(&mut self.named, end)
     }
 
     /// Drops what was not dispatched; returns where its large parts lie, which are the caller's to take back.
@@ -231,6 +235,7 @@ impl JobInner {
     fn clear(&mut self) -> Vec<Place> {
         self.dispatched = self.pushed;
         self.items = Vec::new();
+        self.named = BTreeMap::new();
         self.at = 0;
         self.cut_places(u64::MAX)
     }
@@ -243,9 +248,25 @@ impl JobInner {
     }
 }
 
+/// Cuts off what belongs to items before `end`.
+fn cut_before<V>(map: &mut BTreeMap<u64, Vec<V>>, end: u64) -> Vec<V> {
+    if map.is_empty() {
+        return Vec::new();
+    }
+    let rest = map.split_off(&end);
+    std::mem::replace(map, rest).into_values().flatten().collect()
+}
+
 impl<T: Host> Pool<T> {
     /// Begins a `map` whose chunks all start with `header`; `chunk` items a chunk, or as many as measured time says.
-    pub fn begin_job(&self, header: &[u8], chunk: Option<u32>, options: TaskOptions) -> Result<Arc<Job>, Refusal> {
+    /// What the header names, `segments`, is held as long as the job.
+    pub fn begin_job(
+        &self,
+        header: &[u8],
+        segments: Segments,
+        chunk: Option<u32>,
+        options: TaskOptions,
+    ) -> Result<Arc<Job>, Refusal> {
         if self.inert() {
             return Err(Refusal::Inert);
         }
@@ -253,6 +274,8 @@ impl<T: Host> Pool<T> {
             header: header.to_vec(),
             options,
             fixed: chunk,
+            _segments: segments,
+            named: BTreeMap::new(),
             items: Vec::new(),
             at: 0,
             places: BTreeMap::new(),
@@ -277,13 +300,15 @@ impl<T: Host> Pool<T> {
     }
 
     /// Adds `count` items, each a u32 length and its bytes; `last` when no more will come. `places` says where large parts of which
-    /// item lie, by its number in the job: they are the job's then, and stay the caller's when the items are refused.
+    /// item lie, by its number in the job: they are the job's then, and stay the caller's when the items are refused. `named` says
+    /// likewise what they name, which is held until they are done.
     pub fn push_items(
         &self,
         job: &Arc<Job>,
         items: &[u8],
         count: u64,
         places: &mut BTreeMap<u64, Vec<Place>>,
+        named: BTreeMap<u64, Segments>,
         last: bool,
     ) -> Result<(), Refusal> {
         if self.inert() {
@@ -303,6 +328,7 @@ impl<T: Host> Pool<T> {
             }
             inner.items.extend_from_slice(items);
             inner.places.append(places);
+            inner.named.extend(named);
             inner.pushed += count;
             inner.closed |= last;
         }
@@ -350,7 +376,8 @@ impl<T: Host> Shared<T> {
             let header_len = (inner.header.len() as u32).to_le_bytes();
             let parts = [&header_len[..], &inner.header, &inner.items[range]];
             let filled = self.fill(pool, KIND_MAP, count, &parts, options);
-            let places = inner.cut_places(first + u64::from(count));
+            let end = first + u64::from(count);
+            let (places, segments) = (inner.cut_places(end), inner.cut_named(end));
             let Ok(slot) = filled else {
                 drop(inner);
                 self.unplace(pool, &places);
@@ -365,6 +392,7 @@ impl<T: Host> Shared<T> {
             drop(inner);
             pool.records[slot as usize].job = Some((Arc::clone(job), first));
             pool.records[slot as usize].places = places;
+            pool.records[slot as usize].segments = segments;
             self.board.slot(slot).state().ask(SUPERVISE);
             self.enqueue(pool, slot);
         }

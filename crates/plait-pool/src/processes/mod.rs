@@ -7,12 +7,14 @@
 //! | [`job`] | `map`: chunks sized by measured time |
 //! | [`large`] | large parts of arguments: written once for all tasks that have the same |
 //! | [`wait`] | sleeping until a slot is done; taking what came of it |
+//! | [`adopt`] | taking over the segments that a result names, before it counts as one |
 //! | [`supervise`] | the thread that carries out the supervisor's actions |
 //! | [`seats`] | starting workers, and what a dead one leaves |
 //! | [`collect`] | the thread that completes futures somebody asked to hear of |
 //!
 //! Lock order: `Inner`, then a job's. Neither is held while anything of the host is called.
 
+mod adopt;
 mod collect;
 mod job;
 mod large;
@@ -43,6 +45,7 @@ use crate::supervisor::{Config, Doom, Exit, Supervisor};
 pub use job::{Job, Part, PartBody};
 use large::Large;
 use order::Order;
+pub use plait_shm::segment::Segments;
 use seats::Seats;
 pub use wait::Sleep;
 
@@ -186,6 +189,10 @@ struct Record<H> {
     /// Which task in a row, to keep equal priorities in order.
     sequence: u64,
     args: Option<Block>,
+    /// Segments that the arguments name.
+    segments: Segments,
+    /// Segments that results name, offered by whoever ran the task.
+    adopted: Segments,
     /// Where its large arguments lie.
     places: Vec<Place>,
     /// Whether its results were taken.
@@ -207,11 +214,18 @@ struct Record<H> {
 }
 
 impl<H> Record<H> {
+    /// Whether it holds memory beside its slot.
+    fn large(&self) -> bool {
+        self.args.is_some() || !self.places.is_empty() || !self.segments.is_empty() || !self.adopted.is_empty()
+    }
+
     fn empty() -> Self {
         Self {
             options: TaskOptions::default(),
             sequence: 0,
             args: None,
+            segments: Segments::new(),
+            adopted: Segments::new(),
             places: Vec::new(),
             taken: false,
             handle: None,

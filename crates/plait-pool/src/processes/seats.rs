@@ -11,7 +11,7 @@ use plait_sys::mem::Memfd;
 use plait_sys::socket::SeqPacket;
 
 use super::{Host, Inner, Shared, duplicate};
-use crate::board::SeatState;
+use crate::board::{SeatState, offer};
 use crate::frames::lies_in_block;
 use crate::supervisor::{Doom, Event, Exit, Lease};
 use crate::task::Phase;
@@ -118,6 +118,7 @@ impl<T: Host> Shared<T> {
         place.wake.store(0, Ordering::Relaxed);
         place.cpu.store(0, Ordering::Relaxed);
         place.pid.store(0, Ordering::Relaxed);
+        place.offer.store(offer::NONE, Ordering::Relaxed);
         place.incarnation.store(incarnation, Ordering::Release);
         let mut message = vec![b'S'];
         message.extend_from_slice(&seat.to_le_bytes());

@@ -7,7 +7,7 @@ use plait_shm::sync::Ordering;
 use plait_sys::cpu;
 
 use super::job::Job;
-use super::{Failure, Host, Inner, Pool, Record, Refusal, Shared, TaskOptions};
+use super::{Failure, Host, Inner, Pool, Record, Refusal, Segments, Shared, TaskOptions};
 use crate::blocks::Place;
 use crate::board::{IN_SLOT, INLINE, KIND_CALL, SLOTS};
 use crate::supervisor::{Doom, Event};
@@ -19,8 +19,15 @@ const ABANDONED_PATIENCE: usize = 64;
 
 impl<T: Host> Pool<T> {
     /// Queues a task with these arguments, whose large parts lie at `places`: they are the task's then, and stay the caller's when it
-    /// is refused. Returns its slot, which is the caller's until it is [released](Self::release) or [abandoned](Self::abandon).
-    pub fn submit(&self, args: &[u8], places: &mut Vec<Place>, options: TaskOptions) -> Result<u32, Refusal> {
+    /// is refused. What the arguments name, `segments`, is held until the task is done. Returns its slot, which is the caller's until
+    /// it is [released](Self::release) or [abandoned](Self::abandon).
+    pub fn submit(
+        &self,
+        args: &[u8],
+        places: &mut Vec<Place>,
+        segments: Segments,
+        options: TaskOptions,
+    ) -> Result<u32, Refusal> {
         let shared = &self.shared;
         if shared.inert() {
             return Err(Refusal::Inert);
@@ -28,7 +35,9 @@ impl<T: Host> Pool<T> {
         let mut inner = shared.lock();
         shared.open(&mut inner)?;
         let slot = shared.fill(&mut inner, KIND_CALL, 1, &[args], options)?;
-        inner.records[slot as usize].places = std::mem::take(places);
+        let record = &mut inner.records[slot as usize];
+        record.places = std::mem::take(places);
+        record.segments = segments;
         shared.enqueue(&mut inner, slot);
         inner.statistics.submitted += 1;
         let ring = shared.wants_supervisor(&inner, options);
@@ -125,8 +134,7 @@ impl<T: Host> Pool<T> {
         }
         let mut inner = self.shared.lock();
         // Memory for large arguments is given back when the task is done, and not at the next submit.
-        let record = &inner.records[slot as usize];
-        let large = record.args.is_some() || !record.places.is_empty();
+        let large = inner.records[slot as usize].large();
         let flags = if large { ABANDONED | SUPERVISE } else { ABANDONED };
         if self.shared.board.slot(slot).state().ask(flags).phase() == Phase::Done {
             let handle = self.shared.release(&mut inner, slot);
@@ -251,8 +259,7 @@ impl<T: Host> Shared<T> {
         abandoned.retain(|&slot| {
             let done = self.board.slot(slot).state().load().phase() == Phase::Done;
             if done {
-                let record = &inner.records[slot as usize];
-                inner.abandoned_large -= usize::from(record.args.is_some() || !record.places.is_empty());
+                inner.abandoned_large -= usize::from(inner.records[slot as usize].large());
                 // A future that is gone, which is what abandons, cannot be the handle.
                 let _ = self.release(inner, slot);
             }
@@ -262,10 +269,13 @@ impl<T: Host> Shared<T> {
         inner.abandoned = abandoned;
     }
 
-    /// Gives a DONE slot back. Returns who was to be told and need not be any more: to be dropped without the lock, since that may
-    /// run anything.
+    /// Gives a DONE slot back. Returns who was to be told and need not be any more, and what was held: to be dropped without the
+    /// lock, since the one may run anything and the other take its time.
     #[must_use]
-    pub(super) fn release(&self, inner: &mut Inner<T::Handle>, slot: u32) -> Option<T::Handle> {
+    pub(super) fn release(&self, inner: &mut Inner<T::Handle>, slot: u32) -> (Option<T::Handle>, [Segments; 2]) {
+        let record = &mut inner.records[slot as usize];
+        // First, since results that are dropped take along what they name.
+        let held = [&mut record.segments, &mut record.adopted].map(std::mem::take);
         self.drop_results(inner, slot);
         let record = &mut inner.records[slot as usize];
         let places = std::mem::take(&mut record.places);
@@ -283,7 +293,7 @@ impl<T: Host> Shared<T> {
         }
         self.board.slot(slot).state().reset(Phase::Free);
         inner.free.push(slot);
-        handle
+        (handle, held)
     }
 
     /// Gives back the blocks of a call's results that nobody took; those of chunks are taken as they come.

@@ -130,6 +130,7 @@ impl<T: Host> Shared<T> {
     /// Looks at everything that may have changed.
     fn look(self: &Arc<Self>, inner: &mut Inner<T::Handle>) {
         self.tell_states(inner);
+        self.adopt(inner);
         for job in inner.jobs.clone() {
             self.look_at_job(inner, &job);
         }

@@ -174,7 +174,8 @@ impl<T: Host> Shared<T> {
         let state = self.board.slot(slot).state().load();
         let view = record.view.take().or_else(|| inner.seats.view(state.number() as usize));
         // SAFETY: the slot is DONE, and the caller takes it once.
-        Outcome::Results(unsafe { Results::take(self.board.slot(slot), view, 1) })
+        let results = unsafe { Results::take(self.board.slot(slot), view, 1) };
+        Outcome::Results(results.holding(std::mem::take(&mut record.adopted)))
     }
 
     /// Takes the results of a chunk's items from `attempt` to `end`.
@@ -191,6 +192,7 @@ impl<T: Host> Shared<T> {
         if self.board.slot(slot).kind.load(Ordering::Relaxed) == KIND_MAP && count > 0 {
             // SAFETY: DONE or its worker dead; `attempt` moves on, so each frame is taken once.
             let results = unsafe { Results::take(self.board.slot(slot), view, count) };
+            let results = results.holding(std::mem::take(&mut record.adopted));
             job.add(first + u64::from(record.attempt), count, results);
         }
         record.attempt = end;

@@ -1,4 +1,4 @@
-//! `MapCore`: one `map` under way. Items go in by `push`, results come out by `next`.
+//! `MapCore`: one `map` under way. Items go in by `pull`, results come out by `next`.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::BorrowedFd;
@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use plait_pool::blocks::{Lent, Place};
 use plait_pool::frames;
-use plait_pool::processes::{Job, Part, PartBody, Sleep, TaskOptions};
+use plait_pool::processes::{Job, Part, PartBody, Segments, Sleep, TaskOptions};
 use pyo3::exceptions::{PyException, PyKeyboardInterrupt, PyRuntimeError, PyTimeoutError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyIterator, PyTuple};
@@ -19,6 +19,7 @@ use crate::future::{Undecoded, decode_frame};
 use crate::gil::{self, Waitable};
 use crate::parts::Parts;
 use crate::payload;
+use crate::shared;
 
 /// What came of an item: its value, or its exception.
 type Outcome<'py> = Result<Bound<'py, PyAny>, Bound<'py, PyAny>>;
@@ -43,6 +44,8 @@ struct Progress {
     gathered: Vec<u8>,
     /// Where their large parts lie, by index.
     places: BTreeMap<u64, Vec<Place>>,
+    /// What they name, by index.
+    named: BTreeMap<u64, Segments>,
     count: u64,
     pushed: u64,
     taken: u64,
@@ -65,6 +68,8 @@ struct Batch {
     size: usize,
     /// As in [`Progress`], by number in the batch.
     places: Vec<(u64, Vec<Place>)>,
+    /// The same.
+    named: Vec<(u64, Segments)>,
     refused: Vec<(u64, Py<PyAny>)>,
 }
 
@@ -80,7 +85,8 @@ impl Batch {
     fn encode(&mut self, py: Python<'_>, pool: &CorePool, args: &Bound<'_, PyTuple>, start: usize) -> PyResult<()> {
         self.items.extend_from_slice(&[0; 4]);
         let mut parts = Parts::default();
-        match payload::encode_item(py, args, &mut self.items, &mut parts) {
+        let (encoded, segments) = shared::collect(|| payload::encode_item(py, args, &mut self.items, &mut parts));
+        match encoded {
             Err(error) if !error.is_instance_of::<PyException>(py) => return Err(error),
             Err(error) => self.refused.push((self.count, error.into_value(py).into_any())),
             Ok(()) => {}
@@ -98,6 +104,9 @@ impl Batch {
         }
         let len = (self.items.len() - start - 4) as u32;
         self.items[start..start + 4].copy_from_slice(&len.to_le_bytes());
+        if !segments.is_empty() {
+            self.named.push((self.count, segments));
+        }
         self.count += 1;
         Ok(())
     }
@@ -161,6 +170,7 @@ impl MapCore {
             ready: VecDeque::new(),
             gathered: Vec::new(),
             places: BTreeMap::new(),
+            named: BTreeMap::new(),
             count: 0,
             pushed: 0,
             taken: 0,
@@ -223,10 +233,10 @@ impl MapCore {
     fn gather(&self, mut batch: Batch) {
         let mut progress = self.lock();
         let first = progress.pushed + progress.count;
-        let at = |(index, place)| (first + index, place);
-        progress
-            .places
-            .extend(std::mem::take(&mut batch.places).into_iter().map(at));
+        let places = batch.places.drain(..).map(|(index, place)| (first + index, place));
+        progress.places.extend(places);
+        let named = batch.named.drain(..).map(|(index, segments)| (first + index, segments));
+        progress.named.extend(named);
         for (index, error) in batch.refused.drain(..) {
             progress.refused.insert(first + index, error);
         }
@@ -240,7 +250,7 @@ impl MapCore {
 
     /// Hands over what was gathered.
     fn flush(&self, py: Python<'_>, last: bool) -> PyResult<()> {
-        let (items, count, mut places) = {
+        let (items, count, mut places, named) = {
             let mut progress = self.lock();
             progress.closed |= last;
             progress.pushed += progress.count;
@@ -248,13 +258,17 @@ impl MapCore {
                 std::mem::take(&mut progress.gathered),
                 std::mem::take(&mut progress.count),
                 std::mem::take(&mut progress.places),
+                std::mem::take(&mut progress.named),
             )
         };
         if count == 0 && !last {
             return Ok(());
         }
         // Without the GIL, so that others have their turn while a long input is taken.
-        gil::detached(py, || self.pool.push_items(&self.job, &items, count, &mut places, last)).map_err(|refusal| {
+        let pushed = gil::detached(py, || {
+            self.pool.push_items(&self.job, &items, count, &mut places, named, last)
+        });
+        pushed.map_err(|refusal| {
             places.values().for_each(|places| self.pool.unplace(places));
             error::of_refusal(py, refusal)
         })
@@ -416,7 +430,7 @@ impl MapCore {
 
     /// Ends the iteration and drops what was not begun.
     fn close(&self) {
-        let (part, places) = {
+        let (part, places, named) = {
             let mut progress = self.lock();
             progress.started = false;
             progress.closed = true;
@@ -426,9 +440,10 @@ impl MapCore {
             (
                 (progress.part.take(), std::mem::take(&mut progress.ready)),
                 std::mem::take(&mut progress.places),
+                std::mem::take(&mut progress.named),
             )
         };
-        drop(part);
+        drop((part, named));
         places.values().for_each(|places| self.pool.unplace(places));
         self.pool.cancel_job(&self.job);
     }

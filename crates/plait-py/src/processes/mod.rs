@@ -7,7 +7,7 @@ mod worker;
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
 
-use plait_pool::processes::{Host, Pool};
+use plait_pool::processes::{Host, Pool, Segments};
 use pyo3::prelude::*;
 
 use crate::future::FutureCore;
@@ -19,6 +19,8 @@ pub(crate) type CorePool = Pool<PyHost>;
 pub(crate) struct PyHost {
     /// Called with whether to wait, returns the descriptor of a new connection to a fork server; None when it would wait.
     connect: Py<PyAny>,
+    /// Segments that the pool's config names: it is read by each worker that starts.
+    _segments: Segments,
 }
 
 impl Host for PyHost {

@@ -5,7 +5,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use plait_pool::blocks::Place;
-use plait_pool::processes::{Pool, Refusal, Settings, Sleep, TaskOptions, WeakPool};
+use plait_pool::processes::{Pool, Refusal, Segments, Settings, Sleep, TaskOptions, WeakPool};
 use pyo3::exceptions::{PyException, PyKeyboardInterrupt, PyRuntimeError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
@@ -18,6 +18,7 @@ use crate::future::{FutureCore, Task};
 use crate::gil::{self, Waitable};
 use crate::parts::Parts;
 use crate::payload::{self, FunctionRef, FunctionTable};
+use crate::shared::{self, Held};
 
 /// Made by `_open`.
 struct Opened {
@@ -114,11 +115,18 @@ impl ProcessPoolCore {
     }
 
     /// Submits a call that has large parts.
-    fn submit_placed(&self, py: Python<'_>, call: &mut Vec<u8>, parts: &Parts, options: TaskOptions) -> PyResult<u32> {
+    fn submit_placed(
+        &self,
+        py: Python<'_>,
+        call: &mut Vec<u8>,
+        parts: &Parts,
+        segments: &Segments,
+        options: TaskOptions,
+    ) -> PyResult<u32> {
         let pool = self.pool()?;
         let mut places = place(py, pool, parts)?;
         payload::place_call(call, &places);
-        self.connected(py, |pool| pool.submit(call, &mut places, options))
+        self.connected(py, |pool| pool.submit(call, &mut places, segments.clone(), options))
             .inspect_err(|_| pool.unplace(&places))
     }
 
@@ -134,14 +142,17 @@ impl ProcessPoolCore {
         let future = opened.future.bind(py).call0()?;
         let slot = with_scratch(|buffer| {
             let mut parts = Parts::default();
-            let encoded = self
-                .number(py, function)
-                .and_then(|number| payload::encode_call(py, number, function, args, kwargs, buffer, &mut parts));
+            let (encoded, segments) = shared::collect(|| {
+                self.number(py, function)
+                    .and_then(|number| payload::encode_call(py, number, function, args, kwargs, buffer, &mut parts))
+            });
             match encoded {
                 Ok(()) if parts.is_empty() => self
-                    .connected(py, |pool| pool.submit(buffer, &mut Vec::new(), options))
+                    .connected(py, |pool| {
+                        pool.submit(buffer, &mut Vec::new(), segments.clone(), options)
+                    })
                     .map(Some),
-                Ok(()) => self.submit_placed(py, buffer, &parts, options).map(Some),
+                Ok(()) => self.submit_placed(py, buffer, &parts, &segments, options).map(Some),
                 // As with the standard library, what cannot be sent is told by the future.
                 Err(error) if error.is_instance_of::<PyException>(py) => {
                     opened
@@ -207,11 +218,12 @@ impl ProcessPoolCore {
 
     /// Sets the pool up. Arguments were checked by the caller.
     #[expect(clippy::too_many_arguments, reason = "they are keywords in Python")]
-    #[pyo3(signature = (*, max_workers, config, connect, future, stack_signal, spin, warm, timeout, retries))]
+    #[pyo3(signature = (*, max_workers, config, held, connect, future, stack_signal, spin, warm, timeout, retries))]
     fn _open(
         &self,
         max_workers: usize,
         config: Vec<u8>,
+        held: &Bound<'_, Held>,
         connect: Bound<'_, PyAny>,
         future: Py<PyAny>,
         stack_signal: i32,
@@ -222,6 +234,7 @@ impl ProcessPoolCore {
     ) -> PyResult<()> {
         let host = PyHost {
             connect: connect.clone().unbind(),
+            _segments: held.get().segments(),
         };
         let pool = Pool::new(
             host,
@@ -299,10 +312,12 @@ impl ProcessPoolCore {
         let number = self.number(py, r#fn)?;
         let job = with_scratch(|buffer| {
             buffer.extend_from_slice(&number.unwrap_or(0).to_le_bytes());
-            if number.is_none() {
-                payload::encode_function(r#fn, buffer)?;
-            }
-            self.connected(py, |pool| pool.begin_job(buffer, chunksize, options))
+            let (encoded, segments) = shared::collect(|| match number {
+                None => payload::encode_function(r#fn, buffer),
+                Some(_) => Ok(()),
+            });
+            encoded?;
+            self.connected(py, |pool| pool.begin_job(buffer, segments.clone(), chunksize, options))
         })?;
         Ok(MapCore::new(self.pool()?.clone(), job, r#fn.clone().unbind(), options))
     }

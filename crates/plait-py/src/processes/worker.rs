@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 use plait_pool::board::KIND_MAP;
 use plait_pool::frames;
+use plait_pool::processes::Segments;
 use plait_pool::worker::{Fds, Next, Worker};
 use plait_shm::sync::Ordering;
 use plait_sys::{fork, limits, mem, time};
@@ -16,6 +17,7 @@ use pyo3::types::PyTuple;
 use crate::gil;
 use crate::parts::Parts;
 use crate::payload;
+use crate::shared;
 
 const NOWHERE: (u32, u32, usize) = (u32::MAX, 0, 0);
 
@@ -95,6 +97,7 @@ impl PyWorker {
             forked: None,
             spent: false,
         };
+        shared::keep_recent();
         runner.worker.ready();
         runner.serve(max_tasks.unwrap_or(u64::MAX))
     }
@@ -123,6 +126,7 @@ impl<'py> Runner<'py> {
             if let Some(slot) = self.worker.poll() {
                 return Ok(Some(slot));
             }
+            shared::idle();
             let worker = &mut self.worker;
             if self.trimmed != self.functions.len() {
                 self.trimmed = self.functions.len();
@@ -140,6 +144,7 @@ impl<'py> Runner<'py> {
         if self.worker.slot(slot).kind.load(Ordering::Relaxed) == KIND_MAP {
             self.run_chunk(slot);
         } else {
+            shared::next_task();
             self.worker.begin(slot, 0);
             let outcome = self.call(slot);
             if self.in_forked_child(&outcome) {
@@ -189,6 +194,7 @@ impl<'py> Runner<'py> {
         let function = self.chunk_function(slot);
         self.cursor = NOWHERE;
         for item in first..items {
+            shared::next_task();
             self.worker.begin(slot, item);
             let outcome = match (&function, self.item(slot, item)) {
                 (_, Ok(None)) => None,
@@ -244,13 +250,26 @@ impl<'py> Runner<'py> {
         }
     }
 
+    /// Has the parent hold what a result names.
+    fn offer(&mut self, slot: u32, segments: &Segments) -> PyResult<()> {
+        if segments.is_empty() {
+            return Ok(());
+        }
+        let worker = &mut self.worker;
+        gil::detached(self.py, || worker.offer(slot, segments)).map_err(shared::refused)
+    }
+
     /// Writes what came of an item; what cannot be written is an error of the item.
     fn write(&mut self, slot: u32, outcome: PyResult<Bound<'py, PyAny>>) {
         let mut buffer = std::mem::take(&mut self.buffer);
         buffer.clear();
         let mut parts = Parts::default();
         let error = match outcome {
-            Ok(value) => payload::encode_value(self.py, &value, &mut buffer, &mut parts).err(),
+            Ok(value) => {
+                let (encoded, segments) =
+                    shared::collect(|| payload::encode_value(self.py, &value, &mut buffer, &mut parts));
+                encoded.and_then(|()| self.offer(slot, &segments)).err()
+            }
             Err(error) => Some(error),
         };
         let written = match error {
@@ -259,7 +278,9 @@ impl<'py> Runner<'py> {
             Some(error) => {
                 let error = self.over_limit(error);
                 buffer.clear();
-                payload::encode_error(self.py, &error, &mut buffer);
+                let ((), segments) = shared::collect(|| payload::encode_error(self.py, &error, &mut buffer));
+                // What the exception carries is then not to be had; that it was raised is.
+                let _ = self.offer(slot, &segments);
                 self.worker.write(slot, frames::ERROR, &buffer)
             }
         };
