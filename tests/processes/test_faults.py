@@ -93,6 +93,7 @@ SIGNALS = [
     ("signals.handler_that_returns",),
     ("signals.another_thread_gets_the_signal",),
     ("signals.wakeup_descriptor_is_kept",),
+    ("signals.wait_without_descriptors",),
     ("signals.handler_that_waits_and_sets_a_descriptor",),
     ("signals.storm_of_signals",),
     ("signals.dispositions_in_workers",),

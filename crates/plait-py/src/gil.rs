@@ -62,6 +62,9 @@ fn set_wakeup_fd(py: Python<'_>, fd: c_int) -> PyResult<c_int> {
     SET.import(py, "signal", "set_wakeup_fd")?.call1((fd,))?.extract()
 }
 
+/// How long a sleep without an alarm lasts at most, in nanoseconds.
+const SLICE_NS: u64 = 20_000_000;
+
 /// While it is set, a signal makes its pipe readable. For the main thread.
 struct Alarm {
     pipe: Rc<BytePipe>,
@@ -149,7 +152,9 @@ pub(crate) fn wait(py: Python<'_>, what: &impl Waitable, may_spin: bool, deadlin
 fn sleep_in_main(py: Python<'_>, what: &impl Waitable, deadline_ns: Option<u64>) -> PyResult<Sleep> {
     // Most handlers run here, before anything of ours is theirs to see.
     py.check_signals()?;
-    let mut alarm = Alarm::set(py)?;
+    let Ok(mut alarm) = Alarm::set(py) else {
+        return Ok(sleep_a_little(py, what, deadline_ns));
+    };
     // Those that came just now. From here on the alarm knows of every signal.
     let slept = match py.check_signals().and_then(|()| alarm.again(py)) {
         // After the handlers, since one that waited has taken a wake-up that was ours.
@@ -159,6 +164,18 @@ fn sleep_in_main(py: Python<'_>, what: &impl Waitable, deadline_ns: Option<u64>)
     };
     alarm.end(py, matches!(slept, Ok(Sleep::Interrupted) | Err(_)))?;
     slept
+}
+
+/// Sleeps without an alarm, where there can be none: no descriptor is left, or Python's main thread is another. Signals that other
+/// threads handle are then seen late.
+#[cold]
+fn sleep_a_little(py: Python<'_>, what: &impl Waitable, deadline_ns: Option<u64>) -> Sleep {
+    let soon = time::monotonic_ns() + SLICE_NS;
+    let deadline = deadline_ns.map_or(soon, |deadline| deadline.min(soon));
+    match detached(py, || what.sleep(Some(deadline))) {
+        Sleep::TimedOut if Some(deadline) != deadline_ns => Sleep::Interrupted,
+        slept => slept,
+    }
 }
 
 /// The deadline that a `timeout` in seconds means; None for none.

@@ -6,6 +6,7 @@ import asyncio
 import concurrent.futures
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -284,6 +285,32 @@ def handler_that_waits_and_sets_a_descriptor(folder: Path) -> None:
         assert signal.set_wakeup_fd(-1) == write
     os.close(read)
     os.close(write)
+    check_calm()
+
+
+def wait_without_descriptors(folder: Path) -> None:
+    """A wait for which no descriptor is left waits all the same, and signals are seen."""
+    got = []
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with plait.ProcessPool(1) as pool, Gate(folder / "gate") as gate:
+        # In a thread of its own: the main thread has not waited yet.
+        warm = threading.Thread(target=lambda: pool.submit(_tasks.echo, 1).result(WATCHDOG))
+        warm.start()
+        warm.join()
+        future = pool.submit(gate.wait, 1)
+
+        def open_gate(signum, frame):
+            got.append(signum)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            gate.open()
+
+        signal.signal(signal.SIGALRM, open_gate)
+        lowest = os.open(os.devnull, os.O_RDONLY)
+        os.close(lowest)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
+        assert future.result(WATCHDOG) == 1
+        assert got == [signal.SIGALRM]
     check_calm()
 
 
