@@ -17,6 +17,7 @@ one item a message.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import importlib.metadata
 import importlib.util
 import json
@@ -392,8 +393,9 @@ def run_child(name: str, quick: bool) -> dict[str, Any]:
     return {"peer": name, "load": load, "measures": json.loads(done.stdout.splitlines()[-1])}
 
 
-def run_all(quick: bool) -> dict[str, Any]:
+def run_all(quick: bool, rounds: int | None) -> dict[str, Any]:
     size = QUICK if quick else FULL
+    size = dataclasses.replace(size, rounds=rounds or size.rounds)
     names = [name for name, peer in PEERS.items() if peer.package is None or importlib.util.find_spec(peer.package)]
     rows = []
     for number in range(size.rounds):
@@ -532,12 +534,13 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a short run that stores and renders nothing")
     parser.add_argument("--render", action="store_true", help="render the pages from the stored result")
     parser.add_argument("--child", choices=PEERS, help=argparse.SUPPRESS)
+    parser.add_argument("--rounds", type=int, help="how often each peer is measured")
     options = parser.parse_args()
     stored = HERE / "result.json"
     if options.child:
         print(json.dumps(measure(PEERS[options.child], QUICK if options.quick else FULL)))
         return
-    result = json.loads(stored.read_text()) if options.render else run_all(options.quick)
+    result = json.loads(stored.read_text()) if options.render else run_all(options.quick, options.rounds)
     if not options.quick:
         if not options.render:
             stored.write_text(json.dumps(result, indent=1) + "\n")
