@@ -28,18 +28,6 @@ COUNT = 200_000  # items that make an array large, and its float64 not a whole n
 kept: list[Any] = []
 
 
-@pytest.fixture
-def pool():
-    with plait.ProcessPool(2) as pool:
-        yield pool
-
-
-@pytest.fixture
-def one():
-    with plait.ProcessPool(1) as pool:
-        yield pool
-
-
 def echo(value):
     return value
 

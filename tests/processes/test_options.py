@@ -16,30 +16,6 @@ import pytest
 import plait
 from tests.processes import _tasks
 from tests.processes._support import WATCHDOG, check_usable, gone, wait_until
-from tests.processes._tasks import Gate, Tally
-
-
-@pytest.fixture
-def pool():
-    with plait.ProcessPool(2) as pool:
-        yield pool
-
-
-@pytest.fixture
-def one():
-    with plait.ProcessPool(1) as pool:
-        yield pool
-
-
-@pytest.fixture
-def tally(tmp_path):
-    return Tally(tmp_path / "tally")
-
-
-@pytest.fixture
-def gate(tmp_path):
-    with Gate(tmp_path / "gate") as gate:
-        yield gate  # opened in the end: a test that failed must not leave tasks waiting
 
 
 def once_each(items):

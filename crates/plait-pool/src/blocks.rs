@@ -49,12 +49,7 @@ pub fn split_table(message: &[u8]) -> Option<(Vec<Place>, &[u8])> {
     let places = table
         .chunks_exact(ENTRY)
         .map(|entry| {
-            let word = |at: usize| {
-                entry[at..at + 8]
-                    .iter()
-                    .rev()
-                    .fold(0, |word, &byte| word << 8 | u64::from(byte))
-            };
+            let word = |at: usize| entry[at..].first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
             Place {
                 offset: word(0),
                 len: word(8) & !READ_ONLY,
