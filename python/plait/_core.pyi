@@ -72,7 +72,7 @@ class ProcessPoolCore:
         max_workers: int,
         config: bytes,
         held: Held,
-        connect: Callable[[bool], int | None],
+        connect: Callable[[bool, object], int | None],
         future: type[Future[Any]],
         stack_signal: int,
         spin: bool,

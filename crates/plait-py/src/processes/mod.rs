@@ -17,7 +17,8 @@ pub(crate) type CorePool = Pool<PyHost>;
 
 /// What the pool asks of Python.
 pub(crate) struct PyHost {
-    /// Called with whether to wait, returns the descriptor of a new connection to a fork server; None when it would wait.
+    /// Called with whether to wait and with the function of the first task, if that is known; returns the descriptor of a new
+    /// connection to a fork server, None when it would wait.
     connect: Py<PyAny>,
     /// Segments that the pool's config names: it is read by each worker that starts.
     _segments: Segments,
@@ -38,7 +39,7 @@ impl Host for PyHost {
     }
 
     fn connect(&self) -> io::Result<OwnedFd> {
-        let connected = Python::try_attach(|py| connect(self.connect.bind(py), true));
+        let connected = Python::try_attach(|py| connect(self.connect.bind(py), true, None));
         match connected {
             Some(Ok(Some(connection))) => Ok(connection),
             Some(Ok(None)) => Err(io::ErrorKind::WouldBlock.into()),
@@ -49,8 +50,8 @@ impl Host for PyHost {
 }
 
 /// Asks the Python side for a connection to a fork server; without `wait` there may be none yet.
-fn connect(callable: &Bound<'_, PyAny>, wait: bool) -> PyResult<Option<OwnedFd>> {
-    let fd: Option<i32> = callable.call1((wait,))?.extract()?;
+fn connect(callable: &Bound<'_, PyAny>, wait: bool, function: Option<&Bound<'_, PyAny>>) -> PyResult<Option<OwnedFd>> {
+    let fd: Option<i32> = callable.call1((wait, function))?.extract()?;
     // SAFETY: the callable detaches the descriptor from its socket object and hands it over.
     Ok(fd.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }))
 }
