@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Connect", "by_fork", "place"]
 
+
 class Connect:
     """Gets connections to the fork server that has these modules, where the main module is prepared for the pool."""
 

@@ -18,6 +18,8 @@ import os
 import select
 import socket
 
+from plait.processes import _system
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Final
@@ -139,7 +141,8 @@ class Mains:
         if zygote is None or zygote.pid != pid:
             return
         self.hang_up(zygote)
-        zygote.state = _NONE if zygote.state == _SERVING else _NEVER
+        if zygote.state != _NONE:
+            zygote.state = _NONE if zygote.state == _SERVING else _NEVER
         self.release(zygote)
 
     # Doing it.
@@ -183,7 +186,7 @@ class Mains:
     def pass_on(self, pool: Pool, zygote: Zygote) -> None:
         """Let a zygote that is ready serve `pool`."""
         server = self.server
-        tracker = server.resource_tracker()
+        tracker = _system.resource_tracker()
         mine = pool.workers or pool.ending or pool.outgoing
         if mine or (tracker is not None and not self.tell(zygote, b"T", tracker)):
             self.serve_asked(pool)
@@ -196,8 +199,7 @@ class Mains:
             message, descriptors, complete = pool.asked.popleft()
             if not complete or not self.tell(zygote, message, *descriptors):
                 server.refuse(pool, message, errno.EMFILE)
-            for descriptor in descriptors:
-                os.close(descriptor)
+            _system.close(descriptors)
         self.leave(pool)
         server.hand_over(pool)
 
@@ -214,12 +216,11 @@ class Mains:
         while pool.asked:
             message, descriptors, complete = pool.asked.popleft()
             self.server.spawn(pool, message, descriptors, complete)
-            for descriptor in descriptors:
-                os.close(descriptor)
+            _system.close(descriptors)
 
     def seat(self, zygote: Zygote, pool: Pool, message: bytes, descriptors: list[int]) -> bool:
         """Make an unfit zygote the worker that `message` asks for, and close the descriptors; tell whether that was done."""
-        tracker = self.server.resource_tracker()
+        tracker = _system.resource_tracker()
         if tracker is not None:
             self.tell(zygote, b"T", tracker)
         pid, zygote.state = zygote.pid, _NEVER
@@ -227,8 +228,7 @@ class Mains:
         if seated:
             del self.pids[pid]
             self.server.seat(pid, pool, message)
-            for descriptor in descriptors:
-                os.close(descriptor)
+            _system.close(descriptors)
             descriptors.clear()
         self.hang_up(zygote)  # what was sent is read first
         self.release(zygote)

@@ -517,5 +517,11 @@ def _at_exit() -> None:
     _core.join_all()
 
 
+def _at_end() -> None:
+    """End the fork servers, and see that nobody waits for one any more."""
+    _launch.stop_servers()
+    _core.await_connections()
+
+
 threading._register_atexit(_at_exit)  # type: ignore[attr-defined]
-atexit.register(_launch.stop_servers)
+atexit.register(_at_end)

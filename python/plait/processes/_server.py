@@ -38,38 +38,20 @@ import time
 from collections import deque
 from collections.abc import Callable
 
+from plait.processes import _system
 from plait.processes._mains import Mains
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from typing import Any, Final, NoReturn
+    from typing import Final, NoReturn
 
     from plait.processes._mains import Zygote
 
-__all__ = [
-    "DESCRIPTORS",
-    "LONGEST",
-    "SPAWN",
-    "Pool",
-    "RunWorker",
-    "Server",
-    "children_of_self",
-    "has_resource_tracker",
-    "main",
-    "run_copy",
-    "serve",
-    "use_resource_tracker",
-]
+__all__ = ["SPAWN", "Pool", "RunWorker", "Server", "main", "run_copy", "serve"]
 
 RunWorker = Callable[[int, int, int, tuple[int, ...], int, int], None]
 """What a forked child runs: `(seat, incarnation, server_pid, fds, parent_pid, parent_pidfd)`. It must not return."""
-
-DESCRIPTORS: Final = 7
-"""How many descriptors come with `S`."""
-
-LONGEST: Final = 1024
-"""Bytes of the longest message to a server."""
 
 SPAWN: Final = struct.Struct("<cHI")
 _NUMBER: Final = struct.Struct("<cI")
@@ -287,7 +269,7 @@ class Server:
         if control is not None:
             control.setblocking(False)
             self.poll.register(control, select.POLLIN)
-        for pid in children_of_self():  # helpers that a preloaded module has started
+        for pid in _system.children_of_self():  # helpers that a preloaded module has started
             self.adopt(pid, _RELEASED)
 
     # The loop.
@@ -332,7 +314,7 @@ class Server:
             self.drop_pool(pool)
         for child in self.children.values():
             if child.kind in (_WORKER, _ZYGOTE):  # also those whose pool had said goodbye
-                _kill(child.pid)
+                _system.kill(child.pid)
         self.poll.unregister(self.parent_pidfd)
         if self.control is not None:
             self.poll.unregister(self.control)
@@ -348,7 +330,7 @@ class Server:
     def serve_control(self, control: socket.socket) -> None:
         """Take what came over the control connection."""
         while True:
-            received = _receive(control)
+            received = _system.receive(control)
             if received is None:
                 return
             message, descriptors, complete = received
@@ -371,10 +353,10 @@ class Server:
             elif kind == b"D":
                 self.mains.drop(number)
             elif kind == b"T" and descriptors:
-                use_resource_tracker(descriptors.pop())
+                _system.use_resource_tracker(descriptors.pop())
             elif kind == b"S" and self.newest is not None:  # the pool asked for it before it was handed over
                 self.spawn(self.newest, message, descriptors, complete)
-            _close(descriptors)
+            _system.close(descriptors)
 
     def add_pool(self, connection: socket.socket) -> Pool:
         """Begin to serve a pool."""
@@ -389,7 +371,7 @@ class Server:
         del self.pools[pool.connection.fileno()]
         pool.connection.close()
         if not self.pools:
-            _leave_resource_tracker()
+            _system.leave_resource_tracker()
 
     def serve_pool(self, pool: Pool, events: int) -> None:
         """Send what waits, take what came, and see the end of the connection."""
@@ -398,7 +380,7 @@ class Server:
         if not events & ~select.POLLOUT:
             return
         while pool.connection.fileno() >= 0:
-            received = _receive(pool.connection)
+            received = _system.receive(pool.connection)
             if received is None:
                 return
             message, descriptors, complete = received
@@ -415,7 +397,7 @@ class Server:
                 pool.ending = True
                 self.refuse_asked(pool)
                 self.settle(pool)
-            _close(descriptors)
+            _system.close(descriptors)
 
     def drop_pool(self, pool: Pool) -> None:
         """Forget a connection that has ended. Its workers are killed, unless they were told to leave by themselves."""
@@ -429,21 +411,21 @@ class Server:
             self.release_pidfd(pidfd)
         pool.outgoing.clear()
         for _, descriptors, _ in pool.asked:
-            _close(descriptors)
+            _system.close(descriptors)
         pool.asked.clear()
         self.mains.leave(pool)
         if not self.pools and self.control is not None:
-            _leave_resource_tracker()
+            _system.leave_resource_tracker()
         if not pool.ending:
             for child in self.children.values():
                 if child.pool is pool:
-                    _kill(child.pid)
+                    _system.kill(child.pid)
 
     def refuse_asked(self, pool: Pool) -> None:
         """Answer `K`: the pool does not need the workers that it waits for."""
         while pool.asked:
             message, descriptors, _ = pool.asked.popleft()
-            _close(descriptors)
+            _system.close(descriptors)
             self.refuse(pool, message, errno.ECANCELED)
 
     def refuse(self, pool: Pool, message: bytes, error: int) -> None:
@@ -501,7 +483,7 @@ class Server:
                 raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
             if pool.ending:
                 raise OSError(errno.ECANCELED, os.strerror(errno.ECANCELED))
-            if len(descriptors) != DESCRIPTORS:
+            if len(descriptors) != _system.DESCRIPTORS:
                 raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
             pid = os.fork()
             if pid == 0:
@@ -552,9 +534,9 @@ class Server:
         for pool in self.pools.values():
             pool.connection.close()
             for _, descriptors, _ in pool.asked:
-                _close(descriptors)
-        _close(self.pidfds)
-        _close({pidfd for pool in self.pools.values() for _, pidfd in pool.outgoing} - {-1} - self.pidfds.keys())
+                _system.close(descriptors)
+        _system.close(self.pidfds)
+        _system.close({pidfd for pool in self.pools.values() for _, pidfd in pool.outgoing} - {-1} - self.pidfds.keys())
         signal.signal(signal.SIGHUP, signal.SIG_DFL if self.hangup is None else self.hangup)
 
     def watch_zygote(self, pid: int) -> None:
@@ -571,17 +553,12 @@ class Server:
 
     def kill(self, pid: int) -> None:
         """Kill a child; its end is seen."""
-        _kill(pid)
+        _system.kill(pid)
 
     def discard(self, pid: int) -> None:
         """Kill and reap a child that could not be watched."""
-        _kill(pid)
+        _system.kill(pid)
         os.waitpid(pid, 0)
-
-    def resource_tracker(self) -> int | None:
-        """Return the pipe of the program's resource tracker, if it uses one."""
-        module: Any = sys.modules.get("multiprocessing.resource_tracker")
-        return None if module is None else module._resource_tracker._fd
 
     def track(self, child: _Child) -> None:
         """Watch a child's pidfd."""
@@ -591,7 +568,7 @@ class Server:
 
     def adopt(self, pid: int, kind: int) -> None:
         """Take charge of a child that nobody forked here; kill it if it is condemned."""
-        if kind == _CONDEMNED and not _kill(pid):
+        if kind == _CONDEMNED and not _system.kill(pid):
             kind = _RELEASED
         try:
             self.track(_Child(pid, os.pidfd_open(pid), kind, None, 0, 0))
@@ -636,7 +613,7 @@ class Server:
         """
         batch = list(ended)
         while True:
-            left = [pid for pid in children_of_self() if pid not in self.children]
+            left = [pid for pid in _system.children_of_self() if pid not in self.children]
             known = set(batch)
             late = [child for fd, _ in self.poll.poll(0) if (child := self.pidfds.get(fd)) and child not in known]
             if not late:
@@ -650,78 +627,3 @@ class Server:
         self.poll.unregister(child.pidfd)
         if child.pool is None or all(pidfd != child.pidfd for _, pidfd in child.pool.outgoing):
             os.close(child.pidfd)
-
-
-def _receive(connection: socket.socket) -> tuple[bytes, list[int], bool] | None:
-    """Return a message (empty at the end), its descriptors, and whether these are all; `None` if nothing came yet."""
-    try:
-        message, descriptors, flags, _ = socket.recv_fds(connection, LONGEST, DESCRIPTORS, socket.MSG_CMSG_CLOEXEC)
-    except BlockingIOError:
-        return None
-    except OSError:  # a reset is an end too
-        return b"", [], True
-    return message, descriptors, not flags & socket.MSG_CTRUNC
-
-
-def _kill(pid: int) -> bool:
-    """Kill a child that was not reaped yet, so that the number is still its own; tell whether that was allowed."""
-    try:
-        os.kill(pid, signal.SIGKILL)
-    except PermissionError:  # it has become another user's, as `sudo` does
-        return False
-    return True
-
-
-def _close(descriptors: Iterable[int]) -> None:
-    for descriptor in descriptors:
-        os.close(descriptor)
-
-
-def children_of_self() -> list[int]:
-    """Return the process ids of all children, ended ones included."""
-    found: list[int] = []
-    try:
-        for thread in os.listdir("/proc/self/task"):  # a preloaded module may have made threads
-            with open(f"/proc/self/task/{thread}/children", "rb", buffering=0) as file:
-                found += map(int, file.readall().split())
-    except FileNotFoundError:  # a kernel without CONFIG_PROC_CHILDREN
-        return _children_by_scan(os.getpid())
-    return found
-
-
-def _children_by_scan(parent: int) -> list[int]:
-    """Return the children of `parent` by looking at every process there is."""
-    found: list[int] = []
-    for name in os.listdir("/proc"):
-        if name.isdecimal():
-            try:
-                with open(f"/proc/{name}/stat", "rb", buffering=0) as file:
-                    after_name = file.readall().rpartition(b")")[2].split()
-            except OSError:  # it has ended meanwhile
-                continue
-            if int(after_name[1]) == parent:
-                found.append(int(name))
-    return found
-
-
-def has_resource_tracker() -> bool:
-    """Whether this process uses a resource tracker, its own or the program's."""
-    module: Any = sys.modules.get("multiprocessing.resource_tracker")
-    return module is not None and module._resource_tracker._fd is not None
-
-
-def use_resource_tracker(descriptor: int) -> None:
-    """Let workers use the parent's resource tracker, or one of their own would unlink shared memory still in use."""
-    import multiprocessing.resource_tracker
-
-    tracker: Any = multiprocessing.resource_tracker
-    _leave_resource_tracker()
-    tracker._resource_tracker._fd = descriptor
-
-
-def _leave_resource_tracker() -> None:
-    """Let go of the parent's resource tracker, which ends when nobody holds its pipe any more."""
-    module: Any = sys.modules.get("multiprocessing.resource_tracker")
-    if module is not None and module._resource_tracker._fd is not None:
-        os.close(module._resource_tracker._fd)
-        module._resource_tracker._fd = None

@@ -17,7 +17,7 @@ import socket
 import sys
 import threading
 
-from plait.processes import _server, _worker
+from plait.processes import _server, _system, _worker
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -95,13 +95,12 @@ def _be_worker(
 ) -> NoReturn:
     """Wait for a seat, and be the worker on it. The server that ends, or has no use for it, ends it as well."""
     while True:
-        message, descriptors, _, _ = socket.recv_fds(control, _server.LONGEST, _server.DESCRIPTORS)
+        message, descriptors, _, _ = socket.recv_fds(control, _system.LONGEST, _system.DESCRIPTORS)
         if message[:1] == b"S":
             break
-        if message == b"T" and not _server.has_resource_tracker():
-            _server.use_resource_tracker(descriptors.pop())
-        for descriptor in descriptors:
-            os.close(descriptor)
+        if message == b"T" and _system.resource_tracker() is None:
+            _system.use_resource_tracker(descriptors.pop())
+        _system.close(descriptors)
         if not message:
             os._exit(0)
     control.close()
@@ -142,7 +141,7 @@ def _alone() -> bool:
     Libraries with threads of their own that can be forked end them before a fork, and start them when they need them: NumPy's
     BLAS does. So one fork is tried if there are threads that Python does not know.
     """
-    if threading.active_count() > 1 or _server.children_of_self():
+    if threading.active_count() > 1 or _system.children_of_self():
         return False
     if len(os.listdir("/proc/self/task")) > 1:
         import warnings
@@ -222,8 +221,9 @@ def _generators() -> Iterator[object]:
     if not kinds:
         return
     wanted = tuple(kinds)
-    for thing in gc.get_objects():
-        kind: Any = type(thing)
+    things: list[object] = gc.get_objects()
+    for thing in things:
+        kind = type(thing)
         if issubclass(kind, wanted) and kind.__name__ != "SystemRandom" and not any(thing is one for one in known):
             yield thing
 
