@@ -47,7 +47,10 @@ class Connect:
         """Note the module that workers import with a function, if it is neither the main module nor in the server."""
         while isinstance(function, functools.partial):
             function = function.func
-        module = getattr(function, "__module__", None)
+        try:
+            module: object = getattr(function, "__module__", None)
+        except Exception:  # an object of the user's, which may do anything
+            return
         if not isinstance(module, str) or not module or "," in module:
             return
         if module == "__main__":

@@ -16,6 +16,7 @@ from __future__ import annotations
 import errno
 import os
 import select
+import signal
 import socket
 
 from plait.processes import _system
@@ -135,14 +136,17 @@ class Mains:
             if zygote.pid in self.pids:
                 self.server.kill(zygote.pid)
 
-    def ended(self, pid: int) -> None:
+    def ended(self, pid: int, code: int) -> None:
         """A zygote has ended: pools that wait for it get workers that import for themselves."""
         zygote = self.pids.pop(pid, None)
         if zygote is None or zygote.pid != pid:
             return
         self.hang_up(zygote)
-        if zygote.state != _NONE:
-            zygote.state = _NONE if zygote.state == _SERVING else _NEVER
+        # One that fails to prepare would do so again. That one was killed says nothing about the next.
+        if zygote.state in (_PREPARING, _UNFIT):
+            zygote.state = _NONE if code == -signal.SIGKILL else _NEVER
+        elif zygote.state == _SERVING:
+            zygote.state = _NONE
         self.release(zygote)
 
     # Doing it.

@@ -581,6 +581,7 @@ class Server:
         lawful: set[int] = set()  # process groups of those that ended as they should
         violent: set[int] = set()
         reports: list[tuple[Pool, bytes]] = []
+        zygotes: list[tuple[int, int]] = []
         for child in batch:
             group = os.getpgid(child.pid)
             # Only a debugger that holds on to a dead child can make this wait.
@@ -594,14 +595,16 @@ class Server:
                 core = bool(status & _CORE_DUMPED)
                 about = (child.seat, child.incarnation, child.pid, code, core, usage.ru_maxrss)
                 reports.append((child.pool, _REAPED.pack(b"X", *about)))
+            if child.kind == _ZYGOTE:
+                zygotes.append((child.pid, code))
         for pid in left:
             # Both kinds ended at once: whose it was can only be told by its process group.
             released = not violent or (bool(lawful) and os.getpgid(pid) in lawful - violent)
             self.adopt(pid, _RELEASED if released else _CONDEMNED)
         for pool, report in reports:
             self.send(pool, report)
-        for child in batch:
-            self.mains.ended(child.pid)
+        for pid, code in zygotes:
+            self.mains.ended(pid, code)
         for pool in dict.fromkeys(pool for pool, _ in reports):
             self.settle(pool)
 
