@@ -546,3 +546,63 @@ if __name__ == "__main__":
         hangs="import time; time.sleep(3600)",
     )
     assert program.output() == "interrupted\n"
+
+
+def test_modules_to_preload_and_the_main_module_are_imported_once_each(tmp_path):
+    program = run(
+        tmp_path,
+        BEGIN
+        + MEET
+        + """
+def count(name):
+    meet(2, name)
+    return "ahead" in sys.modules
+if __name__ == "__main__":
+    for turn in range(2):
+        with plait.ProcessPool(2, preload=["ahead"]) as pool, plait.ProcessPool(2) as other:
+            assert [f.result() for f in [pool.submit(count, f"one{turn}") for _ in range(2)]] == [True, True]
+            assert [f.result() for f in [other.submit(count, f"two{turn}") for _ in range(2)]] == [False, False]
+""",
+        ahead=BEGIN.replace("__main__", "").replace('"imports"', '"preloaded"'),
+    )
+    assert len(program.imports("preloaded")) == 1
+    assert len(program.imports()) == 2, "each of the two servers has it"
+
+
+def test_a_program_may_have_pools_of_several_main_modules(tmp_path):
+    run(
+        tmp_path,
+        """
+import sys, types
+from pathlib import Path
+import plait
+def pool_of(name):
+    main = types.ModuleType("__main__")
+    main.__file__ = str(Path(__file__).parent / f"{name}.py")
+    exec(compile(Path(main.__file__).read_text(), main.__file__, "exec"), main.__dict__)
+    sys.modules["__main__"] = main
+    pool = plait.ProcessPool(1)
+    assert pool.submit(main.colour).result() == name
+    return pool
+if __name__ == "__main__":
+    pools = [pool_of(name) for name in ("red", "blue", "red")]
+    for pool in pools:
+        pool.shutdown()
+""",
+        red="def colour():\n    return 'red'\n",
+        blue="def colour():\n    return 'blue'\n",
+    )
+
+
+def test_more_workers_than_are_asked_for_at_a_time_all_start(tmp_path):
+    program = run(
+        tmp_path,
+        BEGIN
+        + MEET
+        + """
+if __name__ == "__main__":
+    with plait.ProcessPool(40) as pool:
+        assert len({f.result() for f in [pool.submit(meet, 40) for _ in range(40)]}) == 40
+""",
+    )
+    assert len(program.imports()) == 1
