@@ -46,8 +46,9 @@ class ProcessPool(_core.ProcessPoolCore, concurrent.futures.Executor):
 
     Use it for work that keeps a core busy; work that waits for others costs less in threads or in asyncio. A worker that dies,
     hangs or eats too much memory costs the task it ran, never the pool. Workers start when work waits, from a small fork
-    server; your own process is not forked. Functions, arguments and results are pickled. A pool has up to 1024 workers and
-    4,194,304 unfinished tasks.
+    server; your own process is not forked. Your main module is imported once for all of them (as `__mp_main__`), or by each
+    if it leaves threads, files or seeded generators behind. Functions, arguments and results are pickled. A pool has up to
+    1024 workers and 4,194,304 unfinished tasks.
 
     Args:
         max_workers: Most workers at a time; by default the CPUs that this process may use (affinity, container quota).
