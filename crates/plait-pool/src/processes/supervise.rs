@@ -15,7 +15,7 @@ use plait_sys::{futex, thread, time};
 
 use super::seats::Server;
 use super::{ALL_TOLD, Failure, Host, Inner, Lines, Pool, Refusal, Shared, WORKERS_GONE};
-use crate::board::SeatState;
+use crate::board::{KIND_MAP, SeatState};
 use crate::supervisor::{Action, Cause, Doom, Event, Exit, Running};
 use crate::task::Phase;
 
@@ -369,6 +369,9 @@ impl<T: Host> Shared<T> {
 
     fn requeue(&self, inner: &mut Inner<T::Handle>, slot: u32, item: u32) {
         let record = &mut inner.records[slot as usize];
+        if record.job.is_none() && self.board.slot(slot).kind.load(Ordering::Relaxed) == KIND_MAP {
+            return; // the failure of the item before was the end of the chunk: nobody wants the rest
+        }
         if record.job.as_ref().is_some_and(|(job, _)| job.cancelled()) {
             return self.fail(inner, slot, Failure::Cancelled);
         }
