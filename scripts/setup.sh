@@ -142,4 +142,7 @@ check_rust
 make_venv
 touch "$STAMPS/tools"
 install_tools build "$@"
-[ -z "$with_build" ] || build
+if [ -n "$with_build" ]; then
+    build
+    "$VENV/bin/python" -m compileall -q python/plait # as an installed package is: each fork server would do it again
+fi

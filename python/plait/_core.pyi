@@ -19,6 +19,7 @@ __all__ = [
     "Segment",
     "Worker",
     "after_fork",
+    "await_connections",
     "become_subreaper",
     "codec_decode",
     "codec_encode",
@@ -72,7 +73,7 @@ class ProcessPoolCore:
         max_workers: int,
         config: bytes,
         held: Held,
-        connect: Callable[[bool], int | None],
+        connect: Callable[[bool, object], int | None],
         future: type[Future[Any]],
         stack_signal: int,
         spin: bool,
@@ -144,6 +145,7 @@ class Segment:
     def __buffer__(self, flags: int, /) -> memoryview: ...
 
 def after_fork() -> None: ...
+def await_connections() -> None: ...
 def become_subreaper() -> None: ...
 def codec_decode(data: bytes) -> Any: ...
 def codec_encode(value: object) -> bytes | None: ...

@@ -218,6 +218,23 @@ def test_map_under_random_kills_without_retries(chunksize, chance, tally):
     print(rounds, "maps,", deaths, "ended by a death")
 
 
+def test_what_is_left_of_a_cancelled_chunk_is_not_run_after_a_death(one, tally):
+    results = one.map(
+        _tasks.account,
+        itertools.repeat(tally),
+        range(8),
+        itertools.repeat(False),
+        [0, WATCHDOG, 0, 0, 0, 0, 0, 0],
+        chunksize=8,
+    )
+    tally.wait(2)
+    del results
+    (pid,) = one._processes
+    os.kill(pid, signal.SIGKILL)
+    check_usable(one)
+    assert tally.count() == {"0": 1, "1": 1}
+
+
 def test_kills_while_megabytes_are_on_their_way(tmp_path):
     # In a program of its own: what goes wrong here may take the parent down.
     run_case(tmp_path, "deaths.killed_at_random_among_large_results", KILLS)

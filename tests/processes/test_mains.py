@@ -56,7 +56,7 @@ def fail():
     raise Trouble("in main")
 
 def where():
-    return __name__, EVALUATED == os.getpid()
+    return __name__, EVALUATED in (os.getpid(), os.getppid())
 
 if __name__ == "__main__":
     with plait.ProcessPool(2) as pool:
@@ -72,7 +72,7 @@ if __name__ == "__main__":
 
 @TWO_WAYS
 def test_script(cloudpickle, tmp_path):
-    # The worker imports the script as `__mp_main__`, once: no need for cloudpickle.
+    # The script is imported as `__mp_main__`, for the workers that are forked from there: no need for cloudpickle.
     script = SCRIPT.format(prelude="" if cloudpickle else HIDE_CLOUDPICKLE)
     _, out, _ = _run(tmp_path, [str(tmp_path / "script.py")], files={"script.py": script})
     assert out.splitlines() == ["('__mp_main__', True)"]

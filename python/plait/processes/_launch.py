@@ -8,23 +8,25 @@ has forked meanwhile may hold a copy.
 
 from __future__ import annotations
 
+import itertools
 import marshal
 import os
 import select
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from plait.processes._server import RunWorker
 
-__all__ = ["connect_pool", "fork_pool", "is_near", "reap_ended", "start_early", "stop_servers"]
+__all__ = ["Main", "connect_pool", "fork_pool", "is_near", "reap_ended", "start_early", "stop_servers"]
 
 START_TIMEOUT: Final = 30.0
 """Seconds that a server may take to start."""
@@ -33,6 +35,10 @@ PRELOAD_TIMEOUT: Final = 300.0
 """Seconds more that it may take if there is something to preload."""
 
 _STOP_TIMEOUT: Final = 5.0
+_MOST_MAINS: Final = 4
+"""How many main modules a server keeps prepared: with their environments, of which most programs have one."""
+
+_MODULES_LENGTH: Final = 900
 _LAST_WORDS: Final = 4000
 
 _NOT_AHEAD: Final = frozenset({"antigravity", "readline", "rlcompleter", "this", "tkinter", "turtle", "zoneinfo"})
@@ -48,10 +54,19 @@ RUN_MAIN = "from plait.processes._server import main; main(*c[1])"
 """The rest of the program that a server runs."""
 
 
+class Main(NamedTuple):
+    """A main module, with what belongs to it."""
+
+    spec: bytes
+    """A pool's `cwd`, `environ`, `sys_path` and `main`, pickled as in its config: what workers of other pools must share."""
+    modules: tuple[str, ...]
+    """What is to be imported as well, if the first pool that has this main module says so."""
+
+
 class _Server:
     """A running fork server and its control connection."""
 
-    __slots__ = ("control", "failure", "patience", "process", "ready", "said", "turn")
+    __slots__ = ("control", "failure", "mains", "patience", "process", "ready", "said", "turn")
 
     def __init__(self, process: subprocess.Popen[bytes], control: socket.socket, said: int, patience: float) -> None:
         self.process = process
@@ -61,6 +76,7 @@ class _Server:
         self.ready = False
         self.failure: str | None = None
         self.turn = threading.Lock()  # one at a time waits for it
+        self.mains: dict[bytes, int] = {}  # what it has been told to prepare, and under which number
 
     def is_near(self) -> bool:
         """Whether waiting for the server would take no time: it is ready, or has failed."""
@@ -88,6 +104,28 @@ class _Server:
                 self.ready = True
                 self.forget_said()
 
+    def prepare(self, main: Main) -> int:
+        """Have a main module prepared, without waiting for it; return its number, 0 if that is not possible now."""
+        spec, modules = main
+        number = self.mains.pop(spec, 0)
+        try:
+            if not number:
+                if len(self.mains) >= _MOST_MAINS:
+                    oldest = next(iter(self.mains))
+                    self.control.send(struct.pack("<cI", b"D", self.mains.pop(oldest)), socket.MSG_DONTWAIT)
+                number = next(_numbers)
+                file = os.memfd_create("plait-main")
+                try:
+                    os.write(file, spec)
+                    message = struct.pack("<cI", b"Z", number) + _fitting(modules)
+                    socket.send_fds(self.control, [message], [file], socket.MSG_DONTWAIT)
+                finally:
+                    os.close(file)
+        except OSError:  # workers can do without
+            return 0
+        self.mains[spec] = number  # as the newest
+        return number
+
     def forget_said(self) -> None:
         """Close what the last words would have been read from."""
         if self.said >= 0:
@@ -106,17 +144,24 @@ _lock = threading.Lock()
 _owner = os.getpid()
 _servers: dict[tuple[str, ...], _Server] = {}
 _copies: list[int] = []
+_numbers = itertools.count(1)
 
 
-def start_early(preload: tuple[str, ...] = ()) -> None:
+def start_early(preload: tuple[str, ...] = (), main: Main | None = None) -> None:
     """Start this program's fork server for `preload` if there is none, without waiting until it is ready.
 
     What goes wrong is raised by `connect_pool`.
+
+    Args:
+        preload: Names of modules that the server imports before it forks the first worker.
+        main: What is to be prepared once for the workers of a pool; None: nothing.
     """
     _disown_after_fork()
     try:
         with _lock:
-            _running(preload)
+            server = _running(preload)
+            if main is not None:
+                server.prepare(main)
     except (OSError, RuntimeError):
         pass
 
@@ -129,11 +174,12 @@ def is_near(preload: tuple[str, ...] = ()) -> bool:
         return server is None or server.is_near()
 
 
-def connect_pool(preload: tuple[str, ...] = ()) -> socket.socket:
+def connect_pool(preload: tuple[str, ...] = (), main: Main | None = None) -> socket.socket:
     """Return a connection to this program's fork server for `preload`, which is started if there is none.
 
     Args:
         preload: Names of modules that the server imports before it forks the first worker.
+        main: What is to be prepared once for the workers of a pool; None: nothing.
 
     Raises:
         RuntimeError: The server ended or said nothing while it started; the message has its last words.
@@ -153,7 +199,10 @@ def connect_pool(preload: tuple[str, ...] = ()) -> socket.socket:
         try:
             with theirs, _lock:
                 _share_resource_tracker(server)
-                socket.send_fds(server.control, [b"P"], [theirs.fileno()])
+                message = b"P"
+                if main is not None and (number := server.prepare(main)):
+                    message = struct.pack("<cI", b"P", number)
+                socket.send_fds(server.control, [message], [theirs.fileno()])
             return ours
         except (BrokenPipeError, ConnectionResetError):  # it died just now
             ours.close()
@@ -392,6 +441,16 @@ def _real_stderr() -> int:
         return os.dup(2)
     except OSError:
         return os.open(os.devnull, os.O_WRONLY)
+
+
+def _fitting(modules: Iterable[str]) -> bytes:
+    """Return the names that fit into a message; those that do not are imported by the workers."""
+    names = b""
+    for name in modules:
+        longer = names + b"," * bool(names) + name.encode(errors="replace")
+        if len(longer) <= _MODULES_LENGTH:
+            names = longer
+    return names
 
 
 def _share_resource_tracker(server: _Server) -> None:

@@ -8,7 +8,6 @@ import itertools
 import os
 import pickle
 import signal
-import sys
 import threading
 import time
 import weakref
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from plait import _core
 from plait._executor import MapArguments, Options, map_items, positive_int
 from plait._future import Future
-from plait.processes import _launch, _main
+from plait.processes import _connect, _launch, _main
 
 if TYPE_CHECKING:
     import types
@@ -47,8 +46,9 @@ class ProcessPool(_core.ProcessPoolCore, concurrent.futures.Executor):
 
     Use it for work that keeps a core busy; work that waits for others costs less in threads or in asyncio. A worker that dies,
     hangs or eats too much memory costs the task it ran, never the pool. Workers start when work waits, from a small fork
-    server; your own process is not forked. Functions, arguments and results are pickled. A pool has up to 1024 workers and
-    4,194,304 unfinished tasks.
+    server; your own process is not forked. Your main module is imported once for all of them (as `__mp_main__`), or by each
+    if it leaves threads, files or seeded generators behind. Functions, arguments and results are pickled. A pool has up to
+    1024 workers and 4,194,304 unfinished tasks.
 
     Args:
         max_workers: Most workers at a time; by default the CPUs that this process may use (affinity, container quota).
@@ -117,12 +117,14 @@ class ProcessPool(_core.ProcessPoolCore, concurrent.futures.Executor):
         self._forked = forked
         self._mp_context = mp_context
         arguments = tuple(initargs)
-        config, held = _core.holding(lambda: self._config(initializer, arguments, limits, forked))
+        place = _connect.place(forked)
+        config, held = _core.holding(lambda: self._config(place, initializer, arguments, limits, forked))
+        connect = _connect.by_fork if forked else _connect.Connect(modules, place, initializer)
         self._open(
             max_workers=workers,
             config=config,
             held=held,
-            connect=_connect_by_fork if forked else _Connect(modules),
+            connect=connect,
             future=Future,
             stack_signal=signal.SIGRTMAX - 3,
             warm=warm,
@@ -132,21 +134,16 @@ class ProcessPool(_core.ProcessPoolCore, concurrent.futures.Executor):
         )
 
     def _config(
-        self, initializer: Callable[..., object] | None, initargs: tuple[Any, ...], limits: Limits | None, forked: bool
+        self,
+        place: dict[str, Any],
+        initializer: Callable[..., object] | None,
+        initargs: tuple[Any, ...],
+        limits: Limits | None,
+        forked: bool,
     ) -> bytes:
         """Return what each worker is told, pickled."""
-        main = _main.preparation()
-        if forked:  # a copy has its main module already
-            main = {key: value for key, value in main.items() if not key.startswith("init_main")}
-        try:
-            cwd: str | None = os.getcwd()
-        except FileNotFoundError:
-            cwd = None
         config = {
-            "cwd": cwd,
-            "environ": dict(os.environ),
-            "sys_path": _launch._strings(sys.path),
-            "main": main,
+            **place,
             "initializer": self._initializer(initializer, initargs, forked),
             "memory_limit": None if limits is None else limits.memory,
             "max_tasks": self._max_tasks,
@@ -470,25 +467,6 @@ class _Process:
             os.close(pidfd)
 
 
-class _Connect:
-    """Gets connections to the fork server that has these modules."""
-
-    def __init__(self, modules: tuple[str, ...]) -> None:
-        self._modules = modules
-
-    def __call__(self, wait: bool) -> int | None:
-        if not wait:
-            _launch.start_early(self._modules)  # the one that the constructor started may have failed since
-            if not _launch.is_near(self._modules):
-                return None
-        return _launch.connect_pool(self._modules).detach()
-
-
-def _connect_by_fork(_wait: bool) -> int | None:
-    """Return a connection to a copy, which is made by the thread that asks: it is the one that lives on in the copy."""
-    return _launch.fork_pool().detach()
-
-
 def _check_limits(limits: object) -> None:
     if limits is not None:
         from plait.processes.limits import Limits  # slow to import, and rarely used
@@ -540,5 +518,11 @@ def _at_exit() -> None:
     _core.join_all()
 
 
+def _at_end() -> None:
+    """End the fork servers, and see that nobody waits for one any more."""
+    _launch.stop_servers()
+    _core.await_connections()
+
+
 threading._register_atexit(_at_exit)  # type: ignore[attr-defined]
-atexit.register(_launch.stop_servers)
+atexit.register(_at_end)

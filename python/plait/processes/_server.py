@@ -6,7 +6,9 @@
 | direction | message | descriptors |
 |---|---|---|
 | server → parent | `R`: ready, sent once | |
-| parent → server | `P`: a pool | the server's end of its connection |
+| parent → server | `P`: a pool; with u32 number: it has this main module | the server's end of its connection |
+| parent → server | `Z`, u32 number, names of modules: prepare a main module, and these | a zygote's share of the config |
+| parent → server | `D`, u32 number: no more pools will have that main module | |
 | parent → server | `T`: use this resource tracker | its pipe |
 | parent → server | `Q`: end when no pool is left (so does the end of the connection) | |
 
@@ -14,11 +16,12 @@ Everything that can happen is a descriptor in one `poll` without a timeout: the 
 connections, a pidfd of the parent, a pidfd of every child. A child is one of
 
 - *worker*: forked for a pool. Its end is reported to that pool.
+- *zygote*: prepares a main module, then serves pools in its turn (`_mains.py`).
 - *released*: something that an ordinarily ended worker (exit code 0) left behind. It may live, and is reaped when it ends.
 - *condemned*: something that a worker left behind which died in another way. It has been sent SIGKILL.
 
 When a child has ended, what it left has become the server's child, since the server is a subreaper; children that are none
-of the three are then released or condemned. The end of a condemned one brings up the next round of those.
+of these are then released or condemned. The end of a condemned one brings up the next round of those.
 """
 
 from __future__ import annotations
@@ -35,20 +38,23 @@ import time
 from collections import deque
 from collections.abc import Callable
 
+from plait.processes import _system
+from plait.processes._mains import Mains
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from typing import Any, Final, NoReturn
+    from typing import Final, NoReturn
 
-__all__ = ["DESCRIPTORS", "RunWorker", "main", "run_copy", "serve"]
+    from plait.processes._mains import Zygote
+
+__all__ = ["SPAWN", "Pool", "RunWorker", "Server", "main", "run_copy", "serve"]
 
 RunWorker = Callable[[int, int, int, tuple[int, ...], int, int], None]
 """What a forked child runs: `(seat, incarnation, server_pid, fds, parent_pid, parent_pidfd)`. It must not return."""
 
-DESCRIPTORS: Final = 7
-"""How many descriptors come with `S`."""
-
-_SPAWN: Final = struct.Struct("<cHI")
+SPAWN: Final = struct.Struct("<cHI")
+_NUMBER: Final = struct.Struct("<cI")
 _FORKED: Final = struct.Struct("<cHII")
 _FAILED: Final = struct.Struct("<cHII")
 _REAPED: Final = struct.Struct("<cHIIiBQ")
@@ -56,6 +62,7 @@ _REAPED: Final = struct.Struct("<cHIIiBQ")
 _WORKER: Final = 0
 _RELEASED: Final = 1
 _CONDEMNED: Final = 2
+_ZYGOTE: Final = 3
 
 _LAST_WORK: Final = 0.9  # seconds to see everything dead once the parent is gone
 _CORE_DUMPED: Final = 0x80
@@ -117,13 +124,17 @@ def serve(
     parent_pid: int,
     first_pool: socket.socket | None = None,
     run_worker: RunWorker | None = None,
+    linger: float | None = None,
 ) -> NoReturn:
-    """Serve pools until none is left and none can come, or until the parent is gone; then end the process."""
+    """Serve pools until none is left and none can come, or until the parent is gone; then end the process.
+
+    `linger` is for how many seconds a zygote waits for another pool before it offers to leave.
+    """
     if run_worker is None:
         from plait.processes import _worker  # not needed by those who bring their own
 
         run_worker = _worker.run
-    server = _Server(control, parent_pid, parent_pidfd, run_worker)
+    server = Server(control, parent_pid, parent_pidfd, run_worker, linger)
     if first_pool is not None:
         server.add_pool(first_pool)
     server.run()
@@ -199,16 +210,18 @@ def _restore_stderr(stderr_fd: int) -> None:
         pass  # nobody reads it
 
 
-class _Pool:
-    """One pool's connection: how many workers it has, and the messages it was not ready to take."""
+class Pool:
+    """One pool's connection: how many workers it has, the messages it was not ready to take, and what it waits for."""
 
-    __slots__ = ("connection", "ending", "outgoing", "workers")
+    __slots__ = ("asked", "connection", "ending", "outgoing", "workers", "zygote")
 
     def __init__(self, connection: socket.socket) -> None:
         self.connection = connection
         self.workers = 0
         self.ending = False
         self.outgoing: deque[tuple[bytes, int]] = deque()
+        self.zygote: Zygote | None = None
+        self.asked: deque[tuple[bytes, list[int], bool]] = deque()  # for when the zygote is there
 
 
 class _Child:
@@ -216,7 +229,7 @@ class _Child:
 
     __slots__ = ("incarnation", "kind", "pid", "pidfd", "pool", "seat")
 
-    def __init__(self, pid: int, pidfd: int, kind: int, pool: _Pool | None, seat: int, incarnation: int) -> None:
+    def __init__(self, pid: int, pidfd: int, kind: int, pool: Pool | None, seat: int, incarnation: int) -> None:
         self.pid = pid
         self.pidfd = pidfd
         self.kind = kind
@@ -225,11 +238,16 @@ class _Child:
         self.incarnation = incarnation
 
 
-class _Server:
+class Server:
     """The state of a fork server and its one loop."""
 
     def __init__(
-        self, control: socket.socket | None, parent_pid: int, parent_pidfd: int, run_worker: RunWorker
+        self,
+        control: socket.socket | None,
+        parent_pid: int,
+        parent_pidfd: int,
+        run_worker: RunWorker,
+        linger: float | None,
     ) -> None:
         self.pid = os.getpid()
         self.parent_pid = parent_pid
@@ -237,16 +255,21 @@ class _Server:
         self.run_worker = run_worker
         # A terminal that goes away ends the parent; that is seen, and cleaned up after. Workers get back what there was.
         self.hangup = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        self.pools: dict[int, _Pool] = {}
+        self.pools: dict[int, Pool] = {}
         self.children: dict[int, _Child] = {}
         self.pidfds: dict[int, _Child] = {}
+        self.mains = Mains(self)
         self.poll = select.poll()
         self.poll.register(parent_pidfd, select.POLLIN)
+        self.linger = linger
+        self.served = 0  # pools
+        self.offered = -1  # what that was when it last offered to leave
+        self.newest: Pool | None = None
         self.control = control
         if control is not None:
             control.setblocking(False)
             self.poll.register(control, select.POLLIN)
-        for pid in _children_of_self():  # helpers that a preloaded module has started
+        for pid in _system.children_of_self():  # helpers that a preloaded module has started
             self.adopt(pid, _RELEASED)
 
     # The loop.
@@ -254,7 +277,11 @@ class _Server:
     def run(self) -> NoReturn:
         """Serve what is ready, for ever."""
         while self.control is not None or self.pools or self.has_duties():
-            ready = dict(self.poll.poll())
+            lingers = self.linger is not None and self.control is not None and not self.pools
+            patience = self.linger if lingers and self.offered != self.served else None
+            ready = dict(self.poll.poll(None if patience is None else patience * 1000))
+            if not ready and self.control is not None:
+                self.offer_to_leave(self.control)
             if self.parent_pidfd in ready:
                 self.end_all()
             ended = [self.pidfds[fd] for fd in ready if fd in self.pidfds]  # first: below, numbers are used again
@@ -263,9 +290,19 @@ class _Server:
                     self.serve_pool(pool, events)
                 elif self.control is not None and fd == self.control.fileno():
                     self.serve_control(self.control)
+                elif (zygote := self.mains.controls.get(fd)) is not None:
+                    self.mains.hear(zygote)
             if ended:
                 self.bury(ended)
         os._exit(0)
+
+    def offer_to_leave(self, control: socket.socket) -> None:
+        """Tell the fork server that no pool has come for a while; it may have sent one just now."""
+        self.offered = self.served
+        try:
+            control.send(b"L" + self.served.to_bytes(4, "little"))
+        except OSError:  # its end is seen
+            pass
 
     def has_duties(self) -> bool:
         """Whether there are children that the server must see dead."""
@@ -276,8 +313,8 @@ class _Server:
         for pool in list(self.pools.values()):
             self.drop_pool(pool)
         for child in self.children.values():
-            if child.kind == _WORKER:  # also those whose pool had said goodbye
-                _kill(child.pid)
+            if child.kind in (_WORKER, _ZYGOTE):  # also those whose pool had said goodbye
+                _system.kill(child.pid)
         self.poll.unregister(self.parent_pidfd)
         if self.control is not None:
             self.poll.unregister(self.control)
@@ -293,48 +330,76 @@ class _Server:
     def serve_control(self, control: socket.socket) -> None:
         """Take what came over the control connection."""
         while True:
-            received = _receive(control)
+            received = _system.receive(control)
             if received is None:
                 return
-            message, descriptors, _ = received
+            message, descriptors, complete = received
             if message in (b"", b"Q"):
                 self.poll.unregister(control)
                 control.close()
                 self.control = None
+                self.mains.drop_all()
                 return
-            if message == b"P" and descriptors:
-                self.add_pool(socket.socket(fileno=descriptors.pop()))
-            elif message == b"T" and descriptors:
-                _use_resource_tracker(descriptors.pop())
-            _close(descriptors)
+            kind, number = message[:1], 0
+            if len(message) >= _NUMBER.size:
+                _, number = _NUMBER.unpack_from(message)
+            if kind == b"P" and descriptors:
+                self.newest = self.add_pool(socket.socket(fileno=descriptors.pop()))
+                self.served += 1
+                if number:
+                    self.mains.enlist(self.newest, number)
+            elif kind == b"Z" and descriptors:
+                self.mains.add(number, descriptors.pop(), message[_NUMBER.size :].decode())
+            elif kind == b"D":
+                self.mains.drop(number)
+            elif kind == b"T" and descriptors:
+                _system.use_resource_tracker(descriptors.pop())
+            elif kind == b"S" and self.newest is not None:  # the pool asked for it before it was handed over
+                self.spawn(self.newest, message, descriptors, complete)
+            _system.close(descriptors)
 
-    def add_pool(self, connection: socket.socket) -> None:
+    def add_pool(self, connection: socket.socket) -> Pool:
         """Begin to serve a pool."""
         connection.setblocking(False)
-        self.pools[connection.fileno()] = _Pool(connection)
+        pool = self.pools[connection.fileno()] = Pool(connection)
         self.poll.register(connection, select.POLLIN)
+        return pool
 
-    def serve_pool(self, pool: _Pool, events: int) -> None:
+    def hand_over(self, pool: Pool) -> None:
+        """Let go of a pool that a zygote serves from now on."""
+        self.poll.unregister(pool.connection)
+        del self.pools[pool.connection.fileno()]
+        pool.connection.close()
+        if not self.pools:
+            _system.leave_resource_tracker()
+
+    def serve_pool(self, pool: Pool, events: int) -> None:
         """Send what waits, take what came, and see the end of the connection."""
         if events & select.POLLOUT:
             self.flush(pool)
         if not events & ~select.POLLOUT:
             return
         while pool.connection.fileno() >= 0:
-            received = _receive(pool.connection)
+            received = _system.receive(pool.connection)
             if received is None:
                 return
             message, descriptors, complete = received
             if not message:
                 self.drop_pool(pool)
-            elif message[:1] == b"S" and len(message) == _SPAWN.size:
-                self.spawn(pool, message, descriptors, complete)
+            elif message[:1] == b"S" and len(message) == SPAWN.size:
+                if pool.zygote is None or pool.ending:
+                    self.spawn(pool, message, descriptors, complete)
+                else:
+                    self.mains.ask(pool, message, descriptors, complete)
+            elif message == b"K":
+                self.refuse_asked(pool)
             elif message == b"B" and not pool.ending:
                 pool.ending = True
+                self.refuse_asked(pool)
                 self.settle(pool)
-            _close(descriptors)
+            _system.close(descriptors)
 
-    def drop_pool(self, pool: _Pool) -> None:
+    def drop_pool(self, pool: Pool) -> None:
         """Forget a connection that has ended. Its workers are killed, unless they were told to leave by themselves."""
         fd = pool.connection.fileno()
         if fd < 0:
@@ -345,26 +410,42 @@ class _Server:
         for _, pidfd in pool.outgoing:
             self.release_pidfd(pidfd)
         pool.outgoing.clear()
+        for _, descriptors, _ in pool.asked:
+            _system.close(descriptors)
+        pool.asked.clear()
+        self.mains.leave(pool)
         if not self.pools and self.control is not None:
-            _leave_resource_tracker()
+            _system.leave_resource_tracker()
         if not pool.ending:
             for child in self.children.values():
                 if child.pool is pool:
-                    _kill(child.pid)
+                    _system.kill(child.pid)
 
-    def settle(self, pool: _Pool) -> None:
+    def refuse_asked(self, pool: Pool) -> None:
+        """Answer `K`: the pool does not need the workers that it waits for."""
+        while pool.asked:
+            message, descriptors, _ = pool.asked.popleft()
+            _system.close(descriptors)
+            self.refuse(pool, message, errno.ECANCELED)
+
+    def refuse(self, pool: Pool, message: bytes, error: int) -> None:
+        """Report `E` for an `S`."""
+        _, seat, incarnation = SPAWN.unpack(message)
+        self.send(pool, _FAILED.pack(b"E", seat, incarnation, error))
+
+    def settle(self, pool: Pool) -> None:
         """Answer `B` once the pool has no worker left."""
         if pool.ending and not pool.workers:
             self.send(pool, b"B")
 
-    def send(self, pool: _Pool, message: bytes, pidfd: int = -1) -> None:
+    def send(self, pool: Pool, message: bytes, pidfd: int = -1) -> None:
         """Send a message, now or when the pool is ready to take it."""
         if pool.connection.fileno() < 0:
             return
         pool.outgoing.append((message, pidfd))
         self.flush(pool)
 
-    def flush(self, pool: _Pool) -> None:
+    def flush(self, pool: Pool) -> None:
         """Send what waits, as far as the connection takes it."""
         while pool.outgoing:
             message, pidfd = pool.outgoing[0]
@@ -393,16 +474,16 @@ class _Server:
 
     # Children.
 
-    def spawn(self, pool: _Pool, message: bytes, descriptors: list[int], complete: bool) -> None:
+    def spawn(self, pool: Pool, message: bytes, descriptors: list[int], complete: bool) -> None:
         """Fork a worker as `S` asks, and report `F` or `E`."""
-        _, seat, incarnation = _SPAWN.unpack(message)
+        _, seat, incarnation = SPAWN.unpack(message)
         pid = 0
         try:
             if not complete:
                 raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
             if pool.ending:
                 raise OSError(errno.ECANCELED, os.strerror(errno.ECANCELED))
-            if len(descriptors) != DESCRIPTORS:
+            if len(descriptors) != _system.DESCRIPTORS:
                 raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
             pid = os.fork()
             if pid == 0:
@@ -410,9 +491,8 @@ class _Server:
             pidfd = os.pidfd_open(pid)
         except OSError as error:
             if pid:
-                _kill(pid)
-                os.waitpid(pid, 0)
-            self.send(pool, _FAILED.pack(b"E", seat, incarnation, error.errno or errno.EIO))
+                self.discard(pid)
+            self.refuse(pool, message, error.errno or errno.EIO)
             return
         pool.workers += 1
         self.track(_Child(pid, pidfd, _WORKER, pool, seat, incarnation))
@@ -421,13 +501,8 @@ class _Server:
     def become_worker(self, seat: int, incarnation: int, descriptors: list[int]) -> NoReturn:
         """In the child: let go of everything of the server, and run the worker."""
         try:
-            if self.control is not None:
-                self.control.close()
-            for pool in self.pools.values():
-                pool.connection.close()
-            _close(self.pidfds)
-            _close({pidfd for pool in self.pools.values() for _, pidfd in pool.outgoing} - {-1} - self.pidfds.keys())
-            signal.signal(signal.SIGHUP, signal.SIG_DFL if self.hangup is None else self.hangup)
+            self.mains.close_all()
+            self.let_go()
             run, server_pid, parent_pid, parent_pidfd = self.run_worker, self.pid, self.parent_pid, self.parent_pidfd
             run(seat, incarnation, server_pid, tuple(descriptors), parent_pid, parent_pidfd)
         except BaseException:  # nothing may climb out of here into the server's loop
@@ -437,6 +512,54 @@ class _Server:
         finally:
             os._exit(1)
 
+    def become_zygote(self, spec: int, modules: str, control: socket.socket) -> NoReturn:
+        """In the child: let go of everything of the server, and run the zygote."""
+        try:
+            self.mains.close_all(but=spec)
+            self.let_go()
+            from plait.processes import _zygote
+
+            _zygote.run(spec, modules, control, self.pid, self.parent_pid, self.parent_pidfd)
+        except BaseException:
+            import traceback
+
+            traceback.print_exc()
+        finally:
+            os._exit(1)
+
+    def let_go(self) -> None:
+        """In a child: close what is the server's, and treat SIGHUP as the program did."""
+        if self.control is not None:
+            self.control.close()
+        for pool in self.pools.values():
+            pool.connection.close()
+            for _, descriptors, _ in pool.asked:
+                _system.close(descriptors)
+        _system.close(self.pidfds)
+        _system.close({pidfd for pool in self.pools.values() for _, pidfd in pool.outgoing} - {-1} - self.pidfds.keys())
+        signal.signal(signal.SIGHUP, signal.SIG_DFL if self.hangup is None else self.hangup)
+
+    def watch_zygote(self, pid: int) -> None:
+        """Take charge of a zygote."""
+        self.track(_Child(pid, os.pidfd_open(pid), _ZYGOTE, None, 0, 0))
+
+    def seat(self, pid: int, pool: Pool, message: bytes) -> None:
+        """A zygote is a worker of `pool` from now on, the one that the `S` asks for; report `F`."""
+        child = self.children[pid]
+        _, child.seat, child.incarnation = SPAWN.unpack(message)
+        child.kind, child.pool = _WORKER, pool
+        pool.workers += 1
+        self.send(pool, _FORKED.pack(b"F", child.seat, child.incarnation, pid), child.pidfd)
+
+    def kill(self, pid: int) -> None:
+        """Kill a child; its end is seen."""
+        _system.kill(pid)
+
+    def discard(self, pid: int) -> None:
+        """Kill and reap a child that could not be watched."""
+        _system.kill(pid)
+        os.waitpid(pid, 0)
+
     def track(self, child: _Child) -> None:
         """Watch a child's pidfd."""
         self.children[child.pid] = child
@@ -445,7 +568,7 @@ class _Server:
 
     def adopt(self, pid: int, kind: int) -> None:
         """Take charge of a child that nobody forked here; kill it if it is condemned."""
-        if kind == _CONDEMNED and not _kill(pid):
+        if kind == _CONDEMNED and not _system.kill(pid):
             kind = _RELEASED
         try:
             self.track(_Child(pid, os.pidfd_open(pid), kind, None, 0, 0))
@@ -457,26 +580,31 @@ class _Server:
         batch, left = self.take_stock(ended)
         lawful: set[int] = set()  # process groups of those that ended as they should
         violent: set[int] = set()
-        reports: list[tuple[_Pool, bytes]] = []
+        reports: list[tuple[Pool, bytes]] = []
+        zygotes: list[tuple[int, int]] = []
         for child in batch:
             group = os.getpgid(child.pid)
             # Only a debugger that holds on to a dead child can make this wait.
             _, status, usage = os.wait4(child.pid, 0)
             self.untrack(child)
             code = os.waitstatus_to_exitcode(status)
-            ordinary = child.kind == _RELEASED or (child.kind == _WORKER and code == 0)
+            ordinary = child.kind == _RELEASED or (child.kind in (_WORKER, _ZYGOTE) and code == 0)
             (lawful if ordinary else violent).add(group)
             if child.pool is not None:
                 child.pool.workers -= 1
                 core = bool(status & _CORE_DUMPED)
                 about = (child.seat, child.incarnation, child.pid, code, core, usage.ru_maxrss)
                 reports.append((child.pool, _REAPED.pack(b"X", *about)))
+            if child.kind == _ZYGOTE:
+                zygotes.append((child.pid, code))
         for pid in left:
             # Both kinds ended at once: whose it was can only be told by its process group.
             released = not violent or (bool(lawful) and os.getpgid(pid) in lawful - violent)
             self.adopt(pid, _RELEASED if released else _CONDEMNED)
         for pool, report in reports:
             self.send(pool, report)
+        for pid, code in zygotes:
+            self.mains.ended(pid, code)
         for pool in dict.fromkeys(pool for pool, _ in reports):
             self.settle(pool)
 
@@ -488,7 +616,7 @@ class _Server:
         """
         batch = list(ended)
         while True:
-            left = [pid for pid in _children_of_self() if pid not in self.children]
+            left = [pid for pid in _system.children_of_self() if pid not in self.children]
             known = set(batch)
             late = [child for fd, _ in self.poll.poll(0) if (child := self.pidfds.get(fd)) and child not in known]
             if not late:
@@ -502,72 +630,3 @@ class _Server:
         self.poll.unregister(child.pidfd)
         if child.pool is None or all(pidfd != child.pidfd for _, pidfd in child.pool.outgoing):
             os.close(child.pidfd)
-
-
-def _receive(connection: socket.socket) -> tuple[bytes, list[int], bool] | None:
-    """Return a message (empty at the end), its descriptors, and whether these are all; `None` if nothing came yet."""
-    try:
-        message, descriptors, flags, _ = socket.recv_fds(connection, 64, DESCRIPTORS, socket.MSG_CMSG_CLOEXEC)
-    except BlockingIOError:
-        return None
-    except OSError:  # a reset is an end too
-        return b"", [], True
-    return message, descriptors, not flags & socket.MSG_CTRUNC
-
-
-def _kill(pid: int) -> bool:
-    """Kill a child that was not reaped yet, so that the number is still its own; tell whether that was allowed."""
-    try:
-        os.kill(pid, signal.SIGKILL)
-    except PermissionError:  # it has become another user's, as `sudo` does
-        return False
-    return True
-
-
-def _close(descriptors: Iterable[int]) -> None:
-    for descriptor in descriptors:
-        os.close(descriptor)
-
-
-def _children_of_self() -> list[int]:
-    """Return the process ids of all children, ended ones included."""
-    found: list[int] = []
-    try:
-        for thread in os.listdir("/proc/self/task"):  # a preloaded module may have made threads
-            with open(f"/proc/self/task/{thread}/children", "rb", buffering=0) as file:
-                found += map(int, file.readall().split())
-    except FileNotFoundError:  # a kernel without CONFIG_PROC_CHILDREN
-        return _children_by_scan(os.getpid())
-    return found
-
-
-def _children_by_scan(parent: int) -> list[int]:
-    """Return the children of `parent` by looking at every process there is."""
-    found: list[int] = []
-    for name in os.listdir("/proc"):
-        if name.isdecimal():
-            try:
-                with open(f"/proc/{name}/stat", "rb", buffering=0) as file:
-                    after_name = file.readall().rpartition(b")")[2].split()
-            except OSError:  # it has ended meanwhile
-                continue
-            if int(after_name[1]) == parent:
-                found.append(int(name))
-    return found
-
-
-def _use_resource_tracker(descriptor: int) -> None:
-    """Let workers use the parent's resource tracker, or one of their own would unlink shared memory still in use."""
-    import multiprocessing.resource_tracker
-
-    tracker: Any = multiprocessing.resource_tracker
-    _leave_resource_tracker()
-    tracker._resource_tracker._fd = descriptor
-
-
-def _leave_resource_tracker() -> None:
-    """Let go of the parent's resource tracker, which ends when nobody holds its pipe any more."""
-    module: Any = sys.modules.get("multiprocessing.resource_tracker")
-    if module is not None and module._resource_tracker._fd is not None:
-        os.close(module._resource_tracker._fd)
-        module._resource_tracker._fd = None

@@ -24,14 +24,35 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Final, NoReturn
 
-__all__ = ["STACK_SIGNAL", "run"]
+__all__ = ["STACK_SIGNAL", "Prepared", "become_process", "resemble", "run"]
 
 STACK_SIGNAL: Final[int] = signal.SIGRTMAX - 3
 """On this signal a worker writes the Python stack of its main thread into its stack memfd."""
 
 
+class Prepared:
+    """That a zygote has done `become_process` and `resemble` already.
+
+    Args:
+        shared: This process is a copy of it, one of several.
+        error: What the main module has raised, which is told as if it was raised here.
+    """
+
+    __slots__ = ("error", "shared")
+
+    def __init__(self, shared: bool, error: BaseException | None = None) -> None:
+        self.shared = shared
+        self.error = error
+
+
 def run(
-    seat: int, incarnation: int, server_pid: int, fds: tuple[int, ...], parent_pid: int, parent_pidfd: int
+    seat: int,
+    incarnation: int,
+    server_pid: int,
+    fds: tuple[int, ...],
+    parent_pid: int,
+    parent_pidfd: int,
+    prepared: Prepared | None = None,
 ) -> NoReturn:
     """Be the worker on `seat`, in a process that the fork server `server_pid` has just forked; end with it.
 
@@ -48,13 +69,16 @@ def run(
     pid = os.getpid()
     code = 1
     try:
-        _become_process(f"worker-{seat}", seat, parent_pid, parent_pidfd)
+        if prepared is None:
+            become_process(f"worker-{seat}", seat, parent_pid, parent_pidfd)
+        else:
+            _become_another(f"worker-{seat}", seat, parent_pid, prepared.shared)
         worker = _core.worker_open(
             seat, incarnation, (board, arguments, results, config, result_event, supervisor_event, stack)
         )
         try:
             settings = _read_config(config)
-            _set_up(settings, seat)
+            _set_up(settings, seat, prepared)
         except BaseException as error:
             worker.setup_failed(error)
         else:
@@ -81,7 +105,7 @@ class _WorkerProcess(multiprocessing.process.BaseProcess):
         self._name = name
 
 
-def _become_process(name: str, seat: int, parent_pid: int, parent_pidfd: int) -> None:
+def become_process(name: str, seat: int, parent_pid: int, parent_pidfd: int) -> None:
     """Do what `BaseProcess._bootstrap` does before it runs the target."""
     process: Any = multiprocessing.process
     util: Any = multiprocessing.util
@@ -98,6 +122,20 @@ def _become_process(name: str, seat: int, parent_pid: int, parent_pidfd: int) ->
     util._run_after_forkers()
     _leave_shared_memory_alone()
     del before
+
+
+def _become_another(name: str, seat: int, parent_pid: int, shared: bool) -> None:
+    """Be this worker, in a process that `become_process` has made a worker before, or in a copy of one."""
+    process: Any = multiprocessing.process
+    util: Any = multiprocessing.util
+    process._process_counter = itertools.count(1)
+    process._current_process = _WorkerProcess(name, seat, parent_pid)
+    if not shared:
+        return
+    util._run_after_forkers()
+    numpy: Any = sys.modules.get("numpy.random.mtrand")
+    if numpy is not None:
+        numpy._rand.seed()  # or all copies would draw the same numbers
 
 
 def _leave_shared_memory_alone() -> None:
@@ -124,17 +162,25 @@ def _read_config(fd: int) -> dict[str, Any]:
     return config
 
 
-def _set_up(config: dict[str, Any], seat: int) -> None:
+def resemble(config: dict[str, Any]) -> None:
+    """Make this process resemble the parent: its folder, environment and path, and its main module."""
+    if config["cwd"] is not None:
+        os.chdir(config["cwd"])
+    _apply_environ(config["environ"])
+    sys.path[:] = config["sys_path"]
+    _main.prepare(config["main"])
+
+
+def _set_up(config: dict[str, Any], seat: int, prepared: Prepared | None) -> None:
     """Make the worker resemble the parent, limit it, and run the initializer; print what fails, and raise it."""
     from plait import _core
 
     multiprocessing.process.current_process().name = f"{config['process_name']}-worker-{seat}"
     try:
-        if config["cwd"] is not None:
-            os.chdir(config["cwd"])
-        _apply_environ(config["environ"])
-        sys.path[:] = config["sys_path"]
-        _main.prepare(config["main"])
+        if prepared is None:
+            resemble(config)
+        elif prepared.error is not None:
+            raise prepared.error
         if config["memory_limit"] is not None:
             _core.limit_private_memory(config["memory_limit"])
     except BaseException:

@@ -16,10 +16,15 @@ use crate::frames::lies_in_block;
 use crate::supervisor::{Doom, Event, Exit, Lease};
 use crate::task::Phase;
 
+/// How many workers are asked for at a time: the fork server may have to keep what comes with a request for a while.
+const MOST_ASKED: usize = 16;
+
 /// What the parent holds of the worker on a seat.
 #[derive(Default)]
 pub(super) struct Holding {
     pub(super) incarnation: u32,
+    /// The fork server has not answered yet.
+    pub(super) asked: bool,
     pub(super) pidfd: Option<PidFd>,
     pub(super) view: Option<Arc<ArenaView>>,
     pub(super) stack: Option<Memfd>,
@@ -46,6 +51,8 @@ pub(super) struct Seats {
     pub(super) server: Server,
     /// Workers to ask for when the server is there.
     pub(super) wanted: Vec<(u16, u32)>,
+    /// The fork server was told that no more are needed.
+    given_up: bool,
 }
 
 impl Seats {
@@ -55,6 +62,7 @@ impl Seats {
             holdings,
             server: Server::None,
             wanted: Vec::new(),
+            given_up: false,
         }
     }
 
@@ -65,6 +73,11 @@ impl Seats {
     /// Whether there is no server, and none is on its way.
     pub(super) fn unconnected(&self) -> bool {
         matches!(self.server, Server::None)
+    }
+
+    /// How many workers may be asked for now.
+    pub(super) fn may_ask(&self) -> usize {
+        MOST_ASKED.saturating_sub(self.holdings.iter().filter(|holding| holding.asked).count())
     }
 
     /// The arena that the worker on `seat` writes.
@@ -109,6 +122,10 @@ impl<T: Host> Shared<T> {
             inner.seats.wanted.push((seat, incarnation));
             return Ok(());
         };
+        if inner.seats.may_ask() == 0 {
+            inner.seats.wanted.push((seat, incarnation));
+            return Ok(());
+        }
         let lines = self.lines().ok_or(io::ErrorKind::NotConnected)?;
         let results = Memfd::create("plait-results", 0)?;
         results.seal_shrink()?;
@@ -146,6 +163,7 @@ impl<T: Host> Shared<T> {
         ));
         inner.seats.holdings[seat as usize] = Holding {
             incarnation,
+            asked: true,
             view: Some(view),
             stack: Some(stack),
             told: SeatState::Empty as u32,
@@ -153,6 +171,28 @@ impl<T: Host> Shared<T> {
         };
         inner.statistics.workers_started += 1;
         Ok(())
+    }
+
+    /// Nothing is left to do for the workers that are being started: those that were not begun are not needed.
+    pub(super) fn give_up_starts(&self, inner: &mut Inner<T::Handle>) {
+        for (seat, incarnation) in std::mem::take(&mut inner.seats.wanted) {
+            let errno = 0;
+            self.handle(
+                inner,
+                Event::ForkFailed {
+                    seat,
+                    incarnation,
+                    errno,
+                },
+            );
+        }
+        if let Server::Up(server) = &inner.seats.server
+            && !inner.seats.given_up
+            && inner.seats.holdings.iter().any(|holding| holding.asked)
+        {
+            // If its socket takes no more, the next look tries again.
+            inner.seats.given_up = server.send(b"K", &[]).is_ok();
+        }
     }
 
     /// Reads all that the fork server has said; false when it is gone.
@@ -183,6 +223,7 @@ impl<T: Host> Shared<T> {
         {
             return;
         }
+        inner.seats.holdings[seat as usize].asked = false;
         match said.what {
             What::Forked { pid } => {
                 inner.seats.holdings[seat as usize].pidfd = fds.into_iter().next().map(PidFd::from_fd);
@@ -237,6 +278,7 @@ impl<T: Host> Shared<T> {
             .store(SeatState::Empty as u32, Ordering::Relaxed);
         let holding = &mut inner.seats.holdings[seat as usize];
         holding.pidfd = None;
+        holding.asked = false;
         holding.told = SeatState::Empty as u32;
         self.handle(
             inner,

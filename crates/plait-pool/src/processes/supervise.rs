@@ -15,7 +15,7 @@ use plait_sys::{futex, thread, time};
 
 use super::seats::Server;
 use super::{ALL_TOLD, Failure, Host, Inner, Lines, Pool, Refusal, Shared, WORKERS_GONE};
-use crate::board::SeatState;
+use crate::board::{KIND_MAP, SeatState};
 use crate::supervisor::{Action, Cause, Doom, Event, Exit, Running};
 use crate::task::Phase;
 
@@ -114,7 +114,7 @@ impl<T: Host> Shared<T> {
 
     fn next_deadline(&self, inner: &Inner<T::Handle>) -> Option<u64> {
         let grace = inner.grace.keys().next().map(|key| key.0);
-        let unsent = inner.seats.connected() && !inner.seats.wanted.is_empty();
+        let unsent = inner.seats.connected() && !inner.seats.wanted.is_empty() && inner.seats.may_ask() > 0;
         let again = unsent.then(|| time::monotonic_ns() + RESEND_NS);
         let held = inner.hold_spawning.filter(|_| !self.board.queue().is_empty());
         [inner.check_at, grace, again, held].into_iter().flatten().min()
@@ -150,7 +150,8 @@ impl<T: Host> Shared<T> {
         }
         self.look_at_deadlines(inner, now);
         if inner.seats.connected() {
-            for (seat, incarnation) in std::mem::take(&mut inner.seats.wanted) {
+            let now = inner.seats.may_ask().min(inner.seats.wanted.len());
+            for (seat, incarnation) in inner.seats.wanted.drain(..now).collect::<Vec<_>>() {
                 self.act(inner, Action::Spawn { seat, incarnation });
             }
         }
@@ -158,6 +159,7 @@ impl<T: Host> Shared<T> {
             self.handle(inner, Event::Shutdown);
             if self.drained(inner) {
                 self.handle(inner, Event::Drained);
+                self.give_up_starts(inner);
             }
         }
         self.demand(inner);
@@ -367,6 +369,9 @@ impl<T: Host> Shared<T> {
 
     fn requeue(&self, inner: &mut Inner<T::Handle>, slot: u32, item: u32) {
         let record = &mut inner.records[slot as usize];
+        if record.job.is_none() && self.board.slot(slot).kind.load(Ordering::Relaxed) == KIND_MAP {
+            return; // the failure of the item before was the end of the chunk: nobody wants the rest
+        }
         if record.job.as_ref().is_some_and(|(job, _)| job.cancelled()) {
             return self.fail(inner, slot, Failure::Cancelled);
         }
@@ -453,6 +458,7 @@ impl<T: Host> Shared<T> {
                 self.bury(inner, seat as u16, incarnation, exit);
             } else {
                 inner.seats.holdings[seat].view = None;
+                inner.seats.holdings[seat].asked = false;
                 self.handle(
                     inner,
                     Event::ForkFailed {
@@ -472,6 +478,9 @@ impl<T: Host> Shared<T> {
         let started = thread::spawn_native("plait-conn", move || {
             let connection = shared.host.connect();
             let mut inner = shared.lock();
+            if inner.finished {
+                return;
+            }
             let up = connection.and_then(|connection| shared.attach(&mut inner, connection));
             let wanted = std::mem::take(&mut inner.seats.wanted);
             if let Err(error) = up {

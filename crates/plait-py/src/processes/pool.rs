@@ -99,12 +99,18 @@ impl ProcessPoolCore {
         }
     }
 
-    /// Does `what` to the pool, connecting it to a fork server first if it has none. Nobody waits for one that starts.
-    fn connected<R>(&self, py: Python<'_>, mut what: impl FnMut(&CorePool) -> Result<R, Refusal>) -> PyResult<R> {
+    /// Does `what` to the pool, connecting it to a fork server first if it has none, where workers can call `function`. Nobody
+    /// waits for one that starts.
+    fn connected<R>(
+        &self,
+        function: &Bound<'_, PyAny>,
+        mut what: impl FnMut(&CorePool) -> Result<R, Refusal>,
+    ) -> PyResult<R> {
+        let py = function.py();
         let opened = self.opened()?;
         loop {
             let connected = match what(&opened.pool) {
-                Err(Refusal::NoServer) => match connect(opened.connect.bind(py), false)? {
+                Err(Refusal::NoServer) => match connect(opened.connect.bind(py), false, Some(function))? {
                     Some(connection) => opened.pool.attach_server(connection),
                     None => opened.pool.connect_later(),
                 },
@@ -117,17 +123,19 @@ impl ProcessPoolCore {
     /// Submits a call that has large parts.
     fn submit_placed(
         &self,
-        py: Python<'_>,
+        function: &Bound<'_, PyAny>,
         call: &mut Vec<u8>,
         parts: &Parts,
         segments: &Segments,
         options: TaskOptions,
     ) -> PyResult<u32> {
         let pool = self.pool()?;
-        let mut places = place(py, pool, parts)?;
+        let mut places = place(function.py(), pool, parts)?;
         payload::place_call(call, &places);
-        self.connected(py, |pool| pool.submit(call, &mut places, segments.clone(), options))
-            .inspect_err(|_| pool.unplace(&places))
+        self.connected(function, |pool| {
+            pool.submit(call, &mut places, segments.clone(), options)
+        })
+        .inspect_err(|_| pool.unplace(&places))
     }
 
     fn submit_with<'py>(
@@ -148,11 +156,13 @@ impl ProcessPoolCore {
             });
             match encoded {
                 Ok(()) if parts.is_empty() => self
-                    .connected(py, |pool| {
+                    .connected(function, |pool| {
                         pool.submit(buffer, &mut Vec::new(), segments.clone(), options)
                     })
                     .map(Some),
-                Ok(()) => self.submit_placed(py, buffer, &parts, &segments, options).map(Some),
+                Ok(()) => self
+                    .submit_placed(function, buffer, &parts, &segments, options)
+                    .map(Some),
                 // As with the standard library, what cannot be sent is told by the future.
                 Err(error) if error.is_instance_of::<PyException>(py) => {
                     opened
@@ -317,7 +327,9 @@ impl ProcessPoolCore {
                 Some(_) => Ok(()),
             });
             encoded?;
-            self.connected(py, |pool| pool.begin_job(buffer, segments.clone(), chunksize, options))
+            self.connected(r#fn, |pool| {
+                pool.begin_job(buffer, segments.clone(), chunksize, options)
+            })
         })?;
         Ok(MapCore::new(self.pool()?.clone(), job, r#fn.clone().unbind(), options))
     }
