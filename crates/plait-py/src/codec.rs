@@ -17,7 +17,9 @@ use plait_sys::mem;
 use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::ffi;
+use pyo3::intern;
 use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyDict, PyList};
 
 use crate::parts::{LARGE, Parts, Stored};
@@ -122,7 +124,7 @@ impl Encoder<'_, '_> {
             } else if kind == addr_of_mut!(ffi::PyByteArray_Type) {
                 self.bytearray(object, depth)
             } else {
-                self.constant(object)
+                self.constant(object) || self.pickle_buffer(object, depth)
             }
         }
     }
@@ -232,6 +234,41 @@ impl Encoder<'_, '_> {
             return false;
         };
         self.word(tag::BYTEARRAY, data.len() as u64);
+        self.out.extend_from_slice(&data);
+        true
+    }
+
+    /// Writes a PickleBuffer as pickle gives one that nobody takes out: as bytes, or a bytearray if it may be written. False for anything else,
+    /// and where pickle refuses.
+    ///
+    /// # Safety
+    /// As for [`Self::value`].
+    #[cold]
+    unsafe fn pickle_buffer(&mut self, object: *mut ffi::PyObject, depth: usize) -> bool {
+        static CLASS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+        // SAFETY: the caller keeps the object alive.
+        let object = unsafe { Bound::from_borrowed_ptr(self.py, object) };
+        let class = CLASS.import(self.py, "pickle", "PickleBuffer");
+        if !class.is_ok_and(|class| object.get_type().is(class)) || self.seen(object.as_ptr(), depth) {
+            return false;
+        }
+        let raw = object.call_method0(intern!(self.py, "raw"));
+        let Ok(buffer) = raw.and_then(|raw| PyBuffer::<u8>::get(&raw)) else {
+            return false; // released, or not contiguous
+        };
+        let (tag, large) = match buffer.readonly() {
+            true => (tag::LONG_BYTES, tag::LARGE_BYTES),
+            false => (tag::BYTEARRAY, tag::LARGE_BYTEARRAY),
+        };
+        if buffer.len_bytes() >= LARGE {
+            let number = self.large.add_buffer(buffer);
+            self.word(large, number.into());
+            return true;
+        }
+        let Ok(data) = buffer.to_vec(self.py) else {
+            return false;
+        };
+        self.word(tag, data.len() as u64);
         self.out.extend_from_slice(&data);
         true
     }
