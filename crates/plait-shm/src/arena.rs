@@ -461,6 +461,11 @@ impl ArenaView {
         self.held.load(Ordering::Relaxed)
     }
 
+    /// Bytes that the whole arena takes.
+    pub fn resident_bytes(&self) -> u64 {
+        self.chunks.file.resident().unwrap_or(0)
+    }
+
     /// Whether this process made the view: what a copy in a forked child sees may be another's by now.
     pub fn is_ours(&self) -> bool {
         plait_sys::fork::generation() == self.generation

@@ -86,6 +86,11 @@ impl Memfd {
         Ok(rustix::fs::fstat(&self.fd)?.st_size as u64)
     }
 
+    /// How many bytes of memory it takes, now.
+    pub fn resident(&self) -> io::Result<u64> {
+        Ok(rustix::fs::fstat(&self.fd)?.st_blocks as u64 * 512)
+    }
+
     /// Whether it has no bytes, now.
     pub fn is_empty(&self) -> io::Result<bool> {
         Ok(self.len()? == 0)

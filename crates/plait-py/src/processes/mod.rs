@@ -1,5 +1,6 @@
 //! The process pool and its workers, for `plait.processes`.
 
+mod intake;
 mod map;
 mod pool;
 mod worker;
@@ -58,6 +59,7 @@ fn connect(callable: &Bound<'_, PyAny>, wait: bool) -> PyResult<Option<OwnedFd>>
 pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<pool::ProcessPoolCore>()?;
     module.add_class::<map::MapCore>()?;
+    module.add_class::<intake::MapFeeder>()?;
     module.add_class::<worker::PyWorker>()?;
     module.add_function(wrap_pyfunction!(map::deadline_ns, module)?)?;
     module.add_function(wrap_pyfunction!(pool::join_all, module)?)?;
