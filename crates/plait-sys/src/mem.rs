@@ -191,7 +191,7 @@ pub fn trim() {
 /// From this size on it pays to ask for the pages of new memory at once.
 const FRESH: usize = 128 << 10;
 /// What is had in one piece from the allocator of the C library, and given back, so that it has room for huge pages.
-const AHEAD: usize = 16 << 20;
+const AHEAD: usize = 8 << 20;
 
 /// Decides whether huge pages are worth having, by the time that the last one took.
 ///
