@@ -8,8 +8,10 @@ export VENV PYTHON
 SETUP := @scripts/setup.sh
 RUN := @$(VENV)/bin/python
 
+VALGRIND := valgrind -q --error-exitcode=1 --leak-check=full --errors-for-leak-kinds=definite --show-leak-kinds=definite
+
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak bench clean
+.PHONY: help demo test soak memcheck bench clean
 
 help: ## This list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -19,13 +21,22 @@ demo: ## Index the standard library in one process, with ProcessPoolExecutor and
 	$(RUN) examples/index_source.py
 
 test: ## Every check; CHECK="name ..." for some of them, CHECK=list for their names
-	$(SETUP) test arrays check
+	$(SETUP) test frames check
 	$(RUN) scripts/check.py $(CHECK)
 
 soak: ## 10,000 kills, 1,000 pools, then kills, timeouts and cancellations for MINUTES=10: everything accounted for
 	$(SETUP) test
 	$(RUN) -m pytest tests/processes -m soak --timeout=3600 -o faulthandler_timeout=3660
 	$(RUN) scripts/soak.py --minutes $(or $(MINUTES),10)
+
+# Valgrind hides what the raw system calls of rustix look for, so they go through the C library here.
+memcheck: export RUSTFLAGS := --cfg rustix_use_libc
+memcheck: export CARGO_TARGET_DIR := target/memcheck
+memcheck: export CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER := $(VALGRIND)
+memcheck: export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER := $(VALGRIND)
+memcheck: export TERM := dumb
+memcheck: ## The block allocator's tests under valgrind, which must be installed
+	@cargo test --release -p plait-shm --test arena
 
 bench: ## Measure against other pools and render the tables; QUICK=1 for a short run that renders nothing
 	$(SETUP) bench

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import _thread
+import itertools
 import math
 import sys
 import time
@@ -58,10 +60,18 @@ def positive_int(name: str, value: object) -> int:
     return value
 
 
+class MapFeeder(Protocol):
+    """What takes the rest of an input as there is room, below."""
+
+    def run(self, source: Iterator[tuple[Any, ...]]) -> None: ...
+
+
 class MapCore(Protocol[T_co]):
     """A `map` under way, below: items go in, and it iterates over results."""
 
     def pull(self, source: Iterator[tuple[Any, ...]], most: int | None = None) -> bool: ...
+    def fill(self, source: Iterator[tuple[Any, ...]]) -> bool: ...
+    def feeder(self) -> MapFeeder: ...
     def send(self, last: bool) -> None: ...
     def begin(self, ordered: bool, deadline_ns: int | None) -> None: ...
     def __iter__(self) -> Iterator[T_co]: ...
@@ -122,8 +132,9 @@ def map_items(
 ) -> Iterator[T]:
     """Feed `iterables` into `core` and return the iterator over its results.
 
-    Inputs that are all sized are consumed here. Others, and any with a buffer size, are pulled as results are taken: never more
-    than the buffer size ahead, or as much as keeps the workers busy.
+    Inputs that are all sized are consumed here, or as far as there is room for their items, and the rest by a thread as workers
+    get on. Others, and any with a buffer size, are pulled as results are taken: never more than the buffer size ahead, or as
+    much as keeps the workers busy.
     """
     total = _length(iterables)
     core.begin(arguments.ordered, deadline_ns)
@@ -133,8 +144,7 @@ def map_items(
             feeder = _Feeder(core, source, arguments, workers)
             feeder.fill()
             return _Results(core, feeder, arguments.progress, total)
-        core.pull(source)
-        core.send(True)
+        _take_all(core, source, iterables)
     except BaseException:
         core.close()  # or a pool that is left by this exception would wait for the rest of the items
         raise
@@ -149,6 +159,42 @@ def _length(iterables: tuple[Iterable[Any], ...]) -> int | None:
         return min((len(iterable) for iterable in iterables), default=0)  # type: ignore[arg-type]
     except TypeError:
         return None
+
+
+def _take_all(core: MapCore[Any], source: Iterator[tuple[Any, ...]], iterables: tuple[Iterable[Any], ...]) -> None:
+    """See to it that all of `source`, the items of `iterables`, goes in."""
+    if not all(map(_can_be_cut, iterables)):  # a set, say: what is left of it has no name
+        core.pull(source)
+        core.send(True)
+        return
+    if core.fill(source):
+        return
+    begun = core.outstanding
+    rest = zip(*[_cut(iterable, begun) for iterable in iterables], strict=False)
+    import threading
+
+    try:
+        threading.Thread(target=core.feeder().run, args=(rest,), name="plait-feed").start()
+    except RuntimeError:  # no more threads
+        core.pull(rest)
+        core.send(True)
+
+
+_IMMUTABLE = (tuple, bytes, str)
+
+
+def _can_be_cut(iterable: Iterable[Any]) -> bool:
+    kind = type(iterable)
+    return kind in (range, list, bytearray, *_IMMUTABLE) or (kind.__module__, kind.__name__) == ("numpy", "ndarray")
+
+
+def _cut(iterable: Any, begin: int) -> Iterable[Any]:
+    """Return what comes from item `begin` on: a copy of what the caller may change from now on."""
+    if type(iterable) in _IMMUTABLE:
+        return itertools.islice(iterable, begin, None)
+    rest: Any = iterable[begin:]
+    copied: Iterable[Any] = rest if type(rest) in (range, list, bytearray) else rest.copy()
+    return copied
 
 
 class _Feeder:
@@ -191,11 +237,14 @@ class _Results(Generic[T]):
         self._progress = progress
         self._total = total
         self._done = 0
+        self._turn = _thread.allocate_lock()
 
     def __iter__(self) -> _Results[T]:
         return self
 
     def __next__(self) -> T:
+        if not self._turn.acquire(blocking=False):  # as a generator has it
+            raise ValueError("the results of map are being taken by another thread already")
         try:
             if self._feeder is not None:
                 self._feeder.fill()
@@ -208,6 +257,8 @@ class _Results(Generic[T]):
         except BaseException:
             self.close()
             raise
+        finally:
+            self._turn.release()
 
     def close(self) -> None:
         """Stop, and drop what was not begun."""

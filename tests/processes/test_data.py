@@ -378,11 +378,77 @@ def test_a_workers_forked_child_keeps_what_it_had(tmp_path):
     assert path.read_text() == "{65}"
 
 
-def test_a_buffer_that_arrived_can_be_sent_on(one):
-    for size in (1000, 50_000, 300_000):
-        came = one.submit(echo, pickle.PickleBuffer(bytearray(b"x" * size))).result(WATCHDOG)
-        assert bytes(came) == b"x" * size
-        assert bytes(by_pickle(came)) == b"x" * size
+SIZES = [0, 1, 1000, 50_000, 300_000]
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("kind", [bytes, bytearray])
+def test_a_pickle_buffer_arrives_as_pickle_gives_it_whatever_its_size(one, kind, size):
+    buffer = pickle.PickleBuffer(kind(b"x" * size))
+    for value in (buffer, [buffer], {"a": (buffer, 1)}):
+        assert same(one.submit(echo, value).result(WATCHDOG), by_pickle(value))
+    came = one.submit(echo, [buffer, buffer]).result(WATCHDOG)
+    assert came == [b"x" * size] * 2
+    assert type(came[0]) is kind
+
+
+def views(size):
+    """Memoryviews of every format, order, stride and dimension, of about as many bytes."""
+    data = random.Random(size).randbytes(size // 24 * 24)
+    for code in "cbB?hHiIlLqQnNfdP":
+        yield memoryview(data).cast(code)  # type: ignore[call-overload]
+    yield memoryview(bytearray(data))
+    yield memoryview(bytearray(data)).toreadonly()
+    yield memoryview(data)[::-1]
+    yield memoryview(bytearray(data)).cast("h")[::3]
+    yield memoryview(data).cast("d", ())[:] if len(data) == 8 else memoryview(data)[1:]
+    if size:
+        yield memoryview(data).cast("i", (2, 3, len(data) // 24))
+        yield memoryview(np.asfortranarray(np.ones((3, len(data) // 24)), "f8"))
+
+
+def same_view(ours, theirs):
+    return (
+        type(ours) is type(theirs) is memoryview
+        and (ours.format, ours.shape, ours.readonly) == (theirs.format, theirs.shape, theirs.readonly)
+        and ours.tobytes() == theirs.tobytes()
+    )
+
+
+class Carrier:
+    def __init__(self, view):
+        self.view = view
+
+
+@pytest.mark.parametrize("size", [0, 48, 50_016, 300_000])
+def test_memoryviews_arrive_as_they_were(one, size):
+    for view in views(size):
+        assert same_view(one.submit(echo, view).result(WATCHDOG), view)
+        assert same_view(next(one.map(echo, [view])), view)
+        came = one.submit(echo, Carrier([view, 1])).result(WATCHDOG)
+        assert same_view(came.view[0], view)
+
+
+def test_a_memoryview_that_arrived_is_private_and_can_be_sent_on(one):
+    data = bytearray(300_000)
+    came = one.submit(echo, memoryview(data)).result(WATCHDOG)
+    came[0] = 1
+    assert data[0] == 0
+    again = one.submit(echo, came).result(WATCHDOG)
+    assert again[0] == 1
+    assert len(again) == 300_000
+
+
+def test_a_memoryview_that_no_process_could_make_again_is_refused(one):
+    view = memoryview(np.zeros(3, [("a", "i4"), ("b", "f8")]))
+    with pytest.raises(TypeError, match="cannot pickle a memoryview of format"):
+        plait._core.reduce_view(view)
+    with pytest.raises(TypeError, match="cannot pickle a memoryview"):
+        plait._core.reduce_view(memoryview(np.zeros((2, 0))))
+    view = memoryview(b"x")
+    view.release()
+    with pytest.raises((plait.NotPicklable, ValueError)):
+        one.submit(echo, view).result(WATCHDOG)
 
 
 def test_memory_comes_back_whoever_is_killed():
@@ -409,14 +475,56 @@ def test_bad_warm_memory_is_refused(bad):
 
 
 def frames_of(library):
-    data = {"a": list(range(COUNT)), "b": [i / 3 for i in range(COUNT)]}
-    module = pytest.importorskip(library)
-    return module.table(data) if library == "pyarrow" else module.DataFrame(data)
+    """Tables with a column of each kind, some of them with gaps."""
+    module: Any = pytest.importorskip(library)
+    integers, floats = list(range(COUNT)), [number / 3 for number in range(COUNT)]
+    texts = [f"row {number}" for number in range(COUNT)]
+    gaps = [None if number % 7 == 0 else number for number in range(COUNT)]
+    data = {"integers": integers, "floats": floats, "texts": texts, "gaps": gaps}
+    if library == "pandas":
+        frame = module.DataFrame(data)
+        frame["times"] = module.date_range("2026-01-01", periods=COUNT, freq="s", tz="UTC")
+        frame["categories"] = module.Categorical(["a", "b"] * (COUNT // 2))
+        return [frame, frame.set_index("texts"), frame["floats"], frame.iloc[:0]]
+    if library == "polars":
+        frame = module.DataFrame(data).with_columns(lists=module.concat_list("integers", "floats"))
+        return [frame, frame["floats"], frame.head(0)]
+    table = module.table(data)
+    nested = module.chunked_array([[{"a": 1, "b": [2]}], [None]])
+    return [table, table.slice(5, 7), table["texts"], nested, table.to_batches()[0]]
 
 
-@pytest.mark.parametrize("library", ["pandas", "polars", "pyarrow"])
-def test_frames(one, library):
-    frame = frames_of(library)
+POLARS = pytest.param("polars", marks=pytest.mark.lasting)  # it keeps threads and their descriptors
+
+
+@pytest.mark.parametrize("library", ["pandas", POLARS, "pyarrow"])
+def test_tables_arrive_as_they_were(one, library):
+    for frame in frames_of(library):
+        came = one.submit(echo, frame).result(WATCHDOG)
+        assert type(came) is type(frame)
+        assert came.equals(frame)
+        for name in ("dtypes", "dtype", "schema", "type"):
+            if hasattr(frame, name):
+                ours, theirs = getattr(came, name), getattr(frame, name)
+                assert ours.equals(theirs) if hasattr(theirs, "equals") else ours == theirs
+
+
+def test_a_frame_that_arrived_is_writable_and_private(one):
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"a": np.arange(COUNT), "b": np.arange(COUNT)})
     came = one.submit(echo, frame).result(WATCHDOG)
-    assert type(came) is type(frame)
+    came.loc[0, "a"] = 77
+    assert (came.loc[0, "a"], frame.loc[0, "a"]) == (77, 0)
+
+
+@pytest.mark.parametrize("library", ["pandas", "pyarrow"])
+def test_columns_of_numbers_are_not_copied_on_arrival(one, library):
+    module: Any = pytest.importorskip(library)
+    columns = {"a": np.arange(COUNT), "b": np.arange(COUNT) / 3}
+    frame = module.table(columns) if library == "pyarrow" else module.DataFrame(columns)
+    came = one.submit(echo, frame).result(WATCHDOG)
     assert came.equals(frame)
+    assert one.statistics()["memory_held"] >= 2 * 8 * COUNT
+    del came
+    gc.collect()
+    assert one.statistics()["memory_held"] == 0

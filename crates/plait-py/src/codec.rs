@@ -13,11 +13,14 @@
 
 use std::ptr::{addr_of_mut, null_mut};
 
+use plait_sys::mem;
 use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::ffi;
+use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyByteArray, PyBytes, PyDict, PyList};
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyBytes, PyDict, PyList};
 
 use crate::parts::{LARGE, Parts, Stored};
 
@@ -121,7 +124,7 @@ impl Encoder<'_, '_> {
             } else if kind == addr_of_mut!(ffi::PyByteArray_Type) {
                 self.bytearray(object, depth)
             } else {
-                self.constant(object)
+                self.constant(object) || self.pickle_buffer(object, depth)
             }
         }
     }
@@ -231,6 +234,41 @@ impl Encoder<'_, '_> {
             return false;
         };
         self.word(tag::BYTEARRAY, data.len() as u64);
+        self.out.extend_from_slice(&data);
+        true
+    }
+
+    /// Writes a PickleBuffer as pickle gives one that nobody takes out: as bytes, or a bytearray if it may be written. False for anything else,
+    /// and where pickle refuses.
+    ///
+    /// # Safety
+    /// As for [`Self::value`].
+    #[cold]
+    unsafe fn pickle_buffer(&mut self, object: *mut ffi::PyObject, depth: usize) -> bool {
+        static CLASS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+        // SAFETY: the caller keeps the object alive.
+        let object = unsafe { Bound::from_borrowed_ptr(self.py, object) };
+        let class = CLASS.import(self.py, "pickle", "PickleBuffer");
+        if !class.is_ok_and(|class| object.get_type().is(class)) || self.seen(object.as_ptr(), depth) {
+            return false;
+        }
+        let raw = object.call_method0(intern!(self.py, "raw"));
+        let Ok(buffer) = raw.and_then(|raw| PyBuffer::<u8>::get(&raw)) else {
+            return false; // released, or not contiguous
+        };
+        let (tag, large) = match buffer.readonly() {
+            true => (tag::LONG_BYTES, tag::LARGE_BYTES),
+            false => (tag::BYTEARRAY, tag::LARGE_BYTEARRAY),
+        };
+        if buffer.len_bytes() >= LARGE {
+            let number = self.large.add_buffer(buffer);
+            self.word(large, number.into());
+            return true;
+        }
+        let Ok(data) = buffer.to_vec(self.py) else {
+            return false;
+        };
+        self.word(tag, data.len() as u64);
         self.out.extend_from_slice(&data);
         true
     }
@@ -390,10 +428,10 @@ fn value<'py>(py: Python<'py>, input: &mut &[u8], stored: &Stored<'_>, depth: us
         tag::SHORT_BYTES => short(input).and_then(|data| bytes(py, data)),
         tag::LONG_BYTES => long(input).and_then(|data| bytes(py, data)),
         tag::NONE => Ok(py.None().into_bound(py)),
-        tag::BYTEARRAY => long(input).map(|data| PyByteArray::new(py, data).into_any()),
+        tag::BYTEARRAY => long(input).and_then(|data| bytearray(py, data)),
         tag::LARGE_STR => part(input, stored).and_then(|text| str(py, text)),
         tag::LARGE_BYTES => part(input, stored).and_then(|data| bytes(py, data)),
-        tag::LARGE_BYTEARRAY => part(input, stored).map(|data| PyByteArray::new(py, data).into_any()),
+        tag::LARGE_BYTEARRAY => part(input, stored).and_then(|data| bytearray(py, data)),
         // SAFETY: attached; the singletons live as long as the interpreter.
         tag::TRUE => Ok(unsafe { Bound::from_borrowed_ptr(py, ffi::Py_True()) }),
         // SAFETY: as above.
@@ -471,12 +509,30 @@ fn str<'py>(py: Python<'py>, text: &[u8]) -> PyResult<Bound<'py, PyAny>> {
 
 /// Makes bytes: a new object even for one byte, as pickle does; the empty one is the common one.
 #[inline]
-fn bytes<'py>(py: Python<'py>, data: &[u8]) -> PyResult<Bound<'py, PyAny>> {
+pub(crate) fn bytes<'py>(py: Python<'py>, data: &[u8]) -> PyResult<Bound<'py, PyAny>> {
     let size = data.len() as ffi::Py_ssize_t;
     // SAFETY: attached; a new object of `size` bytes, which nobody else sees until it is filled; or an exception is set.
     unsafe {
         let object = Bound::from_owned_ptr_or_err(py, ffi::PyBytes_FromStringAndSize(std::ptr::null(), size))?;
         let start = ffi::PyBytes_AsString(object.as_ptr()).cast::<u8>();
+        if data.len() >= LARGE {
+            mem::ready(start, data.len());
+        }
+        std::ptr::copy_nonoverlapping(data.as_ptr(), start, data.len());
+        Ok(object)
+    }
+}
+
+/// Makes a bytearray.
+pub(crate) fn bytearray<'py>(py: Python<'py>, data: &[u8]) -> PyResult<Bound<'py, PyAny>> {
+    let size = data.len() as ffi::Py_ssize_t;
+    // SAFETY: attached; a new object of `size` bytes, which nobody else sees until it is filled; or an exception is set.
+    unsafe {
+        let object = Bound::from_owned_ptr_or_err(py, ffi::PyByteArray_FromStringAndSize(std::ptr::null(), size))?;
+        let start = ffi::PyByteArray_AsString(object.as_ptr()).cast::<u8>();
+        if data.len() >= LARGE {
+            mem::ready(start, data.len());
+        }
         std::ptr::copy_nonoverlapping(data.as_ptr(), start, data.len());
         Ok(object)
     }

@@ -29,6 +29,8 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(codec::codec_encode, module)?)?;
     module.add_function(wrap_pyfunction!(codec::codec_decode, module)?)?;
     module.add_function(wrap_pyfunction!(payload::dumps, module)?)?;
+    module.add_function(wrap_pyfunction!(payload::reduce_view, module)?)?;
+    module.add_function(wrap_pyfunction!(payload::rebuild_view, module)?)?;
     module.add_class::<future::FutureCore>()?;
     processes::register(module)?;
     shared::register(module)?;

@@ -10,6 +10,8 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyBytes};
 
+use crate::codec;
+
 /// From this size on a part leaves the message.
 pub(crate) const LARGE: usize = 32 << 10;
 
@@ -182,8 +184,8 @@ impl<'a> Stored<'a> {
         };
         Ok(match view {
             Some(view) => Bound::new(py, Block { view })?.into_any(),
-            None if read_only => PyBytes::new(py, self.bytes(index)?).into_any(),
-            None => PyByteArray::new(py, self.bytes(index)?).into_any(),
+            None if read_only => codec::bytes(py, self.bytes(index)?)?,
+            None => codec::bytearray(py, self.bytes(index)?)?,
         })
     }
 

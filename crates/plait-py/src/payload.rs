@@ -1,7 +1,7 @@
 //! What travels between the parent and its workers, as bytes: calls, arguments, results, exceptions. The only serialisation.
 //!
 //! Plain values take [`codec`], everything else is pickle, protocol 5 (`pickle.rs` has the chain of picklers and
-//! `refusal.rs` the words for what none of them takes); functions that pickle sends by reference are named by a number
+//! `views.rs` what they are told of memoryviews, `refusal.rs` the words for what none of them takes); functions that pickle sends by reference are named by a number
 //! (`functions.rs`); exceptions take their traceback along as text (`errors.rs`).
 //!
 //! Encoding and decoding may run any Python code (`__reduce__`, `__setstate__`, imports), and so may come back to the pool
@@ -17,9 +17,11 @@ mod functions;
 mod main_module;
 mod pickle;
 mod refusal;
+mod views;
 
 pub(crate) use errors::{decode_error, encode_error};
 pub(crate) use functions::{FunctionRef, FunctionTable};
+pub(crate) use views::{rebuild_view, reduce_view};
 
 use plait_pool::blocks::Place;
 use plait_pool::worker::Worker;

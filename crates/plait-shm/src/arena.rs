@@ -5,8 +5,11 @@
 //! writer's arena lives on for as long as somebody holds a view of it.
 //!
 //! The file grows in chunks that double, each mapped whole when it is first used, so addresses never move. Sizes of blocks are powers of
-//! two, above a MiB eighths between them. Large free blocks stay warm up to a cap: to touch a page for the first time costs seven
+//! two, above a MiB eighths between them. Large free blocks stay warm up to a cap: to touch a page for the first time costs many
 //! times what copying to it does. Beyond the cap the pages of those that were free for longest go back to the system.
+//!
+//! Where a large block has no pages, it gets huge ones (a tenth of the cost) if the kernel has them; what is left is written through
+//! the file, which costs half of what faults do.
 //!
 //! A reader may also look at a block [privately](ArenaView::private): what it writes there is its own.
 
@@ -15,8 +18,9 @@ use std::io;
 use std::os::fd::AsFd;
 use std::sync::{Arc, OnceLock};
 
-use plait_sys::mem::{Mapping, Memfd};
+use plait_sys::mem::{HUGE, HugePages, Mapping, Memfd};
 
+use crate::loan::{Loan, Returned};
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
 /// Bytes before a block's data.
@@ -32,8 +36,10 @@ const STEPS: u64 = 8;
 const LARGE: u64 = 256 << 10;
 const PAGE: u64 = 4096;
 
-const FREE: u32 = 0;
-const USED: u32 = 1;
+/// An arena whose cap is less has no huge pages: they would round its memory up by more than it may keep.
+const HUGE_CAP: u64 = 16 << 20;
+/// Bytes that are written through the file in one go, so that others get at it in between.
+const PIECE: usize = 4 << 20;
 
 /// Where a block's data lie: bytes from the start of the arena.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -42,6 +48,8 @@ pub struct Block {
     pub offset: u64,
     /// Bytes that fit.
     pub capacity: u64,
+    /// Offsets between which there are pages behind it, when it was allocated.
+    backed: (u64, u64),
 }
 
 fn chunk_of(offset: u64) -> (usize, u64) {
@@ -70,7 +78,7 @@ impl Chunks {
         let map = match slot.get() {
             Some(map) => map,
             None => {
-                let map = Mapping::map(self.file.as_fd(), start, (FIRST_CHUNK << index) as usize, true)?;
+                let map = Mapping::map_congruent(self.file.as_fd(), start, (FIRST_CHUNK << index) as usize)?;
                 slot.get_or_init(|| map)
             }
         };
@@ -78,11 +86,22 @@ impl Chunks {
         Ok(unsafe { map.as_ptr().add((offset - start) as usize) })
     }
 
-    /// The state word in the header of the block whose data begin at `offset`.
-    fn state(&self, offset: u64) -> io::Result<&AtomicU32> {
+    /// Puts a huge page behind the [`HUGE`] bytes from `offset` on, which lie in one chunk. The first of them are in no use.
+    fn make_huge(&self, offset: u64) -> io::Result<()> {
+        let first = self.address(offset)?;
+        // The kernel makes a page larger, and none from nothing.
+        // SAFETY: mapped, aligned, and of a block that is not handed out.
+        unsafe { &*first.cast::<AtomicU32>() }.store(0, Ordering::Relaxed);
+        let (index, start) = chunk_of(offset);
+        let map = self.maps[index].get().ok_or(io::ErrorKind::NotFound)?;
+        map.make_huge((offset - start) as usize, HUGE)
+    }
+
+    /// The word in the header of the block whose data begin at `offset`.
+    fn loan(&self, offset: u64) -> io::Result<Loan<'_>> {
         let address = self.address(offset - HEADER)?;
         // SAFETY: headers are 64-byte aligned, mapped for as long as `self`, and only ever accessed as atomics.
-        Ok(unsafe { &*address.cast::<AtomicU32>() })
+        Ok(Loan(unsafe { &*address.cast::<AtomicU32>() }))
     }
 }
 
@@ -102,6 +121,10 @@ pub struct Arena {
     live: Vec<(u64, u64)>,
     /// Allocations until the next look at `live`.
     patience: usize,
+    /// Where the last of the huge pages ends that were put behind blocks never used before.
+    huge_end: u64,
+    /// Whether huge pages are worth having; None when they are not wanted.
+    huge: Option<HugePages>,
 }
 
 impl Arena {
@@ -116,6 +139,8 @@ impl Arena {
             cap,
             live: Vec::new(),
             patience: 0,
+            huge_end: 0,
+            huge: (cap >= HUGE_CAP).then(HugePages::new),
         }
     }
 
@@ -127,15 +152,15 @@ impl Arena {
     /// A block for `len` bytes, which the writer gives back itself by [`free`](Self::free).
     pub fn allocate(&mut self, len: usize) -> io::Result<Block> {
         let size = size_of(len as u64);
-        let offset = match self.reuse(size) {
-            Some(offset) => offset,
+        let (offset, backed) = match self.reuse(size) {
+            Some(found) => found,
             None => self.extend(size)?,
         };
-        // Relaxed: handed over by whatever publishes the block.
-        self.chunks.state(offset)?.store(USED, Ordering::Relaxed);
+        self.chunks.loan(offset)?.begin();
         Ok(Block {
             offset,
             capacity: size - HEADER,
+            backed,
         })
     }
 
@@ -182,20 +207,58 @@ impl Arena {
         let start = self.chunks.address(block.offset)?;
         Ok(Room {
             start,
-            len: block.capacity as usize,
-            _chunks: Arc::clone(&self.chunks),
+            block,
+            chunks: Arc::clone(&self.chunks),
         })
     }
 
-    fn reuse(&mut self, size: u64) -> Option<u64> {
+    /// A free block of this size, and what of it has pages.
+    fn reuse(&mut self, size: u64) -> Option<(u64, (u64, u64))> {
         if let Some(index) = self.warm.iter().rposition(|&(_, warm)| warm == size) {
             self.warm_bytes -= size;
-            return Some(self.warm.remove(index).0);
+            return Some((self.warm.remove(index).0, EVERYWHERE));
         }
-        self.free.get_mut(&size)?.pop()
+        let offset = self.free.get_mut(&size)?.pop()?;
+        if size < LARGE {
+            return Some((offset, EVERYWHERE));
+        }
+        let end = offset - HEADER + size;
+        let whole = (offset - HEADER).next_multiple_of(HUGE as u64);
+        Some((offset, (whole, self.back(whole, end))))
     }
 
-    fn extend(&mut self, size: u64) -> io::Result<u64> {
+    /// Puts huge pages behind what is free from `begin`, a border of such pages, up to the last border before `end`. Returns how far it
+    /// came.
+    fn back(&self, begin: u64, end: u64) -> u64 {
+        let Some(pages) = self.huge.as_ref().filter(|pages| pages.worth()) else {
+            return begin;
+        };
+        let mut at = begin;
+        while at + HUGE as u64 <= end && pages.ask(1, || self.chunks.make_huge(at)) {
+            at += HUGE as u64;
+            if !pages.worth() {
+                break;
+            }
+        }
+        at
+    }
+
+    /// Backs a block from `start` on that was never used, and what follows up to the next border of huge pages, in a chunk that ends
+    /// at `chunk_end`. Returns from where to where there are pages.
+    fn back_new(&mut self, start: u64, size: u64, chunk_end: u64) -> (u64, u64) {
+        let follows = start <= self.huge_end;
+        let border = start.next_multiple_of(HUGE as u64);
+        let first = if follows { self.huge_end } else { border };
+        let end = (start + size).next_multiple_of(HUGE as u64).min(chunk_end);
+        let reached = if first < end { self.back(first, end) } else { first };
+        if follows || reached > first {
+            self.huge_end = reached;
+        }
+        (if follows { start } else { border }, reached)
+    }
+
+    /// A block that was never used, and what of it has pages.
+    fn extend(&mut self, size: u64) -> io::Result<(u64, (u64, u64))> {
         let mut start = self.top.next_multiple_of(HEADER);
         loop {
             let (index, chunk) = chunk_of(start);
@@ -208,7 +271,11 @@ impl Arena {
                     self.chunks.file.grow_to(end)?;
                 }
                 self.top = start + size;
-                return Ok(start + HEADER);
+                let backed = match size {
+                    LARGE.. => self.back_new(start, size, end),
+                    _ => EVERYWHERE,
+                };
+                return Ok((start + HEADER, backed));
             }
             start = end;
         }
@@ -220,6 +287,11 @@ impl Arena {
         }
         self.warm.push((offset, size));
         self.warm_bytes += size;
+        self.trim();
+    }
+
+    /// Gives the pages of what is warm beyond the cap back.
+    fn trim(&mut self) {
         while self.warm_bytes > self.cap {
             let (offset, size) = self.warm.remove(0);
             self.warm_bytes -= size;
@@ -236,15 +308,12 @@ impl Arena {
         }
         let mut live = std::mem::take(&mut self.live);
         live.retain(|&(offset, size)| {
-            // Acquire: pairs with `ArenaView::release` [block.free]; the reader is done with the bytes.
-            let given_back = self
-                .chunks
-                .state(offset)
-                .is_ok_and(|state| state.load(Ordering::Acquire) == FREE);
-            if given_back {
-                self.retire(offset, size);
+            match self.chunks.loan(offset).ok().and_then(Loan::returned) {
+                Some(Returned::Warm) => self.retire(offset, size),
+                Some(Returned::Bare) => self.free.entry(size).or_default().push(offset),
+                None => return true,
             }
-            !given_back
+            false
         });
         self.patience = live.len() / 2;
         self.live = live;
@@ -262,11 +331,14 @@ fn size_of(len: u64) -> u64 {
     need.next_multiple_of(step)
 }
 
+/// There are pages everywhere, or too few missing to mind.
+const EVERYWHERE: (u64, u64) = (0, u64::MAX);
+
 /// A block's data, for who writes or compares them without the arena.
 pub struct Room {
     start: *mut u8,
-    len: usize,
-    _chunks: Arc<Chunks>,
+    block: Block,
+    chunks: Arc<Chunks>,
 }
 
 // SAFETY: the memory is mapped for as long as the value lives, by any thread of the process; who may touch it is the caller's affair.
@@ -278,9 +350,36 @@ impl Room {
     /// # Safety
     /// The caller alone uses the block until it is published.
     pub unsafe fn write(&mut self, bytes: &[u8]) {
-        assert!(bytes.len() <= self.len, "a block for this many bytes was asked for");
-        // SAFETY: mapped and long enough; the caller vouches for having the block to itself, so it does not overlap `bytes`.
-        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.start, bytes.len()) }
+        assert!(
+            bytes.len() as u64 <= self.block.capacity,
+            "a block for this many bytes was asked for"
+        );
+        let at = |offset: u64| (offset.saturating_sub(self.block.offset) as usize).min(bytes.len());
+        let (begin, end) = (at(self.block.backed.0), at(self.block.backed.1));
+        if begin < end {
+            // SAFETY: within the block. The caller vouches for the rest.
+            unsafe { self.copy(bytes, begin, end) };
+        }
+        for range in [0..begin.min(end), end..bytes.len()] {
+            for from in range.clone().step_by(PIECE) {
+                let to = (from + PIECE).min(range.end);
+                let offset = self.block.offset + from as u64;
+                if self.chunks.file.write_all_at(&bytes[from..to], offset).is_err() {
+                    // SAFETY: as above.
+                    unsafe { self.copy(bytes, from, to) };
+                }
+            }
+        }
+    }
+
+    /// Copies `bytes[begin..end]` to their place through the mapping.
+    ///
+    /// # Safety
+    /// As for `write`, and `end` is within the block.
+    unsafe fn copy(&mut self, bytes: &[u8], begin: usize, end: usize) {
+        let bytes = &bytes[begin..end];
+        // SAFETY: mapped and long enough; the caller has the block to itself, so it does not overlap `bytes`.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.start.add(begin), bytes.len()) }
     }
 
     /// Whether it begins with `bytes`.
@@ -289,7 +388,8 @@ impl Room {
     /// Nobody writes the block meanwhile.
     pub unsafe fn begins_with(&self, bytes: &[u8]) -> bool {
         // SAFETY: mapped; the caller vouches for the rest.
-        bytes.len() <= self.len && unsafe { std::slice::from_raw_parts(self.start, bytes.len()) } == bytes
+        bytes.len() as u64 <= self.block.capacity
+            && unsafe { std::slice::from_raw_parts(self.start, bytes.len()) } == bytes
     }
 }
 
@@ -361,6 +461,11 @@ impl ArenaView {
         self.held.load(Ordering::Relaxed)
     }
 
+    /// Bytes that the whole arena takes.
+    pub fn resident_bytes(&self) -> u64 {
+        self.chunks.file.resident().unwrap_or(0)
+    }
+
     /// Whether this process made the view: what a copy in a forked child sees may be another's by now.
     pub fn is_ours(&self) -> bool {
         plait_sys::fork::generation() == self.generation
@@ -380,22 +485,27 @@ impl ArenaView {
         if !self.is_ours() {
             return;
         }
+        let mut how = Returned::Warm;
         if len >= LARGE && self.idle.fetch_add(len, Ordering::Relaxed) + len > self.cap {
             self.receive(len);
             // A refusal leaves the pages resident: more memory than wished, nothing worse.
-            let _ = self.chunks.file.punch_hole(offset, len);
+            if self.chunks.file.punch_hole(offset, len).is_ok() {
+                how = Returned::Bare;
+            }
         }
-        self.release(offset);
+        self.put(offset, how);
     }
 
     /// Gives the block whose data begin at `offset` back to the writer.
     pub fn release(&self, offset: u64) {
-        if !self.is_ours() {
-            return;
+        if self.is_ours() {
+            self.put(offset, Returned::Warm);
         }
-        if let Ok(state) = self.chunks.state(offset) {
-            // Release: pairs with `Arena::sweep` [block.free].
-            state.store(FREE, Ordering::Release);
+    }
+
+    fn put(&self, offset: u64, how: Returned) {
+        if let Ok(loan) = self.chunks.loan(offset) {
+            loan.give_back(how);
         }
     }
 }

@@ -7,6 +7,7 @@
 //! | [`idle`] | who sleeps, who spins, whom to wake: no lost wake-up |
 //! | [`ring`] | a single-producer, single-consumer ring of numbers |
 //! | [`holds`] | hazard words: who goes on reading what it was lent |
+//! | [`loan`] | how a block comes back to its writer: one word, one store |
 //! | [`arena`] | blocks for what is too large for a slot; one writer allocates, readers give back |
 //! | [`segment`] | memory that any process of the program can open, told from others by its identity |
 //! | [`post`] | keeps a segment that is on its way to a process until it has arrived there |
@@ -18,6 +19,7 @@
 pub mod arena;
 pub mod holds;
 pub mod idle;
+pub mod loan;
 #[cfg(not(loom))]
 pub mod post;
 pub mod queue;

@@ -29,11 +29,15 @@ struct Rig {
 
 impl Rig {
     fn new() -> Self {
+        Self::with_cap(CAP)
+    }
+
+    fn with_cap(cap: u64) -> Self {
         let file = Memfd::create("plait-test", 0).expect("a memfd");
         file.seal_shrink().expect("a seal");
         Self {
-            arena: Arena::new(duplicate(&file), CAP),
-            view: ArenaView::new(duplicate(&file), CAP),
+            arena: Arena::new(duplicate(&file), cap),
+            view: ArenaView::new(duplicate(&file), cap),
             file,
         }
     }
@@ -448,4 +452,56 @@ fn give_back(rig: &mut Rig, gone: &Live, ranges: &mut BTreeMap<u64, u64>) {
 #[test]
 fn random_lives_keep_blocks_apart_and_whole() {
     (0..30).for_each(random_life);
+}
+
+/// Bytes that say which block they belong to, and where in it they lie.
+fn filling(len: usize, seed: u64) -> Vec<u8> {
+    (0..len as u64)
+        .map(|at| (at ^ (at >> 8) ^ (at >> 16) ^ (seed * 37)) as u8)
+        .collect()
+}
+
+/// Blocks are filled as large parts are: where there are no pages through the file, or with huge pages behind them.
+fn fill_and_give_back(cap: u64) {
+    let mut rig = Rig::with_cap(cap);
+    let lens = [
+        300 << 10,
+        MIB - 65,
+        MIB + 1,
+        2 * MIB - 64,
+        5 * MIB + 12_345,
+        9 * MIB,
+        64 << 10,
+    ];
+    let mut kept: Vec<(Block, Vec<u8>)> = Vec::new();
+    let mut random = 1_u64;
+    for round in 0..30 {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        let bytes = filling(lens[(random >> 33) as usize % lens.len()], round);
+        let block = rig.lend(bytes.len());
+        // SAFETY: just lent, and nobody has heard of it.
+        unsafe { rig.arena.room(block).expect("mapped").write(&bytes) };
+        kept.push((block, bytes));
+        for (block, bytes) in &kept {
+            // SAFETY: not given back, and nobody writes it.
+            let seen = unsafe { rig.view.bytes(block.offset, bytes.len()) }.expect("mapped");
+            assert!(seen == bytes, "{block:?} with cap {cap} in round {round}");
+        }
+        if kept.len() > 4 {
+            let (block, bytes) = kept.swap_remove((random >> 40) as usize % 5);
+            rig.view.give_back(block.offset, bytes.len() as u64);
+        }
+    }
+    kept.iter()
+        .for_each(|(block, bytes)| rig.view.give_back(block.offset, bytes.len() as u64));
+    let _ = rig.lend(300 << 10); // finds what came back
+    let most = cap + (8 << 20);
+    assert!(512 * rig.blocks() < most, "{} blocks with cap {cap}", rig.blocks());
+}
+
+#[test]
+fn what_is_written_where_there_are_no_pages_arrives_whole() {
+    for cap in [0, 1 << 20, 16 << 20, CAP] {
+        fill_and_give_back(cap);
+    }
 }

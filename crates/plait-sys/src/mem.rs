@@ -9,7 +9,15 @@ use rustix::mm::{MapFlags, ProtFlags};
 use std::ffi::c_void;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::ptr::NonNull;
+use std::ptr::{NonNull, null_mut};
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU32, AtomicUsize};
+
+use crate::time;
+
+/// Bytes of a huge page where pages have 4 KiB.
+pub const HUGE: usize = 2 << 20;
+const PAGE: usize = 4096;
 
 /// Which file it is: two descriptors with the same identity are the same memory. Not used again while anybody holds the file.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -76,6 +84,11 @@ impl Memfd {
     /// Its length in bytes, now.
     pub fn len(&self) -> io::Result<u64> {
         Ok(rustix::fs::fstat(&self.fd)?.st_size as u64)
+    }
+
+    /// How many bytes of memory it takes, now.
+    pub fn resident(&self) -> io::Result<u64> {
+        Ok(rustix::fs::fstat(&self.fd)?.st_blocks as u64 * 512)
     }
 
     /// Whether it has no bytes, now.
@@ -175,6 +188,120 @@ pub fn trim() {
     }
 }
 
+/// From this size on it pays to ask for the pages of new memory at once.
+const FRESH: usize = 128 << 10;
+/// What is had in one piece from the allocator of the C library, and given back, so that it has room for huge pages.
+const AHEAD: usize = 8 << 20;
+
+/// Decides whether huge pages are worth having, by the time that the last one took.
+///
+/// Where they are at hand one costs a tenth of as many small ones. In a virtual machine whose host has taken free memory back, or
+/// where the kernel has to move things about, it costs several times more.
+#[derive(Debug, Default)]
+pub struct HugePages {
+    /// Requests to go by until they are tried again.
+    left: AtomicU32,
+    /// How many go by after the next one that is slow or refused.
+    patience: AtomicU32,
+}
+
+impl HugePages {
+    /// Requests that go by after the first that was slow or refused; twice as many after the next.
+    const FIRST: u32 = 32;
+    const LAST: u32 = 1024;
+    /// A huge page that takes longer, in nanoseconds of CPU time, is not worth it: small ones cost as much.
+    const SLOW_NS: u64 = 700_000;
+
+    /// That were not tried yet.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self {
+            left: AtomicU32::new(0),
+            patience: AtomicU32::new(0),
+        }
+    }
+
+    /// Whether to try now.
+    pub fn worth(&self) -> bool {
+        self.left
+            .fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1))
+            .is_err()
+    }
+
+    /// Asks for `count` of them by `ask`. False when they were refused.
+    pub fn ask(&self, count: usize, ask: impl FnOnce() -> io::Result<()>) -> bool {
+        let begin = time::thread_cpu_ns();
+        let asked = ask().is_ok();
+        let slow = !asked || time::thread_cpu_ns() - begin > Self::SLOW_NS * count as u64;
+        let patience = match slow {
+            true => (2 * self.patience.load(Relaxed)).clamp(Self::FIRST, Self::LAST),
+            false => 0,
+        };
+        self.patience.store(patience, Relaxed);
+        self.left.store(patience, Relaxed);
+        asked
+    }
+}
+
+/// Has the kernel put pages behind `len` bytes from `start` on that were just allocated and are about to be written: all at once,
+/// and huge ones where they are to be had, instead of with a fault for each. Memory that has pages stays as it is, and so does
+/// what the bytes contain.
+pub fn ready(start: *mut u8, len: usize) {
+    static HUGE_PAGES: HugePages = HugePages::new();
+    let (begin, end) = (
+        (start as usize).next_multiple_of(PAGE),
+        (start as usize + len) & !(PAGE - 1),
+    );
+    if len < FRESH || is_resident(begin + (end - begin) / 2 / PAGE * PAGE) {
+        return;
+    }
+    // Kernels before 5.14 refuse; what is missing then comes by faults.
+    let populate = || advise(begin, end, libc::MADV_POPULATE_WRITE);
+    if len < HUGE / 4 || !HUGE_PAGES.worth() {
+        let _ = populate();
+        return;
+    }
+    // What is allocated next will lie in the same huge pages.
+    let (first, last) = (begin & !(HUGE - 1), end.next_multiple_of(HUGE));
+    let _ = advise(first, last, libc::MADV_HUGEPAGE);
+    HUGE_PAGES.ask((last - first) / HUGE, populate);
+    make_room_ahead(end);
+}
+
+/// Sees to it that a large piece of memory from the C library's allocator is followed by more that is mapped: huge pages must lie
+/// wholly in what is mapped, and it maps as much as it needs.
+fn make_room_ahead(end: usize) {
+    static ROOM: (AtomicUsize, AtomicUsize) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    if (ROOM.0.load(Relaxed)..ROOM.1.load(Relaxed)).contains(&end) {
+        return;
+    }
+    // SAFETY: what is freed was allocated, and nobody else has it. The first raises the size up to which the allocator takes from its heap.
+    unsafe {
+        libc::free(std::hint::black_box(libc::malloc(AHEAD + AHEAD / 2)));
+        let room = std::hint::black_box(libc::malloc(AHEAD));
+        libc::free(room);
+        ROOM.0.store(room as usize, Relaxed);
+        ROOM.1.store(room as usize + AHEAD, Relaxed);
+    }
+}
+
+/// Gives advice about a range: only such as changes neither contents nor access, whatever lies there.
+fn advise(from: usize, to: usize, advice: i32) -> io::Result<()> {
+    // SAFETY: see above; the callers have two such.
+    match unsafe { libc::madvise(from as *mut c_void, to - from, advice) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Whether the page at `address` takes memory.
+fn is_resident(address: usize) -> bool {
+    let mut seen = 0;
+    // SAFETY: one page, so one byte is written; an address that is not mapped is an error.
+    let told = unsafe { libc::mincore(address as *mut c_void, PAGE, &raw mut seen) };
+    told != 0 || seen & 1 != 0
+}
+
 /// A range of a file in this process's memory, shared with all who map it unless it was mapped privately; given back on drop.
 #[derive(Debug)]
 pub struct Mapping {
@@ -209,6 +336,43 @@ impl Mapping {
         let start = unsafe { rustix::mm::mmap(std::ptr::null_mut(), len, access, MapFlags::PRIVATE, fd, offset)? };
         let start = NonNull::new(start.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
         Ok(Mapping { start, len })
+    }
+
+    /// As [`map`](Self::map), writable, at an address that lets whole [huge](HUGE) pages of the file be mapped as such.
+    pub fn map_congruent(fd: BorrowedFd<'_>, offset: u64, len: usize) -> io::Result<Mapping> {
+        if len < HUGE {
+            return Mapping::map(fd, offset, len, true);
+        }
+        let space = len + HUGE;
+        // SAFETY: a new mapping at an address of the kernel's choice touches no memory that is in use.
+        let reserved =
+            unsafe { rustix::mm::mmap_anonymous(null_mut(), space, ProtFlags::empty(), MapFlags::PRIVATE)? } as usize;
+        let skip = (offset as usize).wrapping_sub(reserved) & (HUGE - 1);
+        let (access, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED | MapFlags::FIXED);
+        let at = (reserved + skip) as *mut c_void;
+        // SAFETY: inside what was just reserved, and nobody knows of.
+        let mapped = unsafe { rustix::mm::mmap(at, len, access, flags, fd, offset) };
+        let (tail, end) = (reserved + skip + len, reserved + space);
+        let ranges = match mapped {
+            Ok(_) => [(reserved, skip), (tail, end - tail)],
+            Err(_) => [(reserved, space), (0, 0)],
+        };
+        for (from, len) in ranges.into_iter().filter(|&(_, len)| len > 0) {
+            // SAFETY: what is left of the reservation.
+            let unmapped = unsafe { rustix::mm::munmap(from as *mut c_void, len) };
+            debug_assert!(unmapped.is_ok(), "munmap of our own range: {unmapped:?}");
+        }
+        let start = NonNull::new(mapped?.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
+        Ok(Mapping { start, len })
+    }
+
+    /// Puts one huge page behind each [`HUGE`] bytes from byte `at` of the mapping on, up to `at + len`: both must lie on borders of huge
+    /// pages of the file, and each needs a page already. Contents stay. Refused by kernels before 6.1, by those without huge pages, and
+    /// where there is none left.
+    pub fn make_huge(&self, at: usize, len: usize) -> io::Result<()> {
+        assert!(at + len <= self.len, "inside the mapping");
+        let from = self.as_ptr() as usize + at;
+        advise(from, from + len, libc::MADV_COLLAPSE)
     }
 
     /// The first byte; `len()` bytes are valid until the drop, for writes too if it was mapped so.
@@ -340,6 +504,48 @@ mod tests {
         let mut buffer = [1; 2];
         memory.read_at(&mut buffer, 65535).expect("read");
         assert_eq!(buffer, [7, 0]);
+    }
+
+    #[test]
+    fn memory_made_ready_keeps_what_it_contains() {
+        for len in [1, PAGE, FRESH, HUGE / 2, 3 * HUGE + 5] {
+            let mut memory = vec![3_u8; len];
+            ready(memory.as_mut_ptr(), len); // has its pages
+            assert!(memory.iter().all(|&byte| byte == 3));
+            let mut memory: Vec<u8> = vec![0; len]; // has none yet
+            ready(memory.as_mut_ptr(), len);
+            assert!(memory.iter().all(|&byte| byte == 0));
+        }
+    }
+
+    #[test]
+    fn huge_pages_keep_what_was_written_and_a_refusal_harms_nothing() {
+        let memory = Memfd::create("plait-test", 0).expect("memfd");
+        memory.grow_to(5 * HUGE as u64).expect("grow");
+        let skip = HUGE / 2; // so that borders of the file's huge pages do not lie at the mapping's beginning
+        let mapping = Mapping::map_congruent(memory.as_fd(), skip as u64, 4 * HUGE).expect("map");
+        assert_eq!((mapping.as_ptr() as usize - skip) % HUGE, 0);
+        memory.write_all_at(b"plait", HUGE as u64 + 7).expect("write");
+        let _ = mapping.make_huge(HUGE - skip, HUGE); // where the kernel has none
+        let mut buffer = [0; 5];
+        memory.read_at(&mut buffer, HUGE as u64 + 7).expect("read");
+        assert_eq!(&buffer, b"plait");
+    }
+
+    #[test]
+    fn huge_pages_that_are_refused_are_asked_for_less_and_less() {
+        let pages = HugePages::new();
+        let refused = || Err(io::ErrorKind::OutOfMemory.into());
+        let mut waits = Vec::new();
+        for _ in 0..8 {
+            let waited = (0..).take_while(|_| !pages.worth()).count();
+            waits.push(waited);
+            assert!(!pages.ask(1, refused));
+        }
+        assert_eq!(waits, [0, 32, 64, 128, 256, 512, 1024, 1024]);
+        while !pages.worth() {}
+        assert!(pages.ask(1, || Ok(())));
+        assert!(pages.worth());
     }
 
     #[test]

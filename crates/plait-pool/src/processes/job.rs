@@ -22,6 +22,10 @@ const TARGET_NS: f64 = 3e6;
 const GROWTH: u32 = 8;
 const MOST_ITEMS: u32 = 1 << 16;
 const MOST_BYTES: usize = 8 << 20;
+/// Bytes of items, with their large parts, that wait to be sent out before a job has no more room; it has again when half is gone.
+pub const WINDOW: usize = 32 << 20;
+/// Bytes of results, besides what may be kept warm, that wait to be taken before no more chunks are sent out, once somebody takes them.
+const BACKLOG: u64 = 64 << 20;
 
 /// Results or the failure of neighbouring items.
 pub struct Part {
@@ -62,11 +66,19 @@ struct JobInner {
     at: usize,
     /// Where large parts of items not dispatched lie, by item.
     places: BTreeMap<u64, Vec<Place>>,
+    /// Bytes of those parts.
+    placed: u64,
     pushed: u64,
     dispatched: u64,
     closed: bool,
+    /// All items are certain to come, and the pool waits for them.
+    promised: bool,
     cancelled: bool,
     in_flight: Vec<u32>,
+    /// Somebody has begun to take results.
+    followed: bool,
+    /// Chunks are held back until more results are taken.
+    held_back: bool,
     parts: BTreeMap<u64, Part>,
     ended: u64,
     /// Measured nanoseconds per item; 0 before the first chunk.
@@ -89,18 +101,28 @@ impl Job {
         self.event.load(Ordering::Acquire)
     }
 
-    /// Takes the part that begins at item `first`, or any with `None`.
-    pub fn next_part(&self, first: Option<u64>) -> Option<Part> {
+    /// The next part as [`Pool::next_part`] has it, and whether there is more to be sent out now.
+    fn next_part(&self, first: Option<u64>) -> (Option<Part>, bool) {
         let mut inner = self.lock();
-        match first {
+        inner.followed = true;
+        let part = match first {
             Some(first) => inner.parts.remove(&first),
             None => inner.parts.pop_first().map(|(_, part)| part),
-        }
+        };
+        let more = part.is_some() || inner.parts.is_empty();
+        (part, more && std::mem::take(&mut inner.held_back))
     }
 
-    /// No more items will come.
+    /// The pool takes no more: no more items will come, but for those that are promised.
     pub(super) fn close(&self) {
-        self.lock().closed = true;
+        let mut inner = self.lock();
+        inner.closed |= !inner.promised;
+    }
+
+    /// Whether the pool has to wait for items that are still to come.
+    pub(super) fn expects_more(&self) -> bool {
+        let inner = self.lock();
+        inner.promised && !inner.closed && !inner.cancelled
     }
 
     /// Items of the next chunk, were there enough of them.
@@ -222,7 +244,9 @@ impl JobInner {
 
     /// Cuts off where the large parts of items before `end` lie.
     fn cut_places(&mut self, end: u64) -> Vec<Place> {
-        cut_before(&mut self.places, end)
+        let places = cut_before(&mut self.places, end);
+        self.placed -= bytes_of(&places);
+        places
     }
 
     /// Cuts off what items before `end` name.
@@ -246,6 +270,10 @@ impl JobInner {
             self.at = 0;
         }
     }
+}
+
+fn bytes_of<'a>(places: impl IntoIterator<Item = &'a Place>) -> u64 {
+    places.into_iter().map(|place| place.len).sum()
 }
 
 /// Cuts off what belongs to items before `end`.
@@ -279,11 +307,15 @@ impl<T: Host> Pool<T> {
             items: Vec::new(),
             at: 0,
             places: BTreeMap::new(),
+            placed: 0,
             pushed: 0,
             dispatched: 0,
             closed: false,
+            promised: false,
             cancelled: false,
             in_flight: Vec::new(),
+            followed: false,
+            held_back: false,
             parts: BTreeMap::new(),
             ended: 0,
             item_ns: 0.0,
@@ -315,11 +347,11 @@ impl<T: Host> Pool<T> {
             return Err(Refusal::Inert);
         }
         let mut pool = self.shared.lock();
-        if pool.shut_down {
-            return Err(Refusal::ShutDown);
-        }
         {
             let mut inner = job.lock();
+            if pool.shut_down && !inner.promised {
+                return Err(Refusal::ShutDown);
+            }
             if inner.cancelled {
                 drop(inner);
                 let places: Vec<Place> = std::mem::take(places).into_values().flatten().collect();
@@ -327,12 +359,17 @@ impl<T: Host> Pool<T> {
                 return Ok(());
             }
             inner.items.extend_from_slice(items);
+            inner.placed += bytes_of(places.values().flatten());
             inner.places.append(places);
             inner.named.extend(named);
             inner.pushed += count;
             inner.closed |= last;
         }
         pool.statistics.submitted += count;
+        if let Some(failure) = pool.broken.clone() {
+            pool.jobs.retain(|other| !Arc::ptr_eq(other, job));
+            self.shared.fail_job(&mut pool, job, &failure);
+        }
         self.shared.pump(&mut pool, job);
         self.shared.settle(&mut pool, job);
         self.shared.tell_feed(&pool);
@@ -342,6 +379,33 @@ impl<T: Host> Pool<T> {
         // The supervisor starts workers and looks at deadlines; once per push, not per item.
         self.shared.ring_supervisor();
         Ok(())
+    }
+
+    /// Takes the part of a job that begins at item `first`, or any with `None`.
+    pub fn next_part(&self, job: &Arc<Job>, first: Option<u64>) -> Option<Part> {
+        let (part, more) = job.next_part(first);
+        if more && !self.inert() {
+            let mut pool = self.shared.lock();
+            self.shared.pump(&mut pool, job);
+            self.shared.tell_feed(&pool);
+            drop(pool);
+            self.shared.wake_one();
+        }
+        part
+    }
+
+    /// Says that items will come until the last, whoever waits for results and whatever becomes of the pool: a shut-down waits for them.
+    pub fn promise(&self, job: &Job) {
+        job.lock().promised = true;
+    }
+
+    /// Whether a job is to be given more items. `begun`: giving goes on until the job is full, and begins again when it is half empty.
+    /// However large items are, there is always one more for each worker.
+    pub fn has_room(&self, job: &Job, begun: bool) -> bool {
+        let inner = job.lock();
+        let waiting = inner.items.len() - inner.at + inner.placed as usize;
+        let most = if begun { WINDOW } else { WINDOW / 2 };
+        waiting < most || inner.pushed - inner.dispatched < self.shared.board.seats() as u64
     }
 
     /// Drops what was not begun, and the results of what was. For a `map` that nobody reads any more.
@@ -365,6 +429,11 @@ impl<T: Host> Shared<T> {
             let mut inner = job.lock();
             let workers = self.board.seats();
             if inner.cancelled || inner.pushed == inner.dispatched || inner.in_flight.len() >= 2 * workers {
+                return;
+            }
+            // A shut-down waits for all, whether anybody takes results or not. Without parts nothing would be taken, and pump again.
+            if inner.followed && !inner.parts.is_empty() && !pool.shut_down && self.is_behind(pool) {
+                inner.held_back = true;
                 return;
             }
             let size = inner.chunk_size(workers);
@@ -396,6 +465,13 @@ impl<T: Host> Shared<T> {
             self.board.slot(slot).state().ask(SUPERVISE);
             self.enqueue(pool, slot);
         }
+    }
+
+    /// Whether results take more memory than may be kept warm, and the backlog.
+    fn is_behind(&self, pool: &Inner<T::Handle>) -> bool {
+        let warm = self.board.header().warm.load(Ordering::Relaxed);
+        let most = (self.board.seats() as u64).saturating_mul(warm).saturating_add(BACKLOG);
+        pool.seats.resident_bytes() > most
     }
 
     /// Takes the results of chunks that are done, and sends out the next.

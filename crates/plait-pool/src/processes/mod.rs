@@ -42,7 +42,7 @@ use crate::frames::Results;
 use crate::spin::Spin;
 use crate::supervisor::{Config, Doom, Exit, Supervisor};
 
-pub use job::{Job, Part, PartBody};
+pub use job::{Job, Part, PartBody, WINDOW};
 use large::Large;
 use order::Order;
 pub use plait_shm::segment::Segments;
@@ -473,6 +473,7 @@ impl<T: Host> Pool<T> {
         if !inner.started {
             self.shared.finish(&mut inner);
         }
+        self.shared.tell_feed(&inner);
         drop(inner);
         // Release: pairs with `Worker::may_retire`.
         self.shared.board.header().retire.store(1, Ordering::Release);

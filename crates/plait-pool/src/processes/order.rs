@@ -7,10 +7,11 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::sync::Arc;
 
 use plait_shm::sync::Ordering;
 
-use super::{Host, Inner, Shared};
+use super::{Host, Inner, Job, Shared};
 use crate::task::{Phase, State};
 
 /// Tasks that wait outside the board's queue.
@@ -128,7 +129,8 @@ impl<T: Host> Shared<T> {
 
     /// Tells workers whether the parent holds more than the queue shows.
     pub(super) fn tell_feed(&self, inner: &Inner<T::Handle>) {
-        let more = inner.order.active || inner.jobs.iter().any(|job| job.undispatched() > 0);
+        let holds_more = |job: &Arc<Job>| job.undispatched() > 0 || job.expects_more();
+        let more = inner.order.active || inner.jobs.iter().any(holds_more);
         // Release: pairs with `Worker::may_retire`; a worker that sees the queue empty sees why it must not leave.
         self.board.header().feed.0.store(more.into(), Ordering::Release);
     }

@@ -91,6 +91,12 @@ impl Seats {
         views.map(|view| view.held()).sum()
     }
 
+    /// Bytes that the arenas of workers that live take, whether in use or warm.
+    pub(super) fn resident_bytes(&self) -> u64 {
+        let views = self.holdings.iter().filter_map(|holding| holding.view.as_ref());
+        views.map(|view| view.resident_bytes()).sum()
+    }
+
     pub(super) fn doomed(&mut self, seat: u16, reason: Doom) {
         if let Some(holding) = self.holdings.get_mut(seat as usize) {
             holding.doomed = Some(reason);

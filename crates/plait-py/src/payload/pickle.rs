@@ -9,6 +9,7 @@ use pyo3::{Borrowed, ffi};
 
 use super::main_module::main_importable;
 use super::refusal::Refusal;
+use super::views;
 use crate::parts::{BufferCallback, Parts, Stored};
 
 /// The protocol of every pickle.
@@ -58,6 +59,17 @@ fn dump_slow(
     let py = value.py();
     let error = refusing(py, error)?;
     if error.is_instance_of::<PyTypeError>(py)
+        && error.value(py).to_string().contains("memoryview")
+        && let Some((data, apart)) = with_views(value, parts.is_some())?
+        && (main_importable(py) || !names_main(&data))
+    {
+        append(&data, out)?;
+        if let Some(parts) = parts {
+            parts.append(apart);
+        }
+        return Ok(());
+    }
+    if error.is_instance_of::<PyTypeError>(py)
         && let Some(data) = forking(value)?
         && (main_importable(py) || !names_main(&data))
     {
@@ -93,6 +105,34 @@ fn dumps_apart<'py>(value: &Bound<'py, PyAny>) -> PyResult<(Bound<'py, PyBytes>,
         Bound::from_owned_ptr_or_err(py, data)?
     };
     Ok((data.cast_into::<PyBytes>()?, callback.get().take()))
+}
+
+/// The pickle by a pickler that takes memoryviews, too, and multiprocessing's things if the program has them; and the large buffers
+/// that are left out if they are to be `apart`. None if it does not take the value either.
+#[cold]
+fn with_views<'py>(value: &Bound<'py, PyAny>, apart: bool) -> Result<Option<(Bound<'py, PyBytes>, Parts)>, Refusal> {
+    let py = value.py();
+    let callback = match apart {
+        true => Some(Bound::new(py, BufferCallback::new()).map_err(Refusal::Raised)?),
+        false => None,
+    };
+    let pickled = || {
+        let file = py.import("io")?.getattr("BytesIO")?.call0()?;
+        let keywords = PyDict::new(py);
+        keywords.set_item("buffer_callback", &callback)?;
+        let pickler = py.import("pickle")?.getattr("Pickler")?;
+        let pickler = pickler.call((&file, PROTOCOL), Some(&keywords))?;
+        pickler.setattr("dispatch_table", views::reducers(py)?)?;
+        pickler.call_method1("dump", (value,))?;
+        Ok(file.call_method0("getvalue")?.cast_into::<PyBytes>()?)
+    };
+    match pickled() {
+        Ok(data) => Ok(Some((
+            data,
+            callback.map(|callback| callback.get().take()).unwrap_or_default(),
+        ))),
+        Err(error) => refusing(py, error).map(|_| None),
+    }
 }
 
 /// The pickle by multiprocessing's pickler, if the program has it and it takes the value.

@@ -1,36 +1,28 @@
 //! `MapCore`: one `map` under way. Items go in by `pull`, results come out by `next`.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use plait_pool::blocks::{Lent, Place};
+use plait_pool::blocks::Lent;
 use plait_pool::frames;
-use plait_pool::processes::{Job, Part, PartBody, Segments, Sleep, TaskOptions};
-use pyo3::exceptions::{PyException, PyKeyboardInterrupt, PyRuntimeError, PyTimeoutError, PyValueError};
+use plait_pool::processes::{Job, Part, PartBody, Sleep, TaskOptions};
+use pyo3::exceptions::{PyKeyboardInterrupt, PyRuntimeError, PyTimeoutError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyIterator, PyTuple};
+use pyo3::types::PyIterator;
 use pyo3::{PyTraverseError, PyVisit};
 
 use super::CorePool;
-use super::pool::place;
+use super::intake::{Intake, MapFeeder, Most};
 use crate::error::{self, Subject};
 use crate::future::{Undecoded, decode_frame};
 use crate::gil::{self, Waitable};
-use crate::parts::Parts;
 use crate::payload;
-use crate::shared;
 
 /// What came of an item: its value, or its exception.
 type Outcome<'py> = Result<Bound<'py, PyAny>, Bound<'py, PyAny>>;
 /// The same, kept.
 type Decoded = Result<Py<PyAny>, Py<PyAny>>;
-
-/// Bytes of items that are gathered before they are handed over.
-const BATCH: usize = 64 << 10;
-
-/// Bytes of one item, with room for the table of its parts.
-const MOST: usize = (u32::MAX - (1 << 24)) as usize;
 
 /// Results that are decoded in one go.
 const READY: usize = 64;
@@ -40,87 +32,18 @@ struct Progress {
     part: Option<Part>,
     /// What came of items before those of the part, decoded and not yet taken.
     ready: VecDeque<Decoded>,
-    /// Items encoded and not yet handed over, and how many they are.
-    gathered: Vec<u8>,
-    /// Where their large parts lie, by index.
-    places: BTreeMap<u64, Vec<Place>>,
-    /// What they name, by index.
-    named: BTreeMap<u64, Segments>,
-    count: u64,
-    pushed: u64,
     taken: u64,
-    closed: bool,
     ordered: bool,
     deadline_ns: Option<u64>,
     started: bool,
-    /// Some thread is decoding a result.
+    /// Some thread waits for a result or decodes it.
     busy: bool,
-    /// Items that could not be encoded, by index: they travel empty, and end like this.
-    refused: BTreeMap<u64, Py<PyAny>>,
-}
-
-/// Items that were encoded and not gathered yet.
-#[derive(Default)]
-struct Batch {
-    items: Vec<u8>,
-    count: u64,
-    /// Bytes of their large parts.
-    size: usize,
-    /// As in [`Progress`], by number in the batch.
-    places: Vec<(u64, Vec<Place>)>,
-    /// The same.
-    named: Vec<(u64, Segments)>,
-    refused: Vec<(u64, Py<PyAny>)>,
-}
-
-impl Batch {
-    /// Encodes an item.
-    #[inline]
-    fn add(&mut self, py: Python<'_>, pool: &CorePool, args: &Bound<'_, PyTuple>) -> PyResult<()> {
-        let start = self.items.len();
-        self.encode(py, pool, args, start)
-            .inspect_err(|_| self.items.truncate(start))
-    }
-
-    fn encode(&mut self, py: Python<'_>, pool: &CorePool, args: &Bound<'_, PyTuple>, start: usize) -> PyResult<()> {
-        self.items.extend_from_slice(&[0; 4]);
-        let mut parts = Parts::default();
-        let (encoded, segments) = shared::collect(|| payload::encode_item(py, args, &mut self.items, &mut parts));
-        match encoded {
-            Err(error) if !error.is_instance_of::<PyException>(py) => return Err(error),
-            Err(error) => self.refused.push((self.count, error.into_value(py).into_any())),
-            Ok(()) => {}
-        }
-        if self.items.len() - start > MOST {
-            return Err(PyRuntimeError::new_err(
-                "the arguments of one item take more than 4 GiB",
-            ));
-        }
-        if !parts.is_empty() {
-            let placed = place(py, pool, &parts)?;
-            payload::place_item(&mut self.items, start + 4, &placed);
-            self.places.push((self.count, placed));
-            self.size += parts.size();
-        }
-        let len = (self.items.len() - start - 4) as u32;
-        self.items[start..start + 4].copy_from_slice(&len.to_le_bytes());
-        if !segments.is_empty() {
-            self.named.push((self.count, segments));
-        }
-        self.count += 1;
-        Ok(())
-    }
-
-    fn full(&self) -> bool {
-        self.items.len() + self.size >= BATCH
-    }
 }
 
 /// A `map` under way; see `plait.ProcessPool.map`.
 #[pyclass(frozen, module = "plait._core")]
 pub(crate) struct MapCore {
-    pool: CorePool,
-    job: Arc<Job>,
+    intake: Arc<Intake>,
     function: Py<PyAny>,
     options: TaskOptions,
     progress: Mutex<Progress>,
@@ -136,9 +59,13 @@ impl NextPart<'_> {
     fn look(&self) -> bool {
         let mut progress = self.map.lock();
         if progress.part.is_none() {
-            progress.part = self.map.job.next_part(self.first);
+            let intake = &self.map.intake;
+            progress.part = intake.pool.next_part(&intake.job, self.first);
         }
-        progress.part.is_some() || self.map.job.cancelled()
+        progress.part.is_some() || self.map.intake.job.cancelled() || {
+            drop(progress);
+            self.map.over()
+        }
     }
 }
 
@@ -147,11 +74,14 @@ impl Waitable for NextPart<'_> {
         self.look()
     }
     fn sleep(&self, deadline_ns: Option<u64>) -> Sleep {
-        let seen = self.map.job.seen();
+        let seen = self.map.intake.job.seen();
         if self.look() {
             Sleep::Woken
         } else {
-            self.map.pool.sleep_for_job(&self.map.job, seen, deadline_ns)
+            self.map
+                .intake
+                .pool
+                .sleep_for_job(&self.map.intake.job, seen, deadline_ns)
         }
     }
     fn announce_main(&self) -> bool {
@@ -159,7 +89,7 @@ impl Waitable for NextPart<'_> {
         !self.look()
     }
     fn sleep_main(&self, alarm: BorrowedFd<'_>, deadline_ns: Option<u64>) -> Sleep {
-        self.map.pool.sleep_main(alarm, deadline_ns)
+        self.map.intake.pool.sleep_main(alarm, deadline_ns)
     }
 }
 
@@ -168,22 +98,14 @@ impl MapCore {
         let progress = Progress {
             part: None,
             ready: VecDeque::new(),
-            gathered: Vec::new(),
-            places: BTreeMap::new(),
-            named: BTreeMap::new(),
-            count: 0,
-            pushed: 0,
             taken: 0,
-            closed: false,
             ordered: true,
             deadline_ns: None,
             started: false,
             busy: false,
-            refused: BTreeMap::new(),
         };
         Self {
-            pool,
-            job,
+            intake: Arc::new(Intake::new(pool, job)),
             function,
             options,
             progress: Mutex::new(progress),
@@ -204,7 +126,7 @@ impl MapCore {
         parts: &[Arc<Lent>],
     ) -> Result<Bound<'py, PyAny>, Bound<'py, PyAny>> {
         if bytes.is_empty() {
-            let refused = self.lock().refused.remove(&index);
+            let refused = self.intake.lock().refused.remove(&index);
             if let Some(error) = refused {
                 return Err(error.into_bound(py));
             }
@@ -212,89 +134,21 @@ impl MapCore {
         outcome_of_frame(py, kind, bytes, parts)
     }
 
-    fn pull_into(&self, batch: &mut Batch, source: &Bound<'_, PyIterator>, most: u64) -> PyResult<bool> {
-        let py = source.py();
-        let mut source = source.clone();
-        for _ in 0..most {
-            let Some(args) = source.next() else {
-                return Ok(true);
-            };
-            batch.add(py, &self.pool, args?.cast::<PyTuple>()?)?;
-            if batch.full() {
-                self.gather(std::mem::take(batch));
-                self.flush(py, false)?;
-                py.check_signals()?;
-            }
-        }
-        Ok(false)
-    }
-
-    /// Adds a batch to what was gathered.
-    fn gather(&self, mut batch: Batch) {
-        let mut progress = self.lock();
-        let first = progress.pushed + progress.count;
-        let places = batch.places.drain(..).map(|(index, place)| (first + index, place));
-        progress.places.extend(places);
-        let named = batch.named.drain(..).map(|(index, segments)| (first + index, segments));
-        progress.named.extend(named);
-        for (index, error) in batch.refused.drain(..) {
-            progress.refused.insert(first + index, error);
-        }
-        progress.count += batch.count;
-        if progress.gathered.is_empty() {
-            progress.gathered = std::mem::take(&mut batch.items);
-        } else {
-            progress.gathered.extend_from_slice(&batch.items);
-        }
-    }
-
-    /// Hands over what was gathered.
-    fn flush(&self, py: Python<'_>, last: bool) -> PyResult<()> {
-        let (items, count, mut places, named) = {
-            let mut progress = self.lock();
-            progress.closed |= last;
-            progress.pushed += progress.count;
-            (
-                std::mem::take(&mut progress.gathered),
-                std::mem::take(&mut progress.count),
-                std::mem::take(&mut progress.places),
-                std::mem::take(&mut progress.named),
-            )
-        };
-        if count == 0 && !last {
-            return Ok(());
-        }
-        // Without the GIL, so that others have their turn while a long input is taken.
-        let pushed = gil::detached(py, || {
-            self.pool.push_items(&self.job, &items, count, &mut places, named, last)
-        });
-        pushed.map_err(|refusal| {
-            places.values().for_each(|places| self.pool.unplace(places));
-            error::of_refusal(py, refusal)
-        })
-    }
-
+    /// The next result, by the thread whose turn it is.
     fn take<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
         loop {
-            if let Some(decoded) = self.next_ready() {
-                return match decoded {
-                    Ok(value) => Ok(Some(value.into_bound(py))),
-                    Err(error) => Err(PyErr::from_value(error.into_bound(py))),
-                };
-            }
             if let Some(outcome) = self.next_in_part(py)? {
                 return outcome.map(Some).map_err(PyErr::from_value);
             }
-            let (taken, over, deadline_ns, ordered) = {
+            let (taken, deadline_ns, ordered) = {
                 let mut progress = self.lock();
                 progress.started = true;
-                let over = progress.closed && progress.taken == progress.pushed + progress.count;
-                (progress.taken, over, progress.deadline_ns, progress.ordered)
+                (progress.taken, progress.deadline_ns, progress.ordered)
             };
-            if over {
+            if self.over() {
                 return Ok(None);
             }
-            if self.pool.inert() {
+            if self.intake.pool.inert() {
                 return Err(error::inert());
             }
             let next = NextPart {
@@ -303,16 +157,30 @@ impl MapCore {
             };
             let waited = gil::wait(py, &next, false, deadline_ns).inspect_err(|error| {
                 if error.is_instance_of::<PyKeyboardInterrupt>(py) {
-                    self.pool.interrupt();
+                    self.intake.pool.interrupt();
                 }
             })?;
             if !waited {
                 return Err(PyTimeoutError::new_err(()));
             }
-            if self.lock().part.is_none() && self.job.cancelled() {
-                return Err(error::cancelled(py));
+            if self.lock().part.is_none() && self.intake.job.cancelled() {
+                return Err(self.intake.take_broken().unwrap_or_else(|| error::cancelled(py)));
             }
         }
+    }
+
+    /// Whether all results were taken, and no more will come.
+    fn over(&self) -> bool {
+        let taken = self.lock().taken;
+        let input = self.intake.lock();
+        input.closed && taken == input.pushed + input.count
+    }
+
+    /// None while another thread has its turn.
+    fn turn(&self) -> Option<Turn<'_>> {
+        let mut progress = self.lock();
+        let free = !std::mem::replace(&mut progress.busy, true);
+        free.then(|| Turn(self))
     }
 
     fn next_ready(&self) -> Option<Decoded> {
@@ -324,18 +192,8 @@ impl MapCore {
 
     /// What came of the next item of the part at hand: value or exception. None when there is no part.
     fn next_in_part<'py>(&self, py: Python<'py>) -> PyResult<Option<Outcome<'py>>> {
-        let mut part = {
-            let mut progress = self.lock();
-            if progress.busy {
-                return Err(PyValueError::new_err(
-                    "the results of map are being taken by another thread already",
-                ));
-            }
-            let Some(part) = progress.part.take() else {
-                return Ok(None);
-            };
-            progress.busy = true;
-            part
+        let Some(mut part) = self.lock().part.take() else {
+            return Ok(None);
         };
         let outcome = self.outcome_of(py, &mut part);
         part.first += 1;
@@ -345,7 +203,6 @@ impl MapCore {
             Err(_) => Vec::new(),
         };
         let mut progress = self.lock();
-        progress.busy = false;
         progress.taken += 1;
         progress.ready.extend(ready);
         if part.count > 0 {
@@ -373,7 +230,7 @@ impl MapCore {
     /// What came of the first item of a part.
     fn outcome_of<'py>(&self, py: Python<'py>, part: &mut Part) -> PyResult<Outcome<'py>> {
         let index = part.first;
-        if self.pool.inert() {
+        if self.intake.pool.inert() {
             return Err(error::inert());
         }
         match &mut part.body {
@@ -399,16 +256,25 @@ impl MapCore {
     /// Takes items from an iterator, each the tuple of its arguments: `most` of them, or all. Returns whether there are no more.
     #[pyo3(signature = (source, most=None))]
     fn pull(&self, source: &Bound<'_, PyIterator>, most: Option<u64>) -> PyResult<bool> {
-        let mut batch = Batch::default();
-        let ended = self.pull_into(&mut batch, source, most.unwrap_or(u64::MAX));
-        self.gather(batch);
-        ended
+        self.intake.pull(source, most.map_or(Most::All, Most::Items))
+    }
+
+    /// Takes items until as much waits as may, and sends them on their way. Returns whether there are no more, which is then known.
+    fn fill(&self, source: &Bound<'_, PyIterator>) -> PyResult<bool> {
+        let ended = self.intake.pull(source, Most::Room)?;
+        self.intake.flush(source.py(), ended)?;
+        Ok(ended)
+    }
+
+    /// What takes the rest of an input as there is room, whoever takes results.
+    fn feeder(&self) -> MapFeeder {
+        MapFeeder::new(&self.intake)
     }
 
     /// Sends what was pushed on its way; with `last`, no more will come.
     #[pyo3(signature = (last))]
     fn send(&self, py: Python<'_>, last: bool) -> PyResult<()> {
-        self.flush(py, last)
+        self.intake.flush(py, last)
     }
 
     /// Says how results are to be taken: in order or as they come, and until when (monotonic nanoseconds).
@@ -425,49 +291,59 @@ impl MapCore {
 
     /// The next result. Raises what the item raised, and then drops what was not begun.
     fn __next__<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
-        self.take(py).inspect_err(|_| self.close())
+        let next = match self.next_ready() {
+            Some(Ok(value)) => Ok(Some(value.into_bound(py))),
+            Some(Err(error)) => Err(PyErr::from_value(error.into_bound(py))),
+            None => match self.turn() {
+                Some(_turn) => self.take(py),
+                // As a generator has it; the other thread's results are not to blame.
+                None => {
+                    return Err(PyValueError::new_err(
+                        "the results of map are being taken by another thread already",
+                    ));
+                }
+            },
+        };
+        next.inspect_err(|_| self.close())
     }
 
     /// Ends the iteration and drops what was not begun.
     fn close(&self) {
-        let (part, places, named) = {
+        self.intake.close();
+        let pushed = self.intake.lock().pushed;
+        let results = {
             let mut progress = self.lock();
             progress.started = false;
-            progress.closed = true;
-            progress.gathered = Vec::new();
-            progress.count = 0;
-            progress.taken = progress.pushed;
-            (
-                (progress.part.take(), std::mem::take(&mut progress.ready)),
-                std::mem::take(&mut progress.places),
-                std::mem::take(&mut progress.named),
-            )
+            progress.taken = pushed;
+            (progress.part.take(), std::mem::take(&mut progress.ready))
         };
-        drop((part, named));
-        places.values().for_each(|places| self.pool.unplace(places));
-        self.pool.cancel_job(&self.job);
+        drop(results);
+        self.intake.pool.cancel_job(&self.intake.job);
     }
 
     /// Items pushed whose results were not taken.
     #[getter]
     fn outstanding(&self) -> u64 {
-        let progress = self.lock();
-        progress.pushed + progress.count - progress.taken
+        let taken = self.lock().taken;
+        let input = self.intake.lock();
+        input.pushed + input.count - taken
     }
 
     /// Items per chunk as things stand.
     #[getter]
     fn chunk(&self) -> u32 {
-        self.job.chunk()
+        self.intake.job.chunk()
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         visit.call(&self.function)?;
         // Where another thread was stopped while it holds the lock, not visiting keeps the objects alive, which is safe.
-        if let Ok(progress) = self.progress.try_lock() {
-            for error in progress.refused.values() {
+        if let Some(input) = self.intake.try_lock() {
+            for error in input.refused.values() {
                 visit.call(error)?;
             }
+        }
+        if let Ok(progress) = self.progress.try_lock() {
             for Ok(object) | Err(object) in &progress.ready {
                 visit.call(object)?;
             }
@@ -476,24 +352,28 @@ impl MapCore {
     }
 
     fn __clear__(&self) {
-        let mut progress = self.lock();
-        let objects = (
-            std::mem::take(&mut progress.refused),
-            std::mem::take(&mut progress.ready),
-        );
-        drop(progress);
-        drop(objects);
+        let refused = std::mem::take(&mut self.intake.lock().refused);
+        let ready = std::mem::take(&mut self.lock().ready);
+        drop((refused, ready));
     }
 }
 
 impl Drop for MapCore {
     fn drop(&mut self) {
-        let places = std::mem::take(&mut self.lock().places);
-        places.values().for_each(|places| self.pool.unplace(places));
         // Results that nobody began to take are still computed, as the standard library does.
         if self.lock().started {
-            self.pool.cancel_job(&self.job);
+            self.intake.close();
+            self.intake.pool.cancel_job(&self.intake.job);
         }
+    }
+}
+
+/// One thread's turn to take results.
+struct Turn<'a>(&'a MapCore);
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.0.lock().busy = false;
     }
 }
 

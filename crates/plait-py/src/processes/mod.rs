@@ -1,6 +1,7 @@
 //! The process pool and its workers, for `plait.processes`.
 
 mod connecting;
+mod intake;
 mod map;
 mod pool;
 mod worker;
@@ -73,6 +74,7 @@ fn connect(callable: &Bound<'_, PyAny>, wait: bool, function: Option<&Bound<'_, 
 pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<pool::ProcessPoolCore>()?;
     module.add_class::<map::MapCore>()?;
+    module.add_class::<intake::MapFeeder>()?;
     module.add_class::<worker::PyWorker>()?;
     module.add_function(wrap_pyfunction!(await_connections, module)?)?;
     module.add_function(wrap_pyfunction!(map::deadline_ns, module)?)?;
