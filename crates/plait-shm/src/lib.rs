@@ -10,12 +10,15 @@
 //! | [`arena`] | blocks for what is too large for a slot; one writer allocates, readers give back |
 //! | [`segment`] | memory that any process of the program can open, told from others by its identity |
 //! | [`post`] | keeps a segment that is on its way to a process until it has arrived there |
+//! | [`wait`] | who waits in this process, threads and tasks in one queue |
+//! | [`channel`] | a queue of items with a capacity, and who waits for it |
 //!
 //! The algorithms borrow their words, so they run on the heap under loom and in a mapping in production.
-//! Nothing here blocks but the thread of [`post`]: sleeping is the caller's business, through `plait-sys`.
+//! Nothing here blocks but the thread of [`post`] and the sleeps of [`wait`].
 
 #[cfg(not(loom))]
 pub mod arena;
+pub mod channel;
 pub mod holds;
 pub mod idle;
 #[cfg(not(loom))]
@@ -25,3 +28,4 @@ pub mod ring;
 #[cfg(not(loom))]
 pub mod segment;
 pub mod sync;
+pub mod wait;
