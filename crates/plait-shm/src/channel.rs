@@ -154,17 +154,17 @@ impl<I, T> Channel<I, T> {
         })
     }
 
-    /// Takes from `items` as many as there is room for.
+    /// Takes from `items` as many as there is room for; with `all_or_none`, none unless there is room for all.
     ///
     /// # Errors
-    /// Nothing went in.
-    pub fn put_many(&mut self, items: &mut VecDeque<I>) -> Result<Vec<Woken<T>>, Refused> {
+    /// It was shut down.
+    pub fn put_many(&mut self, items: &mut VecDeque<I>, all_or_none: bool) -> Result<Vec<Woken<T>>, Refused> {
         if self.shut_down {
             return Err(Refused::ShutDown);
         }
-        let count = self.room(true).min(items.len());
-        if count == 0 && !items.is_empty() {
-            return Err(Refused::Now);
+        let count = self.room(!all_or_none).min(items.len());
+        if count == 0 || all_or_none && count < items.len() {
+            return Ok(Vec::new());
         }
         self.items.extend(items.drain(..count));
         self.unfinished += count;
@@ -261,6 +261,12 @@ impl<I, T> Channel<I, T> {
         woken.append(&mut self.getters.wake_all());
         woken.append(&mut self.putters.wake_all());
         (dropped, woken)
+    }
+
+    /// The tasks that wait, each once.
+    pub fn tasks(&self) -> impl Iterator<Item = &T> {
+        let queues = [&self.getters, &self.putters, &self.joiners];
+        queues.into_iter().flat_map(WaitQueue::tasks)
     }
 
     /// Takes all items out for good, as when the channel itself is dropped.

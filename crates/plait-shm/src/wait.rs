@@ -261,6 +261,15 @@ impl<T> WaitQueue<T> {
         self.entries.len() - self.left
     }
 
+    /// The tasks that wait, but for those that know this queue by another number than 0: who waits in several is told once.
+    pub fn tasks(&self) -> impl Iterator<Item = &T> {
+        let first = self.entries.iter().filter(|entry| entry.source == 0);
+        first.filter_map(|entry| match &entry.waiter.as_ref()?.kind {
+            Kind::Task(task) => Some(task),
+            _ => None,
+        })
+    }
+
     /// How many were woken and have not come yet for what is kept for them. Others stand back from that.
     #[inline]
     pub fn granted(&self) -> usize {
