@@ -11,6 +11,10 @@
 //! | [`segment`] | memory that any process of the program can open, told from others by its identity |
 //! | [`post`] | keeps a segment that is on its way to a process until it has arrived there |
 //! | [`wait`] | who waits in this process, threads and tasks in one queue |
+//! | [`permits`] | the machine of locks and semaphores |
+//! | [`event`] | a flag that others wait for |
+//! | [`condition`] | who waits to be notified |
+//! | [`guarded`] | the mutex of such queues, which a forked child finds free |
 //! | [`channel`] | a queue of items with a capacity, and who waits for it |
 //!
 //! The algorithms borrow their words, so they run on the heap under loom and in a mapping in production.
@@ -19,8 +23,16 @@
 #[cfg(not(loom))]
 pub mod arena;
 pub mod channel;
+pub mod condition;
+pub mod event;
+#[cfg(not(loom))]
+pub mod guarded;
+#[cfg(loom)]
+#[path = "guarded_loom.rs"]
+pub mod guarded;
 pub mod holds;
 pub mod idle;
+pub mod permits;
 #[cfg(not(loom))]
 pub mod post;
 pub mod queue;

@@ -85,6 +85,11 @@ impl<T> Waiter<T> {
         &self.kind
     }
 
+    /// Since when it has waited.
+    pub fn since_ns(&self) -> u64 {
+        self.since_ns
+    }
+
     /// What it was woken for, if it was.
     #[inline]
     pub fn woken(&self) -> Option<Wake> {
@@ -341,19 +346,40 @@ impl<T> WaitQueue<T> {
     /// Picks the one that has waited longest and is still there. What it is woken for is granted to it when it has lost before and waited
     /// for long.
     pub fn wake_one(&mut self, now_ns: u64) -> Option<Woken<T>> {
+        self.wake_next(|waiter, lost| lost && now_ns.saturating_sub(waiter.since_ns) > PATIENCE_NS)
+    }
+
+    /// Picks the one that has waited longest and is still there. What it is woken for is granted to it if `grant` says so, which is told who
+    /// it is, and whether it has lost before.
+    fn wake_next(&mut self, grant: impl Fn(&Waiter<T>, bool) -> bool) -> Option<Woken<T>> {
         self.refresh();
         while let Some(entry) = self.entries.pop_front() {
             let Some(waiter) = entry.waiter else {
                 self.left -= 1;
                 continue;
             };
-            let granted = entry.lost && now_ns.saturating_sub(waiter.since_ns) > PATIENCE_NS;
+            let granted = grant(&waiter, entry.lost);
             if let Some(asleep) = waiter.claim(entry.source, granted) {
                 self.granted += usize::from(granted);
                 return Some(Woken { waiter, asleep });
             }
         }
         None
+    }
+
+    /// Who has waited longest.
+    pub fn first(&self) -> Option<&Waiter<T>> {
+        self.waiters().next()
+    }
+
+    /// Who waits, oldest first.
+    pub fn waiters(&self) -> impl Iterator<Item = &Waiter<T>> {
+        self.entries.iter().filter_map(|entry| entry.waiter.as_deref())
+    }
+
+    /// Picks the one that has waited longest and is still there, and grants it what it is woken for if the owner says so.
+    pub fn wake_first(&mut self, granted: bool) -> Option<Woken<T>> {
+        self.wake_next(|_, _| granted)
     }
 
     /// Picks as many as `count`.
