@@ -6,6 +6,7 @@
 //! | `awaiting` | the same for a task: what `await` gets, and its future in one |
 //! | `inbox` | waking the tasks of a loop, from whatever thread |
 //! | `spin` | a short spin before a thread sleeps, and how it ends |
+//! | `locks` | locks, semaphores, events, conditions |
 //! | `channel` | `plait.Channel`; its operations, and the raw methods that are called most |
 //!
 //! Lock order: an object's own mutex, then a waiter's word. No mutex is held while Python code runs: what was picked to be woken, and what
@@ -14,6 +15,7 @@
 pub(crate) mod awaiting;
 pub(crate) mod channel;
 pub(crate) mod inbox;
+mod locks;
 pub(crate) mod operation;
 mod spin;
 
@@ -39,5 +41,6 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     spin::look_for_gil(module.py());
     awaiting::register(module)?;
     module.add_class::<inbox::Drain>()?;
-    channel::register(module)
+    channel::register(module)?;
+    locks::register(module)
 }
