@@ -35,7 +35,8 @@ struct Inner {
     place: Option<Place>,
     waiting: Waiting,
     started: bool,
-    blocking: bool,
+    /// None while no task waits: asyncio then takes it for a coroutine, and otherwise for a future.
+    blocking: Option<bool>,
 }
 
 /// An operation that a task waits for.
@@ -62,7 +63,7 @@ impl Awaiting {
                 place: None,
                 waiting: Waiting::default(),
                 started: false,
-                blocking: false,
+                blocking: None,
             }),
         }
     }
@@ -99,7 +100,7 @@ impl Awaiting {
                 inner.operation = Some(operation);
                 inner.place = place;
                 let before = std::mem::take(&mut inner.waiting);
-                inner.blocking = true;
+                inner.blocking = Some(true);
                 drop(inner);
                 drop(before);
                 Ok(Step::Wait)
@@ -237,13 +238,13 @@ impl Awaiting {
     }
 
     #[getter(_asyncio_future_blocking)]
-    fn blocking(&self) -> bool {
+    fn blocking(&self) -> Option<bool> {
         self.lock().blocking
     }
 
     #[setter(_asyncio_future_blocking)]
     fn set_blocking(&self, blocking: bool) {
-        self.lock().blocking = blocking;
+        self.lock().blocking = Some(blocking);
     }
 
     /// Return the loop of the task that waits. For event loops.
