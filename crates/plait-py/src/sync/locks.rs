@@ -3,11 +3,13 @@
 //! | module | what |
 //! |---|---|
 //! | `take` | taking a permit: the operation behind every `acquire` |
+//! | `done` | what `async with` awaits where there is nothing to wait for |
 //! | `owner` | which thread or task has a lock |
 //! | `lock`, `rlock`, `semaphore` | those that have permits |
 //! | `event`, `condition` | those that are told |
 
 mod condition;
+mod done;
 mod event;
 mod lock;
 mod owner;
@@ -88,6 +90,7 @@ fn patience_of_semaphore(blocking: bool, timeout: Option<&Bound<'_, PyAny>>) -> 
 }
 
 pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<done::Done>()?;
     module.add_class::<lock::LockCore>()?;
     module.add_class::<rlock::RLockCore>()?;
     module.add_class::<semaphore::SemaphoreCore>()?;

@@ -6,7 +6,8 @@ use pyo3::prelude::*;
 use pyo3::{PyTraverseError, PyVisit};
 
 use super::owner::{self, Owner};
-use super::take::{self, By, Permitting, take, take_in_task};
+use super::done::Done;
+use super::take::{self, By, Permitting, enter_in_task, take, take_in_task, try_take_in_task};
 use super::{Patience, patience_of_lock};
 use crate::sync::awaiting::Awaiting;
 use crate::sync::inbox::Task;
@@ -89,6 +90,21 @@ impl LockCore {
     #[pyo3(signature = (*_exc))]
     fn __exit__(&self, py: Python<'_>, _exc: &Bound<'_, PyAny>) -> PyResult<()> {
         self.give(py)
+    }
+
+    fn __aenter__(slf: &Bound<'_, Self>) -> PyResult<Py<PyAny>> {
+        enter_in_task(slf, "Lock.__aenter__")
+    }
+
+    #[pyo3(signature = (*_exc))]
+    fn __aexit__(&self, py: Python<'_>, _exc: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
+        self.give(py)?;
+        Done::get(py)
+    }
+
+    /// Take it for the running task without waiting.
+    fn _atry(slf: &Bound<'_, Self>) -> PyResult<bool> {
+        try_take_in_task(slf)
     }
 
     #[pyo3(name = "_aacquire")]

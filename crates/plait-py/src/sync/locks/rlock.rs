@@ -10,7 +10,8 @@ use pyo3::prelude::*;
 use pyo3::{PyTraverseError, PyVisit};
 
 use super::owner::{self, Owner};
-use super::take::{self, By, Permitting, take, take_in_task};
+use super::done::Done;
+use super::take::{self, By, Permitting, enter_in_task, take, take_in_task, try_take_in_task};
 use super::{Patience, patience_of_lock};
 use crate::sync::awaiting::Awaiting;
 use crate::sync::inbox::Task;
@@ -39,6 +40,10 @@ impl Permitting for RLockCore {
         self.count.store(count, Relaxed);
         Ok(())
     }
+
+    fn again(&self, py: Python<'_>) -> PyResult<bool> {
+        Ok(self.owner.any_task() && self.owned_by_task(py)? && self.once_more())
+    }
 }
 
 fn not_owned() -> PyErr {
@@ -57,7 +62,7 @@ impl RLockCore {
         Ok(owner::task(py)?.is_some_and(|task| self.owner.is_task(&task)))
     }
 
-    fn again(&self) -> bool {
+    fn once_more(&self) -> bool {
         self.count.store(self.count.load(Relaxed) + 1, Relaxed);
         true
     }
@@ -66,7 +71,7 @@ impl RLockCore {
     fn enter(slf: &Bound<'_, Self>, patience: Patience) -> PyResult<bool> {
         let this = slf.get();
         if this.owned(slf.py())? {
-            return Ok(this.again());
+            return Ok(this.once_more());
         }
         take(slf, 1, patience)
     }
@@ -135,9 +140,19 @@ impl RLockCore {
         self.give(py)
     }
 
-    /// Take it once more if the running task has it.
-    fn _again(&self, py: Python<'_>) -> PyResult<bool> {
-        Ok(self.owner.any_task() && self.owned_by_task(py)? && self.again())
+    fn __aenter__(slf: &Bound<'_, Self>) -> PyResult<Py<PyAny>> {
+        enter_in_task(slf, "RLock.__aenter__")
+    }
+
+    #[pyo3(signature = (*_exc))]
+    fn __aexit__(&self, py: Python<'_>, _exc: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
+        self.give(py)?;
+        Done::get(py)
+    }
+
+    /// Take it for the running task without waiting.
+    fn _atry(slf: &Bound<'_, Self>) -> PyResult<bool> {
+        try_take_in_task(slf)
     }
 
     #[pyo3(name = "_aacquire", signature = (count=1))]

@@ -6,7 +6,8 @@ use pyo3::prelude::*;
 use pyo3::types::PyInt;
 use pyo3::{PyTraverseError, PyVisit};
 
-use super::take::{self, By, Permitting, take, take_in_task};
+use super::done::Done;
+use super::take::{self, By, Permitting, enter_in_task, take, take_in_task, try_take_in_task};
 use super::{Patience, patience_of_semaphore};
 use crate::sync::awaiting::Awaiting;
 use crate::sync::inbox::Task;
@@ -103,6 +104,21 @@ impl SemaphoreCore {
     #[pyo3(signature = (*_exc))]
     fn __exit__(&self, py: Python<'_>, _exc: &Bound<'_, PyAny>) -> PyResult<()> {
         self.give(py, 1)
+    }
+
+    fn __aenter__(slf: &Bound<'_, Self>) -> PyResult<Py<PyAny>> {
+        enter_in_task(slf, "Semaphore.__aenter__")
+    }
+
+    #[pyo3(signature = (*_exc))]
+    fn __aexit__(&self, py: Python<'_>, _exc: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
+        self.give(py, 1)?;
+        Done::get(py)
+    }
+
+    /// Take it for the running task without waiting.
+    fn _atry(slf: &Bound<'_, Self>) -> PyResult<bool> {
+        try_take_in_task(slf)
     }
 
     #[pyo3(name = "_aacquire")]

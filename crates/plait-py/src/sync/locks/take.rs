@@ -9,6 +9,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyBool;
 use pyo3::{PyClass, PyTraverseError, PyVisit};
 
+use super::done::Done;
 use super::{Patience, owner};
 use crate::sync::awaiting::Awaiting;
 use crate::sync::inbox::{self, Task};
@@ -27,6 +28,10 @@ pub(super) trait Permitting: PyClass<Frozen = pyo3::pyclass::boolean_struct::Tru
     fn permits(&self) -> &Permits<Task>;
     /// The calling thread or task has got a permit.
     fn taken(&self, py: Python<'_>, by: By, count: u64) -> PyResult<()>;
+    /// Takes it once more if the running task has it, and that is allowed.
+    fn again(&self, _py: Python<'_>) -> PyResult<bool> {
+        Ok(false)
+    }
 }
 
 /// Gives permits back, and wakes who is to be woken.
@@ -55,6 +60,10 @@ fn loop_here(py: Python<'_>) -> Option<usize> {
     (!running.is_none()).then(|| running.as_ptr() as usize)
 }
 
+fn yes(py: Python<'_>) -> Py<PyAny> {
+    PyBool::new(py, true).to_owned().into_any().unbind()
+}
+
 /// Taking a permit.
 pub(super) struct Take<C> {
     from: Py<C>,
@@ -75,6 +84,7 @@ impl<C: Permitting> Operation for Take<C> {
         let this = self.from.get();
         let permits = this.permits();
         let taken = match place {
+            None if self.by == By::Task && this.again(py)? => return Ok(Some(yes(py))),
             None => permits.try_take(),
             Some(place) => {
                 let waiter = Arc::clone(&place.waiter);
@@ -96,7 +106,7 @@ impl<C: Permitting> Operation for Take<C> {
             let _ = give(py, permits, 1);
             return Err(raised);
         }
-        Ok(Some(PyBool::new(py, true).to_owned().into_any().unbind()))
+        Ok(Some(yes(py)))
     }
 
     fn leave(&mut self, py: Python<'_>, place: &mut Place) {
@@ -133,6 +143,21 @@ pub(super) fn take<C: Permitting>(slf: &Bound<'_, C>, count: u64, patience: Pati
 /// Takes a permit for the calling task, which waits when it is awaited.
 pub(super) fn take_in_task<C: Permitting>(slf: &Bound<'_, C>, name: &'static str, count: u64) -> Awaiting {
     Awaiting::new(name, Box::new(Take::new(slf, By::Task, count)))
+}
+
+/// Takes a permit for the calling task, or once more, without waiting; whether it has one.
+pub(super) fn try_take_in_task<C: Permitting>(slf: &Bound<'_, C>) -> PyResult<bool> {
+    let mut operation = Take::new(slf, By::Task, 1);
+    operation.attempt(slf.py(), None).map(|taken| taken.is_some())
+}
+
+/// What `async with` awaits to get in.
+pub(super) fn enter_in_task<C: Permitting>(slf: &Bound<'_, C>, name: &'static str) -> PyResult<Py<PyAny>> {
+    let py = slf.py();
+    if try_take_in_task(slf)? {
+        return Done::get(py);
+    }
+    Ok(Py::new(py, take_in_task(slf, name, 1))?.into_any())
 }
 
 /// Shows the collector who waits for permits.
