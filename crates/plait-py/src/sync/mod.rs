@@ -31,6 +31,7 @@ pub(crate) type Waiter = wait::Waiter<Task>;
 #[inline]
 pub(crate) fn rouse(py: Python<'_>, woken: impl IntoIterator<Item = Woken<Task>>) {
     for each in woken {
+        spin::note_waker();
         if let Some(waiter) = each.wake() {
             inbox::deliver(py, waiter);
         }
