@@ -72,7 +72,7 @@ class Barrier:
     True
     """
 
-    __slots__ = ("__weakref__", "_action", "_mutex", "_parties", "_round", "_timeout", "_whole")
+    __slots__ = ("__weakref__", "_action", "_before", "_mutex", "_parties", "_round", "_timeout", "_whole")
 
     def __init__(
         self, parties: int, action: Callable[[], object] | None = None, timeout: float | None = None
@@ -83,7 +83,7 @@ class Barrier:
         self._action = action
         self._timeout = timeout
         self._mutex = _core.LockCore()
-        self._round = _Round()
+        self._round = self._before = _Round()
         self._whole = True
 
     def _arrive(self) -> tuple[_Round, int, bool]:
@@ -115,6 +115,7 @@ class Barrier:
                 if not good:
                     self._break()
                 self._end(now, good)
+                self._before = now
 
     def _end(self, now: _Round, good: bool) -> None:
         """Say to a round how it ended, with the mutex held."""
@@ -199,9 +200,10 @@ class Barrier:
             self._end(before, False)
 
     def abort(self) -> None:
-        """Break it: who waits, and who comes until `reset`, gets a BrokenBarrierError."""
+        """Break it: who waits or has not left yet, and who comes until `reset`, gets a BrokenBarrierError."""
         with self._mutex:
             self._break()
+            self._before.over = False
 
     @property
     def parties(self) -> int:

@@ -88,7 +88,7 @@ impl Awaiting {
             )));
         };
         let mut tried = operation.attempt(py, place.as_mut());
-        if matches!(tried, Ok(None)) && place.is_none() {
+        if matches!(tried, Ok(None)) && place.is_none() && operation.spins() {
             tried = spin_for(py, &mut *operation);
         }
         if matches!(tried, Ok(None)) && place.is_none() {

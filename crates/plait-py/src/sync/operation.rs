@@ -50,6 +50,11 @@ pub(crate) trait Operation: Send + Sync {
     /// It will never go.
     fn attempt(&mut self, py: Python<'_>, place: Option<&mut Place>) -> PyResult<Option<Py<PyAny>>>;
 
+    /// Whether it may be tried with one place and then with another, so that a task can spin before it waits.
+    fn spins(&self) -> bool {
+        true
+    }
+
     /// Nobody waits for it any more: takes the place out of all queues, closes its waiter, and passes on what that had been woken for.
     fn leave(&mut self, py: Python<'_>, place: &mut Place);
 

@@ -86,6 +86,11 @@ impl Operation for Wait {
         self.told = self.of.get().condition.leave(&waiter, *place.ticket(0));
     }
 
+    /// Between one place and the next a notice would find nobody.
+    fn spins(&self) -> bool {
+        false
+    }
+
     fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
         visit.call(&self.of)?;
         visit.call(&self.release)?;

@@ -50,6 +50,11 @@ impl Operation for Wait {
         self.told = self.of.get().event.leave(&waiter, *place.ticket(0));
     }
 
+    /// What sets it is mostly of the same loop, or takes longer than a spin.
+    fn spins(&self) -> bool {
+        false
+    }
+
     fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
         visit.call(&self.of)
     }

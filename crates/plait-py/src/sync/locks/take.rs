@@ -120,6 +120,11 @@ impl<C: Permitting> Operation for Take<C> {
         }
     }
 
+    /// A lock is mostly held by another task of the same loop, or for longer than a spin.
+    fn spins(&self) -> bool {
+        false
+    }
+
     fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
         visit.call(&self.from)
     }
