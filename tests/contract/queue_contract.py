@@ -1,7 +1,7 @@
 """The contract of a queue: what holds for the standard library's two and for a channel alike.
 
-`QueueContract` is for threads, after CPython's `test_queue`, and `TaskQueueContract` for tasks, after `test_asyncio.test_queues`. What is left out
-of those looks into a queue's inside (`_getters`, `_put`), or sets `maxsize`.
+`QueueContract` is for threads, after CPython's `test_queue`; `TaskQueueContract` for tasks, after `test_asyncio.test_queues`.
+What is left out of those looks into a queue's inside (`_getters`, `_put`), or sets `maxsize`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import queue
-import sys
 import threading
 import time
 from typing import Any
@@ -18,7 +17,6 @@ import pytest
 
 WATCHDOG = 30.0
 SIZE = 5
-HAS_SHUTDOWN = sys.version_info >= (3, 13)
 
 
 def started(function, *args):
@@ -268,7 +266,9 @@ class QueueContract:
         for _ in taking:
             q.put(None)
         ended(*taking)
-        assert sorted(sum(seen, [])) == [(base, number) for base in range(4) for number in range(500)]
+        assert sorted(item for mine in seen for item in mine) == [
+            (base, number) for base in range(4) for number in range(500)
+        ]
         for mine in seen:
             for base in range(4):
                 numbers = [number for sender, number in mine if sender == base]
@@ -302,7 +302,7 @@ class TaskQueueContract:
     def test_get_does_not_suspend_when_there_is_an_item(self):
         async def main():
             q = await self.filled()
-            ran = []
+            ran: list[int] = []
             asyncio.get_running_loop().call_soon(ran.append, 1)
             assert [await q.get() for _ in range(SIZE)] == list(range(SIZE))
             assert not ran

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import inspect
 import queue
+import sys
 
 import pytest
 
-from tests.contract.queue_contract import HAS_SHUTDOWN, QueueContract, TaskQueueContract
+from tests.contract.queue_contract import QueueContract, TaskQueueContract
 
 plait = pytest.importorskip("plait")
 
@@ -21,7 +22,7 @@ def _only_what_there_is(request):
 
 class TestQueue(QueueContract):
     make = staticmethod(queue.Queue)
-    shut_down = queue.ShutDown if HAS_SHUTDOWN else None
+    shut_down = getattr(queue, "ShutDown", None)
 
 
 class TestChannel(QueueContract):
@@ -31,7 +32,7 @@ class TestChannel(QueueContract):
 
 class TestAsyncioQueue(TaskQueueContract):
     make = staticmethod(asyncio.Queue)
-    shut_down = asyncio.QueueShutDown if HAS_SHUTDOWN else None
+    shut_down = getattr(asyncio, "QueueShutDown", None)
 
 
 class TaskSide:
@@ -50,7 +51,9 @@ class TestChannelOfTasks(TaskQueueContract):
     shut_down = plait.ChannelShutDown
 
 
-@pytest.mark.parametrize("name", ["put", "get", "put_nowait", "get_nowait", "task_done", "join", "qsize", "empty", "full"])
+@pytest.mark.parametrize(
+    "name", ["put", "get", "put_nowait", "get_nowait", "task_done", "join", "qsize", "empty", "full"]
+)
 def test_signatures_are_those_of_the_standard_library(name):
     assert inspect.signature(getattr(plait.Channel(), name)) == inspect.signature(getattr(queue.Queue(), name))
 
@@ -58,5 +61,5 @@ def test_signatures_are_those_of_the_standard_library(name):
 def test_errors_are_those_of_both_libraries():
     assert plait.ChannelEmpty.__bases__ == (queue.Empty, asyncio.QueueEmpty)
     assert plait.ChannelFull.__bases__ == (queue.Full, asyncio.QueueFull)
-    if HAS_SHUTDOWN:
+    if sys.version_info >= (3, 13):
         assert plait.ChannelShutDown.__bases__ == (queue.ShutDown, asyncio.QueueShutDown)

@@ -1,4 +1,4 @@
-"""Random programs of threads and tasks over a few channels: every message arrives once and in order, and nobody stays behind."""
+"""Random programs of threads and tasks over a few channels: every message arrives once and in order, nobody stays behind."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ import random
 import threading
 import time
 from collections import Counter
+from typing import Any
 
 import pytest
 from hypothesis import given, settings, strategies as st
 
-import plait
+import plait as package
 
+plait: Any = package  # as to a program without types
 WATCHDOG = 60.0
 
 

@@ -9,11 +9,13 @@ import threading
 import time
 import warnings
 import weakref
+from typing import Any
 
 import pytest
 
-import plait
+import plait as package
 
+plait: Any = package  # as to a program without types
 WATCHDOG = 30.0
 
 
@@ -38,7 +40,7 @@ def run(main):
 
 
 async def waiting(channel, count=1, what="get"):
-    while channel.statistics()[f"waiting_{what}"] != count:
+    while channel.statistics()[f"waiting_{what}"] != count:  # noqa: ASYNC110  (who waits tells nobody)
         await asyncio.sleep(0.001)
 
 
@@ -153,11 +155,11 @@ def test_it_is_a_coroutine_to_asyncio():
             task = group.create_task(channel.aget())
             group.create_task(channel.aput(2))
         assert task.result() == 2
-        assert await asyncio.gather(channel.aget(), channel.aput(3)) == [3, None]
-        coroutine = channel.aget()
+        assert list(await asyncio.gather(channel.aget(), channel.aput(3))) == [3, None]
+        coroutine: Any = channel.aget()
         assert asyncio.iscoroutine(coroutine)
         assert inspect.isawaitable(coroutine)
-        assert coroutine.__name__ == "aget"
+        assert repr(coroutine).startswith("<coroutine object Channel.aget at ")
         coroutine.close()
 
     run(main())
@@ -224,7 +226,7 @@ def test_an_async_loop_ends_with_the_shutdown():
             await channel.aput(number)
         await asyncio.sleep(0)
         channel.shutdown()
-        assert sorted(sum(await asyncio.gather(*consumers), [])) == [0, 1, 2, 3]
+        assert sorted(number for found in await asyncio.gather(*consumers) for number in found) == [0, 1, 2, 3]
 
     run(main())
 
@@ -348,7 +350,7 @@ def test_a_closed_loop_passes_its_wake_ups_on():
     """A task that never runs again is first in line; whoever comes behind it gets the message."""
     channel = plait.Channel()
     event_loop = asyncio.new_event_loop()
-    task = event_loop.create_task(channel.aget())
+    task: Any = event_loop.create_task(channel.aget())
     event_loop.run_until_complete(waiting(channel))
     found: list[int] = []
     thread = started(lambda: found.append(channel.get()))
@@ -367,7 +369,7 @@ def test_a_closed_loop_passes_its_wake_ups_on():
 def test_a_loop_that_is_closed_with_a_wake_up_under_way_passes_it_on():
     channel = plait.Channel()
     event_loop = asyncio.new_event_loop()
-    task = event_loop.create_task(channel.aget())
+    task: Any = event_loop.create_task(channel.aget())
     event_loop.run_until_complete(waiting(channel))
     found: list[int] = []
     thread = started(lambda: found.append(channel.get()))
@@ -384,7 +386,7 @@ def test_a_loop_that_is_closed_with_a_wake_up_under_way_passes_it_on():
 def test_a_loop_that_only_stopped_keeps_nothing_from_others():
     channel = plait.Channel()
     event_loop = asyncio.new_event_loop()
-    task = event_loop.create_task(channel.aget())
+    task: Any = event_loop.create_task(channel.aget())
     event_loop.run_until_complete(waiting(channel))
     time.sleep(0.01)
     for number in range(3):
@@ -411,7 +413,7 @@ def test_many_loops_one_after_the_other():
 
 def test_a_loop_that_cannot_watch_descriptors():
     class Blind(asyncio.SelectorEventLoop):
-        def add_reader(self, *args):
+        def add_reader(self, *args: Any) -> Any:  # type: ignore[override]
             raise NotImplementedError
 
     channel = plait.Channel()
@@ -428,17 +430,16 @@ def test_a_loop_that_cannot_watch_descriptors():
 
 
 def test_what_waits_is_collected_with_its_channel():
+    async def wait(channel):
+        await channel.aget()
+
     async def main():
         channel = plait.Channel()
-
-        async def wait():
-            await channel.aget()
-
-        task = asyncio.create_task(wait())
+        task: Any = asyncio.create_task(wait(channel))
         await waiting(channel)
         task._log_destroy_pending = False
         gone = weakref.ref(task), weakref.ref(channel)
-        del task, wait, channel
+        del task, channel
         gc.collect()
         return [each() for each in gone]
 
