@@ -1,5 +1,5 @@
-# What the extension module offers to the rest of the package; users meet it as `plait.Future`, `plait.ProcessPool` and so on. The
-# docstrings are in the extension, and `mypy.stubtest` compares the two.
+# What the extension module offers to the rest of the package; users meet it as `plait.Future`, `plait.ProcessPool` and so on.
+# The docstrings are in the extension, and `mypy.stubtest` compares the two.
 
 import threading
 from asyncio import AbstractEventLoop
@@ -165,9 +165,9 @@ class ChannelCore(Generic[_T]):
 class Awaiting(Coroutine[Any, Any, Any]):
     _asyncio_future_blocking: bool | None
     @property
-    def __name__(self) -> str: ...
+    def __name__(self) -> str: ...  # pyright: ignore[reportIncompatibleVariableOverride]
     @property
-    def __qualname__(self) -> str: ...
+    def __qualname__(self) -> str: ...  # pyright: ignore[reportIncompatibleVariableOverride]
     def __iter__(self) -> Self: ...
     def __await__(self) -> Self: ...
     def __next__(self) -> Any: ...
@@ -182,7 +182,7 @@ class Awaiting(Coroutine[Any, Any, Any]):
 
 @final
 class Drain:
-    def __call__(self) -> None: ...
+    def __call__(self, *args: Any, **kwargs: Any) -> None: ...
 
 @final
 class Done:
