@@ -316,7 +316,9 @@ impl Flag {
         }
         let (waiter, mut ticket) = (waiter(), None);
         if !self.event.enter(&waiter, &mut ticket) {
-            self.futex.sleep(&waiter);
+            while waiter.woken().is_none() {
+                self.futex.sleep(&waiter);
+            }
         }
     }
 }
