@@ -6,13 +6,21 @@
      │    │    └── WorkerDied        a worker was killed, crashed or left while it ran a task
      │    ├── OwnerDied              the process that held a shared lock or channel died
      │    ├── LimitExceeded          a task went over a limit of `plait.Limits`
-     │    └── DeadlockError          tasks wait for one another in a circle
+     │    ├── DeadlockError          tasks wait for one another in a circle
+     │    └── threading.BrokenBarrierError, asyncio.BrokenBarrierError
+     │         └── BrokenBarrierError  a barrier is broken, or was broken or reset meanwhile
      ├── TimeoutError
      │    └── TaskTimeout            a task ran longer than its `timeout`
      ├── concurrent.futures.CancelledError
      │    └── TaskCancelled          a task was stopped by `future.kill()` or Ctrl-C
-     └── pickle.PicklingError
-          └── NotPicklable           a function, an argument or a result cannot travel
+     ├── pickle.PicklingError
+     │    └── NotPicklable           a function, an argument or a result cannot travel
+     ├── queue.Empty, asyncio.QueueEmpty
+     │    └── ChannelEmpty           a channel has no message, or had none in time
+     ├── queue.Full, asyncio.QueueFull
+     │    └── ChannelFull            a channel has no room, or had none in time
+     └── queue.ShutDown, asyncio.QueueShutDown (where Python has them: from 3.13 on)
+          └── ChannelShutDown        a channel was shut down and has no message left
 
 Fields are keyword arguments, and the message is made from them; a message given as the only positional argument is kept
 instead. Fields, message and notes survive `pickle` and `copy`, since errors of nested pools travel. `import plait` does
@@ -25,8 +33,17 @@ import concurrent.futures
 import pickle
 import signal as signals
 from concurrent.futures.process import BrokenProcessPool
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from plait._barrier_error import BrokenBarrierError
+    from plait._channel_errors import ChannelEmpty, ChannelFull, ChannelShutDown
 
 __all__ = [
+    "BrokenBarrierError",
+    "ChannelEmpty",
+    "ChannelFull",
+    "ChannelShutDown",
     "DeadlockError",
     "LimitExceeded",
     "NotPicklable",
@@ -35,6 +52,22 @@ __all__ = [
     "TaskTimeout",
     "WorkerDied",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    home: Any
+    if name == "BrokenBarrierError":
+        from plait import _barrier_error
+
+        home = _barrier_error
+    elif name in {"ChannelEmpty", "ChannelFull", "ChannelShutDown"}:
+        from plait import _channel_errors
+
+        home = _channel_errors
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return globals().setdefault(name, getattr(home, name))
+
 
 _CRASHES = frozenset(
     {signals.SIGSEGV, signals.SIGBUS, signals.SIGABRT, signals.SIGFPE, signals.SIGILL, signals.SIGSYS, signals.SIGTRAP}

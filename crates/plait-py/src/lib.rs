@@ -8,6 +8,7 @@
 //! | `gil` | waiting without the GIL, and with signals seen |
 //! | `parts` | large parts of values, in blocks of their own |
 //! | `processes` | the process pool and its workers |
+//! | `sync` | channels and locks for threads and tasks of one process |
 //! | `shared` | memory that processes share: segments as buffers, and who holds them on their way |
 //! | `system` | a few calls to the system for the Python side |
 
@@ -19,6 +20,7 @@ mod parts;
 mod payload;
 mod processes;
 mod shared;
+mod sync;
 mod system;
 
 use pyo3::prelude::*;
@@ -34,5 +36,6 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<future::FutureCore>()?;
     processes::register(module)?;
     shared::register(module)?;
+    sync::register(module)?;
     system::register(module)
 }

@@ -11,15 +11,30 @@
 //! | [`arena`] | blocks for what is too large for a slot; one writer allocates, readers give back |
 //! | [`segment`] | memory that any process of the program can open, told from others by its identity |
 //! | [`post`] | keeps a segment that is on its way to a process until it has arrived there |
+//! | [`wait`] | who waits in this process, threads and tasks in one queue |
+//! | [`permits`] | the machine of locks and semaphores |
+//! | [`event`] | a flag that others wait for |
+//! | [`condition`] | who waits to be notified |
+//! | [`guarded`] | the mutex of such queues, which a forked child finds free |
+//! | [`channel`] | a queue of items with a capacity, and who waits for it |
 //!
 //! The algorithms borrow their words, so they run on the heap under loom and in a mapping in production.
-//! Nothing here blocks but the thread of [`post`]: sleeping is the caller's business, through `plait-sys`.
+//! Nothing here blocks but the thread of [`post`] and the sleeps of [`wait`].
 
 #[cfg(not(loom))]
 pub mod arena;
+pub mod channel;
+pub mod condition;
+pub mod event;
+#[cfg(not(loom))]
+pub mod guarded;
+#[cfg(loom)]
+#[path = "guarded_loom.rs"]
+pub mod guarded;
 pub mod holds;
 pub mod idle;
 pub mod loan;
+pub mod permits;
 #[cfg(not(loom))]
 pub mod post;
 pub mod queue;
@@ -27,3 +42,4 @@ pub mod ring;
 #[cfg(not(loom))]
 pub mod segment;
 pub mod sync;
+pub mod wait;
