@@ -9,6 +9,7 @@
 //! | `parts` | large parts of values, in blocks of their own |
 //! | `processes` | the process pool and its workers |
 //! | `shared` | memory that processes share: segments as buffers, and who holds them on their way |
+//! | `sync` | channels and locks, for threads, tasks and processes |
 //! | `system` | a few calls to the system for the Python side |
 
 mod codec;
@@ -19,6 +20,7 @@ mod parts;
 mod payload;
 mod processes;
 mod shared;
+mod sync;
 mod system;
 
 use pyo3::prelude::*;
@@ -32,5 +34,6 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<future::FutureCore>()?;
     processes::register(module)?;
     shared::register(module)?;
+    sync::register(module)?;
     system::register(module)
 }

@@ -9,15 +9,18 @@
 //! | [`holds`] | hazard words: who goes on reading what it was lent |
 //! | [`arena`] | blocks for what is too large for a slot; one writer allocates, readers give back |
 //! | [`segment`] | memory that any process of the program can open, told from others by its identity |
+//! | [`monitor`] | what processes wait at together: queues of waiters that may die |
 //! | [`post`] | keeps a segment that is on its way to a process until it has arrived there |
 //!
 //! The algorithms borrow their words, so they run on the heap under loom and in a mapping in production.
-//! Nothing here blocks but the thread of [`post`]: sleeping is the caller's business, through `plait-sys`.
+//! Nothing here blocks but the threads of [`post`] and [`monitor`], and the waiters of the latter: sleeping is the caller's business,
+//! through `plait-sys`.
 
 #[cfg(not(loom))]
 pub mod arena;
 pub mod holds;
 pub mod idle;
+pub mod monitor;
 #[cfg(not(loom))]
 pub mod post;
 pub mod queue;
