@@ -121,6 +121,9 @@ impl Message {
         if size <= INLINE {
             return Ok(());
         }
+        if channel.outrun() {
+            gil::detached(py, || channel.keep_pace());
+        }
         let write = || channel.write_block(size, |start| self.write(start));
         let block = if size < LONG { write() } else { gil::detached(py, write) };
         self.block = Some(block.map_err(shared::refused)?);

@@ -11,6 +11,8 @@
 use std::io;
 use std::sync::Arc;
 
+use plait_sys::time;
+
 use super::gate::{Kind, word};
 use super::object::{Behaviour, Entered, Object, Plan};
 use super::seats::Process;
@@ -20,7 +22,7 @@ use crate::segment::Segment;
 use crate::sync::{
     AtomicU32, AtomicU64,
     Ordering::{Acquire, Relaxed, Release},
-    full_fence,
+    full_fence, relax,
 };
 
 /// The gate of those who put.
@@ -42,6 +44,13 @@ pub const MOST: u64 = 1 << 30;
 
 /// Room that is worth the end of a spin.
 const ROOM: u64 = 64;
+
+/// Bytes of blocks that caches hold.
+const WARM: u64 = 8 << 20;
+/// How long nobody gets anything until who puts goes on, in nanoseconds.
+const STALL_NS: u64 = 50_000;
+/// Looks before the first yield.
+const SPINS: u32 = 1000;
 
 const OPEN: u32 = 0;
 const SHUT: u32 = 1;
@@ -123,6 +132,8 @@ pub struct Channel {
     capacity: u64,
     mask: u64,
     store: Store,
+    /// `head` when it last stood still while somebody waited for it to move, plus one.
+    stalled: AtomicU64,
 }
 
 /// Counters of a channel.
@@ -305,6 +316,7 @@ impl Channel {
             capacity,
             mask: sizes.slots - 1,
             store,
+            stalled: AtomicU64::new(0),
         }
     }
 
@@ -377,6 +389,36 @@ impl Channel {
         let block = self.store.take(self.object.segment(), self.object.seat()?, len)?;
         write(block.as_ptr());
         Ok(block)
+    }
+
+    /// Whether there are more bytes in blocks than caches hold, and somebody is taking them out: then it pays to [keep pace](Self::keep_pace).
+    #[inline]
+    #[must_use]
+    pub fn outrun(&self) -> bool {
+        self.store.crowd() > WARM && self.stalled.load(Relaxed) != self.words().get.head.load(Relaxed) + 1
+    }
+
+    /// Lets those who get catch up, as long as they do: the blocks that they give back are warm, while new ones would have to come from memory.
+    /// Who finds that nobody gets does not wait again before somebody has.
+    pub fn keep_pace(&self) {
+        let head = &self.words().get.head;
+        let (mut seen, mut since) = (head.load(Relaxed), time::monotonic_ns());
+        let mut rounds = 0_u32;
+        while self.store.crowd() > WARM / 2 {
+            rounds += 1;
+            if rounds < SPINS {
+                relax();
+                continue;
+            }
+            std::thread::yield_now();
+            let (now, moved) = (time::monotonic_ns(), head.load(Relaxed));
+            if moved != seen {
+                (seen, since) = (moved, now);
+            } else if now - since > STALL_NS {
+                self.stalled.store(seen + 1, Relaxed);
+                return;
+            }
+        }
     }
 
     /// Gives a block of this process back.

@@ -167,7 +167,7 @@ impl Store {
     pub fn take(&self, segment: &Segment, seat: u32, len: usize) -> io::Result<Block> {
         let class = len.max(1).next_power_of_two().trailing_zeros().max(FIRST) - FIRST;
         let size = 1_u64 << (class + FIRST);
-        if class as usize >= CLASSES || len as u64 > plait_sys::limits::total_memory() {
+        if class as usize >= CLASSES || (size > PIECE && len as u64 > plait_sys::limits::total_memory()) {
             return Err(io::ErrorKind::OutOfMemory.into());
         }
         let index = self.take_of_class(class, size, seat)?;
@@ -303,6 +303,14 @@ impl Store {
                 self.link(index);
             }
         }
+    }
+
+    /// Bytes of blocks that are not free, by their sizes. A hint: two words read beside the guard.
+    #[inline]
+    #[must_use]
+    pub fn crowd(&self) -> u64 {
+        let words = self.words();
+        words.fresh.load(Relaxed).saturating_sub(words.free_bytes.load(Relaxed))
     }
 
     /// Blocks and bytes that are not free.
