@@ -4,7 +4,7 @@ Public names are loaded when they are first used, so that `import plait` costs n
 
     from plait import ProcessPool
 
-The rooms behind them: `plait.processes` (the process pool), `plait.shared` (shared memory),
+The rooms behind them: `plait.processes` (the process pool), `plait.shared` (shared memory), `plait.sync` (channels),
 `plait.errors` (every exception), `plait._future` and
 `plait._executor` (what all executors share), `plait._core` (the extension).
 """
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from plait import errors as errors
     from plait._future import Future as Future
     from plait.errors import (
+        ChannelEmpty as ChannelEmpty,
+        ChannelFull as ChannelFull,
+        ChannelShutDown as ChannelShutDown,
         DeadlockError as DeadlockError,
         LimitExceeded as LimitExceeded,
         NotPicklable as NotPicklable,
@@ -36,10 +39,15 @@ if TYPE_CHECKING:
     from plait.processes.limits import Limits as Limits
     from plait.shared._array import shared_array as shared_array
     from plait.shared._share import Shared as Shared, share as share
+    from plait.sync._channel import Channel as Channel, aselect as aselect, select as select
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Channel",
+    "ChannelEmpty",
+    "ChannelFull",
+    "ChannelShutDown",
     "DeadlockError",
     "Future",
     "LimitExceeded",
@@ -52,12 +60,18 @@ __all__ = [
     "TaskTimeout",
     "WorkerDied",
     "__version__",
+    "aselect",
     "errors",
+    "select",
     "share",
     "shared_array",
 ]
 
 _HOMES = {
+    "Channel": "plait.sync._channel",
+    "ChannelEmpty": "plait.errors",
+    "ChannelFull": "plait.errors",
+    "ChannelShutDown": "plait.errors",
     "DeadlockError": "plait.errors",
     "Future": "plait._future",
     "LimitExceeded": "plait.errors",
@@ -69,6 +83,8 @@ _HOMES = {
     "TaskCancelled": "plait.errors",
     "TaskTimeout": "plait.errors",
     "WorkerDied": "plait.errors",
+    "aselect": "plait.sync._channel",
+    "select": "plait.sync._channel",
     "share": "plait.shared._share",
     "shared_array": "plait.shared._array",
 }

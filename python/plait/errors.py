@@ -11,8 +11,14 @@
      │    └── TaskTimeout            a task ran longer than its `timeout`
      ├── concurrent.futures.CancelledError
      │    └── TaskCancelled          a task was stopped by `future.kill()` or Ctrl-C
-     └── pickle.PicklingError
-          └── NotPicklable           a function, an argument or a result cannot travel
+     ├── pickle.PicklingError
+     │    └── NotPicklable           a function, an argument or a result cannot travel
+     ├── queue.Empty, asyncio.QueueEmpty
+     │    └── ChannelEmpty           a channel has no message, or had none in time
+     ├── queue.Full, asyncio.QueueFull
+     │    └── ChannelFull            a channel has no room, or had none in time
+     └── queue.ShutDown, asyncio.QueueShutDown (where Python has them: from 3.13 on)
+          └── ChannelShutDown        a channel was shut down and has no message left
 
 Fields are keyword arguments, and the message is made from them; a message given as the only positional argument is kept
 instead. Fields, message and notes survive `pickle` and `copy`, since errors of nested pools travel. `import plait` does
@@ -25,8 +31,15 @@ import concurrent.futures
 import pickle
 import signal as signals
 from concurrent.futures.process import BrokenProcessPool
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from plait._channel_errors import ChannelEmpty, ChannelFull, ChannelShutDown
 
 __all__ = [
+    "ChannelEmpty",
+    "ChannelFull",
+    "ChannelShutDown",
     "DeadlockError",
     "LimitExceeded",
     "NotPicklable",
@@ -35,6 +48,15 @@ __all__ = [
     "TaskTimeout",
     "WorkerDied",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in {"ChannelEmpty", "ChannelFull", "ChannelShutDown"}:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from plait import _channel_errors
+
+    return globals().setdefault(name, getattr(_channel_errors, name))
+
 
 _CRASHES = frozenset(
     {signals.SIGSEGV, signals.SIGBUS, signals.SIGABRT, signals.SIGFPE, signals.SIGILL, signals.SIGSYS, signals.SIGTRAP}

@@ -37,9 +37,13 @@ HOMES = {
 }
 
 # The Python rooms that may open a door of the extension module. Between rooms, see [tool.importlinter] in pyproject.toml.
-DOORS = {"_future", "_executor", "processes", "shared"}
+DOORS = {"_future", "_executor", "processes", "shared", "sync"}
 
 PUBLIC = {
+    "Channel",
+    "ChannelEmpty",
+    "ChannelFull",
+    "ChannelShutDown",
     "DeadlockError",
     "Future",
     "LimitExceeded",
@@ -52,7 +56,9 @@ PUBLIC = {
     "TaskTimeout",
     "WorkerDied",
     "__version__",
+    "aselect",
     "errors",
+    "select",
     "share",
     "shared_array",
 }
@@ -203,3 +209,14 @@ def test_import_is_cheap(run_script: Any) -> None:
     loaded = set(json.loads(run_script(source, way="-c").stdout))
     dear = {"multiprocessing", "asyncio", "concurrent.futures.process", "subprocess", "socket", "numpy", "cloudpickle"}
     assert not loaded & dear
+
+
+def test_channels_do_without_asyncio_until_they_need_it(run_script: Any) -> None:
+    source = """
+import sys, threading, plait
+channel = plait.Channel(2)
+threading.Thread(target=lambda: [channel.put(number) for number in range(5)]).start()
+assert [channel.get(timeout=30) for _ in range(5)] == list(range(5))
+print("asyncio" in sys.modules, "multiprocessing" in sys.modules)
+"""
+    assert run_script(source, way="-c").stdout == "False False\n"

@@ -8,6 +8,7 @@
 //! | `gil` | waiting without the GIL, and with signals seen |
 //! | `parts` | large parts of values, in blocks of their own |
 //! | `processes` | the process pool and its workers |
+//! | `sync` | channels and locks for threads and tasks of one process |
 //! | `shared` | memory that processes share: segments as buffers, and who holds them on their way |
 //! | `sync` | channels and locks, for threads, tasks and processes |
 //! | `system` | a few calls to the system for the Python side |

@@ -11,13 +11,15 @@
 //! | [`segment`] | memory that any process of the program can open, told from others by its identity |
 //! | [`monitor`] | what processes wait at together: queues of waiters that may die |
 //! | [`post`] | keeps a segment that is on its way to a process until it has arrived there |
+//! | [`wait`] | who waits in this process, threads and tasks in one queue |
+//! | [`channel`] | a queue of items with a capacity, and who waits for it |
 //!
 //! The algorithms borrow their words, so they run on the heap under loom and in a mapping in production.
-//! Nothing here blocks but the threads of [`post`] and [`monitor`], and the waiters of the latter: sleeping is the caller's business,
-//! through `plait-sys`.
+//! Nothing here blocks but the threads of [`post`] and [`monitor`], and the sleeps of [`wait`] and of the latter's waiters.
 
 #[cfg(not(loom))]
 pub mod arena;
+pub mod channel;
 pub mod holds;
 pub mod idle;
 pub mod monitor;
@@ -28,3 +30,4 @@ pub mod ring;
 #[cfg(not(loom))]
 pub mod segment;
 pub mod sync;
+pub mod wait;

@@ -58,9 +58,17 @@ impl Robust {
         unsafe {
             let attributes = attributes.as_mut_ptr();
             check(libc::pthread_mutexattr_init(attributes))?;
-            let made = check(libc::pthread_mutexattr_setpshared(attributes, libc::PTHREAD_PROCESS_SHARED))
-                .and_then(|()| check(libc::pthread_mutexattr_setrobust(attributes, libc::PTHREAD_MUTEX_ROBUST)))
-                .and_then(|()| check(libc::pthread_mutex_init(at.cast(), attributes)));
+            let made = check(libc::pthread_mutexattr_setpshared(
+                attributes,
+                libc::PTHREAD_PROCESS_SHARED,
+            ))
+            .and_then(|()| {
+                check(libc::pthread_mutexattr_setrobust(
+                    attributes,
+                    libc::PTHREAD_MUTEX_ROBUST,
+                ))
+            })
+            .and_then(|()| check(libc::pthread_mutex_init(at.cast(), attributes)));
             libc::pthread_mutexattr_destroy(attributes);
             made
         }
@@ -96,7 +104,11 @@ impl Robust {
     /// The lock is held; from now on it can be let go of as any other.
     #[cold]
     fn inherit(&self, result: i32) {
-        assert_eq!(result, libc::EOWNERDEAD, "a valid robust lock is refused for no other reason");
+        assert_eq!(
+            result,
+            libc::EOWNERDEAD,
+            "a valid robust lock is refused for no other reason"
+        );
         // SAFETY: initialised, and held by this thread, which was told that its holder died.
         let result = unsafe { libc::pthread_mutex_consistent(self.0.get()) };
         assert_eq!(result, 0, "it has just been inherited");

@@ -14,8 +14,7 @@ use std::sync::Arc;
 use plait_sys::time;
 
 use super::gate::{Kind, word};
-use super::object::{Behaviour, Entered, Object, Plan};
-use super::seats::Process;
+use super::object::{Behaviour, Entered, Handle, Object, Plan};
 use super::store::{self, Block, Store, StoreWords};
 use super::waiter::Waiter;
 use crate::segment::Segment;
@@ -87,6 +86,8 @@ struct Words {
     lost: AtomicU64,
     /// Messages that `shutdown(immediate)` threw away.
     discarded: AtomicU64,
+    /// Waits that began.
+    waits: AtomicU64,
 }
 
 #[repr(C)]
@@ -128,7 +129,7 @@ pub enum Incoming {
 
 /// A channel of this process.
 pub struct Channel {
-    object: Arc<Object>,
+    object: Handle,
     capacity: u64,
     mask: u64,
     store: Store,
@@ -149,6 +150,8 @@ pub struct Counts {
     pub lost: u64,
     /// Messages thrown away by `shutdown(immediate)`.
     pub discarded: u64,
+    /// Waits that began.
+    pub waits: u64,
     /// Waiters at each gate.
     pub waiting: [u32; 3],
     /// Blocks, and bytes in them, that hold messages.
@@ -312,7 +315,7 @@ impl Channel {
             Store::at(object.own().add(sizes.store), sizes.blocks, base)
         };
         Self {
-            object,
+            object: Handle::new(object),
             capacity,
             mask: sizes.slots - 1,
             store,
@@ -324,7 +327,13 @@ impl Channel {
     fn of(object: &Object) -> Burial<'_> {
         let sizes = Sizes::of(object.parameter(0));
         // SAFETY: as in `keep`; the object outlives the view.
-        let store = unsafe { Store::at(object.own().add(sizes.store), sizes.blocks, object.segment().len() as u64) };
+        let store = unsafe {
+            Store::at(
+                object.own().add(sizes.store),
+                sizes.blocks,
+                object.segment().len() as u64,
+            )
+        };
         Burial {
             object,
             mask: sizes.slots - 1,
@@ -367,7 +376,11 @@ impl Channel {
     #[inline]
     #[must_use]
     pub fn worth_a_look(&self, gate: usize) -> bool {
-        let enough = if gate == PUT { (self.capacity / 4).clamp(1, ROOM) } else { 1 };
+        let enough = if gate == PUT {
+            (self.capacity / 4).clamp(1, ROOM)
+        } else {
+            1
+        };
         RULES.ready(&self.object, gate) >= u64::from(self.object.gate(gate).handed()) + enough
     }
 
@@ -438,13 +451,27 @@ impl Channel {
     /// When none could be put.
     #[inline]
     pub fn put(&self, messages: &[Outgoing<'_>], waiter: Option<&Waiter>) -> Result<usize, Refused> {
+        self.put_all(messages, false, waiter)
+    }
+
+    /// The same; `all_or_none` of them if so asked for.
+    ///
+    /// # Errors
+    /// As for [`put`](Self::put).
+    #[inline]
+    pub fn put_all(
+        &self,
+        messages: &[Outgoing<'_>],
+        all_or_none: bool,
+        waiter: Option<&Waiter>,
+    ) -> Result<usize, Refused> {
         let words = self.words();
         let entered = self.object.enter(PUT);
         if words.state.load(Relaxed) != OPEN {
             return Err(Refused::ShutDown);
         }
         let room = self.allowed(&entered, waiter, |fresh| self.room(fresh));
-        if room == 0 {
+        if room == 0 || (all_or_none && (messages.len() as u64) > room.max(self.room(true))) {
             return Err(Refused::Wait);
         }
         let count = messages.len().min(room as usize);
@@ -509,7 +536,8 @@ impl Channel {
                     self.store.take_from_ring(block, seat);
                     messages.push(Incoming::Large(block));
                 } else {
-                    let data = std::slice::from_raw_parts((&raw const (*slot).data).cast::<u8>(), (len as usize).min(INLINE));
+                    let data =
+                        std::slice::from_raw_parts((&raw const (*slot).data).cast::<u8>(), (len as usize).min(INLINE));
                     let start = buffer.len();
                     buffer.extend_from_slice(data);
                     messages.push(Incoming::Small {
@@ -623,6 +651,7 @@ impl Channel {
             waiter.took(&entered);
             return Ok(None);
         }
+        self.words().waits.fetch_add(1, Relaxed);
         drop(entered);
         Ok(Some(waiter))
     }
@@ -652,10 +681,33 @@ impl Channel {
         }
     }
 
-    /// Whether all messages are done.
+    /// Whether all messages are done. A `waiter` that learns so is gone then; else it waits on.
     #[must_use]
-    pub fn all_done(&self) -> bool {
-        unfinished(self.words()) == 0
+    pub fn joined(&self, waiter: Option<&Waiter>) -> bool {
+        let done = self.unfinished() == 0;
+        let Some(waiter) = waiter else { return done };
+        let entered = self.object.enter(JOIN);
+        if !done {
+            entered.gate.requeue(waiter.slot());
+            entered.gate.await_more();
+            if self.unfinished() != 0 {
+                return false;
+            }
+        }
+        self.used(entered, JOIN, Some(waiter));
+        true
+    }
+
+    /// Messages that were not called done.
+    #[must_use]
+    pub fn unfinished(&self) -> u64 {
+        unfinished(self.words())
+    }
+
+    /// Waiters at a gate.
+    #[must_use]
+    pub fn waiting(&self, gate: usize) -> u32 {
+        self.object.gate(gate).waiting()
     }
 
     /// Nothing can be put any more; with `immediate`, what is in it is thrown away, and given to `thrown`: blocks are this process's then.
@@ -692,16 +744,11 @@ impl Channel {
             unfinished: unfinished(words),
             lost: words.lost.load(Relaxed),
             discarded: words.discarded.load(Relaxed),
+            waits: words.waits.load(Relaxed),
             waiting: [PUT, GET, JOIN].map(|gate| self.object.gate(gate).waiting()),
             blocks: self.store.in_use(),
             processes: self.object.seats().taken().count() as u64,
         }
-    }
-
-    /// The processes that use it.
-    #[must_use]
-    pub fn processes(&self) -> Vec<Process> {
-        self.object.seats().taken().map(|(_, process)| process).collect()
     }
 }
 

@@ -358,7 +358,9 @@ mod tests {
             words: &words,
             slots: &slots,
         };
-        let waiters: Vec<u32> = (0..6).map(|n| gate.enqueue(n, Kind::Thread, 0).expect("room")).collect();
+        let waiters: Vec<u32> = (0..6)
+            .map(|n| gate.enqueue(n, Kind::Thread, 0).expect("room"))
+            .collect();
         assert_eq!(gate.wake_first(0).map(|woken| woken.slot), Some(waiters[0]));
         gate.requeue(waiters[0]);
         assert_eq!(gate.wake_first(PATIENCE_NS).map(|woken| woken.slot), Some(waiters[0]));

@@ -7,7 +7,7 @@ use std::io;
 use std::sync::Arc;
 
 use super::gate::{Kind, word};
-use super::object::{Behaviour, Object, Plan};
+use super::object::{Behaviour, Handle, Object, Plan};
 use super::waiter::Waiter;
 use crate::segment::Segment;
 use crate::sync::{
@@ -108,7 +108,7 @@ pub struct Counts {
 
 /// A lock of this process.
 pub struct Lock {
-    object: Arc<Object>,
+    object: Handle,
 }
 
 struct Rules;
@@ -161,14 +161,18 @@ impl Lock {
             behaviour: &RULES,
         };
         let object = Object::create(&plan, |_| Ok(()))?;
-        Ok(Self { object })
+        Ok(Self {
+            object: Handle::new(object),
+        })
     }
 
     /// The lock in a segment that another process made; None where it is something else.
     #[must_use]
     pub fn find(segment: Arc<Segment>, reentrant: bool) -> Option<Self> {
         let object = Object::find(segment, KIND, &RULES)?;
-        (object.parameter(0) == u64::from(reentrant)).then_some(Self { object })
+        (object.parameter(0) == u64::from(reentrant)).then(|| Self {
+            object: Handle::new(object),
+        })
     }
 
     /// What it is in shared memory.

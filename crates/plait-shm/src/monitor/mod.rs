@@ -6,6 +6,8 @@
 //! | [`seats`] | which processes use an object |
 //! | [`object`] | an object: its memory, its gates, this process's seat |
 //! | [`peers`] | the thread that sees the deaths of those who use the same objects |
+//! | [`bell`] | the threads that tell tasks |
+//! | [`lock`] | a lock whose owner may die |
 //! | [`waiter`] | a waiter of this process, asleep or not |
 //! | [`channel`] | messages in a ring, put and got by all |
 //! | [`store`] | blocks of a channel for what is too large for its ring |
@@ -13,8 +15,12 @@
 //! The protocol is in `docs/design/shared-sync.md`.
 
 #[cfg(not(loom))]
+pub mod bell;
+#[cfg(not(loom))]
 pub mod channel;
 pub mod gate;
+#[cfg(not(loom))]
+pub mod lock;
 #[cfg(not(loom))]
 pub mod object;
 #[cfg(not(loom))]

@@ -16,6 +16,7 @@ use plait_sys::mem::Identity;
 use plait_sys::robust::{Held, Robust};
 use plait_sys::{fork, time};
 
+use super::bell;
 use super::gate::{Gate, GateWords, Kind, Slot, Woken};
 use super::peers;
 use super::seats::{Process, Seats};
@@ -73,6 +74,37 @@ pub struct Object {
     seat: AtomicU64,
     /// The generation that watches its peers, plus one.
     pub(super) watched: AtomicU32,
+    handles: AtomicU32,
+}
+
+/// What keeps an object in use, unlike those who only wait there: with the last of them the bell's thread lets go of it.
+pub struct Handle(Arc<Object>);
+
+impl Handle {
+    /// One more.
+    #[must_use]
+    pub fn new(object: Arc<Object>) -> Self {
+        // Relaxed: it only counts.
+        object.handles.fetch_add(1, Relaxed);
+        Self(object)
+    }
+}
+
+impl std::ops::Deref for Handle {
+    type Target = Arc<Object>;
+
+    #[inline]
+    fn deref(&self) -> &Arc<Object> {
+        &self.0
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        if self.0.handles.fetch_sub(1, Relaxed) == 1 {
+            bell::forget(&self.0);
+        }
+    }
 }
 
 /// What makes a new object, or finds one.
@@ -145,6 +177,7 @@ impl Object {
             behaviour,
             seat: AtomicU64::new(0),
             watched: AtomicU32::new(0),
+            handles: AtomicU32::new(0),
         });
         let Some(mut known) = fork::lock(&KNOWN) else {
             return made;

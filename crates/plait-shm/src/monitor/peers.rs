@@ -101,7 +101,9 @@ pub(super) fn listen(alarm: BorrowedFd<'_>) -> bool {
     const EEXIST: i32 = 17;
     let Some(slot) = fork::lock(&PEERS) else { return false };
     let Some(peers) = &*slot else { return false };
-    let Some(mut peers) = fork::lock(peers) else { return false };
+    let Some(mut peers) = fork::lock(peers) else {
+        return false;
+    };
     let number = Some(alarm.as_raw_fd());
     if peers.generation != fork::generation() {
         return false;
@@ -155,7 +157,10 @@ fn run(peers: &Arc<Mutex<Peers>>) {
             return;
         }
         let dead: Vec<Process> = match fork::lock(peers) {
-            Some(mut peers) => tokens.iter().filter_map(|&token| peers.watched.remove(&epoll, token)).collect(),
+            Some(mut peers) => tokens
+                .iter()
+                .filter_map(|&token| peers.watched.remove(&epoll, token))
+                .collect(),
             None => return,
         };
         dead.into_iter().for_each(|process| bury(peers, process));
@@ -244,7 +249,8 @@ impl Watched {
     /// Watches a process. False when it is dead.
     fn add(&mut self, epoll: &Epoll, process: Process) -> bool {
         let token = FIRST_PROCESS + self.count;
-        let opened = PidFd::open(process.pid).and_then(|pidfd| epoll.add_readable(pidfd.as_fd(), token).map(|()| pidfd));
+        let opened =
+            PidFd::open(process.pid).and_then(|pidfd| epoll.add_readable(pidfd.as_fd(), token).map(|()| pidfd));
         // Looked at after it was opened: the number cannot go to another process unnoticed any more.
         if !process.lives() {
             return false;

@@ -172,8 +172,7 @@ impl Store {
         }
         let index = self.take_of_class(class, size, seat)?;
         self.entry(index).len.store(len as u64, Relaxed);
-        self.map(segment, index)
-            .inspect_err(|_| self.give_back(segment, index))
+        self.map(segment, index).inspect_err(|_| self.give_back(segment, index))
     }
 
     fn take_of_class(&self, class: u32, size: u64, seat: u32) -> io::Result<u32> {

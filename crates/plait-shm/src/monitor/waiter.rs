@@ -59,9 +59,17 @@ impl Waiter {
         self.slot
     }
 
+    /// Whether it has left the gate.
+    #[inline]
+    #[must_use]
+    pub fn gone(&self) -> bool {
+        // Relaxed: whoever waits with it is one.
+        self.gone.load(Relaxed) != 0
+    }
+
     /// Whether it is still a place of this process.
     fn here(&self) -> bool {
-        self.gone.load(Relaxed) == 0 && self.generation == fork::generation()
+        !self.gone() && self.generation == fork::generation()
     }
 
     /// Gives the place up together with what was waited for, which has been taken under the guard that is held.
@@ -77,12 +85,12 @@ impl Waiter {
         self.object.word(self.gate, self.slot)
     }
 
-    /// Whether it has been woken, or poked.
+    /// Whether it has been woken.
     #[inline]
     #[must_use]
     pub fn woken(&self) -> bool {
         // Acquire: pairs with `wake_first` [gate.wake].
-        self.word().load(Acquire) != word::WAITING
+        self.word().load(Acquire) & word::STATE != word::WAITING
     }
 
     /// Sleeps. May come back early.

@@ -1,0 +1,430 @@
+//! What `await` gets: an operation that a task waits for, as a coroutine and the coroutine's future in one object.
+//!
+//! A coroutine, so that `create_task` and `wait_for` take it. The future that its task is to wait for is the object itself: it is
+//! what the C Task asks of a future (`_asyncio_future_blocking`, `get_loop`, `add_done_callback`, `cancel`, `result`), costs nothing, and serves
+//! again when the task was woken in vain.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use plait_shm::wait::Kind;
+use plait_sys::time;
+use pyo3::exceptions::{PyRuntimeError, PyRuntimeWarning, PyStopIteration};
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyDict, PyType};
+use pyo3::{PyTraverseError, PyTypeInfo, PyVisit, ffi};
+
+use super::Waiter;
+use super::inbox::{Inbox, Task};
+use super::operation::{Operation, Place};
+
+/// How far the task is that waits.
+#[derive(Default)]
+struct Waiting {
+    /// Whom to call, and in which context.
+    callbacks: Vec<(Py<PyAny>, Py<PyAny>)>,
+    /// They have been called, or will be.
+    told: bool,
+    /// `cancel` was asked for, with this message.
+    cancelled: Option<Option<Py<PyAny>>>,
+}
+
+struct Inner {
+    /// None once it is over, and while it is being tried.
+    operation: Option<Box<dyn Operation>>,
+    place: Option<Place>,
+    waiting: Waiting,
+    started: bool,
+    /// None while no task waits: asyncio then takes it for a coroutine, and otherwise for a future.
+    blocking: Option<bool>,
+}
+
+/// An operation that a task waits for.
+#[pyclass(frozen, weakref, module = "plait._core")]
+pub(crate) struct Awaiting {
+    name: &'static str,
+    inner: Mutex<Inner>,
+}
+
+/// What a step came to.
+enum Step {
+    Done(Py<PyAny>),
+    /// The task waits for this very object.
+    Wait,
+}
+
+impl Awaiting {
+    /// `name` is what it is called where it is shown.
+    pub(crate) fn new(name: &'static str, operation: Box<dyn Operation>) -> Self {
+        Self {
+            name,
+            inner: Mutex::new(Inner {
+                operation: Some(operation),
+                place: None,
+                waiting: Waiting::default(),
+                started: false,
+                blocking: None,
+            }),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tries, and waits when it does not go.
+    fn step(slf: &Bound<'_, Self>) -> PyResult<Step> {
+        let py = slf.py();
+        let this = slf.get();
+        let (operation, mut place) = {
+            let mut inner = this.lock();
+            inner.started = true;
+            (inner.operation.take(), inner.place.take())
+        };
+        let Some(mut operation) = operation else {
+            return Err(PyRuntimeError::new_err(format!(
+                "cannot reuse already awaited {}()",
+                this.name
+            )));
+        };
+        let mut tried = operation.attempt(py, place.as_mut());
+        if matches!(tried, Ok(None)) && place.is_none() {
+            tried = Self::waiter(slf).and_then(|waiter| {
+                let place = place.insert(Place::new(waiter));
+                operation.attempt(py, Some(place))
+            });
+        }
+        match tried {
+            Ok(None) => {
+                let mut inner = this.lock();
+                inner.operation = Some(operation);
+                inner.place = place;
+                let before = std::mem::take(&mut inner.waiting);
+                inner.blocking = Some(true);
+                drop(inner);
+                drop(before);
+                Ok(Step::Wait)
+            }
+            Ok(Some(done)) => Ok(Step::Done(done)),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// A waiter for the task that runs in this thread.
+    fn waiter(slf: &Bound<'_, Self>) -> PyResult<std::sync::Arc<Waiter>> {
+        let task = Task {
+            inbox: Inbox::here(slf.py())?,
+            awaiting: slf.clone().unbind(),
+        };
+        Ok(Waiter::new(Kind::Task(task), time::monotonic_ns()))
+    }
+
+    /// It is over, however it was: nobody waits any more.
+    pub(crate) fn give_up(&self, py: Python<'_>) {
+        let (operation, place) = {
+            let mut inner = self.lock();
+            inner.started = true;
+            (inner.operation.take(), inner.place.take())
+        };
+        if let (Some(mut operation), Some(mut place)) = (operation, place) {
+            operation.leave(py, &mut place);
+        }
+    }
+
+    /// Takes those to be told; None when they have been already.
+    fn tell(&self) -> Option<Vec<(Py<PyAny>, Py<PyAny>)>> {
+        let mut inner = self.lock();
+        if inner.waiting.told {
+            return None;
+        }
+        inner.waiting.told = true;
+        Some(std::mem::take(&mut inner.waiting.callbacks))
+    }
+
+    /// Has the loop run the task; in the loop's own thread.
+    pub(crate) fn schedule(&self, slf: &Bound<'_, Self>) -> PyResult<()> {
+        for (callback, context) in self.tell().unwrap_or_default() {
+            self.call_soon(slf, &callback, &context)?;
+        }
+        Ok(())
+    }
+
+    fn call_soon(&self, slf: &Bound<'_, Self>, callback: &Py<PyAny>, context: &Py<PyAny>) -> PyResult<()> {
+        let py = slf.py();
+        let event_loop = self.event_loop(py)?;
+        let kwargs = PyDict::new(py);
+        kwargs.set_item(pyo3::intern!(py, "context"), context)?;
+        event_loop
+            .bind(py)
+            .call_method(pyo3::intern!(py, "call_soon"), (callback, slf), Some(&kwargs))
+            .map(drop)
+    }
+
+    /// Runs the task, in a callback of its loop.
+    pub(crate) fn run(&self, slf: &Bound<'_, Self>) -> PyResult<()> {
+        let py = slf.py();
+        for (callback, context) in self.tell().unwrap_or_default() {
+            if context.is_none(py) {
+                callback.call1(py, (slf,))?;
+            } else {
+                context.call_method1(py, pyo3::intern!(py, "run"), (callback, slf))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn event_loop(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        let inner = self.lock();
+        match inner.place.as_ref().map(|place| place.waiter.kind()) {
+            Some(Kind::Task(task)) => Ok(task.inbox.event_loop(py).clone().unbind()),
+            _ => Err(PyRuntimeError::new_err("nothing waits for it")),
+        }
+    }
+}
+
+#[pymethods]
+impl Awaiting {
+    fn __await__(slf: Py<Self>) -> Py<Self> {
+        slf
+    }
+
+    fn __iter__(slf: Py<Self>) -> Py<Self> {
+        slf
+    }
+
+    fn __next__(slf: &Bound<'_, Self>) -> PyResult<Py<PyAny>> {
+        match Self::step(slf)? {
+            Step::Wait => Ok(slf.clone().into_any().unbind()),
+            // In a tuple, since an exception or a tuple would not be taken for the value.
+            Step::Done(value) => Err(PyStopIteration::new_err((value,))),
+        }
+    }
+
+    /// Resume the coroutine. For event loops.
+    #[pyo3(signature = (value, /))]
+    fn send(slf: &Bound<'_, Self>, value: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
+        let _ = value;
+        Self::__next__(slf)
+    }
+
+    /// Raise an exception where the coroutine waits. For event loops.
+    #[pyo3(signature = (r#type, value=None, traceback=None, /))]
+    fn throw(
+        slf: &Bound<'_, Self>,
+        r#type: Bound<'_, PyAny>,
+        value: Option<Bound<'_, PyAny>>,
+        traceback: Option<Bound<'_, PyAny>>,
+    ) -> PyResult<Py<PyAny>> {
+        let py = slf.py();
+        slf.get().give_up(py);
+        let given = value.filter(|value| !value.is_none());
+        let error = match r#type.cast_into::<PyType>() {
+            Ok(class) => match given {
+                Some(value) if value.is_instance(&class)? => PyErr::from_value(value),
+                Some(value) => PyErr::from_value(class.call1((value,))?),
+                None => PyErr::from_value(class.call0()?),
+            },
+            Err(error) => PyErr::from_value(error.into_inner()),
+        };
+        if let Some(traceback) = traceback.filter(|traceback| !traceback.is_none()) {
+            error.value(py).setattr("__traceback__", traceback)?;
+        }
+        Err(error)
+    }
+
+    /// End the coroutine; nobody waits any more.
+    fn close(slf: &Bound<'_, Self>) {
+        slf.get().give_up(slf.py());
+    }
+
+    #[getter(_asyncio_future_blocking)]
+    fn blocking(&self) -> Option<bool> {
+        self.lock().blocking
+    }
+
+    #[setter(_asyncio_future_blocking)]
+    fn set_blocking(&self, blocking: bool) {
+        self.lock().blocking = Some(blocking);
+    }
+
+    /// Return the loop of the task that waits. For event loops.
+    fn get_loop(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        self.event_loop(py)
+    }
+
+    /// Have `callback` called when it is worth another try. For event loops.
+    #[pyo3(signature = (callback, *, context=None))]
+    fn add_done_callback(slf: &Bound<'_, Self>, callback: Py<PyAny>, context: Option<Py<PyAny>>) -> PyResult<()> {
+        let py = slf.py();
+        let context = context.unwrap_or_else(|| py.None());
+        let told = {
+            let mut inner = slf.get().lock();
+            if !inner.waiting.told {
+                let entry = (callback.clone_ref(py), context.clone_ref(py));
+                inner.waiting.callbacks.push(entry);
+            }
+            inner.waiting.told
+        };
+        if told {
+            slf.get().call_soon(slf, &callback, &context)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Cancel the waiting, as of a future. For event loops.
+    #[pyo3(signature = (msg=None))]
+    fn cancel(slf: &Bound<'_, Self>, msg: Option<Py<PyAny>>) -> PyResult<bool> {
+        {
+            let mut inner = slf.get().lock();
+            if inner.waiting.told || inner.place.is_none() {
+                return Ok(false);
+            }
+            inner.waiting.cancelled = Some(msg);
+        }
+        slf.get().schedule(slf)?;
+        Ok(true)
+    }
+
+    /// Return None, or raise that it was cancelled. For event loops.
+    fn result(&self, py: Python<'_>) -> PyResult<()> {
+        static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+        let cancelled = {
+            let inner = self.lock();
+            inner
+                .waiting
+                .cancelled
+                .as_ref()
+                .map(|msg| msg.as_ref().map(|msg| msg.clone_ref(py)))
+        };
+        let Some(msg) = cancelled else { return Ok(()) };
+        let class = CLASS.import(py, "asyncio.exceptions", "CancelledError")?;
+        Err(PyErr::from_value(match msg {
+            Some(msg) => class.call1((msg,))?,
+            None => class.call0()?,
+        }))
+    }
+
+    /// Return whether it is worth another try. For event loops.
+    fn done(&self) -> bool {
+        self.lock().waiting.told
+    }
+
+    fn __repr__(slf: &Bound<'_, Self>) -> String {
+        let this = slf.get();
+        let inner = this.lock();
+        let state = match (&inner.operation, &inner.place) {
+            (Some(_), Some(_)) => "waiting",
+            (Some(_), None) => "not started",
+            _ => "over",
+        };
+        format!(
+            "<coroutine object {} at {:#x}, {state}>",
+            this.name,
+            slf.as_ptr() as usize
+        )
+    }
+
+    #[getter]
+    fn __name__(&self) -> &'static str {
+        self.name.rsplit('.').next().unwrap_or(self.name)
+    }
+
+    #[getter]
+    fn __qualname__(&self) -> &'static str {
+        self.name
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        let Ok(inner) = self.inner.try_lock() else {
+            return Ok(());
+        };
+        if let Some(operation) = &inner.operation {
+            operation.traverse(&visit)?;
+        }
+        for (callback, context) in &inner.waiting.callbacks {
+            visit.call(callback)?;
+            visit.call(context)?;
+        }
+        if let Some(Some(msg)) = &inner.waiting.cancelled {
+            visit.call(msg)?;
+        }
+        Ok(())
+    }
+
+    fn __clear__(&self) {
+        let (waiting, operation, place) = {
+            let mut inner = self.lock();
+            (
+                std::mem::take(&mut inner.waiting),
+                inner.operation.take(),
+                inner.place.take(),
+            )
+        };
+        drop(waiting);
+        if let (Some(mut operation), Some(mut place)) = (operation, place) {
+            Python::attach(|py| operation.leave(py, &mut place));
+        }
+    }
+}
+
+impl Drop for Awaiting {
+    fn drop(&mut self) {
+        let inner = self.inner.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let started = inner.started;
+        let left = (inner.operation.take(), inner.place.take());
+        Python::attach(|py| match left {
+            (Some(mut operation), Some(mut place)) => operation.leave(py, &mut place),
+            (Some(_), None) if !started => warn_never_awaited(py, self.name),
+            _ => {}
+        });
+    }
+}
+
+/// As the interpreter does for a coroutine.
+#[cold]
+fn warn_never_awaited(py: Python<'_>, name: &str) {
+    let Ok(text) = std::ffi::CString::new(format!("coroutine '{name}' was never awaited")) else {
+        return;
+    };
+    let category = py.get_type::<PyRuntimeWarning>();
+    if let Err(error) = PyErr::warn(py, &category, &text, 1) {
+        error.write_unraisable(py, None);
+    }
+}
+
+/// `tp_as_async.am_send`: a step without the detour by a StopIteration.
+unsafe extern "C" fn am_send(
+    slf: *mut ffi::PyObject,
+    _value: *mut ffi::PyObject,
+    result: *mut *mut ffi::PyObject,
+) -> ffi::PySendResult {
+    let (told, value) = Python::attach(|py| {
+        // SAFETY: the object is of this class, and the caller holds it.
+        let slf = unsafe { Bound::from_borrowed_ptr(py, slf).cast_into_unchecked::<Awaiting>() };
+        match Awaiting::step(&slf) {
+            Ok(Step::Done(value)) => (ffi::PySendResult::PYGEN_RETURN, value.into_ptr()),
+            Ok(Step::Wait) => (ffi::PySendResult::PYGEN_NEXT, slf.into_ptr()),
+            Err(error) => {
+                error.restore(py);
+                (ffi::PySendResult::PYGEN_ERROR, std::ptr::null_mut())
+            }
+        }
+    });
+    // SAFETY: the caller gave a place for it.
+    unsafe { *result = value };
+    told
+}
+
+/// Puts [`am_send`] into the class, which has no name for it that PyO3 knows.
+pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<Awaiting>()?;
+    let class = Awaiting::type_object_raw(module.py());
+    // SAFETY: the class is a heap type whose asynchronous slots exist, since it has `__await__`, and nobody has used it yet.
+    unsafe {
+        if let Some(slots) = (*class).tp_as_async.as_mut() {
+            slots.am_send = Some(am_send);
+        }
+    }
+    Ok(())
+}

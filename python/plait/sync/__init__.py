@@ -1,0 +1,1 @@
+"""Threads and tasks that wait for one another: channels."""
