@@ -4,7 +4,7 @@ Public names are loaded when they are first used, so that `import plait` costs n
 
     from plait import ProcessPool
 
-The rooms behind them: `plait.processes` (the process pool), `plait.shared` (shared memory), `plait.sync` (channels),
+The rooms behind them: `plait.processes` (the process pool), `plait.shared` (shared memory), `plait.sync` (channels and locks),
 `plait.errors` (every exception), `plait._future` and
 `plait._executor` (what all executors share), `plait._core` (the extension).
 """
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from plait import errors as errors
     from plait._future import Future as Future
     from plait.errors import (
+        BrokenBarrierError as BrokenBarrierError,
         ChannelEmpty as ChannelEmpty,
         ChannelFull as ChannelFull,
         ChannelShutDown as ChannelShutDown,
@@ -39,22 +40,39 @@ if TYPE_CHECKING:
     from plait.processes.limits import Limits as Limits
     from plait.shared._array import shared_array as shared_array
     from plait.shared._share import Shared as Shared, share as share
+    from plait.sync._barrier import Barrier as Barrier
     from plait.sync._channel import Channel as Channel, aselect as aselect, select as select
+    from plait.sync._locks import (
+        BoundedSemaphore as BoundedSemaphore,
+        Condition as Condition,
+        Event as Event,
+        Lock as Lock,
+        RLock as RLock,
+        Semaphore as Semaphore,
+    )
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Barrier",
+    "BoundedSemaphore",
+    "BrokenBarrierError",
     "Channel",
     "ChannelEmpty",
     "ChannelFull",
     "ChannelShutDown",
+    "Condition",
     "DeadlockError",
+    "Event",
     "Future",
     "LimitExceeded",
     "Limits",
+    "Lock",
     "NotPicklable",
     "OwnerDied",
     "ProcessPool",
+    "RLock",
+    "Semaphore",
     "Shared",
     "TaskCancelled",
     "TaskTimeout",
@@ -68,17 +86,25 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Barrier": "plait.sync._barrier",
+    "BoundedSemaphore": "plait.sync._locks",
+    "BrokenBarrierError": "plait.errors",
     "Channel": "plait.sync._channel",
     "ChannelEmpty": "plait.errors",
     "ChannelFull": "plait.errors",
     "ChannelShutDown": "plait.errors",
+    "Condition": "plait.sync._locks",
     "DeadlockError": "plait.errors",
+    "Event": "plait.sync._locks",
     "Future": "plait._future",
     "LimitExceeded": "plait.errors",
     "Limits": "plait.processes.limits",
+    "Lock": "plait.sync._locks",
     "NotPicklable": "plait.errors",
     "OwnerDied": "plait.errors",
     "ProcessPool": "plait.processes._pool",
+    "RLock": "plait.sync._locks",
+    "Semaphore": "plait.sync._locks",
     "Shared": "plait.shared._share",
     "TaskCancelled": "plait.errors",
     "TaskTimeout": "plait.errors",

@@ -6,7 +6,9 @@
      │    │    └── WorkerDied        a worker was killed, crashed or left while it ran a task
      │    ├── OwnerDied              the process that held a shared lock or channel died
      │    ├── LimitExceeded          a task went over a limit of `plait.Limits`
-     │    └── DeadlockError          tasks wait for one another in a circle
+     │    ├── DeadlockError          tasks wait for one another in a circle
+     │    └── threading.BrokenBarrierError, asyncio.BrokenBarrierError
+     │         └── BrokenBarrierError  a barrier is broken, or was broken or reset meanwhile
      ├── TimeoutError
      │    └── TaskTimeout            a task ran longer than its `timeout`
      ├── concurrent.futures.CancelledError
@@ -34,9 +36,11 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from plait._barrier_error import BrokenBarrierError
     from plait._channel_errors import ChannelEmpty, ChannelFull, ChannelShutDown
 
 __all__ = [
+    "BrokenBarrierError",
     "ChannelEmpty",
     "ChannelFull",
     "ChannelShutDown",
@@ -51,11 +55,13 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in {"ChannelEmpty", "ChannelFull", "ChannelShutDown"}:
+    if name == "BrokenBarrierError":
+        from plait import _barrier_error as home
+    elif name in {"ChannelEmpty", "ChannelFull", "ChannelShutDown"}:
+        from plait import _channel_errors as home
+    else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from plait import _channel_errors
-
-    return globals().setdefault(name, getattr(_channel_errors, name))
+    return globals().setdefault(name, getattr(home, name))
 
 
 _CRASHES = frozenset(

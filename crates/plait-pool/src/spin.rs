@@ -18,6 +18,9 @@ const PROBE: u32 = 32;
 /// One waiter's memory of how its spins went.
 pub struct Spin {
     cpus: usize,
+    limit_ns: u64,
+    caution: u32,
+    left_out: u32,
     credit: u32,
     skipped: u32,
 }
@@ -27,8 +30,22 @@ impl Spin {
     pub fn new(enabled: bool, cpus: usize) -> Self {
         Self {
             cpus: if enabled { cpus } else { 1 },
+            limit_ns: LIMIT_NS,
+            caution: 0,
+            left_out: 0,
             credit: CREDIT,
             skipped: 0,
+        }
+    }
+
+    /// The same for spins of `limit_ns` at most. Where the scheduler takes the core away meanwhile, somebody else wants it: the next
+    /// `caution` spins are then left out.
+    #[must_use]
+    pub fn within(self, limit_ns: u64, caution: u32) -> Self {
+        Self {
+            limit_ns,
+            caution,
+            ..self
         }
     }
 
@@ -36,6 +53,10 @@ impl Spin {
     /// (its number plus one, 0 when not known).
     pub fn worth(&mut self, busy: usize, peer_cpu: u32) -> bool {
         if self.cpus < 2 || busy > self.cpus || peer_cpu == cpu::current_cpu() + 1 {
+            return false;
+        }
+        if self.left_out > 0 {
+            self.left_out -= 1;
             return false;
         }
         if self.credit == 0 {
@@ -61,10 +82,12 @@ impl Spin {
                 relax();
             }
             let now = time::monotonic_ns();
-            if now - begin > LIMIT_NS || now - last > PREEMPTED_NS {
-                self.credit = self
-                    .credit
-                    .saturating_sub(if now - last > PREEMPTED_NS { 4 } else { 1 });
+            if now - begin > self.limit_ns || now - last > PREEMPTED_NS {
+                let preempted = now - last > PREEMPTED_NS;
+                self.credit = self.credit.saturating_sub(if preempted { 4 } else { 1 });
+                if preempted && self.caution > 0 {
+                    self.left_out = self.caution;
+                }
                 return false;
             }
             last = now;

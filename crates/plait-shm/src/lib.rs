@@ -12,6 +12,10 @@
 //! | [`monitor`] | what processes wait at together: queues of waiters that may die |
 //! | [`post`] | keeps a segment that is on its way to a process until it has arrived there |
 //! | [`wait`] | who waits in this process, threads and tasks in one queue |
+//! | [`permits`] | the machine of locks and semaphores |
+//! | [`event`] | a flag that others wait for |
+//! | [`condition`] | who waits to be notified |
+//! | [`guarded`] | the mutex of such queues, which a forked child finds free |
 //! | [`channel`] | a queue of items with a capacity, and who waits for it |
 //!
 //! The algorithms borrow their words, so they run on the heap under loom and in a mapping in production.
@@ -20,9 +24,17 @@
 #[cfg(not(loom))]
 pub mod arena;
 pub mod channel;
+pub mod condition;
+pub mod event;
+#[cfg(not(loom))]
+pub mod guarded;
+#[cfg(loom)]
+#[path = "guarded_loom.rs"]
+pub mod guarded;
 pub mod holds;
 pub mod idle;
 pub mod monitor;
+pub mod permits;
 #[cfg(not(loom))]
 pub mod post;
 pub mod queue;

@@ -12,6 +12,8 @@
 //! now, and the owner [passes it on](WaitQueue::give_back).
 
 use std::collections::VecDeque;
+#[cfg(not(loom))]
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 #[cfg(not(loom))]
@@ -25,11 +27,14 @@ use crate::sync::{AtomicU32, Ordering};
 /// How long somebody waits before others stand back for it.
 pub const PATIENCE_NS: u64 = 1_000_000;
 
+/// Its thread sleeps on the word.
 const ASLEEP: u32 = 1;
-const WOKEN: u32 = 2;
-const GRANTED: u32 = 4;
-const CLOSED: u32 = 8;
-const SOURCE_SHIFT: u32 = 4;
+/// Its thread sleeps until its event is signalled.
+const WATCHING: u32 = 2;
+const WOKEN: u32 = 4;
+const GRANTED: u32 = 8;
+const CLOSED: u32 = 16;
+const SOURCE_SHIFT: u32 = 5;
 /// As many queues as one waiter can tell apart.
 pub const MAX_SOURCES: usize = 1 << 24;
 
@@ -38,7 +43,7 @@ pub const MAX_SOURCES: usize = 1 << 24;
 pub enum Kind<T> {
     /// A thread that handles no signals: it sleeps on the waiter's own word.
     Thread,
-    /// The main thread: it sleeps until this is signalled, or something else that it watches.
+    /// The main thread: it sleeps on the word for a moment, and for longer until this is signalled, or something else that it watches.
     Main(Arc<EventFd>),
     /// Something that the binding wakes: a task of an event loop.
     Task(T),
@@ -85,6 +90,11 @@ impl<T> Waiter<T> {
         &self.kind
     }
 
+    /// Since when it has waited.
+    pub fn since_ns(&self) -> u64 {
+        self.since_ns
+    }
+
     /// What it was woken for, if it was.
     #[inline]
     pub fn woken(&self) -> Option<Wake> {
@@ -99,17 +109,33 @@ impl<T> Waiter<T> {
         Wake::of(self.word.fetch_or(CLOSED, Ordering::Acquire))
     }
 
-    /// Says that it falls asleep, so that who wakes it has to wake its thread; false when it has been woken already.
+    /// Says that it falls asleep on its word, so that who wakes it has to wake its thread; false when it has been woken already.
     pub fn doze(&self) -> bool {
-        // Relaxed: the sleep compares the word once more, and an event keeps what came early.
-        let found = self
-            .word
-            .compare_exchange(0, ASLEEP, Ordering::Relaxed, Ordering::Relaxed);
-        matches!(found, Ok(_) | Err(ASLEEP))
+        self.fall_asleep(ASLEEP)
     }
 
-    /// Marks it as woken; whether its thread is asleep. None when it has been woken before, or has given up.
-    fn claim(&self, source: u32, granted: bool) -> Option<bool> {
+    /// Says that it falls asleep as one that watches its event; false when it has been woken already.
+    pub fn watch(&self) -> bool {
+        self.fall_asleep(WATCHING)
+    }
+
+    fn fall_asleep(&self, how: u32) -> bool {
+        // Relaxed: the sleep compares the word once more, and an event keeps what came early.
+        let mut seen = self.word.load(Ordering::Relaxed);
+        while seen & WOKEN == 0 {
+            match self
+                .word
+                .compare_exchange_weak(seen, how, Ordering::Relaxed, Ordering::Relaxed)
+            {
+                Ok(_) => return true,
+                Err(other) => seen = other,
+            }
+        }
+        false
+    }
+
+    /// Marks it as woken; how its thread sleeps. None when it has been woken before, or has given up.
+    fn claim(&self, source: u32, granted: bool) -> Option<u32> {
         let mark = WOKEN | source << SOURCE_SHIFT | if granted { GRANTED } else { 0 };
         let mut seen = self.word.load(Ordering::Relaxed);
         loop {
@@ -121,7 +147,7 @@ impl<T> Waiter<T> {
                 .word
                 .compare_exchange_weak(seen, mark, Ordering::Release, Ordering::Relaxed)
             {
-                Ok(_) => return Some(seen & ASLEEP != 0),
+                Ok(_) => return Some(seen),
                 Err(other) => seen = other,
             }
         }
@@ -136,39 +162,27 @@ impl<T> Waiter<T> {
 
 #[cfg(not(loom))]
 impl<T> Waiter<T> {
-    /// Sleeps until it is woken, a signal or the deadline. May come back early.
+    /// Sleeps on its word until it is woken, a signal or the deadline. May come back early.
     pub fn sleep(&self, deadline_ns: Option<u64>) -> Wait {
-        if !self.doze() {
-            return Wait::Changed;
-        }
-        match &self.kind {
-            Kind::Main(event) => {
-                use std::os::fd::AsFd;
-                let ready = poll::either(event.as_fd(), event.as_fd(), deadline_ns);
-                self.woke(event, ready)
-            }
-            _ => futex::wait(&self.word, ASLEEP, Scope::Private, deadline_ns),
+        if self.doze() {
+            futex::wait(&self.word, ASLEEP, Scope::Private, deadline_ns)
+        } else {
+            Wait::Changed
         }
     }
 
     /// The main thread sleeps until it is woken, a signal, the deadline, or until `alarm` is readable, which counts as a signal.
     /// Others sleep as by [`sleep`](Self::sleep).
-    pub fn sleep_watching(&self, alarm: std::os::fd::BorrowedFd<'_>, deadline_ns: Option<u64>) -> Wait {
-        use std::os::fd::AsFd;
+    pub fn sleep_watching(&self, alarm: BorrowedFd<'_>, deadline_ns: Option<u64>) -> Wait {
         let Kind::Main(event) = &self.kind else {
             return self.sleep(deadline_ns);
         };
-        if !self.doze() {
+        if !self.watch() {
             return Wait::Changed;
         }
-        let ready = poll::either(event.as_fd(), alarm, deadline_ns);
-        self.woke(event, ready)
-    }
-
-    /// The event is the thread's and serves one wait after the other: what is left of this one would wake the next for nothing.
-    fn woke(&self, event: &EventFd, ready: Ready) -> Wait {
-        match ready {
+        match poll::either(event.as_fd(), alarm, deadline_ns) {
             Ready::First => {
+                // The event is the thread's and serves one wait after the other. What is left in it wakes one for nothing.
                 event.drain();
                 Wait::Woken
             }
@@ -183,7 +197,8 @@ impl<T> Waiter<T> {
 #[derive(Debug)]
 pub struct Woken<T> {
     waiter: Arc<Waiter<T>>,
-    asleep: bool,
+    /// How it sleeps.
+    asleep: u32,
 }
 
 impl<T> Woken<T> {
@@ -194,7 +209,7 @@ impl<T> Woken<T> {
 
     /// Whether its thread has to be woken.
     pub fn asleep(&self) -> bool {
-        self.asleep
+        self.asleep != 0
     }
 
     /// Wakes a thread; returns a task, which the caller wakes.
@@ -203,8 +218,8 @@ impl<T> Woken<T> {
     pub fn wake(self) -> Option<Arc<Waiter<T>>> {
         match &self.waiter.kind {
             Kind::Task(_) => return Some(self.waiter),
-            Kind::Thread if self.asleep => drop(futex::wake(&self.waiter.word, 1, Scope::Private)),
-            Kind::Main(event) if self.asleep => event.signal(),
+            Kind::Main(event) if self.asleep == WATCHING => event.signal(),
+            _ if self.asleep == ASLEEP => drop(futex::wake(&self.waiter.word, 1, Scope::Private)),
             _ => {}
         }
         None
@@ -341,19 +356,40 @@ impl<T> WaitQueue<T> {
     /// Picks the one that has waited longest and is still there. What it is woken for is granted to it when it has lost before and waited
     /// for long.
     pub fn wake_one(&mut self, now_ns: u64) -> Option<Woken<T>> {
+        self.wake_next(|waiter, lost| lost && now_ns.saturating_sub(waiter.since_ns) > PATIENCE_NS)
+    }
+
+    /// Picks the one that has waited longest and is still there. What it is woken for is granted to it if `grant` says so, which is told who
+    /// it is, and whether it has lost before.
+    fn wake_next(&mut self, grant: impl Fn(&Waiter<T>, bool) -> bool) -> Option<Woken<T>> {
         self.refresh();
         while let Some(entry) = self.entries.pop_front() {
             let Some(waiter) = entry.waiter else {
                 self.left -= 1;
                 continue;
             };
-            let granted = entry.lost && now_ns.saturating_sub(waiter.since_ns) > PATIENCE_NS;
+            let granted = grant(&waiter, entry.lost);
             if let Some(asleep) = waiter.claim(entry.source, granted) {
                 self.granted += usize::from(granted);
                 return Some(Woken { waiter, asleep });
             }
         }
         None
+    }
+
+    /// Who has waited longest.
+    pub fn first(&self) -> Option<&Waiter<T>> {
+        self.waiters().next()
+    }
+
+    /// Who waits, oldest first.
+    pub fn waiters(&self) -> impl Iterator<Item = &Waiter<T>> {
+        self.entries.iter().filter_map(|entry| entry.waiter.as_deref())
+    }
+
+    /// Picks the one that has waited longest and is still there, and grants it what it is woken for if the owner says so.
+    pub fn wake_first(&mut self, granted: bool) -> Option<Woken<T>> {
+        self.wake_next(|_, _| granted)
     }
 
     /// Picks as many as `count`.

@@ -1,1 +1,1 @@
-"""Threads and tasks that wait for one another: channels."""
+"""Threads and tasks that wait for one another: channels and locks."""

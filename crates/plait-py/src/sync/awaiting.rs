@@ -16,7 +16,7 @@ use pyo3::{PyTraverseError, PyTypeInfo, PyVisit, ffi};
 
 use super::Waiter;
 use super::inbox::{Inbox, Task};
-use super::operation::{Operation, Place};
+use super::operation::{Operation, Place, spin_for};
 
 /// How far the task is that waits.
 #[derive(Default)]
@@ -88,6 +88,9 @@ impl Awaiting {
             )));
         };
         let mut tried = operation.attempt(py, place.as_mut());
+        if matches!(tried, Ok(None)) && place.is_none() && operation.spins() {
+            tried = spin_for(py, &mut *operation);
+        }
         if matches!(tried, Ok(None)) && place.is_none() {
             tried = Self::waiter(slf).and_then(|waiter| {
                 let place = place.insert(Place::new(waiter));

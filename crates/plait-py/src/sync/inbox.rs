@@ -48,7 +48,7 @@ fn inboxes() -> MutexGuard<'static, Option<HashMap<usize, Weak<Inbox>>>> {
 }
 
 /// The loop that runs in this thread, or None.
-fn running_loop(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
+pub(crate) fn running_loop(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
     static GET: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     GET.import(py, "asyncio.events", "_get_running_loop")?.call0()
 }

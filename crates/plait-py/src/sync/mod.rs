@@ -9,6 +9,8 @@
 //! | `message` | a message of a shared channel as bytes, and back |
 //! | `shared_wait` | waiting at shared objects: threads, and tasks by the bell |
 //! | `shared_channel` | `plait.Channel(shared=True)` |
+//! | `shared_lock` | `plait.Lock(shared=True)`, `plait.RLock(shared=True)` |
+//! | `locks` | locks, semaphores, events, conditions |
 //! | `channel` | `plait.Channel`; its operations, and the raw methods that are called most |
 //!
 //! Lock order: an object's own mutex, then a waiter's word. No mutex is held while Python code runs: what was picked to be woken, and what
@@ -17,9 +19,11 @@
 pub(crate) mod awaiting;
 pub(crate) mod channel;
 pub(crate) mod inbox;
+mod locks;
 mod message;
 pub(crate) mod operation;
 mod shared_channel;
+mod shared_lock;
 mod shared_wait;
 mod spin;
 
@@ -35,6 +39,7 @@ pub(crate) type Waiter = wait::Waiter<Task>;
 #[inline]
 pub(crate) fn rouse(py: Python<'_>, woken: impl IntoIterator<Item = Woken<Task>>) {
     for each in woken {
+        spin::note_waker();
         if let Some(waiter) = each.wake() {
             inbox::deliver(py, waiter);
         }
@@ -46,5 +51,7 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     awaiting::register(module)?;
     module.add_class::<inbox::Drain>()?;
     channel::register(module)?;
-    module.add_class::<shared_channel::SharedChannelCore>()
+    locks::register(module)?;
+    module.add_class::<shared_channel::SharedChannelCore>()?;
+    module.add_class::<shared_lock::SharedLockCore>()
 }

@@ -8,11 +8,13 @@ use plait_pool::processes::Sleep;
 use plait_pool::spin::Spin;
 use plait_shm::wait::{Kind, Ticket};
 use plait_sys::event::EventFd;
+use plait_sys::futex::Wait;
 use plait_sys::{fork, thread, time};
 use pyo3::prelude::*;
 use pyo3::{PyTraverseError, PyVisit};
 
 use super::Waiter;
+use super::spin::{Who, spin};
 use crate::gil::{self, Waitable};
 
 /// A waiter, and where it stands.
@@ -48,6 +50,11 @@ pub(crate) trait Operation: Send + Sync {
     /// It will never go.
     fn attempt(&mut self, py: Python<'_>, place: Option<&mut Place>) -> PyResult<Option<Py<PyAny>>>;
 
+    /// Whether it may be tried with one place and then with another, so that a task can spin before it waits.
+    fn spins(&self) -> bool {
+        true
+    }
+
     /// Nobody waits for it any more: takes the place out of all queues, closes its waiter, and passes on what that had been woken for.
     fn leave(&mut self, py: Python<'_>, place: &mut Place);
 
@@ -56,8 +63,8 @@ pub(crate) trait Operation: Send + Sync {
 }
 
 thread_local! {
-    /// The event that wakes the main thread, and the fork of the program that made it.
-    static EVENT: RefCell<Option<(u32, Arc<EventFd>)>> = const { RefCell::new(None) };
+    /// Whether this is the main thread, and then the event that wakes it; and the fork of the program that found out.
+    static MAIN: RefCell<Option<(u32, Option<Arc<EventFd>>)>> = const { RefCell::new(None) };
 }
 
 /// A waiter for the calling thread.
@@ -65,37 +72,61 @@ thread_local! {
 /// # Errors
 /// No descriptor is left.
 fn waiter_here() -> PyResult<Arc<Waiter>> {
-    let kind = if thread::is_main() {
-        let event = EVENT.with_borrow_mut(|kept| match kept {
-            Some((generation, event)) if *generation == fork::generation() => Ok(Arc::clone(event)),
-            _ => EventFd::create().map(|event| Arc::clone(&kept.insert((fork::generation(), Arc::new(event))).1)),
-        })?;
-        Kind::Main(event)
-    } else {
-        Kind::Thread
-    };
+    let event = MAIN.with_borrow_mut(|known| match known {
+        Some((generation, event)) if *generation == fork::generation() => Ok(event.clone()),
+        _ => {
+            let event = if thread::is_main() {
+                Some(Arc::new(EventFd::create()?))
+            } else {
+                None
+            };
+            *known = Some((fork::generation(), event.clone()));
+            PyResult::Ok(event)
+        }
+    })?;
+    let kind = event.map_or(Kind::Thread, Kind::Main);
     Ok(Waiter::new(kind, time::monotonic_ns()))
 }
 
+/// How long the main thread sleeps before it takes the trouble to watch for signals that other threads handle, in nanoseconds. Those that
+/// it handles itself end its sleep at once.
+const NAP_NS: u64 = 20_000_000;
+
 /// A thread's waiter as something to wait for.
-struct Awaited<'a>(&'a Waiter);
+struct Awaited<'a> {
+    waiter: &'a Waiter,
+    deadline_ns: Option<u64>,
+}
 
 impl Waitable for Awaited<'_> {
     #[inline]
     fn happened(&self) -> bool {
-        self.0.woken().is_some()
+        self.waiter.woken().is_some()
     }
-    fn spin(&self, spin: &mut Spin) -> bool {
-        super::spin::spin(spin, || self.happened())
+    /// Spins, and sleeps too, since coming back means to wait for the GIL: a thread until it is over, the main thread for a moment.
+    fn spin(&self, _spin: &mut Spin) -> bool {
+        if spin(Who::Thread, || self.happened()) {
+            return true;
+        }
+        let until = match self.waiter.kind() {
+            Kind::Main(_) => {
+                let soon = time::monotonic_ns() + NAP_NS;
+                Some(self.deadline_ns.map_or(soon, |deadline| deadline.min(soon)))
+            }
+            _ => self.deadline_ns,
+        };
+        // However it ended: the loop around it looks, and sleeps again.
+        let _: Wait = self.waiter.sleep(until);
+        self.happened()
     }
     fn sleep(&self, deadline_ns: Option<u64>) -> Sleep {
-        self.0.sleep(deadline_ns).into()
+        self.waiter.sleep(deadline_ns).into()
     }
     fn announce_main(&self) -> bool {
-        self.0.doze()
+        self.waiter.watch()
     }
     fn sleep_main(&self, alarm: BorrowedFd<'_>, deadline_ns: Option<u64>) -> Sleep {
-        self.0.sleep_watching(alarm, deadline_ns).into()
+        self.waiter.sleep_watching(alarm, deadline_ns).into()
     }
 }
 
@@ -114,7 +145,11 @@ pub(crate) fn block_on(
         if let Some(done) = operation.attempt(py, Some(&mut place))? {
             return Ok(Some(done));
         }
-        match gil::wait(py, &Awaited(&place.waiter), true, deadline_ns) {
+        let awaited = Awaited {
+            waiter: &place.waiter,
+            deadline_ns,
+        };
+        match gil::wait(py, &awaited, true, deadline_ns) {
             Ok(true) => {}
             Ok(false) => {
                 operation.leave(py, &mut place);
@@ -127,4 +162,26 @@ pub(crate) fn block_on(
             }
         }
     }
+}
+
+/// Tries for as long as a spin may pay; None when it did not go. For a task, which would have its loop woken.
+///
+/// # Errors
+/// What the operation raised.
+pub(crate) fn spin_for(py: Python<'_>, operation: &mut dyn Operation) -> PyResult<Option<Py<PyAny>>> {
+    let mut place = Place::new(Waiter::new(Kind::Thread, time::monotonic_ns()));
+    if let Some(done) = operation.attempt(py, Some(&mut place))? {
+        return Ok(Some(done));
+    }
+    let waiter = &place.waiter;
+    let woken = gil::detached(py, || spin(Who::Task, || waiter.woken().is_some()));
+    let done = if woken {
+        operation.attempt(py, Some(&mut place))
+    } else {
+        Ok(None)
+    };
+    if matches!(done, Ok(None)) {
+        operation.leave(py, &mut place);
+    }
+    done
 }

@@ -12,7 +12,7 @@ use plait_shm::monitor::gate::Kind;
 use plait_shm::monitor::object::Object;
 use plait_shm::monitor::waiter::{Slept, Waiter};
 use plait_shm::wait;
-use plait_sys::{cpu, time};
+use plait_sys::{cpu, thread, time};
 use pyo3::exceptions::PyOSError;
 use pyo3::prelude::*;
 use pyo3::types::{PyCFunction, PyDict, PyTuple};
@@ -58,12 +58,30 @@ pub(super) fn refused(error: io::Error) -> PyErr {
     shared::refused(error)
 }
 
+/// How long the main thread sleeps before it takes the trouble to watch for signals that other threads handle, in nanoseconds. Those that
+/// it handles itself end its sleep at once.
+const NAP_NS: u64 = 20_000_000;
+
 /// A waiter of a shared object, for a thread.
-struct Sleeper<'a>(&'a Waiter);
+struct Sleeper<'a>(&'a Waiter, Option<u64>);
 
 impl Waitable for Sleeper<'_> {
     fn happened(&self) -> bool {
         self.0.woken()
+    }
+
+    /// Sleeps, since coming back means to wait for the GIL: a thread until it is over, the main thread for a moment.
+    fn spin(&self, _spin: &mut Spin) -> bool {
+        let until = match thread::is_main() {
+            true => {
+                let soon = time::monotonic_ns() + NAP_NS;
+                Some(self.1.map_or(soon, |deadline| deadline.min(soon)))
+            }
+            false => self.1,
+        };
+        // However it ended: the loop around it looks, and sleeps again.
+        let _: Slept = self.0.sleep(until);
+        self.happened()
     }
 
     fn sleep(&self, deadline_ns: Option<u64>) -> Sleep {
@@ -88,11 +106,11 @@ fn told(slept: Slept) -> Sleep {
 }
 
 /// Spins until `found`, when that may pay.
-fn spin(py: Python<'_>, found: impl Fn() -> bool) -> bool {
+fn spin(py: Python<'_>, found: &dyn Fn() -> bool) -> bool {
     gil::detached(py, || {
         SPIN.with_borrow_mut(|kept| {
             let spin = kept.get_or_insert_with(|| Spin::new(true, cpu::usable_cpus()));
-            super::spin::spin(spin, found)
+            found() || (spin.worth(1, 0) && spin.run(found))
         })
     })
 }
@@ -107,7 +125,7 @@ pub(super) fn block_on(
     operation: &mut dyn Attempt,
     deadline: Option<u64>,
 ) -> PyResult<Option<Py<PyAny>>> {
-    if spin(py, || operation.worth_a_look())
+    if spin(py, &|| operation.worth_a_look())
         && let Some(done) = operation.attempt(py, None)?
     {
         return Ok(Some(done));
@@ -115,7 +133,7 @@ pub(super) fn block_on(
     loop {
         match queue(py, operation, deadline)? {
             Some(waiter) => {
-                while !waiter.gone() && gil::wait(py, &Sleeper(&waiter), false, deadline)? {
+                while !waiter.gone() && gil::wait(py, &Sleeper(&waiter, deadline), true, deadline)? {
                     if let Some(done) = operation.attempt(py, Some(&waiter))? {
                         return Ok(Some(done));
                     }
@@ -221,6 +239,11 @@ impl<A: Attempt> Operation for Awaited<A> {
 
     fn leave(&mut self, _py: Python<'_>, _place: &mut Place) {
         self.stop();
+    }
+
+    /// Whom it is to be woken by is mostly in another process, and takes longer than a loop should stand still.
+    fn spins(&self) -> bool {
+        false
     }
 
     fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {

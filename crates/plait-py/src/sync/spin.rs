@@ -1,23 +1,47 @@
 //! A short spin before a thread sleeps, and how it ends.
 //!
-//! Who spins has no GIL. With one, whoever woke us has it still, and mostly lets go of it in a moment because it waits in turn: attaching
-//! at once would put us to sleep on the GIL, to be woken by its release. So we look on for a moment until somebody has let go.
+//! Who spins has no GIL. With one, whoever woke us has it still, and mostly lets go of it soon because it waits in turn: attaching at once
+//! would put us to sleep on the GIL, to be woken by its release, and two such naps cost more than a hundred messages. So we look on
+//! until somebody has let go, for as long as that pays. Asking for the GIL that much later costs little: who does not let go by
+//! itself keeps it for a switch interval.
 
+use std::cell::{Cell, RefCell};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::Relaxed};
 
 use plait_pool::spin::Spin;
-use plait_sys::time;
+use plait_sys::{cpu, time};
 use pyo3::prelude::*;
 
-/// How long somebody who was woken waits for the GIL to be let go of before it asks for it, in nanoseconds.
-const GRACE_NS: u64 = 3_000;
+/// How long somebody who was woken waits for the GIL to be let go of before it asks for it, in nanoseconds: when that has paid, and when
+/// it has not.
+const LONG_GRACE_NS: u64 = 100_000;
+const SHORT_GRACE_NS: u64 = 3_000;
+/// After how many short ones a long one is tried again.
+const PROBE: u32 = 32;
+
+/// How long a thread spins, and a task: suspending that costs its loop some ten microseconds, but others of the loop wait meanwhile.
+const THREAD_NS: u64 = 40_000;
+const TASK_NS: u64 = 15_000;
+/// How many spins are left out after one that the scheduler has interrupted.
+const CAUTION: u32 = 100;
 
 /// Threads that spin here.
 static SPINNERS: AtomicUsize = AtomicUsize::new(0);
 /// Rises when a thread has let go of the GIL to wait here. A hint: nothing rests on it.
 static LETTING_GO: AtomicU32 = AtomicU32::new(0);
+/// The CPU of the thread that last let go of the GIL to wait here, plus one. A hint too.
+static PEER: AtomicU32 = AtomicU32::new(0);
+/// The CPU of the thread that last woke another, plus one. A hint too.
+static WAKER: AtomicU32 = AtomicU32::new(0);
 /// Whether there is a GIL.
 static GIL: AtomicBool = AtomicBool::new(true);
+
+thread_local! {
+    /// How spinning went for threads, and for tasks.
+    static SPINS: RefCell<Option<[Spin; 2]>> = const { RefCell::new(None) };
+    /// How many graces of this thread are to be short.
+    static IMPATIENT: Cell<u32> = const { Cell::new(0) };
+}
 
 /// Looks once, when the module is loaded.
 pub(super) fn look_for_gil(py: Python<'_>) {
@@ -26,22 +50,59 @@ pub(super) fn look_for_gil(py: Python<'_>) {
     GIL.store(enabled, Relaxed);
 }
 
+/// The calling thread is about to wake another.
+#[inline]
+pub(super) fn note_waker() {
+    WAKER.store(cpu::current_cpu() + 1, Relaxed);
+}
+
+/// Who spins.
+#[derive(Clone, Copy)]
+pub(super) enum Who {
+    Thread,
+    Task,
+}
+
 /// Spins for `happened` when that may pay. The calling thread has just let go of the GIL.
-pub(super) fn spin(spin: &mut Spin, happened: impl Fn() -> bool) -> bool {
+pub(super) fn spin(who: Who, happened: impl Fn() -> bool) -> bool {
     let seen = LETTING_GO.fetch_add(1, Relaxed).wrapping_add(1);
-    // We, and the one that is to wake us.
-    let busy = SPINNERS.fetch_add(1, Relaxed) + 2;
-    let found = if spin.worth(busy, 0) {
-        spin.run(&happened)
-    } else {
-        happened()
-    };
-    if found && GIL.load(Relaxed) {
-        let begin = time::monotonic_ns();
-        while LETTING_GO.load(Relaxed) == seen && time::monotonic_ns() - begin < GRACE_NS {
-            std::hint::spin_loop();
-        }
+    let peer = PEER.swap(cpu::current_cpu() + 1, Relaxed);
+    let found = SPINS.with_borrow_mut(|kept| {
+        let spins = kept.get_or_insert_with(|| {
+            let cpus = cpu::usable_cpus();
+            [THREAD_NS, TASK_NS].map(|limit| Spin::new(true, cpus).within(limit, CAUTION))
+        });
+        let spin = &mut spins[who as usize];
+        // We, the one that is to wake us, and those that spin already.
+        let busy = SPINNERS.fetch_add(1, Relaxed) + 2;
+        let found = if spin.worth(busy, peer) {
+            spin.run(&happened)
+        } else {
+            happened()
+        };
+        SPINNERS.fetch_sub(1, Relaxed);
+        found
+    });
+    // Who woke us cannot go on where we spin.
+    if found && GIL.load(Relaxed) && WAKER.load(Relaxed) != cpu::current_cpu() + 1 {
+        grace(seen);
     }
-    SPINNERS.fetch_sub(1, Relaxed);
     found
+}
+
+/// Looks on until a thread has let go of the GIL since `seen`.
+fn grace(seen: u32) {
+    let impatient = IMPATIENT.get();
+    let limit = if impatient == 0 { LONG_GRACE_NS } else { SHORT_GRACE_NS };
+    let begin = time::monotonic_ns();
+    while LETTING_GO.load(Relaxed) == seen {
+        if time::monotonic_ns() - begin > limit {
+            IMPATIENT.set(if impatient == 0 { PROBE } else { impatient - 1 });
+            return;
+        }
+        (0..16).for_each(|_| std::hint::spin_loop());
+    }
+    if time::monotonic_ns() - begin > SHORT_GRACE_NS || impatient > 0 {
+        IMPATIENT.set(impatient.saturating_sub(1));
+    }
 }

@@ -6,6 +6,8 @@
 use std::io;
 use std::sync::Arc;
 
+use plait_sys::time;
+
 use super::gate::{Kind, word};
 use super::object::{Behaviour, Handle, Object, Plan};
 use super::waiter::Waiter;
@@ -19,6 +21,9 @@ use crate::sync::{
 pub const TAKE: usize = 0;
 
 const KIND: u32 = 2;
+
+/// How often those who do not wait look whether the owner is dead, in nanoseconds.
+const LOOK_NS: u64 = 10_000_000;
 
 const FREE: u64 = 0;
 /// In place of an owner that is dead; above it is its process's number.
@@ -36,6 +41,8 @@ struct Words {
     waited: AtomicU64,
     /// Owners that died.
     died: AtomicU64,
+    /// When somebody last looked whether the owner is dead.
+    looked: AtomicU64,
 }
 
 /// Who owns a lock.
@@ -246,11 +253,30 @@ impl Lock {
         tried
     }
 
+    /// Whether it is `me` who has it.
+    #[inline]
+    #[must_use]
+    pub fn is_of(&self, me: Owner) -> bool {
+        // Relaxed: only `me` can find its own name here, or miss it.
+        self.words().owner.load(Relaxed) == me.word()
+    }
+
+    /// How often it has been taken by `me`, who has it.
+    #[must_use]
+    pub fn times(&self) -> u32 {
+        self.words().depth.load(Relaxed) + 1
+    }
+
+    /// Says how often it has been taken by `me`, who has it.
+    pub fn set_times(&self, times: u32) {
+        self.words().depth.store(times.saturating_sub(1), Relaxed);
+    }
+
     /// Takes it once more, if it is `me` who has it.
     #[inline]
     pub fn take_again(&self, me: Owner) -> bool {
         let words = self.words();
-        let mine = words.owner.load(Relaxed) == me.word();
+        let mine = self.is_of(me);
         if mine {
             words.depth.store(words.depth.load(Relaxed) + 1, Relaxed);
         }
@@ -296,7 +322,7 @@ impl Lock {
     #[inline]
     pub fn release_mine(&self, me: Owner) -> bool {
         let words = self.words();
-        if words.owner.load(Relaxed) != me.word() {
+        if !self.is_of(me) {
             return false;
         }
         match words.depth.load(Relaxed) {
@@ -315,6 +341,22 @@ impl Lock {
         if self.object.gate(TAKE).anybody_after_publishing() {
             self.object.wake_one(TAKE);
         }
+    }
+
+    /// Looks whether its owner is dead, which nobody may have noticed while nobody slept here; then whoever takes it is told. At most once in a
+    /// while: it takes some microseconds.
+    pub fn look_for_death(&self) -> bool {
+        let words = self.words();
+        let (now, before) = (time::monotonic_ns(), words.looked.load(Relaxed));
+        let Some(owner) = self.owner().filter(|_| now.saturating_sub(before) > LOOK_NS) else {
+            return false;
+        };
+        words.looked.store(now, Relaxed);
+        let dead = self.object.seats().holder(owner.seat).filter(|process| !process.lives());
+        if let Some(process) = dead {
+            self.object.bury(owner.seat, process);
+        }
+        dead.is_some()
     }
 
     /// Takes it over from an owner that died. False when there is none such.

@@ -1,0 +1,141 @@
+//! What `plait.Lock` is made of.
+
+use plait_shm::permits::Permits;
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::prelude::*;
+use pyo3::{PyTraverseError, PyVisit};
+
+use super::owner::{self, Owner};
+use super::done::Done;
+use super::take::{self, By, Permitting, enter_in_task, take, take_in_task, try_take_in_task};
+use super::{Patience, patience_of_lock};
+use crate::sync::awaiting::Awaiting;
+use crate::sync::inbox::Task;
+
+/// What `plait.Lock` is made of; see there.
+#[pyclass(subclass, frozen, weakref, module = "plait._core")]
+pub(crate) struct LockCore {
+    permits: Permits<Task>,
+    owner: Owner,
+}
+
+impl Permitting for LockCore {
+    fn permits(&self) -> &Permits<Task> {
+        &self.permits
+    }
+
+    #[inline]
+    fn taken(&self, py: Python<'_>, by: By, _count: u64) -> PyResult<()> {
+        let task = if by == By::Task { owner::task(py)? } else { None };
+        match task {
+            Some(task) => self.owner.set_task(task),
+            None => self.owner.set_thread(owner::thread()),
+        }
+        Ok(())
+    }
+}
+
+impl LockCore {
+    #[inline]
+    pub(super) fn give(&self, py: Python<'_>) -> PyResult<()> {
+        if self.permits.free() == 0 {
+            self.owner.clear(py);
+        }
+        take::give(py, &self.permits, 1).map_err(|_| PyRuntimeError::new_err("release unlocked lock"))
+    }
+}
+
+#[pymethods]
+impl LockCore {
+    #[new]
+    #[pyo3(signature = ())]
+    fn new() -> Self {
+        Self {
+            permits: Permits::new(1, 1),
+            owner: Owner::default(),
+        }
+    }
+
+    /// Take the lock, waiting until it is free; return whether it was taken.
+    ///
+    /// Args:
+    ///     blocking: False does not wait.
+    ///     timeout: Seconds to wait at most; -1 waits as long as it takes.
+    ///
+    /// Raises:
+    ///     ValueError: `timeout` is negative, or given for a call that does not wait.
+    ///     OverflowError: `timeout` is above `threading.TIMEOUT_MAX`.
+    #[pyo3(signature = (blocking=true, timeout=None))]
+    fn acquire(slf: &Bound<'_, Self>, blocking: bool, timeout: Option<&Bound<'_, PyAny>>) -> PyResult<bool> {
+        take(slf, 1, patience_of_lock(blocking, timeout)?)
+    }
+
+    /// Give the lock back. Any thread or task may.
+    ///
+    /// Raises:
+    ///     RuntimeError: It is not taken.
+    fn release(&self, py: Python<'_>) -> PyResult<()> {
+        self.give(py)
+    }
+
+    /// Return whether somebody has it.
+    fn locked(&self) -> bool {
+        self.permits.free() == 0
+    }
+
+    fn __enter__(slf: &Bound<'_, Self>) -> PyResult<bool> {
+        take(slf, 1, Patience::Until(None))
+    }
+
+    #[pyo3(signature = (*_exc))]
+    fn __exit__(&self, py: Python<'_>, _exc: &Bound<'_, PyAny>) -> PyResult<()> {
+        self.give(py)
+    }
+
+    fn __aenter__(slf: &Bound<'_, Self>) -> PyResult<Py<PyAny>> {
+        enter_in_task(slf, "Lock.__aenter__")
+    }
+
+    #[pyo3(signature = (*_exc))]
+    fn __aexit__(&self, py: Python<'_>, _exc: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
+        self.give(py)?;
+        Done::get(py)
+    }
+
+    /// Take it for the running task without waiting.
+    fn _atry(slf: &Bound<'_, Self>) -> PyResult<bool> {
+        try_take_in_task(slf)
+    }
+
+    #[pyo3(name = "_aacquire")]
+    fn aacquire(slf: &Bound<'_, Self>) -> Awaiting {
+        take_in_task(slf, "Lock.aacquire", 1)
+    }
+
+    #[getter(_owner)]
+    fn owner(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
+        if self.locked() { self.owner.object(py) } else { Ok(None) }
+    }
+
+    /// Waiters now, waits so far, and how many of these ended by being handed the lock.
+    fn _figures(&self) -> (u64, u64, u64) {
+        let figures = self.permits.figures();
+        (figures.waiting, figures.waits, figures.handed)
+    }
+
+    /// Give it the state of a new one, in a forked child.
+    fn _at_fork_reinit(&self, py: Python<'_>) {
+        self.owner.clear(py);
+        self.permits.reset(1);
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        self.owner.traverse(&visit)?;
+        take::traverse(&self.permits, &visit)
+    }
+
+    fn __clear__(&self, py: Python<'_>) {
+        self.owner.clear(py);
+        self.permits.reset(self.permits.free());
+    }
+}

@@ -1,0 +1,142 @@
+//! Which thread or task has a lock.
+
+use std::sync::atomic::{
+    AtomicBool, AtomicUsize,
+    Ordering::{AcqRel, Acquire, Relaxed, Release},
+};
+
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::{PyTraverseError, PyVisit, ffi};
+
+use crate::sync::inbox;
+
+unsafe extern "C" {
+    /// The number by which `threading` knows the calling thread. Of the stable ABI.
+    fn PyThread_get_thread_ident() -> std::ffi::c_ulong;
+}
+
+/// The number by which `threading` knows the calling thread. It is even: an address.
+#[inline]
+pub(super) fn thread() -> usize {
+    // SAFETY: it has no preconditions.
+    unsafe { PyThread_get_thread_ident() as usize }
+}
+
+/// Whether any task was ever asked for: `asyncio` is not imported for programs that have no tasks.
+static TASKS: AtomicBool = AtomicBool::new(false);
+
+/// Whether tasks have waited, or taken something.
+pub(in crate::sync) fn tasks_seen() -> bool {
+    TASKS.load(Relaxed)
+}
+
+/// The task that runs in this thread, if one does.
+pub(in crate::sync) fn task(py: Python<'_>) -> PyResult<Option<Bound<'_, PyAny>>> {
+    static CURRENT: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    TASKS.store(true, Relaxed);
+    let running = inbox::running_loop(py)?;
+    if running.is_none() {
+        return Ok(None);
+    }
+    let task = CURRENT.import(py, "asyncio", "current_task")?.call1((running,))?;
+    Ok(Some(task).filter(|task| !task.is_none()))
+}
+
+const TASK: usize = 1;
+
+/// The owner: 0 for none, a thread's number, or a task's address with a bit, whose reference it holds.
+#[derive(Default)]
+pub(super) struct Owner(AtomicUsize);
+
+impl Owner {
+    /// The calling thread has it now.
+    #[inline]
+    pub(super) fn set_thread(&self, thread: usize) {
+        // Relaxed: told to people, and compared by the thread itself.
+        self.0.store(thread, Relaxed);
+    }
+
+    /// `task` has it now.
+    pub(super) fn set_task(&self, task: Bound<'_, PyAny>) {
+        // Release: pairs with `clear` and `object`; who reads the address sees the object.
+        let before = self.0.swap(task.into_ptr() as usize | TASK, Release);
+        debug_assert!(before & TASK == 0, "cleared when it was released");
+    }
+
+    /// Whether the thread with this number has it, and no task.
+    #[inline]
+    pub(super) fn is_thread(&self, thread: usize) -> bool {
+        self.0.load(Relaxed) == thread
+    }
+
+    /// Whether a task has it.
+    #[inline]
+    pub(super) fn any_task(&self) -> bool {
+        self.0.load(Relaxed) & TASK != 0
+    }
+
+    /// Whether it is this task's.
+    pub(super) fn is_task(&self, task: &Bound<'_, PyAny>) -> bool {
+        // Relaxed: only the task itself can find its own address here, or miss it.
+        self.0.load(Relaxed) == task.as_ptr() as usize | TASK
+    }
+
+    /// Nobody has it. To be called while the permit is still taken.
+    #[inline]
+    pub(super) fn clear(&self, py: Python<'_>) {
+        if self.any_task() {
+            self.clear_task(py);
+        } else {
+            self.0.store(0, Relaxed);
+        }
+    }
+
+    #[cold]
+    fn clear_task(&self, py: Python<'_>) {
+        // Acquire: pairs with `set_task`. Whoever takes the address out has the reference.
+        let owner = self.0.swap(0, AcqRel);
+        if owner & TASK != 0 {
+            // SAFETY: the reference that `set_task` left here, taken once.
+            drop(unsafe { Bound::from_owned_ptr(py, (owner & !TASK) as *mut ffi::PyObject) });
+        }
+    }
+
+    /// The number of the thread, the task, or None. To be called while nobody else clears it: of a lock that is seen to be held.
+    pub(super) fn object(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
+        // Acquire: pairs with `set_task`.
+        let owner = self.0.load(Acquire);
+        if owner == 0 {
+            Ok(None)
+        } else if owner & TASK == 0 {
+            Ok(Some(owner.into_pyobject(py)?.into_any().unbind()))
+        } else {
+            // SAFETY: a reference is here; attached.
+            Ok(Some(unsafe {
+                Bound::from_borrowed_ptr(py, (owner & !TASK) as *mut ffi::PyObject).unbind()
+            }))
+        }
+    }
+
+    pub(super) fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        let owner = self.0.load(Acquire);
+        if owner & TASK == 0 {
+            return Ok(());
+        }
+        let object = (owner & !TASK) as *mut ffi::PyObject;
+        // SAFETY: the collector calls this attached. It looks at a reference that is held here, and that stays.
+        let held = std::mem::ManuallyDrop::new(unsafe {
+            let py = Python::assume_attached();
+            Bound::from_owned_ptr(py, object).unbind()
+        });
+        visit.call(&*held)
+    }
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        if *self.0.get_mut() & TASK != 0 {
+            Python::attach(|py| self.clear_task(py));
+        }
+    }
+}
