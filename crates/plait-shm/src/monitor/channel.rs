@@ -470,8 +470,8 @@ impl Channel {
         if words.state.load(Relaxed) != OPEN {
             return Err(Refused::ShutDown);
         }
-        let room = self.allowed(&entered, waiter, |fresh| self.room(fresh));
-        if room == 0 || (all_or_none && (messages.len() as u64) > room.max(self.room(true))) {
+        let room = self.allowed(&entered, waiter, messages.len(), |fresh| self.room(fresh));
+        if room == 0 || (all_or_none && messages.len() as u64 > room) {
             return Err(Refused::Wait);
         }
         let count = messages.len().min(room as usize);
@@ -518,7 +518,7 @@ impl Channel {
         let words = self.words();
         let entered = self.object.enter(GET);
         settle_intent(&self.object, &entered);
-        let filled = self.allowed(&entered, waiter, |fresh| self.filled(fresh));
+        let filled = self.allowed(&entered, waiter, most, |fresh| self.filled(fresh));
         if filled == 0 {
             // Shut down and empty: nobody puts any more, whatever was handed to whom.
             let over = words.state.load(Acquire) != OPEN && self.filled(true) == 0;
@@ -570,9 +570,15 @@ impl Channel {
     }
 
     /// How many things there are for the caller, whose guard is held: all for a waiter that was handed its turn, else what is not kept for
-    /// such. `look` tells how many there are, as last seen or as it is.
+    /// such; `most` are asked for. `look` tells how many there are, as last seen or as it is.
     #[inline]
-    fn allowed(&self, entered: &Entered<'_>, waiter: Option<&Waiter>, look: impl Fn(bool) -> u64) -> u64 {
+    fn allowed(
+        &self,
+        entered: &Entered<'_>,
+        waiter: Option<&Waiter>,
+        most: usize,
+        look: impl Fn(bool) -> u64,
+    ) -> u64 {
         let gate = &entered.gate;
         let kept = match waiter {
             // Nobody puts any more, and nobody waits for long.
@@ -581,7 +587,7 @@ impl Channel {
             _ => u64::from(gate.handed()),
         };
         let count = look(false).saturating_sub(kept);
-        if count > 0 {
+        if count >= most as u64 {
             return count;
         }
         let count = look(true).saturating_sub(kept);

@@ -177,7 +177,12 @@ impl Gate<'_> {
         // Release: pairs with the sleeper's load of its word [gate.wake], for what is told beside the guard.
         slot.word
             .swap(if patient { word::WOKEN } else { word::HANDED }, Ordering::Release);
-        Some(Woken {
+        Some(self.woken(index))
+    }
+
+    fn woken(&self, index: u32) -> Woken {
+        let slot = self.slot(index);
+        Woken {
             slot: index,
             seat: slot.seat.load(Relaxed),
             kind: if slot.task.load(Relaxed) == 1 {
@@ -185,7 +190,7 @@ impl Gate<'_> {
             } else {
                 Kind::Thread
             },
-        })
+        }
     }
 
     /// What the word of a waiter says, without a poke.
@@ -229,14 +234,21 @@ impl Gate<'_> {
         self.words.full.load(Relaxed) != 0 && self.words.full.swap(0, Relaxed) != 0
     }
 
-    /// Takes out all waiters of a seat whose process is dead.
-    pub fn bury(&self, seat: u32) {
+    /// Takes out all waiters of a seat whose process is dead, and finds those that it may have woken and not told: the caller tells all of
+    /// them. It also wakes anew whoever can go on.
+    pub fn bury(&self, seat: u32) -> Vec<Woken> {
+        let mut untold = Vec::new();
         for index in 0..self.words.fresh.load(Relaxed) {
-            let slot = self.slot(index);
-            if self.state(index) != word::FREE && slot.seat.load(Relaxed) == seat {
-                let _ = self.leave(index); // the caller wakes anew whoever can go on
+            match self.state(index) {
+                word::FREE => {}
+                _ if self.slot(index).seat.load(Relaxed) == seat => {
+                    let _ = self.leave(index);
+                }
+                word::WAITING => {}
+                _ => untold.push(self.woken(index)),
             }
         }
+        untold
     }
 
     /// Makes lists and counts anew: the guard was inherited.
@@ -370,7 +382,7 @@ mod tests {
         gate.repair();
         assert_eq!((gate.handed(), gate.waiting()), (1, 4));
         gate.requeue(waiters[0]);
-        gate.bury(4);
+        assert!(gate.bury(4).is_empty());
         let order: Vec<u32> = std::iter::from_fn(|| gate.wake_first(0).map(|woken| woken.seat)).collect();
         assert_eq!(order, [0, 1, 3, 5]);
         assert_eq!(gate.enqueue(9, Kind::Thread, 0), Some(waiters[4]));

@@ -302,12 +302,12 @@ impl Object {
             self.behaviour.bury(self, seat);
             for gate in 0..GATES {
                 let entered = self.enter(gate);
-                entered.gate.bury(seat);
-                let freed = entered.gate.freed();
+                let untold = entered.gate.bury(seat);
+                let _ = entered.gate.freed();
                 drop(entered);
-                if freed {
-                    self.tell_freed(gate);
-                }
+                untold.into_iter().for_each(|woken| self.tell(gate, woken));
+                // Also when the dead one had seen to that: it may not have told anybody.
+                self.tell_freed(gate);
                 self.wake_ready(gate);
             }
         });
