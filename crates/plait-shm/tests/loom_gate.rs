@@ -178,7 +178,7 @@ impl Rig {
 
     fn bury(&self, seat: u32) {
         let held = self.enter();
-        let untold = self.gate().bury(seat);
+        let (untold, _) = self.gate().bury(seat);
         drop(held);
         if !untold.is_empty() {
             self.tell();

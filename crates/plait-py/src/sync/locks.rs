@@ -17,6 +17,8 @@ mod rlock;
 mod semaphore;
 mod take;
 
+pub(super) use semaphore::number;
+
 use pyo3::exceptions::{PyOverflowError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 

@@ -10,6 +10,7 @@
 //! | `shared_wait` | waiting at shared objects: threads, and tasks by the bell |
 //! | `shared_channel` | `plait.Channel(shared=True)` |
 //! | `shared_lock` | `plait.Lock(shared=True)`, `plait.RLock(shared=True)` |
+//! | `shared_semaphore`, `shared_notice` | shared semaphores and events |
 //! | `locks` | locks, semaphores, events, conditions |
 //! | `channel` | `plait.Channel`; its operations, and the raw methods that are called most |
 //!
@@ -24,6 +25,8 @@ mod message;
 pub(crate) mod operation;
 mod shared_channel;
 mod shared_lock;
+mod shared_notice;
+mod shared_semaphore;
 mod shared_wait;
 mod spin;
 
@@ -53,5 +56,7 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     channel::register(module)?;
     locks::register(module)?;
     module.add_class::<shared_channel::SharedChannelCore>()?;
-    module.add_class::<shared_lock::SharedLockCore>()
+    module.add_class::<shared_lock::SharedLockCore>()?;
+    module.add_class::<shared_semaphore::SharedSemaphoreCore>()?;
+    module.add_class::<shared_notice::SharedEventCore>()
 }

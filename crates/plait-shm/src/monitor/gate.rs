@@ -235,20 +235,20 @@ impl Gate<'_> {
     }
 
     /// Takes out all waiters of a seat whose process is dead, and finds those that it may have woken and not told: the caller tells all of
-    /// them. It also wakes anew whoever can go on.
-    pub fn bury(&self, seat: u32) -> Vec<Woken> {
-        let mut untold = Vec::new();
+    /// them. It also wakes anew whoever can go on. Beside them, how many wake-ups the dead one had not used.
+    pub fn bury(&self, seat: u32) -> (Vec<Woken>, u64) {
+        let (mut untold, mut unused) = (Vec::new(), 0);
         for index in 0..self.words.fresh.load(Relaxed) {
             match self.state(index) {
                 word::FREE => {}
                 _ if self.slot(index).seat.load(Relaxed) == seat => {
-                    let _ = self.leave(index);
+                    unused += u64::from(self.leave(index));
                 }
                 word::WAITING => {}
                 _ => untold.push(self.woken(index)),
             }
         }
-        untold
+        (untold, unused)
     }
 
     /// Makes lists and counts anew: the guard was inherited.
@@ -382,7 +382,7 @@ mod tests {
         gate.repair();
         assert_eq!((gate.handed(), gate.waiting()), (1, 4));
         gate.requeue(waiters[0]);
-        assert!(gate.bury(4).is_empty());
+        assert_eq!(gate.bury(4), (vec![], 0));
         let order: Vec<u32> = std::iter::from_fn(|| gate.wake_first(0).map(|woken| woken.seat)).collect();
         assert_eq!(order, [0, 1, 3, 5]);
         assert_eq!(gate.enqueue(9, Kind::Thread, 0), Some(waiters[4]));

@@ -61,6 +61,10 @@ pub trait Behaviour: Send + Sync {
     /// Puts right what a dead process has left in the memory of the kind. Any process may call it, also two at a time, and also again
     /// after a caller died in the midst of it.
     fn bury(&self, object: &Object, seat: u32);
+    /// Whether what is waited for at a gate is the wake-up itself: then one that was not used is another's.
+    fn notices(&self, _gate: usize) -> bool {
+        false
+    }
     /// Whether the seat of a process that lets go of the object still means something.
     fn needs_seat(&self, object: &Object, seat: u32) -> bool;
 }
@@ -302,13 +306,16 @@ impl Object {
             self.behaviour.bury(self, seat);
             for gate in 0..GATES {
                 let entered = self.enter(gate);
-                let untold = entered.gate.bury(seat);
+                let (untold, unused) = entered.gate.bury(seat);
                 let _ = entered.gate.freed();
                 drop(entered);
                 untold.into_iter().for_each(|woken| self.tell(gate, woken));
                 // Also when the dead one had seen to that: it may not have told anybody.
                 self.tell_freed(gate);
                 self.wake_ready(gate);
+                if self.behaviour.notices(gate) {
+                    self.wake_many(gate, unused);
+                }
             }
         });
     }
@@ -324,7 +331,8 @@ impl Object {
     /// A waiter leaves without what it waited for; if it had been woken, the next one is.
     pub fn leave(&self, gate: usize, slot: u32) {
         let entered = self.enter(gate);
-        let woken = (entered.gate.leave(slot) && self.behaviour.ready(self, gate) > 0)
+        let more = || self.behaviour.notices(gate) || self.behaviour.ready(self, gate) > 0;
+        let woken = (entered.gate.leave(slot) && more())
             .then(|| entered.gate.wake_first(time::monotonic_ns()))
             .flatten();
         let freed = entered.gate.freed();
