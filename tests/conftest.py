@@ -36,6 +36,8 @@ SERVERS = ("plait.processes._server", "multiprocessing.forkserver", "multiproces
 FILES_OF_A_SERVER = 4
 signal_pipe: list[str] = []
 """Both ends of the pipe by which signals wake the main thread. It is made when a result is first waited for, and kept."""
+wake_event: list[str] = []
+"""The event by which other threads wake the main thread. It is made when a channel is first waited for, and kept."""
 
 
 class Process(NamedTuple):
@@ -149,8 +151,13 @@ def left_behind(before: Belongings) -> list[str]:
         for file in before.files:
             if file in new:
                 new.remove(file)
+        if not set(signal_pipe) <= set(now.files):
+            signal_pipe.clear()  # it was another's, which has been closed since
         signal_pipe[:] = signal_pipe or [file for file in new if file.startswith("pipe:") and new.count(file) == 2][:2]
         allowed += len(set(signal_pipe) & set(new)) * 2
+        if not wake_event:
+            wake_event[:] = [file for file in new if file == "anon_inode:[eventfd]"][:1]
+            allowed += len(wake_event)
     if len(now.files) > len(before.files) + allowed:
         found.append(f"{len(now.files) - len(before.files)} descriptors more than before, of these: {sorted(new)}")
     return found

@@ -30,7 +30,8 @@ class ChannelEmpty(queue.Empty, asyncio.QueueEmpty):
 class ChannelFull(queue.Full, asyncio.QueueFull):
     """A channel has no room, or had none in time.
 
-    What to do next: come back later, wait longer, or let the message go. After `put_many`, `.put` says how many messages went in.
+    What to do next: come back later, wait longer, or let the message go. After `put_many`, `.put` says how many messages
+    went in.
 
     >>> import plait
     >>> channel = plait.Channel(capacity=1)
@@ -47,6 +48,7 @@ class ChannelFull(queue.Full, asyncio.QueueFull):
 
 
 if sys.version_info >= (3, 13):
+
     class ChannelShutDown(queue.ShutDown, asyncio.QueueShutDown):
         """A channel was shut down: nothing goes in any more, and what was in it is taken.
 

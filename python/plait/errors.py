@@ -55,10 +55,15 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    home: Any
     if name == "BrokenBarrierError":
-        from plait import _barrier_error as home
+        from plait import _barrier_error
+
+        home = _barrier_error
     elif name in {"ChannelEmpty", "ChannelFull", "ChannelShutDown"}:
-        from plait import _channel_errors as home
+        from plait import _channel_errors
+
+        home = _channel_errors
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return globals().setdefault(name, getattr(home, name))

@@ -1,7 +1,8 @@
-"""The standard library's own tests of `asyncio`'s locks, run over ours, where the interpreter has them (`test.test_asyncio.test_locks`).
+"""The standard library's own tests of `asyncio`'s locks, run over ours, where the interpreter has them
+(`test.test_asyncio.test_locks`).
 
-Ours have their forms for tasks under other names (`aacquire`, `await_`), so the tests see them through subclasses that have asyncio's. What
-is left out, and why, is in `SKIPPED`.
+Ours have their forms for tasks under other names (`aacquire`, `await_`), so the tests see them through subclasses
+that have asyncio's. What is left out, and why, is in `SKIPPED`.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ NAMES = Names(
 )
 
 INSIDE = "looks into `_waiters` or `_loop`"
-REPR = "ours looks otherwise: tests/sync/test_looks.py"
+REPR = "ours looks otherwise: tests/sync/test_locks.py"
 LEAVING = "`reset` leaves those alone who have passed, as `threading.Barrier` does"
 SKIPPED = {
     "TestLock.test_cancel_race": INSIDE,
@@ -98,7 +99,7 @@ SKIPPED = {
     "TestBarrier.test_repr": REPR,
     "TestBarrier.test_reset_barrier_when_tasks_half_draining": LEAVING,
     "TestBarrier.test_reset_barrier_when_tasks_half_draining_half_blocking": LEAVING,
-    "TestBarrier.test_reset_barrier_while_tasks_draining": "who arrives while others leave is in the next round, and is reset with it",
+    "TestBarrier.test_reset_barrier_while_tasks_draining": "who arrives while others leave is reset with the next round",
 }
 
 

@@ -5,7 +5,6 @@ What is left out, and why, is in `SKIPPED`; what replaces it is in `tests/sync`.
 
 from __future__ import annotations
 
-import sys
 import threading
 import unittest
 from typing import Any
@@ -17,7 +16,7 @@ import plait
 lock_tests: Any = pytest.importorskip("test.lock_tests")
 
 SKIPPED = {
-    # It looks into `Event._cond`; ours has none. tests/sync/test_forks.py has a real fork.
+    # It looks into `Event._cond`; ours has none. tests/sync/test_locks.py has a real fork.
     "TestEvent.test_at_fork_reinit",
 }
 

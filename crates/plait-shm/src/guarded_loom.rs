@@ -3,7 +3,7 @@
 use loom::sync::{Mutex, MutexGuard};
 
 /// See `guarded.rs`.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub struct Guarded<T>(Mutex<T>);
 
 impl<T: Default> Guarded<T> {

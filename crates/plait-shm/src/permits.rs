@@ -168,6 +168,23 @@ impl<T> Permits<T> {
         self.give_slow(count, now_ns, follows)
     }
 
+    /// Gives one back if nobody is to be told and there is room; false when it is still the caller's.
+    #[inline]
+    pub fn give_one(&self) -> bool {
+        let mut word = self.word.load(Ordering::Relaxed);
+        while word & LOOK == 0 && word >> 1 < self.limit {
+            // Release: pairs with `try_take` and its like [permits.give].
+            match self
+                .word
+                .compare_exchange_weak(word, word + ONE, Ordering::Release, Ordering::Relaxed)
+            {
+                Ok(_) => return true,
+                Err(seen) => word = seen,
+            }
+        }
+        false
+    }
+
     #[cold]
     fn give_slow(&self, count: u64, now_ns: u64, follows: impl Fn(&Waiter<T>) -> bool) -> Result<Wakes<T>, Full> {
         let mut state = self.state.lock();

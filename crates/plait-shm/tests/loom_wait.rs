@@ -184,38 +184,38 @@ impl Rig {
         self.wake(woken);
     }
 
-    /// One item of whichever channel has one first, and its number.
+    /// One item of whichever channel has one first, and its number: as the binding's `Select` does it.
     fn select(&self) -> (usize, u32) {
-        let mut seat = Seat::new(self.channels.len());
+        let count = self.channels.len();
+        let mut seat = Seat::new(count);
         loop {
-            let found =
-                (0..self.channels.len()).find_map(|source| Some((source, self.try_get(source, &mut seat).ok()?)));
-            if found.is_none() {
-                self.futex.sleep(&seat.waiter);
+            for source in 0..count {
+                drop(self.with(source, |channel| channel.leave(Want::Get, seat.tickets[source])));
             }
-            let wake = if found.is_some() {
-                seat.waiter.close()
-            } else {
-                seat.waiter.woken()
+            let wake = seat.waiter.woken();
+            let first = wake.map_or(0, |wake| wake.source as usize);
+            if wake.is_some() {
+                self.with(first, |channel| channel.arrive(Want::Get, wake));
+                seat.waiter.rearm();
+            }
+            let order = (first..count).chain(0..first);
+            let found = order
+                .into_iter()
+                .find_map(|source| Some((source, self.try_get(source, &mut seat).ok()?)));
+            let Some(found) = found else {
+                self.futex.sleep(&seat.waiter);
+                continue;
             };
-            for source in 0..self.channels.len() {
+            let wake = seat.waiter.close();
+            for source in 0..count {
                 let woken = self.with(source, |channel| {
                     drop(channel.leave(Want::Get, seat.tickets[source]));
                     let wake = wake.filter(|wake| wake.source as usize == source)?;
-                    match found {
-                        Some(_) => channel.give_back(Want::Get, wake),
-                        None => {
-                            channel.arrive(Want::Get, Some(wake));
-                            None
-                        }
-                    }
+                    channel.give_back(Want::Get, wake)
                 });
                 self.wake(woken);
             }
-            if let Some(found) = found {
-                return found;
-            }
-            seat.waiter.rearm();
+            return found;
         }
     }
 }
@@ -299,17 +299,23 @@ fn who_was_overtaken_waits_on_and_is_not_forgotten() {
     });
 }
 
+/// A seat in the queue of getters that was woken in vain: what it is woken for next is granted to it.
+fn lost_once(rig: &Rig) -> Seat {
+    let mut seat = Seat::new(1);
+    assert_eq!(rig.try_get(0, &mut seat), Err(Refused::Now));
+    rig.put(0, 1);
+    assert_eq!(rig.with(0, |channel| channel.get(false).map(|(item, _)| item)), Ok(1));
+    seat.waiter.rearm();
+    assert_eq!(rig.try_get(0, &mut seat), Err(Refused::Now));
+    seat
+}
+
 /// The getter has lost once, so what it is woken for next is granted to it. Who waits stands back; who does not may take it.
 #[test]
 fn what_is_granted_is_given_back_by_who_is_cancelled() {
     explore(|| {
         let rig = Rig::new(1, 4);
-        let mut seat = Seat::new(1);
-        assert_eq!(rig.try_get(0, &mut seat), Err(Refused::Now));
-        rig.put(0, 1);
-        assert_eq!(rig.with(0, |channel| channel.get(false).map(|(item, _)| item)), Ok(1));
-        seat.waiter.rearm();
-        assert_eq!(rig.try_get(0, &mut seat), Err(Refused::Now)); // has lost
+        let seat = lost_once(&rig);
         let getter = spawn(&rig, |rig| rig.get(0));
         let putter = spawn(&rig, |rig| rig.put(0, 2));
         rig.give_up(0, &seat);
@@ -327,6 +333,35 @@ fn a_shutdown_wakes_all() {
         let (_, woken) = rig.with(0, |channel| channel.shut_down(false));
         rig.wake(woken);
         assert_eq!((join(getter), join(other)), (None, None));
+    });
+}
+
+#[test]
+fn a_shutdown_wakes_who_waits_for_room() {
+    explore(|| {
+        let rig = Rig::new(1, 1);
+        rig.put(0, 1);
+        let putter = spawn(&rig, |rig| rig.put_waiting(0, 2));
+        let (_, woken) = rig.with(0, |channel| channel.shut_down(false));
+        rig.wake(woken);
+        assert!(!join(putter));
+    });
+}
+
+/// What is kept for one that has not come yet does not keep another from the end of the channel.
+#[test]
+fn a_grant_does_not_outlive_a_shutdown() {
+    explore(|| {
+        let rig = Rig::new(1, 4);
+        let mut seat = lost_once(&rig);
+        let getter = spawn(&rig, |rig| rig.get(0));
+        rig.put(0, 2);
+        let (_, woken) = rig.with(0, |channel| channel.shut_down(false));
+        rig.wake(woken);
+        let first = join(getter);
+        rig.with(0, |channel| channel.arrive(Want::Get, seat.waiter.woken()));
+        let second = rig.try_get(0, &mut seat).ok();
+        assert_eq!([first, second].iter().flatten().count(), 1);
     });
 }
 

@@ -1,7 +1,7 @@
 """`plait.Barrier`: threads and tasks that wait for one another.
 
-Each filling of the barrier is a `_Round` of its own, so that nobody who arrives has to wait until those of the last round have left.
-The mutex is held for moments only, and never while code of the user runs, so that tasks take it too.
+Each filling of the barrier is a `_Round` of its own, so that nobody who arrives has to wait until those of the last
+round have left. The mutex is held for moments only, and never while code of the user runs, so that tasks take it too.
 """
 
 from __future__ import annotations
@@ -50,10 +50,11 @@ def _broken() -> Exception:
 class Barrier:
     """A point that threads and asyncio tasks pass together, when as many as `parties` have arrived.
 
-    It is a `threading.Barrier` and an `asyncio.Barrier` in one: `wait()` for threads, `await barrier.await_()` for tasks, or `with` and
-    `async with`, which wait at the start of the block. It can be used again and again.
+    It is a `threading.Barrier` and an `asyncio.Barrier` in one: `wait()` for threads, `await barrier.await_()` for
+    tasks, or `with` and `async with`, which wait at the start of the block. It can be used again and again.
 
-    Who gives up because of its timeout breaks the barrier for all; a task that is cancelled leaves, and another may come instead.
+    Who gives up because of its timeout breaks the barrier for all; a task that is cancelled leaves, and another may
+    come instead.
 
     Args:
         parties: How many pass together.
@@ -74,9 +75,7 @@ class Barrier:
 
     __slots__ = ("__weakref__", "_action", "_before", "_mutex", "_parties", "_round", "_timeout", "_whole")
 
-    def __init__(
-        self, parties: int, action: Callable[[], object] | None = None, timeout: float | None = None
-    ) -> None:
+    def __init__(self, parties: int, action: Callable[[], object] | None = None, timeout: float | None = None) -> None:
         if parties < 1:
             raise ValueError(f"parties must be at least 1, not {parties}")
         self._parties = parties
@@ -144,7 +143,8 @@ class Barrier:
         """Wait until as many as `parties` have arrived; return a number from 0 to `parties - 1`, another for each.
 
         Args:
-            timeout: Seconds to wait at most; `None` for what the barrier was made with. If too few come in time the barrier is broken.
+            timeout: Seconds to wait at most; `None` for what the barrier was made with. If too few come in time the
+            barrier is broken.
 
         Raises:
             BrokenBarrierError: The barrier is broken, or was broken or reset meanwhile.
@@ -168,7 +168,8 @@ class Barrier:
         """Wait in a task until as many as `parties` have arrived; return a number from 0 to `parties - 1`, another for each.
 
         Args:
-            timeout: Seconds to wait at most; `None` for what the barrier was made with. If too few come in time the barrier is broken.
+            timeout: Seconds to wait at most; `None` for what the barrier was made with. If too few come in time the
+            barrier is broken.
 
         Raises:
             BrokenBarrierError: The barrier is broken, or was broken or reset meanwhile.

@@ -1,7 +1,7 @@
 """`plait.Channel`, `plait.select` and `plait.aselect`: messages between threads and tasks.
 
-The machine is `plait._core.ChannelCore`. `Channel` is what users see: it has no layout of its own, so that each way of keeping messages
-can be a class that is made of a core and of `Channel`; `_make` chooses.
+The machine is `plait._core.ChannelCore`. `Channel` is what users see: it has no layout of its own, so that each way of keeping
+messages can be a class that is made of a core and of `Channel`; `_make` chooses.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ T = TypeVar("T")
 class Channel(Generic[T]):
     """A queue of messages between threads and asyncio tasks, in any combination and in any number of loops.
 
-    It is a `queue.Queue` and an `asyncio.Queue` in one: `put` and `get` for threads, `await aput(...)` and `await aget()` for tasks,
-    `put_nowait` and `get_nowait` for both. Threads and tasks wait in one line, first come, first served. Made without a running
-    loop, usable from every loop. Nothing is lost when a wait is cancelled or runs into its timeout: a message stays in the
-    channel until a getter has it in hand.
+    It is a `queue.Queue` and an `asyncio.Queue` in one: `put` and `get` for threads, `await aput(...)` and `await aget()` for
+    tasks, `put_nowait` and `get_nowait` for both. Threads and tasks wait in one line, first come, first served. Made without a
+    running loop, usable from every loop. Nothing is lost when a wait is cancelled or runs into its timeout: a message stays in
+    the channel until a getter has it in hand.
 
     With `shared=True` it lies in shared memory and works between processes too: forked children have it, and it can be passed to the
     tasks of a `ProcessPool` and to processes of `multiprocessing`, whatever their start method, as an argument or in a message. Messages
@@ -33,11 +33,11 @@ class Channel(Generic[T]):
 
     Not for: priorities and last-in-first-out order, which `queue.PriorityQueue` and `queue.LifoQueue` have.
 
-    `shutdown()` ends it, as in Python 3.13: nothing goes in any more, what is in it can still be taken, and nobody waits any longer.
-    `for message in channel` and `async for message in channel` take messages until then.
+    `shutdown()` ends it, as in Python 3.13: nothing goes in any more, what is in it can still be taken, and nobody waits any
+    longer. `for message in channel` and `async for message in channel` take messages until then.
 
-    An `await` that need not wait does not suspend the task, as with `asyncio.Queue`: a task that always finds a message should call
-    `await asyncio.sleep(0)` now and then, to let the others of its loop run.
+    An `await` that need not wait does not suspend the task, as with `asyncio.Queue`: a task that always finds a message should
+    call `await asyncio.sleep(0)` now and then, to let the others of its loop run.
 
     Args:
         capacity: Messages that it holds at most; 0 for any number. `put` waits while it is full.
@@ -127,9 +127,9 @@ class Channel(Generic[T]):
     def put_many(self, iterable: Iterable[T], block: bool = True, timeout: float | None = None) -> None:
         """Put several messages in, in order.
 
-        The iterable is read to its end first. Without waiting all go in or none. Otherwise they go in as room comes, so that messages
-        of others may come between them, and those that are in stay in when a timeout, a shutdown or a signal ends the wait: `.put` of the
-        error says how many.
+        The iterable is read to its end first. Without waiting all go in or none. Otherwise they go in as room comes, so that
+        messages of others may come between them, and those that are in stay in when a timeout, a shutdown or a signal ends the
+        wait: `.put` of the two errors below says how many.
 
         Args:
             iterable: The messages.
@@ -226,10 +226,11 @@ class Channel(Generic[T]):
         """Return figures to understand a program by.
 
         Returns:
-            Messages: `capacity` (0 for no bound), `size` now, `most` that were in it at once, `put` and `got` so far, `unfinished`.
-            Threads and tasks: `waits` that began so far, and those that now wait: `waiting_get`, `waiting_put`, `waiting_join`.
-            Of a shared channel, not `most`, but also the messages `lost` with a process and `discarded` by `shutdown`, the `processes` that
-            use it, and the `block_bytes` that messages take which are too large for their 256 bytes.
+            Messages: `capacity` (0 for no bound), `size` now, `most` that were in it at once, `put` and `got` so far,
+            `unfinished`. Threads and tasks: `waits` that began so far, and how many now wait: `waiting_get`, `waiting_put`,
+            `waiting_join`.
+            Of a shared channel, not `most`, but also the messages `lost` with a process and `discarded` by `shutdown`, the
+            `processes` that use it, and the `block_bytes` of messages that are too large for their 256 bytes.
         """
         raise NotImplementedError
 

@@ -1,7 +1,7 @@
 """`plait.Lock`, `RLock`, `Semaphore`, `BoundedSemaphore`, `Event` and `Condition`, for threads and tasks together.
 
-The machines are in `plait._core`. What is here gives them names, the forms of their methods that take time and are therefore rare, and a
-look that people can read. `plait.Barrier` is in `_barrier.py`.
+The machines are in `plait._core`. What is here gives them names, the forms of their methods that take time and are
+therefore rare, and a look that people can read. `plait.Barrier` is in `_barrier.py`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from plait import _core
 
 if TYPE_CHECKING:
     from types import TracebackType
-    from typing import TypedDict
+    from typing import Self, TypedDict
 
     class LockStatistics(TypedDict):
         """What `Lock.statistics()` and `RLock.statistics()` return."""
@@ -105,12 +105,12 @@ def _check_timeout(timeout: float) -> None:
 class Lock(_core.LockCore, metaclass=ABCMeta):
     """A lock for threads and asyncio tasks, in any combination and in any number of loops.
 
-    It is a `threading.Lock` and an `asyncio.Lock` in one: `with lock` and `acquire` for threads, `async with lock` and
-    `await lock.aacquire()` for tasks. Threads and tasks wait in one line. It is not bound to a loop, and a cancelled `aacquire` has not
-    taken it. Any thread or task may release it, whoever took it.
+    It is a `threading.Lock` and an `asyncio.Lock` in one: `with lock` and `acquire` for threads, `async with lock`
+    and `await lock.aacquire()` for tasks. Threads and tasks wait in one line. It is not bound to a loop, and a
+    cancelled `aacquire` has not taken it. Any thread or task may release it, whoever took it.
 
-    Nobody starves: a lock that is released is there for whoever comes first, but goes to the one that has waited longest once that one
-    has waited for a millisecond. Among the tasks of one loop it always does.
+    Nobody starves: a lock that is released is there for whoever comes first, but goes to the one that has waited
+    longest once that one has waited for a millisecond. Among the tasks of one loop it always does.
 
     `with lock` in a task stops its whole loop for as long as others have the lock; `async with lock` does not.
 
@@ -177,8 +177,10 @@ class Lock(_core.LockCore, metaclass=ABCMeta):
         return self._atry() or await _within(timeout, self._aacquire())
 
     def statistics(self) -> LockStatistics:
-        """Return what goes on: `locked`, the `owner` (the thread's or task's name), who is `waiting`, and of the past `waits` and how many
-        of these were `handed_over` to the one that had waited longest.
+        """Return what goes on: a plain dict.
+
+        Whether it is `locked`, the `owner` (the thread's or task's name), how many are `waiting`, and since it was
+        made the `waits` and how many of these were `handed_over` to the one that had waited longest.
 
         >>> plait.Lock().statistics()
         {'locked': False, 'owner': None, 'waiting': 0, 'waits': 0, 'handed_over': 0}
@@ -206,11 +208,12 @@ class Lock(_core.LockCore, metaclass=ABCMeta):
 class RLock(_core.RLockCore, metaclass=ABCMeta):
     """A lock that its owner may take again, for threads and asyncio tasks.
 
-    It is a `threading.RLock` that tasks can take too. Its owner is the task if it was taken by `async with` or `aacquire` in a task, and
-    the thread otherwise; only the owner can release it, as often as it took it. It waits as `Lock` does.
+    It is a `threading.RLock` that tasks can take too. Its owner is the task if it was taken by `async with` or
+    `aacquire` in a task, and the thread otherwise; only the owner can release it, as often as it took it. It waits as
+    `Lock` does.
 
-    A task that has it may take it again in either way. Taken by `with` in a task it is the thread's: then the loop's other tasks can
-    take it by `with` too, as with `threading.RLock`, and none of them by `async with`.
+    A task that has it may take it again in either way. Taken by `with` in a task it is the thread's: then the loop's
+    other tasks can take it by `with` too, as with `threading.RLock`, and none of them by `async with`.
 
     With `shared=True` it works between processes too, as a shared `Lock` does.
 
@@ -234,7 +237,7 @@ class RLock(_core.RLockCore, metaclass=ABCMeta):
         return super().__new__(cls)
 
     def aacquire(self, blocking: bool = True, timeout: float = -1) -> Coroutine[Any, Any, bool]:
-        """Take the lock in a task, which waits until it is free or has it already; for `await`, which returns whether it was taken.
+        """Take the lock in a task, which waits unless it is free or its own; for `await`, which returns whether it was taken.
 
         Args:
             blocking: False does not wait.
@@ -285,8 +288,8 @@ class RLock(_core.RLockCore, metaclass=ABCMeta):
 class Semaphore(_core.SemaphoreCore):
     """A number of permits for threads and asyncio tasks to take and give back.
 
-    It is a `threading.Semaphore` and an `asyncio.Semaphore` in one, and waits as `Lock` does. `release` may be called by anybody,
-    also more often than `acquire`: `BoundedSemaphore` refuses that.
+    It is a `threading.Semaphore` and an `asyncio.Semaphore` in one, and waits as `Lock` does. `release` may be called
+    by anybody, also more often than `acquire`: `BoundedSemaphore` refuses that.
 
     Args:
         value: How many can be taken before somebody has to wait.
@@ -308,7 +311,7 @@ class Semaphore(_core.SemaphoreCore):
 
     __slots__ = ()
 
-    def __new__(cls, value: int = 1) -> Semaphore:
+    def __new__(cls, value: int = 1) -> Self:
         return super().__new__(cls, value, False)
 
     def aacquire(self, blocking: bool = True, timeout: float | None = None) -> Coroutine[Any, Any, bool]:
@@ -334,8 +337,10 @@ class Semaphore(_core.SemaphoreCore):
         return self._atry() or await _within(timeout, self._aacquire())
 
     def statistics(self) -> SemaphoreStatistics:
-        """Return what goes on: the `value`, who is `waiting`, and of the past `waits` and how many of these were `handed_over` to the one
-        that had waited longest.
+        """Return what goes on: a plain dict.
+
+        The `value`, how many are `waiting`, and since it was made the `waits` and how many of these were
+        `handed_over` to the one that had waited longest.
 
         >>> plait.Semaphore(3).statistics()
         {'value': 3, 'waiting': 0, 'waits': 0, 'handed_over': 0}
@@ -373,7 +378,7 @@ class BoundedSemaphore(Semaphore):
 
     __slots__ = ()
 
-    def __new__(cls, value: int = 1) -> BoundedSemaphore:
+    def __new__(cls, value: int = 1) -> Self:
         return _core.SemaphoreCore.__new__(cls, value, True)
 
     def _value_text(self) -> str:
@@ -383,8 +388,9 @@ class BoundedSemaphore(Semaphore):
 class Event(_core.EventCore):
     """A flag that threads and asyncio tasks wait for.
 
-    It is a `threading.Event` and an `asyncio.Event` in one: `wait()` for threads, `await event.await_()` for tasks. `set()` lets all go
-    on who wait at that moment, also when it is cleared right afterwards. Signal handlers may set it.
+    It is a `threading.Event` and an `asyncio.Event` in one: `wait()` for threads, `await event.await_()` for tasks.
+    `set()` lets all go on who wait at that moment, also when it is cleared right afterwards. Signal handlers may set
+    it.
 
     >>> import asyncio, threading
     >>> ready = plait.Event()
@@ -428,9 +434,10 @@ class Event(_core.EventCore):
 class Condition(_core.ConditionCore):
     """A condition variable for threads and asyncio tasks.
 
-    It is a `threading.Condition` and an `asyncio.Condition` in one: `wait` and `wait_for` for threads, `await_` and `await_for` for
-    tasks, `notify` for both. Who waits gives the lock back meanwhile, and has it again afterwards, however the waiting ended.
-    Notices go to those who wait, oldest first. A notice is not lost when the wait that it was for is cancelled: another gets it.
+    It is a `threading.Condition` and an `asyncio.Condition` in one: `wait` and `wait_for` for threads, `await_` and
+    `await_for` for tasks, `notify` for both. Who waits gives the lock back meanwhile, and has it again afterwards,
+    however the waiting ended. Notices go to those who wait, oldest first. A notice is not lost when the wait that it
+    was for is cancelled: another gets it.
 
     Args:
         lock: A `plait.Lock` or `plait.RLock`, `None` for an RLock of its own. With a lock of `threading` only threads can use
@@ -670,7 +677,7 @@ class Condition(_core.ConditionCore):
         self.notify_all()
 
     def statistics(self) -> ConditionStatistics:
-        """Return what goes on: whether the lock is `locked`, its `owner` where that is known, and who is `waiting` for a notice.
+        """Return what goes on: if the lock is `locked`, its `owner` where that is known, how many are `waiting` for a notice.
 
         >>> plait.Condition().statistics()
         {'locked': False, 'owner': None, 'waiting': 0}

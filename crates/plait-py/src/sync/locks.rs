@@ -5,6 +5,7 @@
 //! | `take` | taking a permit: the operation behind every `acquire` |
 //! | `done` | what `async with` awaits where there is nothing to wait for |
 //! | `owner` | which thread or task has a lock |
+//! | `raw` | the methods that are called most |
 //! | `lock`, `rlock`, `semaphore` | those that have permits |
 //! | `event`, `condition` | those that are told |
 
@@ -13,6 +14,7 @@ pub(super) mod done;
 mod event;
 mod lock;
 pub(super) mod owner;
+mod raw;
 mod rlock;
 mod semaphore;
 mod take;
@@ -97,5 +99,8 @@ pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<rlock::RLockCore>()?;
     module.add_class::<semaphore::SemaphoreCore>()?;
     module.add_class::<event::EventCore>()?;
-    module.add_class::<condition::ConditionCore>()
+    module.add_class::<condition::ConditionCore>()?;
+    lock::register(module.py())?;
+    rlock::register(module.py())?;
+    semaphore::register(module.py())
 }

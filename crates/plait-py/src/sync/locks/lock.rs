@@ -7,8 +7,9 @@ use pyo3::{PyTraverseError, PyVisit};
 
 use super::owner::{self, Owner};
 use super::done::Done;
+use super::raw::{self, Quick, Texts};
 use super::take::{self, By, Permitting, enter_in_task, take, take_in_task, try_take_in_task};
-use super::{Patience, patience_of_lock};
+use super::patience_of_lock;
 use crate::sync::awaiting::Awaiting;
 use crate::sync::inbox::Task;
 
@@ -45,6 +46,35 @@ impl LockCore {
     }
 }
 
+impl Quick for LockCore {
+    #[inline]
+    fn take_now(&self) -> bool {
+        let taken = self.permits.try_take();
+        if taken {
+            self.owner.set_thread(owner::thread());
+        }
+        taken
+    }
+
+    #[inline]
+    fn give_now(&self) -> bool {
+        !self.owner.any_task() && self.permits.give_one()
+    }
+}
+
+pub(super) fn register(py: Python<'_>) -> PyResult<()> {
+    let texts = Texts {
+        acquire: c"acquire($self, blocking=True, timeout=-1)\n--\n\n\
+Take the lock, waiting until it is free; return whether it was taken.\n\n\
+Args:\n    blocking: False does not wait.\n    timeout: Seconds to wait at most; -1 waits as long as it takes.\n\n\
+Raises:\n    ValueError: `timeout` is negative, or given for a call that does not wait.\n    \
+OverflowError: `timeout` is above `threading.TIMEOUT_MAX`.",
+        release: c"release($self)\n--\n\nGive the lock back. Any thread or task may.\n\nRaises:\n    RuntimeError: It is not taken.",
+        some: false,
+    };
+    raw::register::<LockCore>(py, &texts)
+}
+
 #[pymethods]
 impl LockCore {
     #[new]
@@ -56,24 +86,12 @@ impl LockCore {
         }
     }
 
-    /// Take the lock, waiting until it is free; return whether it was taken.
-    ///
-    /// Args:
-    ///     blocking: False does not wait.
-    ///     timeout: Seconds to wait at most; -1 waits as long as it takes.
-    ///
-    /// Raises:
-    ///     ValueError: `timeout` is negative, or given for a call that does not wait.
-    ///     OverflowError: `timeout` is above `threading.TIMEOUT_MAX`.
-    #[pyo3(signature = (blocking=true, timeout=None))]
+    #[pyo3(name = "_acquire", signature = (blocking=true, timeout=None))]
     fn acquire(slf: &Bound<'_, Self>, blocking: bool, timeout: Option<&Bound<'_, PyAny>>) -> PyResult<bool> {
         take(slf, 1, patience_of_lock(blocking, timeout)?)
     }
 
-    /// Give the lock back. Any thread or task may.
-    ///
-    /// Raises:
-    ///     RuntimeError: It is not taken.
+    #[pyo3(name = "_release")]
     fn release(&self, py: Python<'_>) -> PyResult<()> {
         self.give(py)
     }
@@ -81,15 +99,6 @@ impl LockCore {
     /// Return whether somebody has it.
     fn locked(&self) -> bool {
         self.permits.free() == 0
-    }
-
-    fn __enter__(slf: &Bound<'_, Self>) -> PyResult<bool> {
-        take(slf, 1, Patience::Until(None))
-    }
-
-    #[pyo3(signature = (*_exc))]
-    fn __exit__(&self, py: Python<'_>, _exc: &Bound<'_, PyAny>) -> PyResult<()> {
-        self.give(py)
     }
 
     fn __aenter__(slf: &Bound<'_, Self>) -> PyResult<Py<PyAny>> {

@@ -82,6 +82,12 @@ impl Owner {
         self.0.load(Relaxed) == task.as_ptr() as usize | TASK
     }
 
+    /// The thread that has it gives it back.
+    #[inline]
+    pub(super) fn set_none(&self) {
+        self.0.store(0, Relaxed);
+    }
+
     /// Nobody has it. To be called while the permit is still taken.
     #[inline]
     pub(super) fn clear(&self, py: Python<'_>) {

@@ -11,6 +11,7 @@ use pyo3::{PyTraverseError, PyVisit};
 
 use super::owner::{self, Owner};
 use super::done::Done;
+use super::raw::{self, Quick, Texts};
 use super::take::{self, By, Permitting, enter_in_task, take, take_in_task, try_take_in_task};
 use super::{Patience, patience_of_lock};
 use crate::sync::awaiting::Awaiting;
@@ -92,6 +93,55 @@ impl RLockCore {
     }
 }
 
+impl Quick for RLockCore {
+    #[inline]
+    fn take_now(&self) -> bool {
+        let thread = owner::thread();
+        if self.owner.is_thread(thread) {
+            return self.once_more();
+        }
+        let taken = self.permits.try_take();
+        if taken {
+            self.owner.set_thread(thread);
+            self.count.store(1, Relaxed);
+        }
+        taken
+    }
+
+    #[inline]
+    fn give_now(&self) -> bool {
+        let thread = owner::thread();
+        if !self.owner.is_thread(thread) {
+            return false;
+        }
+        let count = self.count.load(Relaxed);
+        if count > 1 {
+            self.count.store(count - 1, Relaxed);
+            return true;
+        }
+        self.owner.set_none();
+        let given = self.permits.give_one();
+        if !given {
+            self.owner.set_thread(thread);
+        }
+        given
+    }
+}
+
+pub(super) fn register(py: Python<'_>) -> PyResult<()> {
+    let texts = Texts {
+        acquire: c"acquire($self, blocking=True, timeout=-1)\n--\n\n\
+Take the lock, waiting until it is free, or once more if the caller has it; return whether it was taken.\n\n\
+Args:\n    blocking: False does not wait.\n    timeout: Seconds to wait at most; -1 waits as long as it takes.\n\n\
+Raises:\n    ValueError: `timeout` is negative, or given for a call that does not wait.\n    \
+OverflowError: `timeout` is above `threading.TIMEOUT_MAX`.",
+        release: c"release($self)\n--\n\nGive the lock back; it is free when that was done as often as it was taken.\n\n\
+Raises:\n    RuntimeError: The calling thread or task does not have it.",
+        some: false,
+    };
+    raw::register::<RLockCore>(py, &texts)
+}
+
 #[pymethods]
 impl RLockCore {
     #[new]
@@ -104,24 +154,12 @@ impl RLockCore {
         }
     }
 
-    /// Take the lock, waiting until it is free, or once more if the caller has it; return whether it was taken.
-    ///
-    /// Args:
-    ///     blocking: False does not wait.
-    ///     timeout: Seconds to wait at most; -1 waits as long as it takes.
-    ///
-    /// Raises:
-    ///     ValueError: `timeout` is negative, or given for a call that does not wait.
-    ///     OverflowError: `timeout` is above `threading.TIMEOUT_MAX`.
-    #[pyo3(signature = (blocking=true, timeout=None))]
+    #[pyo3(name = "_acquire", signature = (blocking=true, timeout=None))]
     fn acquire(slf: &Bound<'_, Self>, blocking: bool, timeout: Option<&Bound<'_, PyAny>>) -> PyResult<bool> {
         Self::enter(slf, patience_of_lock(blocking, timeout)?)
     }
 
-    /// Give the lock back; it is free when that was done as often as it was taken.
-    ///
-    /// Raises:
-    ///     RuntimeError: The calling thread or task does not have it.
+    #[pyo3(name = "_release")]
     fn release(&self, py: Python<'_>) -> PyResult<()> {
         self.give(py)
     }
@@ -129,15 +167,6 @@ impl RLockCore {
     /// Return whether somebody has it.
     fn locked(&self) -> bool {
         self.permits.free() == 0
-    }
-
-    fn __enter__(slf: &Bound<'_, Self>) -> PyResult<bool> {
-        Self::enter(slf, Patience::Until(None))
-    }
-
-    #[pyo3(signature = (*_exc))]
-    fn __exit__(&self, py: Python<'_>, _exc: &Bound<'_, PyAny>) -> PyResult<()> {
-        self.give(py)
     }
 
     fn __aenter__(slf: &Bound<'_, Self>) -> PyResult<Py<PyAny>> {

@@ -7,8 +7,9 @@ use pyo3::types::PyInt;
 use pyo3::{PyTraverseError, PyVisit};
 
 use super::done::Done;
+use super::raw::{self, Quick, Texts};
 use super::take::{self, By, Permitting, enter_in_task, take, take_in_task, try_take_in_task};
-use super::{Patience, patience_of_semaphore};
+use super::patience_of_semaphore;
 use crate::sync::awaiting::Awaiting;
 use crate::sync::inbox::Task;
 
@@ -57,6 +58,32 @@ pub(in crate::sync) fn number(name: &str, value: &Bound<'_, PyAny>, least: u64, 
     }
 }
 
+impl Quick for SemaphoreCore {
+    #[inline]
+    fn take_now(&self) -> bool {
+        self.permits.try_take()
+    }
+
+    #[inline]
+    fn give_now(&self) -> bool {
+        self.permits.give_one()
+    }
+}
+
+pub(super) fn register(py: Python<'_>) -> PyResult<()> {
+    let texts = Texts {
+        acquire: c"acquire($self, blocking=True, timeout=None)\n--\n\n\
+Take one from the value, waiting until it is above 0; return whether it was taken.\n\n\
+Args:\n    blocking: False does not wait.\n    timeout: Seconds to wait at most; None waits as long as it takes.\n\n\
+Raises:\n    ValueError: `timeout` is given for a call that does not wait.",
+        release: c"release($self, n=1)\n--\n\n\
+Add `n` to the value, and let as many who wait go on.\n\n\
+Raises:\n    ValueError: `n` is below 1, or the value of a `BoundedSemaphore` would be above its initial one.",
+        some: true,
+    };
+    raw::register::<SemaphoreCore>(py, &texts)
+}
+
 #[pymethods]
 impl SemaphoreCore {
     #[new]
@@ -69,24 +96,12 @@ impl SemaphoreCore {
         })
     }
 
-    /// Take one from the value, waiting until it is above 0; return whether it was taken.
-    ///
-    /// Args:
-    ///     blocking: False does not wait.
-    ///     timeout: Seconds to wait at most; None waits as long as it takes.
-    ///
-    /// Raises:
-    ///     ValueError: `timeout` is given for a call that does not wait.
-    #[pyo3(signature = (blocking=true, timeout=None))]
+    #[pyo3(name = "_acquire", signature = (blocking=true, timeout=None))]
     fn acquire(slf: &Bound<'_, Self>, blocking: bool, timeout: Option<&Bound<'_, PyAny>>) -> PyResult<bool> {
         take(slf, 1, patience_of_semaphore(blocking, timeout)?)
     }
 
-    /// Add `n` to the value, and let as many who wait go on.
-    ///
-    /// Raises:
-    ///     ValueError: `n` is below 1, or the value of a `BoundedSemaphore` would be above its initial one.
-    #[pyo3(signature = (n=None))]
+    #[pyo3(name = "_release", signature = (n=None))]
     fn release(&self, py: Python<'_>, n: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
         let count = n.map_or(Ok(1), |n| number("n", n, 1, "n must be one or more"))?;
         self.give(py, count)
@@ -95,15 +110,6 @@ impl SemaphoreCore {
     /// Return whether the value is 0.
     fn locked(&self) -> bool {
         self.permits.free() == 0
-    }
-
-    fn __enter__(slf: &Bound<'_, Self>) -> PyResult<bool> {
-        take(slf, 1, Patience::Until(None))
-    }
-
-    #[pyo3(signature = (*_exc))]
-    fn __exit__(&self, py: Python<'_>, _exc: &Bound<'_, PyAny>) -> PyResult<()> {
-        self.give(py, 1)
     }
 
     fn __aenter__(slf: &Bound<'_, Self>) -> PyResult<Py<PyAny>> {

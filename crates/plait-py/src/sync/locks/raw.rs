@@ -1,0 +1,191 @@
+//! The methods that are called each time somebody takes a lock or gives it back, without PyO3's way in: `acquire`, `release`,
+//! `__enter__` and `__exit__`. A lock that nobody waits for costs about as much as the call; `benches/locks` shows it.
+//!
+//! What is uncommon goes to `_acquire` and `_release`, which are made as usual.
+
+use std::ffi::{CStr, c_int};
+
+use pyo3::prelude::*;
+use pyo3::{PyClass, PyTypeInfo, ffi};
+
+/// What goes without a wait, without Python code, and without touching a reference count.
+pub(super) trait Quick: PyClass<Frozen = pyo3::pyclass::boolean_struct::True> + Sync {
+    /// Takes it for the calling thread; false when that takes longer.
+    fn take_now(&self) -> bool;
+    /// Gives it back; false when that takes longer, or is refused.
+    fn give_now(&self) -> bool;
+}
+
+/// The object that a method was called on.
+///
+/// # Safety
+/// `slf` is an object of the class, alive during the call.
+#[inline]
+unsafe fn this<C: Quick>(slf: &*mut ffi::PyObject) -> &C {
+    // SAFETY: the caller's promise. The descriptor has checked the class.
+    unsafe {
+        let py = Python::assume_attached();
+        pyo3::Borrowed::<PyAny>::from_ptr(py, *slf).cast_unchecked::<C>().get()
+    }
+}
+
+/// Calls the method of this name with the same arguments.
+///
+/// # Safety
+/// Attached; `slf` is alive, and the arguments are those of a vectorcall without `self`.
+#[cold]
+unsafe fn slowly(
+    slf: *mut ffi::PyObject,
+    name: &CStr,
+    values: *const *mut ffi::PyObject,
+    count: ffi::Py_ssize_t,
+    names: *mut ffi::PyObject,
+) -> *mut ffi::PyObject {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let method = ffi::PyObject_GetAttrString(slf, name.as_ptr());
+        if method.is_null() {
+            return method;
+        }
+        let result = ffi::PyObject_Vectorcall(method, values, count as usize, names);
+        ffi::Py_DECREF(method);
+        result
+    }
+}
+
+/// A new reference.
+#[inline]
+fn new_reference(object: *mut ffi::PyObject) -> *mut ffi::PyObject {
+    // SAFETY: called attached, with True or None.
+    unsafe { ffi::Py_INCREF(object) };
+    object
+}
+
+unsafe extern "C" fn acquire<C: Quick>(
+    slf: *mut ffi::PyObject,
+    values: *const *mut ffi::PyObject,
+    count: ffi::Py_ssize_t,
+    names: *mut ffi::PyObject,
+) -> *mut ffi::PyObject {
+    // SAFETY: the interpreter calls it so.
+    unsafe {
+        if count == 0 && names.is_null() && this::<C>(&slf).take_now() {
+            new_reference(ffi::Py_True())
+        } else {
+            slowly(slf, c"_acquire", values, count, names)
+        }
+    }
+}
+
+unsafe extern "C" fn enter<C: Quick>(slf: *mut ffi::PyObject, _none: *mut ffi::PyObject) -> *mut ffi::PyObject {
+    // SAFETY: the interpreter calls it so.
+    unsafe {
+        if this::<C>(&slf).take_now() {
+            new_reference(ffi::Py_True())
+        } else {
+            slowly(slf, c"_acquire", std::ptr::null(), 0, std::ptr::null_mut())
+        }
+    }
+}
+
+unsafe extern "C" fn release<C: Quick>(slf: *mut ffi::PyObject, _none: *mut ffi::PyObject) -> *mut ffi::PyObject {
+    // SAFETY: the interpreter calls it so.
+    unsafe {
+        if this::<C>(&slf).give_now() {
+            new_reference(ffi::Py_None())
+        } else {
+            slowly(slf, c"_release", std::ptr::null(), 0, std::ptr::null_mut())
+        }
+    }
+}
+
+unsafe extern "C" fn release_some<C: Quick>(
+    slf: *mut ffi::PyObject,
+    values: *const *mut ffi::PyObject,
+    count: ffi::Py_ssize_t,
+    names: *mut ffi::PyObject,
+) -> *mut ffi::PyObject {
+    // SAFETY: the interpreter calls it so.
+    unsafe {
+        if count == 0 && names.is_null() && this::<C>(&slf).give_now() {
+            new_reference(ffi::Py_None())
+        } else {
+            slowly(slf, c"_release", values, count, names)
+        }
+    }
+}
+
+unsafe extern "C" fn exit<C: Quick>(
+    slf: *mut ffi::PyObject,
+    _values: *mut *mut ffi::PyObject,
+    _count: ffi::Py_ssize_t,
+) -> *mut ffi::PyObject {
+    // SAFETY: the interpreter calls it so.
+    unsafe { release::<C>(slf, std::ptr::null_mut()) }
+}
+
+/// The texts that differ between the classes, each with its signature first.
+pub(super) struct Texts {
+    pub(super) acquire: &'static CStr,
+    pub(super) release: &'static CStr,
+    /// Whether `release` takes a number.
+    pub(super) some: bool,
+}
+
+/// Puts the methods into the class.
+pub(super) fn register<C: Quick + PyTypeInfo>(py: Python<'_>, texts: &Texts) -> PyResult<()> {
+    let keywords = ffi::METH_FASTCALL | ffi::METH_KEYWORDS;
+    let release = if texts.some {
+        let call = ffi::PyMethodDefPointer {
+            PyCFunctionFastWithKeywords: release_some::<C>,
+        };
+        (c"release", texts.release, call, keywords)
+    } else {
+        let call = ffi::PyMethodDefPointer {
+            PyCFunction: release::<C>,
+        };
+        (c"release", texts.release, call, ffi::METH_NOARGS)
+    };
+    let acquire_call = ffi::PyMethodDefPointer {
+        PyCFunctionFastWithKeywords: acquire::<C>,
+    };
+    let enter_call = ffi::PyMethodDefPointer {
+        PyCFunction: enter::<C>,
+    };
+    let exit_call = ffi::PyMethodDefPointer {
+        PyCFunctionFast: exit::<C>,
+    };
+    let methods: [(&CStr, &CStr, ffi::PyMethodDefPointer, c_int); 4] = [
+        (c"acquire", texts.acquire, acquire_call, keywords),
+        release,
+        (
+            c"__enter__",
+            c"__enter__($self)\n--\n\n",
+            enter_call,
+            ffi::METH_NOARGS,
+        ),
+        (
+            c"__exit__",
+            c"__exit__($self, *exc)\n--\n\n",
+            exit_call,
+            ffi::METH_FASTCALL,
+        ),
+    ];
+    let class = C::type_object(py);
+    for (name, doc, ml_meth, ml_flags) in methods {
+        // The interpreter keeps the address of each definition for ever.
+        let method = Box::leak(Box::new(ffi::PyMethodDef {
+            ml_name: name.as_ptr(),
+            ml_meth,
+            ml_flags,
+            ml_doc: doc.as_ptr(),
+        }));
+        // SAFETY: the definition lives for ever, and says truly how its function is called.
+        let descriptor = unsafe {
+            let made = ffi::PyDescr_NewMethod(class.as_type_ptr(), method);
+            Bound::from_owned_ptr_or_err(py, made)?
+        };
+        class.setattr(name.to_str().expect("ASCII"), descriptor)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,106 @@
+"""A forked child has a channel with what was in it, and nobody of its parent waits there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+PROGRAM = """
+import asyncio, os, sys, threading, time, warnings
+import plait
+
+warnings.simplefilter("ignore")  # of a fork beside threads: that is what this is about
+channel, full, done = plait.Channel(), plait.Channel(1), plait.Channel()
+full.put("x")
+done.put("unfinished")
+
+def until(condition):
+    while not condition():
+        time.sleep(0.001)
+
+waiting = [threading.Thread(target=channel.get, daemon=True) for _ in range(3)]
+waiting += [threading.Thread(target=full.put, args=("y",), daemon=True), threading.Thread(target=done.join, daemon=True)]
+for thread in waiting:
+    thread.start()
+loop_thread = threading.Thread(target=lambda: asyncio.run(channel.aget()), daemon=True)
+loop_thread.start()
+until(lambda: channel.statistics()["waiting_get"] == 4 and full.statistics()["waiting_put"] == 1)
+
+def use():
+    found = []
+    getting = threading.Thread(target=lambda: found.append(channel.get()))
+    getting.start()
+    until(lambda: channel.statistics()["waits"] >= 5)
+    channel.put(1)
+    getting.join(20)
+    assert found == [1], found
+    putting = threading.Thread(target=full.put, args=("z",))
+    putting.start()
+    until(lambda: full.statistics()["waits"] >= 2)
+    assert full.get() == "x"
+    putting.join(20)
+    assert not putting.is_alive()
+
+    async def main():
+        task = asyncio.create_task(channel.aget())
+        await asyncio.sleep(0.01)
+        other = threading.Thread(target=channel.put, args=(2,))
+        other.start()
+        assert await asyncio.wait_for(task, 20) == 2
+        assert await asyncio.wait_for(full.aget(), 20) == "z"
+
+    asyncio.run(main())
+    done.get()
+    done.task_done()
+    done.join()
+    channel.shutdown()
+    assert list(channel) == []
+
+pid = os.fork()
+if pid == 0:
+    try:
+        use()
+    except BaseException as error:
+        print("child:", repr(error), channel, full, flush=True)
+        os._exit(1)
+    os._exit(0)
+assert os.waitpid(pid, 0)[1] == 0
+# The parent's own are still there.
+for number in range(4):
+    channel.put(number)
+assert full.get() == "x"
+for thread in (*waiting[:4], loop_thread):
+    thread.join(20)
+    assert not thread.is_alive()
+print("ok")
+"""
+
+
+def test_a_forked_child_uses_it(run_script: Any) -> None:
+    assert run_script(PROGRAM).stdout == "ok\n"
+
+
+@pytest.mark.parametrize("what", ["get", "aget"])
+def test_a_child_that_was_forked_from_a_waiting_program_ends(run_script: Any, what: str) -> None:
+    """The copies of those who wait are left alone when the child's interpreter ends."""
+    source = f"""
+import asyncio, os, threading, time, warnings
+import plait
+warnings.simplefilter("ignore")
+channel = plait.Channel()
+target = channel.get if {what!r} == "get" else lambda: asyncio.run(channel.aget())
+thread = threading.Thread(target=target, daemon=True)
+thread.start()
+while not channel.statistics()["waiting_get"]:
+    time.sleep(0.001)
+pid = os.fork()
+if pid == 0:
+    del channel
+    raise SystemExit(0)
+assert os.waitpid(pid, 0)[1] == 0
+channel.put(1)
+thread.join(20)
+print(thread.is_alive())
+"""
+    assert run_script(source).stdout == "False\n"
