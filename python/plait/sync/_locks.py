@@ -96,6 +96,15 @@ async def _within(timeout: float, waiting: Coroutine[Any, Any, bool]) -> bool:
         return False
 
 
+def _shared(cls: type, base: type, name: str, *arguments: Any) -> Any:
+    """Make the shared kind of `base`: a class of its own, which counts as `base`, but not as what a program makes of that."""
+    if cls is not base:
+        raise TypeError(f"{cls.__name__} cannot be shared: a shared {base.__name__} has a class of its own")
+    from plait.sync import _shared
+
+    return getattr(_shared, name)(*arguments)
+
+
 def _check_timeout(timeout: float) -> None:
     """Check what `acquire` of a lock takes as a timeout, which is not -1."""
     if timeout < 0:
@@ -146,12 +155,9 @@ class Lock(_core.LockCore, metaclass=ABCMeta):
 
     __slots__ = ()
 
-    def __new__(cls, *, shared: bool = False) -> Lock:
+    def __new__(cls, *, shared: bool = False) -> Self:
         if shared:
-            from plait.sync import _shared
-
-            made: Any = _shared.SharedLock()  # a class of its own, which counts as this one
-            return made
+            return _shared(cls, Lock, "SharedLock")
         return super().__new__(cls)
 
     def aacquire(self, blocking: bool = True, timeout: float = -1) -> Coroutine[Any, Any, bool]:
@@ -228,12 +234,9 @@ class RLock(_core.RLockCore, metaclass=ABCMeta):
 
     __slots__ = ()
 
-    def __new__(cls, *, shared: bool = False) -> RLock:
+    def __new__(cls, *, shared: bool = False) -> Self:
         if shared:
-            from plait.sync import _shared
-
-            made: Any = _shared.SharedRLock()  # a class of its own, which counts as this one
-            return made
+            return _shared(cls, RLock, "SharedRLock")
         return super().__new__(cls)
 
     def aacquire(self, blocking: bool = True, timeout: float = -1) -> Coroutine[Any, Any, bool]:
@@ -285,14 +288,18 @@ class RLock(_core.RLockCore, metaclass=ABCMeta):
         _refuse_pickling(self)
 
 
-class Semaphore(_core.SemaphoreCore):
+class Semaphore(_core.SemaphoreCore, metaclass=ABCMeta):
     """A number of permits for threads and asyncio tasks to take and give back.
 
     It is a `threading.Semaphore` and an `asyncio.Semaphore` in one, and waits as `Lock` does. `release` may be called
     by anybody, also more often than `acquire`: `BoundedSemaphore` refuses that.
 
+    With `shared=True` it works between processes too, as a shared `Lock` does. Permits belong to nobody: those that a process had
+    taken when it died stay taken.
+
     Args:
         value: How many can be taken before somebody has to wait.
+        shared: Whether other processes can have it too.
 
     Raises:
         ValueError: `value` is negative.
@@ -311,7 +318,9 @@ class Semaphore(_core.SemaphoreCore):
 
     __slots__ = ()
 
-    def __new__(cls, value: int = 1) -> Self:
+    def __new__(cls, value: int = 1, *, shared: bool = False) -> Self:
+        if shared:
+            return _shared(cls, Semaphore, "SharedSemaphore", value)
         return super().__new__(cls, value, False)
 
     def aacquire(self, blocking: bool = True, timeout: float | None = None) -> Coroutine[Any, Any, bool]:
@@ -366,6 +375,7 @@ class BoundedSemaphore(Semaphore):
 
     Args:
         value: How many can be taken before somebody has to wait.
+        shared: Whether other processes can have it too.
 
     Raises:
         ValueError: `value` is negative.
@@ -378,19 +388,26 @@ class BoundedSemaphore(Semaphore):
 
     __slots__ = ()
 
-    def __new__(cls, value: int = 1) -> Self:
+    def __new__(cls, value: int = 1, *, shared: bool = False) -> Self:
+        if shared:
+            return _shared(cls, BoundedSemaphore, "SharedBoundedSemaphore", value)
         return _core.SemaphoreCore.__new__(cls, value, True)
 
     def _value_text(self) -> str:
         return f"{self._value}/{self._initial_value}"
 
 
-class Event(_core.EventCore):
+class Event(_core.EventCore, metaclass=ABCMeta):
     """A flag that threads and asyncio tasks wait for.
 
     It is a `threading.Event` and an `asyncio.Event` in one: `wait()` for threads, `await event.await_()` for tasks.
     `set()` lets all go on who wait at that moment, also when it is cleared right afterwards. Signal handlers may set
     it.
+
+    With `shared=True` it works between processes too, as a shared `Lock` does.
+
+    Args:
+        shared: Whether other processes can have it too.
 
     >>> import asyncio, threading
     >>> ready = plait.Event()
@@ -402,6 +419,11 @@ class Event(_core.EventCore):
     """
 
     __slots__ = ()
+
+    def __new__(cls, *, shared: bool = False) -> Self:
+        if shared:
+            return _shared(cls, Event, "SharedEvent")
+        return super().__new__(cls)
 
     def await_(self, timeout: float | None = None) -> Coroutine[Any, Any, bool]:
         """Wait in a task until it is set; for `await`, which returns whether it was.
