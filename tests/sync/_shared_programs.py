@@ -1,4 +1,4 @@
-"""What the processes of the tests of shared channels and locks run: at the top of a module, so that every start method finds it."""
+"""What the processes of the tests of shared channels and locks run: every start method finds it here."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ def count_up(lock: Any, total: Any, times: int) -> None:
             total[0] += 1
 
 
-def answer(channel: Any) -> str:
-    channel.put("hello")
-    return str(channel.get(timeout=60))
+def answer(there: Any, back: Any) -> str:
+    back.put("hello")
+    return str(there.get(timeout=60))
 
 
 def produce(channel: Any, begun: int, sent: int, name: int) -> None:

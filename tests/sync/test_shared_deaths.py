@@ -116,7 +116,8 @@ def test_a_message_is_not_kept_from_others_by_a_waiter_that_died() -> None:
     for child in children:
         kill(child)
     taker.join()
-    assert taken == [7] and channel.statistics()["lost"] == 0
+    assert taken == [7]
+    assert channel.statistics()["lost"] == 0
 
 
 def test_a_putter_that_died_leaves_its_room_to_others() -> None:
@@ -220,7 +221,8 @@ def test_all_who_wait_are_told_until_one_recovers() -> None:
     kill(child)
     for thread in threads:
         thread.join()
-    assert recovered.count(True) == 1 and not lock.locked()
+    assert recovered.count(True) == 1
+    assert not lock.locked()
 
 
 def test_locks_under_random_kills() -> None:
@@ -262,7 +264,7 @@ def test_locks_under_random_kills() -> None:
 @pytest.mark.parametrize("kind", [plait.Lock, plait.RLock])
 def test_a_lock_travels_and_excludes(method: str, kind: Any) -> None:
     lock, total = kind(shared=True), plait.shared_array(1, "i8")
-    context = multiprocessing.get_context(method)
+    context: Any = multiprocessing.get_context(method)
     children = [context.Process(target=programs.count_up, args=(lock, total, 2000)) for _ in range(2)]
     for child in children:
         child.start()

@@ -19,8 +19,10 @@ KINDS = [plait.Lock, plait.RLock]
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_is_a_lock(kind: Any) -> None:
     lock = kind(shared=True)
-    assert isinstance(lock, kind) and not lock.locked()
-    assert lock.acquire() is True and lock.locked()
+    assert isinstance(lock, kind)
+    assert not lock.locked()
+    assert lock.acquire() is True
+    assert lock.locked()
     lock.release()
     with lock:
         taken = []
@@ -34,7 +36,8 @@ def test_it_is_a_lock(kind: Any) -> None:
         lock.acquire(timeout=-2)
     with pytest.raises(ValueError, match="non-blocking"):
         lock.acquire(False, 1)
-    assert "unlocked" in repr(lock) and "shared" in repr(lock)
+    assert "unlocked" in repr(lock)
+    assert "shared" in repr(lock)
 
 
 def test_any_thread_may_release_a_lock_and_only_the_owner_an_rlock() -> None:
@@ -53,7 +56,9 @@ def test_any_thread_may_release_a_lock_and_only_the_owner_an_rlock() -> None:
     other = threading.Thread(target=release)
     other.start()
     other.join()
-    assert not lock.locked() and rlock.locked() and refused == ["cannot release un-acquired lock"]
+    assert not lock.locked()
+    assert rlock.locked()
+    assert refused == ["cannot release un-acquired lock"]
     rlock.release()
 
 
@@ -99,16 +104,18 @@ def test_tasks_and_threads_exclude_one_another(kind: Any) -> None:
         for thread in threads:
             thread.start()
         await asyncio.gather(in_task(), in_task())
-        await asyncio.to_thread(lambda: [thread.join() for thread in threads])
+        for thread in threads:
+            await asyncio.to_thread(thread.join)
         assert await lock.aacquire(timeout=1)
         lock.release()
 
     asyncio.run(main())
-    assert total == 1200 and lock.statistics()["waiting"] == 0
+    assert total == 1200
+    assert lock.statistics()["waiting"] == 0
 
 
 def test_a_task_that_gives_up_has_not_taken_it() -> None:
-    lock = plait.Lock(shared=True)
+    lock: Any = plait.Lock(shared=True)
 
     async def main() -> None:
         async with lock:
@@ -123,7 +130,8 @@ def test_a_task_that_gives_up_has_not_taken_it() -> None:
         lock.release()
 
     asyncio.run(main())
-    assert not lock.locked() and lock.statistics()["waiting"] == 0
+    assert not lock.locked()
+    assert lock.statistics()["waiting"] == 0
 
 
 def test_nobody_starves() -> None:
@@ -147,7 +155,8 @@ def test_nobody_starves() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_pickle_finds_it(kind: Any) -> None:
     lock = kind(shared=True)
-    assert copy.copy(lock) is lock and copy.deepcopy(lock) is lock
+    assert copy.copy(lock) is lock
+    assert copy.deepcopy(lock) is lock
     again = pickle.loads(pickle.dumps(lock))
     with again:
         assert lock.locked()

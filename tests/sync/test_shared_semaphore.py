@@ -35,11 +35,16 @@ def forked(work: Any) -> int:
 
 def test_it_is_a_semaphore() -> None:
     semaphore = plait.Semaphore(2, shared=True)
-    assert isinstance(semaphore, plait.Semaphore) and not isinstance(semaphore, plait.BoundedSemaphore)
-    assert semaphore.acquire() and semaphore.acquire(blocking=False)
-    assert semaphore.locked() and not semaphore.acquire(False) and not semaphore.acquire(timeout=0.01)
+    assert isinstance(semaphore, plait.Semaphore)
+    assert not isinstance(semaphore, plait.BoundedSemaphore)
+    assert semaphore.acquire()
+    assert semaphore.acquire(blocking=False)
+    assert semaphore.locked()
+    assert not semaphore.acquire(False)
+    assert not semaphore.acquire(timeout=0.01)
     semaphore.release(3)
-    assert semaphore.statistics()["value"] == 3 and "value=3" in repr(semaphore)
+    assert semaphore.statistics()["value"] == 3
+    assert "value=3" in repr(semaphore)
     with semaphore:
         assert semaphore.statistics()["value"] == 2
     bounded = plait.BoundedSemaphore(1, shared=True)
@@ -62,10 +67,12 @@ def test_a_subclass_is_not_shared() -> None:
 
 @pytest.mark.parametrize("thing", [plait.Semaphore(1, shared=True), plait.BoundedSemaphore(1, shared=True)])
 def test_a_pickle_finds_it(thing: Any) -> None:
-    assert copy.copy(thing) is thing and copy.deepcopy(thing) is thing
+    assert copy.copy(thing) is thing
+    assert copy.deepcopy(thing) is thing
     again = pickle.loads(pickle.dumps(thing))
     with again:
-        assert thing.locked() and type(again) is type(thing)
+        assert thing.locked()
+        assert type(again) is type(thing)
 
 
 def test_permits_go_to_whoever_waits_in_any_process() -> None:
@@ -89,7 +96,8 @@ def test_permits_go_to_whoever_waits_in_any_process() -> None:
         semaphore.release(2)
     got = [done.get(timeout=LATE) for _ in range(60)]
     thread.join()
-    assert sorted(got) == sorted([*range(20)] * 3) and semaphore.statistics()["value"] == 0
+    assert sorted(got) == sorted([*range(20)] * 3)
+    assert semaphore.statistics()["value"] == 0
     for child in children:
         os.waitpid(child, 0)
 
@@ -120,7 +128,9 @@ def test_a_waiter_that_died_keeps_no_permit() -> None:
 
 def test_an_event_lets_all_go_on() -> None:
     event, done = plait.Event(shared=True), plait.Channel[int](16, shared=True)
-    assert isinstance(event, plait.Event) and not event.is_set() and event.wait(timeout=0.01) is False
+    assert isinstance(event, plait.Event)
+    assert not event.is_set()
+    assert event.wait(timeout=0.01) is False
 
     def work() -> None:
         if event.wait(timeout=LATE):
@@ -145,4 +155,6 @@ def test_an_event_lets_all_go_on() -> None:
         os.waitpid(child, 0)
     again = pickle.loads(pickle.dumps(event))
     again.set()
-    assert event.is_set() and "set" in repr(event) and copy.copy(event) is event
+    assert event.is_set()
+    assert "set" in repr(event)
+    assert copy.copy(event) is event

@@ -109,7 +109,8 @@ impl Rig {
         }
         let can = self.ready() > u64::from(kept);
         if can {
-            self.taken.store(self.taken.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+            self.taken
+                .store(self.taken.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
         }
         can
     }

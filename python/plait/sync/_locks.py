@@ -123,10 +123,10 @@ class Lock(_core.LockCore, metaclass=ABCMeta):
 
     `with lock` in a task stops its whole loop for as long as others have the lock; `async with lock` does not.
 
-    With `shared=True` it lies in shared memory and works between processes too: forked children have it, and it can be passed to the
-    tasks of a `ProcessPool` and to processes of `multiprocessing`, whatever their start method. When the process that has it dies, whoever
-    takes it next gets `OwnerDied` and does not have it: what it protects may be half changed. `recover()` takes it over; it returns
-    False to who comes second, when somebody else has done so meanwhile.
+    With `shared=True` it lies in shared memory and works between processes too: forked children have it, and it can be
+    passed to the tasks of a `ProcessPool` and to processes of `multiprocessing`, whatever their start method. When the
+    process that has it dies, whoever takes it next gets `OwnerDied` and does not have it: what it protects may be half
+    changed. `recover()` takes it over; it returns False to who comes second, when somebody else has done so meanwhile.
 
     Not for: taking it twice by one owner, which `RLock` allows.
 
@@ -157,7 +157,8 @@ class Lock(_core.LockCore, metaclass=ABCMeta):
 
     def __new__(cls, *, shared: bool = False) -> Self:
         if shared:
-            return _shared(cls, Lock, "SharedLock")
+            made: Self = _shared(cls, Lock, "SharedLock")
+            return made
         return super().__new__(cls)
 
     def aacquire(self, blocking: bool = True, timeout: float = -1) -> Coroutine[Any, Any, bool]:
@@ -173,6 +174,20 @@ class Lock(_core.LockCore, metaclass=ABCMeta):
         if blocking and timeout == -1:
             return self._aacquire()
         return self._aacquire_unless(blocking, timeout)
+
+    def recover(self) -> bool:
+        """Take a shared lock over from a process that died while it had it, and return True.
+
+        Otherwise take it as `acquire` does, and return False: nobody died, or somebody else has taken it over before and
+        put right what it protects.
+        """
+        self.acquire()
+        return False
+
+    async def arecover(self) -> bool:
+        """As `recover`, in a task."""
+        await self.aacquire()
+        return False
 
     async def _aacquire_unless(self, blocking: bool, timeout: float) -> bool:
         if not blocking:
@@ -236,7 +251,8 @@ class RLock(_core.RLockCore, metaclass=ABCMeta):
 
     def __new__(cls, *, shared: bool = False) -> Self:
         if shared:
-            return _shared(cls, RLock, "SharedRLock")
+            made: Self = _shared(cls, RLock, "SharedRLock")
+            return made
         return super().__new__(cls)
 
     def aacquire(self, blocking: bool = True, timeout: float = -1) -> Coroutine[Any, Any, bool]:
@@ -252,6 +268,24 @@ class RLock(_core.RLockCore, metaclass=ABCMeta):
         if blocking and timeout == -1:
             return self._aacquire()
         return self._aacquire_unless(blocking, timeout)
+
+    def recover(self) -> bool:
+        """Take a shared lock over from a process that died while it had it, and return True.
+
+        Otherwise take it as `acquire` does, and return False: nobody died, or somebody else has taken it over before and
+        put right what it protects.
+        """
+        if self._is_owned():
+            raise RuntimeError("the caller has the lock: there is nothing to recover")
+        self.acquire()
+        return False
+
+    async def arecover(self) -> bool:
+        """As `recover`, in a task."""
+        if self._is_owned():
+            raise RuntimeError("the caller has the lock: there is nothing to recover")
+        await self.aacquire()
+        return False
 
     async def _aacquire_unless(self, blocking: bool, timeout: float) -> bool:
         if not blocking:
@@ -294,8 +328,8 @@ class Semaphore(_core.SemaphoreCore, metaclass=ABCMeta):
     It is a `threading.Semaphore` and an `asyncio.Semaphore` in one, and waits as `Lock` does. `release` may be called
     by anybody, also more often than `acquire`: `BoundedSemaphore` refuses that.
 
-    With `shared=True` it works between processes too, as a shared `Lock` does. Permits belong to nobody: those that a process had
-    taken when it died stay taken.
+    With `shared=True` it works between processes too, as a shared `Lock` does. Permits belong to nobody: those that a
+    process had taken when it died stay taken.
 
     Args:
         value: How many can be taken before somebody has to wait.
@@ -320,7 +354,8 @@ class Semaphore(_core.SemaphoreCore, metaclass=ABCMeta):
 
     def __new__(cls, value: int = 1, *, shared: bool = False) -> Self:
         if shared:
-            return _shared(cls, Semaphore, "SharedSemaphore", value)
+            made: Self = _shared(cls, Semaphore, "SharedSemaphore", value)
+            return made
         return super().__new__(cls, value, False)
 
     def aacquire(self, blocking: bool = True, timeout: float | None = None) -> Coroutine[Any, Any, bool]:
@@ -390,7 +425,8 @@ class BoundedSemaphore(Semaphore):
 
     def __new__(cls, value: int = 1, *, shared: bool = False) -> Self:
         if shared:
-            return _shared(cls, BoundedSemaphore, "SharedBoundedSemaphore", value)
+            made: Self = _shared(cls, BoundedSemaphore, "SharedBoundedSemaphore", value)
+            return made
         return _core.SemaphoreCore.__new__(cls, value, True)
 
     def _value_text(self) -> str:
@@ -422,7 +458,8 @@ class Event(_core.EventCore, metaclass=ABCMeta):
 
     def __new__(cls, *, shared: bool = False) -> Self:
         if shared:
-            return _shared(cls, Event, "SharedEvent")
+            made: Self = _shared(cls, Event, "SharedEvent")
+            return made
         return super().__new__(cls)
 
     def await_(self, timeout: float | None = None) -> Coroutine[Any, Any, bool]:

@@ -1,6 +1,7 @@
 """Channels and locks in shared memory: their classes, and how they travel.
 
-A pickle of one names its segment, which travels as `plait.shared._segment` says: held by pools and by letters until it has arrived.
+A pickle of one names its segment, which travels as `plait.shared._segment` says: held by pools and by letters until it
+has arrived.
 """
 
 from __future__ import annotations

@@ -185,14 +185,21 @@ fn split_letters(bytes: &[u8]) -> PyResult<(Vec<Letter>, &[u8])> {
     let (letters, rest) = rest.split_at_checked(size).ok_or_else(corrupt)?;
     let letter = |bytes: &[u8]| {
         let (source, numbers) = bytes.split_first_chunk().ok_or_else(corrupt)?;
-        let number = |at: usize| numbers[at..].first_chunk().map_or(0, |bytes| u32::from_le_bytes(*bytes));
+        let number = |at: usize| {
+            numbers[at..]
+                .first_chunk()
+                .map_or(0, |bytes| u32::from_le_bytes(*bytes))
+        };
         Ok(Letter {
             words: Source::from_bytes(source),
             index: number(0),
             stamp: number(4),
         })
     };
-    let letters = letters.chunks_exact(LETTER_BYTES).map(letter).collect::<PyResult<_>>()?;
+    let letters = letters
+        .chunks_exact(LETTER_BYTES)
+        .map(letter)
+        .collect::<PyResult<_>>()?;
     Ok((letters, rest))
 }
 

@@ -112,19 +112,15 @@ impl SharedChannelCore {
 
     /// The value of one message, which is returned with it.
     #[inline]
-    fn value<'py>(
-        &self,
-        py: Python<'py>,
-        seat: u32,
-        bytes: &[u8],
-        incoming: &Incoming,
-    ) -> PyResult<Bound<'py, PyAny>> {
+    fn value<'py>(&self, py: Python<'py>, seat: u32, bytes: &[u8], incoming: &Incoming) -> PyResult<Bound<'py, PyAny>> {
         let value = match *incoming {
             Incoming::Small { start, end } => message::decode(py, &bytes[start..end]),
             Incoming::Large(block) => {
                 let value = match self.channel.map_block(block) {
                     // SAFETY: the block is this process's, its writer was done with it before it was put, and it is given back below.
-                    Ok(block) => message::decode(py, unsafe { std::slice::from_raw_parts(block.as_ptr(), block.len()) }),
+                    Ok(block) => {
+                        message::decode(py, unsafe { std::slice::from_raw_parts(block.as_ptr(), block.len()) })
+                    }
                     Err(error) => Err(shared::refused(error)),
                 };
                 self.channel.give_back(block);
@@ -337,8 +333,7 @@ impl SharedChannelCore {
     #[pyo3(signature = (immediate=false))]
     fn shutdown(&self, immediate: bool) -> PyResult<()> {
         let (mut bytes, mut thrown) = (Vec::new(), Vec::new());
-        self.channel
-            .shut_down(self.seat()?, immediate, &mut bytes, &mut thrown);
+        self.channel.shut_down(self.seat()?, immediate, &mut bytes, &mut thrown);
         for incoming in thrown {
             match incoming {
                 Incoming::Small { start, end } => message::forget(&bytes[start..end]),

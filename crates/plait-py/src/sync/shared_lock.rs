@@ -263,7 +263,9 @@ impl SharedLockCore {
         let py = slf.py();
         let mut operation = Take::new(slf, By::Thread, Then::Recover);
         if slf.get().reentrant && slf.get().owning(py)?.is_some() {
-            return Err(PyRuntimeError::new_err("the caller has the lock: there is nothing to recover"));
+            return Err(PyRuntimeError::new_err(
+                "the caller has the lock: there is nothing to recover",
+            ));
         }
         let done = match operation.attempt(py, None)? {
             Some(done) => Some(done),
@@ -387,7 +389,11 @@ impl SharedLockCore {
             }
             State::Owned { pid, somebody, times } => {
                 let owner = named(pid, somebody);
-                let count = if this.reentrant { format!(" count={times}") } else { String::new() };
+                let count = if this.reentrant {
+                    format!(" count={times}")
+                } else {
+                    String::new()
+                };
                 format!("<locked plait.{name} object, shared, owner={owner:?}{count} waiting={waiting} at {at:#x}>")
             }
         }

@@ -20,8 +20,9 @@ use crate::shared::{self, PySegment};
 fn open(event: bool, segment: Option<&PySegment>) -> PyResult<Notice> {
     match segment {
         None => Notice::create(event).map_err(shared::refused),
-        Some(segment) => Notice::find(segment.held(), event)
-            .ok_or_else(|| PyValueError::new_err("no such object is in this memory")),
+        Some(segment) => {
+            Notice::find(segment.held(), event).ok_or_else(|| PyValueError::new_err("no such object is in this memory"))
+        }
     }
 }
 

@@ -206,7 +206,13 @@ impl<A: Attempt> Awaited<A> {
         }
         let Some(waiter) = &self.waiter else { return Ok(false) };
         let listener: Listener = Arc::clone(&place.waiter) as Listener;
-        let listening = bell::listen(self.operation.object(), self.operation.gate(), waiter.slot(), listener, tell);
+        let listening = bell::listen(
+            self.operation.object(),
+            self.operation.gate(),
+            waiter.slot(),
+            listener,
+            tell,
+        );
         listening.map_err(refused)?;
         Ok(true)
     }

@@ -572,13 +572,7 @@ impl Channel {
     /// How many things there are for the caller, whose guard is held: all for a waiter that was handed its turn, else what is not kept for
     /// such; `most` are asked for. `look` tells how many there are, as last seen or as it is.
     #[inline]
-    fn allowed(
-        &self,
-        entered: &Entered<'_>,
-        waiter: Option<&Waiter>,
-        most: usize,
-        look: impl Fn(bool) -> u64,
-    ) -> u64 {
+    fn allowed(&self, entered: &Entered<'_>, waiter: Option<&Waiter>, most: usize, look: impl Fn(bool) -> u64) -> u64 {
         let gate = &entered.gate;
         let kept = match waiter {
             // Nobody puts any more, and nobody waits for long.

@@ -352,7 +352,11 @@ impl Lock {
             return false;
         };
         words.looked.store(now, Relaxed);
-        let dead = self.object.seats().holder(owner.seat).filter(|process| !process.lives());
+        let dead = self
+            .object
+            .seats()
+            .holder(owner.seat)
+            .filter(|process| !process.lives());
         if let Some(process) = dead {
             self.object.bury(owner.seat, process);
         }

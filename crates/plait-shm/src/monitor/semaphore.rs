@@ -37,7 +37,11 @@ static RULES: Rules = Rules;
 impl Behaviour for Rules {
     fn ready(&self, object: &Object, gate: usize) -> u64 {
         // Acquire: pairs with `give` [semaphore.give].
-        if gate == TAKE { words(object).free.load(Acquire) } else { 0 }
+        if gate == TAKE {
+            words(object).free.load(Acquire)
+        } else {
+            0
+        }
     }
 
     fn bury(&self, _object: &Object, _seat: u32) {}
