@@ -4,12 +4,14 @@
     make bench QUICK=1         a short run that only prints its table
     run.py --render            render again from the stored result
 
-For whom: somebody who asks whether locks that threads and tasks share cost more than those that only one of them can use, and us, who
-must not make them slower. Locks that are free, locks that four threads want, and two parties that wake one another in turn.
+For whom: somebody who asks whether locks that threads and tasks share cost more than those that only one of them can
+use, and us, who must not make them slower. Locks that are free, locks that four threads want, and two parties that
+wake one another in turn.
 
-Method: every peer runs once in each round, in a process of its own, and the order is rotated from round to round, so that a slow
-phase of the machine hits all. The loop around what is measured is in the figure, for all alike. A cell shows the median of the rounds
-in nanoseconds for one operation, and their range. Peers that are not installed are left out.
+Method: every peer runs once in each round, in a process of its own, and the order is rotated from round to round, so
+that a slow phase of the machine hits all. The loop around what is measured is in the figure, for all alike. A cell
+shows the median of the rounds in nanoseconds for one operation, and their range. Peers that are not installed are
+left out.
 """
 
 from __future__ import annotations

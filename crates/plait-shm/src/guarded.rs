@@ -187,7 +187,9 @@ mod tests {
             assert!(guarded.try_lock().is_none());
             *value = 10;
             drop(value);
-            sleepers.into_iter().for_each(|sleeper| sleeper.join().expect("no panic"));
+            sleepers
+                .into_iter()
+                .for_each(|sleeper| sleeper.join().expect("no panic"));
         });
         assert_eq!(*guarded.try_lock().expect("free"), 13);
     }

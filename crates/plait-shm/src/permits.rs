@@ -220,7 +220,9 @@ impl<T> Permits<T> {
     /// After `waiter` was woken: whether it has a permit. If not it is in the queue again, where it was.
     pub fn retake(&self, waiter: &Arc<Waiter<T>>, ticket: &mut Option<Ticket>) -> (bool, Wakes<T>) {
         let mut wakes = Wakes::none();
-        let Some(wake) = waiter.woken() else { return (false, wakes) };
+        let Some(wake) = waiter.woken() else {
+            return (false, wakes);
+        };
         let mut state = self.state.lock();
         if wake.granted {
             state.queue.arrive(Some(wake));

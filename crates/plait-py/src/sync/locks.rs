@@ -63,12 +63,8 @@ pub(super) fn patience_of_lock(blocking: bool, timeout: Option<&Bound<'_, PyAny>
     match (blocking, unlimited) {
         (true, true) => Ok(Patience::Until(None)),
         (false, true) => Ok(Patience::None),
-        (false, false) => Err(PyValueError::new_err(
-            "can't specify a timeout for a non-blocking call",
-        )),
-        (true, false) if seconds < 0.0 => Err(PyValueError::new_err(
-            "timeout value must be a non-negative number",
-        )),
+        (false, false) => Err(PyValueError::new_err("can't specify a timeout for a non-blocking call")),
+        (true, false) if seconds < 0.0 => Err(PyValueError::new_err("timeout value must be a non-negative number")),
         (true, false) => Ok(Patience::Until(after(seconds))),
     }
 }
@@ -87,9 +83,7 @@ pub(super) fn patience_of_semaphore(blocking: bool, timeout: Option<&Bound<'_, P
     match (blocking, deadline) {
         (true, deadline) => Ok(Patience::Until(deadline)),
         (false, None) => Ok(Patience::None),
-        (false, Some(_)) => Err(PyValueError::new_err(
-            "can't specify timeout for non-blocking acquire",
-        )),
+        (false, Some(_)) => Err(PyValueError::new_err("can't specify timeout for non-blocking acquire")),
     }
 }
 

@@ -65,7 +65,9 @@ impl EventCore {
     #[new]
     #[pyo3(signature = ())]
     fn new() -> Self {
-        Self { event: Event::default() }
+        Self {
+            event: Event::default(),
+        }
     }
 
     /// Return whether it is set.

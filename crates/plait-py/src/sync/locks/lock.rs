@@ -5,11 +5,11 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::{PyTraverseError, PyVisit};
 
-use super::owner::{self, Owner};
 use super::done::Done;
+use super::owner::{self, Owner};
+use super::patience_of_lock;
 use super::raw::{self, Quick, Texts};
 use super::take::{self, By, Permitting, enter_in_task, take, take_in_task, try_take_in_task};
-use super::patience_of_lock;
 use crate::sync::awaiting::Awaiting;
 use crate::sync::inbox::Task;
 

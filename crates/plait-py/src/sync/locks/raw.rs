@@ -158,12 +158,7 @@ pub(super) fn register<C: Quick + PyTypeInfo>(py: Python<'_>, texts: &Texts) -> 
     let methods: [(&CStr, &CStr, ffi::PyMethodDefPointer, c_int); 4] = [
         (c"acquire", texts.acquire, acquire_call, keywords),
         release,
-        (
-            c"__enter__",
-            c"__enter__($self)\n--\n\n",
-            enter_call,
-            ffi::METH_NOARGS,
-        ),
+        (c"__enter__", c"__enter__($self)\n--\n\n", enter_call, ffi::METH_NOARGS),
         (
             c"__exit__",
             c"__exit__($self, *exc)\n--\n\n",

@@ -9,8 +9,8 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::{PyTraverseError, PyVisit};
 
-use super::owner::{self, Owner};
 use super::done::Done;
+use super::owner::{self, Owner};
 use super::raw::{self, Quick, Texts};
 use super::take::{self, By, Permitting, enter_in_task, take, take_in_task, try_take_in_task};
 use super::{Patience, patience_of_lock};
@@ -135,7 +135,8 @@ Take the lock, waiting until it is free, or once more if the caller has it; retu
 Args:\n    blocking: False does not wait.\n    timeout: Seconds to wait at most; -1 waits as long as it takes.\n\n\
 Raises:\n    ValueError: `timeout` is negative, or given for a call that does not wait.\n    \
 OverflowError: `timeout` is above `threading.TIMEOUT_MAX`.",
-        release: c"release($self)\n--\n\nGive the lock back; it is free when that was done as often as it was taken.\n\n\
+        release:
+            c"release($self)\n--\n\nGive the lock back; it is free when that was done as often as it was taken.\n\n\
 Raises:\n    RuntimeError: The calling thread or task does not have it.",
         some: false,
     };

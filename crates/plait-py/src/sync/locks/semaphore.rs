@@ -7,9 +7,9 @@ use pyo3::types::PyInt;
 use pyo3::{PyTraverseError, PyVisit};
 
 use super::done::Done;
+use super::patience_of_semaphore;
 use super::raw::{self, Quick, Texts};
 use super::take::{self, By, Permitting, enter_in_task, take, take_in_task, try_take_in_task};
-use super::patience_of_semaphore;
 use crate::sync::awaiting::Awaiting;
 use crate::sync::inbox::Task;
 
@@ -47,14 +47,19 @@ impl SemaphoreCore {
 /// A number of permits.
 pub(in crate::sync) fn number(name: &str, value: &Bound<'_, PyAny>, least: u64, too_few: &'static str) -> PyResult<u64> {
     if !value.is_instance_of::<PyInt>() {
-        return Err(PyTypeError::new_err(format!("{name} must be an integer, not {}", value.repr()?)));
+        return Err(PyTypeError::new_err(format!(
+            "{name} must be an integer, not {}",
+            value.repr()?
+        )));
     }
     if value.lt(least)? {
         return Err(PyValueError::new_err(too_few));
     }
     match value.extract() {
         Ok(number @ 0..=MOST) => Ok(number),
-        _ => Err(PyOverflowError::new_err(format!("{name} must be at most {MOST}, not {value}"))),
+        _ => Err(PyOverflowError::new_err(format!(
+            "{name} must be at most {MOST}, not {value}"
+        ))),
     }
 }
 
