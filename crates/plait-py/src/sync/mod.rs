@@ -53,6 +53,7 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     spin::look_for_gil(module.py());
     awaiting::register(module)?;
     module.add_class::<inbox::Drain>()?;
+    module.add_function(wrap_pyfunction!(spin::allow_spin, module)?)?;
     channel::register(module)?;
     locks::register(module)?;
     module.add_class::<shared_channel::SharedChannelCore>()?;

@@ -110,7 +110,7 @@ fn spin(py: Python<'_>, found: &dyn Fn() -> bool) -> bool {
     gil::detached(py, || {
         SPIN.with_borrow_mut(|kept| {
             let spin = kept.get_or_insert_with(|| Spin::new(true, cpu::usable_cpus()));
-            found() || (spin.worth(1, 0) && spin.run(found))
+            found() || (super::spin::allowed() && spin.worth(1, 0) && spin.run(found))
         })
     })
 }
