@@ -59,14 +59,28 @@ impl From<PidFd> for OwnedFd {
 
 /// When the process began, in clock ticks since the machine did: with its number a name that no other process will have. None when there
 /// is no such process, or it has ended and only waits for its parent to look.
-#[must_use]
-pub fn started(pid: u32) -> Option<u64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+///
+/// # Errors
+/// What the system says when that cannot be found out: want of descriptors, say.
+pub fn started(pid: u32) -> io::Result<Option<u64>> {
+    let stat = match std::fs::read_to_string(format!("/proc/{pid}/stat")) {
+        Ok(stat) => stat,
+        // It may end between the opening and the reading.
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)) => return Ok(None),
+        Err(error) => return Err(error),
+    };
     // The name, in parentheses, may hold anything.
-    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
-    let state = fields.next()?;
-    let started = fields.nth(18)?.parse().ok()?;
-    (!matches!(state, "Z" | "X" | "x")).then_some(started)
+    let mut fields = stat
+        .rsplit_once(')')
+        .map_or("", |(_, rest)| rest)
+        .split_ascii_whitespace();
+    let state = fields.next();
+    let started = fields.nth(18).and_then(|ticks| ticks.parse().ok());
+    match (state, started) {
+        (Some("Z" | "X" | "x"), Some(_)) => Ok(None),
+        (Some(_), Some(ticks)) => Ok(Some(ticks)),
+        _ => Err(io::ErrorKind::InvalidData.into()),
+    }
 }
 
 /// From now on orphans among this process's descendants become its own children. Not inherited by forks.
@@ -177,6 +191,7 @@ mod tests {
 
     #[test]
     fn who_has_ended_has_no_beginning() {
+        let started = |pid| started(pid).expect("/proc is there");
         assert!(started(process_id()).is_some_and(|ticks| ticks > 0));
         assert_eq!(started(i32::MAX as u32), None);
         let child = forked::start(|| stop_here());

@@ -117,9 +117,10 @@ impl SharedChannelCore {
             Incoming::Small { start, end } => message::decode(py, &bytes[start..end]),
             Incoming::Large(block) => {
                 let value = match self.channel.map_block(block) {
-                    // SAFETY: the block is this process's, its writer was done with it before it was put, and it is given back below.
                     Ok(block) => {
-                        message::decode(py, unsafe { std::slice::from_raw_parts(block.as_ptr(), block.len()) })
+                        // SAFETY: the block is this process's, its writer was done with it before it was put, and it is given back below.
+                        let bytes = unsafe { std::slice::from_raw_parts(block.as_ptr(), block.len()) };
+                        message::decode(py, bytes)
                     }
                     Err(error) => Err(shared::refused(error)),
                 };

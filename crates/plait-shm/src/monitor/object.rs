@@ -272,7 +272,7 @@ impl Object {
 
     #[cold]
     fn take_seat(&self) -> io::Result<u32> {
-        let (generation, process) = (fork::generation(), Process::this());
+        let (generation, process) = (fork::generation(), Process::this()?);
         let before = self.seat.load(Acquire);
         let seats = self.seats();
         let mut seat = seats.take(process);

@@ -222,8 +222,11 @@ impl Watched {
 
     /// Watches exactly those who have seats in `objects`.
     fn look(&mut self, epoll: &Epoll, objects: &[Arc<Object>]) {
+        let Ok(me) = Process::this() else {
+            self.blind = true;
+            return;
+        };
         self.blind = false;
-        let me = Process::this();
         let mut present = HashSet::new();
         for object in objects {
             for (seat, process) in object.seats().taken() {

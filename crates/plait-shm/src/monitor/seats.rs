@@ -3,6 +3,8 @@
 //! A seat is taken and left under the table's guard, and committed by the store of its number. Its number and the time of its beginning
 //! name a process for ever, so one that got the number of a dead one is not taken for it.
 
+use std::io;
+
 use plait_sys::child;
 use plait_sys::mem::Identity;
 use plait_sys::poll::BytePipe;
@@ -27,19 +29,19 @@ pub struct Process {
 
 impl Process {
     /// This one.
-    #[must_use]
-    pub fn this() -> Self {
+    ///
+    /// # Errors
+    /// What the system says when `/proc` does not tell.
+    pub fn this() -> io::Result<Self> {
         let pid = child::process_id();
-        Self {
-            pid,
-            started: child::started(pid).unwrap_or(0),
-        }
+        let started = child::started(pid)?.ok_or(io::ErrorKind::Unsupported)?;
+        Ok(Self { pid, started })
     }
 
-    /// Whether it has not ended.
+    /// Whether it has not ended, as far as can be found out.
     #[must_use]
     pub fn lives(self) -> bool {
-        child::started(self.pid) == Some(self.started)
+        child::started(self.pid).map_or(true, |started| started == Some(self.started))
     }
 }
 
@@ -77,7 +79,7 @@ impl Seats {
     ///
     /// # Safety
     /// As for [`Robust::init`].
-    pub(crate) unsafe fn init(at: *mut Seats) -> std::io::Result<()> {
+    pub(crate) unsafe fn init(at: *mut Seats) -> io::Result<()> {
         // SAFETY: the caller's promise; the field lies within.
         unsafe { Robust::init(&raw mut (*at).guard) }
     }

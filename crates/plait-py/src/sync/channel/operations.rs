@@ -14,6 +14,7 @@ use super::{ChannelCore, State, list, refusal};
 use crate::sync::inbox::Task;
 use crate::sync::operation::{Operation, Place};
 use crate::sync::rouse;
+use crate::sync::shared_channel::SharedChannelCore;
 
 /// What the end of a channel is to who gets.
 #[derive(Clone, Copy)]
@@ -283,10 +284,14 @@ impl Select {
         }
         let channels = channels.iter().map(|channel| match channel.cast_into::<ChannelCore>() {
             Ok(channel) => Ok(channel.unbind()),
-            Err(error) => Err(PyTypeError::new_err(format!(
-                "select takes channels, not {}",
-                error.into_inner().repr()?
-            ))),
+            Err(error) => {
+                let other = error.into_inner();
+                let text = match other.is_instance_of::<SharedChannelCore>() {
+                    true => "select takes channels of one process, not shared ones".into(),
+                    false => format!("select takes channels, not {}", other.repr()?),
+                };
+                Err(PyTypeError::new_err(text))
+            }
         });
         Ok(Self {
             channels: channels.collect::<PyResult<_>>()?,
