@@ -26,10 +26,11 @@ class Channel(Generic[T]):
     running loop, usable from every loop. Nothing is lost when a wait is cancelled or runs into its timeout: a message stays in
     the channel until a getter has it in hand.
 
-    With `shared=True` it lies in shared memory and works between processes too: forked children have it, and it can be passed to the
-    tasks of a `ProcessPool` and to processes of `multiprocessing`, whatever their start method, as an argument or in a message. Messages
-    are pickled then. A process that dies blocks nobody: what it was putting is put or not, what it was taking is lost and counted in
-    `statistics()`, and what it had taken and not called done is done. The messages are gone with the last process that has the channel.
+    With `shared=True` it lies in shared memory and works between processes too: forked children have it, and it can be
+    passed to the tasks of a `ProcessPool` and to processes of `multiprocessing`, whatever their start method, as an
+    argument or in a message. Messages are pickled then. A process that dies blocks nobody: what it was putting is put or
+    not, what it was taking is lost and counted in `statistics()`, and what it had taken and not called done is done. The
+    messages are gone with the last process that has the channel.
 
     Not for: priorities and last-in-first-out order, which `queue.PriorityQueue` and `queue.LifoQueue` have.
 
@@ -41,8 +42,8 @@ class Channel(Generic[T]):
 
     Args:
         capacity: Messages that it holds at most; 0 for any number. `put` waits while it is full.
-        shared: Whether other processes can have it too. It then needs a capacity above 0, of at most 2**30; each message takes 256 bytes
-            of memory, and as much more as it is larger than that.
+        shared: Whether other processes can have it too. It then needs a capacity above 0, of at most 2**30; each message
+            takes 256 bytes of memory, and as much more as it is larger than that.
 
     Raises:
         TypeError: `capacity` is not an integer.
