@@ -490,41 +490,19 @@ class Event(_core.EventCore, metaclass=ABCMeta):
         _refuse_pickling(self)
 
 
-class Condition(_core.ConditionCore):
-    """A condition variable for threads and asyncio tasks.
+class AnyCondition:
+    """What all conditions do; what differs is who can wait at them."""
 
-    It is a `threading.Condition` and an `asyncio.Condition` in one: `wait` and `wait_for` for threads, `await_` and
-    `await_for` for tasks, `notify` for both. Who waits gives the lock back meanwhile, and has it again afterwards,
-    however the waiting ended. Notices go to those who wait, oldest first. A notice is not lost when the wait that it
-    was for is cancelled: another gets it.
+    __slots__ = ()
 
-    Args:
-        lock: A `plait.Lock` or `plait.RLock`, `None` for an RLock of its own. With a lock of `threading` only threads can use
-            the condition.
+    if TYPE_CHECKING:
 
-    Raises:
-        TypeError: `lock` has no `acquire` and `release`; or, from the forms for tasks, it is one that tasks cannot wait for.
-
-    >>> import threading
-    >>> condition, items = plait.Condition(), []
-    >>> def produce():
-    ...     with condition:
-    ...         items.append("something")
-    ...         condition.notify()
-    >>> with condition:
-    ...     threading.Thread(target=produce).start()
-    ...     condition.wait_for(lambda: items)
-    ['something']
-    """
-
-    __slots__ = {
-        "_is_owned": "Whether the caller has the lock.",
-        "_lock": "The lock.",
-        "_release_save": "Gives the lock back altogether.",
-        "_restore": "Takes the lock as often as before, with what `_release_save` returned.",
-        "acquire": "Take the lock: its own method.",
-        "release": "Give the lock back: its own method.",
-    }
+        def _wait(
+            self, release: Callable[[], Any], restore: Callable[[Any], object], timeout: float | None
+        ) -> bool: ...
+        def _await(self, release: Callable[[], object]) -> Coroutine[Any, Any, bool]: ...
+        def _wake(self, count: int) -> object: ...
+        def _waiting(self) -> int: ...
 
     _lock: _AnyLock
     acquire: Callable[..., bool]
@@ -533,15 +511,13 @@ class Condition(_core.ConditionCore):
     _release_save: Callable[[], Any]
     _restore: Callable[[Any], object]
 
-    def __init__(self, lock: _AnyLock | None = None) -> None:
-        if lock is None:
-            lock = RLock()
+    def __init__(self, lock: _AnyLock) -> None:
         try:
             self.acquire = lock.acquire
             self.release = lock.release
         except AttributeError:
             raise TypeError(f"lock must be a lock or None, not {lock!r}") from None
-        self._lock = lock
+        self._lock = lock  # type: ignore[misc]  # a slot of every condition
         self._release_save = getattr(lock, "_release_save", lock.release)
         self._restore = getattr(lock, "_acquire_restore", self._acquire_again)
         if isinstance(lock, Lock):
@@ -746,6 +722,56 @@ class Condition(_core.ConditionCore):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}({self._lock!r}, {self._waiting()})>"
+
+
+class Condition(_core.ConditionCore, AnyCondition, metaclass=ABCMeta):
+    """A condition variable for threads and asyncio tasks.
+
+    It is a `threading.Condition` and an `asyncio.Condition` in one: `wait` and `wait_for` for threads, `await_` and
+    `await_for` for tasks, `notify` for both. Who waits gives the lock back meanwhile, and has it again afterwards,
+    however the waiting ended. Notices go to those who wait, oldest first. A notice is not lost when the wait that it
+    was for is cancelled: another gets it.
+
+    With `shared=True` it works between processes too, as a shared `Lock` does, and takes a shared lock. Who waits while a
+    process dies may find the lock's owner dead when it takes the lock again: then the wait raises `OwnerDied`.
+
+    Args:
+        lock: A `plait.Lock` or `plait.RLock`, `None` for an RLock of its own. With a lock of `threading` only threads can use
+            the condition.
+        shared: Whether other processes can have it too.
+
+    Raises:
+        TypeError: `lock` has no `acquire` and `release`; or, from the forms for tasks, it is one that tasks cannot wait for.
+
+    >>> import threading
+    >>> condition, items = plait.Condition(), []
+    >>> def produce():
+    ...     with condition:
+    ...         items.append("something")
+    ...         condition.notify()
+    >>> with condition:
+    ...     threading.Thread(target=produce).start()
+    ...     condition.wait_for(lambda: items)
+    ['something']
+    """
+
+    __slots__ = {
+        "_is_owned": "Whether the caller has the lock.",
+        "_lock": "The lock.",
+        "_release_save": "Gives the lock back altogether.",
+        "_restore": "Takes the lock as often as before, with what `_release_save` returned.",
+        "acquire": "Take the lock: its own method.",
+        "release": "Give the lock back: its own method.",
+    }
+
+    def __new__(cls, lock: _AnyLock | None = None, *, shared: bool = False) -> Self:
+        if shared:
+            made: Self = _shared(cls, Condition, "SharedCondition", lock)
+            return made
+        return super().__new__(cls)
+
+    def __init__(self, lock: _AnyLock | None = None, *, shared: bool = False) -> None:  # noqa: ARG002  # see __new__
+        super().__init__(RLock() if lock is None else lock)
 
     def _at_fork_reinit(self) -> None:
         lock: Any = self._lock

@@ -12,9 +12,27 @@ from typing import Any, Self, TypeVar
 import plait.shared._segment  # noqa: F401  # pyright: ignore[reportUnusedImport]  # how segments travel
 from plait import _core
 from plait.sync._channel import Channel
-from plait.sync._locks import BoundedSemaphore, Event, Lock, RLock, Semaphore, _check_timeout, _within
+from plait.sync._locks import (
+    AnyCondition,
+    BoundedSemaphore,
+    Condition,
+    Event,
+    Lock,
+    RLock,
+    Semaphore,
+    _check_timeout,
+    _within,
+)
 
-__all__ = ["SharedBoundedSemaphore", "SharedChannel", "SharedEvent", "SharedLock", "SharedRLock", "SharedSemaphore"]
+__all__ = [
+    "SharedBoundedSemaphore",
+    "SharedChannel",
+    "SharedCondition",
+    "SharedEvent",
+    "SharedLock",
+    "SharedRLock",
+    "SharedSemaphore",
+]
 
 T = TypeVar("T")
 
@@ -38,12 +56,12 @@ class SharedChannel(_core.SharedChannelCore[T], Channel[T]):
         return self
 
 
-class SharedLock(_core.SharedLockCore):
-    """A `plait.Lock` of any number of processes."""
+class _AnyLock(_core.SharedLockCore):
+    """A lock of any number of processes."""
 
     __slots__ = ()
 
-    _reentrant = False
+    _reentrant: bool
 
     def __new__(cls, segment: _core.Segment | None = None) -> Self:
         """Make one, or find the one in `segment`."""
@@ -82,7 +100,15 @@ class SharedLock(_core.SharedLockCore):
         return self
 
 
-class SharedRLock(SharedLock):
+class SharedLock(_AnyLock):
+    """A `plait.Lock` of any number of processes."""
+
+    __slots__ = ()
+
+    _reentrant = False
+
+
+class SharedRLock(_AnyLock):
     """A `plait.RLock` of any number of processes."""
 
     __slots__ = ()
@@ -185,7 +211,38 @@ class SharedEvent(_core.SharedEventCore):
         return self
 
 
+class SharedCondition(_core.SharedConditionCore, AnyCondition):
+    """A `plait.Condition` of any number of processes."""
+
+    __slots__ = ("_is_owned", "_lock", "_release_save", "_restore", "acquire", "release")
+
+    def __new__(cls, lock: Any = None, segment: _core.Segment | None = None) -> Self:  # noqa: ARG004  # see __init__
+        """Make one, or find the one in `segment`."""
+        return _core.SharedConditionCore.__new__(cls, segment)
+
+    def __init__(self, lock: Any = None, segment: _core.Segment | None = None) -> None:  # noqa: ARG002  # __new__ takes it
+        if not isinstance(lock, _AnyLock | None):
+            raise TypeError(f"lock of a shared condition must be a shared plait.Lock or plait.RLock, not {lock!r}")
+        super().__init__(SharedRLock() if lock is None else lock)
+
+    def statistics(self) -> Any:
+        """Return what goes on: whether the lock is `locked`, its `owner`, and who is `waiting` for a notice."""
+        lock: Any = self._lock
+        figures = lock.statistics()
+        return {"locked": figures["locked"], "owner": figures["owner"], "waiting": self._waiting()}
+
+    def __reduce__(self) -> tuple[Callable[..., Self], tuple[Any, ...]]:
+        return type(self), (self._lock, self._segment)
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
+
+
 Lock.register(SharedLock)
+Condition.register(SharedCondition)
 RLock.register(SharedRLock)
 Semaphore.register(SharedSemaphore)
 BoundedSemaphore.register(SharedBoundedSemaphore)

@@ -10,7 +10,7 @@
 //! | `shared_wait` | waiting at shared objects: threads, and tasks by the bell |
 //! | `shared_channel` | `plait.Channel(shared=True)` |
 //! | `shared_lock` | `plait.Lock(shared=True)`, `plait.RLock(shared=True)` |
-//! | `shared_semaphore`, `shared_notice` | shared semaphores and events |
+//! | `shared_semaphore`, `shared_notice` | shared semaphores, events and conditions |
 //! | `locks` | locks, semaphores, events, conditions |
 //! | `channel` | `plait.Channel`; its operations, and the raw methods that are called most |
 //!
@@ -59,5 +59,6 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<shared_channel::SharedChannelCore>()?;
     module.add_class::<shared_lock::SharedLockCore>()?;
     module.add_class::<shared_semaphore::SharedSemaphoreCore>()?;
-    module.add_class::<shared_notice::SharedEventCore>()
+    module.add_class::<shared_notice::SharedEventCore>()?;
+    module.add_class::<shared_notice::SharedConditionCore>()
 }

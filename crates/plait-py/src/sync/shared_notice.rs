@@ -1,4 +1,4 @@
-//! `plait.Event(shared=True)`: what it can be asked for.
+//! `plait.Event(shared=True)` and `plait.Condition(shared=True)`: what they can be asked for.
 
 use std::io;
 use std::sync::Arc;
@@ -7,13 +7,14 @@ use plait_shm::monitor::gate::Kind;
 use plait_shm::monitor::notice::{Notice, WAIT};
 use plait_shm::monitor::object::Object;
 use plait_shm::monitor::waiter::Waiter;
-use pyo3::exceptions::PyValueError;
+use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyBool;
 use pyo3::{PyTraverseError, PyVisit};
 
 use super::awaiting::Awaiting;
 use super::locks::deadline;
+use super::operation::{Operation, Place};
 use super::shared_wait::{self, Attempt, Awaited};
 use crate::shared::{self, PySegment};
 
@@ -125,5 +126,137 @@ impl SharedEventCore {
     /// How many wait.
     fn _waiting(&self) -> u32 {
         self.event.waiting()
+    }
+}
+
+/// What shared conditions are made of. The lock is Python's to choose.
+#[pyclass(subclass, frozen, weakref, module = "plait._core")]
+pub(crate) struct SharedConditionCore {
+    condition: Notice,
+}
+
+/// Waiting for a notice, in a task.
+struct Told {
+    of: Py<SharedConditionCore>,
+    /// Called when the waiter is in the queue: lets go of the lock.
+    release: Py<PyAny>,
+    waiter: Option<Waiter>,
+}
+
+impl Told {
+    fn stop(&mut self) {
+        if let Some(waiter) = self.waiter.take() {
+            shared_wait::ignore(self.of.get().condition.object(), WAIT, &waiter);
+        }
+    }
+}
+
+impl Operation for Told {
+    fn attempt(&mut self, py: Python<'_>, place: Option<&mut Place>) -> PyResult<Option<Py<PyAny>>> {
+        let Some(place) = place else { return Ok(None) };
+        let condition = &self.of.get().condition;
+        let begins = self.waiter.is_none();
+        if begins {
+            self.waiter = condition.queue(Kind::Task).map_err(no_place)?;
+        }
+        let Some(waiter) = &self.waiter else { return Ok(None) };
+        if !begins && condition.told(waiter) {
+            self.stop();
+            return Ok(Some(yes(py)));
+        }
+        let mut over = shared_wait::listen(condition.object(), WAIT, waiter, place);
+        if begins && over.is_ok() {
+            over = self.release.call0(py).map(drop);
+        }
+        match over {
+            Ok(()) => Ok(None),
+            Err(error) => {
+                self.stop();
+                Err(error)
+            }
+        }
+    }
+
+    fn leave(&mut self, _py: Python<'_>, _place: &mut Place) {
+        self.stop();
+    }
+
+    fn spins(&self) -> bool {
+        false
+    }
+
+    fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.of)?;
+        visit.call(&self.release)
+    }
+}
+
+/// All places of a condition are taken: who waits has let go of nothing yet.
+fn no_place(error: io::Error) -> PyErr {
+    match error.kind() {
+        io::ErrorKind::WouldBlock => PyRuntimeError::new_err("too many wait for the condition: 4096 at most"),
+        _ => shared_wait::refused(error),
+    }
+}
+
+#[pymethods]
+impl SharedConditionCore {
+    /// A new one, or the one in `segment`.
+    #[new]
+    #[pyo3(signature = (segment=None))]
+    fn new(segment: Option<&PySegment>) -> PyResult<Self> {
+        Ok(Self {
+            condition: open(false, segment)?,
+        })
+    }
+
+    /// Its memory, by which it travels.
+    #[getter]
+    fn _segment(&self) -> PySegment {
+        PySegment::of(self.condition.object().segment())
+    }
+
+    /// Queue up, call `release`, wait for a notice, and call `restore` with what `release` returned, however the waiting ended. Return
+    /// whether there was a notice.
+    #[pyo3(signature = (release, restore, timeout))]
+    fn _wait(
+        slf: &Bound<'_, Self>,
+        release: &Bound<'_, PyAny>,
+        restore: &Bound<'_, PyAny>,
+        timeout: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<bool> {
+        let py = slf.py();
+        let deadline = deadline(timeout)?;
+        let condition = &slf.get().condition;
+        let Some(waiter) = condition.queue(Kind::Thread).map_err(no_place)? else {
+            return Ok(true); // never: it has no flag
+        };
+        let released = release.call0()?;
+        let waited = shared_wait::sleep(py, &waiter, deadline, || condition.told(&waiter));
+        // A notice that comes from here on is another's.
+        drop(waiter);
+        restore.call1((released,))?;
+        waited
+    }
+
+    /// Queue up, call `release`, and wait for a notice, in a task.
+    #[pyo3(signature = (release))]
+    fn _await(slf: &Bound<'_, Self>, release: Py<PyAny>) -> Awaiting {
+        let operation = Told {
+            of: slf.clone().unbind(),
+            release,
+            waiter: None,
+        };
+        Awaiting::new("Condition.await_", Box::new(operation))
+    }
+
+    /// Notify as many as `count` of those who wait.
+    fn _wake(&self, count: u64) {
+        self.condition.notify(count);
+    }
+
+    /// How many wait.
+    fn _waiting(&self) -> u32 {
+        self.condition.waiting()
     }
 }

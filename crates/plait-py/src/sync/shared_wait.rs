@@ -156,6 +156,36 @@ pub(super) fn block_on(
     }
 }
 
+/// Sleeps, in a thread, until `told`. False when the deadline has passed.
+///
+/// # Errors
+/// What a signal's handler raised.
+pub(super) fn sleep(
+    py: Python<'_>,
+    waiter: &Waiter,
+    deadline: Option<u64>,
+    told: impl Fn() -> bool,
+) -> PyResult<bool> {
+    while gil::wait(py, &Sleeper(waiter, deadline), true, deadline)? {
+        if told() {
+            return Ok(true);
+        }
+    }
+    // It may have come with the deadline.
+    Ok(told())
+}
+
+/// Has the task of `place` told when `waiter` is woken.
+pub(super) fn listen(object: &Arc<Object>, gate: usize, waiter: &Waiter, place: &Place) -> PyResult<()> {
+    let listener: Listener = Arc::clone(&place.waiter) as Listener;
+    bell::listen(object, gate, waiter.slot(), listener, tell).map_err(refused)
+}
+
+/// Nobody is to be told of `waiter` any more.
+pub(super) fn ignore(object: &Arc<Object>, gate: usize, waiter: &Waiter) {
+    bell::ignore(object, gate, waiter.slot());
+}
+
 /// A place in the queue for a thread; None to look again.
 fn queue(py: Python<'_>, operation: &dyn Attempt, deadline: Option<u64>) -> PyResult<Option<Waiter>> {
     match operation.queue(Kind::Thread) {
@@ -187,7 +217,7 @@ impl<A: Attempt> Awaited<A> {
     /// Nobody waits any more; a wake-up that was not used goes to another.
     fn stop(&mut self) {
         if let Some(waiter) = self.waiter.take() {
-            bell::ignore(self.operation.object(), self.operation.gate(), waiter.slot());
+            ignore(self.operation.object(), self.operation.gate(), &waiter);
         }
     }
 
@@ -205,15 +235,7 @@ impl<A: Attempt> Awaited<A> {
             };
         }
         let Some(waiter) = &self.waiter else { return Ok(false) };
-        let listener: Listener = Arc::clone(&place.waiter) as Listener;
-        let listening = bell::listen(
-            self.operation.object(),
-            self.operation.gate(),
-            waiter.slot(),
-            listener,
-            tell,
-        );
-        listening.map_err(refused)?;
+        listen(self.operation.object(), self.operation.gate(), waiter, place)?;
         Ok(true)
     }
 }

@@ -25,8 +25,8 @@ const PIECE: u64 = 16 << 20;
 const PIECES: usize = 64;
 /// Addresses for all blocks.
 pub const BEYOND: u64 = 1 << 40;
-/// Free memory is kept up to this many bytes.
-const KEPT: u64 = 64 << 20;
+/// Free memory is kept up to this many bytes, counted by the sizes of blocks: giving it back and touching it anew costs more than copying.
+const KEPT: u64 = 256 << 20;
 /// Blocks smaller than this are kept whatever there is.
 const SMALL: u64 = 128 << 10;
 
