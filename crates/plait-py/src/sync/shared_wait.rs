@@ -160,12 +160,7 @@ pub(super) fn block_on(
 ///
 /// # Errors
 /// What a signal's handler raised.
-pub(super) fn sleep(
-    py: Python<'_>,
-    waiter: &Waiter,
-    deadline: Option<u64>,
-    told: impl Fn() -> bool,
-) -> PyResult<bool> {
+pub(super) fn sleep(py: Python<'_>, waiter: &Waiter, deadline: Option<u64>, told: impl Fn() -> bool) -> PyResult<bool> {
     while gil::wait(py, &Sleeper(waiter, deadline), true, deadline)? {
         if told() {
             return Ok(true);
