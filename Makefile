@@ -27,10 +27,11 @@ soak: ## 10,000 kills, 1,000 pools, then kills, timeouts and cancellations for M
 	$(RUN) -m pytest tests/processes -m soak --timeout=3600 -o faulthandler_timeout=3660
 	$(RUN) scripts/soak.py --minutes $(or $(MINUTES),10)
 
-bench: ## Measure against other pools and queues and render the tables; QUICK=1 for a short run that renders nothing
+bench: ## Measure against other pools, queues and locks and render the tables; QUICK=1 for a short run that renders nothing
 	$(SETUP) bench
 	$(RUN) benches/process_pool/run.py $(if $(QUICK),--quick)
 	$(RUN) benches/channels/run.py $(if $(QUICK),--quick)
+	$(RUN) benches/locks/run.py $(if $(QUICK),--quick)
 
 clean: ## Remove what the other targets made
 	rm -rf $(VENV) target python/plait/_core*.so

@@ -5,6 +5,7 @@ use std::sync::atomic::{
     Ordering::{AcqRel, Acquire, Relaxed, Release},
 };
 
+use plait_shm::guarded::Guarded;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::{PyTraverseError, PyVisit, ffi};
@@ -45,47 +46,52 @@ pub(in crate::sync) fn task(py: Python<'_>) -> PyResult<Option<Bound<'_, PyAny>>
 
 const TASK: usize = 1;
 
-/// The owner: 0 for none, a thread's number, or a task's address with a bit, whose reference it holds.
+/// The owner.
 #[derive(Default)]
-pub(super) struct Owner(AtomicUsize);
+pub(super) struct Owner {
+    /// 0 for none, a thread's number, or a task's address with a bit, whose reference is held here.
+    word: AtomicUsize,
+    /// Held while a task is taken out, or its reference count raised: nothing else keeps one from the other without a GIL.
+    tasks: Guarded<()>,
+}
 
 impl Owner {
     /// The calling thread has it now.
     #[inline]
     pub(super) fn set_thread(&self, thread: usize) {
         // Relaxed: told to people, and compared by the thread itself.
-        self.0.store(thread, Relaxed);
+        self.word.store(thread, Relaxed);
     }
 
     /// `task` has it now.
     pub(super) fn set_task(&self, task: Bound<'_, PyAny>) {
         // Release: pairs with `clear` and `object`; who reads the address sees the object.
-        let before = self.0.swap(task.into_ptr() as usize | TASK, Release);
+        let before = self.word.swap(task.into_ptr() as usize | TASK, Release);
         debug_assert!(before & TASK == 0, "cleared when it was released");
     }
 
     /// Whether the thread with this number has it, and no task.
     #[inline]
     pub(super) fn is_thread(&self, thread: usize) -> bool {
-        self.0.load(Relaxed) == thread
+        self.word.load(Relaxed) == thread
     }
 
     /// Whether a task has it.
     #[inline]
     pub(super) fn any_task(&self) -> bool {
-        self.0.load(Relaxed) & TASK != 0
+        self.word.load(Relaxed) & TASK != 0
     }
 
     /// Whether it is this task's.
     pub(super) fn is_task(&self, task: &Bound<'_, PyAny>) -> bool {
         // Relaxed: only the task itself can find its own address here, or miss it.
-        self.0.load(Relaxed) == task.as_ptr() as usize | TASK
+        self.word.load(Relaxed) == task.as_ptr() as usize | TASK
     }
 
     /// The thread that has it gives it back.
     #[inline]
     pub(super) fn set_none(&self) {
-        self.0.store(0, Relaxed);
+        self.word.store(0, Relaxed);
     }
 
     /// Nobody has it. To be called while the permit is still taken.
@@ -94,38 +100,41 @@ impl Owner {
         if self.any_task() {
             self.clear_task(py);
         } else {
-            self.0.store(0, Relaxed);
+            self.word.store(0, Relaxed);
         }
     }
 
     #[cold]
     fn clear_task(&self, py: Python<'_>) {
+        let guard = self.tasks.lock();
         // Acquire: pairs with `set_task`. Whoever takes the address out has the reference.
-        let owner = self.0.swap(0, AcqRel);
+        let owner = self.word.swap(0, AcqRel);
+        drop(guard);
         if owner & TASK != 0 {
             // SAFETY: the reference that `set_task` left here, taken once.
             drop(unsafe { Bound::from_owned_ptr(py, (owner & !TASK) as *mut ffi::PyObject) });
         }
     }
 
-    /// The number of the thread, the task, or None. To be called while nobody else clears it: of a lock that is seen to be held.
+    /// The number of the thread, the task, or None.
     pub(super) fn object(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
+        let guard = self.tasks.lock();
         // Acquire: pairs with `set_task`.
-        let owner = self.0.load(Acquire);
-        if owner == 0 {
-            Ok(None)
-        } else if owner & TASK == 0 {
-            Ok(Some(owner.into_pyobject(py)?.into_any().unbind()))
-        } else {
-            // SAFETY: a reference is here; attached.
-            Ok(Some(unsafe {
-                Bound::from_borrowed_ptr(py, (owner & !TASK) as *mut ffi::PyObject).unbind()
-            }))
+        let owner = self.word.load(Acquire);
+        let task = (owner & TASK != 0).then(|| {
+            // SAFETY: attached. A reference is here, and nobody takes it out under the guard.
+            unsafe { Bound::from_borrowed_ptr(py, (owner & !TASK) as *mut ffi::PyObject).unbind() }
+        });
+        drop(guard);
+        match (task, owner) {
+            (Some(task), _) => Ok(Some(task)),
+            (None, 0) => Ok(None),
+            (None, thread) => Ok(Some(thread.into_pyobject(py)?.into_any().unbind())),
         }
     }
 
     pub(super) fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
-        let owner = self.0.load(Acquire);
+        let owner = self.word.load(Acquire);
         if owner & TASK == 0 {
             return Ok(());
         }
@@ -141,7 +150,7 @@ impl Owner {
 
 impl Drop for Owner {
     fn drop(&mut self) {
-        if *self.0.get_mut() & TASK != 0 {
+        if *self.word.get_mut() & TASK != 0 {
             Python::attach(|py| self.clear_task(py));
         }
     }
