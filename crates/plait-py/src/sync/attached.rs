@@ -1,7 +1,7 @@
 //! A mutex for attached threads: with a GIL, that is the lock.
 //!
-//! The atomic instructions of a mutex that nobody else ever holds are a third of what a message costs, and more when it goes to another
-//! core. In an interpreter that was built with the GIL, who has it is alone with whatever only attached threads touch. Free-threaded builds
+//! Without the atomic instructions of a mutex that nobody else ever holds, a channel moves about a tenth more messages from one core to
+//! another. In an interpreter that was built with the GIL, who has it is alone with whatever only attached threads touch. Free-threaded builds
 //! have a real mutex here, even while their GIL is enabled, since it may be for a moment only.
 
 use std::cell::UnsafeCell;
