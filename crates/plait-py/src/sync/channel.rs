@@ -3,8 +3,6 @@
 mod operations;
 mod raw;
 
-use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
-
 use plait_shm::channel::{Channel, Refused, Want};
 use plait_sys::time;
 use pyo3::exceptions::{PyStopAsyncIteration, PyStopIteration, PyTypeError, PyValueError};
@@ -13,6 +11,7 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBool, PyDict, PyInt, PyList, PyTuple, PyType};
 use pyo3::{PyTraverseError, PyVisit};
 
+use super::attached::{Attached, Guard};
 use super::awaiting::Awaiting;
 use super::inbox::Task;
 use super::operation::{Operation, block_on};
@@ -26,7 +25,7 @@ type State = Channel<Py<PyAny>, Task>;
 /// What `plait.Channel` is made of; see there.
 #[pyclass(subclass, frozen, weakref, generic, module = "plait._core")]
 pub(crate) struct ChannelCore {
-    state: Mutex<State>,
+    state: Attached<State>,
     /// 0 for no bound.
     capacity: usize,
 }
@@ -102,8 +101,8 @@ pub(super) fn positive(most: &Bound<'_, PyAny>) -> PyResult<usize> {
 
 impl ChannelCore {
     #[inline]
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self, py: Python<'_>) -> Guard<'_, State> {
+        self.state.lock(py)
     }
 
     fn get_item(slf: &Bound<'_, Self>, patience: Patience) -> PyResult<Py<PyAny>> {
@@ -136,7 +135,7 @@ impl ChannelCore {
         let capacity = capacity.extract()?;
         let bound = if capacity == 0 { usize::MAX } else { capacity };
         Ok(Self {
-            state: Mutex::new(Channel::new(bound, time::monotonic_ns)),
+            state: Attached::new(Channel::new(bound, time::monotonic_ns)),
             capacity,
         })
     }
@@ -191,7 +190,7 @@ impl ChannelCore {
     }
 
     fn task_done(slf: &Bound<'_, Self>) -> PyResult<()> {
-        let woken = slf.get().lock().task_done();
+        let woken = slf.get().lock(slf.py()).task_done();
         match woken {
             Some(woken) => {
                 rouse(slf.py(), woken);
@@ -211,21 +210,21 @@ impl ChannelCore {
 
     #[pyo3(signature = (immediate=false))]
     fn shutdown(slf: &Bound<'_, Self>, immediate: bool) {
-        let (dropped, woken) = slf.get().lock().shut_down(immediate);
+        let (dropped, woken) = slf.get().lock(slf.py()).shut_down(immediate);
         rouse(slf.py(), woken);
         drop(dropped);
     }
 
-    fn qsize(&self) -> usize {
-        self.lock().len()
+    fn qsize(&self, py: Python<'_>) -> usize {
+        self.lock(py).len()
     }
 
-    fn empty(&self) -> bool {
-        self.lock().is_empty()
+    fn empty(&self, py: Python<'_>) -> bool {
+        self.lock(py).is_empty()
     }
 
-    fn full(&self) -> bool {
-        self.capacity != 0 && self.lock().len() >= self.capacity
+    fn full(&self, py: Python<'_>) -> bool {
+        self.capacity != 0 && self.lock(py).len() >= self.capacity
     }
 
     #[getter]
@@ -234,18 +233,18 @@ impl ChannelCore {
     }
 
     #[getter]
-    fn is_shutdown(&self) -> bool {
-        self.lock().is_shut_down()
+    fn is_shutdown(&self, py: Python<'_>) -> bool {
+        self.lock(py).is_shut_down()
     }
 
     #[getter]
-    fn unfinished_tasks(&self) -> usize {
-        self.lock().unfinished()
+    fn unfinished_tasks(&self, py: Python<'_>) -> usize {
+        self.lock(py).unfinished()
     }
 
     fn statistics<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let (counts, size, unfinished, waiting) = {
-            let state = self.lock();
+            let state = self.lock(py);
             let waiting = [Want::Get, Want::Put, Want::Join].map(|want| state.waiting(want));
             (state.counts(), state.len(), state.unfinished(), waiting)
         };
@@ -284,7 +283,7 @@ impl ChannelCore {
     fn __repr__(slf: &Bound<'_, Self>) -> String {
         let this = slf.get();
         let (size, over, waiting) = {
-            let state = this.lock();
+            let state = this.lock(slf.py());
             let waiting = [Want::Get, Want::Put, Want::Join].map(|want| state.waiting(want));
             (state.len(), state.is_shut_down(), waiting)
         };
@@ -313,17 +312,15 @@ impl ChannelCore {
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         // Where another thread was stopped while it holds the lock, not visiting keeps the objects alive, which is safe.
-        let state = match self.state.try_lock() {
-            Ok(state) => state,
-            Err(TryLockError::Poisoned(state)) => state.into_inner(),
-            Err(TryLockError::WouldBlock) => return Ok(()),
+        let Some(state) = self.state.try_lock() else {
+            return Ok(());
         };
         state.items().iter().try_for_each(|item| visit.call(item))?;
         state.tasks().try_for_each(|task| visit.call(&task.awaiting))
     }
 
     fn __clear__(&self) {
-        let left = self.lock().clear();
+        let left = Python::attach(|py| self.lock(py).clear());
         drop(left);
     }
 }

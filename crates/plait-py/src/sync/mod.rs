@@ -5,6 +5,7 @@
 //! | `operation` | something that is tried until it goes, and the thread that waits for it |
 //! | `awaiting` | the same for a task: what `await` gets, and its future in one |
 //! | `inbox` | waking the tasks of a loop, from whatever thread |
+//! | `attached` | a mutex for attached threads: with a GIL, that is the lock |
 //! | `spin` | a short spin before a thread sleeps, and how it ends |
 //! | `message` | a message of a shared channel as bytes, and back |
 //! | `shared_wait` | waiting at shared objects: threads, and tasks by the bell |
@@ -17,6 +18,7 @@
 //! Lock order: an object's own mutex, then a waiter's word. No mutex is held while Python code runs: what was picked to be woken, and what
 //! is dropped, leaves the critical section as a value.
 
+mod attached;
 pub(crate) mod awaiting;
 pub(crate) mod channel;
 pub(crate) mod inbox;
@@ -50,6 +52,7 @@ pub(crate) fn rouse(py: Python<'_>, woken: impl IntoIterator<Item = Woken<Task>>
 }
 
 pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    attached::look(module.py());
     spin::look_for_gil(module.py());
     awaiting::register(module)?;
     module.add_class::<inbox::Drain>()?;
