@@ -151,6 +151,8 @@ def left_behind(before: Belongings) -> list[str]:
         for file in before.files:
             if file in new:
                 new.remove(file)
+        if not set(signal_pipe) <= set(now.files):
+            signal_pipe.clear()  # it was another's, which has been closed since
         signal_pipe[:] = signal_pipe or [file for file in new if file.startswith("pipe:") and new.count(file) == 2][:2]
         allowed += len(set(signal_pipe) & set(new)) * 2
         if not wake_event:

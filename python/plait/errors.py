@@ -160,8 +160,9 @@ class OwnerDied(RuntimeError):
     Of memory it also says that the process has let go of it: whoever sends a handle by a road that plait does not see must keep
     its own until it has arrived.
 
-    What the lock protected may be half changed. What to do next: put that state right or throw it away, then go on; the
-    lock is yours to release where the error was raised on acquiring it.
+    What the lock protected may be half changed, and the lock was not acquired. What to do next: call its `recover()`, which
+    takes it over. If that returns True, put the state right or throw it away; if False, somebody else did so meanwhile.
+    Then go on, and release the lock.
 
     >>> raise OwnerDied("process 812 died while it held <plait.Lock 'table'>")
     Traceback (most recent call last):

@@ -10,6 +10,7 @@
 //! | `processes` | the process pool and its workers |
 //! | `sync` | channels and locks for threads and tasks of one process |
 //! | `shared` | memory that processes share: segments as buffers, and who holds them on their way |
+//! | `sync` | channels and locks, for threads, tasks and processes |
 //! | `system` | a few calls to the system for the Python side |
 
 mod codec;

@@ -143,6 +143,8 @@ pub(crate) enum Stored<'a> {
     Arguments(&'a Worker, Vec<Place>),
     /// In a worker's arena.
     Result(&'a [Arc<Lent>]),
+    /// In these bytes, which are there until the message is decoded.
+    Bytes(&'a [u8], Vec<Place>),
 }
 
 impl<'a> Stored<'a> {
@@ -157,6 +159,7 @@ impl<'a> Stored<'a> {
             Self::Nothing => 0,
             Self::Arguments(_, places) => places.len(),
             Self::Result(parts) => parts.len(),
+            Self::Bytes(_, places) => places.len(),
         }
     }
 
@@ -166,6 +169,11 @@ impl<'a> Stored<'a> {
             Self::Nothing => Err(corrupt()),
             Self::Arguments(worker, places) => Ok(worker.part(*places.get(index).ok_or_else(corrupt)?)?),
             Self::Result(parts) => Ok(parts.get(index).ok_or_else(corrupt)?.bytes()?),
+            Self::Bytes(bytes, places) => {
+                let place = places.get(index).ok_or_else(corrupt)?;
+                let rest = bytes.get(place.offset as usize..).ok_or_else(corrupt)?;
+                rest.get(..place.len as usize).ok_or_else(corrupt)
+            }
         }
     }
 
@@ -181,6 +189,7 @@ impl<'a> Stored<'a> {
                 let part = parts.get(index).ok_or_else(corrupt)?;
                 (part.view(), part.place().read_only)
             }
+            Self::Bytes(_, places) => (None, places.get(index).ok_or_else(corrupt)?.read_only),
         };
         Ok(match view {
             Some(view) => Bound::new(py, Block { view })?.into_any(),

@@ -248,6 +248,29 @@ pub(crate) fn decode_value<'py>(py: Python<'py>, bytes: &[u8], stored: &Stored<'
     load_value(py, bytes, stored).inspect_err(|error| note(py, error, "while unpickling the result of a task"))
 }
 
+/// Writes a message of a shared channel.
+///
+/// # Errors
+/// As for [`encode_call`].
+#[inline]
+pub(crate) fn encode_message(
+    _py: Python<'_>,
+    value: &Bound<'_, PyAny>,
+    out: &mut Vec<u8>,
+    parts: &mut Parts,
+) -> PyResult<()> {
+    dump_plain(value, out, parts).map_err(|refusal| refusal.of("the item", value))
+}
+
+/// Reads a message of a shared channel. What is after its end is not looked at.
+///
+/// # Errors
+/// Whatever unpickling raised, with a note that says so.
+#[inline]
+pub(crate) fn decode_message<'py>(py: Python<'py>, bytes: &[u8], stored: &Stored<'_>) -> PyResult<Bound<'py, PyAny>> {
+    load_value(py, bytes, stored).inspect_err(|error| note(py, error, "while unpickling an item of a channel"))
+}
+
 /// Writes the kind and the data of one value.
 #[inline]
 fn dump_plain(value: &Bound<'_, PyAny>, out: &mut Vec<u8>, parts: &mut Parts) -> Result<(), Refusal> {

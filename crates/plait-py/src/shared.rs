@@ -10,6 +10,7 @@ use std::io;
 use std::sync::Arc;
 
 use plait_pool::processes::Segments;
+use plait_shm::monitor::peers;
 use plait_shm::post::{self, Letter};
 use plait_shm::segment::{Segment, Source};
 use plait_sys::mem::Identity;
@@ -144,6 +145,17 @@ pub(crate) struct PySegment {
     segment: Arc<Segment>,
 }
 
+impl PySegment {
+    pub(crate) fn of(segment: &Arc<Segment>) -> Self {
+        let segment = Arc::clone(segment);
+        Self { segment }
+    }
+
+    pub(crate) fn held(&self) -> Arc<Segment> {
+        Arc::clone(&self.segment)
+    }
+}
+
 #[pymethods]
 impl PySegment {
     /// A new one of `nbytes` zero bytes.
@@ -174,10 +186,15 @@ impl PySegment {
     }
 
     /// The one that `source` names, and says so to whoever holds it for this letter. FileNotFoundError: it is gone.
+    ///
+    /// `part` is how much of it is to be mapped.
     #[staticmethod]
-    #[pyo3(signature = (source, letter=None))]
-    fn open(source: PySource, letter: Option<PyLetter>) -> PyResult<Self> {
-        let found = Segment::open(source_of(source));
+    #[pyo3(signature = (source, letter=None, part=None))]
+    fn open(source: PySource, letter: Option<PyLetter>, part: Option<usize>) -> PyResult<Self> {
+        let found = match part {
+            None => Segment::open(source_of(source)),
+            Some(part) => Segment::open_sparse(source_of(source), part),
+        };
         if let (Ok(_), Some(letter)) = (&found, letter) {
             post::received(letter_of(source.0, letter));
         }
@@ -209,6 +226,12 @@ impl PySegment {
     fn identity(&self) -> (u64, u64) {
         let Identity { device, inode } = self.segment.identity();
         (device, inode)
+    }
+
+    /// How much of it is to be mapped where it is opened; None for all of it.
+    #[getter]
+    fn part(&self) -> Option<usize> {
+        self.segment.part()
     }
 
     /// Where it begins in this process.
@@ -246,7 +269,12 @@ impl PySegment {
     /// For every pickler but that of `multiprocessing`.
     fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyTuple>)> {
         let open = slf.py().import("plait.shared._segment")?.getattr("open_segment")?;
-        Ok((open, (slf.get().source(),).into_pyobject(slf.py())?))
+        let source = slf.get().source();
+        let arguments = match slf.get().segment.part() {
+            None => (source,).into_pyobject(slf.py())?,
+            part => (source, None::<PyLetter>, part).into_pyobject(slf.py())?,
+        };
+        Ok((open, arguments))
     }
 }
 
@@ -266,6 +294,7 @@ fn withdraw(letter: PyLetter) {
 #[pyfunction]
 fn after_fork() {
     post::after_fork();
+    peers::after_fork();
 }
 
 pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {

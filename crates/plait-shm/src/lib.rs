@@ -10,6 +10,7 @@
 //! | [`loan`] | how a block comes back to its writer: one word, one store |
 //! | [`arena`] | blocks for what is too large for a slot; one writer allocates, readers give back |
 //! | [`segment`] | memory that any process of the program can open, told from others by its identity |
+//! | [`monitor`] | what processes wait at together: queues of waiters that may die |
 //! | [`post`] | keeps a segment that is on its way to a process until it has arrived there |
 //! | [`wait`] | who waits in this process, threads and tasks in one queue |
 //! | [`permits`] | the machine of locks and semaphores |
@@ -19,7 +20,7 @@
 //! | [`channel`] | a queue of items with a capacity, and who waits for it |
 //!
 //! The algorithms borrow their words, so they run on the heap under loom and in a mapping in production.
-//! Nothing here blocks but the thread of [`post`] and the sleeps of [`wait`].
+//! Nothing here blocks but the threads of [`post`] and [`monitor`], and the sleeps of [`wait`] and of the latter's waiters.
 
 #[cfg(not(loom))]
 pub mod arena;
@@ -34,6 +35,7 @@ pub mod guarded;
 pub mod holds;
 pub mod idle;
 pub mod loan;
+pub mod monitor;
 pub mod permits;
 #[cfg(not(loom))]
 pub mod post;

@@ -13,7 +13,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::AsFd;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use plait_sys::futex::{self, Scope};
 use plait_sys::mem::{Identity, Mapping, Memfd};
@@ -94,23 +94,10 @@ struct Post {
 
 static POST: Mutex<Option<Post>> = Mutex::new(None);
 
-/// The post; None where a fork of the program copied it while another thread held it, which that child will never let go.
+/// The post. What a forked child sends without it is not held.
 fn post() -> Option<MutexGuard<'static, Option<Post>>> {
-    if fork::generation() == 0 {
-        return Some(POST.lock().unwrap_or_else(PoisonError::into_inner));
-    }
-    for _ in 0..TRIES {
-        match POST.try_lock() {
-            Ok(guard) => return Some(guard),
-            Err(TryLockError::Poisoned(poisoned)) => return Some(poisoned.into_inner()),
-            Err(TryLockError::WouldBlock) => std::thread::yield_now(),
-        }
-    }
-    None
+    fork::lock(&POST)
 }
-
-/// How often a forked child tries for the post. What it sends without is not held.
-const TRIES: usize = 1000;
 
 /// The post of this process and not of the one it was forked from, whose letters are returned: to be dropped without the lock.
 fn own(slot: &mut Option<Post>) -> Option<Post> {

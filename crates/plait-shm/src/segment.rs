@@ -12,7 +12,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::AsFd;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 use plait_sys::child;
 use plait_sys::fork;
@@ -90,6 +90,7 @@ const EROFS: i32 = 30;
 #[derive(Debug)]
 pub struct Segment {
     file: Memfd,
+    file_len: u64,
     mapping: Mapping,
     identity: Identity,
     writable: bool,
@@ -103,24 +104,10 @@ type Known = HashMap<Identity, Weak<Segment>>;
 
 static KNOWN: Mutex<Option<Known>> = Mutex::new(None);
 
-/// The table; None where a fork of the program copied it while another thread held it, which that child will never let go.
+/// The table. Without it, in a forked child, a segment may be mapped twice, which costs memory for page tables only.
 fn known() -> Option<MutexGuard<'static, Option<Known>>> {
-    if fork::generation() == 0 {
-        return Some(KNOWN.lock().unwrap_or_else(PoisonError::into_inner));
-    }
-    for _ in 0..TRIES {
-        match KNOWN.try_lock() {
-            Ok(guard) => return Some(guard),
-            Err(std::sync::TryLockError::Poisoned(poisoned)) => return Some(poisoned.into_inner()),
-            Err(std::sync::TryLockError::WouldBlock) => std::thread::yield_now(),
-        }
-    }
-    None
+    fork::lock(&KNOWN)
 }
-
-/// How often a forked child tries for the table. Without it a segment may be mapped twice there, which costs memory for page
-/// tables only.
-const TRIES: usize = 1000;
 
 impl Segment {
     /// A new one of `len` zero bytes, writable by all who get it.
@@ -129,7 +116,16 @@ impl Segment {
     pub fn zeros(len: usize) -> io::Result<Arc<Self>> {
         let file = create(len)?;
         file.seal_size()?;
-        Self::keep(file, true)
+        Self::keep(file, true, None)
+    }
+
+    /// A new one of `len` zero bytes, which all who get it have mapped, and `beyond` more, which they [map](Self::map_beyond) when they
+    /// need them. How many those are is limited by addresses, not by memory.
+    pub fn sparse(len: usize, beyond: u64) -> io::Result<Arc<Self>> {
+        let file = create(len)?;
+        file.grow_to(len as u64 + beyond)?;
+        file.seal_size()?;
+        Self::keep(file, true, Some(len))
     }
 
     /// A new one of `len` bytes with `parts` at their offsets, for ever so unless `writable`.
@@ -141,10 +137,10 @@ impl Segment {
         }
         if writable {
             file.seal_size()?;
-            return Self::keep(file, true);
+            return Self::keep(file, true, None);
         }
         file.seal_contents()?;
-        Self::keep(file.reopen_read_only()?, false)
+        Self::keep(file.reopen_read_only()?, false, None)
     }
 
     /// The segment that `source` names.
@@ -152,13 +148,25 @@ impl Segment {
     /// # Errors
     /// `NotFound` when its holder is gone or has let go of it; else what the system says.
     pub fn open(source: Source) -> io::Result<Arc<Self>> {
+        Self::open_part(source, None)
+    }
+
+    /// The [sparse](Self::sparse) segment that `source` names, of which `len` bytes are to be mapped.
+    ///
+    /// # Errors
+    /// As for [`open`](Self::open).
+    pub fn open_sparse(source: Source, len: usize) -> io::Result<Arc<Self>> {
+        Self::open_part(source, Some(len))
+    }
+
+    fn open_part(source: Source, len: Option<usize>) -> io::Result<Arc<Self>> {
         if let Some(segment) = Self::held(source.identity) {
             return Ok(segment);
         }
         let file = source.fetch(false)?;
         match file.sealed()? {
-            Some(true) => Self::keep(file, false),
-            Some(false) => Self::keep(source.fetch(true)?, true),
+            Some(true) => Self::keep(file, false, len),
+            Some(false) => Self::keep(source.fetch(true)?, true, len),
             None => Err(io::ErrorKind::InvalidData.into()),
         }
     }
@@ -169,11 +177,17 @@ impl Segment {
     }
 
     /// Maps a new descriptor, unless another thread was faster.
-    fn keep(file: Memfd, writable: bool) -> io::Result<Arc<Self>> {
-        let mapping = Mapping::map(file.as_fd(), 0, file.len()? as usize, writable)?;
+    fn keep(file: Memfd, writable: bool, part: Option<usize>) -> io::Result<Arc<Self>> {
+        let len = file.len()?;
+        let part = part.unwrap_or(len as usize);
+        if part as u64 > len {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        let mapping = Mapping::map(file.as_fd(), 0, part, writable)?;
         let identity = file.identity()?;
         let made = Arc::new(Segment {
             file,
+            file_len: len,
             mapping,
             identity,
             writable,
@@ -188,6 +202,19 @@ impl Segment {
             found
         });
         Ok(found.unwrap_or(made))
+    }
+
+    /// Maps `len` bytes from `offset`, a multiple of the page size, wherever in the segment, writable if it is.
+    pub fn map_beyond(&self, offset: u64, len: usize) -> io::Result<Mapping> {
+        if offset.checked_add(len as u64).is_none_or(|end| end > self.file_len) {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        Mapping::map(self.file.as_fd(), offset, len, self.writable)
+    }
+
+    /// Gives the memory of a range back, for all; it reads as zeros then.
+    pub fn forget(&self, offset: u64, len: u64) -> io::Result<()> {
+        self.file.punch_hole(offset, len)
     }
 
     /// Where others can get it while this process holds it.
@@ -213,10 +240,16 @@ impl Segment {
         self.mapping.as_ptr()
     }
 
-    /// Its length, at least 1.
+    /// Bytes that are mapped, at least 1: all of it, unless it is sparse.
     #[must_use]
     pub fn len(&self) -> usize {
         self.mapping.len()
+    }
+
+    /// How much of it a process that [opens](Self::open_sparse) it is to map; None for all of it.
+    #[must_use]
+    pub fn part(&self) -> Option<usize> {
+        (self.file_len > self.mapping.len() as u64).then_some(self.mapping.len())
     }
 
     /// Never: see [`len`](Self::len).
@@ -291,6 +324,24 @@ mod tests {
         assert_eq!(bytes, b"ab\0\0\0\0\0\0\0\0\0\0\0\0\0\0cd\0\0");
         let writer = Memfd::of_process(child::process_id(), segment.source().fd, true).expect("open");
         assert!(writer.write_all_at(b"x", 0).is_err());
+    }
+
+    #[test]
+    fn what_lies_beyond_is_mapped_when_it_is_needed_and_can_be_forgotten() {
+        let segment = Segment::sparse(4096, 1 << 40).expect("addresses");
+        assert_eq!(segment.len(), 4096);
+        let there = 4096 + (1 << 39);
+        let [one, two] = [(); 2].map(|()| segment.map_beyond(there, 8192).expect("mapped"));
+        // SAFETY: both are mapped, and nobody else knows this memory.
+        let read = || unsafe { two.as_ptr().add(5000).read_volatile() };
+        // SAFETY: as above.
+        unsafe { one.as_ptr().add(5000).write_volatile(7) };
+        assert_eq!(read(), 7);
+        segment.forget(there, 8192).expect("forgotten");
+        assert_eq!(read(), 0);
+        assert_eq!(kind(segment.map_beyond(1 << 40, 8192)), io::ErrorKind::InvalidInput);
+        let again = Segment::open_sparse(segment.source(), 4096).expect("held here");
+        assert!(Arc::ptr_eq(&segment, &again));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Processes: a descriptor that stands for one, who inherits orphans, and how to end.
 //!
-//! Everything here may be called between `fork` and whatever comes next: no allocation, no lock.
+//! Everything here but [`started`] may be called between `fork` and whatever comes next: no allocation, no lock.
 
 use std::ffi::{c_int, c_ulong};
 use std::io;
@@ -54,6 +54,32 @@ impl AsFd for PidFd {
 impl From<PidFd> for OwnedFd {
     fn from(pidfd: PidFd) -> OwnedFd {
         pidfd.fd
+    }
+}
+
+/// When the process began, in clock ticks since the machine did: with its number a name that no other process will have. None when there
+/// is no such process, or it has ended and only waits for its parent to look.
+///
+/// # Errors
+/// What the system says when that cannot be found out: want of descriptors, say.
+pub fn started(pid: u32) -> io::Result<Option<u64>> {
+    let stat = match std::fs::read_to_string(format!("/proc/{pid}/stat")) {
+        Ok(stat) => stat,
+        // It may end between the opening and the reading.
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    // The name, in parentheses, may hold anything.
+    let mut fields = stat
+        .rsplit_once(')')
+        .map_or("", |(_, rest)| rest)
+        .split_ascii_whitespace();
+    let state = fields.next();
+    let started = fields.nth(18).and_then(|ticks| ticks.parse().ok());
+    match (state, started) {
+        (Some("Z" | "X" | "x"), Some(_)) => Ok(None),
+        (Some(_), Some(ticks)) => Ok(Some(ticks)),
+        _ => Err(io::ErrorKind::InvalidData.into()),
     }
 }
 
@@ -161,6 +187,20 @@ mod tests {
         assert!(ends(&pidfd));
         assert_eq!(child.signal(), Some(libc::SIGKILL));
         pidfd.signal(libc::SIGKILL).expect("gone, and it does not mind");
+    }
+
+    #[test]
+    fn who_has_ended_has_no_beginning() {
+        let started = |pid| started(pid).expect("/proc is there");
+        assert!(started(process_id()).is_some_and(|ticks| ticks > 0));
+        assert_eq!(started(i32::MAX as u32), None);
+        let child = forked::start(|| stop_here());
+        let pidfd = PidFd::open(child.pid()).expect("open");
+        assert!(started(child.pid()) >= started(process_id()));
+        pidfd.signal(libc::SIGKILL).expect("kill");
+        assert!(ends(&pidfd));
+        assert_eq!(started(child.pid()), None, "a zombie");
+        assert_eq!(child.signal(), Some(libc::SIGKILL));
     }
 
     #[test]

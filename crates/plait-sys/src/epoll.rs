@@ -40,6 +40,12 @@ impl Epoll {
         Ok(())
     }
 
+    /// As [`add_readable`](Epoll::add_readable), but `token` is told once for each time that something is written, whether it is read or not.
+    pub fn add_written(&self, fd: BorrowedFd<'_>, token: u64) -> io::Result<()> {
+        epoll::add(&self.fd, fd, EventData::new_u64(token), EventFlags::IN | EventFlags::ET)?;
+        Ok(())
+    }
+
     /// Takes a descriptor out.
     pub fn delete(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
         Ok(epoll::delete(&self.fd, fd)?)

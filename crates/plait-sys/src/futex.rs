@@ -5,7 +5,7 @@
 
 use crate::time::timespec;
 use rustix::io::Errno;
-use rustix::thread::futex::{Flags, wait_bitset, wake as wake_call};
+use rustix::thread::futex::{Flags, WaitFlags, WaitPtr, WaitvFlags, wait_bitset, waitv, wake as wake_call};
 use std::num::NonZeroU32;
 use std::sync::atomic::AtomicU32;
 
@@ -43,6 +43,31 @@ pub fn wait(word: &AtomicU32, expected: u32, scope: Scope, deadline_ns: Option<u
         Err(Errno::AGAIN) => Wait::Changed,
         Err(Errno::INTR) => Wait::Interrupted,
         Err(Errno::TIMEDOUT) => Wait::TimedOut,
+        Err(errno) => refused(errno),
+    }
+}
+
+/// Words that one [`wait_any`] can sleep on.
+pub const MOST_WORDS: usize = 128;
+
+/// Sleeps while all of `words` are what is expected of them, until a [`wake`] of one, or a signal; they are shared, and at most
+/// [`MOST_WORDS`]. None where the kernel has no such call (before 5.16).
+pub fn wait_any(words: &[(&AtomicU32, u32)]) -> Option<Wait> {
+    let waiters: Vec<_> = words
+        .iter()
+        .map(|(word, expected)| {
+            let mut waiter = rustix::thread::futex::Wait::new();
+            waiter.val = u64::from(*expected);
+            waiter.uaddr = WaitPtr::new(word.as_ptr().cast());
+            waiter.flags = WaitFlags::SIZE_U32;
+            waiter
+        })
+        .collect();
+    match waitv(&waiters, WaitvFlags::empty(), None, rustix::thread::ClockId::Monotonic) {
+        Ok(_) => Some(Wait::Woken),
+        Err(Errno::AGAIN) => Some(Wait::Changed),
+        Err(Errno::INTR) => Some(Wait::Interrupted),
+        Err(Errno::NOSYS | Errno::PERM) => None,
         Err(errno) => refused(errno),
     }
 }
@@ -146,6 +171,20 @@ mod tests {
             let woken = wake(&word, u32::MAX, Scope::Private);
             assert!((2..=3).contains(&woken), "{woken}");
         });
+    }
+
+    #[test]
+    fn a_wake_of_any_word_ends_the_sleep_on_all() {
+        let words = [AtomicU32::new(0), AtomicU32::new(0)];
+        let asleep = || wait_any(&[(&words[0], 0), (&words[1], 0)]);
+        thread::scope(|scope| {
+            let sleeper = scope.spawn(asleep);
+            if wake_in_all(&words[1], 1, Scope::Shared) == 1 {
+                assert_eq!(sleeper.join().expect("no panic"), Some(Wait::Woken));
+            }
+        });
+        words[1].store(1, SeqCst);
+        assert_eq!(asleep(), Some(Wait::Changed));
     }
 
     #[test]

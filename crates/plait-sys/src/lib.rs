@@ -7,6 +7,7 @@
 //! | [`event`]  | eventfd: a flag that can be polled                                          |
 //! | [`epoll`]  | sleep until one of many descriptors is readable, deadline in nanoseconds    |
 //! | [`poll`]   | sleep until one of two is readable; a pipe for signal handlers              |
+//! | [`robust`] | a lock in shared memory whose holder may die                                 |
 //! | [`child`]  | pidfd, process groups, what happens to orphans                              |
 //! | [`socket`] | messages with descriptors between two processes (`SOCK_SEQPACKET`)          |
 //! | [`signal`] | hold signals back in one thread                                             |
@@ -38,6 +39,7 @@ pub mod futex;
 pub mod limits;
 pub mod mem;
 pub mod poll;
+pub mod robust;
 pub mod signal;
 pub mod socket;
 pub mod thread;

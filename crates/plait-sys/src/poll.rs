@@ -4,9 +4,11 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::{Errno, retry_on_intr};
 use rustix::pipe::{PipeFlags, pipe_with};
 
+use crate::mem::Identity;
 use crate::time::{left_ns, timespec};
 
 /// How a sleep ended.
@@ -39,6 +41,14 @@ pub fn either(first: BorrowedFd<'_>, second: BorrowedFd<'_>, deadline_ns: Option
     }
 }
 
+/// Whether `fd` is readable now, hung up or in error.
+#[must_use]
+pub fn readable(fd: BorrowedFd<'_>) -> bool {
+    let mut one = [PollFd::from_borrowed_fd(fd, PollFlags::IN)];
+    let at_once = timespec(0);
+    retry_on_intr(|| poll(&mut one, Some(&at_once))).is_ok_and(|count| count > 0)
+}
+
 /// A pipe that neither end of which ever blocks.
 #[derive(Debug)]
 pub struct BytePipe {
@@ -51,6 +61,38 @@ impl BytePipe {
     pub fn create() -> io::Result<BytePipe> {
         let (read, write) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
         Ok(BytePipe { read, write })
+    }
+
+    /// Which pipe it is.
+    pub fn identity(&self) -> io::Result<Identity> {
+        let stat = rustix::fs::fstat(&self.read)?;
+        Ok(Identity {
+            device: stat.st_dev,
+            inode: stat.st_ino,
+        })
+    }
+
+    /// Writes a byte. One that does not fit is not needed: there is something to be read.
+    pub fn ring(&self) {
+        let _ = retry_on_intr(|| rustix::io::write(&self.write, &[0]));
+    }
+
+    /// Writes a byte to the pipe of this identity that process `pid` has open as `fd`; nothing where that is another file by now.
+    pub fn ring_of_process(pid: u32, fd: i32, identity: Identity) -> io::Result<()> {
+        // Looked at before it is opened: opening something else might do something to it.
+        let path = format!("/proc/{pid}/fd/{fd}");
+        let look = OFlags::PATH | OFlags::CLOEXEC;
+        let found = retry_on_intr(|| rustix::fs::open(&*path, look, Mode::empty()))?;
+        let stat = rustix::fs::fstat(&found)?;
+        let pipe = FileType::from_raw_mode(stat.st_mode) == FileType::Fifo;
+        if !pipe || (stat.st_dev, stat.st_ino) != (identity.device, identity.inode) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        let path = format!("/proc/self/fd/{}", found.as_raw_fd());
+        let write = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let pipe = retry_on_intr(|| rustix::fs::open(&*path, write, Mode::empty()))?;
+        let _ = retry_on_intr(|| rustix::io::write(&pipe, &[0]));
+        Ok(())
     }
 
     /// The number of the end to write to, which lives as long as the pipe.
@@ -98,11 +140,29 @@ mod tests {
     }
 
     #[test]
+    fn a_pipe_is_rung_by_its_identity() {
+        let pipe = BytePipe::create().expect("pipe");
+        let me = crate::child::process_id();
+        let identity = pipe.identity().expect("identity");
+        let fd = pipe.as_fd().as_raw_fd();
+        BytePipe::ring_of_process(me, fd, identity).expect("it is there");
+        let event = EventFd::create().expect("eventfd");
+        assert_eq!(either(pipe.as_fd(), event.as_fd(), Some(0)), Ready::First);
+        pipe.empty(None);
+        let other = BytePipe::create().expect("pipe");
+        let wrong = BytePipe::ring_of_process(me, other.as_fd().as_raw_fd(), identity);
+        assert!(wrong.is_err());
+        assert!(BytePipe::ring_of_process(me, event.as_fd().as_raw_fd(), identity).is_err());
+        assert_eq!(either(other.as_fd(), pipe.as_fd(), Some(0)), Ready::TimedOut);
+    }
+
+    #[test]
     fn the_first_goes_before_the_second() {
         let event = EventFd::create().expect("eventfd");
         let pipe = BytePipe::create().expect("pipe");
         write(&pipe, 7);
         assert_eq!(either(event.as_fd(), pipe.as_fd(), None), Ready::Second);
+        assert!(readable(pipe.as_fd()) && !readable(event.as_fd()));
         event.signal();
         assert_eq!(either(event.as_fd(), pipe.as_fd(), None), Ready::First);
         event.drain();

@@ -26,6 +26,12 @@ where
     builder.spawn(f)
 }
 
+/// The number of the calling thread, of which no other thread of the machine has the same meanwhile.
+#[must_use]
+pub fn number() -> u32 {
+    rustix::thread::gettid().as_raw_nonzero().get().cast_unsigned()
+}
+
 /// Whether the calling thread is the one that the process began with.
 pub fn is_main() -> bool {
     rustix::thread::gettid() == rustix::process::getpid()
@@ -80,6 +86,13 @@ mod tests {
         assert_eq!(cut("plait-w3"), "plait-w3");
         assert_eq!(cut("0123456789abcdef"), "0123456789abcde");
         assert_eq!(cut("0123456789abcdé"), "0123456789abcd");
+    }
+
+    #[test]
+    fn threads_have_numbers() {
+        let other = std::thread::scope(|scope| scope.spawn(number).join());
+        assert_ne!(other.expect("no panic"), number());
+        assert!(std::path::Path::new(&format!("/proc/self/task/{}", number())).exists());
     }
 
     #[test]

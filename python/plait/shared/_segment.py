@@ -35,14 +35,14 @@ Letter = tuple[int, int, int, int, int]
 """Names a letter of the sender: it holds the memory until somebody has opened it."""
 
 
-def open_segment(source: Source, letter: Letter | None = None) -> _core.Segment:
-    """Return the memory that `source` names; the same as before if this process has it.
+def open_segment(source: Source, letter: Letter | None = None, part: int | None = None) -> _core.Segment:
+    """Return the memory that `source` names; the same as before if this process has it. `part` is how much of it to map.
 
     Raises:
         OwnerDied: The process named has ended, or has let go of the memory.
     """
     try:
-        return _core.Segment.open(source, letter)
+        return _core.Segment.open(source, letter, part)
     except (FileNotFoundError, PermissionError) as error:
         if isinstance(error, PermissionError) and os.path.exists(f"/proc/{source[0]}"):
             error.add_note(f"opening shared memory of process {source[0]}; it must belong to the same user")
@@ -54,12 +54,12 @@ def open_segment(source: Source, letter: Letter | None = None) -> _core.Segment:
 
 def _reduce_for_multiprocessing(segment: _core.Segment) -> tuple[Callable[..., _core.Segment], tuple[Any, ...]]:
     if _core.collecting():  # it is plait that borrows this pickler
-        return open_segment, (segment.source(),)
+        return open_segment, (segment.source(), None, segment.part)
     letter = segment.send()
     starting: Any = multiprocessing.context.get_spawning_popen()
     if starting is not None:  # a process that ends without having looked leaves nothing held
         weakref.finalize(starting, _core.withdraw, letter).atexit = False
-    return open_segment, (segment.source(), letter)
+    return open_segment, (segment.source(), letter, segment.part)
 
 
 ForkingPickler.register(_core.Segment, _reduce_for_multiprocessing)

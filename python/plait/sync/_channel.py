@@ -26,7 +26,13 @@ class Channel(Generic[T]):
     running loop, usable from every loop. Nothing is lost when a wait is cancelled or runs into its timeout: a message stays in
     the channel until a getter has it in hand.
 
-    Not for: other processes. Priorities and last-in-first-out order, which `queue.PriorityQueue` and `queue.LifoQueue` have.
+    With `shared=True` it lies in shared memory and works between processes too: forked children have it, and it can be
+    passed to the tasks of a `ProcessPool` and to processes of `multiprocessing`, whatever their start method, as an
+    argument or in a message. Messages are pickled then. A process that dies blocks nobody: what it was putting is put or
+    not, what it was taking is lost and counted in `statistics()`, and what it had taken and not called done is done. The
+    messages are gone with the last process that has the channel.
+
+    Not for: priorities and last-in-first-out order, which `queue.PriorityQueue` and `queue.LifoQueue` have.
 
     `shutdown()` ends it, as in Python 3.13: nothing goes in any more, what is in it can still be taken, and nobody waits any
     longer. `for message in channel` and `async for message in channel` take messages until then.
@@ -36,10 +42,13 @@ class Channel(Generic[T]):
 
     Args:
         capacity: Messages that it holds at most; 0 for any number. `put` waits while it is full.
+        shared: Whether other processes can have it too. It then needs a capacity above 0, of at most 2**30; each message
+            takes 256 bytes of memory, and as much more as it is larger than that.
 
     Raises:
         TypeError: `capacity` is not an integer.
-        ValueError: `capacity` is negative.
+        ValueError: `capacity` is negative, or 0 for a shared channel.
+        MemoryError: There is not that much shared memory.
 
     >>> import asyncio, threading, plait
     >>> channel = plait.Channel(capacity=100)
@@ -56,10 +65,10 @@ class Channel(Generic[T]):
 
     __slots__ = ()
 
-    def __new__(cls, capacity: int = 0) -> Channel[T]:
+    def __new__(cls, capacity: int = 0, *, shared: bool = False) -> Channel[T]:
         if cls is not Channel:
             raise TypeError(f"{cls.__name__}: plait.Channel cannot be subclassed; keep one in an attribute instead")
-        return _make(capacity)
+        return _make(capacity, shared)
 
     # What a channel has. The cores do it; here it is said what that is.
 
@@ -221,6 +230,8 @@ class Channel(Generic[T]):
             Messages: `capacity` (0 for no bound), `size` now, `most` that were in it at once, `put` and `got` so far,
             `unfinished`. Threads and tasks: `waits` that began so far, and how many now wait: `waiting_get`, `waiting_put`,
             `waiting_join`.
+            Of a shared channel, not `most`, but also the messages `lost` with a process and `discarded` by `shutdown`, the
+            `processes` that use it, and the `block_bytes` of messages that are too large for their 256 bytes.
         """
         raise NotImplementedError
 
@@ -243,8 +254,12 @@ class _LocalChannel(_core.ChannelCore[T], Channel[T]):
     __slots__ = ()
 
 
-def _make(capacity: int) -> Channel[Any]:
+def _make(capacity: int, shared: bool) -> Channel[Any]:
     """Make the channel that the arguments of `Channel` ask for."""
+    if shared:
+        from plait.sync import _shared
+
+        return _shared.SharedChannel(capacity)
     return _LocalChannel(capacity)
 
 
@@ -254,7 +269,7 @@ def select(*channels: Channel[T], timeout: float | None = None) -> tuple[Channel
     When several have one, each gets its turn. Channels that are shut down and empty are passed over.
 
     Args:
-        *channels: At least one channel.
+        *channels: At least one channel. Not shared ones: those cannot be waited for together yet.
         timeout: Seconds to wait at most; `None` for as long as it takes.
 
     Returns:

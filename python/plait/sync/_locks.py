@@ -6,6 +6,7 @@ therefore rare, and a look that people can read. `plait.Barrier` is in `_barrier
 
 from __future__ import annotations
 
+from abc import ABCMeta
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar
 
@@ -95,13 +96,22 @@ async def _within(timeout: float, waiting: Coroutine[Any, Any, bool]) -> bool:
         return False
 
 
+def _shared(cls: type, base: type, name: str, *arguments: Any) -> Any:
+    """Make the shared kind of `base`: a class of its own, which counts as `base`, but not as what a program makes of that."""
+    if cls is not base:
+        raise TypeError(f"{cls.__name__} cannot be shared: a shared {base.__name__} has a class of its own")
+    from plait.sync import _shared
+
+    return getattr(_shared, name)(*arguments)
+
+
 def _check_timeout(timeout: float) -> None:
     """Check what `acquire` of a lock takes as a timeout, which is not -1."""
     if timeout < 0:
         raise ValueError("timeout value must be a non-negative number")
 
 
-class Lock(_core.LockCore):
+class Lock(_core.LockCore, metaclass=ABCMeta):
     """A lock for threads and asyncio tasks, in any combination and in any number of loops.
 
     It is a `threading.Lock` and an `asyncio.Lock` in one: `with lock` and `acquire` for threads, `async with lock`
@@ -113,7 +123,15 @@ class Lock(_core.LockCore):
 
     `with lock` in a task stops its whole loop for as long as others have the lock; `async with lock` does not.
 
-    Not for: taking it twice by one owner, which `RLock` allows. Other processes.
+    With `shared=True` it lies in shared memory and works between processes too: forked children have it, and it can be
+    passed to the tasks of a `ProcessPool` and to processes of `multiprocessing`, whatever their start method. When the
+    process that has it dies, whoever takes it next gets `OwnerDied` and does not have it: what it protects may be half
+    changed. `recover()` takes it over; it returns False to who comes second, when somebody else has done so meanwhile.
+
+    Not for: taking it twice by one owner, which `RLock` allows.
+
+    Args:
+        shared: Whether other processes can have it too.
 
     >>> import asyncio, threading, plait
     >>> lock, total = plait.Lock(), 0
@@ -137,6 +155,12 @@ class Lock(_core.LockCore):
 
     __slots__ = ()
 
+    def __new__(cls, *, shared: bool = False) -> Self:
+        if shared:
+            made: Self = _shared(cls, Lock, "SharedLock")
+            return made
+        return super().__new__(cls)
+
     def aacquire(self, blocking: bool = True, timeout: float = -1) -> Coroutine[Any, Any, bool]:
         """Take the lock in a task, which waits until it is free; for `await`, which returns whether it was taken.
 
@@ -150,6 +174,20 @@ class Lock(_core.LockCore):
         if blocking and timeout == -1:
             return self._aacquire()
         return self._aacquire_unless(blocking, timeout)
+
+    def recover(self) -> bool:
+        """Take a shared lock over from a process that died while it had it, and return True.
+
+        Otherwise take it as `acquire` does, and return False: nobody died, or somebody else has taken it over before and
+        put right what it protects.
+        """
+        self.acquire()
+        return False
+
+    async def arecover(self) -> bool:
+        """As `recover`, in a task."""
+        await self.aacquire()
+        return False
 
     async def _aacquire_unless(self, blocking: bool, timeout: float) -> bool:
         if not blocking:
@@ -188,7 +226,7 @@ class Lock(_core.LockCore):
         _refuse_pickling(self)
 
 
-class RLock(_core.RLockCore):
+class RLock(_core.RLockCore, metaclass=ABCMeta):
     """A lock that its owner may take again, for threads and asyncio tasks.
 
     It is a `threading.RLock` that tasks can take too. Its owner is the task if it was taken by `async with` or
@@ -198,6 +236,11 @@ class RLock(_core.RLockCore):
     A task that has it may take it again in either way. Taken by `with` in a task it is the thread's: then the loop's
     other tasks can take it by `with` too, as with `threading.RLock`, and none of them by `async with`.
 
+    With `shared=True` it works between processes too, as a shared `Lock` does.
+
+    Args:
+        shared: Whether other processes can have it too.
+
     >>> lock = plait.RLock()
     >>> with lock, lock:
     ...     lock.statistics()["count"]
@@ -205,6 +248,12 @@ class RLock(_core.RLockCore):
     """
 
     __slots__ = ()
+
+    def __new__(cls, *, shared: bool = False) -> Self:
+        if shared:
+            made: Self = _shared(cls, RLock, "SharedRLock")
+            return made
+        return super().__new__(cls)
 
     def aacquire(self, blocking: bool = True, timeout: float = -1) -> Coroutine[Any, Any, bool]:
         """Take the lock in a task, which waits unless it is free or its own; for `await`, which returns whether it was taken.
@@ -219,6 +268,24 @@ class RLock(_core.RLockCore):
         if blocking and timeout == -1:
             return self._aacquire()
         return self._aacquire_unless(blocking, timeout)
+
+    def recover(self) -> bool:
+        """Take a shared lock over from a process that died while it had it, and return True.
+
+        Otherwise take it as `acquire` does, and return False: nobody died, or somebody else has taken it over before and
+        put right what it protects.
+        """
+        if self._is_owned():
+            raise RuntimeError("the caller has the lock: there is nothing to recover")
+        self.acquire()
+        return False
+
+    async def arecover(self) -> bool:
+        """As `recover`, in a task."""
+        if self._is_owned():
+            raise RuntimeError("the caller has the lock: there is nothing to recover")
+        await self.aacquire()
+        return False
 
     async def _aacquire_unless(self, blocking: bool, timeout: float) -> bool:
         if not blocking:
@@ -255,14 +322,18 @@ class RLock(_core.RLockCore):
         _refuse_pickling(self)
 
 
-class Semaphore(_core.SemaphoreCore):
+class Semaphore(_core.SemaphoreCore, metaclass=ABCMeta):
     """A number of permits for threads and asyncio tasks to take and give back.
 
     It is a `threading.Semaphore` and an `asyncio.Semaphore` in one, and waits as `Lock` does. `release` may be called
     by anybody, also more often than `acquire`: `BoundedSemaphore` refuses that.
 
+    With `shared=True` it works between processes too, as a shared `Lock` does. Permits belong to nobody: those that a
+    process had taken when it died stay taken.
+
     Args:
         value: How many can be taken before somebody has to wait.
+        shared: Whether other processes can have it too.
 
     Raises:
         ValueError: `value` is negative.
@@ -281,7 +352,10 @@ class Semaphore(_core.SemaphoreCore):
 
     __slots__ = ()
 
-    def __new__(cls, value: int = 1) -> Self:
+    def __new__(cls, value: int = 1, *, shared: bool = False) -> Self:
+        if shared:
+            made: Self = _shared(cls, Semaphore, "SharedSemaphore", value)
+            return made
         return super().__new__(cls, value, False)
 
     def aacquire(self, blocking: bool = True, timeout: float | None = None) -> Coroutine[Any, Any, bool]:
@@ -336,6 +410,7 @@ class BoundedSemaphore(Semaphore):
 
     Args:
         value: How many can be taken before somebody has to wait.
+        shared: Whether other processes can have it too.
 
     Raises:
         ValueError: `value` is negative.
@@ -348,19 +423,27 @@ class BoundedSemaphore(Semaphore):
 
     __slots__ = ()
 
-    def __new__(cls, value: int = 1) -> Self:
+    def __new__(cls, value: int = 1, *, shared: bool = False) -> Self:
+        if shared:
+            made: Self = _shared(cls, BoundedSemaphore, "SharedBoundedSemaphore", value)
+            return made
         return _core.SemaphoreCore.__new__(cls, value, True)
 
     def _value_text(self) -> str:
         return f"{self._value}/{self._initial_value}"
 
 
-class Event(_core.EventCore):
+class Event(_core.EventCore, metaclass=ABCMeta):
     """A flag that threads and asyncio tasks wait for.
 
     It is a `threading.Event` and an `asyncio.Event` in one: `wait()` for threads, `await event.await_()` for tasks.
     `set()` lets all go on who wait at that moment, also when it is cleared right afterwards. Signal handlers may set
     it.
+
+    With `shared=True` it works between processes too, as a shared `Lock` does.
+
+    Args:
+        shared: Whether other processes can have it too.
 
     >>> import asyncio, threading
     >>> ready = plait.Event()
@@ -372,6 +455,12 @@ class Event(_core.EventCore):
     """
 
     __slots__ = ()
+
+    def __new__(cls, *, shared: bool = False) -> Self:
+        if shared:
+            made: Self = _shared(cls, Event, "SharedEvent")
+            return made
+        return super().__new__(cls)
 
     def await_(self, timeout: float | None = None) -> Coroutine[Any, Any, bool]:
         """Wait in a task until it is set; for `await`, which returns whether it was.
@@ -401,41 +490,19 @@ class Event(_core.EventCore):
         _refuse_pickling(self)
 
 
-class Condition(_core.ConditionCore):
-    """A condition variable for threads and asyncio tasks.
+class AnyCondition:
+    """What all conditions do; what differs is who can wait at them."""
 
-    It is a `threading.Condition` and an `asyncio.Condition` in one: `wait` and `wait_for` for threads, `await_` and
-    `await_for` for tasks, `notify` for both. Who waits gives the lock back meanwhile, and has it again afterwards,
-    however the waiting ended. Notices go to those who wait, oldest first. A notice is not lost when the wait that it
-    was for is cancelled: another gets it.
+    __slots__ = ()
 
-    Args:
-        lock: A `plait.Lock` or `plait.RLock`, `None` for an RLock of its own. With a lock of `threading` only threads can use
-            the condition.
+    if TYPE_CHECKING:
 
-    Raises:
-        TypeError: `lock` has no `acquire` and `release`; or, from the forms for tasks, it is one that tasks cannot wait for.
-
-    >>> import threading
-    >>> condition, items = plait.Condition(), []
-    >>> def produce():
-    ...     with condition:
-    ...         items.append("something")
-    ...         condition.notify()
-    >>> with condition:
-    ...     threading.Thread(target=produce).start()
-    ...     condition.wait_for(lambda: items)
-    ['something']
-    """
-
-    __slots__ = {
-        "_is_owned": "Whether the caller has the lock.",
-        "_lock": "The lock.",
-        "_release_save": "Gives the lock back altogether.",
-        "_restore": "Takes the lock as often as before, with what `_release_save` returned.",
-        "acquire": "Take the lock: its own method.",
-        "release": "Give the lock back: its own method.",
-    }
+        def _wait(
+            self, release: Callable[[], Any], restore: Callable[[Any], object], timeout: float | None
+        ) -> bool: ...
+        def _await(self, release: Callable[[], object]) -> Coroutine[Any, Any, bool]: ...
+        def _wake(self, count: int) -> object: ...
+        def _waiting(self) -> int: ...
 
     _lock: _AnyLock
     acquire: Callable[..., bool]
@@ -444,15 +511,13 @@ class Condition(_core.ConditionCore):
     _release_save: Callable[[], Any]
     _restore: Callable[[Any], object]
 
-    def __init__(self, lock: _AnyLock | None = None) -> None:
-        if lock is None:
-            lock = RLock()
+    def __init__(self, lock: _AnyLock) -> None:
         try:
             self.acquire = lock.acquire
             self.release = lock.release
         except AttributeError:
             raise TypeError(f"lock must be a lock or None, not {lock!r}") from None
-        self._lock = lock
+        self._lock = lock  # type: ignore[misc]  # a slot of every condition
         self._release_save = getattr(lock, "_release_save", lock.release)
         self._restore = getattr(lock, "_acquire_restore", self._acquire_again)
         if isinstance(lock, Lock):
@@ -657,6 +722,56 @@ class Condition(_core.ConditionCore):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}({self._lock!r}, {self._waiting()})>"
+
+
+class Condition(_core.ConditionCore, AnyCondition, metaclass=ABCMeta):
+    """A condition variable for threads and asyncio tasks.
+
+    It is a `threading.Condition` and an `asyncio.Condition` in one: `wait` and `wait_for` for threads, `await_` and
+    `await_for` for tasks, `notify` for both. Who waits gives the lock back meanwhile, and has it again afterwards,
+    however the waiting ended. Notices go to those who wait, oldest first. A notice is not lost when the wait that it
+    was for is cancelled: another gets it.
+
+    With `shared=True` it works between processes too, as a shared `Lock` does, and takes a shared lock. Who waits while a
+    process dies may find the lock's owner dead when it takes the lock again: then the wait raises `OwnerDied`.
+
+    Args:
+        lock: A `plait.Lock` or `plait.RLock`, `None` for an RLock of its own. With a lock of `threading` only threads can use
+            the condition.
+        shared: Whether other processes can have it too.
+
+    Raises:
+        TypeError: `lock` has no `acquire` and `release`; or, from the forms for tasks, it is one that tasks cannot wait for.
+
+    >>> import threading
+    >>> condition, items = plait.Condition(), []
+    >>> def produce():
+    ...     with condition:
+    ...         items.append("something")
+    ...         condition.notify()
+    >>> with condition:
+    ...     threading.Thread(target=produce).start()
+    ...     condition.wait_for(lambda: items)
+    ['something']
+    """
+
+    __slots__ = {
+        "_is_owned": "Whether the caller has the lock.",
+        "_lock": "The lock.",
+        "_release_save": "Gives the lock back altogether.",
+        "_restore": "Takes the lock as often as before, with what `_release_save` returned.",
+        "acquire": "Take the lock: its own method.",
+        "release": "Give the lock back: its own method.",
+    }
+
+    def __new__(cls, lock: _AnyLock | None = None, *, shared: bool = False) -> Self:
+        if shared:
+            made: Self = _shared(cls, Condition, "SharedCondition", lock)
+            return made
+        return super().__new__(cls)
+
+    def __init__(self, lock: _AnyLock | None = None, *, shared: bool = False) -> None:  # noqa: ARG002  # see __new__
+        super().__init__(RLock() if lock is None else lock)
 
     def _at_fork_reinit(self) -> None:
         lock: Any = self._lock

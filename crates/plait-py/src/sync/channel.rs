@@ -3,8 +3,6 @@
 mod operations;
 mod raw;
 
-use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
-
 use plait_shm::channel::{Channel, Refused, Want};
 use plait_sys::time;
 use pyo3::exceptions::{PyStopAsyncIteration, PyStopIteration, PyTypeError, PyValueError};
@@ -13,19 +11,21 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBool, PyDict, PyInt, PyList, PyTuple, PyType};
 use pyo3::{PyTraverseError, PyVisit};
 
+use super::attached::{Attached, Guard};
 use super::awaiting::Awaiting;
 use super::inbox::Task;
 use super::operation::{Operation, block_on};
 use super::rouse;
 use crate::gil;
-use operations::{End, Get, GetMany, Join, Put, PutMany, Select};
+pub(super) use operations::End;
+use operations::{Get, GetMany, Join, Put, PutMany, Select};
 
 type State = Channel<Py<PyAny>, Task>;
 
 /// What `plait.Channel` is made of; see there.
 #[pyclass(subclass, frozen, weakref, generic, module = "plait._core")]
 pub(crate) struct ChannelCore {
-    state: Mutex<State>,
+    state: Attached<State>,
     /// 0 for no bound.
     capacity: usize,
 }
@@ -38,24 +38,24 @@ fn channel_error(py: Python<'_>, class: &'static PyOnceLock<Py<PyType>>, name: &
     made.map_or_else(|error| error, PyErr::from_value)
 }
 
-fn empty(py: Python<'_>) -> PyErr {
+pub(super) fn empty(py: Python<'_>) -> PyErr {
     static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
     channel_error(py, &CLASS, "ChannelEmpty", "the channel is empty")
 }
 
-fn full(py: Python<'_>) -> PyErr {
+pub(super) fn full(py: Python<'_>) -> PyErr {
     static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
     channel_error(py, &CLASS, "ChannelFull", "the channel is full")
 }
 
-fn shut_down(py: Python<'_>) -> PyErr {
+pub(super) fn shut_down(py: Python<'_>) -> PyErr {
     static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
     channel_error(py, &CLASS, "ChannelShutDown", "the channel is shut down")
 }
 
 /// How long an operation may wait.
 #[derive(Clone, Copy)]
-enum Patience {
+pub(super) enum Patience {
     /// Not at all.
     None,
     /// Until this instant, or for ever.
@@ -63,7 +63,7 @@ enum Patience {
 }
 
 /// What `block` and `timeout` mean, as `queue.Queue` takes them.
-fn patience(block: bool, timeout: Option<&Bound<'_, PyAny>>) -> PyResult<Patience> {
+pub(super) fn patience(block: bool, timeout: Option<&Bound<'_, PyAny>>) -> PyResult<Patience> {
     let Some(timeout) = timeout.filter(|timeout| block && !timeout.is_none()) else {
         return Ok(if block { Patience::Until(None) } else { Patience::None });
     };
@@ -85,7 +85,7 @@ fn carry_out(py: Python<'_>, operation: &mut dyn Operation, patience: Patience) 
     }
 }
 
-fn positive(most: &Bound<'_, PyAny>) -> PyResult<usize> {
+pub(super) fn positive(most: &Bound<'_, PyAny>) -> PyResult<usize> {
     if !most.is_instance_of::<PyInt>() || most.is_instance_of::<PyBool>() {
         return Err(PyTypeError::new_err(format!(
             "most must be an integer, not {}",
@@ -101,8 +101,8 @@ fn positive(most: &Bound<'_, PyAny>) -> PyResult<usize> {
 
 impl ChannelCore {
     #[inline]
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self, py: Python<'_>) -> Guard<'_, State> {
+        self.state.lock(py)
     }
 
     fn get_item(slf: &Bound<'_, Self>, patience: Patience) -> PyResult<Py<PyAny>> {
@@ -135,7 +135,7 @@ impl ChannelCore {
         let capacity = capacity.extract()?;
         let bound = if capacity == 0 { usize::MAX } else { capacity };
         Ok(Self {
-            state: Mutex::new(Channel::new(bound, time::monotonic_ns)),
+            state: Attached::new(Channel::new(bound, time::monotonic_ns)),
             capacity,
         })
     }
@@ -190,7 +190,7 @@ impl ChannelCore {
     }
 
     fn task_done(slf: &Bound<'_, Self>) -> PyResult<()> {
-        let woken = slf.get().lock().task_done();
+        let woken = slf.get().lock(slf.py()).task_done();
         match woken {
             Some(woken) => {
                 rouse(slf.py(), woken);
@@ -210,21 +210,21 @@ impl ChannelCore {
 
     #[pyo3(signature = (immediate=false))]
     fn shutdown(slf: &Bound<'_, Self>, immediate: bool) {
-        let (dropped, woken) = slf.get().lock().shut_down(immediate);
+        let (dropped, woken) = slf.get().lock(slf.py()).shut_down(immediate);
         rouse(slf.py(), woken);
         drop(dropped);
     }
 
-    fn qsize(&self) -> usize {
-        self.lock().len()
+    fn qsize(&self, py: Python<'_>) -> usize {
+        self.lock(py).len()
     }
 
-    fn empty(&self) -> bool {
-        self.lock().is_empty()
+    fn empty(&self, py: Python<'_>) -> bool {
+        self.lock(py).is_empty()
     }
 
-    fn full(&self) -> bool {
-        self.capacity != 0 && self.lock().len() >= self.capacity
+    fn full(&self, py: Python<'_>) -> bool {
+        self.capacity != 0 && self.lock(py).len() >= self.capacity
     }
 
     #[getter]
@@ -233,18 +233,18 @@ impl ChannelCore {
     }
 
     #[getter]
-    fn is_shutdown(&self) -> bool {
-        self.lock().is_shut_down()
+    fn is_shutdown(&self, py: Python<'_>) -> bool {
+        self.lock(py).is_shut_down()
     }
 
     #[getter]
-    fn unfinished_tasks(&self) -> usize {
-        self.lock().unfinished()
+    fn unfinished_tasks(&self, py: Python<'_>) -> usize {
+        self.lock(py).unfinished()
     }
 
     fn statistics<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let (counts, size, unfinished, waiting) = {
-            let state = self.lock();
+            let state = self.lock(py);
             let waiting = [Want::Get, Want::Put, Want::Join].map(|want| state.waiting(want));
             (state.counts(), state.len(), state.unfinished(), waiting)
         };
@@ -283,7 +283,7 @@ impl ChannelCore {
     fn __repr__(slf: &Bound<'_, Self>) -> String {
         let this = slf.get();
         let (size, over, waiting) = {
-            let state = this.lock();
+            let state = this.lock(slf.py());
             let waiting = [Want::Get, Want::Put, Want::Join].map(|want| state.waiting(want));
             (state.len(), state.is_shut_down(), waiting)
         };
@@ -312,17 +312,15 @@ impl ChannelCore {
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         // Where another thread was stopped while it holds the lock, not visiting keeps the objects alive, which is safe.
-        let state = match self.state.try_lock() {
-            Ok(state) => state,
-            Err(TryLockError::Poisoned(state)) => state.into_inner(),
-            Err(TryLockError::WouldBlock) => return Ok(()),
+        let Some(state) = self.state.try_lock() else {
+            return Ok(());
         };
         state.items().iter().try_for_each(|item| visit.call(item))?;
         state.tasks().try_for_each(|task| visit.call(&task.awaiting))
     }
 
     fn __clear__(&self) {
-        let left = self.lock().clear();
+        let left = Python::attach(|py| self.lock(py).clear());
         drop(left);
     }
 }
@@ -355,9 +353,16 @@ pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
 fn refusal(py: Python<'_>, refused: Refused, end: End) -> PyResult<()> {
     match (refused, end) {
         (Refused::Now, _) => Ok(()),
-        (Refused::ShutDown, End::ShutDown) => Err(shut_down(py)),
-        (Refused::ShutDown, End::Stop) => Err(PyStopIteration::new_err(())),
-        (Refused::ShutDown, End::StopAsync) => Err(PyStopAsyncIteration::new_err(())),
+        (Refused::ShutDown, end) => Err(over(py, end)),
+    }
+}
+
+/// What a channel that is shut down and empty raises.
+pub(super) fn over(py: Python<'_>, end: End) -> PyErr {
+    match end {
+        End::ShutDown => shut_down(py),
+        End::Stop => PyStopIteration::new_err(()),
+        End::StopAsync => PyStopAsyncIteration::new_err(()),
     }
 }
 

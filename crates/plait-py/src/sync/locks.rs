@@ -10,14 +10,16 @@
 //! | `event`, `condition` | those that are told |
 
 mod condition;
-mod done;
+pub(super) mod done;
 mod event;
 mod lock;
-mod owner;
+pub(super) mod owner;
 mod raw;
 mod rlock;
 mod semaphore;
 mod take;
+
+pub(super) use semaphore::number;
 
 use pyo3::exceptions::{PyOverflowError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
@@ -26,7 +28,7 @@ use plait_sys::time;
 
 /// What `acquire` may do when it does not go at once.
 #[derive(Clone, Copy)]
-enum Patience {
+pub(super) enum Patience {
     None,
     /// Wait until this instant, or for ever.
     Until(Option<u64>),
@@ -54,7 +56,7 @@ fn after(seconds: f64) -> Option<u64> {
 }
 
 /// What `blocking` and `timeout` mean to `threading.Lock`, where -1 is no timeout.
-fn patience_of_lock(blocking: bool, timeout: Option<&Bound<'_, PyAny>>) -> PyResult<Patience> {
+pub(super) fn patience_of_lock(blocking: bool, timeout: Option<&Bound<'_, PyAny>>) -> PyResult<Patience> {
     let seconds = timeout.map_or(Ok(-1.0), seconds)?;
     #[expect(clippy::float_cmp, reason = "it is the word for no timeout")]
     let unlimited = seconds == -1.0;
@@ -68,7 +70,7 @@ fn patience_of_lock(blocking: bool, timeout: Option<&Bound<'_, PyAny>>) -> PyRes
 }
 
 /// The deadline that `timeout` means where None is no timeout, and what is negative is over already.
-fn deadline(timeout: Option<&Bound<'_, PyAny>>) -> PyResult<Option<u64>> {
+pub(super) fn deadline(timeout: Option<&Bound<'_, PyAny>>) -> PyResult<Option<u64>> {
     match timeout.filter(|timeout| !timeout.is_none()) {
         Some(timeout) => Ok(after(seconds(timeout)?)),
         None => Ok(None),
@@ -76,7 +78,7 @@ fn deadline(timeout: Option<&Bound<'_, PyAny>>) -> PyResult<Option<u64>> {
 }
 
 /// What `blocking` and `timeout` mean to `threading.Semaphore`.
-fn patience_of_semaphore(blocking: bool, timeout: Option<&Bound<'_, PyAny>>) -> PyResult<Patience> {
+pub(super) fn patience_of_semaphore(blocking: bool, timeout: Option<&Bound<'_, PyAny>>) -> PyResult<Patience> {
     let deadline = deadline(timeout)?;
     match (blocking, deadline) {
         (true, deadline) => Ok(Patience::Until(deadline)),

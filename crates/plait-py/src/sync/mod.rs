@@ -5,18 +5,31 @@
 //! | `operation` | something that is tried until it goes, and the thread that waits for it |
 //! | `awaiting` | the same for a task: what `await` gets, and its future in one |
 //! | `inbox` | waking the tasks of a loop, from whatever thread |
+//! | `attached` | a mutex for attached threads: with a GIL, that is the lock |
 //! | `spin` | a short spin before a thread sleeps, and how it ends |
+//! | `message` | a message of a shared channel as bytes, and back |
+//! | `shared_wait` | waiting at shared objects: threads, and tasks by the bell |
+//! | `shared_channel` | `plait.Channel(shared=True)` |
+//! | `shared_lock` | `plait.Lock(shared=True)`, `plait.RLock(shared=True)` |
+//! | `shared_semaphore`, `shared_notice` | shared semaphores, events and conditions |
 //! | `locks` | locks, semaphores, events, conditions |
 //! | `channel` | `plait.Channel`; its operations, and the raw methods that are called most |
 //!
 //! Lock order: an object's own mutex, then a waiter's word. No mutex is held while Python code runs: what was picked to be woken, and what
 //! is dropped, leaves the critical section as a value.
 
+mod attached;
 pub(crate) mod awaiting;
 pub(crate) mod channel;
 pub(crate) mod inbox;
 mod locks;
+mod message;
 pub(crate) mod operation;
+mod shared_channel;
+mod shared_lock;
+mod shared_notice;
+mod shared_semaphore;
+mod shared_wait;
 mod spin;
 
 use plait_shm::wait::{self, Woken};
@@ -39,9 +52,16 @@ pub(crate) fn rouse(py: Python<'_>, woken: impl IntoIterator<Item = Woken<Task>>
 }
 
 pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    attached::look(module.py());
     spin::look_for_gil(module.py());
     awaiting::register(module)?;
     module.add_class::<inbox::Drain>()?;
+    module.add_function(wrap_pyfunction!(spin::allow_spin, module)?)?;
     channel::register(module)?;
-    locks::register(module)
+    locks::register(module)?;
+    module.add_class::<shared_channel::SharedChannelCore>()?;
+    module.add_class::<shared_lock::SharedLockCore>()?;
+    module.add_class::<shared_semaphore::SharedSemaphoreCore>()?;
+    module.add_class::<shared_notice::SharedEventCore>()?;
+    module.add_class::<shared_notice::SharedConditionCore>()
 }

@@ -14,7 +14,7 @@ use pyo3::prelude::*;
 use pyo3::{PyTraverseError, PyVisit};
 
 use super::Waiter;
-use super::spin::{Who, spin};
+use super::spin::{self, Who};
 use crate::gil::{self, Waitable};
 
 /// A waiter, and where it stands.
@@ -105,7 +105,8 @@ impl Waitable for Awaited<'_> {
     }
     /// Spins, and sleeps too, since coming back means to wait for the GIL: a thread until it is over, the main thread for a moment.
     fn spin(&self, _spin: &mut Spin) -> bool {
-        if spin(Who::Thread, || self.happened()) {
+        let seen = spin::let_go();
+        if spin::worth(Who::Thread) && spin::run(Who::Thread, seen, || self.happened()) {
             return true;
         }
         let until = match self.waiter.kind() {
@@ -169,12 +170,15 @@ pub(crate) fn block_on(
 /// # Errors
 /// What the operation raised.
 pub(crate) fn spin_for(py: Python<'_>, operation: &mut dyn Operation) -> PyResult<Option<Py<PyAny>>> {
+    if !spin::worth(Who::Task) {
+        return Ok(None);
+    }
     let mut place = Place::new(Waiter::new(Kind::Thread, time::monotonic_ns()));
     if let Some(done) = operation.attempt(py, Some(&mut place))? {
         return Ok(Some(done));
     }
     let waiter = &place.waiter;
-    let woken = gil::detached(py, || spin(Who::Task, || waiter.woken().is_some()));
+    let woken = gil::detached(py, || spin::run(Who::Task, spin::let_go(), || waiter.woken().is_some()));
     let done = if woken {
         operation.attempt(py, Some(&mut place))
     } else {

@@ -43,6 +43,20 @@ thread_local! {
     static IMPATIENT: Cell<u32> = const { Cell::new(0) };
 }
 
+/// Whether anybody may spin.
+static ALLOWED: AtomicBool = AtomicBool::new(true);
+
+/// From now on nobody spins here, or everybody may.
+#[pyfunction]
+pub(super) fn allow_spin(allowed: bool) {
+    ALLOWED.store(allowed, Relaxed);
+}
+
+/// Whether anybody may.
+pub(super) fn allowed() -> bool {
+    ALLOWED.load(Relaxed)
+}
+
 /// Looks once, when the module is loaded.
 pub(super) fn look_for_gil(py: Python<'_>) {
     let told = py.import("sys").and_then(|sys| sys.call_method0("_is_gil_enabled"));
@@ -63,26 +77,37 @@ pub(super) enum Who {
     Task,
 }
 
-/// Spins for `happened` when that may pay. The calling thread has just let go of the GIL.
-pub(super) fn spin(who: Who, happened: impl Fn() -> bool) -> bool {
-    let seen = LETTING_GO.fetch_add(1, Relaxed).wrapping_add(1);
-    let peer = PEER.swap(cpu::current_cpu() + 1, Relaxed);
-    let found = SPINS.with_borrow_mut(|kept| {
+/// Does `what` with this thread's memory of how such spins went.
+fn with_spin<R>(who: Who, what: impl FnOnce(&mut Spin) -> R) -> R {
+    SPINS.with_borrow_mut(|kept| {
         let spins = kept.get_or_insert_with(|| {
             let cpus = cpu::usable_cpus();
             [THREAD_NS, TASK_NS].map(|limit| Spin::new(true, cpus).within(limit, CAUTION))
         });
-        let spin = &mut spins[who as usize];
-        // We, the one that is to wake us, and those that spin already.
-        let busy = SPINNERS.fetch_add(1, Relaxed) + 2;
-        let found = if spin.worth(busy, peer) {
-            spin.run(&happened)
-        } else {
-            happened()
-        };
-        SPINNERS.fetch_sub(1, Relaxed);
-        found
-    });
+        what(&mut spins[who as usize])
+    })
+}
+
+/// Whether a spin may pay now. To be asked once for each wait.
+pub(super) fn worth(who: Who) -> bool {
+    if !ALLOWED.load(Relaxed) {
+        return false;
+    }
+    let peer = PEER.swap(cpu::current_cpu() + 1, Relaxed);
+    // We, the one that is to wake us, and those that spin already.
+    with_spin(who, |spin| spin.worth(SPINNERS.load(Relaxed) + 2, peer))
+}
+
+/// A thread has let go of the GIL to wait: those that were woken and look on may attach. Returns what [`run`] needs.
+pub(super) fn let_go() -> u32 {
+    LETTING_GO.fetch_add(1, Relaxed).wrapping_add(1)
+}
+
+/// Spins for `happened`; whether it did. The calling thread has [let go](let_go) of the GIL.
+pub(super) fn run(who: Who, seen: u32, happened: impl Fn() -> bool) -> bool {
+    SPINNERS.fetch_add(1, Relaxed);
+    let found = with_spin(who, |spin| spin.run(&happened));
+    SPINNERS.fetch_sub(1, Relaxed);
     // Who woke us cannot go on where we spin.
     if found && GIL.load(Relaxed) && WAKER.load(Relaxed) != cpu::current_cpu() + 1 {
         grace(seen);

@@ -14,10 +14,11 @@ use super::{ChannelCore, State, list, refusal};
 use crate::sync::inbox::Task;
 use crate::sync::operation::{Operation, Place};
 use crate::sync::rouse;
+use crate::sync::shared_channel::SharedChannelCore;
 
 /// What the end of a channel is to who gets.
 #[derive(Clone, Copy)]
-pub(super) enum End {
+pub(in crate::sync) enum End {
     ShutDown,
     Stop,
     StopAsync,
@@ -25,13 +26,14 @@ pub(super) enum End {
 
 /// One try under the channel's mutex: takes `place` out of the queue if it is there, tries, and queues it up when it did not go.
 fn attempt<R>(
+    py: Python<'_>,
     channel: &ChannelCore,
     want: Want,
     place: Option<&mut Place>,
     go: impl FnOnce(&mut State) -> Result<R, Refused>,
 ) -> Result<R, Refused> {
     let (left, done) = {
-        let mut state = channel.lock();
+        let mut state = channel.lock(py);
         match place {
             None => (None, go(&mut state)),
             Some(place) => {
@@ -57,7 +59,7 @@ fn leave(py: Python<'_>, channel: &ChannelCore, want: Want, place: &mut Place) {
     let wake = place.waiter.close();
     let ticket = *place.ticket(0);
     let (left, woken) = {
-        let mut state = channel.lock();
+        let mut state = channel.lock(py);
         let left = state.leave(want, ticket);
         (left, wake.and_then(|wake| state.give_back(want, wake)))
     };
@@ -82,7 +84,7 @@ impl Get {
 
 impl Operation for Get {
     fn attempt(&mut self, py: Python<'_>, place: Option<&mut Place>) -> PyResult<Option<Py<PyAny>>> {
-        match attempt(self.channel.get(), Want::Get, place, |state| state.get(true)) {
+        match attempt(py, self.channel.get(), Want::Get, place, |state| state.get(true)) {
             Ok((item, woken)) => {
                 rouse(py, woken);
                 Ok(Some(item))
@@ -118,7 +120,9 @@ impl GetMany {
 impl Operation for GetMany {
     fn attempt(&mut self, py: Python<'_>, place: Option<&mut Place>) -> PyResult<Option<Py<PyAny>>> {
         let most = self.most;
-        match attempt(self.channel.get(), Want::Get, place, |state| state.get_many(most, true)) {
+        match attempt(py, self.channel.get(), Want::Get, place, |state| {
+            state.get_many(most, true)
+        }) {
             Ok((items, woken)) => {
                 rouse(py, woken);
                 list(py, items).map(Some)
@@ -154,7 +158,7 @@ impl Put {
 impl Operation for Put {
     fn attempt(&mut self, py: Python<'_>, place: Option<&mut Place>) -> PyResult<Option<Py<PyAny>>> {
         let item = &mut self.item;
-        let done = attempt(self.channel.get(), Want::Put, place, |state| {
+        let done = attempt(py, self.channel.get(), Want::Put, place, |state| {
             let Some(given) = item.take() else { return Ok(None) };
             state.put(given, true).map_err(|(refused, given)| {
                 *item = Some(given);
@@ -219,7 +223,7 @@ impl Operation for PutMany {
     fn attempt(&mut self, py: Python<'_>, place: Option<&mut Place>) -> PyResult<Option<Py<PyAny>>> {
         let (items, all_or_none) = (&mut self.items, self.all_or_none);
         let mut woken: Vec<Woken<Task>> = Vec::new();
-        let done = attempt(self.channel.get(), Want::Put, place, |state| {
+        let done = attempt(py, self.channel.get(), Want::Put, place, |state| {
             woken = state.put_many(items, all_or_none)?;
             if items.is_empty() { Ok(()) } else { Err(Refused::Now) }
         });
@@ -258,7 +262,7 @@ impl Join {
 
 impl Operation for Join {
     fn attempt(&mut self, py: Python<'_>, place: Option<&mut Place>) -> PyResult<Option<Py<PyAny>>> {
-        let done = attempt(self.channel.get(), Want::Join, place, |state| state.joined());
+        let done = attempt(py, self.channel.get(), Want::Join, place, |state| state.joined());
         Ok(done.is_ok().then(|| py.None()))
     }
 
@@ -283,10 +287,14 @@ impl Select {
         }
         let channels = channels.iter().map(|channel| match channel.cast_into::<ChannelCore>() {
             Ok(channel) => Ok(channel.unbind()),
-            Err(error) => Err(PyTypeError::new_err(format!(
-                "select takes channels, not {}",
-                error.into_inner().repr()?
-            ))),
+            Err(error) => {
+                let other = error.into_inner();
+                let text = match other.is_instance_of::<SharedChannelCore>() {
+                    true => "select takes channels of one process, not shared ones".into(),
+                    false => format!("select takes channels, not {}", other.repr()?),
+                };
+                Err(PyTypeError::new_err(text))
+            }
         });
         Ok(Self {
             channels: channels.collect::<PyResult<_>>()?,
@@ -294,22 +302,22 @@ impl Select {
     }
 
     /// Takes `place` out of all queues. From then on nobody can wake it.
-    fn withdraw(&self, place: &mut Place) {
+    fn withdraw(&self, py: Python<'_>, place: &mut Place) {
         for (source, channel) in self.channels.iter().enumerate() {
             let ticket = *place.ticket(source);
             if ticket.is_some() {
-                let left = channel.get().lock().leave(Want::Get, ticket);
+                let left = channel.get().lock(py).leave(Want::Get, ticket);
                 drop(left);
             }
         }
     }
 
     /// Tries them all from `first` on; queues `place` up at those that have nothing.
-    fn look(&self, first: usize, mut place: Option<&mut Place>) -> Found {
+    fn look(&self, py: Python<'_>, first: usize, mut place: Option<&mut Place>) -> Found {
         let count = self.channels.len();
         let mut open = false;
         for source in (first..count).chain(0..first) {
-            let mut state = self.channels[source].get().lock();
+            let mut state = self.channels[source].get().lock(py);
             if let Some(place) = &mut place {
                 // Only the first may have been the one that woke us: it is tried in the same breath.
                 let wake = place.waiter.woken();
@@ -336,11 +344,11 @@ impl Select {
     /// Whatever woke us since, another can have it.
     fn finish(&self, py: Python<'_>, place: &mut Place) {
         let wake = place.waiter.close();
-        self.withdraw(place);
+        self.withdraw(py, place);
         if let Some(wake) = wake {
             let woken = self.channels[wake.source as usize]
                 .get()
-                .lock()
+                .lock(py)
                 .give_back(Want::Get, wake);
             rouse(py, woken);
         }
@@ -358,12 +366,12 @@ impl Operation for Select {
         static TURN: AtomicUsize = AtomicUsize::new(0);
         let mut first = None;
         if let Some(place) = &mut place {
-            self.withdraw(place);
+            self.withdraw(py, place);
             first = place.waiter.woken().map(|wake| wake.source as usize);
         }
         // Every look begins at another, so that none that is always ready hides the others.
         let first = first.unwrap_or_else(|| TURN.fetch_add(1, Relaxed) % self.channels.len());
-        let found = self.look(first, place.as_deref_mut());
+        let found = self.look(py, first, place.as_deref_mut());
         if let (Some(place), Found::Item(..) | Found::AllShutDown) = (place, &found) {
             self.finish(py, place);
         }

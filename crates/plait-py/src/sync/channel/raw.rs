@@ -146,10 +146,12 @@ unsafe fn try_put(
     item: *mut ffi::PyObject,
     waits: bool,
 ) -> Result<*mut ffi::PyObject, Refused> {
-    // SAFETY: attached, and the caller holds the item.
-    let item = unsafe { Bound::from_borrowed_ptr(Python::assume_attached(), item) }.unbind();
     // SAFETY: the caller's promise.
-    let done = unsafe { channel(&slf) }.lock().put(item, waits);
+    let py = unsafe { Python::assume_attached() };
+    // SAFETY: the caller holds the item.
+    let item = unsafe { Bound::from_borrowed_ptr(py, item) }.unbind();
+    // SAFETY: the caller's promise.
+    let done = unsafe { channel(&slf) }.lock(py).put(item, waits);
     match done {
         Ok(None) => Ok(none()),
         Ok(Some(woken)) => {
@@ -172,7 +174,9 @@ unsafe fn try_put(
 #[inline]
 unsafe fn try_get(slf: *mut ffi::PyObject, waits: bool) -> Result<*mut ffi::PyObject, Refused> {
     // SAFETY: the caller's promise.
-    let (item, woken) = unsafe { channel(&slf) }.lock().get(waits)?;
+    let py = unsafe { Python::assume_attached() };
+    // SAFETY: the caller's promise.
+    let (item, woken) = unsafe { channel(&slf) }.lock(py).get(waits)?;
     if let Some(woken) = woken {
         Python::attach(|py| rouse(py, [woken]));
     }

@@ -10,7 +10,7 @@ pub(crate) struct Done;
 impl Done {
     /// The object.
     #[inline]
-    pub(super) fn get(py: Python<'_>) -> PyResult<Py<PyAny>> {
+    pub(in crate::sync) fn get(py: Python<'_>) -> PyResult<Py<PyAny>> {
         static ONE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
         ONE.get_or_try_init(py, || Py::new(py, Done).map(Py::into_any))
             .map(|one| one.clone_ref(py))

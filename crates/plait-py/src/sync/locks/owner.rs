@@ -28,12 +28,12 @@ pub(super) fn thread() -> usize {
 static TASKS: AtomicBool = AtomicBool::new(false);
 
 /// Whether tasks have waited, or taken something.
-pub(super) fn tasks_seen() -> bool {
+pub(in crate::sync) fn tasks_seen() -> bool {
     TASKS.load(Relaxed)
 }
 
 /// The task that runs in this thread, if one does.
-pub(super) fn task(py: Python<'_>) -> PyResult<Option<Bound<'_, PyAny>>> {
+pub(in crate::sync) fn task(py: Python<'_>) -> PyResult<Option<Bound<'_, PyAny>>> {
     static CURRENT: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     TASKS.store(true, Relaxed);
     let running = inbox::running_loop(py)?;

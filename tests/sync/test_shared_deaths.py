@@ -1,0 +1,274 @@
+"""Processes that die while they use shared channels and locks: nobody is blocked, and nothing is counted twice."""
+
+from __future__ import annotations
+
+import collections
+import multiprocessing
+import os
+import random
+import signal
+import struct
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import plait
+from tests.sync import _shared_programs as programs
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:the process is forked while it has several threads:RuntimeWarning"),
+]
+
+LATE = 60.0
+KILLS = 150
+
+
+def start(target: Any, *arguments: Any) -> int:
+    """A bare forked child, which ends by itself when the channel that it uses is shut down."""
+    child = os.fork()
+    if child == 0:
+        try:
+            target(*arguments)
+        except plait.ChannelShutDown:
+            pass
+        finally:
+            os._exit(0)
+    return child
+
+
+def kill(child: int) -> None:
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+
+
+def values(file: int) -> list[int]:
+    data = os.pread(file, os.fstat(file).st_size // 8 * 8, 0)
+    return [value for (value,) in struct.iter_unpack("<Q", data)]
+
+
+@pytest.mark.parametrize("capacity", [1, 16])
+def test_every_message_arrives_once_or_is_lost_with_a_process(tmp_path: Path, capacity: int) -> None:
+    chance = random.Random(capacity)
+    channel = plait.Channel[Any](capacity, shared=True)
+    files = [os.open(tmp_path / name, os.O_CREAT | os.O_APPEND | os.O_RDWR) for name in ("begun", "sent", "got")]
+    begun, sent, got = files
+    names = iter(range(10**6))
+
+    def another(kind: Any) -> int:
+        first = begun if kind is programs.produce else got
+        return start(kind, channel, first, sent, next(names))
+
+    kinds = (programs.produce, programs.produce, programs.consume, programs.consume, programs.consume)
+    running = {another(kind): kind for kind in kinds}
+    kills: collections.Counter[Any] = collections.Counter()
+    for _ in range(KILLS):
+        time.sleep(chance.uniform(0, 0.01))
+        child = chance.choice(list(running))
+        kind = running.pop(child)
+        kill(child)
+        kills[kind] += 1
+        running[another(kind)] = kind
+    for child in [child for child, kind in running.items() if kind is programs.produce]:
+        kill(child)
+        del running[child]
+    channel.shutdown()
+    for child in running:
+        os.waitpid(child, 0)  # nobody waits for ever
+
+    arrived = values(got)
+    figures = channel.statistics()
+    assert len(set(arrived)) == len(arrived), "a message came twice"
+    assert set(arrived) <= set(values(begun))
+    # What was taken and never noted died between the two, one at a time.
+    unaccounted = figures["put"] - len(arrived) - figures["lost"]
+    assert 0 <= unaccounted <= kills[programs.consume]
+    assert len(set(values(sent)) - set(arrived)) <= figures["lost"] + unaccounted
+    assert figures["size"] == figures["block_bytes"] == figures["unfinished"] == 0
+    assert figures["waiting_get"] == figures["waiting_put"] == 0
+    for file in files:
+        os.close(file)
+
+
+def test_a_message_is_not_kept_from_others_by_a_waiter_that_died() -> None:
+    channel, ready = plait.Channel[int](4, shared=True), plait.Channel[int](4, shared=True)
+
+    def wait() -> None:
+        ready.put(1)
+        channel.get()
+
+    children = [start(wait) for _ in range(3)]
+    for _ in children:
+        ready.get(timeout=LATE)
+    while channel.statistics()["waiting_get"] < 3:
+        time.sleep(0.001)
+    for child in children:
+        os.kill(child, signal.SIGSTOP)  # so that they are woken and cannot take it
+    taken: list[int] = []
+    taker = threading.Thread(target=lambda: taken.append(channel.get()))
+    taker.start()
+    while channel.statistics()["waiting_get"] < 4:
+        time.sleep(0.001)
+    channel.put(7)
+    for child in children:
+        kill(child)
+    taker.join()
+    assert taken == [7]
+    assert channel.statistics()["lost"] == 0
+
+
+def test_a_putter_that_died_leaves_its_room_to_others() -> None:
+    channel, ready = plait.Channel[int](1, shared=True), plait.Channel[int](4, shared=True)
+    channel.put(0)
+
+    def wait() -> None:
+        ready.put(1)
+        channel.put(1)
+
+    child = start(wait)
+    ready.get(timeout=LATE)
+    while not channel.statistics()["waiting_put"]:
+        time.sleep(0.001)
+    os.kill(child, signal.SIGSTOP)
+    putter = threading.Thread(target=channel.put, args=(2,))
+    putter.start()
+    while channel.statistics()["waiting_put"] < 2:
+        time.sleep(0.001)
+    assert channel.get() == 0
+    kill(child)
+    putter.join()
+    assert channel.get() == 2
+
+
+def test_join_does_not_wait_for_a_process_that_died() -> None:
+    channel, ready = plait.Channel[int](4, shared=True), plait.Channel[int](4, shared=True)
+
+    def take() -> None:
+        ready.put(channel.get())
+        channel.get()
+
+    channel.put(1)
+    child = start(take)
+    assert ready.get(timeout=LATE) == 1
+    joiner = threading.Thread(target=channel.join)
+    joiner.start()
+    while not channel.statistics()["waiting_join"]:
+        time.sleep(0.001)
+    kill(child)
+    joiner.join()
+    assert channel.unfinished_tasks == 0
+
+
+@pytest.mark.parametrize("kind", [plait.Lock, plait.RLock])
+@pytest.mark.parametrize("asleep", [False, True])
+def test_the_next_taker_is_told_of_the_owner_that_died(kind: Any, asleep: bool) -> None:
+    lock, ready = kind(shared=True), plait.Channel[int](1, shared=True)
+    child = start(programs.hold, lock, ready)
+    assert ready.get(timeout=LATE) == child
+    if asleep:
+        timer = threading.Timer(0.05, kill, (child,))
+        timer.start()
+    else:
+        kill(child)
+    with pytest.raises(plait.OwnerDied, match=f"process {child} died"):
+        lock.acquire()
+    if asleep:
+        timer.join()
+    with pytest.raises(plait.OwnerDied), lock:
+        pass
+    assert f"process {child}" in repr(lock)
+    assert lock.recover() is True
+    assert lock.locked()
+    lock.release()
+    with lock:
+        assert lock.statistics()["owners_died"] == 1
+
+
+def test_a_taker_that_does_not_wait_is_told_too() -> None:
+    lock, ready = plait.Lock(shared=True), plait.Channel[int](1, shared=True)
+    child = start(programs.hold, lock, ready)
+    ready.get(timeout=LATE)
+    assert lock.acquire(blocking=False) is False
+    kill(child)
+    deadline = time.monotonic() + LATE
+    with pytest.raises(plait.OwnerDied):
+        while time.monotonic() < deadline:
+            assert not lock.acquire(blocking=False)
+            time.sleep(0.005)
+
+
+def test_all_who_wait_are_told_until_one_recovers() -> None:
+    lock, ready = plait.Lock(shared=True), plait.Channel[int](1, shared=True)
+    child = start(programs.hold, lock, ready)
+    ready.get(timeout=LATE)
+    recovered = []
+
+    def take() -> None:
+        try:
+            lock.acquire()
+        except plait.OwnerDied:
+            recovered.append(lock.recover())
+        lock.release()
+
+    threads = [threading.Thread(target=take) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    while lock.statistics()["waiting"] < 4:
+        time.sleep(0.001)
+    kill(child)
+    for thread in threads:
+        thread.join()
+    assert recovered.count(True) == 1
+    assert not lock.locked()
+
+
+def test_locks_under_random_kills() -> None:
+    """Whoever finds a dead owner puts right what it left, and the count stays whole."""
+    chance = random.Random(1)
+    lock = plait.Lock(shared=True)
+    state = plait.shared_array(2, "i8")  # equal whenever nobody has the lock
+    rounds = plait.shared_array(1, "i8")
+
+    def work() -> None:
+        while True:
+            try:
+                lock.acquire()
+            except plait.OwnerDied:
+                if lock.recover():
+                    state[1] = state[0]
+            assert state[0] == state[1]
+            state[0] += 1
+            state[1] += 1
+            rounds[0] += 1
+            lock.release()
+
+    children = [start(work) for _ in range(4)]
+    for _ in range(KILLS):
+        time.sleep(chance.uniform(0, 0.005))
+        index = chance.randrange(len(children))
+        before = int(rounds[0])
+        kill(children[index])
+        deadline = time.monotonic() + LATE
+        while rounds[0] == before and time.monotonic() < deadline:
+            time.sleep(0.0005)
+        assert rounds[0] != before, "nobody goes on"
+        children[index] = start(work)
+    for child in children:
+        kill(child)
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+@pytest.mark.parametrize("kind", [plait.Lock, plait.RLock])
+def test_a_lock_travels_and_excludes(method: str, kind: Any) -> None:
+    lock, total = kind(shared=True), plait.shared_array(1, "i8")
+    context: Any = multiprocessing.get_context(method)
+    children = [context.Process(target=programs.count_up, args=(lock, total, 2000)) for _ in range(2)]
+    for child in children:
+        child.start()
+    programs.count_up(lock, total, 2000)
+    for child in children:
+        child.join()
+    assert total[0] == 6000
