@@ -45,7 +45,12 @@ impl SemaphoreCore {
 }
 
 /// A number of permits.
-pub(in crate::sync) fn number(name: &str, value: &Bound<'_, PyAny>, least: u64, too_few: &'static str) -> PyResult<u64> {
+pub(in crate::sync) fn number(
+    name: &str,
+    value: &Bound<'_, PyAny>,
+    least: u64,
+    too_few: &'static str,
+) -> PyResult<u64> {
     if !value.is_instance_of::<PyInt>() {
         return Err(PyTypeError::new_err(format!(
             "{name} must be an integer, not {}",
