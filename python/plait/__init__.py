@@ -4,7 +4,7 @@ Public names are loaded when they are first used, so that `import plait` costs n
 
     from plait import ProcessPool
 
-The rooms behind them: `plait.processes` (the process pool), `plait.shared` (shared memory),
+The rooms behind them: `plait.processes` (the process pool), `plait.threads` (the thread pool), `plait.shared` (shared memory),
 `plait.errors` (every exception), `plait._future` and
 `plait._executor` (what all executors share), `plait._core` (the extension).
 """
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from plait.processes.limits import Limits as Limits
     from plait.shared._array import shared_array as shared_array
     from plait.shared._share import Shared as Shared, share as share
+    from plait.threads._pool import ThreadPool as ThreadPool
 
 __version__ = "0.1.0"
 
@@ -50,6 +51,7 @@ __all__ = [
     "Shared",
     "TaskCancelled",
     "TaskTimeout",
+    "ThreadPool",
     "WorkerDied",
     "__version__",
     "errors",
@@ -68,6 +70,7 @@ _HOMES = {
     "Shared": "plait.shared._share",
     "TaskCancelled": "plait.errors",
     "TaskTimeout": "plait.errors",
+    "ThreadPool": "plait.threads._pool",
     "WorkerDied": "plait.errors",
     "share": "plait.shared._share",
     "shared_array": "plait.shared._array",

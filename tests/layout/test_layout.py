@@ -37,7 +37,7 @@ HOMES = {
 }
 
 # The Python rooms that may open a door of the extension module. Between rooms, see [tool.importlinter] in pyproject.toml.
-DOORS = {"_future", "_executor", "processes", "shared"}
+DOORS = {"_future", "_executor", "processes", "shared", "threads"}
 
 PUBLIC = {
     "DeadlockError",
@@ -50,6 +50,7 @@ PUBLIC = {
     "Shared",
     "TaskCancelled",
     "TaskTimeout",
+    "ThreadPool",
     "WorkerDied",
     "__version__",
     "errors",

@@ -3,15 +3,18 @@
 //! | module | what |
 //! |---|---|
 //! | `codec`, `payload` | values as bytes: the only serialisation |
+//! | `cycles` | who the collector of cycles has to look at |
 //! | `error` | what went wrong below, as Python exceptions |
 //! | `future` | the future that all executors return |
 //! | `gil` | waiting without the GIL, and with signals seen |
 //! | `parts` | large parts of values, in blocks of their own |
 //! | `processes` | the process pool and its workers |
 //! | `shared` | memory that processes share: segments as buffers, and who holds them on their way |
+//! | `threads` | the thread pool |
 //! | `system` | a few calls to the system for the Python side |
 
 mod codec;
+mod cycles;
 mod error;
 mod future;
 mod gil;
@@ -20,6 +23,7 @@ mod payload;
 mod processes;
 mod shared;
 mod system;
+mod threads;
 
 use pyo3::prelude::*;
 
@@ -31,6 +35,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(payload::dumps, module)?)?;
     module.add_class::<future::FutureCore>()?;
     processes::register(module)?;
+    threads::register(module)?;
     shared::register(module)?;
     system::register(module)
 }
