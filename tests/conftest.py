@@ -36,6 +36,8 @@ SERVERS = ("plait.processes._server", "multiprocessing.forkserver", "multiproces
 FILES_OF_A_SERVER = 4
 signal_pipe: list[str] = []
 """Both ends of the pipe by which signals wake the main thread. It is made when a result is first waited for, and kept."""
+KEPT_EVENTS = 1
+"""The event by which threads of a pool wake the main thread, made and kept in the same way."""
 
 
 class Process(NamedTuple):
@@ -151,6 +153,7 @@ def left_behind(before: Belongings) -> list[str]:
                 new.remove(file)
         signal_pipe[:] = signal_pipe or [file for file in new if file.startswith("pipe:") and new.count(file) == 2][:2]
         allowed += len(set(signal_pipe) & set(new)) * 2
+        allowed += min(KEPT_EVENTS, new.count("anon_inode:[eventfd]"))
     if len(now.files) > len(before.files) + allowed:
         found.append(f"{len(now.files) - len(before.files)} descriptors more than before, of these: {sorted(new)}")
     return found
