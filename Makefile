@@ -30,6 +30,7 @@ soak: ## 10,000 kills, 1,000 pools, then kills, timeouts and cancellations for M
 bench: ## Measure against other pools and render the tables; QUICK=1 for a short run that renders nothing
 	$(SETUP) bench
 	$(RUN) benches/process_pool/run.py $(if $(QUICK),--quick)
+	$(RUN) benches/thread_pool/run.py $(if $(QUICK),--quick)
 
 clean: ## Remove what the other targets made
 	rm -rf $(VENV) target python/plait/_core*.so
