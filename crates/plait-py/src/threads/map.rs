@@ -260,6 +260,24 @@ impl ThreadMapCore {
         self.hand_over(source.py(), &mut inputs).and(ended)
     }
 
+    /// Takes all items, which no more will follow; returns that it did. They are the caller's own objects, so there is no room to run
+    /// out of.
+    fn fill(&self, source: &Bound<'_, PyIterator>) -> PyResult<bool> {
+        self.run(source).map(|()| true)
+    }
+
+    /// What takes the rest of an input that [`fill`](Self::fill) left.
+    fn feeder(slf: Bound<'_, Self>) -> Bound<'_, Self> {
+        slf
+    }
+
+    /// Takes all items, which no more will follow.
+    fn run(&self, source: &Bound<'_, PyIterator>) -> PyResult<()> {
+        self.pull(source, None)?;
+        self.send(true);
+        Ok(())
+    }
+
     /// With `last`, no more items will come.
     #[pyo3(signature = (last))]
     fn send(&self, last: bool) {
