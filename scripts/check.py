@@ -65,7 +65,7 @@ CHECKS = {
     "imports": Check([str(Path(PYTHON).parent / "lint-imports"), "--no-logo"]),
     "pytest": Check(python("pytest", "tests", "--ignore=tests/docs")),
     # All is correct without spinning: the slow road is the one that a busy machine takes.
-    "nospin": Check(python("pytest", "tests/processes", "tests/sync"), {"PLAIT_SPIN": "0"}),
+    "nospin": Check(python("pytest", "tests/processes", "tests/sync", "tests/threads"), {"PLAIT_SPIN": "0"}),
     "docs": Check(python("pytest", "tests/docs")),
 }
 

@@ -4,7 +4,8 @@ Public names are loaded when they are first used, so that `import plait` costs n
 
     from plait import ProcessPool
 
-The rooms behind them: `plait.processes` (the process pool), `plait.shared` (shared memory), `plait.sync` (channels and locks),
+The rooms behind them: `plait.processes` (the process pool), `plait.threads` (the thread pool), `plait.shared` (shared memory),
+`plait.sync` (channels and locks),
 `plait.errors` (every exception), `plait._future` and
 `plait._executor` (what all executors share), `plait._core` (the extension).
 """
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
         RLock as RLock,
         Semaphore as Semaphore,
     )
+    from plait.threads._pool import ThreadPool as ThreadPool
 
 __version__ = "0.1.0"
 
@@ -76,6 +78,7 @@ __all__ = [
     "Shared",
     "TaskCancelled",
     "TaskTimeout",
+    "ThreadPool",
     "WorkerDied",
     "__version__",
     "aselect",
@@ -108,6 +111,7 @@ _HOMES = {
     "Shared": "plait.shared._share",
     "TaskCancelled": "plait.errors",
     "TaskTimeout": "plait.errors",
+    "ThreadPool": "plait.threads._pool",
     "WorkerDied": "plait.errors",
     "aselect": "plait.sync._channel",
     "select": "plait.sync._channel",

@@ -25,7 +25,8 @@ class Future(_core.FutureCore[T], concurrent.futures.Future[T]):  # pyright: ign
     - `await future` waits in the loop that runs. Cancelling the awaiting task cancels a queued task and leaves a running one.
     - `future.kill()` stops a running task: its worker and the processes that it started are killed, and the worker is
       replaced. It returns False only if the task was done already. Afterwards `cancelled()` is False, and `exception()` is
-      `plait.TaskCancelled`, which an awaiting task does not mistake for its own cancellation.
+      `plait.TaskCancelled`, which an awaiting task does not mistake for its own cancellation. A thread cannot be killed: a
+      task of a `ThreadPool` can be stopped in this way until it begins, and `kill` raises `RuntimeError` from then on.
 
     >>> import plait
     >>> with plait.ProcessPool(1) as pool:

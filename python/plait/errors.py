@@ -172,7 +172,10 @@ class OwnerDied(RuntimeError):
 
 
 class TaskTimeout(TimeoutError):
-    """A task ran longer than the `timeout` it was given, and was stopped together with what it had started.
+    """A task ran longer than the `timeout` it was given.
+
+    A task in a process was stopped, together with what it had started. A thread cannot be killed: a task of a `ThreadPool`
+    goes on in its thread, which takes no other one until it returns, and `.thread` has that thread's name.
 
     It is not raised where only the *waiting* took too long (`future.result(timeout=...)`): that is a plain
     `TimeoutError`, and the task goes on. What to do next: look at `.stack` to see where it stood; give it more time
@@ -182,7 +185,9 @@ class TaskTimeout(TimeoutError):
         task: Qualified name of the function.
         index: Which item of a `map`, from 0; `None` for `submit`.
         timeout: The limit, in seconds.
-        stack: The worker's Python stack when it was stopped, as `faulthandler` prints it; `None` if it could not be had.
+        stack: Where the task stood then: the worker's Python stack, as `faulthandler` or `traceback` prints it; `None` if it
+            could not be had.
+        thread: Name of the thread in which the task goes on; `None` if it was stopped.
 
     >>> error = TaskTimeout(task="mod.fn", index=3, timeout=2.5)
     >>> print(error)
@@ -195,6 +200,7 @@ class TaskTimeout(TimeoutError):
     index: int | None
     timeout: float | None
     stack: str | None
+    thread: str | None
 
     def __init__(
         self,
@@ -205,17 +211,21 @@ class TaskTimeout(TimeoutError):
         index: int | None = None,
         timeout: float | None = None,
         stack: str | None = None,
+        thread: str | None = None,
     ) -> None:
         self.task = task
         self.index = index
         self.timeout = timeout
         self.stack = stack
+        self.thread = thread
         super().__init__(self._describe() if message is None else message)
 
     def _describe(self) -> str:
         item = "" if self.index is None else f" (item {self.index})"
         limit = "" if self.timeout is None else f" of {self.timeout:g} s"
         text = f"{self.task or 'a task'}{item} ran longer than its timeout{limit}"
+        if self.thread is not None:
+            text += f" and goes on in thread {self.thread!r}, since a thread cannot be killed"
         return f"{text}; it stood at:\n{self.stack.rstrip()}" if self.stack else text
 
 

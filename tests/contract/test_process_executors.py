@@ -9,10 +9,10 @@ import os
 import pytest
 
 from tests.contract import contract_tasks as tasks
-from tests.contract.executor_contract import WATCHDOG, ExecutorContract
+from tests.contract.executor_contract import WATCHDOG, ProcessContract
 
 
-class TestStandardLibrary(ExecutorContract):
+class TestStandardLibrary(ProcessContract):
     """Under a start method that copies no threads. It starts an interpreter per worker, which takes most of the time."""
 
     def executor_type(self, *args, **options):
@@ -20,7 +20,7 @@ class TestStandardLibrary(ExecutorContract):
         return concurrent.futures.ProcessPoolExecutor(*args, **options)
 
 
-class TestPlait(ExecutorContract):
+class TestPlait(ProcessContract):
     def executor_type(self, *args, **options):
         plait = pytest.importorskip("plait")
         return plait.ProcessPool(*args, **options)

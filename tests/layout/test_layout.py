@@ -37,7 +37,7 @@ HOMES = {
 }
 
 # The Python rooms that may open a door of the extension module. Between rooms, see [tool.importlinter] in pyproject.toml.
-DOORS = {"_future", "_executor", "processes", "shared", "sync"}
+DOORS = {"_future", "_executor", "processes", "shared", "sync", "threads"}
 
 PUBLIC = {
     "Barrier",
@@ -62,6 +62,7 @@ PUBLIC = {
     "Shared",
     "TaskCancelled",
     "TaskTimeout",
+    "ThreadPool",
     "WorkerDied",
     "__version__",
     "aselect",

@@ -7,6 +7,8 @@
 //! | [`supervisor`] | events in, actions out: deaths, retries, deadlines, start and end. No I/O, no clock |
 //! | [`blocks`] | large parts of messages: who may use a block, and for how long |
 //! | [`frames`] | how results lie in slots and blocks, one frame an item |
+//! | [`threads`] | the crew of a thread pool: its queue, who sleeps, whom to wake |
+//! | [`deadlines`] | what is to be told when its time is over, and the thread that waits for it |
 //! | [`worker`] | the child's side: claim, begin, finish |
 //! | [`processes`] | the parent's side: carries out what the supervisor decides |
 //! | [`spin`] | when waiting is worth a spin |
@@ -17,6 +19,8 @@ pub mod blocks;
 #[cfg(not(loom))]
 pub mod board;
 #[cfg(not(loom))]
+pub mod deadlines;
+#[cfg(not(loom))]
 pub mod frames;
 #[cfg(not(loom))]
 mod handoff;
@@ -26,5 +30,6 @@ pub mod processes;
 pub mod spin;
 pub mod supervisor;
 pub mod task;
+pub mod threads;
 #[cfg(not(loom))]
 pub mod worker;

@@ -90,6 +90,17 @@ fn build<'py>(py: Python<'py>, failure: &Failure, subject: Subject<'_, 'py>) -> 
     }
 }
 
+/// The exception of a task whose time is over, and whose thread goes on.
+pub(crate) fn of_late_thread<'py>(py: Python<'py>, subject: Subject<'_, 'py>, thread: u64) -> Bound<'py, PyAny> {
+    let timeout = subject.timeout_ns as f64 / 1e9;
+    let made = py.import("plait.threads._late").and_then(|module| {
+        module
+            .getattr("timed_out")?
+            .call1((subject.name(), subject.index, timeout, thread))
+    });
+    made.unwrap_or_else(|error| error.into_value(py).into_bound(py).into_any())
+}
+
 /// A worker's stack without the frames that are plait's own, which are the outermost and printed last.
 fn own_frames(stack: &str) -> &str {
     let end = stack

@@ -2,10 +2,11 @@
 //!
 //! It begins as a slot of a pool and ends as a value or an exception. Whoever first sees the task done *settles* it: takes
 //! the outcome out of the slot, gives the slot back, and calls those who asked. The result is decoded by the thread
-//! that asks for it. A `concurrent.futures` condition exists only once somebody asks for it; from then on settling
+//! that asks for it. A thread's task is ended by its worker instead, see `thread_task`. A `concurrent.futures` condition exists only once somebody asks for it; from then on settling
 //! happens under that condition, so that `wait` and `as_completed` see each future change once.
 
 mod methods;
+mod thread_task;
 
 use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,6 +16,7 @@ use plait_pool::frames;
 use plait_pool::processes::{Failure, Outcome, Sleep};
 use plait_pool::spin::Spin;
 use plait_pool::task::Phase;
+use plait_pool::threads::waiter::Waiter;
 use pyo3::exceptions::{PyException, PyKeyboardInterrupt, PyRuntimeError, PyTimeoutError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -26,6 +28,7 @@ use crate::gil::{self, Waitable};
 use crate::parts::Stored;
 use crate::payload;
 use crate::processes::CorePool;
+use crate::threads::{Begun, Call, mailbox};
 
 /// The task behind a future.
 pub(crate) struct Task {
@@ -45,7 +48,11 @@ enum State {
     /// The task decides.
     Task(Task),
     /// The outcome is there, but nobody has asked for it.
-    Raw(Outcome, Task),
+    Raw(Box<(Outcome, Task)>),
+    /// A call that waits for a thread of a pool.
+    Queued(Call),
+    /// A thread runs it.
+    Begun(Begun),
     /// Some thread is decoding it.
     Decoding,
     Value(Py<PyAny>),
@@ -60,6 +67,8 @@ struct Cell {
     sleepers: u32,
     /// The slot to give back when the last sleeper has left.
     left: Option<(CorePool, u32)>,
+    /// Threads that a thread's task wakes at its end.
+    waiting: Vec<Arc<Waiter>>,
     callbacks: Vec<Py<PyAny>>,
     asked: bool,
     /// Callbacks were left to the collector.
@@ -127,7 +136,9 @@ impl FutureCore {
                 // In a forked child it will never be, whatever the slot says by now.
                 State::Task(task) if task.pool.inert() => return Ok(false),
                 State::Task(task) if task.pool.is_done(task.slot) => {}
-                State::Task(_) | State::Pending | State::Running => return Ok(false),
+                State::Task(_) | State::Queued(_) | State::Begun(_) | State::Pending | State::Running => {
+                    return Ok(false);
+                }
                 _ => return Ok(true),
             }
             match &cell.condition {
@@ -206,15 +217,15 @@ impl FutureCore {
     /// Decodes the outcome, if that has not happened.
     fn decode(slf: &Bound<'_, Self>) -> PyResult<()> {
         let py = slf.py();
-        let (outcome, task) = loop {
+        let raw = loop {
             let mut cell = slf.get().lock();
             match std::mem::replace(&mut cell.state, State::Decoding) {
-                State::Raw(outcome, task) if task.pool.inert() => {
+                State::Raw(raw) if raw.1.pool.inert() => {
                     // The block that it lies in may be another task's by now.
-                    cell.state = State::Raw(outcome, task);
+                    cell.state = State::Raw(raw);
                     return Err(error::inert());
                 }
-                State::Raw(outcome, task) => break (outcome, task),
+                State::Raw(raw) => break raw,
                 State::Decoding => {
                     drop(cell);
                     py.check_signals()?;
@@ -227,12 +238,13 @@ impl FutureCore {
                 }
             }
         };
+        let (outcome, task) = *raw;
         match decoded(py, outcome, &task) {
             Ok(state) => slf.get().lock().state = state,
             Err(interrupted) => {
                 let (interruption, outcome) = *interrupted;
                 // Ctrl-C or the like while it was unpickled: the result is not to blame, and can be asked for again.
-                slf.get().lock().state = State::Raw(outcome, task);
+                slf.get().lock().state = State::Raw(Box::new((outcome, task)));
                 return Err(interruption);
             }
         }
@@ -244,6 +256,12 @@ impl FutureCore {
         loop {
             if Self::settle(slf)? {
                 return Ok(true);
+            }
+            match Self::wait_for_thread(slf, deadline_ns) {
+                Some(Ok(true)) => continue,
+                Some(Ok(false)) => return Self::settle(slf),
+                Some(Err(error)) => return Err(error),
+                None => {}
             }
             let (pool, slot, may_spin) = {
                 let mut cell = slf.get().lock();
@@ -366,8 +384,10 @@ impl FutureCore {
     fn state_name(slf: &Bound<'_, Self>) -> PyResult<&'static str> {
         Self::settle(slf)?;
         Ok(match &slf.get().lock().state {
-            State::Pending => "PENDING",
+            State::Pending | State::Queued(_) => "PENDING",
             State::Running => "RUNNING",
+            State::Begun(begun) if begun.core.crew.inert() => "PENDING",
+            State::Begun(_) => "RUNNING",
             State::Task(task) if task.pool.inert() => "PENDING",
             State::Task(task) => match task.pool.phase(task.slot) {
                 Phase::Taken | Phase::Done => "RUNNING",
@@ -385,8 +405,11 @@ impl FutureCore {
 fn how_it_ended(state: &State) -> &'static str {
     match state {
         State::Cancelled | State::CancelledAndNotified => "add_cancelled",
-        State::Raw(Outcome::Failed(_), _) | State::Error(_) => "add_exception",
-        State::Raw(Outcome::Results(results), _) if results.kind() != Some(frames::VALUE) => "add_exception",
+        State::Error(_) => "add_exception",
+        State::Raw(raw) => match &raw.0 {
+            Outcome::Results(results) if results.kind() == Some(frames::VALUE) => "add_result",
+            _ => "add_exception",
+        },
         _ => "add_result",
     }
 }
@@ -406,7 +429,7 @@ fn take_outcome(cell: &mut Cell) -> Option<Task> {
         cell.state = State::CancelledAndNotified;
         return Some(task);
     }
-    cell.state = State::Raw(outcome, task);
+    cell.state = State::Raw(Box::new((outcome, task)));
     None
 }
 

@@ -3,17 +3,19 @@
 //! | module | what |
 //! |---|---|
 //! | `codec`, `payload` | values as bytes: the only serialisation |
+//! | `cycles` | who the collector of cycles has to look at |
 //! | `error` | what went wrong below, as Python exceptions |
 //! | `future` | the future that all executors return |
 //! | `gil` | waiting without the GIL, and with signals seen |
 //! | `parts` | large parts of values, in blocks of their own |
 //! | `processes` | the process pool and its workers |
-//! | `sync` | channels and locks for threads and tasks of one process |
 //! | `shared` | memory that processes share: segments as buffers, and who holds them on their way |
 //! | `sync` | channels and locks, for threads, tasks and processes |
 //! | `system` | a few calls to the system for the Python side |
+//! | `threads` | the thread pool |
 
 mod codec;
+mod cycles;
 mod error;
 mod future;
 mod gil;
@@ -23,6 +25,7 @@ mod processes;
 mod shared;
 mod sync;
 mod system;
+mod threads;
 
 use pyo3::prelude::*;
 
@@ -36,6 +39,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(payload::rebuild_view, module)?)?;
     module.add_class::<future::FutureCore>()?;
     processes::register(module)?;
+    threads::register(module)?;
     shared::register(module)?;
     sync::register(module)?;
     system::register(module)

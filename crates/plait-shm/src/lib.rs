@@ -5,6 +5,7 @@
 //! | [`sync`] | the one door to atomics: `std` in a build, `loom` under its cfg |
 //! | [`queue`] | the ticket queue: many takers, any of which may die between two instructions |
 //! | [`idle`] | who sleeps, who spins, whom to wake: no lost wake-up |
+//! | [`bell`] | one thread's sleep until somebody rings |
 //! | [`ring`] | a single-producer, single-consumer ring of numbers |
 //! | [`holds`] | hazard words: who goes on reading what it was lent |
 //! | [`loan`] | how a block comes back to its writer: one word, one store |
@@ -24,6 +25,7 @@
 
 #[cfg(not(loom))]
 pub mod arena;
+pub mod bell;
 pub mod channel;
 pub mod condition;
 pub mod event;

@@ -683,3 +683,126 @@ mod holds {
         });
     }
 }
+
+mod bell {
+    use super::*;
+    use plait_shm::bell::{Asleep, Bell};
+
+    struct Room {
+        bell: Bell,
+        futex: Futex,
+        /// An event that stays raised until it is lowered.
+        raised: Mutex<bool>,
+        raising: Condvar,
+        result: UnsafeCell<u32>,
+    }
+
+    // SAFETY: that the cell is not used by two threads at once is what the models check.
+    unsafe impl Send for Room {}
+    // SAFETY: as above.
+    unsafe impl Sync for Room {}
+
+    impl Room {
+        fn new() -> Arc<Self> {
+            Arc::new(Self {
+                bell: Bell::default(),
+                futex: Futex::new(),
+                raised: Mutex::new(false),
+                raising: Condvar::new(),
+                result: UnsafeCell::new(0),
+            })
+        }
+
+        /// `Waiter::ring`
+        fn ring(&self) {
+            match self.bell.ring() {
+                None => {}
+                Some(Asleep::OnWord) => self.futex.wake(),
+                Some(Asleep::OnEvent) => {
+                    *self.raised.lock().expect("nobody panics with it") = true;
+                    self.raising.notify_all();
+                }
+            }
+        }
+
+        fn tell(&self) {
+            // SAFETY: loom checks that nobody reads meanwhile.
+            self.result.with_mut(|result| unsafe { *result = 1 });
+            self.ring();
+        }
+
+        /// `Waiter::sleep` and `sleep_main`
+        fn sleep(&self, how: Asleep) {
+            if !self.bell.lie_down(how) {
+                return;
+            }
+            match how {
+                Asleep::OnWord => {
+                    let (word, value) = self.bell.word();
+                    self.futex.wait(word, value);
+                }
+                Asleep::OnEvent => {
+                    let mut raised = self.raised.lock().expect("nobody panics with it");
+                    while !*raised {
+                        raised = self.raising.wait(raised).expect("nobody panics with it");
+                    }
+                    *raised = false;
+                }
+            }
+            self.bell.get_up();
+        }
+
+        fn wait(&self, how: Asleep) {
+            while !self.bell.rung() {
+                self.sleep(how);
+            }
+            // SAFETY: loom checks that nobody writes meanwhile.
+            assert_eq!(self.result.with(|result| unsafe { *result }), 1);
+        }
+    }
+
+    fn who_waits_is_woken(how: Asleep) {
+        explore_all(move || {
+            let room = Room::new();
+            let ringer = spawn(&room, Room::tell);
+            room.wait(how);
+            join(ringer);
+        });
+    }
+
+    #[test]
+    fn who_sleeps_on_the_word_is_woken_and_sees_the_result() {
+        who_waits_is_woken(Asleep::OnWord);
+    }
+
+    #[test]
+    fn who_sleeps_on_the_event_is_woken_and_sees_the_result() {
+        who_waits_is_woken(Asleep::OnEvent);
+    }
+
+    /// A ring of an earlier wait: who waits looks for its result, and waits again.
+    #[test]
+    fn a_late_ring_hides_none() {
+        explore(|| {
+            let room = Room::new();
+            let told = Arc::new(Mutex::new(false));
+            let late = spawn(&room, Room::ring);
+            let ringer = {
+                let (room, told) = (Arc::clone(&room), Arc::clone(&told));
+                thread::spawn(move || {
+                    *told.lock().expect("nobody panics with it") = true;
+                    room.ring();
+                })
+            };
+            loop {
+                room.bell.hush();
+                if *told.lock().expect("nobody panics with it") {
+                    break;
+                }
+                room.sleep(Asleep::OnWord);
+            }
+            join(late);
+            join(ringer);
+        });
+    }
+}

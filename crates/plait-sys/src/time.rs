@@ -13,6 +13,13 @@ pub fn monotonic_ns() -> u64 {
     nanoseconds(clock_gettime(ClockId::Monotonic))
 }
 
+/// The same clock as of the kernel's last tick, some milliseconds old at most; costs a quarter of [`monotonic_ns`].
+#[inline]
+#[must_use]
+pub fn tick_ns() -> u64 {
+    nanoseconds(clock_gettime(ClockId::MonotonicCoarse))
+}
+
 /// CPU time that the calling thread has used.
 #[must_use]
 pub fn thread_cpu_ns() -> u64 {

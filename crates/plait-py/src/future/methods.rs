@@ -1,6 +1,12 @@
 //! What `plait.Future` does when Python asks.
 
 use super::*;
+use crate::cycles;
+
+/// The error that is set when a call returns -1.
+fn error_if(py: Python<'_>, returned: std::ffi::c_int) -> PyResult<()> {
+    if returned == -1 { Err(PyErr::fetch(py)) } else { Ok(()) }
+}
 
 #[pymethods]
 impl FutureCore {
@@ -11,6 +17,7 @@ impl FutureCore {
             state: State::Pending,
             sleepers: 0,
             left: None,
+            waiting: Vec::new(),
             callbacks: Vec::new(),
             asked: false,
             owed: false,
@@ -107,6 +114,10 @@ impl FutureCore {
                     task.pool.cancel(task.slot);
                     false
                 }
+                State::Queued(_) => {
+                    drop(cell);
+                    return Self::cancel_queued(slf, None);
+                }
                 State::Pending => true,
                 _ => false,
             }
@@ -120,7 +131,11 @@ impl FutureCore {
     /// Stop the task; return False only if it was done already.
     ///
     /// If it runs, its worker and the processes that it started are killed by SIGKILL, and the worker is replaced. Afterwards
-    /// `exception()` is `plait.TaskCancelled` and `cancelled()` is False.
+    /// `exception()` is `plait.TaskCancelled` and `cancelled()` is False. A thread cannot be killed: a task of a `ThreadPool` can be
+    /// stopped so only before it begins.
+    ///
+    /// Raises:
+    ///     RuntimeError: A thread runs it.
     ///
     /// >>> import time, plait
     /// >>> with plait.ProcessPool(1) as pool:
@@ -133,6 +148,10 @@ impl FutureCore {
             match &cell.state {
                 State::Task(task) if task.pool.inert() => return Err(error::inert()),
                 State::Task(task) => Some(task.pool.kill(task.slot)),
+                State::Queued(_) | State::Begun(_) => {
+                    drop(cell);
+                    return Self::kill_in_thread(slf);
+                }
                 State::Pending | State::Running => None,
                 _ => Some(false),
             }
@@ -165,7 +184,10 @@ impl FutureCore {
         if !Self::settle(slf)? {
             let waits = {
                 let mut cell = slf.get().lock();
-                let waits = matches!(cell.state, State::Task(_) | State::Pending | State::Running);
+                let waits = matches!(
+                    cell.state,
+                    State::Task(_) | State::Queued(_) | State::Begun(_) | State::Pending | State::Running
+                );
                 if waits {
                     cell.callbacks.push(r#fn.clone().unbind());
                 }
@@ -237,11 +259,13 @@ impl FutureCore {
 
     #[getter(_condition)]
     fn condition<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        cycles::show(slf);
         Self::condition_of(slf)
     }
 
     #[getter(_waiters)]
     fn waiters<'py>(slf: &Bound<'py, Self>) -> Bound<'py, PyList> {
+        cycles::show(slf);
         let made = PyList::empty(slf.py());
         slf.get()
             .lock()
@@ -271,11 +295,29 @@ impl FutureCore {
         }
     }
 
+    fn __setattr__(slf: &Bound<'_, Self>, name: &Bound<'_, PyAny>, value: &Bound<'_, PyAny>) -> PyResult<()> {
+        cycles::show(slf);
+        // SAFETY: what `object.__setattr__` does, with objects that live.
+        error_if(slf.py(), unsafe {
+            pyo3::ffi::PyObject_GenericSetAttr(slf.as_ptr(), name.as_ptr(), value.as_ptr())
+        })
+    }
+
+    fn __delattr__(slf: &Bound<'_, Self>, name: &Bound<'_, PyAny>) -> PyResult<()> {
+        // SAFETY: as above; null deletes it.
+        error_if(slf.py(), unsafe {
+            pyo3::ffi::PyObject_GenericSetAttr(slf.as_ptr(), name.as_ptr(), std::ptr::null_mut())
+        })
+    }
+
     fn __repr__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyString>> {
         let py = slf.py();
         let state = Self::state_name(slf)?;
         let function = match &slf.get().lock().state {
-            State::Task(task) | State::Raw(_, task) => Some(task.function.clone_ref(py)),
+            State::Task(task) => Some(task.function.clone_ref(py)),
+            State::Raw(raw) => Some(raw.1.function.clone_ref(py)),
+            State::Queued(call) => Some(call.function.clone_ref(py)),
+            State::Begun(begun) => Some(begun.function.clone_ref(py)),
             _ => None,
         };
         let name = function.and_then(|function| function.bind(py).getattr("__qualname__").ok());
@@ -292,7 +334,10 @@ impl FutureCore {
         let Ok(cell) = self.cell.try_lock() else { return Ok(()) };
         match &cell.state {
             State::Value(object) | State::Error(object) => visit.call(object)?,
-            State::Task(task) | State::Raw(_, task) => visit.call(&task.function)?,
+            State::Task(task) => visit.call(&task.function)?,
+            State::Raw(raw) => visit.call(&raw.1.function)?,
+            State::Queued(call) => call.traverse(&visit)?,
+            State::Begun(begun) => visit.call(&begun.function)?,
             _ => {}
         }
         for callback in &cell.callbacks {

@@ -1,0 +1,138 @@
+"""How a `ThreadPool` ends: with the interpreter, in a forked child, by Ctrl-C. In programs of their own."""
+
+from __future__ import annotations
+
+import pytest
+
+
+def test_what_was_submitted_is_done_at_exit(run_script):
+    done = run_script(
+        """
+        import plait, time
+        def task(name):
+            time.sleep(0.05)
+            print(name, flush=True)
+        pool = plait.ThreadPool(1)
+        for name in "abc":
+            pool.submit(task, name)
+        plait.ThreadPool(1).submit(task, "forgotten")
+        """.replace("\n        ", "\n")
+    )
+    assert sorted(done.stdout.split()) == ["a", "b", "c", "forgotten"]
+    assert not done.stderr
+
+
+def test_no_work_is_taken_at_exit(run_script):
+    done = run_script(
+        """
+        import plait, time
+        def late():
+            try:
+                while True:
+                    pool.submit(int)
+                    time.sleep(0.01)
+            except RuntimeError as error:
+                print(error)
+        pool = plait.ThreadPool(2)
+        pool.submit(late)
+        """.replace("\n        ", "\n")
+    )
+    assert done.stdout.strip() == "cannot schedule new futures after interpreter shutdown"
+
+
+def test_a_forked_copy_says_so(run_script):
+    done = run_script(
+        """
+        import gc, os, plait, threading, warnings
+        warnings.simplefilter("ignore")
+        gate = threading.Event()
+        pool = plait.ThreadPool(1)
+        running, queued = pool.submit(gate.wait), pool.submit(len, "abc")
+        results = pool.map(abs, [1])
+        pid = os.fork()
+        if pid == 0:
+            for what in (lambda: pool.submit(len, "abc"), queued.result, queued.cancel, lambda: next(results),
+                         lambda: pool.map(abs, [1]), lambda: pool.options(timeout=1).submit(len, "")):
+                try:
+                    print("returned", what())
+                except RuntimeError as error:
+                    print("belongs to the process that made it" in str(error))
+            pool.shutdown()
+            with plait.ThreadPool(1) as own:
+                print(own.submit(len, "abc").result(), own.options(timeout=9).submit(len, "abcd").result())
+            del pool, queued, running, results
+            gc.collect()
+            raise SystemExit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        gate.set()
+        print("parent", queued.result(), list(results))
+        """.replace("\n        ", "\n")
+    )
+    assert done.stdout.split("\n") == ["True"] * 6 + ["3 4", "parent 3 [1]", ""]
+
+
+@pytest.mark.parametrize(
+    "wait",
+    [
+        "pool.submit(gate.wait, 60).result()",
+        "pool.submit(gate.wait, 60).exception(50)",
+        "next(pool.map(gate.wait, [60]))",
+        "futures.wait([pool.submit(gate.wait, 60)])",
+        "pool.submit(gate.wait, 60); pool.shutdown()",
+    ],
+)
+@pytest.mark.parametrize("spin", ["0", "1"])
+def test_signals_are_handled_while_the_main_thread_waits(run_script, wait, spin):
+    source = f"""
+import os, plait, signal, threading, time
+from concurrent import futures
+gate = threading.Event()
+pool = plait.ThreadPool(2)
+seen = []
+signal.signal(signal.SIGUSR1, lambda *_: seen.append(1))
+def send():
+    time.sleep(0.1)
+    os.kill(os.getpid(), signal.SIGUSR1)
+    while not seen:
+        time.sleep(0.01)
+    os.kill(os.getpid(), signal.SIGINT)
+threading.Thread(target=send).start()
+try:
+    {wait}
+except KeyboardInterrupt:
+    print("interrupted", seen)
+gate.set()
+pool.shutdown()
+"""
+    assert run_script(source, env={"PLAIT_SPIN": spin}).stdout == "interrupted [1]\n"
+
+
+def test_a_busy_pool_does_not_hold_up_signals(run_script):
+    source = """
+import plait, signal
+def ring(*_):
+    raise KeyError("the alarm")
+signal.signal(signal.SIGALRM, ring)
+number = 3**5000
+with plait.ThreadPool(1) as pool:
+    futures = [pool.submit(pow, number, 4) for _ in range(5000)]
+    signal.setitimer(signal.ITIMER_REAL, 0.1)
+    try:
+        futures[-1].result()
+    except KeyError:
+        print(futures[-1].done())
+    pool.shutdown(cancel_futures=True)
+"""
+    assert run_script(source).stdout == "False\n"
+
+
+def test_a_task_that_waits_for_the_end_of_its_pool(run_script):
+    source = """
+import plait
+pool = plait.ThreadPool(1)
+try:
+    pool.submit(pool.shutdown).result()
+except RuntimeError as error:
+    print(error)
+"""
+    assert run_script(source).stdout == "cannot join current thread\n"
