@@ -65,8 +65,9 @@ def test_a_subclass_is_not_shared() -> None:
         Mine(1, shared=True)
 
 
-@pytest.mark.parametrize("thing", [plait.Semaphore(1, shared=True), plait.BoundedSemaphore(1, shared=True)])
-def test_a_pickle_finds_it(thing: Any) -> None:
+@pytest.mark.parametrize("kind", [plait.Semaphore, plait.BoundedSemaphore])
+def test_a_pickle_finds_it(kind: Any) -> None:
+    thing = kind(1, shared=True)
     assert copy.copy(thing) is thing
     assert copy.deepcopy(thing) is thing
     again = pickle.loads(pickle.dumps(thing))

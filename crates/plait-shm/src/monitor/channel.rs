@@ -47,7 +47,7 @@ const ROOM: u64 = 64;
 /// Bytes of blocks that caches hold.
 const WARM: u64 = 8 << 20;
 /// How long nobody gets anything until who puts goes on, in nanoseconds.
-const STALL_NS: u64 = 50_000;
+const STALL_NS: u64 = 500_000;
 /// Looks before the first yield.
 const SPINS: u32 = 1000;
 
