@@ -391,6 +391,8 @@ class ConditionCore:
 @final
 class MapFeeder:
     def run(self, source: Iterator[tuple[Any, ...]]) -> None: ...
+
+@disjoint_base
 class ThreadPoolCore:
     def __new__(cls, *_args: Any, **_kwargs: Any) -> Self: ...
     def _open(
