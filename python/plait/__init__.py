@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         TaskTimeout as TaskTimeout,
         WorkerDied as WorkerDied,
     )
+    from plait.loop._loop import EventLoop as EventLoop, new_event_loop as new_event_loop
     from plait.processes._pool import ProcessPool as ProcessPool
     from plait.processes.limits import Limits as Limits
     from plait.shared._array import shared_array as shared_array
@@ -41,6 +42,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "DeadlockError",
+    "EventLoop",
     "Future",
     "LimitExceeded",
     "Limits",
@@ -53,12 +55,14 @@ __all__ = [
     "WorkerDied",
     "__version__",
     "errors",
+    "new_event_loop",
     "share",
     "shared_array",
 ]
 
 _HOMES = {
     "DeadlockError": "plait.errors",
+    "EventLoop": "plait.loop._loop",
     "Future": "plait._future",
     "LimitExceeded": "plait.errors",
     "Limits": "plait.processes.limits",
@@ -69,6 +73,7 @@ _HOMES = {
     "TaskCancelled": "plait.errors",
     "TaskTimeout": "plait.errors",
     "WorkerDied": "plait.errors",
+    "new_event_loop": "plait.loop._loop",
     "share": "plait.shared._share",
     "shared_array": "plait.shared._array",
 }

@@ -1,0 +1,417 @@
+//! What `plait.EventLoop` is made of: the reactor with Python's calls in it.
+
+use std::os::fd::RawFd;
+use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
+
+use plait_reactor::turn::Reactor;
+use plait_reactor::watches::Side;
+use pyo3::exceptions::{PyRuntimeError, PyTypeError};
+use pyo3::ffi;
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyString, PyTuple};
+use pyo3::{PyTraverseError, PyVisit};
+
+use super::call::Call;
+use super::guarded::Guarded;
+use super::handle::{self, Handle, Job};
+use super::turn;
+
+/// Closed: nothing is taken any more.
+pub(crate) const CLOSED: u8 = 1;
+/// Calls go through the checks of debug mode, in Python.
+pub(crate) const DEBUG: u8 = 2;
+/// The program has put a clock of its own in place of `time`.
+pub(crate) const OWN_CLOCK: u8 = 4;
+
+/// How many handles are kept for the next calls.
+#[cfg(not(Py_GIL_DISABLED))]
+const SPARES: usize = 256;
+
+pub(crate) struct State {
+    pub(crate) reactor: Reactor<Job>,
+    /// Handles without a call, that nobody else has.
+    #[cfg(not(Py_GIL_DISABLED))]
+    spares: Vec<Job>,
+}
+
+/// The machine of `plait.EventLoop`, which adds what asyncio has besides: see there.
+#[pyclass(frozen, subclass, module = "plait._core")]
+pub(crate) struct LoopCore {
+    pub(crate) state: Guarded<State>,
+    /// Flags; they are only flags.
+    mode: AtomicU8,
+}
+
+impl LoopCore {
+    #[inline]
+    pub(crate) fn mode(&self) -> u8 {
+        self.mode.load(Relaxed)
+    }
+
+    fn set(&self, flag: u8, on: bool) {
+        if on {
+            self.mode.fetch_or(flag, Relaxed);
+        } else {
+            self.mode.fetch_and(!flag, Relaxed);
+        }
+    }
+
+    #[inline]
+    pub(crate) fn is_debug(&self) -> bool {
+        self.mode() & DEBUG != 0
+    }
+
+    #[inline]
+    pub(crate) fn reactor<R>(&self, py: Python<'_>, f: impl FnOnce(&mut Reactor<Job>) -> R) -> R {
+        self.state.with(py, |state| f(&mut state.reactor))
+    }
+
+    /// A handle for a call, one that was used before if there is one.
+    #[inline]
+    pub(crate) fn handle(&self, py: Python<'_>, call: Call, owner: Py<PyAny>) -> PyResult<Job> {
+        #[cfg(not(Py_GIL_DISABLED))]
+        if let Some(spare) = self.state.with(py, |state| state.spares.pop()) {
+            spare.handle().reuse(py, call, owner);
+            return Ok(spare);
+        }
+        handle::new_handle(py, call, owner)
+    }
+
+    /// A handle has run, and the loop has no more use for it.
+    #[inline]
+    pub(crate) fn done(&self, py: Python<'_>, job: Job) {
+        #[cfg(not(Py_GIL_DISABLED))]
+        if job.is_plain() && job.is_alone() {
+            job.handle().retire(py);
+            // Something that ended with the call may have found the handle by the garbage collector.
+            if job.is_alone() {
+                let kept = self.state.with(py, |state| match state.spares.len() < SPARES {
+                    true => {
+                        state.spares.push(job);
+                        None
+                    }
+                    false => Some(job),
+                });
+                drop(kept);
+                return;
+            }
+        }
+        let _ = py;
+        drop(job);
+    }
+
+    /// Runs `job` in the next turn, and wakes the loop if it sleeps.
+    #[inline]
+    pub(crate) fn soon(&self, py: Python<'_>, job: Job) {
+        self.reactor(py, |reactor| reactor.soon(job)).wake();
+    }
+
+    /// Runs `job` at `when`, on the loop's clock.
+    #[inline]
+    pub(crate) fn at(&self, py: Python<'_>, when: f64, job: Job) {
+        self.reactor(py, |reactor| reactor.at(when, job)).wake();
+    }
+
+    /// The timer that lies at `handle` was cancelled.
+    pub(crate) fn timer_died(&self, py: Python<'_>, handle: *mut ffi::PyObject) {
+        let mut out = Vec::new();
+        self.reactor(py, |reactor| reactor.died(|job| job.as_ptr() == handle, &mut out));
+        out.iter().for_each(|job| job.unschedule(py));
+        drop(out);
+    }
+
+    fn watch(slf: &Bound<'_, Self>, fd: RawFd, side: Side, call: Call) -> PyResult<Py<PyAny>> {
+        let py = slf.py();
+        let job = handle::new_handle(py, call, slf.clone().into_any().unbind())?;
+        if slf.get().is_debug() {
+            let source = slf.call_method0("_source")?.unbind();
+            drop(job.handle().put_source(py, Some(source)));
+        }
+        let handle = job.bind(py).to_owned();
+        let before = slf.get().reactor(py, |reactor| reactor.poller().watch(fd, side, job));
+        match before {
+            Ok(before) => {
+                if let Some(before) = before {
+                    Handle::end(&before.bind(py).to_owned())?;
+                }
+                Ok(handle.into_any().unbind())
+            }
+            Err((error, job)) => {
+                drop(job);
+                Err(error.into())
+            }
+        }
+    }
+
+    fn unwatch(slf: &Bound<'_, Self>, fd: RawFd, side: Side) -> PyResult<bool> {
+        let py = slf.py();
+        if slf.get().mode() & CLOSED != 0 {
+            return Ok(false);
+        }
+        let before = slf.get().reactor(py, |reactor| reactor.poller().unwatch(fd, side));
+        match before {
+            Some(job) => {
+                Handle::end(&job.bind(py).to_owned())?;
+                Ok(true)
+            }
+            None => Ok(false),
+        }
+    }
+
+    fn check_open(&self) -> PyResult<()> {
+        if self.mode() & CLOSED != 0 {
+            return Err(closed());
+        }
+        Ok(())
+    }
+}
+
+/// The standard library's words.
+pub(crate) fn closed() -> PyErr {
+    PyRuntimeError::new_err("Event loop is closed")
+}
+
+/// A call from what Python passed, in the given context or a copy of the present one.
+fn contextual_call(
+    function: &Bound<'_, PyAny>,
+    args: &Bound<'_, PyTuple>,
+    context: Option<&Bound<'_, PyAny>>,
+) -> PyResult<Call> {
+    let py = function.py();
+    let all: Vec<_> = args.iter().map(|each| each.as_ptr()).collect();
+    // SAFETY: attached; all are alive; the context is checked, and the reference to it ours to give.
+    unsafe {
+        let context = match context {
+            None => ffi::PyContext_CopyCurrent(),
+            Some(given) if ffi::PyContext_CheckExact(given.as_ptr()) == 0 => {
+                let message = format!("context must be a contextvars.Context, not {given:?}");
+                return Err(PyTypeError::new_err(message));
+            }
+            Some(given) => given.clone().into_ptr(),
+        };
+        if context.is_null() {
+            return Err(PyErr::fetch(py));
+        }
+        Call::new(function.as_ptr(), &all, context).map_err(|()| PyErr::fetch(py))
+    }
+}
+
+#[pymethods]
+impl LoopCore {
+    #[new]
+    #[pyo3(signature = (*_args, **_kwargs))]
+    fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> Self {
+        Self {
+            state: Guarded::new(State {
+                reactor: Reactor::default(),
+                #[cfg(not(Py_GIL_DISABLED))]
+                spares: Vec::new(),
+            }),
+            mode: AtomicU8::new(0),
+        }
+    }
+
+    /// Turns until `stop` was called, then ends the turn.
+    fn _turn_until_stopped(slf: &Bound<'_, Self>) -> PyResult<()> {
+        turn::run(slf, false)
+    }
+
+    /// One turn: what is due now, waiting for it when nothing is.
+    fn _run_once(slf: &Bound<'_, Self>) -> PyResult<()> {
+        turn::run(slf, true)
+    }
+
+    /// Ends the loop after the present turn.
+    fn stop(&self, py: Python<'_>) {
+        self.reactor(py, Reactor::stop).wake();
+    }
+
+    #[getter]
+    fn _stopping(&self, py: Python<'_>) -> bool {
+        self.reactor(py, |reactor| reactor.is_stopping())
+    }
+
+    #[setter(_stopping)]
+    fn put_stopping(&self, py: Python<'_>, stopping: bool) {
+        self.reactor(py, |reactor| reactor.set_stopping(stopping));
+    }
+
+    #[getter]
+    fn _closed(&self) -> bool {
+        self.mode() & CLOSED != 0
+    }
+
+    #[setter(_closed)]
+    fn put_closed(&self, closed: bool) {
+        self.set(CLOSED, closed);
+    }
+
+    #[getter]
+    fn _debug(&self) -> bool {
+        self.is_debug()
+    }
+
+    #[setter(_debug)]
+    fn put_debug(&self, debug: &Bound<'_, PyAny>) -> PyResult<()> {
+        self.set(DEBUG, debug.is_truthy()?);
+        Ok(())
+    }
+
+    /// Whether `time` is the program's own, so that deadlines are on its clock.
+    #[getter]
+    fn _own_clock(&self) -> bool {
+        self.mode() & OWN_CLOCK != 0
+    }
+
+    #[setter(_own_clock)]
+    fn put_own_clock(&self, own: bool) {
+        self.set(OWN_CLOCK, own);
+    }
+
+    /// How many callbacks are ready and how many are scheduled, cancelled ones included.
+    fn _waiting(&self, py: Python<'_>) -> (usize, usize) {
+        self.reactor(py, |reactor| reactor.waiting())
+    }
+
+    /// Calls `function` in the next turn, in the context that the loop itself runs in.
+    #[pyo3(signature = (function, *args))]
+    fn _push(slf: &Bound<'_, Self>, function: &Bound<'_, PyAny>, args: &Bound<'_, PyTuple>) -> PyResult<()> {
+        let call = bare_call(function, args)?;
+        let job = slf.get().handle(slf.py(), call, slf.clone().into_any().unbind())?;
+        slf.get().soon(slf.py(), job);
+        Ok(())
+    }
+
+    /// Makes a handle and has it run: in the next turn, or at `when`. `source` is the stack that it comes from.
+    fn _make_handle(
+        slf: &Bound<'_, Self>,
+        function: &Bound<'_, PyAny>,
+        args: &Bound<'_, PyTuple>,
+        context: Option<&Bound<'_, PyAny>>,
+        when: Option<f64>,
+        source: Option<Py<PyAny>>,
+    ) -> PyResult<Py<PyAny>> {
+        let py = slf.py();
+        let call = contextual_call(function, args, context)?;
+        let owner = slf.clone().into_any().unbind();
+        let job = match when {
+            Some(when) => handle::new_timer(py, when, call, owner)?,
+            None => handle::new_handle(py, call, owner)?,
+        };
+        drop(job.handle().put_source(py, source));
+        let made = job.bind(py).to_owned().into_any().unbind();
+        match when {
+            Some(when) => slf.get().at(py, when, job),
+            None => slf.get().soon(py, job),
+        }
+        Ok(made)
+    }
+
+    /// Runs a handle of ours in the next turn, unless it is cancelled.
+    fn _push_handle(slf: &Bound<'_, Self>, handle: &Bound<'_, Handle>) {
+        if !handle.get().is_cancelled() {
+            slf.get().soon(slf.py(), Job::from_handle(handle));
+        }
+    }
+
+    #[pyo3(signature = (fd, callback, *args))]
+    fn _add_reader(
+        slf: &Bound<'_, Self>,
+        fd: RawFd,
+        callback: &Bound<'_, PyAny>,
+        args: &Bound<'_, PyTuple>,
+    ) -> PyResult<Py<PyAny>> {
+        slf.get().check_open()?;
+        Self::watch(slf, fd, Side::Read, contextual_call(callback, args, None)?)
+    }
+
+    #[pyo3(signature = (fd, callback, *args))]
+    fn _add_writer(
+        slf: &Bound<'_, Self>,
+        fd: RawFd,
+        callback: &Bound<'_, PyAny>,
+        args: &Bound<'_, PyTuple>,
+    ) -> PyResult<Py<PyAny>> {
+        slf.get().check_open()?;
+        Self::watch(slf, fd, Side::Write, contextual_call(callback, args, None)?)
+    }
+
+    fn _remove_reader(slf: &Bound<'_, Self>, fd: RawFd) -> PyResult<bool> {
+        Self::unwatch(slf, fd, Side::Read)
+    }
+
+    fn _remove_writer(slf: &Bound<'_, Self>, fd: RawFd) -> PyResult<bool> {
+        Self::unwatch(slf, fd, Side::Write)
+    }
+
+    /// The handles of who reads and who writes.
+    fn _watchers<'py>(&self, py: Python<'py>, fd: RawFd) -> (Option<Bound<'py, Handle>>, Option<Bound<'py, Handle>>) {
+        let Ok(number) = u32::try_from(fd) else {
+            return (None, None);
+        };
+        self.reactor(py, |reactor| {
+            let watches = reactor.poller().watches();
+            let get = |side| watches.get(number, side).map(|job| job.bind(py).to_owned());
+            (get(Side::Read), get(Side::Write))
+        })
+    }
+
+    /// Gives up everything that is carried and every descriptor.
+    fn _close_core(&self, py: Python<'_>) {
+        self.set(CLOSED, true);
+        self.give_up(py);
+    }
+
+    fn __setattr__(slf: &Bound<'_, Self>, name: &Bound<'_, PyString>, value: &Bound<'_, PyAny>) -> PyResult<()> {
+        // SAFETY: three objects; the generic way of setting attributes.
+        let set = unsafe { ffi::PyObject_GenericSetAttr(slf.as_ptr(), name.as_ptr(), value.as_ptr()) };
+        attribute_changed(slf, name, set)
+    }
+
+    fn __delattr__(slf: &Bound<'_, Self>, name: &Bound<'_, PyString>) -> PyResult<()> {
+        // SAFETY: two objects; null deletes.
+        let set = unsafe { ffi::PyObject_GenericSetAttr(slf.as_ptr(), name.as_ptr(), std::ptr::null_mut()) };
+        attribute_changed(slf, name, set)
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        let looked = self.state.look(|state| {
+            for job in state.reactor.iter() {
+                job.visit(&visit)?;
+            }
+            Ok(())
+        });
+        looked.unwrap_or(Ok(()))
+    }
+
+    fn __clear__(&self, py: Python<'_>) {
+        self.give_up(py);
+    }
+}
+
+impl LoopCore {
+    fn give_up(&self, py: Python<'_>) {
+        let gone = self.reactor(py, Reactor::close);
+        #[cfg(not(Py_GIL_DISABLED))]
+        let spares = self.state.with(py, |state| std::mem::take(&mut state.spares));
+        drop(gone);
+        #[cfg(not(Py_GIL_DISABLED))]
+        drop(spares);
+    }
+}
+
+fn attribute_changed(slf: &Bound<'_, LoopCore>, name: &Bound<'_, PyString>, set: i32) -> PyResult<()> {
+    if set != 0 {
+        return Err(PyErr::fetch(slf.py()));
+    }
+    if name == "time" {
+        slf.call_method0("_find_clock")?;
+    }
+    Ok(())
+}
+
+fn bare_call(function: &Bound<'_, PyAny>, args: &Bound<'_, PyTuple>) -> PyResult<Call> {
+    let all: Vec<_> = args.iter().map(|each| each.as_ptr()).collect();
+    // SAFETY: attached; all are alive; no context.
+    unsafe { Call::new(function.as_ptr(), &all, std::ptr::null_mut()) }.map_err(|()| PyErr::fetch(args.py()))
+}

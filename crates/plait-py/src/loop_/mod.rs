@@ -1,0 +1,27 @@
+//! The event loop's binding: the reactor's payload is a handle, and a handle is a call of Python.
+//!
+//! | module | what |
+//! |---|---|
+//! | `guarded` | what the GIL guards, and a lock where there is none |
+//! | `call` | a call that is put off: function, arguments, context |
+//! | `handle` | what `call_soon` and `call_later` return |
+//! | `core` | `LoopCore`, which `plait.EventLoop` extends |
+//! | `fast` | its methods that are called most, without conversions |
+//! | `turn` | a turn: sleep, look, call |
+
+mod call;
+mod core;
+mod fast;
+mod guarded;
+mod handle;
+mod turn;
+
+use pyo3::prelude::*;
+
+pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<core::LoopCore>()?;
+    module.add_class::<handle::Handle>()?;
+    module.add_class::<handle::TimerHandle>()?;
+    handle::remember_classes(module.py());
+    fast::add_methods(module.py())
+}

@@ -1,0 +1,271 @@
+"""`plait.EventLoop`: the standard library's Unix loop on plait's scheduling and readiness."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+import threading
+import weakref
+from asyncio import base_events, events, format_helpers
+from typing import Any
+
+from plait import _core
+
+logger = logging.getLogger("asyncio")
+
+
+class EventLoop(_core.LoopCore, asyncio.SelectorEventLoop):
+    """An event loop for asyncio: `asyncio.AbstractEventLoop`, complete."""
+
+    def __init__(self) -> None:
+        # Not that of the selector loop, which makes a selector and a pair of sockets.
+        base_events.BaseEventLoop.__init__(self)
+        self._transports = weakref.WeakValueDictionary()
+        self._signal_handlers: dict[int, events.Handle] = {}
+        self._unix_server_sockets: dict[Any, int] = {}
+        self._signal_pipe: tuple[int, int] | None = None
+        self._wakeup_before = -1
+        self._find_clock()
+
+    # ---- run
+
+    def run_forever(self) -> None:
+        """Run until `stop` is called."""
+        self._run_forever_setup()
+        try:
+            self._turn_until_stopped()
+        finally:
+            self._run_forever_cleanup()
+
+    def _run_forever_setup(self) -> None:
+        self._check_closed()
+        self._check_running()
+        self._find_clock()
+        self._set_coroutine_origin_tracking(self._debug)
+        self._old_agen_hooks = sys.get_asyncgen_hooks()
+        self._thread_id = threading.get_ident()
+        sys.set_asyncgen_hooks(firstiter=self._asyncgen_firstiter_hook, finalizer=self._asyncgen_finalizer_hook)
+        events._set_running_loop(self)
+
+    def _run_forever_cleanup(self) -> None:
+        self._stopping = False
+        self._thread_id = None
+        events._set_running_loop(None)
+        self._set_coroutine_origin_tracking(False)
+        if self._old_agen_hooks is not None:
+            sys.set_asyncgen_hooks(*self._old_agen_hooks)
+            self._old_agen_hooks = None
+        self._disarm_signals()
+
+    def close(self) -> None:
+        """Close the loop: nothing that was scheduled will run. It must not be running."""
+        if self.is_running():
+            raise RuntimeError("Cannot close a running event loop")
+        if self.is_closed():
+            return
+        super().close()
+        self._close_core()
+        if self._signal_pipe is not None:
+            self._disarm_signals()
+            for fd in self._signal_pipe:
+                os.close(fd)
+            self._signal_pipe = None
+
+    def _find_clock(self) -> None:
+        """See whether the program has put another clock in place of `time`."""
+        self._own_clock = "time" in self.__dict__ or type(self).time is not _core.LoopCore.time
+
+    # ---- callbacks: what the fast roads of `_core` leave to Python
+
+    def _by_name(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> events.Handle:
+        """A call of `name` with arguments missing, or passed by name."""
+        first = {"call_later": ("delay",), "call_at": ("when",)}.get(name, ())
+        given = list(args)
+        for parameter in (*first, "callback")[len(given) :]:
+            if parameter not in kwargs:
+                raise TypeError(f"{name}() missing required argument: {parameter!r}")
+            given.append(kwargs.pop(parameter))
+        context = kwargs.pop("context", None)
+        if kwargs:
+            raise TypeError(f"{name}() got an unexpected keyword argument {next(iter(kwargs))!r}")
+        return getattr(self, name)(*given, context=context)
+
+    def _source(self, depth: int = 1) -> Any:
+        return format_helpers.extract_stack(sys._getframe(depth)) if self._debug else None
+
+    def _slow_call_soon(self, args: tuple[Any, ...], context: Any) -> Any:
+        if self._debug:
+            self._check_thread()
+        return self._slow_call("call_soon", args, context, None, self._source(2))
+
+    def _slow_call_soon_threadsafe(self, args: tuple[Any, ...], context: Any) -> Any:
+        return self._slow_call("call_soon_threadsafe", args, context, None, self._source(2))
+
+    def _slow_call_later(self, args: tuple[Any, ...], context: Any) -> Any:
+        delay, *rest = args
+        if delay is None:
+            raise TypeError("delay must not be None")
+        when = self.time() + delay
+        if self._debug:
+            self._check_thread()
+        return self._slow_call("call_at", rest, context, when, self._source(2))
+
+    def _slow_call_at(self, args: tuple[Any, ...], context: Any) -> Any:
+        when, *rest = args
+        if when is None:
+            raise TypeError("when cannot be None")
+        if self._debug:
+            self._check_thread()
+        return self._slow_call("call_at", rest, context, when, self._source(2))
+
+    def _slow_call(self, name: str, args: Any, context: Any, when: float | None, source: Any) -> Any:
+        self._check_closed()
+        callback, *rest = args
+        if self._debug:
+            self._check_callback(callback, name)
+        return self._make_handle(callback, tuple(rest), context, when, source)
+
+    def _add_callback(self, handle: Any) -> None:
+        """Have a handle run that may come from anywhere."""
+        if isinstance(handle, _core.Handle):
+            self._push_handle(handle)
+        elif not handle._cancelled:
+            self._push(self._run_handle, handle)
+
+    def _run_handle(self, handle: Any) -> None:
+        """Run a handle as the standard loop does: timed, in debug mode."""
+        if handle._cancelled:
+            return
+        if not self._debug:
+            handle._run()
+            return
+        try:
+            self._current_handle = handle
+            began = self.time()
+            handle._run()
+            took = self.time() - began
+            if took >= self.slow_callback_duration:
+                logger.warning("Executing %s took %.3f seconds", base_events._format_handle(handle), took)
+        finally:
+            self._current_handle = None
+
+    def _callback_failed(self, handle: Any, exception: BaseException) -> None:
+        callback = format_helpers._format_callback_source(handle._callback, handle._args)
+        context = {"message": f"Exception in callback {callback}", "exception": exception, "handle": handle}
+        if handle._source_traceback:
+            context["source_traceback"] = handle._source_traceback
+        self.call_exception_handler(context)
+
+    def _timer_handle_cancelled(self, handle: Any) -> None:
+        """A timer's handle of the standard library was cancelled: none of them is scheduled here."""
+
+    # ---- what the selector loop has instead
+
+    @property
+    def _selector(self) -> _Selector:
+        return _Selector(self)
+
+    @_selector.setter
+    def _selector(self, value: object) -> None:
+        """The standard loop forgets its selector in the end."""
+
+    def _make_self_pipe(self) -> None:
+        """There is none: threads wake the loop by a flag of its own, which is made when it first sleeps."""
+
+    def _close_self_pipe(self) -> None:
+        """There is none."""
+
+    def _write_to_self(self) -> None:
+        self._push(_nothing)
+
+    # ---- signals
+
+    @property
+    def _csock(self) -> _Writer:
+        """Where Python writes the numbers of signals, as the standard loop's `add_signal_handler` wants it."""
+        return _Writer(self._open_signal_pipe()[1])
+
+    def _open_signal_pipe(self) -> tuple[int, int]:
+        if self._signal_pipe is None:
+            self._signal_pipe = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+            self._add_reader(self._signal_pipe[0], self._read_signals)
+        return self._signal_pipe
+
+    def _arm_signals(self) -> None:
+        """Have every signal wake the loop from now on, so that none is seen late; called before the first sleep of a run."""
+        if threading.main_thread().ident != self._thread_id:
+            return
+        try:
+            writer = self._open_signal_pipe()[1]
+            before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        except (ValueError, OSError):
+            return  # no descriptor is left, or Python's main thread is another: a signal still ends a system call
+        if before != writer:
+            self._wakeup_before = before
+
+    def _disarm_signals(self) -> None:
+        """Give back the place where signals are written to."""
+        if self._signal_pipe is None or (self._signal_handlers and not self._closed):
+            return
+        before, self._wakeup_before = self._wakeup_before, -1
+        try:
+            found = signal.set_wakeup_fd(before)
+            if found != self._signal_pipe[1]:
+                signal.set_wakeup_fd(found)  # somebody has taken it meanwhile
+        except (ValueError, OSError):
+            pass
+
+    def _read_signals(self) -> None:
+        if self._signal_pipe is None:
+            return
+        try:
+            data = os.read(self._signal_pipe[0], 4096)
+        except BlockingIOError:
+            return
+        if self._wakeup_before >= 0:
+            try:
+                os.write(self._wakeup_before, data)
+            except OSError:
+                pass
+        self._process_self_data(data)
+
+
+class _Writer:
+    """The number of a descriptor in the shape of a file."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def fileno(self) -> int:
+        return self._fd
+
+
+class _Selector:
+    """What the standard library's transports ask of a selector."""
+
+    def __init__(self, loop: EventLoop) -> None:
+        self._loop = loop
+
+    def get_key(self, fd: int) -> Any:
+        import selectors
+
+        reader, writer = self._loop._watchers(fd)
+        if reader is None and writer is None:
+            raise KeyError(f"{fd!r} is not registered")
+        wanted = (reader and selectors.EVENT_READ or 0) | (writer and selectors.EVENT_WRITE or 0)
+        return selectors.SelectorKey(fd, fd, wanted, (reader, writer))
+
+    def close(self) -> None:
+        """Nothing is its own."""
+
+
+def _nothing() -> None:
+    """Something to wake up for."""
+
+
+def new_event_loop() -> EventLoop:
+    """Make an event loop."""
+    return EventLoop()
