@@ -32,7 +32,8 @@ if TYPE_CHECKING:
         TaskTimeout as TaskTimeout,
         WorkerDied as WorkerDied,
     )
-    from plait.loop._loop import EventLoop as EventLoop, new_event_loop as new_event_loop
+    from plait.loop._loop import EventLoop as EventLoop
+    from plait.loop._runner import install as install, new_event_loop as new_event_loop, run as run
     from plait.processes._pool import ProcessPool as ProcessPool
     from plait.processes.limits import Limits as Limits
     from plait.shared._array import shared_array as shared_array
@@ -55,7 +56,9 @@ __all__ = [
     "WorkerDied",
     "__version__",
     "errors",
+    "install",
     "new_event_loop",
+    "run",
     "share",
     "shared_array",
 ]
@@ -73,7 +76,9 @@ _HOMES = {
     "TaskCancelled": "plait.errors",
     "TaskTimeout": "plait.errors",
     "WorkerDied": "plait.errors",
-    "new_event_loop": "plait.loop._loop",
+    "install": "plait.loop._runner",
+    "new_event_loop": "plait.loop._runner",
+    "run": "plait.loop._runner",
     "share": "plait.shared._share",
     "shared_array": "plait.shared._array",
 }

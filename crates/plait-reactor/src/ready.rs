@@ -34,7 +34,7 @@ impl<H> Ready<H> {
 
     /// The next one of this turn.
     #[inline]
-    pub fn next(&mut self) -> Option<H> {
+    pub fn take_next(&mut self) -> Option<H> {
         if self.left == 0 {
             return None;
         }
@@ -78,13 +78,13 @@ mod tests {
         ready.push(1);
         ready.push(2);
         ready.begin();
-        assert_eq!(ready.next(), Some(1));
+        assert_eq!(ready.take_next(), Some(1));
         ready.push(3);
-        assert_eq!(ready.next(), Some(2));
-        assert_eq!(ready.next(), None);
+        assert_eq!(ready.take_next(), Some(2));
+        assert_eq!(ready.take_next(), None);
         assert!(!ready.is_empty());
         ready.begin();
-        assert_eq!((ready.next(), ready.next()), (Some(3), None));
+        assert_eq!((ready.take_next(), ready.take_next()), (Some(3), None));
     }
 
     #[test]
@@ -92,9 +92,12 @@ mod tests {
         let mut ready = Ready::default();
         (1..=3).for_each(|n| ready.push(n));
         ready.begin();
-        assert_eq!(ready.next(), Some(1));
+        assert_eq!(ready.take_next(), Some(1));
         ready.begin();
-        assert_eq!((ready.next(), ready.next(), ready.next()), (Some(2), Some(3), None));
+        assert_eq!(
+            (ready.take_next(), ready.take_next(), ready.take_next()),
+            (Some(2), Some(3), None)
+        );
     }
 
     #[test]
@@ -104,7 +107,7 @@ mod tests {
         ready.begin();
         assert_eq!(ready.take().len(), 1);
         ready.push(2);
-        assert_eq!(ready.next(), None);
+        assert_eq!(ready.take_next(), None);
         assert_eq!(ready.len(), 1);
     }
 }

@@ -3,7 +3,7 @@
 //! ```text
 //! plan ── Run ────────────────────────────┐
 //!   ├──── Look (no sleep) ── deliver ──────┤
-//!   └──── Sleep ── (wake) ── deliver ──────┴── expire ── begin ── next … next ── plan
+//!   └──── Sleep ── (wake) ── deliver ──────┴── expire ── begin ── take_next … ── plan
 //! ```
 //!
 //! Time is an argument: monotonic nanoseconds for how long ago the last look was, and seconds on the loop's own clock, which a
@@ -191,8 +191,8 @@ impl<H: Payload> Reactor<H> {
 
     /// The next one to run in this turn.
     #[inline]
-    pub fn next(&mut self) -> Option<H> {
-        self.ready.next()
+    pub fn take_next(&mut self) -> Option<H> {
+        self.ready.take_next()
     }
 
     /// A timer, of which `is_it` tells, has died. Adds to `out` what leaves because of that.

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import logging
+import inspect
 import os
+import selectors
 import signal
+import socket
 import sys
 import threading
 import weakref
-from asyncio import base_events, events, format_helpers
+from asyncio import base_events, events, format_helpers, tasks
 from typing import Any
 
 from plait import _core
-
-logger = logging.getLogger("asyncio")
+from plait.loop import _subprocess
 
 
 class EventLoop(_core.LoopCore, asyncio.SelectorEventLoop):
@@ -28,6 +29,7 @@ class EventLoop(_core.LoopCore, asyncio.SelectorEventLoop):
         self._unix_server_sockets: dict[Any, int] = {}
         self._signal_pipe: tuple[int, int] | None = None
         self._wakeup_before = -1
+        self._child_fds: set[int] = set()
         self._find_clock()
 
     # ---- run
@@ -68,6 +70,8 @@ class EventLoop(_core.LoopCore, asyncio.SelectorEventLoop):
             return
         super().close()
         self._close_core()
+        while self._child_fds:
+            os.close(self._child_fds.pop())
         if self._signal_pipe is not None:
             self._disarm_signals()
             for fd in self._signal_pipe:
@@ -148,7 +152,7 @@ class EventLoop(_core.LoopCore, asyncio.SelectorEventLoop):
             handle._run()
             took = self.time() - began
             if took >= self.slow_callback_duration:
-                logger.warning("Executing %s took %.3f seconds", base_events._format_handle(handle), took)
+                base_events.logger.warning("Executing %s took %.3f seconds", base_events._format_handle(handle), took)
         finally:
             self._current_handle = None
 
@@ -162,11 +166,84 @@ class EventLoop(_core.LoopCore, asyncio.SelectorEventLoop):
     def _timer_handle_cancelled(self, handle: Any) -> None:
         """A timer's handle of the standard library was cancelled: none of them is scheduled here."""
 
+    # ---- tasks
+
+    def set_task_factory(self, factory: Any) -> None:
+        """Have `create_task` call `factory(loop, coro, **kwargs)`; None for tasks of asyncio itself."""
+        super().set_task_factory(factory)
+        self._factory_takes_name = factory is not None and _takes(factory, "name")
+
+    def create_task(self, coro: Any, *, name: object = None, context: Any = None, **kwargs: Any) -> Any:
+        """Have a coroutine run, and return its task.
+
+        Args:
+            coro: The coroutine.
+            name: The task's name.
+            context: The `contextvars.Context` that it runs in; None for a copy of the present one.
+            **kwargs: For the task or its factory. `eager_start=True` runs the coroutine at once, until it waits.
+
+        Raises:
+            NotImplementedError: Python 3.11 has no eager tasks.
+        """
+        self._check_closed()
+        if self._task_factory is not None:
+            return self._make_task(coro, name, context, kwargs)
+        if kwargs:
+            _settle_eagerness(kwargs)
+        task = tasks.Task(coro, loop=self, name=name, context=context, **kwargs)
+        if task._source_traceback:
+            del task._source_traceback[-1]
+        return task
+
+    def _make_task(self, coro: Any, name: object, context: Any, kwargs: dict[str, Any]) -> Any:
+        if context is not None:
+            kwargs["context"] = context
+        if name is not None and self._factory_takes_name:
+            return self._task_factory(self, coro, name=name, **kwargs)
+        task = self._task_factory(self, coro, **kwargs)
+        if name is not None:
+            tasks._set_task_name(task, name) if hasattr(tasks, "_set_task_name") else task.set_name(name)
+        return task
+
+    # ---- names
+
+    async def getaddrinfo(
+        self, host: Any, port: Any, *, family: int = 0, type: int = 0, proto: int = 0, flags: int = 0
+    ) -> Any:
+        """Look up addresses as `socket.getaddrinfo` does: numeric ones at once, names in a thread."""
+        if not self._debug and (port is None or isinstance(port, int)) and isinstance(host, str | bytes | None):
+            # The system itself tells what is numeric, and answers that as it always does, scopes included.
+            try:
+                return socket.getaddrinfo(host, port, family, type, proto, flags | socket.AI_NUMERICHOST)
+            except OSError:
+                pass  # a name; or an error, which is to come from the call that was asked for
+            except UnicodeError:
+                pass
+        return await super().getaddrinfo(host, port, family=family, type=type, proto=proto, flags=flags)
+
+    # ---- child processes
+
+    async def _make_subprocess_transport(
+        self,
+        protocol: Any,
+        args: Any,
+        shell: bool,
+        stdin: Any,
+        stdout: Any,
+        stderr: Any,
+        bufsize: int,
+        extra: Any = None,
+        **kwargs: Any,
+    ) -> Any:
+        return await _subprocess.start(
+            self, protocol, args, shell, stdin, stdout, stderr, bufsize, extra=extra, **kwargs
+        )
+
     # ---- what the selector loop has instead
 
     @property
-    def _selector(self) -> _Selector:
-        return _Selector(self)
+    def _selector(self) -> _Selector | None:
+        return None if self.is_closed() else _Selector(self)
 
     @_selector.setter
     def _selector(self, value: object) -> None:
@@ -250,8 +327,6 @@ class _Selector:
         self._loop = loop
 
     def get_key(self, fd: int) -> Any:
-        import selectors
-
         reader, writer = self._loop._watchers(fd)
         if reader is None and writer is None:
             raise KeyError(f"{fd!r} is not registered")
@@ -266,6 +341,24 @@ def _nothing() -> None:
     """Something to wake up for."""
 
 
-def new_event_loop() -> EventLoop:
-    """Make an event loop."""
-    return EventLoop()
+def _takes(function: Any, name: str) -> bool:
+    """Whether a function can be called with an argument of that name."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return False
+    return any(
+        each.kind is each.VAR_KEYWORD or (each.name == name and each.kind is not each.POSITIONAL_ONLY)
+        for each in parameters
+    )
+
+
+def _settle_eagerness(kwargs: dict[str, Any]) -> None:
+    """Leave `eager_start` to the interpreters that know it."""
+    if "eager_start" not in kwargs:
+        return
+    if kwargs["eager_start"] is None:
+        del kwargs["eager_start"]
+    elif sys.version_info < (3, 12):
+        if kwargs.pop("eager_start"):
+            raise NotImplementedError("eager_start: Python 3.11 has no eager tasks")

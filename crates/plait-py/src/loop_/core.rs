@@ -5,10 +5,10 @@ use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 
 use plait_reactor::turn::Reactor;
 use plait_reactor::watches::Side;
-use pyo3::exceptions::{PyRuntimeError, PyTypeError};
+use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::ffi;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyString, PyTuple};
+use pyo3::types::{PyDict, PyInt, PyString, PyTuple};
 use pyo3::{PyTraverseError, PyVisit};
 
 use super::call::Call;
@@ -143,11 +143,12 @@ impl LoopCore {
         }
     }
 
-    fn unwatch(slf: &Bound<'_, Self>, fd: RawFd, side: Side) -> PyResult<bool> {
+    fn unwatch(slf: &Bound<'_, Self>, fd: &Bound<'_, PyAny>, side: Side) -> PyResult<bool> {
         let py = slf.py();
         if slf.get().mode() & CLOSED != 0 {
             return Ok(false);
         }
+        let fd = descriptor(fd)?;
         let before = slf.get().reactor(py, |reactor| reactor.poller().unwatch(fd, side));
         match before {
             Some(job) => {
@@ -164,6 +165,21 @@ impl LoopCore {
         }
         Ok(())
     }
+}
+
+/// The number of a descriptor: itself, or of a file object, which is asked.
+fn descriptor(file: &Bound<'_, PyAny>) -> PyResult<RawFd> {
+    let number: RawFd = match file.extract() {
+        Ok(number) => number,
+        Err(_) => file
+            .call_method0("fileno")
+            .and_then(|number| file.py().get_type::<PyInt>().call1((number,))?.extract())
+            .map_err(|_| PyValueError::new_err(format!("Invalid file object: {file:?}")))?,
+    };
+    if number < 0 {
+        return Err(PyValueError::new_err(format!("Invalid file descriptor: {number}")));
+    }
+    Ok(number)
 }
 
 /// The standard library's words.
@@ -317,30 +333,35 @@ impl LoopCore {
     #[pyo3(signature = (fd, callback, *args))]
     fn _add_reader(
         slf: &Bound<'_, Self>,
-        fd: RawFd,
+        fd: &Bound<'_, PyAny>,
         callback: &Bound<'_, PyAny>,
         args: &Bound<'_, PyTuple>,
     ) -> PyResult<Py<PyAny>> {
         slf.get().check_open()?;
-        Self::watch(slf, fd, Side::Read, contextual_call(callback, args, None)?)
+        Self::watch(slf, descriptor(fd)?, Side::Read, contextual_call(callback, args, None)?)
     }
 
     #[pyo3(signature = (fd, callback, *args))]
     fn _add_writer(
         slf: &Bound<'_, Self>,
-        fd: RawFd,
+        fd: &Bound<'_, PyAny>,
         callback: &Bound<'_, PyAny>,
         args: &Bound<'_, PyTuple>,
     ) -> PyResult<Py<PyAny>> {
         slf.get().check_open()?;
-        Self::watch(slf, fd, Side::Write, contextual_call(callback, args, None)?)
+        Self::watch(
+            slf,
+            descriptor(fd)?,
+            Side::Write,
+            contextual_call(callback, args, None)?,
+        )
     }
 
-    fn _remove_reader(slf: &Bound<'_, Self>, fd: RawFd) -> PyResult<bool> {
+    fn _remove_reader(slf: &Bound<'_, Self>, fd: &Bound<'_, PyAny>) -> PyResult<bool> {
         Self::unwatch(slf, fd, Side::Read)
     }
 
-    fn _remove_writer(slf: &Bound<'_, Self>, fd: RawFd) -> PyResult<bool> {
+    fn _remove_writer(slf: &Bound<'_, Self>, fd: &Bound<'_, PyAny>) -> PyResult<bool> {
         Self::unwatch(slf, fd, Side::Write)
     }
 

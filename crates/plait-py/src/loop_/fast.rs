@@ -15,8 +15,11 @@ use super::core::{self, CLOSED, DEBUG, LoopCore, OWN_CLOCK};
 use super::handle;
 use super::turn::seconds;
 
-/// `"context"`, the one keyword of them all.
+/// `"context"`, the one keyword of them all, as code that was compiled has it.
 static CONTEXT: AtomicPtr<ffi::PyObject> = AtomicPtr::new(std::ptr::null_mut());
+
+/// The same as asyncio's tasks and futures have it: a string of their own, kept once it was seen.
+static TASKS_CONTEXT: AtomicPtr<ffi::PyObject> = AtomicPtr::new(std::ptr::null_mut());
 
 type Object = *mut ffi::PyObject;
 
@@ -69,7 +72,7 @@ unsafe fn sort<'a>(args: *const Object, count: ffi::Py_ssize_t, names: Object, w
         let positional = std::slice::from_raw_parts(args, count as usize);
         let mut context = std::ptr::null_mut();
         if !names.is_null() {
-            if ffi::PyTuple_GET_SIZE(names) != 1 || ffi::PyTuple_GET_ITEM(names, 0) != CONTEXT.load(Relaxed) {
+            if ffi::PyTuple_GET_SIZE(names) != 1 || !is_context(ffi::PyTuple_GET_ITEM(names, 0)) {
                 return None;
             }
             context = *args.add(count as usize);
@@ -78,6 +81,32 @@ unsafe fn sort<'a>(args: *const Object, count: ffi::Py_ssize_t, names: Object, w
             }
         }
         Some(Arguments { positional, context })
+    }
+}
+
+/// Whether the name of a keyword is "context".
+#[inline(always)]
+unsafe fn is_context(key: Object) -> bool {
+    if key == CONTEXT.load(Relaxed) || key == TASKS_CONTEXT.load(Relaxed) {
+        return true;
+    }
+    // SAFETY: names of keywords are strings.
+    unsafe { spells_context(key) }
+}
+
+#[cold]
+unsafe fn spells_context(key: Object) -> bool {
+    // SAFETY: a string; attached.
+    unsafe {
+        if ffi::PyUnicode_CompareWithASCIIString(key, c"context".as_ptr()) != 0 {
+            return false;
+        }
+        if TASKS_CONTEXT.load(Relaxed).is_null() {
+            // Kept for ever, so that no other string can come to lie there.
+            ffi::Py_INCREF(key);
+            TASKS_CONTEXT.store(key, Relaxed);
+        }
+        true
     }
 }
 

@@ -101,8 +101,8 @@ impl Handle {
     pub(crate) fn reuse(&self, py: Python<'_>, call: Call, owner: Py<PyAny>) {
         self.cancelled.store(false, Relaxed);
         self.body.with(py, |body| {
-            // Both were given up by `retire`.
-            std::mem::forget(std::mem::replace(&mut body.call, call));
+            // What was there `retire` has given up.
+            body.call = call;
             body.owner = Some(owner);
         });
     }

@@ -59,7 +59,7 @@ impl Run<'_, '_> {
             self.dead.iter().for_each(|job| job.unschedule(py));
             self.dead.clear();
         }
-        while let Some(job) = core.reactor(py, |reactor| reactor.next()) {
+        while let Some(job) = core.reactor(py, |reactor| reactor.take_next()) {
             run_one(self.slf, job)?;
         }
         Ok(())
