@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _socket
 import asyncio
 import inspect
 import os
@@ -16,6 +17,11 @@ from typing import Any
 
 from plait import _core
 from plait.loop import _subprocess
+
+
+# What `socket.getaddrinfo` makes of the numbers.
+_FAMILIES = {int(each): each for each in socket.AddressFamily}
+_KINDS = {int(each): each for each in socket.SocketKind}
 
 
 class EventLoop(_core.LoopCore, asyncio.SelectorEventLoop):
@@ -84,18 +90,19 @@ class EventLoop(_core.LoopCore, asyncio.SelectorEventLoop):
 
     # ---- callbacks: what the fast roads of `_core` leave to Python
 
-    def _by_name(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> events.Handle:
-        """A call of `name` with arguments missing, or passed by name."""
-        first = {"call_later": ("delay",), "call_at": ("when",)}.get(name, ())
-        given = list(args)
-        for parameter in (*first, "callback")[len(given) :]:
-            if parameter not in kwargs:
-                raise TypeError(f"{name}() missing required argument: {parameter!r}")
-            given.append(kwargs.pop(parameter))
-        context = kwargs.pop("context", None)
-        if kwargs:
-            raise TypeError(f"{name}() got an unexpected keyword argument {next(iter(kwargs))!r}")
-        return getattr(self, name)(*given, context=context)
+    # The first four: with arguments missing, or passed by name.
+
+    def _named_call_soon(self, callback: Any, *args: Any, context: Any = None) -> Any:
+        return self.call_soon(callback, *args, context=context)
+
+    def _named_call_soon_threadsafe(self, callback: Any, *args: Any, context: Any = None) -> Any:
+        return self.call_soon_threadsafe(callback, *args, context=context)
+
+    def _named_call_later(self, delay: Any, callback: Any, *args: Any, context: Any = None) -> Any:
+        return self.call_later(delay, callback, *args, context=context)
+
+    def _named_call_at(self, when: Any, callback: Any, *args: Any, context: Any = None) -> Any:
+        return self.call_at(when, callback, *args, context=context)
 
     def _source(self, depth: int = 1) -> Any:
         return format_helpers.extract_stack(sys._getframe(depth)) if self._debug else None
@@ -171,20 +178,10 @@ class EventLoop(_core.LoopCore, asyncio.SelectorEventLoop):
     def set_task_factory(self, factory: Any) -> None:
         """Have `create_task` call `factory(loop, coro, **kwargs)`; None for tasks of asyncio itself."""
         super().set_task_factory(factory)
+        self._own_tasks = factory is not None
         self._factory_takes_name = factory is not None and _takes(factory, "name")
 
-    def create_task(self, coro: Any, *, name: object = None, context: Any = None, **kwargs: Any) -> Any:
-        """Have a coroutine run, and return its task.
-
-        Args:
-            coro: The coroutine.
-            name: The task's name.
-            context: The `contextvars.Context` that it runs in; None for a copy of the present one.
-            **kwargs: For the task or its factory. `eager_start=True` runs the coroutine at once, until it waits.
-
-        Raises:
-            NotImplementedError: Python 3.11 has no eager tasks.
-        """
+    def _slow_create_task(self, coro: Any, *, name: object = None, context: Any = None, **kwargs: Any) -> Any:
         self._check_closed()
         if self._task_factory is not None:
             return self._make_task(coro, name, context, kwargs)
@@ -214,11 +211,15 @@ class EventLoop(_core.LoopCore, asyncio.SelectorEventLoop):
         if not self._debug and (port is None or isinstance(port, int)) and isinstance(host, str | bytes | None):
             # The system itself tells what is numeric, and answers that as it always does, scopes included.
             try:
-                return socket.getaddrinfo(host, port, family, type, proto, flags | socket.AI_NUMERICHOST)
-            except OSError:
+                plain = host.encode("ascii") if isinstance(host, str) else host
+                found = _socket.getaddrinfo(plain, port, family, type, proto, flags | socket.AI_NUMERICHOST)
+            except (OSError, UnicodeError):
                 pass  # a name; or an error, which is to come from the call that was asked for
-            except UnicodeError:
-                pass
+            else:
+                return [
+                    (_FAMILIES.get(each[0], each[0]), _KINDS.get(each[1], each[1]), each[2], each[3], each[4])
+                    for each in found
+                ]
         return await super().getaddrinfo(host, port, family=family, type=type, proto=proto, flags=flags)
 
     # ---- child processes

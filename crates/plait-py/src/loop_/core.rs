@@ -13,7 +13,8 @@ use pyo3::{PyTraverseError, PyVisit};
 
 use super::call::Call;
 use super::guarded::Guarded;
-use super::handle::{self, Handle, Job};
+use super::handle::Handle;
+use super::job::{self, Job};
 use super::turn;
 
 /// Closed: nothing is taken any more.
@@ -22,16 +23,18 @@ pub(crate) const CLOSED: u8 = 1;
 pub(crate) const DEBUG: u8 = 2;
 /// The program has put a clock of its own in place of `time`.
 pub(crate) const OWN_CLOCK: u8 = 4;
+/// The program has set a task factory.
+pub(crate) const OWN_TASKS: u8 = 8;
 
 /// How many handles are kept for the next calls.
 #[cfg(not(Py_GIL_DISABLED))]
-const SPARES: usize = 256;
+const SPARES: usize = 1024;
 
 pub(crate) struct State {
     pub(crate) reactor: Reactor<Job>,
-    /// Handles without a call, that nobody else has.
+    /// Handles without a call, that nobody else has: plain ones, timers.
     #[cfg(not(Py_GIL_DISABLED))]
-    spares: Vec<Job>,
+    spares: [Vec<Job>; 2],
 }
 
 /// The machine of `plait.EventLoop`, which adds what asyncio has besides: see there.
@@ -68,26 +71,39 @@ impl LoopCore {
 
     /// A handle for a call, one that was used before if there is one.
     #[inline]
-    pub(crate) fn handle(&self, py: Python<'_>, call: Call, owner: Py<PyAny>) -> PyResult<Job> {
+    pub(crate) fn handle(slf: &Bound<'_, Self>, call: Call) -> PyResult<Job> {
         #[cfg(not(Py_GIL_DISABLED))]
-        if let Some(spare) = self.state.with(py, |state| state.spares.pop()) {
-            spare.handle().reuse(py, call, owner);
+        if let Some(spare) = slf.get().state.with(slf.py(), |state| state.spares[0].pop()) {
+            spare.handle().reuse(call, slf);
             return Ok(spare);
         }
-        handle::new_handle(py, call, owner)
+        job::new_handle(call, slf)
     }
 
-    /// A handle has run, and the loop has no more use for it.
+    /// The same for a timer.
+    #[inline]
+    pub(crate) fn timer(slf: &Bound<'_, Self>, when: f64, call: Call) -> PyResult<Job> {
+        #[cfg(not(Py_GIL_DISABLED))]
+        if let Some(spare) = slf.get().state.with(slf.py(), |state| state.spares[1].pop()) {
+            spare.handle().reuse(call, slf);
+            spare.reschedule(slf.py(), when);
+            return Ok(spare);
+        }
+        job::new_timer(when, call, slf)
+    }
+
+    /// A handle has run or was cancelled, and the loop has no more use for it.
     #[inline]
     pub(crate) fn done(&self, py: Python<'_>, job: Job) {
         #[cfg(not(Py_GIL_DISABLED))]
-        if job.is_plain() && job.is_alone() {
+        if job.is_alone() {
             job.handle().retire(py);
-            // Something that ended with the call may have found the handle by the garbage collector.
+            // Something that ended with the call may have found the handle meanwhile.
             if job.is_alone() {
-                let kept = self.state.with(py, |state| match state.spares.len() < SPARES {
+                let kind = usize::from(!job.is_plain());
+                let kept = self.state.with(py, |state| match state.spares[kind].len() < SPARES {
                     true => {
-                        state.spares.push(job);
+                        state.spares[kind].push(job);
                         None
                     }
                     false => Some(job),
@@ -97,7 +113,16 @@ impl LoopCore {
             }
         }
         let _ = py;
+        job.show();
         drop(job);
+    }
+
+    /// Timers have left the loop without having run.
+    pub(crate) fn left(&self, py: Python<'_>, jobs: &mut Vec<Job>) {
+        for job in jobs.drain(..) {
+            job.unschedule(py);
+            self.done(py, job);
+        }
     }
 
     /// Runs `job` in the next turn, and wakes the loop if it sleeps.
@@ -116,18 +141,19 @@ impl LoopCore {
     pub(crate) fn timer_died(&self, py: Python<'_>, handle: *mut ffi::PyObject) {
         let mut out = Vec::new();
         self.reactor(py, |reactor| reactor.died(|job| job.as_ptr() == handle, &mut out));
-        out.iter().for_each(|job| job.unschedule(py));
-        drop(out);
+        self.left(py, &mut out);
     }
 
     fn watch(slf: &Bound<'_, Self>, fd: RawFd, side: Side, call: Call) -> PyResult<Py<PyAny>> {
         let py = slf.py();
-        let job = handle::new_handle(py, call, slf.clone().into_any().unbind())?;
+        let job = job::new_handle(call, slf)?;
         if slf.get().is_debug() {
             let source = slf.call_method0("_source")?.unbind();
             drop(job.handle().put_source(py, Some(source)));
         }
         let handle = job.bind(py).to_owned();
+        // It will be watched and ready at the same time.
+        job.show();
         let before = slf.get().reactor(py, |reactor| reactor.poller().watch(fd, side, job));
         match before {
             Ok(before) => {
@@ -221,7 +247,7 @@ impl LoopCore {
             state: Guarded::new(State {
                 reactor: Reactor::default(),
                 #[cfg(not(Py_GIL_DISABLED))]
-                spares: Vec::new(),
+                spares: [const { Vec::new() }; 2],
             }),
             mode: AtomicU8::new(0),
         }
@@ -284,6 +310,17 @@ impl LoopCore {
         self.set(OWN_CLOCK, own);
     }
 
+    /// Whether tasks are made by a factory of the program.
+    #[getter]
+    fn _own_tasks(&self) -> bool {
+        self.mode() & OWN_TASKS != 0
+    }
+
+    #[setter(_own_tasks)]
+    fn put_own_tasks(&self, own: bool) {
+        self.set(OWN_TASKS, own);
+    }
+
     /// How many callbacks are ready and how many are scheduled, cancelled ones included.
     fn _waiting(&self, py: Python<'_>) -> (usize, usize) {
         self.reactor(py, |reactor| reactor.waiting())
@@ -293,7 +330,7 @@ impl LoopCore {
     #[pyo3(signature = (function, *args))]
     fn _push(slf: &Bound<'_, Self>, function: &Bound<'_, PyAny>, args: &Bound<'_, PyTuple>) -> PyResult<()> {
         let call = bare_call(function, args)?;
-        let job = slf.get().handle(slf.py(), call, slf.clone().into_any().unbind())?;
+        let job = Self::handle(slf, call)?;
         slf.get().soon(slf.py(), job);
         Ok(())
     }
@@ -309,10 +346,9 @@ impl LoopCore {
     ) -> PyResult<Py<PyAny>> {
         let py = slf.py();
         let call = contextual_call(function, args, context)?;
-        let owner = slf.clone().into_any().unbind();
         let job = match when {
-            Some(when) => handle::new_timer(py, when, call, owner)?,
-            None => handle::new_handle(py, call, owner)?,
+            Some(when) => Self::timer(slf, when, call)?,
+            None => Self::handle(slf, call)?,
         };
         drop(job.handle().put_source(py, source));
         let made = job.bind(py).to_owned().into_any().unbind();
@@ -326,7 +362,10 @@ impl LoopCore {
     /// Runs a handle of ours in the next turn, unless it is cancelled.
     fn _push_handle(slf: &Bound<'_, Self>, handle: &Bound<'_, Handle>) {
         if !handle.get().is_cancelled() {
-            slf.get().soon(slf.py(), Job::from_handle(handle));
+            let job = Job::from_handle(handle);
+            // It may be ready twice.
+            job.show();
+            slf.get().soon(slf.py(), job);
         }
     }
 
@@ -413,6 +452,10 @@ impl LoopCore {
 impl LoopCore {
     fn give_up(&self, py: Python<'_>) {
         let gone = self.reactor(py, Reactor::close);
+        for job in &gone.0 {
+            job.unschedule(py);
+            job.show();
+        }
         #[cfg(not(Py_GIL_DISABLED))]
         let spares = self.state.with(py, |state| std::mem::take(&mut state.spares));
         drop(gone);

@@ -8,11 +8,11 @@ use plait_sys::time::monotonic_ns;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::ffi;
 use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyTuple};
 
 use super::call::Call;
-use super::core::{self, CLOSED, DEBUG, LoopCore, OWN_CLOCK};
-use super::handle;
+use super::core::{self, CLOSED, DEBUG, LoopCore, OWN_CLOCK, OWN_TASKS};
 use super::turn::seconds;
 
 /// `"context"`, the one keyword of them all, as code that was compiled has it.
@@ -110,7 +110,7 @@ unsafe fn spells_context(key: Object) -> bool {
     }
 }
 
-/// Has Python sort out what [`sort`] does not.
+/// Calls a method in Python with the same arguments.
 ///
 /// # Safety
 /// What METH_FASTCALL | METH_KEYWORDS gives.
@@ -133,7 +133,7 @@ unsafe fn by_name(
                 keywords.set_item(key?, object(count as usize + at))?;
             }
         }
-        Ok(slf.call_method1("_by_name", (name, positional, keywords))?.into_ptr())
+        Ok(slf.call_method(name, positional, Some(&keywords))?.into_ptr())
     }
 }
 
@@ -188,7 +188,7 @@ unsafe fn soon(
     args: *const Object,
     count: ffi::Py_ssize_t,
     names: Object,
-    name: &str,
+    by_names: &str,
     slow: &str,
 ) -> Object {
     method(|py| {
@@ -196,7 +196,7 @@ unsafe fn soon(
         unsafe {
             let this = core_of(py, &slf);
             let Some(got) = sort(args, count, names, 1) else {
-                return by_name(&this, name, args, count, names);
+                return by_name(&this, by_names, args, count, names);
             };
             let core = this.get();
             if core.mode() & (CLOSED | DEBUG) != 0 {
@@ -206,7 +206,7 @@ unsafe fn soon(
                 return slowly(&this, slow, &got);
             };
             let call = call_of(py, got.positional[0], &got.positional[1..], context)?;
-            let job = core.handle(py, call, this.to_owned().into_any().unbind())?;
+            let job = LoopCore::handle(&this, call)?;
             ffi::Py_INCREF(job.as_ptr());
             let handle = job.as_ptr();
             core.soon(py, job);
@@ -217,7 +217,7 @@ unsafe fn soon(
 
 unsafe extern "C" fn call_soon(slf: Object, args: *const Object, count: ffi::Py_ssize_t, names: Object) -> Object {
     // SAFETY: passed on.
-    unsafe { soon(slf, args, count, names, "call_soon", "_slow_call_soon") }
+    unsafe { soon(slf, args, count, names, "_named_call_soon", "_slow_call_soon") }
 }
 
 unsafe extern "C" fn call_soon_threadsafe(
@@ -245,7 +245,7 @@ unsafe fn timed(
     args: *const Object,
     count: ffi::Py_ssize_t,
     names: Object,
-    name: &str,
+    by_names: &str,
     slow: &str,
     from_now: bool,
 ) -> Object {
@@ -254,7 +254,7 @@ unsafe fn timed(
         unsafe {
             let this = core_of(py, &slf);
             let Some(got) = sort(args, count, names, 2) else {
-                return by_name(&this, name, args, count, names);
+                return by_name(&this, by_names, args, count, names);
             };
             let core = this.get();
             if core.mode() & (CLOSED | DEBUG | OWN_CLOCK) != 0 || got.positional[0] == ffi::Py_None() {
@@ -274,7 +274,7 @@ unsafe fn timed(
                 given
             };
             let call = call_of(py, got.positional[1], &got.positional[2..], context)?;
-            let job = handle::new_timer(py, when, call, this.to_owned().into_any().unbind())?;
+            let job = LoopCore::timer(&this, when, call)?;
             ffi::Py_INCREF(job.as_ptr());
             let handle = job.as_ptr();
             core.at(py, when, job);
@@ -285,12 +285,66 @@ unsafe fn timed(
 
 unsafe extern "C" fn call_later(slf: Object, args: *const Object, count: ffi::Py_ssize_t, names: Object) -> Object {
     // SAFETY: passed on.
-    unsafe { timed(slf, args, count, names, "call_later", "_slow_call_later", true) }
+    unsafe { timed(slf, args, count, names, "_named_call_later", "_slow_call_later", true) }
 }
 
 unsafe extern "C" fn call_at(slf: Object, args: *const Object, count: ffi::Py_ssize_t, names: Object) -> Object {
     // SAFETY: passed on.
-    unsafe { timed(slf, args, count, names, "call_at", "_slow_call_at", false) }
+    unsafe { timed(slf, args, count, names, "_named_call_at", "_slow_call_at", false) }
+}
+
+/// A class of asyncio, and the names of keywords to call it with.
+struct Maker {
+    class: PyOnceLock<Py<PyAny>>,
+    names: PyOnceLock<Py<PyTuple>>,
+}
+
+impl Maker {
+    const fn new() -> Self {
+        Self {
+            class: PyOnceLock::new(),
+            names: PyOnceLock::new(),
+        }
+    }
+
+    /// Calls the class with `arguments`, of which the last is the loop.
+    #[inline(always)]
+    fn make(&self, py: Python<'_>, module: &str, class: &str, arguments: &[Object]) -> PyResult<Object> {
+        let class = self
+            .class
+            .get_or_try_init(py, || py.import(module)?.getattr(class).map(Bound::unbind))?;
+        let names = self
+            .names
+            .get_or_try_init(py, || PyTuple::new(py, ["loop"]).map(Bound::unbind))?;
+        // SAFETY: attached; one of the arguments has a name.
+        let made = unsafe {
+            ffi::PyObject_Vectorcall(class.as_ptr(), arguments.as_ptr(), arguments.len() - 1, names.as_ptr())
+        };
+        if made.is_null() {
+            Err(PyErr::fetch(py))
+        } else {
+            Ok(made)
+        }
+    }
+}
+
+unsafe extern "C" fn create_future(slf: Object, _: Object) -> Object {
+    static FUTURE: Maker = Maker::new();
+    method(|py| FUTURE.make(py, "asyncio.futures", "Future", &[slf]))
+}
+
+unsafe extern "C" fn create_task(slf: Object, args: *const Object, count: ffi::Py_ssize_t, names: Object) -> Object {
+    static TASK: Maker = Maker::new();
+    method(|py| {
+        // SAFETY: what the interpreter passes to a method of this kind.
+        unsafe {
+            let this = core_of(py, &slf);
+            if count == 1 && names.is_null() && this.get().mode() & (CLOSED | DEBUG | OWN_TASKS) == 0 {
+                return TASK.make(py, "asyncio.tasks", "Task", &[*args, slf]);
+            }
+            by_name(&this, "_slow_create_task", args, count, names)
+        }
+    })
 }
 
 unsafe extern "C" fn time(_slf: Object, _: Object) -> Object {
@@ -349,6 +403,8 @@ pub(crate) fn add_methods(py: Python<'_>) -> PyResult<()> {
     fast(c"call_soon_threadsafe", CALL_SOON_THREADSAFE, call_soon_threadsafe)?;
     fast(c"call_later", CALL_LATER, call_later)?;
     fast(c"call_at", CALL_AT, call_at)?;
+    fast(c"create_task", CREATE_TASK, create_task)?;
+    bare(c"create_future", CREATE_FUTURE, create_future)?;
     bare(c"time", TIME, time)?;
     bare(c"get_debug", GET_DEBUG, get_debug)?;
     bare(c"is_closed", IS_CLOSED, is_closed)?;
@@ -406,6 +462,25 @@ const CALL_AT: &CStr = c"call_at($self, when, callback, /, *args, context=None)
 Have `callback(*args)` called at the time `when`, in seconds of `loop.time()`, never earlier.
 
 Returns an `asyncio.TimerHandle`, which can be cancelled.";
+
+const CREATE_TASK: &CStr = c"create_task($self, coro, /, **kwargs)
+--
+
+Have a coroutine run, and return its task.
+
+Args:
+    coro: The coroutine.
+    name: The task's name.
+    context: The `contextvars.Context` that it runs in; None for a copy of the present one.
+    **kwargs: For the task or its factory. `eager_start=True` runs the coroutine at once, until it waits.
+
+Raises:
+    NotImplementedError: Python 3.11 has no eager tasks.";
+
+const CREATE_FUTURE: &CStr = c"create_future($self, /)
+--
+
+A new `asyncio.Future` of this loop.";
 
 const TIME: &CStr = c"time($self, /)
 --

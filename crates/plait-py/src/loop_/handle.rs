@@ -1,15 +1,14 @@
 //! What `call_soon` and `call_later` return. To `isinstance` they are `asyncio.Handle` and `asyncio.TimerHandle`.
 
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
-use plait_reactor::Payload;
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::pyclass::CompareOp;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyType;
-use pyo3::{PyTraverseError, PyTypeInfo, PyVisit};
+use pyo3::{PyTraverseError, PyVisit};
 
 use super::call::Call;
 use super::core::LoopCore;
@@ -25,18 +24,40 @@ pub(crate) struct Handle {
 
 struct Body {
     call: Call,
-    owner: Option<Py<PyAny>>,
+    owner: Owner,
     /// How it looked before it was cancelled, in debug mode.
     shown: Option<Py<PyAny>>,
     /// The stack that it was made in, in debug mode.
     source: Option<Py<PyAny>>,
 }
 
+/// The loop: an owned reference, or null.
+struct Owner(*mut ffi::PyObject);
+
+// SAFETY: used by attached threads only.
+unsafe impl Send for Owner {}
+
+impl Owner {
+    fn new(owner: &Bound<'_, LoopCore>) -> Self {
+        Self(owner.clone().into_ptr())
+    }
+
+    /// Gives up the reference. May run code of the user.
+    #[inline]
+    fn clear(self) {
+        if !self.0.is_null() {
+            // SAFETY: it was a reference of ours, and the thread is attached.
+            unsafe { ffi::Py_DECREF(self.0) };
+        }
+    }
+}
+
 /// A callback with a time; see `asyncio.TimerHandle`.
 #[pyclass(frozen, extends = Handle, module = "plait._core")]
 pub(crate) struct TimerHandle {
-    when: f64,
-    scheduled: AtomicBool,
+    /// The bits of a number of seconds. It changes only while the handle waits to be used again.
+    pub(super) when: AtomicU64,
+    pub(super) scheduled: AtomicBool,
 }
 
 fn events<'py>(py: Python<'py>, name: &str, kept: &'static PyOnceLock<Py<PyType>>) -> PyResult<Bound<'py, PyType>> {
@@ -56,12 +77,12 @@ fn standard_timer(py: Python<'_>) -> PyResult<Bound<'_, PyType>> {
 
 impl Handle {
     /// A handle for `call` on the loop `owner`.
-    pub(crate) fn new(call: Call, owner: Py<PyAny>) -> Self {
+    pub(crate) fn new(call: Call, owner: &Bound<'_, LoopCore>) -> Self {
         Self {
             cancelled: AtomicBool::new(false),
             body: Guarded::new(Body {
                 call,
-                owner: Some(owner),
+                owner: Owner::new(owner),
                 shown: None,
                 source: None,
             }),
@@ -98,24 +119,28 @@ impl Handle {
 
     /// Gives a handle that nobody else has a new call.
     #[cfg(not(Py_GIL_DISABLED))]
-    pub(crate) fn reuse(&self, py: Python<'_>, call: Call, owner: Py<PyAny>) {
+    #[inline]
+    pub(crate) fn reuse(&self, call: Call, owner: &Bound<'_, LoopCore>) {
         self.cancelled.store(false, Relaxed);
-        self.body.with(py, |body| {
+        self.body.with(owner.py(), |body| {
             // What was there `retire` has given up.
             body.call = call;
-            body.owner = Some(owner);
+            body.owner = Owner::new(owner);
         });
     }
 
     /// Gives up all that it has.
+    #[inline]
     pub(crate) fn retire(&self, py: Python<'_>) {
-        let (mut call, others) = self.body.with(py, |body| {
+        let (mut call, owner, others) = self.body.with(py, |body| {
             (
                 std::mem::replace(&mut body.call, Call::EMPTY),
-                [body.owner.take(), body.shown.take(), body.source.take()],
+                std::mem::replace(&mut body.owner, Owner(std::ptr::null_mut())),
+                [body.shown.take(), body.source.take()],
             )
         });
         call.clear();
+        owner.clear();
         drop(others);
     }
 
@@ -142,8 +167,9 @@ impl Handle {
     }
 
     fn owner<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
+        // SAFETY: null, or an object of ours.
         self.body
-            .with(py, |body| body.owner.as_ref().map(|owner| owner.bind(py).clone()))
+            .with(py, |body| unsafe { Bound::from_borrowed_ptr_or_opt(py, body.owner.0) })
     }
 }
 
@@ -237,19 +263,7 @@ impl Handle {
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
-        let mut result = Ok(());
-        let looked = self.body.look(|body| {
-            body.call.visit(|object| {
-                if result.is_ok() {
-                    result = visit_raw(&visit, object);
-                }
-            });
-            result?;
-            visit.call(&body.owner)?;
-            visit.call(&body.shown)?;
-            visit.call(&body.source)
-        });
-        looked.unwrap_or(Ok(()))
+        self.visit_contents(&visit)
     }
 
     fn __clear__(&self, py: Python<'_>) {
@@ -258,7 +272,25 @@ impl Handle {
     }
 }
 
-fn visit_raw(visit: &PyVisit<'_>, object: *mut ffi::PyObject) -> Result<(), PyTraverseError> {
+impl Handle {
+    pub(super) fn visit_contents(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        let mut result = Ok(());
+        let looked = self.body.look(|body| {
+            body.call.visit(|object| {
+                if result.is_ok() {
+                    result = visit_raw(visit, object);
+                }
+            });
+            result?;
+            visit_raw(visit, body.owner.0)?;
+            visit.call(&body.shown)?;
+            visit.call(&body.source)
+        });
+        looked.unwrap_or(Ok(()))
+    }
+}
+
+pub(super) fn visit_raw(visit: &PyVisit<'_>, object: *mut ffi::PyObject) -> Result<(), PyTraverseError> {
     let Some(object) = NonNull::new(object) else {
         return Ok(());
     };
@@ -269,8 +301,10 @@ fn visit_raw(visit: &PyVisit<'_>, object: *mut ffi::PyObject) -> Result<(), PyTr
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        // The collector of the interpreter ends objects in attached threads.
-        self.body.get_mut().call.clear();
+        // Objects end in attached threads.
+        let body = self.body.get_mut();
+        body.call.clear();
+        std::mem::replace(&mut body.owner, Owner(std::ptr::null_mut())).clear();
     }
 }
 
@@ -278,7 +312,7 @@ impl Drop for Handle {
 impl TimerHandle {
     /// When the callback is due, in seconds of the loop's clock, `loop.time()`.
     fn when(&self) -> f64 {
-        self.when
+        f64::from_bits(self.when.load(Relaxed))
     }
 
     /// Keeps the callback from being called. The handle forgets it.
@@ -296,14 +330,14 @@ impl TimerHandle {
     fn _repr_info<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
         let info = standard(slf.py())?.call_method1("_repr_info", (slf,))?;
         let place = if slf.as_super().get().is_cancelled() { 2 } else { 1 };
-        let when = pyo3::types::PyFloat::new(slf.py(), slf.get().when);
+        let when = pyo3::types::PyFloat::new(slf.py(), slf.get().when());
         info.call_method1("insert", (place, format!("when={}", when.repr()?)))?;
         Ok(info)
     }
 
     #[getter]
     fn _when(&self) -> f64 {
-        self.when
+        self.when()
     }
 
     #[getter]
@@ -312,7 +346,7 @@ impl TimerHandle {
     }
 
     fn __hash__(slf: &Bound<'_, Self>) -> PyResult<isize> {
-        pyo3::types::PyFloat::new(slf.py(), slf.get().when).hash()
+        pyo3::types::PyFloat::new(slf.py(), slf.get().when()).hash()
     }
 
     fn __richcmp__<'py>(
@@ -329,142 +363,5 @@ impl TimerHandle {
             CompareOp::Ne => "__ne__",
         };
         standard_timer(slf.py())?.call_method1(name, (slf, other))
-    }
-}
-
-/// A new timer's handle.
-pub(crate) fn new_timer(py: Python<'_>, when: f64, call: Call, owner: Py<PyAny>) -> PyResult<Job> {
-    let timer = TimerHandle {
-        when,
-        scheduled: AtomicBool::new(true),
-    };
-    let made = Py::new(
-        py,
-        PyClassInitializer::from(Handle::new(call, owner)).add_subclass(timer),
-    )?;
-    Ok(Job::of(made.into_any()))
-}
-
-/// A new handle.
-pub(crate) fn new_handle(py: Python<'_>, call: Call, owner: Py<PyAny>) -> PyResult<Job> {
-    Ok(Job::of(Py::new(py, Handle::new(call, owner))?.into_any()))
-}
-
-/// The classes, to tell objects by one comparison.
-static HANDLE: AtomicPtr<ffi::PyTypeObject> = AtomicPtr::new(std::ptr::null_mut());
-
-/// To be called before the first handle is made.
-pub(crate) fn remember_classes(py: Python<'_>) {
-    HANDLE.store(Handle::type_object_raw(py), Relaxed);
-}
-
-/// A handle, timer's or not, that the loop carries: an owned reference, dropped by attached threads only.
-pub(crate) struct Job(NonNull<ffi::PyObject>);
-
-// SAFETY: jobs are used and dropped by attached threads only.
-unsafe impl Send for Job {}
-
-impl Job {
-    fn of(handle: Py<PyAny>) -> Self {
-        // SAFETY: objects are not at null.
-        Self(unsafe { NonNull::new_unchecked(handle.into_ptr()) })
-    }
-
-    /// From a handle of this loop or another.
-    pub(crate) fn from_handle(handle: &Bound<'_, Handle>) -> Self {
-        Self::of(handle.clone().into_any().unbind())
-    }
-
-    #[inline]
-    pub(crate) fn as_ptr(&self) -> *mut ffi::PyObject {
-        self.0.as_ptr()
-    }
-
-    /// The handle, as Python sees it.
-    pub(crate) fn bind<'a, 'py>(&'a self, py: Python<'py>) -> Borrowed<'a, 'py, Handle> {
-        // SAFETY: it is a handle and lives as long as this reference.
-        unsafe { Borrowed::from_ptr(py, self.as_ptr()).cast_unchecked() }
-    }
-
-    #[inline]
-    pub(crate) fn handle(&self) -> &Handle {
-        // SAFETY: every job is a handle, and a reference keeps it alive. No thread state is needed to find its contents.
-        unsafe {
-            let py = Python::assume_attached();
-            Borrowed::<PyAny>::from_ptr(py, self.as_ptr())
-                .cast_unchecked::<Handle>()
-                .get_inner()
-        }
-    }
-
-    /// Shows it to the garbage collector.
-    pub(crate) fn visit(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
-        visit_raw(visit, self.as_ptr())
-    }
-
-    /// Whether it is no timer's.
-    #[inline]
-    pub(crate) fn is_plain(&self) -> bool {
-        // SAFETY: it is an object.
-        unsafe { ffi::Py_TYPE(self.as_ptr()) == HANDLE.load(Relaxed) }
-    }
-
-    /// It leaves the timers.
-    #[inline]
-    pub(crate) fn unschedule(&self, py: Python<'_>) {
-        if !self.is_plain() {
-            // SAFETY: the only other kind of handle.
-            let timer = unsafe { Borrowed::<PyAny>::from_ptr(py, self.as_ptr()).cast_unchecked::<TimerHandle>() };
-            timer.get().scheduled.store(false, Relaxed);
-        }
-    }
-
-    /// Whether nobody else has it, strongly or weakly.
-    #[cfg(not(Py_GIL_DISABLED))]
-    #[inline]
-    pub(crate) fn is_alone(&self) -> bool {
-        // SAFETY: it is an object; its type says where the list of weak references is, 0 or less for elsewhere.
-        unsafe {
-            if ffi::Py_REFCNT(self.as_ptr()) != 1 {
-                return false;
-            }
-            let offset = (*ffi::Py_TYPE(self.as_ptr())).tp_weaklistoffset;
-            offset > 0 && (*self.as_ptr().byte_offset(offset).cast::<*mut ffi::PyObject>()).is_null()
-        }
-    }
-}
-
-impl Drop for Job {
-    #[inline]
-    fn drop(&mut self) {
-        // SAFETY: a reference of ours, dropped in an attached thread.
-        unsafe { ffi::Py_DECREF(self.as_ptr()) };
-    }
-}
-
-impl Payload for Job {
-    #[inline]
-    fn share(&self) -> Self {
-        // SAFETY: it is an object, and whoever asks is attached.
-        unsafe { ffi::Py_INCREF(self.as_ptr()) };
-        Self(self.0)
-    }
-
-    #[inline]
-    fn is_live(&self) -> bool {
-        !self.handle().is_cancelled()
-    }
-}
-
-trait Inner<'a, T> {
-    fn get_inner(self) -> &'a T;
-}
-
-impl<'a> Inner<'a, Handle> for Borrowed<'a, '_, Handle> {
-    #[inline]
-    fn get_inner(self) -> &'a Handle {
-        let handle: *const Handle = self.get();
-        // SAFETY: the contents of a frozen object live as long as what it is borrowed from.
-        unsafe { &*handle }
     }
 }

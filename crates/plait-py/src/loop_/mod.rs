@@ -5,6 +5,7 @@
 //! | `guarded` | what the GIL guards, and a lock where there is none |
 //! | `call` | a call that is put off: function, arguments, context |
 //! | `handle` | what `call_soon` and `call_later` return |
+//! | `job` | a handle in the queues of the loop |
 //! | `core` | `LoopCore`, which `plait.EventLoop` extends |
 //! | `fast` | its methods that are called most, without conversions |
 //! | `turn` | a turn: sleep, look, call |
@@ -14,6 +15,7 @@ mod core;
 mod fast;
 mod guarded;
 mod handle;
+mod job;
 mod turn;
 
 use pyo3::prelude::*;
@@ -22,6 +24,6 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<core::LoopCore>()?;
     module.add_class::<handle::Handle>()?;
     module.add_class::<handle::TimerHandle>()?;
-    handle::remember_classes(module.py());
+    job::remember_classes(module.py());
     fast::add_methods(module.py())
 }

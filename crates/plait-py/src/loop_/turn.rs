@@ -9,7 +9,7 @@ use pyo3::exceptions::{PyKeyboardInterrupt, PySystemExit};
 use pyo3::prelude::*;
 
 use super::core::{LoopCore, OWN_CLOCK};
-use super::handle::Job;
+use super::job::Job;
 use crate::gil;
 
 /// What one run of the loop needs again and again.
@@ -56,8 +56,7 @@ impl Run<'_, '_> {
         }
         core.reactor(py, |reactor| reactor.begin(now, &mut self.dead));
         if !self.dead.is_empty() {
-            self.dead.iter().for_each(|job| job.unschedule(py));
-            self.dead.clear();
+            core.left(py, &mut self.dead);
         }
         while let Some(job) = core.reactor(py, |reactor| reactor.take_next()) {
             run_one(self.slf, job)?;
@@ -126,15 +125,18 @@ fn run_one(slf: &Bound<'_, LoopCore>, job: Job) -> PyResult<()> {
     let py = slf.py();
     job.unschedule(py);
     let Some(mut call) = job.handle().begin(py) else {
+        slf.get().done(py, job);
         return Ok(());
     };
     if slf.get().is_debug() && call.context(py).is_some() {
         call.clear();
+        job.show();
         return slf.call_method1("_run_handle", (job.bind(py),)).map(drop);
     }
     // SAFETY: attached; a call that begins has a function.
     let result = unsafe { call.run() };
     if result.is_null() {
+        job.show();
         let failed = failed(slf, &job);
         call.clear();
         return failed;
