@@ -6,7 +6,8 @@
 //! | [`timers`] | deadlines: never early, equal ones in the order of scheduling |
 //! | [`ready`] | the run queue of a turn: what is added meanwhile waits for the next |
 //! | [`watches`] | who waits for which descriptor; tokens that cannot reach a later owner |
-//! | [`poller`] | the watches in the kernel, and the wake-up from other threads |
+//! | [`poller`] | the watches in the kernel |
+//! | [`bed`] | what the loop sleeps on, and the wake-up from other threads |
 //!
 //! Everything carries a payload `H` that it never looks into, but for [`Payload`]. Nothing here locks: the owner of a
 //! [`turn::Reactor`] lends it out for one call at a time. Payloads that leave are returned, never dropped here, since
@@ -14,6 +15,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod bed;
 pub mod poller;
 pub mod ready;
 pub mod timers;

@@ -1,65 +1,14 @@
-//! The watches in the kernel: an epoll set, level-triggered, and a flag by which other threads end a sleep.
-//!
-//! Neither exists before it is needed: a loop that never waits for anything costs no descriptor.
+//! The watches in the kernel. What is slept on is made when it is first needed: a loop that never waits costs no descriptor.
 
 use std::io;
-use std::os::fd::{AsFd, RawFd};
+use std::os::fd::RawFd;
 use std::sync::Arc;
 
-use plait_sys::epoll::{Change, Epoll, Event, Interest};
-use plait_sys::event::EventFd;
+use plait_sys::epoll::{Change, Interest};
 
 use crate::Payload;
+use crate::bed::{Bed, Found};
 use crate::watches::{Side, Watches};
-
-/// The token of the flag. No descriptor has this number.
-const WAKE: u64 = u64::MAX;
-
-/// How many events one look takes at most.
-const BATCH: usize = 256;
-
-/// What a thread sleeps on, and what ends its sleep.
-#[derive(Debug)]
-pub struct Bed {
-    epoll: Epoll,
-    flag: EventFd,
-}
-
-impl Bed {
-    fn make() -> io::Result<Arc<Self>> {
-        let (epoll, flag) = (Epoll::create()?, EventFd::create()?);
-        epoll.add_readable(flag.as_fd(), WAKE)?;
-        Ok(Arc::new(Self { epoll, flag }))
-    }
-
-    /// Ends the sleep, or prevents the next one.
-    pub fn wake(&self) {
-        self.flag.signal();
-    }
-
-    /// Sleeps until something happens, for `timeout_ns` at most; only looks for zero. A signal ends it too.
-    pub fn sleep(&self, found: &mut Found, timeout_ns: Option<u64>) -> io::Result<()> {
-        found.woken = false;
-        found.events.clear();
-        self.epoll.wait_events(&mut found.events, BATCH, timeout_ns)?;
-        if let Some(at) = found.events.iter().position(|event| event.token == WAKE) {
-            found.events.swap_remove(at);
-            found.woken = true;
-            self.flag.drain();
-        }
-        found.full = found.events.len() + 1 >= BATCH;
-        Ok(())
-    }
-}
-
-/// What a look found.
-#[derive(Debug, Default)]
-pub struct Found {
-    pub(crate) events: Vec<Event>,
-    /// There may be more.
-    pub(crate) full: bool,
-    woken: bool,
-}
 
 /// The watches, in the kernel.
 #[derive(Debug)]
@@ -117,19 +66,19 @@ impl<H: Payload> Poller<H> {
     }
 
     fn tell_kernel(&mut self, fd: RawFd, token: u64, before: Interest, wanted: Interest) -> io::Result<()> {
-        let epoll = &self.bed()?.epoll;
+        let bed = Arc::clone(self.bed()?);
         if before.is_none() {
-            return match epoll.change(fd, token, Change::Add, wanted) {
+            return match bed.change(fd, token, Change::Add, wanted) {
                 // Left by an owner who closed a copy of the descriptor without saying so.
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                    epoll.change(fd, token, Change::Modify, wanted)
+                    bed.change(fd, token, Change::Modify, wanted)
                 }
                 added => added,
             };
         }
         // Also when nothing changes: the descriptor may have been closed and its number given to another file.
-        match epoll.change(fd, token, Change::Modify, wanted) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => epoll.change(fd, token, Change::Add, wanted),
+        match bed.change(fd, token, Change::Modify, wanted) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => bed.change(fd, token, Change::Add, wanted),
             changed => changed,
         }
     }
@@ -143,7 +92,7 @@ impl<H: Payload> Poller<H> {
             let left = self.watches.interest(number);
             let change = if left.is_none() { Change::Delete } else { Change::Modify };
             // Closed already, most likely: the kernel has then taken it out by itself.
-            let _ = bed.epoll.change(fd, token, change, left);
+            let _ = bed.change(fd, token, change, left);
         }
         Some(who)
     }

@@ -16,7 +16,8 @@
 use std::sync::Arc;
 
 use crate::Payload;
-use crate::poller::{Bed, Found, Poller};
+use crate::bed::{Bed, Found};
+use crate::poller::Poller;
 use crate::ready::Ready;
 use crate::timers::Timers;
 

@@ -24,7 +24,13 @@ _FAMILIES = {int(each): each for each in socket.AddressFamily}
 _KINDS = {int(each): each for each in socket.SocketKind}
 
 
-class EventLoop(_core.LoopCore, asyncio.SelectorEventLoop):
+if sys.version_info >= (3, 13):
+    _StandardLoop = asyncio.SelectorEventLoop
+else:
+    from plait.loop._older import OlderLoop as _StandardLoop
+
+
+class EventLoop(_core.LoopCore, _StandardLoop):
     """An event loop for asyncio: `asyncio.AbstractEventLoop`, complete."""
 
     def __init__(self) -> None:
@@ -222,6 +228,16 @@ class EventLoop(_core.LoopCore, asyncio.SelectorEventLoop):
                 ]
         return await super().getaddrinfo(host, port, family=family, type=type, proto=proto, flags=flags)
 
+    # ---- connections
+
+    def _make_socket_transport(self, sock: Any, *args: Any, **kwargs: Any) -> Any:
+        _set_nodelay(sock)
+        return super()._make_socket_transport(sock, *args, **kwargs)
+
+    def _make_ssl_transport(self, sock: Any, *args: Any, **kwargs: Any) -> Any:
+        _set_nodelay(sock)
+        return super()._make_ssl_transport(sock, *args, **kwargs)
+
     # ---- child processes
 
     async def _make_subprocess_transport(
@@ -340,6 +356,12 @@ class _Selector:
 
 def _nothing() -> None:
     """Something to wake up for."""
+
+
+def _set_nodelay(sock: Any) -> None:
+    """Have small writes leave at once, also on connections of a listener that was made without naming a protocol."""
+    if sock.family in (socket.AF_INET, socket.AF_INET6) and sock.type == socket.SOCK_STREAM and sock.proto == 0:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 def _takes(function: Any, name: str) -> bool:

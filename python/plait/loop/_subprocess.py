@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import subprocess
+import sys
 import threading
 import warnings
-from asyncio import base_subprocess
+from asyncio import base_subprocess, events
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -34,6 +35,13 @@ class SubprocessTransport(base_subprocess.BaseSubprocessTransport):
 
 async def start(loop: EventLoop, *args: Any, **kwargs: Any) -> SubprocessTransport:
     """Start a process, and have `loop` wait for it and for its pipes to be connected."""
+    if sys.version_info < (3, 14):
+        # Not needed here; but a program that has set one which does not work is told so, as ever.
+        watcher = getattr(events.get_event_loop_policy(), "_watcher", None)
+        if watcher is not None and not watcher.is_active():
+            raise RuntimeError(
+                "asyncio.get_child_watcher() is not activated, subprocess support is not installed."
+            )
     waiter = loop.create_future()
     transport = SubprocessTransport(loop, *args, waiter=waiter, **kwargs)
     watch(loop, transport)

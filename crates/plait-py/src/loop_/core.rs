@@ -405,15 +405,17 @@ impl LoopCore {
     }
 
     /// The handles of who reads and who writes.
-    fn _watchers<'py>(&self, py: Python<'py>, fd: RawFd) -> (Option<Bound<'py, Handle>>, Option<Bound<'py, Handle>>) {
-        let Ok(number) = u32::try_from(fd) else {
-            return (None, None);
-        };
-        self.reactor(py, |reactor| {
+    fn _watchers<'py>(
+        &self,
+        py: Python<'py>,
+        fd: &Bound<'py, PyAny>,
+    ) -> PyResult<(Option<Bound<'py, Handle>>, Option<Bound<'py, Handle>>)> {
+        let number = descriptor(fd)? as u32;
+        Ok(self.reactor(py, |reactor| {
             let watches = reactor.poller().watches();
             let get = |side| watches.get(number, side).map(|job| job.bind(py).to_owned());
             (get(Side::Read), get(Side::Write))
-        })
+        }))
     }
 
     /// Gives up everything that is carried and every descriptor.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use plait_reactor::poller::Found;
+use plait_reactor::bed::Found;
 use plait_reactor::turn::Plan;
 use plait_sys::time::monotonic_ns;
 use pyo3::exceptions::{PyKeyboardInterrupt, PySystemExit};
