@@ -4,7 +4,7 @@ Public names are loaded when they are first used, so that `import plait` costs n
 
     from plait import ProcessPool
 
-The rooms behind them: `plait.processes` (the process pool), `plait.shared` (shared memory),
+The rooms behind them: `plait.processes` (the process pool), `plait.loop` (the event loop), `plait.shared` (shared memory),
 `plait.errors` (every exception), `plait._future` and
 `plait._executor` (what all executors share), `plait._core` (the extension).
 """

@@ -22,7 +22,8 @@ ARROWS = {
     "plait-sys": set(),
     "plait-shm": {"plait-sys"},
     "plait-pool": {"plait-shm", "plait-sys"},
-    "plait-py": {"plait-pool", "plait-shm", "plait-sys"},
+    "plait-reactor": {"plait-sys"},
+    "plait-py": {"plait-pool", "plait-reactor", "plait-shm", "plait-sys"},
 }
 
 # Foreign crates that have one home.
@@ -33,14 +34,15 @@ HOMES = {
     "memmap2": {"plait-sys"},
     "pyo3": {"plait-py"},
     "pyo3-ffi": {"plait-py"},
-    "loom": {"plait-shm", "plait-pool"},
+    "loom": {"plait-shm", "plait-pool", "plait-reactor"},
 }
 
 # The Python rooms that may open a door of the extension module. Between rooms, see [tool.importlinter] in pyproject.toml.
-DOORS = {"_future", "_executor", "processes", "shared"}
+DOORS = {"_future", "_executor", "loop", "processes", "shared"}
 
 PUBLIC = {
     "DeadlockError",
+    "EventLoop",
     "Future",
     "LimitExceeded",
     "Limits",
@@ -53,6 +55,9 @@ PUBLIC = {
     "WorkerDied",
     "__version__",
     "errors",
+    "install",
+    "new_event_loop",
+    "run",
     "share",
     "shared_array",
 }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import _socket
-import asyncio
 import inspect
 import os
 import selectors
@@ -12,11 +11,17 @@ import socket
 import sys
 import threading
 import weakref
-from asyncio import base_events, events, format_helpers, tasks
+from asyncio import events, tasks
 from typing import Any
 
 from plait import _core
 from plait.loop import _subprocess
+from plait.loop._standard import StandardLoop, base, helpers
+
+if sys.version_info >= (3, 13):
+    Newest = StandardLoop
+else:
+    from plait.loop._older import OlderLoop as Newest
 
 
 # What `socket.getaddrinfo` makes of the numbers.
@@ -24,21 +29,15 @@ _FAMILIES = {int(each): each for each in socket.AddressFamily}
 _KINDS = {int(each): each for each in socket.SocketKind}
 
 
-if sys.version_info >= (3, 13):
-    _StandardLoop = asyncio.SelectorEventLoop
-else:
-    from plait.loop._older import OlderLoop as _StandardLoop
-
-
-class EventLoop(_core.LoopCore, _StandardLoop):
+class EventLoop(_core.LoopCore, Newest):
     """An event loop for asyncio: `asyncio.AbstractEventLoop`, complete."""
 
     def __init__(self) -> None:
         # Not that of the selector loop, which makes a selector and a pair of sockets.
-        base_events.BaseEventLoop.__init__(self)
+        base.BaseEventLoop.__init__(self)
         self._transports = weakref.WeakValueDictionary()
-        self._signal_handlers: dict[int, events.Handle] = {}
-        self._unix_server_sockets: dict[Any, int] = {}
+        self._signal_handlers = {}
+        self._unix_server_sockets = {}
         self._signal_pipe: tuple[int, int] | None = None
         self._wakeup_before = -1
         self._child_fds: set[int] = set()
@@ -111,7 +110,7 @@ class EventLoop(_core.LoopCore, _StandardLoop):
         return self.call_at(when, callback, *args, context=context)
 
     def _source(self, depth: int = 1) -> Any:
-        return format_helpers.extract_stack(sys._getframe(depth)) if self._debug else None
+        return helpers.extract_stack(sys._getframe(depth)) if self._debug else None
 
     def _slow_call_soon(self, args: tuple[Any, ...], context: Any) -> Any:
         if self._debug:
@@ -165,12 +164,12 @@ class EventLoop(_core.LoopCore, _StandardLoop):
             handle._run()
             took = self.time() - began
             if took >= self.slow_callback_duration:
-                base_events.logger.warning("Executing %s took %.3f seconds", base_events._format_handle(handle), took)
+                base.logger.warning("Executing %s took %.3f seconds", base._format_handle(handle), took)
         finally:
             self._current_handle = None
 
     def _callback_failed(self, handle: Any, exception: BaseException) -> None:
-        callback = format_helpers._format_callback_source(handle._callback, handle._args)
+        callback = helpers._format_callback_source(handle._callback, handle._args)
         context = {"message": f"Exception in callback {callback}", "exception": exception, "handle": handle}
         if handle._source_traceback:
             context["source_traceback"] = handle._source_traceback
@@ -193,7 +192,8 @@ class EventLoop(_core.LoopCore, _StandardLoop):
             return self._make_task(coro, name, context, kwargs)
         if kwargs:
             _settle_eagerness(kwargs)
-        task = tasks.Task(coro, loop=self, name=name, context=context, **kwargs)
+        make: Any = tasks.Task
+        task = make(coro, loop=self, name=name, context=context, **kwargs)
         if task._source_traceback:
             del task._source_traceback[-1]
         return task
@@ -205,7 +205,10 @@ class EventLoop(_core.LoopCore, _StandardLoop):
             return self._task_factory(self, coro, name=name, **kwargs)
         task = self._task_factory(self, coro, **kwargs)
         if name is not None:
-            tasks._set_task_name(task, name) if hasattr(tasks, "_set_task_name") else task.set_name(name)
+            # A factory may return any future; those have no names.
+            set_name = getattr(task, "set_name", None)
+            if set_name is not None:
+                set_name(name)
         return task
 
     # ---- names
@@ -301,16 +304,17 @@ class EventLoop(_core.LoopCore, _StandardLoop):
             self._wakeup_before = before
 
     def _disarm_signals(self) -> None:
-        """Give back the place where signals are written to."""
+        """Give back the place where signals are written to, with those that came and were not seen yet."""
         if self._signal_pipe is None or (self._signal_handlers and not self._closed):
             return
-        before, self._wakeup_before = self._wakeup_before, -1
         try:
-            found = signal.set_wakeup_fd(before)
+            found = signal.set_wakeup_fd(self._wakeup_before)
             if found != self._signal_pipe[1]:
                 signal.set_wakeup_fd(found)  # somebody has taken it meanwhile
         except (ValueError, OSError):
             pass
+        self._read_signals()
+        self._wakeup_before = -1
 
     def _read_signals(self) -> None:
         if self._signal_pipe is None:
@@ -347,7 +351,7 @@ class _Selector:
         reader, writer = self._loop._watchers(fd)
         if reader is None and writer is None:
             raise KeyError(f"{fd!r} is not registered")
-        wanted = (reader and selectors.EVENT_READ or 0) | (writer and selectors.EVENT_WRITE or 0)
+        wanted = (selectors.EVENT_READ if reader else 0) | (selectors.EVENT_WRITE if writer else 0)
         return selectors.SelectorKey(fd, fd, wanted, (reader, writer))
 
     def close(self) -> None:
@@ -378,10 +382,7 @@ def _takes(function: Any, name: str) -> bool:
 
 def _settle_eagerness(kwargs: dict[str, Any]) -> None:
     """Leave `eager_start` to the interpreters that know it."""
-    if "eager_start" not in kwargs:
-        return
-    if kwargs["eager_start"] is None:
+    if kwargs.get("eager_start", True) is None:
         del kwargs["eager_start"]
-    elif sys.version_info < (3, 12):
-        if kwargs.pop("eager_start"):
-            raise NotImplementedError("eager_start: Python 3.11 has no eager tasks")
+    elif sys.version_info < (3, 12) and kwargs.pop("eager_start", False):
+        raise NotImplementedError("eager_start: Python 3.11 has no eager tasks")

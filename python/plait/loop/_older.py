@@ -11,8 +11,10 @@ import sys
 import threading
 import warnings
 import weakref
-from asyncio import base_events, futures, timeouts
+from asyncio import base_events, timeouts
 from typing import Any
+
+from plait.loop._standard import StandardLoop, base, futures_
 
 # Where the connection attempts of one `create_connection(all_errors=True)` leave their errors.
 _errors: contextvars.ContextVar[list[list[list[Exception]]] | None] = contextvars.ContextVar("_errors", default=None)
@@ -20,6 +22,10 @@ _errors: contextvars.ContextVar[list[list[list[Exception]]] | None] = contextvar
 
 class Server(base_events.Server):
     """A server that knows its connections and waits for them, as from 3.13 on."""
+
+    _clients: weakref.WeakSet[Any]
+    _loop: asyncio.AbstractEventLoop
+    _waiters: list[asyncio.Future[None]] | None
 
     def close_clients(self) -> None:
         """Close all connections, after what was written has been sent."""
@@ -35,7 +41,7 @@ class Server(base_events.Server):
         """Wait until the server is closed and its last connection too."""
         if self._waiters is None:
             return
-        waiter = self._loop.create_future()
+        waiter: asyncio.Future[None] = self._loop.create_future()
         self._waiters.append(waiter)
         await waiter
 
@@ -47,7 +53,7 @@ def renew(server: Any) -> Any:
     return server
 
 
-class OlderLoop(asyncio.SelectorEventLoop):
+class OlderLoop(StandardLoop):
     """The standard Unix loop with all arguments of the newest one."""
 
     async def create_server(
@@ -94,16 +100,16 @@ class OlderLoop(asyncio.SelectorEventLoop):
         except FileNotFoundError:
             pass
         except OSError as error:
-            base_events.logger.error("Unable to clean up listening UNIX socket %r: %r", path, error)
+            base.logger.error("Unable to clean up listening UNIX socket %r: %r", path, error)
 
-    def _make_socket_transport(self, *args: Any, server: Any = None, **kwargs: Any) -> Any:
-        transport = super()._make_socket_transport(*args, server=server, **kwargs)
+    def _make_socket_transport(self, sock: Any, *args: Any, server: Any = None, **kwargs: Any) -> Any:
+        transport = super()._make_socket_transport(sock, *args, server=server, **kwargs)
         if server is not None:
             server._clients.add(transport)
         return transport
 
-    def _make_ssl_transport(self, *args: Any, server: Any = None, **kwargs: Any) -> Any:
-        transport = super()._make_ssl_transport(*args, server=server, **kwargs)
+    def _make_ssl_transport(self, sock: Any, *args: Any, server: Any = None, **kwargs: Any) -> Any:
+        transport = super()._make_ssl_transport(sock, *args, server=server, **kwargs)
         if server is not None:
             server._clients.add(transport)
         return transport
@@ -154,7 +160,7 @@ class OlderLoop(asyncio.SelectorEventLoop):
             try:
                 self._default_executor.shutdown(wait=True)
                 if not self.is_closed():
-                    self.call_soon_threadsafe(futures._set_result_unless_cancelled, future, None)
+                    self.call_soon_threadsafe(futures_._set_result_unless_cancelled, future, None)
             except Exception as error:
                 if not self.is_closed() and not future.cancelled():
                     self.call_soon_threadsafe(future.set_exception, error)

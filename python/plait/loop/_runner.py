@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 import warnings
-from asyncio import events
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from plait.loop._loop import EventLoop
+from plait.loop._standard import events_
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -49,11 +48,10 @@ def run(main: Coroutine[Any, Any, T], *, debug: bool | None = None) -> T:
     >>> plait.run(main())
     'done'
     """
-    if events._get_running_loop() is not None:
+    if events_._get_running_loop() is not None:
         raise RuntimeError("plait.run() cannot be called from a running event loop")
     with asyncio.Runner(debug=debug, loop_factory=EventLoop) as runner:
         return runner.run(main)
-
 
 
 def install() -> None:
@@ -75,4 +73,4 @@ def install() -> None:
         warnings.simplefilter("ignore", DeprecationWarning)
         default: Any = asyncio.DefaultEventLoopPolicy
         policy = type("EventLoopPolicy", (default,), {"_loop_factory": EventLoop, "__module__": __name__})
-        asyncio.set_event_loop_policy(policy())
+        events_.set_event_loop_policy(policy())

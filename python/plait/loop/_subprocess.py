@@ -8,8 +8,10 @@ import subprocess
 import sys
 import threading
 import warnings
-from asyncio import base_subprocess, events
+from asyncio import base_subprocess
 from typing import TYPE_CHECKING, Any
+
+from plait.loop._standard import events_
 
 if TYPE_CHECKING:
     from plait.loop._loop import EventLoop
@@ -19,6 +21,12 @@ logger = logging.getLogger("asyncio")
 
 class SubprocessTransport(base_subprocess.BaseSubprocessTransport):
     """A child process with its pipes, which are pipes on every version."""
+
+    _proc: Any
+
+    def pid(self) -> int:
+        """The number of the process, which has been started."""
+        return int(self._proc.pid)
 
     def _start(self, args: Any, shell: bool, stdin: Any, stdout: Any, stderr: Any, bufsize: int, **kwargs: Any) -> None:
         self._proc = subprocess.Popen(
@@ -37,13 +45,12 @@ async def start(loop: EventLoop, *args: Any, **kwargs: Any) -> SubprocessTranspo
     """Start a process, and have `loop` wait for it and for its pipes to be connected."""
     if sys.version_info < (3, 14):
         # Not needed here; but a program that has set one which does not work is told so, as ever.
-        watcher = getattr(events.get_event_loop_policy(), "_watcher", None)
+        watcher = getattr(events_.get_event_loop_policy(), "_watcher", None)
         if watcher is not None and not watcher.is_active():
-            raise RuntimeError(
-                "asyncio.get_child_watcher() is not activated, subprocess support is not installed."
-            )
+            raise RuntimeError("asyncio.get_child_watcher() is not activated, subprocess support is not installed.")
     waiter = loop.create_future()
-    transport = SubprocessTransport(loop, *args, waiter=waiter, **kwargs)
+    make: Any = SubprocessTransport
+    transport: SubprocessTransport = make(loop, *args, waiter=waiter, **kwargs)
     watch(loop, transport)
     try:
         await waiter
@@ -58,7 +65,7 @@ async def start(loop: EventLoop, *args: Any, **kwargs: Any) -> SubprocessTranspo
 
 def watch(loop: EventLoop, transport: SubprocessTransport) -> None:
     """Tell `transport` when its process has ended."""
-    pid = transport.get_pid()
+    pid = transport.pid()
     try:
         pidfd = os.pidfd_open(pid)
     except OSError:
@@ -79,12 +86,12 @@ def ended(loop: EventLoop, pidfd: int, transport: SubprocessTransport) -> None:
 
 def reap(transport: SubprocessTransport) -> int:
     """Wait for the process and return its exit code, as `subprocess` counts them."""
-    pid = transport.get_pid()
+    pid = transport.pid()
     try:
         _, status = os.waitpid(pid, 0)
     except ChildProcessError:
         # Somebody else has waited for it: the `Popen` itself, or a handler of SIGCHLD.
-        known = transport._proc.returncode
+        known: int | None = transport._proc.returncode
         if known is not None:
             return known
         logger.warning("child process pid %d exit status already read: will report returncode 255", pid)

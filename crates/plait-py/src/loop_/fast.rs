@@ -233,7 +233,7 @@ unsafe extern "C" fn call_soon_threadsafe(
             args,
             count,
             names,
-            "call_soon_threadsafe",
+            "_named_call_soon_threadsafe",
             "_slow_call_soon_threadsafe",
         )
     }
@@ -430,7 +430,7 @@ fn add(
     class.setattr(name.to_str().unwrap_or_default(), method)
 }
 
-const CALL_SOON: &CStr = c"call_soon($self, callback, /, *args, context=None)
+const CALL_SOON: &CStr = c"call_soon($self, callback, *args, context=None)
 --
 
 Have `callback(*args)` called in the next turn of the loop.
@@ -442,12 +442,12 @@ Args:
 
 Returns an `asyncio.Handle`, which can be cancelled.";
 
-const CALL_SOON_THREADSAFE: &CStr = c"call_soon_threadsafe($self, callback, /, *args, context=None)
+const CALL_SOON_THREADSAFE: &CStr = c"call_soon_threadsafe($self, callback, *args, context=None)
 --
 
 The same as `call_soon`, from any thread and from signal handlers: the loop is woken if it sleeps.";
 
-const CALL_LATER: &CStr = c"call_later($self, delay, callback, /, *args, context=None)
+const CALL_LATER: &CStr = c"call_later($self, delay, callback, *args, context=None)
 --
 
 Have `callback(*args)` called in `delay` seconds, never earlier.
@@ -456,14 +456,14 @@ Callbacks of the same time are called in the order of these calls.
 
 Returns an `asyncio.TimerHandle`, which can be cancelled.";
 
-const CALL_AT: &CStr = c"call_at($self, when, callback, /, *args, context=None)
+const CALL_AT: &CStr = c"call_at($self, when, callback, *args, context=None)
 --
 
 Have `callback(*args)` called at the time `when`, in seconds of `loop.time()`, never earlier.
 
 Returns an `asyncio.TimerHandle`, which can be cancelled.";
 
-const CREATE_TASK: &CStr = c"create_task($self, coro, /, **kwargs)
+const CREATE_TASK: &CStr = c"create_task($self, coro, *, name=None, context=None, **kwargs)
 --
 
 Have a coroutine run, and return its task.
