@@ -285,6 +285,13 @@ class EventLoop(_core.LoopCore, Newest):
         """Where Python writes the numbers of signals, as the standard loop's `add_signal_handler` wants it."""
         return _Writer(self._open_signal_pipe()[1])
 
+    def remove_signal_handler(self, sig: int) -> bool:
+        """Give a signal back its default; whether there was a handler of this loop."""
+        removed = super().remove_signal_handler(sig)
+        if removed and not self._signal_handlers and self.is_running():
+            self._arm_signals()  # the standard library has Python write signals nowhere from here on
+        return removed
+
     def _open_signal_pipe(self) -> tuple[int, int]:
         if self._signal_pipe is None:
             self._signal_pipe = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
