@@ -522,9 +522,11 @@ def test_the_executor_is_waited_for_as_long_as_asked(run):
         loop, go = asyncio.get_running_loop(), threading.Event()
         assert await loop.run_in_executor(None, threading.get_ident) != threading.get_ident()
         waiting = loop.run_in_executor(None, go.wait)
-        with pytest.warns(RuntimeWarning, match="did not finish"):
-            await loop.shutdown_default_executor(timeout=0.01)
-        go.set()
+        try:
+            with pytest.warns(RuntimeWarning, match="did not finish"):
+                await loop.shutdown_default_executor(timeout=0.01)
+        finally:
+            go.set()
         await waiting
 
     run(main())

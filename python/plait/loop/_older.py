@@ -114,6 +114,33 @@ class OlderLoop(StandardLoop):
             server._clients.add(transport)
         return transport
 
+    async def shutdown_default_executor(self, timeout: float | None = None) -> None:
+        """Shut the default executor down, waiting `timeout` seconds at most for what it runs."""
+        self._executor_shutdown_called = True
+        if self._default_executor is None:
+            return
+        future = self.create_future()
+        thread = threading.Thread(target=self._shut_down, args=(future,))
+        thread.start()
+        try:
+            async with timeouts.timeout(timeout):
+                await future
+        except TimeoutError:
+            message = f"The executor did not finishing joining its threads within {timeout} seconds."
+            warnings.warn(message, RuntimeWarning, stacklevel=2)
+            self._default_executor.shutdown(wait=False)
+        else:
+            thread.join()
+
+    def _shut_down(self, future: Any) -> None:
+        try:
+            self._default_executor.shutdown(wait=True)
+            if not self.is_closed():
+                self.call_soon_threadsafe(futures_._set_result_unless_cancelled, future, None)
+        except Exception as error:
+            if not self.is_closed() and not future.cancelled():
+                self.call_soon_threadsafe(future.set_exception, error)
+
     if sys.version_info < (3, 12):
 
         async def create_connection(self, *args: Any, all_errors: bool = False, **kwargs: Any) -> Any:
@@ -137,30 +164,3 @@ class OlderLoop(StandardLoop):
             if attempts is not None and all(each is not exceptions for each in attempts):
                 attempts.append(exceptions)
             return await super()._connect_sock(exceptions, *args, **kwargs)
-
-        async def shutdown_default_executor(self, timeout: float | None = None) -> None:
-            """Shut the default executor down, waiting `timeout` seconds at most for what it runs."""
-            self._executor_shutdown_called = True
-            if self._default_executor is None:
-                return
-            future = self.create_future()
-            thread = threading.Thread(target=self._shut_down, args=(future,))
-            thread.start()
-            try:
-                async with timeouts.timeout(timeout):
-                    await future
-            except TimeoutError:
-                message = f"The executor did not finishing joining its threads within {timeout} seconds."
-                warnings.warn(message, RuntimeWarning, stacklevel=2)
-                self._default_executor.shutdown(wait=False)
-            else:
-                thread.join()
-
-        def _shut_down(self, future: Any) -> None:
-            try:
-                self._default_executor.shutdown(wait=True)
-                if not self.is_closed():
-                    self.call_soon_threadsafe(futures_._set_result_unless_cancelled, future, None)
-            except Exception as error:
-                if not self.is_closed() and not future.cancelled():
-                    self.call_soon_threadsafe(future.set_exception, error)

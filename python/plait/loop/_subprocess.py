@@ -46,8 +46,12 @@ async def start(loop: EventLoop, *args: Any, **kwargs: Any) -> SubprocessTranspo
     if sys.version_info < (3, 14):
         # Not needed here; but a program that has set one which does not work is told so, as ever.
         watcher = getattr(events_.get_event_loop_policy(), "_watcher", None)
-        if watcher is not None and not watcher.is_active():
-            raise RuntimeError("asyncio.get_child_watcher() is not activated, subprocess support is not installed.")
+        if watcher is not None:
+            with watcher:
+                if not watcher.is_active():
+                    raise RuntimeError(
+                        "asyncio.get_child_watcher() is not activated, subprocess support is not installed."
+                    )
     waiter = loop.create_future()
     make: Any = SubprocessTransport
     transport: SubprocessTransport = make(loop, *args, waiter=waiter, **kwargs)

@@ -28,7 +28,7 @@ pub(crate) const OWN_TASKS: u8 = 8;
 
 /// How many handles are kept for the next calls.
 #[cfg(not(Py_GIL_DISABLED))]
-const SPARES: usize = 1024;
+const SPARES: usize = 4096;
 
 pub(crate) struct State {
     pub(crate) reactor: Reactor<Job>,
@@ -405,16 +405,11 @@ impl LoopCore {
     }
 
     /// The handles of who reads and who writes.
-    fn _watchers<'py>(
-        &self,
-        py: Python<'py>,
-        fd: &Bound<'py, PyAny>,
-    ) -> PyResult<(Option<Bound<'py, Handle>>, Option<Bound<'py, Handle>>)> {
+    fn _watchers<'py>(&self, py: Python<'py>, fd: &Bound<'py, PyAny>) -> PyResult<[Option<Bound<'py, Handle>>; 2]> {
         let number = descriptor(fd)? as u32;
         Ok(self.reactor(py, |reactor| {
             let watches = reactor.poller().watches();
-            let get = |side| watches.get(number, side).map(|job| job.bind(py).to_owned());
-            (get(Side::Read), get(Side::Write))
+            [Side::Read, Side::Write].map(|side| watches.get(number, side).map(|job| job.bind(py).to_owned()))
         }))
     }
 
