@@ -29,6 +29,36 @@ _FAMILIES = {int(each): each for each in socket.AddressFamily}
 _KINDS = {int(each): each for each in socket.SocketKind}
 
 
+# Answers for numeric addresses, which depend on nothing but the question.
+_answers: dict[tuple[object, ...], tuple[Any, ...]] = {}
+_MOST_ANSWERS = 256
+
+
+def _numeric(host: str | bytes | None, *rest: Any) -> tuple[Any, ...] | None:
+    """What `socket.getaddrinfo` answers for a numeric address; None for a name, and for what is an error."""
+    question = (host, *rest)
+    answer = _answers.get(question)
+    if answer is not None:
+        return answer
+    *others, flags = rest
+    lookup: Any = _socket.getaddrinfo
+    try:
+        # The system itself tells what is numeric, and answers that as it always does.
+        plain = host.encode("ascii") if isinstance(host, str) else host
+        found = lookup(plain, *others, flags | socket.AI_NUMERICHOST)
+    except (OSError, UnicodeError, OverflowError):
+        return None  # the error has to come from the call that was asked for
+    answer = tuple(
+        (_FAMILIES.get(each[0], each[0]), _KINDS.get(each[1], each[1]), each[2], each[3], each[4]) for each in found
+    )
+    # Interfaces have other numbers tomorrow, and which families there are is asked each time.
+    if plain is not None and b"%" not in plain and not flags & socket.AI_ADDRCONFIG:
+        if len(_answers) >= _MOST_ANSWERS:
+            _answers.clear()
+        _answers[question] = answer
+    return answer
+
+
 class EventLoop(_core.LoopCore, Newest):
     """An event loop for asyncio: `asyncio.AbstractEventLoop`, complete."""
 
@@ -217,18 +247,10 @@ class EventLoop(_core.LoopCore, Newest):
         self, host: Any, port: Any, *, family: int = 0, type: int = 0, proto: int = 0, flags: int = 0
     ) -> Any:
         """Look up addresses as `socket.getaddrinfo` does: numeric ones at once, names in a thread."""
-        if not self._debug and (port is None or isinstance(port, int)) and isinstance(host, str | bytes | None):
-            # The system itself tells what is numeric, and answers that as it always does, scopes included.
-            try:
-                plain = host.encode("ascii") if isinstance(host, str) else host
-                found = _socket.getaddrinfo(plain, port, family, type, proto, flags | socket.AI_NUMERICHOST)
-            except (OSError, UnicodeError):
-                pass  # a name; or an error, which is to come from the call that was asked for
-            else:
-                return [
-                    (_FAMILIES.get(each[0], each[0]), _KINDS.get(each[1], each[1]), each[2], each[3], each[4])
-                    for each in found
-                ]
+        if not self._debug and isinstance(host, str | bytes | None) and isinstance(port, int | None):
+            found = _numeric(host, port, family, type, proto, flags)
+            if found is not None:
+                return list(found)
         return await super().getaddrinfo(host, port, family=family, type=type, proto=proto, flags=flags)
 
     # ---- connections
