@@ -13,6 +13,7 @@
 //! ready, in the same loan; whoever adds something later finds it set, clears it, and has to call [`Bed::wake`],
 //! whose flag stays up until the sleeper has seen it. `tests/loom.rs` looks at all interleavings.
 
+use std::io;
 use std::sync::Arc;
 
 use crate::Payload;
@@ -138,25 +139,30 @@ impl<H: Payload> Reactor<H> {
 
     /// What this turn begins with. `now` is the time on the loop's clock, which is read only if there are timers. Dead timers
     /// are put into `out`.
+    ///
+    /// # Errors
+    /// There is nothing to do, and no descriptor left to sleep on.
     #[inline]
-    pub fn plan(&mut self, now_ns: u64, now: f64, out: &mut Vec<H>) -> Plan {
+    pub fn plan(&mut self, now_ns: u64, now: f64, out: &mut Vec<H>) -> io::Result<Plan> {
         if !self.ready.is_empty() || self.stopping {
             if now_ns.wrapping_sub(self.looked_ns) < LOOK_EVERY_NS {
-                return Plan::Run;
+                return Ok(Plan::Run);
             }
             self.looked_ns = now_ns;
-            return Plan::Look;
+            return Ok(Plan::Look);
         }
         let sleep = match self.timers.first(out) {
             Some(deadline) if deadline <= now => {
                 // The timers' callbacks are ready in a moment; descriptors come first when it is time for them.
-                return self.look_if_time(now_ns);
+                return Ok(self.look_if_time(now_ns));
             }
             Some(deadline) => Some(nanoseconds_up((deadline - now).min(LONGEST))),
             None => None,
         };
+        // Made before anybody can find us asleep: who wakes us has to have something to raise.
+        self.poller.bed()?;
         self.asleep = true;
-        Plan::Sleep(sleep)
+        Ok(Plan::Sleep(sleep))
     }
 
     fn look_if_time(&mut self, now_ns: u64) -> Plan {

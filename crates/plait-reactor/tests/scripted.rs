@@ -67,7 +67,8 @@ impl Script {
     }
 
     fn plan(&mut self) -> Plan {
-        self.reactor.plan(self.now_ns(), self.now, &mut Vec::new())
+        let plan = self.reactor.plan(self.now_ns(), self.now, &mut Vec::new());
+        plan.expect("descriptors are left")
     }
 
     /// One turn; `during` is called with the name of each that runs. A sleep lasts as long as it may.

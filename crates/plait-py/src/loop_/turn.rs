@@ -45,8 +45,7 @@ impl Run<'_, '_> {
         let (core, py) = (self.slf.get(), self.slf.py());
         let now_ns = monotonic_ns();
         let mut now = self.now(now_ns)?;
-        let plan = core.reactor(py, |reactor| reactor.plan(now_ns, now, &mut self.dead));
-        match plan {
+        match core.reactor(py, |reactor| reactor.plan(now_ns, now, &mut self.dead))? {
             Plan::Run => {}
             Plan::Look => self.look(now_ns)?,
             Plan::Sleep(timeout_ns) => {
@@ -100,7 +99,11 @@ impl Run<'_, '_> {
 
     fn sleep_attached(&mut self, timeout_ns: Option<u64>) -> PyResult<()> {
         let (core, py) = (self.slf.get(), self.slf.py());
-        let bed = core.reactor(py, |reactor| reactor.poller().bed().map(Arc::clone))?;
+        let Some(bed) = core.reactor(py, |reactor| reactor.poller().bed_if_made().map(Arc::clone)) else {
+            // Closed since the plan was made.
+            self.found = Found::default();
+            return Ok(());
+        };
         if !self.armed {
             self.armed = true;
             self.slf.call_method0("_arm_signals")?;
