@@ -116,6 +116,13 @@ impl Epoll {
         Ok(())
     }
 
+    /// Adds a descriptor whose `token` is told once for each time that something comes to be read, read or not: for an
+    /// eventfd that is never drained.
+    pub fn add_edge(&self, fd: BorrowedFd<'_>, token: u64) -> io::Result<()> {
+        epoll::add(&self.fd, fd, EventData::new_u64(token), EventFlags::IN | EventFlags::ET)?;
+        Ok(())
+    }
+
     /// Takes a descriptor out.
     pub fn delete(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
         Ok(epoll::delete(&self.fd, fd)?)
@@ -283,6 +290,22 @@ mod tests {
         epoll.delete(events[2].as_fd()).expect("delete");
         epoll.wait(&mut out, Some(0)).expect("wait");
         assert!(out.is_empty());
+    }
+
+    #[test]
+    fn an_edge_is_told_once_for_each_signal_and_kept_until_somebody_looks() {
+        let epoll = Epoll::create().expect("epoll");
+        let event = EventFd::create().expect("eventfd");
+        epoll.add_edge(event.as_fd(), 6).expect("add");
+        let mut out = Vec::new();
+        for _ in 0..3 {
+            event.signal();
+            event.signal();
+            epoll.wait(&mut out, None).expect("wait");
+            assert_eq!(out, [6]);
+            epoll.wait(&mut out, Some(0)).expect("wait");
+            assert!(out.is_empty());
+        }
     }
 
     #[test]

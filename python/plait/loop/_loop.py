@@ -60,11 +60,12 @@ def _numeric(host: str | bytes | None, *rest: Any) -> tuple[Any, ...] | None:
 
 
 class EventLoop(_core.LoopCore, Newest):
-    """An event loop for asyncio: `asyncio.AbstractEventLoop`, complete, with the arguments of the newest Python on every version.
+    """An event loop for asyncio: `asyncio.AbstractEventLoop`, complete.
 
-    It is the standard library's Unix loop with another scheduler: callbacks, timers and readiness are plait's, and
-    everything else is asyncio's own, so that programs find what they know. Most programs never name it: see `plait.run`,
-    `plait.install`, and `plait.new_event_loop` for whoever takes a `loop_factory`. It may be extended.
+    Every version of Python has the arguments of the newest one. It is the standard library's Unix loop with another
+    scheduler: callbacks, timers and readiness are plait's, and everything else is asyncio's own, so that programs find
+    what they know. Most never name it: see `plait.run`, `plait.install`, and `plait.new_event_loop` for whoever takes a
+    `loop_factory`. It may be extended.
 
     A loop belongs to the thread that runs it; other threads use `call_soon_threadsafe`. Timers are never early, later by some
     microseconds, and come in the order of scheduling where their times are equal. It opens no descriptor before it

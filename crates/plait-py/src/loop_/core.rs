@@ -28,7 +28,7 @@ pub(crate) const OWN_TASKS: u8 = 8;
 
 /// How many handles are kept for the next calls.
 #[cfg(not(Py_GIL_DISABLED))]
-const SPARES: usize = 4096;
+const SPARES: usize = 16384;
 
 pub(crate) struct State {
     pub(crate) reactor: Reactor<Job>,
