@@ -9,6 +9,7 @@
 //! | [`poll`]   | sleep until one of two is readable; a pipe for signal handlers              |
 //! | [`child`]  | pidfd, process groups, what happens to orphans                              |
 //! | [`socket`] | messages with descriptors between two processes (`SOCK_SEQPACKET`)          |
+//! | [`net`]    | sockets: bytes in and out without waiting, new connections                  |
 //! | [`signal`] | hold signals back in one thread                                             |
 //! | [`cpu`]    | where this thread runs and how many CPUs this process may use               |
 //! | [`limits`] | memory: the limit of a process, what it has used, kills for want of it      |
@@ -37,6 +38,7 @@ pub mod fork;
 pub mod futex;
 pub mod limits;
 pub mod mem;
+pub mod net;
 pub mod poll;
 pub mod signal;
 pub mod socket;
