@@ -6,6 +6,9 @@
 //! | [`timers`] | deadlines: never early, equal ones in the order of scheduling |
 //! | [`ready`] | the run queue of a turn: what is added meanwhile waits for the next |
 //! | [`watches`] | who waits for which descriptor; tokens that cannot reach a later owner |
+//! | [`stream`] | a stream: what is read, what waits to be written, and how it ends |
+//! | [`reads`] | how much to read at once |
+//! | [`claims`] | which descriptors have an owner of their own |
 //! | [`poller`] | the watches in the kernel |
 //! | [`bed`] | what the loop sleeps on, and the wake-up from other threads |
 //!
@@ -16,8 +19,11 @@
 #![forbid(unsafe_code)]
 
 pub mod bed;
+pub mod claims;
 pub mod poller;
+pub mod reads;
 pub mod ready;
+pub mod stream;
 pub mod timers;
 pub mod turn;
 pub mod watches;
