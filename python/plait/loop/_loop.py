@@ -16,13 +16,8 @@ from typing import Any
 
 from plait import _core
 from plait.loop import _subprocess
-from plait.loop._standard import StandardLoop, base, helpers
-
-if sys.version_info >= (3, 13):
-    Newest = StandardLoop
-else:
-    from plait.loop._older import OlderLoop as Newest
-
+from plait.loop._sockets import SocketLoop
+from plait.loop._standard import base, helpers
 
 # What `socket.getaddrinfo` makes of the numbers.
 _FAMILIES = {int(each): each for each in socket.AddressFamily}
@@ -59,13 +54,13 @@ def _numeric(host: str | bytes | None, *rest: Any) -> tuple[Any, ...] | None:
     return answer
 
 
-class EventLoop(_core.LoopCore, Newest):
+class EventLoop(SocketLoop):
     """An event loop for asyncio: `asyncio.AbstractEventLoop`, complete.
 
     Every version of Python has the arguments of the newest one. It is the standard library's Unix loop with another
-    scheduler: callbacks, timers and readiness are plait's, and everything else is asyncio's own, so that programs find
-    what they know. Most never name it: see `plait.run`, `plait.install`, and `plait.new_event_loop` for whoever takes a
-    `loop_factory`. It may be extended.
+    scheduler and other sockets: callbacks, timers, readiness and transports are plait's, and everything else is
+    asyncio's own, so that programs find what they know. Most never name it: see `plait.run`, `plait.install`, and
+    `plait.new_event_loop` for whoever takes a `loop_factory`. It may be extended.
 
     A loop belongs to the thread that runs it; other threads use `call_soon_threadsafe`. Timers are never early, later by some
     microseconds, and come in the order of scheduling where their times are equal. It opens no descriptor before it
@@ -268,16 +263,6 @@ class EventLoop(_core.LoopCore, Newest):
                 return list(found)
         return await super().getaddrinfo(host, port, family=family, type=type, proto=proto, flags=flags)
 
-    # ---- connections
-
-    def _make_socket_transport(self, sock: Any, *args: Any, **kwargs: Any) -> Any:
-        _set_nodelay(sock)
-        return super()._make_socket_transport(sock, *args, **kwargs)
-
-    def _make_ssl_transport(self, sock: Any, *args: Any, **kwargs: Any) -> Any:
-        _set_nodelay(sock)
-        return super()._make_ssl_transport(sock, *args, **kwargs)
-
     # ---- child processes
 
     async def _make_subprocess_transport(
@@ -404,12 +389,6 @@ class _Selector:
 
 def _nothing() -> None:
     """Something to wake up for."""
-
-
-def _set_nodelay(sock: Any) -> None:
-    """Have small writes leave at once, also on connections of a listener that was made without naming a protocol."""
-    if sock.family in (socket.AF_INET, socket.AF_INET6) and sock.type == socket.SOCK_STREAM and sock.proto == 0:
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 def _takes(function: Any, name: str) -> bool:

@@ -102,18 +102,6 @@ class OlderLoop(StandardLoop):
         except OSError as error:
             base.logger.error("Unable to clean up listening UNIX socket %r: %r", path, error)
 
-    def _make_socket_transport(self, sock: Any, *args: Any, server: Any = None, **kwargs: Any) -> Any:
-        transport = super()._make_socket_transport(sock, *args, server=server, **kwargs)
-        if server is not None:
-            server._clients.add(transport)
-        return transport
-
-    def _make_ssl_transport(self, sock: Any, *args: Any, server: Any = None, **kwargs: Any) -> Any:
-        transport = super()._make_ssl_transport(sock, *args, server=server, **kwargs)
-        if server is not None:
-            server._clients.add(transport)
-        return transport
-
     async def shutdown_default_executor(self, timeout: float | None = None) -> None:
         """Shut the default executor down, waiting `timeout` seconds at most for what it runs."""
         self._executor_shutdown_called = True

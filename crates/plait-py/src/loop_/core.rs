@@ -1,10 +1,13 @@
 //! What `plait.EventLoop` is made of: the reactor with Python's calls in it.
 
+use std::io;
 use std::os::fd::RawFd;
-use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering::Relaxed};
 
+use plait_reactor::claims::Claims;
 use plait_reactor::turn::Reactor;
 use plait_reactor::watches::Side;
+use plait_sys::epoll::Interest;
 use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::ffi;
 use pyo3::prelude::*;
@@ -15,6 +18,7 @@ use super::call::Call;
 use super::guarded::Guarded;
 use super::handle::Handle;
 use super::job::{self, Job};
+use super::stream::StreamCore;
 use super::turn;
 
 /// Closed: nothing is taken any more.
@@ -32,6 +36,10 @@ const SPARES: usize = 16384;
 
 pub(crate) struct State {
     pub(crate) reactor: Reactor<Job>,
+    /// Streams whose writes gather until the turn ends.
+    gathering: Vec<Py<StreamCore>>,
+    /// Descriptors that streams have.
+    claims: Claims,
     /// Handles without a call, that nobody else has: plain ones, timers.
     #[cfg(not(Py_GIL_DISABLED))]
     spares: [Vec<Job>; 2],
@@ -43,6 +51,9 @@ pub(crate) struct LoopCore {
     pub(crate) state: Guarded<State>,
     /// Flags; they are only flags.
     mode: AtomicU8,
+    /// The number of the present turn; 0 while writes go out at once. Of use to the thread that turns.
+    turn: AtomicU32,
+    turns: AtomicU32,
 }
 
 impl LoopCore {
@@ -157,8 +168,8 @@ impl LoopCore {
         let before = slf.get().reactor(py, |reactor| reactor.poller().watch(fd, side, job));
         match before {
             Ok(before) => {
-                if let Some(before) = before {
-                    Handle::end(&before.bind(py).to_owned())?;
+                if let Some(before) = before.as_ref().and_then(|before| before.as_handle(py)) {
+                    Handle::end(&before.to_owned())?;
                 }
                 Ok(handle.into_any().unbind())
             }
@@ -176,16 +187,90 @@ impl LoopCore {
         }
         let fd = descriptor(fd)?;
         let before = slf.get().reactor(py, |reactor| reactor.poller().unwatch(fd, side));
-        match before {
+        match &before {
             Some(job) => {
-                Handle::end(&job.bind(py).to_owned())?;
+                if let Some(waiter) = job.waiter(py) {
+                    // Kept for the next wait, it does not count as a reader.
+                    return Ok(!waiter.get().is_idle(py)?);
+                }
+                if let Some(handle) = job.as_handle(py) {
+                    Handle::end(&handle.to_owned())?;
+                }
                 Ok(true)
             }
             None => Ok(false),
         }
     }
 
-    fn check_open(&self) -> PyResult<()> {
+    /// Has a stream told of `interest` in its descriptor, and of nothing else.
+    pub(crate) fn watch_stream(&self, stream: &Bound<'_, StreamCore>, fd: RawFd, interest: Interest) -> io::Result<()> {
+        let py = stream.py();
+        if self.mode() & CLOSED != 0 {
+            return Ok(());
+        }
+        for (side, wanted) in [(Side::Read, interest.read), (Side::Write, interest.write)] {
+            let job = Job::of_stream(stream, side);
+            let left = self.reactor(py, |reactor| {
+                let poller = reactor.poller();
+                let now = u32::try_from(fd).ok().and_then(|fd| poller.watches().get(fd, side));
+                let watched = now.is_some_and(|now| now.as_ptr() == job.as_ptr());
+                match (watched, wanted) {
+                    (false, true) => poller.watch(fd, side, job).map(|before| (before, None)),
+                    // The number may be another's by now, who keeps it.
+                    (true, false) => Ok((poller.unwatch(fd, side), Some(job))),
+                    _ => Ok((None, Some(job))),
+                }
+            });
+            match left {
+                Ok(left) => drop(left),
+                Err((error, job)) => {
+                    drop(job);
+                    return Err(error);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A stream has the descriptor, or no longer does.
+    pub(crate) fn claim(&self, py: Python<'_>, fd: RawFd, claims: bool) {
+        self.state.with(py, |state| state.claims.set(fd, claims));
+    }
+
+    /// The number of the present turn; None while writes go out at once.
+    #[inline]
+    pub(crate) fn turn(&self) -> Option<u32> {
+        match self.turn.load(Relaxed) {
+            0 => None,
+            turn => Some(turn),
+        }
+    }
+
+    /// Has the stream told when the turn ends.
+    pub(crate) fn gather(&self, stream: &Bound<'_, StreamCore>) {
+        let stream_ = stream.clone().unbind();
+        self.state.with(stream.py(), |state| state.gathering.push(stream_));
+    }
+
+    pub(crate) fn begin_turn(&self) {
+        let turn = self.turns.load(Relaxed).wrapping_add(1).max(1);
+        self.turns.store(turn, Relaxed);
+        self.turn.store(turn, Relaxed);
+    }
+
+    /// What has gathered goes out.
+    #[inline]
+    pub(crate) fn end_turn(&self, py: Python<'_>) -> PyResult<()> {
+        self.turn.store(0, Relaxed);
+        let gathering = self.state.with(py, |state| std::mem::take(&mut state.gathering));
+        let mut result = Ok(());
+        for stream in gathering {
+            result = result.and(StreamCore::on_turn_end(stream.bind(py)));
+        }
+        result
+    }
+
+    pub(super) fn check_open(&self) -> PyResult<()> {
         if self.mode() & CLOSED != 0 {
             return Err(closed());
         }
@@ -246,10 +331,14 @@ impl LoopCore {
         Self {
             state: Guarded::new(State {
                 reactor: Reactor::default(),
+                gathering: Vec::new(),
+                claims: Claims::default(),
                 #[cfg(not(Py_GIL_DISABLED))]
                 spares: [const { Vec::new() }; 2],
             }),
             mode: AtomicU8::new(0),
+            turn: AtomicU32::new(0),
+            turns: AtomicU32::new(0),
         }
     }
 
@@ -409,8 +498,56 @@ impl LoopCore {
         let number = descriptor(fd)? as u32;
         Ok(self.reactor(py, |reactor| {
             let watches = reactor.poller().watches();
-            [Side::Read, Side::Write].map(|side| watches.get(number, side).map(|job| job.bind(py).to_owned()))
+            [Side::Read, Side::Write].map(|side| {
+                let job = watches.get(number, side);
+                job.and_then(|job| job.as_handle(py)).map(|handle| handle.to_owned())
+            })
         }))
+    }
+
+    /// Receives what there is: whether it has to be waited for, and the bytes or the future; None to do it another way.
+    fn _receive_or_wait<'py>(
+        slf: &Bound<'py, Self>,
+        sock: &Bound<'py, PyAny>,
+        most: usize,
+    ) -> PyResult<Option<(bool, Bound<'py, PyAny>)>> {
+        Self::receive_or_wait(slf, sock, most)
+    }
+
+    /// The same, into memory of the program.
+    fn _receive_into_or_wait<'py>(
+        slf: &Bound<'py, Self>,
+        sock: &Bound<'py, PyAny>,
+        memory: &Bound<'py, PyAny>,
+    ) -> PyResult<Option<(bool, Bound<'py, PyAny>)>> {
+        Self::receive_into_or_wait(slf, sock, memory)
+    }
+
+    /// The same, sending all of `data`.
+    fn _send_or_wait<'py>(
+        slf: &Bound<'py, Self>,
+        sock: &Bound<'py, PyAny>,
+        data: &Bound<'py, PyAny>,
+    ) -> PyResult<Option<(bool, Bound<'py, PyAny>)>> {
+        Self::send_or_wait(slf, sock, data)
+    }
+
+    /// The same, calling what raises BlockingIOError when it would block.
+    #[pyo3(signature = (sock, writes, function, *arguments))]
+    fn _call_or_wait<'py>(
+        slf: &Bound<'py, Self>,
+        sock: &Bound<'py, PyAny>,
+        writes: bool,
+        function: &Bound<'py, PyAny>,
+        arguments: &Bound<'py, PyTuple>,
+    ) -> PyResult<Option<(bool, Bound<'py, PyAny>)>> {
+        let side = if writes { Side::Write } else { Side::Read };
+        Self::call_or_wait(slf, sock, side, function, arguments)
+    }
+
+    /// Whether a transport of ours has the descriptor.
+    fn _is_claimed(&self, py: Python<'_>, fd: RawFd) -> bool {
+        self.state.with(py, |state| state.claims.has(fd))
     }
 
     /// Gives up everything that is carried and every descriptor.
@@ -436,6 +573,9 @@ impl LoopCore {
             for job in state.reactor.iter() {
                 job.visit(&visit)?;
             }
+            for stream in &state.gathering {
+                visit.call(stream)?;
+            }
             Ok(())
         });
         looked.unwrap_or(Ok(()))
@@ -448,7 +588,10 @@ impl LoopCore {
 
 impl LoopCore {
     fn give_up(&self, py: Python<'_>) {
-        let gone = self.reactor(py, Reactor::close);
+        let (gone, gathering) = self.state.with(py, |state| {
+            (state.reactor.close(), std::mem::take(&mut state.gathering))
+        });
+        drop(gathering);
         for job in &gone.0 {
             job.unschedule(py);
             job.show();

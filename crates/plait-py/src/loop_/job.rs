@@ -1,9 +1,10 @@
-//! A handle in the loop's queues.
+//! What is in the loop's queues: a handle, or a stream that is ready.
 
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering::Relaxed};
 
 use plait_reactor::Payload;
+use plait_reactor::watches::Side;
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::{PyTraverseError, PyTypeInfo, PyVisit};
@@ -11,6 +12,8 @@ use pyo3::{PyTraverseError, PyTypeInfo, PyVisit};
 use super::call::Call;
 use super::core::LoopCore;
 use super::handle::{Handle, TimerHandle, visit_raw};
+use super::sock::Waiter;
+use super::stream::StreamCore;
 
 /// A new timer's handle.
 pub(crate) fn new_timer(when: f64, call: Call, owner: &Bound<'_, LoopCore>) -> PyResult<Job> {
@@ -39,11 +42,17 @@ pub(crate) fn remember_classes(py: Python<'_>) {
     HANDLE.store(Handle::type_object_raw(py), Relaxed);
 }
 
-/// A handle, timer's or not, that the loop carries: an owned reference, dropped by attached threads only.
+/// What the loop carries: a handle, timer's or not; a stream with a side that is ready; or who waits for a socket. An owned reference, dropped by attached
+/// threads only. The lowest bits, which are 0 in an object's place, tell which it is.
 ///
 /// The garbage collector does not see handles while the loop has them (see [`Job::hide`]): most live for a moment, and the
 /// collector would look at each of them. Instead it is shown their contents by the loop.
 pub(crate) struct Job(NonNull<ffi::PyObject>);
+
+const READS: usize = 1;
+const WRITES: usize = 2;
+const WAITS: usize = 3;
+const TAGS: usize = 3;
 
 // SAFETY: jobs are used and dropped by attached threads only.
 unsafe impl Send for Job {}
@@ -59,20 +68,79 @@ impl Job {
         Self::of(handle.clone().into_any().unbind())
     }
 
-    #[inline]
-    pub(crate) fn as_ptr(&self) -> *mut ffi::PyObject {
-        self.0.as_ptr()
+    /// For a stream whose descriptor is waited for on that side.
+    pub(crate) fn of_stream(stream: &Bound<'_, StreamCore>, side: Side) -> Self {
+        let tag = match side {
+            Side::Read => READS,
+            Side::Write => WRITES,
+        };
+        let pointer = stream.clone().into_ptr().map_addr(|address| address | tag);
+        // SAFETY: objects are not at null.
+        Self(unsafe { NonNull::new_unchecked(pointer) })
     }
 
-    /// The handle, as Python sees it.
+    /// For who waits for a socket.
+    pub(crate) fn of_waiter(waiter: &Bound<'_, Waiter>) -> Self {
+        let pointer = waiter.clone().into_ptr().map_addr(|address| address | WAITS);
+        // SAFETY: objects are not at null.
+        Self(unsafe { NonNull::new_unchecked(pointer) })
+    }
+
+    /// Who waits for a socket, if it is one.
+    #[inline]
+    pub(crate) fn waiter<'a, 'py>(&'a self, py: Python<'py>) -> Option<Borrowed<'a, 'py, Waiter>> {
+        if self.tag() != WAITS {
+            return None;
+        }
+        // SAFETY: jobs with this tag are waiters, and this reference keeps it alive.
+        Some(unsafe { Borrowed::from_ptr(py, self.as_ptr()).cast_unchecked() })
+    }
+
+    /// The stream, if it is one, and the side that is ready.
+    #[inline]
+    pub(crate) fn stream<'a, 'py>(&'a self, py: Python<'py>) -> Option<(Borrowed<'a, 'py, StreamCore>, Side)> {
+        let side = match self.tag() {
+            0 => return None,
+            READS => Side::Read,
+            WRITES => Side::Write,
+            _ => return None,
+        };
+        // SAFETY: jobs with these tags are streams, and this reference keeps it alive.
+        Some((unsafe { Borrowed::from_ptr(py, self.as_ptr()).cast_unchecked() }, side))
+    }
+
+    #[inline]
+    fn tag(&self) -> usize {
+        self.0.as_ptr().addr() & TAGS
+    }
+
+    #[inline]
+    fn is_no_handle(&self) -> bool {
+        self.tag() != 0
+    }
+
+    #[inline]
+    pub(crate) fn as_ptr(&self) -> *mut ffi::PyObject {
+        self.0.as_ptr().map_addr(|address| address & !TAGS)
+    }
+
+    /// The handle, as Python sees it, if it is one.
+    pub(crate) fn as_handle<'a, 'py>(&'a self, py: Python<'py>) -> Option<Borrowed<'a, 'py, Handle>> {
+        (!self.is_no_handle()).then(|| self.bind(py))
+    }
+
+    /// The handle, as Python sees it; not for others.
     pub(crate) fn bind<'a, 'py>(&'a self, py: Python<'py>) -> Borrowed<'a, 'py, Handle> {
+        debug_assert!(!self.is_no_handle());
         // SAFETY: it is a handle and lives as long as this reference.
         unsafe { Borrowed::from_ptr(py, self.as_ptr()).cast_unchecked() }
     }
 
+    /// The handle; not for others.
     #[inline]
     pub(crate) fn handle(&self) -> &Handle {
-        // SAFETY: every job is a handle, and a reference keeps it alive. No thread state is needed to find its contents.
+        debug_assert!(!self.is_no_handle());
+        // SAFETY: a job without a tag is a handle, and a reference keeps it alive. No thread state is needed to find its contents.
         unsafe {
             let py = Python::assume_attached();
             Borrowed::<PyAny>::from_ptr(py, self.as_ptr())
@@ -85,7 +153,7 @@ impl Job {
     pub(crate) fn visit(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
         #[cfg(not(Py_GIL_DISABLED))]
         // SAFETY: it is an object with a collector's header.
-        if unsafe { ffi::PyObject_GC_IsTracked(self.as_ptr()) } == 0 {
+        if !self.is_no_handle() && unsafe { ffi::PyObject_GC_IsTracked(self.as_ptr()) } == 0 {
             return self.handle().visit_contents(visit);
         }
         visit_raw(visit, self.as_ptr())
@@ -113,7 +181,7 @@ impl Job {
         }
     }
 
-    /// Whether it is no timer's.
+    /// Whether it is a handle, and no timer's.
     #[inline]
     pub(crate) fn is_plain(&self) -> bool {
         // SAFETY: it is an object.
@@ -130,7 +198,7 @@ impl Job {
 
     #[inline]
     fn timer<'a, 'py>(&'a self, py: Python<'py>) -> Option<Borrowed<'a, 'py, TimerHandle>> {
-        if self.is_plain() {
+        if self.is_no_handle() || self.is_plain() {
             return None;
         }
         // SAFETY: the only other kind of handle.
@@ -180,7 +248,7 @@ impl Payload for Job {
 
     #[inline]
     fn is_live(&self) -> bool {
-        !self.handle().is_cancelled()
+        self.is_no_handle() || !self.handle().is_cancelled()
     }
 }
 

@@ -5,9 +5,11 @@
 //! | `guarded` | what the GIL guards, and a lock where there is none |
 //! | `call` | a call that is put off: function, arguments, context |
 //! | `handle` | what `call_soon` and `call_later` return |
-//! | `job` | a handle in the queues of the loop |
+//! | `job` | what is in the queues of the loop: handles, ready streams |
 //! | `core` | `LoopCore`, which `plait.EventLoop` extends |
 //! | `fast` | its methods that are called most, without conversions |
+//! | `sock` | `sock_recv` and its kin: try, or wait |
+//! | `stream` | streams over sockets, which transports extend |
 //! | `turn` | a turn: sleep, look, call |
 
 mod call;
@@ -16,6 +18,8 @@ mod fast;
 mod guarded;
 mod handle;
 mod job;
+mod sock;
+mod stream;
 mod turn;
 
 use pyo3::prelude::*;
@@ -24,6 +28,8 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<core::LoopCore>()?;
     module.add_class::<handle::Handle>()?;
     module.add_class::<handle::TimerHandle>()?;
+    module.add_class::<stream::StreamCore>()?;
+    module.add_function(wrap_pyfunction!(stream::accept_streams, module)?)?;
     job::remember_classes(module.py());
     fast::add_methods(module.py())
 }

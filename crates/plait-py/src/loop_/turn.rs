@@ -10,6 +10,7 @@ use pyo3::prelude::*;
 
 use super::core::{LoopCore, OWN_CLOCK};
 use super::job::Job;
+use super::{sock, stream};
 use crate::gil;
 
 /// What one run of the loop needs again and again.
@@ -33,7 +34,9 @@ pub(crate) fn run(slf: &Bound<'_, LoopCore>, once: bool) -> PyResult<()> {
     let (core, py) = (slf.get(), slf.py());
     core.reactor(py, |reactor| reactor.start());
     loop {
-        run.turn()?;
+        core.begin_turn();
+        let turned = run.turn();
+        core.end_turn(py).and(turned)?;
         if once || core.reactor(py, |reactor| reactor.is_stopping()) {
             return Ok(());
         }
@@ -126,6 +129,12 @@ pub(crate) fn seconds(ns: u64) -> f64 {
 #[inline]
 fn run_one(slf: &Bound<'_, LoopCore>, job: Job) -> PyResult<()> {
     let py = slf.py();
+    if let Some((stream, side)) = job.stream(py) {
+        return stream::on_ready(slf, &stream, side);
+    }
+    if let Some(waiter) = job.waiter(py) {
+        return sock::on_ready(slf, &waiter);
+    }
     job.unschedule(py);
     let Some(mut call) = job.handle().begin(py) else {
         slf.get().done(py, job);
