@@ -46,7 +46,7 @@ CHECKS = {
     "rust": Check(["cargo", "test", "--workspace", "--exclude", "plait-py"]),
     # Every interleaving of the lock-free code. Another cfg for every crate, hence another target folder.
     "loom": Check(
-        ["cargo", "test", "--release", "-p", "plait-shm", "-p", "plait-pool", "--test", "loom*"],
+        ["cargo", "test", "--release", "-p", "plait-shm", "-p", "plait-pool", "-p", "plait-reactor", "--test", "loom*"],
         {
             "RUSTFLAGS": "--cfg loom",
             "CARGO_TARGET_DIR": "target/loom",

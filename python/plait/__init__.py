@@ -4,9 +4,8 @@ Public names are loaded when they are first used, so that `import plait` costs n
 
     from plait import ProcessPool
 
-The rooms behind them: `plait.processes` (the process pool), `plait.threads` (the thread pool), `plait.shared` (shared memory),
-`plait.sync` (channels and locks),
-`plait.errors` (every exception), `plait._future` and
+The rooms behind them: `plait.processes` (the process pool), `plait.threads` (the thread pool), `plait.loop` (the event loop),
+`plait.sync` (channels and locks), `plait.shared` (shared memory), `plait.errors` (every exception), `plait._future` and
 `plait._executor` (what all executors share), `plait._core` (the extension).
 """
 
@@ -37,6 +36,8 @@ if TYPE_CHECKING:
         TaskTimeout as TaskTimeout,
         WorkerDied as WorkerDied,
     )
+    from plait.loop._loop import EventLoop as EventLoop
+    from plait.loop._runner import install as install, new_event_loop as new_event_loop, run as run
     from plait.processes._pool import ProcessPool as ProcessPool
     from plait.processes.limits import Limits as Limits
     from plait.shared._array import shared_array as shared_array
@@ -66,6 +67,7 @@ __all__ = [
     "Condition",
     "DeadlockError",
     "Event",
+    "EventLoop",
     "Future",
     "LimitExceeded",
     "Limits",
@@ -83,6 +85,9 @@ __all__ = [
     "__version__",
     "aselect",
     "errors",
+    "install",
+    "new_event_loop",
+    "run",
     "select",
     "share",
     "shared_array",
@@ -99,6 +104,7 @@ _HOMES = {
     "Condition": "plait.sync._locks",
     "DeadlockError": "plait.errors",
     "Event": "plait.sync._locks",
+    "EventLoop": "plait.loop._loop",
     "Future": "plait._future",
     "LimitExceeded": "plait.errors",
     "Limits": "plait.processes.limits",
@@ -115,6 +121,9 @@ _HOMES = {
     "WorkerDied": "plait.errors",
     "aselect": "plait.sync._channel",
     "select": "plait.sync._channel",
+    "install": "plait.loop._runner",
+    "new_event_loop": "plait.loop._runner",
+    "run": "plait.loop._runner",
     "share": "plait.shared._share",
     "shared_array": "plait.shared._array",
 }

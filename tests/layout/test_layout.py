@@ -22,7 +22,8 @@ ARROWS = {
     "plait-sys": set(),
     "plait-shm": {"plait-sys"},
     "plait-pool": {"plait-shm", "plait-sys"},
-    "plait-py": {"plait-pool", "plait-shm", "plait-sys"},
+    "plait-reactor": {"plait-sys"},
+    "plait-py": {"plait-pool", "plait-reactor", "plait-shm", "plait-sys"},
 }
 
 # Foreign crates that have one home.
@@ -33,11 +34,11 @@ HOMES = {
     "memmap2": {"plait-sys"},
     "pyo3": {"plait-py"},
     "pyo3-ffi": {"plait-py"},
-    "loom": {"plait-shm", "plait-pool"},
+    "loom": {"plait-shm", "plait-pool", "plait-reactor"},
 }
 
 # The Python rooms that may open a door of the extension module. Between rooms, see [tool.importlinter] in pyproject.toml.
-DOORS = {"_future", "_executor", "processes", "shared", "sync", "threads"}
+DOORS = {"_future", "_executor", "loop", "processes", "shared", "sync", "threads"}
 
 PUBLIC = {
     "Barrier",
@@ -50,6 +51,7 @@ PUBLIC = {
     "Condition",
     "DeadlockError",
     "Event",
+    "EventLoop",
     "Future",
     "LimitExceeded",
     "Limits",
@@ -68,6 +70,9 @@ PUBLIC = {
     "aselect",
     "errors",
     "select",
+    "install",
+    "new_event_loop",
+    "run",
     "share",
     "shared_array",
 }

@@ -7,6 +7,7 @@
 //! | `error` | what went wrong below, as Python exceptions |
 //! | `future` | the future that all executors return |
 //! | `gil` | waiting without the GIL, and with signals seen |
+//! | `loop_` | the event loop: its turn, its handles, its clock |
 //! | `parts` | large parts of values, in blocks of their own |
 //! | `processes` | the process pool and its workers |
 //! | `shared` | memory that processes share: segments as buffers, and who holds them on their way |
@@ -19,6 +20,7 @@ mod cycles;
 mod error;
 mod future;
 mod gil;
+mod loop_;
 mod parts;
 mod payload;
 mod processes;
@@ -38,6 +40,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(payload::reduce_view, module)?)?;
     module.add_function(wrap_pyfunction!(payload::rebuild_view, module)?)?;
     module.add_class::<future::FutureCore>()?;
+    loop_::register(module)?;
     processes::register(module)?;
     threads::register(module)?;
     shared::register(module)?;

@@ -10,6 +10,7 @@
 //! | [`robust`] | a lock in shared memory whose holder may die                                 |
 //! | [`child`]  | pidfd, process groups, what happens to orphans                              |
 //! | [`socket`] | messages with descriptors between two processes (`SOCK_SEQPACKET`)          |
+//! | [`net`]    | sockets: bytes in and out without waiting, new connections                  |
 //! | [`signal`] | hold signals back in one thread                                             |
 //! | [`cpu`]    | where this thread runs and how many CPUs this process may use               |
 //! | [`limits`] | memory: the limit of a process, what it has used, kills for want of it      |
@@ -38,6 +39,7 @@ pub mod fork;
 pub mod futex;
 pub mod limits;
 pub mod mem;
+pub mod net;
 pub mod poll;
 pub mod robust;
 pub mod signal;

@@ -111,7 +111,7 @@ pub(super) fn listen(alarm: BorrowedFd<'_>) -> bool {
     if peers.alarm == number {
         return true;
     }
-    let added = peers.epoll.add_written(alarm, ALARM);
+    let added = peers.epoll.add_edge(alarm, ALARM);
     let listening = added.is_ok() || added.is_err_and(|error| error.raw_os_error() == Some(EEXIST));
     if listening {
         peers.alarm = number;

@@ -1,0 +1,203 @@
+//! A call that is put off: the function, its arguments inline, the context to run it in.
+
+use pyo3::ffi;
+use pyo3::prelude::*;
+use pyo3::types::PyTuple;
+
+/// So many arguments lie in the call itself; more of them are a tuple.
+const INLINE: usize = 4;
+
+/// Owned references, null where there is none. Cloning and clearing want an attached thread.
+pub(crate) struct Call {
+    function: *mut ffi::PyObject,
+    context: *mut ffi::PyObject,
+    /// The first place is the callee's to use: bound methods put their object there, and need not copy the others.
+    arguments: [*mut ffi::PyObject; 1 + INLINE],
+    count: Count,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Count {
+    Inline(u8),
+    /// The first argument is a tuple of all.
+    Packed,
+}
+
+// SAFETY: owned references are used by attached threads only, see above.
+unsafe impl Send for Call {}
+
+impl Call {
+    /// No call.
+    pub(crate) const EMPTY: Call = Call {
+        function: std::ptr::null_mut(),
+        context: std::ptr::null_mut(),
+        arguments: [std::ptr::null_mut(); 1 + INLINE],
+        count: Count::Inline(0),
+    };
+
+    /// A call of `function` in `context`; with null as context, in whatever context the loop runs.
+    ///
+    /// # Safety
+    /// The thread is attached. `function` is an object; `arguments` are objects. `context` is null or an owned reference to a
+    /// context.
+    #[inline]
+    pub(crate) unsafe fn new(
+        function: *mut ffi::PyObject,
+        arguments: &[*mut ffi::PyObject],
+        context: *mut ffi::PyObject,
+    ) -> Result<Call, ()> {
+        let mut call = Call {
+            function,
+            context,
+            ..Call::EMPTY
+        };
+        // SAFETY: as the caller says.
+        unsafe {
+            ffi::Py_INCREF(function);
+            if arguments.len() <= INLINE {
+                for (place, &argument) in call.arguments[1..].iter_mut().zip(arguments) {
+                    ffi::Py_INCREF(argument);
+                    *place = argument;
+                }
+                call.count = Count::Inline(arguments.len() as u8);
+            } else {
+                let tuple = ffi::PyTuple_New(arguments.len() as ffi::Py_ssize_t);
+                if tuple.is_null() {
+                    call.clear();
+                    return Err(());
+                }
+                for (at, &argument) in arguments.iter().enumerate() {
+                    ffi::Py_INCREF(argument);
+                    ffi::PyTuple_SET_ITEM(tuple, at as ffi::Py_ssize_t, argument);
+                }
+                call.arguments[1] = tuple;
+                call.count = Count::Packed;
+            }
+        }
+        Ok(call)
+    }
+
+    /// Another one of the same, for the time that it runs.
+    #[inline]
+    pub(crate) fn share(&self) -> Call {
+        self.each(|object| {
+            // SAFETY: it is an object of ours; calls are used by attached threads.
+            unsafe { ffi::Py_INCREF(object) };
+        });
+        Call { ..*self }
+    }
+
+    #[inline]
+    fn each(&self, mut f: impl FnMut(*mut ffi::PyObject)) {
+        let count = match self.count {
+            Count::Inline(count) => count as usize,
+            Count::Packed => 1,
+        };
+        if !self.function.is_null() {
+            f(self.function);
+        }
+        if !self.context.is_null() {
+            f(self.context);
+        }
+        self.arguments[1..=count].iter().for_each(|&argument| f(argument));
+    }
+
+    /// Gives up all references. May run code of the user.
+    #[inline]
+    pub(crate) fn clear(&mut self) {
+        let call = std::mem::replace(self, Call::EMPTY);
+        call.each(|object| {
+            // SAFETY: it was a reference of ours, and the thread is attached.
+            unsafe { ffi::Py_DECREF(object) };
+        });
+    }
+
+    /// Takes the function and its arguments out; the context stays.
+    pub(crate) fn take_function(&mut self) -> Call {
+        let context = std::mem::replace(&mut self.context, std::ptr::null_mut());
+        let taken = std::mem::replace(self, Call::EMPTY);
+        self.context = context;
+        taken
+    }
+
+    /// Calls it, in its context: the result, an owned reference, or null with an exception set.
+    ///
+    /// # Safety
+    /// The thread is attached, and there is a function.
+    #[inline]
+    pub(crate) unsafe fn run(&mut self) -> *mut ffi::PyObject {
+        // SAFETY: all are objects of ours, which live as long as this call; a context is one.
+        unsafe {
+            if !self.context.is_null() && ffi::PyContext_Enter(self.context) != 0 {
+                return std::ptr::null_mut();
+            }
+            let result = match self.count {
+                Count::Inline(count) => ffi::PyObject_Vectorcall(
+                    self.function,
+                    self.arguments.as_ptr().add(1),
+                    count as usize | ffi::PY_VECTORCALL_ARGUMENTS_OFFSET,
+                    std::ptr::null_mut(),
+                ),
+                Count::Packed => ffi::PyObject_Call(self.function, self.arguments[1], std::ptr::null_mut()),
+            };
+            if !self.context.is_null() {
+                // Fails only when the callee has left the context, which is then its error.
+                let left = ffi::PyContext_Exit(self.context);
+                if left != 0 && !result.is_null() {
+                    ffi::Py_DECREF(result);
+                    return std::ptr::null_mut();
+                }
+            }
+            result
+        }
+    }
+
+    /// The function, if there still is one.
+    pub(crate) fn function<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
+        // SAFETY: null, or an object of ours.
+        unsafe { Bound::from_borrowed_ptr_or_opt(py, self.function) }
+    }
+
+    /// The context, if there is one.
+    pub(crate) fn context<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
+        // SAFETY: null, or an object of ours.
+        unsafe { Bound::from_borrowed_ptr_or_opt(py, self.context) }
+    }
+
+    /// The arguments, each an owned reference.
+    pub(crate) fn arguments<'py>(&self, py: Python<'py>) -> Arguments<'py> {
+        let object = |pointer| {
+            // SAFETY: an object of ours.
+            unsafe { Bound::from_borrowed_ptr(py, pointer) }
+        };
+        match self.count {
+            Count::Inline(count) => Arguments::Each(
+                self.arguments[1..=count as usize]
+                    .iter()
+                    .map(|&each| object(each))
+                    .collect(),
+            ),
+            Count::Packed => Arguments::Tuple(object(self.arguments[1])),
+        }
+    }
+
+    /// All objects, for the garbage collector.
+    pub(crate) fn visit(&self, mut f: impl FnMut(*mut ffi::PyObject)) {
+        self.each(&mut f);
+    }
+}
+
+/// Arguments on their way to Python.
+pub(crate) enum Arguments<'py> {
+    Each(Vec<Bound<'py, PyAny>>),
+    Tuple(Bound<'py, PyAny>),
+}
+
+impl<'py> Arguments<'py> {
+    pub(crate) fn into_tuple(self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        match self {
+            Arguments::Each(all) => Ok(PyTuple::new(py, all)?.into_any()),
+            Arguments::Tuple(tuple) => Ok(tuple),
+        }
+    }
+}

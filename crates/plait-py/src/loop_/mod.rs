@@ -1,0 +1,35 @@
+//! The event loop's binding: the reactor's payload is a handle, and a handle is a call of Python.
+//!
+//! | module | what |
+//! |---|---|
+//! | `guarded` | what the GIL guards, and a lock where there is none |
+//! | `call` | a call that is put off: function, arguments, context |
+//! | `handle` | what `call_soon` and `call_later` return |
+//! | `job` | what is in the queues of the loop: handles, ready streams |
+//! | `core` | `LoopCore`, which `plait.EventLoop` extends |
+//! | `fast` | its methods that are called most, without conversions |
+//! | `sock` | `sock_recv` and its kin: try, or wait |
+//! | `stream` | streams over sockets, which transports extend |
+//! | `turn` | a turn: sleep, look, call |
+
+mod call;
+mod core;
+mod fast;
+mod guarded;
+mod handle;
+mod job;
+mod sock;
+mod stream;
+mod turn;
+
+use pyo3::prelude::*;
+
+pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<core::LoopCore>()?;
+    module.add_class::<handle::Handle>()?;
+    module.add_class::<handle::TimerHandle>()?;
+    module.add_class::<stream::StreamCore>()?;
+    module.add_function(wrap_pyfunction!(stream::accept_streams, module)?)?;
+    job::remember_classes(module.py());
+    fast::add_methods(module.py())
+}

@@ -1,0 +1,244 @@
+//! Datagrams over the same states: each goes whole, and an error is the protocol's to hear and ends nothing.
+
+use std::io::ErrorKind;
+use std::net::{Ipv4Addr, SocketAddrV4};
+
+use plait_reactor::stream::{Chunk, Offer};
+use plait_sys::net;
+use pyo3::exceptions::{PyBlockingIOError, PyInterruptedError, PyOSError, PyValueError};
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyTuple};
+
+use super::bytes::{Given, Queued, read_datagram};
+use super::names::Name;
+use super::{StreamCore, ends_program, os_error};
+
+/// Counts for each datagram besides its bytes, as in the standard library.
+pub(super) const HEADER: usize = 8;
+
+/// So many are read for one readiness at most; then others have their turn.
+const AT_ONCE: usize = 16;
+
+/// Where a datagram goes.
+#[derive(Debug)]
+pub(super) enum Target {
+    /// Where the socket is connected to.
+    Connected,
+    /// A numeric host of IPv4.
+    V4(SocketAddrV4),
+    /// Whatever Python makes of it.
+    Object(Py<PyAny>),
+}
+
+impl Target {
+    fn of(address: Option<&Bound<'_, PyAny>>) -> PyResult<Target> {
+        let Some(address) = address else {
+            return Ok(Target::Connected);
+        };
+        let pair = address.cast_exact::<PyTuple>().ok().filter(|tuple| tuple.len() == 2);
+        if let Some(pair) = pair
+            && let (Ok(host), Ok(port)) = (pair.get_item(0)?.extract::<&str>(), pair.get_item(1)?.extract())
+            && let Ok(host) = host.parse::<Ipv4Addr>()
+        {
+            return Ok(Target::V4(SocketAddrV4::new(host, port)));
+        }
+        Ok(Target::Object(address.clone().unbind()))
+    }
+
+    fn share(&self, py: Python<'_>) -> Target {
+        match self {
+            Target::Connected => Target::Connected,
+            Target::V4(address) => Target::V4(*address),
+            Target::Object(address) => Target::Object(address.clone_ref(py)),
+        }
+    }
+}
+
+/// What came of sending one.
+enum Sent {
+    Whole,
+    WouldBlock,
+}
+
+impl StreamCore {
+    fn send_one(&self, py: Python<'_>, bytes: &[u8], to: &Target) -> PyResult<Sent> {
+        let sent = match to {
+            Target::Connected => net::send_to(self.fd(), bytes, None),
+            Target::V4(address) => net::send_to(self.fd(), bytes, Some(*address)),
+            Target::Object(address) => return self.send_by_python(py, bytes, address),
+        };
+        match sent {
+            Ok(()) => Ok(Sent::Whole),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(Sent::WouldBlock),
+            Err(error) => Err(os_error(py, &error)),
+        }
+    }
+
+    fn send_by_python(&self, py: Python<'_>, bytes: &[u8], address: &Py<PyAny>) -> PyResult<Sent> {
+        let sock = self.with(py, |state| state.sock.bind(py).clone());
+        match sock.call_method1(intern!(py, "sendto"), (PyBytes::new(py, bytes), address)) {
+            Ok(_) => Ok(Sent::Whole),
+            Err(error) if would_block(py, &error) => Ok(Sent::WouldBlock),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Where a datagram to `address` goes, if it may.
+    fn target(&self, address: Option<&Bound<'_, PyAny>>, py: Python<'_>) -> PyResult<Target> {
+        let (fixed, connected) = self.with(py, |state| {
+            let fixed = state.address.as_ref().map(|fixed| fixed.bind(py).clone());
+            (fixed, !matches!(state.peername, Name::None))
+        });
+        let address = match (address, fixed) {
+            (Some(address), Some(fixed)) if !address.eq(&fixed)? => {
+                return Err(PyValueError::new_err(format!(
+                    "Invalid address: must be None or {}",
+                    fixed.str()?
+                )));
+            }
+            (_, Some(fixed)) => Some(fixed),
+            (address, None) => address.cloned(),
+        };
+        match connected {
+            true => Ok(Target::Connected),
+            false => Target::of(address.as_ref()),
+        }
+    }
+
+    pub(super) fn send_datagram(
+        slf: &Bound<'_, Self>,
+        data: &Bound<'_, PyAny>,
+        address: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<()> {
+        let (py, core) = (slf.py(), slf.get());
+        let given = Given::of(data)?;
+        let target = core.target(address, py)?;
+        let offer = core.stream(py, |stream| stream.offer(given.bytes().len() + HEADER, None));
+        match offer {
+            Ok(Offer::Send) => match core.send_one(py, given.bytes(), &target) {
+                Ok(Sent::Whole) => return Ok(()),
+                Ok(Sent::WouldBlock) => {
+                    core.stream(py, |stream| stream.queue_rest(given.datagram(target), 0));
+                }
+                Err(error) => return Self::datagram_failed(slf, error, "Fatal write error on datagram transport"),
+            },
+            Ok(Offer::Queue) => core.stream(py, |stream| stream.queue(given.datagram(target))),
+            Ok(Offer::Lost { tell: true }) => return slf.call_method0(intern!(py, "_warn_lost")).map(drop),
+            Ok(Offer::Lost { tell: false } | Offer::Nothing) | Err(_) => return Ok(()),
+        }
+        Self::drive(slf)
+    }
+
+    /// Sends what is queued while there is room; an error ends only that.
+    pub(super) fn flush_datagrams(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let (py, core) = (slf.py(), slf.get());
+        loop {
+            let first = core.stream(py, |stream| match stream.first() {
+                Some(Queued::Datagram(data, to)) => Some((data.share(py), to.share(py))),
+                _ => None,
+            });
+            let Some((data, to)) = first else { return Ok(()) };
+            let bytes = data.bytes();
+            match core.send_one(py, bytes, &to) {
+                Ok(Sent::Whole) => core.stream(py, |stream| stream.flushed(bytes.len() + HEADER)),
+                Ok(Sent::WouldBlock) => return Ok(()),
+                Err(error) => {
+                    core.stream(py, |stream| stream.flushed(bytes.len() + HEADER));
+                    return Self::datagram_failed(slf, error, "Fatal write error on datagram transport");
+                }
+            }
+        }
+    }
+
+    fn datagram_failed(slf: &Bound<'_, Self>, error: PyErr, message: &str) -> PyResult<()> {
+        let py = slf.py();
+        if !error.is_instance_of::<PyOSError>(py) {
+            return Self::fatal(slf, error, message);
+        }
+        match slf.get().protocol(py) {
+            Some(protocol) => protocol
+                .call_method1(intern!(py, "error_received"), (error.into_value(py),))
+                .map(drop),
+            None => Ok(()),
+        }
+    }
+
+    /// Datagrams, or an error, are there to be read. Many may be: a socket has those of all its peers.
+    pub(super) fn read_datagrams(slf: &Bound<'_, Self>, protocol: &Bound<'_, PyAny>) -> PyResult<()> {
+        for _ in 0..AT_ONCE {
+            if !Self::read_datagram(slf, protocol)? {
+                break;
+            }
+            let (py, core) = (slf.py(), slf.get());
+            let goes_on = core.with(py, |state| {
+                let same = state.protocol.as_ref().is_some_and(|now| now.is(protocol));
+                same && state.stream.still_reads()
+            });
+            if !goes_on {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads one; false when there is none, and after an error.
+    fn read_datagram(slf: &Bound<'_, Self>, protocol: &Bound<'_, PyAny>) -> PyResult<bool> {
+        let py = slf.py();
+        let (data, from) = match Self::receive_datagram(slf) {
+            Ok(Some(received)) => received,
+            Ok(None) => return Ok(false),
+            Err(error) if error.is_instance_of::<PyOSError>(py) => {
+                let told = Self::datagram_failed(slf, error, "");
+                return Self::callback_failed(slf, told, "error_received").map(|()| false);
+            }
+            Err(error) => {
+                return Self::fatal(slf, error, "Fatal read error on datagram transport").map(|()| false);
+            }
+        };
+        let told = protocol
+            .call_method1(intern!(py, "datagram_received"), (data, from))
+            .map(drop);
+        Self::callback_failed(slf, told, "datagram_received").map(|()| true)
+    }
+
+    /// What a datagram protocol raises is told, and the transport goes on: as with any callback of the loop.
+    fn callback_failed(slf: &Bound<'_, Self>, told: PyResult<()>, method: &str) -> PyResult<()> {
+        let py = slf.py();
+        match told {
+            Err(error) if !ends_program(py, &error) => {
+                let message = format!("Exception in callback protocol.{method}()");
+                slf.call_method1(intern!(py, "_report"), (message, error.into_value(py)))
+                    .map(drop)
+            }
+            told => told,
+        }
+    }
+
+    fn receive_datagram<'py>(slf: &Bound<'py, Self>) -> PyResult<Option<(Bound<'py, PyAny>, Bound<'py, PyAny>)>> {
+        let (py, core) = (slf.py(), slf.get());
+        let (sock, is_v4) = core.with(py, |state| {
+            (state.sock.bind(py).clone(), matches!(state.sockname, Name::V4(..)))
+        });
+        if is_v4 {
+            return match read_datagram(py, core.fd())? {
+                Ok((data, Some(from))) => {
+                    let from = Name::V4(*from.ip(), from.port()).object(py)?;
+                    Ok(Some((data.into_any(), from)))
+                }
+                Ok((data, None)) => Ok(Some((data.into_any(), py.None().into_bound(py)))),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),
+                Err(error) => Err(os_error(py, &error)),
+            };
+        }
+        match sock.call_method1(intern!(py, "recvfrom"), (256 * 1024,)) {
+            Ok(received) => received.extract().map(Some),
+            Err(error) if would_block(py, &error) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+fn would_block(py: Python<'_>, error: &PyErr) -> bool {
+    error.is_instance_of::<PyBlockingIOError>(py) || error.is_instance_of::<PyInterruptedError>(py)
+}

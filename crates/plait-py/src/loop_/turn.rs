@@ -1,0 +1,172 @@
+//! The turn of the loop: what the reactor says is due is called here, in one attach.
+
+use std::sync::Arc;
+
+use plait_reactor::bed::Found;
+use plait_reactor::turn::Plan;
+use plait_sys::time::monotonic_ns;
+use pyo3::exceptions::{PyKeyboardInterrupt, PySystemExit};
+use pyo3::prelude::*;
+
+use super::core::{LoopCore, OWN_CLOCK};
+use super::job::Job;
+use super::{sock, stream};
+use crate::gil;
+
+/// What one run of the loop needs again and again.
+struct Run<'a, 'py> {
+    slf: &'a Bound<'py, LoopCore>,
+    found: Found,
+    /// Dead timers, to be dropped when nothing is lent.
+    dead: Vec<Job>,
+    /// Signals wake the loop from now on, or cannot.
+    armed: bool,
+}
+
+/// Turns until the loop is stopped, once at least; or `once`.
+pub(crate) fn run(slf: &Bound<'_, LoopCore>, once: bool) -> PyResult<()> {
+    let mut run = Run {
+        slf,
+        found: Found::default(),
+        dead: Vec::new(),
+        armed: false,
+    };
+    let (core, py) = (slf.get(), slf.py());
+    core.reactor(py, |reactor| reactor.start());
+    loop {
+        core.begin_turn();
+        let turned = run.turn();
+        core.end_turn(py).and(turned)?;
+        if once || core.reactor(py, |reactor| reactor.is_stopping()) {
+            return Ok(());
+        }
+    }
+}
+
+impl Run<'_, '_> {
+    fn turn(&mut self) -> PyResult<()> {
+        let (core, py) = (self.slf.get(), self.slf.py());
+        let now_ns = monotonic_ns();
+        let mut now = self.now(now_ns)?;
+        match core.reactor(py, |reactor| reactor.plan(now_ns, now, &mut self.dead))? {
+            Plan::Run => {}
+            Plan::Look => self.look(now_ns)?,
+            Plan::Sleep(timeout_ns) => {
+                self.sleep(timeout_ns)?;
+                now = self.now(monotonic_ns())?;
+            }
+        }
+        core.reactor(py, |reactor| reactor.begin(now, &mut self.dead));
+        if !self.dead.is_empty() {
+            core.left(py, &mut self.dead);
+        }
+        while let Some(job) = core.reactor(py, |reactor| reactor.take_next()) {
+            run_one(self.slf, job)?;
+        }
+        Ok(())
+    }
+
+    /// The time on the loop's clock, if anybody wants to know it.
+    #[inline]
+    fn now(&self, now_ns: u64) -> PyResult<f64> {
+        if self.slf.get().mode() & OWN_CLOCK != 0 {
+            return self.slf.call_method0("time")?.extract();
+        }
+        Ok(seconds(now_ns))
+    }
+
+    /// Looks at the descriptors without sleeping, attached: a look is shorter than letting go.
+    #[inline]
+    fn look(&mut self, now_ns: u64) -> PyResult<()> {
+        let (core, py) = (self.slf.get(), self.slf.py());
+        py.check_signals()?;
+        let Some(bed) = core.reactor(py, |reactor| reactor.poller().bed_if_made().map(Arc::clone)) else {
+            return Ok(());
+        };
+        bed.sleep(&mut self.found, Some(0))?;
+        core.reactor(py, |reactor| reactor.deliver(&self.found, now_ns));
+        Ok(())
+    }
+
+    fn sleep(&mut self, timeout_ns: Option<u64>) -> PyResult<()> {
+        let slept = self.sleep_attached(timeout_ns);
+        let (core, py) = (self.slf.get(), self.slf.py());
+        let now_ns = monotonic_ns();
+        if slept.is_err() {
+            self.found = Found::default();
+        }
+        core.reactor(py, |reactor| reactor.deliver(&self.found, now_ns));
+        slept?;
+        py.check_signals()
+    }
+
+    fn sleep_attached(&mut self, timeout_ns: Option<u64>) -> PyResult<()> {
+        let (core, py) = (self.slf.get(), self.slf.py());
+        let Some(bed) = core.reactor(py, |reactor| reactor.poller().bed_if_made().map(Arc::clone)) else {
+            // Closed since the plan was made.
+            self.found = Found::default();
+            return Ok(());
+        };
+        if !self.armed {
+            self.armed = true;
+            self.slf.call_method0("_arm_signals")?;
+        }
+        // Those that came before the alarm was set. What their handlers add wakes the loop, which counts as asleep already.
+        py.check_signals()?;
+        let found = &mut self.found;
+        gil::detached(py, || bed.sleep(found, timeout_ns))?;
+        Ok(())
+    }
+}
+
+/// As the standard library's clock counts, so that `time()` and deadlines are the same numbers.
+#[inline]
+pub(crate) fn seconds(ns: u64) -> f64 {
+    ns as f64 / 1e9
+}
+
+/// Runs one handle. What it raises is the exception handler's, but for what ends the program.
+#[inline]
+fn run_one(slf: &Bound<'_, LoopCore>, job: Job) -> PyResult<()> {
+    let py = slf.py();
+    if let Some((stream, side)) = job.stream(py) {
+        return stream::on_ready(slf, &stream, side);
+    }
+    if let Some(waiter) = job.waiter(py) {
+        return sock::on_ready(slf, &waiter);
+    }
+    job.unschedule(py);
+    let Some(mut call) = job.handle().begin(py) else {
+        slf.get().done(py, job);
+        return Ok(());
+    };
+    if slf.get().is_debug() && call.context(py).is_some() {
+        call.clear();
+        job.show();
+        return slf.call_method1("_run_handle", (job.bind(py),)).map(drop);
+    }
+    // SAFETY: attached; a call that begins has a function.
+    let result = unsafe { call.run() };
+    if result.is_null() {
+        job.show();
+        let failed = failed(slf, &job);
+        call.clear();
+        return failed;
+    }
+    // SAFETY: a reference that the call gave us.
+    unsafe { pyo3::ffi::Py_DECREF(result) };
+    call.clear();
+    slf.get().done(py, job);
+    Ok(())
+}
+
+#[cold]
+fn failed(slf: &Bound<'_, LoopCore>, job: &Job) -> PyResult<()> {
+    let py = slf.py();
+    let error = PyErr::fetch(py);
+    if error.is_instance_of::<PySystemExit>(py) || error.is_instance_of::<PyKeyboardInterrupt>(py) {
+        return Err(error);
+    }
+    slf.call_method1("_callback_failed", (job.bind(py), error.value(py)))
+        .map(drop)
+}

@@ -1,0 +1,1 @@
+"""The event loop: `plait.EventLoop`, `new_event_loop`, `run`, `install`."""

@@ -1,0 +1,172 @@
+"""The part of the loop that makes transports and servers of sockets."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import sys
+from asyncio import constants, trsock
+from typing import Any
+
+from plait import _core
+from plait.loop._standard import StandardLoop, tls
+from plait.loop._transports import DatagramTransport, SocketTransport
+
+if sys.version_info >= (3, 13):
+    Newest = StandardLoop
+else:
+    from plait.loop._older import OlderLoop as Newest
+
+
+class SocketLoop(_core.LoopCore, Newest):
+    """The standard library's loop on plait's core, with plait's transports."""
+
+    def _make_socket_transport(
+        self, sock: Any, protocol: Any, waiter: Any = None, *, extra: Any = None, server: Any = None
+    ) -> SocketTransport:
+        self._ensure_fd_no_transport(sock)
+        return SocketTransport(self, sock, protocol, waiter, extra, server)
+
+    def _make_ssl_transport(
+        self,
+        rawsock: Any,
+        protocol: Any,
+        sslcontext: Any,
+        waiter: Any = None,
+        *,
+        server_side: bool = False,
+        server_hostname: str | None = None,
+        extra: Any = None,
+        server: Any = None,
+        ssl_handshake_timeout: float | None = constants.SSL_HANDSHAKE_TIMEOUT,
+        ssl_shutdown_timeout: float | None = constants.SSL_SHUTDOWN_TIMEOUT,
+    ) -> Any:
+        self._ensure_fd_no_transport(rawsock)
+        ssl_protocol = tls.SSLProtocol(
+            self,
+            protocol,
+            sslcontext,
+            waiter,
+            server_side,
+            server_hostname,
+            ssl_handshake_timeout=ssl_handshake_timeout,
+            ssl_shutdown_timeout=ssl_shutdown_timeout,
+        )
+        SocketTransport(self, rawsock, ssl_protocol, extra=extra, server=server)
+        return ssl_protocol._app_transport
+
+    def _make_datagram_transport(
+        self, sock: Any, protocol: Any, address: Any = None, waiter: Any = None, extra: Any = None
+    ) -> DatagramTransport:
+        self._ensure_fd_no_transport(sock)
+        return DatagramTransport(self, sock, protocol, address, waiter, extra)
+
+    def _start_serving(
+        self,
+        protocol_factory: Any,
+        sock: Any,
+        sslcontext: Any = None,
+        server: Any = None,
+        backlog: int = 100,
+        ssl_handshake_timeout: float | None = constants.SSL_HANDSHAKE_TIMEOUT,
+        ssl_shutdown_timeout: float | None = constants.SSL_SHUTDOWN_TIMEOUT,
+    ) -> None:
+        # With TLS each connection has a handshake to wait for, hence a task.
+        if sslcontext is not None or type(sock) is not socket.socket:
+            super()._start_serving(
+                protocol_factory, sock, sslcontext, server, backlog, ssl_handshake_timeout, ssl_shutdown_timeout
+            )
+        elif sock.fileno() >= 0:  # not closed since it was tried last
+            kind = int(sock.family), int(sock.type), sock.proto
+            self._add_reader(sock.fileno(), self._accept, protocol_factory, sock, server, backlog, kind)
+
+    def _accept(self, protocol_factory: Any, sock: Any, server: Any, backlog: int, kind: tuple[int, int, int]) -> None:
+        """Take what connections there are."""
+        try:
+            _core.accept_streams(self, SocketTransport, protocol_factory, sock, server, backlog, kind)
+        except OSError as exc:
+            if exc.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                raise  # told as any exception in a callback
+            message = "socket.accept() out of system resource"
+            context = {"message": message, "exception": exc, "socket": trsock.TransportSocket(sock)}
+            self.call_exception_handler(context)
+            self._remove_reader(sock.fileno())
+            delay = constants.ACCEPT_RETRY_DELAY
+            self.call_later(delay, self._start_serving, protocol_factory, sock, None, server, backlog)
+
+    def _connection_failed(self, exc: BaseException) -> None:
+        """A connection was accepted, but there is no protocol or no transport for it."""
+        if self._debug:
+            message = "Error on transport creation for incoming connection"
+            self.call_exception_handler({"message": message, "exception": exc})
+
+    def _ensure_fd_no_transport(self, fd: Any) -> None:
+        super()._ensure_fd_no_transport(fd)
+        number = fd if isinstance(fd, int) else int(fd.fileno())
+        if self._is_claimed(number):
+            raise RuntimeError(f"File descriptor {fd!r} is used by transport <fd={number}>")
+
+    async def _sendfile_native(self, transp: Any, file: Any, offset: int, count: int | None) -> int:
+        # A transport of ours lends its socket from `_make_empty_waiter` to `_reset_empty_waiter`.
+        if not isinstance(transp, SocketTransport):
+            return await super()._sendfile_native(transp, file, offset, count)
+        resume_reading = transp.is_reading()
+        transp.pause_reading()
+        await transp._make_empty_waiter()
+        sock: Any = transp._sock
+        try:
+            return await self.sock_sendfile(sock, file, offset, count, fallback=False)
+        finally:
+            transp._reset_empty_waiter()
+            if resume_reading:
+                transp.resume_reading()
+
+    # ---- sockets: tried at once; where that would block, `_core` waits and keeps its registration for the next time
+
+    async def sock_recv(self, sock: Any, n: int) -> bytes:
+        """Receive at most `n` bytes; no bytes at the end."""
+        if (got := self._receive_or_wait(sock, n) if n >= 0 else None) is None:
+            return await super().sock_recv(sock, n)
+        return await got[1] if got[0] else got[1]  # type: ignore[no-any-return]
+
+    async def sock_recv_into(self, sock: Any, buf: Any) -> int:
+        """Receive into `buf`, and return how many bytes."""
+        if (got := self._receive_into_or_wait(sock, buf)) is None:
+            return await super().sock_recv_into(sock, buf)
+        return await got[1] if got[0] else got[1]  # type: ignore[no-any-return]
+
+    async def sock_recvfrom(self, sock: Any, bufsize: int) -> tuple[bytes, Any]:
+        """Receive a datagram, and return it with its address."""
+        if (got := self._call_or_wait(sock, False, sock.recvfrom, bufsize)) is None:
+            return await super().sock_recvfrom(sock, bufsize)
+        return await got[1] if got[0] else got[1]  # type: ignore[no-any-return]
+
+    async def sock_recvfrom_into(self, sock: Any, buf: Any, nbytes: int = 0) -> tuple[int, Any]:
+        """Receive a datagram into `buf`, and return its size with its address."""
+        if (got := self._call_or_wait(sock, False, sock.recvfrom_into, buf, nbytes or len(buf))) is None:
+            return await super().sock_recvfrom_into(sock, buf, nbytes)
+        return await got[1] if got[0] else got[1]  # type: ignore[no-any-return]
+
+    async def sock_sendall(self, sock: Any, data: Any) -> None:
+        """Send all of `data`."""
+        if (got := self._send_or_wait(sock, data)) is None:
+            return await super().sock_sendall(sock, data)
+        return await got[1] if got[0] else got[1]  # type: ignore[no-any-return]
+
+    async def sock_sendto(self, sock: Any, data: Any, address: Any) -> int:
+        """Send a datagram to `address`, and return how many bytes."""
+        if (got := self._call_or_wait(sock, True, sock.sendto, data, address)) is None:
+            return await super().sock_sendto(sock, data, address)
+        return await got[1] if got[0] else got[1]  # type: ignore[no-any-return]
+
+    async def sock_accept(self, sock: Any) -> tuple[Any, Any]:
+        """Take a connection off a listening socket, and return it with its peer's address."""
+        if (got := self._call_or_wait(sock, False, _accept, sock)) is None:
+            return await super().sock_accept(sock)
+        return await got[1] if got[0] else got[1]  # type: ignore[no-any-return]
+
+
+def _accept(sock: Any) -> tuple[Any, Any]:
+    connection, address = sock.accept()
+    connection.setblocking(False)
+    return connection, address
