@@ -67,7 +67,7 @@ class OlderLoop(StandardLoop):
         return await self._begin(server, start_serving)
 
     async def create_unix_server(
-        self, *args: Any, start_serving: bool = True, cleanup_socket: bool = True, **kwargs: Any
+        self, *args: Any, start_serving: bool = True, cleanup_socket: bool = False, **kwargs: Any
     ) -> Any:
         """Make a server on a Unix socket; see `asyncio.loop.create_unix_server`."""
         server = renew(await super().create_unix_server(*args, start_serving=False, **kwargs))

@@ -47,8 +47,9 @@ async def start(loop: EventLoop, *args: Any, **kwargs: Any) -> SubprocessTranspo
         # Not needed here; but a program that has set one which does not work is told so, as ever.
         watcher = getattr(events_.get_event_loop_policy(), "_watcher", None)
         if watcher is not None:
-            with watcher:
-                if not watcher.is_active():
+            with watcher as entered:
+                # Which of the two is asked depends on the version; they are the same but for watchers that are odd.
+                if not (entered if sys.version_info < (3, 12) else watcher).is_active():
                     raise RuntimeError(
                         "asyncio.get_child_watcher() is not activated, subprocess support is not installed."
                     )
