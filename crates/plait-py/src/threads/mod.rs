@@ -26,7 +26,9 @@ use plait_pool::threads::waiter::Waiter;
 use plait_pool::threads::{Crew, Duty};
 use plait_shm::sync::{AtomicU32, AtomicU64, Ordering};
 use pyo3::exceptions::PyRuntimeError;
+use pyo3::intern;
 use pyo3::prelude::*;
+use pyo3::types::PyTuple;
 
 pub(crate) use self::call::Call;
 use self::map::Job;
@@ -151,10 +153,14 @@ impl Core {
         if left.is_empty() {
             return Ok(()); // Others will do it.
         }
+        // Other threads may have counted on this worker: who waits for their work is told.
+        let why = error.value(py);
         for work in left {
             match work {
-                Work::Call(future) => future.get().unqueue(),
-                Work::Serve(job) => job.cancel(),
+                Work::Call(future) => {
+                    FutureCore::end_task(future.bind(py), false, Some(why.clone().into_any()));
+                }
+                Work::Serve(job) => job.fail(py, Some(why)),
             }
         }
         Err(error)
@@ -179,7 +185,8 @@ impl Core {
         let broken = self.broken.lock().unwrap_or_else(PoisonError::into_inner);
         let why = broken.as_ref().map(|why| why.clone_ref(py));
         drop(broken);
-        why.map(|why| PyErr::from_value(why.into_bound(py)))
+        // Raised again and again, one exception would keep all frames that it has passed.
+        why.map(|why| again(why.bind(py)).unwrap_or_else(|error| error))
     }
 
     /// An initializer failed: everything that waits and that comes fails with `why`.
@@ -269,6 +276,15 @@ impl Core {
             self.crew.figures()
         }
     }
+}
+
+/// An exception like `why`.
+fn again(why: &Bound<'_, PyAny>) -> PyResult<PyErr> {
+    let py = why.py();
+    let args = why.getattr(intern!(py, "args"))?.cast_into::<PyTuple>()?;
+    let error = why.get_type().call1(args)?;
+    error.setattr(intern!(py, "__cause__"), why.getattr(intern!(py, "__cause__"))?)?;
+    Ok(PyErr::from_value(error))
 }
 
 /// Has all pools end, and waits until what was submitted has been done.
