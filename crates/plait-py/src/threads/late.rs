@@ -44,7 +44,10 @@ fn deadlines() -> &'static Deadlines<Late> {
 
 fn tell(over: Vec<Late>) {
     // Without an interpreter nobody is left to be told.
-    let _ = Python::try_attach(|py| over.iter().for_each(|late| late.tell(py)));
+    let _ = Python::try_attach(|py| {
+        over.iter().for_each(|late| late.tell(py));
+        drop(over); // Here, where what it holds can end.
+    });
 }
 
 impl Late {
