@@ -237,7 +237,7 @@ impl ThreadMapCore {
         let waited = match self.job.items.wait(Arc::clone(&waiter)) {
             Err(_there_is_one) => Ok(true),
             Ok(()) => {
-                let next = Rung::new(&waiter, &self.job.core.crew);
+                let next = Rung::new(&waiter, Some(&self.job.core.crew));
                 let waited = gil::wait(py, &next, true, deadline_ns);
                 self.job.items.stop_waiting(|other| Arc::ptr_eq(other, &waiter));
                 waited

@@ -88,11 +88,12 @@ impl Begun {
 /// A waiter's bell, waited for.
 pub(crate) struct Rung<'a> {
     waiter: &'a Waiter,
-    crew: &'a Crew<Work>,
+    /// Whose workers ring it, if they do.
+    crew: Option<&'a Crew<Work>>,
 }
 
 impl<'a> Rung<'a> {
-    pub(crate) fn new(waiter: &'a Waiter, crew: &'a Crew<Work>) -> Self {
+    pub(crate) fn new(waiter: &'a Waiter, crew: Option<&'a Crew<Work>>) -> Self {
         Self { waiter, crew }
     }
 }
@@ -102,7 +103,10 @@ impl Waitable for Rung<'_> {
         self.waiter.rung()
     }
     fn spin(&self, spin: &mut Spin) -> bool {
-        self.waiter.spin(self.crew, spin)
+        match self.crew {
+            Some(crew) => self.waiter.spin(crew, spin),
+            None => self.waiter.rung(),
+        }
     }
     fn sleep(&self, deadline_ns: Option<u64>) -> Sleep {
         self.waiter.sleep(deadline_ns)
@@ -256,7 +260,7 @@ impl Core {
             // Who leaves from here on sees the waiter.
             let waited = match self.ended() {
                 true => Ok(true),
-                false => gil::wait(py, &Rung::new(&waiter, &self.crew), false, None),
+                false => gil::wait(py, &Rung::new(&waiter, Some(&self.crew)), false, None),
             };
             self.farewell().retain(|other| !Arc::ptr_eq(other, &waiter));
             Waiter::keep(waiter);
@@ -296,7 +300,8 @@ fn close_thread_pools(py: Python<'_>) -> PyResult<()> {
     for core in cores.iter().filter(|core| !core.crew.inert()) {
         core.shut_down(py, false);
     }
-    cores.iter().try_for_each(|core| core.wait_for_end(py))
+    cores.iter().try_for_each(|core| core.wait_for_end(py))?;
+    late::wait_until_told(py)
 }
 
 pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
