@@ -417,6 +417,12 @@ def test_stop_iteration_in_a_map_is_no_end(pool):
     assert isinstance(raised.value.__cause__, StopIteration)
 
 
+def test_a_map_that_is_pulled_from_keeps_its_pool():
+    results = plait.ThreadPool(2).map(abs, itertools.count())
+    gc.collect()
+    assert [next(results) for _ in range(5000)] == list(range(5000))
+
+
 def test_map_taken_by_several_threads(pool):
     results = pool.map(abs, range(2000))
     seen: list = []
