@@ -682,6 +682,16 @@ def test_a_failed_initializer_says_why(caplog):
     caplog.clear()
 
 
+def test_what_interrupts_a_callback_of_a_finished_future_is_raised(single):
+    def callback(_):
+        raise KeyboardInterrupt("now")
+
+    future = single.submit(len, "abc")
+    assert future.result(WATCHDOG) == 3
+    with pytest.raises(KeyboardInterrupt, match="now"):
+        future.add_done_callback(callback)
+
+
 def test_base_exceptions_are_told_and_end_no_thread(single):
     for error in (SystemExit(3), KeyboardInterrupt(), GeneratorExit()):
 
