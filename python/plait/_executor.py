@@ -129,19 +129,20 @@ def map_items(
     arguments: MapArguments,
     workers: int,
     deadline_ns: int | None,
+    pool: object = None,
 ) -> Iterator[T]:
     """Feed `iterables` into `core` and return the iterator over its results.
 
     Inputs that are all sized are consumed here, or as far as there is room for their items, and the rest by a thread as workers
     get on. Others, and any with a buffer size, are pulled as results are taken: never more than the buffer size ahead, or as
-    much as keeps the workers busy.
+    much as keeps the workers busy. A `pool` that ends with its last reference is kept so long.
     """
     total = _length(iterables)
     core.begin(arguments.ordered, deadline_ns)
     try:
         source = zip(*iterables, strict=False)
         if total is None or arguments.buffersize is not None:
-            feeder = _Feeder(core, source, arguments, workers)
+            feeder = _Feeder(core, source, arguments, workers, pool)
             feeder.fill()
             return _Results(core, feeder, arguments.progress, total)
         _take_all(core, source, iterables)
@@ -201,8 +202,14 @@ class _Feeder:
     """Pulls an input as far ahead as is wanted."""
 
     def __init__(
-        self, core: MapCore[Any], source: Iterator[tuple[Any, ...]], arguments: MapArguments, workers: int
+        self,
+        core: MapCore[Any],
+        source: Iterator[tuple[Any, ...]],
+        arguments: MapArguments,
+        workers: int,
+        pool: object,
     ) -> None:
+        self._pool = pool
         self._core = core
         self._source: Iterator[tuple[Any, ...]] | None = source
         self._buffersize = arguments.buffersize

@@ -22,6 +22,17 @@ def test_what_was_submitted_is_done_at_exit(run_script):
     assert not done.stderr
 
 
+def test_an_exit_just_when_the_time_of_tasks_is_over(run_script):
+    source = """
+import plait, time
+pool = plait.ThreadPool(4)
+for number in range(4):
+    pool.options(timeout=0.02).submit(time.sleep, 0.02 + number * 1e-4)
+"""
+    for _ in range(10):
+        assert not run_script(source).stderr
+
+
 def test_no_work_is_taken_at_exit(run_script):
     done = run_script(
         """

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import asyncio.futures
 import concurrent.futures
+import contextlib
 import contextvars
 import functools
 import gc
@@ -392,6 +394,35 @@ def test_the_rest_of_a_map_is_cancelled_by_shutdown(single, gate):
         next(results)
 
 
+@pytest.mark.parametrize("buffersize", [None, 1])
+def test_a_map_that_is_pulled_from_does_not_end_early_after_shutdown(pool, buffersize):
+    def item(number):
+        if number == 3000:
+            pool.shutdown(wait=False, cancel_futures=True)
+        return number
+
+    taken = []
+    with pytest.raises((concurrent.futures.CancelledError, RuntimeError)):
+        taken.extend(pool.map(item, itertools.count(), buffersize=buffersize))
+
+
+def test_stop_iteration_in_a_map_is_no_end(pool):
+    def item(number):
+        return next(iter([1] * (3 - number)))
+
+    results = pool.map(item, range(5))
+    assert [next(results) for _ in range(3)] == [1, 1, 1]
+    with pytest.raises(RuntimeError, match="StopIteration") as raised:
+        next(results)
+    assert isinstance(raised.value.__cause__, StopIteration)
+
+
+def test_a_map_that_is_pulled_from_keeps_its_pool():
+    results = plait.ThreadPool(2).map(abs, itertools.count())
+    gc.collect()
+    assert [next(results) for _ in range(5000)] == list(range(5000))
+
+
 def test_map_taken_by_several_threads(pool):
     results = pool.map(abs, range(2000))
     seen: list = []
@@ -448,6 +479,36 @@ def test_a_quick_end_does_not_wait_for_a_slow_task(single, gate):
         assert await slow
 
     asyncio.run(asyncio.wait_for(main(), WATCHDOG))
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_an_interruption_leaves_the_loop_and_loses_no_other_end(single, gate, monkeypatch, error):
+    tell, told = asyncio.futures._copy_future_state, []
+
+    def interrupted(source, destination):
+        told.append(source)
+        if len(told) == 3:
+            raise error("now")
+        tell(source, destination)
+
+    monkeypatch.setattr(asyncio.futures, "_copy_future_state", interrupted)
+    loop = asyncio.new_event_loop()
+
+    async def wait():
+        occupy(single, gate)
+        calls.extend(loop.run_in_executor(single, abs, -number) for number in range(10))
+        gate.set()
+        single.submit(len, "abc").result(WATCHDOG)  # all ends lie in the box
+        await asyncio.gather(*calls[:2], *calls[3:])
+
+    calls = []
+    with contextlib.closing(loop):
+        task = loop.create_task(wait())
+        with pytest.raises(error, match="now"):
+            loop.run_until_complete(task)
+        loop.run_until_complete(asyncio.wait_for(task, WATCHDOG))
+        assert [call.done() for call in calls] == [number != 2 for number in range(10)]
+        calls[2].cancel()
 
 
 def test_a_loop_that_was_closed_hurts_nobody(single, gate, caplog):
@@ -530,6 +591,78 @@ def test_a_thread_that_cannot_be_started(monkeypatch):
         monkeypatch.undo()
 
 
+def test_who_counts_on_a_thread_that_cannot_be_started_is_told(monkeypatch, gate):
+    starting = threading.Event()
+    start = threading.Thread.start
+
+    def fail(thread):
+        if not thread.name.startswith("mine"):
+            return start(thread)
+        starting.set()
+        assert gate.wait(WATCHDOG)
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", fail)
+    with plait.ThreadPool(1, "mine") as pool, concurrent.futures.ThreadPoolExecutor(1) as other:
+        first = other.submit(pool.submit, len, "abc")
+        assert starting.wait(WATCHDOG)
+        second, results = pool.submit(len, "abc"), pool.map(len, ["abc"])
+        gate.set()
+        for refused in (first, second):
+            with pytest.raises(RuntimeError, match="can't start"):
+                refused.result(WATCHDOG)
+        with pytest.raises(RuntimeError, match="can't start"):
+            next(results)
+        monkeypatch.undo()
+        assert pool.submit(len, "abc").result(WATCHDOG) == 3
+
+
+def test_nobody_sleeps_while_another_thread_initializes(gate):
+    numbers = itertools.count()
+
+    def prepare():
+        if next(numbers) == 1:
+            assert gate.wait(WATCHDOG)
+
+    with plait.ThreadPool(2, initializer=prepare) as pool:
+        first = threading.Event()
+        occupied = occupy(pool, first)
+        queued = pool.submit(len, "abc")  # asks for the second thread
+        first.set()
+        assert queued.result(WATCHDOG) == 3
+        occupied.result(WATCHDOG)
+        for _ in range(5):
+            poll(lambda: pool.statistics()["workers_idle"] == 1, "the first thread to have nothing to do")
+            time.sleep(0.01)  # it does not spin so long
+            assert pool.submit(len, "abc").result(WATCHDOG) == 3
+        assert not gate.is_set()
+        gate.set()
+
+
+def test_a_broken_pool_keeps_no_frames():
+    class Thing:
+        pass
+
+    def refused():
+        thing = Thing()
+        references.append(weakref.ref(thing))
+        pool.submit(len, "abc")
+
+    def fail():
+        raise KeyError("no")
+
+    references = []
+    with plait.ThreadPool(1, initializer=fail) as pool:
+        poll(lambda: pool.submit(len, "abc").exception(WATCHDOG) if not pool._broken else True, "the initializer")
+        for _ in range(3):
+            with pytest.raises(concurrent.futures.thread.BrokenThreadPool, match="initializer failed") as raised:
+                refused()
+            assert type(raised.value.__cause__) is KeyError
+        del raised
+        gc.collect()
+        assert [reference() for reference in references] == [None] * 3
+
+
 def test_a_failed_initializer_says_why(caplog):
     def fail():
         raise KeyError("no")
@@ -547,6 +680,16 @@ def test_a_failed_initializer_says_why(caplog):
         assert "initializer failed" in str(pool._broken)
     assert "Exception in initializer" in caplog.text
     caplog.clear()
+
+
+def test_what_interrupts_a_callback_of_a_finished_future_is_raised(single):
+    def callback(_):
+        raise KeyboardInterrupt("now")
+
+    future = single.submit(len, "abc")
+    assert future.result(WATCHDOG) == 3
+    with pytest.raises(KeyboardInterrupt, match="now"):
+        future.add_done_callback(callback)
 
 
 def test_base_exceptions_are_told_and_end_no_thread(single):

@@ -4,11 +4,13 @@
 //! time wakes nobody: at most, the thread looks once in vain.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use plait_shm::sync::{AtomicU32, Ordering};
 use plait_sys::futex::{self, Scope};
 use plait_sys::{thread, time};
+
+use crate::threads::waiter::Waiter;
 
 /// Names a deadline.
 pub type Key = (u64, u64);
@@ -20,6 +22,10 @@ struct State<T> {
     awake_at: u64,
     /// Whether the thread runs.
     started: bool,
+    /// Whether it tells somebody now.
+    telling: bool,
+    /// To be rung when it does not any more.
+    waiters: Vec<Arc<Waiter>>,
 }
 
 /// See the module.
@@ -38,6 +44,8 @@ impl<T: Send> Deadlines<T> {
             made: 0,
             awake_at: 0,
             started: false,
+            telling: false,
+            waiters: Vec::new(),
         };
         Self {
             state: Mutex::new(state),
@@ -84,6 +92,19 @@ impl<T: Send> Deadlines<T> {
         self.lock().waiting.remove(&key)
     }
 
+    /// Leaves who is to be rung when the thread has told all whose time was over until now.
+    ///
+    /// # Errors
+    /// It tells nobody now: the waiter comes back.
+    pub fn wait(&self, waiter: Arc<Waiter>) -> Result<(), Arc<Waiter>> {
+        let mut state = self.lock();
+        if !state.telling {
+            return Err(waiter);
+        }
+        state.waiters.push(waiter);
+        Ok(())
+    }
+
     fn run(&self) {
         loop {
             // Acquire: pairs with `insert`.
@@ -91,10 +112,20 @@ impl<T: Send> Deadlines<T> {
             let (over, next) = self.due(time::monotonic_ns());
             if !over.is_empty() {
                 (self.over)(over);
+                self.told();
                 continue;
             }
             let _ = futex::wait(&self.changed, seen, Scope::Private, next);
         }
+    }
+
+    fn told(&self) {
+        let waiters = {
+            let mut state = self.lock();
+            state.telling = false;
+            std::mem::take(&mut state.waiters)
+        };
+        waiters.iter().for_each(|waiter| waiter.ring());
     }
 
     /// Takes out what is over, and says when to look next.
@@ -102,6 +133,7 @@ impl<T: Send> Deadlines<T> {
         let mut state = self.lock();
         let later = state.waiting.split_off(&(now + 1, 0));
         let over = std::mem::replace(&mut state.waiting, later);
+        state.telling = !over.is_empty();
         let next = state.waiting.keys().next().map(|key| key.0);
         state.awake_at = next.unwrap_or(u64::MAX);
         (over.into_values().collect(), next)

@@ -110,6 +110,7 @@ impl Crew {
         let (seat, futex) = (Seat::new(), Arc::new(Futex::default()));
         let place = (Arc::clone(&seat), Arc::clone(&futex));
         self.places.lock().expect("nobody panics with it").push(place);
+        self.line.arrive();
         let mut looking = true;
         loop {
             let (next, other) = self.line.next(&seat, &mut looking, self.may_spin);
@@ -141,13 +142,17 @@ impl Crew {
         self.doing.notify_all();
     }
 
-    /// Waits until so many are done, without waking anybody; then `Crew::close`, and what the pool does at its end.
-    fn end(&self, threads: impl IntoIterator<Item = thread::JoinHandle<()>>, done: usize) {
+    /// Waits until so many are done, without waking anybody.
+    fn wait(&self, done: usize) {
         let mut now = self.done.lock().expect("nobody panics with it");
         while *now < done {
             now = self.doing.wait(now).expect("nobody panics with it");
         }
-        drop(now);
+    }
+
+    /// The same; then `Crew::close`, and what the pool does at its end.
+    fn end(&self, threads: impl IntoIterator<Item = thread::JoinHandle<()>>, done: usize) {
+        self.wait(done);
         for seat in self.line.close() {
             self.wake(&seat);
         }
@@ -240,5 +245,26 @@ fn what_comes_back_is_done() {
             crew.wake(&seat);
         }
         crew.end(first, 2);
+    });
+}
+
+/// A thread that prepares itself for as long as anything is to be done: the other worker, which may sleep, does all.
+#[test]
+fn who_sleeps_is_woken_while_another_starts() {
+    explore(2, || {
+        let crew = Crew::new(2, false);
+        let first = Crew::push(&crew, Job::Count);
+        let starts = match crew.line.push(Job::Count, 0).ok().expect("not closed") {
+            Demand::Start => true,
+            Demand::Wake(seat) => {
+                crew.wake(&seat);
+                false
+            }
+            Demand::Met => false,
+        };
+        let third = Crew::push(&crew, Job::Count);
+        crew.wait(3);
+        let second = starts.then(|| Crew::start(&crew));
+        crew.end(first.into_iter().chain(second).chain(third), 3);
     });
 }

@@ -5,6 +5,7 @@
 
 use pyo3::ffi;
 use pyo3::prelude::*;
+use pyo3::sync::critical_section::with_critical_section;
 
 /// The collector passes over the object until it is [shown](show). Whoever hides it holds it until then, or sees to it that it
 /// is in no cycle.
@@ -17,12 +18,22 @@ pub(crate) fn hide(object: &Bound<'_, PyAny>) {
 /// The collector looks at it again.
 #[inline]
 pub(crate) fn show(object: &Bound<'_, PyAny>) {
-    // SAFETY: the object is one that the collector may know, and does not.
-    unsafe {
-        if ffi::PyObject_GC_IsTracked(object.as_ptr()) == 0 {
-            ffi::PyObject_GC_Track(object.as_ptr().cast());
-        }
+    // SAFETY: the object lives.
+    if unsafe { ffi::PyObject_GC_IsTracked(object.as_ptr()) } == 0 {
+        show_hidden(object);
     }
+}
+
+fn show_hidden(object: &Bound<'_, PyAny>) {
+    // Without a GIL two threads may show it at once, and the interpreter aborts when an object is shown twice.
+    with_critical_section(object, || {
+        // SAFETY: the object is one that the collector may know, and does not: whoever tells it so holds the critical section.
+        unsafe {
+            if ffi::PyObject_GC_IsTracked(object.as_ptr()) == 0 {
+                ffi::PyObject_GC_Track(object.as_ptr().cast());
+            }
+        }
+    });
 }
 
 /// Whether the collector knows objects of this kind.

@@ -2,7 +2,7 @@
 
 use plait_pool::processes::{Failure, Refusal};
 use plait_pool::supervisor::{Doom, Exit};
-use pyo3::exceptions::{PyMemoryError, PyRuntimeError};
+use pyo3::exceptions::{PyMemoryError, PyRuntimeError, PyStopIteration};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyType};
@@ -143,6 +143,17 @@ fn broken<'py>(py: Python<'py>, text: &str) -> PyResult<Bound<'py, PyAny>> {
     CLASS
         .import(py, "concurrent.futures.process", "BrokenProcessPool")?
         .call1((text,))
+}
+
+/// What an item of a `map` raised, as the iterator over the results raises it: `StopIteration` would be taken for their end.
+pub(crate) fn of_item(raised: Bound<'_, PyAny>) -> PyErr {
+    let py = raised.py();
+    if !raised.is_instance_of::<PyStopIteration>() {
+        return PyErr::from_value(raised);
+    }
+    let error = PyRuntimeError::new_err("the function of map raised StopIteration");
+    error.set_cause(py, Some(PyErr::from_value(raised)));
+    error
 }
 
 fn cancelled_error(py: Python<'_>) -> PyResult<&Bound<'_, PyType>> {

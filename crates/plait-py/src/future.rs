@@ -511,9 +511,18 @@ fn call_all(slf: &Bound<'_, FutureCore>, callbacks: Vec<Py<PyAny>>) {
 }
 
 fn call_one(slf: &Bound<'_, FutureCore>, callback: &Bound<'_, PyAny>) {
+    if let Err(error) = try_one(slf, callback) {
+        error.write_unraisable(slf.py(), Some(slf));
+    }
+}
+
+/// The same for who may be told of Ctrl-C and the like.
+fn try_one(slf: &Bound<'_, FutureCore>, callback: &Bound<'_, PyAny>) -> PyResult<()> {
     let py = slf.py();
-    let Err(error) = callback.call1((slf,)) else { return };
-    let logged = if error.is_instance_of::<PyException>(py) {
+    let Err(error) = callback.call1((slf,)) else {
+        return Ok(());
+    };
+    if error.is_instance_of::<PyException>(py) {
         py.import("logging").and_then(|logging| {
             let logger = logging.call_method1("getLogger", ("concurrent.futures",))?;
             let keywords = pyo3::types::PyDict::new(py);
@@ -524,9 +533,6 @@ fn call_one(slf: &Bound<'_, FutureCore>, callback: &Bound<'_, PyAny>) {
         })
     } else {
         Err(error)
-    };
-    if let Err(error) = logged {
-        error.write_unraisable(py, Some(slf));
     }
 }
 

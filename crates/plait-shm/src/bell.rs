@@ -33,7 +33,8 @@ impl Default for Bell {
 impl Bell {
     /// Forgets earlier rings. For the owner, before it tells anybody what it waits for.
     pub fn hush(&self) {
-        self.0.store(QUIET, Ordering::Relaxed);
+        // An exchange as all other changes of the word, which then follow each other: no ring falls between two of them.
+        self.0.swap(QUIET, Ordering::Relaxed);
     }
 
     /// Whether it has been rung.

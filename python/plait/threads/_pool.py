@@ -152,7 +152,7 @@ class ThreadPool(_core.ThreadPoolCore, concurrent.futures.ThreadPoolExecutor):
     ) -> Iterator[T]:
         arguments = MapArguments.check(*keywords)
         deadline_ns = _core.deadline_ns(timeout)
-        return map_items(self._map(*options, fn), iterables, arguments, self._max_workers, deadline_ns)
+        return map_items(self._map(*options, fn), iterables, arguments, self._max_workers, deadline_ns, self)
 
     def options(self, *, timeout: float | None = None, retries: int | None = None, priority: int = 0) -> ThreadPoolView:
         """Return a view on this pool whose tasks have other options.

@@ -134,8 +134,9 @@ impl<J> Crew<J> {
         self.line.figures()
     }
 
-    /// The memory of a worker that was asked for.
+    /// The memory of a worker that was asked for, and has arrived.
     pub fn worker(&self) -> Worker {
+        self.line.arrive();
         Worker {
             seat: Seat::new(),
             looking: true,

@@ -1,10 +1,12 @@
 //! Who works, who sleeps, whom to wake: the protocol of a crew, without the sleeping.
 //!
-//! All of it changes under one lock, held for a few instructions. A worker is *looking* from the moment it is asked for (woken, or
-//! started) until it has looked into the queue with the lock; a spinner is looking all the time. The promise:
-//! while a job waits, somebody looks, unless every worker that there may be is at work. So
+//! All of it changes under one lock, held for a few instructions. A worker is *looking* from the moment it is woken, or has
+//! [arrived](Line::arrive), until it has looked into the queue with the lock; a spinner is looking all the time. The promise:
+//! while a job waits and somebody sleeps, somebody looks. A worker that starts may take long to arrive (its thread prepares itself), so
+//! nobody's sleep relies on it. So
 //!
-//! - who brings a job wakes a sleeper only if nobody looks, and asks for a new worker only if those who look or sleep are too few;
+//! - who brings a job wakes a sleeper only if nobody looks, and asks for a new worker only if those who look, sleep or start are too
+//!   few;
 //! - who finds a job, was the last that looked, and sees another job, wakes the next. One wake-up leads to the next, and two jobs
 //!   that sleep always overlap;
 //! - who finds none lies down under the same lock, so that who brings the next job sees it.
@@ -69,7 +71,7 @@ pub enum Demand {
     Met,
     /// Wake this sleeper.
     Wake(Arc<Seat>),
-    /// Start a worker, which then [looks](Line::next); or say that it [cannot be](Line::not_started).
+    /// Start a worker, which then [arrives](Line::arrive); or say that it [cannot be](Line::not_started).
     Start,
 }
 
@@ -91,6 +93,8 @@ struct State<J> {
     /// The last to lie down is the first to be woken: its memory is still warm.
     sleepers: Vec<Arc<Seat>>,
     looking: usize,
+    /// Workers that were asked for and have not arrived.
+    starting: usize,
     spinning: bool,
     workers: usize,
     most: usize,
@@ -112,6 +116,7 @@ impl<J> Line<J> {
             jobs: Lanes::default(),
             sleepers: Vec::new(),
             looking: 0,
+            starting: 0,
             spinning: false,
             workers: 0,
             most,
@@ -166,13 +171,20 @@ impl<J> Line<J> {
     pub fn not_started(&self) -> Result<Option<Arc<Seat>>, Vec<J>> {
         let mut state = self.lock();
         state.workers -= 1;
-        state.looking -= 1;
+        state.starting -= 1;
         if state.workers > 0 {
             return Ok(state.next_to_wake());
         }
         let jobs = state.jobs.drain();
         self.show(&state);
         Err(jobs)
+    }
+
+    /// A worker that was asked for is there. It is looking.
+    pub fn arrive(&self) {
+        let mut state = self.lock();
+        state.starting -= 1;
+        state.looking += 1;
     }
 
     /// What the worker does next, and whom it has to wake before. It says whether it was `looking`, and learns whether it is;
@@ -256,9 +268,9 @@ impl<J> Line<J> {
 impl<J> State<J> {
     #[inline]
     fn demand(&mut self) -> Demand {
-        if self.jobs.len() > self.looking + self.sleepers.len() && self.workers < self.most {
+        if self.jobs.len() > self.looking + self.sleepers.len() + self.starting && self.workers < self.most {
             self.workers += 1;
-            self.looking += 1;
+            self.starting += 1;
             return Demand::Start;
         }
         match self.next_to_wake() {

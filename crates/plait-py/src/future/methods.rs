@@ -197,8 +197,7 @@ impl FutureCore {
                 return Self::ask(slf);
             }
         }
-        call_one(slf, &r#fn);
-        Ok(())
+        try_one(slf, &r#fn)
     }
 
     /// Begin a future that has no task behind it; False if it was cancelled. For executors and tests.

@@ -32,12 +32,6 @@ impl FutureCore {
         slf.get().lock().state = State::Queued(call);
     }
 
-    /// Takes the call back out of a future that nobody has seen.
-    pub(crate) fn unqueue(&self) {
-        let before = std::mem::replace(&mut self.lock().state, State::Pending);
-        drop(before);
-    }
-
     /// Begins the call; None if it was cancelled.
     #[inline]
     pub(crate) fn start(&self, begun: impl FnOnce(&Call) -> Begun) -> Option<Call> {
@@ -231,7 +225,7 @@ impl FutureCore {
         let Some(waiter) = waiter else {
             return Some(Err(error::inert()));
         };
-        let waited = gil::wait(slf.py(), &Rung::new(&waiter, &task.core.crew), true, deadline_ns);
+        let waited = gil::wait(slf.py(), &Rung::new(&waiter, Some(&task.core.crew)), true, deadline_ns);
         slf.get()
             .lock()
             .waiting

@@ -138,7 +138,7 @@ impl MapCore {
     fn take<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
         loop {
             if let Some(outcome) = self.next_in_part(py)? {
-                return outcome.map(Some).map_err(PyErr::from_value);
+                return outcome.map(Some).map_err(error::of_item);
             }
             let (taken, deadline_ns, ordered) = {
                 let mut progress = self.lock();
@@ -293,7 +293,7 @@ impl MapCore {
     fn __next__<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
         let next = match self.next_ready() {
             Some(Ok(value)) => Ok(Some(value.into_bound(py))),
-            Some(Err(error)) => Err(PyErr::from_value(error.into_bound(py))),
+            Some(Err(error)) => Err(error::of_item(error.into_bound(py))),
             None => match self.turn() {
                 Some(_turn) => self.take(py),
                 // As a generator has it; the other thread's results are not to blame.

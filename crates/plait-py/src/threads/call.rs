@@ -51,6 +51,14 @@ impl Args {
             Self::Many(many) => many,
         }
     }
+
+    /// The same for a callee, which may write to the free place.
+    fn all_mut(&mut self) -> &mut [Option<Py<PyAny>>] {
+        match self {
+            Self::Few(few, count) => &mut few[..=usize::from(*count)],
+            Self::Many(many) => many,
+        }
+    }
 }
 
 /// See the module.
@@ -120,23 +128,24 @@ impl Call {
 
     /// Makes the call.
     #[inline]
-    pub(super) fn run<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        match &self.context {
+    pub(super) fn run<'py>(&mut self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let context = self.context.take();
+        match &context {
             None => self.call(py),
             Some(context) => in_context(context.show(py), || self.call(py)),
         }
     }
 
     #[inline]
-    fn call<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        let all = self.args.all();
+    fn call<'py>(&mut self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let all = self.args.all_mut();
         let names = self.names.as_ref().map_or(null_mut(), |names| names.as_ptr());
         let named = self.names.as_ref().map_or(0, |names| names.bind(py).len());
         let count = (all.len() - 1 - named) | ffi::PY_VECTORCALL_ARGUMENTS_OFFSET;
         // SAFETY: behind the free place lie as many objects as the count and the names say; they, the function and the names are
         // ours until it returns. A callee may use the free place, and puts back what was in it. The layout is asserted above.
         unsafe {
-            let values = all.as_ptr().cast::<*mut ffi::PyObject>().cast_mut().add(1);
+            let values = all.as_mut_ptr().cast::<*mut ffi::PyObject>().add(1);
             let result = ffi::PyObject_Vectorcall(self.function.as_ptr(), values, count, names);
             Bound::from_owned_ptr_or_err(py, result)
         }

@@ -3,14 +3,16 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use plait_pool::deadlines::{Deadlines, Key};
+use plait_pool::threads::waiter::Waiter;
 use plait_shm::sync::Ordering;
 use plait_sys::{fork, time};
 use pyo3::prelude::*;
 
 use super::map::Job;
-use super::{Call, Core};
+use super::{Call, Core, Rung};
 use crate::error::{self, Subject};
 use crate::future::FutureCore;
+use crate::gil;
 
 /// A task whose time is over.
 struct Late {
@@ -44,7 +46,29 @@ fn deadlines() -> &'static Deadlines<Late> {
 
 fn tell(over: Vec<Late>) {
     // Without an interpreter nobody is left to be told.
-    let _ = Python::try_attach(|py| over.iter().for_each(|late| late.tell(py)));
+    let _ = Python::try_attach(|py| {
+        over.iter().for_each(|late| late.tell(py));
+        drop(over); // Here, where what it holds can end.
+    });
+}
+
+/// Waits until all are told whose time was over until now. When the interpreter ends, nobody may be on the way to it.
+pub(super) fn wait_until_told(py: Python<'_>) -> PyResult<()> {
+    let kept = *DEADLINES.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some((_, deadlines)) = kept.filter(|(generation, _)| *generation == fork::generation()) else {
+        return Ok(());
+    };
+    loop {
+        let waiter = Waiter::take();
+        let waited = match deadlines.wait(Arc::clone(&waiter)) {
+            Err(_told) => Ok(false),
+            Ok(()) => gil::wait(py, &Rung::new(&waiter, None), false, None),
+        };
+        Waiter::keep(waiter);
+        if !waited? {
+            return Ok(());
+        }
+    }
 }
 
 impl Late {

@@ -7,9 +7,10 @@
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
+use pyo3::exceptions::{PyKeyboardInterrupt, PySystemExit};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::PyTuple;
+use pyo3::types::{PyDict, PyTuple};
 use pyo3::{PyTraverseError, PyVisit, ffi, intern};
 
 use crate::future::FutureCore;
@@ -192,29 +193,54 @@ impl Mailbox {
         let mut letters = self.letters.lock().unwrap_or_else(PoisonError::into_inner);
         letters.take().unwrap_or_default()
     }
+
+    /// What leaves the loop has interrupted the handing out: the rest is for the loop's next turn, if there is one.
+    #[cold]
+    fn put_off(slf: &Bound<'_, Self>, rest: Vec<Letter>) -> PyResult<()> {
+        let event_loop = slf.get().event_loop.bind(slf.py());
+        let later = Self {
+            letters: Arc::new(Mutex::new(Some(rest))),
+            event_loop: event_loop.clone().unbind(),
+        };
+        event_loop
+            .call_method1(intern!(slf.py(), "call_soon"), (later,))
+            .map(drop)
+    }
+
+    /// Has the loop's exception handler told, as it is told of callbacks.
+    #[cold]
+    fn report(&self, py: Python<'_>, error: PyErr) {
+        let context = PyDict::new(py);
+        let handled = context
+            .set_item("message", "an outcome could not be handed over")
+            .and_then(|()| context.set_item("exception", error.value(py)))
+            .and_then(|()| {
+                self.event_loop
+                    .bind(py)
+                    .call_method1("call_exception_handler", (context,))
+            });
+        if let Err(error) = handled {
+            error.write_unraisable(py, None);
+        }
+    }
 }
 
 #[pymethods]
 impl Mailbox {
     /// Hands out the letters, in the loop's thread.
-    fn __call__(&self, py: Python<'_>) {
-        for letter in self.take() {
+    fn __call__(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let py = slf.py();
+        let mut letters = slf.get().take().into_iter();
+        while let Some(letter) = letters.next() {
             let told = letter.set_state.bind(py).call1((&letter.destination, &letter.future));
-            if let Err(error) = told {
-                let context = [("message", "an outcome could not be handed over")];
-                let context = pyo3::types::IntoPyDict::into_py_dict(context, py);
-                let handled = context.and_then(|context| {
-                    context.set_item("exception", error.value(py))?;
-                    self.event_loop
-                        .bind(py)
-                        .call_method1("call_exception_handler", (context,))
-                        .map(drop)
-                });
-                if let Err(error) = handled {
-                    error.write_unraisable(py, None);
-                }
+            let Err(error) = told else { continue };
+            if error.is_instance_of::<PyKeyboardInterrupt>(py) || error.is_instance_of::<PySystemExit>(py) {
+                Self::put_off(slf, letters.collect())?;
+                return Err(error);
             }
+            slf.get().report(py, error);
         }
+        Ok(())
     }
 
     fn __repr__(&self) -> &'static str {

@@ -168,6 +168,9 @@ impl ThreadMapCore {
     fn hand_over(&self, py: Python<'_>, inputs: &mut VecDeque<Py<PyTuple>>) -> PyResult<()> {
         let job = &self.job;
         job.items.push(inputs);
+        if !inputs.is_empty() && job.core.crew.closed() {
+            return Err(job.core.refusal(py)); // Its end was not the caller's wish.
+        }
         for _ in 0..job.items.enlist(job.core.max_workers) {
             job.core
                 .push(py, Work::Serve(Arc::clone(job)), job.priority)
@@ -209,7 +212,7 @@ impl ThreadMapCore {
                     drop(progress);
                     return match outcome {
                         Ok(value) => Ok(Some(value.into_bound(py))),
-                        Err(error) => Err(PyErr::from_value(error.into_bound(py))),
+                        Err(error) => Err(error::of_item(error.into_bound(py))),
                     };
                 }
                 if progress.closed {
@@ -234,7 +237,7 @@ impl ThreadMapCore {
         let waited = match self.job.items.wait(Arc::clone(&waiter)) {
             Err(_there_is_one) => Ok(true),
             Ok(()) => {
-                let next = Rung::new(&waiter, &self.job.core.crew);
+                let next = Rung::new(&waiter, Some(&self.job.core.crew));
                 let waited = gil::wait(py, &next, true, deadline_ns);
                 self.job.items.stop_waiting(|other| Arc::ptr_eq(other, &waiter));
                 waited

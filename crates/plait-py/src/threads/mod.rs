@@ -26,7 +26,9 @@ use plait_pool::threads::waiter::Waiter;
 use plait_pool::threads::{Crew, Duty};
 use plait_shm::sync::{AtomicU32, AtomicU64, Ordering};
 use pyo3::exceptions::PyRuntimeError;
+use pyo3::intern;
 use pyo3::prelude::*;
+use pyo3::types::PyTuple;
 
 pub(crate) use self::call::Call;
 use self::map::Job;
@@ -86,11 +88,12 @@ impl Begun {
 /// A waiter's bell, waited for.
 pub(crate) struct Rung<'a> {
     waiter: &'a Waiter,
-    crew: &'a Crew<Work>,
+    /// Whose workers ring it, if they do.
+    crew: Option<&'a Crew<Work>>,
 }
 
 impl<'a> Rung<'a> {
-    pub(crate) fn new(waiter: &'a Waiter, crew: &'a Crew<Work>) -> Self {
+    pub(crate) fn new(waiter: &'a Waiter, crew: Option<&'a Crew<Work>>) -> Self {
         Self { waiter, crew }
     }
 }
@@ -100,7 +103,10 @@ impl Waitable for Rung<'_> {
         self.waiter.rung()
     }
     fn spin(&self, spin: &mut Spin) -> bool {
-        self.waiter.spin(self.crew, spin)
+        match self.crew {
+            Some(crew) => self.waiter.spin(crew, spin),
+            None => self.waiter.rung(),
+        }
     }
     fn sleep(&self, deadline_ns: Option<u64>) -> Sleep {
         self.waiter.sleep(deadline_ns)
@@ -151,10 +157,14 @@ impl Core {
         if left.is_empty() {
             return Ok(()); // Others will do it.
         }
+        // Other threads may have counted on this worker: who waits for their work is told.
+        let why = error.value(py);
         for work in left {
             match work {
-                Work::Call(future) => future.get().unqueue(),
-                Work::Serve(job) => job.cancel(),
+                Work::Call(future) => {
+                    FutureCore::end_task(future.bind(py), false, Some(why.clone().into_any()));
+                }
+                Work::Serve(job) => job.fail(py, Some(why)),
             }
         }
         Err(error)
@@ -179,7 +189,8 @@ impl Core {
         let broken = self.broken.lock().unwrap_or_else(PoisonError::into_inner);
         let why = broken.as_ref().map(|why| why.clone_ref(py));
         drop(broken);
-        why.map(|why| PyErr::from_value(why.into_bound(py)))
+        // Raised again and again, one exception would keep all frames that it has passed.
+        why.map(|why| again(why.bind(py)).unwrap_or_else(|error| error))
     }
 
     /// An initializer failed: everything that waits and that comes fails with `why`.
@@ -249,7 +260,7 @@ impl Core {
             // Who leaves from here on sees the waiter.
             let waited = match self.ended() {
                 true => Ok(true),
-                false => gil::wait(py, &Rung::new(&waiter, &self.crew), false, None),
+                false => gil::wait(py, &Rung::new(&waiter, Some(&self.crew)), false, None),
             };
             self.farewell().retain(|other| !Arc::ptr_eq(other, &waiter));
             Waiter::keep(waiter);
@@ -271,6 +282,15 @@ impl Core {
     }
 }
 
+/// An exception like `why`.
+fn again(why: &Bound<'_, PyAny>) -> PyResult<PyErr> {
+    let py = why.py();
+    let args = why.getattr(intern!(py, "args"))?.cast_into::<PyTuple>()?;
+    let error = why.get_type().call1(args)?;
+    error.setattr(intern!(py, "__cause__"), why.getattr(intern!(py, "__cause__"))?)?;
+    Ok(PyErr::from_value(error))
+}
+
 /// Has all pools end, and waits until what was submitted has been done.
 #[pyfunction]
 fn close_thread_pools(py: Python<'_>) -> PyResult<()> {
@@ -280,7 +300,8 @@ fn close_thread_pools(py: Python<'_>) -> PyResult<()> {
     for core in cores.iter().filter(|core| !core.crew.inert()) {
         core.shut_down(py, false);
     }
-    cores.iter().try_for_each(|core| core.wait_for_end(py))
+    cores.iter().try_for_each(|core| core.wait_for_end(py))?;
+    late::wait_until_told(py)
 }
 
 pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {

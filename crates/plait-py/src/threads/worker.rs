@@ -149,7 +149,7 @@ fn idle(py: Python<'_>, core: &Core, worker: &mut Worker, waiters: &mut Waiters,
 /// Runs the call behind a future. The threads to be woken.
 #[inline]
 fn run(py: Python<'_>, future: Bound<'_, FutureCore>) -> Waiters {
-    let Some(call) = future.get().start(|call| Begun::of(py, call)) else {
+    let Some(mut call) = future.get().start(|call| Begun::of(py, call)) else {
         return Waiters::new();
     };
     let outcome = match call.timeout_ns {
