@@ -9,7 +9,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Weak};
 
 use plait_sys::futex::{self, Scope};
 use plait_sys::mem::Identity;
@@ -20,6 +20,7 @@ use super::bell;
 use super::gate::{Gate, GateWords, Kind, Slot, Woken};
 use super::peers;
 use super::seats::{Process, Seats};
+use crate::guarded::Kept;
 use crate::segment::Segment;
 use crate::sync::{
     AtomicU32, AtomicU64,
@@ -126,7 +127,7 @@ pub struct Plan {
 }
 
 /// The objects of this process.
-static KNOWN: Mutex<Option<HashMap<Identity, Weak<Object>>>> = Mutex::new(None);
+static KNOWN: Kept<Option<HashMap<Identity, Weak<Object>>>> = Kept::new(None);
 
 impl Object {
     /// A new one. `begin` gets the memory of the kind, all zeros, and makes of it what the kind wants.
@@ -183,9 +184,7 @@ impl Object {
             watched: AtomicU32::new(0),
             handles: AtomicU32::new(0),
         });
-        let Some(mut known) = fork::lock(&KNOWN) else {
-            return made;
-        };
+        let mut known = KNOWN.lock();
         let known = known.get_or_insert_default();
         if let Some(found) = known.get(&identity).and_then(Weak::upgrade) {
             return found;
@@ -209,6 +208,11 @@ impl Object {
     #[must_use]
     pub fn parameter(&self, index: usize) -> u64 {
         self.header().parameters[index].load(Relaxed)
+    }
+
+    /// Whether there is a handle.
+    pub(super) fn in_use(&self) -> bool {
+        self.handles.load(Relaxed) != 0
     }
 
     /// Where the memory of its kind begins; as long as its plan said.
@@ -284,11 +288,20 @@ impl Object {
         let mine = u64::from(generation) << 32 | u64::from(seat + 1);
         // Release: pairs with `seat`.
         if let Err(faster) = self.seat.compare_exchange(before, mine, Release, Acquire) {
-            seats.vacate(seat, process, || ());
+            self.leave_seat(seat, process);
             return Ok(faster as u32 - 1);
         }
         seats.ring(seat);
         Ok(seat)
+    }
+
+    /// This process does not need the seat any more, unless something in the object is its own by it.
+    fn leave_seat(&self, seat: u32, process: Process) {
+        if self.behaviour.needs_seat(self, seat) {
+            self.seats().leave(seat);
+        } else {
+            self.seats().vacate(seat, process, || ());
+        }
     }
 
     /// Looks for seats whose processes have ended, and buries those.
@@ -400,8 +413,7 @@ impl Object {
 
 impl Drop for Object {
     fn drop(&mut self) {
-        if let Some(mut known) = fork::lock(&KNOWN)
-            && let Some(known) = known.as_mut()
+        if let Some(known) = KNOWN.lock().as_mut()
             && known
                 .get(&self.segment.identity())
                 .is_some_and(|entry| entry.strong_count() == 0)
@@ -411,10 +423,8 @@ impl Drop for Object {
         let seat = self.seat.load(Acquire);
         if seat != 0 && (seat >> 32) as u32 == fork::generation() {
             let seat = seat as u32 - 1;
-            if !self.behaviour.needs_seat(self, seat)
-                && let Some(process) = self.seats().holder(seat)
-            {
-                self.seats().vacate(seat, process, || ());
+            if let Some(process) = self.seats().holder(seat) {
+                self.leave_seat(seat, process);
             }
         }
         if *self.watched.get_mut() == fork::generation() + 1 {
