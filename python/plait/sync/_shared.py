@@ -230,12 +230,14 @@ class SharedCondition(_core.SharedConditionCore, AnyCondition):
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._lock.__exit__(kind, value, traceback)
+        lock: Any = self._lock
+        lock.__exit__(kind, value, traceback)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        await self._task_lock().__aexit__(kind, value, traceback)
+        lock: Any = self._lock
+        await lock.__aexit__(kind, value, traceback)
 
     def statistics(self) -> Any:
         """Return what goes on: whether the lock is `locked`, its `owner`, and who is `waiting` for a notice."""
