@@ -308,3 +308,22 @@ def test_the_end_of_who_took_messages_calls_done_only_what_nobody_else_did_or_ha
     channel.task_done()
     assert after_its_death(living) == 0
     channel.join()
+
+
+def test_the_end_of_who_was_told_of_an_event_tells_nobody_who_came_since() -> None:
+    event: Any = plait.Event(shared=True)
+    child = start(event.wait)
+    while event.statistics()["waiting"] < 1:
+        time.sleep(0.001)
+    os.kill(child, signal.SIGSTOP)
+    event.set()
+    event.clear()
+    told: list[bool] = []
+    later = threading.Thread(target=lambda: told.append(event.wait(timeout=0.5)))
+    later.start()
+    while event.statistics()["waiting"] < 1:
+        time.sleep(0.001)
+    kill(child)
+    later.join()
+    assert told == [False]
+    assert not event.is_set()

@@ -63,7 +63,7 @@ pub trait Behaviour: Send + Sync {
     /// after a caller died in the midst of it.
     fn bury(&self, object: &Object, seat: u32);
     /// Whether what is waited for at a gate is the wake-up itself: then one that was not used is another's.
-    fn notices(&self, _gate: usize) -> bool {
+    fn notices(&self, _object: &Object, _gate: usize) -> bool {
         false
     }
     /// Whether the seat of a process that lets go of the object still means something.
@@ -326,7 +326,7 @@ impl Object {
                 // Also when the dead one had seen to that: it may not have told anybody.
                 self.tell_freed(gate);
                 self.wake_ready(gate);
-                if self.behaviour.notices(gate) {
+                if self.behaviour.notices(self, gate) {
                     self.wake_many(gate, unused);
                 }
             }
@@ -344,7 +344,7 @@ impl Object {
     /// A waiter leaves without what it waited for; if it had been woken, the next one is.
     pub fn leave(&self, gate: usize, slot: u32) {
         let entered = self.enter(gate);
-        let more = || self.behaviour.notices(gate) || self.behaviour.ready(self, gate) > 0;
+        let more = || self.behaviour.notices(self, gate) || self.behaviour.ready(self, gate) > 0;
         let woken = (entered.gate.leave(slot) && more())
             .then(|| entered.gate.wake_first(time::monotonic_ns()))
             .flatten();
