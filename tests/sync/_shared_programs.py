@@ -33,6 +33,14 @@ def hold(lock: Any, ready: Any) -> None:
     plait.Channel(1, shared=True).get()
 
 
+def call_and_forget(orders: Any, answers: Any) -> None:
+    """Call a method of each lock that comes, and let go of the handle."""
+    for lock, method in orders:
+        getattr(lock, method)()
+        del lock
+        answers.put(method)
+
+
 def count_up(lock: Any, total: Any, times: int) -> None:
     for _ in range(times):
         with lock:

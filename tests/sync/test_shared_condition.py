@@ -124,6 +124,56 @@ def test_a_notice_to_one_that_died_goes_to_another() -> None:
     assert told == [True]
 
 
+@pytest.mark.parametrize("recovers", [False, True])
+@pytest.mark.parametrize("in_task", [False, True])
+@pytest.mark.parametrize("kind", LOCKS)
+def test_a_wait_that_finds_the_owner_dead_says_so(kind: Any, in_task: bool, recovers: bool) -> None:
+    lock = kind(shared=True)
+    condition: Any = plait.Condition(lock, shared=True)
+
+    async def main() -> None:
+        async with condition:
+            try:
+                await condition.await_()
+            except plait.errors.OwnerDied:
+                assert not recovers or await lock.arecover()
+                raise
+
+    def wait() -> None:
+        with condition:
+            try:
+                condition.wait()
+            except plait.errors.OwnerDied:
+                assert not recovers or lock.recover()
+                raise
+
+    def die() -> None:
+        condition.acquire()
+        condition.notify()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    raised: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            asyncio.run(main()) if in_task else wait()
+        except Exception as error:
+            raised.append(error)
+
+    waiting = threading.Thread(target=run)
+    waiting.start()
+    while condition.statistics()["waiting"] < 1:
+        time.sleep(0.001)
+    os.waitpid(forked(die), 0)
+    waiting.join()
+    assert [type(each) for each in raised] == [plait.errors.OwnerDied]
+    if recovers:
+        assert not lock.locked()
+    else:
+        assert lock.recover()
+        lock.release()
+
+
 def test_a_task_that_gives_up_has_the_lock_again() -> None:
     condition: Any = plait.Condition(shared=True)
 

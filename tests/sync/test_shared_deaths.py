@@ -272,3 +272,58 @@ def test_a_lock_travels_and_excludes(method: str, kind: Any) -> None:
     for child in children:
         child.join()
     assert total[0] == 6000
+
+
+def test_the_end_of_who_took_messages_calls_done_only_what_nobody_else_did_or_has() -> None:
+    channel, taken = plait.Channel[int](16, shared=True), plait.Channel[int](16, shared=True)
+    answers: Any = plait.Channel[int](1, shared=True)
+
+    def take(count: int, finished: int) -> None:
+        for _ in range(count):
+            taken.put(channel.get())
+        for _ in range(finished):
+            channel.task_done()
+        answers.put(0)
+        plait.Channel[int](1, shared=True).get()
+
+    def taker(count: int, finished: int = 0) -> int:
+        for number in range(count):
+            channel.put(number)
+        child = start(take, count, finished)
+        answers.get(timeout=LATE)
+        return child
+
+    def after_its_death(child: int) -> int:
+        kill(child)
+        return channel.statistics()["unfinished"]
+
+    helped = taker(4)
+    for _ in range(4):
+        channel.task_done()
+    channel.put(7)
+    assert after_its_death(helped) == 1  # what is in the channel is not done
+    assert channel.get() == 7
+    dead, living = taker(3, 1), taker(2)
+    assert after_its_death(dead) == 3
+    channel.task_done()
+    assert after_its_death(living) == 0
+    channel.join()
+
+
+def test_the_end_of_who_was_told_of_an_event_tells_nobody_who_came_since() -> None:
+    event: Any = plait.Event(shared=True)
+    child = start(event.wait)
+    while event.statistics()["waiting"] < 1:
+        time.sleep(0.001)
+    os.kill(child, signal.SIGSTOP)
+    event.set()
+    event.clear()
+    told: list[bool] = []
+    later = threading.Thread(target=lambda: told.append(event.wait(timeout=0.5)))
+    later.start()
+    while event.statistics()["waiting"] < 1:
+        time.sleep(0.001)
+    kill(child)
+    later.join()
+    assert told == [False]
+    assert not event.is_set()

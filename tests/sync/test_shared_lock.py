@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import multiprocessing
 import pickle
 import threading
 import time
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 import plait
+from tests.sync import _shared_programs as programs
 
 KINDS = [plait.Lock, plait.RLock]
 
@@ -38,6 +40,26 @@ def test_it_is_a_lock(kind: Any) -> None:
         lock.acquire(False, 1)
     assert "unlocked" in repr(lock)
     assert "shared" in repr(lock)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_process_that_lets_go_of_a_lock_that_it_has_is_known_again(kind: Any) -> None:
+    orders, answers = plait.Channel[Any](4, shared=True), plait.Channel[Any](4, shared=True)
+    child = multiprocessing.get_context("spawn").Process(target=programs.call_and_forget, args=(orders, answers))
+    child.start()
+    lock = kind(shared=True)
+    for _ in range(20):
+        for method in ("acquire", "release"):
+            orders.put((lock, method))
+            assert answers.get(timeout=60) == method
+    for _ in range(20 if kind is plait.Lock else 0):
+        orders.put((lock, "acquire"))
+        answers.get(timeout=60)
+        lock.release()
+    assert lock.statistics()["processes"] <= 2
+    orders.shutdown()
+    child.join()
+    assert child.exitcode == 0
 
 
 def test_any_thread_may_release_a_lock_and_only_the_owner_an_rlock() -> None:

@@ -3,6 +3,8 @@
 //! What it guards are queues of threads, for a few instructions at a time. A child has none of those threads, and the one that
 //! held the mutex at the fork will never let go of it: the child takes it all the same, and leaves the value, which may be half
 //! changed, to itself. On the heap of one process.
+//!
+//! [`Kept`] is the same for what a child goes on with: its value is new only where the mutex was held at the fork.
 
 use std::cell::UnsafeCell;
 use std::ops::{Deref, DerefMut};
@@ -25,27 +27,41 @@ const TRIES: u32 = 100;
 
 /// The mutex.
 #[derive(Debug)]
-pub struct Guarded<T> {
+pub struct Guarded<T, const KEPT: bool = false> {
     word: AtomicU32,
     value: UnsafeCell<T>,
 }
 
+/// One whose value a forked child keeps, unless the mutex was held at the fork.
+pub type Kept<T> = Guarded<T, true>;
+
 // SAFETY: the value is reached through a guard alone, and there is one guard at a time.
-unsafe impl<T: Send> Sync for Guarded<T> {}
+unsafe impl<T: Send, const KEPT: bool> Sync for Guarded<T, KEPT> {}
 // SAFETY: as for any mutex; the word is an atomic.
-unsafe impl<T: Send> Send for Guarded<T> {}
+unsafe impl<T: Send, const KEPT: bool> Send for Guarded<T, KEPT> {}
 
 /// Access to the value, until it is dropped.
-pub struct Guard<'a, T> {
-    mutex: &'a Guarded<T>,
+pub struct Guard<'a, T, const KEPT: bool = false> {
+    mutex: &'a Guarded<T, KEPT>,
     free: u32,
 }
 
-impl<T: Default> Default for Guarded<T> {
+impl<T: Default, const KEPT: bool> Default for Guarded<T, KEPT> {
     fn default() -> Self {
         Self {
             word: AtomicU32::new(free_word()),
             value: UnsafeCell::new(T::default()),
+        }
+    }
+}
+
+impl<T> Kept<T> {
+    /// With this value, for a static.
+    pub const fn new(value: T) -> Self {
+        Self {
+            // Free, whatever process it is that uses it first.
+            word: AtomicU32::new(FREE),
+            value: UnsafeCell::new(value),
         }
     }
 }
@@ -55,16 +71,16 @@ fn free_word() -> u32 {
     fork::generation() << SHIFT | FREE
 }
 
-impl<T: Default> Guarded<T> {
+impl<T: Default, const KEPT: bool> Guarded<T, KEPT> {
     /// Waits until nobody else has it.
     #[inline]
-    pub fn lock(&self) -> Guard<'_, T> {
+    pub fn lock(&self) -> Guard<'_, T, KEPT> {
         self.try_lock().unwrap_or_else(|| self.lock_slow(free_word()))
     }
 
     /// Has it if nobody else does.
     #[inline]
-    pub fn try_lock(&self) -> Option<Guard<'_, T>> {
+    pub fn try_lock(&self) -> Option<Guard<'_, T, KEPT>> {
         let free = free_word();
         // Acquire: pairs with `Guard::drop` [guarded.release].
         let swap = self
@@ -74,7 +90,7 @@ impl<T: Default> Guarded<T> {
     }
 
     #[cold]
-    fn lock_slow(&self, free: u32) -> Guard<'_, T> {
+    fn lock_slow(&self, free: u32) -> Guard<'_, T, KEPT> {
         let mut held = HELD;
         let mut tries = 0;
         loop {
@@ -118,7 +134,7 @@ impl<T: Default> Guarded<T> {
         let swap = self
             .word
             .compare_exchange(word, held, Ordering::Acquire, Ordering::Relaxed);
-        if swap.is_ok() {
+        if swap.is_ok() && !(KEPT && word & STATE == FREE) {
             // SAFETY: held by this thread. The old value is the parent's, and may be half changed: nothing of it is dropped.
             unsafe { self.value.get().write(T::default()) };
         }
@@ -126,7 +142,7 @@ impl<T: Default> Guarded<T> {
     }
 }
 
-impl<T> Deref for Guard<'_, T> {
+impl<T, const KEPT: bool> Deref for Guard<'_, T, KEPT> {
     type Target = T;
 
     fn deref(&self) -> &T {
@@ -135,14 +151,14 @@ impl<T> Deref for Guard<'_, T> {
     }
 }
 
-impl<T> DerefMut for Guard<'_, T> {
+impl<T, const KEPT: bool> DerefMut for Guard<'_, T, KEPT> {
     fn deref_mut(&mut self) -> &mut T {
         // SAFETY: the guard stands for the mutex being held, and is borrowed mutably.
         unsafe { &mut *self.mutex.value.get() }
     }
 }
 
-impl<T> Drop for Guard<'_, T> {
+impl<T, const KEPT: bool> Drop for Guard<'_, T, KEPT> {
     #[inline]
     fn drop(&mut self) {
         // Release: pairs with the compare-and-swaps of `lock` [guarded.release]; the value was changed before.
@@ -204,6 +220,18 @@ mod tests {
             assert!(guarded.try_lock().is_none(), "it would have the old value");
             guarded.lock().push(8);
             assert_eq!(*guarded.lock(), [8]);
+        }
+    }
+
+    #[test]
+    fn one_that_is_kept_has_its_value_in_another_generation_unless_it_was_held() {
+        for (state, found) in [(FREE, vec![7, 8]), (HELD, vec![8]), (AWAITED, vec![8])] {
+            let kept = Kept::<Vec<u32>>::new(Vec::new());
+            kept.lock().push(7);
+            let foreign = (fork::generation() + 1) << SHIFT | state;
+            kept.word.store(foreign, Ordering::Relaxed);
+            kept.lock().push(8);
+            assert_eq!(*kept.lock(), found);
         }
     }
 }

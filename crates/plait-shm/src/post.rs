@@ -13,12 +13,13 @@
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::AsFd;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 
 use plait_sys::futex::{self, Scope};
 use plait_sys::mem::{Identity, Mapping, Memfd};
 use plait_sys::{child, fork, thread};
 
+use crate::guarded::Kept;
 use crate::segment::{Segment, Source};
 use crate::sync::{AtomicU32, Ordering};
 
@@ -92,12 +93,7 @@ struct Post {
     guarded: bool,
 }
 
-static POST: Mutex<Option<Post>> = Mutex::new(None);
-
-/// The post. What a forked child sends without it is not held.
-fn post() -> Option<MutexGuard<'static, Option<Post>>> {
-    fork::lock(&POST)
-}
+static POST: Kept<Option<Post>> = Kept::new(None);
 
 /// The post of this process and not of the one it was forked from, whose letters are returned: to be dropped without the lock.
 fn own(slot: &mut Option<Post>) -> Option<Post> {
@@ -107,7 +103,7 @@ fn own(slot: &mut Option<Post>) -> Option<Post> {
 
 /// Holds `segment` until the letter that is returned has been read, or is withdrawn.
 pub fn send(segment: &Arc<Segment>) -> io::Result<Letter> {
-    let mut guard = post().ok_or(io::ErrorKind::WouldBlock)?;
+    let mut guard = POST.lock();
     let foreign = own(&mut guard);
     let post = match &mut *guard {
         Some(post) => post,
@@ -126,8 +122,7 @@ pub fn received(letter: Letter) {
         return;
     }
     if letter.words.pid == child::process_id()
-        && let Some(guard) = post()
-        && let Some(post) = guard.as_ref()
+        && let Some(post) = POST.lock().as_ref()
         && post.identity == letter.words.identity
     {
         return post.words.mark(letter.index, letter.stamp);
@@ -141,7 +136,7 @@ pub fn received(letter: Letter) {
 
 /// Lets go of a letter that nobody will read.
 pub fn withdraw(letter: Letter) {
-    let Some(mut guard) = post() else { return };
+    let mut guard = POST.lock();
     let foreign = own(&mut guard);
     let mut dropped = None;
     if let Some(post) = guard.as_mut()
@@ -156,7 +151,7 @@ pub fn withdraw(letter: Letter) {
 
 /// A handle of this segment goes, perhaps the last: from now on a thread looks for what has arrived, if anything of it is under way.
 pub fn left(identity: Identity) {
-    let Some(mut guard) = post() else { return };
+    let mut guard = POST.lock();
     let foreign = own(&mut guard);
     if let Some(post) = guard.as_mut() {
         let under_way = post.letters.values().any(|(_, segment)| segment.identity() == identity);
@@ -172,14 +167,14 @@ pub fn left(identity: Identity) {
 
 /// In a forked child: lets go of what is the parent's to hold.
 pub fn after_fork() {
-    let foreign = post().and_then(|mut guard| own(&mut guard));
+    let foreign = own(&mut POST.lock());
     drop(foreign);
 }
 
 /// What the thread does: sleeps on the bell until the last letter has arrived.
 fn watch(words: &Arc<Words>) {
     loop {
-        let Some(mut guard) = post() else { return };
+        let mut guard = POST.lock();
         let Some(post) = guard.as_mut().filter(|post| Arc::ptr_eq(&post.words, words)) else {
             return;
         };

@@ -12,11 +12,12 @@
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::AsFd;
-use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::sync::{Arc, Weak};
 
 use plait_sys::child;
-use plait_sys::fork;
 use plait_sys::mem::{Identity, Mapping, Memfd};
+
+use crate::guarded::Kept;
 
 /// Where a segment can be had.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -102,12 +103,9 @@ pub type Segments = Vec<Arc<Segment>>;
 /// The segments of this process, by identity.
 type Known = HashMap<Identity, Weak<Segment>>;
 
-static KNOWN: Mutex<Option<Known>> = Mutex::new(None);
-
-/// The table. Without it, in a forked child, a segment may be mapped twice, which costs memory for page tables only.
-fn known() -> Option<MutexGuard<'static, Option<Known>>> {
-    fork::lock(&KNOWN)
-}
+/// Where a child was forked while another thread had it, it is empty: a segment may then be mapped twice, which costs memory for page
+/// tables only.
+static KNOWN: Kept<Option<Known>> = Kept::new(None);
 
 impl Segment {
     /// A new one of `len` zero bytes, writable by all who get it.
@@ -173,7 +171,7 @@ impl Segment {
 
     /// The segment of this identity, if this process has it.
     fn held(identity: Identity) -> Option<Arc<Self>> {
-        known()?.as_ref()?.get(&identity)?.upgrade()
+        KNOWN.lock().as_ref()?.get(&identity)?.upgrade()
     }
 
     /// Maps a new descriptor, unless another thread was faster.
@@ -193,14 +191,15 @@ impl Segment {
             writable,
         });
         // The loser of a race is dropped after the lock: its drop wants it too.
-        let found = known().and_then(|mut guard| {
+        let found = {
+            let mut guard = KNOWN.lock();
             let known = guard.get_or_insert_default();
             let found = known.get(&identity).and_then(Weak::upgrade);
             if found.is_none() {
                 known.insert(identity, Arc::downgrade(&made));
             }
             found
-        });
+        };
         Ok(found.unwrap_or(made))
     }
 
@@ -267,8 +266,7 @@ impl Segment {
 
 impl Drop for Segment {
     fn drop(&mut self) {
-        if let Some(mut guard) = known()
-            && let Some(known) = guard.as_mut()
+        if let Some(known) = KNOWN.lock().as_mut()
             && known.get(&self.identity).is_some_and(|entry| entry.strong_count() == 0)
         {
             known.remove(&self.identity);

@@ -7,7 +7,6 @@ use std::sync::atomic::{
     AtomicBool, AtomicU32,
     Ordering::{Acquire, Relaxed, Release},
 };
-use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
 /// Written only by the handler, in a child that has one thread: Relaxed is enough.
 static GENERATION: AtomicU32 = AtomicU32::new(0);
@@ -49,24 +48,6 @@ unsafe extern "C" fn count() {
 pub fn forks() -> u32 {
     // Acquire: pairs with `count`; a thread that reads the old number does so before the child exists or beside the fork.
     FORKS.load(Acquire)
-}
-
-/// How often a forked child tries for a lock.
-const TRIES: usize = 1000;
-
-/// A lock of the process; None where a fork of the program copied it while another thread held it, which that child will never let go.
-pub fn lock<T>(mutex: &Mutex<T>) -> Option<MutexGuard<'_, T>> {
-    if generation() == 0 {
-        return Some(mutex.lock().unwrap_or_else(PoisonError::into_inner));
-    }
-    for _ in 0..TRIES {
-        match mutex.try_lock() {
-            Ok(guard) => return Some(guard),
-            Err(TryLockError::Poisoned(poisoned)) => return Some(poisoned.into_inner()),
-            Err(TryLockError::WouldBlock) => std::thread::yield_now(),
-        }
-    }
-    None
 }
 
 #[cfg(test)]

@@ -733,7 +733,8 @@ class Condition(_core.ConditionCore, AnyCondition, metaclass=ABCMeta):
     was for is cancelled: another gets it.
 
     With `shared=True` it works between processes too, as a shared `Lock` does, and takes a shared lock. Who waits while a
-    process dies may find the lock's owner dead when it takes the lock again: then the wait raises `OwnerDied`.
+    process dies may find the lock's owner dead when it takes the lock again: then the wait raises `OwnerDied`, and has not
+    got the lock, which `recover()` takes over.
 
     Args:
         lock: A `plait.Lock` or `plait.RLock`, `None` for an RLock of its own. With a lock of `threading` only threads can use

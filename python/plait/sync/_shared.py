@@ -7,6 +7,7 @@ has arrived.
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
+from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import plait.shared._segment  # noqa: F401  # pyright: ignore[reportUnusedImport]  # how segments travel
@@ -224,6 +225,19 @@ class SharedCondition(_core.SharedConditionCore, AnyCondition):
         if not isinstance(lock, _AnyLock | None):
             raise TypeError(f"lock of a shared condition must be a shared plait.Lock or plait.RLock, not {lock!r}")
         super().__init__(SharedRLock() if lock is None else lock)
+
+    # The lock's own, since a wait may end without the lock: see `OwnerDied`.
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        lock: Any = self._lock
+        lock.__exit__(kind, value, traceback)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        lock: Any = self._lock
+        await lock.__aexit__(kind, value, traceback)
 
     def statistics(self) -> Any:
         """Return what goes on: whether the lock is `locked`, its `owner`, and who is `waiting` for a notice."""

@@ -12,7 +12,7 @@ use plait_sys::{fork, thread};
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyBool, PyDict, PyType};
+use pyo3::types::{PyBool, PyDict, PyTuple, PyType};
 use pyo3::{PyTraverseError, PyVisit};
 
 use super::awaiting::Awaiting;
@@ -65,6 +65,12 @@ fn yes(py: Python<'_>, answer: bool) -> Py<PyAny> {
     PyBool::new(py, answer).to_owned().into_any().unbind()
 }
 
+/// `plait.errors.OwnerDied`.
+fn owner_died(py: Python<'_>) -> PyResult<&Bound<'_, PyType>> {
+    static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    CLASS.import(py, "plait.errors", "OwnerDied")
+}
+
 fn not_owned() -> PyErr {
     PyRuntimeError::new_err("cannot release un-acquired lock")
 }
@@ -94,16 +100,24 @@ impl SharedLockCore {
         Ok(self.lock.is_of(task).then_some(task))
     }
 
+    /// Gives it back at the end of a `with`, which `exc` has ended. A condition's wait may have come back without the lock, since its owner
+    /// had died: then there is nothing to give back, and somebody else may have it by now.
+    fn give_at_end(&self, py: Python<'_>, exc: &Bound<'_, PyTuple>) -> PyResult<()> {
+        match exc.get_item(1) {
+            Ok(raised) if !raised.is_none() && raised.is_instance(owner_died(py)?)? && self.owning(py)?.is_none() => {
+                Ok(())
+            }
+            _ => self.give(py),
+        }
+    }
+
     #[cold]
     fn owner_died(&self, py: Python<'_>, pid: u32) -> PyErr {
-        static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
         let name = if self.reentrant { "RLock" } else { "Lock" };
         let text = format!(
             "process {pid} died while it held a shared plait.{name}; what it protects may be half changed; recover() takes the lock over"
         );
-        let made = CLASS
-            .import(py, "plait.errors", "OwnerDied")
-            .and_then(|class| class.call1((text,)));
+        let made = owner_died(py).and_then(|class| class.call1((text,)));
         made.map_or_else(|error| error, PyErr::from_value)
     }
 
@@ -289,9 +303,9 @@ impl SharedLockCore {
         Self::take(slf, Patience::Until(None))
     }
 
-    #[pyo3(signature = (*_exc))]
-    fn __exit__(&self, py: Python<'_>, _exc: &Bound<'_, PyAny>) -> PyResult<()> {
-        self.give(py)
+    #[pyo3(signature = (*exc))]
+    fn __exit__(&self, py: Python<'_>, exc: &Bound<'_, PyTuple>) -> PyResult<()> {
+        self.give_at_end(py, exc)
     }
 
     fn __aenter__(slf: &Bound<'_, Self>) -> PyResult<Py<PyAny>> {
@@ -301,9 +315,9 @@ impl SharedLockCore {
         Ok(Py::new(slf.py(), Self::aacquire(slf, 1))?.into_any())
     }
 
-    #[pyo3(signature = (*_exc))]
-    fn __aexit__(&self, py: Python<'_>, _exc: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
-        self.give(py)?;
+    #[pyo3(signature = (*exc))]
+    fn __aexit__(&self, py: Python<'_>, exc: &Bound<'_, PyTuple>) -> PyResult<Py<PyAny>> {
+        self.give_at_end(py, exc)?;
         Done::get(py)
     }
 

@@ -139,9 +139,8 @@ pub(super) fn block_on(
                     }
                 }
                 if !waiter.gone() {
-                    drop(waiter);
-                    // It may have come with the deadline.
-                    return operation.attempt(py, None);
+                    // It may have come with the deadline: what the waiter was told counts, also when it is no longer to be seen.
+                    return operation.attempt(py, Some(&waiter));
                 }
             }
             None => {

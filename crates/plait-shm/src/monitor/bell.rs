@@ -7,14 +7,15 @@
 use std::any::Any;
 use std::collections::HashMap;
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex};
 
 use plait_sys::futex::{self, Scope};
 use plait_sys::{fork, thread};
 
 use super::gate::word;
 use super::object::Object;
+use crate::guarded::Kept;
 use crate::sync::{
     AtomicU32,
     Ordering::{Acquire, Relaxed, Release},
@@ -55,7 +56,7 @@ struct Bells {
     tell: Tell,
 }
 
-static BELLS: Mutex<Option<Bells>> = Mutex::new(None);
+static BELLS: Kept<Option<Bells>> = Kept::new(None);
 
 /// Raises a bell of this process, for its thread to look anew.
 fn ring(object: &Object, seat: u32) {
@@ -74,7 +75,7 @@ pub fn listen(object: &Arc<Object>, gate: usize, slot: u32, listener: Listener, 
         return Err(io::ErrorKind::WouldBlock.into());
     }
     let seat = object.seat()?;
-    let mut guard = fork::lock(&BELLS).ok_or(io::ErrorKind::WouldBlock)?;
+    let mut guard = BELLS.lock();
     let foreign = disown(&mut guard);
     let bells = guard.get_or_insert_with(|| Bells {
         generation: fork::generation(),
@@ -94,7 +95,7 @@ pub fn listen(object: &Arc<Object>, gate: usize, slot: u32, listener: Listener, 
 
 /// Nobody is to be told any more of this waiter.
 pub fn ignore(object: &Arc<Object>, gate: usize, slot: u32) {
-    let Some(mut guard) = fork::lock(&BELLS) else { return };
+    let mut guard = BELLS.lock();
     let gone = guard
         .as_mut()
         .and_then(|bells| bells.find(object))
@@ -105,9 +106,13 @@ pub fn ignore(object: &Arc<Object>, gate: usize, slot: u32) {
 
 /// Lets go of an object of which this process has no handle any more.
 pub(super) fn forget(object: &Arc<Object>) {
-    let Some(mut guard) = fork::lock(&BELLS) else { return };
+    let mut guard = BELLS.lock();
     let foreign = disown(&mut guard);
-    let gone = guard.as_mut().and_then(|bells| bells.remove(object));
+    // Looked at under the lock: who has a new handle since, and listens, does so before this or after it.
+    let gone = match object.in_use() {
+        true => None,
+        false => guard.as_mut().and_then(|bells| bells.remove(object)),
+    };
     drop(guard);
     if let Some(rope) = &gone {
         ring(&rope.object, rope.seat);
@@ -194,7 +199,7 @@ struct Look {
 
 /// Looks at a group; None when its thread is to end.
 fn look(number: u64) -> Option<Look> {
-    let mut guard = fork::lock(&BELLS)?;
+    let mut guard = BELLS.lock();
     let bells = guard.as_mut()?;
     let at = bells.groups.iter().position(|group| group.number == number)?;
     if bells.groups[at].ropes.is_empty() {
@@ -254,7 +259,7 @@ fn sleep(ropes: &[(Arc<Object>, u32, u32)]) -> bool {
 
 /// Leaves one object to the thread of this group, and finds others for the rest.
 fn split(number: u64) {
-    let Some(mut guard) = fork::lock(&BELLS) else { return };
+    let mut guard = BELLS.lock();
     let Some(bells) = guard.as_mut() else { return };
     let Some(group) = bells.groups.iter_mut().find(|group| group.number == number) else {
         return;

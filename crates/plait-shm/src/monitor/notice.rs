@@ -1,7 +1,7 @@
 //! Events and conditions in shared memory: those who wait are told, each once, that it is time.
 //!
-//! An event also has a flag, so that who comes later need not wait. Who was told goes on, whatever the flag says by then. A notice that its
-//! receiver did not come to use, because it gave up or died, goes to another.
+//! An event also has a flag, so that who comes later need not wait. Who was told goes on, whatever the flag says by then. A notice of a condition that
+//! its receiver did not come to use, because it gave up or died, goes to another.
 
 use std::io;
 use std::sync::Arc;
@@ -44,8 +44,9 @@ impl Behaviour for Rules {
 
     fn bury(&self, _object: &Object, _seat: u32) {}
 
-    fn notices(&self, gate: usize) -> bool {
-        gate == WAIT
+    /// Not those of an event: all who waited then had one, and who has come since waits for another.
+    fn notices(&self, object: &Object, gate: usize) -> bool {
+        gate == WAIT && object.parameter(0) != EVENT
     }
 
     fn needs_seat(&self, _object: &Object, _seat: u32) -> bool {

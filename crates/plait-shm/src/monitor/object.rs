@@ -9,7 +9,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Weak};
 
 use plait_sys::futex::{self, Scope};
 use plait_sys::mem::Identity;
@@ -20,6 +20,7 @@ use super::bell;
 use super::gate::{Gate, GateWords, Kind, Slot, Woken};
 use super::peers;
 use super::seats::{Process, Seats};
+use crate::guarded::Kept;
 use crate::segment::Segment;
 use crate::sync::{
     AtomicU32, AtomicU64,
@@ -62,7 +63,7 @@ pub trait Behaviour: Send + Sync {
     /// after a caller died in the midst of it.
     fn bury(&self, object: &Object, seat: u32);
     /// Whether what is waited for at a gate is the wake-up itself: then one that was not used is another's.
-    fn notices(&self, _gate: usize) -> bool {
+    fn notices(&self, _object: &Object, _gate: usize) -> bool {
         false
     }
     /// Whether the seat of a process that lets go of the object still means something.
@@ -126,7 +127,7 @@ pub struct Plan {
 }
 
 /// The objects of this process.
-static KNOWN: Mutex<Option<HashMap<Identity, Weak<Object>>>> = Mutex::new(None);
+static KNOWN: Kept<Option<HashMap<Identity, Weak<Object>>>> = Kept::new(None);
 
 impl Object {
     /// A new one. `begin` gets the memory of the kind, all zeros, and makes of it what the kind wants.
@@ -183,9 +184,7 @@ impl Object {
             watched: AtomicU32::new(0),
             handles: AtomicU32::new(0),
         });
-        let Some(mut known) = fork::lock(&KNOWN) else {
-            return made;
-        };
+        let mut known = KNOWN.lock();
         let known = known.get_or_insert_default();
         if let Some(found) = known.get(&identity).and_then(Weak::upgrade) {
             return found;
@@ -209,6 +208,11 @@ impl Object {
     #[must_use]
     pub fn parameter(&self, index: usize) -> u64 {
         self.header().parameters[index].load(Relaxed)
+    }
+
+    /// Whether there is a handle.
+    pub(super) fn in_use(&self) -> bool {
+        self.handles.load(Relaxed) != 0
     }
 
     /// Where the memory of its kind begins; as long as its plan said.
@@ -284,11 +288,20 @@ impl Object {
         let mine = u64::from(generation) << 32 | u64::from(seat + 1);
         // Release: pairs with `seat`.
         if let Err(faster) = self.seat.compare_exchange(before, mine, Release, Acquire) {
-            seats.vacate(seat, process, || ());
+            self.leave_seat(seat, process);
             return Ok(faster as u32 - 1);
         }
         seats.ring(seat);
         Ok(seat)
+    }
+
+    /// This process does not need the seat any more, unless something in the object is its own by it.
+    fn leave_seat(&self, seat: u32, process: Process) {
+        if self.behaviour.needs_seat(self, seat) {
+            self.seats().leave(seat);
+        } else {
+            self.seats().vacate(seat, process, || ());
+        }
     }
 
     /// Looks for seats whose processes have ended, and buries those.
@@ -313,7 +326,7 @@ impl Object {
                 // Also when the dead one had seen to that: it may not have told anybody.
                 self.tell_freed(gate);
                 self.wake_ready(gate);
-                if self.behaviour.notices(gate) {
+                if self.behaviour.notices(self, gate) {
                     self.wake_many(gate, unused);
                 }
             }
@@ -331,7 +344,7 @@ impl Object {
     /// A waiter leaves without what it waited for; if it had been woken, the next one is.
     pub fn leave(&self, gate: usize, slot: u32) {
         let entered = self.enter(gate);
-        let more = || self.behaviour.notices(gate) || self.behaviour.ready(self, gate) > 0;
+        let more = || self.behaviour.notices(self, gate) || self.behaviour.ready(self, gate) > 0;
         let woken = (entered.gate.leave(slot) && more())
             .then(|| entered.gate.wake_first(time::monotonic_ns()))
             .flatten();
@@ -400,8 +413,7 @@ impl Object {
 
 impl Drop for Object {
     fn drop(&mut self) {
-        if let Some(mut known) = fork::lock(&KNOWN)
-            && let Some(known) = known.as_mut()
+        if let Some(known) = KNOWN.lock().as_mut()
             && known
                 .get(&self.segment.identity())
                 .is_some_and(|entry| entry.strong_count() == 0)
@@ -411,10 +423,8 @@ impl Drop for Object {
         let seat = self.seat.load(Acquire);
         if seat != 0 && (seat >> 32) as u32 == fork::generation() {
             let seat = seat as u32 - 1;
-            if !self.behaviour.needs_seat(self, seat)
-                && let Some(process) = self.seats().holder(seat)
-            {
-                self.seats().vacate(seat, process, || ());
+            if let Some(process) = self.seats().holder(seat) {
+                self.leave_seat(seat, process);
             }
         }
         if *self.watched.get_mut() == fork::generation() + 1 {

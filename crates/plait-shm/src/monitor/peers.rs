@@ -9,7 +9,7 @@
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Weak};
 
 use plait_sys::child::PidFd;
 use plait_sys::epoll::Epoll;
@@ -19,6 +19,7 @@ use plait_sys::{fork, thread, time};
 use super::object::Object;
 use super::seats::Process;
 use super::waiter;
+use crate::guarded::Kept;
 use crate::sync::Ordering::Release;
 
 const DOORBELL: u64 = 0;
@@ -37,25 +38,28 @@ struct Peers {
     objects: Vec<Weak<Object>>,
 }
 
-static PEERS: Mutex<Option<Arc<Mutex<Peers>>>> = Mutex::new(None);
+/// What the thread knows; nothing where a child was forked while another thread had it.
+type Shared = Arc<Kept<Option<Peers>>>;
+
+static PEERS: Kept<Option<Shared>> = Kept::new(None);
 
 /// From now on deaths in `object` are seen. At the first call for each object, whose flag it sets.
 pub(super) fn watch(object: &Arc<Object>) -> io::Result<()> {
     let seat = object.seat()?;
-    let no_lock = || io::Error::from(io::ErrorKind::WouldBlock);
-    let mut slot = fork::lock(&PEERS).ok_or_else(no_lock)?;
+    let mut slot = PEERS.lock();
     disown(&mut slot);
     let peers = match &*slot {
         Some(peers) => Arc::clone(peers),
         None => {
-            let peers = Arc::new(Mutex::new(Peers::create()?));
+            let peers = Arc::new(Kept::new(Some(Peers::create()?)));
             let theirs = Arc::clone(&peers);
             thread::spawn_native("plait-peers", move || run(&theirs))?;
             *slot = Some(Arc::clone(&peers));
             peers
         }
     };
-    let mut peers = fork::lock(&peers).ok_or_else(no_lock)?;
+    let mut peers = peers.lock();
+    let peers = peers.as_mut().ok_or(io::ErrorKind::WouldBlock)?; // never: it is this process's
     let doorbell = &peers.doorbell;
     let number = doorbell.as_fd().as_raw_fd();
     object.seats().hang_doorbell(seat, number, doorbell.identity()?);
@@ -69,17 +73,15 @@ pub(super) fn watch(object: &Arc<Object>) -> io::Result<()> {
 
 /// In a forked child: lets go of what is the parent's.
 pub fn after_fork() {
-    if let Some(mut slot) = fork::lock(&PEERS) {
-        disown(&mut slot);
-    }
+    disown(&mut PEERS.lock());
 }
 
 /// Forgets what a forked child has found here, whose thread it does not have. Descriptors are closed but for the one that the thread held.
-fn disown(slot: &mut Option<Arc<Mutex<Peers>>>) {
+fn disown(slot: &mut Option<Shared>) {
     let Some(peers) = slot.as_ref() else { return };
-    match fork::lock(peers) {
+    match &mut *peers.lock() {
         Some(peers) if peers.generation == fork::generation() => return,
-        Some(mut peers) => peers.watched = Watched::default(),
+        Some(peers) => peers.watched = Watched::default(),
         None => {}
     }
     *slot = None;
@@ -87,9 +89,8 @@ fn disown(slot: &mut Option<Arc<Mutex<Peers>>>) {
 
 /// Has the thread look which objects there still are.
 pub(super) fn look() {
-    if let Some(slot) = fork::lock(&PEERS)
-        && let Some(peers) = &*slot
-        && let Some(peers) = fork::lock(peers)
+    if let Some(shared) = &*PEERS.lock()
+        && let Some(peers) = &*shared.lock()
         && peers.generation == fork::generation()
     {
         peers.doorbell.ring();
@@ -99,11 +100,10 @@ pub(super) fn look() {
 /// Pokes the sleeping main thread whenever something is written to `alarm`, from now on. Whether it will be.
 pub(super) fn listen(alarm: BorrowedFd<'_>) -> bool {
     const EEXIST: i32 = 17;
-    let Some(slot) = fork::lock(&PEERS) else { return false };
-    let Some(peers) = &*slot else { return false };
-    let Some(mut peers) = fork::lock(peers) else {
-        return false;
-    };
+    let slot = PEERS.lock();
+    let Some(shared) = &*slot else { return false };
+    let mut shared = shared.lock();
+    let Some(peers) = shared.as_mut() else { return false };
     let number = Some(alarm.as_raw_fd());
     if peers.generation != fork::generation() {
         return false;
@@ -145,9 +145,9 @@ struct Watched {
     blind: bool,
 }
 
-fn run(peers: &Arc<Mutex<Peers>>) {
-    let Some(epoll) = fork::lock(peers).map(|peers| Arc::clone(&peers.epoll)) else {
-        return; // never: this is no child of a fork
+fn run(peers: &Shared) {
+    let Some(epoll) = peers.lock().as_ref().map(|peers| Arc::clone(&peers.epoll)) else {
+        return; // never: it is this process's
     };
     let mut tokens = Vec::new();
     let mut blind = false;
@@ -156,8 +156,8 @@ fn run(peers: &Arc<Mutex<Peers>>) {
         if epoll.wait(&mut tokens, deadline).is_err() {
             return;
         }
-        let dead: Vec<Process> = match fork::lock(peers) {
-            Some(mut peers) => tokens
+        let dead: Vec<Process> = match &mut *peers.lock() {
+            Some(peers) => tokens
                 .iter()
                 .filter_map(|&token| peers.watched.remove(&epoll, token))
                 .collect(),
@@ -169,12 +169,12 @@ fn run(peers: &Arc<Mutex<Peers>>) {
         }
         if tokens.contains(&DOORBELL) || blind {
             let Some(objects) = present(peers) else { return };
-            let Some(mut watched) = fork::lock(peers).map(|mut peers| std::mem::take(&mut peers.watched)) else {
+            let Some(mut watched) = peers.lock().as_mut().map(|peers| std::mem::take(&mut peers.watched)) else {
                 return;
             };
             watched.look(&epoll, &objects);
             blind = watched.blind;
-            if let Some(mut peers) = fork::lock(peers) {
+            if let Some(peers) = &mut *peers.lock() {
                 peers.watched = watched;
             }
         }
@@ -182,9 +182,10 @@ fn run(peers: &Arc<Mutex<Peers>>) {
 }
 
 /// The objects that there are, or None when there are none and the thread ends.
-fn present(peers: &Arc<Mutex<Peers>>) -> Option<Vec<Arc<Object>>> {
-    let mut slot = fork::lock(&PEERS)?;
-    let mut inner = fork::lock(peers)?;
+fn present(peers: &Shared) -> Option<Vec<Arc<Object>>> {
+    let mut slot = PEERS.lock();
+    let mut guard = peers.lock();
+    let inner = guard.as_mut()?;
     inner.doorbell.empty(None);
     let objects: Vec<Arc<Object>> = inner.objects.iter().filter_map(Weak::upgrade).collect();
     inner.objects.retain(|object| object.strong_count() > 0);
@@ -192,12 +193,12 @@ fn present(peers: &Arc<Mutex<Peers>>) -> Option<Vec<Arc<Object>>> {
         *slot = None;
     }
     // The locks go first: the last handle of an object may be the one that is dropped with `objects`.
-    drop((inner, slot));
+    drop((guard, slot));
     (!objects.is_empty()).then_some(objects)
 }
 
-fn bury(peers: &Arc<Mutex<Peers>>, process: Process) {
-    let objects: Vec<Arc<Object>> = match fork::lock(peers) {
+fn bury(peers: &Shared, process: Process) {
+    let objects: Vec<Arc<Object>> = match &*peers.lock() {
         Some(peers) => peers.objects.iter().filter_map(Weak::upgrade).collect(),
         None => return,
     };

@@ -51,6 +51,8 @@ pub struct Seat {
     /// 0: free. Written under the guard.
     pid: AtomicU32,
     started: AtomicU64,
+    /// 1 while its process has let go of the object, and something there is still its own.
+    left: AtomicU32,
     /// The pipe by which its process learns of new seats: its descriptor plus one, and what is found there. 0: it need not know.
     doorbell: AtomicU32,
     device: AtomicU64,
@@ -95,10 +97,17 @@ impl Seats {
         &self.seats[index as usize]
     }
 
-    /// Takes a free seat for a process. None when there is none.
+    /// Takes a free seat for a process, or the one that it has [left](Self::leave). None when there is none.
     pub(crate) fn take(&self, process: Process) -> Option<u32> {
         let held = self.lock();
         let used = self.used.load(Relaxed);
+        let mine = |index: &u32| self.at(*index).left.load(Relaxed) != 0 && self.holder(*index) == Some(process);
+        if let Some(index) = (0..used).find(mine) {
+            let seat = self.at(index);
+            seat.doorbell.store(0, Relaxed);
+            seat.left.store(0, Relaxed);
+            return Some(index);
+        }
         let free = (0..used).find(|&index| self.at(index).pid.load(Relaxed) == 0);
         let index = free.or_else(|| ((used as usize) < SEATS).then_some(used))?;
         let seat = self.at(index);
@@ -106,6 +115,7 @@ impl Seats {
             count.store(0, Relaxed);
         }
         seat.doorbell.store(0, Relaxed);
+        seat.left.store(0, Relaxed);
         seat.started.store(process.started, Relaxed);
         // Release: pairs with `holder` [seat.taken].
         seat.pid.store(process.pid, Release);
@@ -122,6 +132,12 @@ impl Seats {
             clear();
             self.at(index).pid.store(0, Relaxed);
         }
+    }
+
+    /// The seat's process lets go of the object, but something there is still its own: it gets this seat when it comes back.
+    pub(crate) fn leave(&self, index: u32) {
+        let _held = self.lock();
+        self.at(index).left.store(1, Relaxed);
     }
 
     /// Whose seat it is.

@@ -1,7 +1,7 @@
 //! A waiter of this process at a gate: it sleeps on its own word, and leaves the gate when it is dropped.
 
 use std::os::fd::BorrowedFd;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use plait_sys::futex::{self, Scope, Wait};
 use plait_sys::{fork, poll, time};
@@ -9,6 +9,7 @@ use plait_sys::{fork, poll, time};
 use super::gate::{Kind, word};
 use super::object::{Entered, Object};
 use super::peers;
+use crate::guarded::Kept;
 use crate::sync::{
     AtomicU32,
     Ordering::{Acquire, Relaxed},
@@ -115,9 +116,7 @@ impl Waiter {
                 slept => slept,
             };
         }
-        let Some(asleep) = Asleep::new(self) else {
-            return Slept::Interrupted;
-        };
+        let asleep = Asleep::new(self);
         // A signal that came before was told when nobody was there to be poked.
         if poll::readable(alarm) {
             return Slept::Interrupted;
@@ -157,29 +156,30 @@ impl Drop for Waiter {
 }
 
 /// The object, gate and slot of the sleeping main thread.
-static MAIN: Mutex<Option<(Arc<Object>, usize, u32)>> = Mutex::new(None);
+static MAIN: Kept<Option<(Arc<Object>, usize, u32)>> = Kept::new(None);
 
 /// While it lives, signals poke the main thread's word.
 struct Asleep;
 
 impl Asleep {
-    fn new(waiter: &Waiter) -> Option<Self> {
+    fn new(waiter: &Waiter) -> Self {
         let place = (Arc::clone(&waiter.object), waiter.gate, waiter.slot);
-        *fork::lock(&MAIN)? = Some(place);
-        Some(Self)
+        let before = MAIN.lock().replace(place);
+        drop(before);
+        Self
     }
 }
 
 impl Drop for Asleep {
     fn drop(&mut self) {
-        let place = fork::lock(&MAIN).and_then(|mut main| main.take());
+        let place = MAIN.lock().take();
         drop(place);
     }
 }
 
 /// Has the main thread look for signals, if it sleeps.
 pub(super) fn poke_main() {
-    let Some(main) = fork::lock(&MAIN) else { return };
+    let main = MAIN.lock();
     if let Some((object, gate, slot)) = &*main {
         let word = object.word(*gate, *slot);
         word.fetch_or(word::POKED, Relaxed);
