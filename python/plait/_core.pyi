@@ -391,6 +391,7 @@ class ConditionCore:
 @final
 class MapFeeder:
     def run(self, source: Iterator[tuple[Any, ...]]) -> None: ...
+
 class ThreadPoolCore:
     def __new__(cls, *_args: Any, **_kwargs: Any) -> Self: ...
     def _open(
