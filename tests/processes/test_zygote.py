@@ -324,6 +324,30 @@ if __name__ == "__main__":
     )
 
 
+def test_the_death_of_a_server_with_many_workers_to_start_breaks_no_pool(tmp_path):
+    run(
+        tmp_path,
+        BEGIN
+        + """
+from plait.processes import _launch
+if __name__ != "__main__":
+    while not (HERE / "go").exists():
+        time.sleep(0.01)
+def square(x):
+    return x * x
+if __name__ == "__main__":
+    pool = plait.ProcessPool(8)
+    futures = [pool.submit(square, n) for n in range(8)]
+    while not (HERE / "imports").exists():
+        time.sleep(0.01)
+    os.kill(_launch._servers[()].process.pid, 9)
+    (HERE / "go").touch()
+    assert [future.result() for future in futures] == [n * n for n in range(8)]
+    pool.shutdown()
+""",
+    )
+
+
 def test_many_pools_may_wait_for_their_main_module(tmp_path):
     run(
         tmp_path,
