@@ -164,6 +164,39 @@ def test_a_long_map_ends_with_its_pool():
 marks: list[Path] = []
 
 
+class Unpicklable:
+    """Ends whoever pickles it, as want of memory might, when it is told to."""
+
+    def __init__(self) -> None:
+        self.told = threading.Event()
+
+    def __reduce__(self):
+        self.told.wait(WATCHDOG)
+        raise SystemExit("no more")
+
+
+def test_a_long_map_whose_input_breaks_off_does_not_look_complete(pool):
+    last = Unpicklable()
+    before = [bytes(MIB)] * 80
+    results = pool.map(length, [*before, last])
+    assert [next(results) for _ in before] == [MIB] * 80
+    last.told.set()
+    assert wait_until(lambda: not feeding())
+    with pytest.raises(SystemExit, match="no more"):
+        next(results)
+    assert list(results) == []
+
+
+def test_a_long_map_that_is_closed_tells_nothing_of_the_rest(pool):
+    last = Unpicklable()
+    results = pool.map(length, [*[bytes(MIB)] * 80, last])
+    assert [next(results) for _ in range(80)] == [MIB] * 80
+    results.close()
+    last.told.set()
+    assert wait_until(lambda: not feeding())
+    assert list(results) == []
+
+
 def die_once(value):
     if value == 1_000_000 and not marks[0].exists():
         marks[0].touch()

@@ -477,6 +477,20 @@ def test_a_server_that_hangs_at_the_start_is_given_up(monkeypatch: pytest.Monkey
         _launch.connect_pool(("there_is_no_server_for_this",))
 
 
+def test_a_request_for_a_pool_that_has_ended_is_dropped(make_pool: Callable[[], Pool]) -> None:
+    ended = make_pool()
+    worker = ended.spawn(0, "time.sleep(1000)")
+    server = server_of(worker)
+    ended.close()
+    wait_for(lambda: gone(worker.pid))
+    null = os.open(os.devnull, os.O_RDWR)
+    control = _launch._servers[()].control
+    socket.send_fds(control, [struct.pack("<cHI", b"S", 1, 0)], [null] * 7)
+    os.close(null)
+    other = make_pool().spawn(0, "time.sleep(1000)")
+    assert children(server) == [other.pid]
+
+
 @pytest.mark.usefixtures("stub")
 def test_a_server_started_early_is_the_one_that_pools_get() -> None:
     _launch.start_early()

@@ -134,6 +134,7 @@ NOT_TO_BE_SHARED = {
     "thread": "threading.Thread(target=time.sleep, args=(3600,), daemon=True).start()",
     "file": "kept = open(HERE / 'log', 'a')",
     "socket": "import socket; kept = socket.socketpair()",
+    "pool of threads": "kept = plait.ThreadPool(1)",
     "child": "import subprocess; kept = subprocess.Popen(['sleep', '1'])",
     "handler": "import signal; signal.signal(signal.SIGUSR1, lambda *_: None)",
     "timer": "import signal; signal.setitimer(signal.ITIMER_VIRTUAL, 1000)",
@@ -299,6 +300,79 @@ if __name__ == "__main__":
             assert len(last.submit(files).result()) == len(alone)
         for other in others:
             other.shutdown()
+""",
+    )
+
+
+@pytest.mark.parametrize("fit", [True, False])
+def test_what_a_task_executes_inherits_no_descriptors(fit, tmp_path):
+    run(
+        tmp_path,
+        BEGIN
+        + ("" if fit else "threading.Thread(target=time.sleep, args=(3600,), daemon=True).start()\n")
+        + """
+def inherited():
+    import subprocess
+    command = [sys.executable, "-c", "import os; print(sorted(map(int, os.listdir('/proc/self/fd'))))"]
+    return subprocess.check_output(command, close_fds=False, text=True)
+if __name__ == "__main__":
+    with plait.ProcessPool(1) as pool:
+        for _ in range(2):
+            assert pool.submit(inherited).result() == "[0, 1, 2, 3]\\n"
+            os.kill(pool.submit(os.getpid).result(), 9)  # the next is forked by the server where the main module is unfit
+""",
+    )
+
+
+def test_the_death_of_a_server_with_many_workers_to_start_breaks_no_pool(tmp_path):
+    run(
+        tmp_path,
+        BEGIN
+        + """
+from plait.processes import _launch
+if __name__ != "__main__":
+    while not (HERE / "go").exists():
+        time.sleep(0.01)
+def square(x):
+    return x * x
+if __name__ == "__main__":
+    pool = plait.ProcessPool(8)
+    futures = [pool.submit(square, n) for n in range(8)]
+    while not (HERE / "imports").exists():
+        time.sleep(0.01)
+    os.kill(_launch._servers[()].process.pid, 9)
+    (HERE / "go").touch()
+    assert [future.result() for future in futures] == [n * n for n in range(8)]
+    pool.shutdown()
+""",
+    )
+
+
+def test_many_pools_may_wait_for_their_main_module(tmp_path):
+    run(
+        tmp_path,
+        BEGIN
+        + """
+import resource
+if __name__ == "__main__":
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 2048), hard))
+else:
+    while not (HERE / "go").exists():
+        time.sleep(0.01)
+LIMIT = resource.getrlimit(resource.RLIMIT_NOFILE)
+def limit():
+    return resource.getrlimit(resource.RLIMIT_NOFILE)
+if __name__ == "__main__":
+    pools = [plait.ProcessPool(16) for _ in range(20)]
+    futures = [pool.submit(limit) for pool in pools for _ in range(16)]
+    requests = lambda pool: pool.statistics()["workers"] == 16
+    while not all(map(requests, pools)):
+        time.sleep(0.01)
+    (HERE / "go").touch()
+    assert {future.result() for future in futures} == {LIMIT}
+    for pool in pools:
+        pool.shutdown()
 """,
     )
 

@@ -10,7 +10,7 @@
 //!   Empty ──────────► Starting ──────────► Ready ─────────────────────► Empty
 //!     ▲                  │                                  lease: Requeue | FailItem (+ Requeue the rest)
 //!     └──────────────────┘
-//!      Exited, ForkFailed: a start failure; `max_start_failures` in a row: FailQueued
+//!      Exited, ForkFailed: a start failure (those by ServerLost are one); `max_start_failures` in a row: FailQueued
 //! ```
 //!
 //! Forked and Exited come over a socket, Ready and Retired from shared memory, so they may overtake one another: a
@@ -143,6 +143,8 @@ pub enum Event {
         /// The system's error number.
         errno: i32,
     },
+    /// The fork server is gone. What becomes of its workers is told next: together, those that were starting are one start failure.
+    ServerLost,
     /// The worker finished its set-up and takes tasks.
     Ready {
         /// The worker's seat.
@@ -290,6 +292,8 @@ struct Place {
     /// That of the current worker, or of the last one.
     incarnation: u32,
     pid: Option<u32>,
+    /// Its start has failed with its server, which was counted.
+    counted: bool,
     /// Slot and item of what was doomed. A worker reaches one doomed item at most; more are here only if the executor errs.
     doomed: Vec<(u32, u32, Doom)>,
 }
@@ -349,6 +353,7 @@ impl Supervisor {
             Event::Demand { queued, idle } => self.demand(queued, idle, out),
             Event::Forked { seat, incarnation, pid } => self.forked(seat, incarnation, pid),
             Event::ForkFailed { seat, incarnation, errno } => self.fork_failed(seat, incarnation, errno, out),
+            Event::ServerLost => self.server_lost(out),
             Event::Ready { seat, incarnation } => self.ready(seat, incarnation, out),
             Event::SetupFailed { seat, incarnation } => self.setup_failed(seat, incarnation, out),
             Event::Retired { seat, incarnation } => self.retired(seat, incarnation),
@@ -418,9 +423,21 @@ impl Supervisor {
         // Of a worker that never was; one with a pid proves the event wrong.
         let place = self.starting_worker(seat, incarnation);
         if place.is_some_and(|p| p.pid.is_none()) {
-            self.vacate(seat, incarnation);
-            self.start_failed(Cause::ForkFailed { errno }, out);
+            if self.vacate(seat, incarnation).is_some_and(|dead| !dead.counted) {
+                self.start_failed(Cause::ForkFailed { errno }, out);
+            }
             out.push(Action::WakeAll);
+        }
+    }
+
+    fn server_lost(&mut self, out: &mut Vec<Action>) {
+        let mut starting = false;
+        for (_, place) in self.in_phase(Phase::Starting) {
+            place.counted = true;
+            starting = true;
+        }
+        if starting {
+            self.start_failed(Cause::ForkFailed { errno: 0 }, out);
         }
     }
 
@@ -464,7 +481,7 @@ impl Supervisor {
             // Whoever took a task was ready, even if we did not hear of it.
             if lease.is_some() || !dead.doomed.is_empty() {
                 self.start_failures = 0;
-            } else {
+            } else if !dead.counted {
                 self.start_failed(Cause::StartFailed(exit), out);
             }
         }

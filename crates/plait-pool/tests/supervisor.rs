@@ -346,6 +346,40 @@ mod rules {
     }
 
     #[test]
+    fn all_starts_that_a_server_takes_with_it_are_one_failure() {
+        let seats = 2 * MAX_START_FAILURES as Seat;
+        let mut rig = Rig::new(seats);
+        for incarnation in 1..=2 * MAX_START_FAILURES {
+            rig.demand(seats.into(), 0);
+            let cause = Cause::ForkFailed { errno: 0 };
+            let last = incarnation % MAX_START_FAILURES == 0;
+            let expected = if last {
+                vec![Action::FailQueued { cause }]
+            } else {
+                vec![]
+            };
+            assert_eq!(rig.on(Event::ServerLost), expected);
+            for seat in 0..seats {
+                let event = match seat % 2 {
+                    0 => Event::ForkFailed {
+                        seat,
+                        incarnation,
+                        errno: 0,
+                    },
+                    _ => Event::Exited {
+                        seat,
+                        incarnation,
+                        exit: exit(-9),
+                        lease: None,
+                    },
+                };
+                assert_eq!(rig.on(event), [Action::WakeAll]);
+            }
+        }
+        assert_eq!(rig.on(Event::ServerLost), [], "nobody was starting");
+    }
+
+    #[test]
     fn a_ready_worker_clears_the_start_failures() {
         let mut rig = Rig::new(2);
         for incarnation in 1..=9 {
@@ -1316,6 +1350,7 @@ fn any_event() -> impl Strategy<Value = Event> {
         4 => (count(), count()).prop_map(|(queued, idle)| Event::Demand { queued, idle }),
         2 => who().prop_map(|(seat, incarnation)| Event::Forked { seat, incarnation, pid: 1 }),
         1 => who().prop_map(|(seat, incarnation)| Event::ForkFailed { seat, incarnation, errno: 1 }),
+        1 => Just(Event::ServerLost),
         2 => who().prop_map(|(seat, incarnation)| Event::Ready { seat, incarnation }),
         1 => who().prop_map(|(seat, incarnation)| Event::SetupFailed { seat, incarnation }),
         1 => who().prop_map(|(seat, incarnation)| Event::Retired { seat, incarnation }),

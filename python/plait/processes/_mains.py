@@ -179,13 +179,17 @@ class Mains:
 
     def tell(self, zygote: Zygote, message: bytes, *descriptors: int) -> bool:
         """Send a message to a zygote; tell whether it took it."""
-        if zygote.control is None:
-            return False
-        try:
-            socket.send_fds(zygote.control, [message], descriptors)
-        except OSError:
-            return False
-        return True
+        while zygote.control is not None:
+            try:
+                socket.send_fds(zygote.control, [message], descriptors)
+                return True
+            except BlockingIOError:
+                if not self.server.await_room(zygote.control):  # it is stuck; its end is seen
+                    self.server.kill(zygote.pid)
+                    return False
+            except OSError:
+                return False
+        return False
 
     def pass_on(self, pool: Pool, zygote: Zygote) -> None:
         """Let a zygote that is ready serve `pool`."""

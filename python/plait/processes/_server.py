@@ -64,6 +64,7 @@ _RELEASED: Final = 1
 _CONDEMNED: Final = 2
 _ZYGOTE: Final = 3
 
+_PATIENCE: Final = 5.0  # seconds for a zygote to take a request
 _LAST_WORK: Final = 0.9  # seconds to see everything dead once the parent is gone
 _CORE_DUMPED: Final = 0x80
 
@@ -255,6 +256,8 @@ class Server:
         self.run_worker = run_worker
         # A terminal that goes away ends the parent; that is seen, and cleaned up after. Workers get back what there was.
         self.hangup = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        # Requests of many pools may wait for a main module, each with its descriptors; each worker has one as well.
+        self.files = _system.raise_file_limit()
         self.pools: dict[int, Pool] = {}
         self.children: dict[int, _Child] = {}
         self.pidfds: dict[int, _Child] = {}
@@ -472,6 +475,14 @@ class Server:
         if pidfd >= 0 and pidfd not in self.pidfds:
             os.close(pidfd)
 
+    def await_room(self, connection: socket.socket) -> bool:
+        """Wait until a zygote takes more requests; false if it does not, or the program is gone."""
+        poll = select.poll()
+        poll.register(connection, select.POLLOUT)
+        poll.register(self.parent_pidfd, select.POLLIN)
+        ready = [fd for fd, _ in poll.poll(_PATIENCE * 1000)]
+        return ready == [connection.fileno()]
+
     # Children.
 
     def spawn(self, pool: Pool, message: bytes, descriptors: list[int], complete: bool) -> None:
@@ -481,7 +492,8 @@ class Server:
         try:
             if not complete:
                 raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-            if pool.ending:
+            # One that a zygote was given may end before its requests come.
+            if pool.ending or pool.connection.fileno() < 0:
                 raise OSError(errno.ECANCELED, os.strerror(errno.ECANCELED))
             if len(descriptors) != _system.DESCRIPTORS:
                 raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
@@ -528,7 +540,7 @@ class Server:
             os._exit(1)
 
     def let_go(self) -> None:
-        """In a child: close what is the server's, and treat SIGHUP as the program did."""
+        """In a child: close what is the server's, and have the program's SIGHUP and its limit of descriptors."""
         if self.control is not None:
             self.control.close()
         for pool in self.pools.values():
@@ -538,6 +550,7 @@ class Server:
         _system.close(self.pidfds)
         _system.close({pidfd for pool in self.pools.values() for _, pidfd in pool.outgoing} - {-1} - self.pidfds.keys())
         signal.signal(signal.SIGHUP, signal.SIG_DFL if self.hangup is None else self.hangup)
+        _system.limit_files(self.files)
 
     def watch_zygote(self, pid: int) -> None:
         """Take charge of a zygote."""

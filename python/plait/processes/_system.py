@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import array
 import os
+import resource
 import signal
 import socket
 import sys
@@ -19,6 +21,8 @@ __all__ = [
     "close",
     "kill",
     "leave_resource_tracker",
+    "limit_files",
+    "raise_file_limit",
     "receive",
     "resource_tracker",
     "use_resource_tracker",
@@ -33,13 +37,19 @@ LONGEST: Final = 1024
 
 def receive(connection: socket.socket) -> tuple[bytes, list[int], bool] | None:
     """Return a message (empty at the end), its descriptors, and whether these are all; `None` if nothing came yet."""
+    descriptors = array.array("i")
+    room = socket.CMSG_LEN(DESCRIPTORS * descriptors.itemsize)
     try:
-        message, descriptors, flags, _ = socket.recv_fds(connection, LONGEST, DESCRIPTORS, socket.MSG_CMSG_CLOEXEC)
+        # Not `socket.recv_fds`, which drops the flags: what a task executes would inherit the descriptors.
+        message, extra, flags, _ = connection.recvmsg(LONGEST, room, socket.MSG_CMSG_CLOEXEC)
     except BlockingIOError:
         return None
     except OSError:  # a reset is an end too
         return b"", [], True
-    return message, descriptors, not flags & socket.MSG_CTRUNC
+    for level, kind, data in extra:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            descriptors.frombytes(data[: len(data) - len(data) % descriptors.itemsize])
+    return message, descriptors.tolist(), not flags & socket.MSG_CTRUNC
 
 
 def kill(pid: int) -> bool:
@@ -54,6 +64,21 @@ def kill(pid: int) -> bool:
 def close(descriptors: Iterable[int]) -> None:
     for descriptor in descriptors:
         os.close(descriptor)
+
+
+def raise_file_limit() -> tuple[int, int]:
+    """Let this process have as many descriptors as it may; return how many that were before, for `limit_files`."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limit_files((hard, hard))
+    return soft, hard
+
+
+def limit_files(limit: tuple[int, int]) -> None:
+    """Set how many descriptors this process and its children may have."""
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limit)
+    except (ValueError, OSError):  # more than the system allows by now
+        pass
 
 
 def children_of_self() -> list[int]:

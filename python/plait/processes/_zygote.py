@@ -95,7 +95,10 @@ def _be_worker(
 ) -> NoReturn:
     """Wait for a seat, and be the worker on it. The server that ends, or has no use for it, ends it as well."""
     while True:
-        message, descriptors, _, _ = socket.recv_fds(control, _system.LONGEST, _system.DESCRIPTORS)
+        received = _system.receive(control)
+        if received is None:  # it blocks, so this cannot be
+            continue
+        message, descriptors, _ = received
         if message[:1] == b"S":
             break
         if message == b"T" and _system.resource_tracker() is None:
@@ -121,7 +124,8 @@ class _Traces:
         """Whether copies of this process are as good as processes that have imported the same.
 
         Not with other threads, which a fork stops; with children, files, shared memory, signal handlers and timers, which
-        would be everybody's; or with generators of random numbers, whose copies would all draw the same.
+        would be everybody's; with generators of random numbers, whose copies would all draw the same; or with pools of threads,
+        whose copies refuse tasks.
         """
         return (
             _alone()
@@ -131,7 +135,7 @@ class _Traces:
             and not _has_finalizers()
             and _random_state() == self.random
             and _numpy_is_fresh()
-            and not any(_generators())
+            and not any(_of_one_process())
         )
 
 
@@ -203,9 +207,11 @@ def _numpy_is_fresh() -> bool:
         return False
 
 
-def _generators() -> Iterator[object]:
-    """Yield generators of random numbers that somebody has made for himself."""
-    kinds: list[type] = []
+def _of_one_process() -> Iterator[object]:
+    """Yield generators of random numbers, and pools of threads, that somebody has made for himself."""
+    from plait import _core
+
+    kinds: list[type] = [_core.ThreadPoolCore]
     known: list[object] = []
     module: Any = sys.modules.get("random")
     if module is not None:
@@ -218,8 +224,6 @@ def _generators() -> Iterator[object]:
         generator: Any = sys.modules.get("numpy.random._generator")
         if generator is not None:
             kinds.append(generator.Generator)
-    if not kinds:
-        return
     wanted = tuple(kinds)
     things: list[object] = gc.get_objects()
     for thing in things:

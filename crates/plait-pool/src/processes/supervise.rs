@@ -431,6 +431,7 @@ impl<T: Host> Shared<T> {
 
     fn server_lost(self: &Arc<Self>, inner: &mut Inner<T::Handle>) {
         inner.seats.server = Server::None;
+        self.handle(inner, Event::ServerLost);
         for seat in 0..self.board.seats() {
             let pid = self.board.seat(seat).pid.load(Ordering::Relaxed);
             let holding = &mut inner.seats.holdings[seat];

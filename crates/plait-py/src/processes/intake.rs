@@ -236,6 +236,17 @@ impl Intake {
         places.values().for_each(|places| self.pool.unplace(places));
     }
 
+    /// Taking the input ended before its time. Who has closed it is not told.
+    fn give_up(&self, error: PyErr) {
+        let mut taken = self.lock();
+        if !taken.closed {
+            taken.broken = Some(error);
+            return;
+        }
+        drop(taken);
+        drop(error);
+    }
+
     /// Why taking the input ended before its time.
     pub(super) fn take_broken(&self) -> Option<PyErr> {
         self.lock().broken.take()
@@ -289,7 +300,7 @@ impl MapFeeder {
     /// Returns when the input has been taken, or the map has ended.
     fn run(&self, source: &Bound<'_, PyIterator>) {
         if let Err(error) = self.feed(source.py(), source) {
-            self.intake.lock().broken = Some(error);
+            self.intake.give_up(error);
             self.intake.close();
             self.intake.pool.cancel_job(&self.intake.job);
         }

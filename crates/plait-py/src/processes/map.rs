@@ -146,7 +146,10 @@ impl MapCore {
                 (progress.taken, progress.deadline_ns, progress.ordered)
             };
             if self.over() {
-                return Ok(None);
+                return match self.intake.take_broken() {
+                    Some(error) => Err(error),
+                    None => Ok(None),
+                };
             }
             if self.intake.pool.inert() {
                 return Err(error::inert());
