@@ -4,22 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-import plait
-
-
-@pytest.fixture(params=[plait.new_event_loop, asyncio.SelectorEventLoop], ids=["plait", "asyncio"])
-def runner(request: pytest.FixtureRequest) -> Iterator[asyncio.Runner]:
-    if request.param is asyncio.SelectorEventLoop and sys.version_info < (3, 13):
-        pytest.skip("ours is held against the loop of 3.13: older ones send no empty datagrams, among other things")
-    with asyncio.Runner(loop_factory=request.param) as runner:
-        yield runner
 
 
 class Recorder(asyncio.DatagramProtocol):

@@ -14,12 +14,6 @@ import pytest
 import plait
 
 
-@pytest.fixture(params=[plait.new_event_loop, asyncio.SelectorEventLoop], ids=["plait", "asyncio"])
-def runner(request: pytest.FixtureRequest) -> Iterator[asyncio.Runner]:
-    with asyncio.Runner(loop_factory=request.param) as runner:
-        yield runner
-
-
 @pytest.fixture
 def ours() -> Iterator[asyncio.Runner]:
     with asyncio.Runner(loop_factory=plait.new_event_loop) as runner:

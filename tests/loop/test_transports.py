@@ -22,17 +22,6 @@ import pytest
 
 import plait
 
-LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
-    "plait": plait.new_event_loop,
-    "asyncio": asyncio.SelectorEventLoop,
-}
-
-
-@pytest.fixture(params=["plait", "asyncio"])
-def runner(request: pytest.FixtureRequest) -> Iterator[asyncio.Runner]:
-    with asyncio.Runner(loop_factory=LOOPS[request.param]) as runner:
-        yield runner
-
 
 @pytest.fixture
 def ours() -> Iterator[asyncio.Runner]:

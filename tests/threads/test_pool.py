@@ -15,6 +15,7 @@ import sysconfig
 import threading
 import time
 import weakref
+from typing import Any
 
 import pytest
 
@@ -483,7 +484,8 @@ def test_a_quick_end_does_not_wait_for_a_slow_task(single, gate):
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
 def test_an_interruption_leaves_the_loop_and_loses_no_other_end(single, gate, monkeypatch, error):
-    tell, told = asyncio.futures._copy_future_state, []
+    tell = asyncio.futures._copy_future_state  # type: ignore[attr-defined]
+    told: list[Any] = []
 
     def interrupted(source, destination):
         told.append(source)
@@ -501,7 +503,7 @@ def test_an_interruption_leaves_the_loop_and_loses_no_other_end(single, gate, mo
         single.submit(len, "abc").result(WATCHDOG)  # all ends lie in the box
         await asyncio.gather(*calls[:2], *calls[3:])
 
-    calls = []
+    calls: list[Any] = []
     with contextlib.closing(loop):
         task = loop.create_task(wait())
         with pytest.raises(error, match="now"):
@@ -651,7 +653,7 @@ def test_a_broken_pool_keeps_no_frames():
     def fail():
         raise KeyError("no")
 
-    references = []
+    references: list[Any] = []
     with plait.ThreadPool(1, initializer=fail) as pool:
         poll(lambda: pool.submit(len, "abc").exception(WATCHDOG) if not pool._broken else True, "the initializer")
         for _ in range(3):
