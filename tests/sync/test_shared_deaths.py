@@ -274,7 +274,7 @@ def test_a_lock_travels_and_excludes(method: str, kind: Any) -> None:
     assert total[0] == 6000
 
 
-def test_the_end_of_who_took_messages_calls_done_only_what_nobody_else_did_or_has() -> None:
+def test_the_end_of_who_took_messages_calls_done_nothing_that_is_in_the_channel() -> None:
     channel, taken = plait.Channel[int](16, shared=True), plait.Channel[int](16, shared=True)
     answers: Any = plait.Channel[int](1, shared=True)
 
@@ -327,3 +327,22 @@ def test_the_end_of_who_was_told_of_an_event_tells_nobody_who_came_since() -> No
     later.join()
     assert told == [False]
     assert not event.is_set()
+
+
+def test_who_only_gives_back_is_seen_to_die_too() -> None:
+    lock: Any = plait.Lock(shared=True)
+    semaphore, ready = plait.Semaphore(0, shared=True), plait.Channel[int](2, shared=True)
+    lock.acquire()
+
+    def give() -> None:
+        lock.release()
+        semaphore.release()
+        ready.put(0)
+        plait.Channel[int](1, shared=True).get()
+
+    child = start(give)
+    ready.get(timeout=LATE)
+    assert lock.statistics()["processes"] == 2
+    kill(child)
+    assert lock.statistics()["processes"] == 1
+    assert semaphore.acquire(timeout=LATE)

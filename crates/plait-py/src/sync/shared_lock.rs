@@ -143,6 +143,8 @@ impl SharedLockCore {
     #[inline]
     fn give(&self, py: Python<'_>) -> PyResult<()> {
         if !self.reentrant {
+            // Also of one that never took it: others see its death then, should that come before the next one is told.
+            self.lock.object().seat().map_err(refused)?;
             return match self.lock.release() {
                 true => Ok(()),
                 false => Err(PyRuntimeError::new_err("release unlocked lock")),

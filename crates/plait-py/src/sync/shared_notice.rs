@@ -251,8 +251,11 @@ impl SharedConditionCore {
     }
 
     /// Notify as many as `count` of those who wait.
-    fn _wake(&self, count: u64) {
+    fn _wake(&self, count: u64) -> PyResult<()> {
+        // Others see its death then, should that come before all are told.
+        self.condition.object().seat().map_err(shared_wait::refused)?;
         self.condition.notify(count);
+        Ok(())
     }
 
     /// How many wait.

@@ -69,6 +69,8 @@ impl SharedSemaphoreCore {
     }
 
     fn give(&self, count: u64) -> PyResult<()> {
+        // Others see its death then, should that come before who waits is told.
+        self.semaphore.object().seat().map_err(shared_wait::refused)?;
         match self.semaphore.give(count) {
             true => Ok(()),
             false if self.semaphore.limit() == MOST => {

@@ -214,7 +214,8 @@ impl Behaviour for Rules {
         let taken = mine.taken.load(Relaxed);
         let lost = taken.saturating_sub(mine.returned.load(Relaxed));
         let unfinished = taken.saturating_sub(mine.finished.load(Relaxed));
-        let unfinished = unfinished.min(orphans(object, seat));
+        // Others may have called done what it took: what is still in the ring is not.
+        let unfinished = unfinished.min(in_hand(words));
         // A caller that dies here has counted or not; it is this order that makes the next one count nothing twice.
         mine.returned.store(taken, Relaxed);
         words.lost.fetch_add(lost, Relaxed);
@@ -255,20 +256,11 @@ fn call_done(words: &Words, count: u64) -> u64 {
     called
 }
 
-/// Under the guard of GET: messages that were taken, were not called done, and that no other process than that of `seat` may have. Others may
-/// call done what it has taken, so that its own count alone would call done what is still in the ring, or in another's hands.
-fn orphans(object: &Object, seat: u32) -> u64 {
-    let words = words(object);
-    let seats = object.seats();
-    let others = seats.taken().filter(|&(other, _)| other != seat).map(|(other, _)| {
-        let other = seats.at(other);
-        let taken = other.taken.load(Relaxed);
-        taken.saturating_sub(other.finished.load(Relaxed))
-    });
+/// Under the guard of GET: messages that were taken and not called done, by whomever.
+fn in_hand(words: &Words) -> u64 {
     // Acquire: pairs with `call_done`.
     let done = words.done.load(Acquire);
-    let taken = words.get.head.load(Relaxed);
-    taken.saturating_sub(done).saturating_sub(others.sum())
+    words.get.head.load(Relaxed).saturating_sub(done)
 }
 
 /// Under the guard of GET: finishes what a holder that died was about to take. A message whose taker died before `head` moved was not taken.
