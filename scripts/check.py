@@ -25,7 +25,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PYTHON = sys.executable
-LIMIT = 900.0  # seconds for one check: a hang must not cost the night
+LIMIT = 1500.0  # seconds for one check: a hang must not cost the night
 RETRIED = 5  # as many failed tests are run again alone; more are not bad luck
 
 
