@@ -170,10 +170,23 @@ pub(super) fn sleep(py: Python<'_>, waiter: &Waiter, deadline: Option<u64>, told
     Ok(told())
 }
 
-/// Has the task of `place` told when `waiter` is woken.
-pub(super) fn listen(object: &Arc<Object>, gate: usize, waiter: &Waiter, place: &Place) -> PyResult<()> {
+/// Has the task of `place` told when `waiter` is woken. Where nobody can be found for that, such as in a child that was forked in the midst of
+/// another thread's look, it looks for itself in a while.
+pub(super) fn listen(
+    py: Python<'_>,
+    object: &Arc<Object>,
+    gate: usize,
+    waiter: &Waiter,
+    place: &Place,
+) -> PyResult<()> {
     let listener: Listener = Arc::clone(&place.waiter) as Listener;
-    bell::listen(object, gate, waiter.slot(), listener, tell).map_err(refused)
+    match bell::listen(object, gate, waiter.slot(), listener, tell) {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            object.bury_dead();
+            look_later(py, &place.waiter)
+        }
+        told => told.map_err(refused),
+    }
 }
 
 /// Nobody is to be told of `waiter` any more.
@@ -230,7 +243,7 @@ impl<A: Attempt> Awaited<A> {
             };
         }
         let Some(waiter) = &self.waiter else { return Ok(false) };
-        listen(self.operation.object(), self.operation.gate(), waiter, place)?;
+        listen(py, self.operation.object(), self.operation.gate(), waiter, place)?;
         Ok(true)
     }
 }
