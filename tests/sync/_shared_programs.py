@@ -68,3 +68,41 @@ def consume(channel: Any, got: int, _sent: int, _name: int) -> None:
     for value, _data in channel:
         os.write(got, struct.pack("<Q", value))
         channel.task_done()
+
+
+def put_one(channel: Any) -> None:
+    channel.put(1)
+
+
+def pass_often(barrier: Any, told: Any, times: int) -> None:
+    """Pass a barrier some times, and say with which numbers."""
+    told.put([barrier.wait(timeout=60) for _ in range(times)])
+
+
+def select_often(told: Any, channels: tuple[Any, ...]) -> None:
+    """Take from several channels until they are shut down, and say what came."""
+    found = []
+    try:
+        while True:
+            found.append(plait.select(*channels)[1])
+    except plait.ChannelShutDown:
+        told.put(found)
+
+
+def select_in_tasks(told: Any, channels: tuple[Any, ...]) -> None:
+    async def main() -> None:
+        found = []
+        try:
+            while True:
+                found.append((await plait.aselect(*channels))[1])
+        except plait.ChannelShutDown:
+            await told.aput(found)
+
+    asyncio.run(main())
+
+
+def consume_from_several(channels: tuple[Any, ...], got: int) -> None:
+    """Take numbers until all channels are shut down, each noted when it is there."""
+    while True:
+        value = plait.select(*channels)[1][0]
+        os.write(got, struct.pack("<Q", value))

@@ -153,6 +153,17 @@ impl<T> Waiter<T> {
         }
     }
 
+    /// Marks it as woken for a queue that is not a [`WaitQueue`] and that it knows by the number `source`. None when it has been woken before,
+    /// or has given up. What happened there it has to see for itself: by then it has looked at that queue since it was last
+    /// [armed](Self::rearm), or will.
+    pub fn summon(self: &Arc<Self>, source: u32) -> Option<Woken<T>> {
+        let asleep = self.claim(source, false)?;
+        Some(Woken {
+            waiter: Arc::clone(self),
+            asleep,
+        })
+    }
+
     /// It waits again, after it was woken in vain. To be called when it stands in no queue, before it [joins](WaitQueue::join) one.
     pub fn rearm(&self) {
         // Relaxed: others see it by the queue that it goes into, under the owner's mutex.

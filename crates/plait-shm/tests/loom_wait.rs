@@ -220,6 +220,58 @@ impl Rig {
     }
 }
 
+/// A channel that is not in this process: somebody else tells who waits there.
+#[derive(Default)]
+struct Elsewhere {
+    items: Vec<u32>,
+    listener: Option<StdArc<Waiter<()>>>,
+}
+
+impl Rig {
+    fn put_elsewhere(&self, there: &Mutex<Elsewhere>, item: u32) {
+        let listener = {
+            let mut there = there.lock().expect("nobody panics with it");
+            there.items.push(item);
+            there.listener.take()
+        };
+        self.wake(listener.and_then(|waiter| waiter.summon(1)));
+    }
+
+    /// One item of channel 0, or of the one elsewhere: as the binding's `Select` does it.
+    fn select_with(&self, there: &Mutex<Elsewhere>) -> u32 {
+        let mut seat = Seat::new(1);
+        loop {
+            drop(self.with(0, |channel| channel.leave(Want::Get, seat.tickets[0])));
+            match seat.waiter.woken() {
+                Some(wake) if wake.source == 0 => self.with(0, |channel| {
+                    channel.arrive(Want::Get, Some(wake));
+                    seat.waiter.rearm();
+                }),
+                Some(_) => seat.waiter.rearm(),
+                None => {}
+            }
+            let found = self.try_get(0, &mut seat).ok().or_else(|| {
+                let mut there = there.lock().expect("nobody panics with it");
+                let item = there.items.pop();
+                there.listener = Some(StdArc::clone(&seat.waiter));
+                item
+            });
+            let Some(item) = found else {
+                self.futex.sleep(&seat.waiter);
+                continue;
+            };
+            let wake = seat.waiter.close();
+            let woken = self.with(0, |channel| {
+                drop(channel.leave(Want::Get, seat.tickets[0]));
+                let wake = wake.filter(|wake| wake.source == 0)?;
+                channel.give_back(Want::Get, wake)
+            });
+            self.wake(woken);
+            return item;
+        }
+    }
+}
+
 fn spawn<R: 'static>(rig: &Arc<Rig>, part: impl FnOnce(&Rig) -> R + 'static) -> thread::JoinHandle<R> {
     let rig = Arc::clone(rig);
     thread::spawn(move || part(&rig))
@@ -405,5 +457,64 @@ fn a_select_is_woken_by_either() {
             rig.put(1, 2);
         }
         join(selector);
+    });
+}
+
+#[test]
+fn a_select_woken_from_elsewhere_in_vain_is_woken_again() {
+    explore(|| {
+        let rig = Rig::new(1, 2);
+        let there = Arc::new(Mutex::new(Elsewhere::default()));
+        let selector = {
+            let there = Arc::clone(&there);
+            spawn(&rig, move |rig| rig.select_with(&there))
+        };
+        let other = {
+            let there = Arc::clone(&there);
+            spawn(&rig, move |_| {
+                there.lock().expect("nobody panics with it").items.pop();
+            })
+        };
+        rig.put_elsewhere(&there, 1);
+        rig.put_elsewhere(&there, 2);
+        join(other);
+        join(selector);
+    });
+}
+
+#[test]
+fn a_select_hears_of_what_is_elsewhere() {
+    explore(|| {
+        let rig = Rig::new(1, 2);
+        let there = Arc::new(Mutex::new(Elsewhere::default()));
+        let selector = {
+            let there = Arc::clone(&there);
+            spawn(&rig, move |rig| rig.select_with(&there))
+        };
+        let other = spawn(&rig, |rig| rig.with(0, |channel| channel.get(true).is_ok()));
+        rig.put(0, 1);
+        rig.put_elsewhere(&there, 2);
+        let taken = join(other);
+        let found = join(selector);
+        assert!(found == 2 || !taken);
+    });
+}
+
+#[test]
+fn a_select_woken_from_elsewhere_passes_on_what_it_was_woken_for_here() {
+    explore(|| {
+        let rig = Rig::new(1, 2);
+        let there = Arc::new(Mutex::new(Elsewhere::default()));
+        let selector = {
+            let there = Arc::clone(&there);
+            spawn(&rig, move |rig| rig.select_with(&there))
+        };
+        let getter = spawn(&rig, |rig| rig.get(0));
+        rig.put_elsewhere(&there, 2);
+        rig.put(0, 1);
+        if join(selector) == 1 {
+            rig.put(0, 3);
+        }
+        assert!(join(getter).is_some());
     });
 }

@@ -6,15 +6,16 @@ round have left. The mutex is held for moments only, and never while code of the
 
 from __future__ import annotations
 
+from abc import ABCMeta
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from plait import _core
-from plait.sync._locks import _refuse_pickling, _within
+from plait.sync._locks import _refuse_pickling, _shared, _within
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
     from types import TracebackType
-    from typing import TypedDict
+    from typing import Self, TypedDict
 
     class BarrierStatistics(TypedDict):
         """What `Barrier.statistics()` returns."""
@@ -47,7 +48,7 @@ def _broken() -> Exception:
     return BrokenBarrierError("the barrier is broken")
 
 
-class Barrier:
+class Barrier(metaclass=ABCMeta):  # noqa: B024 -- shared ones count as such by `register`
     """A point that threads and asyncio tasks pass together, when as many as `parties` have arrived.
 
     It is a `threading.Barrier` and an `asyncio.Barrier` in one: `wait()` for threads, `await barrier.await_()` for
@@ -56,13 +57,20 @@ class Barrier:
     Who gives up because of its timeout breaks the barrier for all; a task that is cancelled leaves, and another may
     come instead.
 
+    With `shared=True` it works between processes too: forked children have it, and it can be passed to the tasks of a
+    `ProcessPool` and to processes of `multiprocessing`. A process that dies while one of its threads or tasks waits, or
+    in the action, breaks the barrier: nobody waits for it.
+
     Args:
-        parties: How many pass together.
-        action: Called by the last to arrive, before the others go on. If it raises, the barrier is broken.
+        parties: How many pass together. Of a shared barrier at most 4096.
+        action: Called by the last to arrive, before the others go on. If it raises, the barrier is broken. That of a shared
+            barrier is called in the process that was last: it travels with the barrier and so has to be one that can be
+            pickled, unless all processes are forked.
         timeout: Seconds that each waits at most, unless its own call says otherwise; `None` waits as long as it takes.
+        shared: Whether other processes can have it too.
 
     Raises:
-        ValueError: `parties` is below 1.
+        ValueError: `parties` is below 1, or above 4096 for a shared barrier.
 
     >>> import asyncio, threading
     >>> start = plait.Barrier(2)
@@ -75,7 +83,27 @@ class Barrier:
 
     __slots__ = ("__weakref__", "_action", "_before", "_mutex", "_parties", "_round", "_timeout", "_whole")
 
-    def __init__(self, parties: int, action: Callable[[], object] | None = None, timeout: float | None = None) -> None:
+    def __new__(
+        cls,
+        parties: int,
+        action: Callable[[], object] | None = None,
+        timeout: float | None = None,
+        *,
+        shared: bool = False,
+    ) -> Self:
+        if shared:
+            made: Self = _shared(cls, Barrier, "SharedBarrier", parties, action, timeout)
+            return made
+        return super().__new__(cls)
+
+    def __init__(
+        self,
+        parties: int,
+        action: Callable[[], object] | None = None,
+        timeout: float | None = None,
+        *,
+        shared: bool = False,  # noqa: ARG002  # see __new__
+    ) -> None:
         if parties < 1:
             raise ValueError(f"parties must be at least 1, not {parties}")
         self._parties = parties
@@ -224,7 +252,7 @@ class Barrier:
     def __enter__(self) -> int:
         return self.wait()
 
-    def __exit__(
+    def __exit__(  # noqa: B027 -- nothing is abstract here
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
         pass
@@ -232,7 +260,7 @@ class Barrier:
     def __aenter__(self) -> Coroutine[Any, Any, int]:
         return self.await_()
 
-    async def __aexit__(
+    async def __aexit__(  # noqa: B027 -- nothing is abstract here
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
         pass

@@ -269,7 +269,7 @@ def select(*channels: Channel[T], timeout: float | None = None) -> tuple[Channel
     When several have one, each gets its turn. Channels that are shut down and empty are passed over.
 
     Args:
-        *channels: At least one channel. Not shared ones: those cannot be waited for together yet.
+        *channels: At least one channel; shared ones and others can be mixed.
         timeout: Seconds to wait at most; `None` for as long as it takes.
 
     Returns:

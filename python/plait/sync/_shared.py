@@ -12,6 +12,7 @@ from typing import Any, Self, TypeVar
 
 import plait.shared._segment  # noqa: F401  # pyright: ignore[reportUnusedImport]  # how segments travel
 from plait import _core
+from plait.sync._barrier import Barrier
 from plait.sync._channel import Channel
 from plait.sync._locks import (
     AnyCondition,
@@ -26,6 +27,7 @@ from plait.sync._locks import (
 )
 
 __all__ = [
+    "SharedBarrier",
     "SharedBoundedSemaphore",
     "SharedChannel",
     "SharedCondition",
@@ -255,6 +257,106 @@ class SharedCondition(_core.SharedConditionCore, AnyCondition):
         return self
 
 
+class SharedBarrier(_core.SharedBarrierCore):
+    """A `plait.Barrier` of any number of processes."""
+
+    __slots__ = ("_action", "_timeout")
+
+    _action: Callable[[], object] | None
+    _timeout: float | None
+
+    def __new__(
+        cls,
+        parties: int,
+        action: Callable[[], object] | None = None,
+        timeout: float | None = None,
+        segment: _core.Segment | None = None,
+    ) -> Self:
+        """Make one, or find the one in `segment`."""
+        self = _core.SharedBarrierCore.__new__(cls, parties, segment)
+        self._action = action
+        self._timeout = timeout
+        return self
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait until as many as `parties` have arrived; return a number from 0 to `parties - 1`, another for each.
+
+        Args:
+            timeout: Seconds to wait at most; `None` for what the barrier was made with. If too few come in time the
+            barrier is broken.
+
+        Raises:
+            BrokenBarrierError: The barrier is broken, or was broken or reset meanwhile.
+        """
+        timeout = self._timeout if timeout is None else timeout
+        return self._pass(*self._wait(self._action is not None, timeout))
+
+    async def await_(self, timeout: float | None = None) -> int:
+        """Wait in a task until as many as `parties` have arrived; return a number from 0 to `parties - 1`, another for each.
+
+        Args:
+            timeout: Seconds to wait at most; `None` for what the barrier was made with. If too few come in time the
+            barrier is broken.
+
+        Raises:
+            BrokenBarrierError: The barrier is broken, or was broken or reset meanwhile.
+        """
+        timeout = self._timeout if timeout is None else timeout
+        return self._pass(*await self._await(self._action is not None, timeout))
+
+    def _pass(self, number: int, acts: int) -> int:
+        """Call the action, if that is to be done here; return the number unless the barrier is broken."""
+        if acts:
+            good = False
+            try:
+                assert self._action is not None
+                self._action()
+                good = True
+            finally:
+                whole = self._finish(acts, good)
+            if not whole:
+                number = -1
+        if number < 0:
+            from plait.errors import BrokenBarrierError
+
+            raise BrokenBarrierError("the barrier is broken")
+        return number
+
+    def __enter__(self) -> int:
+        return self.wait()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        pass
+
+    def __aenter__(self) -> Coroutine[Any, Any, int]:
+        return self.await_()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        pass
+
+    def statistics(self) -> dict[str, Any]:
+        """Return what goes on: how many `parties` there are to be, who is `waiting`, and whether it is `broken`."""
+        return {"parties": self.parties, "waiting": self.n_waiting, "broken": self.broken}
+
+    def __repr__(self) -> str:
+        state = "broken" if self.broken else f"waiters={self.n_waiting}/{self.parties}"
+        return f"<plait.Barrier at {id(self):#x}: shared, {state}>"
+
+    def __reduce__(self) -> tuple[Callable[..., Self], tuple[Any, ...]]:
+        return type(self), (self.parties, self._action, self._timeout, self._segment)
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
+
+
+Barrier.register(SharedBarrier)
 Lock.register(SharedLock)
 Condition.register(SharedCondition)
 RLock.register(SharedRLock)

@@ -2,6 +2,7 @@
 
 mod operations;
 mod raw;
+mod select;
 
 use plait_shm::channel::{Channel, Refused, Want};
 use plait_sys::time;
@@ -18,7 +19,8 @@ use super::operation::{Operation, block_on};
 use super::rouse;
 use crate::gil;
 pub(super) use operations::End;
-use operations::{Get, GetMany, Join, Put, PutMany, Select};
+use operations::{Get, GetMany, Join, Put, PutMany};
+use select::Select;
 
 type State = Channel<Py<PyAny>, Task>;
 

@@ -11,7 +11,7 @@
 //! | `shared_wait` | waiting at shared objects: threads, and tasks by the bell |
 //! | `shared_channel` | `plait.Channel(shared=True)` |
 //! | `shared_lock` | `plait.Lock(shared=True)`, `plait.RLock(shared=True)` |
-//! | `shared_semaphore`, `shared_notice` | shared semaphores, events and conditions |
+//! | `shared_semaphore`, `shared_notice`, `shared_barrier` | shared semaphores, events, conditions and barriers |
 //! | `locks` | locks, semaphores, events, conditions |
 //! | `channel` | `plait.Channel`; its operations, and the raw methods that are called most |
 //!
@@ -25,6 +25,7 @@ pub(crate) mod inbox;
 mod locks;
 mod message;
 pub(crate) mod operation;
+mod shared_barrier;
 mod shared_channel;
 mod shared_lock;
 mod shared_notice;
@@ -63,5 +64,6 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<shared_lock::SharedLockCore>()?;
     module.add_class::<shared_semaphore::SharedSemaphoreCore>()?;
     module.add_class::<shared_notice::SharedEventCore>()?;
-    module.add_class::<shared_notice::SharedConditionCore>()
+    module.add_class::<shared_notice::SharedConditionCore>()?;
+    module.add_class::<shared_barrier::SharedBarrierCore>()
 }

@@ -55,6 +55,11 @@ pub(crate) trait Operation: Send + Sync {
         true
     }
 
+    /// For how long a thread may sleep before it tries again although nobody has woken it, in nanoseconds. None: as long as it takes.
+    fn nap(&self) -> Option<u64> {
+        None
+    }
+
     /// Nobody waits for it any more: takes the place out of all queues, closes its waiter, and passes on what that had been woken for.
     fn leave(&mut self, py: Python<'_>, place: &mut Place);
 
@@ -146,12 +151,20 @@ pub(crate) fn block_on(
         if let Some(done) = operation.attempt(py, Some(&mut place))? {
             return Ok(Some(done));
         }
+        let until = match operation.nap() {
+            None => deadline_ns,
+            Some(nap) => {
+                let soon = time::monotonic_ns() + nap;
+                Some(deadline_ns.map_or(soon, |deadline| deadline.min(soon)))
+            }
+        };
         let awaited = Awaited {
             waiter: &place.waiter,
-            deadline_ns,
+            deadline_ns: until,
         };
-        match gil::wait(py, &awaited, true, deadline_ns) {
+        match gil::wait(py, &awaited, true, until) {
             Ok(true) => {}
+            Ok(false) if until != deadline_ns => {}
             Ok(false) => {
                 operation.leave(py, &mut place);
                 // It may have come with the deadline.

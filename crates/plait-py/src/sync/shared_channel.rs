@@ -63,6 +63,11 @@ fn carry_out(py: Python<'_>, operation: &mut dyn Attempt, patience: Patience) ->
 }
 
 impl SharedChannelCore {
+    /// Its machine.
+    pub(super) fn channel(&self) -> &Channel {
+        &self.channel
+    }
+
     #[inline]
     fn seat(&self) -> PyResult<u32> {
         self.channel.object().seat().map_err(refused)
@@ -70,7 +75,7 @@ impl SharedChannelCore {
 
     /// Takes one message. None when there is none now.
     #[inline]
-    fn take(&self, py: Python<'_>, waiter: Option<&Waiter>) -> PyResult<Result<Py<PyAny>, Refused>> {
+    pub(super) fn take(&self, py: Python<'_>, waiter: Option<&Waiter>) -> PyResult<Result<Py<PyAny>, Refused>> {
         let seat = self.seat()?;
         let mut used = buffers();
         let Buffers { bytes, taken } = &mut used;

@@ -164,7 +164,7 @@ impl Operation for Told {
             self.stop();
             return Ok(Some(yes(py)));
         }
-        let mut over = shared_wait::listen(condition.object(), WAIT, waiter, place);
+        let mut over = shared_wait::listen(py, condition.object(), WAIT, waiter, place);
         if begins && over.is_ok() {
             over = self.release.call0(py).map(drop);
         }

@@ -24,7 +24,7 @@ use crate::gil::{self, Waitable};
 use crate::shared;
 
 /// How long a sleep for a free place in a queue lasts at most, in nanoseconds: nobody wakes it for a signal.
-const SLICE_NS: u64 = 20_000_000;
+pub(super) const SLICE_NS: u64 = 20_000_000;
 
 thread_local! {
     static SPIN: RefCell<Option<Spin>> = const { RefCell::new(None) };
@@ -169,10 +169,23 @@ pub(super) fn sleep(py: Python<'_>, waiter: &Waiter, deadline: Option<u64>, told
     Ok(told())
 }
 
-/// Has the task of `place` told when `waiter` is woken.
-pub(super) fn listen(object: &Arc<Object>, gate: usize, waiter: &Waiter, place: &Place) -> PyResult<()> {
+/// Has the task of `place` told when `waiter` is woken. Where nobody can be found for that, such as in a child that was forked in the midst of
+/// another thread's look, it looks for itself in a while.
+pub(super) fn listen(
+    py: Python<'_>,
+    object: &Arc<Object>,
+    gate: usize,
+    waiter: &Waiter,
+    place: &Place,
+) -> PyResult<()> {
     let listener: Listener = Arc::clone(&place.waiter) as Listener;
-    bell::listen(object, gate, waiter.slot(), listener, tell).map_err(refused)
+    match bell::listen(object, gate, waiter.slot(), listener, tell) {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            object.bury_dead();
+            look_later(py, &place.waiter)
+        }
+        told => told.map_err(refused),
+    }
 }
 
 /// Nobody is to be told of `waiter` any more.
@@ -229,7 +242,7 @@ impl<A: Attempt> Awaited<A> {
             };
         }
         let Some(waiter) = &self.waiter else { return Ok(false) };
-        listen(self.operation.object(), self.operation.gate(), waiter, place)?;
+        listen(py, self.operation.object(), self.operation.gate(), waiter, place)?;
         Ok(true)
     }
 }
@@ -273,12 +286,49 @@ impl<A: Attempt> Operation for Awaited<A> {
     }
 }
 
-/// Tells tasks, in the bell's thread.
+/// What tells one that waits in several queues: its waiter is woken as by the queue that it knows by this number.
+struct Summons {
+    waiter: Arc<super::Waiter>,
+    source: u32,
+}
+
+/// Has the thread or task of `place`, which knows this queue by the number `source`, woken with `waiter`.
+///
+/// # Errors
+/// Nobody can be found who would do that: the caller has to look from time to time.
+pub(super) fn summon(object: &Arc<Object>, gate: usize, waiter: &Waiter, place: &Place, source: u32) -> io::Result<()> {
+    let waiting = Arc::clone(&place.waiter);
+    let summons: Listener = Arc::new(Summons {
+        waiter: waiting,
+        source,
+    });
+    bell::listen(object, gate, waiter.slot(), summons, tell)
+}
+
+/// Tells tasks and those who wait in several queues, in the bell's thread.
 fn tell(listeners: Vec<Listener>) {
+    // A thread needs no interpreter to be woken.
+    let tasks: Vec<Listener> = listeners
+        .into_iter()
+        .filter(|listener| match listener.downcast_ref::<Summons>() {
+            Some(summons) if !matches!(summons.waiter.kind(), wait::Kind::Task(_)) => {
+                summons.waiter.summon(summons.source).map(wait::Woken::wake);
+                false
+            }
+            _ => true,
+        })
+        .collect();
+    if tasks.is_empty() {
+        return;
+    }
     // Where the interpreter ends, nobody is to be told any more.
     let _ = Python::try_attach(|py| {
-        for listener in listeners {
-            if let Ok(waiter) = listener.downcast::<super::Waiter>() {
+        for listener in tasks {
+            let waiter = match listener.downcast::<Summons>() {
+                Ok(summons) => summons.waiter.summon(summons.source).and_then(wait::Woken::wake),
+                Err(listener) => listener.downcast::<super::Waiter>().ok(),
+            };
+            if let Some(waiter) = waiter {
                 inbox::deliver(py, waiter);
             }
         }
@@ -287,9 +337,14 @@ fn tell(listeners: Vec<Listener>) {
 
 /// Has a task look again in a while: all places in the queue are taken.
 #[cold]
-fn look_later(py: Python<'_>, waiter: &Arc<super::Waiter>) -> PyResult<()> {
+pub(super) fn look_later(py: Python<'_>, waiter: &Arc<super::Waiter>) -> PyResult<()> {
+    look_after(py, waiter, SLICE_NS).map(drop)
+}
+
+/// Has a task look again after so many nanoseconds; the loop's handle of that. None where it is no task that waits.
+pub(super) fn look_after(py: Python<'_>, waiter: &Arc<super::Waiter>, after_ns: u64) -> PyResult<Option<Py<PyAny>>> {
     let wait::Kind::Task(task) = waiter.kind() else {
-        return Ok(());
+        return Ok(None);
     };
     let event_loop = task.inbox.event_loop(py).clone();
     let waiter = Arc::clone(waiter);
@@ -297,7 +352,6 @@ fn look_later(py: Python<'_>, waiter: &Arc<super::Waiter>) -> PyResult<()> {
         inbox::deliver(arguments.py(), Arc::clone(&waiter));
     };
     let look = PyCFunction::new_closure(py, None, None, look)?;
-    event_loop
-        .call_method1("call_later", (SLICE_NS as f64 / 1e9, look))
-        .map(drop)
+    let handle = event_loop.call_method1("call_later", (after_ns as f64 / 1e9, look))?;
+    Ok(Some(handle.unbind()))
 }

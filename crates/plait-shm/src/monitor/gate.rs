@@ -193,6 +193,17 @@ impl Gate<'_> {
         }
     }
 
+    /// Who is woken next.
+    pub fn first(&self) -> Option<u32> {
+        self.words.first.load(Relaxed).checked_sub(1)
+    }
+
+    /// Whether somebody of a seat's process is in the queue.
+    pub fn waits(&self, seat: u32) -> bool {
+        (0..self.words.fresh.load(Relaxed))
+            .any(|index| self.state(index) == word::WAITING && self.slot(index).seat.load(Relaxed) == seat)
+    }
+
     /// What the word of a waiter says, without a poke.
     #[inline]
     pub fn state(&self, index: u32) -> u32 {

@@ -10,12 +10,15 @@
 //! | [`lock`] | a lock whose owner may die |
 //! | [`semaphore`] | permits, which belong to nobody |
 //! | [`notice`] | events and conditions: those who wait are told |
+//! | [`barrier`] | parties that wait for one another, any of which may die |
 //! | [`waiter`] | a waiter of this process, asleep or not |
 //! | [`channel`] | messages in a ring, put and got by all |
 //! | [`store`] | blocks of a channel for what is too large for its ring |
 //!
 //! The protocol is in `docs/design/shared-sync.md`.
 
+#[cfg(not(loom))]
+pub mod barrier;
 #[cfg(not(loom))]
 pub mod bell;
 #[cfg(not(loom))]

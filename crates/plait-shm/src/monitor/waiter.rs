@@ -60,6 +60,12 @@ impl Waiter {
         self.slot
     }
 
+    /// Its gate.
+    #[must_use]
+    pub fn gate(&self) -> usize {
+        self.gate
+    }
+
     /// Whether it has left the gate.
     #[inline]
     #[must_use]

@@ -1,20 +1,16 @@
 //! What can be waited for at a channel.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use plait_shm::channel::{Refused, Want};
 use plait_shm::wait::Woken;
-use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::PyTuple;
 use pyo3::{PyTraverseError, PyVisit};
 
 use super::{ChannelCore, State, list, refusal};
 use crate::sync::inbox::Task;
 use crate::sync::operation::{Operation, Place};
 use crate::sync::rouse;
-use crate::sync::shared_channel::SharedChannelCore;
 
 /// What the end of a channel is to who gets.
 #[derive(Clone, Copy)]
@@ -272,125 +268,5 @@ impl Operation for Join {
 
     fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
         visit.call(&self.channel)
-    }
-}
-
-/// One item of whichever channel has one first.
-pub(super) struct Select {
-    channels: Vec<Py<ChannelCore>>,
-}
-
-impl Select {
-    pub(super) fn new(channels: &Bound<'_, PyTuple>) -> PyResult<Self> {
-        if channels.is_empty() {
-            return Err(PyValueError::new_err("select needs at least one channel"));
-        }
-        let channels = channels.iter().map(|channel| match channel.cast_into::<ChannelCore>() {
-            Ok(channel) => Ok(channel.unbind()),
-            Err(error) => {
-                let other = error.into_inner();
-                let text = match other.is_instance_of::<SharedChannelCore>() {
-                    true => "select takes channels of one process, not shared ones".into(),
-                    false => format!("select takes channels, not {}", other.repr()?),
-                };
-                Err(PyTypeError::new_err(text))
-            }
-        });
-        Ok(Self {
-            channels: channels.collect::<PyResult<_>>()?,
-        })
-    }
-
-    /// Takes `place` out of all queues. From then on nobody can wake it.
-    fn withdraw(&self, py: Python<'_>, place: &mut Place) {
-        for (source, channel) in self.channels.iter().enumerate() {
-            let ticket = *place.ticket(source);
-            if ticket.is_some() {
-                let left = channel.get().lock(py).leave(Want::Get, ticket);
-                drop(left);
-            }
-        }
-    }
-
-    /// Tries them all from `first` on; queues `place` up at those that have nothing.
-    fn look(&self, py: Python<'_>, first: usize, mut place: Option<&mut Place>) -> Found {
-        let count = self.channels.len();
-        let mut open = false;
-        for source in (first..count).chain(0..first) {
-            let mut state = self.channels[source].get().lock(py);
-            if let Some(place) = &mut place {
-                // Only the first may have been the one that woke us: it is tried in the same breath.
-                let wake = place.waiter.woken();
-                if source == first && wake.is_some_and(|wake| wake.source as usize == source) {
-                    state.arrive(Want::Get, wake);
-                    place.waiter.rearm();
-                }
-            }
-            match state.get(true) {
-                Ok((item, woken)) => return Found::Item(source, item, woken),
-                Err(Refused::ShutDown) => {}
-                Err(Refused::Now) => {
-                    open = true;
-                    if let Some(place) = &mut place {
-                        let waiter = place.waiter.clone();
-                        state.queue_up(Want::Get, &waiter, source as u32, place.ticket(source));
-                    }
-                }
-            }
-        }
-        if open { Found::Nothing } else { Found::AllShutDown }
-    }
-
-    /// Whatever woke us since, another can have it.
-    fn finish(&self, py: Python<'_>, place: &mut Place) {
-        let wake = place.waiter.close();
-        self.withdraw(py, place);
-        if let Some(wake) = wake {
-            let woken = self.channels[wake.source as usize]
-                .get()
-                .lock(py)
-                .give_back(Want::Get, wake);
-            rouse(py, woken);
-        }
-    }
-}
-
-enum Found {
-    Item(usize, Py<PyAny>, Option<Woken<Task>>),
-    Nothing,
-    AllShutDown,
-}
-
-impl Operation for Select {
-    fn attempt(&mut self, py: Python<'_>, mut place: Option<&mut Place>) -> PyResult<Option<Py<PyAny>>> {
-        static TURN: AtomicUsize = AtomicUsize::new(0);
-        let mut first = None;
-        if let Some(place) = &mut place {
-            self.withdraw(py, place);
-            first = place.waiter.woken().map(|wake| wake.source as usize);
-        }
-        // Every look begins at another, so that none that is always ready hides the others.
-        let first = first.unwrap_or_else(|| TURN.fetch_add(1, Relaxed) % self.channels.len());
-        let found = self.look(py, first, place.as_deref_mut());
-        if let (Some(place), Found::Item(..) | Found::AllShutDown) = (place, &found) {
-            self.finish(py, place);
-        }
-        match found {
-            Found::Nothing => Ok(None),
-            Found::AllShutDown => Err(super::shut_down(py)),
-            Found::Item(source, item, woken) => {
-                rouse(py, woken);
-                let item = (source, item).into_pyobject(py)?;
-                Ok(Some(item.into_any().unbind()))
-            }
-        }
-    }
-
-    fn leave(&mut self, py: Python<'_>, place: &mut Place) {
-        self.finish(py, place);
-    }
-
-    fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
-        self.channels.iter().try_for_each(|channel| visit.call(channel))
     }
 }
