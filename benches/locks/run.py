@@ -16,26 +16,37 @@ left out.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import importlib.metadata
-import importlib.util
-import json
+import importlib
 import os
 import platform
 import statistics
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).resolve().parent
-LIMIT = 300.0  # seconds for one peer in one round
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # it may be started from anywhere
+
+from benches._rounds import CORES, Peer, Rounds
+
 THREADS = 4
-PEERS = ["plait", "threading", "asyncio", "aiologic"]
+
+
+@dataclass
+class Locks(Peer):
+    module: str
+
+
+PEERS = {
+    "plait": Locks("plait", package="plait", ours=True),
+    "threading": Locks("threading"),
+    "asyncio": Locks("asyncio"),
+    "aiologic": Locks("aiologic", package="aiologic"),
+}
 Case = Callable[[Any, int], float]
 CASES: dict[str, tuple[str, Case, int]] = {}
 """By name: what it is, what measures it, and how many operations."""
@@ -237,107 +248,83 @@ LACKS = {
 }
 
 
-def measure(peer: str, share: float) -> dict[str, float]:
-    """All cases of one peer, once; in the process that is asked for it."""
-    module = importlib.import_module(peer)
-    found = {}
-    for name, (_what, run, count) in CASES.items():
-        if name in LACKS.get(peer, ()):
-            continue
-        try:
-            run(module, max(int(count * share) // 10, THREADS))  # warm
-            found[name] = run(module, max(int(count * share), THREADS))
-        except (AttributeError, TypeError):
-            continue  # the peer has no such thing
-    return found
-
-
-def one_round(peers: list[str], share: float) -> dict[str, dict[str, float]]:
-    found = {}
-    for peer in peers:
-        command = [sys.executable, __file__, "--one", peer, "--share", str(share)]
-        finished = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, check=True)
-        found[peer] = json.loads(finished.stdout)
-    return found
-
-
-def run_all(rounds: int, share: float) -> dict[str, Any]:
-    peers = [peer for peer in PEERS if importlib.util.find_spec(peer)]
-    measured = []
-    for number in range(rounds):
-        order = peers[number % len(peers) :] + peers[: number % len(peers)]
-        measured.append(one_round(order, share))
-        print(f"round {number + 1} of {rounds}", file=sys.stderr)
-    versions = {peer: importlib.metadata.version(peer) for peer in peers if peer in {"plait", "aiologic"}}
-    return {
-        "python": platform.python_version(),
-        "machine": f"{len(os.sched_getaffinity(0))} cores, Linux {platform.release()}",
-        "load": round(os.getloadavg()[0], 1),
-        "versions": versions,
-        "rounds": measured,
-    }
-
-
 def cell(values: list[float]) -> str:
     middle = statistics.median(values)
     digits = 0 if middle >= 10 else 1
     return f"{middle:,.{digits}f} ({min(values):,.{digits}f}-{max(values):,.{digits}f})"
 
 
-def table(result: dict[str, Any]) -> str:
-    rounds = result["rounds"]
-    peers = [peer for peer in PEERS if peer in rounds[0]]
-    lines = [
-        "| ns for one | " + " | ".join(peers) + " | plait / standard library |",
-        "|---|" + "---|" * (len(peers) + 1),
-    ]
-    for name, (what, _run, _count) in CASES.items():
-        values = {peer: [each[peer][name] for each in rounds if name in each[peer]] for peer in peers}
-        standard = values.get("threading") or values.get("asyncio")
-        ratio = "-"
-        if standard and values["plait"]:
-            pairs = zip(values["plait"], standard, strict=True)
-            ratio = f"{statistics.median(ours / theirs for ours, theirs in pairs):.2f}"
-        cells = [cell(values[peer]) if values[peer] else "-" for peer in peers]
-        lines.append(f"| {what} | {' | '.join(cells)} | {ratio} |")
-    return "\n".join(lines)
+class LockRounds(Rounds[Locks]):
+    """Its table has a line for each case, with the ratio to the standard library within each round."""
 
+    script = Path(__file__).resolve()
+    summary = "Measure locks side by side."
+    peers = PEERS
+    rounds = 9
+    quick_rounds = 3
 
-def page(result: dict[str, Any]) -> str:
-    versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
-    return f"""# What a lock costs
+    def measure(self, peer: Locks, quick: bool) -> dict[str, float]:
+        """All cases of one peer, once; in the process that is asked for it."""
+        module = importlib.import_module(peer.module)
+        share = 0.2 if quick else 1.0
+        found = {}
+        for name, (_what, run, count) in CASES.items():
+            if name in LACKS.get(peer.module, ()):
+                continue
+            try:
+                run(module, max(int(count * share) // 10, THREADS))  # warm
+                found[name] = run(module, max(int(count * share), THREADS))
+            except (AttributeError, TypeError):
+                continue  # the peer has no such thing
+        return found
+
+    def run_all(self, quick: bool, rounds: int) -> dict[str, Any]:
+        measured: list[dict[str, Any]] = [{} for _ in range(rounds)]
+        for row in self.run_rounds(quick, rounds):
+            if "failed" in row:
+                sys.exit(f"run.py: {row['peer']}: {row['failed']}")  # no ratio without it
+            measured[row["round"]][row["peer"]] = row["measures"]
+        return {
+            "python": platform.python_version(),
+            "machine": f"{CORES} cores, Linux {platform.release()}",
+            "load": round(os.getloadavg()[0], 1),
+            "versions": self.versions(),
+            "rounds": measured,
+        }
+
+    def table(self, result: dict[str, Any]) -> str:
+        rounds = result["rounds"]
+        peers = [peer for peer in PEERS if peer in rounds[0]]
+        lines = [
+            "| ns for one | " + " | ".join(peers) + " | plait / standard library |",
+            "|---|" + "---|" * (len(peers) + 1),
+        ]
+        for name, (what, _run, _count) in CASES.items():
+            values = {peer: [each[peer][name] for each in rounds if name in each[peer]] for peer in peers}
+            standard = values.get("threading") or values.get("asyncio")
+            ratio = "-"
+            if standard and values["plait"]:
+                pairs = zip(values["plait"], standard, strict=True)
+                ratio = f"{statistics.median(ours / theirs for ours, theirs in pairs):.2f}"
+            cells = [cell(values[peer]) if values[peer] else "-" for peer in peers]
+            lines.append(f"| {what} | {' | '.join(cells)} | {ratio} |")
+        return "\n".join(lines)
+
+    def page(self, result: dict[str, Any]) -> str:
+        versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
+        return f"""# What a lock costs
 
 Made by `benches/locks/run.py`, whose first lines say how it is measured; the rounds are in `result.json`.
 
 CPython {result["python"]}, {result["machine"]}, load {result["load"]} at the end; {versions}. {len(result["rounds"])} rounds:
 median and range, in nanoseconds. The last column is the median of the rounds' own ratios: below 1 plait is faster.
 
-{table(result)}
+{self.table(result)}
 
 Where a lock is free, a call of a method is most of the cost. Where threads want it at the same time, who has the GIL goes on
 with it, and one that has waited for a millisecond gets it next.
 """
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="a short run that renders nothing")
-    parser.add_argument("--render", action="store_true", help="render again from result.json")
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--one", choices=PEERS, help=argparse.SUPPRESS)
-    parser.add_argument("--share", type=float, default=1.0, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.one:
-        print(json.dumps(measure(options.one, options.share)))
-        return
-    store = HERE / "result.json"
-    if options.quick:
-        print(table(run_all(3, 0.2)))
-        return
-    if not options.render:
-        store.write_text(json.dumps(run_all(options.rounds, options.share), indent=1) + "\n")
-    (HERE / "README.md").write_text(page(json.loads(store.read_text())))
-
-
 if __name__ == "__main__":
-    main()
+    LockRounds().main()

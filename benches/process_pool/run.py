@@ -16,16 +16,10 @@ one item a message.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import importlib.metadata
-import importlib.util
-import json
+import importlib
 import multiprocessing
 import os
-import platform
-import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -33,11 +27,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parent.parent
-BEGIN, END = "<!-- bench:process-pool -->", "<!-- /bench -->"
-WORKERS = len(os.sched_getaffinity(0))
-LIMIT = 300.0  # seconds for one peer in one round
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # it may be started from anywhere
+
+from benches._rounds import CORES, Bench, Measure, Peer, seconds_of
+
+WORKERS = CORES
 
 
 # ------------------------------------------------------------------------------------------------------------------ tasks
@@ -133,21 +127,18 @@ def start_plait() -> Driver:
 
 
 @dataclass
-class Peer:
+class Pool(Peer):
     start: Callable[[], Driver]
-    package: str | None = None  # what has to be installed
-    ours: bool = False
-    env: tuple[tuple[str, str], ...] = ()
 
 
 PEERS = {
-    "plait": Peer(start_plait, "plait", ours=True),
-    "plait, no spin": Peer(start_plait, "plait", ours=True, env=(("PLAIT_SPIN", "0"),)),
-    "ProcessPoolExecutor (fork)": Peer(lambda: start_standard("fork")),
-    "ProcessPoolExecutor (forkserver)": Peer(lambda: start_standard("forkserver")),
-    "multiprocessing.Pool": Peer(start_mp_pool),
-    "loky": Peer(start_loky, "loky"),
-    "pebble": Peer(start_pebble, "pebble"),
+    "plait": Pool(start_plait, package="plait", ours=True),
+    "plait, no spin": Pool(start_plait, package="plait", ours=True, env=(("PLAIT_SPIN", "0"),)),
+    "ProcessPoolExecutor (fork)": Pool(lambda: start_standard("fork")),
+    "ProcessPoolExecutor (forkserver)": Pool(lambda: start_standard("forkserver")),
+    "multiprocessing.Pool": Pool(start_mp_pool),
+    "loky": Pool(start_loky, package="loky"),
+    "pebble": Pool(start_pebble, package="pebble"),
 }
 
 
@@ -155,49 +146,45 @@ PEERS = {
 
 
 @dataclass
-class Measure:
-    title: str
-    unit: str
-    more_is_better: bool
-    text: str
+class Grouped(Measure):
     group: str = "tasks"
 
 
 MEASURES = {
-    "submit": Measure("submit", "us/task", False, "tiny tasks submitted one by one, then all results taken"),
-    "map": Measure("map", "us/task", False, "tiny tasks through `map` with its default chunk size"),
-    "p50": Measure("round trip p50", "us", False, "`submit(...).result()` of a tiny task, one at a time: median"),
-    "p99": Measure("round trip p99", "us", False, "the same: 99th percentile"),
-    "efficiency": Measure(
+    "submit": Grouped("submit", "us/task", False, "tiny tasks submitted one by one, then all results taken"),
+    "map": Grouped("map", "us/task", False, "tiny tasks through `map` with its default chunk size"),
+    "p50": Grouped("round trip p50", "us", False, "`submit(...).result()` of a tiny task, one at a time: median"),
+    "p99": Grouped("round trip p99", "us", False, "the same: 99th percentile"),
+    "efficiency": Grouped(
         "200 us tasks",
         "%",
         True,
         "10,000 tasks of about 200 us submitted one by one; 100 % is the time that bare processes need for the same"
         " work, measured just before and after",
     ),
-    "wakeups": Measure(
+    "wakeups": Grouped(
         "idle wake-ups", "1/s", False, "context switches in all processes of a pool that has nothing to do"
     ),
-    "million": Measure(
+    "million": Grouped(
         "map of 200,000 ints", "us/item", False, "tiny tasks through `map` with its default arguments", group="data"
     ),
-    "bytes": Measure(
+    "bytes": Grouped(
         "1 MiB bytes", "GiB/s", True, "100 tasks that get 1 MiB of bytes and return it; both ways counted", group="data"
     ),
-    "first": Measure(
+    "first": Grouped(
         "first array in",
         "GiB/s",
         True,
         "a numpy array of 80 MB as the argument of a task, for the first time",
         group="data",
     ),
-    "in": Measure("array in", "GiB/s", True, "the same again: best of 4", group="data"),
-    "out": Measure(
+    "in": Grouped("array in", "GiB/s", True, "the same again: best of 4", group="data"),
+    "out": Grouped(
         "array out", "GiB/s", True, "such an array, made by the task, as its result: best of 4", group="data"
     ),
-    "start": Measure("first result", "ms", False, "from making the first pool to the first result", group="data"),
-    "again": Measure("of a second pool", "ms", False, "the same for a second pool in the same program", group="data"),
-    "memory": Measure(
+    "start": Grouped("first result", "ms", False, "from making the first pool to the first result", group="data"),
+    "again": Grouped("of a second pool", "ms", False, "the same for a second pool in the same program", group="data"),
+    "memory": Grouped(
         "memory",
         "MiB/worker",
         False,
@@ -220,12 +207,6 @@ class Size:
 
 FULL = Size(batch=20_000, trips=5_000, medium=10_000, idle_seconds=3.0, items=200_000, rounds=3)
 QUICK = Size(batch=4_000, trips=1_000, medium=2_000, idle_seconds=1.0, items=20_000, rounds=2)
-
-
-def seconds_of(action: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    action()
-    return time.perf_counter() - began
 
 
 def calibrate() -> int:
@@ -325,7 +306,7 @@ def measure_data(driver: Driver, size: Size) -> dict[str, float]:
     return found
 
 
-def measure(peer: Peer, size: Size) -> dict[str, float]:
+def measure(peer: Pool, size: Size) -> dict[str, float]:
     """One peer, once: called in a process of its own."""
     loops = calibrate()
     bare = bare_seconds(loops, size.medium)
@@ -369,184 +350,46 @@ def measure(peer: Peer, size: Size) -> dict[str, float]:
     return found
 
 
-# ------------------------------------------------------------------------------------------------------------ all of them
+# -------------------------------------------------------------------------------------------------------------- the bench
 
 
-def run_child(name: str, quick: bool) -> dict[str, Any]:
-    """Measure one peer in a process of its own."""
-    command = [sys.executable, "-W", "ignore", __file__, "--child", name, *(["--quick"] if quick else [])]
-    load = os.getloadavg()[0]
-    try:
-        done = subprocess.run(
-            command,
-            env={**os.environ, **dict(PEERS[name].env)},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=LIMIT,
-            check=True,
-        )
-    except subprocess.TimeoutExpired:
-        return {"peer": name, "load": load, "failed": f"not done in {LIMIT:.0f} s"}
-    except subprocess.CalledProcessError as error:
-        return {"peer": name, "load": load, "failed": (error.stderr.strip().splitlines() or ["no message"])[-1]}
-    return {"peer": name, "load": load, "measures": json.loads(done.stdout.splitlines()[-1])}
+class ProcessPools(Bench[Pool]):
+    script = Path(__file__).resolve()
+    text = __doc__ or ""
+    summary = "Measure process pools side by side."
+    title = "What one task costs in a process pool"
+    markers = ("<!-- bench:process-pool -->", "<!-- /bench -->")
+    peers = PEERS
+    measures = MEASURES
+    peers_are = "pool"
+    verdicts_are = "Where plait wins and where it loses"
+    rounds = FULL.rounds
+    quick_rounds = QUICK.rounds
+    missing = "failed"
 
+    def measure(self, peer: Pool, quick: bool) -> dict[str, float]:
+        return measure(peer, QUICK if quick else FULL)
 
-def run_all(quick: bool, rounds: int | None) -> dict[str, Any]:
-    size = QUICK if quick else FULL
-    size = dataclasses.replace(size, rounds=rounds or size.rounds)
-    names = [name for name, peer in PEERS.items() if peer.package is None or importlib.util.find_spec(peer.package)]
-    rows = []
-    for number in range(size.rounds):
-        turn = number % len(names)
-        for name in names[turn:] + names[:turn]:
-            row = run_child(name, quick)
-            rows.append({"round": number, **row})
-            shown = row.get("failed") or "  ".join(f"{key} {value:.1f}" for key, value in row["measures"].items())
-            print(f"round {number + 1}/{size.rounds}  {name:<34}{shown}", file=sys.stderr, flush=True)
-    return {"environment": environment(), "size": vars(size), "rounds": rows}
+    def run_all(self, quick: bool, rounds: int) -> dict[str, Any]:
+        size = dataclasses.replace(QUICK if quick else FULL, rounds=rounds)
+        return {"size": vars(size), **super().run_all(quick, rounds)}
 
+    def environment(self) -> dict[str, Any]:
+        return {**super().environment(), "workers": WORKERS, "load before": round(os.getloadavg()[0], 2)}
 
-def environment() -> dict[str, Any]:
-    model = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    installed = {peer.package for peer in PEERS.values() if peer.package and importlib.util.find_spec(peer.package)}
-    return {
-        "date": time.strftime("%Y-%m-%d", time.gmtime()),
-        "python": platform.python_version() + ("" if getattr(sys, "_is_gil_enabled", lambda: True)() else " (no GIL)"),
-        "kernel": platform.release(),
-        "libc": "-".join(platform.libc_ver()),
-        "processor": model[0].partition(":")[2].strip() if model else platform.machine(),
-        "cores": WORKERS,
-        "workers": WORKERS,
-        "load before": round(os.getloadavg()[0], 2),
-        "versions": {name: importlib.metadata.version(name) for name in sorted(installed)},
-    }
+    def figure(self, value: float) -> str:
+        return f"{value:,.0f}" if value >= 20 or value == 0 else f"{value:.1f}" if value >= 1 else f"{value:.2f}"
 
+    def table(self, result: dict[str, Any]) -> str:
+        shown = [
+            (title, {key: each for key, each in MEASURES.items() if each.group == group})
+            for group, title in GROUPS.items()
+        ]
+        return "\n\n".join(f"**{title}**\n\n{self.table_of(result, measures)}" for title, measures in shown)
 
-# -------------------------------------------------------------------------------------------------------------- rendering
-
-
-def values(result: dict[str, Any], peer: str, key: str) -> list[float]:
-    return [row["measures"][key] for row in result["rounds"] if row["peer"] == peer and "measures" in row]
-
-
-def figure(value: float) -> str:
-    return f"{value:,.0f}" if value >= 20 or value == 0 else f"{value:.1f}" if value >= 1 else f"{value:.2f}"
-
-
-def cell(found: list[float]) -> str:
-    if not found:
-        return "failed"
-    low, middle, high = figure(min(found)), figure(statistics.median(found)), figure(max(found))
-    return f"{middle} ({low} to {high})" if low != high else middle
-
-
-def measured_peers(result: dict[str, Any]) -> list[str]:
-    return [name for name in PEERS if any(row["peer"] == name for row in result["rounds"])]
-
-
-def table(result: dict[str, Any], group: str) -> str:
-    shown = {key: each for key, each in MEASURES.items() if each.group == group}
-    heads = [f"{each.title}, {each.unit}" for each in shown.values()]
-    lines = ["| pool | " + " | ".join(heads) + " |", "|---|" + "---:|" * len(heads)]
-    lines += [
-        f"| {name} | " + " | ".join(cell(values(result, name, key)) for key in shown) + " |"
-        for name in measured_peers(result)
-    ]
-    return "\n".join(lines)
-
-
-def tables(result: dict[str, Any]) -> str:
-    return "\n\n".join(f"**{title}**\n\n{table(result, group)}" for group, title in GROUPS.items())
-
-
-def verdicts(result: dict[str, Any]) -> list[str]:
-    """For each measure, plait's median against the best median of the others."""
-    lines = []
-    for key, each in MEASURES.items():
-        medians = {
-            name: statistics.median(found) for name in measured_peers(result) if (found := values(result, name, key))
-        }
-        others = {name: value for name, value in medians.items() if not PEERS[name].ours}
-        if "plait" not in medians or not others:
-            continue
-        best = (max if each.more_is_better else min)(others, key=lambda name: others[name])
-        mine, theirs = medians["plait"], others[best]
-        loses = mine < theirs if each.more_is_better else mine > theirs
-        word = "**loses to**" if loses else "equals" if mine == theirs else "is better than"
-        lines.append(
-            f"- {each.title}: plait ({figure(mine)} {each.unit}) {word} the best of the others,"
-            f" {best} ({figure(theirs)} {each.unit})"
-        )
-    return lines
-
-
-def caption(result: dict[str, Any]) -> str:
-    where = result["environment"]
-    versions = ", ".join(f"{name} {version}" for name, version in where["versions"].items())
-    return (
-        f"Medians of {result['size']['rounds']} rounds and their range; {where['workers']} workers on {where['cores']} cores"
-        f" ({where['processor']}), Python {where['python']}, {versions}, {where['date']}."
-    )
-
-
-def page(result: dict[str, Any]) -> str:
-    where = result["environment"]
-    purpose, _, method = (__doc__ or "").partition("For whom:")[2].partition("Method:")
-    measures = [f"- **{each.title}** ({each.unit}, {'more' if each.more_is_better else 'less'} is better): {each.text}."
-                for each in MEASURES.values()]  # fmt: skip
-    failed = [
-        f"- round {row['round'] + 1}, {row['peer']}: {row['failed']}" for row in result["rounds"] if "failed" in row
-    ]
-    loads = [row["load"] for row in result["rounds"]]
-    parts = [
-        "# What one task costs in a process pool",
-        "Made by `make bench` (`benches/process_pool/run.py`) from [result.json](result.json): do not edit.",
-        f"For whom:{purpose.rstrip()}",
-        f"Method:{method.rstrip()}",
-        "## Measures",
-        "\n".join(measures),
-        "## Result",
-        tables(result),
-        caption(result)
-        + f" Kernel {where['kernel']}, {where['libc']}; load average {min(loads):.1f} to {max(loads):.1f}.",
-        "## Where plait wins and where it loses",
-        "\n".join(verdicts(result)),
-    ]
-    if failed:
-        parts += ["## Failed", "\n".join(failed)]
-    return "\n\n".join(parts) + "\n"
-
-
-def render(result: dict[str, Any]) -> None:
-    (HERE / "README.md").write_text(page(result))
-    readme = ROOT / "README.md"
-    before, begin, rest = readme.read_text().partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        sys.exit(f"run.py: no markers {BEGIN} and {END} in README.md")
-    readme.write_text(f"{before}{BEGIN}\n{tables(result)}\n\n{caption(result)}\n{END}{after}")
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Measure process pools side by side.")
-    parser.add_argument("--quick", action="store_true", help="a short run that stores and renders nothing")
-    parser.add_argument("--render", action="store_true", help="render the pages from the stored result")
-    parser.add_argument("--child", choices=PEERS, help=argparse.SUPPRESS)
-    parser.add_argument("--rounds", type=int, help="how often each peer is measured")
-    options = parser.parse_args()
-    stored = HERE / "result.json"
-    if options.child:
-        print(json.dumps(measure(PEERS[options.child], QUICK if options.quick else FULL)))
-        return
-    result = json.loads(stored.read_text()) if options.render else run_all(options.quick, options.rounds)
-    if not options.quick:
-        if not options.render:
-            stored.write_text(json.dumps(result, indent=1) + "\n")
-        render(result)
-    print(tables(result), "", *verdicts(result), sep="\n")
+    def place(self, where: dict[str, Any]) -> str:
+        return f"{where['workers']} workers on {super().place(where)}"
 
 
 if __name__ == "__main__":
-    main()
+    ProcessPools().main()

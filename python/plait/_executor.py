@@ -1,19 +1,37 @@
-"""What all executors share: options of a task, checks of arguments, and `map`."""
+"""What all executors share: options of a task, checks of arguments, `map`, and views with other options."""
 
 from __future__ import annotations
 
 import _thread
+import concurrent.futures
 import itertools
 import math
+import os
 import sys
 import time
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, ParamSpec, Protocol, TypeVar
+
+from plait import _core
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+    from typing import Self
 
-__all__ = ["MapArguments", "MapCore", "Options", "map_items", "positive_int"]
+    from plait._future import Future
 
+__all__ = [
+    "MapArguments",
+    "MapCore",
+    "Options",
+    "Pool",
+    "View",
+    "check_initializer",
+    "map_items",
+    "may_spin",
+    "positive_int",
+]
+
+P = ParamSpec("P")
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
@@ -50,6 +68,14 @@ class Options(NamedTuple):
             raise ValueError(f"priority must fit in 32 bits, not {priority!r}")
         return cls(None if timeout is None else float(timeout), retries, priority)
 
+    def changed(self, timeout: float | None, retries: int | None, priority: int) -> Options:
+        """Return other options, checked, that have this timeout and these retries where none are given."""
+        return Options.check(
+            self.timeout if timeout is None else timeout,
+            self.retries if retries is None else retries,
+            priority,
+        )
+
 
 def positive_int(name: str, value: object) -> int:
     """Return `value`, or raise TypeError or ValueError that names the argument."""
@@ -58,6 +84,17 @@ def positive_int(name: str, value: object) -> int:
     if value <= 0:
         raise ValueError(f"{name} must be greater than 0, not {value!r}")
     return value
+
+
+def check_initializer(initializer: object) -> None:
+    """Raise TypeError unless it is None or can be called."""
+    if initializer is not None and not callable(initializer):
+        raise TypeError(f"initializer must be a callable, not {initializer!r}")
+
+
+def may_spin() -> bool:
+    """Whether who waits may look for a moment before it sleeps."""
+    return os.environ.get("PLAIT_SPIN", "1") != "0"
 
 
 class MapFeeder(Protocol):
@@ -277,6 +314,93 @@ class _Results(Generic[T]):
     def __del__(self) -> None:
         if self._feeder is not None:  # nobody is left to feed it
             self._core.close()
+
+
+class Pool(concurrent.futures.Executor):
+    """What pools have beside their cores; it comes after the core among a pool's bases."""
+
+    _shown_name: ClassVar[str]
+    _kept_by_map: ClassVar[bool]
+    """Whether a pool that nobody refers to any more has to stay for a `map` that pulls its input."""
+    _max_workers: int
+
+    if TYPE_CHECKING:  # at run time they are the cores', and `_begin_map` is each pool's
+
+        def _submit(
+            self,
+            timeout: float | None,
+            retries: int,
+            priority: int,
+            fn: Callable[..., T],
+            args: tuple[Any, ...],
+            kwargs: dict[str, Any] | None,
+        ) -> Future[T]: ...
+        def _begin_map(self, options: Options, fn: Callable[..., T], chunksize: int | None, /) -> MapCore[T]: ...
+        def _figures(self) -> dict[str, int]: ...
+
+    def _map_with(
+        self,
+        options: Options,
+        fn: Callable[..., T],
+        iterables: tuple[Iterable[Any], ...],
+        timeout: float | None,
+        keywords: tuple[Any, ...],
+    ) -> Iterator[T]:
+        arguments = MapArguments.check(*keywords)
+        deadline_ns = _core.deadline_ns(timeout)
+        core = self._begin_map(options, fn, arguments.chunksize)
+        return map_items(
+            core, iterables, arguments, self._max_workers, deadline_ns, self if self._kept_by_map else None
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    def __repr__(self) -> str:
+        figures = self._figures()
+        return (
+            f"<plait.{self._shown_name} max_workers={self._max_workers} workers={figures['workers']} "
+            f"idle={figures['workers_idle']} queued={figures['queued']}>"
+        )
+
+
+class View(concurrent.futures.Executor):
+    """A pool seen with other options for its tasks."""
+
+    def __init__(self, pool: Pool, options: Options) -> None:
+        self._pool = pool
+        self._options = options
+        self._max_workers = pool._max_workers
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Queue `fn(*args, **kwargs)` with this view's options; see the pool's `submit`."""
+        return self._pool._submit(*self._options, fn, args, kwargs)
+
+    def map(
+        self,
+        fn: Callable[..., T],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int | None = None,
+        buffersize: int | None = None,
+        ordered: bool = True,
+        progress: bool | Callable[[int, int | None], object] | None = None,
+    ) -> Iterator[T]:
+        """Apply `fn` to the items with this view's options; see the pool's `map`."""
+        keywords = (chunksize, buffersize, ordered, progress)
+        return self._pool._map_with(self._options, fn, iterables, timeout, keywords)
+
+    def options(self, *, timeout: float | None = None, retries: int | None = None, priority: int | None = None) -> Self:
+        """Return a further view, with this one's options where none are given."""
+        mine = self._options
+        return type(self)(self._pool, mine.changed(timeout, retries, mine.priority if priority is None else priority))
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Shut the pool down; see the pool's `shutdown`."""
+        self._pool.shutdown(wait, cancel_futures=cancel_futures)
+
+    def __repr__(self) -> str:
+        return f"<{self._options!r} of {self._pool!r}>"
 
 
 class ProgressBar:

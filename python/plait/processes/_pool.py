@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import concurrent.futures
 import itertools
 import os
 import pickle
@@ -15,15 +14,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from plait import _core
-from plait._executor import MapArguments, Options, map_items, positive_int
+from plait._executor import Options, Pool, View, check_initializer, may_spin, positive_int
 from plait._future import Future
 from plait.processes import _connect, _launch, _main
 
 if TYPE_CHECKING:
     import types
     from multiprocessing.context import BaseContext
-    from typing import Self
 
+    from plait._executor import MapCore
     from plait.processes.limits import Limits
 
 __all__ = ["ProcessPool"]
@@ -41,7 +40,7 @@ _START_METHODS = ("fork", "spawn", "forkserver")
 _numbers = itertools.count(1)
 
 
-class ProcessPool(_core.ProcessPoolCore, concurrent.futures.Executor):
+class ProcessPool(_core.ProcessPoolCore, Pool):
     """A pool of worker processes: `concurrent.futures.ProcessPoolExecutor`, faster and harder to break.
 
     Use it for work that keeps a core busy; work that waits for others costs less in threads or in asyncio. A worker that dies,
@@ -81,6 +80,9 @@ class ProcessPool(_core.ProcessPoolCore, concurrent.futures.Executor):
     Read next: `submit`, `map`, `options`, `plait.Future`, `plait.WorkerDied`.
     """
 
+    _shown_name = "ProcessPool"
+    _kept_by_map = False
+
     def __init__(
         self,
         max_workers: int | None = None,
@@ -101,8 +103,7 @@ class ProcessPool(_core.ProcessPoolCore, concurrent.futures.Executor):
             raise ValueError(f"max_workers must be at most {_MOST_WORKERS}, not {max_workers!r}")
         if max_tasks_per_child is not None:
             positive_int("max_tasks_per_child", max_tasks_per_child)
-        if initializer is not None and not callable(initializer):
-            raise TypeError(f"initializer must be a callable, not {initializer!r}")
+        check_initializer(initializer)
         _check_limits(limits)
         warm = _check_warm_memory(warm_memory)
         options = Options.check(timeout, retries, 0)
@@ -128,7 +129,7 @@ class ProcessPool(_core.ProcessPoolCore, concurrent.futures.Executor):
             future=Future,
             stack_signal=signal.SIGRTMAX - 3,
             warm=warm,
-            spin=os.environ.get("PLAIT_SPIN", "1") != "0",
+            spin=may_spin(),
             timeout=options.timeout,
             retries=options.retries,
         )
@@ -220,21 +221,10 @@ class ProcessPool(_core.ProcessPoolCore, concurrent.futures.Executor):
         """
         return self._map_with(self._options, fn, iterables, timeout, (chunksize, buffersize, ordered, progress))
 
-    def _map_with(
-        self,
-        options: Options,
-        fn: Callable[..., T],
-        iterables: tuple[Iterable[Any], ...],
-        timeout: float | None,
-        keywords: tuple[Any, ...],
-    ) -> Iterator[T]:
-        arguments = MapArguments.check(*keywords)
-        deadline_ns = _core.deadline_ns(timeout)
-        chunk = arguments.chunksize
-        if chunk is None and self._max_tasks is not None:
-            chunk = 1  # each item is a task, as it is with the standard library's default
-        core = self._map(*options, fn, chunk)
-        return map_items(core, iterables, arguments, self._max_workers, deadline_ns)
+    def _begin_map(self, options: Options, fn: Callable[..., T], chunksize: int | None, /) -> MapCore[T]:
+        if chunksize is None and self._max_tasks is not None:
+            chunksize = 1  # each item is a task, as it is with the standard library's default
+        return self._map(*options, fn, chunksize)
 
     def options(self, *, timeout: float | None = None, retries: int | None = None, priority: int = 0) -> PoolView:
         """Return a view on this pool whose tasks have other options.
@@ -252,14 +242,7 @@ class ProcessPool(_core.ProcessPoolCore, concurrent.futures.Executor):
         ...     pool.options(timeout=30, priority=1).submit(len, "abc").result()
         3
         """
-        return PoolView(
-            self,
-            Options.check(
-                self._options.timeout if timeout is None else timeout,
-                self._options.retries if retries is None else retries,
-                priority,
-            ),
-        )
+        return PoolView(self, self._options.changed(timeout, retries, priority))
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more tasks; what is queued is still run, then the workers exit.
@@ -332,9 +315,6 @@ class ProcessPool(_core.ProcessPoolCore, concurrent.futures.Executor):
             self._interrupt()
         self.shutdown(wait=True)
 
-    async def __aenter__(self) -> Self:
-        return self
-
     async def __aexit__(
         self,
         exc_type: type[BaseException] | None,
@@ -347,13 +327,6 @@ class ProcessPool(_core.ProcessPoolCore, concurrent.futures.Executor):
             self._interrupt()
         self.shutdown(wait=False)
         await asyncio.get_running_loop().run_in_executor(None, self._join)
-
-    def __repr__(self) -> str:
-        figures = self._figures()
-        return (
-            f"<plait.ProcessPool max_workers={self._max_workers} workers={figures['workers']} "
-            f"idle={figures['workers_idle']} queued={figures['queued']}>"
-        )
 
     def _wanted(self) -> int:
         figures = self._figures()
@@ -373,7 +346,7 @@ class ProcessPool(_core.ProcessPoolCore, concurrent.futures.Executor):
         return False if failure is None else str(failure)
 
 
-class PoolView(concurrent.futures.Executor):
+class PoolView(View):
     """A pool seen with other options for its tasks; made by `ProcessPool.options`.
 
     It is an executor like the pool, costs nothing, and may be kept. Shutting it down shuts the pool down.
@@ -384,50 +357,6 @@ class PoolView(concurrent.futures.Executor):
     ...     list(careful.map(abs, [-1, 2]))
     [1, 2]
     """
-
-    def __init__(self, pool: ProcessPool, options: Options) -> None:
-        self._pool = pool
-        self._options = options
-        self._max_workers = pool._max_workers
-
-    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """Queue `fn(*args, **kwargs)` with this view's options; see `ProcessPool.submit`."""
-        return self._pool._submit(*self._options, fn, args, kwargs)
-
-    def map(
-        self,
-        fn: Callable[..., T],
-        *iterables: Iterable[Any],
-        timeout: float | None = None,
-        chunksize: int | None = None,
-        buffersize: int | None = None,
-        ordered: bool = True,
-        progress: bool | Callable[[int, int | None], object] | None = None,
-    ) -> Iterator[T]:
-        """Apply `fn` to the items with this view's options; see `ProcessPool.map`."""
-        keywords = (chunksize, buffersize, ordered, progress)
-        return self._pool._map_with(self._options, fn, iterables, timeout, keywords)
-
-    def options(
-        self, *, timeout: float | None = None, retries: int | None = None, priority: int | None = None
-    ) -> PoolView:
-        """Return a further view, with this one's options where none are given."""
-        mine = self._options
-        return PoolView(
-            self._pool,
-            Options.check(
-                mine.timeout if timeout is None else timeout,
-                mine.retries if retries is None else retries,
-                mine.priority if priority is None else priority,
-            ),
-        )
-
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Shut the pool down; see `ProcessPool.shutdown`."""
-        self._pool.shutdown(wait, cancel_futures=cancel_futures)
-
-    def __repr__(self) -> str:
-        return f"<{self._options!r} of {self._pool!r}>"
 
 
 class _Process:

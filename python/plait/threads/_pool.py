@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import itertools
-import os
 import sys
 import threading
 import weakref
@@ -14,12 +13,13 @@ from concurrent.futures.thread import BrokenThreadPool
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 from plait import _core
-from plait._executor import MapArguments, Options, map_items, positive_int
+from plait._executor import Options, Pool, View, check_initializer, may_spin, positive_int
 from plait._future import Future
 
 if TYPE_CHECKING:
     import types
-    from typing import Self
+
+    from plait._executor import MapCore
 
 __all__ = ["ThreadPool"]
 
@@ -31,7 +31,7 @@ _threads: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
 """Threads of all pools, to be waited for when the interpreter exits."""
 
 
-class ThreadPool(_core.ThreadPoolCore, concurrent.futures.ThreadPoolExecutor):
+class ThreadPool(_core.ThreadPoolCore, Pool, concurrent.futures.ThreadPoolExecutor):
     """A pool of threads: `concurrent.futures.ThreadPoolExecutor`, an order of magnitude faster for small tasks.
 
     Use it for work that waits for others, or that is done in C without the GIL; on a free-threaded build for any. It is a
@@ -64,6 +64,9 @@ class ThreadPool(_core.ThreadPoolCore, concurrent.futures.ThreadPoolExecutor):
     Read next: `submit`, `map`, `options`, `plait.Future`, `plait.TaskTimeout`.
     """
 
+    _shown_name = "ThreadPool"
+    _kept_by_map = True
+
     def __init__(
         self,
         max_workers: int | None = None,
@@ -75,8 +78,7 @@ class ThreadPool(_core.ThreadPoolCore, concurrent.futures.ThreadPoolExecutor):
             workers = min(32, _core.usable_cpus() + 4)
         else:
             workers = positive_int("max_workers", max_workers)
-        if initializer is not None and not callable(initializer):
-            raise TypeError(f"initializer must be a callable, not {initializer!r}")
+        check_initializer(initializer)
         self._max_workers = workers
         self._thread_name_prefix = thread_name_prefix or f"ThreadPool-{next(_numbers)}"
         self._initializer = cast("Callable[..., None] | None", initializer)
@@ -88,7 +90,7 @@ class ThreadPool(_core.ThreadPoolCore, concurrent.futures.ThreadPoolExecutor):
             max_workers=workers,
             start=_Starter(self),
             future=Future,
-            spin=os.environ.get("PLAIT_SPIN", "1") != "0",
+            spin=may_spin(),
             gil=_has_gil(),
         )
 
@@ -142,17 +144,8 @@ class ThreadPool(_core.ThreadPoolCore, concurrent.futures.ThreadPoolExecutor):
         """
         return self._map_with(self._options, fn, iterables, timeout, (chunksize, buffersize, ordered, progress))
 
-    def _map_with(
-        self,
-        options: Options,
-        fn: Callable[..., T],
-        iterables: tuple[Iterable[Any], ...],
-        timeout: float | None,
-        keywords: tuple[Any, ...],
-    ) -> Iterator[T]:
-        arguments = MapArguments.check(*keywords)
-        deadline_ns = _core.deadline_ns(timeout)
-        return map_items(self._map(*options, fn), iterables, arguments, self._max_workers, deadline_ns, self)
+    def _begin_map(self, options: Options, fn: Callable[..., T], _chunksize: int | None, /) -> MapCore[T]:
+        return self._map(*options, fn)
 
     def options(self, *, timeout: float | None = None, retries: int | None = None, priority: int = 0) -> ThreadPoolView:
         """Return a view on this pool whose tasks have other options.
@@ -219,9 +212,6 @@ class ThreadPool(_core.ThreadPoolCore, concurrent.futures.ThreadPoolExecutor):
         """
         return self._figures()
 
-    async def __aenter__(self) -> Self:
-        return self
-
     async def __aexit__(
         self,
         exc_type: type[BaseException] | None,
@@ -239,13 +229,6 @@ class ThreadPool(_core.ThreadPoolCore, concurrent.futures.ThreadPoolExecutor):
             finally:
                 helper.shutdown(wait=False)
 
-    def __repr__(self) -> str:
-        figures = self._figures()
-        return (
-            f"<plait.ThreadPool max_workers={self._max_workers} workers={figures['workers']} "
-            f"idle={figures['workers_idle']} queued={figures['queued']}>"
-        )
-
     @property
     def _shutdown(self) -> bool:  # type: ignore[override]
         return self._closed()
@@ -261,7 +244,7 @@ class ThreadPool(_core.ThreadPoolCore, concurrent.futures.ThreadPoolExecutor):
         return _Queue(self)
 
 
-class ThreadPoolView(concurrent.futures.Executor):
+class ThreadPoolView(View):
     """A pool seen with other options for its tasks; made by `ThreadPool.options`.
 
     It is an executor like the pool, costs nothing, and may be kept. Shutting it down shuts the pool down.
@@ -272,15 +255,6 @@ class ThreadPoolView(concurrent.futures.Executor):
     ...     list(careful.map(abs, [-1, 2]))
     [1, 2]
     """
-
-    def __init__(self, pool: ThreadPool, options: Options) -> None:
-        self._pool = pool
-        self._options = options
-        self._max_workers = pool._max_workers
-
-    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """Queue `fn(*args, **kwargs)` with this view's options; see `ThreadPool.submit`."""
-        return self._pool._submit(*self._options, fn, args, kwargs)
 
     def map(
         self,
@@ -293,29 +267,15 @@ class ThreadPoolView(concurrent.futures.Executor):
         progress: bool | Callable[[int, int | None], object] | None = None,
     ) -> Iterator[T]:
         """Apply `fn` to the items with this view's options; see `ThreadPool.map`."""
-        keywords = (chunksize, buffersize, ordered, progress)
-        return self._pool._map_with(self._options, fn, iterables, timeout, keywords)
-
-    def options(
-        self, *, timeout: float | None = None, retries: int | None = None, priority: int | None = None
-    ) -> ThreadPoolView:
-        """Return a further view, with this one's options where none are given."""
-        mine = self._options
-        return ThreadPoolView(
-            self._pool,
-            Options.check(
-                mine.timeout if timeout is None else timeout,
-                mine.retries if retries is None else retries,
-                mine.priority if priority is None else priority,
-            ),
+        return super().map(
+            fn,
+            *iterables,
+            timeout=timeout,
+            chunksize=chunksize,
+            buffersize=buffersize,
+            ordered=ordered,
+            progress=progress,
         )
-
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Shut the pool down; see `ThreadPool.shutdown`."""
-        self._pool.shutdown(wait, cancel_futures=cancel_futures)
-
-    def __repr__(self) -> str:
-        return f"<{self._options!r} of {self._pool!r}>"
 
 
 class _Queue:
