@@ -543,6 +543,45 @@ def test_the_collector_leaves_alone_what_will_run(loop):
     assert seen == [True] * 100
 
 
+def test_the_collector_finds_a_handle_that_the_exception_handler_keeps(loop):
+    class Thing:
+        handle = None
+
+    def fail(thing):
+        raise ValueError
+
+    def keep(_, context):
+        lives().handle = context["handle"]
+
+    thing = Thing()
+    lives = weakref.ref(thing)
+    loop.set_exception_handler(keep)
+    loop.call_soon(fail, thing)
+    turn(loop)
+    assert thing.handle._args == (thing,)
+    del thing
+    gc.collect()
+    assert lives() is None
+
+
+def test_what_ends_with_a_cancelled_timer_ends_before_the_loop_sleeps(loop):
+    class Thing:
+        pass
+
+    context, thing = contextvars.Context(), Thing()
+    context.run(contextvars.ContextVar("thing").set, thing)
+    ended = []
+    weakref.finalize(thing, lambda: (ended.append(1), loop.stop()))
+    first = loop.call_later(0.001, print, context=context)
+    last = loop.call_later(60, loop.stop)
+    first.cancel()
+    del first, thing, context
+    assert not ended  # it lies in the heap still
+    loop.run_forever()
+    assert ended
+    last.cancel()
+
+
 def test_a_loop_that_was_forgotten_warns():
     loops = [plait.new_event_loop()]
     with pytest.warns(ResourceWarning, match="unclosed event loop"):

@@ -244,3 +244,99 @@ def test_loops_closed_while_somebody_waits_give_everything_up() -> None:
             runner.run(main())
     one.close()
     other.close()
+
+
+def test_who_waits_for_a_closed_socket_gets_nothing_of_the_next_one_with_its_number(ours: asyncio.Runner) -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        one, other = pair()
+        task = await waiting(loop.sock_recv(one, 10))
+        number = one.fileno()
+        one.close()
+        next_one, next_other = pair()
+        assert next_one.fileno() == number
+        sending = await waiting(loop.sock_sendall(next_one, bytes(5_000_000)))  # the number is watched again
+        next_other.send(b"not yours")
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            await task
+        assert next_one.recv(20) == b"not yours"
+        sending.cancel()
+        for each in (other, next_one, next_other):
+            each.close()
+
+    ours.run(main())
+
+
+def test_a_socket_that_is_closed_in_the_turn_that_it_is_ready_in(runner: asyncio.Runner) -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        trigger, pull = pair()
+        one, other = pair()
+        made: list[socket.socket] = []
+
+        def close() -> None:
+            loop.remove_reader(trigger)
+            number = one.fileno()
+            one.close()
+            made.extend(pair())
+            assert made[0].fileno() == number
+            made[1].send(b"not yours")
+
+        loop.add_reader(trigger, close)
+        task = await waiting(loop.sock_recv(one, 10))
+        pull.send(b"1")
+        other.send(b"2")
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            await task
+        assert made[0].recv(20) == b"not yours"
+        for each in (trigger, pull, other, *made):
+            each.close()
+
+    runner.run(main())
+
+
+def looks(loop: Any) -> Callable[[], int]:
+    """Counts the turns of the loop from now on, without making any: each one asks a clock."""
+    count, clock = 0, loop.time
+
+    def time() -> float:
+        nonlocal count
+        count += 1
+        return float(clock())
+
+    loop.time = time
+    return lambda: count
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["closed", "its number used again"])
+def test_a_socket_that_a_child_process_still_has_does_not_keep_the_loop_awake(
+    ours: asyncio.Runner, again: bool
+) -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        one, other = pair()
+        receiving = await waiting(loop.sock_recv(one, 10))
+        other.send(b"1")
+        assert await receiving == b"1"
+        number, copy = one.fileno(), os.dup(one.fileno())  # a child's copy is the same to the kernel
+        one.close()
+        more: list[socket.socket] = []
+        if again:
+            more.extend(pair())
+            assert more[0].fileno() == number
+            receiving = await waiting(loop.sock_recv(more[0], 10))
+        other.send(b"2")
+        turns = looks(loop)
+        await asyncio.sleep(0.2)
+        assert turns() < 100
+        if again:
+            more[1].send(b"3")
+            assert await receiving == b"3"
+        loop.call_soon_threadsafe(asyncio.current_task().cancel)  # type: ignore[union-attr]
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.sleep(60)
+        os.close(copy)
+        for each in (other, *more):
+            each.close()
+
+    ours.run(main())

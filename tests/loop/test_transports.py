@@ -215,6 +215,36 @@ def test_writes_of_one_turn_arrive_in_order_and_without_the_loop_too(ours: async
     peer.close()
 
 
+def turn_in_a_child(loop: Any) -> None:
+    """Has a forked child end the present turn of the loop, and another one."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # there may be other threads
+        pid = os.fork()
+    if pid == 0:
+        try:
+            loop.call_soon(str)
+            loop._run_once()
+        finally:
+            os._exit(0)
+    assert os.waitpid(pid, 0) == (pid, 0)
+
+
+def test_what_gathers_is_not_written_again_by_a_forked_child(ours: asyncio.Runner) -> None:
+    async def main() -> None:
+        protocol, peer = await alone()
+        for each in (b"1", b"2", b"3"):
+            protocol.transport.write(each)
+        turn_in_a_child(asyncio.get_running_loop())
+        protocol.transport.write(b"4")
+        protocol.transport.write(b"5")
+        assert await receive(peer, 5) == b"12345"
+        assert _now(peer) == b""
+        protocol.transport.close()
+        peer.close()
+
+    ours.run(main())
+
+
 def _now(sock: socket.socket) -> bytes:
     try:
         return sock.recv(1 << 20)

@@ -27,16 +27,26 @@ const BATCH: usize = 256;
 #[derive(Debug)]
 pub struct Bed {
     epoll: Epoll,
-    flag: EventFd,
+    /// Shared by the beds of one loop: who wakes it may still have the one before.
+    flag: Arc<EventFd>,
 }
 
 #[cfg(not(loom))]
 impl Bed {
     pub(crate) fn make() -> io::Result<Arc<Self>> {
-        let (epoll, flag) = (Epoll::create()?, EventFd::create()?);
+        Self::with_flag(Arc::new(EventFd::create()?))
+    }
+
+    fn with_flag(flag: Arc<EventFd>) -> io::Result<Arc<Self>> {
+        let epoll = Epoll::create()?;
         // Never drained, which saves a call for each wake-up.
         epoll.add_edge(flag.as_fd(), WAKE)?;
         Ok(Arc::new(Self { epoll, flag }))
+    }
+
+    /// An empty one with the same flag: raised before or after, it wakes who sleeps on the new one.
+    pub(crate) fn anew(&self) -> io::Result<Arc<Self>> {
+        Self::with_flag(Arc::clone(&self.flag))
     }
 
     pub(crate) fn change(&self, fd: RawFd, token: u64, change: Change, interest: Interest) -> io::Result<()> {
@@ -80,6 +90,10 @@ impl Bed {
 
     pub(crate) fn change(&self, _: RawFd, _: u64, _: Change, _: Interest) -> io::Result<()> {
         Ok(())
+    }
+
+    pub(crate) fn anew(&self) -> io::Result<Arc<Self>> {
+        Self::make()
     }
 
     pub fn wake(&self) {

@@ -15,6 +15,8 @@ use crate::watches::{Side, Watches};
 pub struct Poller<H> {
     watches: Watches<H>,
     bed: Option<Arc<Bed>>,
+    /// The last look found somebody who has left.
+    stray: bool,
 }
 
 impl<H> Default for Poller<H> {
@@ -22,6 +24,7 @@ impl<H> Default for Poller<H> {
         Self {
             watches: Watches::default(),
             bed: None,
+            stray: false,
         }
     }
 }
@@ -58,15 +61,15 @@ impl<H: Payload> Poller<H> {
         };
         let before = self.watches.interest(number);
         let wanted = before.with(side == Side::Read, side == Side::Write);
-        let token = self.watches.token(number);
-        if let Err(error) = self.tell_kernel(fd, token, before, wanted) {
+        if let Err(error) = self.tell_kernel(fd, number, before, wanted) {
             return Err((error, who));
         }
         Ok(self.watches.set(number, side, Some(who)))
     }
 
-    fn tell_kernel(&mut self, fd: RawFd, token: u64, before: Interest, wanted: Interest) -> io::Result<()> {
+    fn tell_kernel(&mut self, fd: RawFd, number: u32, before: Interest, wanted: Interest) -> io::Result<()> {
         let bed = Arc::clone(self.bed()?);
+        let token = self.watches.token(number);
         if before.is_none() {
             return match bed.change(fd, token, Change::Add, wanted) {
                 // Left by an owner who closed a copy of the descriptor without saying so.
@@ -78,7 +81,11 @@ impl<H: Payload> Poller<H> {
         }
         // Also when nothing changes: the descriptor may have been closed and its number given to another file.
         match bed.change(fd, token, Change::Modify, wanted) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => bed.change(fd, token, Change::Add, wanted),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                // Another process may still have the former file, of which the kernel then goes on telling.
+                let token = self.watches.next_token(number);
+                bed.change(fd, token, Change::Add, wanted)
+            }
             changed => changed,
         }
     }
@@ -99,9 +106,11 @@ impl<H: Payload> Poller<H> {
 
     /// Hands everybody whom `found` concerns to `tell`, readers before writers.
     #[inline]
-    pub fn deliver(&self, found: &Found, mut tell: impl FnMut(H)) {
+    pub fn deliver(&mut self, found: &Found, mut tell: impl FnMut(H)) {
+        let mut stray = false;
         for event in &found.events {
             let Some(fd) = self.watches.owner(event.token) else {
+                stray = true;
                 continue;
             };
             for (is_ready, side) in [(event.readable, Side::Read), (event.writable, Side::Write)] {
@@ -110,6 +119,25 @@ impl<H: Payload> Poller<H> {
                 }
             }
         }
+        // Once is somebody who left since the kernel told; who is told of again has closed a descriptor of which another process
+        // has a copy. Nobody can take that out, and it would end every sleep.
+        if std::mem::replace(&mut self.stray, stray) && stray {
+            self.begin_anew();
+        }
+    }
+
+    /// Moves to another epoll set, where the kernel allows one, with those who are still there.
+    #[cold]
+    fn begin_anew(&mut self) {
+        let Some(Ok(bed)) = self.bed.as_ref().map(|bed| bed.anew()) else {
+            return;
+        };
+        for (fd, token, interest) in self.watches.registrations() {
+            // Closed, most likely: the other set had nothing of it any more either.
+            let _ = bed.change(fd.cast_signed(), token, Change::Add, interest);
+        }
+        self.bed = Some(bed);
+        self.stray = false;
     }
 
     /// Forgets everything; returns who was told.

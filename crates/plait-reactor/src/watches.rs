@@ -60,6 +60,22 @@ impl<H> Watches<H> {
         u64::from(generation) << 32 | u64::from(fd)
     }
 
+    /// A token that was never told: the number is another file's, and nothing that is still told of the former one counts.
+    pub fn next_token(&mut self, fd: u32) -> u64 {
+        if let Some(watch) = self.by_fd.get_mut(fd as usize) {
+            watch.generation = watch.generation.wrapping_add(1);
+        }
+        self.token(fd)
+    }
+
+    /// The descriptors that are waited for, with their tokens and what for.
+    pub fn registrations(&self) -> impl Iterator<Item = (u32, u64, Interest)> {
+        (0_u32..)
+            .zip(&self.by_fd)
+            .map(|(fd, watch)| (fd, self.token(fd), watch.interest()))
+            .filter(|(.., interest)| !interest.is_none())
+    }
+
     /// Who waits on that side.
     #[must_use]
     pub fn get(&self, fd: u32, side: Side) -> Option<&H> {
@@ -164,6 +180,18 @@ mod tests {
         watches.set(3, Side::Read, Some(2));
         assert_eq!(watches.owner(token), None, "the next owner of the number is not asked");
         assert_eq!(watches.owner(watches.token(3)), Some(3));
+    }
+
+    #[test]
+    fn a_token_that_is_renewed_keeps_who_waits() {
+        let mut watches = Watches::default();
+        watches.set(3, Side::Read, Some(1));
+        let token = watches.token(3);
+        let next = watches.next_token(3);
+        assert_eq!((watches.owner(token), watches.owner(next)), (None, Some(3)));
+        assert_eq!(watches.get(3, Side::Read), Some(&1));
+        let read = Interest::NONE.with(true, false);
+        assert_eq!(watches.registrations().collect::<Vec<_>>(), [(3, next, read)]);
     }
 
     #[test]

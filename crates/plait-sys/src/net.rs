@@ -13,6 +13,9 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 /// How many pieces one [`send_pieces`] takes at most: the kernel's `UIO_MAXIOV`.
 pub const MOST_PIECES: usize = 1024;
 
+/// The number of the error that a closed descriptor is.
+pub const CLOSED: i32 = libc::EBADF;
+
 const SENDING: SendFlags = SendFlags::NOSIGNAL.union(SendFlags::DONTWAIT);
 
 /// Reads what is there into the buffer, at most its length; 0 at the end of the stream. Only so many bytes of the buffer

@@ -409,3 +409,13 @@ def _settle_eagerness(kwargs: dict[str, Any]) -> None:
         del kwargs["eager_start"]
     elif sys.version_info < (3, 12) and kwargs.pop("eager_start", False):
         raise NotImplementedError("eager_start: Python 3.11 has no eager tasks")
+
+
+def _before_fork() -> None:
+    """Write out what transports have taken in this turn: the child has a copy, and would write it as well."""
+    loop = events._get_running_loop()
+    if isinstance(loop, _core.LoopCore):
+        loop._write_out()
+
+
+os.register_at_fork(before=_before_fork)

@@ -262,6 +262,10 @@ impl LoopCore {
     #[inline]
     pub(crate) fn end_turn(&self, py: Python<'_>) -> PyResult<()> {
         self.turn.store(0, Relaxed);
+        self.write_out(py)
+    }
+
+    fn write_out(&self, py: Python<'_>) -> PyResult<()> {
         let gathering = self.state.with(py, |state| std::mem::take(&mut state.gathering));
         let mut result = Ok(());
         for stream in gathering {
@@ -548,6 +552,15 @@ impl LoopCore {
     /// Whether a transport of ours has the descriptor.
     fn _is_claimed(&self, py: Python<'_>, fd: RawFd) -> bool {
         self.state.with(py, |state| state.claims.has(fd))
+    }
+
+    /// What has gathered goes out before the turn ends.
+    fn _write_out(&self, py: Python<'_>) -> PyResult<()> {
+        // What protocols write meanwhile goes out at once.
+        let turn = self.turn.swap(0, Relaxed);
+        let written = self.write_out(py);
+        self.turn.store(turn, Relaxed);
+        written
     }
 
     /// Gives up everything that is carried and every descriptor.

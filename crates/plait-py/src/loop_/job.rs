@@ -169,13 +169,22 @@ impl Job {
         }
     }
 
-    /// Shows it to the collector like any other object: it leaves the loop, or is in more than one queue, and others may have it.
+    /// Shows it to the collector like any other object, if others have it: it leaves the loop, or is in more than one queue.
     #[inline]
     pub(crate) fn show(&self) {
         #[cfg(not(Py_GIL_DISABLED))]
+        // SAFETY: it is an object.
+        if unsafe { ffi::Py_REFCNT(self.as_ptr()) } > 1 {
+            self.show_early();
+        }
+    }
+
+    /// The same before others get it, who may keep it. For those that are handles.
+    pub(crate) fn show_early(&self) {
+        #[cfg(not(Py_GIL_DISABLED))]
         // SAFETY: it is an object with a collector's header, whole.
         unsafe {
-            if ffi::Py_REFCNT(self.as_ptr()) > 1 && ffi::PyObject_GC_IsTracked(self.as_ptr()) == 0 {
+            if ffi::PyObject_GC_IsTracked(self.as_ptr()) == 0 {
                 ffi::PyObject_GC_Track(self.as_ptr().cast());
             }
         }

@@ -125,6 +125,16 @@ impl Waiter {
         future.map_or(Ok(true), |future| Self::future_is_done(&future))
     }
 
+    /// Whether its socket still has the descriptor, whose number may be another file's by now. None: nobody has the socket,
+    /// so nobody waits.
+    fn is_open(&self, py: Python<'_>) -> PyResult<Option<bool>> {
+        let Some(sock) = self.sock.bind(py).upgrade() else {
+            return Ok(None);
+        };
+        let fd: RawFd = sock.call_method0(intern!(py, "fileno"))?.extract()?;
+        Ok(Some(fd == self.fd))
+    }
+
     /// Whether the registration is that of this socket object.
     fn is_of(&self, sock: &Bound<'_, PyAny>) -> bool {
         self.sock.bind(sock.py()).upgrade().is_some_and(|mine| mine.is(sock))
@@ -147,7 +157,16 @@ pub(super) fn on_ready(loop_: &Bound<'_, LoopCore>, waiter: &Bound<'_, Waiter>) 
         loop_.get().unwatch_waiter(waiter);
         return Ok(());
     }
-    let tried = match wait.op.attempt(py, this.fd) {
+    let open = this.is_open(py)?;
+    if open != Some(true) {
+        loop_.get().unwatch_waiter(waiter);
+    }
+    let attempted = match open {
+        Some(true) => wait.op.attempt(py, this.fd),
+        Some(false) => Err(os_error(py, &io::Error::from_raw_os_error(net::CLOSED))),
+        None => return Ok(()),
+    };
+    let tried = match attempted {
         Ok(Tried::WouldBlock(op)) => {
             let wait = Wait {
                 future: future.unbind(),

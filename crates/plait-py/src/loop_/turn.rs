@@ -48,7 +48,10 @@ impl Run<'_, '_> {
         let (core, py) = (self.slf.get(), self.slf.py());
         let now_ns = monotonic_ns();
         let mut now = self.now(now_ns)?;
-        match core.reactor(py, |reactor| reactor.plan(now_ns, now, &mut self.dead))? {
+        let plan = core.reactor(py, |reactor| reactor.plan(now_ns, now, &mut self.dead))?;
+        // Before the sleep: nothing that ends with them has to wait for what ends it.
+        self.bury();
+        match plan {
             Plan::Run => {}
             Plan::Look => self.look(now_ns)?,
             Plan::Sleep(timeout_ns) => {
@@ -57,13 +60,18 @@ impl Run<'_, '_> {
             }
         }
         core.reactor(py, |reactor| reactor.begin(now, &mut self.dead));
-        if !self.dead.is_empty() {
-            core.left(py, &mut self.dead);
-        }
+        self.bury();
         while let Some(job) = core.reactor(py, |reactor| reactor.take_next()) {
             run_one(self.slf, job)?;
         }
         Ok(())
+    }
+
+    #[inline]
+    fn bury(&mut self) {
+        if !self.dead.is_empty() {
+            self.slf.get().left(self.slf.py(), &mut self.dead);
+        }
     }
 
     /// The time on the loop's clock, if anybody wants to know it.
@@ -142,13 +150,13 @@ fn run_one(slf: &Bound<'_, LoopCore>, job: Job) -> PyResult<()> {
     };
     if slf.get().is_debug() && call.context(py).is_some() {
         call.clear();
-        job.show();
+        job.show_early();
         return slf.call_method1("_run_handle", (job.bind(py),)).map(drop);
     }
     // SAFETY: attached; a call that begins has a function.
     let result = unsafe { call.run() };
     if result.is_null() {
-        job.show();
+        job.show_early();
         let failed = failed(slf, &job);
         call.clear();
         return failed;
