@@ -752,7 +752,12 @@ def test_shutdown_cancels_futures_if_asked(gate, tally):
     pool = plait.ProcessPool(2)
     running = fill(pool, gate, tally)
     queued = [pool.submit(_tasks.note, tally, "queued") for _ in range(100)]
-    gate_opener = threading.Timer(0.3, gate.open)
+
+    def open_when_cancelled():
+        wait_until(queued[-1].cancelled)
+        gate.open()
+
+    gate_opener = threading.Thread(target=open_when_cancelled)
     gate_opener.start()
     pool.shutdown(cancel_futures=True)
     gate_opener.join()
