@@ -348,6 +348,46 @@ if __name__ == "__main__":
     )
 
 
+@pytest.mark.parametrize("victim", ["zygote", "server"])
+def test_a_worker_that_was_reported_and_has_no_seat_yet_dies_with_its_server_and_is_replaced(victim, tmp_path):
+    # The main module is prepared, the worker is forked and known, and then stays where it is.
+    late = """
+import os, time
+from plait.processes import _worker
+become = _worker._become_another
+def stay_or_become(*arguments):
+    while not os.path.exists(GO):
+        time.sleep(0.01)
+    become(*arguments)
+_worker._become_another = stay_or_become
+"""
+    run(
+        tmp_path,
+        SERVED
+        + f"""
+if __name__ == "__main__":
+    from plait.processes import _launch
+    go = HERE / "go"
+    _launch.RUN_MAIN = {late!r}.replace("GO", repr(str(go))) + _launch.RUN_MAIN
+    with plait.ProcessPool(1) as pool:
+        future = pool.submit(square, 3)
+        while not pool._pids():
+            time.sleep(0.002)
+        [worker] = pool._pids()
+        server = _launch._servers[()].process.pid
+        with open(f"/proc/{{worker}}/stat") as file:
+            zygote = int(file.read().rpartition(")")[2].split()[1])
+        assert zygote != server
+        os.kill({victim}, 9)
+        while pool._pids() == [worker] and not future.done() and os.path.exists(f"/proc/{{worker}}"):
+            time.sleep(0.002)
+        go.touch()
+        assert future.result(50) == 9
+        assert worker not in pool._pids()
+""",
+    )
+
+
 def test_many_pools_may_wait_for_their_main_module(tmp_path):
     run(
         tmp_path,

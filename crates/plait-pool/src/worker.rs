@@ -66,10 +66,9 @@ impl Worker {
     /// Opens what the parent handed over. Says nothing yet: see [`ready`](Self::ready).
     pub fn open(seat: usize, incarnation: u32, fds: Fds) -> io::Result<Self> {
         let board = Board::open(fds.board)?;
-        if seat >= board.seats() || board.seat(seat).incarnation.load(Ordering::Acquire) != incarnation {
+        if seat >= board.seats() || !board.seat(seat).occupy(incarnation, child::process_id()) {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "no such seat"));
         }
-        board.seat(seat).pid.store(child::process_id(), Ordering::Relaxed);
         let (spins, cpus) = (&board.header().spin, &board.header().cpus);
         let (spins, cpus) = (
             spins.load(Ordering::Relaxed) != 0,

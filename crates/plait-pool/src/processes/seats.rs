@@ -140,9 +140,8 @@ impl<T: Host> Shared<T> {
         place.state.store(SeatState::Empty as u32, Ordering::Relaxed);
         place.wake.store(0, Ordering::Relaxed);
         place.cpu.store(0, Ordering::Relaxed);
-        place.pid.store(0, Ordering::Relaxed);
         place.offer.store(offer::NONE, Ordering::Relaxed);
-        place.incarnation.store(incarnation, Ordering::Release);
+        place.reserve(incarnation);
         let mut message = vec![b'S'];
         message.extend_from_slice(&seat.to_le_bytes());
         message.extend_from_slice(&incarnation.to_le_bytes());
@@ -241,14 +240,7 @@ impl<T: Host> Shared<T> {
             }
             What::ForkFailed { errno } => {
                 self.start_failed(inner);
-                self.handle(
-                    inner,
-                    Event::ForkFailed {
-                        seat,
-                        incarnation,
-                        errno,
-                    },
-                );
+                self.bury_unknown(inner, seat, incarnation, errno);
             }
             What::Exited { mut exit } => {
                 exit.oom_kill_seen = exit.code == -9 && self.oom_killed(inner);
@@ -301,6 +293,34 @@ impl<T: Host> Shared<T> {
             holding.stack = None;
             holding.doomed = None;
         }
+    }
+
+    /// A worker ended of which nobody can tell how, or it never was. It may have got as far as to hold a task.
+    pub(super) fn bury_unknown(&self, inner: &mut Inner<T::Handle>, seat: u16, incarnation: u32, errno: i32) {
+        let opened = self.board.seat(seat as usize).close(incarnation);
+        // One that was reported, but did not get as far as its seat, is only known there.
+        let reported = inner.supervisor.pids().find(|known| known.0 == seat);
+        let Some(pid) = opened.or(reported.map(|known| known.1)) else {
+            inner.seats.holdings[seat as usize].view = None;
+            inner.seats.holdings[seat as usize].asked = false;
+            self.handle(
+                inner,
+                Event::ForkFailed {
+                    seat,
+                    incarnation,
+                    errno,
+                },
+            );
+            return;
+        };
+        let exit = Exit {
+            pid,
+            code: -9,
+            core_dumped: false,
+            max_rss_kib: 0,
+            oom_kill_seen: false,
+        };
+        self.bury(inner, seat, incarnation, exit);
     }
 
     /// Keeps a dead worker's results, and reads the lease on what it had taken.

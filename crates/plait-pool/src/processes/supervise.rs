@@ -16,7 +16,7 @@ use plait_sys::{futex, thread, time};
 use super::seats::Server;
 use super::{ALL_TOLD, Failure, Host, Inner, Lines, Pool, Refusal, Shared, WORKERS_GONE};
 use crate::board::{KIND_MAP, SeatState};
-use crate::supervisor::{Action, Cause, Doom, Event, Exit, Running};
+use crate::supervisor::{Action, Cause, Doom, Event, Running};
 use crate::task::Phase;
 
 const EVENT: u64 = 0;
@@ -433,42 +433,23 @@ impl<T: Host> Shared<T> {
         inner.seats.server = Server::None;
         self.handle(inner, Event::ServerLost);
         for seat in 0..self.board.seats() {
-            let pid = self.board.seat(seat).pid.load(Ordering::Relaxed);
             let holding = &mut inner.seats.holdings[seat];
             let incarnation = holding.incarnation;
             if holding.view.is_none() {
                 continue;
             }
-            if holding.pidfd.is_none() && pid != 0 {
+            // One that has not opened its seat cannot any more.
+            let opened = self.board.seat(seat).close(incarnation);
+            if holding.pidfd.is_none() {
                 // It lives, and may hold a task, but the server died before it could tell us of it.
-                holding.pidfd = PidFd::open(pid).ok();
+                holding.pidfd = opened.and_then(|pid| PidFd::open(pid).ok());
             }
             if let Some(pidfd) = &holding.pidfd {
                 // Workers die with their server. A moment of patience, so that none writes any more.
                 let _ = pidfd.signal(9);
                 wait_for_end(pidfd.as_fd());
             }
-            if pid != 0 {
-                let exit = Exit {
-                    pid,
-                    code: -9,
-                    core_dumped: false,
-                    max_rss_kib: 0,
-                    oom_kill_seen: false,
-                };
-                self.bury(inner, seat as u16, incarnation, exit);
-            } else {
-                inner.seats.holdings[seat].view = None;
-                inner.seats.holdings[seat].asked = false;
-                self.handle(
-                    inner,
-                    Event::ForkFailed {
-                        seat: seat as u16,
-                        incarnation,
-                        errno: 0,
-                    },
-                );
-            }
+            self.bury_unknown(inner, seat as u16, incarnation, 0);
         }
     }
 
