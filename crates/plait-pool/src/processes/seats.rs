@@ -301,8 +301,10 @@ impl<T: Host> Shared<T> {
         // One that was reported, but did not get as far as its seat, is only known there.
         let reported = inner.supervisor.pids().find(|known| known.0 == seat);
         let Some(pid) = opened.or(reported.map(|known| known.1)) else {
-            inner.seats.holdings[seat as usize].view = None;
-            inner.seats.holdings[seat as usize].asked = false;
+            let holding = &mut inner.seats.holdings[seat as usize];
+            holding.view = None;
+            holding.stack = None;
+            holding.asked = false;
             self.handle(
                 inner,
                 Event::ForkFailed {
