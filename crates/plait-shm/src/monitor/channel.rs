@@ -8,10 +8,13 @@
 //! Counts: `tail` is the number of all messages ever put and `head` of all ever taken, so nothing has to be counted twice. A seat
 //! counts what its process has taken and what has come out where it was asked for; the difference, when the process dies, is lost.
 
+mod account;
+mod memory;
+mod pace;
+mod rules;
+
 use std::io;
 use std::sync::Arc;
-
-use plait_sys::time;
 
 use super::gate::{Kind, word};
 use super::object::{Behaviour, Entered, Handle, Object, Plan};
@@ -19,10 +22,14 @@ use super::store::{self, Block, Store, StoreWords};
 use super::waiter::Waiter;
 use crate::segment::Segment;
 use crate::sync::{
-    AtomicU32, AtomicU64,
+    AtomicU64,
     Ordering::{Acquire, Relaxed, Release},
-    full_fence, relax,
+    full_fence,
 };
+use account::{call_done, settle_intent, unfinished};
+use memory::{BLOCK, OPEN, SHUT, Sizes, Slot, Words, length, slot_of, words};
+pub use memory::{INLINE, MOST};
+use rules::RULES;
 
 /// The gate of those who put.
 pub const PUT: usize = 0;
@@ -32,70 +39,8 @@ pub const GET: usize = 1;
 pub const JOIN: usize = 2;
 
 const KIND: u32 = 1;
-/// Bytes of a slot.
-const SLOT: usize = 256;
-/// Bytes of a message that fit a slot.
-pub const INLINE: usize = SLOT - 8;
-/// Set in a slot's length: its data is the number of a block.
-const BLOCK: u32 = 1 << 31;
-/// Capacities up to this are possible: a quarter of a terabyte of slots.
-pub const MOST: u64 = 1 << 30;
-
 /// Room that is worth the end of a spin.
 const ROOM: u64 = 64;
-
-/// Bytes of blocks that caches hold.
-const WARM: u64 = 8 << 20;
-/// How long nobody gets anything until who puts goes on, in nanoseconds.
-const STALL_NS: u64 = 500_000;
-/// Looks before the first yield.
-const SPINS: u32 = 1000;
-
-const OPEN: u32 = 0;
-const SHUT: u32 = 1;
-
-#[repr(C, align(128))]
-struct PutEnd {
-    /// Messages ever put. Written under the guard of PUT.
-    tail: AtomicU64,
-    /// `head` as it was when the ring last looked full.
-    head_seen: AtomicU64,
-}
-
-#[repr(C, align(128))]
-struct GetEnd {
-    /// Messages ever taken. Written under the guard of GET.
-    head: AtomicU64,
-    /// `tail` as it was when the ring last looked empty.
-    tail_seen: AtomicU64,
-    /// What is about to be taken, for whoever inherits the guard: `head` after it, by which seat, and how many that will have taken. 0:
-    /// nothing.
-    intent: AtomicU64,
-    intent_seat: AtomicU32,
-    intent_taken: AtomicU64,
-}
-
-#[repr(C, align(128))]
-struct Words {
-    put: PutEnd,
-    get: GetEnd,
-    state: AtomicU32,
-    /// Messages that were called done, or never will be.
-    done: AtomicU64,
-    /// Messages that were taken by processes which died before they had them.
-    lost: AtomicU64,
-    /// Messages that `shutdown(immediate)` threw away.
-    discarded: AtomicU64,
-    /// Waits that began.
-    waits: AtomicU64,
-}
-
-#[repr(C)]
-struct Slot {
-    len: AtomicU32,
-    block: AtomicU32,
-    data: [u8; INLINE],
-}
 
 /// Why there was nothing, or no room.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -160,125 +105,6 @@ pub struct Counts {
     pub processes: u64,
 }
 
-/// Sizes of a channel of some capacity.
-struct Sizes {
-    slots: u64,
-    blocks: u32,
-    store: usize,
-    own: usize,
-}
-
-impl Sizes {
-    fn of(capacity: u64) -> Self {
-        let slots = capacity.next_power_of_two();
-        // Each size has as many blocks as can be in use at a time.
-        let blocks = ((capacity.min(1 << 20) + 256) * 24) as u32;
-        let store = size_of::<Words>() + slots as usize * SLOT;
-        Self {
-            slots,
-            blocks,
-            store,
-            own: store + Store::bytes(blocks),
-        }
-    }
-}
-
-struct Rules;
-
-impl Behaviour for Rules {
-    fn ready(&self, object: &Object, gate: usize) -> u64 {
-        let words = words(object);
-        if gate == JOIN {
-            return if unfinished(words) == 0 { u64::MAX } else { 0 };
-        }
-        if words.state.load(Acquire) != OPEN {
-            return u64::MAX;
-        }
-        let filled = length(words);
-        if gate == GET {
-            filled
-        } else {
-            object.parameter(0).saturating_sub(filled)
-        }
-    }
-
-    fn bury(&self, object: &Object, seat: u32) {
-        // Both guards, in this order, which nobody else has: they see nothing on its way in or out.
-        let getting = object.enter(GET);
-        settle_intent(object, &getting);
-        let putting = object.enter(PUT);
-        let channel = Channel::of(object);
-        channel.store.sweep(seat, &channel.blocks_in_ring());
-        drop(putting);
-        let (words, mine) = (words(object), object.seats().at(seat));
-        let taken = mine.taken.load(Relaxed);
-        let lost = taken.saturating_sub(mine.returned.load(Relaxed));
-        let unfinished = taken.saturating_sub(mine.finished.load(Relaxed));
-        // Others may have called done what it took: what is still in the ring is not.
-        let unfinished = unfinished.min(in_hand(words));
-        // A caller that dies here has counted or not; it is this order that makes the next one count nothing twice.
-        mine.returned.store(taken, Relaxed);
-        words.lost.fetch_add(lost, Relaxed);
-        mine.finished.store(taken, Relaxed);
-        call_done(words, unfinished);
-        drop(getting);
-    }
-
-    fn needs_seat(&self, _object: &Object, _seat: u32) -> bool {
-        false
-    }
-}
-
-fn words(object: &Object) -> &Words {
-    // SAFETY: the plan of a channel has them there; they are used as atomics only.
-    unsafe { &*object.own().cast::<Words>() }
-}
-
-fn length(words: &Words) -> u64 {
-    // Acquire: pairs with the ends' stores. Head first: a tail that is too new is clipped, a head that is would be less than none.
-    let head = words.get.head.load(Acquire);
-    words.put.tail.load(Acquire).saturating_sub(head)
-}
-
-fn unfinished(words: &Words) -> u64 {
-    let done = words.done.load(Acquire);
-    words.put.tail.load(Acquire).saturating_sub(done)
-}
-
-/// Calls at most `count` messages done. How many.
-fn call_done(words: &Words, count: u64) -> u64 {
-    let mut called = 0;
-    // Release: pairs with `unfinished`, as far as anybody cares what was done before.
-    let _ = words.done.fetch_update(Release, Acquire, |done| {
-        called = count.min(words.put.tail.load(Acquire).saturating_sub(done));
-        (called > 0).then_some(done + called)
-    });
-    called
-}
-
-/// Under the guard of GET: messages that were taken and not called done, by whomever.
-fn in_hand(words: &Words) -> u64 {
-    // Acquire: pairs with `call_done`.
-    let done = words.done.load(Acquire);
-    words.get.head.load(Relaxed).saturating_sub(done)
-}
-
-/// Under the guard of GET: finishes what a holder that died was about to take. A message whose taker died before `head` moved was not taken.
-#[inline]
-fn settle_intent(object: &Object, _entered: &Entered<'_>) {
-    let get = &words(object).get;
-    let intent = get.intent.load(Relaxed);
-    if intent != 0 {
-        if get.head.load(Relaxed) == intent {
-            let seat = object.seats().at(get.intent_seat.load(Relaxed));
-            seat.taken.store(get.intent_taken.load(Relaxed), Relaxed);
-        }
-        get.intent.store(0, Relaxed);
-    }
-}
-
-static RULES: Rules = Rules;
-
 impl Channel {
     /// A new one for `capacity` messages, from 1 to [`MOST`].
     ///
@@ -329,24 +155,6 @@ impl Channel {
             mask: sizes.slots - 1,
             store,
             stalled: AtomicU64::new(0),
-        }
-    }
-
-    /// A view for the time of a burial.
-    fn of(object: &Object) -> Burial<'_> {
-        let sizes = Sizes::of(object.parameter(0));
-        // SAFETY: as in `keep`; the object outlives the view.
-        let store = unsafe {
-            Store::at(
-                object.own().add(sizes.store),
-                sizes.blocks,
-                object.segment().len() as u64,
-            )
-        };
-        Burial {
-            object,
-            mask: sizes.slots - 1,
-            store,
         }
     }
 
@@ -411,36 +219,6 @@ impl Channel {
         let block = self.store.take(self.object.segment(), self.object.seat()?, len)?;
         write(block.as_ptr());
         Ok(block)
-    }
-
-    /// Whether there are more bytes in blocks than caches hold, and somebody is taking them out: then it pays to [keep pace](Self::keep_pace).
-    #[inline]
-    #[must_use]
-    pub fn outrun(&self) -> bool {
-        self.store.crowd() > WARM && self.stalled.load(Relaxed) != self.words().get.head.load(Relaxed) + 1
-    }
-
-    /// Lets those who get catch up, as long as they do: the blocks that they give back are warm, while new ones would have to come from memory.
-    /// Who finds that nobody gets does not wait again before somebody has.
-    pub fn keep_pace(&self) {
-        let head = &self.words().get.head;
-        let (mut seen, mut since) = (head.load(Relaxed), time::monotonic_ns());
-        let mut rounds = 0_u32;
-        while self.store.crowd() > WARM / 2 {
-            rounds += 1;
-            if rounds < SPINS {
-                relax();
-                continue;
-            }
-            std::thread::yield_now();
-            let (now, moved) = (time::monotonic_ns(), head.load(Relaxed));
-            if moved != seen {
-                (seen, since) = (moved, now);
-            } else if now - since > STALL_NS {
-                self.stalled.store(seen + 1, Relaxed);
-                return;
-            }
-        }
     }
 
     /// Gives a block of this process back.
@@ -665,54 +443,6 @@ impl Channel {
         Ok(Some(waiter))
     }
 
-    /// Says that `count` messages have come out where they were asked for.
-    #[inline]
-    pub fn returned(&self, seat: u32, count: u64) {
-        self.object.seats().at(seat).returned.fetch_add(count, Release);
-    }
-
-    /// Calls a message done. False when that was said of all already.
-    pub fn task_done(&self, seat: u32) -> bool {
-        let words = self.words();
-        let done = call_done(words, 1) == 1;
-        if done {
-            self.object.seats().at(seat).finished.fetch_add(1, Relaxed);
-            self.wake_joiners();
-        }
-        done
-    }
-
-    /// Wakes those who wait for all messages to be done, if they are.
-    fn wake_joiners(&self) {
-        full_fence(); // pairs with `queue` [gate.dekker]
-        if unfinished(self.words()) == 0 {
-            self.object.wake_ready(JOIN);
-        }
-    }
-
-    /// Whether all messages are done. A `waiter` that learns so is gone then; else it waits on.
-    #[must_use]
-    pub fn joined(&self, waiter: Option<&Waiter>) -> bool {
-        let done = self.unfinished() == 0;
-        let Some(waiter) = waiter else { return done };
-        let entered = self.object.enter(JOIN);
-        if !done {
-            entered.gate.requeue(waiter.slot());
-            entered.gate.await_more();
-            if self.unfinished() != 0 {
-                return false;
-            }
-        }
-        self.used(entered, JOIN, Some(waiter));
-        true
-    }
-
-    /// Messages that were not called done.
-    #[must_use]
-    pub fn unfinished(&self) -> u64 {
-        unfinished(self.words())
-    }
-
     /// Waiters at a gate.
     #[must_use]
     pub fn waiting(&self, gate: usize) -> u32 {
@@ -758,34 +488,5 @@ impl Channel {
             blocks: self.store.in_use(),
             processes: self.object.seats().taken().count() as u64,
         }
-    }
-}
-
-#[inline]
-fn slot_of(object: &Object, mask: u64, position: u64) -> *mut Slot {
-    let at = size_of::<Words>() + (position & mask) as usize * SLOT;
-    // SAFETY: the ring follows the words and has `mask + 1` slots.
-    unsafe { object.own().add(at).cast() }
-}
-
-/// A channel as a burial sees it.
-struct Burial<'a> {
-    object: &'a Object,
-    mask: u64,
-    store: Store,
-}
-
-impl Burial<'_> {
-    /// The blocks that messages between `head` and `tail` lie in. The caller holds both guards.
-    fn blocks_in_ring(&self) -> Vec<u32> {
-        let words = words(self.object);
-        let (head, tail) = (words.get.head.load(Acquire), words.put.tail.load(Acquire));
-        let block = |position| {
-            let slot = slot_of(self.object, self.mask, position);
-            // SAFETY: between head and tail, which stand still.
-            let (len, block) = unsafe { ((*slot).len.load(Relaxed), (*slot).block.load(Relaxed)) };
-            (len == BLOCK).then_some(block)
-        };
-        (head..tail).filter_map(block).collect()
     }
 }
