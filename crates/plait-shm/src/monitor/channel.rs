@@ -26,7 +26,7 @@ use crate::sync::{
     Ordering::{Acquire, Relaxed, Release},
     full_fence,
 };
-use account::{call_done, settle_intent, unfinished};
+use account::{Account, in_hand, settle_intent, unfinished};
 use memory::{BLOCK, OPEN, SHUT, Sizes, Slot, Words, length, slot_of, words};
 pub use memory::{INLINE, MOST};
 use rules::RULES;
@@ -346,6 +346,9 @@ impl Channel {
         let get = &self.words().get;
         let seat_words = self.object.seats().at(seat);
         let taken = seat_words.taken.load(Relaxed) + count;
+        if in_hand(seat_words) == 0 {
+            seat_words.since.store(head, Relaxed);
+        }
         get.intent_seat.store(seat, Relaxed);
         get.intent_taken.store(taken, Relaxed);
         // Release: a death is seen by others in the order of these stores.
@@ -459,10 +462,8 @@ impl Channel {
         if immediate {
             while let Ok(count) = self.get(seat, 1024, buffer, thrown, None) {
                 words.discarded.fetch_add(count as u64, Relaxed);
-                call_done(words, count as u64);
-                let seat = self.object.seats().at(seat);
-                seat.returned.fetch_add(count as u64, Relaxed);
-                seat.finished.fetch_add(count as u64, Relaxed);
+                self.returned(seat, count as u64);
+                Account::open(&self.object).discard(seat, count as u64);
             }
         }
         full_fence(); // pairs with `queue` [gate.dekker]
@@ -476,7 +477,7 @@ impl Channel {
     #[must_use]
     pub fn counts(&self) -> Counts {
         self.object.bury_dead();
-        let words = self.words();
+        let (words, seats) = (self.words(), self.object.seats());
         Counts {
             put: words.put.tail.load(Acquire),
             taken: words.get.head.load(Acquire),
@@ -486,7 +487,7 @@ impl Channel {
             waits: words.waits.load(Relaxed),
             waiting: [PUT, GET, JOIN].map(|gate| self.object.gate(gate).waiting()),
             blocks: self.store.in_use(),
-            processes: self.object.seats().taken().count() as u64,
+            processes: seats.taken().filter(|&(seat, _)| !seats.has_left(seat)).count() as u64,
         }
     }
 }

@@ -63,8 +63,10 @@ pub struct Seat {
     pub taken: AtomicU64,
     /// Messages that have come out where they were asked for.
     pub returned: AtomicU64,
-    /// Messages that it has called done.
+    /// Of those that it has taken, how many were called done, by itself or for it.
     pub finished: AtomicU64,
+    /// Which message was the first of those that it has in hand. A hint.
+    pub since: AtomicU64,
 }
 
 /// The table, in the object's memory.
@@ -148,6 +150,12 @@ impl Seats {
         let pid = seat.pid.load(Acquire);
         let started = seat.started.load(Relaxed);
         (pid != 0).then_some(Process { pid, started })
+    }
+
+    /// Whether its process has let go of the object.
+    #[must_use]
+    pub fn has_left(&self, index: u32) -> bool {
+        self.at(index).left.load(Relaxed) != 0
     }
 
     /// All seats that are taken.

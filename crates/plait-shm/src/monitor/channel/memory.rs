@@ -41,13 +41,24 @@ pub(super) struct GetEnd {
     pub(super) intent_taken: AtomicU64,
 }
 
+/// What was called done. Written under the guard of JOIN.
+#[repr(C, align(128))]
+pub(super) struct Done {
+    /// Messages that were called done, or never will be.
+    pub(super) count: AtomicU64,
+    /// What is about to be called done, for whoever inherits the guard: the count after it, plus one; whose messages they are, a seat plus one
+    /// or 0; and what that seat will have finished. 0: nothing.
+    pub(super) intent: AtomicU64,
+    pub(super) intent_seat: AtomicU32,
+    pub(super) intent_finished: AtomicU64,
+}
+
 #[repr(C, align(128))]
 pub(super) struct Words {
     pub(super) put: PutEnd,
     pub(super) get: GetEnd,
+    pub(super) done: Done,
     pub(super) state: AtomicU32,
-    /// Messages that were called done, or never will be.
-    pub(super) done: AtomicU64,
     /// Messages that were taken by processes which died before they had them.
     pub(super) lost: AtomicU64,
     /// Messages that `shutdown(immediate)` threw away.

@@ -2,7 +2,7 @@
 
 use super::super::object::{Behaviour, Object};
 use super::super::store::Store;
-use super::account::{call_done, in_hand, settle_intent, unfinished};
+use super::account::{Account, in_hand, settle_intent, unfinished};
 use super::memory::{BLOCK, OPEN, Sizes, length, slot_of, words};
 use super::{GET, JOIN, PUT};
 use crate::sync::Ordering::{Acquire, Relaxed};
@@ -37,19 +37,16 @@ impl Behaviour for Rules {
         let (words, mine) = (words(object), object.seats().at(seat));
         let taken = mine.taken.load(Relaxed);
         let lost = taken.saturating_sub(mine.returned.load(Relaxed));
-        let unfinished = taken.saturating_sub(mine.finished.load(Relaxed));
-        // Others may have called done what it took: what is still in the ring is not.
-        let unfinished = unfinished.min(in_hand(words));
         // A caller that dies here has counted or not; it is this order that makes the next one count nothing twice.
         mine.returned.store(taken, Relaxed);
         words.lost.fetch_add(lost, Relaxed);
-        mine.finished.store(taken, Relaxed);
-        call_done(words, unfinished);
+        Account::open(object).bury(seat);
         drop(getting);
     }
 
-    fn needs_seat(&self, _object: &Object, _seat: u32) -> bool {
-        false
+    /// What its process has in hand is called done when it dies, and may be by itself before that.
+    fn needs_seat(&self, object: &Object, seat: u32) -> bool {
+        in_hand(object.seats().at(seat)) > 0
     }
 }
 
