@@ -8,6 +8,7 @@
 
 use plait_pool::blocks::{Place, put_table, split_table};
 use plait_shm::monitor::channel::{Channel, INLINE, Outgoing};
+use plait_shm::monitor::copying::Way;
 use plait_shm::monitor::store::Block;
 use plait_shm::post::{self, Letter};
 use plait_shm::segment::Source;
@@ -124,22 +125,22 @@ impl Message {
         if channel.outrun() {
             gil::detached(py, || channel.keep_pace());
         }
-        let write = || channel.write_block(size, |start| self.write(start));
+        let write = || channel.write_block(size, |start, way| self.write(start, way));
         let block = if size < LONG { write() } else { gil::detached(py, write) };
         self.block = Some(block.map_err(shared::refused)?);
         Ok(())
     }
 
     /// Copies it to `start`.
-    fn write(&self, start: *mut u8) {
+    fn write(&self, start: *mut u8, way: Way) {
         let base = self.base();
         let mut end = 0_usize;
         // SAFETY: the block has `size` bytes, which is what this adds up to, and is nobody else's.
-        unsafe { std::ptr::copy_nonoverlapping(self.head.as_ptr(), start, self.head.len()) };
+        unsafe { way.copy(self.head.as_ptr(), start, self.head.len()) };
         for (bytes, _) in self.parts.slices() {
             let offset = end.next_multiple_of(ALIGNMENT);
             // SAFETY: as above.
-            unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), start.add(base + offset), bytes.len()) };
+            unsafe { way.copy(bytes.as_ptr(), start.add(base + offset), bytes.len()) };
             end = offset + bytes.len();
         }
     }

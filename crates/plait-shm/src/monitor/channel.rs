@@ -16,6 +16,7 @@ mod rules;
 use std::io;
 use std::sync::Arc;
 
+use super::copying::{Copying, Way};
 use super::gate::{Kind, word};
 use super::object::{Behaviour, Entered, Handle, Object, Plan};
 use super::store::{self, Block, Store, StoreWords};
@@ -78,6 +79,7 @@ pub struct Channel {
     capacity: u64,
     mask: u64,
     store: Store,
+    copying: Copying,
     /// `head` when it last stood still while somebody waited for it to move, plus one.
     stalled: AtomicU64,
 }
@@ -154,6 +156,7 @@ impl Channel {
             capacity,
             mask: sizes.slots - 1,
             store,
+            copying: Copying::default(),
             stalled: AtomicU64::new(0),
         }
     }
@@ -211,13 +214,14 @@ impl Channel {
         slot_of(&self.object, self.mask, position)
     }
 
-    /// Writes a message of `len` bytes that are too many for a slot into a block of this process. `write` gets the place.
+    /// Writes a message of `len` bytes that are too many for a slot into a block of this process. `write` gets the place, and how to copy
+    /// large parts there.
     ///
     /// # Errors
     /// `OutOfMemory` when there is no block; else what the system says.
-    pub fn write_block(&self, len: usize, write: impl FnOnce(*mut u8)) -> io::Result<Block> {
+    pub fn write_block(&self, len: usize, write: impl FnOnce(*mut u8, Way)) -> io::Result<Block> {
         let block = self.store.take(self.object.segment(), self.object.seat()?, len)?;
-        write(block.as_ptr());
+        self.copying.copy(len, |way| write(block.as_ptr(), way));
         Ok(block)
     }
 

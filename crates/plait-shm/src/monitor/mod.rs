@@ -14,6 +14,7 @@
 //! | [`waiter`] | a waiter of this process, asleep or not |
 //! | [`channel`] | messages in a ring, put and got by all |
 //! | [`store`] | blocks of a channel for what is too large for its ring |
+//! | [`copying`] | how such a block is filled, past the caches or through them |
 //!
 //! The protocol is in `docs/design/shared-sync.md`.
 
@@ -23,6 +24,8 @@ pub mod barrier;
 pub mod bell;
 #[cfg(not(loom))]
 pub mod channel;
+#[cfg(not(loom))]
+pub mod copying;
 pub mod gate;
 #[cfg(not(loom))]
 pub mod lock;

@@ -3,7 +3,11 @@
 //!
 //! A block's owner word says whose it is: nobody's, the ring's, or a process's. Free lists follow from those words and are made anew from
 //! them, so a death loses no block: see [`Store::sweep`]. Sizes are powers of two, at multiples of themselves; the memory lies beyond what
-//! everybody maps, and costs something where it is touched only. The last one given back is the first taken: its pages are warm.
+//! everybody maps, and costs something where it is touched only.
+//!
+//! A block that was given back *rests* before it is taken again, until some more have been read. The one that was read last lies in the caches
+//! of the core that read it, and a writer would have to take each of its lines away from there, which costs several times what copying
+//! costs; a little later it lies in the cache that all cores have. Of the rested ones the last is taken first: its pages are warm.
 
 use std::io;
 use std::sync::OnceLock;
@@ -30,6 +34,11 @@ const KEPT: u64 = 256 << 20;
 /// Blocks smaller than this are kept whatever there is.
 const SMALL: u64 = 128 << 10;
 
+/// How many bytes are read until a block has rested: what the caches of one core hold.
+const REST: u64 = 2 << 20;
+/// Blocks smaller than this do not rest: their few lines are taken away in less time than it takes to find another page.
+const RESTS: u64 = 8 << 10;
+
 /// Owner of a block that is free.
 const FREE: u32 = 0;
 /// Owner of a block that is in the ring. Others are a seat plus one.
@@ -40,7 +49,7 @@ struct Entry {
     offset: AtomicU64,
     class: AtomicU32,
     owner: AtomicU32,
-    /// The next free block of its class, plus one.
+    /// The next free block of its class in its list, plus one.
     next: AtomicU32,
     /// Bytes that were written.
     len: AtomicU64,
@@ -55,7 +64,19 @@ pub struct StoreWords {
     fresh: AtomicU64,
     /// Bytes in free blocks.
     free_bytes: AtomicU64,
-    free: [AtomicU32; CLASSES],
+    classes: [Class; CLASSES],
+}
+
+/// The free blocks of a size: indices plus one, 0 for none.
+#[repr(C)]
+struct Class {
+    /// Those that have rested, the last one first.
+    rested: AtomicU32,
+    /// Those that rest, the first one first.
+    first: AtomicU32,
+    last: AtomicU32,
+    /// Bytes that were written to those that rest.
+    resting: AtomicU64,
 }
 
 /// A process's view of a store.
@@ -178,18 +199,15 @@ impl Store {
     fn take_of_class(&self, class: u32, size: u64, seat: u32) -> io::Result<u32> {
         let words = self.words();
         let _held = self.lock();
-        let free = &words.free[class as usize];
-        if let Some(index) = free.load(Relaxed).checked_sub(1) {
-            let entry = self.entry(index);
-            entry.owner.store(seat + 1, Relaxed);
-            free.store(entry.next.load(Relaxed), Relaxed);
-            words.free_bytes.store(words.free_bytes.load(Relaxed) - size, Relaxed);
-            return Ok(index);
+        let free = &words.classes[class as usize];
+        if let Some(index) = self.rested(free) {
+            return Ok(self.unlink(index, size, seat));
         }
         let used = words.used.load(Relaxed);
         let offset = words.fresh.load(Relaxed).next_multiple_of(size.min(PIECE));
         if used == self.count || offset + size > BEYOND - 4096 {
-            return Err(io::ErrorKind::OutOfMemory.into());
+            let index = self.wake(free).ok_or(io::ErrorKind::OutOfMemory)?;
+            return Ok(self.unlink(index, size, seat));
         }
         let entry = self.entry(used);
         entry.offset.store(offset, Relaxed);
@@ -259,16 +277,68 @@ impl Store {
         self.link(index);
     }
 
+    /// Takes a block that has rested out of its list.
+    fn rested(&self, class: &Class) -> Option<u32> {
+        match class.rested.load(Relaxed).checked_sub(1) {
+            Some(index) => {
+                class.rested.store(self.entry(index).next.load(Relaxed), Relaxed);
+                Some(index)
+            }
+            None if class.resting.load(Relaxed) >= REST => self.wake(class),
+            None => None,
+        }
+    }
+
+    /// Takes the block that has rested longest out of the list of those that rest.
+    fn wake(&self, class: &Class) -> Option<u32> {
+        let index = class.first.load(Relaxed).checked_sub(1)?;
+        let entry = self.entry(index);
+        let next = entry.next.load(Relaxed);
+        class.first.store(next, Relaxed);
+        if next == 0 {
+            class.last.store(0, Relaxed);
+        }
+        let resting = class.resting.load(Relaxed) - entry.len.load(Relaxed);
+        class.resting.store(resting, Relaxed);
+        Some(index)
+    }
+
+    /// A block that was taken out of its list is a seat's.
+    fn unlink(&self, index: u32, size: u64, seat: u32) -> u32 {
+        let free_bytes = &self.words().free_bytes;
+        self.entry(index).owner.store(seat + 1, Relaxed);
+        free_bytes.store(free_bytes.load(Relaxed) - size, Relaxed);
+        index
+    }
+
     fn link(&self, index: u32) {
         let words = self.words();
         let entry = self.entry(index);
-        let class = entry.class.load(Relaxed);
-        let free = &words.free[class as usize];
+        let size = 1 << (entry.class.load(Relaxed) + FIRST);
+        let class = &words.classes[entry.class.load(Relaxed) as usize];
         entry.owner.store(FREE, Relaxed);
-        entry.next.store(free.load(Relaxed), Relaxed);
-        free.store(index + 1, Relaxed);
-        let bytes = words.free_bytes.load(Relaxed) + (1 << (class + FIRST));
-        words.free_bytes.store(bytes, Relaxed);
+        entry.next.store(0, Relaxed);
+        match class.last.load(Relaxed).checked_sub(1) {
+            Some(last) => self.entry(last).next.store(index + 1, Relaxed),
+            None => class.first.store(index + 1, Relaxed),
+        }
+        class.last.store(index + 1, Relaxed);
+        class
+            .resting
+            .store(class.resting.load(Relaxed) + entry.len.load(Relaxed), Relaxed);
+        words.free_bytes.store(words.free_bytes.load(Relaxed) + size, Relaxed);
+        self.let_rest(class, if size < RESTS { 0 } else { REST });
+    }
+
+    /// Those after which `enough` bytes have been read have rested.
+    fn let_rest(&self, class: &Class, enough: u64) {
+        while let Some(first) = class.first.load(Relaxed).checked_sub(1)
+            && class.resting.load(Relaxed) - self.entry(first).len.load(Relaxed) >= enough
+            && let Some(index) = self.wake(class)
+        {
+            self.entry(index).next.store(class.rested.load(Relaxed), Relaxed);
+            class.rested.store(index + 1, Relaxed);
+        }
     }
 
     /// Makes the free lists anew from the owners.
@@ -276,7 +346,12 @@ impl Store {
         let words = self.words();
         let mut fresh = 0;
         words.free_bytes.store(0, Relaxed);
-        words.free.iter().for_each(|free| free.store(0, Relaxed));
+        for class in &words.classes {
+            for end in [&class.rested, &class.first, &class.last] {
+                end.store(0, Relaxed);
+            }
+            class.resting.store(0, Relaxed);
+        }
         for index in 0..words.used.load(Acquire) {
             let entry = self.entry(index);
             fresh = fresh.max(entry.offset.load(Relaxed) + (1 << (entry.class.load(Relaxed) + FIRST)));
