@@ -43,7 +43,6 @@ def test_it_is_a_lock(kind: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.lasting
 def test_a_process_that_lets_go_of_a_lock_that_it_has_is_known_again(kind: Any) -> None:
     orders, answers = plait.Channel[Any](4, shared=True), plait.Channel[Any](4, shared=True)
     child = multiprocessing.get_context("spawn").Process(target=programs.call_and_forget, args=(orders, answers))

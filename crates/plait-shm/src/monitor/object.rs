@@ -21,6 +21,7 @@ use super::gate::{Gate, GateWords, Kind, Slot, Woken};
 use super::peers;
 use super::seats::{Process, Seats};
 use crate::guarded::Kept;
+use crate::post;
 use crate::segment::Segment;
 use crate::sync::{
     AtomicU32, AtomicU64,
@@ -108,6 +109,8 @@ impl Drop for Handle {
     fn drop(&mut self) {
         if self.0.handles.fetch_sub(1, Relaxed) == 1 {
             bell::forget(&self.0);
+            // It may be on its way to others, and nobody here would look whether it has arrived.
+            post::left(self.0.segment.identity());
         }
     }
 }
