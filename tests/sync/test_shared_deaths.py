@@ -310,6 +310,89 @@ def test_the_end_of_who_took_messages_calls_done_nothing_that_is_in_the_channel(
     channel.join()
 
 
+def take_and_stay(channel: Any, told: Any, orders: Any) -> None:
+    """Take messages and call them done, as ordered."""
+    for order in orders:
+        if order == "take":
+            told.put(channel.get())
+        else:
+            channel.task_done()
+            told.put(order)
+
+
+class Taker:
+    """A child with a message in hand."""
+
+    def __init__(self, channel: Any) -> None:
+        self.told, self.orders = plait.Channel[Any](1, shared=True), plait.Channel[str](4, shared=True)
+        self.child = start(take_and_stay, channel, self.told, self.orders)
+        self.order("take")
+
+    def order(self, order: str) -> None:
+        self.orders.put(order)
+        self.told.get(timeout=LATE)
+
+    def end(self) -> None:
+        self.orders.shutdown()
+        os.waitpid(self.child, 0)
+
+
+def test_a_call_for_one_that_dies_is_not_taken_for_what_another_has_in_hand() -> None:
+    channel = plait.Channel[int](4, shared=True)
+    channel.put_many([1, 2])
+    dying, living = Taker(channel), Taker(channel)
+    channel.task_done()  # what the first has
+    kill(dying.child)
+    assert channel.statistics()["unfinished"] == 1
+    joiner = threading.Thread(target=channel.join)
+    joiner.start()
+    while not channel.statistics()["waiting_join"]:
+        time.sleep(0.001)
+    living.order("done")
+    joiner.join(LATE)
+    assert not joiner.is_alive()
+    living.end()
+
+
+def test_a_call_for_one_that_waits_for_more_leaves_a_dying_one_what_it_has() -> None:
+    channel = plait.Channel[int](4, shared=True)
+    channel.put_many([1, 2])
+    dying, living = Taker(channel), Taker(channel)
+    living.orders.put("take")
+    while not channel.statistics()["waiting_get"]:
+        time.sleep(0.001)
+    channel.task_done()  # what the second has: it asks for more
+    assert channel.statistics()["unfinished"] == 1
+    kill(dying.child)
+    channel.join()
+    channel.put(3)
+    living.told.get(timeout=LATE)
+    living.order("done")
+    channel.join()
+    living.end()
+
+
+def test_what_a_process_has_in_hand_when_it_lets_go_of_the_channel_is_its_own() -> None:
+    orders, told = plait.Channel[Any](4, shared=True), plait.Channel[Any](4, shared=True)
+    child = start(programs.call_and_forget, orders, told)
+    channel = plait.Channel[int](4, shared=True)
+
+    def order(method: str) -> None:
+        orders.put((channel, method))
+        assert told.get(timeout=LATE) == method
+
+    channel.put_many([1, 2, 3])
+    order("get")
+    order("get")
+    assert channel.get() == 3
+    order("task_done")
+    assert channel.unfinished_tasks == 2
+    kill(child)
+    assert channel.statistics()["unfinished"] == 1
+    channel.task_done()
+    channel.join()
+
+
 def test_the_end_of_who_was_told_of_an_event_tells_nobody_who_came_since() -> None:
     event: Any = plait.Event(shared=True)
     child = start(event.wait)

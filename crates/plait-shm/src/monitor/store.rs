@@ -399,3 +399,41 @@ impl Store {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::channel::Channel;
+
+    fn use_and_give_back(channel: &Channel, len: usize) -> u32 {
+        let block = channel.write_block(len, |_, _| ()).expect("memory");
+        channel.give_back(block.index);
+        block.index
+    }
+
+    #[test]
+    fn a_block_is_taken_again_when_some_others_have_been_given_back_since() {
+        let channel = Channel::create(4).expect("memory");
+        let used: Vec<u32> = (0..80).map(|_| use_and_give_back(&channel, 100_000)).collect();
+        let since = |at: usize| used[..at].iter().rev().take_while(|&&index| index != used[at]).count();
+        assert_eq!(*used.iter().max().expect("many"), 20, "2 MiB rest");
+        assert!((21..80).all(|at| since(at) == 20));
+    }
+
+    #[test]
+    fn small_blocks_do_not_rest_and_large_ones_need_no_company() {
+        let channel = Channel::create(4).expect("memory");
+        for len in [1000, 3 << 20] {
+            let first = use_and_give_back(&channel, len);
+            assert!((0..5).all(|_| use_and_give_back(&channel, len) == first));
+        }
+    }
+
+    #[test]
+    fn where_no_block_is_left_that_has_rested_those_that_rest_are_taken() {
+        let channel = Channel::create(1).expect("memory");
+        let held: Vec<_> = std::iter::from_fn(|| channel.write_block(9000, |_, _| ()).ok()).collect();
+        assert!(channel.write_block(9000, |_, _| ()).is_err());
+        channel.give_back(held[3].index);
+        assert_eq!(use_and_give_back(&channel, 9000), held[3].index);
+    }
+}

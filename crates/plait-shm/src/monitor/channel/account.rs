@@ -178,3 +178,64 @@ impl Channel {
         unfinished(self.words())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn take(channel: &Channel, seat: u32, count: usize) {
+        let messages: Vec<_> = (0..count).map(|_| super::super::Outgoing::Small(b"x")).collect();
+        let (mut bytes, mut taken) = (Vec::new(), Vec::new());
+        assert_eq!(channel.put(&messages, None).ok(), Some(count));
+        assert_eq!(channel.get(seat, count, &mut bytes, &mut taken, None).ok(), Some(count));
+    }
+
+    #[test]
+    fn a_call_that_was_begun_by_one_that_died_counts_once_and_for_its_seat() {
+        let channel = Channel::create(8).expect("memory");
+        let seat = channel.object().seat().expect("a seat");
+        take(&channel, seat, 3);
+        let (done, mine) = (&words(channel.object()).done, channel.object().seats().at(seat));
+        for (begun, written) in [(1, 0), (2, 1), (3, 2)] {
+            done.intent_seat.store(seat + 1, Relaxed);
+            done.intent_finished.store(begun, Relaxed);
+            done.intent.store(begun + 1, Relaxed);
+            // It died with as many of the two counts written.
+            if written > 0 {
+                done.count.store(begun, Relaxed);
+            }
+            if written > 1 {
+                mine.finished.store(begun, Relaxed);
+            }
+            drop(Account::open(channel.object()));
+            assert_eq!((channel.unfinished(), in_hand(mine)), (3 - begun, 3 - begun));
+        }
+        assert!(!channel.task_done(seat), "all were called done");
+    }
+
+    #[test]
+    fn a_call_counts_for_its_callers_messages_and_else_for_the_oldest_of_others() {
+        let channel = Channel::create(8).expect("memory");
+        let mine = channel.object().seat().expect("a seat");
+        let (seats, here) = (channel.object().seats(), seats_holder(&channel, mine));
+        let others = [(); 2].map(|()| seats.take(here).expect("a seat"));
+        take(&channel, others[1], 2);
+        take(&channel, others[0], 1);
+        let in_hands = || [mine, others[0], others[1]].map(|seat| in_hand(seats.at(seat)));
+        assert!(channel.task_done(others[0]));
+        assert_eq!(in_hands(), [0, 0, 2]);
+        take(&channel, others[0], 1);
+        assert!(channel.task_done(mine));
+        assert_eq!(in_hands(), [0, 1, 1], "who has several is done with one");
+        assert!(channel.task_done(mine));
+        assert_eq!(in_hands(), [0, 1, 0], "who has had one for longer");
+        let account = Account::open(channel.object());
+        account.bury(others[0]);
+        drop(account);
+        assert_eq!((in_hands(), channel.unfinished()), ([0; 3], 0));
+    }
+
+    fn seats_holder(channel: &Channel, seat: u32) -> super::super::super::seats::Process {
+        channel.object().seats().holder(seat).expect("it is taken")
+    }
+}
