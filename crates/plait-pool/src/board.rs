@@ -16,6 +16,7 @@ use plait_shm::sync::{AtomicU32, AtomicU64, Ordering};
 use plait_sys::mem::{Mapping, Memfd};
 
 use crate::handoff::Handoff;
+use crate::occupant::Occupant;
 use crate::task::{ItemWord, StateWord};
 
 /// Unfinished tasks that a pool can hold (a chunk of a `map` is one).
@@ -81,8 +82,8 @@ pub struct Header {
 pub struct Seat {
     /// See [`SeatState`].
     pub state: AtomicU32,
-    /// Which worker in a row may sit here, in the upper half; its process, once it does, in the lower. 0 if nobody may.
-    occupant: AtomicU64,
+    /// Who may sit here, and who does.
+    pub occupant: Occupant,
     /// What it sleeps on.
     pub wake: AtomicU32,
     /// The CPU it last ran on, plus one.
@@ -146,31 +147,6 @@ impl Seat {
         }
     }
 
-    /// Lets the worker `incarnation`, and no other, sit here.
-    pub fn reserve(&self, incarnation: u32) {
-        // Release: pairs with `occupy`. Whoever sits here sees what was laid out for it.
-        self.occupant.store(occupant(incarnation, 0), Ordering::Release);
-    }
-
-    /// Sits down as the worker `incarnation`, if the seat is still reserved for it.
-    pub(crate) fn occupy(&self, incarnation: u32, pid: u32) -> bool {
-        let (reserved, taken) = (occupant(incarnation, 0), occupant(incarnation, pid));
-        // Acquire: pairs with `reserve`.
-        self.occupant
-            .compare_exchange(reserved, taken, Ordering::Acquire, Ordering::Relaxed)
-            .is_ok()
-    }
-
-    /// The process of the worker `incarnation`, if it sits here; if not, it never will.
-    pub(crate) fn close(&self, incarnation: u32) -> Option<u32> {
-        let reserved = occupant(incarnation, 0);
-        let closed = self
-            .occupant
-            .compare_exchange(reserved, 0, Ordering::Relaxed, Ordering::Relaxed);
-        let now = closed.err()?;
-        (now >> 32 == u64::from(incarnation)).then_some(now as u32)
-    }
-
     /// The ring of finished slots: the worker pushes, the collector pops.
     pub fn finished(&self) -> Ring<'_> {
         Ring {
@@ -179,11 +155,6 @@ impl Seat {
             entries: &self.finished,
         }
     }
-}
-
-/// A value of `Seat::occupant`.
-fn occupant(incarnation: u32, pid: u32) -> u64 {
-    u64::from(incarnation) << 32 | u64::from(pid)
 }
 
 /// What kind of task a slot holds.
@@ -382,26 +353,5 @@ impl Board {
             bits: &self.header().idle.0[..words],
             spinner: &self.header().spinner.0,
         }
-    }
-}
-
-#[cfg(all(test, not(loom)))]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_seat_is_taken_by_the_worker_it_is_reserved_for_unless_it_was_closed_before() {
-        let (board, _) = Board::create(1, false, 1, 0).expect("a board");
-        let seat = board.seat(0);
-        assert!(!seat.occupy(1, 70), "nobody is expected");
-        seat.reserve(1);
-        assert!(!seat.occupy(2, 70), "another is expected");
-        assert!(seat.occupy(1, 70));
-        assert!(!seat.occupy(1, 71), "it is taken");
-        assert_eq!((seat.close(1), seat.close(1)), (Some(70), Some(70)));
-        seat.reserve(2);
-        assert_eq!(seat.close(1), None, "that one is gone");
-        assert_eq!(seat.close(2), None);
-        assert!(!seat.occupy(2, 72), "it is closed");
     }
 }

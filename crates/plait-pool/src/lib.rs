@@ -12,6 +12,7 @@
 //! | [`worker`] | the child's side: claim, begin, finish |
 //! | [`processes`] | the parent's side: carries out what the supervisor decides |
 //! | [`spin`] | when waiting is worth a spin |
+//! | [`occupant`] | who may sit on a seat, and who does |
 //! | `handoff` | when a worker is better woken on the CPU of the thread that waits for it |
 
 #[cfg(not(loom))]
@@ -24,6 +25,7 @@ pub mod deadlines;
 pub mod frames;
 #[cfg(not(loom))]
 mod handoff;
+pub mod occupant;
 #[cfg(not(loom))]
 pub mod processes;
 #[cfg(not(loom))]

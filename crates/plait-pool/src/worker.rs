@@ -66,7 +66,7 @@ impl Worker {
     /// Opens what the parent handed over. Says nothing yet: see [`ready`](Self::ready).
     pub fn open(seat: usize, incarnation: u32, fds: Fds) -> io::Result<Self> {
         let board = Board::open(fds.board)?;
-        if seat >= board.seats() || !board.seat(seat).occupy(incarnation, child::process_id()) {
+        if seat >= board.seats() || !board.seat(seat).occupant.occupy(incarnation, child::process_id()) {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "no such seat"));
         }
         let (spins, cpus) = (&board.header().spin, &board.header().cpus);

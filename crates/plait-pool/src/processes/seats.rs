@@ -141,7 +141,7 @@ impl<T: Host> Shared<T> {
         place.wake.store(0, Ordering::Relaxed);
         place.cpu.store(0, Ordering::Relaxed);
         place.offer.store(offer::NONE, Ordering::Relaxed);
-        place.reserve(incarnation);
+        place.occupant.reserve(incarnation);
         let mut message = vec![b'S'];
         message.extend_from_slice(&seat.to_le_bytes());
         message.extend_from_slice(&incarnation.to_le_bytes());
@@ -297,7 +297,7 @@ impl<T: Host> Shared<T> {
 
     /// A worker ended of which nobody can tell how, or it never was. It may have got as far as to hold a task.
     pub(super) fn bury_unknown(&self, inner: &mut Inner<T::Handle>, seat: u16, incarnation: u32, errno: i32) {
-        let opened = self.board.seat(seat as usize).close(incarnation);
+        let opened = self.board.seat(seat as usize).occupant.close(incarnation);
         // One that was reported, but did not get as far as its seat, is only known there.
         let reported = inner.supervisor.pids().find(|known| known.0 == seat);
         let Some(pid) = opened.or(reported.map(|known| known.1)) else {

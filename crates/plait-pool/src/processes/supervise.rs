@@ -439,7 +439,7 @@ impl<T: Host> Shared<T> {
                 continue;
             }
             // One that has not opened its seat cannot any more.
-            let opened = self.board.seat(seat).close(incarnation);
+            let opened = self.board.seat(seat).occupant.close(incarnation);
             if holding.pidfd.is_none() {
                 // It lives, and may hold a task, but the server died before it could tell us of it.
                 holding.pidfd = opened.and_then(|pid| PidFd::open(pid).ok());

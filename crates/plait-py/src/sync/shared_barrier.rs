@@ -58,7 +58,7 @@ impl SharedBarrierCore {
     fn await_place(&self, py: Python<'_>, deadline: Option<u64>) -> PyResult<bool> {
         py.check_signals()?;
         if has_passed(deadline) {
-            self.barrier.abort();
+            self.barrier.give_up();
             return Ok(false);
         }
         let soon = time::monotonic_ns() + SLICE_NS;
@@ -119,7 +119,7 @@ impl Pass {
                 Ok(Arrived::Broken) => return Ok(Some(BROKEN)),
                 Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(shared_wait::refused(error)),
                 Err(_) if has_passed(self.deadline) => {
-                    core.barrier.abort();
+                    core.barrier.give_up();
                     return Ok(Some(BROKEN));
                 }
                 Err(_) => return shared_wait::look_later(py, &place.waiter).map(|()| None),
@@ -245,7 +245,7 @@ impl SharedBarrierCore {
         Ok(())
     }
 
-    /// Break it: who waits, and who comes until `reset`, gets a BrokenBarrierError.
+    /// Break it: who waits or has not left yet, and who comes until `reset`, gets a BrokenBarrierError.
     fn abort(&self) -> PyResult<()> {
         self.barrier.object().seat().map_err(shared_wait::refused)?;
         self.barrier.abort();

@@ -1,64 +1,29 @@
 //! A barrier in shared memory: as many as its parties wait for one another, and go on together or are told that it is broken.
 //!
-//! Everything happens under the guard of [`WAIT`], in whose queue those stand who have arrived: how many have is how long it is. The one who
-//! makes them enough ends the round, or first *acts*: then whoever comes for the next round waits at [`ENTRY`] until that is over.
-//!
-//! A round ends by one store of `ending`; all else follows from that, and whoever comes next finishes it where its author died: each
-//! waiter is told its own outcome by a word of its slot. A process that dies while one of its own waits, or acts, breaks the barrier.
+//! How it is done is the [rounds](super::rounds)' affair; here it is an object, whose users may die. A process that dies while one of its own
+//! waits, or acts, breaks the barrier.
 
 use std::io;
 use std::sync::Arc;
 
 use plait_sys::time;
 
-use super::gate::{Kind, Woken, word};
+use super::gate::{Gate, Kind};
 use super::object::{Behaviour, Entered, Handle, Object, Plan, WAITERS};
+use super::rounds::{Arrival, Ending, Entry, RoundWords, Rounds};
+pub use super::rounds::{ENTRY, Seen, WAIT};
 use super::waiter::Waiter;
 use crate::segment::Segment;
-use crate::sync::{
-    AtomicU32, AtomicU64,
-    Ordering::{Relaxed, Release},
-};
+use crate::sync::AtomicU32;
 
-/// The gate of those who have arrived.
-pub const WAIT: usize = 0;
-/// The gate of those who come while one of the last round acts.
-pub const ENTRY: usize = 1;
 /// Parties that there can be.
 pub const MOST: u32 = WAITERS as u32;
 
 const KIND: u32 = 5;
 
-/// They arrive.
-const OPEN: u32 = 0;
-/// All are here, and one of them has yet to do something.
-const ACTING: u32 = 1;
-const BROKEN: u32 = 2;
-
-/// How a round is being ended: all go on.
-const PASS: u32 = 1;
-/// The barrier is broken.
-const BREAK: u32 = 2;
-/// Those who wait are told that it is broken, and it is whole.
-const RESET: u32 = 3;
-
-/// A waiter's outcome when it is not its number.
-const FAILED: u32 = u32::MAX;
-
-// Relaxed wherever no other ordering is named: the guard of WAIT orders it all.
-#[repr(C, align(128))]
+#[repr(C)]
 struct Words {
-    state: AtomicU32,
-    /// See [`PASS`]; 0 for none.
-    ending: AtomicU32,
-    /// The number of the next waiter that is let go on.
-    number: AtomicU32,
-    /// The seat of who acts, plus one.
-    actor: AtomicU32,
-    /// How often somebody has begun to act.
-    acts: AtomicU64,
-    /// Rounds that passed.
-    passed: AtomicU64,
+    rounds: RoundWords,
     outcomes: [AtomicU32; WAITERS],
 }
 
@@ -72,19 +37,6 @@ pub enum Arrived {
     Waits(Waiter),
     /// It is broken.
     Broken,
-}
-
-/// What a waiter sees.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Seen {
-    /// It is to wait on.
-    Waits,
-    /// It is gone, and goes on with this number.
-    Passed(u32),
-    /// It is gone, and the barrier is broken or was reset.
-    Broken,
-    /// It is gone, and is to arrive again.
-    Again,
 }
 
 /// A barrier of this process.
@@ -102,13 +54,7 @@ impl Behaviour for Rules {
     }
 
     fn bury(&self, object: &Object, seat: u32) {
-        let mut inside = Inside::enter(object);
-        let words = inside.words();
-        let acted = words.state.load(Relaxed) == ACTING && words.actor.load(Relaxed) == seat + 1;
-        if acted || inside.entered.gate.waits(seat) || object.enter(ENTRY).gate.waits(seat) {
-            inside.end(BREAK);
-        }
-        inside.leave();
+        within(object, |rounds, _| rounds.bury(seat));
     }
 
     fn needs_seat(&self, _object: &Object, _seat: u32) -> bool {
@@ -121,85 +67,36 @@ fn words(object: &Object) -> &Words {
     unsafe { &*object.own().cast::<Words>() }
 }
 
-/// A barrier whose guard is held, and those who are to be told when it is let go of.
-struct Inside<'a> {
-    object: &'a Object,
-    entered: Entered<'a>,
-    told: Vec<(usize, Woken)>,
+impl Entry for &Object {
+    fn enter<R>(&self, within: impl FnOnce(Gate<'_>) -> R) -> R {
+        let entered = Object::enter(self, ENTRY);
+        within(entered.gate)
+    }
 }
 
-impl<'a> Inside<'a> {
-    fn enter(object: &'a Object) -> Self {
-        let mut inside = Self {
-            object,
-            entered: object.enter(WAIT),
-            told: Vec::new(),
-        };
-        inside.settle();
-        inside
+/// Runs something with the guard of [`WAIT`], and tells whom it has woken.
+fn within<R>(object: &Object, what: impl FnOnce(&mut Rounds<'_, &Object>, &Entered<'_>) -> R) -> R {
+    let entered = object.enter(WAIT);
+    let words = words(object);
+    let mut rounds = Rounds::open(
+        &words.rounds,
+        &words.outcomes,
+        entered.gate,
+        object,
+        time::monotonic_ns(),
+    );
+    let result = what(&mut rounds, &entered);
+    let told = rounds.told;
+    drop(entered);
+    for (gate, woken) in told {
+        object.tell(gate, woken);
     }
-
-    fn words(&self) -> &'a Words {
-        words(self.object)
-    }
-
-    /// Whether one more would make the round full.
-    fn last(&self, parties: u32) -> bool {
-        self.words().state.load(Relaxed) == OPEN && self.entered.gate.waiting() + 1 >= parties
-    }
-
-    /// Ends the round.
-    fn end(&mut self, how: u32) {
-        let words = self.words();
-        words.number.store(0, Relaxed);
-        // Release: a death is seen by others in the order of these stores.
-        words.ending.store(how, Release);
-        self.settle();
-    }
-
-    /// Does what follows from the end of a round, or what its author has left of that.
-    fn settle(&mut self) {
-        let words = self.words();
-        let ending = words.ending.load(Relaxed);
-        if ending == 0 {
-            return;
-        }
-        let state = if ending == BREAK { BROKEN } else { OPEN };
-        words.state.store(state, Relaxed);
-        let now = time::monotonic_ns();
-        let gate = &self.entered.gate;
-        while let Some(first) = gate.first() {
-            let outcome = if ending == PASS {
-                words.number.fetch_add(1, Relaxed)
-            } else {
-                FAILED
-            };
-            // Release: before its word is, so that it is there also if this process dies between the two.
-            words.outcomes[first as usize].store(outcome, Release);
-            self.told.extend(gate.wake_first(now).map(|woken| (WAIT, woken)));
-        }
-        let entry = self.object.enter(ENTRY);
-        while let Some(woken) = entry.gate.wake_first(now) {
-            self.told.push((ENTRY, woken));
-        }
-        drop(entry);
-        if ending == PASS {
-            words.passed.fetch_add(1, Relaxed);
-        }
-        words.ending.store(0, Release);
-    }
-
-    fn leave(self) {
-        drop(self.entered);
-        for (gate, woken) in self.told {
-            self.object.tell(gate, woken);
-        }
-        for gate in [WAIT, ENTRY] {
-            if self.object.gate(gate).freed() {
-                self.object.tell_freed(gate);
-            }
+    for gate in [WAIT, ENTRY] {
+        if object.gate(gate).freed() {
+            object.tell_freed(gate);
         }
     }
+    result
 }
 
 impl Barrier {
@@ -249,32 +146,21 @@ impl Barrier {
     /// Else, that this process can have no seat.
     pub fn arrive(&self, kind: Kind, acts: bool) -> io::Result<Arrived> {
         let seat = self.object.seat()?;
-        let mut inside = Inside::enter(&self.object);
-        if inside.last(self.parties()) && inside.entered.gate.waiting() > 0 {
+        if within(&self.object, |rounds, entered| {
+            rounds.last(self.parties()) && entered.gate.waiting() > 0
+        }) {
             // Where nobody sleeps who would see a death, one of those who wait may have been dead for long.
-            inside.leave();
             self.object.bury_dead();
-            inside = Inside::enter(&self.object);
         }
-        let words = inside.words();
-        let arrived = match words.state.load(Relaxed) {
-            BROKEN => Ok(Arrived::Broken),
-            ACTING => self.queue(ENTRY, &self.object.enter(ENTRY), seat, kind),
-            _ if !inside.last(self.parties()) => self.queue(WAIT, &inside.entered, seat, kind),
-            _ if acts => {
-                words.actor.store(seat + 1, Relaxed);
-                let number = words.acts.fetch_add(1, Relaxed) + 1;
-                // Release: a death is seen by others in the order of these stores.
-                words.state.store(ACTING, Release);
-                Ok(Arrived::Acts(number))
-            }
-            _ => {
-                inside.end(PASS);
-                Ok(Arrived::Passed(self.parties() - 1))
-            }
-        };
-        inside.leave();
-        arrived
+        within(&self.object, |rounds, entered| {
+            Ok(match rounds.arrive(seat, self.parties(), acts) {
+                Arrival::Passed(number) => Arrived::Passed(number),
+                Arrival::Acts(number) => Arrived::Acts(number),
+                Arrival::Broken => Arrived::Broken,
+                Arrival::Queues(WAIT) => self.queue(WAIT, entered, seat, kind)?,
+                Arrival::Queues(gate) => self.queue(gate, &self.object.enter(gate), seat, kind)?,
+            })
+        })
     }
 
     fn queue(&self, gate: usize, entered: &Entered<'_>, seat: u32, kind: Kind) -> io::Result<Arrived> {
@@ -285,67 +171,37 @@ impl Barrier {
     /// What has become of a waiter. One whose time is `over` breaks the barrier, unless all are here and one acts.
     #[must_use]
     pub fn look(&self, waiter: &Waiter, over: bool) -> Seen {
-        let mut inside = Inside::enter(&self.object);
-        let words = inside.words();
-        let at_entry = waiter.gate() == ENTRY;
-        let mut seen = self.outcome(&inside, waiter);
-        if seen == Seen::Waits && over && (at_entry || words.state.load(Relaxed) != ACTING) {
-            inside.end(BREAK);
-            seen = self.outcome(&inside, waiter);
-        }
-        if seen != Seen::Waits {
-            if at_entry {
-                waiter.took(&self.object.enter(ENTRY));
-            } else {
-                waiter.took(&inside.entered);
+        within(&self.object, |rounds, entered| {
+            let seen = rounds.look(waiter.gate(), waiter.slot(), over);
+            match (seen, waiter.gate()) {
+                (Seen::Waits, _) => {}
+                (_, WAIT) => waiter.took(entered),
+                (_, gate) => waiter.took(&self.object.enter(gate)),
             }
-        }
-        inside.leave();
-        seen
-    }
-
-    fn outcome(&self, inside: &Inside<'_>, waiter: &Waiter) -> Seen {
-        if waiter.gate() == ENTRY {
-            let waits = self.object.enter(ENTRY).gate.state(waiter.slot()) == word::WAITING;
-            return if waits { Seen::Waits } else { Seen::Again };
-        }
-        if inside.entered.gate.state(waiter.slot()) == word::WAITING {
-            return Seen::Waits;
-        }
-        match inside.words().outcomes[waiter.slot() as usize].load(Relaxed) {
-            FAILED => Seen::Broken,
-            number => Seen::Passed(number),
-        }
+            seen
+        })
     }
 
     /// Who acted has done so, with success or without: the others go on, or the barrier is broken. False when it was broken or reset
     /// meanwhile.
     #[must_use]
     pub fn finish(&self, acts: u64, good: bool) -> bool {
-        let mut inside = Inside::enter(&self.object);
-        let words = inside.words();
-        let mine = words.state.load(Relaxed) == ACTING && words.acts.load(Relaxed) == acts;
-        if mine {
-            inside.end(if good { PASS } else { BREAK });
-        }
-        inside.leave();
-        mine
+        within(&self.object, |rounds, _| rounds.finish(acts, good))
     }
 
-    /// Breaks it: who waits, and who comes until it is reset, is told so.
+    /// Breaks it: who waits or has not left yet, and who comes until it is reset, is told so.
     pub fn abort(&self) {
-        self.end(BREAK);
+        within(&self.object, |rounds, _| rounds.end(Ending::Abort));
+    }
+
+    /// Breaks it as one that has waited long enough does: who waits, and who comes until it is reset, is told so.
+    pub fn give_up(&self) {
+        within(&self.object, |rounds, _| rounds.end(Ending::Break));
     }
 
     /// Makes it whole, with nobody waiting: who does is told that it is broken.
     pub fn reset(&self) {
-        self.end(RESET);
-    }
-
-    fn end(&self, how: u32) {
-        let mut inside = Inside::enter(&self.object);
-        inside.end(how);
-        inside.leave();
+        within(&self.object, |rounds, _| rounds.end(Ending::Reset));
     }
 
     /// Sees to the deaths of its users that nobody has seen.
@@ -356,22 +212,22 @@ impl Barrier {
     /// Whether it is broken.
     #[must_use]
     pub fn is_broken(&self) -> bool {
-        words(&self.object).state.load(Relaxed) == BROKEN
+        words(&self.object).rounds.is_broken()
     }
 
     /// How many have arrived and wait for the others.
     #[must_use]
     pub fn waiting(&self) -> u32 {
-        match words(&self.object).state.load(Relaxed) {
-            OPEN => self.object.gate(WAIT).waiting(),
-            _ => 0,
+        match words(&self.object).rounds.is_open() {
+            true => self.object.gate(WAIT).waiting(),
+            false => 0,
         }
     }
 
     /// How many rounds have passed.
     #[must_use]
     pub fn passed(&self) -> u64 {
-        words(&self.object).passed.load(Relaxed)
+        words(&self.object).rounds.passed()
     }
 }
 
@@ -394,14 +250,10 @@ mod tests {
     fn an_end_that_was_begun_by_one_that_died_is_finished_by_the_next() {
         let barrier = Barrier::create(3).expect("memory");
         let (first, second) = (wait(&barrier), wait(&barrier));
-        {
-            let words = words(&barrier.object);
-            words.ending.store(PASS, Relaxed);
-            words.number.store(1, Relaxed);
-            words.outcomes[first.slot() as usize].store(0, Relaxed);
-            let entered = barrier.object.enter(WAIT);
-            assert!(entered.gate.wake_first(0).is_some());
-        }
+        within(&barrier.object, |rounds, _| {
+            rounds.begin_to_end(Ending::Pass);
+            assert!(rounds.begin_to_tell(true));
+        });
         assert_eq!(barrier.look(&second, false), Seen::Passed(1));
         assert_eq!(barrier.look(&first, false), Seen::Passed(0));
         assert_eq!(
@@ -429,6 +281,24 @@ mod tests {
         assert_eq!(barrier.look(&second, true), Seen::Waits);
         assert!(barrier.finish(new, true));
         assert_eq!(barrier.look(&second, false), Seen::Passed(0));
+    }
+
+    #[test]
+    fn an_abort_breaks_it_also_for_who_has_not_left_yet() {
+        let barrier = Barrier::create(2).expect("memory");
+        let slow = wait(&barrier);
+        assert!(matches!(arrive(&barrier, false), Arrived::Passed(1)));
+        let next = wait(&barrier);
+        barrier.abort();
+        assert_eq!(barrier.look(&slow, false), Seen::Broken);
+        assert_eq!(barrier.look(&next, false), Seen::Broken);
+        barrier.reset();
+        let slow = wait(&barrier);
+        assert!(matches!(arrive(&barrier, false), Arrived::Passed(1)));
+        let next = wait(&barrier);
+        barrier.reset();
+        assert_eq!(barrier.look(&slow, false), Seen::Passed(0), "its round was over");
+        assert_eq!(barrier.look(&next, false), Seen::Broken);
     }
 
     #[test]

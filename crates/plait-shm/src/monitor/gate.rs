@@ -198,6 +198,11 @@ impl Gate<'_> {
         self.words.first.load(Relaxed).checked_sub(1)
     }
 
+    /// Who was woken and has not left yet.
+    pub fn told(&self) -> impl Iterator<Item = u32> {
+        (0..self.words.fresh.load(Relaxed)).filter(|&index| matches!(self.state(index), word::WOKEN | word::HANDED))
+    }
+
     /// Whether somebody of a seat's process is in the queue.
     pub fn waits(&self, seat: u32) -> bool {
         (0..self.words.fresh.load(Relaxed))

@@ -11,6 +11,7 @@
 //! | [`semaphore`] | permits, which belong to nobody |
 //! | [`notice`] | events and conditions: those who wait are told |
 //! | [`barrier`] | parties that wait for one another, any of which may die |
+//! | [`rounds`] | how those parties are let go on, under one guard |
 //! | [`waiter`] | a waiter of this process, asleep or not |
 //! | [`channel`] | messages in a ring, put and got by all |
 //! | [`store`] | blocks of a channel for what is too large for its ring |
@@ -35,6 +36,7 @@ pub mod notice;
 pub mod object;
 #[cfg(not(loom))]
 pub mod peers;
+pub mod rounds;
 #[cfg(not(loom))]
 pub mod seats;
 #[cfg(not(loom))]
