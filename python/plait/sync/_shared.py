@@ -40,7 +40,19 @@ __all__ = [
 T = TypeVar("T")
 
 
-class SharedChannel(_core.SharedChannelCore[T], Channel[T]):
+class _Itself:
+    """Something whose copies are itself: there is one of it, wherever it is."""
+
+    __slots__ = ()
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
+
+
+class SharedChannel(_Itself, _core.SharedChannelCore[T], Channel[T]):
     """A channel of any number of processes."""
 
     __slots__ = ()
@@ -52,14 +64,8 @@ class SharedChannel(_core.SharedChannelCore[T], Channel[T]):
     def __reduce__(self) -> tuple[Callable[..., SharedChannel[Any]], tuple[Any, ...]]:
         return SharedChannel, (self.maxsize, self.segment)
 
-    def __copy__(self) -> SharedChannel[T]:
-        return self
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> SharedChannel[T]:
-        return self
-
-
-class _AnyLock(_core.SharedLockCore):
+class _AnyLock(_Itself, _core.SharedLockCore):
     """A lock of any number of processes."""
 
     __slots__ = ()
@@ -96,12 +102,6 @@ class _AnyLock(_core.SharedLockCore):
     def __reduce__(self) -> tuple[Callable[..., Self], tuple[Any, ...]]:
         return type(self), (self._segment,)
 
-    def __copy__(self) -> Self:
-        return self
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        return self
-
 
 class SharedLock(_AnyLock):
     """A `plait.Lock` of any number of processes."""
@@ -119,7 +119,7 @@ class SharedRLock(_AnyLock):
     _reentrant = True
 
 
-class SharedSemaphore(_core.SharedSemaphoreCore):
+class SharedSemaphore(_Itself, _core.SharedSemaphoreCore):
     """A `plait.Semaphore` of any number of processes."""
 
     __slots__ = ()
@@ -165,12 +165,6 @@ class SharedSemaphore(_core.SharedSemaphoreCore):
     def __reduce__(self) -> tuple[Callable[..., Self], tuple[Any, ...]]:
         return type(self), (self._initial_value, self._segment)
 
-    def __copy__(self) -> Self:
-        return self
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        return self
-
 
 class SharedBoundedSemaphore(SharedSemaphore):
     """A `plait.BoundedSemaphore` of any number of processes."""
@@ -180,7 +174,7 @@ class SharedBoundedSemaphore(SharedSemaphore):
     _bounded = True
 
 
-class SharedEvent(_core.SharedEventCore):
+class SharedEvent(_Itself, _core.SharedEventCore):
     """A `plait.Event` of any number of processes."""
 
     __slots__ = ()
@@ -207,14 +201,8 @@ class SharedEvent(_core.SharedEventCore):
     def __reduce__(self) -> tuple[Callable[..., Self], tuple[Any, ...]]:
         return type(self), (self._segment,)
 
-    def __copy__(self) -> Self:
-        return self
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        return self
-
-
-class SharedCondition(_core.SharedConditionCore, AnyCondition):
+class SharedCondition(_Itself, _core.SharedConditionCore, AnyCondition):
     """A `plait.Condition` of any number of processes."""
 
     __slots__ = ("_is_owned", "_lock", "_release_save", "_restore", "acquire", "release")
@@ -250,14 +238,8 @@ class SharedCondition(_core.SharedConditionCore, AnyCondition):
     def __reduce__(self) -> tuple[Callable[..., Self], tuple[Any, ...]]:
         return type(self), (self._lock, self._segment)
 
-    def __copy__(self) -> Self:
-        return self
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        return self
-
-
-class SharedBarrier(_core.SharedBarrierCore):
+class SharedBarrier(_Itself, _core.SharedBarrierCore):
     """A `plait.Barrier` of any number of processes."""
 
     __slots__ = ("_action", "_timeout")
@@ -348,12 +330,6 @@ class SharedBarrier(_core.SharedBarrierCore):
 
     def __reduce__(self) -> tuple[Callable[..., Self], tuple[Any, ...]]:
         return type(self), (self.parties, self._action, self._timeout, self._segment)
-
-    def __copy__(self) -> Self:
-        return self
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        return self
 
 
 Barrier.register(SharedBarrier)
