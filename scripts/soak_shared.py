@@ -4,8 +4,8 @@
 
 In each round a channel, a lock with what it guards and a barrier are used by processes of all start methods, in threads and in
 tasks. They are killed at random instants and replaced. At the end of a round the producers are killed and the channel is shut
-down: consumers have to end, `join` has to return, what arrived must have been sent once, and what did not must be counted as lost
-or have been in the hands of a consumer that was killed.
+down: consumers have to end, `join` has to return, what arrived must have been sent once, and what did not must be counted as
+lost or have been in the hands of a consumer that was killed.
 """
 
 from __future__ import annotations
