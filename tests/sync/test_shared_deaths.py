@@ -393,6 +393,47 @@ def test_what_a_process_has_in_hand_when_it_lets_go_of_the_channel_is_its_own() 
     channel.join()
 
 
+def test_join_ends_where_another_calls_done_what_takers_have_that_are_killed() -> None:
+    chance = random.Random(5)
+    channel, reports = plait.Channel[int](8, shared=True), plait.Channel[Any](8, shared=True)
+
+    def take() -> None:
+        for number in channel:
+            reports.put(number)
+
+    def put() -> None:
+        try:
+            for number in range(10**9):
+                channel.put(number)
+        except plait.ChannelShutDown:
+            pass
+
+    def call_done() -> None:
+        for _ in reports:
+            try:
+                channel.task_done()
+            except ValueError:  # its taker died, and it was called done for that
+                pass
+
+    children = [start(take) for _ in range(3)]
+    threads = [threading.Thread(target=put), threading.Thread(target=call_done)]
+    for thread in threads:
+        thread.start()
+    for _ in range(KILLS // 2):
+        time.sleep(chance.uniform(0, 0.01))
+        kill(children.pop(chance.randrange(len(children))))
+        children.append(start(take))
+    channel.shutdown()
+    threads[0].join()
+    kill(children.pop())
+    for child in children:
+        os.waitpid(child, 0)
+    channel.join()
+    reports.shutdown()
+    threads[1].join()
+    assert channel.statistics()["unfinished"] == 0
+
+
 def test_the_end_of_who_was_told_of_an_event_tells_nobody_who_came_since() -> None:
     event: Any = plait.Event(shared=True)
     child = start(event.wait)
