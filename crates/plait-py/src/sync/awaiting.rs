@@ -6,7 +6,7 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use plait_shm::wait::Kind;
+use plait_shm::wait::{Kind, Woken};
 use plait_sys::time;
 use pyo3::exceptions::{PyRuntimeError, PyRuntimeWarning, PyStopIteration};
 use pyo3::prelude::*;
@@ -131,6 +131,16 @@ impl Awaiting {
         };
         if let (Some(mut operation), Some(mut place)) = (operation, place) {
             operation.leave(py, &mut place);
+        }
+    }
+
+    /// Its task was woken and cannot run for a while: whom to wake in its stead.
+    pub(crate) fn pass_on(&self, py: Python<'_>) -> Vec<Woken<Task>> {
+        let inner = self.lock();
+        match (&inner.operation, &inner.place) {
+            (Some(operation), Some(place)) => operation.pass_on(py, place),
+            // It runs, or it is over.
+            _ => Vec::new(),
         }
     }
 

@@ -57,6 +57,7 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     spin::look_for_gil(module.py());
     awaiting::register(module)?;
     module.add_class::<inbox::Drain>()?;
+    module.add_class::<inbox::Stopped>()?;
     module.add_function(wrap_pyfunction!(spin::allow_spin, module)?)?;
     channel::register(module)?;
     locks::register(module)?;

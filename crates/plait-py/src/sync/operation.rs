@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use plait_pool::processes::Sleep;
 use plait_pool::spin::Spin;
-use plait_shm::wait::{Kind, Ticket};
+use plait_shm::wait::{Kind, Ticket, Woken};
 use plait_sys::event::EventFd;
 use plait_sys::futex::Wait;
 use plait_sys::{fork, thread, time};
@@ -14,6 +14,7 @@ use pyo3::prelude::*;
 use pyo3::{PyTraverseError, PyVisit};
 
 use super::Waiter;
+use super::inbox::{Standstill, Task};
 use super::spin::{self, Who};
 use crate::gil::{self, Waitable};
 
@@ -62,6 +63,11 @@ pub(crate) trait Operation: Send + Sync {
 
     /// Nobody waits for it any more: takes the place out of all queues, closes its waiter, and passes on what that had been woken for.
     fn leave(&mut self, py: Python<'_>, place: &mut Place);
+
+    /// The task that waits at the place was woken and cannot run for a while: whom to wake in its stead for what it was woken for.
+    fn pass_on(&self, _py: Python<'_>, _place: &Place) -> Vec<Woken<Task>> {
+        Vec::new()
+    }
 
     /// Shows the collector what it holds.
     fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError>;
@@ -147,6 +153,8 @@ pub(crate) fn block_on(
     deadline_ns: Option<u64>,
 ) -> PyResult<Option<Py<PyAny>>> {
     let mut place = Place::new(waiter_here()?);
+    // The tasks of a loop that runs here would keep from this thread what they are woken for.
+    let _standstill = Standstill::begin(py);
     loop {
         if let Some(done) = operation.attempt(py, Some(&mut place))? {
             return Ok(Some(done));

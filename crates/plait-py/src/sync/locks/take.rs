@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use plait_shm::permits::{Full, Permits};
-use plait_shm::wait::Kind;
+use plait_shm::wait::{Kind, Woken};
 use plait_sys::time;
 use pyo3::prelude::*;
 use pyo3::types::PyBool;
@@ -118,6 +118,11 @@ impl<C: Permitting> Operation for Take<C> {
             // It was handed over, so there is room.
             let _ = give(py, permits, 1);
         }
+    }
+
+    fn pass_on(&self, _py: Python<'_>, place: &Place) -> Vec<Woken<Task>> {
+        let wakes = self.from.get().permits().pass_on(&place.waiter);
+        wakes.into_iter().collect()
     }
 
     /// A lock is mostly held by another task of the same loop, or for longer than a spin.
