@@ -234,11 +234,13 @@ impl<T> Permits<T> {
         };
         if wake.granted {
             state.queue.arrive(Some(wake));
+            waiter.close(); // There is nothing to be passed on any more.
             return (true, wakes);
         }
         state.looked(wake);
         let taken = self.take_or_look(&state);
         if taken {
+            waiter.close();
             self.settle(&mut state, 0, &mut wakes);
         } else {
             waiter.rearm();
