@@ -22,11 +22,12 @@ use plait_sys::event::EventFd;
 use pyo3::exceptions::PyNotImplementedError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyWeakrefReference};
-use pyo3::{PyTraverseError, PyVisit};
+use pyo3::types::{PyString, PyWeakrefReference};
+use pyo3::{PyTraverseError, PyVisit, intern};
 
 use super::Waiter;
 use super::awaiting::Awaiting;
+use crate::calling;
 
 /// A task that waits, as a queue knows it.
 pub(crate) struct Task {
@@ -127,8 +128,9 @@ impl Inbox {
         self.event_loop.bind(py)
     }
 
-    fn says(&self, py: Python<'_>, what: &str) -> bool {
-        let said = self.event_loop.bind(py).call_method0(what);
+    fn says(&self, what: &Bound<'_, PyString>) -> bool {
+        let method = self.event_loop.bind(what.py()).getattr(what);
+        let said = method.and_then(|method| calling::call(&method, []));
         said.and_then(|said| said.is_truthy()).unwrap_or(false)
     }
 
@@ -158,8 +160,8 @@ impl Inbox {
 
     /// Has the loop wake `waiter`, from another thread.
     fn post(self: &Arc<Self>, py: Python<'_>, waiter: Arc<Waiter>) -> Told {
-        let running = self.says(py, "is_running");
-        if !running && self.says(py, "is_closed") {
+        let running = self.says(intern!(py, "is_running"));
+        if !running && self.says(intern!(py, "is_closed")) {
             return Told::Never;
         }
         let Some(posted) = self.mail.post(waiter) else {
@@ -179,7 +181,10 @@ impl Inbox {
                 true
             }
             None => Bound::new(py, Drain(Arc::clone(self)))
-                .and_then(|drain| self.event_loop.bind(py).call_method1("call_soon_threadsafe", (drain,)))
+                .and_then(|drain| {
+                    let ask = self.event_loop.bind(py).getattr(intern!(py, "call_soon_threadsafe"))?;
+                    calling::call(&ask, [drain.as_any()])
+                })
                 .is_ok(),
         }
     }

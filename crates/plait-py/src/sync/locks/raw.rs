@@ -1,19 +1,26 @@
 //! The methods that are called each time somebody takes a lock or gives it back, without PyO3's way in: `acquire`, `release`,
-//! `__enter__` and `__exit__`. A lock that nobody waits for costs about as much as the call; `benches/locks` shows it.
+//! `__enter__`, `__exit__`, `__aenter__` and `__aexit__`. A lock that nobody waits for costs about as much as the call; `benches/locks`
+//! shows it.
 //!
-//! What is uncommon goes to `_acquire` and `_release`, which are made as usual.
+//! What is uncommon goes to `_acquire`, `_release`, `_aenter` and `_aexit`, which are made as usual.
 
 use std::ffi::{CStr, c_int};
 
 use pyo3::prelude::*;
 use pyo3::{PyClass, PyTypeInfo, ffi};
 
-/// What goes without a wait, without Python code, and without touching a reference count.
+use super::done::Done;
+
+/// What goes without a wait.
 pub(super) trait Quick: PyClass<Frozen = pyo3::pyclass::boolean_struct::True> + Sync {
-    /// Takes it for the calling thread; false when that takes longer.
+    /// Takes it for the calling thread, without Python code or a touch of a reference count; false when that takes longer.
     fn take_now(&self) -> bool;
-    /// Gives it back; false when that takes longer, or is refused.
+    /// Gives it back in the same way; false when that takes longer, or is refused.
     fn give_now(&self) -> bool;
+    /// Takes it for the task that runs in this thread; false when that takes longer.
+    fn take_in_task_now(&self, py: Python<'_>) -> bool;
+    /// Gives it back in a task; false when that takes longer, or is refused.
+    fn give_in_task_now(&self, py: Python<'_>) -> bool;
 }
 
 /// The object that a method was called on.
@@ -124,6 +131,49 @@ unsafe extern "C" fn exit<C: Quick>(
     unsafe { release::<C>(slf, std::ptr::null_mut()) }
 }
 
+/// What `async with` awaits where there is nothing to wait for; null with an exception set.
+///
+/// # Safety
+/// Attached.
+#[inline]
+unsafe fn done() -> *mut ffi::PyObject {
+    // SAFETY: the caller's promise.
+    let py = unsafe { Python::assume_attached() };
+    match Done::get(py) {
+        Ok(done) => done.into_ptr(),
+        Err(error) => {
+            error.restore(py);
+            std::ptr::null_mut()
+        }
+    }
+}
+
+unsafe extern "C" fn aenter<C: Quick>(slf: *mut ffi::PyObject, _none: *mut ffi::PyObject) -> *mut ffi::PyObject {
+    // SAFETY: the interpreter calls it so, attached.
+    unsafe {
+        if this::<C>(&slf).take_in_task_now(Python::assume_attached()) {
+            done()
+        } else {
+            slowly(slf, c"_aenter", std::ptr::null(), 0, std::ptr::null_mut())
+        }
+    }
+}
+
+unsafe extern "C" fn aexit<C: Quick>(
+    slf: *mut ffi::PyObject,
+    _values: *mut *mut ffi::PyObject,
+    _count: ffi::Py_ssize_t,
+) -> *mut ffi::PyObject {
+    // SAFETY: the interpreter calls it so, attached.
+    unsafe {
+        if this::<C>(&slf).give_in_task_now(Python::assume_attached()) {
+            done()
+        } else {
+            slowly(slf, c"_aexit", std::ptr::null(), 0, std::ptr::null_mut())
+        }
+    }
+}
+
 /// The texts that differ between the classes, each with its signature first.
 pub(super) struct Texts {
     pub(super) acquire: &'static CStr,
@@ -155,7 +205,13 @@ pub(super) fn register<C: Quick + PyTypeInfo>(py: Python<'_>, texts: &Texts) -> 
     let exit_call = ffi::PyMethodDefPointer {
         PyCFunctionFast: exit::<C>,
     };
-    let methods: [(&CStr, &CStr, ffi::PyMethodDefPointer, c_int); 4] = [
+    let aenter_call = ffi::PyMethodDefPointer {
+        PyCFunction: aenter::<C>,
+    };
+    let aexit_call = ffi::PyMethodDefPointer {
+        PyCFunctionFast: aexit::<C>,
+    };
+    let methods: [(&CStr, &CStr, ffi::PyMethodDefPointer, c_int); 6] = [
         (c"acquire", texts.acquire, acquire_call, keywords),
         release,
         (c"__enter__", c"__enter__($self)\n--\n\n", enter_call, ffi::METH_NOARGS),
@@ -163,6 +219,18 @@ pub(super) fn register<C: Quick + PyTypeInfo>(py: Python<'_>, texts: &Texts) -> 
             c"__exit__",
             c"__exit__($self, *exc)\n--\n\n",
             exit_call,
+            ffi::METH_FASTCALL,
+        ),
+        (
+            c"__aenter__",
+            c"__aenter__($self)\n--\n\n",
+            aenter_call,
+            ffi::METH_NOARGS,
+        ),
+        (
+            c"__aexit__",
+            c"__aexit__($self, *exc)\n--\n\n",
+            aexit_call,
             ffi::METH_FASTCALL,
         ),
     ];

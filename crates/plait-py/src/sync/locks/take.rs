@@ -51,6 +51,17 @@ pub(super) fn give(py: Python<'_>, permits: &Permits<Task>, count: u64) -> Resul
     Ok(())
 }
 
+/// Notes that the running task has got a permit. False when that fails: the permit is given back.
+#[inline]
+pub(super) fn note_or_give<C: Permitting>(py: Python<'_>, this: &C) -> bool {
+    let noted = this.taken(py, By::Task, 1).is_ok();
+    if !noted {
+        // It was free before, so there is room.
+        let _ = give(py, this.permits(), 1);
+    }
+    noted
+}
+
 /// The address of the loop that runs in this thread.
 fn loop_here(py: Python<'_>) -> Option<usize> {
     if !owner::tasks_seen() {
