@@ -13,6 +13,7 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyTuple};
 use pyo3::{PyTraverseError, PyVisit, ffi, intern};
 
+use crate::calling;
 use crate::future::FutureCore;
 
 /// What the loop is to do for one task: `set_state(destination, future)`.
@@ -232,7 +233,8 @@ impl Mailbox {
         let py = slf.py();
         let mut letters = slf.get().take().into_iter();
         while let Some(letter) = letters.next() {
-            let told = letter.set_state.bind(py).call1((&letter.destination, &letter.future));
+            let (destination, future) = (letter.destination.bind(py), letter.future.bind(py));
+            let told = calling::call(letter.set_state.bind(py), [destination, future]);
             let Err(error) = told else { continue };
             if error.is_instance_of::<PyKeyboardInterrupt>(py) || error.is_instance_of::<PySystemExit>(py) {
                 Self::put_off(slf, letters.collect())?;
