@@ -62,14 +62,16 @@ def until(condition: Callable[[], bool]) -> None:
 def begun(event_loop: Loop, coroutine: Any, waits: Callable[[], bool]) -> asyncio.Task[Any]:
     """A task that waits in a loop which has stopped since."""
 
-    async def look() -> None:
-        while not waits():
-            await asyncio.sleep(0)
-
     task = event_loop.create_task(coroutine)
-    event_loop.run_until_complete(look())
+    event_loop.run_until_complete(come_to(waits))
     assert not task.done()
     return task
+
+
+async def come_to(condition: Callable[[], bool]) -> None:
+    """As `until`, in a task."""
+    while not condition():  # noqa: ASYNC110  # who waits tells nobody
+        await asyncio.sleep(0)
 
 
 def stop_after(event_loop: Loop, call: Callable[[], object], thread: bool) -> None:
@@ -101,11 +103,13 @@ class Kind:
     def __init__(self) -> None:
         self.setup()
 
-    def setup(self) -> None: ...
-    def wait(self) -> Any: ...
-    def await_(self) -> Any: ...
-    def count(self) -> int: ...
-    def give(self) -> object: ...
+    count: Callable[[], int]
+    wait: Callable[[], Any]
+    await_: Callable[[], Any]
+    give: Callable[[], object]
+
+    def setup(self) -> None:
+        """Make it."""
 
 
 class Get(Kind):
@@ -296,8 +300,7 @@ def test_who_was_passed_over_waits_on_and_comes_later(event_loop: Loop, kind: Ki
         return
 
     async def later() -> Any:
-        while kind.count() != 1:
-            await asyncio.sleep(0)
+        await come_to(lambda: kind.count() == 1)
         assert not task.done()
         kind.give()
         return await task
@@ -306,13 +309,9 @@ def test_who_was_passed_over_waits_on_and_comes_later(event_loop: Loop, kind: Ki
 
 
 def test_many_that_cannot_come(event_loop: Loop, kind: Kind) -> None:
-    tasks = [event_loop.create_task(kind.await_()) for _ in range(3000)]  # pyright: ignore
+    tasks = [event_loop.create_task(kind.await_()) for _ in range(3000)]
 
-    async def look() -> None:
-        while kind.count() != len(tasks):
-            await asyncio.sleep(0)
-
-    event_loop.run_until_complete(look())
+    event_loop.run_until_complete(come_to(lambda: kind.count() == len(tasks)))
     waiting = behind(kind, "thread")
     kind.give()
     assert waiting.result() is True
@@ -324,11 +323,7 @@ def test_many_of_a_loop_that_is_closed() -> None:
     event_loop = asyncio.new_event_loop()
     tasks: list[Any] = [event_loop.create_task(channel.aget()) for _ in range(3000)]
 
-    async def look() -> None:
-        while channel.statistics()["waiting_get"] != len(tasks):
-            await asyncio.sleep(0)
-
-    event_loop.run_until_complete(look())
+    event_loop.run_until_complete(come_to(lambda: channel.statistics()["waiting_get"] == len(tasks)))
     waiting = Waiting(channel.get)
     until(lambda: channel.statistics()["waiting_get"] == len(tasks) + 1)
     event_loop.close()
@@ -356,8 +351,7 @@ def test_a_thread_that_waits_in_a_task_is_not_kept_from_it_by_its_own_loop(event
 
     async def main() -> None:
         task = asyncio.create_task(kind.await_())
-        while kind.count() != 1:
-            await asyncio.sleep(0)
+        await come_to(lambda: kind.count() == 1)
 
         def give() -> bool:
             until(lambda: kind.count() == 2)
@@ -383,11 +377,9 @@ def test_those_that_were_about_to_run_when_a_task_waits_as_a_thread(event_loop: 
 
     async def main() -> None:
         task = asyncio.create_task(channel.aget())
-        while channel.statistics()["waiting_get"] != 1:
-            await asyncio.sleep(0)
+        await come_to(lambda: channel.statistics()["waiting_get"] == 1)
         other = asyncio.create_task(wait_as_a_thread())
-        while hurry.statistics()["waiting_get"] != 1:
-            await asyncio.sleep(0)
+        await come_to(lambda: hurry.statistics()["waiting_get"] == 1)
 
         def give() -> bool:
             hurry.put(None)
@@ -419,14 +411,15 @@ def test_a_loop_without_hooks_is_not_relied_on() -> None:
 
     class Plain(asyncio.SelectorEventLoop):
         def run_forever(self) -> None:
+            this: Any = self
             asyncio._set_running_loop(self)
-            self._thread_id = threading.get_ident()
+            this._thread_id = threading.get_ident()
             try:
-                while not self._stopping:  # type: ignore[attr-defined]
-                    self._run_once()  # type: ignore[attr-defined]
+                while not this._stopping:
+                    this._run_once()
             finally:
-                self._stopping = False
-                self._thread_id = None
+                this._stopping = False
+                this._thread_id = None
                 asyncio._set_running_loop(None)
 
     channel = plait.Channel()
@@ -449,7 +442,7 @@ def test_messages_between_loops_that_stop_and_go_on_again(event_loop: Loop) -> N
 
     async def take() -> None:
         async for number in channel:
-            found.append(number)
+            found.append(number)  # noqa: PERF401  # as they come
 
     def produce() -> bool:
         for number in range(count):
@@ -461,7 +454,7 @@ def test_messages_between_loops_that_stop_and_go_on_again(event_loop: Loop) -> N
         found.extend(channel)
         return True
 
-    tasks = [event_loop.create_task(take()) for _ in range(3)]  # pyright: ignore
+    tasks = [event_loop.create_task(take()) for _ in range(3)]
     threads = [Waiting(consume), Waiting(produce)]
     while not all(thread.over for thread in threads):
         event_loop.call_later(0.001, event_loop.stop)
@@ -487,7 +480,7 @@ def test_a_lock_between_loops_that_stop_and_go_on_again(event_loop: Loop) -> Non
                 counted[0] += 1
         return True
 
-    tasks = [event_loop.create_task(count_in_task()) for _ in range(3)]  # pyright: ignore
+    tasks = [event_loop.create_task(count_in_task()) for _ in range(3)]
     threads = [Waiting(count_in_thread) for _ in range(2)]
     while not all(thread.over for thread in threads):
         event_loop.call_later(0.0005, event_loop.stop)

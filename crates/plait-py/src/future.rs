@@ -133,6 +133,14 @@ impl FutureCore {
         self.cell.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// What it returned, if it is over and that is known.
+    pub(crate) fn value(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        match &self.lock().state {
+            State::Value(value) => Some(value.clone_ref(py)),
+            _ => None,
+        }
+    }
+
     /// Puts a task behind a new future.
     pub(crate) fn begin(&self, task: Task) {
         self.lock().state = State::Task(task);
