@@ -37,12 +37,7 @@ impl Drop for Hold {
 /// # Safety
 /// Attached; all are as the interpreter's function takes them.
 #[inline]
-pub(crate) unsafe fn vectorcall(
-    callable: Object,
-    values: *const Object,
-    count: usize,
-    names: Object,
-) -> Object {
+pub(crate) unsafe fn vectorcall(callable: Object, values: *const Object, count: usize, names: Object) -> Object {
     // Hidden from the compiler: PyO3 declares the same function as one that does not unwind, and of two declarations one counts.
     let function: Vectorcall = black_box(PyObject_Vectorcall);
     let hold = Hold;
@@ -68,7 +63,10 @@ pub(crate) unsafe fn call_packed(callable: Object, values: Object) -> Object {
 }
 
 /// Calls `function` with the values of a tuple.
-pub(crate) fn call_with<'py>(function: &Bound<'py, PyAny>, values: &Bound<'py, PyTuple>) -> PyResult<Bound<'py, PyAny>> {
+pub(crate) fn call_with<'py>(
+    function: &Bound<'py, PyAny>,
+    values: &Bound<'py, PyTuple>,
+) -> PyResult<Bound<'py, PyAny>> {
     // SAFETY: attached, and both live.
     unsafe {
         let result = call_packed(function.as_ptr(), values.as_ptr());

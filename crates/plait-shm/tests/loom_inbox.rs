@@ -142,13 +142,17 @@ impl Items {
 
 impl Thing for Items {
     fn pass_on(&self, task: &Seat) -> Vec<Woken<()>> {
-        self.with(|channel| channel.pass_on(Want::Get, task, 0)).into_iter().collect()
+        self.with(|channel| channel.pass_on(Want::Get, task, 0))
+            .into_iter()
+            .collect()
     }
 }
 
 impl Rig<Items> {
     fn put(&self, item: u32) {
-        let woken = self.thing.with(|channel| channel.put(item, false).expect("there is room"));
+        let woken = self
+            .thing
+            .with(|channel| channel.put(item, false).expect("there is room"));
         self.wake(woken);
     }
 

@@ -15,9 +15,9 @@ use pyo3::types::{PyTuple, PyType};
 use pyo3::{PyTraverseError, PyTypeInfo, PyVisit, ffi};
 
 use super::Waiter;
-use crate::calling;
 use super::inbox::{Inbox, Task};
 use super::operation::{Operation, Place, spin_for};
+use crate::calling;
 
 /// How far the task is that waits.
 #[derive(Default)]

@@ -170,7 +170,11 @@ impl Inbox {
         if posted.first && !self.signal(py) {
             return Told::Never;
         }
-        if running && posted.attended { Told::Coming } else { Told::Whenever }
+        if running && posted.attended {
+            Told::Coming
+        } else {
+            Told::Whenever
+        }
     }
 
     /// Tells the loop that there is mail. False where it cannot be told any more.

@@ -1,6 +1,6 @@
 //! Something that is tried until it goes, and the thread that waits for it.
 
-use std::cell::RefCell;
+use std::cell::Cell;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
@@ -74,8 +74,8 @@ pub(crate) trait Operation: Send + Sync {
 }
 
 thread_local! {
-    /// Whether this is the main thread, and then the event that wakes it; and the fork of the program that found out.
-    static MAIN: RefCell<Option<(u32, Option<Arc<EventFd>>)>> = const { RefCell::new(None) };
+    /// Whether this is the main thread, and the fork of the program that found out.
+    static MAIN: Cell<Option<(u32, bool)>> = const { Cell::new(None) };
 }
 
 /// A waiter for the calling thread.
@@ -83,19 +83,18 @@ thread_local! {
 /// # Errors
 /// No descriptor is left.
 fn waiter_here() -> PyResult<Arc<Waiter>> {
-    let event = MAIN.with_borrow_mut(|known| match known {
-        Some((generation, event)) if *generation == fork::generation() => Ok(event.clone()),
+    let is_main = match MAIN.get() {
+        Some((generation, is_main)) if generation == fork::generation() => is_main,
         _ => {
-            let event = if thread::is_main() {
-                Some(Arc::new(EventFd::create()?))
-            } else {
-                None
-            };
-            *known = Some((fork::generation(), event.clone()));
-            PyResult::Ok(event)
+            MAIN.set(Some((fork::generation(), thread::is_main())));
+            thread::is_main()
         }
-    })?;
-    let kind = event.map_or(Kind::Thread, Kind::Main);
+    };
+    let kind = if is_main {
+        Kind::Main(EventFd::of_thread()?)
+    } else {
+        Kind::Thread
+    };
     Ok(Waiter::new(kind, time::monotonic_ns()))
 }
 

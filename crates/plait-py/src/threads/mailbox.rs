@@ -103,7 +103,11 @@ impl Short {
         let find = || -> PyResult<Self> {
             Ok(Self {
                 copy: Self::copy_now(py)?.unbind(),
-                future: py.import("_asyncio")?.getattr("Future")?.cast_into::<PyType>()?.unbind(),
+                future: py
+                    .import("_asyncio")?
+                    .getattr("Future")?
+                    .cast_into::<PyType>()?
+                    .unbind(),
             })
         };
         let short = SHORT.get_or_init(py, || find().ok()).as_ref()?;
@@ -112,7 +116,9 @@ impl Short {
 
     fn copy_now(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
         static FUTURES: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-        let futures = FUTURES.get_or_try_init(py, || py.import("asyncio.futures").map(|module| module.into_any().unbind()))?;
+        let futures = FUTURES.get_or_try_init(py, || {
+            py.import("asyncio.futures").map(|module| module.into_any().unbind())
+        })?;
         futures.bind(py).getattr(intern!(py, "_copy_future_state"))
     }
 

@@ -145,7 +145,11 @@ impl ThreadPoolCore {
     /// Takes no more tasks.
     fn _shut_down(&self, py: Python<'_>, cancel: bool) -> PyResult<()> {
         let core = self.core()?;
-        if core.crew.inert() { Ok(()) } else { core.shut_down(py, cancel) }
+        if core.crew.inert() {
+            Ok(())
+        } else {
+            core.shut_down(py, cancel)
+        }
     }
 
     /// Waits until the threads have nothing left to do, after `_shut_down`.

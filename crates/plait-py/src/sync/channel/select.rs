@@ -253,7 +253,9 @@ impl Operation for Select {
     }
 
     fn pass_on(&self, py: Python<'_>, place: &Place) -> Vec<Woken<Task>> {
-        let Some(wake) = place.waiter.woken() else { return Vec::new() };
+        let Some(wake) = place.waiter.woken() else {
+            return Vec::new();
+        };
         match &self.sources[wake.source as usize] {
             Source::Local(channel) => {
                 let woken = channel.get().lock(py).pass_on(Want::Get, &place.waiter, wake.source);

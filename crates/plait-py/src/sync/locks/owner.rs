@@ -55,7 +55,10 @@ fn current_tasks(py: Python<'_>) -> Option<&Bound<'_, PyDict>> {
     let find = || {
         let tasks = py.import("_asyncio").ok()?.getattr("_current_tasks").ok()?;
         let used = py.import("asyncio.tasks").ok()?.getattr("_current_tasks").ok()?;
-        tasks.is(&used).then(|| tasks.cast_into::<PyDict>().ok().map(Bound::unbind)).flatten()
+        tasks
+            .is(&used)
+            .then(|| tasks.cast_into::<PyDict>().ok().map(Bound::unbind))
+            .flatten()
     };
     TASKS.get_or_init(py, find).as_ref().map(|tasks| tasks.bind(py))
 }

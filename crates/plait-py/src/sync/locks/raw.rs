@@ -4,12 +4,13 @@
 //!
 //! What is uncommon goes to `_acquire`, `_release`, `_aenter` and `_aexit`, which are made as usual.
 
-use std::ffi::{CStr, c_int};
+use std::ffi::CStr;
 
 use pyo3::prelude::*;
 use pyo3::{PyClass, PyTypeInfo, ffi};
 
 use super::done::Done;
+use crate::sync::slots::{self, this};
 
 /// What goes without a wait.
 pub(super) trait Quick: PyClass<Frozen = pyo3::pyclass::boolean_struct::True> + Sync {
@@ -21,19 +22,6 @@ pub(super) trait Quick: PyClass<Frozen = pyo3::pyclass::boolean_struct::True> + 
     fn take_in_task_now(&self, py: Python<'_>) -> bool;
     /// Gives it back in a task; false when that takes longer, or is refused.
     fn give_in_task_now(&self, py: Python<'_>) -> bool;
-}
-
-/// The object that a method was called on.
-///
-/// # Safety
-/// `slf` is an object of the class, alive during the call.
-#[inline]
-unsafe fn this<C: Quick>(slf: &*mut ffi::PyObject) -> &C {
-    // SAFETY: the caller's promise. The descriptor has checked the class.
-    unsafe {
-        let py = Python::assume_attached();
-        pyo3::Borrowed::<PyAny>::from_ptr(py, *slf).cast_unchecked::<C>().get()
-    }
 }
 
 /// Calls the method of this name with the same arguments.
@@ -60,14 +48,6 @@ unsafe fn slowly(
     }
 }
 
-/// A new reference.
-#[inline]
-fn new_reference(object: *mut ffi::PyObject) -> *mut ffi::PyObject {
-    // SAFETY: called attached, with True or None.
-    unsafe { ffi::Py_INCREF(object) };
-    object
-}
-
 unsafe extern "C" fn acquire<C: Quick>(
     slf: *mut ffi::PyObject,
     values: *const *mut ffi::PyObject,
@@ -77,7 +57,7 @@ unsafe extern "C" fn acquire<C: Quick>(
     // SAFETY: the interpreter calls it so.
     unsafe {
         if count == 0 && names.is_null() && this::<C>(&slf).take_now() {
-            new_reference(ffi::Py_True())
+            ffi::Py_NewRef(ffi::Py_True())
         } else {
             slowly(slf, c"_acquire", values, count, names)
         }
@@ -88,7 +68,7 @@ unsafe extern "C" fn enter<C: Quick>(slf: *mut ffi::PyObject, _none: *mut ffi::P
     // SAFETY: the interpreter calls it so.
     unsafe {
         if this::<C>(&slf).take_now() {
-            new_reference(ffi::Py_True())
+            ffi::Py_NewRef(ffi::Py_True())
         } else {
             slowly(slf, c"_acquire", std::ptr::null(), 0, std::ptr::null_mut())
         }
@@ -99,7 +79,7 @@ unsafe extern "C" fn release<C: Quick>(slf: *mut ffi::PyObject, _none: *mut ffi:
     // SAFETY: the interpreter calls it so.
     unsafe {
         if this::<C>(&slf).give_now() {
-            new_reference(ffi::Py_None())
+            ffi::Py_NewRef(ffi::Py_None())
         } else {
             slowly(slf, c"_release", std::ptr::null(), 0, std::ptr::null_mut())
         }
@@ -115,7 +95,7 @@ unsafe extern "C" fn release_some<C: Quick>(
     // SAFETY: the interpreter calls it so.
     unsafe {
         if count == 0 && names.is_null() && this::<C>(&slf).give_now() {
-            new_reference(ffi::Py_None())
+            ffi::Py_NewRef(ffi::Py_None())
         } else {
             slowly(slf, c"_release", values, count, names)
         }
@@ -211,7 +191,7 @@ pub(super) fn register<C: Quick + PyTypeInfo>(py: Python<'_>, texts: &Texts) -> 
     let aexit_call = ffi::PyMethodDefPointer {
         PyCFunctionFast: aexit::<C>,
     };
-    let methods: [(&CStr, &CStr, ffi::PyMethodDefPointer, c_int); 6] = [
+    let methods: [slots::Method; 6] = [
         (c"acquire", texts.acquire, acquire_call, keywords),
         release,
         (c"__enter__", c"__enter__($self)\n--\n\n", enter_call, ffi::METH_NOARGS),
@@ -234,21 +214,5 @@ pub(super) fn register<C: Quick + PyTypeInfo>(py: Python<'_>, texts: &Texts) -> 
             ffi::METH_FASTCALL,
         ),
     ];
-    let class = C::type_object(py);
-    for (name, doc, ml_meth, ml_flags) in methods {
-        // The interpreter keeps the address of each definition for ever.
-        let method = Box::leak(Box::new(ffi::PyMethodDef {
-            ml_name: name.as_ptr(),
-            ml_meth,
-            ml_flags,
-            ml_doc: doc.as_ptr(),
-        }));
-        // SAFETY: the definition lives for ever, and says truly how its function is called.
-        let descriptor = unsafe {
-            let made = ffi::PyDescr_NewMethod(class.as_type_ptr(), method);
-            Bound::from_owned_ptr_or_err(py, made)?
-        };
-        class.setattr(name.to_str().expect("ASCII"), descriptor)?;
-    }
-    Ok(())
+    slots::add::<C>(py, &methods)
 }
