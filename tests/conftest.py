@@ -37,7 +37,7 @@ FILES_OF_A_SERVER = 4
 signal_pipe: list[str] = []
 """Both ends of the pipe by which signals wake the main thread. It is made when a result is first waited for, and kept."""
 EVENT = "anon_inode:[eventfd]"
-KEPT_EVENTS = 2  # by which others wake the main thread: one for channels and locks, one for thread pools
+KEPT_EVENTS = 1  # by which others wake the main thread
 kept_events: list[str] = []
 """Those that were made so far. Each is made when it is first needed, and kept."""
 

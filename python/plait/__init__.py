@@ -44,14 +44,10 @@ if TYPE_CHECKING:
     from plait.shared._share import Shared as Shared, share as share
     from plait.sync._barrier import Barrier as Barrier
     from plait.sync._channel import Channel as Channel, aselect as aselect, select as select
-    from plait.sync._locks import (
-        BoundedSemaphore as BoundedSemaphore,
-        Condition as Condition,
-        Event as Event,
-        Lock as Lock,
-        RLock as RLock,
-        Semaphore as Semaphore,
-    )
+    from plait.sync._condition import Condition as Condition
+    from plait.sync._event import Event as Event
+    from plait.sync._locks import Lock as Lock, RLock as RLock
+    from plait.sync._semaphores import BoundedSemaphore as BoundedSemaphore, Semaphore as Semaphore
     from plait.threads._pool import ThreadPool as ThreadPool
 
 __version__ = "0.1.0"
@@ -95,15 +91,15 @@ __all__ = [
 
 _HOMES = {
     "Barrier": "plait.sync._barrier",
-    "BoundedSemaphore": "plait.sync._locks",
+    "BoundedSemaphore": "plait.sync._semaphores",
     "BrokenBarrierError": "plait.errors",
     "Channel": "plait.sync._channel",
     "ChannelEmpty": "plait.errors",
     "ChannelFull": "plait.errors",
     "ChannelShutDown": "plait.errors",
-    "Condition": "plait.sync._locks",
+    "Condition": "plait.sync._condition",
     "DeadlockError": "plait.errors",
-    "Event": "plait.sync._locks",
+    "Event": "plait.sync._event",
     "EventLoop": "plait.loop._loop",
     "Future": "plait._future",
     "LimitExceeded": "plait.errors",
@@ -113,7 +109,7 @@ _HOMES = {
     "OwnerDied": "plait.errors",
     "ProcessPool": "plait.processes._pool",
     "RLock": "plait.sync._locks",
-    "Semaphore": "plait.sync._locks",
+    "Semaphore": "plait.sync._semaphores",
     "Shared": "plait.shared._share",
     "TaskCancelled": "plait.errors",
     "TaskTimeout": "plait.errors",

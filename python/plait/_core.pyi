@@ -40,6 +40,7 @@ __all__ = [
     "SharedEventCore",
     "SharedLockCore",
     "SharedSemaphoreCore",
+    "Stopped",
     "StreamCore",
     "ThreadMapCore",
     "ThreadPoolCore",
@@ -435,6 +436,10 @@ class Awaiting(Coroutine[Any, Any, Any]):
 
 @final
 class Drain:
+    def __call__(self, *args: Any, **kwargs: Any) -> None: ...
+
+@final
+class Stopped:
     def __call__(self, *args: Any, **kwargs: Any) -> None: ...
 
 @final

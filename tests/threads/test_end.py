@@ -147,3 +147,80 @@ except RuntimeError as error:
     print(error)
 """
     assert run_script(source).stdout == "cannot join current thread\n"
+
+
+BUSY = """
+import asyncio, os, plait, signal, threading, time
+busy = threading.Event()
+def work(*ignored):
+    busy.set()
+    while True:  # asks for the GIL again and again, also while the interpreter ends
+        time.sleep(0)
+        len("")
+async def work_in_task(channel):
+    await channel.aget()
+    work()
+"""
+INTERRUPTED = """
+busy.wait()
+leaving = threading.Event()
+threading._register_atexit(leaving.set)  # called before those that were there
+def interrupt():
+    leaving.wait()
+    while True:
+        time.sleep(0.1)
+        os.kill(os.getpid(), signal.SIGINT)
+threading.Thread(target=interrupt, daemon=True).start()
+"""
+
+
+@pytest.mark.parametrize(
+    "begin",
+    [
+        "plait.ThreadPool(1).submit(work)",
+        "iterator = plait.ThreadPool(1).map(work, [1])",
+        "plait.ThreadPool(1, initializer=work).submit(len, '')",
+        "plait.ThreadPool(1).submit(time.sleep, 0.05).add_done_callback(work)",
+    ],
+)
+def test_a_task_that_runs_when_ctrl_c_ends_the_wait_for_it_at_exit(run_script, begin):
+    done = run_script(f"{BUSY}\npool = plait.ThreadPool(1)\n{begin}\n{INTERRUPTED}")
+    assert "KeyboardInterrupt" in done.stderr
+    assert "fatal" not in done.stderr.lower()
+
+
+@pytest.mark.parametrize("run", ["asyncio.run", "plait.run"])
+@pytest.mark.parametrize("what", ["a task that a channel has woken", "a callback"])
+def test_a_loop_in_a_daemon_thread_that_is_busy_at_exit(run_script, run, what):
+    source = f"""{BUSY}
+channel = plait.Channel()
+async def main():
+    if {what == "a callback"}:
+        asyncio.get_running_loop().call_soon(work)
+        await asyncio.sleep(600)
+    else:
+        await work_in_task(channel)
+threading.Thread(target=lambda: {run}(main()), daemon=True).start()
+while not channel.statistics()["waiting_get"] and {what != "a callback"}:
+    time.sleep(0.001)
+channel.put(1)
+busy.wait()
+"""
+    assert run_script(source).stderr == ""
+
+
+def test_threads_that_hand_messages_to_tasks_at_exit(run_script):
+    source = f"""{BUSY}
+channel = plait.Channel(1)
+async def take():
+    async for _ in channel:
+        busy.set()
+def put():
+    while True:
+        channel.put(1)
+for each in (lambda: asyncio.run(take()), put, put):
+    threading.Thread(target=each, daemon=True).start()
+busy.wait()
+"""
+    for _ in range(5):
+        assert run_script(source).stderr == ""

@@ -694,6 +694,60 @@ def test_what_interrupts_a_callback_of_a_finished_future_is_raised(single):
         future.add_done_callback(callback)
 
 
+def interrupted_and_not(future, seen):
+    def interrupt(_):
+        raise KeyboardInterrupt("now")
+
+    future.add_done_callback(interrupt)
+    future.add_done_callback(seen.append)
+    return future
+
+
+@pytest.mark.parametrize(
+    "end",
+    [lambda future: future.cancel(), lambda future: future.kill()],
+    ids=["cancel", "kill"],
+)
+def test_ctrl_c_in_a_callback_reaches_who_ended_the_task(single, gate, end):
+    seen: list[Any] = []
+    single.submit(gate.wait)
+    future = interrupted_and_not(single.submit(len, ""), seen)
+    with pytest.raises(KeyboardInterrupt, match="now"):
+        end(future)
+    assert seen == [future]
+    assert future.done()
+    assert single.statistics()["cancelled"] == 1
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        lambda future: future.set_result(1),
+        lambda future: future.set_exception(ValueError()),
+        lambda future: future.cancel(),
+    ],
+    ids=["result", "exception", "cancel"],
+)
+def test_ctrl_c_in_a_callback_reaches_who_ended_a_future_without_a_task(end):
+    seen: list[Any] = []
+    future = interrupted_and_not(plait.Future(), seen)
+    with pytest.raises(KeyboardInterrupt, match="now"):
+        end(future)
+    assert seen == [future]
+    assert future.done()
+
+
+def test_ctrl_c_in_a_callback_reaches_who_shuts_down_when_all_are_cancelled(single, gate):
+    seen: list[Any] = []
+    single.submit(gate.wait)
+    futures = [interrupted_and_not(single.submit(len, ""), seen)] + [single.submit(len, "") for _ in range(3)]
+    with pytest.raises(KeyboardInterrupt, match="now"):
+        single.shutdown(wait=False, cancel_futures=True)
+    assert seen == futures[:1]
+    assert all(future.cancelled() for future in futures)
+    assert single.statistics()["cancelled"] == 4
+
+
 def test_base_exceptions_are_told_and_end_no_thread(single):
     for error in (SystemExit(3), KeyboardInterrupt(), GeneratorExit()):
 

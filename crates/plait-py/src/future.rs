@@ -23,6 +23,7 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyList, PyString};
 use pyo3::{PyTraverseError, PyVisit};
 
+use crate::calling;
 use crate::error::{self, Subject};
 use crate::gil::{self, Waitable};
 use crate::parts::Stored;
@@ -59,6 +60,16 @@ enum State {
     Error(Py<PyAny>),
     Cancelled,
     CancelledAndNotified,
+}
+
+impl State {
+    /// Whether its end is still to come.
+    fn is_open(&self) -> bool {
+        matches!(
+            self,
+            Self::Pending | Self::Running | Self::Task(_) | Self::Queued(_) | Self::Begun(_)
+        )
+    }
 }
 
 struct Cell {
@@ -122,6 +133,14 @@ impl FutureCore {
         self.cell.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// What it returned, if it is over and that is known.
+    pub(crate) fn value(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        match &self.lock().state {
+            State::Value(value) => Some(value.clone_ref(py)),
+            _ => None,
+        }
+    }
+
     /// Puts a task behind a new future.
     pub(crate) fn begin(&self, task: Task) {
         self.lock().state = State::Task(task);
@@ -148,8 +167,7 @@ impl FutureCore {
                     let callbacks = std::mem::take(&mut cell.callbacks);
                     drop(cell);
                     drop(task);
-                    call_all(slf, callbacks);
-                    return Ok(true);
+                    return call_all(slf, callbacks).map(|()| true);
                 }
             }
         };
@@ -159,18 +177,20 @@ impl FutureCore {
 
     /// Settles it, and calls what [`settle_observed`](Self::settle_observed) left to be called. For threads that hold no condition.
     pub(crate) fn settle_and_call(slf: &Bound<'_, Self>) -> PyResult<()> {
-        if Self::settle(slf)? {
-            let (callbacks, left) = {
-                let mut cell = slf.get().lock();
-                cell.owed = false;
-                (std::mem::take(&mut cell.callbacks), cell.take_left())
-            };
-            if let Some((pool, slot)) = left {
-                pool.release(slot);
+        let settled = Self::settle(slf);
+        let (callbacks, left) = {
+            let mut cell = slf.get().lock();
+            if cell.state.is_open() {
+                return settled.map(drop);
             }
-            call_all(slf, callbacks);
+            cell.owed = false;
+            (std::mem::take(&mut cell.callbacks), cell.take_left())
+        };
+        if let Some((pool, slot)) = left {
+            pool.release(slot);
         }
-        Ok(())
+        let called = call_all(slf, callbacks);
+        settled.and(called)
     }
 
     /// Settles a future that has a condition, so that whoever made that asked the collector too.
@@ -198,8 +218,8 @@ impl FutureCore {
             None => Ok(()),
         };
         condition.call_method0("release")?;
-        call_all(slf, callbacks.unwrap_or_default());
-        told
+        let called = call_all(slf, callbacks.unwrap_or_default());
+        told.and(called)
     }
 
     /// Under the condition: tells `wait`, `as_completed` and threads on the condition how it ended.
@@ -308,10 +328,10 @@ impl FutureCore {
         let condition = Self::condition_of(slf)?;
         let timeout = deadline_ns.map(|at| at.saturating_sub(plait_sys::time::monotonic_ns()) as f64 / 1e9);
         condition.call_method0("acquire")?;
-        let waited = if matches!(Self::settle(slf), Ok(true)) {
-            Ok(())
-        } else {
-            condition.call_method1("wait", (timeout,)).map(drop)
+        let waited = match Self::settle(slf) {
+            Ok(true) => Ok(()),
+            Ok(false) => condition.call_method1("wait", (timeout,)).map(drop),
+            Err(error) => Err(error),
         };
         condition.call_method0("release")?;
         waited?;
@@ -376,9 +396,8 @@ impl FutureCore {
             None => Err(invalid_state(slf)),
         };
         condition.call_method0("release")?;
-        told?;
-        call_all(slf, callbacks.unwrap_or_default());
-        Ok(())
+        let called = call_all(slf, callbacks.unwrap_or_default());
+        told.and(called)
     }
 
     fn state_name(slf: &Bound<'_, Self>) -> PyResult<&'static str> {
@@ -504,22 +523,29 @@ fn invalid_state(slf: &Bound<'_, FutureCore>) -> PyErr {
 }
 
 /// Calls the callbacks; what they raise is logged, as the standard library does.
-fn call_all(slf: &Bound<'_, FutureCore>, callbacks: Vec<Py<PyAny>>) {
+///
+/// # Errors
+/// Ctrl-C and the like, when all were called.
+fn call_all(slf: &Bound<'_, FutureCore>, callbacks: Vec<Py<PyAny>>) -> PyResult<()> {
+    let mut first = Ok(());
     for callback in callbacks {
-        call_one(slf, callback.bind(slf.py()));
+        keep_first(slf, &mut first, call_one(slf, callback.bind(slf.py())));
+    }
+    first
+}
+
+/// The first exception that one of several callbacks raised is who asked's; there is nobody for another.
+fn keep_first(slf: &Bound<'_, FutureCore>, first: &mut PyResult<()>, next: PyResult<()>) {
+    match next {
+        Ok(()) => {}
+        Err(error) if first.is_err() => error.write_unraisable(slf.py(), Some(slf)),
+        next => *first = next,
     }
 }
 
-fn call_one(slf: &Bound<'_, FutureCore>, callback: &Bound<'_, PyAny>) {
-    if let Err(error) = try_one(slf, callback) {
-        error.write_unraisable(slf.py(), Some(slf));
-    }
-}
-
-/// The same for who may be told of Ctrl-C and the like.
-fn try_one(slf: &Bound<'_, FutureCore>, callback: &Bound<'_, PyAny>) -> PyResult<()> {
+fn call_one(slf: &Bound<'_, FutureCore>, callback: &Bound<'_, PyAny>) -> PyResult<()> {
     let py = slf.py();
-    let Err(error) = callback.call1((slf,)) else {
+    let Err(error) = calling::call(callback, [slf]) else {
         return Ok(());
     };
     if error.is_instance_of::<PyException>(py) {

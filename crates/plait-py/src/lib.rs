@@ -2,6 +2,7 @@
 //!
 //! | module | what |
 //! |---|---|
+//! | `calling` | calls of Python code by threads that the interpreter may end under |
 //! | `codec`, `payload` | values as bytes: the only serialisation |
 //! | `cycles` | who the collector of cycles has to look at |
 //! | `error` | what went wrong below, as Python exceptions |
@@ -15,6 +16,7 @@
 //! | `system` | a few calls to the system for the Python side |
 //! | `threads` | the thread pool |
 
+mod calling;
 mod codec;
 mod cycles;
 mod error;

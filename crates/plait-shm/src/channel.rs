@@ -311,4 +311,11 @@ impl<I, T> Channel<I, T> {
             Want::Join => None,
         }
     }
+
+    /// `waiter`, which knows the queue by the number `source`, was woken and cannot come for a while: the next in line is picked, if
+    /// there is something for it. The caller sees to it that it does not come meanwhile.
+    pub fn pass_on(&mut self, want: Want, waiter: &Waiter<T>, source: u32) -> Option<Woken<T>> {
+        let wake = waiter.pass_on(source)?;
+        self.give_back(want, wake)
+    }
 }

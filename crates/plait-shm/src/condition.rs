@@ -35,10 +35,17 @@ impl<T> Condition<T> {
         std::iter::from_fn(|| queue.wake_first(false)).take(count).collect()
     }
 
-    /// `waiter` gives up; whether it had been notified.
+    /// `waiter` was notified and cannot come for a while: another is notified too.
+    pub fn pass_on(&self, waiter: &Waiter<T>) -> Option<Woken<T>> {
+        let mut queue = self.queue.lock();
+        waiter.pass_on(0)?;
+        queue.wake_first(false)
+    }
+
+    /// `waiter` gives up; whether it had been notified, and nobody else in its place.
     pub fn leave(&self, waiter: &Arc<Waiter<T>>, ticket: Option<Ticket>) -> bool {
         let mut queue = self.queue.lock();
-        let notified = waiter.close().is_some();
+        let notified = waiter.close().is_some_and(|wake| !wake.passed_on);
         let left = queue.leave(ticket);
         drop(queue);
         drop(left);

@@ -14,6 +14,7 @@
 //! | [`monitor`] | what processes wait at together: queues of waiters that may die |
 //! | [`post`] | keeps a segment that is on its way to a process until it has arrived there |
 //! | [`wait`] | who waits in this process, threads and tasks in one queue |
+//! | [`inbox`] | the tasks of a loop that are to be woken, and whether the loop runs |
 //! | [`permits`] | the machine of locks and semaphores |
 //! | [`event`] | a flag that others wait for |
 //! | [`condition`] | who waits to be notified |
@@ -36,6 +37,7 @@ pub mod guarded;
 pub mod guarded;
 pub mod holds;
 pub mod idle;
+pub mod inbox;
 pub mod loan;
 pub mod monitor;
 pub mod permits;

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use crate::guarded::Guarded;
 use crate::sync::{AtomicU64, Ordering};
-use crate::wait::{PATIENCE_NS, Ticket, WaitQueue, Waiter, Woken};
+use crate::wait::{PATIENCE_NS, Ticket, WaitQueue, Waiter, Wake, Woken};
 
 const LOOK: u64 = 1;
 const ONE: u64 = 2;
@@ -39,6 +39,13 @@ impl<T> Default for State<T> {
             waits: 0,
             handed: 0,
         }
+    }
+}
+
+impl<T> State<T> {
+    /// Somebody who was told to look counts no longer as one that will; one whose wake-up was passed on has not counted since.
+    fn looked(&mut self, wake: Wake) {
+        self.looking = self.looking.saturating_sub(u64::from(!wake.passed_on));
     }
 }
 
@@ -220,17 +227,20 @@ impl<T> Permits<T> {
     /// After `waiter` was woken: whether it has a permit. If not it is in the queue again, where it was.
     pub fn retake(&self, waiter: &Arc<Waiter<T>>, ticket: &mut Option<Ticket>) -> (bool, Wakes<T>) {
         let mut wakes = Wakes::none();
+        let mut state = self.state.lock();
+        // Under the mutex: before, it might be passed on.
         let Some(wake) = waiter.woken() else {
             return (false, wakes);
         };
-        let mut state = self.state.lock();
         if wake.granted {
             state.queue.arrive(Some(wake));
+            waiter.close(); // There is nothing to be passed on any more.
             return (true, wakes);
         }
-        state.looking = state.looking.saturating_sub(1);
+        state.looked(wake);
         let taken = self.take_or_look(&state);
         if taken {
+            waiter.close();
             self.settle(&mut state, 0, &mut wakes);
         } else {
             waiter.rearm();
@@ -270,8 +280,8 @@ impl<T> Permits<T> {
                 state.queue.arrive(Some(wake));
                 return (true, wakes);
             }
-            Some(_) => {
-                state.looking = state.looking.saturating_sub(1);
+            Some(wake) => {
+                state.looked(wake);
                 None
             }
             None => state.queue.leave(ticket),
@@ -280,6 +290,22 @@ impl<T> Permits<T> {
         drop(state);
         drop(left);
         (false, wakes)
+    }
+
+    /// `waiter` was woken and cannot come for a while: a permit that it was handed is free again, or somebody else is told to look. It looks
+    /// too when it comes.
+    pub fn pass_on(&self, waiter: &Waiter<T>) -> Wakes<T> {
+        let mut wakes = Wakes::none();
+        let mut state = self.state.lock();
+        if let Some(wake) = waiter.pass_on(0) {
+            if wake.granted {
+                state.queue.arrive(Some(wake));
+            } else {
+                state.looked(wake);
+            }
+            self.settle(&mut state, u64::from(wake.granted), &mut wakes);
+        }
+        wakes
     }
 
     /// Adds `count` permits, tells as many to look as there are permits for, and says in the word whether more are to be told.

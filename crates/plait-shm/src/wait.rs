@@ -9,7 +9,8 @@
 //! One [`Waiter`] may stand in several queues. Whichever marks its word first has woken it; the others pass it over.
 //!
 //! Who gives up [closes](Waiter::close) its waiter, and learns whether it had been woken before: then the wake-up is another's
-//! now, and the owner [passes it on](WaitQueue::give_back).
+//! now, and the owner [gives it back](WaitQueue::give_back). One that was woken and cannot come for a while, a task of a loop that stands
+//! still, keeps nothing from the others: its wake-up is [passed on](Waiter::pass_on), and it looks too when it comes.
 
 use std::collections::VecDeque;
 #[cfg(not(loom))]
@@ -34,7 +35,9 @@ const WATCHING: u32 = 2;
 const WOKEN: u32 = 4;
 const GRANTED: u32 = 8;
 const CLOSED: u32 = 16;
-const SOURCE_SHIFT: u32 = 5;
+/// Another was woken too for what it was woken for.
+const PASSED_ON: u32 = 32;
+const SOURCE_SHIFT: u32 = 6;
 /// As many queues as one waiter can tell apart.
 pub const MAX_SOURCES: usize = 1 << 24;
 
@@ -64,6 +67,8 @@ pub struct Wake {
     pub source: u32,
     /// Whether what it waits for is kept for it.
     pub granted: bool,
+    /// Whether another was woken too, since this one could not come.
+    pub passed_on: bool,
 }
 
 impl Wake {
@@ -71,6 +76,7 @@ impl Wake {
         (word & WOKEN != 0).then_some(Self {
             source: word >> SOURCE_SHIFT,
             granted: word & GRANTED != 0,
+            passed_on: word & PASSED_ON != 0,
         })
     }
 }
@@ -107,6 +113,34 @@ impl<T> Waiter<T> {
     pub fn close(&self) -> Option<Wake> {
         // Acquire: as in `woken`.
         Wake::of(self.word.fetch_or(CLOSED, Ordering::Acquire))
+    }
+
+    /// Whether it was woken and has not come yet, and nobody else was woken in its place.
+    pub fn is_awaited(&self) -> bool {
+        // Relaxed: a hint, to be followed by `pass_on`.
+        self.word.load(Ordering::Relaxed) & (WOKEN | CLOSED | PASSED_ON) == WOKEN
+    }
+
+    /// It cannot come for a while for what the queue that it knows by `source` has woken it for: nothing is kept for it any longer, and
+    /// the caller wakes another. What that was; None if it was not woken, has given up, or this has been done before. To be called
+    /// under the owner's mutex.
+    pub fn pass_on(&self, source: u32) -> Option<Wake> {
+        // Relaxed: it reads its word under the same mutex.
+        let mut seen = self.word.load(Ordering::Relaxed);
+        loop {
+            let wake = Wake::of(seen).filter(|wake| wake.source == source && !wake.passed_on)?;
+            if seen & CLOSED != 0 {
+                return None;
+            }
+            let next = (seen | PASSED_ON) & !GRANTED;
+            match self
+                .word
+                .compare_exchange_weak(seen, next, Ordering::Relaxed, Ordering::Relaxed)
+            {
+                Ok(_) => return Some(wake),
+                Err(other) => seen = other,
+            }
+        }
     }
 
     /// Says that it falls asleep on its word, so that who wakes it has to wake its thread; false when it has been woken already.
@@ -423,9 +457,13 @@ impl<T> WaitQueue<T> {
     }
 
     /// Somebody who was woken does not use it: picks another, if `more` says that there is something to be had once what was
-    /// granted to it is free.
+    /// granted to it is free, and if that was not done before.
     pub fn give_back(&mut self, wake: Wake, now_ns: u64, more: impl FnOnce(&Self) -> bool) -> Option<Woken<T>> {
         self.arrive(Some(wake));
-        if more(self) { self.wake_one(now_ns) } else { None }
+        if !wake.passed_on && more(self) {
+            self.wake_one(now_ns)
+        } else {
+            None
+        }
     }
 }

@@ -4,8 +4,17 @@
 
 use rustix::event::EventfdFlags;
 use rustix::io::retry_on_intr;
+use std::cell::RefCell;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use crate::fork;
+
+thread_local! {
+    /// That of a thread, and the fork of the program that has made it.
+    static OWN: RefCell<Option<(u32, Arc<EventFd>)>> = const { RefCell::new(None) };
+}
 
 /// A flag in a descriptor: readable from [`EventFd::signal`] to [`EventFd::drain`].
 #[derive(Debug)]
@@ -19,6 +28,22 @@ impl EventFd {
         let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
         let fd = rustix::event::eventfd(0, flags)?;
         Ok(EventFd { fd })
+    }
+
+    /// The calling thread's own, which it keeps: made when it is first asked for, and anew in a forked child, whose parent would be signalled
+    /// too. It serves one wait of the thread after the other, and what is left in it wakes one for nothing.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn of_thread() -> io::Result<Arc<EventFd>> {
+        OWN.with_borrow_mut(|kept| match kept {
+            Some((generation, event)) if *generation == fork::generation() => Ok(Arc::clone(event)),
+            _ => {
+                let event = Arc::new(EventFd::create()?);
+                *kept = Some((fork::generation(), Arc::clone(&event)));
+                Ok(event)
+            }
+        })
     }
 
     /// Takes over a descriptor that another process made with [`EventFd::create`] and sent.

@@ -10,7 +10,7 @@ from abc import ABCMeta
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from plait import _core
-from plait.sync._locks import _refuse_pickling, _shared, _within
+from plait.sync._common import refuse_pickling, shared_kind, within
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -92,7 +92,7 @@ class Barrier(metaclass=ABCMeta):  # noqa: B024 -- shared ones count as such by 
         shared: bool = False,
     ) -> Self:
         if shared:
-            made: Self = _shared(cls, Barrier, "SharedBarrier", parties, action, timeout)
+            made: Self = shared_kind(cls, Barrier, "SharedBarrier", parties, action, timeout)
             return made
         return super().__new__(cls)
 
@@ -210,7 +210,7 @@ class Barrier(metaclass=ABCMeta):  # noqa: B024 -- shared ones count as such by 
         try:
             if timeout is None:
                 await now.event._await()
-            elif not await _within(timeout, now.event._await()):
+            elif not await within(timeout, now.event._await()):
                 self._give_up(now)
                 await now.event._await()  # at once, but for the action
         except BaseException:
@@ -278,4 +278,4 @@ class Barrier(metaclass=ABCMeta):  # noqa: B024 -- shared ones count as such by 
         return f"<plait.{type(self).__name__} at {id(self):#x}: {state}>"
 
     def __reduce__(self) -> NoReturn:
-        _refuse_pickling(self)
+        refuse_pickling(self)

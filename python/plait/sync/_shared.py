@@ -14,17 +14,11 @@ import plait.shared._segment  # noqa: F401  # pyright: ignore[reportUnusedImport
 from plait import _core
 from plait.sync._barrier import Barrier
 from plait.sync._channel import Channel
-from plait.sync._locks import (
-    AnyCondition,
-    BoundedSemaphore,
-    Condition,
-    Event,
-    Lock,
-    RLock,
-    Semaphore,
-    _check_timeout,
-    _within,
-)
+from plait.sync._common import check_timeout, within
+from plait.sync._condition import AnyCondition, Condition
+from plait.sync._event import Event
+from plait.sync._locks import Lock, RLock
+from plait.sync._semaphores import BoundedSemaphore, Semaphore
 
 __all__ = [
     "SharedBarrier",
@@ -96,8 +90,8 @@ class _AnyLock(_Itself, _core.SharedLockCore):
             if timeout != -1:
                 raise ValueError("can't specify a timeout for a non-blocking call")
             return self._atry()
-        _check_timeout(timeout)
-        return self._atry() or await _within(timeout, self._aacquire())
+        check_timeout(timeout)
+        return self._atry() or await within(timeout, self._aacquire())
 
     def __reduce__(self) -> tuple[Callable[..., Self], tuple[Any, ...]]:
         return type(self), (self._segment,)
@@ -150,7 +144,7 @@ class SharedSemaphore(_Itself, _core.SharedSemaphoreCore):
                 raise ValueError("can't specify timeout for non-blocking acquire")
             return self._atry()
         assert timeout is not None
-        return self._atry() or await _within(timeout, self._aacquire())
+        return self._atry() or await within(timeout, self._aacquire())
 
     def statistics(self) -> dict[str, int]:
         """Return what goes on: the `value`, who is `waiting`, and past `waits`."""
@@ -188,7 +182,7 @@ class SharedEvent(_Itself, _core.SharedEventCore):
         return self._await() if timeout is None else self._await_within(timeout)
 
     async def _await_within(self, timeout: float) -> bool:
-        return self.is_set() or await _within(timeout, self._await())
+        return self.is_set() or await within(timeout, self._await())
 
     def statistics(self) -> dict[str, Any]:
         """Return what goes on: whether it is `set`, and who is `waiting`."""

@@ -21,11 +21,11 @@ const SLICE_NS: u64 = 20_000_000;
 #[derive(Debug, Default)]
 pub struct Waiter {
     bell: Bell,
-    event: OnceLock<EventFd>,
+    event: OnceLock<Arc<EventFd>>,
 }
 
 thread_local! {
-    /// Kept for the next wait of this thread, with the fork that made it: a child's event is its parent's too.
+    /// Kept for the next wait of this thread, with the fork that made it.
     static KEPT: RefCell<Option<(u32, Arc<Waiter>)>> = const { RefCell::new(None) };
 }
 
@@ -100,9 +100,9 @@ impl Waiter {
 
     fn event(&self) -> Option<&EventFd> {
         if self.event.get().is_none() {
-            let _ = self.event.set(EventFd::create().ok()?);
+            let _ = self.event.set(EventFd::of_thread().ok()?);
         }
-        self.event.get()
+        self.event.get().map(Arc::as_ref)
     }
 
     /// Sleeps in the main thread, after [`announce_main`](Self::announce_main). A signal ends it, and so does `alarm`, which is

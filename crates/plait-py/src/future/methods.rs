@@ -184,10 +184,7 @@ impl FutureCore {
         if !Self::settle(slf)? {
             let waits = {
                 let mut cell = slf.get().lock();
-                let waits = matches!(
-                    cell.state,
-                    State::Task(_) | State::Queued(_) | State::Begun(_) | State::Pending | State::Running
-                );
+                let waits = cell.state.is_open();
                 if waits {
                     cell.callbacks.push(r#fn.clone().unbind());
                 }
@@ -197,7 +194,7 @@ impl FutureCore {
                 return Self::ask(slf);
             }
         }
-        try_one(slf, &r#fn)
+        call_one(slf, &r#fn)
     }
 
     /// Begin a future that has no task behind it; False if it was cancelled. For executors and tests.

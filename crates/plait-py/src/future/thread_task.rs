@@ -64,14 +64,26 @@ impl FutureCore {
             }
         };
         match Self::conclude(slf, |state| matches!(state, State::Begun(_)), state) {
-            Some(ended) => Self::tell(slf, ended),
+            Some(ended) => {
+                let (waiters, called) = Self::tell(slf, ended);
+                if let Err(raised) = called {
+                    // The worker has other tasks, which have nothing to do with it.
+                    raised.write_unraisable(slf.py(), Some(slf));
+                }
+                waiters
+            }
             None => Vec::new(),
         }
     }
 
-    /// Ends one that was not begun, or by another hand than its worker's; whether it did.
+    /// Ends one that was not begun, or by another hand than its worker's. What a callback raised that is to reach whoever did this, such
+    /// as KeyboardInterrupt; None if it was not ended.
     #[cold]
-    pub(crate) fn end_task(slf: &Bound<'_, Self>, begun: bool, error: Option<Bound<'_, PyAny>>) -> bool {
+    pub(crate) fn end_task(
+        slf: &Bound<'_, Self>,
+        begun: bool,
+        error: Option<Bound<'_, PyAny>>,
+    ) -> Option<PyResult<()>> {
         cycles::show(slf);
         let state = error.map_or(State::CancelledAndNotified, |error| State::Error(error.unbind()));
         let allowed = |state: &State| match state {
@@ -79,27 +91,26 @@ impl FutureCore {
             State::Begun(_) => begun,
             _ => false,
         };
-        let ended = Self::conclude(slf, allowed, state);
-        let done = ended.is_some();
-        if let Some(ended) = ended {
-            Ended::ring(&Self::tell(slf, ended));
-        }
-        done
+        let ended = Self::conclude(slf, allowed, state)?;
+        let (waiters, called) = Self::tell(slf, ended);
+        Ended::ring(&waiters);
+        Some(called)
     }
 
     /// Callbacks, before them the threads; without callbacks the threads are the caller's to wake.
     #[inline]
-    fn tell(slf: &Bound<'_, Self>, ended: Ended) -> Vec<Arc<Waiter>> {
+    fn tell(slf: &Bound<'_, Self>, ended: Ended) -> (Vec<Arc<Waiter>>, PyResult<()>) {
         if ended.callbacks.is_empty() {
-            return ended.waiters;
+            return (ended.waiters, Ok(()));
         }
         Ended::ring(&ended.waiters);
+        let mut first = Ok(());
         for callback in ended.callbacks {
             if !mailbox::deliver(slf, callback.bind(slf.py())) {
-                call_one(slf, callback.bind(slf.py()));
+                keep_first(slf, &mut first, call_one(slf, callback.bind(slf.py())));
             }
         }
-        Vec::new()
+        (Vec::new(), first)
     }
 
     /// Moves on to the end; None if another end came first.
@@ -179,9 +190,9 @@ impl FutureCore {
                 return Err(error::inert());
             }
             let killed = error.is_some();
-            if Self::end_task(slf, false, error) {
+            if let Some(called) = Self::end_task(slf, false, error) {
                 core.count_cancelled();
-                return Ok(true);
+                return called.map(|()| true);
             }
             if killed {
                 return Ok(false);

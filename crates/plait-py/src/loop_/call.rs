@@ -4,6 +4,8 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
+use crate::calling;
+
 /// So many arguments lie in the call itself; more of them are a tuple.
 const INLINE: usize = 4;
 
@@ -132,13 +134,13 @@ impl Call {
                 return std::ptr::null_mut();
             }
             let result = match self.count {
-                Count::Inline(count) => ffi::PyObject_Vectorcall(
+                Count::Inline(count) => calling::vectorcall(
                     self.function,
                     self.arguments.as_ptr().add(1),
                     count as usize | ffi::PY_VECTORCALL_ARGUMENTS_OFFSET,
                     std::ptr::null_mut(),
                 ),
-                Count::Packed => ffi::PyObject_Call(self.function, self.arguments[1], std::ptr::null_mut()),
+                Count::Packed => calling::call_packed(self.function, self.arguments[1]),
             };
             if !self.context.is_null() {
                 // Fails only when the callee has left the context, which is then its error.

@@ -22,6 +22,12 @@ pub(super) fn look(py: Python<'_>) {
     FREE_THREADED.store(flags.map_or(true, |flags| flags.contains('t')), Relaxed);
 }
 
+/// Whether attached threads may be several at a time.
+#[inline]
+pub(super) fn free_threaded() -> bool {
+    FREE_THREADED.load(Relaxed)
+}
+
 /// What one attached thread at a time may touch.
 ///
 /// Nobody may run Python code, detach, or take it once more while it holds the guard.
@@ -49,7 +55,7 @@ impl<T> Attached<T> {
 
     #[inline]
     pub(crate) fn lock(&self, _py: Python<'_>) -> Guard<'_, T> {
-        let free = FREE_THREADED.load(Relaxed);
+        let free = free_threaded();
         Guard {
             value: &self.value,
             _held: free.then(|| self.mutex.lock().unwrap_or_else(PoisonError::into_inner)),
@@ -58,7 +64,7 @@ impl<T> Attached<T> {
 
     /// For the collector, which may have stopped a thread that holds it; None then. To be called attached.
     pub(crate) fn try_lock(&self) -> Option<Guard<'_, T>> {
-        let held = match FREE_THREADED.load(Relaxed).then(|| self.mutex.try_lock()) {
+        let held = match free_threaded().then(|| self.mutex.try_lock()) {
             None => None,
             Some(Ok(held)) => Some(held),
             Some(Err(TryLockError::Poisoned(held))) => Some(held.into_inner()),

@@ -4,19 +4,20 @@
 //! what the C Task asks of a future (`_asyncio_future_blocking`, `get_loop`, `add_done_callback`, `cancel`, `result`), costs nothing, and serves
 //! again when the task was woken in vain.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use plait_shm::wait::Kind;
+use plait_shm::wait::{Kind, Woken};
 use plait_sys::time;
 use pyo3::exceptions::{PyRuntimeError, PyRuntimeWarning, PyStopIteration};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyDict, PyType};
+use pyo3::types::{PyTuple, PyType};
 use pyo3::{PyTraverseError, PyTypeInfo, PyVisit, ffi};
 
 use super::Waiter;
 use super::inbox::{Inbox, Task};
 use super::operation::{Operation, Place, spin_for};
+use crate::calling;
 
 /// How far the task is that waits.
 #[derive(Default)]
@@ -114,7 +115,7 @@ impl Awaiting {
     }
 
     /// A waiter for the task that runs in this thread.
-    fn waiter(slf: &Bound<'_, Self>) -> PyResult<std::sync::Arc<Waiter>> {
+    fn waiter(slf: &Bound<'_, Self>) -> PyResult<Arc<Waiter>> {
         let task = Task {
             inbox: Inbox::here(slf.py())?,
             awaiting: slf.clone().unbind(),
@@ -131,6 +132,16 @@ impl Awaiting {
         };
         if let (Some(mut operation), Some(mut place)) = (operation, place) {
             operation.leave(py, &mut place);
+        }
+    }
+
+    /// Its task was woken and cannot run for a while: whom to wake in its stead.
+    pub(crate) fn pass_on(&self, py: Python<'_>) -> Vec<Woken<Task>> {
+        let inner = self.lock();
+        match (&inner.operation, &inner.place) {
+            (Some(operation), Some(place)) => operation.pass_on(py, place),
+            // It runs, or it is over.
+            _ => Vec::new(),
         }
     }
 
@@ -155,12 +166,11 @@ impl Awaiting {
     fn call_soon(&self, slf: &Bound<'_, Self>, callback: &Py<PyAny>, context: &Py<PyAny>) -> PyResult<()> {
         let py = slf.py();
         let event_loop = self.event_loop(py)?;
-        let kwargs = PyDict::new(py);
-        kwargs.set_item(pyo3::intern!(py, "context"), context)?;
-        event_loop
-            .bind(py)
-            .call_method(pyo3::intern!(py, "call_soon"), (callback, slf), Some(&kwargs))
-            .map(drop)
+        static NAMES: PyOnceLock<Py<PyTuple>> = PyOnceLock::new();
+        let names = NAMES.get_or_try_init(py, || PyTuple::new(py, ["context"]).map(Bound::unbind))?;
+        let call_soon = event_loop.bind(py).getattr(pyo3::intern!(py, "call_soon"))?;
+        let values = [callback.bind(py), slf, context.bind(py)];
+        calling::call_by_name(&call_soon, values, names.bind(py)).map(drop)
     }
 
     /// Runs the task, in a callback of its loop.
@@ -168,9 +178,10 @@ impl Awaiting {
         let py = slf.py();
         for (callback, context) in self.tell().unwrap_or_default() {
             if context.is_none(py) {
-                callback.call1(py, (slf,))?;
+                calling::call(callback.bind(py), [slf])?;
             } else {
-                context.call_method1(py, pyo3::intern!(py, "run"), (callback, slf))?;
+                let run = context.bind(py).getattr(pyo3::intern!(py, "run"))?;
+                calling::call(&run, [callback.bind(py), slf])?;
             }
         }
         Ok(())
@@ -344,6 +355,13 @@ impl Awaiting {
         };
         if let Some(operation) = &inner.operation {
             operation.traverse(&visit)?;
+        }
+        // While it stands in a queue or an inbox that shows it. A task that was picked and never runs is nobody else's.
+        if let Some(place) = &inner.place
+            && Arc::strong_count(&place.waiter) == 1
+            && let Kind::Task(task) = place.waiter.kind()
+        {
+            visit.call(&task.awaiting)?;
         }
         for (callback, context) in &inner.waiting.callbacks {
             visit.call(callback)?;

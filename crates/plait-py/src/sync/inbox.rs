@@ -5,22 +5,29 @@
 //! watches (a loop that cannot watch descriptors is told by `call_soon_threadsafe`). Then the loop runs all those tasks in one
 //! callback.
 //!
-//! A loop that is closed drops what it watched, and with it [`Drain`]: the tasks that were to be woken will never run, and their wake-ups
-//! go to others.
+//! A loop may stop before it comes to that, for a while or for ever: what its tasks were woken for, others are then woken for too. The loop
+//! does not say that it stops, but the hooks for asynchronous generators that it sets while it runs are gone then ([`Stopped`]). Where it
+//! sets none, nobody relies on its tasks.
+//!
+//! A loop that is closed drops what it watched, and with it [`Drain`]: the tasks that were to be woken will never run.
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, AsRawFd};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use plait_shm::wait::Kind;
+use plait_shm::inbox;
+use plait_shm::wait::{Kind, Woken};
 use plait_sys::event::EventFd;
 use pyo3::exceptions::PyNotImplementedError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::{PyTraverseError, PyVisit};
+use pyo3::types::{PyString, PyWeakrefReference};
+use pyo3::{PyTraverseError, PyVisit, intern};
 
 use super::Waiter;
 use super::awaiting::Awaiting;
+use crate::calling;
 
 /// A task that waits, as a queue knows it.
 pub(crate) struct Task {
@@ -28,20 +35,19 @@ pub(crate) struct Task {
     pub(crate) awaiting: Py<Awaiting>,
 }
 
-struct Mail {
-    waiters: Vec<Arc<Waiter>>,
-    closed: bool,
-}
-
 /// Those to be woken in one loop.
 pub(crate) struct Inbox {
     event_loop: Py<PyAny>,
     event: Option<EventFd>,
-    mail: Mutex<Mail>,
+    mail: inbox::Inbox<Task>,
+    /// What tells that the loop stops.
+    watch: Mutex<Option<Py<PyWeakrefReference>>>,
 }
 
 /// By the address of their loop. An inbox holds its loop, so an address is not used again while its inbox is there.
 static INBOXES: Mutex<Option<HashMap<usize, Weak<Inbox>>>> = Mutex::new(None);
+/// Whether there has been any: `asyncio` is not imported for programs that have no tasks.
+static ANY: AtomicBool = AtomicBool::new(false);
 
 fn inboxes() -> MutexGuard<'static, Option<HashMap<usize, Weak<Inbox>>>> {
     INBOXES.lock().unwrap_or_else(PoisonError::into_inner)
@@ -51,6 +57,15 @@ fn inboxes() -> MutexGuard<'static, Option<HashMap<usize, Weak<Inbox>>>> {
 pub(crate) fn running_loop(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
     static GET: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     GET.import(py, "asyncio.events", "_get_running_loop")?.call0()
+}
+
+/// How sure it is that a task will run.
+enum Told {
+    /// It will, or those are told who are next.
+    Coming,
+    /// When its loop runs, if it ever does.
+    Whenever,
+    Never,
 }
 
 impl Inbox {
@@ -63,14 +78,18 @@ impl Inbox {
         if event_loop.is_none() {
             return Err(pyo3::exceptions::PyRuntimeError::new_err("no running event loop"));
         }
+        let inbox = match Self::known(&event_loop) {
+            Some(inbox) => inbox,
+            None => Self::open(&event_loop)?,
+        };
+        inbox.attend(py);
+        Ok(inbox)
+    }
+
+    fn known(event_loop: &Bound<'_, PyAny>) -> Option<Arc<Self>> {
         let address = event_loop.as_ptr() as usize;
-        let found = inboxes()
-            .as_ref()
-            .and_then(|known| known.get(&address).and_then(Weak::upgrade));
-        match found {
-            Some(inbox) => Ok(inbox),
-            None => Self::open(&event_loop),
-        }
+        let known = inboxes();
+        known.as_ref()?.get(&address)?.upgrade()
     }
 
     #[cold]
@@ -91,6 +110,7 @@ impl Inbox {
             .get_or_insert_default()
             .insert(address, Arc::downgrade(&inbox));
         drop(before);
+        ANY.store(true, Relaxed);
         Ok(inbox)
     }
 
@@ -98,10 +118,8 @@ impl Inbox {
         Self {
             event_loop: event_loop.clone().unbind(),
             event,
-            mail: Mutex::new(Mail {
-                waiters: Vec::new(),
-                closed: false,
-            }),
+            mail: inbox::Inbox::default(),
+            watch: Mutex::new(None),
         }
     }
 
@@ -110,52 +128,89 @@ impl Inbox {
         self.event_loop.bind(py)
     }
 
-    fn mail(&self) -> MutexGuard<'_, Mail> {
-        self.mail.lock().unwrap_or_else(PoisonError::into_inner)
+    fn says(&self, what: &Bound<'_, PyString>) -> bool {
+        let method = self.event_loop.bind(what.py()).getattr(what);
+        let said = method.and_then(|method| calling::call(&method, []));
+        said.and_then(|said| said.is_truthy()).unwrap_or(false)
     }
 
-    /// Has the loop wake `waiter`. False when it never will.
-    fn post(self: &Arc<Self>, py: Python<'_>, waiter: Arc<Waiter>) -> bool {
-        let event_loop = self.event_loop.bind(py);
-        let closed = event_loop
-            .call_method0("is_closed")
-            .and_then(|closed| closed.is_truthy());
-        if closed.unwrap_or(false) {
-            return false;
+    /// Sees to it that the end of the loop's run is noticed; whether it will be. In the loop's own thread, while it runs.
+    fn attend(self: &Arc<Self>, py: Python<'_>) -> bool {
+        self.mail.attended() || self.watch(py).unwrap_or(false)
+    }
+
+    #[cold]
+    fn watch(self: &Arc<Self>, py: Python<'_>) -> PyResult<bool> {
+        let hooks = py.import("sys")?.call_method0("get_asyncgen_hooks")?;
+        let hook = hooks.get_item(0)?;
+        let of = hook.getattr_opt("__self__")?;
+        if !of.is_some_and(|of| of.is(self.event_loop(py))) {
+            return Ok(false);
         }
-        let first = {
-            let mut mail = self.mail();
-            if mail.closed {
-                return false;
-            }
-            mail.waiters.push(waiter);
-            mail.waiters.len() == 1
+        let watch = PyWeakrefReference::new_with(&hook, Bound::new(py, Stopped(Arc::downgrade(self)))?)?;
+        let before = self.kept().replace(watch.unbind());
+        self.mail.attend();
+        drop(before);
+        Ok(true)
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Option<Py<PyWeakrefReference>>> {
+        self.watch.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has the loop wake `waiter`, from another thread.
+    fn post(self: &Arc<Self>, py: Python<'_>, waiter: Arc<Waiter>) -> Told {
+        let running = self.says(intern!(py, "is_running"));
+        if !running && self.says(intern!(py, "is_closed")) {
+            return Told::Never;
+        }
+        let Some(posted) = self.mail.post(waiter) else {
+            return Told::Never;
         };
-        if !first {
-            return true;
+        if posted.first && !self.signal(py) {
+            return Told::Never;
         }
+        if running && posted.attended {
+            Told::Coming
+        } else {
+            Told::Whenever
+        }
+    }
+
+    /// Tells the loop that there is mail. False where it cannot be told any more.
+    fn signal(self: &Arc<Self>, py: Python<'_>) -> bool {
         match &self.event {
-            Some(event) => event.signal(),
-            None => {
-                let told = Bound::new(py, Drain(Arc::clone(self)))
-                    .and_then(|drain| event_loop.call_method1("call_soon_threadsafe", (drain,)));
-                if told.is_err() {
-                    self.abandon(py);
-                }
+            Some(event) => {
+                event.signal();
+                true
             }
+            None => Bound::new(py, Drain(Arc::clone(self)))
+                .and_then(|drain| {
+                    let ask = self.event_loop.bind(py).getattr(intern!(py, "call_soon_threadsafe"))?;
+                    calling::call(&ask, [drain.as_any()])
+                })
+                .is_ok(),
         }
-        true
     }
 
-    fn take(&self) -> Vec<Arc<Waiter>> {
-        std::mem::take(&mut self.mail().waiters)
+    /// Has the task of `waiter` run, in the loop's own thread.
+    fn schedule(self: &Arc<Self>, task: &Task, py: Python<'_>, waiter: &Arc<Waiter>) -> Told {
+        // Before, since the loop's means may be Python code that stops it.
+        self.mail.note(waiter);
+        match task.awaiting.get().schedule(task.awaiting.bind(py)) {
+            Ok(()) if self.attend(py) => Told::Coming,
+            Ok(()) => Told::Whenever,
+            Err(_) => Told::Never,
+        }
     }
 
-    /// None of those in here will ever run.
-    fn abandon(&self, py: Python<'_>) {
-        for waiter in self.take() {
-            abandon(py, &waiter);
+    /// The loop stands still.
+    fn stop(&self, py: Python<'_>) {
+        let mut due = Vec::new();
+        for waiter in self.mail.stop() {
+            pass_on(py, &waiter, &mut due);
         }
+        deliver_all(py, due);
     }
 }
 
@@ -170,22 +225,89 @@ impl Drop for Inbox {
 /// Wakes a task that a queue has picked.
 #[cold]
 pub(crate) fn deliver(py: Python<'_>, waiter: Arc<Waiter>) {
-    let Kind::Task(task) = waiter.kind() else { return };
-    let here = running_loop(py).is_ok_and(|running| running.is(task.inbox.event_loop(py)));
-    let told = if here {
-        task.awaiting.get().schedule(task.awaiting.bind(py)).is_ok()
-    } else {
-        task.inbox.post(py, Arc::clone(&waiter))
-    };
-    if !told {
-        abandon(py, &waiter);
+    deliver_all(py, vec![waiter]);
+}
+
+/// Wakes tasks, and in place of those that cannot come whoever is next.
+fn deliver_all(py: Python<'_>, mut due: Vec<Arc<Waiter>>) {
+    // A list, since whoever is next may be one of those itself.
+    while let Some(waiter) = due.pop() {
+        let told = tell(py, &waiter);
+        if !matches!(told, Told::Coming) {
+            pass_on(py, &waiter, &mut due);
+        }
+        if matches!(told, Told::Never) {
+            give_up(py, &waiter);
+        }
     }
 }
 
-/// Its task will never run.
-fn abandon(py: Python<'_>, waiter: &Arc<Waiter>) {
+fn tell(py: Python<'_>, waiter: &Arc<Waiter>) -> Told {
+    let Kind::Task(task) = waiter.kind() else {
+        return Told::Coming;
+    };
+    let inbox = &task.inbox;
+    if running_loop(py).is_ok_and(|running| running.is(inbox.event_loop(py))) {
+        inbox.schedule(task, py, waiter)
+    } else {
+        inbox.post(py, Arc::clone(waiter))
+    }
+}
+
+/// What a task was woken for, another is woken for too: a thread at once, a task by being added to `due`.
+fn pass_on(py: Python<'_>, waiter: &Arc<Waiter>, due: &mut Vec<Arc<Waiter>>) {
+    if let Kind::Task(task) = waiter.kind() {
+        let woken = task.awaiting.get().pass_on(py);
+        due.extend(woken.into_iter().filter_map(Woken::wake));
+    }
+}
+
+/// A task will never run.
+fn give_up(py: Python<'_>, waiter: &Arc<Waiter>) {
     if let Kind::Task(task) = waiter.kind() {
         task.awaiting.get().give_up(py);
+    }
+}
+
+/// The loop of this thread stands still while this is there: the thread waits for something itself.
+pub(super) struct Standstill<'py>(Python<'py>, Option<Arc<Inbox>>);
+
+impl<'py> Standstill<'py> {
+    /// Begins.
+    pub(super) fn begin(py: Python<'py>) -> Self {
+        let inbox = ANY.load(Relaxed).then(|| running_loop(py).ok()).flatten();
+        let inbox = inbox.and_then(|running| Inbox::known(&running));
+        let inbox = inbox.filter(|inbox| inbox.mail.attended());
+        if let Some(inbox) = &inbox {
+            inbox.stop(py);
+        }
+        Self(py, inbox)
+    }
+}
+
+impl Drop for Standstill<'_> {
+    fn drop(&mut self) {
+        if let Some(inbox) = &self.1
+            // What watches it is gone where the loop has stopped meanwhile, in a signal's handler.
+            && inbox.kept().is_some()
+        {
+            inbox.mail.attend();
+        }
+    }
+}
+
+/// What Python calls when a loop ends its run.
+#[pyclass(frozen, module = "plait._core")]
+pub(crate) struct Stopped(Weak<Inbox>);
+
+#[pymethods]
+impl Stopped {
+    fn __call__(&self, py: Python<'_>, _hook: &Bound<'_, PyAny>) {
+        if let Some(inbox) = self.0.upgrade() {
+            let watch = inbox.kept().take();
+            inbox.stop(py);
+            drop(watch);
+        }
     }
 }
 
@@ -196,16 +318,18 @@ pub(crate) struct Drain(Arc<Inbox>);
 #[pymethods]
 impl Drain {
     fn __call__(&self, py: Python<'_>) -> PyResult<()> {
-        if let Some(event) = &self.0.event {
+        let inbox = &self.0;
+        if let Some(event) = &inbox.event {
             event.drain();
         }
-        let mut waiters = self.0.take().into_iter();
-        while let Some(waiter) = waiters.next() {
+        inbox.attend(py);
+        for _ in 0..inbox.mail.open() {
+            let Some(waiter) = inbox.mail.next() else { break };
             let Kind::Task(task) = waiter.kind() else { continue };
             if let Err(raised) = task.awaiting.get().run(task.awaiting.bind(py)) {
                 // What ends the loop's run, such as KeyboardInterrupt. The others run when it goes on.
-                for waiter in waiters {
-                    deliver(py, waiter);
+                if inbox.mail.put_off() {
+                    inbox.signal(py);
                 }
                 return Err(raised);
             }
@@ -226,8 +350,15 @@ impl Drain {
 impl Drop for Drain {
     fn drop(&mut self) {
         if self.0.event.is_some() {
-            self.0.mail().closed = true;
-            Python::attach(|py| self.0.abandon(py));
+            let left = self.0.mail.close();
+            Python::attach(|py| {
+                let mut due = Vec::new();
+                for waiter in left {
+                    pass_on(py, &waiter, &mut due);
+                    give_up(py, &waiter);
+                }
+                deliver_all(py, due);
+            });
         }
     }
 }

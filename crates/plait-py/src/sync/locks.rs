@@ -88,7 +88,7 @@ pub(super) fn patience_of_semaphore(blocking: bool, timeout: Option<&Bound<'_, P
 }
 
 pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
-    module.add_class::<done::Done>()?;
+    done::register(module)?;
     module.add_class::<lock::LockCore>()?;
     module.add_class::<rlock::RLockCore>()?;
     module.add_class::<semaphore::SemaphoreCore>()?;

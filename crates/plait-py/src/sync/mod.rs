@@ -6,6 +6,7 @@
 //! | `awaiting` | the same for a task: what `await` gets, and its future in one |
 //! | `inbox` | waking the tasks of a loop, from whatever thread |
 //! | `attached` | a mutex for attached threads: with a GIL, that is the lock |
+//! | `slots` | methods made by hand |
 //! | `spin` | a short spin before a thread sleeps, and how it ends |
 //! | `message` | a message of a shared channel as bytes, and back |
 //! | `shared_wait` | waiting at shared objects: threads, and tasks by the bell |
@@ -31,6 +32,7 @@ mod shared_lock;
 mod shared_notice;
 mod shared_semaphore;
 mod shared_wait;
+mod slots;
 mod spin;
 
 use plait_shm::wait::{self, Woken};
@@ -57,6 +59,7 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     spin::look_for_gil(module.py());
     awaiting::register(module)?;
     module.add_class::<inbox::Drain>()?;
+    module.add_class::<inbox::Stopped>()?;
     module.add_function(wrap_pyfunction!(spin::allow_spin, module)?)?;
     channel::register(module)?;
     locks::register(module)?;

@@ -1,12 +1,12 @@
 //! Something that is tried until it goes, and the thread that waits for it.
 
-use std::cell::RefCell;
+use std::cell::Cell;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use plait_pool::processes::Sleep;
 use plait_pool::spin::Spin;
-use plait_shm::wait::{Kind, Ticket};
+use plait_shm::wait::{Kind, Ticket, Woken};
 use plait_sys::event::EventFd;
 use plait_sys::futex::Wait;
 use plait_sys::{fork, thread, time};
@@ -14,6 +14,7 @@ use pyo3::prelude::*;
 use pyo3::{PyTraverseError, PyVisit};
 
 use super::Waiter;
+use super::inbox::{Standstill, Task};
 use super::spin::{self, Who};
 use crate::gil::{self, Waitable};
 
@@ -63,13 +64,18 @@ pub(crate) trait Operation: Send + Sync {
     /// Nobody waits for it any more: takes the place out of all queues, closes its waiter, and passes on what that had been woken for.
     fn leave(&mut self, py: Python<'_>, place: &mut Place);
 
+    /// The task that waits at the place was woken and cannot run for a while: whom to wake in its stead for what it was woken for.
+    fn pass_on(&self, _py: Python<'_>, _place: &Place) -> Vec<Woken<Task>> {
+        Vec::new()
+    }
+
     /// Shows the collector what it holds.
     fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError>;
 }
 
 thread_local! {
-    /// Whether this is the main thread, and then the event that wakes it; and the fork of the program that found out.
-    static MAIN: RefCell<Option<(u32, Option<Arc<EventFd>>)>> = const { RefCell::new(None) };
+    /// Whether this is the main thread, and the fork of the program that found out.
+    static MAIN: Cell<Option<(u32, bool)>> = const { Cell::new(None) };
 }
 
 /// A waiter for the calling thread.
@@ -77,19 +83,18 @@ thread_local! {
 /// # Errors
 /// No descriptor is left.
 fn waiter_here() -> PyResult<Arc<Waiter>> {
-    let event = MAIN.with_borrow_mut(|known| match known {
-        Some((generation, event)) if *generation == fork::generation() => Ok(event.clone()),
+    let is_main = match MAIN.get() {
+        Some((generation, is_main)) if generation == fork::generation() => is_main,
         _ => {
-            let event = if thread::is_main() {
-                Some(Arc::new(EventFd::create()?))
-            } else {
-                None
-            };
-            *known = Some((fork::generation(), event.clone()));
-            PyResult::Ok(event)
+            MAIN.set(Some((fork::generation(), thread::is_main())));
+            thread::is_main()
         }
-    })?;
-    let kind = event.map_or(Kind::Thread, Kind::Main);
+    };
+    let kind = if is_main {
+        Kind::Main(EventFd::of_thread()?)
+    } else {
+        Kind::Thread
+    };
     Ok(Waiter::new(kind, time::monotonic_ns()))
 }
 
@@ -147,6 +152,8 @@ pub(crate) fn block_on(
     deadline_ns: Option<u64>,
 ) -> PyResult<Option<Py<PyAny>>> {
     let mut place = Place::new(waiter_here()?);
+    // The tasks of a loop that runs here would keep from this thread what they are woken for.
+    let _standstill = Standstill::begin(py);
     loop {
         if let Some(done) = operation.attempt(py, Some(&mut place))? {
             return Ok(Some(done));

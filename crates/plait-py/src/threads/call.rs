@@ -10,7 +10,7 @@ use pyo3::types::{PyDict, PyTuple, PyType};
 use pyo3::{PyTraverseError, PyVisit, ffi, intern};
 
 use super::Core;
-use crate::cycles;
+use crate::{calling, cycles};
 
 /// The function, and a call's arguments up to this many, lie in the call itself.
 const FEW: usize = 3;
@@ -146,7 +146,7 @@ impl Call {
         // ours until it returns. A callee may use the free place, and puts back what was in it. The layout is asserted above.
         unsafe {
             let values = all.as_mut_ptr().cast::<*mut ffi::PyObject>().add(1);
-            let result = ffi::PyObject_Vectorcall(self.function.as_ptr(), values, count, names);
+            let result = calling::vectorcall(self.function.as_ptr(), values, count, names);
             Bound::from_owned_ptr_or_err(py, result)
         }
     }

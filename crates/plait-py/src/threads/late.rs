@@ -84,7 +84,14 @@ impl Late {
         };
         let error = error::of_late_thread(py, subject, self.thread);
         let told = match &self.task {
-            Task::Future(future) => FutureCore::end_task(future.bind(py), true, Some(error)),
+            Task::Future(future) => {
+                let future = future.bind(py);
+                let ended = FutureCore::end_task(future, true, Some(error));
+                if let Some(Err(raised)) = &ended {
+                    raised.clone_ref(py).write_unraisable(py, Some(future)); // Nobody has asked for it here.
+                }
+                ended.is_some()
+            }
             Task::Item(job, number) => job.end_late(*number, error),
         };
         if told {

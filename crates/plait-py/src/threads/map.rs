@@ -14,6 +14,7 @@ use super::call::{copy_context, in_context};
 use super::late::Watched;
 use super::worker::{Breath, Waiters, ring};
 use super::{Core, Rung, Work};
+use crate::calling;
 use crate::cycles;
 use crate::error;
 use crate::gil;
@@ -80,9 +81,9 @@ impl Job {
         let input = item.input.into_bound(py);
         cycles::show(&input);
         let outcome = match self.timeout_ns {
-            0 => self.function.bind(py).call1(input),
+            0 => calling::call_with(self.function.bind(py), &input),
             _ => Watched::item(py, self, item.number).and_then(|watched| {
-                let outcome = self.function.bind(py).call1(input);
+                let outcome = calling::call_with(self.function.bind(py), &input);
                 watched.end();
                 outcome
             }),

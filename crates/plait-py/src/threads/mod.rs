@@ -159,15 +159,34 @@ impl Core {
         }
         // Other threads may have counted on this worker: who waits for their work is told.
         let why = error.value(py);
+        self.fail(py, left, Some(why.as_any()))?;
+        Err(error)
+    }
+
+    /// Ends what will not be done, with `why` or as cancelled.
+    ///
+    /// # Errors
+    /// The first exception of a callback that is to reach whoever did this, when all is ended.
+    fn fail(&self, py: Python<'_>, left: Vec<Work>, why: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
+        let mut first = Ok(());
         for work in left {
-            match work {
-                Work::Call(future) => {
-                    FutureCore::end_task(future.bind(py), false, Some(why.clone().into_any()));
+            let ended = match &work {
+                Work::Call(future) => FutureCore::end_task(future.bind(py), false, why.cloned()),
+                Work::Serve(job) => {
+                    job.fail(py, why);
+                    None
                 }
-                Work::Serve(job) => job.fail(py, Some(why)),
+            };
+            if ended.is_some() && why.is_none() {
+                self.count_cancelled();
+            }
+            match ended {
+                Some(Err(raised)) if first.is_ok() => first = Err(raised),
+                Some(Err(raised)) => raised.write_unraisable(py, None),
+                _ => {}
             }
         }
-        Err(error)
+        first
     }
 
     #[cold]
@@ -201,31 +220,20 @@ impl Core {
         };
         drop(before);
         self.given_up.store(1, Ordering::Relaxed);
-        for work in self.crew.close(true) {
-            match work {
-                Work::Call(future) => {
-                    FutureCore::end_task(future.bind(py), false, Some(why.clone()));
-                }
-                Work::Serve(job) => job.fail(py, Some(why)),
-            }
+        if let Err(raised) = self.fail(py, self.crew.close(true), Some(why)) {
+            raised.write_unraisable(py, None); // A worker found out, which has not asked for it.
         }
     }
 
     /// Takes no more; with `cancel`, what waits is cancelled.
-    fn shut_down(&self, py: Python<'_>, cancel: bool) {
+    ///
+    /// # Errors
+    /// As of [`fail`](Self::fail).
+    fn shut_down(&self, py: Python<'_>, cancel: bool) -> PyResult<()> {
         if cancel {
             self.given_up.store(1, Ordering::Relaxed);
         }
-        for work in self.crew.close(cancel) {
-            match work {
-                Work::Call(future) => {
-                    if FutureCore::end_task(future.bind(py), false, None) {
-                        self.count_cancelled();
-                    }
-                }
-                Work::Serve(job) => job.fail(py, None),
-            }
-        }
+        self.fail(py, self.crew.close(cancel), None)
     }
 
     /// Whether what was not begun is not done any more.
@@ -298,7 +306,7 @@ fn close_thread_pools(py: Python<'_>) -> PyResult<()> {
     let cores = std::mem::take(&mut *CORES.lock().unwrap_or_else(PoisonError::into_inner));
     let cores: Vec<Arc<Core>> = cores.iter().filter_map(Weak::upgrade).collect();
     for core in cores.iter().filter(|core| !core.crew.inert()) {
-        core.shut_down(py, false);
+        core.shut_down(py, false)?;
     }
     cores.iter().try_for_each(|core| core.wait_for_end(py))?;
     late::wait_until_told(py)

@@ -145,10 +145,11 @@ impl ThreadPoolCore {
     /// Takes no more tasks.
     fn _shut_down(&self, py: Python<'_>, cancel: bool) -> PyResult<()> {
         let core = self.core()?;
-        if !core.crew.inert() {
-            core.shut_down(py, cancel);
+        if core.crew.inert() {
+            Ok(())
+        } else {
+            core.shut_down(py, cancel)
         }
-        Ok(())
     }
 
     /// Waits until the threads have nothing left to do, after `_shut_down`.

@@ -16,6 +16,7 @@ use pyo3::types::PyTuple;
 
 use super::late::Watched;
 use super::{Begun, Core, Work};
+use crate::calling;
 use crate::future::FutureCore;
 use crate::gil;
 
@@ -66,7 +67,7 @@ impl ThreadWorker {
             return Ok(());
         }
         if let Some(initializer) = initializer
-            && let Err(error) = initializer.call1(initargs)
+            && let Err(error) = calling::call_with(&initializer, &initargs)
         {
             let why = failed.call1((error.value(py),));
             let why = why.unwrap_or_else(|error| error.into_value(py).into_bound(py).into_any());
@@ -105,7 +106,7 @@ fn look_around(py: Python<'_>) {
     static NOTHING: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     let called = NOTHING
         .import(py, "plait.threads._pool", "look_around")
-        .and_then(|nothing| nothing.call0());
+        .and_then(|nothing| calling::call(nothing, []));
     if let Err(error) = called {
         error.write_unraisable(py, None);
     }

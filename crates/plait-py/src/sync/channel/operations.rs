@@ -63,6 +63,12 @@ fn leave(py: Python<'_>, channel: &ChannelCore, want: Want, place: &mut Place) {
     rouse(py, woken);
 }
 
+/// Who waits at `place` was woken and cannot come for a while.
+fn pass_on(py: Python<'_>, channel: &ChannelCore, want: Want, place: &Place) -> Vec<Woken<Task>> {
+    let woken = channel.lock(py).pass_on(want, &place.waiter, 0);
+    woken.into_iter().collect()
+}
+
 /// One item out.
 pub(super) struct Get {
     channel: Py<ChannelCore>,
@@ -91,6 +97,10 @@ impl Operation for Get {
 
     fn leave(&mut self, py: Python<'_>, place: &mut Place) {
         leave(py, self.channel.get(), Want::Get, place);
+    }
+
+    fn pass_on(&self, py: Python<'_>, place: &Place) -> Vec<Woken<Task>> {
+        pass_on(py, self.channel.get(), Want::Get, place)
     }
 
     fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
@@ -129,6 +139,10 @@ impl Operation for GetMany {
 
     fn leave(&mut self, py: Python<'_>, place: &mut Place) {
         leave(py, self.channel.get(), Want::Get, place);
+    }
+
+    fn pass_on(&self, py: Python<'_>, place: &Place) -> Vec<Woken<Task>> {
+        pass_on(py, self.channel.get(), Want::Get, place)
     }
 
     fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
@@ -172,6 +186,10 @@ impl Operation for Put {
 
     fn leave(&mut self, py: Python<'_>, place: &mut Place) {
         leave(py, self.channel.get(), Want::Put, place);
+    }
+
+    fn pass_on(&self, py: Python<'_>, place: &Place) -> Vec<Woken<Task>> {
+        pass_on(py, self.channel.get(), Want::Put, place)
     }
 
     fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
@@ -235,6 +253,10 @@ impl Operation for PutMany {
 
     fn leave(&mut self, py: Python<'_>, place: &mut Place) {
         leave(py, self.channel.get(), Want::Put, place);
+    }
+
+    fn pass_on(&self, py: Python<'_>, place: &Place) -> Vec<Woken<Task>> {
+        pass_on(py, self.channel.get(), Want::Put, place)
     }
 
     fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {

@@ -4,15 +4,14 @@
 //! what a channel costs; `benches/channels` shows it. The common case touches no reference count but the item's; everything else goes
 //! through [`Python::attach`], which PyO3 needs for whatever drops an object.
 
-use std::ffi::CStr;
-
 use plait_shm::channel::Refused;
 use pyo3::exceptions::PyTypeError;
+use pyo3::ffi;
 use pyo3::prelude::*;
-use pyo3::{PyTypeInfo, ffi};
 
 use super::{ChannelCore, Patience, empty, full, patience, shut_down};
 use crate::sync::rouse;
+use crate::sync::slots::{self, this};
 
 /// The arguments of one call, as the interpreter hands them over.
 #[derive(Clone, Copy)]
@@ -88,25 +87,10 @@ fn as_patience(block: Option<&Bound<'_, PyAny>>, timeout: Option<&Bound<'_, PyAn
     patience(block, timeout)
 }
 
-/// The channel that a method was called on.
-///
-/// # Safety
-/// `slf` is an object of the class, alive during the call.
-#[inline]
-unsafe fn channel(slf: &*mut ffi::PyObject) -> &ChannelCore {
-    // SAFETY: the caller's promise. The descriptor has checked the class.
-    unsafe {
-        let py = Python::assume_attached();
-        pyo3::Borrowed::<PyAny>::from_ptr(py, *slf)
-            .cast_unchecked::<ChannelCore>()
-            .get()
-    }
-}
-
 /// Runs the uncommon case, and hands its result to the interpreter.
 ///
 /// # Safety
-/// As for [`channel`].
+/// As for [`this`].
 #[cold]
 unsafe fn slowly(
     slf: *mut ffi::PyObject,
@@ -125,21 +109,10 @@ unsafe fn slowly(
     })
 }
 
-/// A new reference to None.
-#[inline]
-fn none() -> *mut ffi::PyObject {
-    // SAFETY: called attached.
-    unsafe {
-        let none = ffi::Py_None();
-        ffi::Py_INCREF(none);
-        none
-    }
-}
-
 /// Puts `item`; None when it did not go and nobody may wait.
 ///
 /// # Safety
-/// As for [`channel`].
+/// As for [`this`].
 #[inline]
 unsafe fn try_put(
     slf: *mut ffi::PyObject,
@@ -151,7 +124,9 @@ unsafe fn try_put(
     // SAFETY: the caller holds the item.
     let item = unsafe { Bound::from_borrowed_ptr(py, item) }.unbind();
     // SAFETY: the caller's promise.
-    let done = unsafe { channel(&slf) }.lock(py).put(item, waits);
+    let done = unsafe { this::<ChannelCore>(&slf) }.lock(py).put(item, waits);
+    // SAFETY: attached.
+    let none = || unsafe { ffi::Py_NewRef(ffi::Py_None()) };
     match done {
         Ok(None) => Ok(none()),
         Ok(Some(woken)) => {
@@ -170,13 +145,13 @@ unsafe fn try_put(
 /// Gets an item.
 ///
 /// # Safety
-/// As for [`channel`].
+/// As for [`this`].
 #[inline]
 unsafe fn try_get(slf: *mut ffi::PyObject, waits: bool) -> Result<*mut ffi::PyObject, Refused> {
     // SAFETY: the caller's promise.
     let py = unsafe { Python::assume_attached() };
     // SAFETY: the caller's promise.
-    let (item, woken) = unsafe { channel(&slf) }.lock(py).get(waits)?;
+    let (item, woken) = unsafe { this::<ChannelCore>(&slf) }.lock(py).get(waits)?;
     if let Some(woken) = woken {
         Python::attach(|py| rouse(py, [woken]));
     }
@@ -297,47 +272,32 @@ type Fast = unsafe extern "C" fn(
     *mut ffi::PyObject,
 ) -> *mut ffi::PyObject;
 
-/// The interpreter keeps the address of each definition for ever.
-fn define(
-    name: &'static CStr,
-    doc: &'static CStr,
-    meth: ffi::PyMethodDefPointer,
-    flags: std::ffi::c_int,
-) -> *mut ffi::PyMethodDef {
-    Box::leak(Box::new(ffi::PyMethodDef {
-        ml_name: name.as_ptr(),
-        ml_meth: meth,
-        ml_flags: flags,
-        ml_doc: doc.as_ptr(),
-    }))
-}
-
 /// Puts the methods into the class.
 pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     let fast = |call: Fast| ffi::PyMethodDefPointer {
         PyCFunctionFastWithKeywords: call,
     };
     let keywords = ffi::METH_FASTCALL | ffi::METH_KEYWORDS;
-    let methods = [
-        define(
+    let methods: [slots::Method; 4] = [
+        (
             c"put",
             c"put($self, item, block=True, timeout=None)\n--\n\n",
             fast(put),
             keywords,
         ),
-        define(
+        (
             c"get",
             c"get($self, block=True, timeout=None)\n--\n\n",
             fast(get),
             keywords,
         ),
-        define(
+        (
             c"put_nowait",
             c"put_nowait($self, item)\n--\n\n",
             fast(put_nowait),
             keywords,
         ),
-        define(
+        (
             c"get_nowait",
             c"get_nowait($self)\n--\n\n",
             ffi::PyMethodDefPointer {
@@ -346,16 +306,5 @@ pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
             ffi::METH_NOARGS,
         ),
     ];
-    let class = ChannelCore::type_object(module.py());
-    for method in methods {
-        // SAFETY: the definition lives for ever, and says truly how its function is called.
-        let descriptor = unsafe {
-            let made = ffi::PyDescr_NewMethod(class.as_type_ptr(), method);
-            Bound::from_owned_ptr_or_err(module.py(), made)?
-        };
-        // SAFETY: as above.
-        let name = unsafe { CStr::from_ptr((*method).ml_name) };
-        class.setattr(name.to_str().expect("ASCII"), descriptor)?;
-    }
-    Ok(())
+    slots::add::<ChannelCore>(module.py(), &methods)
 }

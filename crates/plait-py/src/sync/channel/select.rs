@@ -252,6 +252,19 @@ impl Operation for Select {
         self.finish(py, place);
     }
 
+    fn pass_on(&self, py: Python<'_>, place: &Place) -> Vec<Woken<Task>> {
+        let Some(wake) = place.waiter.woken() else {
+            return Vec::new();
+        };
+        match &self.sources[wake.source as usize] {
+            Source::Local(channel) => {
+                let woken = channel.get().lock(py).pass_on(Want::Get, &place.waiter, wake.source);
+                woken.into_iter().collect()
+            }
+            Source::Shared(..) => Vec::new(),
+        }
+    }
+
     fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
         self.sources.iter().try_for_each(|source| match source {
             Source::Local(channel) => visit.call(channel),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use plait_shm::condition::Condition;
-use plait_shm::wait::Kind;
+use plait_shm::wait::{Kind, Woken};
 use pyo3::prelude::*;
 use pyo3::types::PyBool;
 use pyo3::{PyTraverseError, PyVisit};
@@ -84,6 +84,11 @@ impl Operation for Wait {
     fn leave(&mut self, _py: Python<'_>, place: &mut Place) {
         let waiter = Arc::clone(&place.waiter);
         self.told = self.of.get().condition.leave(&waiter, *place.ticket(0));
+    }
+
+    fn pass_on(&self, _py: Python<'_>, place: &Place) -> Vec<Woken<Task>> {
+        let woken = self.of.get().condition.pass_on(&place.waiter);
+        woken.into_iter().collect()
     }
 
     /// Between one place and the next a notice would find nobody.

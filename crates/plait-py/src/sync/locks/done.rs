@@ -2,6 +2,7 @@
 
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
+use pyo3::{PyTypeInfo, ffi};
 
 /// It is over at once, with None.
 #[pyclass(frozen, module = "plait._core")]
@@ -31,4 +32,33 @@ impl Done {
     fn __next__(&self) -> Option<()> {
         None
     }
+}
+
+unsafe extern "C" fn am_await(slf: *mut ffi::PyObject) -> *mut ffi::PyObject {
+    // SAFETY: the interpreter calls it attached, with an object that lives.
+    unsafe { ffi::Py_NewRef(slf) }
+}
+
+unsafe extern "C" fn am_send(
+    _slf: *mut ffi::PyObject,
+    _value: *mut ffi::PyObject,
+    result: *mut *mut ffi::PyObject,
+) -> ffi::PySendResult {
+    // SAFETY: attached, and the caller gave a place for the result.
+    unsafe { *result = ffi::Py_NewRef(ffi::Py_None()) };
+    ffi::PySendResult::PYGEN_RETURN
+}
+
+/// Puts the way that the interpreter takes into the class, without PyO3's way in.
+pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<Done>()?;
+    let class = Done::type_object_raw(module.py());
+    // SAFETY: the class is a heap type whose asynchronous slots exist, since it has `__await__`, and nobody has used it yet.
+    unsafe {
+        if let Some(slots) = (*class).tp_as_async.as_mut() {
+            slots.am_await = Some(am_await);
+            slots.am_send = Some(am_send);
+        }
+    }
+    Ok(())
 }

@@ -60,6 +60,20 @@ impl Quick for LockCore {
     fn give_now(&self) -> bool {
         !self.owner.any_task() && self.permits.give_one()
     }
+
+    #[inline]
+    fn take_in_task_now(&self, py: Python<'_>) -> bool {
+        self.permits.try_take() && take::note_or_give(py, self)
+    }
+
+    #[inline]
+    fn give_in_task_now(&self, py: Python<'_>) -> bool {
+        if self.permits.free() > 0 {
+            return false;
+        }
+        self.owner.clear(py);
+        self.permits.give_one()
+    }
 }
 
 pub(super) fn register(py: Python<'_>) -> PyResult<()> {
@@ -101,12 +115,13 @@ impl LockCore {
         self.permits.free() == 0
     }
 
-    fn __aenter__(slf: &Bound<'_, Self>) -> PyResult<Py<PyAny>> {
+    #[pyo3(name = "_aenter")]
+    fn aenter(slf: &Bound<'_, Self>) -> PyResult<Py<PyAny>> {
         enter_in_task(slf, "Lock.__aenter__")
     }
 
-    #[pyo3(signature = (*_exc))]
-    fn __aexit__(&self, py: Python<'_>, _exc: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
+    #[pyo3(name = "_aexit")]
+    fn aexit(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
         self.give(py)?;
         Done::get(py)
     }

@@ -8,9 +8,10 @@ use std::sync::atomic::{
 use plait_shm::guarded::Guarded;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
+use pyo3::types::PyDict;
 use pyo3::{PyTraverseError, PyVisit, ffi};
 
-use crate::sync::inbox;
+use crate::sync::{attached, inbox};
 
 unsafe extern "C" {
     /// The number by which `threading` knows the calling thread. Of the stable ABI.
@@ -40,8 +41,26 @@ pub(in crate::sync) fn task(py: Python<'_>) -> PyResult<Option<Bound<'_, PyAny>>
     if running.is_none() {
         return Ok(None);
     }
+    if let Some(tasks) = current_tasks(py) {
+        return tasks.get_item(running);
+    }
     let task = CURRENT.import(py, "asyncio", "current_task")?.call1((running,))?;
     Ok(Some(task).filter(|task| !task.is_none()))
+}
+
+/// Where the interpreter's own tasks note by their loop which one of them runs, in versions in which `current_task` is a function in Python
+/// that looks there.
+fn current_tasks(py: Python<'_>) -> Option<&Bound<'_, PyDict>> {
+    static TASKS: PyOnceLock<Option<Py<PyDict>>> = PyOnceLock::new();
+    let find = || {
+        let tasks = py.import("_asyncio").ok()?.getattr("_current_tasks").ok()?;
+        let used = py.import("asyncio.tasks").ok()?.getattr("_current_tasks").ok()?;
+        tasks
+            .is(&used)
+            .then(|| tasks.cast_into::<PyDict>().ok().map(Bound::unbind))
+            .flatten()
+    };
+    TASKS.get_or_init(py, find).as_ref().map(|tasks| tasks.bind(py))
 }
 
 const TASK: usize = 1;
@@ -51,7 +70,7 @@ const TASK: usize = 1;
 pub(super) struct Owner {
     /// 0 for none, a thread's number, or a task's address with a bit, whose reference is held here.
     word: AtomicUsize,
-    /// Held while a task is taken out, or its reference count raised: nothing else keeps one from the other without a GIL.
+    /// Held without a GIL while a task is taken out, or its reference count raised: nothing else keeps one from the other then.
     tasks: Guarded<()>,
 }
 
@@ -104,9 +123,8 @@ impl Owner {
         }
     }
 
-    #[cold]
     fn clear_task(&self, py: Python<'_>) {
-        let guard = self.tasks.lock();
+        let guard = attached::free_threaded().then(|| self.tasks.lock());
         // Acquire: pairs with `set_task`. Whoever takes the address out has the reference.
         let owner = self.word.swap(0, AcqRel);
         drop(guard);
@@ -118,7 +136,7 @@ impl Owner {
 
     /// The number of the thread, the task, or None.
     pub(super) fn object(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
-        let guard = self.tasks.lock();
+        let guard = attached::free_threaded().then(|| self.tasks.lock());
         // Acquire: pairs with `set_task`.
         let owner = self.word.load(Acquire);
         let task = (owner & TASK != 0).then(|| {

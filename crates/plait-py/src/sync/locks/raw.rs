@@ -1,32 +1,27 @@
 //! The methods that are called each time somebody takes a lock or gives it back, without PyO3's way in: `acquire`, `release`,
-//! `__enter__` and `__exit__`. A lock that nobody waits for costs about as much as the call; `benches/locks` shows it.
+//! `__enter__`, `__exit__`, `__aenter__` and `__aexit__`. A lock that nobody waits for costs about as much as the call; `benches/locks`
+//! shows it.
 //!
-//! What is uncommon goes to `_acquire` and `_release`, which are made as usual.
+//! What is uncommon goes to `_acquire`, `_release`, `_aenter` and `_aexit`, which are made as usual.
 
-use std::ffi::{CStr, c_int};
+use std::ffi::CStr;
 
 use pyo3::prelude::*;
 use pyo3::{PyClass, PyTypeInfo, ffi};
 
-/// What goes without a wait, without Python code, and without touching a reference count.
-pub(super) trait Quick: PyClass<Frozen = pyo3::pyclass::boolean_struct::True> + Sync {
-    /// Takes it for the calling thread; false when that takes longer.
-    fn take_now(&self) -> bool;
-    /// Gives it back; false when that takes longer, or is refused.
-    fn give_now(&self) -> bool;
-}
+use super::done::Done;
+use crate::sync::slots::{self, this};
 
-/// The object that a method was called on.
-///
-/// # Safety
-/// `slf` is an object of the class, alive during the call.
-#[inline]
-unsafe fn this<C: Quick>(slf: &*mut ffi::PyObject) -> &C {
-    // SAFETY: the caller's promise. The descriptor has checked the class.
-    unsafe {
-        let py = Python::assume_attached();
-        pyo3::Borrowed::<PyAny>::from_ptr(py, *slf).cast_unchecked::<C>().get()
-    }
+/// What goes without a wait.
+pub(super) trait Quick: PyClass<Frozen = pyo3::pyclass::boolean_struct::True> + Sync {
+    /// Takes it for the calling thread, without Python code or a touch of a reference count; false when that takes longer.
+    fn take_now(&self) -> bool;
+    /// Gives it back in the same way; false when that takes longer, or is refused.
+    fn give_now(&self) -> bool;
+    /// Takes it for the task that runs in this thread; false when that takes longer.
+    fn take_in_task_now(&self, py: Python<'_>) -> bool;
+    /// Gives it back in a task; false when that takes longer, or is refused.
+    fn give_in_task_now(&self, py: Python<'_>) -> bool;
 }
 
 /// Calls the method of this name with the same arguments.
@@ -53,14 +48,6 @@ unsafe fn slowly(
     }
 }
 
-/// A new reference.
-#[inline]
-fn new_reference(object: *mut ffi::PyObject) -> *mut ffi::PyObject {
-    // SAFETY: called attached, with True or None.
-    unsafe { ffi::Py_INCREF(object) };
-    object
-}
-
 unsafe extern "C" fn acquire<C: Quick>(
     slf: *mut ffi::PyObject,
     values: *const *mut ffi::PyObject,
@@ -70,7 +57,7 @@ unsafe extern "C" fn acquire<C: Quick>(
     // SAFETY: the interpreter calls it so.
     unsafe {
         if count == 0 && names.is_null() && this::<C>(&slf).take_now() {
-            new_reference(ffi::Py_True())
+            ffi::Py_NewRef(ffi::Py_True())
         } else {
             slowly(slf, c"_acquire", values, count, names)
         }
@@ -81,7 +68,7 @@ unsafe extern "C" fn enter<C: Quick>(slf: *mut ffi::PyObject, _none: *mut ffi::P
     // SAFETY: the interpreter calls it so.
     unsafe {
         if this::<C>(&slf).take_now() {
-            new_reference(ffi::Py_True())
+            ffi::Py_NewRef(ffi::Py_True())
         } else {
             slowly(slf, c"_acquire", std::ptr::null(), 0, std::ptr::null_mut())
         }
@@ -92,7 +79,7 @@ unsafe extern "C" fn release<C: Quick>(slf: *mut ffi::PyObject, _none: *mut ffi:
     // SAFETY: the interpreter calls it so.
     unsafe {
         if this::<C>(&slf).give_now() {
-            new_reference(ffi::Py_None())
+            ffi::Py_NewRef(ffi::Py_None())
         } else {
             slowly(slf, c"_release", std::ptr::null(), 0, std::ptr::null_mut())
         }
@@ -108,7 +95,7 @@ unsafe extern "C" fn release_some<C: Quick>(
     // SAFETY: the interpreter calls it so.
     unsafe {
         if count == 0 && names.is_null() && this::<C>(&slf).give_now() {
-            new_reference(ffi::Py_None())
+            ffi::Py_NewRef(ffi::Py_None())
         } else {
             slowly(slf, c"_release", values, count, names)
         }
@@ -122,6 +109,49 @@ unsafe extern "C" fn exit<C: Quick>(
 ) -> *mut ffi::PyObject {
     // SAFETY: the interpreter calls it so.
     unsafe { release::<C>(slf, std::ptr::null_mut()) }
+}
+
+/// What `async with` awaits where there is nothing to wait for; null with an exception set.
+///
+/// # Safety
+/// Attached.
+#[inline]
+unsafe fn done() -> *mut ffi::PyObject {
+    // SAFETY: the caller's promise.
+    let py = unsafe { Python::assume_attached() };
+    match Done::get(py) {
+        Ok(done) => done.into_ptr(),
+        Err(error) => {
+            error.restore(py);
+            std::ptr::null_mut()
+        }
+    }
+}
+
+unsafe extern "C" fn aenter<C: Quick>(slf: *mut ffi::PyObject, _none: *mut ffi::PyObject) -> *mut ffi::PyObject {
+    // SAFETY: the interpreter calls it so, attached.
+    unsafe {
+        if this::<C>(&slf).take_in_task_now(Python::assume_attached()) {
+            done()
+        } else {
+            slowly(slf, c"_aenter", std::ptr::null(), 0, std::ptr::null_mut())
+        }
+    }
+}
+
+unsafe extern "C" fn aexit<C: Quick>(
+    slf: *mut ffi::PyObject,
+    _values: *mut *mut ffi::PyObject,
+    _count: ffi::Py_ssize_t,
+) -> *mut ffi::PyObject {
+    // SAFETY: the interpreter calls it so, attached.
+    unsafe {
+        if this::<C>(&slf).give_in_task_now(Python::assume_attached()) {
+            done()
+        } else {
+            slowly(slf, c"_aexit", std::ptr::null(), 0, std::ptr::null_mut())
+        }
+    }
 }
 
 /// The texts that differ between the classes, each with its signature first.
@@ -155,7 +185,13 @@ pub(super) fn register<C: Quick + PyTypeInfo>(py: Python<'_>, texts: &Texts) -> 
     let exit_call = ffi::PyMethodDefPointer {
         PyCFunctionFast: exit::<C>,
     };
-    let methods: [(&CStr, &CStr, ffi::PyMethodDefPointer, c_int); 4] = [
+    let aenter_call = ffi::PyMethodDefPointer {
+        PyCFunction: aenter::<C>,
+    };
+    let aexit_call = ffi::PyMethodDefPointer {
+        PyCFunctionFast: aexit::<C>,
+    };
+    let methods: [slots::Method; 6] = [
         (c"acquire", texts.acquire, acquire_call, keywords),
         release,
         (c"__enter__", c"__enter__($self)\n--\n\n", enter_call, ffi::METH_NOARGS),
@@ -165,22 +201,18 @@ pub(super) fn register<C: Quick + PyTypeInfo>(py: Python<'_>, texts: &Texts) -> 
             exit_call,
             ffi::METH_FASTCALL,
         ),
+        (
+            c"__aenter__",
+            c"__aenter__($self)\n--\n\n",
+            aenter_call,
+            ffi::METH_NOARGS,
+        ),
+        (
+            c"__aexit__",
+            c"__aexit__($self, *exc)\n--\n\n",
+            aexit_call,
+            ffi::METH_FASTCALL,
+        ),
     ];
-    let class = C::type_object(py);
-    for (name, doc, ml_meth, ml_flags) in methods {
-        // The interpreter keeps the address of each definition for ever.
-        let method = Box::leak(Box::new(ffi::PyMethodDef {
-            ml_name: name.as_ptr(),
-            ml_meth,
-            ml_flags,
-            ml_doc: doc.as_ptr(),
-        }));
-        // SAFETY: the definition lives for ever, and says truly how its function is called.
-        let descriptor = unsafe {
-            let made = ffi::PyDescr_NewMethod(class.as_type_ptr(), method);
-            Bound::from_owned_ptr_or_err(py, made)?
-        };
-        class.setattr(name.to_str().expect("ASCII"), descriptor)?;
-    }
-    Ok(())
+    slots::add::<C>(py, &methods)
 }

@@ -58,7 +58,6 @@ impl RLockCore {
         Ok(self.owner.is_thread(owner::thread()) || (self.owner.any_task() && self.owned_by_task(py)?))
     }
 
-    #[cold]
     fn owned_by_task(&self, py: Python<'_>) -> PyResult<bool> {
         Ok(owner::task(py)?.is_some_and(|task| self.owner.is_task(&task)))
     }
@@ -126,6 +125,23 @@ impl Quick for RLockCore {
         }
         given
     }
+
+    #[inline]
+    fn take_in_task_now(&self, py: Python<'_>) -> bool {
+        self.permits.try_take() && take::note_or_give(py, self)
+    }
+
+    #[inline]
+    fn give_in_task_now(&self, py: Python<'_>) -> bool {
+        // The last time only: who else may give it back is asked otherwise.
+        if self.count.load(Relaxed) != 1 || !self.owner.any_task() || !matches!(self.owned_by_task(py), Ok(true)) {
+            return false;
+        }
+        // From here on it is as good as given, whoever has to be woken.
+        self.count.store(0, Relaxed);
+        self.owner.clear(py);
+        self.permits.give_one() || take::give(py, &self.permits, 1).is_ok()
+    }
 }
 
 pub(super) fn register(py: Python<'_>) -> PyResult<()> {
@@ -170,12 +186,13 @@ impl RLockCore {
         self.permits.free() == 0
     }
 
-    fn __aenter__(slf: &Bound<'_, Self>) -> PyResult<Py<PyAny>> {
+    #[pyo3(name = "_aenter")]
+    fn aenter(slf: &Bound<'_, Self>) -> PyResult<Py<PyAny>> {
         enter_in_task(slf, "RLock.__aenter__")
     }
 
-    #[pyo3(signature = (*_exc))]
-    fn __aexit__(&self, py: Python<'_>, _exc: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
+    #[pyo3(name = "_aexit")]
+    fn aexit(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
         self.give(py)?;
         Done::get(py)
     }

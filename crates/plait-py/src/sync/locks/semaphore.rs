@@ -78,6 +78,16 @@ impl Quick for SemaphoreCore {
     fn give_now(&self) -> bool {
         self.permits.give_one()
     }
+
+    #[inline]
+    fn take_in_task_now(&self, _py: Python<'_>) -> bool {
+        self.permits.try_take()
+    }
+
+    #[inline]
+    fn give_in_task_now(&self, _py: Python<'_>) -> bool {
+        self.permits.give_one()
+    }
 }
 
 pub(super) fn register(py: Python<'_>) -> PyResult<()> {
@@ -122,12 +132,13 @@ impl SemaphoreCore {
         self.permits.free() == 0
     }
 
-    fn __aenter__(slf: &Bound<'_, Self>) -> PyResult<Py<PyAny>> {
+    #[pyo3(name = "_aenter")]
+    fn aenter(slf: &Bound<'_, Self>) -> PyResult<Py<PyAny>> {
         enter_in_task(slf, "Semaphore.__aenter__")
     }
 
-    #[pyo3(signature = (*_exc))]
-    fn __aexit__(&self, py: Python<'_>, _exc: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
+    #[pyo3(name = "_aexit")]
+    fn aexit(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
         self.give(py, 1)?;
         Done::get(py)
     }

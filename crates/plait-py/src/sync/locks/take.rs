@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use plait_shm::permits::{Full, Permits};
-use plait_shm::wait::Kind;
+use plait_shm::wait::{Kind, Woken};
 use plait_sys::time;
 use pyo3::prelude::*;
 use pyo3::types::PyBool;
@@ -49,6 +49,17 @@ pub(super) fn give(py: Python<'_>, permits: &Permits<Task>, count: u64) -> Resul
         rouse(py, wakes);
     }
     Ok(())
+}
+
+/// Notes that the running task has got a permit. False when that fails: the permit is given back.
+#[inline]
+pub(super) fn note_or_give<C: Permitting>(py: Python<'_>, this: &C) -> bool {
+    let noted = this.taken(py, By::Task, 1).is_ok();
+    if !noted {
+        // It was free before, so there is room.
+        let _ = give(py, this.permits(), 1);
+    }
+    noted
 }
 
 /// The address of the loop that runs in this thread.
@@ -118,6 +129,11 @@ impl<C: Permitting> Operation for Take<C> {
             // It was handed over, so there is room.
             let _ = give(py, permits, 1);
         }
+    }
+
+    fn pass_on(&self, _py: Python<'_>, place: &Place) -> Vec<Woken<Task>> {
+        let wakes = self.from.get().permits().pass_on(&place.waiter);
+        wakes.into_iter().collect()
     }
 
     /// A lock is mostly held by another task of the same loop, or for longer than a spin.
