@@ -82,6 +82,7 @@ class ProcessPool(_core.ProcessPoolCore, Pool):
 
     _shown_name = "ProcessPool"
     _kept_by_map = False
+    _takes_bare = True
 
     def __init__(
         self,
@@ -221,10 +222,10 @@ class ProcessPool(_core.ProcessPoolCore, Pool):
         """
         return self._map_with(self._options, fn, iterables, timeout, (chunksize, buffersize, ordered, progress))
 
-    def _begin_map(self, options: Options, fn: Callable[..., T], chunksize: int | None, /) -> MapCore[T]:
+    def _begin_map(self, options: Options, fn: Callable[..., T], chunksize: int | None, bare: bool, /) -> MapCore[T]:
         if chunksize is None and self._max_tasks is not None:
             chunksize = 1  # each item is a task, as it is with the standard library's default
-        return self._map(*options, fn, chunksize)
+        return self._map(*options, fn, chunksize, bare)
 
     def options(self, *, timeout: float | None = None, retries: int | None = None, priority: int = 0) -> PoolView:
         """Return a view on this pool whose tasks have other options.
