@@ -211,7 +211,10 @@ def _take_all(core: MapCore[Any], iterables: tuple[Iterable[Any], ...], bare: bo
         return
     begun = core.outstanding
     # Of a set, say, what is left has no name: it is what its iterator has not given.
-    left = [_cut(given, begun) if given is iterable else list(given) for given, iterable in zip(inputs, iterables)]
+    left = [
+        _cut(given, begun) if given is iterable else list(given)
+        for given, iterable in zip(inputs, iterables, strict=True)
+    ]
     rest = _items(left, bare)
     import threading
 

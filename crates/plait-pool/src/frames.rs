@@ -140,7 +140,6 @@ impl FrameWriter {
     /// # Safety
     /// As for `write`.
     #[cold]
-    #[expect(clippy::mut_from_ref, reason = "as for `room`")]
     unsafe fn go_on<'a>(&mut self, slot: &'a Slot, arena: &'a mut Arena, need: usize) -> io::Result<&'a mut [u8]> {
         // SAFETY: the worker that has the slot taken owns its result bytes.
         let size = (unsafe { self.room(slot, arena)? }.len() * 2).clamp(SMALLEST, LARGEST);

@@ -406,12 +406,18 @@ impl Worker {
             .seat(self.seat)
             .cpu
             .store(cpu::current_cpu() + 1, Ordering::Relaxed);
-        if fork::forks() != 0 {
-            self.board.seat(self.seat).forked.store(1, Ordering::Relaxed); // published by `finish`
-        }
+        self.note_forks(); // published by `finish`
         let before = slot.state().finish(self.seat as u32);
         if before.has(WAIT_FUTEX | WAIT_EVENT | COLLECT | SUPERVISE) {
             self.tell(index, before);
+        }
+    }
+
+    /// Notes that this process has forked, if it has: what its children see of the arenas stays as it is. For whoever buries the worker.
+    #[inline]
+    pub fn note_forks(&self) {
+        if fork::forks() != 0 {
+            self.board.seat(self.seat).forked.store(1, Ordering::Relaxed);
         }
     }
 

@@ -151,6 +151,8 @@ impl<'py> Runner<'py> {
     }
 
     fn run_slot(&mut self, slot: u32, last: bool) {
+        // To let go of a large value takes its time: whoever waits for it has it before.
+        let mut written = None;
         if self.worker.slot(slot).kind.load(Ordering::Relaxed) == KIND_MAP {
             self.run_chunk(slot);
         } else {
@@ -160,7 +162,7 @@ impl<'py> Runner<'py> {
             if self.in_forked_child(&outcome) {
                 return;
             }
-            self.write(slot, outcome);
+            written = self.write(slot, outcome);
             self.worker.finish_item(slot, 0);
         }
         if self.forked.is_some() {
@@ -171,6 +173,8 @@ impl<'py> Runner<'py> {
             self.worker.retiring();
         }
         self.worker.finish(slot);
+        drop(written);
+        self.worker.note_forks();
     }
 
     /// Whether this is a child that the task forked, and that came back instead of leaving. The board is its parent's: it
@@ -217,7 +221,7 @@ impl<'py> Runner<'py> {
             };
             match outcome {
                 Some(outcome) if self.in_forked_child(&outcome) => return,
-                Some(outcome) => self.write(slot, outcome),
+                Some(outcome) => drop(self.write(slot, outcome)),
                 None => self.write_nothing(slot),
             }
             if item + 1 < items {
@@ -276,29 +280,32 @@ impl<'py> Runner<'py> {
         gil::detached(self.py, || worker.offer(slot, segments)).map_err(shared::refused)
     }
 
-    /// Writes what came of an item; what cannot be written is an error of the item.
+    /// Writes what came of an item; what cannot be written is an error of the item. Returns the value, to be dropped.
     #[inline]
-    fn write(&mut self, slot: u32, outcome: PyResult<Bound<'py, PyAny>>) {
+    fn write(&mut self, slot: u32, outcome: PyResult<Bound<'py, PyAny>>) -> Option<Bound<'py, PyAny>> {
         if let Ok(value) = &outcome
             && let Some(word) = codec::number_word(value)
             && self.worker.write_number(slot, word).is_ok()
         {
-            return;
+            return outcome.ok();
         }
-        self.write_any(slot, outcome);
+        self.write_any(slot, outcome)
     }
 
-    fn write_any(&mut self, slot: u32, outcome: PyResult<Bound<'py, PyAny>>) {
+    fn write_any(&mut self, slot: u32, outcome: PyResult<Bound<'py, PyAny>>) -> Option<Bound<'py, PyAny>> {
         let mut buffer = std::mem::take(&mut self.buffer);
         buffer.clear();
         let mut parts = Parts::default();
-        let error = match outcome {
+        let (value, error) = match outcome {
             Ok(value) => {
                 let (encoded, segments) =
                     shared::collect(|| payload::encode_value(self.py, &value, &mut buffer, &mut parts));
-                encoded.and_then(|()| self.offer(slot, &segments)).err()
+                match encoded.and_then(|()| self.offer(slot, &segments)) {
+                    Ok(()) => (Some(value), None),
+                    Err(error) => (None, Some(error)),
+                }
             }
-            Err(error) => Some(error),
+            Err(error) => (None, Some(error)),
         };
         let written = match error {
             None if parts.is_empty() => self.worker.write(slot, frames::VALUE, &buffer),
@@ -328,6 +335,7 @@ impl<'py> Runner<'py> {
             buffer = Vec::new();
         }
         self.buffer = buffer;
+        value
     }
 
     /// What a MemoryError under a limit means.
