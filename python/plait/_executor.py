@@ -366,7 +366,7 @@ class Pool(concurrent.futures.Executor):
             if (
                 next(zip(*iterables, strict=False), None) is None
             ):  # as the standard library has it: nothing is submitted
-                return (value for value in ())
+                return (value for value in list[T]())
             raise
         return map_items(
             core, iterables, arguments, self._max_workers, deadline_ns, bare, self if self._kept_by_map else None

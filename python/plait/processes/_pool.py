@@ -193,10 +193,10 @@ class ProcessPool(_core.ProcessPoolCore, Pool):
         Inputs that have a length are submitted at the call, and run whether results are taken or not; where they are long,
         their items are pickled as the workers get on, so that 32 MiB of them wait at most. What is left of a list or an array
         is copied until then (8 bytes an item of a list), and inputs that cannot be sliced, like sets, are taken to their end at
-        the call. Other inputs are pulled as results are taken, so endless ones are welcome. Results wait for who takes them: all of them while
-        nobody has begun to, and then 64 MiB beyond the pool's `warm_memory` for each worker. One thread at a time may take
-        them. Timeouts and retries of the pool count per item, whatever the chunk. Dropping the iterator halfway cancels
-        what was not begun.
+        the call. Other inputs are pulled as results are taken, so endless ones are welcome. Results wait for who takes them:
+        all of them while nobody has begun to, and then 64 MiB beyond the pool's `warm_memory` for each worker. One thread at a
+        time may take them. Timeouts and retries of the pool count per item, whatever the chunk. Dropping the iterator halfway
+        cancels what was not begun.
 
         Args:
             fn: Called once per item, with one argument from each of the inputs.
