@@ -309,7 +309,6 @@ impl ProcessPoolCore {
 
     /// Begins a `map`: items are pushed into what it returns, and results taken out. An item is the tuple of its arguments, or the one
     /// that it has if they are `bare`.
-    #[expect(clippy::too_many_arguments, reason = "the first three are one tuple in Python")]
     #[pyo3(signature = (timeout, retries, priority, r#fn, chunksize, bare))]
     fn _map(
         &self,
