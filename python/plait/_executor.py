@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, ParamSpec,
 from plait import _core
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from typing import Self
 
     from plait._future import Future
@@ -100,14 +100,14 @@ def may_spin() -> bool:
 class MapFeeder(Protocol):
     """What takes the rest of an input as there is room, below."""
 
-    def run(self, source: Iterator[tuple[Any, ...]]) -> None: ...
+    def run(self, source: Iterable[Any], /) -> None: ...
 
 
 class MapCore(Protocol[T_co]):
     """A `map` under way, below: items go in, and it iterates over results."""
 
-    def pull(self, source: Iterator[tuple[Any, ...]], most: int | None = None) -> bool: ...
-    def fill(self, source: Iterator[tuple[Any, ...]]) -> bool: ...
+    def pull(self, source: Iterator[Any], most: int | None = None) -> bool: ...
+    def fill(self, source: Iterable[Any]) -> bool: ...
     def feeder(self) -> MapFeeder: ...
     def send(self, last: bool) -> None: ...
     def begin(self, ordered: bool, deadline_ns: int | None) -> None: ...
@@ -166,9 +166,10 @@ def map_items(
     arguments: MapArguments,
     workers: int,
     deadline_ns: int | None,
+    bare: bool,
     pool: object = None,
 ) -> Iterator[T]:
-    """Feed `iterables` into `core` and return the iterator over its results.
+    """Feed `iterables` into `core`, which takes single arguments if they are `bare`, and return the iterator over its results.
 
     Inputs that are all sized are consumed here, or as far as there is room for their items, and the rest by a thread as workers
     get on. Others, and any with a buffer size, are pulled as results are taken: never more than the buffer size ahead, or as
@@ -177,12 +178,11 @@ def map_items(
     total = _length(iterables)
     core.begin(arguments.ordered, deadline_ns)
     try:
-        source = zip(*iterables, strict=False)
         if total is None or arguments.buffersize is not None:
-            feeder = _Feeder(core, source, arguments, workers, pool)
+            feeder = _Feeder(core, iter(_items(iterables, bare)), arguments, workers, pool)
             feeder.fill()
             return _Results(core, feeder, arguments.progress, total)
-        _take_all(core, source, iterables)
+        _take_all(core, iterables, bare)
     except BaseException:
         core.close()  # or a pool that is left by this exception would wait for the rest of the items
         raise
@@ -199,22 +199,29 @@ def _length(iterables: tuple[Iterable[Any], ...]) -> int | None:
         return None
 
 
-def _take_all(core: MapCore[Any], source: Iterator[tuple[Any, ...]], iterables: tuple[Iterable[Any], ...]) -> None:
-    """See to it that all of `source`, the items of `iterables`, goes in."""
-    if not all(map(_can_be_cut, iterables)):  # a set, say: what is left of it has no name
-        core.pull(source)
-        core.send(True)
-        return
-    if core.fill(source):
+def _items(iterables: Sequence[Iterable[Any]], bare: bool) -> Iterable[Any]:
+    """Return the items that `iterables` give: tuples of arguments, or the one argument that each has if they are `bare`."""
+    return iterables[0] if bare else zip(*iterables, strict=False)
+
+
+def _take_all(core: MapCore[Any], iterables: tuple[Iterable[Any], ...], bare: bool) -> None:
+    """See to it that all items of `iterables` go in."""
+    inputs = [iterable if _can_be_cut(iterable) else iter(iterable) for iterable in iterables]
+    if core.fill(_items(inputs, bare)):
         return
     begun = core.outstanding
-    rest = zip(*[_cut(iterable, begun) for iterable in iterables], strict=False)
+    # Of a set, say, what is left has no name: it is what its iterator has not given.
+    left = [
+        _cut(given, begun) if given is iterable else list(given)
+        for given, iterable in zip(inputs, iterables, strict=True)
+    ]
+    rest = _items(left, bare)
     import threading
 
     try:
         threading.Thread(target=core.feeder().run, args=(rest,), name="plait-feed").start()
     except RuntimeError:  # no more threads
-        core.pull(rest)
+        core.pull(iter(rest))
         core.send(True)
 
 
@@ -241,14 +248,14 @@ class _Feeder:
     def __init__(
         self,
         core: MapCore[Any],
-        source: Iterator[tuple[Any, ...]],
+        source: Iterator[Any],
         arguments: MapArguments,
         workers: int,
         pool: object,
     ) -> None:
         self._pool = pool
         self._core = core
-        self._source: Iterator[tuple[Any, ...]] | None = source
+        self._source: Iterator[Any] | None = source
         self._buffersize = arguments.buffersize
         self._chunks = _CHUNKS_AHEAD * workers
 
@@ -322,6 +329,8 @@ class Pool(concurrent.futures.Executor):
     _shown_name: ClassVar[str]
     _kept_by_map: ClassVar[bool]
     """Whether a pool that nobody refers to any more has to stay for a `map` that pulls its input."""
+    _takes_bare: ClassVar[bool]
+    """Whether the items of a `map` with one input go in as they are, and not as tuples of one."""
     _max_workers: int
 
     if TYPE_CHECKING:  # at run time they are the cores', and `_begin_map` is each pool's
@@ -335,7 +344,9 @@ class Pool(concurrent.futures.Executor):
             args: tuple[Any, ...],
             kwargs: dict[str, Any] | None,
         ) -> Future[T]: ...
-        def _begin_map(self, options: Options, fn: Callable[..., T], chunksize: int | None, /) -> MapCore[T]: ...
+        def _begin_map(
+            self, options: Options, fn: Callable[..., T], chunksize: int | None, bare: bool, /
+        ) -> MapCore[T]: ...
         def _figures(self) -> dict[str, int]: ...
 
     def _map_with(
@@ -348,9 +359,17 @@ class Pool(concurrent.futures.Executor):
     ) -> Iterator[T]:
         arguments = MapArguments.check(*keywords)
         deadline_ns = _core.deadline_ns(timeout)
-        core = self._begin_map(options, fn, arguments.chunksize)
+        bare = self._takes_bare and len(iterables) == 1
+        try:
+            core = self._begin_map(options, fn, arguments.chunksize, bare)
+        except Exception:
+            if (
+                next(zip(*iterables, strict=False), None) is None
+            ):  # as the standard library has it: nothing is submitted
+                return (value for value in list[T]())
+            raise
         return map_items(
-            core, iterables, arguments, self._max_workers, deadline_ns, self if self._kept_by_map else None
+            core, iterables, arguments, self._max_workers, deadline_ns, bare, self if self._kept_by_map else None
         )
 
     async def __aenter__(self) -> Self:

@@ -39,6 +39,7 @@ class Future(_core.FutureCore[T], concurrent.futures.Future[T]):  # pyright: ign
 
     if not TYPE_CHECKING:
         __init__ = object.__init__  # the standard library's would make what the core makes when it is asked for
+        __dict__ = _core.FutureCore._dict  # the collector has to know of one that has attributes
 
     def __await__(self) -> Generator[Any, None, T]:
         import asyncio

@@ -208,6 +208,14 @@ class ExecutorContract:
         with pytest.raises(StopIteration):
             next(results)
 
+    @pytest.mark.parametrize("nothing", [[], iter(())], ids=["list", "iterator"])
+    def test_map_of_nothing_after_the_shutdown(self, executor, nothing):
+        executor.shutdown()
+        assert list(executor.map(tasks.echo, nothing)) == []
+        assert list(executor.map(tasks.add, [1], nothing)) == []
+        with pytest.raises(RuntimeError):
+            executor.map(tasks.echo, [1])
+
     def test_map_submits_at_the_call(self, executor, tmp_path):
         path = str(tmp_path / "runs")
         items = list(range(20))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import decimal
+import enum
 import functools
 import gc
 import itertools
@@ -13,6 +14,7 @@ import math
 import multiprocessing
 import operator
 import os
+import random
 import sys
 import threading
 import time
@@ -421,6 +423,56 @@ def test_map_of_nothing(pool):
     assert list(pool.map(_tasks.echo, [])) == []
     assert list(pool.map(_tasks.echo, iter(()))) == []
     assert list(pool.map(_tasks.echo, range(0), chunksize=5)) == []
+
+
+class Kind(enum.IntEnum):
+    FIRST = 1
+
+
+class Count(int):
+    pass
+
+
+NUMBERS = [0, -1, 255, 257, 2**55 - 1, 2**55, -(2**55), -(2**55) - 1, 2**63 - 1, 2**63, -(2**63), 2**70, -(2**70)]
+NOT_QUITE_NUMBERS = [True, False, None, 1.0, Kind.FIRST, Count(5), "7", (), (8,), [9]]
+
+
+@pytest.mark.parametrize("chunksize", [None, 1, 7])
+def test_map_gives_numbers_as_pickle_does(pool, chunksize):
+    values = [*NUMBERS, *NOT_QUITE_NUMBERS, *NUMBERS, *range(300)]
+    random.Random(7).shuffle(values)
+    results = list(pool.map(_tasks.echo, values, chunksize=chunksize))
+    assert [(type(result), result) for result in results] == [(type(value), value) for value in values]
+    assert list(pool.map(type, values, chunksize=chunksize)) == [type(value) for value in values]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        range(0),
+        range(1),
+        range(10, 0, -3),
+        range(2**55 - 2, 2**55 + 2),
+        range(-(2**55) + 2, -(2**55) - 2, -1),
+        range(2**63 - 2, 2**63 + 2),
+        range(2**80, 2**80 + 3),
+        range(-(2**70), 2**70, 2**69),
+        range(5_000),
+    ],
+    ids=str,
+)
+def test_map_of_a_range(pool, values):
+    assert list(pool.map(_tasks.echo, values)) == list(values)
+    assert list(pool.map(_tasks.echo, values, buffersize=2)) == list(values)
+    assert list(pool.map(pow, values, [1] * len(values))) == list(values)
+
+
+def test_map_of_numbers_and_errors(pool):
+    results = pool.map(functools.partial(_tasks.fail_at, 401), [*range(0, 400, 2), 401, 402])
+    assert [next(results) for _ in range(200)] == list(range(0, 400, 2))
+    with pytest.raises(_tasks.Refusal, match="401"):
+        next(results)
+    assert list(results) == []
 
 
 def test_map_answers_with_an_iterator(pool):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import gc
 import os
 import signal
@@ -18,7 +19,7 @@ from tests.processes._support import WATCHDOG, wait_until
 from tests.processes._tasks import Gate
 
 MIB = 1 << 20
-MANY = 2_500_000
+MANY = 5_000_000
 """Small items that take more room, encoded, than a map gives them at once."""
 
 
@@ -103,11 +104,12 @@ def test_results_that_wait_take_bounded_memory():
         assert count == 300_000
 
 
-@pytest.mark.parametrize("kind", [range, list, tuple])
+@pytest.mark.parametrize("kind", [range, list, tuple, set, collections.deque])
 def test_long_inputs_arrive_whole_whatever_becomes_of_them(pool, kind):
-    values = range(MANY) if kind is range else kind(range(MANY))
+    values = range(MANY) if kind is range else kind(range(MANY))  # a set of these has them in order
     results = pool.map(double, values)
-    if isinstance(values, list):
+    assert feeding()
+    if isinstance(values, list | set | collections.deque):
         values.clear()
     assert all(result == 2 * index for index, result in enumerate(results))
     assert wait_until(lambda: not feeding())
@@ -130,6 +132,19 @@ def test_the_shortest_of_long_inputs_ends_a_map(pool):
     results = list(pool.map(max, range(MANY + 5), [7] * MANY, range(2 * MANY)))
     assert len(results) == MANY
     assert results[-1] == MANY - 1
+
+
+def test_items_of_a_set_that_wait_are_not_all_encoded(one, tmp_path):
+    values = {str(number) * 8 for number in range(2_000_000)}
+    with Gate(tmp_path / "gate") as gate:
+        blocked = one.submit(gate.wait)
+        before = private()
+        results = one.map(length, values, [None] * len(values))
+        assert feeding()
+        assert private() - before < 100 * MIB  # encoded they would take 120, and as much again while their list grows
+        results.close()
+        gate.open()
+        blocked.result(WATCHDOG)
 
 
 def test_items_are_run_whether_anybody_takes_results_or_not():

@@ -130,18 +130,25 @@ def test_a_future_in_a_cycle_is_collected(single):
     class Thing:
         future: object
 
-    def cycle(by_attribute):
+    def cycle(by):
         thing = Thing()
-        future = single.submit(lambda: None if by_attribute else thing)
+        future = single.submit(lambda: thing if by == "result" else 7)
         future.result(WATCHDOG)
-        if by_attribute:
+        if by == "attribute":
             future.thing = thing
+        elif by == "dict":
+            vars(future)["thing"] = thing
+        elif by == "another dict":
+            future.__dict__ = {"thing": thing}
+        assert by == "result" or future.thing is thing
         thing.future = future
         return weakref.ref(thing)
 
-    for by_attribute in (True, False):
-        reference = cycle(by_attribute)
-        poll(lambda reference=reference: gc.collect() >= 0 and reference() is None, "the cycle to be collected")
+    for by in ("result", "attribute", "dict", "another dict"):
+        reference = cycle(by)
+        poll(
+            lambda reference=reference: gc.collect() >= 0 and reference() is None, f"the cycle by {by} to be collected"
+        )
 
 
 # ---- options -------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
-//! How results lie in slots and blocks: one frame an item.
+//! How results lie in slots and blocks, and the items of a chunk in its arguments: one frame an item.
 //!
-//! A frame is a word (kind in the low byte, length above) and its bytes, padded to 8. The first frames lie in the slot; where
+//! A frame is a word (kind in the low byte, length above) and its bytes; a small whole number is in the word itself. Those of
+//! results are padded to 8. The first lie in the slot; where
 //! the next one does not fit, a JUMP frame names the block in the worker's arena that goes on. A frame counts as written when the
 //! item's lease has moved on, so what a dead worker finished can be read up to there.
 
@@ -21,12 +22,69 @@ pub const ERROR: u8 = 1;
 pub const LIMIT: u8 = 2;
 /// The task's value, begun by the table of its large parts (see [`crate::blocks`]).
 pub const PLACED: u8 = 3;
+/// A whole number that [fits](number_word) into the frame's word, which has no bytes.
+pub const NUMBER: u8 = 4;
 const JUMP: u8 = 255;
 
-const WORD: usize = 8;
+/// Bytes of a frame's word.
+pub const WORD: usize = 8;
 /// Blocks of a chunk's results grow from this up to `LARGEST`, unless one frame needs more.
 const SMALLEST: usize = 4 << 10;
 const LARGEST: usize = 1 << 20;
+
+/// A word: a kind, and a length or another number.
+fn word_of(kind: u8, number: u64) -> [u8; WORD] {
+    (u64::from(kind) | number << 8).to_le_bytes()
+}
+
+/// The word of a frame that is a number; None where it takes more than 56 bits.
+#[inline]
+pub fn number_word(number: i64) -> Option<[u8; WORD]> {
+    let shifted = number << 8;
+    (shifted >> 8 == number).then(|| (shifted.cast_unsigned() | u64::from(NUMBER)).to_le_bytes())
+}
+
+/// The number that is in a word.
+#[inline]
+pub fn number_in(word: [u8; WORD]) -> i64 {
+    i64::from_le_bytes(word) >> 8
+}
+
+/// Begins the frame of an item whose bytes are to follow: [`end_item`] fills it in.
+#[inline]
+pub fn begin_item(items: &mut Vec<u8>) -> usize {
+    items.extend_from_slice(&[0; WORD]);
+    items.len() - WORD
+}
+
+/// Ends the frame that begins at `start`, with the bytes that follow it.
+#[inline]
+pub fn end_item(items: &mut [u8], start: usize) {
+    let len = items.len() - start - WORD;
+    items[start..start + WORD].copy_from_slice(&word_of(VALUE, len as u64));
+}
+
+/// An item of a chunk.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Item<'a> {
+    /// Its one argument is this number.
+    Number(i64),
+    /// Its arguments, by whoever wrote them.
+    Bytes(&'a [u8]),
+}
+
+/// The item whose frame begins at `at`, and where the next one does. None where there is no whole frame.
+#[inline]
+pub fn item_at(items: &[u8], at: usize) -> Option<(Item<'_>, usize)> {
+    let word = *items.get(at..)?.first_chunk::<WORD>()?;
+    let begin = at + WORD;
+    let (kind, number) = split_word(word);
+    if kind == NUMBER {
+        return Some((Item::Number(number_in(word)), begin));
+    }
+    let end = begin.checked_add(usize::try_from(number).ok()?)?;
+    Some((Item::Bytes(items.get(begin..end)?), end))
+}
 
 /// Writes the frames of one slot, in the worker.
 #[derive(Default)]
@@ -46,24 +104,53 @@ impl FrameWriter {
     /// # Safety
     /// The caller is the worker that has `slot` taken.
     pub unsafe fn write(&mut self, slot: &Slot, arena: &mut Arena, kind: u8, bytes: &[u8]) -> io::Result<()> {
+        // SAFETY: the caller's promise.
+        unsafe { self.append(slot, arena, word_of(kind, bytes.len() as u64), bytes) }
+    }
+
+    /// Appends a frame that is the number in `word`, which [`number_word`] made.
+    ///
+    /// # Safety
+    /// As for `write`.
+    #[inline]
+    pub unsafe fn write_number(&mut self, slot: &Slot, arena: &mut Arena, word: [u8; WORD]) -> io::Result<()> {
+        // SAFETY: the caller's promise.
+        unsafe { self.append(slot, arena, word, &[]) }
+    }
+
+    /// # Safety
+    /// As for `write`.
+    #[inline]
+    unsafe fn append(&mut self, slot: &Slot, arena: &mut Arena, word: [u8; WORD], bytes: &[u8]) -> io::Result<()> {
         let need = WORD + bytes.len().next_multiple_of(WORD);
         // SAFETY: the worker that has the slot taken owns its result bytes.
         let mut room = unsafe { self.room(slot, arena)? };
         if self.used + need + WORD > room.len() {
-            let size = (room.len() * 2).clamp(SMALLEST, LARGEST).max(need + WORD);
-            let block = arena.lend(size)?;
-            // SAFETY: as above; lending does not move what is mapped.
-            room = unsafe { self.room(slot, arena)? };
-            put_word(&mut room[self.used..], JUMP, block.offset);
-            self.block = Some(block);
-            self.used = 0;
-            // SAFETY: the block is ours until the slot is done.
-            room = unsafe { self.room(slot, arena)? };
+            // SAFETY: as above.
+            room = unsafe { self.go_on(slot, arena, need)? };
         }
-        put_word(&mut room[self.used..], kind, bytes.len() as u64);
+        room[self.used..][..WORD].copy_from_slice(&word);
         room[self.used + WORD..][..bytes.len()].copy_from_slice(bytes);
         self.used += need;
         Ok(())
+    }
+
+    /// Goes on in a new block with room for a frame of `need` bytes.
+    ///
+    /// # Safety
+    /// As for `write`.
+    #[cold]
+    unsafe fn go_on<'a>(&mut self, slot: &'a Slot, arena: &'a mut Arena, need: usize) -> io::Result<&'a mut [u8]> {
+        // SAFETY: the worker that has the slot taken owns its result bytes.
+        let size = (unsafe { self.room(slot, arena)? }.len() * 2).clamp(SMALLEST, LARGEST);
+        let block = arena.lend(size.max(need + WORD))?;
+        // SAFETY: as above; lending does not move what is mapped.
+        let room = unsafe { self.room(slot, arena)? };
+        room[self.used..][..WORD].copy_from_slice(&word_of(JUMP, block.offset));
+        self.block = Some(block);
+        self.used = 0;
+        // SAFETY: the block is ours until the slot is done.
+        unsafe { self.room(slot, arena) }
     }
 
     /// # Safety
@@ -82,15 +169,23 @@ impl FrameWriter {
     }
 }
 
-fn put_word(room: &mut [u8], kind: u8, number: u64) {
-    room[..WORD].copy_from_slice(&(u64::from(kind) | number << 8).to_le_bytes());
+#[inline]
+fn split_word(word: [u8; WORD]) -> (u8, u64) {
+    let word = u64::from_le_bytes(word);
+    (word as u8, word >> 8)
 }
 
+#[inline]
 fn get_word(room: &[u8]) -> (u8, u64) {
     let mut word = [0; WORD];
     word.copy_from_slice(&room[..WORD]);
-    let word = u64::from_le_bytes(word);
-    (word as u8, word >> 8)
+    split_word(word)
+}
+
+/// Bytes that follow the word of a result's frame, without the padding.
+#[inline]
+fn bytes_after(kind: u8, number: u64) -> usize {
+    if kind == NUMBER { 0 } else { number as usize }
 }
 
 /// Whether the first `count` frames that begin in a slot go on in a block, or have parts in some.
@@ -101,7 +196,7 @@ fn needs_view(inline: &[u8; INLINE], count: u32) -> bool {
         if kind == JUMP || kind == PLACED {
             return true;
         }
-        at += WORD + (number as usize).next_multiple_of(WORD);
+        at += WORD + bytes_after(kind, number).next_multiple_of(WORD);
     }
     false
 }
@@ -164,7 +259,7 @@ impl Results {
         (self.left, self.block, self.at) = (1, 0, 0);
     }
 
-    /// The kind of the next frame; [`PLACED`] shows as [`VALUE`].
+    /// The kind of the next frame; [`PLACED`] and [`NUMBER`] show as [`VALUE`].
     pub fn kind(&self) -> Option<u8> {
         if self.left == 0 {
             return None;
@@ -175,7 +270,25 @@ impl Results {
             // SAFETY: as in `bytes`.
             kind = get_word(unsafe { view.bytes(number, WORD) }.ok()?).0;
         }
-        Some(if kind == PLACED { VALUE } else { kind })
+        Some(if matches!(kind, PLACED | NUMBER) { VALUE } else { kind })
+    }
+
+    /// Takes the next frame, if it is a number and follows without a jump.
+    #[inline]
+    pub fn next_number(&mut self) -> Option<i64> {
+        if self.left == 0 {
+            return None;
+        }
+        let word = *self.bytes(self.at, WORD).ok()?.first_chunk::<WORD>()?;
+        if split_word(word).0 != NUMBER {
+            return None;
+        }
+        if !self.parts.is_empty() {
+            self.parts.clear();
+        }
+        self.at += WORD;
+        self.left -= 1;
+        Some(number_in(word))
     }
 
     /// Whether the next frame follows without a jump, is of this kind, and its first byte is this one.
@@ -187,7 +300,8 @@ impl Results {
             && self.bytes(self.at + WORD, 1).is_ok_and(|bytes| bytes[0] == first)
     }
 
-    /// Gives the next frame to `read`: its kind, its bytes, and its large parts. A frame that is [`PLACED`] shows as a [`VALUE`].
+    /// Gives the next frame to `read`: its kind, its bytes, and its large parts. A frame that is [`PLACED`] shows as a [`VALUE`], the
+    /// bytes of a [`NUMBER`] are its word.
     pub fn next<R>(&mut self, read: impl FnOnce(u8, &[u8], &[Arc<Lent>]) -> R) -> io::Result<Option<R>> {
         if self.left == 0 {
             return Ok(None);
@@ -224,10 +338,14 @@ impl Results {
             (self.block, self.at) = (number, 0);
             (kind, number) = get_word(self.bytes(0, WORD)?);
         }
-        let (at, len) = (self.at + WORD, number as usize);
-        self.at = at + len.next_multiple_of(WORD);
+        let word = self.at;
+        let len = bytes_after(kind, number);
+        self.at = word + WORD + len.next_multiple_of(WORD);
         self.left -= 1;
-        Ok((kind, at, len))
+        Ok(match kind {
+            NUMBER => (kind, word, WORD),
+            _ => (kind, word + WORD, len),
+        })
     }
 
     fn bytes(&self, at: usize, len: usize) -> io::Result<&[u8]> {

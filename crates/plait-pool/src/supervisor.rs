@@ -140,7 +140,7 @@ pub enum Event {
         seat: Seat,
         /// Its incarnation, from [`Action::Spawn`].
         incarnation: u32,
-        /// The system's error number.
+        /// The system's error number; 0: the server ended before it answered.
         errno: i32,
     },
     /// The fork server is gone. What becomes of its workers is told next: together, those that were starting are one start failure.

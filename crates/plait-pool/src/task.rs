@@ -14,7 +14,8 @@
 //! | DONE | FREE | parent, when the result was taken |
 //!
 //! **Item** is the lease on the item that runs: its index, and whether it is IDLE (not begun), RUN or DOOMED. The worker moves
-//! IDLE → RUN → next IDLE, the parent RUN or IDLE → DOOMED, all by compare-and-swap: an item is finished or doomed, never both.
+//! IDLE → RUN → next IDLE (or RUN at once), the parent RUN or IDLE → DOOMED, all by compare-and-swap: an item is finished or doomed,
+//! never both.
 
 use plait_shm::queue::Offer;
 use plait_shm::sync::{AtomicU32, Ordering};
@@ -245,6 +246,12 @@ impl ItemWord<'_> {
     #[inline]
     pub fn finish(self, item: u32) -> bool {
         self.swap(item << 2 | RUN, (item + 1) << 2 | IDLE)
+    }
+
+    /// `finish`, and `begin` of the item after it, in one.
+    #[inline]
+    pub fn advance(self, item: u32) -> bool {
+        self.swap(item << 2 | RUN, (item + 1) << 2 | RUN)
     }
 
     /// The parent dooms `item`, begun or not. False when it is finished, or was doomed before.

@@ -17,7 +17,7 @@ use plait_sys::{child, cpu, fork, futex, time};
 
 use crate::blocks::{Place, View, put_table};
 use crate::board::{Board, IN_SLOT, KIND_MAP, SeatState, Slot, offer};
-use crate::frames::{FrameWriter, PLACED, VALUE};
+use crate::frames::{FrameWriter, PLACED, VALUE, WORD};
 use crate::spin::{Crowd, Spin};
 use crate::task::{ABANDONED, COLLECT, SUPERVISE, State, WAIT_EVENT, WAIT_FUTEX};
 
@@ -294,6 +294,13 @@ impl Worker {
         unsafe { self.frames.write(self.board.slot(slot), &mut self.results, kind, bytes) }
     }
 
+    /// Writes the result of the item that runs: the number in `word` (see [`crate::frames::number_word`]).
+    #[inline]
+    pub fn write_number(&mut self, slot: u32, word: [u8; WORD]) -> io::Result<()> {
+        // SAFETY: we have the slot taken.
+        unsafe { self.frames.write_number(self.board.slot(slot), &mut self.results, word) }
+    }
+
     /// Writes the result of the item that runs, whose large `parts` (and whether they are read-only) go into blocks of their own. When
     /// that fails, nothing is written.
     pub fn write_placed(&mut self, slot: u32, bytes: &[u8], parts: &[(&[u8], bool)]) -> io::Result<()> {
@@ -380,6 +387,17 @@ impl Worker {
         }
     }
 
+    /// Finishes `item` and begins the one after it. The time at which each began is of use only where there are timeouts.
+    #[inline]
+    pub fn advance(&self, slot: u32, item: u32) {
+        if self.board.slot(slot).timed.load(Ordering::Relaxed) != 0 {
+            self.finish_item(slot, item);
+            self.begin(slot, item + 1);
+        } else if !self.board.slot(slot).item().advance(item) {
+            child::kill_self();
+        }
+    }
+
     /// Gives the slot back, and wakes whoever asked to hear of it.
     #[inline]
     pub fn finish(&self, index: u32) {
@@ -388,12 +406,18 @@ impl Worker {
             .seat(self.seat)
             .cpu
             .store(cpu::current_cpu() + 1, Ordering::Relaxed);
-        if fork::forks() != 0 {
-            self.board.seat(self.seat).forked.store(1, Ordering::Relaxed); // published by `finish`
-        }
+        self.note_forks(); // published by `finish`
         let before = slot.state().finish(self.seat as u32);
         if before.has(WAIT_FUTEX | WAIT_EVENT | COLLECT | SUPERVISE) {
             self.tell(index, before);
+        }
+    }
+
+    /// Notes that this process has forked, if it has: what its children see of the arenas stays as it is. For whoever buries the worker.
+    #[inline]
+    pub fn note_forks(&self) {
+        if fork::forks() != 0 {
+            self.board.seat(self.seat).forked.store(1, Ordering::Relaxed);
         }
     }
 

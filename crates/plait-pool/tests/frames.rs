@@ -6,13 +6,13 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use plait_pool::board::{Board, INLINE, Slot};
-use plait_pool::frames::{ERROR, FrameWriter, LIMIT, Results, VALUE, lies_in_block};
+use plait_pool::frames::{self, ERROR, FrameWriter, Item, LIMIT, NUMBER, Results, VALUE, lies_in_block};
 use plait_shm::arena::{Arena, ArenaView};
 use plait_sys::mem::Memfd;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-/// A frame: its kind and its bytes.
+/// A frame: its kind and its bytes, those of a number being its word.
 type Frame = (u8, Vec<u8>);
 
 /// A slot, and the arena of the worker that has it taken.
@@ -43,8 +43,15 @@ impl Rig {
     fn write(&mut self, frames: &[Frame]) {
         let mut writer = FrameWriter::new();
         for (kind, bytes) in frames {
+            let slot = self.board.slot(7);
             // SAFETY: nobody else knows the board.
-            unsafe { writer.write(self.board.slot(7), &mut self.arena, *kind, bytes) }.expect("room");
+            unsafe {
+                match bytes.first_chunk() {
+                    Some(word) if *kind == NUMBER => writer.write_number(slot, &mut self.arena, *word),
+                    _ => writer.write(slot, &mut self.arena, *kind, bytes),
+                }
+            }
+            .expect("room");
         }
     }
 
@@ -73,6 +80,11 @@ impl Rig {
                 at = 0;
                 frame = word(blocks.last().copied(), at);
             }
+            if *kind == NUMBER {
+                assert_eq!(&frame.to_le_bytes()[..], bytes);
+                at += 8;
+                continue;
+            }
             assert_eq!((frame as u8, frame >> 8), (*kind, bytes.len() as u64));
             at += 8 + bytes.len().next_multiple_of(8) as u64;
         }
@@ -90,7 +102,8 @@ impl Rig {
 /// Reads the next frame, and compares it.
 fn read(results: &mut Results, expected: &Frame) -> Result<(), TestCaseError> {
     let left = results.left();
-    prop_assert_eq!(results.kind(), Some(expected.0));
+    let shown = if expected.0 == NUMBER { VALUE } else { expected.0 };
+    prop_assert_eq!(results.kind(), Some(shown));
     let same = results.next(|kind, bytes, _| kind == expected.0 && bytes == expected.1);
     prop_assert_eq!(same.expect("it can be read"), Some(true));
     prop_assert_eq!(results.left(), left - 1);
@@ -108,6 +121,24 @@ fn lens() -> impl Strategy<Value = usize> {
 }
 
 fn frame() -> impl Strategy<Value = Frame> {
+    prop_oneof![2 => bytes_frame(), 1 => number().prop_map(number_frame)]
+}
+
+/// Numbers that fit into a word, those at its borders among them.
+fn number() -> impl Strategy<Value = i64> {
+    prop_oneof![
+        -(1_i64 << 55)..1 << 55,
+        Just(-(1 << 55)),
+        Just((1 << 55) - 1),
+        -3_i64..3
+    ]
+}
+
+fn number_frame(number: i64) -> Frame {
+    (NUMBER, frames::number_word(number).expect("it fits").to_vec())
+}
+
+fn bytes_frame() -> impl Strategy<Value = Frame> {
     (prop::sample::select(&[VALUE, ERROR, LIMIT]), lens(), any::<u8>()).prop_map(|(kind, len, seed)| {
         let mut bytes = vec![seed; len];
         bytes.iter_mut().rev().take(3).for_each(|byte| *byte = !seed);
@@ -153,11 +184,62 @@ proptest! {
     }
 
     #[test]
+    fn numbers_are_taken_as_such_but_after_a_jump(numbers in vec(number(), 1..300)) {
+        let mut rig = Rig::new();
+        let frames = Vec::from_iter(numbers.iter().map(|&number| number_frame(number)));
+        rig.write(&frames);
+        let blocks = rig.blocks(&frames).len();
+        let mut results = rig.take(numbers.len());
+        let mut jumps = 0;
+        for (number, frame) in numbers.iter().zip(&frames) {
+            match results.next_number() {
+                Some(found) => prop_assert_eq!(found, *number),
+                None => {
+                    read(&mut results, frame)?;
+                    jumps += 1;
+                }
+            }
+        }
+        prop_assert_eq!(jumps, blocks);
+        prop_assert_eq!(results.next_number(), None);
+    }
+
+    /// Items of a chunk, one behind the other.
+    #[test]
+    fn items_are_read_as_they_were_written(items in vec(prop_oneof![number().prop_map(Ok), vec(any::<u8>(), 0..40).prop_map(Err)], 0..30)) {
+        let mut out = Vec::new();
+        for item in &items {
+            match item {
+                Ok(number) => out.extend_from_slice(&frames::number_word(*number).expect("it fits")),
+                Err(bytes) => {
+                    let start = frames::begin_item(&mut out);
+                    out.extend_from_slice(bytes);
+                    frames::end_item(&mut out, start);
+                }
+            }
+        }
+        let mut at = 0;
+        for item in &items {
+            let (found, next) = frames::item_at(&out, at).expect("an item");
+            match item {
+                Ok(number) => prop_assert_eq!(found, Item::Number(*number)),
+                Err(bytes) => prop_assert_eq!(found, Item::Bytes(bytes)),
+            }
+            at = next;
+        }
+        prop_assert_eq!(at, out.len());
+        prop_assert_eq!(frames::item_at(&out, at), None);
+        if at > 0 {
+            prop_assert!((0..at).all(|end| frames::item_at(&out[..end], 0).is_none_or(|(_, next)| next <= end)));
+        }
+    }
+
+    #[test]
     fn a_single_result_lies_in_a_block_when_the_slot_is_too_small(frame in frame()) {
         let mut rig = Rig::new();
         rig.write(std::slice::from_ref(&frame));
         let jumped = !rig.blocks(std::slice::from_ref(&frame)).is_empty();
-        prop_assert_eq!(jumped, frame.1.len() > INLINE - 16);
+        prop_assert_eq!(jumped, frame.0 != NUMBER && frame.1.len() > INLINE - 16);
         // SAFETY: nobody writes.
         prop_assert_eq!(unsafe { lies_in_block(rig.slot()) }, jumped);
         let mut results = rig.take(1);
@@ -199,4 +281,20 @@ fn a_result_whose_arena_is_not_there_is_an_error() {
     let mut results = unsafe { Results::take(rig.slot(), None, 1) };
     assert!(results.next(|_, _, _| ()).is_err());
     assert_eq!(results.kind(), None);
+}
+
+#[test]
+fn numbers_of_more_than_56_bits_have_no_word() {
+    for (number, fits) in [
+        (i64::MAX, false),
+        (i64::MIN, false),
+        (1 << 55, false),
+        (-(1 << 55) - 1, false),
+        (0, true),
+    ] {
+        assert_eq!(frames::number_word(number).is_some(), fits, "{number}");
+    }
+    for number in [0, 1, -1, (1 << 55) - 1, -(1 << 55)] {
+        assert_eq!(frames::number_in(frames::number_word(number).expect("it fits")), number);
+    }
 }

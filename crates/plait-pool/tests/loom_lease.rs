@@ -249,7 +249,7 @@ mod claim {
     }
 }
 
-/// The item word: `Worker::begin` and `finish_item` against `Shared::doom` and `read_lease`.
+/// The item word: `Worker::begin`, `finish_item` and `advance` against `Shared::doom` and `read_lease`.
 mod lease {
     use super::*;
 
@@ -287,6 +287,24 @@ mod lease {
             (ITEMS, false)
         }
 
+        /// The same where items have no timeouts: what ends one begins the next.
+        fn run_on(&self) -> (u32, bool) {
+            if !self.item().begin(0) {
+                return (0, true);
+            }
+            for item in 0..ITEMS {
+                self.results[item as usize].write(item);
+                let goes_on = match item + 1 < ITEMS {
+                    true => self.item().advance(item),
+                    false => self.item().finish(item),
+                };
+                if !goes_on {
+                    return (item, true);
+                }
+            }
+            (ITEMS, false)
+        }
+
         /// The parent: dooms what runs or comes next, unless all is finished.
         fn doom(&self) -> Option<u32> {
             loop {
@@ -308,11 +326,17 @@ mod lease {
         }
     }
 
+    /// Both kinds of worker.
+    fn explore_both(model: impl Fn(fn(&Rig) -> (u32, bool)) + Send + Sync + Copy + 'static) {
+        explore_all(move || model(Rig::run));
+        explore_all(move || model(Rig::run_on));
+    }
+
     #[test]
     fn an_item_is_finished_or_doomed() {
-        explore_all(|| {
+        explore_both(|run| {
             let rig = Rig::new();
-            let worker = spawn(&rig, Rig::run);
+            let worker = spawn(&rig, run);
             let doomed = rig.doom();
             // Already before the worker is dead.
             let seen = rig.item().load();
@@ -327,9 +351,9 @@ mod lease {
 
     #[test]
     fn what_the_lease_has_passed_can_be_read() {
-        explore_all(|| {
+        explore_both(|run| {
             let rig = Rig::new();
-            let worker = spawn(&rig, Rig::run);
+            let worker = spawn(&rig, run);
             for _ in 0..2 {
                 rig.read(rig.item().load().item);
             }
@@ -339,9 +363,9 @@ mod lease {
 
     #[test]
     fn what_was_seen_to_run_is_finished_when_it_cannot_be_doomed() {
-        explore_all(|| {
+        explore_both(|run| {
             let rig = Rig::new();
-            let worker = spawn(&rig, Rig::run);
+            let worker = spawn(&rig, run);
             let seen = rig.item().load();
             if seen.begun && !rig.item().doom(seen.item) {
                 assert!(rig.item().load().item > seen.item);
@@ -352,9 +376,9 @@ mod lease {
 
     #[test]
     fn two_who_doom_one_item_do_it_once() {
-        explore_all(|| {
+        explore_both(|run| {
             let rig = Rig::new();
-            let worker = spawn(&rig, Rig::run);
+            let worker = spawn(&rig, run);
             let other = spawn(&rig, |rig| rig.item().doom(0));
             let dooms = u32::from(rig.item().doom(0)) + u32::from(join(other));
             let (finished, stopped) = join(worker);

@@ -13,6 +13,7 @@
 
 use std::ptr::{addr_of_mut, null_mut};
 
+use plait_pool::frames;
 use plait_sys::mem;
 use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::{PyTypeError, PyValueError};
@@ -62,6 +63,31 @@ mod tag {
     pub(super) const LARGE_BYTES: u8 = 14;
     /// Then the number of the part that has its bytes, as u64.
     pub(super) const LARGE_BYTEARRAY: u8 = 15;
+}
+
+/// The word of a frame that is this int: so most ints travel among the items and the results of a `map`. None for anything else, and for
+/// ints of more than 56 bits.
+#[inline]
+pub(crate) fn number_word(value: &Bound<'_, PyAny>) -> Option<[u8; frames::WORD]> {
+    // SAFETY: `value` is alive.
+    if unsafe { ffi::Py_TYPE(value.as_ptr()) } != addr_of_mut!(ffi::PyLong_Type) {
+        return None;
+    }
+    let mut overflow = 0;
+    // SAFETY: attached; an exact int, so neither `__index__` is called nor an exception set.
+    let number = unsafe { ffi::PyLong_AsLongLongAndOverflow(value.as_ptr(), &mut overflow) };
+    if overflow == 0 {
+        frames::number_word(number)
+    } else {
+        None
+    }
+}
+
+/// An int.
+#[inline]
+pub(crate) fn int(py: Python<'_>, number: i64) -> PyResult<Bound<'_, PyAny>> {
+    // SAFETY: attached; gives a new reference or sets an exception.
+    unsafe { Bound::from_owned_ptr_or_err(py, ffi::PyLong_FromLongLong(number)) }
 }
 
 /// Appends `value` to `out`, its large parts to `large`, and says true; or says false and leaves both as they were, where only pickle
@@ -410,14 +436,10 @@ pub(crate) fn decode<'py>(py: Python<'py>, input: &mut &[u8], stored: &Stored<'_
 /// Reads one value that lies within `depth` tuples.
 fn value<'py>(py: Python<'py>, input: &mut &[u8], stored: &Stored<'_>, depth: usize) -> PyResult<Bound<'py, PyAny>> {
     match take::<1>(input)?[0] {
-        tag::INT => {
-            let number = i64::from_le_bytes(take(input)?);
-            // SAFETY: attached; gives a new reference or sets an exception.
-            unsafe { Bound::from_owned_ptr_or_err(py, ffi::PyLong_FromLongLong(number)) }
-        }
+        tag::INT => int(py, i64::from_le_bytes(take(input)?)),
         tag::FLOAT => {
             let number = f64::from_bits(u64::from_le_bytes(take(input)?));
-            // SAFETY: as above.
+            // SAFETY: attached; gives a new reference or sets an exception.
             unsafe { Bound::from_owned_ptr_or_err(py, ffi::PyFloat_FromDouble(number)) }
         }
         tag::TUPLE => tuple(py, input, stored, depth),

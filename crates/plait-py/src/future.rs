@@ -24,6 +24,7 @@ use pyo3::types::{PyList, PyString};
 use pyo3::{PyTraverseError, PyVisit};
 
 use crate::calling;
+use crate::codec;
 use crate::error::{self, Subject};
 use crate::gil::{self, Waitable};
 use crate::parts::Stored;
@@ -495,6 +496,9 @@ pub(crate) fn decode_frame<'py>(
     bytes: &[u8],
     parts: &[Arc<Lent>],
 ) -> Result<Bound<'py, PyAny>, Undecoded<'py>> {
+    if let (frames::NUMBER, Some(word)) = (kind, bytes.first_chunk()) {
+        return codec::int(py, frames::number_in(*word)).map_err(|error| Undecoded::Error(error_value(py, error)));
+    }
     if kind != frames::VALUE {
         return Err(Undecoded::Error(payload::decode_error(py, bytes)));
     }

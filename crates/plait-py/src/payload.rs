@@ -199,7 +199,7 @@ pub(crate) fn dumps<'py>(value: &Bound<'py, PyAny>, what: &str) -> PyResult<Boun
     Ok(PyBytes::new(value.py(), &out))
 }
 
-/// Writes the arguments of one item of a `map`.
+/// Writes the arguments of one item of a `map` that is not [a number](codec::number_word).
 ///
 /// # Errors
 /// As for [`encode_call`].
@@ -330,6 +330,6 @@ fn note(py: Python<'_>, error: &PyErr, text: &str) {
 
 /// The error for bytes that no function of this module wrote.
 #[cold]
-fn corrupt() -> PyErr {
+pub(crate) fn corrupt() -> PyErr {
     PyValueError::new_err("corrupt payload: not written by plait")
 }

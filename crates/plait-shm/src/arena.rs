@@ -18,7 +18,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::sync::{Arc, OnceLock};
 
-use plait_sys::mem::{HUGE, HugePages, Mapping, Memfd};
+use plait_sys::mem::{self, HUGE, HugePages, Mapping, Memfd};
 
 use crate::loan::{Loan, Returned};
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
@@ -379,7 +379,7 @@ impl Room {
     unsafe fn copy(&mut self, bytes: &[u8], begin: usize, end: usize) {
         let bytes = &bytes[begin..end];
         // SAFETY: mapped and long enough; the caller has the block to itself, so it does not overlap `bytes`.
-        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.start.add(begin), bytes.len()) }
+        unsafe { mem::copy(bytes.as_ptr(), self.start.add(begin), bytes.len()) }
     }
 
     /// Whether it begins with `bytes`.

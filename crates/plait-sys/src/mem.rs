@@ -188,6 +188,62 @@ pub fn trim() {
     }
 }
 
+/// What is copied from this size on is no more in a cache when somebody reads it.
+const PAST_CACHES: usize = 16 << 20;
+
+/// Copies `len` bytes as `memcpy` does; many of them past the caches, which takes a third less time: lines that are going to be written
+/// whole are not read before. Libraries do so too, but in virtual machines are told of caches far larger than there are.
+///
+/// # Safety
+/// As for [`std::ptr::copy_nonoverlapping`].
+pub unsafe fn copy(from: *const u8, to: *mut u8, len: usize) {
+    #[cfg(target_arch = "x86_64")]
+    if len >= PAST_CACHES {
+        let head = to.align_offset(LINE);
+        let lines = (len - head) / LINE * LINE;
+        // SAFETY: the three parts are those of the caller's ranges; the second begins on a line of `to`.
+        unsafe {
+            std::ptr::copy_nonoverlapping(from, to, head);
+            stream(from.add(head), to.add(head), lines);
+            let done = head + lines;
+            std::ptr::copy_nonoverlapping(from.add(done), to.add(done), len - done);
+        }
+        return;
+    }
+    // SAFETY: the caller's promise.
+    unsafe { std::ptr::copy_nonoverlapping(from, to, len) }
+}
+
+/// Bytes of a cache line.
+#[cfg(target_arch = "x86_64")]
+const LINE: usize = 64;
+
+/// Copies whole lines by stores that go past the caches.
+///
+/// # Safety
+/// As for [`copy`]; `to` and `len` are multiples of a line.
+#[cfg(target_arch = "x86_64")]
+unsafe fn stream(from: *const u8, to: *mut u8, len: usize) {
+    use std::arch::x86_64::{__m128i, _mm_loadu_si128, _mm_sfence, _mm_stream_si128};
+    let mut at = 0;
+    while at < len {
+        // SAFETY: within the caller's ranges, and aligned for the stores. These instructions belong to every x86-64.
+        unsafe {
+            let (from, to) = (from.add(at).cast::<__m128i>(), to.add(at).cast::<__m128i>());
+            let (first, second) = (_mm_loadu_si128(from), _mm_loadu_si128(from.add(1)));
+            let (third, fourth) = (_mm_loadu_si128(from.add(2)), _mm_loadu_si128(from.add(3)));
+            _mm_stream_si128(to, first);
+            _mm_stream_si128(to.add(1), second);
+            _mm_stream_si128(to.add(2), third);
+            _mm_stream_si128(to.add(3), fourth);
+        }
+        at += LINE;
+    }
+    // Such stores are not ordered with others; who publishes the memory counts on it.
+    // SAFETY: as above.
+    unsafe { _mm_sfence() }
+}
+
 /// From this size on it pays to ask for the pages of new memory at once.
 const FRESH: usize = 128 << 10;
 /// What is had in one piece from the allocator of the C library, and given back, so that it has room for huge pages.
@@ -504,6 +560,27 @@ mod tests {
         let mut buffer = [1; 2];
         memory.read_at(&mut buffer, 65535).expect("read");
         assert_eq!(buffer, [7, 0]);
+    }
+
+    #[test]
+    fn copies_are_exact_whatever_their_size_and_place() {
+        for len in [
+            0,
+            1,
+            PAST_CACHES - 1,
+            PAST_CACHES,
+            PAST_CACHES + 1,
+            PAST_CACHES + 12_345,
+        ] {
+            for (skip, shift) in [(0, 0), (1, 0), (0, 1), (7, 61), (63, 64)] {
+                let from: Vec<u8> = (0..len + skip).map(|at| (at % 251) as u8).collect();
+                let mut to = vec![0xEE; len + shift + 1];
+                // SAFETY: both are long enough, and different.
+                unsafe { copy(from[skip..].as_ptr(), to[shift..].as_mut_ptr(), len) };
+                assert!(to[shift..][..len] == from[skip..]);
+                assert!(to[..shift].iter().all(|&byte| byte == 0xEE) && to[shift + len] == 0xEE);
+            }
+        }
     }
 
     #[test]

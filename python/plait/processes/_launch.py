@@ -392,8 +392,18 @@ def _await_ready(process: subprocess.Popen[bytes], control: socket.socket, said:
         raise RuntimeError(f"the fork server was not ready after {timeout:g} s{_last_words(said)}") from None
     if not ready:
         _await_end(process.pid, time.monotonic() + _STOP_TIMEOUT)
-        raise RuntimeError(f"the fork server could not start (exit code {process.wait()}){_last_words(said)}")
+        raise RuntimeError(f"the fork server could not start ({_how_it_ended(process.wait())}){_last_words(said)}")
     control.settimeout(START_TIMEOUT)  # for sends: a server that takes nothing for so long is stuck
+
+
+def _how_it_ended(code: int) -> str:
+    """Return an exit code in words, as `subprocess` has it: minus the signal that killed the process."""
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return f"killed by {signal.Signals(-code).name}"
+    except ValueError:  # a real-time signal
+        return f"killed by signal {-code}"
 
 
 def _last_words(said: int) -> str:

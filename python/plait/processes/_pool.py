@@ -82,6 +82,7 @@ class ProcessPool(_core.ProcessPoolCore, Pool):
 
     _shown_name = "ProcessPool"
     _kept_by_map = False
+    _takes_bare = True
 
     def __init__(
         self,
@@ -189,12 +190,13 @@ class ProcessPool(_core.ProcessPoolCore, Pool):
     ) -> Iterator[T]:
         """Apply `fn` to the items of `iterables` in the workers, yielding the results.
 
-        Inputs that have a length are submitted at the call, and run whether results are taken or not; where they are long, the
-        items of ranges, sequences and arrays are pickled as the workers get on, so that 32 MiB of them wait at most. Other
-        inputs are pulled as results are taken, so endless ones are welcome. Results wait for who takes them: all of them while
-        nobody has begun to, and then 64 MiB beyond the pool's `warm_memory` for each worker. One thread at a time may take
-        them. Timeouts and retries of the pool count per item, whatever the chunk. Dropping the iterator halfway cancels
-        what was not begun.
+        Inputs that have a length are submitted at the call, and run whether results are taken or not; where they are long,
+        their items are pickled as the workers get on, so that 32 MiB of them wait at most. What is left of a list or an array
+        is copied until then (8 bytes an item of a list), and inputs that cannot be sliced, like sets, are taken to their end at
+        the call. Other inputs are pulled as results are taken, so endless ones are welcome. Results wait for who takes them:
+        all of them while nobody has begun to, and then 64 MiB beyond the pool's `warm_memory` for each worker. One thread at a
+        time may take them. Timeouts and retries of the pool count per item, whatever the chunk. Dropping the iterator halfway
+        cancels what was not begun.
 
         Args:
             fn: Called once per item, with one argument from each of the inputs.
@@ -221,10 +223,10 @@ class ProcessPool(_core.ProcessPoolCore, Pool):
         """
         return self._map_with(self._options, fn, iterables, timeout, (chunksize, buffersize, ordered, progress))
 
-    def _begin_map(self, options: Options, fn: Callable[..., T], chunksize: int | None, /) -> MapCore[T]:
+    def _begin_map(self, options: Options, fn: Callable[..., T], chunksize: int | None, bare: bool, /) -> MapCore[T]:
         if chunksize is None and self._max_tasks is not None:
             chunksize = 1  # each item is a task, as it is with the standard library's default
-        return self._map(*options, fn, chunksize)
+        return self._map(*options, fn, chunksize, bare)
 
     def options(self, *, timeout: float | None = None, retries: int | None = None, priority: int = 0) -> PoolView:
         """Return a view on this pool whose tasks have other options.

@@ -66,6 +66,7 @@ class ThreadPool(_core.ThreadPoolCore, Pool, concurrent.futures.ThreadPoolExecut
 
     _shown_name = "ThreadPool"
     _kept_by_map = True
+    _takes_bare = False
 
     def __init__(
         self,
@@ -144,7 +145,7 @@ class ThreadPool(_core.ThreadPoolCore, Pool, concurrent.futures.ThreadPoolExecut
         """
         return self._map_with(self._options, fn, iterables, timeout, (chunksize, buffersize, ordered, progress))
 
-    def _begin_map(self, options: Options, fn: Callable[..., T], _chunksize: int | None, /) -> MapCore[T]:
+    def _begin_map(self, options: Options, fn: Callable[..., T], _chunksize: int | None, _bare: bool, /) -> MapCore[T]:
         return self._map(*options, fn)
 
     def options(self, *, timeout: float | None = None, retries: int | None = None, priority: int = 0) -> ThreadPoolView:

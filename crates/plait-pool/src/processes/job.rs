@@ -12,7 +12,7 @@ use plait_shm::sync::{AtomicU32, Ordering};
 use super::{Failure, Host, Inner, Pool, Refusal, Segments, Shared, TaskOptions};
 use crate::blocks::Place;
 use crate::board::KIND_MAP;
-use crate::frames::Results;
+use crate::frames::{Results, item_at};
 use crate::supervisor::Doom;
 use crate::task::{Phase, SUPERVISE};
 
@@ -61,7 +61,7 @@ struct JobInner {
     _segments: Segments,
     /// Segments that undispatched items name, by the items' indices.
     named: BTreeMap<u64, Segments>,
-    /// Frames of items: u32 length, bytes. Those before `at` were dispatched.
+    /// Frames of items. Those before `at` were dispatched.
     items: Vec<u8>,
     at: usize,
     /// Where large parts of items not dispatched lie, by item.
@@ -233,9 +233,7 @@ impl JobInner {
     fn cut(&mut self, count: u32) -> (std::ops::Range<usize>, u32) {
         let (begin, mut at, mut cut) = (self.at, self.at, 0);
         while cut < count && (cut == 0 || at - begin < MOST_BYTES) {
-            let mut len = [0; 4];
-            len.copy_from_slice(&self.items[at..at + 4]);
-            at += 4 + u32::from_le_bytes(len) as usize;
+            at = item_at(&self.items, at).map_or(self.items.len(), |(_, next)| next);
             cut += 1;
         }
         self.at = at;
@@ -331,7 +329,7 @@ impl<T: Host> Pool<T> {
         Ok(job)
     }
 
-    /// Adds `count` items, each a u32 length and its bytes; `last` when no more will come. `places` says where large parts of which
+    /// Adds `count` items, each a [frame](crate::frames); `last` when no more will come. `places` says where large parts of which
     /// item lie, by its number in the job: they are the job's then, and stay the caller's when the items are refused. `named` says
     /// likewise what they name, which is held until they are done.
     pub fn push_items(

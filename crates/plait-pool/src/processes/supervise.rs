@@ -536,7 +536,20 @@ fn failure_of(cause: Cause, tries: u32, stack: Option<Arc<str>>) -> Failure {
         } => Failure::Died { exit, tries },
         Cause::Doomed { reason, .. } => Failure::Doomed { reason, stack },
         Cause::StartFailed(exit) => Failure::Start(exit),
+        Cause::ForkFailed { errno: 0 } => Failure::Server("it ended before it had started the workers".into()),
         Cause::ForkFailed { errno } => Failure::Fork(errno),
         Cause::SetupFailed => Failure::Setup(Arc::default()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_ended_before_it_answered_is_no_error_of_the_system() {
+        let failure = |errno| failure_of(Cause::ForkFailed { errno }, 0, None);
+        assert!(matches!(failure(0), Failure::Server(why) if why.contains("it ended")));
+        assert!(matches!(failure(11), Failure::Fork(11)));
     }
 }

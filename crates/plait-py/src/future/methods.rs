@@ -306,6 +306,26 @@ impl FutureCore {
         })
     }
 
+    /// What `__dict__` is: who asks for it may put the future itself into it.
+    #[getter(_dict)]
+    fn dict<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        cycles::show(slf);
+        // SAFETY: what the `__dict__` of a class does, with an object that lives; a new reference, or an exception.
+        unsafe {
+            let dict = pyo3::ffi::PyObject_GenericGetDict(slf.as_ptr(), std::ptr::null_mut());
+            Bound::from_owned_ptr_or_err(slf.py(), dict)
+        }
+    }
+
+    #[setter(_dict)]
+    fn set_dict(slf: &Bound<'_, Self>, dict: &Bound<'_, PyAny>) -> PyResult<()> {
+        cycles::show(slf);
+        // SAFETY: as above.
+        error_if(slf.py(), unsafe {
+            pyo3::ffi::PyObject_GenericSetDict(slf.as_ptr(), dict.as_ptr(), std::ptr::null_mut())
+        })
+    }
+
     fn __repr__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyString>> {
         let py = slf.py();
         let state = Self::state_name(slf)?;

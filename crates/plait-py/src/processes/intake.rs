@@ -4,13 +4,15 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use plait_pool::blocks::Place;
+use plait_pool::frames;
 use plait_pool::processes::{Job, Segments, WINDOW};
 use pyo3::exceptions::{PyException, PyRuntimeError};
 use pyo3::prelude::*;
-use pyo3::types::{PyIterator, PyTuple};
+use pyo3::types::{PyIterator, PyRange, PyRangeMethods, PyTuple};
 
 use super::CorePool;
 use super::pool::place;
+use crate::codec;
 use crate::error;
 use crate::gil;
 use crate::parts::Parts;
@@ -57,7 +59,56 @@ pub(super) struct Taken {
 pub(super) struct Intake {
     pub(super) pool: CorePool,
     pub(super) job: Arc<Job>,
+    /// Each item is the one argument of its call, and not the tuple of them all.
+    bare: bool,
     taken: Mutex<Taken>,
+}
+
+/// Where items come from.
+pub(super) enum Source<'py> {
+    /// A range: what comes next, the step, and how many are left. All fit into words.
+    Range(i64, i64, usize),
+    /// Each is the one argument.
+    Values(Bound<'py, PyIterator>),
+    /// Each is the tuple of all arguments.
+    Tuples(Bound<'py, PyIterator>),
+}
+
+impl<'py> Source<'py> {
+    /// The numbers of a range, without making them one by one; None for anything else, and where they are too large.
+    fn of_range(source: &Bound<'py, PyAny>) -> Option<Self> {
+        let range = source.cast_exact::<PyRange>().ok()?;
+        let (start, step) = (range.start().ok()?, range.step().ok()?);
+        let (start, step) = (i64::try_from(start).ok()?, i64::try_from(step).ok()?);
+        let left = range.len().ok()?;
+        let last = i64::try_from(left).ok()?.checked_mul(step)?.checked_add(start)?;
+        let fit = frames::number_word(start).is_some() && frames::number_word(last).is_some();
+        fit.then_some(Self::Range(start, step, left))
+    }
+
+    /// Puts the next item into a batch; false when there is none.
+    #[inline]
+    fn put_next(&mut self, batch: &mut Batch, pool: &CorePool) -> PyResult<bool> {
+        match self {
+            Self::Range(_, _, 0) => return Ok(false),
+            Self::Range(next, step, left) => {
+                let word = frames::number_word(*next).ok_or_else(payload::corrupt)?;
+                batch.add_number(word);
+                *next += *step;
+                *left -= 1;
+            }
+            Self::Values(values) => {
+                let Some(value) = values.next() else { return Ok(false) };
+                batch.add_one(pool, &value?)?;
+            }
+            Self::Tuples(tuples) => {
+                let Some(args) = tuples.next() else { return Ok(false) };
+                let args = args?.cast_into::<PyTuple>()?;
+                batch.add(args.py(), pool, &args)?;
+            }
+        }
+        Ok(true)
+    }
 }
 
 /// Items that were encoded and not gathered yet.
@@ -75,16 +126,33 @@ struct Batch {
 }
 
 impl Batch {
-    /// Encodes an item.
+    /// Adds an item that is one number.
     #[inline]
+    fn add_number(&mut self, word: [u8; frames::WORD]) {
+        self.items.extend_from_slice(&word);
+        self.count += 1;
+    }
+
+    /// Encodes an item of one argument.
+    #[inline]
+    fn add_one(&mut self, pool: &CorePool, value: &Bound<'_, PyAny>) -> PyResult<()> {
+        match codec::number_word(value) {
+            Some(word) => {
+                self.add_number(word);
+                Ok(())
+            }
+            None => self.add(value.py(), pool, &PyTuple::new(value.py(), [value])?),
+        }
+    }
+
+    /// Encodes an item.
     fn add(&mut self, py: Python<'_>, pool: &CorePool, args: &Bound<'_, PyTuple>) -> PyResult<()> {
-        let start = self.items.len();
+        let start = frames::begin_item(&mut self.items);
         self.encode(py, pool, args, start)
             .inspect_err(|_| self.items.truncate(start))
     }
 
     fn encode(&mut self, py: Python<'_>, pool: &CorePool, args: &Bound<'_, PyTuple>, start: usize) -> PyResult<()> {
-        self.items.extend_from_slice(&[0; 4]);
         let mut parts = Parts::default();
         let (encoded, segments) = shared::collect(|| payload::encode_item(py, args, &mut self.items, &mut parts));
         match encoded {
@@ -99,12 +167,11 @@ impl Batch {
         }
         if !parts.is_empty() {
             let placed = place(py, pool, &parts)?;
-            payload::place_item(&mut self.items, start + 4, &placed);
+            payload::place_item(&mut self.items, start + frames::WORD, &placed);
             self.places.push((self.count, placed));
             self.size += parts.size();
         }
-        let len = (self.items.len() - start - 4) as u32;
-        self.items[start..start + 4].copy_from_slice(&len.to_le_bytes());
+        frames::end_item(&mut self.items, start);
         if !segments.is_empty() {
             self.named.push((self.count, segments));
         }
@@ -118,11 +185,23 @@ impl Batch {
 }
 
 impl Intake {
-    pub(super) fn new(pool: CorePool, job: Arc<Job>) -> Self {
+    pub(super) fn new(pool: CorePool, job: Arc<Job>, bare: bool) -> Self {
         Self {
             pool,
             job,
+            bare,
             taken: Mutex::default(),
+        }
+    }
+
+    /// The items of something that can be iterated over.
+    pub(super) fn source<'py>(&self, source: &Bound<'py, PyAny>) -> PyResult<Source<'py>> {
+        if !self.bare {
+            return Ok(Source::Tuples(source.try_iter()?));
+        }
+        match Source::of_range(source) {
+            Some(range) => Ok(range),
+            None => Ok(Source::Values(source.try_iter()?)),
         }
     }
 
@@ -135,27 +214,24 @@ impl Intake {
         self.taken.try_lock().ok()
     }
 
-    /// Takes items from an iterator. Returns whether there are no more.
-    pub(super) fn pull(&self, source: &Bound<'_, PyIterator>, most: Most) -> PyResult<bool> {
+    /// Takes items from where they come from. Returns whether there are no more.
+    pub(super) fn pull(&self, py: Python<'_>, source: &mut Source<'_>, most: Most) -> PyResult<bool> {
         let mut batch = Batch::default();
-        let ended = self.pull_into(&mut batch, source, most);
+        let ended = self.pull_into(&mut batch, py, source, most);
         self.gather(batch);
         ended
     }
 
-    fn pull_into(&self, batch: &mut Batch, source: &Bound<'_, PyIterator>, most: Most) -> PyResult<bool> {
-        let py = source.py();
-        let mut source = source.clone();
+    fn pull_into(&self, batch: &mut Batch, py: Python<'_>, source: &mut Source<'_>, most: Most) -> PyResult<bool> {
         let mut bytes = 0;
         let items = match most {
             Most::Items(items) => items,
             Most::All | Most::Room => u64::MAX,
         };
         for _ in 0..items {
-            let Some(args) = source.next() else {
+            if !source.put_next(batch, &self.pool)? {
                 return Ok(true);
-            };
-            batch.add(py, &self.pool, args?.cast::<PyTuple>()?)?;
+            }
             if batch.full() {
                 bytes += batch.items.len() + batch.size;
                 self.gather(std::mem::take(batch));
@@ -275,8 +351,10 @@ impl MapFeeder {
         }
     }
 
-    fn feed(&self, py: Python<'_>, source: &Bound<'_, PyIterator>) -> PyResult<()> {
+    fn feed(&self, source: &Bound<'_, PyAny>) -> PyResult<()> {
         let Intake { pool, job, .. } = &*self.intake;
+        let py = source.py();
+        let mut source = self.intake.source(source)?;
         loop {
             let seen = job.seen();
             if job.cancelled() || pool.inert() {
@@ -286,7 +364,7 @@ impl MapFeeder {
                 gil::detached(py, || pool.sleep_for_job(job, seen, None));
                 continue;
             }
-            let ended = self.intake.pull(source, Most::Room)?;
+            let ended = self.intake.pull(py, &mut source, Most::Room)?;
             self.intake.flush(py, ended)?;
             if ended {
                 return Ok(());
@@ -298,8 +376,8 @@ impl MapFeeder {
 #[pymethods]
 impl MapFeeder {
     /// Returns when the input has been taken, or the map has ended.
-    fn run(&self, source: &Bound<'_, PyIterator>) {
-        if let Err(error) = self.feed(source.py(), source) {
+    fn run(&self, source: &Bound<'_, PyAny>) {
+        if let Err(error) = self.feed(source) {
             self.intake.give_up(error);
             self.intake.close();
             self.intake.pool.cancel_job(&self.intake.job);

@@ -14,6 +14,7 @@ use pyo3::{PyTraverseError, PyVisit};
 
 use super::CorePool;
 use super::intake::{Intake, MapFeeder, Most};
+use crate::codec;
 use crate::error::{self, Subject};
 use crate::future::{Undecoded, decode_frame};
 use crate::gil::{self, Waitable};
@@ -23,6 +24,13 @@ use crate::payload;
 type Outcome<'py> = Result<Bound<'py, PyAny>, Bound<'py, PyAny>>;
 /// The same, kept.
 type Decoded = Result<Py<PyAny>, Py<PyAny>>;
+
+/// A result that was at hand.
+enum Ready {
+    Decoded(Decoded),
+    /// An int.
+    Number(i64),
+}
 
 /// Results that are decoded in one go.
 const READY: usize = 64;
@@ -94,7 +102,7 @@ impl Waitable for NextPart<'_> {
 }
 
 impl MapCore {
-    pub(super) fn new(pool: CorePool, job: Arc<Job>, function: Py<PyAny>, options: TaskOptions) -> Self {
+    pub(super) fn new(pool: CorePool, job: Arc<Job>, function: Py<PyAny>, options: TaskOptions, bare: bool) -> Self {
         let progress = Progress {
             part: None,
             ready: VecDeque::new(),
@@ -105,7 +113,7 @@ impl MapCore {
             busy: false,
         };
         Self {
-            intake: Arc::new(Intake::new(pool, job)),
+            intake: Arc::new(Intake::new(pool, job, bare)),
             function,
             options,
             progress: Mutex::new(progress),
@@ -186,11 +194,27 @@ impl MapCore {
         free.then(|| Turn(self))
     }
 
-    fn next_ready(&self) -> Option<Decoded> {
+    /// The next result, if it is at hand and no Python code has to run for it.
+    #[inline]
+    fn next_ready(&self) -> Option<Ready> {
         let mut progress = self.lock();
-        let value = progress.ready.pop_front()?;
+        if let Some(decoded) = progress.ready.pop_front() {
+            progress.taken += 1;
+            return Some(Ready::Decoded(decoded));
+        }
+        let part = progress.part.as_mut()?;
+        let PartBody::Results(results) = &mut part.body else {
+            return None;
+        };
+        // In a forked child the block that they lie in may be another chunk's by now.
+        if part.count < 2 || self.intake.pool.inert() {
+            return None;
+        }
+        let number = results.next_number()?;
+        part.first += 1;
+        part.count -= 1;
         progress.taken += 1;
-        Some(value)
+        Some(Ready::Number(number))
     }
 
     /// What came of the next item of the part at hand: value or exception. None when there is no part.
@@ -256,15 +280,18 @@ impl MapCore {
 
 #[pymethods]
 impl MapCore {
-    /// Takes items from an iterator, each the tuple of its arguments: `most` of them, or all. Returns whether there are no more.
+    /// Takes items from an iterator, `most` of them, or all. Returns whether there are no more.
     #[pyo3(signature = (source, most=None))]
     fn pull(&self, source: &Bound<'_, PyIterator>, most: Option<u64>) -> PyResult<bool> {
-        self.intake.pull(source, most.map_or(Most::All, Most::Items))
+        let mut items = self.intake.source(source)?;
+        self.intake
+            .pull(source.py(), &mut items, most.map_or(Most::All, Most::Items))
     }
 
-    /// Takes items until as much waits as may, and sends them on their way. Returns whether there are no more, which is then known.
-    fn fill(&self, source: &Bound<'_, PyIterator>) -> PyResult<bool> {
-        let ended = self.intake.pull(source, Most::Room)?;
+    /// Takes items from an iterable until as much waits as may, and sends them on their way. Returns whether there are no more, which is then known.
+    fn fill(&self, source: &Bound<'_, PyAny>) -> PyResult<bool> {
+        let mut items = self.intake.source(source)?;
+        let ended = self.intake.pull(source.py(), &mut items, Most::Room)?;
         self.intake.flush(source.py(), ended)?;
         Ok(ended)
     }
@@ -295,8 +322,9 @@ impl MapCore {
     /// The next result. Raises what the item raised, and then drops what was not begun.
     fn __next__<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
         let next = match self.next_ready() {
-            Some(Ok(value)) => Ok(Some(value.into_bound(py))),
-            Some(Err(error)) => Err(error::of_item(error.into_bound(py))),
+            Some(Ready::Number(number)) => return codec::int(py, number).map(Some),
+            Some(Ready::Decoded(Ok(value))) => Ok(Some(value.into_bound(py))),
+            Some(Ready::Decoded(Err(error))) => Err(error::of_item(error.into_bound(py))),
             None => match self.turn() {
                 Some(_turn) => self.take(py),
                 // As a generator has it; the other thread's results are not to blame.

@@ -307,8 +307,9 @@ impl ProcessPoolCore {
         self.submit_with(options(timeout, retries, priority), r#fn, args, kwargs)
     }
 
-    /// Begins a `map`: items are pushed into what it returns, and results taken out.
-    #[pyo3(signature = (timeout, retries, priority, r#fn, chunksize))]
+    /// Begins a `map`: items are pushed into what it returns, and results taken out. An item is the tuple of its arguments, or the one
+    /// that it has if they are `bare`.
+    #[pyo3(signature = (timeout, retries, priority, r#fn, chunksize, bare))]
     fn _map(
         &self,
         timeout: Option<f64>,
@@ -316,6 +317,7 @@ impl ProcessPoolCore {
         priority: i32,
         r#fn: &Bound<'_, PyAny>,
         chunksize: Option<u32>,
+        bare: bool,
     ) -> PyResult<MapCore> {
         let py = r#fn.py();
         let options = options(timeout, retries, priority);
@@ -331,7 +333,8 @@ impl ProcessPoolCore {
                 pool.begin_job(buffer, segments.clone(), chunksize, options)
             })
         })?;
-        Ok(MapCore::new(self.pool()?.clone(), job, r#fn.clone().unbind(), options))
+        let function = r#fn.clone().unbind();
+        Ok(MapCore::new(self.pool()?.clone(), job, function, options, bare))
     }
 
     /// Takes no more tasks.

@@ -5,7 +5,7 @@ use std::os::fd::{FromRawFd, OwnedFd};
 use std::sync::{Mutex, PoisonError};
 
 use plait_pool::board::KIND_MAP;
-use plait_pool::frames;
+use plait_pool::frames::{self, Item};
 use plait_pool::processes::Segments;
 use plait_pool::worker::{Fds, Next, Worker};
 use plait_shm::sync::Ordering;
@@ -14,10 +14,20 @@ use pyo3::exceptions::{PyMemoryError, PyRuntimeError};
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
+use crate::codec;
 use crate::gil;
 use crate::parts::Parts;
 use crate::payload;
 use crate::shared;
+
+/// What an item of a chunk is called with.
+enum Input<'py> {
+    /// The parent could not send it.
+    Nothing,
+    /// One int.
+    Number(Bound<'py, PyAny>),
+    Arguments(Bound<'py, PyTuple>),
+}
 
 const NOWHERE: (u32, u32, usize) = (u32::MAX, 0, 0);
 
@@ -141,6 +151,8 @@ impl<'py> Runner<'py> {
     }
 
     fn run_slot(&mut self, slot: u32, last: bool) {
+        // To let go of a large value takes its time: whoever waits for it has it before.
+        let mut written = None;
         if self.worker.slot(slot).kind.load(Ordering::Relaxed) == KIND_MAP {
             self.run_chunk(slot);
         } else {
@@ -150,7 +162,7 @@ impl<'py> Runner<'py> {
             if self.in_forked_child(&outcome) {
                 return;
             }
-            self.write(slot, outcome);
+            written = self.write(slot, outcome);
             self.worker.finish_item(slot, 0);
         }
         if self.forked.is_some() {
@@ -161,6 +173,8 @@ impl<'py> Runner<'py> {
             self.worker.retiring();
         }
         self.worker.finish(slot);
+        drop(written);
+        self.worker.note_forks();
     }
 
     /// Whether this is a child that the task forked, and that came back instead of leaving. The board is its parent's: it
@@ -193,21 +207,28 @@ impl<'py> Runner<'py> {
         let (first, items) = (place.item().load().item, place.items.load(Ordering::Relaxed));
         let function = self.chunk_function(slot);
         self.cursor = NOWHERE;
+        if first < items {
+            self.worker.begin(slot, first);
+        }
         for item in first..items {
             shared::next_task();
-            self.worker.begin(slot, item);
             let outcome = match (&function, self.item(slot, item)) {
-                (_, Ok(None)) => None,
-                (Ok(function), Ok(Some(args))) => Some(function.call1(args)),
+                (_, Ok(Input::Nothing)) => None,
+                (Ok(function), Ok(Input::Number(number))) => Some(function.call1((number,))),
+                (Ok(function), Ok(Input::Arguments(args))) => Some(function.call1(args)),
                 (Err(error), _) => Some(Err(error.clone_ref(self.py))),
                 (_, Err(error)) => Some(Err(error)),
             };
             match outcome {
                 Some(outcome) if self.in_forked_child(&outcome) => return,
-                Some(outcome) => self.write(slot, outcome),
+                Some(outcome) => drop(self.write(slot, outcome)),
                 None => self.write_nothing(slot),
             }
-            self.worker.finish_item(slot, item);
+            if item + 1 < items {
+                self.worker.advance(slot, item);
+            } else {
+                self.worker.finish_item(slot, item);
+            }
         }
         let busy_ns = time::monotonic_ns() - begin_ns;
         self.worker.slot(slot).busy_ns.store(busy_ns, Ordering::Relaxed); // published by `finish`
@@ -224,23 +245,23 @@ impl<'py> Runner<'py> {
         resolve(self.py, &self.worker, &mut self.functions, number)
     }
 
-    /// The arguments of a chunk's item; None for one that the parent could not send.
-    fn item(&mut self, slot: u32, item: u32) -> PyResult<Option<Bound<'py, PyTuple>>> {
+    /// What a chunk's item is called with.
+    fn item(&mut self, slot: u32, item: u32) -> PyResult<Input<'py>> {
         let bytes = self.worker.args(slot)?;
         if self.cursor.0 != slot || self.cursor.1 != item {
             let mut at = 4 + length(bytes);
             for _ in 0..item {
-                at += 4 + length(&bytes[at..]);
+                at = frames::item_at(bytes, at).ok_or_else(payload::corrupt)?.1;
             }
             self.cursor = (slot, item, at);
         }
-        let at = self.cursor.2;
-        let end = at + 4 + length(&bytes[at..]);
-        self.cursor = (slot, item + 1, end);
-        if end == at + 4 {
-            return Ok(None);
+        let (found, next) = frames::item_at(bytes, self.cursor.2).ok_or_else(payload::corrupt)?;
+        self.cursor = (slot, item + 1, next);
+        match found {
+            Item::Number(number) => Ok(Input::Number(codec::int(self.py, number)?)),
+            Item::Bytes([]) => Ok(Input::Nothing),
+            Item::Bytes(bytes) => payload::decode_item(self.py, &self.worker, bytes).map(Input::Arguments),
         }
-        payload::decode_item(self.py, &self.worker, &bytes[at + 4..end]).map(Some)
     }
 
     /// The result of an item that was not sent.
@@ -259,18 +280,32 @@ impl<'py> Runner<'py> {
         gil::detached(self.py, || worker.offer(slot, segments)).map_err(shared::refused)
     }
 
-    /// Writes what came of an item; what cannot be written is an error of the item.
-    fn write(&mut self, slot: u32, outcome: PyResult<Bound<'py, PyAny>>) {
+    /// Writes what came of an item; what cannot be written is an error of the item. Returns the value, to be dropped.
+    #[inline]
+    fn write(&mut self, slot: u32, outcome: PyResult<Bound<'py, PyAny>>) -> Option<Bound<'py, PyAny>> {
+        if let Ok(value) = &outcome
+            && let Some(word) = codec::number_word(value)
+            && self.worker.write_number(slot, word).is_ok()
+        {
+            return outcome.ok();
+        }
+        self.write_any(slot, outcome)
+    }
+
+    fn write_any(&mut self, slot: u32, outcome: PyResult<Bound<'py, PyAny>>) -> Option<Bound<'py, PyAny>> {
         let mut buffer = std::mem::take(&mut self.buffer);
         buffer.clear();
         let mut parts = Parts::default();
-        let error = match outcome {
+        let (value, error) = match outcome {
             Ok(value) => {
                 let (encoded, segments) =
                     shared::collect(|| payload::encode_value(self.py, &value, &mut buffer, &mut parts));
-                encoded.and_then(|()| self.offer(slot, &segments)).err()
+                match encoded.and_then(|()| self.offer(slot, &segments)) {
+                    Ok(()) => (Some(value), None),
+                    Err(error) => (None, Some(error)),
+                }
             }
-            Err(error) => Some(error),
+            Err(error) => (None, Some(error)),
         };
         let written = match error {
             None if parts.is_empty() => self.worker.write(slot, frames::VALUE, &buffer),
@@ -300,6 +335,7 @@ impl<'py> Runner<'py> {
             buffer = Vec::new();
         }
         self.buffer = buffer;
+        value
     }
 
     /// What a MemoryError under a limit means.

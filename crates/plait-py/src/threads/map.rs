@@ -266,7 +266,7 @@ impl ThreadMapCore {
 
     /// Takes all items, which no more will follow; returns that it did. They are the caller's own objects, so there is no room to run
     /// out of.
-    fn fill(&self, source: &Bound<'_, PyIterator>) -> PyResult<bool> {
+    fn fill(&self, source: &Bound<'_, PyAny>) -> PyResult<bool> {
         self.run(source).map(|()| true)
     }
 
@@ -276,8 +276,8 @@ impl ThreadMapCore {
     }
 
     /// Takes all items, which no more will follow.
-    fn run(&self, source: &Bound<'_, PyIterator>) -> PyResult<()> {
-        self.pull(source, None)?;
+    fn run(&self, source: &Bound<'_, PyAny>) -> PyResult<()> {
+        self.pull(&source.try_iter()?, None)?;
         self.send(true);
         Ok(())
     }
