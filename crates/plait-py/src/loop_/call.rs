@@ -1,8 +1,13 @@
 //! A call that is put off: the function, its arguments inline, the context to run it in.
 
+use std::ffi::{c_int, c_void};
+
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
+use pyo3::{PyTraverseError, PyVisit};
+
+use super::handle::visit_raw;
 
 /// So many arguments lie in the call itself; more of them are a tuple.
 const INLINE: usize = 4;
@@ -14,6 +19,8 @@ pub(crate) struct Call {
     /// The first place is the callee's to use: bound methods put their object there, and need not copy the others.
     arguments: [*mut ffi::PyObject; 1 + INLINE],
     count: Count,
+    /// The context is this call's alone, and the garbage collector does not see it.
+    hidden: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -33,6 +40,7 @@ impl Call {
         context: std::ptr::null_mut(),
         arguments: [std::ptr::null_mut(); 1 + INLINE],
         count: Count::Inline(0),
+        hidden: false,
     };
 
     /// A call of `function` in `context`; with null as context, in whatever context the loop runs.
@@ -77,9 +85,32 @@ impl Call {
         Ok(call)
     }
 
+    /// Hides a context that nobody else has from the garbage collector, which would look at each of a great many that wait. Instead
+    /// it is shown what is in the context.
+    #[inline]
+    pub(crate) fn hide_context(&mut self) {
+        #[cfg(not(Py_GIL_DISABLED))]
+        if !self.context.is_null() && !self.hidden {
+            self.hidden = true;
+            // SAFETY: a context has a collector's header.
+            unsafe { ffi::PyObject_GC_UnTrack(self.context.cast()) };
+        }
+    }
+
+    /// Before anybody else gets it, and before it ends, which takes it to be seen.
+    #[inline]
+    fn show_context(&mut self) {
+        if self.hidden {
+            self.hidden = false;
+            // SAFETY: as above; it is whole, and hidden by us.
+            unsafe { ffi::PyObject_GC_Track(self.context.cast()) };
+        }
+    }
+
     /// Another one of the same, for the time that it runs.
     #[inline]
-    pub(crate) fn share(&self) -> Call {
+    pub(crate) fn share(&mut self) -> Call {
+        self.show_context();
         self.each(|object| {
             // SAFETY: it is an object of ours; calls are used by attached threads.
             unsafe { ffi::Py_INCREF(object) };
@@ -105,18 +136,27 @@ impl Call {
     /// Gives up all references. May run code of the user.
     #[inline]
     pub(crate) fn clear(&mut self) {
-        let call = std::mem::replace(self, Call::EMPTY);
-        call.each(|object| {
+        self.show_context();
+        self.take().each(|object| {
             // SAFETY: it was a reference of ours, and the thread is attached.
             unsafe { ffi::Py_DECREF(object) };
         });
     }
 
+    /// What was here; nothing is any more.
+    #[inline]
+    pub(crate) fn take(&mut self) -> Call {
+        let taken = Call { ..*self };
+        (self.function, self.context) = (std::ptr::null_mut(), std::ptr::null_mut());
+        (self.count, self.hidden) = (Count::Inline(0), false);
+        taken
+    }
+
     /// Takes the function and its arguments out; the context stays.
     pub(crate) fn take_function(&mut self) -> Call {
-        let context = std::mem::replace(&mut self.context, std::ptr::null_mut());
-        let taken = std::mem::replace(self, Call::EMPTY);
-        self.context = context;
+        let mut taken = self.take();
+        std::mem::swap(&mut self.context, &mut taken.context);
+        std::mem::swap(&mut self.hidden, &mut taken.hidden);
         taken
     }
 
@@ -126,6 +166,7 @@ impl Call {
     /// The thread is attached, and there is a function.
     #[inline]
     pub(crate) unsafe fn run(&mut self) -> *mut ffi::PyObject {
+        self.show_context();
         // SAFETY: all are objects of ours, which live as long as this call; a context is one.
         unsafe {
             if !self.context.is_null() && ffi::PyContext_Enter(self.context) != 0 {
@@ -159,7 +200,8 @@ impl Call {
     }
 
     /// The context, if there is one.
-    pub(crate) fn context<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
+    pub(crate) fn context<'py>(&mut self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
+        self.show_context();
         // SAFETY: null, or an object of ours.
         unsafe { Bound::from_borrowed_ptr_or_opt(py, self.context) }
     }
@@ -182,8 +224,38 @@ impl Call {
     }
 
     /// All objects, for the garbage collector.
-    pub(crate) fn visit(&self, mut f: impl FnMut(*mut ffi::PyObject)) {
-        self.each(&mut f);
+    pub(crate) fn visit(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        let mut result = Ok(());
+        self.each(|object| {
+            if result.is_ok() && !(self.hidden && object == self.context) {
+                result = visit_raw(visit, object);
+            }
+        });
+        if self.hidden && result.is_ok() {
+            result = self.visit_in_context(visit);
+        }
+        result
+    }
+
+    #[cold]
+    fn visit_in_context(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        struct Visitor<'a, 'b>(&'a PyVisit<'b>, Result<(), PyTraverseError>);
+
+        unsafe extern "C" fn each(object: *mut ffi::PyObject, visitor: *mut c_void) -> c_int {
+            // SAFETY: it is the visitor below, lent to nobody else meanwhile.
+            let visitor = unsafe { &mut *visitor.cast::<Visitor<'_, '_>>() };
+            visitor.1 = visit_raw(visitor.0, object);
+            visitor.1.is_err().into()
+        }
+
+        let mut visitor = Visitor(visit, Ok(()));
+        // SAFETY: it is a context, and its class says how it is looked at.
+        unsafe {
+            if let Some(traverse) = (*ffi::Py_TYPE(self.context)).tp_traverse {
+                traverse(self.context, each, (&raw mut visitor).cast());
+            }
+        }
+        visitor.1
     }
 }
 

@@ -205,7 +205,10 @@ unsafe fn soon(
             let Some(context) = context_of(py, got.context)? else {
                 return slowly(&this, slow, &got);
             };
-            let call = call_of(py, got.positional[0], &got.positional[1..], context)?;
+            let mut call = call_of(py, got.positional[0], &got.positional[1..], context)?;
+            if got.context.is_null() && core.has_many(py) {
+                call.hide_context();
+            }
             let job = LoopCore::handle(&this, call)?;
             ffi::Py_INCREF(job.as_ptr());
             let handle = job.as_ptr();
@@ -273,7 +276,10 @@ unsafe fn timed(
             } else {
                 given
             };
-            let call = call_of(py, got.positional[1], &got.positional[2..], context)?;
+            let mut call = call_of(py, got.positional[1], &got.positional[2..], context)?;
+            if got.context.is_null() && core.has_many(py) {
+                call.hide_context();
+            }
             let job = LoopCore::timer(&this, when, call)?;
             ffi::Py_INCREF(job.as_ptr());
             let handle = job.as_ptr();

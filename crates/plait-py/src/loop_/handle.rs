@@ -25,9 +25,15 @@ pub(crate) struct Handle {
 struct Body {
     call: Call,
     owner: Owner,
-    /// How it looked before it was cancelled, in debug mode.
+    debug: Option<Box<Seen>>,
+}
+
+/// What is kept in debug mode.
+#[derive(Default)]
+struct Seen {
+    /// How it looked before it was cancelled.
     shown: Option<Py<PyAny>>,
-    /// The stack that it was made in, in debug mode.
+    /// The stack that it was made in.
     source: Option<Py<PyAny>>,
 }
 
@@ -83,8 +89,7 @@ impl Handle {
             body: Guarded::new(Body {
                 call,
                 owner: Owner::new(owner),
-                shown: None,
-                source: None,
+                debug: None,
             }),
         }
     }
@@ -111,10 +116,27 @@ impl Handle {
         Some(call)
     }
 
+    /// Takes out the call, to run it; None once it was cancelled. For handles that nobody else has.
+    #[cfg(not(Py_GIL_DISABLED))]
+    #[inline]
+    pub(crate) fn take_call(&self, py: Python<'_>) -> Option<Call> {
+        (!self.is_cancelled()).then(|| self.body.with(py, |body| body.call.take()))
+    }
+
+    /// Has the call again.
+    #[cfg(not(Py_GIL_DISABLED))]
+    pub(crate) fn put_call_back(&self, py: Python<'_>, call: Call) {
+        let before = self.body.with(py, |body| std::mem::replace(&mut body.call, call));
+        debug_assert!(before.function(py).is_none(), "it was taken out");
+    }
+
     /// The stack that it comes from; returns what was there.
     #[must_use]
     pub(crate) fn put_source(&self, py: Python<'_>, source: Option<Py<PyAny>>) -> Option<Py<PyAny>> {
-        self.body.with(py, |body| std::mem::replace(&mut body.source, source))
+        self.body.with(py, |body| match (&source, &mut body.debug) {
+            (None, None) => None,
+            (_, debug) => std::mem::replace(&mut debug.get_or_insert_default().source, source),
+        })
     }
 
     /// Gives a handle that nobody else has a new call.
@@ -133,11 +155,8 @@ impl Handle {
     #[inline]
     pub(crate) fn retire(&self, py: Python<'_>) {
         let (mut call, owner, others) = self.body.with(py, |body| {
-            (
-                std::mem::replace(&mut body.call, Call::EMPTY),
-                std::mem::replace(&mut body.owner, Owner(std::ptr::null_mut())),
-                [body.shown.take(), body.source.take()],
-            )
+            let owner = std::mem::replace(&mut body.owner, Owner(std::ptr::null_mut()));
+            (body.call.take(), owner, body.debug.take())
         });
         call.clear();
         owner.clear();
@@ -158,7 +177,7 @@ impl Handle {
         let py = slf.py();
         if debug(slf)? {
             let shown = slf.repr()?.into_any().unbind();
-            let before = this.body.with(py, |body| body.shown.replace(shown));
+            let before = this.body.with(py, |body| body.debug.get_or_insert_default().shown.replace(shown));
             drop(before);
         }
         let mut call = this.body.with(py, |body| body.call.take_function());
@@ -243,14 +262,14 @@ impl Handle {
     #[getter]
     fn _repr<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
         self.body
-            .with(py, |body| body.shown.as_ref().map(|shown| shown.bind(py).clone()))
+            .with(py, |body| Some(body.debug.as_ref()?.shown.as_ref()?.bind(py).clone()))
     }
 
     /// The stack that it was made in; None outside debug mode.
     #[getter]
     fn _source_traceback<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
         self.body
-            .with(py, |body| body.source.as_ref().map(|source| source.bind(py).clone()))
+            .with(py, |body| Some(body.debug.as_ref()?.source.as_ref()?.bind(py).clone()))
     }
 
     #[getter(__class__)]
@@ -274,17 +293,12 @@ impl Handle {
 
 impl Handle {
     pub(super) fn visit_contents(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
-        let mut result = Ok(());
         let looked = self.body.look(|body| {
-            body.call.visit(|object| {
-                if result.is_ok() {
-                    result = visit_raw(visit, object);
-                }
-            });
-            result?;
+            body.call.visit(visit)?;
             visit_raw(visit, body.owner.0)?;
-            visit.call(&body.shown)?;
-            visit.call(&body.source)
+            let Some(seen) = &body.debug else { return Ok(()) };
+            visit.call(&seen.shown)?;
+            visit.call(&seen.source)
         });
         looked.unwrap_or(Ok(()))
     }
