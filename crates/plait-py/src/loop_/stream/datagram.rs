@@ -76,7 +76,7 @@ impl StreamCore {
     }
 
     fn send_by_python(&self, py: Python<'_>, bytes: &[u8], address: &Py<PyAny>) -> PyResult<Sent> {
-        let sock = self.with(py, |state| state.sock.bind(py).clone());
+        let sock = self.sock(py)?;
         match sock.call_method1(intern!(py, "sendto"), (PyBytes::new(py, bytes), address)) {
             Ok(_) => Ok(Sent::Whole),
             Err(error) if would_block(py, &error) => Ok(Sent::WouldBlock),
@@ -130,7 +130,7 @@ impl StreamCore {
         Self::drive(slf)
     }
 
-    /// Sends what is queued while there is room; an error ends only that.
+    /// Sends what is queued while there is room; an error ends only that, also where the protocol raises when it hears of it.
     pub(super) fn flush_datagrams(slf: &Bound<'_, Self>) -> PyResult<()> {
         let (py, core) = (slf.py(), slf.get());
         loop {
@@ -145,7 +145,8 @@ impl StreamCore {
                 Ok(Sent::WouldBlock) => return Ok(()),
                 Err(error) => {
                     core.stream(py, |stream| stream.flushed(bytes.len() + HEADER));
-                    return Self::datagram_failed(slf, error, "Fatal write error on datagram transport");
+                    let told = Self::datagram_failed(slf, error, "Fatal write error on datagram transport");
+                    return Self::callback_failed(slf, told, "error_received");
                 }
             }
         }
@@ -217,10 +218,7 @@ impl StreamCore {
 
     fn receive_datagram<'py>(slf: &Bound<'py, Self>) -> PyResult<Option<(Bound<'py, PyAny>, Bound<'py, PyAny>)>> {
         let (py, core) = (slf.py(), slf.get());
-        let (sock, is_v4) = core.with(py, |state| {
-            (state.sock.bind(py).clone(), matches!(state.sockname, Name::V4(..)))
-        });
-        if is_v4 {
+        if core.with(py, |state| matches!(state.sockname, Name::V4(..))) {
             return match read_datagram(py, core.fd())? {
                 Ok((data, Some(from))) => {
                     let from = Name::V4(*from.ip(), from.port()).object(py)?;
@@ -231,7 +229,7 @@ impl StreamCore {
                 Err(error) => Err(os_error(py, &error)),
             };
         }
-        match sock.call_method1(intern!(py, "recvfrom"), (256 * 1024,)) {
+        match core.sock(py)?.call_method1(intern!(py, "recvfrom"), (256 * 1024,)) {
             Ok(received) => received.extract().map(Some),
             Err(error) if would_block(py, &error) => Ok(None),
             Err(error) => Err(error),
