@@ -54,35 +54,58 @@ impl Call {
         arguments: &[*mut ffi::PyObject],
         context: *mut ffi::PyObject,
     ) -> Result<Call, ()> {
-        let mut call = Call {
-            function,
-            context,
-            ..Call::EMPTY
-        };
+        let mut call = Call::EMPTY;
+        // SAFETY: as the caller says.
+        unsafe { call.fill(function, arguments, context) }?;
+        Ok(call)
+    }
+
+    /// Makes the same of one that is empty, where it lies: one that was written just now is slow to copy.
+    ///
+    /// # Safety
+    /// As above.
+    #[inline]
+    pub(crate) unsafe fn fill(
+        &mut self,
+        function: *mut ffi::PyObject,
+        arguments: &[*mut ffi::PyObject],
+        context: *mut ffi::PyObject,
+    ) -> Result<(), ()> {
         // SAFETY: as the caller says.
         unsafe {
             ffi::Py_INCREF(function);
-            if arguments.len() <= INLINE {
-                for (place, &argument) in call.arguments[1..].iter_mut().zip(arguments) {
-                    ffi::Py_INCREF(argument);
-                    *place = argument;
-                }
-                call.count = Count::Inline(arguments.len() as u8);
-            } else {
-                let tuple = ffi::PyTuple_New(arguments.len() as ffi::Py_ssize_t);
-                if tuple.is_null() {
-                    call.clear();
-                    return Err(());
-                }
-                for (at, &argument) in arguments.iter().enumerate() {
-                    ffi::Py_INCREF(argument);
-                    ffi::PyTuple_SET_ITEM(tuple, at as ffi::Py_ssize_t, argument);
-                }
-                call.arguments[1] = tuple;
-                call.count = Count::Packed;
+            (self.function, self.context) = (function, context);
+            if arguments.len() > INLINE {
+                return self.pack(arguments);
+            }
+            for (place, &argument) in self.arguments[1..].iter_mut().zip(arguments) {
+                ffi::Py_INCREF(argument);
+                *place = argument;
             }
         }
-        Ok(call)
+        self.count = Count::Inline(arguments.len() as u8);
+        Ok(())
+    }
+
+    /// # Safety
+    /// As above.
+    #[cold]
+    unsafe fn pack(&mut self, arguments: &[*mut ffi::PyObject]) -> Result<(), ()> {
+        // SAFETY: as the caller says.
+        unsafe {
+            let tuple = ffi::PyTuple_New(arguments.len() as ffi::Py_ssize_t);
+            if tuple.is_null() {
+                self.clear();
+                return Err(());
+            }
+            for (at, &argument) in arguments.iter().enumerate() {
+                ffi::Py_INCREF(argument);
+                ffi::PyTuple_SET_ITEM(tuple, at as ffi::Py_ssize_t, argument);
+            }
+            self.arguments[1] = tuple;
+        }
+        self.count = Count::Packed;
+        Ok(())
     }
 
     /// Hides a context that nobody else has from the garbage collector, which would look at each of a great many that wait. Instead
@@ -120,27 +143,40 @@ impl Call {
 
     #[inline]
     fn each(&self, mut f: impl FnMut(*mut ffi::PyObject)) {
-        let count = match self.count {
-            Count::Inline(count) => count as usize,
-            Count::Packed => 1,
-        };
         if !self.function.is_null() {
             f(self.function);
         }
         if !self.context.is_null() {
             f(self.context);
         }
-        self.arguments[1..=count].iter().for_each(|&argument| f(argument));
+        self.arguments[1..=self.used()].iter().for_each(|&argument| f(argument));
     }
 
     /// Gives up all references. May run code of the user.
     #[inline]
     pub(crate) fn clear(&mut self) {
         self.show_context();
-        self.take().each(|object| {
-            // SAFETY: it was a reference of ours, and the thread is attached.
-            unsafe { ffi::Py_DECREF(object) };
-        });
+        // Forgotten first: what ends with them may look here.
+        let (left, context) = (self.take_function(), self.context);
+        self.context = std::ptr::null_mut();
+        left.end();
+        // SAFETY: null, or a reference that was ours; the thread is attached.
+        unsafe { ffi::Py_XDECREF(context) };
+    }
+
+    /// Whether nothing is left of it.
+    #[inline]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.function.is_null() && self.context.is_null()
+    }
+
+    /// How many of the places are in use.
+    #[inline]
+    fn used(&self) -> usize {
+        match self.count {
+            Count::Inline(count) => count as usize,
+            Count::Packed => 1,
+        }
     }
 
     /// What was here; nothing is any more.
@@ -153,11 +189,17 @@ impl Call {
     }
 
     /// Takes the function and its arguments out; the context stays.
-    pub(crate) fn take_function(&mut self) -> Call {
-        let mut taken = self.take();
-        std::mem::swap(&mut self.context, &mut taken.context);
-        std::mem::swap(&mut self.hidden, &mut taken.hidden);
-        taken
+    #[inline]
+    pub(crate) fn take_function(&mut self) -> Left {
+        let mut left = Left {
+            objects: [std::ptr::null_mut(); 1 + INLINE],
+        };
+        left.objects[0] = self.function;
+        for at in 1..=self.used() {
+            left.objects[at] = self.arguments[at];
+        }
+        (self.function, self.count) = (std::ptr::null_mut(), Count::Inline(0));
+        left
     }
 
     /// Calls it, in its context: the result, an owned reference, or null with an exception set.
@@ -256,6 +298,22 @@ impl Call {
             }
         }
         visitor.1
+    }
+}
+
+/// What a call had: owned references, or null.
+pub(crate) struct Left {
+    objects: [*mut ffi::PyObject; 1 + INLINE],
+}
+
+impl Left {
+    /// Gives them up, in an attached thread. May run code of the user.
+    #[inline]
+    pub(crate) fn end(self) {
+        for object in self.objects {
+            // SAFETY: null, or a reference that was ours; the thread is attached.
+            unsafe { ffi::Py_XDECREF(object) };
+        }
     }
 }
 

@@ -11,6 +11,7 @@ use pyo3::{PyTraverseError, PyVisit};
 
 use super::call::Call;
 use super::guarded::Guarded;
+use super::handle::Handle;
 use super::job::{self, Job};
 use super::stream::StreamCore;
 
@@ -58,6 +59,34 @@ pub(crate) struct LoopCore {
     turns: AtomicU32,
 }
 
+/// What a handle's call is made of; the reference to the context, if there is one, is given away.
+pub(crate) struct Parts<'a> {
+    pub(crate) function: *mut ffi::PyObject,
+    pub(crate) arguments: &'a [*mut ffi::PyObject],
+    pub(crate) context: *mut ffi::PyObject,
+    /// The context is nobody else's, and so many wait that the collector should not see it.
+    pub(crate) hides: bool,
+}
+
+impl Parts<'_> {
+    #[inline]
+    unsafe fn fill(&self, call: &mut Call) -> Result<(), ()> {
+        // SAFETY: the caller's.
+        unsafe { call.fill(self.function, self.arguments, self.context) }?;
+        if self.hides {
+            call.hide_context();
+        }
+        Ok(())
+    }
+
+    #[inline]
+    unsafe fn fill_in(&self, owner: &Bound<'_, LoopCore>, job: &Job) -> PyResult<()> {
+        // SAFETY: the caller's.
+        let filled = job.handle().reuse(owner, |call| unsafe { self.fill(call) });
+        filled.map_err(|()| PyErr::fetch(owner.py()))
+    }
+}
+
 impl LoopCore {
     pub(super) fn empty() -> Self {
         Self {
@@ -98,26 +127,49 @@ impl LoopCore {
     }
 
     /// A handle for a call, one that was used before if there is one.
+    ///
+    /// # Safety
+    /// That of [`Call::new`].
     #[inline]
-    pub(crate) fn handle(slf: &Bound<'_, Self>, call: Call) -> PyResult<Job> {
-        #[cfg(not(Py_GIL_DISABLED))]
-        if let Some(spare) = slf.get().state.with(slf.py(), |state| state.spares[0].pop()) {
-            spare.handle().reuse(call, slf);
-            return Ok(spare);
-        }
-        job::new_handle(call, slf)
+    pub(crate) unsafe fn handle(slf: &Bound<'_, Self>, parts: &Parts<'_>) -> PyResult<Job> {
+        let py = slf.py();
+        let job = match slf.get().spare(py, 0) {
+            Some(spare) => spare,
+            None => job::new_handle(Handle::blank(), py)?,
+        };
+        // SAFETY: the caller's.
+        unsafe { parts.fill_in(slf, &job) }?;
+        Ok(job)
     }
 
     /// The same for a timer.
+    ///
+    /// # Safety
+    /// That of [`Call::new`].
     #[inline]
-    pub(crate) fn timer(slf: &Bound<'_, Self>, when: f64, call: Call) -> PyResult<Job> {
-        #[cfg(not(Py_GIL_DISABLED))]
-        if let Some(spare) = slf.get().state.with(slf.py(), |state| state.spares[1].pop()) {
-            spare.handle().reuse(call, slf);
-            spare.reschedule(slf.py(), when);
-            return Ok(spare);
-        }
-        job::new_timer(when, call, slf)
+    pub(crate) unsafe fn timer(slf: &Bound<'_, Self>, when: f64, parts: &Parts<'_>) -> PyResult<Job> {
+        let py = slf.py();
+        let job = match slf.get().spare(py, 1) {
+            Some(spare) => {
+                spare.reschedule(py, when);
+                spare
+            }
+            None => job::new_timer(when, Handle::blank(), py)?,
+        };
+        // SAFETY: the caller's.
+        unsafe { parts.fill_in(slf, &job) }?;
+        Ok(job)
+    }
+
+    #[cfg(not(Py_GIL_DISABLED))]
+    #[inline]
+    fn spare(&self, py: Python<'_>, kind: usize) -> Option<Job> {
+        self.state.with(py, |state| state.spares[kind].pop())
+    }
+
+    #[cfg(Py_GIL_DISABLED)]
+    fn spare(&self, _: Python<'_>, _: usize) -> Option<Job> {
+        None
     }
 
     /// A handle has run or was cancelled, and the loop has no more use for it.

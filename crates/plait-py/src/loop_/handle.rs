@@ -82,16 +82,24 @@ fn standard_timer(py: Python<'_>) -> PyResult<Bound<'_, PyType>> {
 }
 
 impl Handle {
-    /// A handle for `call` on the loop `owner`.
-    pub(crate) fn new(call: Call, owner: &Bound<'_, LoopCore>) -> Self {
+    /// A handle without a call, which `reuse` gives it.
+    pub(crate) fn blank() -> Self {
         Self {
             cancelled: AtomicBool::new(false),
             body: Guarded::new(Body {
-                call,
-                owner: Owner::new(owner),
+                call: Call::EMPTY,
+                owner: Owner(std::ptr::null_mut()),
                 debug: None,
             }),
         }
+    }
+
+    /// A handle for `call` on the loop `owner`.
+    pub(crate) fn new(call: Call, owner: &Bound<'_, LoopCore>) -> Self {
+        let mut handle = Self::blank();
+        let body = handle.body.get_mut();
+        (body.call, body.owner) = (call, Owner::new(owner));
+        handle
     }
 
     /// Whether it was cancelled.
@@ -116,18 +124,26 @@ impl Handle {
         Some(call)
     }
 
-    /// Takes out the call, to run it; None once it was cancelled. For handles that nobody else has.
+    /// Runs the call where it lies, and gives it up: the result, an owned reference; or null with an exception set, and the call stays;
+    /// None once it was cancelled.
+    ///
+    /// # Safety
+    /// Nobody else has the handle, strongly or weakly, so that nobody finds it while it runs.
     #[cfg(not(Py_GIL_DISABLED))]
     #[inline]
-    pub(crate) fn take_call(&self, py: Python<'_>) -> Option<Call> {
-        (!self.is_cancelled()).then(|| self.body.with(py, |body| body.call.take()))
-    }
-
-    /// Has the call again.
-    #[cfg(not(Py_GIL_DISABLED))]
-    pub(crate) fn put_call_back(&self, py: Python<'_>, call: Call) {
-        let before = self.body.with(py, |body| std::mem::replace(&mut body.call, call));
-        debug_assert!(before.function(py).is_none(), "it was taken out");
+    pub(crate) unsafe fn run_alone(&self, _attached: Python<'_>) -> Option<*mut ffi::PyObject> {
+        if self.is_cancelled() {
+            return None;
+        }
+        // SAFETY: attached; the caller's promise; a call that was not cancelled has a function.
+        unsafe {
+            let call = &mut (*self.body.as_ptr()).call;
+            let result = call.run();
+            if !result.is_null() {
+                call.clear();
+            }
+            Some(result)
+        }
     }
 
     /// The stack that it comes from; returns what was there.
@@ -139,26 +155,32 @@ impl Handle {
         })
     }
 
-    /// Gives a handle that nobody else has a new call.
-    #[cfg(not(Py_GIL_DISABLED))]
+    /// Gives a handle that nobody else has a new call, which `fill` makes of an empty one.
     #[inline]
-    pub(crate) fn reuse(&self, call: Call, owner: &Bound<'_, LoopCore>) {
+    pub(crate) fn reuse(
+        &self,
+        owner: &Bound<'_, LoopCore>,
+        fill: impl FnOnce(&mut Call) -> Result<(), ()>,
+    ) -> Result<(), ()> {
         self.cancelled.store(false, Relaxed);
         self.body.with(owner.py(), |body| {
             // What was there `retire` has given up.
-            body.call = call;
             body.owner = Owner::new(owner);
-        });
+            fill(&mut body.call)
+        })
     }
 
     /// Gives up all that it has.
     #[inline]
     pub(crate) fn retire(&self, py: Python<'_>) {
-        let (mut call, owner, others) = self.body.with(py, |body| {
+        let (call, owner, others) = self.body.with(py, |body| {
             let owner = std::mem::replace(&mut body.owner, Owner(std::ptr::null_mut()));
-            (body.call.take(), owner, body.debug.take())
+            let call = (!body.call.is_empty()).then(|| body.call.take());
+            (call, owner, body.debug.take())
         });
-        call.clear();
+        if let Some(mut call) = call {
+            call.clear();
+        }
         owner.clear();
         drop(others);
     }
@@ -177,11 +199,13 @@ impl Handle {
         let py = slf.py();
         if debug(slf)? {
             let shown = slf.repr()?.into_any().unbind();
-            let before = this.body.with(py, |body| body.debug.get_or_insert_default().shown.replace(shown));
+            let before = this
+                .body
+                .with(py, |body| body.debug.get_or_insert_default().shown.replace(shown));
             drop(before);
         }
-        let mut call = this.body.with(py, |body| body.call.take_function());
-        call.clear();
+        let left = this.body.with(py, |body| body.call.take_function());
+        left.end();
         Ok(true)
     }
 

@@ -9,27 +9,25 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::{PyTraverseError, PyTypeInfo, PyVisit};
 
-use super::call::Call;
-use super::core::LoopCore;
 use super::handle::{Handle, TimerHandle, visit_raw};
 use super::sock::Waiter;
 use super::stream::StreamCore;
 
 /// A new timer's handle.
-pub(crate) fn new_timer(when: f64, call: Call, owner: &Bound<'_, LoopCore>) -> PyResult<Job> {
+pub(crate) fn new_timer(when: f64, handle: Handle, py: Python<'_>) -> PyResult<Job> {
     let timer = TimerHandle {
         when: AtomicU64::new(when.to_bits()),
         scheduled: AtomicBool::new(true),
     };
-    let made = PyClassInitializer::from(Handle::new(call, owner)).add_subclass(timer);
-    let job = Job::of(Py::new(owner.py(), made)?.into_any());
+    let made = PyClassInitializer::from(handle).add_subclass(timer);
+    let job = Job::of(Py::new(py, made)?.into_any());
     job.hide();
     Ok(job)
 }
 
 /// A new handle.
-pub(crate) fn new_handle(call: Call, owner: &Bound<'_, LoopCore>) -> PyResult<Job> {
-    let job = Job::of(Py::new(owner.py(), Handle::new(call, owner))?.into_any());
+pub(crate) fn new_handle(handle: Handle, py: Python<'_>) -> PyResult<Job> {
+    let job = Job::of(Py::new(py, handle)?.into_any());
     job.hide();
     Ok(job)
 }
@@ -215,7 +213,6 @@ impl Job {
     }
 
     /// A timer that nobody else has gets a new time.
-    #[cfg(not(Py_GIL_DISABLED))]
     #[inline]
     pub(crate) fn reschedule(&self, py: Python<'_>, when: f64) {
         if let Some(timer) = self.timer(py) {

@@ -15,7 +15,7 @@ use super::core::{
     CLASS_CALLS, CLASS_CLOCK, CLOSED, DEBUG, LoopCore, OWN_CALLS, OWN_CLOCK, OWN_TASKS, SET_CALLS, SET_CLOCK,
 };
 use super::handle::Handle;
-use super::job::Job;
+use super::job::{self, Job};
 use super::turn;
 use super::watch::descriptor;
 
@@ -114,8 +114,7 @@ impl LoopCore {
     /// Calls `function` in the next turn, in the context that the loop itself runs in.
     #[pyo3(signature = (function, *args))]
     fn _push(slf: &Bound<'_, Self>, function: &Bound<'_, PyAny>, args: &Bound<'_, PyTuple>) -> PyResult<()> {
-        let call = bare_call(function, args)?;
-        let job = Self::handle(slf, call)?;
+        let job = job::new_handle(Handle::new(bare_call(function, args)?, slf), slf.py())?;
         slf.get().soon(slf.py(), job);
         Ok(())
     }
@@ -132,8 +131,8 @@ impl LoopCore {
         let py = slf.py();
         let call = contextual_call(function, args, context)?;
         let job = match when {
-            Some(when) => Self::timer(slf, when, call)?,
-            None => Self::handle(slf, call)?,
+            Some(when) => job::new_timer(when, Handle::new(call, slf), py)?,
+            None => job::new_handle(Handle::new(call, slf), py)?,
         };
         drop(job.handle().put_source(py, source));
         let made = job.bind(py).to_owned().into_any().unbind();

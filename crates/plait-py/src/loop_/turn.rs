@@ -176,26 +176,21 @@ fn run_one(slf: &Bound<'_, LoopCore>, job: Job) -> PyResult<()> {
     Ok(())
 }
 
-/// The same where nobody else has the handle, and so nobody sees that its call is out while it runs.
+/// The same where nobody else has the handle, and so nobody sees that its call is in use.
 #[cfg(not(Py_GIL_DISABLED))]
 #[inline]
 fn run_alone(slf: &Bound<'_, LoopCore>, job: Job) -> PyResult<()> {
     let py = slf.py();
-    let Some(mut call) = job.handle().take_call(py) else {
-        slf.get().done(py, job);
-        return Ok(());
-    };
-    // SAFETY: attached; a call that was not cancelled has a function.
-    let result = unsafe { call.run() };
-    if result.is_null() {
-        // The exception handler gets to see it.
-        job.handle().put_call_back(py, call);
-        job.show_early();
-        return failed(slf, &job);
+    // SAFETY: it was asked just now.
+    match unsafe { job.handle().run_alone(py) } {
+        Some(result) if result.is_null() => {
+            job.show_early();
+            return failed(slf, &job);
+        }
+        // SAFETY: a reference that the call gave us.
+        Some(result) => unsafe { pyo3::ffi::Py_DECREF(result) },
+        None => {}
     }
-    // SAFETY: a reference that the call gave us.
-    unsafe { pyo3::ffi::Py_DECREF(result) };
-    call.clear();
     slf.get().done(py, job);
     Ok(())
 }

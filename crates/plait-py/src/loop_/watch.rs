@@ -19,7 +19,7 @@ impl LoopCore {
     /// Has `call` made whenever that side of the descriptor is ready: its handle.
     pub(super) fn watch(slf: &Bound<'_, Self>, fd: RawFd, side: Side, call: Call) -> PyResult<Py<PyAny>> {
         let py = slf.py();
-        let job = job::new_handle(call, slf)?;
+        let job = job::new_handle(Handle::new(call, slf), py)?;
         if slf.get().is_debug() {
             let source = slf.call_method0("_source")?.unbind();
             drop(job.handle().put_source(py, Some(source)));

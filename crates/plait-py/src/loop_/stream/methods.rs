@@ -15,6 +15,7 @@ use pyo3::types::PyDict;
 use pyo3::{PyTraverseError, PyVisit};
 
 use super::bytes::{Given, Queued};
+use super::datagram::Datagrams;
 use super::names::Name;
 use super::reader::Kind;
 use super::socket::Socket;
@@ -200,7 +201,7 @@ impl StreamCore {
                 socket,
                 sockname: Name::None,
                 peername: Name::None,
-                address: None,
+                datagrams: None,
                 extra: None,
                 cause: None,
                 drained: None,
@@ -265,10 +266,10 @@ impl StreamCore {
 
     /// Makes it one of datagrams, which may go to `address` only, unless that is None; before it begins.
     fn _set_datagram(&self, address: Option<&Bound<'_, PyAny>>, py: Python<'_>) {
-        let address = address.map(|address| address.clone().unbind());
+        let datagrams = Box::new(Datagrams::to(address));
         let before = self.with(py, |state| {
             state.kind = Kind::Datagram;
-            std::mem::replace(&mut state.address, address)
+            state.datagrams.replace(datagrams)
         });
         drop(before);
     }
@@ -567,7 +568,9 @@ impl StreamCore {
                 visit.call(sock)?;
             }
             visit.call(&state.extra)?;
-            visit.call(&state.address)?;
+            if let Some(datagrams) = &state.datagrams {
+                visit.call(&datagrams.address)?;
+            }
             visit.call(&state.cause)?;
             visit.call(&state.drained)
         });

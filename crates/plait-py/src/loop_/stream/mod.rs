@@ -42,11 +42,11 @@ use pyo3::types::PyDict;
 pub(crate) use self::accept::accept_streams;
 use self::bytes::Queued;
 pub(super) use self::bytes::{View, read_into, read_up_to};
+use self::datagram::Datagrams;
 use self::names::Name;
 use self::reader::Kind;
 use self::socket::Socket;
-use super::call::Call;
-use super::core::{CLOSED, DEBUG, LoopCore, OWN_CALLS};
+use super::core::{CLOSED, DEBUG, LoopCore, OWN_CALLS, Parts};
 use super::guarded::Guarded;
 
 /// What changes in a stream's life.
@@ -63,8 +63,8 @@ struct State {
     loop_: Option<Py<LoopCore>>,
     server: Option<Py<PyAny>>,
     socket: Socket,
-    /// The one address that datagrams may go to.
-    address: Option<Py<PyAny>>,
+    /// What only transports of datagrams have.
+    datagrams: Option<Box<Datagrams>>,
     sockname: Name,
     peername: Name,
     /// What `get_extra_info` knows besides.
@@ -123,10 +123,14 @@ impl StreamCore {
         };
         if loop_.get().mode() & (CLOSED | DEBUG | OWN_CALLS) == 0 {
             let argument = argument.map(|argument| argument.as_ptr());
-            let context = slf.get().context.clone_ref(py).into_ptr();
+            let parts = Parts {
+                function: method.as_ptr(),
+                arguments: argument.as_slice(),
+                context: slf.get().context.clone_ref(py).into_ptr(),
+                hides: false,
+            };
             // SAFETY: attached; all are alive, and the reference to the context is ours to give.
-            let call = unsafe { Call::new(method.as_ptr(), argument.as_slice(), context) };
-            let job = LoopCore::handle(&loop_, call.map_err(|()| PyErr::fetch(py))?)?;
+            let job = unsafe { LoopCore::handle(&loop_, &parts) }?;
             loop_.get().soon(py, job);
             return Ok(());
         }

@@ -24,7 +24,10 @@ pub(super) type Kind = (i32, i32, i32);
 
 pub(super) enum Socket {
     /// `held`: one of its `_io_refs` is ours.
-    Object { object: Py<PyAny>, held: bool },
+    Object {
+        object: Py<PyAny>,
+        held: bool,
+    },
     Bare(OwnedFd, Kind),
     /// It was closed without having had an object.
     Closed(Kind),
