@@ -530,7 +530,7 @@ def test_the_collector_finds_a_loop_in_the_contexts_of_many_calls(timers):
     class Thing:
         pass
 
-    def schedule(thing):
+    def schedule(loop, thing):
         variable.set(thing)
         for number in range(300):
             handle = loop.call_later(60 + number, int) if timers else loop.call_soon(int)
@@ -542,7 +542,7 @@ def test_the_collector_finds_a_loop_in_the_contexts_of_many_calls(timers):
     variable = contextvars.ContextVar("variable")
     loop, thing = plait.new_event_loop(), Thing()
     thing.loop, thing.handles, thing.contexts = loop, [], []
-    contextvars.copy_context().run(schedule, thing)
+    contextvars.copy_context().run(schedule, loop, thing)
     weak, gone = weakref.ref(thing), weakref.ref(loop)
     del loop, thing
     for _ in range(3):

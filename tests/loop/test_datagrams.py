@@ -198,9 +198,15 @@ def test_a_protocol_that_raises_over_an_error_while_flushing_keeps_its_transport
             raise ZeroDivisionError
 
     async def main() -> None:
+        told = asyncio.Event()
         reports: list[Any] = []
         loop = asyncio.get_running_loop()
-        loop.set_exception_handler(lambda loop, context: reports.append(context))
+
+        def report(_loop: Any, context: Any) -> None:
+            reports.append(context)
+            told.set()
+
+        loop.set_exception_handler(report)
         full = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         full.bind(str(tmp_path / "full"))
         _, one = await loop.create_datagram_endpoint(Raises, local_addr=str(tmp_path / "own"), family=socket.AF_UNIX)
@@ -208,10 +214,8 @@ def test_a_protocol_that_raises_over_an_error_while_flushing_keeps_its_transport
             one.transport.sendto(b"x", str(tmp_path / "full"))
         full.close()  # what waits finds nobody
         assert isinstance(await one.errors.get(), ConnectionRefusedError)
-        while one.transport.get_write_buffer_size() > 0:
-            await asyncio.sleep(0)
-        await asyncio.sleep(0)
-        assert [type(report["exception"]) for report in reports] == [ZeroDivisionError]
+        await told.wait()
+        assert [type(each["exception"]) for each in reports] == [ZeroDivisionError]
         assert not one.transport.is_closing()
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
             other.bind(str(tmp_path / "other"))
