@@ -899,7 +899,7 @@ def test_the_socket_of_an_accepted_connection_is_made_for_who_asks(ours: asyncio
 
 def test_a_loop_that_has_its_own_call_soon_is_asked(ours: asyncio.Runner) -> None:
     class Loop(plait.EventLoop):
-        def call_soon(self, *args: Any, **kwargs: Any) -> Any:
+        def call_soon(self, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
             called.append(getattr(args[0], "__name__", ""))
             return super().call_soon(*args, **kwargs)
 
