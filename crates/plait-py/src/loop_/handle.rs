@@ -128,7 +128,7 @@ impl Handle {
     /// None once it was cancelled.
     ///
     /// # Safety
-    /// Nobody else has the handle, strongly or weakly, so that nobody finds it while it runs.
+    /// Nobody else has the handle, strongly or weakly, and the collector does not see it: nobody finds it while it runs.
     #[cfg(not(Py_GIL_DISABLED))]
     #[inline]
     pub(crate) unsafe fn run_alone(&self, _attached: Python<'_>) -> Option<*mut ffi::PyObject> {

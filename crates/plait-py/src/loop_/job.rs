@@ -167,6 +167,14 @@ impl Job {
         }
     }
 
+    /// Whether nobody but the loop has it, or can find it by asking the collector for all objects.
+    #[cfg(not(Py_GIL_DISABLED))]
+    #[inline]
+    pub(crate) fn is_unseen(&self) -> bool {
+        // SAFETY: it is an object with a collector's header.
+        self.is_alone() && unsafe { ffi::PyObject_GC_IsTracked(self.as_ptr()) } == 0
+    }
+
     /// Shows it to the collector like any other object, if others have it: it leaves the loop, or is in more than one queue.
     #[inline]
     pub(crate) fn show(&self) {

@@ -149,7 +149,7 @@ fn run_one(slf: &Bound<'_, LoopCore>, job: Job) -> PyResult<()> {
     }
     job.unschedule(py);
     #[cfg(not(Py_GIL_DISABLED))]
-    if job.is_alone() && !slf.get().is_debug() {
+    if job.is_unseen() && !slf.get().is_debug() {
         return run_alone(slf, job);
     }
     let Some(mut call) = job.handle().begin(py) else {
