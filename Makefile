@@ -39,12 +39,13 @@ memcheck: export TERM := dumb
 memcheck: ## The block allocator's tests under valgrind, which must be installed
 	@cargo test --release -p plait-shm --test arena
 
-bench: ## Measure against other pools, queues and locks and render the tables; QUICK=1 for a short run that renders nothing
+bench: ## Measure against other pools, queues, locks and event loops and render the tables; QUICK=1 for a short run that renders nothing
 	$(SETUP) bench
 	$(RUN) benches/process_pool/run.py $(if $(QUICK),--quick)
 	$(RUN) benches/channels/run.py $(if $(QUICK),--quick)
 	$(RUN) benches/locks/run.py $(if $(QUICK),--quick)
 	$(RUN) benches/thread_pool/run.py $(if $(QUICK),--quick)
+	$(RUN) benches/loop/run.py $(if $(QUICK),--quick)
 
 clean: ## Remove what the other targets made
 	rm -rf $(VENV) target python/plait/_core*.so

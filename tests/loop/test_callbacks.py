@@ -524,6 +524,64 @@ def test_the_collector_finds_a_loop_in_a_circle(closed, kept):
     assert gone() is None
 
 
+@pytest.mark.parametrize("timers", [True, False])
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+def test_the_collector_finds_a_loop_in_the_contexts_of_many_calls(timers):
+    class Thing:
+        pass
+
+    def schedule(loop, thing):
+        variable.set(thing)
+        for number in range(300):
+            handle = loop.call_later(60 + number, int) if timers else loop.call_soon(int)
+            if number % 3 == 0:
+                thing.handles.append(handle)
+            if number % 7 == 0:
+                thing.contexts.append(handle.get_context())
+
+    variable = contextvars.ContextVar("variable")
+    loop, thing = plait.new_event_loop(), Thing()
+    thing.loop, thing.handles, thing.contexts = loop, [], []
+    contextvars.copy_context().run(schedule, loop, thing)
+    weak, gone = weakref.ref(thing), weakref.ref(loop)
+    del loop, thing
+    for _ in range(3):
+        gc.collect()
+    assert weak() is None
+    assert gone() is None
+
+
+@pytest.mark.parametrize("timers", [True, False])
+def test_many_calls_keep_their_contexts(loop, timers):
+    def schedule(number):
+        variable.set([number])
+        handle = loop.call_later(0, call, number) if timers else loop.call_soon(call, number)
+        handles.append(handle)
+        if number % 5 == 0:
+            contexts[number] = handle.get_context()
+        if number % 11 == 0:
+            handle.cancel()
+
+    def call(number):
+        seen[number] = variable.get()
+        variable.set("changed")
+        if number % 50 == 0:
+            gc.collect()
+
+    variable = contextvars.ContextVar("variable")
+    seen, contexts, handles = {}, {}, []
+    for number in range(500):
+        contextvars.copy_context().run(schedule, number)
+    gc.collect()
+    turn(loop)
+    turn(loop)
+    assert seen == {number: [number] for number in range(500) if number % 11}
+    for number, context in contexts.items():
+        assert handles[number].get_context() is context
+        assert context[variable] == ("changed" if number % 11 else [number])
+    assert variable.get(None) is None
+
+
 def test_the_collector_leaves_alone_what_will_run(loop):
     class Thing:
         def __init__(self):

@@ -187,3 +187,41 @@ def test_a_protocol_that_raises_hears_the_next_datagram(runner: asyncio.Runner) 
         await close(one)
 
     runner.run(main())
+
+
+def test_a_protocol_that_raises_over_an_error_while_flushing_keeps_its_transport(
+    runner: asyncio.Runner, tmp_path: Path
+) -> None:
+    class Raises(Recorder):
+        def error_received(self, exc: Exception) -> None:
+            super().error_received(exc)
+            raise ZeroDivisionError
+
+    async def main() -> None:
+        told = asyncio.Event()
+        reports: list[Any] = []
+        loop = asyncio.get_running_loop()
+
+        def report(_loop: Any, context: Any) -> None:
+            reports.append(context)
+            told.set()
+
+        loop.set_exception_handler(report)
+        full = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        full.bind(str(tmp_path / "full"))
+        _, one = await loop.create_datagram_endpoint(Raises, local_addr=str(tmp_path / "own"), family=socket.AF_UNIX)
+        while one.transport.get_write_buffer_size() == 0:
+            one.transport.sendto(b"x", str(tmp_path / "full"))
+        full.close()  # what waits finds nobody
+        assert isinstance(await one.errors.get(), ConnectionRefusedError)
+        await told.wait()
+        assert [type(each["exception"]) for each in reports] == [ZeroDivisionError]
+        assert not one.transport.is_closing()
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
+            other.bind(str(tmp_path / "other"))
+            other.setblocking(False)
+            one.transport.sendto(b"goes on", str(tmp_path / "other"))
+            assert await loop.sock_recv(other, 99) == b"goes on"
+        await close(one)
+
+    runner.run(main())

@@ -803,6 +803,133 @@ def test_names_of_other_families(runner: asyncio.Runner, tmp_path: Path, family:
     runner.run(main())
 
 
+def test_a_socket_that_the_program_closes_stays_open_for_the_transport(ours: asyncio.Runner) -> None:
+    async def main() -> None:
+        mine, peer = socket.socketpair()
+        peer.setblocking(False)
+        transport, protocol = await over(mine)
+        fd = mine.fileno()
+        mine.close()
+        # Would get the number if it were free.
+        others = [socket.socketpair() for _ in range(3)]
+        assert fd not in [each.fileno() for pair in others for each in pair]
+        transport.write(b"for the peer")
+        assert await receive(peer, 12) == b"for the peer"
+        spared = [each for pair in others for each in pair]
+        for each in spared:
+            each.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                each.recv(1)
+        for each in spared:
+            each.close()
+        peer.send(b"back")
+        assert await protocol.has(4) == b"back"
+        os.fstat(fd)
+        transport.close()
+        assert await protocol.lost is None
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(fd)
+        assert await receive(peer, 1) == b""
+        peer.close()
+
+    ours.run(main())
+
+
+def test_the_end_closes_the_socket_whoever_has_it(ours: asyncio.Runner) -> None:
+    async def main() -> None:
+        mine, peer = socket.socketpair()
+        _, protocol = await over(mine)
+        file = mine.makefile("rb")
+        protocol.transport.abort()
+        await protocol.lost
+        # As with any socket, what `makefile` gave holds it still.
+        os.fstat(file.fileno())
+        fd = file.fileno()
+        file.close()
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(fd)
+        assert mine.fileno() == -1
+        peer.close()
+
+    ours.run(main())
+
+
+def test_the_socket_of_an_accepted_connection_is_made_for_who_asks(ours: asyncio.Runner) -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        made: list[Recorder] = []
+        server = await loop.create_server(lambda: added(made, Recorder()), "127.0.0.1", 0)
+        name = server.sockets[0].getsockname()
+        peers = [(await loop.create_connection(Recorder, *name))[1] for _ in range(3)]
+        await until(lambda: len(made) == 3)
+        for protocol in made:
+            await protocol.made
+        asked, held, silent = made
+        kind = (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        seen = asked.transport.get_extra_info("socket")
+        assert seen is asked.transport.get_extra_info("socket")
+        assert (seen.family, seen.type, seen.proto) == kind
+        assert seen.fileno() == asked.transport._sock_fd
+        sock = held.transport._sock
+        assert sock is held.transport._sock
+        assert not sock.getblocking()
+        sock.close()
+        held.transport.write(b"still there")
+        index = [peer.transport.get_extra_info("sockname") for peer in peers].index(
+            held.transport.get_extra_info("peername")
+        )
+        assert await peers[index].has(11) == b"still there"
+        fds = [protocol.transport._sock_fd for protocol in made]
+        for protocol in made:
+            protocol.transport.close()
+            assert await protocol.lost is None
+        for fd in fds:
+            with pytest.raises(OSError, match="Bad file descriptor"):
+                os.fstat(fd)
+        late = silent.transport.get_extra_info("socket")
+        assert (late.family, late.type, late.proto) == kind
+        assert [late.fileno(), seen.fileno(), sock.fileno()] == [-1] * 3
+        for peer in peers:
+            await peer.lost
+        server.close()
+        await server.wait_closed()
+
+    ours.run(main())
+
+
+def test_a_loop_that_has_its_own_call_soon_is_asked(ours: asyncio.Runner) -> None:
+    class Loop(plait.EventLoop):
+        def call_soon(self, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+            called.append(getattr(args[0], "__name__", ""))
+            return super().call_soon(*args, **kwargs)
+
+    async def main() -> None:
+        one, peer = await alone()
+        one.transport.abort()
+        await one.lost
+        peer.close()
+
+    def call_soon(*args: Any, **kwargs: Any) -> Any:
+        called.append(getattr(args[0], "__name__", ""))
+        return own(*args, **kwargs)
+
+    called: list[str] = []
+    with asyncio.Runner(loop_factory=Loop) as runner:
+        runner.run(main())
+    expected = ["connection_made", "_begin", "_call_connection_lost"]
+    assert [each for each in called if each in expected] == expected
+    called.clear()
+    loop: Any = ours.get_loop()
+    own = loop.call_soon
+    loop.call_soon = call_soon
+    ours.run(main())
+    assert [each for each in called if each in expected] == expected
+    del loop.call_soon
+    called.clear()
+    ours.run(main())
+    assert called == []
+
+
 def test_a_transport_is_what_it_says(ours: asyncio.Runner) -> None:
     async def main() -> None:
         one, peer = await alone()

@@ -22,6 +22,9 @@ pub struct Reads {
 }
 
 impl Reads {
+    /// Of one that has not read yet.
+    pub const NONE: Self = Self { doublings: 0, small: 0 };
+
     /// How much room the next read gets of its own; `None`: the shared buffer.
     #[must_use]
     pub fn room(&self) -> Option<usize> {

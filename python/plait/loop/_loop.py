@@ -81,7 +81,7 @@ class EventLoop(SocketLoop):
         self._signal_pipe: tuple[int, int] | None = None
         self._wakeup_before = -1
         self._child_fds: set[int] = set()
-        self._find_clock()
+        self._find_own()
 
     # ---- run
 
@@ -96,7 +96,7 @@ class EventLoop(SocketLoop):
     def _run_forever_setup(self) -> None:
         self._check_closed()
         self._check_running()
-        self._find_clock()
+        self._find_own()
         self._set_coroutine_origin_tracking(self._debug)
         self._old_agen_hooks = sys.get_asyncgen_hooks()
         self._thread_id = threading.get_ident()
@@ -129,9 +129,10 @@ class EventLoop(SocketLoop):
                 os.close(fd)
             self._signal_pipe = None
 
-    def _find_clock(self) -> None:
-        """See whether the program has put another clock in place of `time`."""
-        self._own_clock = "time" in self.__dict__ or type(self).time is not _core.LoopCore.time
+    def _find_own(self) -> None:
+        """See whether a program's class has something else in place of `time` or `call_soon`."""
+        self._own_clock = type(self).time is not _core.LoopCore.time
+        self._own_calls = type(self).call_soon is not _core.LoopCore.call_soon
 
     # ---- callbacks: what the fast roads of `_core` leave to Python
 

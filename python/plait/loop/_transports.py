@@ -35,7 +35,7 @@ class _Transport(_core.StreamCore):
 
     def __repr__(self) -> str:
         info = [type(self).__name__]
-        if self._sock is None:
+        if self._loop is None:
             info.append("closed")
         elif self.is_closing():
             info.append("closing")
@@ -48,9 +48,9 @@ class _Transport(_core.StreamCore):
         return f"<{' '.join(info)}>"
 
     def __del__(self, _warn: Any = warnings.warn) -> None:
-        if self._sock is not None:
+        if self._loop is not None:
             _warn(f"unclosed transport {self!r}", ResourceWarning, source=self)
-            self._disown().close()
+            self._disown()
             self._leave()
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:

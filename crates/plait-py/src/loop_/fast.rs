@@ -11,8 +11,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyTuple};
 
-use super::call::Call;
-use super::core::{self, CLOSED, DEBUG, LoopCore, OWN_CLOCK, OWN_TASKS};
+use super::core::{self, CLOSED, DEBUG, LoopCore, OWN_CLOCK, OWN_TASKS, Parts};
 use super::turn::seconds;
 
 /// `"context"`, the one keyword of them all, as code that was compiled has it.
@@ -158,16 +157,6 @@ unsafe fn context_of(py: Python<'_>, given: Object) -> PyResult<Option<Object>> 
     }
 }
 
-/// A call from what a method got.
-///
-/// # Safety
-/// `function` and `arguments` are objects, `context` is an owned reference to a context.
-#[inline(always)]
-unsafe fn call_of(py: Python<'_>, function: Object, arguments: &[Object], context: Object) -> PyResult<Call> {
-    // SAFETY: as the caller says.
-    unsafe { Call::new(function, arguments, context) }.map_err(|()| PyErr::fetch(py))
-}
-
 /// What is not on the fast road: closed loops, debug mode, odd contexts. Calls a method in Python with the same arguments.
 #[cold]
 fn slowly(slf: &Bound<'_, LoopCore>, name: &str, got: &Arguments<'_>) -> PyResult<Object> {
@@ -205,8 +194,13 @@ unsafe fn soon(
             let Some(context) = context_of(py, got.context)? else {
                 return slowly(&this, slow, &got);
             };
-            let call = call_of(py, got.positional[0], &got.positional[1..], context)?;
-            let job = LoopCore::handle(&this, call)?;
+            let parts = Parts {
+                function: got.positional[0],
+                arguments: &got.positional[1..],
+                context,
+                hides: got.context.is_null() && core.has_many(py),
+            };
+            let job = LoopCore::handle(&this, &parts)?;
             ffi::Py_INCREF(job.as_ptr());
             let handle = job.as_ptr();
             core.soon(py, job);
@@ -273,8 +267,13 @@ unsafe fn timed(
             } else {
                 given
             };
-            let call = call_of(py, got.positional[1], &got.positional[2..], context)?;
-            let job = LoopCore::timer(&this, when, call)?;
+            let parts = Parts {
+                function: got.positional[1],
+                arguments: &got.positional[2..],
+                context,
+                hides: got.context.is_null() && core.has_many(py),
+            };
+            let job = LoopCore::timer(&this, when, &parts)?;
             ffi::Py_INCREF(job.as_ptr());
             let handle = job.as_ptr();
             core.at(py, when, job);

@@ -42,6 +42,13 @@ impl<T> Guarded<T> {
         f(&mut self.cell.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// Where it lies, for who knows that nobody else uses it.
+    #[cfg(not(Py_GIL_DISABLED))]
+    #[inline]
+    pub(crate) fn as_ptr(&self) -> *mut T {
+        self.cell.get()
+    }
+
     /// Looks at it for the garbage collector, which runs while all other threads stand still.
     pub(crate) fn look<R>(&self, f: impl FnOnce(&T) -> R) -> Option<R> {
         #[cfg(not(Py_GIL_DISABLED))]

@@ -25,9 +25,15 @@ pub(crate) struct Handle {
 struct Body {
     call: Call,
     owner: Owner,
-    /// How it looked before it was cancelled, in debug mode.
+    debug: Option<Box<Seen>>,
+}
+
+/// What is kept in debug mode.
+#[derive(Default)]
+struct Seen {
+    /// How it looked before it was cancelled.
     shown: Option<Py<PyAny>>,
-    /// The stack that it was made in, in debug mode.
+    /// The stack that it was made in.
     source: Option<Py<PyAny>>,
 }
 
@@ -76,17 +82,24 @@ fn standard_timer(py: Python<'_>) -> PyResult<Bound<'_, PyType>> {
 }
 
 impl Handle {
-    /// A handle for `call` on the loop `owner`.
-    pub(crate) fn new(call: Call, owner: &Bound<'_, LoopCore>) -> Self {
+    /// A handle without a call, which `reuse` gives it.
+    pub(crate) fn blank() -> Self {
         Self {
             cancelled: AtomicBool::new(false),
             body: Guarded::new(Body {
-                call,
-                owner: Owner::new(owner),
-                shown: None,
-                source: None,
+                call: Call::EMPTY,
+                owner: Owner(std::ptr::null_mut()),
+                debug: None,
             }),
         }
+    }
+
+    /// A handle for `call` on the loop `owner`.
+    pub(crate) fn new(call: Call, owner: &Bound<'_, LoopCore>) -> Self {
+        let mut handle = Self::blank();
+        let body = handle.body.get_mut();
+        (body.call, body.owner) = (call, Owner::new(owner));
+        handle
     }
 
     /// Whether it was cancelled.
@@ -111,35 +124,63 @@ impl Handle {
         Some(call)
     }
 
+    /// Runs the call where it lies, and gives it up: the result, an owned reference; or null with an exception set, and the call stays;
+    /// None once it was cancelled.
+    ///
+    /// # Safety
+    /// Nobody else has the handle, strongly or weakly, and the collector does not see it: nobody finds it while it runs.
+    #[cfg(not(Py_GIL_DISABLED))]
+    #[inline]
+    pub(crate) unsafe fn run_alone(&self, _attached: Python<'_>) -> Option<*mut ffi::PyObject> {
+        if self.is_cancelled() {
+            return None;
+        }
+        // SAFETY: attached; the caller's promise; a call that was not cancelled has a function.
+        unsafe {
+            let call = &mut (*self.body.as_ptr()).call;
+            let result = call.run();
+            if !result.is_null() {
+                call.clear();
+            }
+            Some(result)
+        }
+    }
+
     /// The stack that it comes from; returns what was there.
     #[must_use]
     pub(crate) fn put_source(&self, py: Python<'_>, source: Option<Py<PyAny>>) -> Option<Py<PyAny>> {
-        self.body.with(py, |body| std::mem::replace(&mut body.source, source))
+        self.body.with(py, |body| match (&source, &mut body.debug) {
+            (None, None) => None,
+            (_, debug) => std::mem::replace(&mut debug.get_or_insert_default().source, source),
+        })
     }
 
-    /// Gives a handle that nobody else has a new call.
-    #[cfg(not(Py_GIL_DISABLED))]
+    /// Gives a handle that nobody else has a new call, which `fill` makes of an empty one.
     #[inline]
-    pub(crate) fn reuse(&self, call: Call, owner: &Bound<'_, LoopCore>) {
+    pub(crate) fn reuse(
+        &self,
+        owner: &Bound<'_, LoopCore>,
+        fill: impl FnOnce(&mut Call) -> Result<(), ()>,
+    ) -> Result<(), ()> {
         self.cancelled.store(false, Relaxed);
         self.body.with(owner.py(), |body| {
             // What was there `retire` has given up.
-            body.call = call;
             body.owner = Owner::new(owner);
-        });
+            fill(&mut body.call)
+        })
     }
 
     /// Gives up all that it has.
     #[inline]
     pub(crate) fn retire(&self, py: Python<'_>) {
-        let (mut call, owner, others) = self.body.with(py, |body| {
-            (
-                std::mem::replace(&mut body.call, Call::EMPTY),
-                std::mem::replace(&mut body.owner, Owner(std::ptr::null_mut())),
-                [body.shown.take(), body.source.take()],
-            )
+        let (call, owner, others) = self.body.with(py, |body| {
+            let owner = std::mem::replace(&mut body.owner, Owner(std::ptr::null_mut()));
+            let call = (!body.call.is_empty()).then(|| body.call.take());
+            (call, owner, body.debug.take())
         });
-        call.clear();
+        if let Some(mut call) = call {
+            call.clear();
+        }
         owner.clear();
         drop(others);
     }
@@ -158,11 +199,13 @@ impl Handle {
         let py = slf.py();
         if debug(slf)? {
             let shown = slf.repr()?.into_any().unbind();
-            let before = this.body.with(py, |body| body.shown.replace(shown));
+            let before = this
+                .body
+                .with(py, |body| body.debug.get_or_insert_default().shown.replace(shown));
             drop(before);
         }
-        let mut call = this.body.with(py, |body| body.call.take_function());
-        call.clear();
+        let left = this.body.with(py, |body| body.call.take_function());
+        left.end();
         Ok(true)
     }
 
@@ -243,14 +286,14 @@ impl Handle {
     #[getter]
     fn _repr<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
         self.body
-            .with(py, |body| body.shown.as_ref().map(|shown| shown.bind(py).clone()))
+            .with(py, |body| Some(body.debug.as_ref()?.shown.as_ref()?.bind(py).clone()))
     }
 
     /// The stack that it was made in; None outside debug mode.
     #[getter]
     fn _source_traceback<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
         self.body
-            .with(py, |body| body.source.as_ref().map(|source| source.bind(py).clone()))
+            .with(py, |body| Some(body.debug.as_ref()?.source.as_ref()?.bind(py).clone()))
     }
 
     #[getter(__class__)]
@@ -274,17 +317,12 @@ impl Handle {
 
 impl Handle {
     pub(super) fn visit_contents(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
-        let mut result = Ok(());
         let looked = self.body.look(|body| {
-            body.call.visit(|object| {
-                if result.is_ok() {
-                    result = visit_raw(visit, object);
-                }
-            });
-            result?;
+            body.call.visit(visit)?;
             visit_raw(visit, body.owner.0)?;
-            visit.call(&body.shown)?;
-            visit.call(&body.source)
+            let Some(seen) = &body.debug else { return Ok(()) };
+            visit.call(&seen.shown)?;
+            visit.call(&seen.source)
         });
         looked.unwrap_or(Ok(()))
     }

@@ -9,27 +9,25 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::{PyTraverseError, PyTypeInfo, PyVisit};
 
-use super::call::Call;
-use super::core::LoopCore;
 use super::handle::{Handle, TimerHandle, visit_raw};
 use super::sock::Waiter;
 use super::stream::StreamCore;
 
 /// A new timer's handle.
-pub(crate) fn new_timer(when: f64, call: Call, owner: &Bound<'_, LoopCore>) -> PyResult<Job> {
+pub(crate) fn new_timer(when: f64, handle: Handle, py: Python<'_>) -> PyResult<Job> {
     let timer = TimerHandle {
         when: AtomicU64::new(when.to_bits()),
         scheduled: AtomicBool::new(true),
     };
-    let made = PyClassInitializer::from(Handle::new(call, owner)).add_subclass(timer);
-    let job = Job::of(Py::new(owner.py(), made)?.into_any());
+    let made = PyClassInitializer::from(handle).add_subclass(timer);
+    let job = Job::of(Py::new(py, made)?.into_any());
     job.hide();
     Ok(job)
 }
 
 /// A new handle.
-pub(crate) fn new_handle(call: Call, owner: &Bound<'_, LoopCore>) -> PyResult<Job> {
-    let job = Job::of(Py::new(owner.py(), Handle::new(call, owner))?.into_any());
+pub(crate) fn new_handle(handle: Handle, py: Python<'_>) -> PyResult<Job> {
+    let job = Job::of(Py::new(py, handle)?.into_any());
     job.hide();
     Ok(job)
 }
@@ -169,6 +167,14 @@ impl Job {
         }
     }
 
+    /// Whether nobody but the loop has it, or can find it by asking the collector for all objects.
+    #[cfg(not(Py_GIL_DISABLED))]
+    #[inline]
+    pub(crate) fn is_unseen(&self) -> bool {
+        // SAFETY: it is an object with a collector's header.
+        self.is_alone() && unsafe { ffi::PyObject_GC_IsTracked(self.as_ptr()) } == 0
+    }
+
     /// Shows it to the collector like any other object, if others have it: it leaves the loop, or is in more than one queue.
     #[inline]
     pub(crate) fn show(&self) {
@@ -215,7 +221,6 @@ impl Job {
     }
 
     /// A timer that nobody else has gets a new time.
-    #[cfg(not(Py_GIL_DISABLED))]
     #[inline]
     pub(crate) fn reschedule(&self, py: Python<'_>, when: f64) {
         if let Some(timer) = self.timer(py) {

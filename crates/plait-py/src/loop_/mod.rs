@@ -7,7 +7,9 @@
 //! | `handle` | what `call_soon` and `call_later` return |
 //! | `job` | what is in the queues of the loop: handles, ready streams |
 //! | `core` | `LoopCore`, which `plait.EventLoop` extends |
-//! | `fast` | its methods that are called most, without conversions |
+//! | `watch` | descriptors that it watches |
+//! | `methods` | what programs call on it |
+//! | `fast` | those of them that are called most, without conversions |
 //! | `sock` | `sock_recv` and its kin: try, or wait |
 //! | `stream` | streams over sockets, which transports extend |
 //! | `turn` | a turn: sleep, look, call |
@@ -18,9 +20,11 @@ mod fast;
 mod guarded;
 mod handle;
 mod job;
+mod methods;
 mod sock;
 mod stream;
 mod turn;
+mod watch;
 
 use pyo3::prelude::*;
 

@@ -47,7 +47,11 @@ impl Run<'_, '_> {
     fn turn(&mut self) -> PyResult<()> {
         let (core, py) = (self.slf.get(), self.slf.py());
         let now_ns = monotonic_ns();
-        let mut now = self.now(now_ns)?;
+        // Without timers nobody wants to know; those that are added from here on are the next turn's.
+        let mut now = match core.reactor(py, |reactor| reactor.has_timers()) {
+            true => self.now(now_ns)?,
+            false => f64::NEG_INFINITY,
+        };
         let plan = core.reactor(py, |reactor| reactor.plan(now_ns, now, &mut self.dead))?;
         // Before the sleep: nothing that ends with them has to wait for what ends it.
         self.bury();
@@ -74,7 +78,7 @@ impl Run<'_, '_> {
         }
     }
 
-    /// The time on the loop's clock, if anybody wants to know it.
+    /// The time on the loop's clock.
     #[inline]
     fn now(&self, now_ns: u64) -> PyResult<f64> {
         if self.slf.get().mode() & OWN_CLOCK != 0 {
@@ -144,6 +148,10 @@ fn run_one(slf: &Bound<'_, LoopCore>, job: Job) -> PyResult<()> {
         return sock::on_ready(slf, &waiter);
     }
     job.unschedule(py);
+    #[cfg(not(Py_GIL_DISABLED))]
+    if job.is_unseen() && !slf.get().is_debug() {
+        return run_alone(slf, job);
+    }
     let Some(mut call) = job.handle().begin(py) else {
         slf.get().done(py, job);
         return Ok(());
@@ -164,6 +172,25 @@ fn run_one(slf: &Bound<'_, LoopCore>, job: Job) -> PyResult<()> {
     // SAFETY: a reference that the call gave us.
     unsafe { pyo3::ffi::Py_DECREF(result) };
     call.clear();
+    slf.get().done(py, job);
+    Ok(())
+}
+
+/// The same where nobody else has the handle, and so nobody sees that its call is in use.
+#[cfg(not(Py_GIL_DISABLED))]
+#[inline]
+fn run_alone(slf: &Bound<'_, LoopCore>, job: Job) -> PyResult<()> {
+    let py = slf.py();
+    // SAFETY: it was asked just now.
+    match unsafe { job.handle().run_alone(py) } {
+        Some(result) if result.is_null() => {
+            job.show_early();
+            return failed(slf, &job);
+        }
+        // SAFETY: a reference that the call gave us.
+        Some(result) => unsafe { pyo3::ffi::Py_DECREF(result) },
+        None => {}
+    }
     slf.get().done(py, job);
     Ok(())
 }

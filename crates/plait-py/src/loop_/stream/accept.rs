@@ -1,16 +1,15 @@
 //! New connections: from a listening socket to a protocol, without a task for each.
 
 use std::io::ErrorKind;
-use std::os::fd::{BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::net::SocketAddrV4;
+use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
 
 use plait_sys::net;
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
-use pyo3::types::PyType;
 
-use super::names::Name;
-use super::{Entered, StreamCore, copy_context, ends_program, os_error};
+use super::socket::{Accepted, Kind};
+use super::{Entered, copy_context, ends_program, os_error};
 use crate::loop_::core::LoopCore;
 
 /// What a server makes of its connections.
@@ -19,8 +18,8 @@ struct Makes<'a, 'py> {
     class: &'a Bound<'py, PyAny>,
     factory: &'a Bound<'py, PyAny>,
     server: Option<&'a Bound<'py, PyAny>>,
-    /// Family, type and protocol of the listening socket.
-    kind: (i32, i32, i32),
+    /// That of the listening socket.
+    kind: Kind,
 }
 
 /// Takes connections off `sock` until there are none or `limit` is reached, and makes a transport of `class` for each, with a protocol
@@ -37,7 +36,7 @@ pub(crate) fn accept_streams(
     sock: &Bound<'_, PyAny>,
     server: Option<&Bound<'_, PyAny>>,
     limit: usize,
-    kind: (i32, i32, i32),
+    kind: Kind,
 ) -> PyResult<()> {
     let py = sock.py();
     let makes = Makes {
@@ -56,9 +55,7 @@ pub(crate) fn accept_streams(
         // SAFETY: not -1, and the socket object has just said that it is open.
         let accepted = net::accept(unsafe { BorrowedFd::borrow_raw(fd) });
         match accepted {
-            Ok((connection, peer)) => {
-                makes.connection(connection, peer.map(|peer| Name::V4(*peer.ip(), peer.port())))?
-            }
+            Ok((connection, peer)) => makes.connection(connection, peer)?,
             // The peer has left already; the next one may not have.
             Err(error) if error.kind() == ErrorKind::ConnectionAborted => {}
             Err(error) if error.kind() == ErrorKind::WouldBlock => break,
@@ -69,51 +66,28 @@ pub(crate) fn accept_streams(
 }
 
 impl<'py> Makes<'_, 'py> {
-    fn connection(&self, fd: OwnedFd, peer: Option<Name>) -> PyResult<()> {
+    fn connection(&self, fd: OwnedFd, peer: Option<SocketAddrV4>) -> PyResult<()> {
         let py = self.loop_.py();
-        let sock = self.socket(fd)?;
+        let accepted = Bound::new(py, Accepted::new(fd, self.kind, peer))?;
         let context = copy_context(py)?;
         let made = {
             let _entered = Entered::enter(context.bind(py))?;
-            self.transport(&sock)
+            self.transport(&accepted)
         };
-        match (made, peer) {
-            (Ok(transport), Some(peer)) => {
-                if let Ok(core) = transport.cast::<StreamCore>() {
-                    core.get().peer_was(py, peer);
-                }
-                Ok(())
-            }
-            (Ok(_), None) => Ok(()),
-            (Err(error), _) => {
-                sock.call_method0(intern!(py, "close"))?;
-                if ends_program(py, &error) {
-                    return Err(error);
-                }
+        match made {
+            Ok(_) => Ok(()),
+            Err(error) if ends_program(py, &error) => Err(error),
+            Err(error) => {
                 let report = self.loop_.getattr(intern!(py, "_connection_failed"))?;
                 report.call1((error.into_value(py),)).map(drop)
             }
         }
     }
 
-    fn transport(&self, sock: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    fn transport(&self, accepted: &Bound<'py, Accepted>) -> PyResult<Bound<'py, PyAny>> {
         let protocol = self.factory.call0()?;
         let none = self.loop_.py().None();
         self.class
-            .call1((self.loop_, sock, protocol, &none, &none, self.server))
-    }
-
-    /// A socket object that owns the descriptor and knows that it does not block.
-    fn socket(&self, fd: OwnedFd) -> PyResult<Bound<'py, PyAny>> {
-        static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
-        let py = self.loop_.py();
-        let class = CLASS.import(py, "socket", "socket")?;
-        let (family, type_, protocol) = self.kind;
-        let type_ = type_ | net::NONBLOCKING;
-        let number = fd.into_raw_fd();
-        class.call1((family, type_, protocol, number)).inspect_err(|_| {
-            // SAFETY: nobody has taken it.
-            drop(unsafe { OwnedFd::from_raw_fd(number) });
-        })
+            .call1((self.loop_, accepted, protocol, &none, &none, self.server))
     }
 }

@@ -1,12 +1,14 @@
 //! Bytes between sockets and Python objects, copied once or not at all.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
+use std::ffi::c_int;
 use std::io;
 use std::mem::MaybeUninit;
 use std::net::SocketAddrV4;
 use std::os::fd::BorrowedFd;
+use std::sync::Once;
 
-use plait_reactor::reads::SHARED;
+use plait_reactor::reads::{Reads, SHARED};
 use plait_reactor::stream::Chunk;
 use plait_sys::net;
 use pyo3::exceptions::{PyMemoryError, PyTypeError};
@@ -192,6 +194,9 @@ type Shared = Box<[MaybeUninit<u8>; ROOM]>;
 thread_local! {
     /// One buffer for all connections of the loop in this thread.
     static BUFFER: RefCell<Option<Shared>> = const { RefCell::new(None) };
+
+    /// How much the reads of sockets that have no transport get.
+    static HABIT: Cell<Reads> = const { Cell::new(Reads::NONE) };
 }
 
 /// What a read gave.
@@ -238,12 +243,25 @@ fn in_shared<R>(fd: BorrowedFd<'_>, room: usize, take: impl FnOnce(&[u8]) -> PyR
     })
 }
 
-/// Reads as much as there is, `most` at most.
+/// Reads what there is, `most` at most. It may be a datagram, which has to fit.
 pub(crate) fn read_up_to<'py>(py: Python<'py>, fd: BorrowedFd<'_>, most: usize) -> Read<'py> {
-    match most {
-        ..=ROOM => read_shared(py, fd, most),
-        _ => read_large(py, fd, most),
+    if most <= SHARED {
+        return read_shared(py, fd, most);
     }
+    let mut habit = HABIT.get();
+    let read = match most {
+        ..=ROOM if habit.room().is_none() => read_shared(py, fd, most),
+        ..=ROOM => read_large(py, fd, most),
+        _ => match net::unread(fd) {
+            Ok(waiting) => read_large(py, fd, waiting.clamp(SHARED, most)),
+            Err(error) => return Ok(Err(error)),
+        },
+    };
+    if let Ok(Ok(data)) = &read {
+        habit.got(data.as_bytes().len());
+        HABIT.set(habit);
+    }
+    read
 }
 
 /// Reads one datagram, and where it came from if that is of IPv4.
@@ -260,36 +278,50 @@ pub(super) fn read_datagram<'py>(
     })
 }
 
-/// Reads straight into an object, of the size of what waits to be read, `room` at most.
+unsafe extern "C" {
+    /// Documented with the others of `bytes`, but PyO3 leaves it out.
+    fn _PyBytes_Resize(bytes: *mut *mut ffi::PyObject, size: ffi::Py_ssize_t) -> c_int;
+}
+
+/// Reads straight into an object with room for `room` bytes, which is cut to the size of what came.
 pub(crate) fn read_large<'py>(py: Python<'py>, fd: BorrowedFd<'_>, room: usize) -> Read<'py> {
-    let waiting = match net::unread(fd) {
-        Ok(waiting) => waiting,
-        Err(error) => return Ok(Err(error)),
-    };
-    if waiting <= SHARED {
-        return read(py, fd);
-    }
-    let size = waiting.min(room);
+    keep_large_memory();
     // SAFETY: attached; the new object's bytes are ours alone until they are set.
-    let object = unsafe {
-        Bound::from_owned_ptr_or_err(py, ffi::PyBytes_FromStringAndSize(std::ptr::null(), size.cast_signed()))
-            .map_err(|_| PyMemoryError::new_err(format!("no memory to read {size} bytes")))?
-            .cast_into_unchecked::<PyBytes>()
-    };
+    let mut object = unsafe { ffi::PyBytes_FromStringAndSize(std::ptr::null(), room.cast_signed()) };
+    if object.is_null() {
+        drop(PyErr::take(py));
+        return Err(PyMemoryError::new_err(format!("no memory to read {room} bytes")));
+    }
     // SAFETY: nobody else has seen the object, which has so many bytes.
     let into: &mut [MaybeUninit<u8>] =
-        unsafe { std::slice::from_raw_parts_mut(ffi::PyBytes_AsString(object.as_ptr()).cast(), size) };
-    Ok(match net::recv(fd, into) {
-        Ok(received) if received == size => Ok(object),
-        // SAFETY: `recv` has set so many bytes.
-        Ok(received) => Ok(PyBytes::new(py, unsafe { set(&into[..received]) })),
-        Err(error) => Err(error),
-    })
+        unsafe { std::slice::from_raw_parts_mut(ffi::PyBytes_AsString(object).cast(), room) };
+    let received = net::recv(fd, into);
+    let size = *received.as_ref().unwrap_or(&0);
+    // SAFETY: it has one reference, ours, which this replaces; `recv` has set so many bytes.
+    let read = unsafe {
+        _PyBytes_Resize(&raw mut object, size.cast_signed());
+        Bound::from_owned_ptr_or_err(py, object)?.cast_into_unchecked()
+    };
+    Ok(received.map(|_| read))
+}
+
+/// Has the allocator keep blocks of the sizes that large reads have. The C library's gives the end of its heap back to the kernel as soon
+/// as 128 KiB of it are free, and has each page of the next read made anew; it learns better from a larger block that comes and goes:
+/// then twice its size may be free.
+pub(super) fn keep_large_memory() {
+    const LARGE: usize = 4 << 20;
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| drop(std::hint::black_box(Vec::<u8>::with_capacity(LARGE))));
 }
 
 /// Reads into what the program gave for it.
 pub(crate) fn read_into(fd: BorrowedFd<'_>, room: &mut View) -> io::Result<usize> {
     // SAFETY: the exporter keeps so many bytes there, to be written, until the view is released.
     let into = unsafe { std::slice::from_raw_parts_mut(room.0.buf.cast(), room.len()) };
-    net::recv(fd, into)
+    let received = net::recv(fd, into)?;
+    if received >= SHARED {
+        // What the program makes of it is as large.
+        keep_large_memory();
+    }
+    Ok(received)
 }

@@ -20,6 +20,47 @@ pub(super) const HEADER: usize = 8;
 /// So many are read for one readiness at most; then others have their turn.
 const AT_ONCE: usize = 16;
 
+/// So many peers' addresses are kept.
+const KNOWN: usize = 32;
+
+/// What only transports of datagrams have.
+pub(super) struct Datagrams {
+    /// The one address that they may go to.
+    pub(super) address: Option<Py<PyAny>>,
+    /// Addresses that some came from, as Python has them, by their hash.
+    known: [Option<(SocketAddrV4, Py<PyAny>)>; KNOWN],
+    /// The place of the last one, where the answer goes.
+    last: usize,
+}
+
+impl Datagrams {
+    pub(super) fn to(address: Option<&Bound<'_, PyAny>>) -> Self {
+        Self {
+            address: address.map(|address| address.clone().unbind()),
+            known: [const { None }; KNOWN],
+            last: 0,
+        }
+    }
+
+    fn place(address: SocketAddrV4) -> usize {
+        let mixed = (address.ip().to_bits() ^ u32::from(address.port()) << 16).wrapping_mul(0x9E37_79B9);
+        mixed as usize >> 16 & (KNOWN - 1)
+    }
+
+    fn known<'py>(&mut self, py: Python<'py>, address: SocketAddrV4) -> Option<Bound<'py, PyAny>> {
+        let place = Self::place(address);
+        let (known, object) = self.known[place].as_ref()?;
+        self.last = place;
+        (*known == address).then(|| object.bind(py).clone())
+    }
+
+    /// Where an answer to the last one goes, if that is `object`.
+    fn is_last(&self, object: &Bound<'_, PyAny>) -> Option<SocketAddrV4> {
+        let (address, known) = self.known[self.last].as_ref()?;
+        known.is(object).then_some(*address)
+    }
+}
+
 /// Where a datagram goes.
 #[derive(Debug)]
 pub(super) enum Target {
@@ -76,7 +117,7 @@ impl StreamCore {
     }
 
     fn send_by_python(&self, py: Python<'_>, bytes: &[u8], address: &Py<PyAny>) -> PyResult<Sent> {
-        let sock = self.with(py, |state| state.sock.bind(py).clone());
+        let sock = self.sock(py)?;
         match sock.call_method1(intern!(py, "sendto"), (PyBytes::new(py, bytes), address)) {
             Ok(_) => Ok(Sent::Whole),
             Err(error) if would_block(py, &error) => Ok(Sent::WouldBlock),
@@ -84,12 +125,37 @@ impl StreamCore {
         }
     }
 
+    /// An address as Python has it, the same object as last time if it is still known.
+    fn address<'py>(&self, py: Python<'py>, address: SocketAddrV4) -> PyResult<Bound<'py, PyAny>> {
+        let known = self.with(py, |state| state.datagrams.as_mut()?.known(py, address));
+        if let Some(known) = known {
+            return Ok(known);
+        }
+        let made = Name::from(address).object(py)?;
+        let kept = made.clone().unbind();
+        let before = self.with(py, |state| match &mut state.datagrams {
+            Some(datagrams) => {
+                datagrams.last = Datagrams::place(address);
+                datagrams.known[datagrams.last].replace((address, kept))
+            }
+            None => Some((address, kept)),
+        });
+        drop(before);
+        Ok(made)
+    }
+
     /// Where a datagram to `address` goes, if it may.
     fn target(&self, address: Option<&Bound<'_, PyAny>>, py: Python<'_>) -> PyResult<Target> {
-        let (fixed, connected) = self.with(py, |state| {
-            let fixed = state.address.as_ref().map(|fixed| fixed.bind(py).clone());
-            (fixed, !matches!(state.peername, Name::None))
+        let (fixed, connected, last) = self.with(py, |state| {
+            let datagrams = state.datagrams.as_ref();
+            let fixed = datagrams.and_then(|datagrams| datagrams.address.as_ref());
+            let last = datagrams.zip(address).and_then(|(each, address)| each.is_last(address));
+            let connected = !matches!(state.peername, Name::None);
+            (fixed.map(|fixed| fixed.bind(py).clone()), connected, last)
         });
+        if let (Some(last), None, false) = (last, &fixed, connected) {
+            return Ok(Target::V4(last));
+        }
         let address = match (address, fixed) {
             (Some(address), Some(fixed)) if !address.eq(&fixed)? => {
                 return Err(PyValueError::new_err(format!(
@@ -130,7 +196,7 @@ impl StreamCore {
         Self::drive(slf)
     }
 
-    /// Sends what is queued while there is room; an error ends only that.
+    /// Sends what is queued while there is room; an error ends only that, also where the protocol raises when it hears of it.
     pub(super) fn flush_datagrams(slf: &Bound<'_, Self>) -> PyResult<()> {
         let (py, core) = (slf.py(), slf.get());
         loop {
@@ -145,7 +211,8 @@ impl StreamCore {
                 Ok(Sent::WouldBlock) => return Ok(()),
                 Err(error) => {
                     core.stream(py, |stream| stream.flushed(bytes.len() + HEADER));
-                    return Self::datagram_failed(slf, error, "Fatal write error on datagram transport");
+                    let told = Self::datagram_failed(slf, error, "Fatal write error on datagram transport");
+                    return Self::callback_failed(slf, told, "error_received");
                 }
             }
         }
@@ -217,21 +284,15 @@ impl StreamCore {
 
     fn receive_datagram<'py>(slf: &Bound<'py, Self>) -> PyResult<Option<(Bound<'py, PyAny>, Bound<'py, PyAny>)>> {
         let (py, core) = (slf.py(), slf.get());
-        let (sock, is_v4) = core.with(py, |state| {
-            (state.sock.bind(py).clone(), matches!(state.sockname, Name::V4(..)))
-        });
-        if is_v4 {
+        if core.with(py, |state| matches!(state.sockname, Name::V4(..))) {
             return match read_datagram(py, core.fd())? {
-                Ok((data, Some(from))) => {
-                    let from = Name::V4(*from.ip(), from.port()).object(py)?;
-                    Ok(Some((data.into_any(), from)))
-                }
+                Ok((data, Some(from))) => Ok(Some((data.into_any(), core.address(py, from)?))),
                 Ok((data, None)) => Ok(Some((data.into_any(), py.None().into_bound(py)))),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),
                 Err(error) => Err(os_error(py, &error)),
             };
         }
-        match sock.call_method1(intern!(py, "recvfrom"), (256 * 1024,)) {
+        match core.sock(py)?.call_method1(intern!(py, "recvfrom"), (256 * 1024,)) {
             Ok(received) => received.extract().map(Some),
             Err(error) if would_block(py, &error) => Ok(None),
             Err(error) => Err(error),

@@ -7,7 +7,7 @@ use plait_reactor::reads::SHARED;
 use plait_reactor::stream::{Action, Stream};
 use plait_sys::epoll::Interest;
 use plait_sys::net;
-use pyo3::exceptions::{PyConnectionError, PyRuntimeError};
+use pyo3::exceptions::{PyConnectionError, PyOSError, PyRuntimeError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
@@ -296,6 +296,11 @@ impl StreamCore {
         if ends_program(py, &error) {
             return Err(error);
         }
+        // What the kernel says is told in debug mode only.
+        let quiet = slf.get().loop_(py).is_none_or(|loop_| !loop_.get().is_debug());
+        if quiet && error.is_instance_of::<PyOSError>(py) {
+            return Self::force_close(slf, Some(error.into_value(py).into_any()));
+        }
         slf.call_method1(intern!(py, "_fatal_error"), (error.into_value(py), message))
             .map(drop)
     }
@@ -337,16 +342,11 @@ impl StreamCore {
 
     fn release(slf: &Bound<'_, Self>) -> PyResult<()> {
         let (py, core) = (slf.py(), slf.get());
-        let (sock, waiter, server, left) = core.with(py, |state| {
+        let (waiter, server, left) = core.with(py, |state| {
             let left = (state.protocol.take(), state.loop_.take());
-            (
-                state.sock.clone_ref(py),
-                state.drained.take(),
-                state.server.take(),
-                left,
-            )
+            (state.drained.take(), state.server.take(), left)
         });
-        let closed = sock.bind(py).call_method0(intern!(py, "close")).map(drop);
+        let closed = core.close_socket(py);
         let detached = server.map_or(Ok(()), |server| Self::tell_server(slf, server.bind(py), "_detach"));
         let error = PyConnectionError::new_err("Connection is closed by peer");
         let failed = Self::fail_waiter(py, waiter, error);

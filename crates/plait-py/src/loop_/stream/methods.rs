@@ -1,12 +1,13 @@
 //! What programs and the standard library call on a stream. Names and words are those of the standard library's transports.
 
 use std::io::{self, ErrorKind, IoSlice};
+use std::net::SocketAddrV4;
 use std::os::fd::RawFd;
 
 use plait_reactor::reads::Reads;
 use plait_reactor::stream::{Action, Offer, Refused, Stream};
 use plait_sys::net::{self, End};
-use pyo3::exceptions::{PyConnectionError, PyRuntimeError, PyValueError};
+use pyo3::exceptions::{PyConnectionError, PyRuntimeError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -14,8 +15,10 @@ use pyo3::types::PyDict;
 use pyo3::{PyTraverseError, PyVisit};
 
 use super::bytes::{Given, Queued};
+use super::datagram::Datagrams;
 use super::names::Name;
 use super::reader::Kind;
+use super::socket::Socket;
 use super::{State, StreamCore, copy_context};
 use crate::loop_::core::LoopCore;
 use crate::loop_::guarded::Guarded;
@@ -137,7 +140,7 @@ impl StreamCore {
 
     fn transport_socket<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         static CLASS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-        let sock = self.with(py, |state| state.sock.bind(py).clone());
+        let sock = self.sock(py)?;
         let made = CLASS.import(py, "asyncio.trsock", "TransportSocket")?.call1((sock,))?;
         self.extra(py).set_item(intern!(py, "socket"), &made)?;
         Ok(made)
@@ -146,15 +149,21 @@ impl StreamCore {
 
 /// The names of both ends. What the caller of the constructor says of the peer counts.
 fn names(
-    sock: &Bound<'_, PyAny>,
     core: &StreamCore,
+    accepted_from: Option<SocketAddrV4>,
     extra: Option<&Bound<'_, PyDict>>,
+    py: Python<'_>,
 ) -> PyResult<(Name, Name, Option<Py<PyDict>>)> {
-    let ours = Name::of(sock, core.fd(), End::Ours)?;
-    let Some(extra) = extra else {
-        return Ok((ours, Name::of(sock, core.fd(), End::Peer)?, None));
+    let ours = Name::of(core, End::Ours, py)?;
+    let peer = match (accepted_from, extra) {
+        // As it was then: it may have left since.
+        (Some(peer), _) => Name::from(peer),
+        (None, Some(extra)) => Name::of_peer(core, extra.get_item("peername")?, py)?,
+        (None, None) => Name::of(core, End::Peer, py)?,
     };
-    let peer = Name::of_peer(sock, core.fd(), extra.get_item("peername")?)?;
+    let Some(extra) = extra else {
+        return Ok((ours, peer, None));
+    };
     let others = extra.copy()?;
     if others.contains("peername")? {
         others.del_item("peername")?;
@@ -176,10 +185,7 @@ impl StreamCore {
         server: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
         let py = sock.py();
-        let fd = sock.call_method0(intern!(py, "fileno"))?.extract()?;
-        if fd < 0 {
-            return Err(PyValueError::new_err(format!("sock is closed: {sock:?}")));
-        }
+        let (fd, socket, accepted_from) = Socket::of(sock)?;
         let core = Self {
             fd,
             context: copy_context(py)?,
@@ -192,16 +198,16 @@ impl StreamCore {
                 protocol: Some(protocol.clone().unbind()),
                 loop_: Some(r#loop.clone().unbind()),
                 server: server.map(|server| server.clone().unbind()),
-                sock: sock.clone().unbind(),
+                socket,
                 sockname: Name::None,
                 peername: Name::None,
-                address: None,
+                datagrams: None,
                 extra: None,
                 cause: None,
                 drained: None,
             }),
         };
-        let (sockname, peername, extra) = names(sock, &core, extra)?;
+        let (sockname, peername, extra) = names(&core, accepted_from, extra, py)?;
         core.with(py, |state| {
             (state.sockname, state.peername, state.extra) = (sockname, peername, extra)
         });
@@ -225,6 +231,7 @@ impl StreamCore {
         if started {
             return Err(PyRuntimeError::new_err("the transport has begun already"));
         }
+        slf.get().hold_socket(slf.py())?;
         // Small pieces are to go out at once. Other kinds of sockets have no such option.
         let _ = net::set_nodelay(slf.get().fd());
         Self::start(slf, waiter)
@@ -259,10 +266,10 @@ impl StreamCore {
 
     /// Makes it one of datagrams, which may go to `address` only, unless that is None; before it begins.
     fn _set_datagram(&self, address: Option<&Bound<'_, PyAny>>, py: Python<'_>) {
-        let address = address.map(|address| address.clone().unbind());
+        let datagrams = Box::new(Datagrams::to(address));
         let before = self.with(py, |state| {
             state.kind = Kind::Datagram;
-            std::mem::replace(&mut state.address, address)
+            state.datagrams.replace(datagrams)
         });
         drop(before);
     }
@@ -473,10 +480,10 @@ impl StreamCore {
         Self::drive(slf)
     }
 
-    /// The transport ends without having been closed: its socket, which nobody else closes.
-    fn _disown<'py>(&self, py: Python<'py>) -> Bound<'py, PyAny> {
+    /// The transport ends without having been closed: its socket does.
+    fn _disown(&self, py: Python<'_>) -> PyResult<()> {
         self.claim(py, false);
-        self.with(py, |state| state.sock.bind(py).clone())
+        self.close_socket(py)
     }
 
     /// Its server, if there is one, counts it no more.
@@ -501,8 +508,9 @@ impl StreamCore {
     }
 
     #[getter]
-    fn _sock<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
-        self.held(py, |state| state.loop_.as_ref().map(|_| &state.sock))
+    fn _sock<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let open = self.with(py, |state| state.loop_.is_some());
+        open.then(|| self.sock(py)).transpose()
     }
 
     #[getter]
@@ -556,9 +564,13 @@ impl StreamCore {
             visit.call(&state.protocol)?;
             visit.call(&state.loop_)?;
             visit.call(&state.server)?;
-            visit.call(&state.sock)?;
+            if let Some(sock) = state.socket.as_object() {
+                visit.call(sock)?;
+            }
             visit.call(&state.extra)?;
-            visit.call(&state.address)?;
+            if let Some(datagrams) = &state.datagrams {
+                visit.call(&datagrams.address)?;
+            }
             visit.call(&state.cause)?;
             visit.call(&state.drained)
         });

@@ -6,13 +6,14 @@
 //! | `datagram.rs` | datagrams, which have the same states |
 //! | `drive.rs` | readiness in, reads, writes and the protocol's methods out |
 //! | `methods.rs` | what programs call |
+//! | `socket.rs` | the socket: an object that is held, or one that is still to be made |
 //! | `accept.rs` | new connections of servers |
 //! | `bytes.rs` | bytes between sockets and objects |
 //! | `names.rs` | addresses, kept small |
 //! | `reader.rs` | a shorter way for `asyncio.StreamReader` |
 //!
-//! The states are `plait_reactor::stream`; here they meet a socket and a protocol. The Python socket object owns the descriptor;
-//! it is closed here, after the poller has forgotten it. The state is lent for a moment and never while Python code
+//! The states are `plait_reactor::stream`; here they meet a socket and a protocol. The socket is closed here, after the poller has
+//! forgotten the descriptor. The state is lent for a moment and never while Python code
 //! may run; so each step asks anew what is true.
 
 mod accept;
@@ -22,6 +23,7 @@ mod drive;
 mod methods;
 mod names;
 mod reader;
+mod socket;
 
 use std::io;
 use std::os::fd::{BorrowedFd, RawFd};
@@ -40,9 +42,11 @@ use pyo3::types::PyDict;
 pub(crate) use self::accept::accept_streams;
 use self::bytes::Queued;
 pub(super) use self::bytes::{View, read_into, read_up_to};
+use self::datagram::Datagrams;
 use self::names::Name;
 use self::reader::Kind;
-use super::core::LoopCore;
+use self::socket::Socket;
+use super::core::{CLOSED, DEBUG, LoopCore, OWN_CALLS, Parts};
 use super::guarded::Guarded;
 
 /// What changes in a stream's life.
@@ -58,9 +62,9 @@ struct State {
     protocol: Option<Py<PyAny>>,
     loop_: Option<Py<LoopCore>>,
     server: Option<Py<PyAny>>,
-    sock: Py<PyAny>,
-    /// The one address that datagrams may go to.
-    address: Option<Py<PyAny>>,
+    socket: Socket,
+    /// What only transports of datagrams have.
+    datagrams: Option<Box<Datagrams>>,
     sockname: Name,
     peername: Name,
     /// What `get_extra_info` knows besides.
@@ -92,8 +96,8 @@ impl StreamCore {
     }
 
     fn fd(&self) -> BorrowedFd<'_> {
-        // SAFETY: not -1, and the socket object keeps it open until the stream is lost, unless the program closes it behind our
-        // back; then the calls fail.
+        // SAFETY: not -1, and kept open until the stream is lost, whatever becomes of the socket object (`socket.rs`); only a
+        // program that detaches or closes the number itself takes it away, and then the calls fail or reach what it has put there.
         unsafe { BorrowedFd::borrow_raw(self.fd) }
     }
 
@@ -107,15 +111,6 @@ impl StreamCore {
         })
     }
 
-    /// Who the peer was when the connection was accepted, should it have left since.
-    fn peer_was(&self, py: Python<'_>, name: Name) {
-        self.with(py, |state| {
-            if matches!(state.peername, Name::None) {
-                state.peername = name;
-            }
-        });
-    }
-
     /// Has the loop call `method` of this object soon, in the stream's context.
     fn call_soon(
         slf: &Bound<'_, Self>,
@@ -126,9 +121,22 @@ impl StreamCore {
         let Some(loop_) = slf.get().loop_(py) else {
             return Ok(());
         };
+        if loop_.get().mode() & (CLOSED | DEBUG | OWN_CALLS) == 0 {
+            let argument = argument.map(|argument| argument.as_ptr());
+            let parts = Parts {
+                function: method.as_ptr(),
+                arguments: argument.as_slice(),
+                context: slf.get().context.clone_ref(py).into_ptr(),
+                hides: false,
+            };
+            // SAFETY: attached; all are alive, and the reference to the context is ours to give.
+            let job = unsafe { LoopCore::handle(&loop_, &parts) }?;
+            loop_.get().soon(py, job);
+            return Ok(());
+        }
+        let name = intern!(py, "call_soon");
         let context = PyDict::new(py);
-        context.set_item(pyo3::intern!(py, "context"), &slf.get().context)?;
-        let name = pyo3::intern!(py, "call_soon");
+        context.set_item(intern!(py, "context"), &slf.get().context)?;
         match argument {
             Some(argument) => loop_.call_method(name, (method, argument), Some(&context))?,
             None => loop_.call_method(name, (method,), Some(&context))?,

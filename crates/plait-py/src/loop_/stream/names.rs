@@ -1,12 +1,13 @@
 //! Addresses of sockets, kept small: tens of thousands of idle connections have two each, and few are asked for theirs.
 
-use std::net::Ipv4Addr;
-use std::os::fd::BorrowedFd;
+use std::net::{Ipv4Addr, SocketAddrV4};
 
 use plait_sys::net::{self, End};
 use pyo3::IntoPyObjectExt;
 use pyo3::exceptions::PyOSError;
 use pyo3::prelude::*;
+
+use super::StreamCore;
 
 /// One address, as Python's `socket` module would give it.
 pub(super) enum Name {
@@ -18,36 +19,38 @@ pub(super) enum Name {
     Object(Py<PyAny>),
 }
 
+impl From<SocketAddrV4> for Name {
+    fn from(address: SocketAddrV4) -> Self {
+        Name::V4(*address.ip(), address.port())
+    }
+}
+
 impl Name {
-    /// The name of that end of the socket.
-    pub(super) fn of(sock: &Bound<'_, PyAny>, fd: BorrowedFd<'_>, end: End) -> PyResult<Name> {
-        if let Ok(Some(address)) = net::name_v4(fd, end) {
-            return Ok(Name::V4(*address.ip(), address.port()));
+    /// The name of that end of the stream's socket.
+    pub(super) fn of(core: &StreamCore, end: End, py: Python<'_>) -> PyResult<Name> {
+        if let Ok(Some(address)) = net::name_v4(core.fd(), end) {
+            return Ok(Name::from(address));
         }
         let method = match end {
             End::Ours => "getsockname",
             End::Peer => "getpeername",
         };
-        match sock.call_method0(method) {
+        match core.sock(py)?.call_method0(method) {
             Ok(name) => Ok(Name::Object(name.unbind())),
-            Err(error) if error.is_instance_of::<PyOSError>(sock.py()) => Ok(Name::None),
+            Err(error) if error.is_instance_of::<PyOSError>(py) => Ok(Name::None),
             Err(error) => Err(error),
         }
     }
 
     /// The peer's name, of which the program may know better.
-    pub(super) fn of_peer(
-        sock: &Bound<'_, PyAny>,
-        fd: BorrowedFd<'_>,
-        given: Option<Bound<'_, PyAny>>,
-    ) -> PyResult<Name> {
+    pub(super) fn of_peer(core: &StreamCore, given: Option<Bound<'_, PyAny>>, py: Python<'_>) -> PyResult<Name> {
         let Some(given) = given else {
-            return Name::of(sock, fd, End::Peer);
+            return Name::of(core, End::Peer, py);
         };
-        match net::name_v4(fd, End::Peer) {
+        match net::name_v4(core.fd(), End::Peer) {
             Ok(Some(address)) => {
-                let name = Name::V4(*address.ip(), address.port());
-                let same = name.object(sock.py())?.eq(&given)?;
+                let name = Name::from(address);
+                let same = name.object(py)?.eq(&given)?;
                 Ok(if same { name } else { Name::Object(given.unbind()) })
             }
             _ => Ok(Name::Object(given.unbind())),

@@ -4,15 +4,14 @@
 use std::io;
 use std::os::fd::BorrowedFd;
 
-use plait_reactor::reads::SHARED;
 use plait_sys::net;
 use pyo3::exceptions::PyNotImplementedError;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyByteArray, PyType};
+use pyo3::types::{PyByteArray, PyType, PyWeakrefMethods, PyWeakrefReference};
 
-use super::bytes::{unset, with_shared};
+use super::bytes::{keep_large_memory, unset, with_shared};
 
 /// Who hears of what is read.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -58,7 +57,13 @@ impl<'py> Reader<'py> {
         if weak.is_none() {
             return Ok(None);
         }
-        let reader = weak.call0()?;
+        let reader = match weak.cast_exact::<PyWeakrefReference>() {
+            Ok(weak) => match weak.upgrade() {
+                Some(reader) => reader,
+                None => return Ok(None),
+            },
+            Err(_) => return Ok(None),
+        };
         let its = reader
             .get_type()
             .is(CLASS.import(py, "asyncio.streams", "StreamReader")?);
@@ -73,10 +78,8 @@ impl<'py> Reader<'py> {
 
     /// Reads what is there; how many bytes, 0 at the end. With `room`, straight into the buffer: much is likely to be there.
     pub(super) fn read(&self, fd: BorrowedFd<'_>, room: Option<usize>) -> PyResult<io::Result<usize>> {
-        if let (Some(room), Ok(waiting)) = (room, net::unread(fd))
-            && waiting > SHARED
-        {
-            return self.read_straight(fd, waiting.min(room));
+        if let Some(room) = room {
+            return self.read_straight(fd, room);
         }
         with_shared(fd, |bytes| {
             let before = self.buffer.len();
@@ -89,6 +92,7 @@ impl<'py> Reader<'py> {
     }
 
     fn read_straight(&self, fd: BorrowedFd<'_>, size: usize) -> PyResult<io::Result<usize>> {
+        keep_large_memory();
         let before = self.buffer.len();
         self.buffer.resize(before + size)?;
         // SAFETY: as above; what is not set is cut off before anybody sees it.
@@ -103,8 +107,10 @@ impl<'py> Reader<'py> {
         let waiter = reader.getattr(intern!(py, "_waiter"))?;
         if !waiter.is_none() {
             reader.setattr(intern!(py, "_waiter"), py.None())?;
-            if !waiter.call_method0(intern!(py, "cancelled"))?.is_truthy()? {
-                waiter.call_method1(intern!(py, "set_result"), (py.None(),))?;
+            if let Err(error) = waiter.call_method1(intern!(py, "set_result"), (py.None(),))
+                && !waiter.call_method0(intern!(py, "cancelled"))?.is_truthy()?
+            {
+                return Err(error);
             }
         }
         let limit: usize = reader.getattr(intern!(py, "_limit"))?.extract()?;
