@@ -104,6 +104,17 @@ impl View {
     }
 }
 
+impl View {
+    /// The memory, to be written; of one that was taken as writable.
+    pub(crate) fn room(&mut self) -> &mut [MaybeUninit<u8>] {
+        if self.is_empty() {
+            return &mut [];
+        }
+        // SAFETY: the exporter keeps so many bytes there, to be written, until the view is released.
+        unsafe { std::slice::from_raw_parts_mut(self.0.buf.cast(), self.len()) }
+    }
+}
+
 impl Drop for View {
     fn drop(&mut self) {
         // SAFETY: views live in functions that hold `py`.
@@ -289,7 +300,5 @@ pub(crate) fn read_large<'py>(py: Python<'py>, fd: BorrowedFd<'_>, room: usize) 
 
 /// Reads into what the program gave for it.
 pub(crate) fn read_into(fd: BorrowedFd<'_>, room: &mut View) -> io::Result<usize> {
-    // SAFETY: the exporter keeps so many bytes there, to be written, until the view is released.
-    let into = unsafe { std::slice::from_raw_parts_mut(room.0.buf.cast(), room.len()) };
-    net::recv(fd, into)
+    net::recv(fd, room.room())
 }

@@ -22,7 +22,7 @@ const AT_ONCE: usize = 16;
 
 /// Where a datagram goes.
 #[derive(Debug)]
-pub(super) enum Target {
+pub(in crate::loop_) enum Target {
     /// Where the socket is connected to.
     Connected,
     /// A numeric host of IPv4.
