@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import socket
-import ssl
 import sys
 from asyncio import constants, trsock
 from typing import Any
@@ -44,22 +43,27 @@ class SocketLoop(_core.LoopCore, Newest):
         ssl_shutdown_timeout: float | None = constants.SSL_SHUTDOWN_TIMEOUT,
     ) -> Any:
         self._ensure_fd_no_transport(rawsock)
-        transport = _tls.make(
-            self,
-            protocol,
-            sslcontext,
-            waiter,
-            server_side,
-            server_hostname,
-            ssl_handshake_timeout=ssl_handshake_timeout,
-            ssl_shutdown_timeout=ssl_shutdown_timeout,
-        )
+        try:
+            transport = _tls.make(
+                self,
+                protocol,
+                sslcontext,
+                waiter,
+                server_side,
+                server_hostname,
+                ssl_handshake_timeout=ssl_handshake_timeout,
+                ssl_shutdown_timeout=ssl_shutdown_timeout,
+            )
+        except BaseException:
+            rawsock.close()  # nobody else has it
+            raise
         SocketTransport(self, rawsock, transport, extra=extra, server=server)
         return transport
 
     async def start_tls(self, transport: Any, protocol: Any, sslcontext: Any, **kwargs: Any) -> Any:
         """Upgrade a connection to TLS, and return the transport that `protocol` is to use; see `asyncio.loop.start_tls`."""
-        if isinstance(sslcontext, ssl.SSLContext) and isinstance(transport, SocketTransport | _tls.TlsTransport):
+        ours = _tls.ssl is not None and isinstance(transport, SocketTransport | _tls.TlsTransport)
+        if ours and isinstance(sslcontext, _tls.ssl.SSLContext):
             return await _tls.upgrade(self, transport, protocol, sslcontext, **kwargs)
         return await super().start_tls(transport, protocol, sslcontext, **kwargs)
 

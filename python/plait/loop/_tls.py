@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ssl
 import warnings
 from asyncio import constants, exceptions, transports
 from typing import Any, Final
@@ -10,6 +9,9 @@ from typing import Any, Final
 from plait import _core
 from plait.loop._standard import tls
 from plait.loop._transports import logger
+
+# None where the interpreter was built without it.
+ssl: Any = tls.ssl
 
 _MOST: Final = 2**63 - 1
 
@@ -139,9 +141,7 @@ class _AcceptedTransport(TlsTransport):
 class Accepted:
     """Makes what a server's new connection speaks to first: TLS, for a protocol of the program."""
 
-    def __init__(
-        self, loop: Any, factory: Any, sslcontext: Any, handshake_timeout: Any, shutdown_timeout: Any
-    ) -> None:
+    def __init__(self, loop: Any, factory: Any, sslcontext: Any, handshake_timeout: Any, shutdown_timeout: Any) -> None:
         self._loop = loop
         self._factory = factory
         self._sslcontext = sslcontext
@@ -149,9 +149,7 @@ class Accepted:
 
     def __call__(self) -> TlsTransport:
         protocol = self._factory()
-        return make(
-            self._loop, protocol, self._sslcontext, None, True, None, kind=_AcceptedTransport, **self._timeouts
-        )
+        return make(self._loop, protocol, self._sslcontext, None, True, None, kind=_AcceptedTransport, **self._timeouts)
 
 
 def make(
@@ -170,14 +168,14 @@ def make(
     """Make a TLS transport, to be the protocol of another; `knows`: `protocol` had that other one until now."""
     handshake = _positive("ssl_handshake_timeout", ssl_handshake_timeout, constants.SSL_HANDSHAKE_TIMEOUT)
     shutdown = _positive("ssl_shutdown_timeout", ssl_shutdown_timeout, constants.SSL_SHUTDOWN_TIMEOUT)
+    if ssl is None:
+        raise RuntimeError("stdlib ssl module not available")
     if not sslcontext:
         sslcontext = tls._create_transport_context(server_side, server_hostname)
     bios = ssl.MemoryBIO(), ssl.MemoryBIO()
     name = None if server_side else server_hostname or None
     ssl_object = sslcontext.wrap_bio(*bios, server_side=server_side, server_hostname=name)
-    return kind(
-        loop, protocol, sslcontext, bios, ssl_object, waiter, bool(server_side), knows, (handshake, shutdown)
-    )
+    return kind(loop, protocol, sslcontext, bios, ssl_object, waiter, bool(server_side), knows, (handshake, shutdown))
 
 
 def _positive(name: str, seconds: float | None, default: float) -> float:

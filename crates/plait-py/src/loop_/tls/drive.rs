@@ -100,9 +100,7 @@ impl TlsCore {
             .then(|| core.held(py, |state| state.protocol.as_ref()))
             .flatten();
         let made = match protocol {
-            Some(protocol) => protocol
-                .call_method1(intern!(py, "connection_made"), (slf,))
-                .map(drop),
+            Some(protocol) => protocol.call_method1(intern!(py, "connection_made"), (slf,)).map(drop),
             None => Ok(()),
         };
         core.tls(py, |tls| tls.told());

@@ -156,7 +156,9 @@ fn step(py: Python<'_>, called: PyResult<Bound<'_, PyAny>>) -> PyResult<Step> {
 fn copy(bytes: &Bound<'_, PyAny>, room: &mut [MaybeUninit<u8>]) -> PyResult<usize> {
     let bytes = bytes.cast::<PyBytes>()?.as_bytes();
     let Some(room) = room.get_mut(..bytes.len()) else {
-        return Err(PyRuntimeError::new_err("read() of the SSL object gave more than it was asked for"));
+        return Err(PyRuntimeError::new_err(
+            "read() of the SSL object gave more than it was asked for",
+        ));
     };
     for (place, &byte) in room.iter_mut().zip(bytes) {
         place.write(byte);
