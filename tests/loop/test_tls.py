@@ -70,7 +70,8 @@ class Recorder(asyncio.Protocol):
         self.made.set()
 
     def data_received(self, data: bytes) -> None:
-        assert type(data) is bytes and data
+        assert type(data) is bytes
+        assert data
         self.data += data
         self.arrived.set()
 
@@ -133,8 +134,14 @@ async def serving(factory: Callable[[], Any], **kwargs: Any) -> AsyncIterator[in
         server.close()
 
 
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for what nobody tells of."""
+    while not condition():  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+
+
 async def connect(factory: Callable[[], Any], port: int, context: ssl.SSLContext, **kwargs: Any) -> Any:
-    loop = asyncio.get_running_loop()
+    loop: Any = asyncio.get_running_loop()
     return await loop.create_connection(factory, "127.0.0.1", port, ssl=context, server_hostname="localhost", **kwargs)
 
 
@@ -185,7 +192,8 @@ def test_bytes_come_back(runner: asyncio.Runner, tls: Contexts, size: int) -> No
             transport.close()
             await protocol.lost.wait()
             assert protocol.cause is None
-            assert protocol.events[0] == "made" and protocol.events[-1] == "lost"
+            assert protocol.events[0] == "made"
+            assert protocol.events[-1] == "lost"
 
     runner.run(main())
 
@@ -243,6 +251,8 @@ def test_streams(runner: asyncio.Runner, tls: Contexts) -> None:
 
 def test_what_is_known_of_the_connection(runner: asyncio.Runner, tls: Contexts) -> None:
     async def main() -> None:
+        transport: Any
+        protocol: Any
         server: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
         class Accepted(Recorder):
@@ -253,33 +263,38 @@ def test_what_is_known_of_the_connection(runner: asyncio.Runner, tls: Contexts) 
         async with serving(Accepted, ssl=tls.server) as port:
             transport, protocol = await connect(Recorder, port, tls.client)
             accepted = await server
-            assert isinstance(transport, asyncio.Transport) and isinstance(accepted, transports._FlowControlMixin)
+            assert isinstance(transport, asyncio.Transport)
+            assert isinstance(accepted, transports._FlowControlMixin)
             know = transport.get_extra_info
             assert isinstance(know("ssl_object"), ssl.SSLObject)
-            assert know("ssl_object").context is tls.client and know("sslcontext") is tls.client
+            assert know("ssl_object").context is tls.client
+            assert know("sslcontext") is tls.client
             assert know("peercert")["subject"] == ((("commonName", "localhost"),),)
-            assert know("cipher") == know("ssl_object").cipher() and len(know("cipher")) == 3
+            assert know("cipher") == know("ssl_object").cipher()
+            assert len(know("cipher")) == 3
             assert know("compression") is None
             assert know("peername") == ("127.0.0.1", port)
             assert know("socket").getpeername() == ("127.0.0.1", port)
             assert know("nothing", 7) == 7
             assert accepted.get_extra_info("peercert") is None
-            assert transport.get_protocol() is protocol
+            told: Any = transport.get_protocol()
+            assert told is protocol
             assert not transport.can_write_eof()
             with pytest.raises(NotImplementedError):
                 transport.write_eof()
             with pytest.raises(TypeError, match="data: expecting a bytes-like instance, got str"):
-                transport.write("text")
+                transport.write("text")  # type: ignore[arg-type]
             assert transport.get_write_buffer_limits() == (128 * 1024, 512 * 1024)
             assert transport.get_write_buffer_size() == 0
             transport.set_write_buffer_limits(high=10)
             assert transport.get_write_buffer_limits() == (2, 10)
-            with pytest.raises(ValueError, match="high .* must be >= low"):
+            with pytest.raises(ValueError, match=r"high .* must be >= low"):
                 transport.set_write_buffer_limits(high=1, low=2)
             transport.close()
             assert transport.is_closing()
             await protocol.lost.wait()
-            assert know("cipher") is not None and know("peername", "gone") == "gone"
+            assert know("cipher") is not None
+            assert know("peername", "gone") == "gone"
 
     runner.run(main())
 
@@ -340,9 +355,9 @@ class OwnObject(ssl.SSLObject):
     reads = 0
     writes = 0
 
-    def read(self, len: int = 1024, buffer: Any = None) -> Any:
+    def read(self, size: int = 1024, buffer: Any = None) -> Any:
         self.reads += 1
-        return super().read(len, buffer)
+        return super().read(size, buffer)
 
     def write(self, data: Any) -> int:
         self.writes += 1
@@ -359,7 +374,9 @@ def test_a_class_of_ssl_objects_of_the_programs_own_is_used(run: Any, tls: Conte
             transport.write(data)
             assert await protocol.has(len(data)) == data
             ssl_object = transport.get_extra_info("ssl_object")
-            assert type(ssl_object) is OwnObject and ssl_object.reads > 0 and ssl_object.writes > 0
+            assert type(ssl_object) is OwnObject
+            assert ssl_object.reads > 0
+            assert ssl_object.writes > 0
             transport.close()
             await protocol.lost.wait()
             assert protocol.cause is None
@@ -388,13 +405,14 @@ def test_a_client_whose_certificate_is_missing_hears_why(run: Any, tls: Contexts
 
         def factory() -> Recorder:
             made.append(Recorder())
-            return made[-1]  # type: ignore[no-any-return]
+            return made[-1]
 
         async with serving(factory, ssl=server) as port:
             transport, protocol = await connect(Recorder, port, tls.client)
             transport.write(b"hello")
             await protocol.lost.wait()
-            assert isinstance(protocol.cause, ssl.SSLError) and "CERTIFICATE_REQUIRED" in str(protocol.cause)
+            assert isinstance(protocol.cause, ssl.SSLError)
+            assert "CERTIFICATE_REQUIRED" in str(protocol.cause)
             assert made[0].events == []
 
     run(main())
@@ -402,7 +420,7 @@ def test_a_client_whose_certificate_is_missing_hears_why(run: Any, tls: Contexts
 
 def test_garbage_instead_of_a_hello_hurts_nobody_else(runner: asyncio.Runner, tls: Contexts) -> None:
     async def main() -> None:
-        loop = asyncio.get_running_loop()
+        loop: Any = asyncio.get_running_loop()
         report = Report()
         loop.set_exception_handler(report)
         made: list[Recorder] = []
@@ -446,7 +464,7 @@ def test_a_server_that_speaks_no_tls_is_an_ssl_error(runner: asyncio.Runner, tls
 
 def test_a_peer_that_leaves_in_the_handshake_is_a_reset(runner: asyncio.Runner, tls: Contexts) -> None:
     async def main() -> None:
-        with peer(lambda sock: sock.recv(100) and None) as port:
+        with peer(lambda sock: [sock.recv(100)].clear()) as port:
             with pytest.raises(ConnectionResetError):
                 await connect(Recorder, port, tls.client)
 
@@ -461,20 +479,20 @@ def test_a_handshake_that_takes_too_long_is_aborted(runner: asyncio.Runner, tls:
                     pass
 
         with peer(talk) as port:
-            with pytest.raises(ConnectionAbortedError, match="SSL handshake is taking longer than 0.05 seconds"):
+            with pytest.raises(ConnectionAbortedError, match=r"SSL handshake is taking longer than 0.05 seconds"):
                 await connect(Recorder, port, tls.client, ssl_handshake_timeout=0.05)
 
     runner.run(main())
 
 
-def test_timeouts_that_make_no_sense_are_refused(runner: asyncio.Runner, tls: Contexts) -> None:
+def test_timeouts_that_make_no_sense_are_refused(run: Any, tls: Contexts) -> None:
     async def main() -> None:
         async with serving(Echo) as port:
             for name in ["ssl_handshake_timeout", "ssl_shutdown_timeout"]:
                 with pytest.raises(ValueError, match=f"{name} should be a positive number, got -1"):
                     await connect(Recorder, port, tls.client, **{name: -1})
 
-    runner.run(main())
+    run(main())
 
 
 def test_a_handshake_that_is_cancelled_leaves_nothing(run: Any, tls: Contexts) -> None:
@@ -513,7 +531,7 @@ def test_closing_below_while_tls_is_being_set_up_is_an_error(run: Any, tls: Cont
                 while sock.recv(1000):
                     pass
 
-        loop = asyncio.get_running_loop()
+        loop: Any = asyncio.get_running_loop()
         with peer(talk) as port:
             transport, protocol = await loop.create_connection(Recorder, "127.0.0.1", port)
             upgrade = asyncio.create_task(loop.start_tls(transport, protocol, tls.client, server_hostname="localhost"))
@@ -551,7 +569,8 @@ def test_a_stream_cut_off_within_a_record_is_an_end(runner: asyncio.Runner, tls:
             _, protocol = await connect(Recorder, port, tls.client)
             await protocol.lost.wait()
             assert bytes(protocol.data) == b"whole"
-            assert protocol.events == ["made", "eof", "lost"] and protocol.cause is None
+            assert protocol.events == ["made", "eof", "lost"]
+            assert protocol.cause is None
 
     runner.run(main())
 
@@ -589,7 +608,8 @@ def test_the_peers_word_of_its_end_is_an_end_and_is_answered(runner: asyncio.Run
             transport, protocol = await connect(Recorder, port, tls.client)
             await protocol.lost.wait()
             assert bytes(protocol.data) == b"last words"
-            assert protocol.events == ["made", "eof", "lost"] and protocol.cause is None
+            assert protocol.events == ["made", "eof", "lost"]
+            assert protocol.cause is None
             assert transport.is_closing()
 
     runner.run(main())
@@ -744,14 +764,15 @@ def test_closing_with_bytes_unread_is_no_error(run: Any, tls: Contexts) -> None:
             await asyncio.sleep(0.05)
             transport.close()
             await protocol.lost.wait()
-            assert protocol.cause is None and len(protocol.data) == size
+            assert protocol.cause is None
+            assert len(protocol.data) == size
 
     run(main())
 
 
 def test_flow_control_holds_a_writer_and_a_sender(runner: asyncio.Runner, tls: Contexts) -> None:
     async def main() -> None:
-        loop = asyncio.get_running_loop()
+        loop: Any = asyncio.get_running_loop()
         made: asyncio.Future[Recorder] = loop.create_future()
 
         class Slow(Recorder):
@@ -844,7 +865,7 @@ def test_writes_after_the_end_are_told_in_the_end(
 
 def test_tls_in_tls(runner: asyncio.Runner, tls: Contexts) -> None:
     async def main() -> None:
-        loop = asyncio.get_running_loop()
+        loop: Any = asyncio.get_running_loop()
         tasks = set()
         data = os.urandom(300_000)
 
@@ -860,7 +881,8 @@ def test_tls_in_tls(runner: asyncio.Runner, tls: Contexts) -> None:
         async with serving(Twice, ssl=tls.server) as port:
             outer, protocol = await connect(Recorder, port, tls.client)
             inner = await loop.start_tls(outer, protocol, tls.client, server_hostname="localhost")
-            assert inner is not outer and inner.get_extra_info("ssl_object") is not outer.get_extra_info("ssl_object")
+            assert inner is not outer
+            assert inner.get_extra_info("ssl_object") is not outer.get_extra_info("ssl_object")
             inner.write(data)
             assert await protocol.has(len(data)) == data
             inner.close()
@@ -874,7 +896,7 @@ def test_tls_in_tls(runner: asyncio.Runner, tls: Contexts) -> None:
 
 def test_a_transport_that_is_not_ours_gets_the_standard_librarys_tls(run: Any, tls: Contexts) -> None:
     async def main() -> None:
-        loop = asyncio.get_running_loop()
+        loop: Any = asyncio.get_running_loop()
 
         class Foreign(transports._FlowControlMixin, asyncio.Transport):
             """Passes everything on."""
@@ -907,13 +929,13 @@ def test_a_transport_that_is_not_ours_gets_the_standard_librarys_tls(run: Any, t
 
 def test_start_tls_wants_a_context_and_a_transport(runner: asyncio.Runner, tls: Contexts) -> None:
     async def main() -> None:
-        loop = asyncio.get_running_loop()
+        loop: Any = asyncio.get_running_loop()
         async with serving(Echo) as port:
             transport, protocol = await loop.create_connection(Recorder, "127.0.0.1", port)
-            with pytest.raises(TypeError, match="sslcontext is expected to be an instance of ssl.SSLContext"):
-                await loop.start_tls(transport, protocol, None)  # type: ignore[arg-type]
+            with pytest.raises(TypeError, match=r"sslcontext is expected to be an instance of ssl.SSLContext"):
+                await loop.start_tls(transport, protocol, None)
             with pytest.raises(TypeError, match="is not supported by start_tls"):
-                await loop.start_tls(asyncio.Transport(), protocol, tls.client)  # type: ignore[arg-type]
+                await loop.start_tls(asyncio.Transport(), protocol, tls.client)
             transport.abort()
             await protocol.lost.wait()
 
@@ -922,7 +944,7 @@ def test_start_tls_wants_a_context_and_a_transport(runner: asyncio.Runner, tls: 
 
 def test_files_go_through_tls(runner: asyncio.Runner, tls: Contexts, tmp_path: Path) -> None:
     async def main() -> None:
-        loop = asyncio.get_running_loop()
+        loop: Any = asyncio.get_running_loop()
         path = tmp_path / "file"
         path.write_bytes(os.urandom(200_000))
         async with serving(Echo, ssl=tls.server) as port:
@@ -983,14 +1005,13 @@ def test_connections_leave_nothing_behind(run: Any, tls: Contexts) -> None:
             await asyncio.sleep(0.001)  # the loop has what it sleeps on
             before = len(os.listdir("/proc/self/fd"))
             await one(port, 1)
-            while len(os.listdir("/proc/self/fd")) > before:
-                await asyncio.sleep(0.01)
+            await until(lambda: len(os.listdir("/proc/self/fd")) <= before)
             for _ in range(10):
                 await asyncio.gather(*(one(port, how) for how in range(10)))
-            while len(os.listdir("/proc/self/fd")) > before:
-                await asyncio.sleep(0.01)
+            await until(lambda: len(os.listdir("/proc/self/fd")) <= before)
         gc.collect()
-        assert len(gone) == 101 and all(each() is None for each in gone)
+        assert len(gone) == 101
+        assert all(each() is None for each in gone)
 
     run(main())
 
@@ -1022,8 +1043,7 @@ def test_debug_mode_tells_of_handshakes(run: Any, tls: Contexts, caplog: pytest.
             _, writer = await asyncio.open_connection("127.0.0.1", port)
             writer.write(b"no hello")
             writer.write_eof()
-            while not report:
-                await asyncio.sleep(0.01)
+            await until(lambda: bool(report))
             writer.close()
             assert report[0]["message"] == "Error on transport creation for incoming connection"
             assert isinstance(report[0]["exception"], OSError)

@@ -44,7 +44,7 @@ class SocketLoop(_core.LoopCore, Newest):
     ) -> Any:
         self._ensure_fd_no_transport(rawsock)
         try:
-            transport = _tls.make(
+            transport: Any = _tls.make(
                 self,
                 protocol,
                 sslcontext,

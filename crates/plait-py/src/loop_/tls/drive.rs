@@ -1,6 +1,7 @@
 //! The steps of a TLS connection, and what follows from each.
 
-use plait_reactor::tls::{Offer, Step};
+use plait_reactor::stream::Chunk;
+use plait_reactor::tls::{Offer, Step, Tls};
 use pyo3::exceptions::PyConnectionResetError;
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -8,7 +9,6 @@ use pyo3::prelude::*;
 use super::library::Library;
 use super::{Action, StreamCore, TlsCore, stop, stream, wake};
 use crate::loop_::stream::{Given, Queued};
-use plait_reactor::stream::Chunk;
 
 /// What is reported of errors that have no words of their own.
 pub(super) const FATAL: &str = "Fatal error on SSL protocol";
@@ -192,7 +192,7 @@ impl TlsCore {
         let (py, core) = (slf.py(), slf.get());
         let Some(library) = core.library(py) else { return Ok(()) };
         let (rest, failure) = loop {
-            let Some((chunk, head)) = core.tls(py, |tls| take_together(tls)) else {
+            let Some((chunk, head)) = core.tls(py, take_together) else {
                 break (None, None);
             };
             let len = chunk.bytes().len();
@@ -260,7 +260,7 @@ fn encrypt_all(py: Python<'_>, library: &Library, bytes: &[u8], mut done: usize)
 }
 
 /// The first chunk that waits, joined with those after it while they fit into one record.
-fn take_together(tls: &mut plait_reactor::tls::Tls<Queued>) -> Option<(Queued, usize)> {
+fn take_together(tls: &mut Tls<Queued>) -> Option<(Queued, usize)> {
     let (first, head) = tls.take_first()?;
     if head > 0 || first.bytes().len() + tls.first_len() > RECORD || tls.queued() == 0 {
         return Some((first, head));

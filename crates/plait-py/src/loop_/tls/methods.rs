@@ -61,6 +61,7 @@ impl TlsCore {
                 kind: Kind::of(protocol)?,
                 library: Some(Library::new(&bios.0, &bios.1, ssl_object)?),
                 context: Some(context.clone().unbind()),
+                forgets: false,
                 protocol: Some(protocol.clone().unbind()),
                 stream: None,
                 loop_: Some(r#loop.clone().unbind()),
@@ -106,7 +107,10 @@ impl TlsCore {
 
     /// Closes when all is written, and the peer knows.
     fn close(slf: &Bound<'_, Self>) -> PyResult<()> {
-        if slf.get().tls(slf.py(), |tls| tls.close()) {
+        let (py, core) = (slf.py(), slf.get());
+        core.with(py, |state| state.forgets |= state.tls.is_closing());
+        core.forget(py);
+        if core.tls(py, |tls| tls.close()) {
             return Self::force_close(slf, None);
         }
         Self::drive(slf)

@@ -37,6 +37,8 @@ struct State {
     /// There until the collector of cycles takes it.
     library: Option<Library>,
     context: Option<Py<PyAny>>,
+    /// The program has closed what was closed already: it asks for nothing any more.
+    forgets: bool,
     /// These are there until the connection is lost.
     protocol: Option<Py<PyAny>>,
     /// The transport below, once it has begun.
@@ -157,7 +159,18 @@ impl TlsCore {
             (state.protocol.take(), state.stream.take(), state.loop_.take())
         });
         drop(left);
+        core.forget(py);
         woken.and(stopped)
+    }
+
+    /// Lets go of the library, where nobody asks for it any more: a protocol that is yet to hear of the loss may have this object, and
+    /// contexts are large.
+    fn forget(&self, py: Python<'_>) {
+        let left = self.with(py, |state| {
+            let over = state.forgets && state.tls.is_over();
+            over.then(|| (state.library.take(), state.context.take()))
+        });
+        drop(left);
     }
 
     /// Ends the connection now; `cause` is what the protocol hears.
