@@ -447,6 +447,44 @@ def test_garbage_instead_of_a_hello_hurts_nobody_else(runner: asyncio.Runner, tl
     runner.run(main())
 
 
+def test_a_handshake_cut_off_anywhere_hurts_nobody_else(run: Any, tls: Contexts) -> None:
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    ssl_object = tls.client.wrap_bio(incoming, outgoing, server_hostname="localhost")
+    with pytest.raises(ssl.SSLWantReadError):
+        ssl_object.do_handshake()
+    hello = outgoing.read()
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        report = Report()
+        loop.set_exception_handler(report)
+        made: list[Recorder] = []
+
+        def factory() -> Any:
+            made.append(Recorder())
+            return made[-1]
+
+        async with serving(factory, ssl=tls.server) as port:
+            for cut in [*range(0, len(hello), 7), len(hello)]:
+                with socket.create_connection(("127.0.0.1", port)) as sock:
+                    if cut % 2:  # goes without a word
+                        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, bytes([1, 0, 0, 0, 0, 0, 0, 0]))
+                    sock.sendall(hello[:cut])
+                    if cut % 3 == 0:
+                        await asyncio.sleep(0)
+                # One with a byte that is another.
+                with socket.create_connection(("127.0.0.1", port)) as sock:
+                    sock.sendall(hello[:cut] + b"\xaa" + hello[cut + 1 :])
+                    await asyncio.sleep(0)
+            transport, protocol = await connect(Recorder, port, tls.client)
+            transport.close()
+            await protocol.lost.wait()
+            await until(lambda: all(each.events in ([], ["made", "eof", "lost"]) for each in made))
+        assert report == []
+
+    run(main())
+
+
 def test_a_server_that_speaks_no_tls_is_an_ssl_error(runner: asyncio.Runner, tls: Contexts) -> None:
     async def main() -> None:
         def talk(sock: socket.socket) -> None:

@@ -136,7 +136,7 @@ impl TlsCore {
             }
             Err(error) => {
                 core.tls(py, |tls| tls.unwrapped(Step::Again));
-                Self::fatal(slf, error, "Fatal error on transport")
+                Self::broken(slf, error, "Fatal error on transport")
             }
         }
     }
@@ -181,7 +181,7 @@ impl TlsCore {
                 let rest = (taken.0 < bytes.len() && taken.1.is_none()).then(|| (given.queued(), taken.0));
                 core.tls(py, |tls| tls.encrypted_now(rest));
                 if let Some(error) = taken.1 {
-                    return Self::fatal(slf, error, FATAL);
+                    return Self::broken(slf, error, FATAL);
                 }
             }
         }
@@ -204,7 +204,7 @@ impl TlsCore {
         };
         core.tls(py, |tls| tls.encrypted(rest));
         match failure {
-            Some(error) => Self::fatal(slf, error, FATAL),
+            Some(error) => Self::broken(slf, error, FATAL),
             None => Ok(()),
         }
     }

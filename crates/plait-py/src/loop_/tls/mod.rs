@@ -195,6 +195,15 @@ impl TlsCore {
         slf.call_method1(intern!(py, "_fatal_error"), (error.into_value(py), message))
             .map(drop)
     }
+
+    /// The same for errors of the library. What ends the program may have come after the library had done its work, of which nothing
+    /// is known then: the connection is of no more use.
+    fn broken(slf: &Bound<'_, Self>, error: PyErr, message: &str) -> PyResult<()> {
+        if stream::ends_program(slf.py(), &error) {
+            Self::force_close(slf, None)?;
+        }
+        Self::fatal(slf, error, message)
+    }
 }
 
 /// Tells who waits, unless it has given up.

@@ -145,9 +145,13 @@ impl TlsCore {
             _ => by_room(py, &library, &protocol, kind),
         };
         core.tls(py, |tls| tls.looked(decrypted.look));
-        match told.err().or(decrypted.failure) {
-            Some(error) => Self::fatal(slf, error, FATAL),
-            None => Ok(()),
+        match (told, decrypted.failure) {
+            (told, Some(failure)) => {
+                Self::broken(slf, failure, FATAL)?;
+                told.or_else(|error| Self::fatal(slf, error, FATAL))
+            }
+            (Err(error), None) => Self::fatal(slf, error, FATAL),
+            (Ok(()), None) => Ok(()),
         }
     }
 
@@ -158,7 +162,7 @@ impl TlsCore {
         let decrypted = with_room(|room| decrypt(py, &library, room, RECORD));
         core.tls(py, |tls| tls.looked(decrypted.look));
         match decrypted.failure {
-            Some(error) => Self::fatal(slf, error, "Fatal error on transport"),
+            Some(error) => Self::broken(slf, error, "Fatal error on transport"),
             None => Ok(()),
         }
     }
