@@ -396,15 +396,16 @@ impl<C: Chunk> Tls<C> {
         self.phase == Phase::Handshake
     }
 
-    /// The library was asked for the handshake.
-    pub fn handshaken(&mut self, step: Step) {
+    /// The library was asked for the handshake; so many bytes it has not looked at.
+    pub fn handshaken(&mut self, step: Step, waiting: usize) {
         self.working = false;
         self.sends = true;
         if self.phase == Phase::Handshake && step == Step::Done {
             self.phase = Phase::Open;
             (self.established, self.secured) = (true, true);
-            // The end of the handshake may have come together with more.
-            self.due = true;
+            // The end of the handshake may have come together with more; to ask in vain is dear.
+            self.waiting = waiting;
+            self.due |= waiting > 0;
         }
     }
 

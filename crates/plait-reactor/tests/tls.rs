@@ -12,7 +12,7 @@ fn actions(tls: &mut Bytes) -> Vec<Action> {
     while let Some(action) = tls.next_action() {
         all.push(action);
         match action {
-            Handshake => tls.handshaken(Step::Done),
+            Handshake => tls.handshaken(Step::Done, 9),
             Established => {
                 tls.tell_connection();
                 tls.told();
@@ -59,7 +59,7 @@ fn a_server_waits_for_the_first_word_and_a_client_speaks() {
     assert_eq!(actions(&mut server), []);
     server.fed(300);
     step(&mut server, Handshake);
-    server.handshaken(Step::Again);
+    server.handshaken(Step::Again, 9);
     assert_eq!(actions(&mut server), [Send]);
     let mut client = Bytes::new(false);
     assert!(client.begin(true));
@@ -67,7 +67,7 @@ fn a_server_waits_for_the_first_word_and_a_client_speaks() {
     // Not entered twice, whatever comes meanwhile.
     client.fed(10);
     assert_eq!(client.next_action(), None);
-    client.handshaken(Step::Again);
+    client.handshaken(Step::Again, 9);
     step(&mut client, Handshake);
 }
 
@@ -76,7 +76,7 @@ fn the_protocol_hears_of_the_connection_once_and_before_its_bytes() {
     let mut tls = Bytes::new(false);
     assert!(tls.begin(true));
     step(&mut tls, Handshake);
-    tls.handshaken(Step::Done);
+    tls.handshaken(Step::Done, 9);
     step(&mut tls, Established);
     assert!(tls.tell_connection());
     assert!(!tls.tell_connection());
@@ -89,11 +89,21 @@ fn the_protocol_hears_of_the_connection_once_and_before_its_bytes() {
 }
 
 #[test]
+fn nothing_is_read_after_a_handshake_that_nothing_came_with() {
+    let mut tls = Bytes::new(true);
+    assert!(tls.begin(true));
+    step(&mut tls, Handshake);
+    tls.handshaken(Step::Done, 0);
+    assert_eq!(actions(&mut tls), [Established, Send]);
+    assert_eq!(tls.waiting(), 0);
+}
+
+#[test]
 fn a_protocol_that_had_the_stream_does_not_hear_of_the_connection() {
     let mut tls = Bytes::new(true);
     assert!(tls.begin(true));
     step(&mut tls, Handshake);
-    tls.handshaken(Step::Done);
+    tls.handshaken(Step::Done, 9);
     step(&mut tls, Established);
     assert!(!tls.tell_connection());
 }
@@ -355,7 +365,10 @@ impl Seen {
     fn act(&mut self, tls: &mut Bytes, action: Action, dice: &mut impl FnMut() -> u8) {
         assert!(!self.lost);
         match action {
-            Handshake => tls.handshaken([Step::Again, Step::Done][usize::from(dice() % 2)]),
+            Handshake => tls.handshaken(
+                [Step::Again, Step::Done][usize::from(dice() % 2)],
+                usize::from(dice() % 2),
+            ),
             Established => {
                 assert!(tls.tell_connection() != self.made);
                 self.made = true;

@@ -65,14 +65,15 @@ impl TlsCore {
         let Some(library) = core.library(py) else { return Ok(()) };
         match library.handshake(py) {
             Ok(step) => {
-                core.tls(py, |tls| tls.handshaken(step));
+                let waiting = library.waiting(py)?;
+                core.tls(py, |tls| tls.handshaken(step, waiting));
                 match step {
                     Step::Again => Ok(()),
                     Step::Done => stop(py, core.with(py, |state| state.handshake_clock.take())),
                 }
             }
             Err(error) if stream::ends_program(py, &error) => {
-                core.tls(py, |tls| tls.handshaken(Step::Again));
+                core.tls(py, |tls| tls.handshaken(Step::Again, 0));
                 Err(error)
             }
             Err(error) => Self::handshake_failed(slf, error),
