@@ -7,6 +7,7 @@
 //! | [`ready`] | the run queue of a turn: what is added meanwhile waits for the next |
 //! | [`watches`] | who waits for which descriptor; tokens that cannot reach a later owner |
 //! | [`stream`] | a stream: what is read, what waits to be written, and how it ends |
+//! | [`tls`] | TLS over a stream: what the library is asked, who is told what, and how it ends |
 //! | [`reads`] | how much to read at once |
 //! | [`claims`] | which descriptors have an owner of their own |
 //! | [`poller`] | the watches in the kernel |
@@ -25,6 +26,7 @@ pub mod reads;
 pub mod ready;
 pub mod stream;
 pub mod timers;
+pub mod tls;
 pub mod turn;
 pub mod watches;
 

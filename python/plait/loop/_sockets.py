@@ -9,7 +9,8 @@ from asyncio import constants, trsock
 from typing import Any
 
 from plait import _core
-from plait.loop._standard import StandardLoop, tls
+from plait.loop import _tls
+from plait.loop._standard import StandardLoop
 from plait.loop._transports import DatagramTransport, SocketTransport
 
 if sys.version_info >= (3, 13):
@@ -42,18 +43,29 @@ class SocketLoop(_core.LoopCore, Newest):
         ssl_shutdown_timeout: float | None = constants.SSL_SHUTDOWN_TIMEOUT,
     ) -> Any:
         self._ensure_fd_no_transport(rawsock)
-        ssl_protocol = tls.SSLProtocol(
-            self,
-            protocol,
-            sslcontext,
-            waiter,
-            server_side,
-            server_hostname,
-            ssl_handshake_timeout=ssl_handshake_timeout,
-            ssl_shutdown_timeout=ssl_shutdown_timeout,
-        )
-        SocketTransport(self, rawsock, ssl_protocol, extra=extra, server=server)
-        return ssl_protocol._app_transport
+        try:
+            transport: Any = _tls.make(
+                self,
+                protocol,
+                sslcontext,
+                waiter,
+                server_side,
+                server_hostname,
+                ssl_handshake_timeout=ssl_handshake_timeout,
+                ssl_shutdown_timeout=ssl_shutdown_timeout,
+            )
+        except BaseException:
+            rawsock.close()  # nobody else has it
+            raise
+        SocketTransport(self, rawsock, transport, extra=extra, server=server)
+        return transport
+
+    async def start_tls(self, transport: Any, protocol: Any, sslcontext: Any, **kwargs: Any) -> Any:
+        """Upgrade a connection to TLS, and return the transport that `protocol` is to use; see `asyncio.loop.start_tls`."""
+        ours = _tls.ssl is not None and isinstance(transport, SocketTransport | _tls.TlsTransport)
+        if ours and isinstance(sslcontext, _tls.ssl.SSLContext):
+            return await _tls.upgrade(self, transport, protocol, sslcontext, **kwargs)
+        return await super().start_tls(transport, protocol, sslcontext, **kwargs)
 
     def _make_datagram_transport(
         self, sock: Any, protocol: Any, address: Any = None, waiter: Any = None, extra: Any = None
@@ -71,13 +83,15 @@ class SocketLoop(_core.LoopCore, Newest):
         ssl_handshake_timeout: float | None = constants.SSL_HANDSHAKE_TIMEOUT,
         ssl_shutdown_timeout: float | None = constants.SSL_SHUTDOWN_TIMEOUT,
     ) -> None:
-        # With TLS each connection has a handshake to wait for, hence a task.
-        if sslcontext is not None or type(sock) is not socket.socket:
+        if type(sock) is not socket.socket:
             super()._start_serving(
                 protocol_factory, sock, sslcontext, server, backlog, ssl_handshake_timeout, ssl_shutdown_timeout
             )
         elif sock.fileno() >= 0:  # not closed since it was tried last
             kind = int(sock.family), int(sock.type), sock.proto
+            if sslcontext is not None:
+                timeouts = ssl_handshake_timeout, ssl_shutdown_timeout
+                protocol_factory = _tls.Accepted(self, protocol_factory, sslcontext, *timeouts)
             self._add_reader(sock.fileno(), self._accept, protocol_factory, sock, server, backlog, kind)
 
     def _accept(self, protocol_factory: Any, sock: Any, server: Any, backlog: int, kind: tuple[int, int, int]) -> None:

@@ -12,6 +12,7 @@
 //! | `fast` | those of them that are called most, without conversions |
 //! | `sock` | `sock_recv` and its kin: try, or wait |
 //! | `stream` | streams over sockets, which transports extend |
+//! | `tls` | TLS over streams, which transports extend |
 //! | `turn` | a turn: sleep, look, call |
 
 mod call;
@@ -23,6 +24,7 @@ mod job;
 mod methods;
 mod sock;
 mod stream;
+mod tls;
 mod turn;
 mod watch;
 
@@ -33,6 +35,7 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<handle::Handle>()?;
     module.add_class::<handle::TimerHandle>()?;
     module.add_class::<stream::StreamCore>()?;
+    module.add_class::<tls::TlsCore>()?;
     module.add_function(wrap_pyfunction!(stream::accept_streams, module)?)?;
     job::remember_classes(module.py());
     fast::add_methods(module.py())

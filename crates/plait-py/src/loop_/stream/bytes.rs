@@ -106,6 +106,17 @@ impl View {
     }
 }
 
+impl View {
+    /// The memory, to be written; of one that was taken as writable.
+    pub(crate) fn room(&mut self) -> &mut [MaybeUninit<u8>] {
+        if self.is_empty() {
+            return &mut [];
+        }
+        // SAFETY: the exporter keeps so many bytes there, to be written, until the view is released.
+        unsafe { std::slice::from_raw_parts_mut(self.0.buf.cast(), self.len()) }
+    }
+}
+
 impl Drop for View {
     fn drop(&mut self) {
         // SAFETY: views live in functions that hold `py`.
@@ -316,9 +327,7 @@ pub(super) fn keep_large_memory() {
 
 /// Reads into what the program gave for it.
 pub(crate) fn read_into(fd: BorrowedFd<'_>, room: &mut View) -> io::Result<usize> {
-    // SAFETY: the exporter keeps so many bytes there, to be written, until the view is released.
-    let into = unsafe { std::slice::from_raw_parts_mut(room.0.buf.cast(), room.len()) };
-    let received = net::recv(fd, into)?;
+    let received = net::recv(fd, room.room())?;
     if received >= SHARED {
         // What the program makes of it is as large.
         keep_large_memory();

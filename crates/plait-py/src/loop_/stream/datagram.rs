@@ -63,7 +63,7 @@ impl Datagrams {
 
 /// Where a datagram goes.
 #[derive(Debug)]
-pub(super) enum Target {
+pub(in crate::loop_) enum Target {
     /// Where the socket is connected to.
     Connected,
     /// A numeric host of IPv4.

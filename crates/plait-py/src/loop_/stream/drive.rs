@@ -15,6 +15,7 @@ use pyo3::types::PyBytes;
 use super::bytes::{self, Queued, View};
 use super::reader::{Kind, Reader};
 use super::{Entered, StreamCore, ends_program, os_error};
+use crate::loop_::tls::TlsCore;
 
 /// So many pieces go out with one call; the rest with the next.
 const PIECES: usize = 64;
@@ -38,6 +39,7 @@ impl StreamCore {
             Kind::Plain => Self::read(slf, &protocol, room),
             Kind::Buffered => Self::read_into(slf, &protocol),
             Kind::Datagram => Self::read_datagrams(slf, &protocol),
+            Kind::Tls => TlsCore::read_from(slf, protocol.cast()?),
             // Where something is odd, the standard library's own code says so.
             Kind::Reader => match Reader::of(&protocol).ok().flatten() {
                 Some(reader) => Self::read_for(slf, &protocol, &reader, room),
@@ -114,6 +116,23 @@ impl StreamCore {
         match told {
             Ok(()) => Ok(()),
             Err(error) => Self::fatal(slf, error, "Fatal error: protocol.data_received() call failed."),
+        }
+    }
+
+    /// Reads for a protocol of ours, which takes the bytes as they lie in the buffer: how many it got; None if there are none, or at the
+    /// end, which it has then been told of.
+    pub(in crate::loop_) fn read_shared(
+        slf: &Bound<'_, Self>,
+        take: impl FnOnce(&[u8]) -> PyResult<()>,
+    ) -> PyResult<Option<usize>> {
+        let received = bytes::with_shared(slf.get().fd(), |bytes| match bytes {
+            [] => Ok(0),
+            bytes => take(bytes).map(|()| bytes.len()),
+        })?;
+        match (received, slf.get().protocol(slf.py())) {
+            (Ok(0), Some(protocol)) => Self::end_of_input(slf, &protocol).map(|()| None),
+            (Ok(received), _) => Ok(Some(received)),
+            (Err(error), _) => Self::read_failed(slf, &error).map(|()| None),
         }
     }
 

@@ -238,7 +238,7 @@ impl StreamCore {
     }
 
     /// Writes `data`; what does not go out now is queued.
-    fn write(slf: &Bound<'_, Self>, data: &Bound<'_, PyAny>) -> PyResult<()> {
+    pub(in crate::loop_) fn write(slf: &Bound<'_, Self>, data: &Bound<'_, PyAny>) -> PyResult<()> {
         let (py, core) = (slf.py(), slf.get());
         let given = Given::of(data)?;
         let bytes = given.bytes();

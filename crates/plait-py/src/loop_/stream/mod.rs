@@ -40,11 +40,10 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::PyDict;
 
 pub(crate) use self::accept::accept_streams;
-use self::bytes::Queued;
-pub(super) use self::bytes::{View, read_into, read_up_to};
+pub(super) use self::bytes::{Given, Queued, View, read_into, read_up_to};
 use self::datagram::Datagrams;
 use self::names::Name;
-use self::reader::Kind;
+pub(super) use self::reader::{Kind, Reader};
 use self::socket::Socket;
 use super::core::{CLOSED, DEBUG, LoopCore, OWN_CALLS, Parts};
 use super::guarded::Guarded;

@@ -12,10 +12,11 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyByteArray, PyType, PyWeakrefMethods, PyWeakrefReference};
 
 use super::bytes::{keep_large_memory, unset, with_shared};
+use crate::loop_::tls::TlsCore;
 
 /// Who hears of what is read.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(in crate::loop_) enum Kind {
     /// `data_received`.
     Plain,
     /// A protocol with memory of its own.
@@ -24,10 +25,12 @@ pub(super) enum Kind {
     Reader,
     /// A protocol of datagrams.
     Datagram,
+    /// TLS of ours.
+    Tls,
 }
 
 impl Kind {
-    pub(super) fn of(protocol: &Bound<'_, PyAny>) -> PyResult<Kind> {
+    pub(in crate::loop_) fn of(protocol: &Bound<'_, PyAny>) -> PyResult<Kind> {
         static BUFFERED: PyOnceLock<Py<PyType>> = PyOnceLock::new();
         static READER: PyOnceLock<Py<PyType>> = PyOnceLock::new();
         let py = protocol.py();
@@ -37,20 +40,23 @@ impl Kind {
         {
             return Ok(Kind::Reader);
         }
+        if protocol.is_instance_of::<TlsCore>() {
+            return Ok(Kind::Tls);
+        }
         let buffered = protocol.is_instance(BUFFERED.import(py, "asyncio.protocols", "BufferedProtocol")?)?;
         Ok(if buffered { Kind::Buffered } else { Kind::Plain })
     }
 }
 
 /// A reader that takes bytes.
-pub(super) struct Reader<'py> {
+pub(in crate::loop_) struct Reader<'py> {
     reader: Bound<'py, PyAny>,
     buffer: Bound<'py, PyByteArray>,
 }
 
 impl<'py> Reader<'py> {
     /// The reader of the protocol, if it is one of the standard library that still takes bytes.
-    pub(super) fn of(protocol: &Bound<'py, PyAny>) -> PyResult<Option<Self>> {
+    pub(in crate::loop_) fn of(protocol: &Bound<'py, PyAny>) -> PyResult<Option<Self>> {
         static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
         let py = protocol.py();
         let weak = protocol.getattr(intern!(py, "_stream_reader_wr"))?;
@@ -81,14 +87,17 @@ impl<'py> Reader<'py> {
         if let Some(room) = room {
             return self.read_straight(fd, room);
         }
-        with_shared(fd, |bytes| {
-            let before = self.buffer.len();
-            self.buffer.resize(before + bytes.len())?;
-            // SAFETY: nobody else runs while the thread is attached and calls nothing; without a GIL the reader is the loop's,
-            // like all of asyncio.
-            unsafe { self.buffer.as_bytes_mut()[before..].copy_from_slice(bytes) };
-            Ok(bytes.len())
-        })
+        with_shared(fd, |bytes| self.append(bytes).map(|()| bytes.len()))
+    }
+
+    /// Adds bytes to its buffer.
+    pub(in crate::loop_) fn append(&self, bytes: &[u8]) -> PyResult<()> {
+        let before = self.buffer.len();
+        self.buffer.resize(before + bytes.len())?;
+        // SAFETY: nobody else runs while the thread is attached and calls nothing; without a GIL the reader is the loop's,
+        // like all of asyncio.
+        unsafe { self.buffer.as_bytes_mut()[before..].copy_from_slice(bytes) };
+        Ok(())
     }
 
     fn read_straight(&self, fd: BorrowedFd<'_>, size: usize) -> PyResult<io::Result<usize>> {
@@ -102,7 +111,7 @@ impl<'py> Reader<'py> {
     }
 
     /// Tells who waits, and stops reading where enough is buffered.
-    pub(super) fn wake(&self) -> PyResult<()> {
+    pub(in crate::loop_) fn wake(&self) -> PyResult<()> {
         let (py, reader) = (self.reader.py(), &self.reader);
         let waiter = reader.getattr(intern!(py, "_waiter"))?;
         if !waiter.is_none() {
