@@ -10,6 +10,7 @@ import logging
 import os
 import re
 import socket
+import sys
 import threading
 import time
 import traceback
@@ -26,7 +27,8 @@ SAME = [
     (r"_UnixSelectorEventLoop", "EventLoop"),
     (r"_Selector(Socket|Datagram)Transport", r"\1Transport"),
     (r"_Unix(Subprocess|ReadPipe|WritePipe)Transport", r"\1Transport"),
-    (r" std\w+=<\w+ fd=\d+ \w+>", ""),
+    (r" (running|returncode=\d+)(?=[ >])", ""),
+    (r" std\w+=<[^>]*>", ""),
     (r"0x[0-9a-f]+", "0x"),
     (r"fd=\d+", "fd=N"),
     (r"pid[=: ]+\d+", "pid=N"),
@@ -293,7 +295,8 @@ def blocking_sockets(stage: Stage) -> None:
 # ---- states
 
 
-@scene("This event loop is already running")
+# 3.13 takes a loop that is refused for ended, and has none from then on.
+@scene("This event loop is already running", modes=() if sys.version_info[:2] == (3, 13) else (True, False))
 def running_loops(stage: Stage) -> None:
     loop = stage.loop
 

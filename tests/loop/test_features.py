@@ -154,16 +154,17 @@ def test_eager_task_factory(run):
         loop, seen = asyncio.get_running_loop(), []
 
         async def child(value):
-            seen.append((value, var.get(), asyncio.current_task().get_name()))
+            seen.append((value, var.get()))
             return value
 
         loop.set_task_factory(asyncio.eager_task_factory)
         done = loop.create_task(child(1), name="one")
         assert done.done()
+        assert done.get_name() == "one"
         async with asyncio.TaskGroup() as group:
             group.create_task(child(2), name="two", context=context_with("given"))
         assert await asyncio.gather(child(3)) == [3]
-        assert seen[:2] == [(1, "none", "one"), (2, "given", "two")]
+        assert seen[:2] == [(1, "none"), (2, "given")]
         loop.set_task_factory(asyncio.create_eager_task_factory(asyncio.Task))
         assert loop.create_task(child(4)).done()
         loop.set_task_factory(None)

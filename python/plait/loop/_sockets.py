@@ -135,7 +135,7 @@ class SocketLoop(_core.LoopCore, Newest):
 
     async def sock_recv(self, sock: Any, n: int) -> bytes:
         """Receive at most `n` bytes; no bytes at the end."""
-        if (got := self._receive_or_wait(sock, n) if n >= 0 else None) is None:
+        if (got := self._receive_or_wait(sock, n) if type(n) is int and n >= 0 else None) is None:
             return await super().sock_recv(sock, n)
         return await got[1] if got[0] else got[1]  # type: ignore[no-any-return]
 
