@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple
 
 import plait
 from plait import _core
-from plait.loop import _names, _subprocess
+from plait.loop import _names, _pipes, _subprocess
 from plait.loop._sockets import SocketLoop
 from plait.loop._standard import base, futures_, helpers
 
@@ -258,7 +258,10 @@ class EventLoop(SocketLoop):
         future: asyncio.Future[T] = futures_.wrap_future(executor.submit(func, *args), loop=self)
         return future
 
-    # ---- child processes
+    # ---- pipes and child processes
+
+    def _make_read_pipe_transport(self, pipe: Any, protocol: Any, waiter: Any = None, extra: Any = None) -> Any:
+        return _pipes.ReadPipeTransport(self, pipe, protocol, waiter, extra)
 
     async def _make_subprocess_transport(
         self,

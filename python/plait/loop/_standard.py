@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from asyncio import base_events, events, format_helpers, futures, sslproto
+from asyncio import base_events, events, format_helpers, futures, sslproto, unix_events
 from typing import TYPE_CHECKING, Any
 
 # The modules behind it, for names that are private to asyncio or that it wants to lose.
@@ -12,6 +12,7 @@ events_: Any = events
 futures_: Any = futures
 helpers: Any = format_helpers
 tls: Any = sslproto
+unix: Any = unix_events
 
 if TYPE_CHECKING:
 
