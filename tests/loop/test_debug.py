@@ -86,7 +86,9 @@ class Logged(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         # There is no selector; and no watcher of children, which has its say before 3.12.
-        if "Using selector" not in record.getMessage() and "exited with returncode" not in record.getMessage():
+        # What only ends a turn may be slow on a busy machine.
+        unlike = ("Using selector", "exited with returncode", ".stop")
+        if not any(each in record.getMessage() for each in unlike):
             self.stage.seen.append((record.levelname, plain(record.getMessage())))
 
 

@@ -179,7 +179,7 @@ def test_what_is_no_pipe_is_refused(runner: asyncio.Runner) -> None:
         loop = asyncio.get_running_loop()
         with tempfile.TemporaryFile() as file:
             for connect in (loop.connect_read_pipe, loop.connect_write_pipe):
-                with pytest.raises(ValueError, match="(?i)pipe transport is"):
+                with pytest.raises(ValueError, match=r"(?i)pipe transport is"):
                     await connect(End, file)
 
     runner.run(main())

@@ -214,6 +214,8 @@ class EventLoop(SocketLoop):
     def _make_task(self, coro: Any, name: object, context: Any, kwargs: dict[str, Any]) -> Any:
         if context is not None:
             kwargs["context"] = context
+        if sys.version_info < (3, 14) and kwargs.get("eager_start", True) is None:
+            del kwargs["eager_start"]  # what factories know of it they have learnt in 3.14
         if name is not None and self._factory_takes_name:
             return self._task_factory(self, coro, name=name, **kwargs)
         task = self._task_factory(self, coro, **kwargs)
