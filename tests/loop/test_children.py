@@ -274,7 +274,7 @@ if sys.version_info < (3, 14):
             def is_active(self):
                 return False
 
-        policy = asyncio.get_event_loop_policy()
+        policy = asyncio.get_event_loop_policy()  # type: ignore[deprecated]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             before, policy._watcher = policy._watcher, Inactive()
