@@ -138,5 +138,12 @@ def __getattr__(name: str) -> Any:
     return value
 
 
+def _default_executor() -> ThreadPool:  # pyright: ignore[reportUnusedFunction]
+    """Make what an event loop calls functions in: its room knows no other, so the package hands it over."""
+    from plait.threads._pool import ThreadPool
+
+    return ThreadPool(thread_name_prefix="asyncio")
+
+
 def __dir__() -> list[str]:
     return sorted({*__all__, *(name for name in globals() if name.startswith("_"))})

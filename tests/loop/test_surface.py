@@ -625,3 +625,17 @@ print(asyncio.run(main()))
 
 def test_install_makes_it_everybodys_loop(run_script):
     assert run_script(INSTALLED).stdout == "True\n"
+
+
+def test_a_loop_that_runs_cannot_be_run(run):
+    async def main():
+        loop, other, coro = asyncio.get_running_loop(), plait.new_event_loop(), asyncio.sleep(0)
+        for call in (loop.run_forever, lambda: loop.run_until_complete(coro), other.run_forever, loop.close):
+            with pytest.raises(RuntimeError, match="running"):
+                call()
+        coro.close()
+        other.close()
+        assert asyncio.get_running_loop() is loop
+        await asyncio.sleep(0.001)
+
+    run(main())

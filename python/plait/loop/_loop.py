@@ -2,56 +2,29 @@
 
 from __future__ import annotations
 
-import _socket
 import inspect
 import os
 import selectors
 import signal
-import socket
 import sys
 import threading
 import weakref
 from asyncio import events, tasks
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple
 
+import plait
 from plait import _core
-from plait.loop import _subprocess
+from plait.loop import _names, _pipes, _subprocess
 from plait.loop._sockets import SocketLoop
-from plait.loop._standard import base, helpers
+from plait.loop._standard import base, futures_, helpers
 
-# What `socket.getaddrinfo` makes of the numbers.
-_FAMILIES = {int(each): each for each in socket.AddressFamily}
-_KINDS = {int(each): each for each in socket.SocketKind}
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable
+    from concurrent.futures import Executor
 
-
-# Answers for numeric addresses, which depend on nothing but the question.
-_answers: dict[tuple[object, ...], tuple[Any, ...]] = {}
-_MOST_ANSWERS = 256
-
-
-def _numeric(host: str | bytes | None, *rest: Any) -> tuple[Any, ...] | None:
-    """What `socket.getaddrinfo` answers for a numeric address; None for a name, and for what is an error."""
-    question = (host, *rest)
-    answer = _answers.get(question)
-    if answer is not None:
-        return answer
-    *others, flags = rest
-    lookup: Any = _socket.getaddrinfo
-    try:
-        # The system itself tells what is numeric, and answers that as it always does.
-        plain = host.encode("ascii") if isinstance(host, str) else host
-        found = lookup(plain, *others, flags | socket.AI_NUMERICHOST)
-    except (OSError, UnicodeError, OverflowError):
-        return None  # the error has to come from the call that was asked for
-    answer = tuple(
-        (_FAMILIES.get(each[0], each[0]), _KINDS.get(each[1], each[1]), each[2], each[3], each[4]) for each in found
-    )
-    # Interfaces have other numbers tomorrow, and which families there are is asked each time.
-    if plain is not None and b"%" not in plain and not flags & socket.AI_ADDRCONFIG:
-        if len(_answers) >= _MOST_ANSWERS:
-            _answers.clear()
-        _answers[question] = answer
-    return answer
+T = TypeVar("T")
+_Ts = TypeVarTuple("_Ts")
 
 
 class EventLoop(SocketLoop):
@@ -242,6 +215,8 @@ class EventLoop(SocketLoop):
     def _make_task(self, coro: Any, name: object, context: Any, kwargs: dict[str, Any]) -> Any:
         if context is not None:
             kwargs["context"] = context
+        if sys.version_info < (3, 14) and kwargs.get("eager_start", True) is None:
+            del kwargs["eager_start"]  # what factories know of it they have learnt in 3.14
         if name is not None and self._factory_takes_name:
             return self._task_factory(self, coro, name=name, **kwargs)
         task = self._task_factory(self, coro, **kwargs)
@@ -258,13 +233,38 @@ class EventLoop(SocketLoop):
         self, host: Any, port: Any, *, family: int = 0, type: int = 0, proto: int = 0, flags: int = 0
     ) -> Any:
         """Look up addresses as `socket.getaddrinfo` does: numeric ones at once, names in a thread."""
-        if not self._debug and isinstance(host, str | bytes | None) and isinstance(port, int | None):
-            found = _numeric(host, port, family, type, proto, flags)
-            if found is not None:
-                return list(found)
+        if not self._debug and (found := _names.addresses(host, port, family, type, proto, flags)) is not None:
+            return found
         return await super().getaddrinfo(host, port, family=family, type=type, proto=proto, flags=flags)
 
-    # ---- child processes
+    async def getnameinfo(self, sockaddr: Any, flags: int = 0) -> Any:
+        """Look up names as `socket.getnameinfo` does: at once where numbers are asked for, in a thread where names are."""
+        if (found := _names.name(sockaddr, flags)) is not None:
+            return found
+        return await super().getnameinfo(sockaddr, flags)
+
+    # ---- functions in threads
+
+    def run_in_executor(self, executor: Executor | None, func: Callable[[*_Ts], T], *args: *_Ts) -> asyncio.Future[T]:
+        """Call `func(*args)` in a thread, of the default pool where `executor` is None, and return a future of its result.
+
+        The default pool is a `plait.ThreadPool`, unless the program has set one; it is made when it is first needed.
+        """
+        self._check_closed()
+        if self._debug:
+            self._check_callback(func, "run_in_executor")
+        if executor is None:
+            self._check_default_executor()
+            executor = self._default_executor
+            if executor is None:
+                executor = self._default_executor = plait._default_executor()
+        future: asyncio.Future[T] = futures_.wrap_future(executor.submit(func, *args), loop=self)
+        return future
+
+    # ---- pipes and child processes
+
+    def _make_read_pipe_transport(self, pipe: Any, protocol: Any, waiter: Any = None, extra: Any = None) -> Any:
+        return _pipes.ReadPipeTransport(self, pipe, protocol, waiter, extra)
 
     async def _make_subprocess_transport(
         self,

@@ -135,11 +135,21 @@ class SocketLoop(_core.LoopCore, Newest):
             if resume_reading:
                 transp.resume_reading()
 
+    # The standard library's own waits end with a callback. The number may be another's by then, who keeps it.
+
+    def _sock_read_done(self, fd: int, fut: Any, handle: Any = None) -> None:  # noqa: ARG002  asyncio passes it
+        if handle is not None and self._watchers(fd)[0] is handle:
+            self._remove_reader(fd)
+
+    def _sock_write_done(self, fd: int, fut: Any, handle: Any = None) -> None:  # noqa: ARG002  asyncio passes it
+        if handle is not None and self._watchers(fd)[1] is handle:
+            self._remove_writer(fd)
+
     # ---- sockets: tried at once; where that would block, `_core` waits and keeps its registration for the next time
 
     async def sock_recv(self, sock: Any, n: int) -> bytes:
         """Receive at most `n` bytes; no bytes at the end."""
-        if (got := self._receive_or_wait(sock, n) if n >= 0 else None) is None:
+        if (got := self._receive_or_wait(sock, n) if type(n) is int and n >= 0 else None) is None:
             return await super().sock_recv(sock, n)
         return await got[1] if got[0] else got[1]  # type: ignore[no-any-return]
 
@@ -173,11 +183,38 @@ class SocketLoop(_core.LoopCore, Newest):
             return await super().sock_sendto(sock, data, address)
         return await got[1] if got[0] else got[1]  # type: ignore[no-any-return]
 
+    async def sock_connect(self, sock: Any, address: Any) -> None:
+        """Connect a socket to `address`, whose host is looked up if it is a name."""
+        if self._debug or type(sock) is not socket.socket:
+            return await super().sock_connect(sock, address)
+        if sock.family in (socket.AF_INET, socket.AF_INET6):
+            found = await self._ensure_resolved(
+                address, family=sock.family, type=sock.type, proto=sock.proto, loop=self
+            )
+            address = found[0][4]
+        if (got := self._call_or_wait(sock, True, _Connect(sock, address))) is None:
+            return await super().sock_connect(sock, address)
+        return await got[1] if got[0] else got[1]  # type: ignore[no-any-return]
+
     async def sock_accept(self, sock: Any) -> tuple[Any, Any]:
         """Take a connection off a listening socket, and return it with its peer's address."""
         if (got := self._call_or_wait(sock, False, _accept, sock)) is None:
             return await super().sock_accept(sock)
         return await got[1] if got[0] else got[1]  # type: ignore[no-any-return]
+
+
+class _Connect:
+    """Begins a connection when it is first called, and then says what became of it."""
+
+    def __init__(self, sock: Any, address: Any) -> None:
+        self._sock, self._address, self._begun = sock, address, False
+
+    def __call__(self) -> None:
+        if not self._begun:
+            self._begun = True
+            self._sock.connect(self._address)
+        elif error := self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            raise OSError(error, f"Connect call failed {self._address}")
 
 
 def _accept(sock: Any) -> tuple[Any, Any]:

@@ -9,7 +9,7 @@ use std::os::fd::{BorrowedFd, RawFd};
 
 use plait_reactor::watches::Side;
 use plait_sys::net;
-use pyo3::exceptions::{PyBlockingIOError, PyInterruptedError};
+use pyo3::exceptions::{PyBlockingIOError, PyInterruptedError, PyTypeError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -65,7 +65,7 @@ impl Op {
                 settle(py, read.map(Bound::into_any), Op::Receive(most))
             }
             Op::ReceiveInto(memory) => {
-                let read = read_into(fd, &mut View::of(memory.bind(py), true)?);
+                let read = read_into(fd, &mut writable(memory.bind(py))?);
                 settle(
                     py,
                     read.map(|count| PyInt::new(py, count).into_any()),
@@ -102,6 +102,15 @@ impl Op {
             }
         }
     }
+}
+
+fn writable(memory: &Bound<'_, PyAny>) -> PyResult<View> {
+    View::of(memory, true).map_err(|_| match memory.get_type().name() {
+        Ok(name) => PyTypeError::new_err(format!(
+            "recv_into() argument 1 must be read-write bytes-like object, not {name}"
+        )),
+        Err(error) => error,
+    })
 }
 
 fn settle<'py>(py: Python<'py>, read: io::Result<Bound<'py, PyAny>>, op: Op) -> PyResult<Tried<'py>> {
