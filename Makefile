@@ -24,9 +24,9 @@ test: ## Every check; CHECK="name ..." for some of them, CHECK=list for their na
 	$(SETUP) test frames check
 	$(RUN) scripts/check.py $(CHECK)
 
-soak: ## 10,000 kills, 1,000 pools, then kills, timeouts and cancellations for MINUTES=10: everything accounted for
+soak: ## 10,000 kills, 1,000 pools, 200,000 connections, then a pool under kills for MINUTES=10: everything accounted for
 	$(SETUP) test
-	$(RUN) -m pytest tests/processes -m soak --timeout=3600 -o faulthandler_timeout=3660
+	$(RUN) -m pytest tests/processes tests/loop -m soak --timeout=3600 -o faulthandler_timeout=3660
 	$(RUN) scripts/soak.py --minutes $(or $(MINUTES),10)
 
 # Valgrind hides what the raw system calls of rustix look for, so they go through the C library here.

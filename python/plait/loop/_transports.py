@@ -50,7 +50,7 @@ class _Transport(_core.StreamCore):
     def __del__(self, _warn: Any = warnings.warn) -> None:
         if self._sock is not None:
             _warn(f"unclosed transport {self!r}", ResourceWarning, source=self)
-            self._disown().close()
+            self._disown()
             self._leave()
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:

@@ -14,7 +14,7 @@ use pyo3::types::PyBytes;
 
 use super::bytes::{self, Queued, View};
 use super::reader::{Kind, Reader};
-use super::{Entered, StreamCore, ends_program, os_error};
+use super::{Entered, StreamCore, close_held, ends_program, os_error};
 
 /// So many pieces go out with one call; the rest with the next.
 const PIECES: usize = 64;
@@ -346,7 +346,7 @@ impl StreamCore {
                 left,
             )
         });
-        let closed = sock.bind(py).call_method0(intern!(py, "close")).map(drop);
+        let closed = close_held(sock.bind(py));
         let detached = server.map_or(Ok(()), |server| Self::tell_server(slf, server.bind(py), "_detach"));
         let error = PyConnectionError::new_err("Connection is closed by peer");
         let failed = Self::fail_waiter(py, waiter, error);

@@ -16,7 +16,7 @@ use pyo3::{PyTraverseError, PyVisit};
 use super::bytes::{Given, Queued};
 use super::names::Name;
 use super::reader::Kind;
-use super::{State, StreamCore, copy_context};
+use super::{State, StreamCore, close_held, copy_context, hold};
 use crate::loop_::core::LoopCore;
 use crate::loop_::guarded::Guarded;
 
@@ -227,6 +227,7 @@ impl StreamCore {
         }
         // Small pieces are to go out at once. Other kinds of sockets have no such option.
         let _ = net::set_nodelay(slf.get().fd());
+        hold(sock)?;
         Self::start(slf, waiter)
     }
 
@@ -473,10 +474,10 @@ impl StreamCore {
         Self::drive(slf)
     }
 
-    /// The transport ends without having been closed: its socket, which nobody else closes.
-    fn _disown<'py>(&self, py: Python<'py>) -> Bound<'py, PyAny> {
+    /// The transport ends without having been closed: closes its socket, which nobody else does.
+    fn _disown(&self, py: Python<'_>) -> PyResult<()> {
         self.claim(py, false);
-        self.with(py, |state| state.sock.bind(py).clone())
+        close_held(&self.with(py, |state| state.sock.bind(py).clone()))
     }
 
     /// Its server, if there is one, counts it no more.

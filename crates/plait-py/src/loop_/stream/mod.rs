@@ -92,8 +92,8 @@ impl StreamCore {
     }
 
     fn fd(&self) -> BorrowedFd<'_> {
-        // SAFETY: not -1, and the socket object keeps it open until the stream is lost, unless the program closes it behind our
-        // back; then the calls fail.
+        // SAFETY: not -1, and the socket object keeps it open until the stream lets go of it, whoever closes it; only a program that
+        // detaches the number from it makes the calls fail.
         unsafe { BorrowedFd::borrow_raw(self.fd) }
     }
 
@@ -177,6 +177,27 @@ impl Drop for StreamCore {
             Python::attach(|py| loop_.get().claim(py, self.fd, false));
         }
     }
+}
+
+/// Keeps the descriptor of `sock` open whoever closes that object, as the files do that are made of it: its number would
+/// else be another's while the stream still uses it. Other kinds of sockets cannot be held.
+fn hold(sock: &Bound<'_, PyAny>) -> PyResult<()> {
+    let name = intern!(sock.py(), "_io_refs");
+    match sock.getattr_opt(name)? {
+        Some(count) => sock.setattr(name, count.add(1)?),
+        None => Ok(()),
+    }
+}
+
+/// Closes `sock`, which was held.
+fn close_held(sock: &Bound<'_, PyAny>) -> PyResult<()> {
+    let py = sock.py();
+    let closed = sock.call_method0(intern!(py, "close")).map(drop);
+    let released = match sock.getattr_opt(intern!(py, "_decref_socketios"))? {
+        Some(release) => release.call0().map(drop),
+        None => Ok(()),
+    };
+    closed.and(released)
 }
 
 /// The descriptor of a stream is ready.
