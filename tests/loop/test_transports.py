@@ -871,8 +871,8 @@ def test_a_socket_that_the_program_closes_is_the_transports_until_its_end(ours: 
             one.transport.pause_reading()
             peer.send(b"unread")
             await asyncio.sleep(0.01)  # until then the loop still looks at it, and holds it
+            del one
             with pytest.warns(ResourceWarning, match="unclosed transport"):
-                del one
                 gc.collect()
             with pytest.raises(ConnectionResetError):
                 await receive(peer, 1)

@@ -18,7 +18,7 @@ use super::call::Call;
 use super::guarded::Guarded;
 use super::handle::Handle;
 use super::job::{self, Job};
-use super::stream::StreamCore;
+use super::stream::{StreamCore, os_error};
 use super::turn;
 
 /// Closed: nothing is taken any more.
@@ -175,7 +175,7 @@ impl LoopCore {
             }
             Err((error, job)) => {
                 drop(job);
-                Err(error.into())
+                Err(os_error(py, &error))
             }
         }
     }
