@@ -21,7 +21,7 @@ demo: ## Index the standard library in one process, with ProcessPoolExecutor and
 	$(RUN) examples/index_source.py
 
 test: ## Every check; CHECK="name ..." for some of them, CHECK=list for their names
-	$(SETUP) test frames check
+	$(SETUP) test frames programs check
 	$(RUN) scripts/check.py $(CHECK)
 
 soak: ## 10,000 kills, 1,000 pools, 200,000 connections, then a pool under kills for MINUTES=10: everything accounted for

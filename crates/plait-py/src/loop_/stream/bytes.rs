@@ -9,7 +9,7 @@ use std::os::fd::BorrowedFd;
 use plait_reactor::reads::SHARED;
 use plait_reactor::stream::Chunk;
 use plait_sys::net;
-use pyo3::exceptions::{PyBufferError, PyMemoryError, PyTypeError};
+use pyo3::exceptions::{PyMemoryError, PyTypeError};
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyBytes, PyMemoryView};
@@ -68,22 +68,6 @@ impl Chunk for Queued {
 /// The memory of an object that has the buffer interface, held: one piece, neither resized nor freed meanwhile.
 pub(crate) struct View(Box<ffi::Py_buffer>);
 
-/// What a socket says of memory that it cannot receive into; for an error that was set.
-#[cold]
-fn not_writable(object: &Bound<'_, PyAny>) -> PyErr {
-    let py = object.py();
-    let error = PyErr::fetch(py);
-    if !error.is_instance_of::<PyBufferError>(py) && !error.is_instance_of::<PyTypeError>(py) {
-        return error;
-    }
-    match object.get_type().name() {
-        Ok(name) => PyTypeError::new_err(format!(
-            "recv_into() argument 1 must be read-write bytes-like object, not {name}"
-        )),
-        Err(error) => error,
-    }
-}
-
 impl View {
     /// # Errors
     /// When the object has no memory, or not in one piece, or none to write to if it is to be written.
@@ -97,7 +81,6 @@ impl View {
         // SAFETY: attached, and the buffer is released once, by `drop`, if this succeeds.
         match unsafe { ffi::PyObject_GetBuffer(object.as_ptr(), &raw mut *buffer, flags) } {
             0 => Ok(Self(buffer)),
-            _ if writable => Err(not_writable(object)),
             _ => Err(PyErr::fetch(object.py())),
         }
     }
