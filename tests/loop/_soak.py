@@ -102,6 +102,7 @@ class Place:
         self.world = world
         self.choice = random.Random(world.choice.random())
         self.open: set[Side] = set()
+        self.robberies = 0
         self.watched = False
         self.folder = tempfile.TemporaryDirectory(prefix="plait-soak-")
         self.listeners = {
@@ -172,7 +173,7 @@ class Place:
         self.look_for_others()
 
     def look_for_others(self) -> None:
-        if self.watched and not self.open and not self.nobody_left.done():
+        if self.watched and not self.open and not self.robberies and not self.nobody_left.done():
             self.nobody_left.set_result(None)
 
     async def serve(self, family: int, kind: str, sock: socket.socket) -> Callable[[], Awaitable[None]]:
@@ -357,6 +358,7 @@ class Place:
 
     def rob(self, side: Side, transport: Any, sock: socket.socket) -> None:
         """Closes a transport's socket behind its back: who gets the number next must notice nothing."""
+        self.robberies += 1
         sock.close()
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
@@ -381,6 +383,8 @@ class Place:
         ours.close()
         theirs.close()
         self.world.count("robbed")
+        self.robberies -= 1
+        self.look_for_others()
 
 
 def soak_round(

@@ -331,7 +331,10 @@ impl Model {
                 self.program();
             }
             Action::ResumeWriting => {
-                assert!(std::mem::replace(&mut self.protocol_paused, false), "resumed and not paused");
+                assert!(
+                    std::mem::replace(&mut self.protocol_paused, false),
+                    "resumed and not paused"
+                );
                 self.program();
             }
             Action::Drained => {
@@ -348,9 +351,15 @@ impl Model {
             }
             Action::Lose => {
                 assert!(self.closing, "nobody has closed it");
-                assert!(!self.lent || self.aborted, "lost while somebody else has the descriptor");
+                assert!(
+                    !self.lent || self.aborted,
+                    "lost while somebody else has the descriptor"
+                );
                 assert_eq!(self.watched, Interest::NONE);
-                assert!(self.aborted || self.written == self.given, "closed before all was written");
+                assert!(
+                    self.aborted || self.written == self.given,
+                    "closed before all was written"
+                );
                 self.loses += 1;
             }
         }
@@ -383,7 +392,10 @@ impl Model {
         assert!(self.shutdowns <= usize::from(self.output_ended));
         assert_eq!(stream.is_closing(), self.closing);
         assert_eq!(stream.is_reading(), !self.paused && !self.closing);
-        assert_eq!((stream.is_lent(), stream.is_output_ended()), (self.lent, self.output_ended));
+        assert_eq!(
+            (stream.is_lent(), stream.is_output_ended()),
+            (self.lent, self.output_ended)
+        );
         assert_eq!(stream.is_lost(), self.loses == 1);
         assert_eq!(stream.watched(), self.told);
         if self.loses == 0 && self.failing == 0 {
@@ -401,7 +413,10 @@ impl Model {
             assert!(!self.watched.write, "room that nobody needs would be told for ever");
             assert!(!self.drain_asked, "nobody tells that all is written");
             assert!(!self.closing || self.lent, "nobody would end it");
-            assert!(!self.output_ended || self.closing || self.shutdowns == 1, "the peer hears of no end");
+            assert!(
+                !self.output_ended || self.closing || self.shutdowns == 1,
+                "the peer hears of no end"
+            );
         }
         let (low, high) = stream.limits();
         assert!(self.protocol_paused || stream.queued() <= high);

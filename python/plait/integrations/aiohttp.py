@@ -6,18 +6,25 @@ aiohttp by itself needs nothing: `web.run_app(app, loop=plait.new_event_loop())`
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING
 
 from plait.loop._runner import install
 
-_Worker: Any = importlib.import_module("aiohttp.worker").GunicornWebWorker
+if TYPE_CHECKING:
+
+    class _Worker:
+        """aiohttp's own."""
+
+        def init_process(self) -> None: ...
+
+else:
+    _Worker = importlib.import_module("aiohttp.worker").GunicornWebWorker
 
 
-class PlaitWorker(_Worker):  # type: ignore[misc]
+class PlaitWorker(_Worker):
     """aiohttp's worker for gunicorn, whose event loop is plait's, as are all others of its process."""
 
     def init_process(self) -> None:
         """Begin to work, in the worker's process."""
         install()
-        worker: Any = super()
-        worker.init_process()
+        super().init_process()

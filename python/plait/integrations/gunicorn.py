@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING
 
 from plait.loop._runner import new_event_loop
 
-_Worker: Any = importlib.import_module("gunicorn.workers.gasgi").ASGIWorker
+if TYPE_CHECKING:
+
+    class _Worker:
+        """gunicorn's own."""
+
+        loop: asyncio.AbstractEventLoop
+
+else:
+    _Worker = importlib.import_module("gunicorn.workers.gasgi").ASGIWorker
 
 
-class PlaitWorker(_Worker):  # type: ignore[misc]
+class PlaitWorker(_Worker):
     """gunicorn's ASGI worker, whose event loop is plait's whatever `--asgi-loop` says."""
 
     def _setup_event_loop(self) -> None:
