@@ -21,12 +21,12 @@ demo: ## Index the standard library in one process, with ProcessPoolExecutor and
 	$(RUN) examples/index_source.py
 
 test: ## Every check; CHECK="name ..." for some of them, CHECK=list for their names
-	$(SETUP) test frames check
+	$(SETUP) test frames programs check
 	$(RUN) scripts/check.py $(CHECK)
 
-soak: ## 10,000 kills, 1,000 pools, then kills of pools and of users of shared channels for MINUTES=10 each: everything accounted for
+soak: ## 10,000 kills, 1,000 pools, 200,000 connections, then kills of pools and of users of shared channels for MINUTES=10 each: all accounted for
 	$(SETUP) test
-	$(RUN) -m pytest tests/processes -m soak --timeout=3600 -o faulthandler_timeout=3660
+	$(RUN) -m pytest tests/processes tests/loop -m soak --timeout=3600 -o faulthandler_timeout=3660
 	$(RUN) scripts/soak.py --minutes $(or $(MINUTES),10)
 	$(RUN) scripts/soak_shared.py --minutes $(or $(MINUTES),10)
 

@@ -978,6 +978,44 @@ def test_a_descriptor_has_one_owner(runner: asyncio.Runner) -> None:
     runner.run(main())
 
 
+@pytest.mark.parametrize("end", ["close", "abort", "drop"])
+def test_a_socket_that_the_program_closes_is_the_transports_until_its_end(ours: asyncio.Runner, end: str) -> None:
+    """Its number would be another's, who would get what is written, and whose bytes would be read."""
+
+    async def main() -> None:
+        sock, peer = socket.socketpair()
+        peer.setblocking(False)
+        number = sock.fileno()
+        one = (await over(sock))[1]
+        sock.close()
+        other, others_peer = socket.socketpair()
+        assert number not in (other.fileno(), others_peer.fileno())
+        one.transport.write(b"mine")
+        assert await receive(peer, 4) == b"mine"
+        peer.send(b"yours")
+        assert await one.has(5) == b"yours"
+        if end == "drop":
+            one.transport.pause_reading()
+            peer.send(b"unread")
+            await asyncio.sleep(0.01)  # until then the loop still looks at it, and holds it
+            del one
+            with pytest.warns(ResourceWarning, match="unclosed transport"):
+                gc.collect()
+            with pytest.raises(ConnectionResetError):
+                await receive(peer, 1)
+        else:
+            getattr(one.transport, end)()
+            await one.lost
+            assert await receive(peer, 1) == b""
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(number)
+        assert sock.fileno() == -1
+        for each in (peer, other, others_peer):
+            each.close()
+
+    ours.run(main())
+
+
 def test_debug_mode_says_what_happens(runner: asyncio.Runner, caplog: pytest.LogCaptureFixture) -> None:
     class Slow(Recorder):
         def data_received(self, data: bytes) -> None:

@@ -10,6 +10,7 @@ use pyo3::prelude::*;
 
 use super::core::{LoopCore, OWN_CLOCK};
 use super::job::Job;
+use super::stream::os_error;
 use super::{sock, stream};
 use crate::gil;
 
@@ -52,7 +53,8 @@ impl Run<'_, '_> {
             true => self.now(now_ns)?,
             false => f64::NEG_INFINITY,
         };
-        let plan = core.reactor(py, |reactor| reactor.plan(now_ns, now, &mut self.dead))?;
+        let plan = core.reactor(py, |reactor| reactor.plan(now_ns, now, &mut self.dead));
+        let plan = plan.map_err(|error| os_error(py, &error))?;
         // Before the sleep: nothing that ends with them has to wait for what ends it.
         self.bury();
         match plan {
@@ -95,7 +97,8 @@ impl Run<'_, '_> {
         let Some(bed) = core.reactor(py, |reactor| reactor.poller().bed_if_made().map(Arc::clone)) else {
             return Ok(());
         };
-        bed.sleep(&mut self.found, Some(0))?;
+        bed.sleep(&mut self.found, Some(0))
+            .map_err(|error| os_error(py, &error))?;
         core.reactor(py, |reactor| reactor.deliver(&self.found, now_ns));
         Ok(())
     }
@@ -126,8 +129,7 @@ impl Run<'_, '_> {
         // Those that came before the alarm was set. What their handlers add wakes the loop, which counts as asleep already.
         py.check_signals()?;
         let found = &mut self.found;
-        gil::detached(py, || bed.sleep(found, timeout_ns))?;
-        Ok(())
+        gil::detached(py, || bed.sleep(found, timeout_ns)).map_err(|error| os_error(py, &error))
     }
 }
 

@@ -13,7 +13,7 @@ use super::call::Call;
 use super::core::{CLOSED, LoopCore};
 use super::handle::Handle;
 use super::job::{self, Job};
-use super::stream::StreamCore;
+use super::stream::{StreamCore, os_error};
 
 impl LoopCore {
     /// Has `call` made whenever that side of the descriptor is ready: its handle.
@@ -37,7 +37,7 @@ impl LoopCore {
             }
             Err((error, job)) => {
                 drop(job);
-                Err(error.into())
+                Err(os_error(py, &error))
             }
         }
     }
