@@ -179,6 +179,8 @@ class TimerHandle(Handle):
     def __ge__(self, other: object, /) -> bool: ...
 
 @disjoint_base
+def restore_interval_in_child() -> None: ...
+
 class LoopCore:
     def __new__(cls, *args: Any, **kwargs: Any) -> Self: ...
     # What a handle is to `isinstance`: asyncio's own.
@@ -246,6 +248,7 @@ class LoopCore:
     _stopping: bool
     _closed: bool
     _debug: bool
+    prompt: bool
     _own_clock: bool
     _own_tasks: bool
     def __setattr__(self, name: str, value: Any, /) -> None: ...

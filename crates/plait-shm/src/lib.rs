@@ -9,6 +9,7 @@
 //! | [`ring`] | a single-producer, single-consumer ring of numbers |
 //! | [`holds`] | hazard words: who goes on reading what it was lent |
 //! | [`loan`] | how a block comes back to its writer: one word, one store |
+//! | [`lowered`] | a setting that several want lower for a moment |
 //! | [`arena`] | blocks for what is too large for a slot; one writer allocates, readers give back |
 //! | [`segment`] | memory that any process of the program can open, told from others by its identity |
 //! | [`monitor`] | what processes wait at together: queues of waiters that may die |
@@ -37,6 +38,7 @@ pub mod guarded;
 pub mod holds;
 pub mod idle;
 pub mod loan;
+pub mod lowered;
 pub mod monitor;
 pub mod permits;
 #[cfg(not(loom))]

@@ -24,6 +24,8 @@ _FAMILIES = {int(each): each for each in socket.AddressFamily}
 _KINDS = {int(each): each for each in socket.SocketKind}
 
 
+os.register_at_fork(after_in_child=_core.restore_interval_in_child)
+
 # Answers for numeric addresses, which depend on nothing but the question.
 _answers: dict[tuple[object, ...], tuple[Any, ...]] = {}
 _MOST_ANSWERS = 256
@@ -66,13 +68,21 @@ class EventLoop(SocketLoop):
     microseconds, and come in the order of scheduling where their times are equal. It opens no descriptor before it
     first waits for something.
 
+    A thread that computes keeps the interpreter lock for whole switch intervals (5 ms), and a loop in the same process would
+    wait as long for each event. This one asks for the lock 50 microseconds after an event has woken it. What is set by
+    `sys.setswitchinterval` goes on to hold for everybody else.
+
+    Args:
+        prompt: False to wait for the switch interval as other threads do. May be changed later, by the attribute of this name.
+
     >>> loop = plait.EventLoop()
     >>> handle = loop.call_later(0.001, loop.stop)
     >>> loop.run_forever()
     >>> loop.close()
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, prompt: bool = True) -> None:
+        self.prompt = prompt
         # Not that of the selector loop, which makes a selector and a pair of sockets.
         base.BaseEventLoop.__init__(self)
         self._transports = weakref.WeakValueDictionary()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import warnings
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from plait.loop._loop import EventLoop
@@ -15,8 +16,11 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def new_event_loop() -> EventLoop:
+def new_event_loop(*, prompt: bool = True) -> EventLoop:
     """Make an event loop of plait, for whoever takes a `loop_factory`.
+
+    Args:
+        prompt: Whether the loop is not to wait for whole switch intervals behind threads that compute; see `EventLoop`.
 
     >>> import asyncio
     >>> async def main():
@@ -25,10 +29,10 @@ def new_event_loop() -> EventLoop:
     ...     runner.run(main())
     'EventLoop'
     """
-    return EventLoop()
+    return EventLoop(prompt=prompt)
 
 
-def run(main: Coroutine[Any, Any, T], *, debug: bool | None = None) -> T:
+def run(main: Coroutine[Any, Any, T], *, debug: bool | None = None, prompt: bool = True) -> T:
     """Run a coroutine on a new event loop of plait, and return its result; see `asyncio.run`.
 
     The loop is closed in the end, after what is left of tasks and asynchronous generators was cancelled.
@@ -36,6 +40,7 @@ def run(main: Coroutine[Any, Any, T], *, debug: bool | None = None) -> T:
     Args:
         main: The coroutine.
         debug: Whether the loop is in debug mode; None for what the environment says (`PYTHONASYNCIODEBUG`).
+        prompt: Whether the loop is not to wait for whole switch intervals behind threads that compute; see `EventLoop`.
 
     Raises:
         RuntimeError: An event loop is running in this thread.
@@ -50,7 +55,7 @@ def run(main: Coroutine[Any, Any, T], *, debug: bool | None = None) -> T:
     """
     if events_._get_running_loop() is not None:
         raise RuntimeError("plait.run() cannot be called from a running event loop")
-    with asyncio.Runner(debug=debug, loop_factory=EventLoop) as runner:
+    with asyncio.Runner(debug=debug, loop_factory=partial(EventLoop, prompt=prompt)) as runner:
         return runner.run(main)
 
 

@@ -29,6 +29,8 @@ pub(crate) const DEBUG: u8 = 2;
 pub(crate) const OWN_CLOCK: u8 = 4;
 /// The program has set a task factory.
 pub(crate) const OWN_TASKS: u8 = 8;
+/// A wait for the GIL does not last for a whole switch interval.
+pub(crate) const PROMPT: u8 = 16;
 
 /// How many handles are kept for the next calls.
 #[cfg(not(Py_GIL_DISABLED))]
@@ -401,6 +403,17 @@ impl LoopCore {
     #[setter(_own_clock)]
     fn put_own_clock(&self, own: bool) {
         self.set(OWN_CLOCK, own);
+    }
+
+    /// Whether the loop, woken by an event, asks a thread that computes for the GIL at once, or waits for a switch interval.
+    #[getter]
+    fn prompt(&self) -> bool {
+        self.mode() & PROMPT != 0
+    }
+
+    #[setter(prompt)]
+    fn put_prompt(&self, prompt: bool) {
+        self.set(PROMPT, prompt);
     }
 
     /// Whether tasks are made by a factory of the program.

@@ -8,7 +8,7 @@ use plait_sys::time::monotonic_ns;
 use pyo3::exceptions::{PyKeyboardInterrupt, PySystemExit};
 use pyo3::prelude::*;
 
-use super::core::{LoopCore, OWN_CLOCK};
+use super::core::{LoopCore, OWN_CLOCK, PROMPT};
 use super::job::Job;
 use super::{sock, stream};
 use crate::gil;
@@ -122,7 +122,11 @@ impl Run<'_, '_> {
         // Those that came before the alarm was set. What their handlers add wakes the loop, which counts as asleep already.
         py.check_signals()?;
         let found = &mut self.found;
-        gil::detached(py, || bed.sleep(found, timeout_ns))?;
+        if core.mode() & PROMPT != 0 {
+            gil::detached_promptly(py, || bed.sleep(found, timeout_ns))?;
+        } else {
+            gil::detached(py, || bed.sleep(found, timeout_ns))?;
+        }
         Ok(())
     }
 }
