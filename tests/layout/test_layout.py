@@ -76,6 +76,7 @@ PUBLIC = {
     "run",
     "share",
     "shared_array",
+    "watch_loop",
 }
 
 

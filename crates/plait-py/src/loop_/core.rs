@@ -20,6 +20,7 @@ use super::handle::Handle;
 use super::job::{self, Job};
 use super::stream::StreamCore;
 use super::turn;
+use super::watch::Watched;
 
 /// Closed: nothing is taken any more.
 pub(crate) const CLOSED: u8 = 1;
@@ -31,6 +32,8 @@ pub(crate) const OWN_CLOCK: u8 = 4;
 pub(crate) const OWN_TASKS: u8 = 8;
 /// A wait for the GIL does not last for a whole switch interval.
 pub(crate) const PROMPT: u8 = 16;
+/// A watcher is shown when turns begin.
+pub(crate) const WATCHED: u8 = 32;
 
 /// How many handles are kept for the next calls.
 #[cfg(not(Py_GIL_DISABLED))]
@@ -42,6 +45,7 @@ pub(crate) struct State {
     gathering: Vec<Py<StreamCore>>,
     /// Descriptors that streams have.
     claims: Claims,
+    watched: Option<Watched>,
     /// Handles without a call, that nobody else has: plain ones, timers.
     #[cfg(not(Py_GIL_DISABLED))]
     spares: [Vec<Job>; 2],
@@ -254,6 +258,19 @@ impl LoopCore {
         self.state.with(stream.py(), |state| state.gathering.push(stream_));
     }
 
+    /// Has a watcher look at the turns, or none.
+    pub(crate) fn watched_by(&self, py: Python<'_>, watched: Option<Watched>) {
+        self.set(WATCHED, watched.is_some());
+        let before = self.state.with(py, |state| std::mem::replace(&mut state.watched, watched));
+        drop(before);
+    }
+
+    /// What shows the turns to a watcher, if there is one.
+    #[inline]
+    pub(crate) fn watched(&self, py: Python<'_>) -> Option<Watched> {
+        (self.mode() & WATCHED != 0).then(|| self.state.with(py, |state| state.watched.clone()))?
+    }
+
     pub(crate) fn begin_turn(&self) {
         let turn = self.turns.load(Relaxed).wrapping_add(1).max(1);
         self.turns.store(turn, Relaxed);
@@ -339,6 +356,7 @@ impl LoopCore {
                 reactor: Reactor::default(),
                 gathering: Vec::new(),
                 claims: Claims::default(),
+                watched: None,
                 #[cfg(not(Py_GIL_DISABLED))]
                 spares: [const { Vec::new() }; 2],
             }),
@@ -414,6 +432,11 @@ impl LoopCore {
     #[setter(prompt)]
     fn put_prompt(&self, prompt: bool) {
         self.set(PROMPT, prompt);
+    }
+
+    /// How many callbacks are ready.
+    fn _ready_count(&self, py: Python<'_>) -> usize {
+        self.reactor(py, |reactor| reactor.waiting().0)
     }
 
     /// Whether tasks are made by a factory of the program.

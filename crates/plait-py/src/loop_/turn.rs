@@ -33,20 +33,27 @@ pub(crate) fn run(slf: &Bound<'_, LoopCore>, once: bool) -> PyResult<()> {
     };
     let (core, py) = (slf.get(), slf.py());
     core.reactor(py, |reactor| reactor.start());
-    loop {
+    let result = loop {
         core.begin_turn();
         let turned = run.turn();
-        core.end_turn(py).and(turned)?;
-        if once || core.reactor(py, |reactor| reactor.is_stopping()) {
-            return Ok(());
+        let turned = core.end_turn(py).and(turned);
+        if turned.is_err() || once || core.reactor(py, |reactor| reactor.is_stopping()) {
+            break turned;
         }
+    };
+    if let Some(watched) = core.watched(py) {
+        watched.rest();
     }
+    result
 }
 
 impl Run<'_, '_> {
     fn turn(&mut self) -> PyResult<()> {
         let (core, py) = (self.slf.get(), self.slf.py());
         let now_ns = monotonic_ns();
+        if let Some(watched) = core.watched(py) {
+            watched.beat(now_ns);
+        }
         let mut now = self.now(now_ns)?;
         let plan = core.reactor(py, |reactor| reactor.plan(now_ns, now, &mut self.dead))?;
         // Before the sleep: nothing that ends with them has to wait for what ends it.
@@ -97,8 +104,14 @@ impl Run<'_, '_> {
     }
 
     fn sleep(&mut self, timeout_ns: Option<u64>) -> PyResult<()> {
-        let slept = self.sleep_attached(timeout_ns);
         let (core, py) = (self.slf.get(), self.slf.py());
+        if let Some(watched) = core.watched(py) {
+            watched.rest();
+        }
+        let slept = self.sleep_attached(timeout_ns);
+        if let Some(watched) = core.watched(py) {
+            watched.rise();
+        }
         let now_ns = monotonic_ns();
         if slept.is_err() {
             self.found = Found::default();
