@@ -44,6 +44,7 @@ bench: ## Measure against other pools, queues and locks and render the tables; Q
 	$(RUN) benches/channels/run.py $(if $(QUICK),--quick)
 	$(RUN) benches/locks/run.py $(if $(QUICK),--quick)
 	$(RUN) benches/thread_pool/run.py $(if $(QUICK),--quick)
+	$(RUN) benches/starvation/run.py $(if $(QUICK),--quick)
 
 clean: ## Remove what the other targets made
 	rm -rf $(VENV) target python/plait/_core*.so

@@ -41,7 +41,7 @@ async def beside_a_thread_that_computes(look: Callable[[], bool]) -> bool:
     thread = threading.Thread(target=compute)
     thread.start()
     deadline = asyncio.get_running_loop().time() + ENOUGH
-    while thread.is_alive() and asyncio.get_running_loop().time() < deadline:
+    while thread.is_alive() and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110 - it is about the waking
         await asyncio.sleep(0.0002)
     over.set()
     await asyncio.to_thread(thread.join)

@@ -14,10 +14,13 @@ import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from plait import _core
 from plait.loop._loop import EventLoop
+
+if TYPE_CHECKING:
+    from typing import Self
 
 _logger = logging.getLogger("plait.loop")
 
@@ -43,9 +46,8 @@ class Blocked:
         if self.over:
             return f"the event loop was blocked for {self.seconds:.3f} s by {who}"
         behind = "1 callback waits" if self.waiting == 1 else f"{self.waiting} callbacks wait"
-        return f"the event loop has been blocked for {self.seconds:.3f} s by {who}; {behind} behind it, which is here:\n" + "".join(
-            self.stack.format()
-        ).rstrip("\n")
+        where = "".join(self.stack.format()).rstrip("\n")
+        return f"the event loop has been blocked for {self.seconds:.3f} s by {who}; {behind} behind it, which is here:\n{where}"
 
 
 Report = Callable[[Blocked], object]
@@ -68,7 +70,7 @@ class LoopWatch:
         """Watch no more."""
         self._watchers.end(self._key)
 
-    def __enter__(self) -> LoopWatch:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
