@@ -20,7 +20,7 @@ use super::handle::Handle;
 use super::job::{self, Job};
 use super::stream::StreamCore;
 use super::turn;
-use super::watch::Watched;
+use super::watchdog::Watched;
 
 /// Closed: nothing is taken any more.
 pub(crate) const CLOSED: u8 = 1;

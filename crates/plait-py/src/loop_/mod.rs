@@ -11,7 +11,7 @@
 //! | `sock` | `sock_recv` and its kin: try, or wait |
 //! | `stream` | streams over sockets, which transports extend |
 //! | `turn` | a turn: sleep, look, call |
-//! | `watch` | telling of turns that take long |
+//! | `watchdog` | telling of turns that take long |
 
 mod call;
 mod core;
@@ -22,7 +22,7 @@ mod job;
 mod sock;
 mod stream;
 mod turn;
-mod watch;
+mod watchdog;
 
 use pyo3::prelude::*;
 
@@ -31,7 +31,7 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<handle::Handle>()?;
     module.add_class::<handle::TimerHandle>()?;
     module.add_class::<stream::StreamCore>()?;
-    module.add_class::<watch::LoopWatchdog>()?;
+    module.add_class::<watchdog::LoopWatchdog>()?;
     module.add_function(wrap_pyfunction!(stream::accept_streams, module)?)?;
     job::remember_classes(module.py());
     fast::add_methods(module.py())
