@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     )
     from plait.loop._loop import EventLoop as EventLoop
     from plait.loop._runner import install as install, new_event_loop as new_event_loop, run as run
+    from plait.loop._watch import watch_loop as watch_loop
     from plait.processes._pool import ProcessPool as ProcessPool
     from plait.processes.limits import Limits as Limits
     from plait.shared._array import shared_array as shared_array
@@ -87,6 +88,7 @@ __all__ = [
     "select",
     "share",
     "shared_array",
+    "watch_loop",
 ]
 
 _HOMES = {
@@ -122,6 +124,7 @@ _HOMES = {
     "run": "plait.loop._runner",
     "share": "plait.shared._share",
     "shared_array": "plait.shared._array",
+    "watch_loop": "plait.loop._watch",
 }
 
 

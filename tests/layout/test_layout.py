@@ -23,7 +23,8 @@ ARROWS = {
     "plait-shm": {"plait-sys"},
     "plait-pool": {"plait-shm", "plait-sys"},
     "plait-reactor": {"plait-sys"},
-    "plait-py": {"plait-pool", "plait-reactor", "plait-shm", "plait-sys"},
+    "plait-probe": set(),
+    "plait-py": {"plait-pool", "plait-probe", "plait-reactor", "plait-shm", "plait-sys"},
 }
 
 # Foreign crates that have one home.
@@ -75,6 +76,7 @@ PUBLIC = {
     "run",
     "share",
     "shared_array",
+    "watch_loop",
 }
 
 

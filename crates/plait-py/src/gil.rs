@@ -6,6 +6,8 @@
 //! own handler writes to a pipe (its "wakeup descriptor") that the sleep watches. Handlers written in Python run in the main
 //! thread alone.
 
+mod interval;
+
 use std::cell::RefCell;
 use std::ffi::c_int;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -38,6 +40,9 @@ pub(crate) fn detached<R: Send>(py: Python<'_>, f: impl FnOnce() -> R) -> R {
     let result = py.detach(move || carried.get().take().map(|f| f()));
     result.expect("the closure is there and runs once")
 }
+
+pub(crate) use interval::detached_promptly;
+pub(crate) use interval::restore_interval_in_child;
 
 /// What a thread can wait for.
 pub(crate) trait Waitable {

@@ -42,6 +42,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(payload::reduce_view, module)?)?;
     module.add_function(wrap_pyfunction!(payload::rebuild_view, module)?)?;
     module.add_class::<future::FutureCore>()?;
+    module.add_function(wrap_pyfunction!(gil::restore_interval_in_child, module)?)?;
     loop_::register(module)?;
     processes::register(module)?;
     threads::register(module)?;

@@ -11,6 +11,7 @@
 //! | [`reads`] | how much to read at once |
 //! | [`claims`] | which descriptors have an owner of their own |
 //! | [`poller`] | the watches in the kernel |
+//! | [`watchdog`] | what a watcher makes of turns that take long |
 //! | [`bed`] | what the loop sleeps on, and the wake-up from other threads |
 //!
 //! Everything carries a payload `H` that it never looks into, but for [`Payload`]. Nothing here locks: the owner of a
@@ -28,6 +29,7 @@ pub mod stream;
 pub mod timers;
 pub mod tls;
 pub mod turn;
+pub mod watchdog;
 pub mod watches;
 
 /// What the machine has to know of what it carries.

@@ -9,6 +9,8 @@
 //! | [`ring`] | a single-producer, single-consumer ring of numbers |
 //! | [`holds`] | hazard words: who goes on reading what it was lent |
 //! | [`loan`] | how a block comes back to its writer: one word, one store |
+//! | [`lowered`] | a setting that several want lower for a moment |
+//! | [`pulse`] | what a thread that works in turns shows to a watcher |
 //! | [`arena`] | blocks for what is too large for a slot; one writer allocates, readers give back |
 //! | [`segment`] | memory that any process of the program can open, told from others by its identity |
 //! | [`monitor`] | what processes wait at together: queues of waiters that may die |
@@ -39,10 +41,12 @@ pub mod holds;
 pub mod idle;
 pub mod inbox;
 pub mod loan;
+pub mod lowered;
 pub mod monitor;
 pub mod permits;
 #[cfg(not(loom))]
 pub mod post;
+pub mod pulse;
 pub mod queue;
 pub mod ring;
 #[cfg(not(loom))]

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 _Ts = TypeVarTuple("_Ts")
 
+os.register_at_fork(after_in_child=_core.restore_interval_in_child)
+
 
 class EventLoop(SocketLoop):
     """An event loop for asyncio: `asyncio.AbstractEventLoop`, complete.
@@ -39,13 +41,21 @@ class EventLoop(SocketLoop):
     microseconds, and come in the order of scheduling where their times are equal. It opens no descriptor before it
     first waits for something.
 
+    A thread that computes keeps the interpreter lock for whole switch intervals (5 ms), and a loop in the same process would
+    wait as long for each event. This one asks for the lock 50 microseconds after an event has woken it. What is set by
+    `sys.setswitchinterval` goes on to hold for everybody else.
+
+    Args:
+        prompt: False to wait for the switch interval as other threads do. May be changed later, by the attribute of this name.
+
     >>> loop = plait.EventLoop()
     >>> handle = loop.call_later(0.001, loop.stop)
     >>> loop.run_forever()
     >>> loop.close()
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, prompt: bool = True) -> None:
+        self.prompt = prompt
         # Not that of the selector loop, which makes a selector and a pair of sockets.
         base.BaseEventLoop.__init__(self)
         self._transports = weakref.WeakValueDictionary()

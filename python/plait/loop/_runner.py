@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import contextvars
+import inspect
+import sys
+import threading
 import warnings
+from concurrent.futures import Future, wait
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from plait.loop._loop import EventLoop
@@ -15,8 +22,11 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def new_event_loop() -> EventLoop:
+def new_event_loop(*, prompt: bool = True) -> EventLoop:
     """Make an event loop of plait, for whoever takes a `loop_factory`.
+
+    Args:
+        prompt: Whether the loop is not to wait for whole switch intervals behind threads that compute; see `EventLoop`.
 
     >>> import asyncio
     >>> async def main():
@@ -25,10 +35,17 @@ def new_event_loop() -> EventLoop:
     ...     runner.run(main())
     'EventLoop'
     """
-    return EventLoop()
+    return EventLoop(prompt=prompt)
 
 
-def run(main: Coroutine[Any, Any, T], *, debug: bool | None = None) -> T:
+def run(
+    main: Coroutine[Any, Any, T],
+    *,
+    debug: bool | None = None,
+    prompt: bool = True,
+    watch: float | None = None,
+    nested: bool | None = None,
+) -> T:
     """Run a coroutine on a new event loop of plait, and return its result; see `asyncio.run`.
 
     The loop is closed in the end, after what is left of tasks and asynchronous generators was cancelled.
@@ -36,10 +53,16 @@ def run(main: Coroutine[Any, Any, T], *, debug: bool | None = None) -> T:
     Args:
         main: The coroutine.
         debug: Whether the loop is in debug mode; None for what the environment says (`PYTHONASYNCIODEBUG`).
+        prompt: Whether the loop is not to wait for whole switch intervals behind threads that compute; see `EventLoop`.
+        watch: Seconds that a callback may block the loop before that is logged; see `watch_loop`. None for any time.
+        nested: What to do where a loop is running in this thread already: True runs the coroutine on a loop of its own in a
+            helper thread, with the context variables of the caller, and blocks the running loop until it is done; False
+            raises. None does the first in IPython, whose cells run in a loop, and the second elsewhere.
 
     Raises:
         RuntimeError: An event loop is running in this thread.
-        ValueError: `main` is no coroutine.
+        TypeError: `main` is an awaitable, but no coroutine.
+        ValueError: `main` is no coroutine, or `watch` is not above 0.
 
     >>> async def main():
     ...     await asyncio.sleep(0.001)
@@ -47,11 +70,65 @@ def run(main: Coroutine[Any, Any, T], *, debug: bool | None = None) -> T:
     >>> import asyncio
     >>> plait.run(main())
     'done'
+    >>> async def outer():
+    ...     return plait.run(main(), nested=True)
+    >>> plait.run(outer())
+    'done'
     """
-    if events_._get_running_loop() is not None:
-        raise RuntimeError("plait.run() cannot be called from a running event loop")
-    with asyncio.Runner(debug=debug, loop_factory=EventLoop) as runner:
-        return runner.run(main)
+    if events_._get_running_loop() is None:
+        return _run(main, debug, prompt, watch)
+    if nested or (nested is None and _in_ipython()):
+        return _run_beside(main, debug, prompt, watch)
+    raise RuntimeError("plait.run() cannot be called from a running event loop")
+
+
+def _run(main: Coroutine[Any, Any, T], debug: bool | None, prompt: bool, watch: float | None) -> T:
+    with asyncio.Runner(debug=debug, loop_factory=partial(EventLoop, prompt=prompt)) as runner:
+        if watch is None:
+            return runner.run(main)
+        from plait.loop._watch import watch_loop
+
+        with watch_loop(watch, loop=runner.get_loop()):
+            return runner.run(main)
+
+
+def _in_ipython() -> bool:
+    shell: Any = getattr(sys.modules.get("IPython"), "get_ipython", None)
+    return shell is not None and shell() is not None
+
+
+def _run_beside(main: Coroutine[Any, Any, T], debug: bool | None, prompt: bool, watch: float | None) -> T:
+    """`_run` in a thread of its own. What interrupts the wait cancels the coroutine."""
+    task: asyncio.Task[T] | None = None
+    interrupted = False
+    outcome: Future[T] = Future()
+
+    async def guarded() -> T:
+        nonlocal task
+        task = asyncio.current_task()
+        if interrupted and task is not None:
+            task.cancel()
+        return await main
+
+    def work() -> None:
+        try:
+            outcome.set_result(_run(guarded() if inspect.iscoroutine(main) else main, debug, prompt, watch))
+        except BaseException as error:  # it is the caller's
+            outcome.set_exception(error)
+
+    thread = threading.Thread(target=contextvars.copy_context().run, args=(work,), name="plait-run")
+    try:
+        thread.start()
+        return outcome.result()
+    except BaseException:
+        interrupted = True
+        if task is not None:
+            with contextlib.suppress(RuntimeError):  # closed by now
+                task.get_loop().call_soon_threadsafe(task.cancel)
+        raise
+    finally:
+        # An interrupt in `start` does not tell whether there is a thread: if so, it is on its way, and ends at once.
+        wait([outcome], None if thread.ident else 1.0)
 
 
 def install() -> None:

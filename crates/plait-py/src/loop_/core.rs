@@ -1,6 +1,6 @@
 //! What `plait.EventLoop` is made of: the reactor with Python's calls in it.
 
-use std::sync::atomic::{AtomicU8, AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU16, AtomicU32, Ordering::Relaxed};
 
 use plait_reactor::claims::Claims;
 use plait_reactor::turn::Reactor;
@@ -14,21 +14,26 @@ use super::guarded::Guarded;
 use super::handle::Handle;
 use super::job::{self, Job};
 use super::stream::StreamCore;
+use super::watchdog::Watched;
 
 /// Closed: nothing is taken any more.
-pub(crate) const CLOSED: u8 = 1;
+pub(crate) const CLOSED: u16 = 1;
 /// Calls go through the checks of debug mode, in Python.
-pub(crate) const DEBUG: u8 = 2;
+pub(crate) const DEBUG: u16 = 2;
 /// The program has put a clock of its own in place of `time`: in its class, or in the loop itself.
-pub(crate) const OWN_CLOCK: u8 = CLASS_CLOCK | SET_CLOCK;
-pub(super) const CLASS_CLOCK: u8 = 4;
-pub(super) const SET_CLOCK: u8 = 32;
+pub(crate) const OWN_CLOCK: u16 = CLASS_CLOCK | SET_CLOCK;
+pub(super) const CLASS_CLOCK: u16 = 4;
+pub(super) const SET_CLOCK: u16 = 32;
 /// The program has set a task factory.
-pub(crate) const OWN_TASKS: u8 = 8;
+pub(crate) const OWN_TASKS: u16 = 8;
 /// The program has put something of its own in place of `call_soon`, in the same ways.
-pub(crate) const OWN_CALLS: u8 = CLASS_CALLS | SET_CALLS;
-pub(super) const CLASS_CALLS: u8 = 16;
-pub(super) const SET_CALLS: u8 = 64;
+pub(crate) const OWN_CALLS: u16 = CLASS_CALLS | SET_CALLS;
+pub(super) const CLASS_CALLS: u16 = 16;
+pub(super) const SET_CALLS: u16 = 64;
+/// A wait for the GIL does not last for a whole switch interval.
+pub(crate) const PROMPT: u16 = 128;
+/// A watcher is shown when turns begin.
+pub(crate) const WATCHED: u16 = 256;
 
 /// With so many calls waiting, the contexts of further ones are hidden from the garbage collector.
 const MANY: usize = 64;
@@ -43,6 +48,7 @@ pub(crate) struct State {
     gathering: Vec<Py<StreamCore>>,
     /// Descriptors that streams have.
     pub(super) claims: Claims,
+    watched: Option<Watched>,
     /// Handles without a call, that nobody else has: plain ones, timers.
     #[cfg(not(Py_GIL_DISABLED))]
     spares: [Vec<Job>; 2],
@@ -53,7 +59,7 @@ pub(crate) struct State {
 pub(crate) struct LoopCore {
     pub(crate) state: Guarded<State>,
     /// Flags; they are only flags.
-    mode: AtomicU8,
+    mode: AtomicU16,
     /// The number of the present turn; 0 while writes go out at once. Of use to the thread that turns.
     turn: AtomicU32,
     turns: AtomicU32,
@@ -94,21 +100,22 @@ impl LoopCore {
                 reactor: Reactor::default(),
                 gathering: Vec::new(),
                 claims: Claims::default(),
+                watched: None,
                 #[cfg(not(Py_GIL_DISABLED))]
                 spares: [const { Vec::new() }; 2],
             }),
-            mode: AtomicU8::new(0),
+            mode: AtomicU16::new(0),
             turn: AtomicU32::new(0),
             turns: AtomicU32::new(0),
         }
     }
 
     #[inline]
-    pub(crate) fn mode(&self) -> u8 {
+    pub(crate) fn mode(&self) -> u16 {
         self.mode.load(Relaxed)
     }
 
-    pub(super) fn set(&self, flag: u8, on: bool) {
+    pub(super) fn set(&self, flag: u16, on: bool) {
         if on {
             self.mode.fetch_or(flag, Relaxed);
         } else {
@@ -244,6 +251,21 @@ impl LoopCore {
     pub(crate) fn gather(&self, stream: &Bound<'_, StreamCore>) {
         let stream_ = stream.clone().unbind();
         self.state.with(stream.py(), |state| state.gathering.push(stream_));
+    }
+
+    /// Has a watcher look at the turns, or none.
+    pub(crate) fn watched_by(&self, py: Python<'_>, watched: Option<Watched>) {
+        self.set(WATCHED, watched.is_some());
+        let before = self
+            .state
+            .with(py, |state| std::mem::replace(&mut state.watched, watched));
+        drop(before);
+    }
+
+    /// What shows the turns to a watcher, if there is one.
+    #[inline]
+    pub(crate) fn watched(&self, py: Python<'_>) -> Option<Watched> {
+        (self.mode() & WATCHED != 0).then(|| self.state.with(py, |state| state.watched.clone()))?
     }
 
     pub(crate) fn begin_turn(&self) {

@@ -351,7 +351,7 @@ unsafe extern "C" fn time(_slf: Object, _: Object) -> Object {
     unsafe { ffi::PyFloat_FromDouble(seconds(monotonic_ns())) }
 }
 
-unsafe fn flag(slf: Object, which: u8) -> Object {
+unsafe fn flag(slf: Object, which: u16) -> Object {
     method(|py| {
         // SAFETY: what the interpreter passes.
         let on = unsafe { core_of(py, &slf) }.get().mode() & which != 0;

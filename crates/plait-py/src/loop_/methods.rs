@@ -12,7 +12,7 @@ use pyo3::{PyTraverseError, PyVisit};
 
 use super::call::Call;
 use super::core::{
-    CLASS_CALLS, CLASS_CLOCK, CLOSED, DEBUG, LoopCore, OWN_CALLS, OWN_CLOCK, OWN_TASKS, SET_CALLS, SET_CLOCK,
+    CLASS_CALLS, CLASS_CLOCK, CLOSED, DEBUG, LoopCore, OWN_CALLS, OWN_CLOCK, OWN_TASKS, PROMPT, SET_CALLS, SET_CLOCK,
 };
 use super::handle::Handle;
 use super::job::{self, Job};
@@ -93,6 +93,17 @@ impl LoopCore {
     #[setter(_own_calls)]
     fn put_own_calls(&self, own: bool) {
         self.set(CLASS_CALLS, own);
+    }
+
+    /// Whether the loop, woken by an event, asks a thread that computes for the GIL at once, or waits for a switch interval.
+    #[getter]
+    fn prompt(&self) -> bool {
+        self.mode() & PROMPT != 0
+    }
+
+    #[setter(prompt)]
+    fn put_prompt(&self, prompt: bool) {
+        self.set(PROMPT, prompt);
     }
 
     /// Whether tasks are made by a factory of the program.

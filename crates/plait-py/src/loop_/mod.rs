@@ -14,6 +14,7 @@
 //! | `stream` | streams over sockets, which transports extend |
 //! | `tls` | TLS over streams, which transports extend |
 //! | `turn` | a turn: sleep, look, call |
+//! | `watchdog` | telling of turns that take long |
 
 mod call;
 mod core;
@@ -27,6 +28,7 @@ mod stream;
 mod tls;
 mod turn;
 mod watch;
+mod watchdog;
 
 use pyo3::prelude::*;
 
@@ -36,6 +38,7 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<handle::TimerHandle>()?;
     module.add_class::<stream::StreamCore>()?;
     module.add_class::<tls::TlsCore>()?;
+    module.add_class::<watchdog::LoopWatchdog>()?;
     module.add_function(wrap_pyfunction!(stream::accept_streams, module)?)?;
     job::remember_classes(module.py());
     fast::add_methods(module.py())

@@ -8,7 +8,7 @@ use plait_sys::time::monotonic_ns;
 use pyo3::exceptions::{PyKeyboardInterrupt, PySystemExit};
 use pyo3::prelude::*;
 
-use super::core::{LoopCore, OWN_CLOCK};
+use super::core::{LoopCore, OWN_CLOCK, PROMPT};
 use super::job::Job;
 use super::stream::os_error;
 use super::{sock, stream};
@@ -34,20 +34,27 @@ pub(crate) fn run(slf: &Bound<'_, LoopCore>, once: bool) -> PyResult<()> {
     };
     let (core, py) = (slf.get(), slf.py());
     core.reactor(py, |reactor| reactor.start());
-    loop {
+    let result = loop {
         core.begin_turn();
         let turned = run.turn();
-        core.end_turn(py).and(turned)?;
-        if once || core.reactor(py, |reactor| reactor.is_stopping()) {
-            return Ok(());
+        let turned = core.end_turn(py).and(turned);
+        if turned.is_err() || once || core.reactor(py, |reactor| reactor.is_stopping()) {
+            break turned;
         }
+    };
+    if let Some(watched) = core.watched(py) {
+        watched.rest();
     }
+    result
 }
 
 impl Run<'_, '_> {
     fn turn(&mut self) -> PyResult<()> {
         let (core, py) = (self.slf.get(), self.slf.py());
         let now_ns = monotonic_ns();
+        if let Some(watched) = core.watched(py) {
+            watched.beat(now_ns);
+        }
         // Without timers nobody wants to know; those that are added from here on are the next turn's.
         let mut now = match core.reactor(py, |reactor| reactor.has_timers()) {
             true => self.now(now_ns)?,
@@ -104,8 +111,14 @@ impl Run<'_, '_> {
     }
 
     fn sleep(&mut self, timeout_ns: Option<u64>) -> PyResult<()> {
-        let slept = self.sleep_attached(timeout_ns);
         let (core, py) = (self.slf.get(), self.slf.py());
+        if let Some(watched) = core.watched(py) {
+            watched.rest();
+        }
+        let slept = self.sleep_attached(timeout_ns);
+        if let Some(watched) = core.watched(py) {
+            watched.rise();
+        }
         let now_ns = monotonic_ns();
         if slept.is_err() {
             self.found = Found::default();
@@ -129,7 +142,11 @@ impl Run<'_, '_> {
         // Those that came before the alarm was set. What their handlers add wakes the loop, which counts as asleep already.
         py.check_signals()?;
         let found = &mut self.found;
-        gil::detached(py, || bed.sleep(found, timeout_ns)).map_err(|error| os_error(py, &error))
+        let slept = match core.mode() & PROMPT {
+            0 => gil::detached(py, || bed.sleep(found, timeout_ns)),
+            _ => gil::detached_promptly(py, || bed.sleep(found, timeout_ns)),
+        };
+        slept.map_err(|error| os_error(py, &error))
     }
 }
 

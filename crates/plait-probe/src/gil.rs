@@ -1,0 +1,202 @@
+//! Where the GIL is: offsets by version, and a look that cannot crash.
+//!
+//! The structure itself (`struct _gil_runtime_state` in `pycore_gil.h`) has had one layout from 3.11 on; what changed is where it
+//! lies. Offsets are those of release builds on 64 bits. Builds that were changed may differ: so what is read has to look like the
+//! GIL of the thread that asks, and everything is read through the kernel until it does.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::ptr::NonNull;
+use std::sync::atomic::AtomicU64;
+
+/// Offsets in the structure.
+const INTERVAL: usize = 0;
+const LAST_HOLDER: usize = 8;
+const LOCKED: usize = 16;
+
+/// The first bytes of `_PyRuntime` where it begins with a table of offsets.
+const COOKIE: u64 = u64::from_le_bytes(*b"xdebugpy");
+
+/// Where a version has the structure.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Place {
+    /// So many bytes into `_PyRuntime`.
+    InRuntime(usize),
+    /// Where the word so many bytes into the interpreter's state points.
+    ByInterpreter(usize),
+    /// The same, and the number of bytes is the word at this offset of the table that `_PyRuntime` begins with.
+    ByTable(usize),
+}
+
+fn place(minor: u8) -> Option<Place> {
+    match minor {
+        11 => Some(Place::InRuntime(360)),
+        12 => Some(Place::ByInterpreter(384)),
+        // Cookie, version, free_threaded, runtime_state[3], then interpreter_state: size, id, next, threads_head, gc,
+        // imports_modules, sysdict, builtins, ceval_gil; 3.14 has threads_main before it.
+        13 => Some(Place::ByTable(8 * 14)),
+        14 => Some(Place::ByTable(8 * 15)),
+        _ => None,
+    }
+}
+
+/// What the thread that asks knows, while it holds the GIL.
+#[derive(Clone, Copy, Debug)]
+pub struct Known {
+    /// The 11 of 3.11.
+    pub minor: u8,
+    /// The address of `_PyRuntime`.
+    pub runtime: usize,
+    /// The address of the interpreter's state.
+    pub interpreter: usize,
+    /// The address of the thread's state.
+    pub thread: usize,
+    /// `sys.getswitchinterval()`, in microseconds.
+    pub interval_us: u64,
+}
+
+/// The GIL of a living interpreter of this process.
+#[derive(Clone, Copy, Debug)]
+pub struct Gil(NonNull<u8>);
+
+// SAFETY: an address of memory that is not freed while the process lives, as `locate` tells; what is there is read as atomics only.
+unsafe impl Send for Gil {}
+// SAFETY: as above.
+unsafe impl Sync for Gil {}
+
+impl Gil {
+    /// Finds it; None for a version that is not known, and if what lies there is not the GIL that the caller holds.
+    ///
+    /// # Safety
+    /// `known` is true: the main interpreter's, or one that lives as long as the result is used.
+    #[must_use]
+    pub unsafe fn locate(known: &Known) -> Option<Gil> {
+        let memory = Memory::open().ok()?;
+        let gil = find(&memory, known)?;
+        let is_it = memory.word(gil.checked_add(INTERVAL)?).ok()? == known.interval_us
+            && memory.word(gil.checked_add(LAST_HOLDER)?).ok()? == known.thread as u64
+            // An `int`; what follows it in memory is padding.
+            && memory.word(gil.checked_add(LOCKED)?).ok()? as u32 == 1;
+        (is_it && gil.is_multiple_of(align_of::<AtomicU64>())).then_some(())?;
+        NonNull::new(gil as *mut u8).map(Gil)
+    }
+
+    /// How long a thread waits before it asks the holder to let go, in microseconds: the switch interval. Read anew by each wait.
+    #[must_use]
+    pub fn interval(&self) -> &AtomicU64 {
+        // SAFETY: `locate` has seen that it is there and aligned, and it stays (its contract). The interpreter reads and writes it
+        // as one aligned word.
+        unsafe { AtomicU64::from_ptr(self.0.as_ptr().add(INTERVAL).cast()) }
+    }
+}
+
+fn find(memory: &Memory, known: &Known) -> Option<usize> {
+    let follow = |offset: usize| {
+        let address = memory.word(known.interpreter.checked_add(offset)?).ok()?;
+        usize::try_from(address).ok()
+    };
+    match place(known.minor)? {
+        Place::InRuntime(offset) => known.runtime.checked_add(offset),
+        Place::ByInterpreter(offset) => follow(offset),
+        Place::ByTable(entry) => {
+            if memory.word(known.runtime).ok()? != COOKIE {
+                return None;
+            }
+            let offset = memory.word(known.runtime.checked_add(entry)?).ok()?;
+            follow(usize::try_from(offset).ok()?)
+        }
+    }
+}
+
+/// This process's memory through the kernel: a wrong address is an error.
+struct Memory(File);
+
+impl Memory {
+    fn open() -> io::Result<Self> {
+        File::open("/proc/self/mem").map(Self)
+    }
+
+    fn word(&self, address: usize) -> io::Result<u64> {
+        let mut bytes = [0; 8];
+        self.0.read_exact_at(&mut bytes, address as u64)?;
+        Ok(u64::from_ne_bytes(bytes))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An interpreter as `place` expects it, made of words.
+    struct Fake {
+        runtime: Vec<u64>,
+        interpreter: Vec<u64>,
+        gil: Vec<u64>,
+    }
+
+    impl Fake {
+        fn new() -> Self {
+            let gil = vec![5000, 0x1230, 1, 7];
+            let mut fake = Self {
+                runtime: vec![0; 64],
+                interpreter: vec![0; 64],
+                gil,
+            };
+            fake.interpreter[48] = fake.gil.as_ptr() as u64;
+            fake
+        }
+
+        fn known(&self, minor: u8) -> Known {
+            Known {
+                minor,
+                runtime: self.runtime.as_ptr() as usize,
+                interpreter: self.interpreter.as_ptr() as usize,
+                thread: 0x1230,
+                interval_us: 5000,
+            }
+        }
+
+        fn found(&self, known: &Known) -> bool {
+            // SAFETY: the vectors outlive the look, which is all that is done.
+            unsafe { Gil::locate(known) }.is_some()
+        }
+    }
+
+    #[test]
+    fn it_is_found_by_the_interpreter() {
+        let fake = Fake::new();
+        assert!(fake.found(&fake.known(12)));
+    }
+
+    #[test]
+    fn it_is_found_by_the_table() {
+        let mut fake = Fake::new();
+        fake.runtime[0] = COOKIE;
+        fake.runtime[14] = 48 * 8;
+        assert!(fake.found(&fake.known(13)));
+        fake.runtime[0] = 1;
+        assert!(!fake.found(&fake.known(13)));
+    }
+
+    #[test]
+    fn what_does_not_look_like_it_is_not_it() {
+        let fake = Fake::new();
+        let good = fake.known(12);
+        assert!(!fake.found(&Known { thread: 0x1231, ..good }));
+        assert!(!fake.found(&Known {
+            interval_us: 4999,
+            ..good
+        }));
+        assert!(!fake.found(&Known { minor: 10, ..good }));
+    }
+
+    #[test]
+    fn a_pointer_into_nowhere_is_an_answer() {
+        let mut fake = Fake::new();
+        fake.interpreter[48] = 8;
+        assert!(!fake.found(&fake.known(12)));
+        fake.interpreter[48] = u64::MAX;
+        assert!(!fake.found(&fake.known(12)));
+    }
+}

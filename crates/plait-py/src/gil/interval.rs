@@ -1,0 +1,88 @@
+//! Getting the GIL back without waiting for a whole switch interval.
+//!
+//! A thread that wants the GIL waits for the switch interval (5 ms, as long as the program has set no other) before it asks the
+//! holder to let go; each wait reads the interval anew. So a thread that was woken by an event lowers it just before it asks, and
+//! puts it back when it has the GIL. Who begins to wait meanwhile sees it low as well: mostly nobody does.
+
+use pyo3::prelude::*;
+
+use super::detached;
+
+/// Gives the GIL back in a child that was forked while threads waited for it with a short interval.
+#[pyfunction]
+pub(crate) fn restore_interval_in_child(py: Python<'_>) {
+    #[cfg(not(Py_GIL_DISABLED))]
+    own::restore_in_child(py);
+    let _ = py;
+}
+
+/// Runs `f` without the GIL, and asks for it soon when `f` is done: for short work that others wait for.
+pub(crate) fn detached_promptly<R: Send>(py: Python<'_>, f: impl FnOnce() -> R) -> R {
+    #[cfg(not(Py_GIL_DISABLED))]
+    return own::detached_promptly(py, f);
+    #[cfg(Py_GIL_DISABLED)]
+    detached(py, f)
+}
+
+#[cfg(not(Py_GIL_DISABLED))]
+mod own {
+    use std::ffi::c_void;
+
+    use plait_probe::gil::{Gil, Known};
+    use plait_shm::lowered::Lowered;
+    use pyo3::ffi;
+    use pyo3::prelude::*;
+    use pyo3::sync::PyOnceLock;
+
+    use super::detached;
+
+    /// How long a prompt thread waits before it asks, in microseconds: a holder that is about to let go by itself is not disturbed.
+    const SHORT_US: u64 = 50;
+
+    static LOWERED: Lowered = Lowered::new();
+    static GIL: PyOnceLock<Option<Gil>> = PyOnceLock::new();
+
+    unsafe extern "C" {
+        static _PyRuntime: c_void;
+    }
+
+    /// The GIL of the main interpreter; None where it is not known how to find it.
+    fn gil(py: Python<'_>) -> Option<&'static Gil> {
+        GIL.get_or_init(py, || locate(py)).as_ref()
+    }
+
+    #[cold]
+    fn locate(py: Python<'_>) -> Option<Gil> {
+        let interval = py.import("sys").and_then(|sys| sys.call_method0("getswitchinterval"));
+        let seconds: f64 = interval.and_then(|interval| interval.extract()).ok()?;
+        let known = Known {
+            minor: py.version_info().minor,
+            runtime: &raw const _PyRuntime as usize,
+            // SAFETY: attached. The main interpreter lives as long as anybody can be.
+            interpreter: unsafe { ffi::PyInterpreterState_Main() } as usize,
+            // SAFETY: attached.
+            thread: unsafe { ffi::PyThreadState_Get() } as usize,
+            interval_us: (seconds * 1e6).round() as u64,
+        };
+        // SAFETY: all of it was just asked for.
+        unsafe { Gil::locate(&known) }
+    }
+
+    pub(super) fn detached_promptly<R: Send>(py: Python<'_>, f: impl FnOnce() -> R) -> R {
+        let Some(gil) = gil(py) else {
+            return detached(py, f);
+        };
+        let (result, lowered) = detached(py, || (f(), LOWERED.lower(gil.interval(), SHORT_US)));
+        if lowered {
+            // The GIL is the lock: `sys.setswitchinterval` is called with it.
+            LOWERED.restore(gil.interval(), SHORT_US);
+        }
+        result
+    }
+
+    pub(super) fn restore_in_child(py: Python<'_>) {
+        if let Some(Some(gil)) = GIL.get(py) {
+            LOWERED.forked(gil.interval(), SHORT_US);
+        }
+    }
+}

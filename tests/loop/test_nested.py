@@ -1,0 +1,95 @@
+"""`plait.run` where a loop is running already."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import os
+import signal
+import sys
+import threading
+import types
+
+import pytest
+
+import plait
+
+variable: contextvars.ContextVar[int] = contextvars.ContextVar("variable", default=0)
+
+
+async def inner() -> tuple[int, str]:
+    await asyncio.sleep(0)
+    return variable.get(), threading.current_thread().name
+
+
+def test_it_raises() -> None:
+    async def outer() -> None:
+        main = inner()
+        with pytest.raises(RuntimeError, match="cannot be called from a running event loop"):
+            plait.run(main)
+        main.close()
+
+    plait.run(outer())
+
+
+def test_nested_runs_beside_with_the_variables_of_the_caller() -> None:
+    async def outer() -> tuple[int, str]:
+        variable.set(5)
+        return plait.run(inner(), nested=True)
+
+    assert plait.run(outer()) == (5, "plait-run")
+
+
+def test_without_a_running_loop_nested_is_as_ever() -> None:
+    assert plait.run(inner(), nested=True)[1] == threading.current_thread().name
+
+
+def test_what_it_raises_is_the_callers() -> None:
+    async def bad() -> None:
+        raise KeyError("inner")
+
+    async def outer() -> None:
+        with pytest.raises(KeyError, match="inner"):
+            plait.run(bad(), nested=True)
+        with pytest.raises(ValueError, match="coroutine"):
+            plait.run(3, nested=True)  # type: ignore[arg-type]
+
+    plait.run(outer())
+
+
+def test_in_ipython_it_is_nested_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = types.ModuleType("IPython")
+    monkeypatch.setattr(module, "get_ipython", object, raising=False)
+    monkeypatch.setitem(sys.modules, "IPython", module)
+
+    async def outer() -> str:
+        return plait.run(inner())[1]
+
+    assert plait.run(outer()) == "plait-run"
+
+
+def test_an_interrupt_cancels_what_runs_beside() -> None:
+    seen: list[str] = []
+
+    async def waits() -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGINT)  # the main thread sleeps and is given it
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            seen.append("cancelled")
+            raise
+
+    async def outer() -> None:
+        with pytest.raises(KeyboardInterrupt):
+            plait.run(waits(), nested=True)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        loop = plait.new_event_loop()  # not `run`, which has a handler of its own
+        try:
+            loop.run_until_complete(outer())
+        finally:
+            loop.close()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert seen == ["cancelled"]
