@@ -429,7 +429,7 @@ impl Parent {
         let place = self.board.seat(seat);
         place.state.store(0, Ordering::Relaxed);
         place.wake.store(0, Ordering::Relaxed);
-        place.reserve(incarnation);
+        place.occupant.reserve(incarnation);
         let parent = Arc::clone(self);
         let obituary = Obituary {
             seat,

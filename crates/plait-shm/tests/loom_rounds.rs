@@ -266,6 +266,25 @@ fn who_dies_acting_breaks_it_for_those_who_came_and_for_those_who_come() {
 }
 
 #[test]
+fn who_comes_while_one_acts_is_of_the_next_round() {
+    explore(|| {
+        let rig = Rig::new(2);
+        let first = spawn(&rig, 1);
+        if let Err(Arrival::Acts(acts)) = rig.arrive(0, true) {
+            let late = spawn(&rig, 2);
+            assert!(rig.within(|rounds| rounds.finish(acts, true)));
+            assert_eq!(join(first), Some(0));
+            let mut numbers = [rig.wait(0), join(late)];
+            numbers.sort();
+            assert_eq!(numbers, [Some(0), Some(1)]);
+            assert_eq!(rig.words.passed(), 2);
+        } else {
+            assert_eq!(join(first), Some(1), "it came last");
+        }
+    });
+}
+
+#[test]
 fn an_abort_leaves_nobody_asleep() {
     explore(|| {
         let rig = Rig::new(3);
