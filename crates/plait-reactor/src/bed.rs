@@ -63,7 +63,9 @@ impl Bed {
         found.events.clear();
         self.epoll.wait_events(&mut found.events, BATCH, timeout_ns)?;
         found.full = found.events.len() >= BATCH;
-        if let Some(at) = found.events.iter().position(|event| event.token == WAKE) {
+        let wake = found.events.iter().position(|event| event.token == WAKE);
+        found.woken = wake.is_some();
+        if let Some(at) = wake {
             found.events.swap_remove(at);
         }
         Ok(())
@@ -107,7 +109,7 @@ impl Bed {
         while !*up && timeout_ns.is_none() {
             up = self.raised.wait(up).expect("nobody panics with it");
         }
-        *up = false;
+        found.woken = std::mem::replace(&mut *up, false);
         Ok(())
     }
 }
@@ -118,4 +120,14 @@ pub struct Found {
     pub(crate) events: Vec<Event>,
     /// There may be more.
     pub(crate) full: bool,
+    /// The flag was raised, and is down again.
+    pub(crate) woken: bool,
+}
+
+impl Found {
+    /// Whether a sleep may follow: nothing happened, and nobody wanted to prevent it.
+    #[must_use]
+    pub fn is_nothing(&self) -> bool {
+        self.events.is_empty() && !self.woken
+    }
 }

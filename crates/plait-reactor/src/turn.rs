@@ -25,6 +25,9 @@ use crate::timers::Timers;
 /// While callbacks are ready, descriptors are looked at so often. A look costs about as much as ten callbacks.
 pub const LOOK_EVERY_NS: u64 = 50_000;
 
+/// A sleep that ends with events after less than this did not sleep: they were there before.
+const AT_ONCE_NS: u64 = 3_000;
+
 /// The longest sleep, in seconds: a day, as in the standard library.
 const LONGEST: f64 = 86_400.0;
 
@@ -63,6 +66,10 @@ pub struct Reactor<H> {
     asleep: bool,
     stopping: bool,
     looked_ns: u64,
+    /// When the present sleep was planned.
+    planned_ns: Option<u64>,
+    /// What the last sleep was for was there before it began.
+    at_once: bool,
 }
 
 impl<H> Default for Reactor<H> {
@@ -74,6 +81,8 @@ impl<H> Default for Reactor<H> {
             asleep: false,
             stopping: false,
             looked_ns: 0,
+            planned_ns: None,
+            at_once: false,
         }
     }
 }
@@ -162,7 +171,15 @@ impl<H: Payload> Reactor<H> {
         // Made before anybody can find us asleep: who wakes us has to have something to raise.
         self.poller.bed()?;
         self.asleep = true;
+        self.planned_ns = Some(now_ns);
         Ok(Plan::Sleep(sleep))
+    }
+
+    /// Whether a look should come before the sleep, to spare what is to be done around a real one: where the last one had nothing to
+    /// wait for. Sleep only if it found [nothing](Found::is_nothing): a look takes a wake-up as a sleep does.
+    #[must_use]
+    pub fn looks_first(&self) -> bool {
+        self.at_once
     }
 
     fn look_if_time(&mut self, now_ns: u64) -> Plan {
@@ -177,6 +194,9 @@ impl<H: Payload> Reactor<H> {
     #[inline]
     pub fn deliver(&mut self, found: &Found, now_ns: u64) {
         self.asleep = false;
+        if let Some(planned_ns) = self.planned_ns.take() {
+            self.at_once = !found.events.is_empty() && now_ns.wrapping_sub(planned_ns) < AT_ONCE_NS;
+        }
         // More may wait: the next turn looks again.
         self.looked_ns = if found.full { 0 } else { now_ns };
         let ready = &mut self.ready;
@@ -238,4 +258,59 @@ impl<H: Payload> Reactor<H> {
 /// Rounded up: a sleep that ends early would only be followed by another.
 fn nanoseconds_up(seconds: f64) -> u64 {
     (seconds * 1e9).ceil() as u64
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use plait_sys::epoll::Event;
+
+    #[derive(Debug)]
+    struct Nobody;
+
+    impl Payload for Nobody {
+        fn share(&self) -> Self {
+            Self
+        }
+        fn is_live(&self) -> bool {
+            true
+        }
+    }
+
+    /// A sleep of so many nanoseconds that found something, or nothing; whether the next one is to look first.
+    fn slept(reactor: &mut Reactor<Nobody>, ns: u64, finds: bool) -> bool {
+        let plan = reactor.plan(1_000_000, 0.0, &mut Vec::new()).expect("a plan");
+        assert_eq!(plan, Plan::Sleep(None));
+        let mut found = Found::default();
+        if finds {
+            found.events.push(Event {
+                token: 7,
+                readable: true,
+                writable: false,
+            });
+        }
+        reactor.deliver(&found, 1_000_000 + ns);
+        reactor.looks_first()
+    }
+
+    #[test]
+    fn a_look_comes_before_the_sleep_while_sleeps_have_nothing_to_wait_for() {
+        let mut reactor = Reactor::default();
+        assert!(!reactor.looks_first());
+        assert!(slept(&mut reactor, AT_ONCE_NS - 1, true));
+        assert!(!slept(&mut reactor, AT_ONCE_NS, true));
+        assert!(slept(&mut reactor, 0, true));
+        // A look in between says nothing of sleeps.
+        reactor.deliver(&Found::default(), 2_000_000);
+        assert!(reactor.looks_first());
+        assert!(!slept(&mut reactor, 0, false));
+    }
+
+    #[test]
+    fn a_wake_up_is_not_nothing() {
+        let mut found = Found::default();
+        assert!(found.is_nothing());
+        found.woken = true;
+        assert!(!found.is_nothing());
+    }
 }

@@ -2,7 +2,7 @@
 //!
 //! Run with `make test CHECK=loom`; in an ordinary build this file is empty. The reactor is lent by a lock, as the binding does
 //! where there is no GIL. The models have been seen to fail when `Reactor::plan` does not set `asleep`, does not look at what is
-//! ready, or makes the bed after it; and when the bed's flag does not stay up.
+//! ready, or makes the bed after it; when the bed's flag does not stay up; and when a sleep follows a look that took the wake-up.
 #![cfg(loom)]
 
 use loom::sync::{Arc, Mutex};
@@ -25,15 +25,20 @@ impl Payload for Item {
 
 type Shared = Arc<Mutex<Reactor<Item>>>;
 
-/// Runs turns until so many items came, or the loop was stopped.
-fn run(reactor: &Shared, wanted: usize) -> Vec<u32> {
+/// Runs turns until so many items came, or the loop was stopped; every sleep after a look, or none.
+fn run(reactor: &Shared, wanted: usize, looks_first: bool) -> Vec<u32> {
     let (mut seen, mut found) = (Vec::new(), Found::default());
     let lend = || reactor.lock().expect("nobody panics with it");
     while seen.len() < wanted && !lend().is_stopping() {
         let plan = lend().plan(0, 0.0, &mut Vec::new()).expect("a plan");
         if let Plan::Sleep(timeout) = plan {
             let bed = lend().poller().bed_if_made().expect("a bed").clone();
-            bed.sleep(&mut found, timeout).expect("a sleep");
+            if looks_first {
+                bed.sleep(&mut found, Some(0)).expect("a look");
+            }
+            if !looks_first || found.is_nothing() {
+                bed.sleep(&mut found, timeout).expect("a sleep");
+            }
             lend().deliver(&found, 0);
         }
         lend().begin(0.0, &mut Vec::new());
@@ -69,7 +74,20 @@ fn work_of_another_thread_ends_the_sleep() {
             let reactor = Arc::clone(&reactor);
             thread::spawn(move || (0..2).for_each(|item| give(&reactor, item)))
         };
-        assert_eq!(run(&reactor, 2), [0, 1]);
+        assert_eq!(run(&reactor, 2, false), [0, 1]);
+        giver.join().expect("loom reports panics where they happen");
+    });
+}
+
+#[test]
+fn a_look_before_the_sleep_takes_no_wake_up_away() {
+    explore(|| {
+        let reactor = shared();
+        let giver = {
+            let reactor = Arc::clone(&reactor);
+            thread::spawn(move || (0..2).for_each(|item| give(&reactor, item)))
+        };
+        assert_eq!(run(&reactor, 2, true), [0, 1]);
         giver.join().expect("loom reports panics where they happen");
     });
 }
@@ -82,7 +100,7 @@ fn two_threads_wake_one_loop() {
             let reactor = Arc::clone(&reactor);
             thread::spawn(move || give(&reactor, item))
         });
-        let mut seen = run(&reactor, 2);
+        let mut seen = run(&reactor, 2, false);
         seen.sort_unstable();
         assert_eq!(seen, [1, 2]);
         for giver in givers {
@@ -102,7 +120,7 @@ fn stopping_ends_the_sleep() {
                 wake.wake();
             })
         };
-        assert!(run(&reactor, 1).is_empty());
+        assert!(run(&reactor, 1, false).is_empty());
         stopper.join().expect("loom reports panics where they happen");
     });
 }

@@ -142,6 +142,12 @@ impl Run<'_, '_> {
         // Those that came before the alarm was set. What their handlers add wakes the loop, which counts as asleep already.
         py.check_signals()?;
         let found = &mut self.found;
+        if core.reactor(py, |reactor| reactor.looks_first()) {
+            bed.sleep(found, Some(0)).map_err(|error| os_error(py, &error))?;
+            if !found.is_nothing() {
+                return Ok(());
+            }
+        }
         let slept = match core.mode() & PROMPT {
             0 => gil::detached(py, || bed.sleep(found, timeout_ns)),
             _ => gil::detached_promptly(py, || bed.sleep(found, timeout_ns)),
