@@ -62,8 +62,7 @@ class SocketLoop(_core.LoopCore, Newest):
 
     async def start_tls(self, transport: Any, protocol: Any, sslcontext: Any, **kwargs: Any) -> Any:
         """Upgrade a connection to TLS, and return the transport that `protocol` is to use; see `asyncio.loop.start_tls`."""
-        ours = _tls.ssl is not None and isinstance(transport, SocketTransport | _tls.TlsTransport)
-        if ours and isinstance(sslcontext, _tls.ssl.SSLContext):
+        if _tls.is_for(transport, sslcontext):
             return await _tls.upgrade(self, transport, protocol, sslcontext, **kwargs)
         return await super().start_tls(transport, protocol, sslcontext, **kwargs)
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from plait import _core
 from plait.loop._standard import tls
-from plait.loop._transports import logger
+from plait.loop._transports import SocketTransport, logger
 
 # None where the interpreter was built without it.
 ssl: Any = tls.ssl
@@ -184,6 +184,12 @@ def _positive(name: str, seconds: float | None, default: float) -> float:
     if seconds <= 0:
         raise ValueError(f"{name} should be a positive number, got {seconds}")
     return seconds
+
+
+def is_for(transport: Any, sslcontext: Any) -> bool:
+    """Whether `upgrade` is for these: others are the standard library's to serve, or to refuse."""
+    ours = isinstance(transport, SocketTransport | TlsTransport)
+    return ours and ssl is not None and isinstance(sslcontext, ssl.SSLContext)
 
 
 async def upgrade(
