@@ -268,6 +268,8 @@ async def server_states(loop: Any) -> Any:
 async def ended_processes(loop: Any) -> Any:
     process = await asyncio.create_subprocess_exec("true", stdin=-1)
     await process.wait()
+    while process._transport._proc is not None:  # noqa: ASYNC110  its pipe has an end too
+        await asyncio.sleep(0)
     outcomes = []
     for late in (process.kill, process.terminate, lambda: process.send_signal(9)):
         try:
