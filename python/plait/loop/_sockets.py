@@ -6,7 +6,7 @@ import errno
 import socket
 import sys
 from asyncio import constants, trsock
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVarTuple
 
 from plait import _core
 from plait.loop._standard import StandardLoop, tls
@@ -14,6 +14,8 @@ from plait.loop._transports import DatagramTransport, SocketTransport
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+Ts = TypeVarTuple("Ts")
 
 if sys.version_info >= (3, 13):
     Newest = StandardLoop
@@ -114,13 +116,13 @@ class SocketLoop(_core.LoopCore, Newest):
 
     # ---- files that are closed while they are watched: known by the object, as to the standard library's selectors
 
-    def add_reader(self, fd: Any, callback: Any, *args: Any) -> None:
+    def add_reader(self, fd: Any, callback: Callable[[*Ts], Any], *args: *Ts) -> None:
         """Call `callback` whenever `fd`, a number or a file object, can be read."""
         super().add_reader(fd, callback, *args)
         if not isinstance(fd, int):
             self._files[fd.fileno()] = fd
 
-    def add_writer(self, fd: Any, callback: Any, *args: Any) -> None:
+    def add_writer(self, fd: Any, callback: Callable[[*Ts], Any], *args: *Ts) -> None:
         """Call `callback` whenever `fd`, a number or a file object, can be written."""
         super().add_writer(fd, callback, *args)
         if not isinstance(fd, int):
