@@ -158,6 +158,30 @@ def test_a_reader_removed_in_the_same_turn_is_not_called(loop, pair):
     assert len(seen) == 1
 
 
+def test_a_file_that_is_closed_while_it_is_watched_can_be_taken_out(loop):
+    """As anyio does with its sockets; a number that is another's by then keeps its watcher."""
+    ours, theirs = socket.socketpair()
+    loop.add_reader(ours, print)
+    loop.add_writer(ours, print)
+    ours.close()
+    assert loop.remove_reader(ours)
+    assert loop.remove_writer(ours)
+    with pytest.raises(ValueError, match="Invalid file"):
+        loop.remove_reader(ours)
+    theirs.close()
+    old, theirs = socket.socketpair()
+    loop.add_reader(old, print)
+    old.close()
+    new = socket.socket()
+    loop.add_reader(new, print)
+    with pytest.raises(ValueError, match="Invalid file"):
+        loop.remove_reader(old)
+    assert loop.remove_reader(new.fileno())
+    assert not loop.remove_reader(new)
+    new.close()
+    theirs.close()
+
+
 @pytest.mark.parametrize("told", [True, False])
 def test_a_descriptor_closed_and_reopened_is_another(loop, told):
     """A hundred times the same number, always another pipe; with and without `remove_reader` before the close."""

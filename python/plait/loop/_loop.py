@@ -61,6 +61,7 @@ class EventLoop(SocketLoop):
         self._transports = weakref.WeakValueDictionary()
         self._signal_handlers = {}
         self._unix_server_sockets = {}
+        self._files = {}
         self._signal_pipe: tuple[int, int] | None = None
         self._wakeup_before = -1
         self._child_fds: set[int] = set()
@@ -104,6 +105,7 @@ class EventLoop(SocketLoop):
             return
         super().close()
         self._close_core()
+        self._files.clear()
         while self._child_fds:
             os.close(self._child_fds.pop())
         if self._signal_pipe is not None:

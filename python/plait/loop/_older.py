@@ -151,4 +151,7 @@ class OlderLoop(StandardLoop):
             attempts = _errors.get()
             if attempts is not None and all(each is not exceptions for each in attempts):
                 attempts.append(exceptions)
-            return await super()._connect_sock(exceptions, *args, **kwargs)
+            try:
+                return await super()._connect_sock(exceptions, *args, **kwargs)
+            finally:
+                exceptions = attempts = None  # the errors in them have this frame

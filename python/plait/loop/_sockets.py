@@ -6,12 +6,17 @@ import errno
 import socket
 import sys
 from asyncio import constants, trsock
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVarTuple
 
 from plait import _core
 from plait.loop import _tls
 from plait.loop._standard import StandardLoop
 from plait.loop._transports import DatagramTransport, SocketTransport
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+Ts = TypeVarTuple("Ts")
 
 if sys.version_info >= (3, 13):
     Newest = StandardLoop
@@ -21,6 +26,9 @@ else:
 
 class SocketLoop(_core.LoopCore, Newest):
     """The standard library's loop on plait's core, with plait's transports."""
+
+    _files: dict[int, Any]
+    """The file objects that are watched, by their numbers."""
 
     def _make_socket_transport(
         self, sock: Any, protocol: Any, waiter: Any = None, *, extra: Any = None, server: Any = None
@@ -118,6 +126,37 @@ class SocketLoop(_core.LoopCore, Newest):
         number = fd if isinstance(fd, int) else int(fd.fileno())
         if self._is_claimed(number):
             raise RuntimeError(f"File descriptor {fd!r} is used by transport <fd={number}>")
+
+    # ---- files that are closed while they are watched: known by the object, as to the standard library's selectors
+
+    def add_reader(self, fd: Any, callback: Callable[[*Ts], Any], *args: *Ts) -> None:
+        """Call `callback` whenever `fd`, a number or a file object, can be read."""
+        super().add_reader(fd, callback, *args)
+        if not isinstance(fd, int):
+            self._files[fd.fileno()] = fd
+
+    def add_writer(self, fd: Any, callback: Callable[[*Ts], Any], *args: *Ts) -> None:
+        """Call `callback` whenever `fd`, a number or a file object, can be written."""
+        super().add_writer(fd, callback, *args)
+        if not isinstance(fd, int):
+            self._files[fd.fileno()] = fd
+
+    def remove_reader(self, fd: Any) -> bool:
+        """Call nobody any more when `fd` can be read; whether somebody was."""
+        return self._unwatch(fd, super().remove_reader)
+
+    def remove_writer(self, fd: Any) -> bool:
+        """Call nobody any more when `fd` can be written; whether somebody was."""
+        return self._unwatch(fd, super().remove_writer)
+
+    def _unwatch(self, fd: Any, remove: Callable[[Any], bool]) -> bool:
+        if not self._files:
+            return remove(fd)
+        number = next((number for number, file in self._files.items() if file is fd), fd)
+        removed = remove(number)
+        if isinstance(number, int) and number >= 0 and self._watchers(number) == [None, None]:
+            self._files.pop(number, None)
+        return removed
 
     async def _sendfile_native(self, transp: Any, file: Any, offset: int, count: int | None) -> int:
         # A transport of ours lends its socket from `_make_empty_waiter` to `_reset_empty_waiter`.
