@@ -11,6 +11,7 @@
 //! | [`reads`] | how much to read at once |
 //! | [`claims`] | which descriptors have an owner of their own |
 //! | [`poller`] | the watches in the kernel |
+//! | [`haste`] | whether to ask for the interpreter early |
 //! | [`watchdog`] | what a watcher makes of turns that take long |
 //! | [`bed`] | what the loop sleeps on, and the wake-up from other threads |
 //!
@@ -22,6 +23,7 @@
 
 pub mod bed;
 pub mod claims;
+pub mod haste;
 pub mod poller;
 pub mod reads;
 pub mod ready;

@@ -42,8 +42,8 @@ class EventLoop(SocketLoop):
     first waits for something.
 
     A thread that computes keeps the interpreter lock for whole switch intervals (5 ms), and a loop in the same process would
-    wait as long for each event. This one asks for the lock 50 microseconds after an event has woken it. What is set by
-    `sys.setswitchinterval` goes on to hold for everybody else.
+    wait as long for each event. This one asks for the lock 50 microseconds after an event has woken it, once it has had to wait
+    for long. What is set by `sys.setswitchinterval` goes on to hold for everybody else.
 
     Args:
         prompt: False to wait for the switch interval as other threads do. May be changed later, by the attribute of this name.

@@ -4,6 +4,7 @@
 //! holder to let go; each wait reads the interval anew. So a thread that was woken by an event lowers it just before it asks, and
 //! puts it back when it has the GIL. Who begins to wait meanwhile sees it low as well: mostly nobody does.
 
+use plait_sys::time::monotonic_ns;
 use pyo3::prelude::*;
 
 use super::detached;
@@ -16,12 +17,18 @@ pub(crate) fn restore_interval_in_child(py: Python<'_>) {
     let _ = py;
 }
 
-/// Runs `f` without the GIL, and asks for it soon when `f` is done: for short work that others wait for.
-pub(crate) fn detached_promptly<R: Send>(py: Python<'_>, f: impl FnOnce() -> R) -> R {
+/// Runs `f` without the GIL, for short work that others wait for: what it returned, and how long the GIL was waited for then, in
+/// nanoseconds. Asks for it early where the caller `hurries`.
+pub(crate) fn detached_promptly<R: Send>(py: Python<'_>, hurries: bool, f: impl FnOnce() -> R) -> (R, u64) {
+    let timed = || (f(), monotonic_ns());
     #[cfg(not(Py_GIL_DISABLED))]
-    return own::detached_promptly(py, f);
+    let (result, asked) = own::detached(py, hurries, timed);
     #[cfg(Py_GIL_DISABLED)]
-    detached(py, f)
+    let (result, asked) = {
+        let _ = hurries;
+        detached(py, timed)
+    };
+    (result, monotonic_ns().saturating_sub(asked))
 }
 
 #[cfg(not(Py_GIL_DISABLED))]
@@ -33,8 +40,6 @@ mod own {
     use pyo3::ffi;
     use pyo3::prelude::*;
     use pyo3::sync::PyOnceLock;
-
-    use super::detached;
 
     /// How long a prompt thread waits before it asks, in microseconds: a holder that is about to let go by itself is not disturbed.
     const SHORT_US: u64 = 50;
@@ -68,11 +73,11 @@ mod own {
         unsafe { Gil::locate(&known) }
     }
 
-    pub(super) fn detached_promptly<R: Send>(py: Python<'_>, f: impl FnOnce() -> R) -> R {
-        let Some(gil) = gil(py) else {
-            return detached(py, f);
+    pub(super) fn detached<R: Send>(py: Python<'_>, hurries: bool, f: impl FnOnce() -> R) -> R {
+        let Some(gil) = hurries.then(|| gil(py)).flatten() else {
+            return super::detached(py, f);
         };
-        let (result, lowered) = detached(py, || (f(), LOWERED.lower(gil.interval(), SHORT_US)));
+        let (result, lowered) = super::detached(py, || (f(), LOWERED.lower(gil.interval(), SHORT_US)));
         if lowered {
             // The GIL is the lock: `sys.setswitchinterval` is called with it.
             LOWERED.restore(gil.interval(), SHORT_US);

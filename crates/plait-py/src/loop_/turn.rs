@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use plait_reactor::bed::Found;
+use plait_reactor::haste::Haste;
 use plait_reactor::turn::Plan;
 use plait_sys::time::monotonic_ns;
 use pyo3::exceptions::{PyKeyboardInterrupt, PySystemExit};
@@ -22,6 +23,7 @@ struct Run<'a, 'py> {
     dead: Vec<Job>,
     /// Signals wake the loop from now on, or cannot.
     armed: bool,
+    haste: Haste,
 }
 
 /// Turns until the loop is stopped, once at least; or `once`.
@@ -31,6 +33,7 @@ pub(crate) fn run(slf: &Bound<'_, LoopCore>, once: bool) -> PyResult<()> {
         found: Found::default(),
         dead: Vec::new(),
         armed: false,
+        haste: Haste::default(),
     };
     let (core, py) = (slf.get(), slf.py());
     core.reactor(py, |reactor| reactor.start());
@@ -148,9 +151,12 @@ impl Run<'_, '_> {
                 return Ok(());
             }
         }
-        let slept = match core.mode() & PROMPT {
-            0 => gil::detached(py, || bed.sleep(found, timeout_ns)),
-            _ => gil::detached_promptly(py, || bed.sleep(found, timeout_ns)),
+        let slept = if core.mode() & PROMPT == 0 {
+            gil::detached(py, || bed.sleep(found, timeout_ns))
+        } else {
+            let (slept, waited) = gil::detached_promptly(py, self.haste.hurries(), || bed.sleep(found, timeout_ns));
+            self.haste.waited(waited);
+            slept
         };
         slept.map_err(|error| os_error(py, &error))
     }
