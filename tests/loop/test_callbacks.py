@@ -501,8 +501,7 @@ def test_what_waits_ends_with_the_loop():
     assert weak() is None
 
 
-@pytest.mark.parametrize("closed", [True, False])
-@pytest.mark.parametrize("kept", [True, False])
+@pytest.mark.parametrize(("closed", "kept"), [(True, True), (True, False), (False, False)])
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 def test_the_collector_finds_a_loop_in_a_circle(closed, kept):
     class Thing:
@@ -526,6 +525,29 @@ def test_the_collector_finds_a_loop_in_a_circle(closed, kept):
 
 @pytest.mark.parametrize("timers", [True, False])
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+def test_the_collector_takes_nothing_from_who_keeps_a_handle(timers):
+    class Thing:
+        def call(self):
+            return self.loop
+
+        def __del__(self):
+            ended.append(self)
+
+    ended = []
+    loop, thing = plait.new_event_loop(), Thing()
+    thing.loop = loop
+    handle = loop.call_later(60, thing.call) if timers else loop.call_soon(thing.call)
+    gone = weakref.ref(loop)
+    del loop, thing
+    for _ in range(3):
+        gc.collect()
+    assert not ended
+    assert handle._callback() is gone()
+    gone().close()
+
+
+@pytest.mark.parametrize("timers", [True, False])
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 def test_the_collector_finds_a_loop_in_the_contexts_of_many_calls(timers):
     class Thing:
         pass
@@ -534,14 +556,12 @@ def test_the_collector_finds_a_loop_in_the_contexts_of_many_calls(timers):
         variable.set(thing)
         for number in range(300):
             handle = loop.call_later(60 + number, int) if timers else loop.call_soon(int)
-            if number % 3 == 0:
-                thing.handles.append(handle)
             if number % 7 == 0:
                 thing.contexts.append(handle.get_context())
 
     variable = contextvars.ContextVar("variable")
     loop, thing = plait.new_event_loop(), Thing()
-    thing.loop, thing.handles, thing.contexts = loop, [], []
+    thing.loop, thing.contexts = loop, []
     contextvars.copy_context().run(schedule, loop, thing)
     weak, gone = weakref.ref(thing), weakref.ref(loop)
     del loop, thing

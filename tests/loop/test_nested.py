@@ -9,6 +9,8 @@ import signal
 import sys
 import threading
 import types
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -93,3 +95,31 @@ def test_an_interrupt_cancels_what_runs_beside() -> None:
     finally:
         signal.signal(signal.SIGINT, before)
     assert seen == ["cancelled"]
+
+
+@pytest.mark.parametrize("run", [plait.run, asyncio.run])
+def test_an_interrupt_of_a_running_program_cancels_it_too(run: Callable[[Any], object]) -> None:
+    """The runner outside only notes the interrupt: its task waits for the one beside."""
+    seen: list[str] = []
+
+    async def waits() -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            seen.append("cancelled")
+            raise
+
+    async def outer() -> None:
+        with pytest.raises(asyncio.CancelledError):
+            plait.run(waits(), nested=True)
+        seen.append("outer goes on")
+        await asyncio.sleep(0)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run(outer())
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert seen == ["cancelled", "outer goes on"]

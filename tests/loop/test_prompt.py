@@ -78,6 +78,27 @@ def test_what_the_program_sets_meanwhile_stays(interval: float) -> None:
     assert sys.getswitchinterval() == 0.25
 
 
+def test_who_keeps_what_was_read_meanwhile_does_not_keep_it_short(interval: float) -> None:
+    """A program that sets another interval for a moment, and then what it found."""
+    found = []
+
+    def look() -> bool:
+        found.append(sys.getswitchinterval())
+        if found[-1] >= interval:
+            return False
+        sys.setswitchinterval(0.1)
+        sys.setswitchinterval(found[-1])
+        return True
+
+    async def main() -> None:
+        assert await beside_a_thread_that_computes(look)
+        looks = iter(range(20000))
+        await beside_a_thread_that_computes(lambda: next(looks, None) is None)
+
+    plait.run(main())
+    assert sys.getswitchinterval() == interval
+
+
 def test_a_shorter_interval_of_the_program_is_left_alone() -> None:
     sys.setswitchinterval(0.00001)
     short = sys.getswitchinterval()

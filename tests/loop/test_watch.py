@@ -149,13 +149,16 @@ def test_a_watch_ends() -> None:
     assert told.all == []
 
 
-def test_a_report_that_raises_is_logged_and_the_watch_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("error", [ZeroDivisionError, SystemExit])
+def test_a_report_that_raises_is_logged_and_the_watch_goes_on(
+    caplog: pytest.LogCaptureFixture, error: type[BaseException]
+) -> None:
     told = Told()
 
     def report(blocked: Any) -> None:
         told(blocked)
         if not blocked.over:
-            raise ZeroDivisionError
+            raise error
 
     async def main() -> None:
         with plait.watch_loop(0.01, report=report):
@@ -164,7 +167,7 @@ def test_a_report_that_raises_is_logged_and_the_watch_goes_on(caplog: pytest.Log
 
     plait.run(main())
     assert [each.over for each in told.all] == [False, True]
-    assert any(record.exc_info and record.exc_info[0] is ZeroDivisionError for record in caplog.records)
+    assert any(record.exc_info and record.exc_info[0] is error for record in caplog.records)
 
 
 def test_a_watched_loop_can_be_collected() -> None:
@@ -174,6 +177,39 @@ def test_a_watched_loop_can_be_collected() -> None:
     gone = weakref.ref(loop)
     del loop
     gc.collect()
+    assert gone() is None
+
+
+def test_a_watch_that_ends_in_a_forked_child_is_none_of_its_business() -> None:
+    loop = plait.new_event_loop()
+    watch = plait.watch_loop(1.0, loop=loop)
+    child = os.fork()
+    if child == 0:
+        watch.cancel()
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    watch.cancel()
+    loop.close()
+
+
+def test_nothing_is_kept_of_what_was_reported() -> None:
+    told = Told()
+
+    async def main() -> None:
+        with plait.watch_loop(0.01, report=told):
+            told.block()
+
+    loop = plait.new_event_loop()
+    loop.run_until_complete(main())
+    loop.close()
+    task, gone = weakref.ref(told.all[0].task), weakref.ref(loop)
+    told.all.clear()
+    del loop
+    deadline = time.monotonic() + ENOUGH
+    while (task() or gone()) and time.monotonic() < deadline:
+        time.sleep(0.01)  # the watcher returns from the report
+        gc.collect()
+    assert task() is None
     assert gone() is None
 
 

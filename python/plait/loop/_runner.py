@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import contextvars
 import inspect
+import signal
 import sys
 import threading
 import warnings
@@ -17,7 +18,8 @@ from plait.loop._loop import EventLoop
 from plait.loop._standard import events_
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Callable, Coroutine, Iterator
+    from types import FrameType
 
 T = TypeVar("T")
 
@@ -75,6 +77,10 @@ def run(
     >>> plait.run(outer())
     'done'
     """
+    if watch is not None:
+        from plait.loop._watch import check_threshold
+
+        check_threshold(watch)
     if events_._get_running_loop() is None:
         return _run(main, debug, prompt, watch)
     if nested or (nested is None and _in_ipython()):
@@ -116,19 +122,45 @@ def _run_beside(main: Coroutine[Any, Any, T], debug: bool | None, prompt: bool, 
         except BaseException as error:  # it is the caller's
             outcome.set_exception(error)
 
-    thread = threading.Thread(target=contextvars.copy_context().run, args=(work,), name="plait-run")
-    try:
-        thread.start()
-        return outcome.result()
-    except BaseException:
+    def cancel() -> None:
+        nonlocal interrupted
         interrupted = True
         if task is not None:
             with contextlib.suppress(RuntimeError):  # closed by now
                 task.get_loop().call_soon_threadsafe(task.cancel)
+
+    thread = threading.Thread(target=contextvars.copy_context().run, args=(work,), name="plait-run")
+    try:
+        with _on_interrupt(cancel):
+            thread.start()
+            return outcome.result()
+    except BaseException:
+        if thread.ident or interrupted:
+            cancel()
+            # An interrupt in `start` does not tell whether there is a thread: if so, it is on its way, and ends at once.
+            wait([outcome], None if thread.ident else 1.0)
         raise
+
+
+@contextlib.contextmanager
+def _on_interrupt(action: Callable[[], object]) -> Iterator[None]:
+    """Have Ctrl-C do something before it does what it does anyway: asyncio notes it for the task that waits here."""
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(before):
+        yield
+        return
+    handler = before
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        action()
+        handler(number, frame)
+
+    signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
     finally:
-        # An interrupt in `start` does not tell whether there is a thread: if so, it is on its way, and ends at once.
-        wait([outcome], None if thread.ident else 1.0)
+        if signal.getsignal(signal.SIGINT) is interrupt:
+            signal.signal(signal.SIGINT, before)
 
 
 def install() -> None:

@@ -12,7 +12,7 @@ import threading
 import traceback
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -83,6 +83,17 @@ class _Entry:
     report: Report
     first: Blocked | None = None
 
+    def look(self, loop: EventLoop, over: bool, seconds: float) -> Blocked:
+        """What there is to tell: of a turn that takes long, or of the end of the one that was told of."""
+        first = self.first
+        if over and first is not None:
+            self.first = None
+            return replace(first, over=True, seconds=seconds)
+        frame = sys._current_frames().get(loop._thread_id or 0)
+        waiting, task = loop._waiting()[0], asyncio.current_task(loop)
+        self.first = Blocked(loop, over, seconds, waiting, task, _stack(frame))
+        return self.first
+
 
 class _Watchers:
     """The loops of this process that are watched, and the thread that does it."""
@@ -105,33 +116,27 @@ class _Watchers:
         return key
 
     def end(self, key: int) -> None:
+        if self.process != os.getpid():
+            return  # a child's copy: nobody watches here, and a lock of the watcher's may be taken for ever
         entry = self._entries.pop(key, None)
         if entry is not None:
+            entry.first = None
             self._dog.remove(entry.loop(), key)
 
     def _watch(self) -> None:
         while True:
             for key, over, seconds in self._dog.wait():
-                entry = self._entries.get(key)
-                loop = None if entry is None else entry.loop()
-                if entry is None or loop is None:
-                    continue
-                try:
-                    self._tell(entry, loop, over, seconds)
-                except Exception:
-                    _logger.exception("the report of a blocked event loop failed")
-                del loop
+                self._tell(key, over, seconds)
 
-    @staticmethod
-    def _tell(entry: _Entry, loop: EventLoop, over: bool, seconds: float) -> None:
-        if over:
-            first, entry.first = entry.first, None
-            if first is not None:
-                entry.report(Blocked(loop, True, seconds, first.waiting, first.task, first.stack))
+    def _tell(self, key: int, over: bool, seconds: float) -> None:
+        entry = self._entries.get(key)
+        loop = None if entry is None else entry.loop()
+        if entry is None or loop is None:
             return
-        frame = sys._current_frames().get(loop._thread_id or 0)
-        entry.first = Blocked(loop, False, seconds, loop._waiting()[0], asyncio.current_task(loop), _stack(frame))
-        entry.report(entry.first)
+        try:
+            entry.report(entry.look(loop, over, seconds))
+        except BaseException:  # one that ends a thread would end the watch of all loops
+            _logger.exception("the report of a blocked event loop failed")
 
 
 def _stack(frame: FrameType | None) -> traceback.StackSummary:
@@ -155,6 +160,12 @@ def _forked() -> None:
 os.register_at_fork(after_in_child=_forked)
 
 
+def check_threshold(threshold: float) -> None:
+    """Raise ValueError unless it is one."""
+    if not (0 < threshold < math.inf):
+        raise ValueError(f"threshold must be a finite number of seconds above 0, not {threshold!r}")
+
+
 def watch_loop(
     threshold: float = 0.1, *, loop: asyncio.AbstractEventLoop | None = None, report: Report | None = None
 ) -> LoopWatch:
@@ -162,8 +173,8 @@ def watch_loop(
 
     A thread beside the loop looks whether its turns end in time; one thread watches all loops of the process, and
     sleeps while they do. For a turn that takes longer than `threshold` it reports once where the loop is stuck, how long so
-    far and how many callbacks wait behind, and once more how long it took in all. A watched loop pays one store
-    for each turn. A child that is forked watches nothing.
+    far and how many callbacks wait behind, and once more how long it took in all. A watched loop pays some
+    nanoseconds for each turn. A child that is forked watches nothing.
 
     Code that does not let go of the interpreter lock is reported when it does.
 
@@ -196,8 +207,7 @@ def watch_loop(
     'time.sleep(0.1)'
     """
     global _watchers
-    if not (0 < threshold < math.inf):
-        raise ValueError(f"threshold must be a finite number of seconds above 0, not {threshold!r}")
+    check_threshold(threshold)
     if loop is None:
         loop = asyncio.get_running_loop()
     if not isinstance(loop, EventLoop):

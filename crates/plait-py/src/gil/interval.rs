@@ -41,8 +41,9 @@ mod own {
     use pyo3::prelude::*;
     use pyo3::sync::PyOnceLock;
 
-    /// How long a prompt thread waits before it asks, in microseconds: a holder that is about to let go by itself is not disturbed.
-    const SHORT_US: u64 = 50;
+    /// How long a prompt thread waits before it asks, in microseconds: a holder that is about to let go by itself is not disturbed. No
+    /// round number: one that nobody sets by hand.
+    const SHORT_US: u64 = 53;
 
     static LOWERED: Lowered = Lowered::new();
     static GIL: PyOnceLock<Option<Gil>> = PyOnceLock::new();

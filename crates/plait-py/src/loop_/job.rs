@@ -148,11 +148,16 @@ impl Job {
     }
 
     /// Shows to the garbage collector what the loop has by it.
+    ///
+    /// Of a hidden handle that others have too nothing is shown: what is in it lives as long as they do, whatever becomes of the loop.
     pub(crate) fn visit(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
         #[cfg(not(Py_GIL_DISABLED))]
         // SAFETY: it is an object with a collector's header.
         if !self.is_no_handle() && unsafe { ffi::PyObject_GC_IsTracked(self.as_ptr()) } == 0 {
-            return self.handle().visit_contents(visit);
+            return match self.is_alone() {
+                true => self.handle().visit_contents(visit),
+                false => Ok(()),
+            };
         }
         visit_raw(visit, self.as_ptr())
     }
