@@ -100,8 +100,14 @@ def other_loop(make: Callable[[], Any]) -> Callable[[], Any]:
 class Kind:
     """Something to wait for: by a thread, by a task; and what lets one of them go on."""
 
-    def __init__(self) -> None:
+    shared = False
+
+    def __init__(self, shared: bool = False) -> None:
+        self.shared = shared
         self.setup()
+
+    def channel_of(self, capacity: int = 0) -> Any:
+        return plait.Channel(capacity or 16, shared=True) if self.shared else plait.Channel(capacity)
 
     count: Callable[[], int]
     wait: Callable[[], Any]
@@ -111,10 +117,14 @@ class Kind:
     def setup(self) -> None:
         """Make it."""
 
+    def end(self) -> None:
+        """Let go of it: pytest keeps this for a while, and shared memory has descriptors."""
+        vars(self).clear()
+
 
 class Get(Kind):
     def setup(self) -> None:
-        self.channel = plait.Channel()
+        self.channel = self.channel_of()
 
     def wait(self) -> Any:
         return self.channel.get() == 1
@@ -136,7 +146,7 @@ class GetMany(Get):
 
 class Put(Kind):
     def setup(self) -> None:
-        self.channel = plait.Channel(1)
+        self.channel = self.channel_of(1)
         self.channel.put(0)
 
     def wait(self) -> Any:
@@ -156,7 +166,7 @@ class Put(Kind):
 
 class Select(Get):
     def setup(self) -> None:
-        self.other, self.channel = plait.Channel(), plait.Channel()
+        self.other, self.channel = self.channel_of(), self.channel_of()
 
     async def await_(self) -> Any:
         return await plait.aselect(self.other, self.channel) == (self.channel, 1)
@@ -164,7 +174,7 @@ class Select(Get):
 
 class Lock(Kind):
     def setup(self) -> None:
-        self.lock = plait.Lock()
+        self.lock = plait.Lock(shared=self.shared)
         self.lock.acquire()
 
     def wait(self) -> Any:
@@ -190,7 +200,7 @@ class LockAtOnce(Lock):
 
 class RLock(Lock):
     def setup(self) -> None:
-        self.lock = plait.RLock()
+        self.lock = plait.RLock(shared=self.shared)
         self.holder = plait.Channel()
         self.held = Waiting(self.hold)
         until(self.lock.locked)
@@ -204,15 +214,19 @@ class RLock(Lock):
         self.holder.put(None)
         return self.held.result()
 
+    def end(self) -> None:
+        self.give()
+        super().end()
+
 
 class Semaphore(Lock):
     def setup(self) -> None:
-        self.lock = plait.Semaphore(0)
+        self.lock = plait.Semaphore(0, shared=self.shared)
 
 
 class Condition(Kind):
     def setup(self) -> None:
-        self.condition = plait.Condition(plait.Lock())
+        self.condition = plait.Condition(plait.Lock(shared=self.shared), shared=self.shared)
 
     def wait(self) -> Any:
         with self.condition:
@@ -230,13 +244,36 @@ class Condition(Kind):
             return self.condition.notify()
 
 
-KINDS = [Get, GetMany, Put, Select, Lock, LockAtOnce, RLock, Semaphore, Condition]
+class Event(Kind):
+    def setup(self) -> None:
+        self.event = plait.Event(shared=self.shared)
+
+    def wait(self) -> Any:
+        return self.event.wait()
+
+    def await_(self) -> Any:
+        return self.event.await_()
+
+    def count(self) -> int:
+        return int(self.event.statistics()["waiting"])
+
+    def give(self) -> object:
+        return self.event.set()
+
+
+KINDS = [Get, GetMany, Put, Select, Lock, LockAtOnce, RLock, Semaphore, Condition, Event]
+
+
+@pytest.fixture(params=[False, True], ids=["local", "shared"])
+def shared(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param)
 
 
 @pytest.fixture(params=KINDS, ids=lambda kind: kind.__name__)
-def kind(request: pytest.FixtureRequest) -> Kind:
-    made: Kind = request.param()
-    return made
+def kind(request: pytest.FixtureRequest, shared: bool) -> Iterator[Kind]:
+    made: Kind = request.param(shared)
+    yield made
+    made.end()
 
 
 def behind(kind: Kind, how: str) -> Waiting:
@@ -294,8 +331,8 @@ def test_who_was_passed_over_waits_on_and_comes_later(event_loop: Loop, kind: Ki
     waiting = behind(kind, "thread")
     kind.give()
     assert waiting.result() is True
-    if isinstance(kind, Condition):
-        # As with those of the standard library, more may be woken than were asked for.
+    if isinstance(kind, (Condition, Event)):
+        # Of a condition, as with those of the standard library, more may be woken than were asked for.
         assert event_loop.run_until_complete(task) is True
         return
 
@@ -318,8 +355,8 @@ def test_many_that_cannot_come(event_loop: Loop, kind: Kind) -> None:
     assert not any(task.done() for task in tasks)
 
 
-def test_many_of_a_loop_that_is_closed() -> None:
-    channel = plait.Channel()
+def test_many_of_a_loop_that_is_closed(shared: bool) -> None:
+    channel = plait.Channel(1, shared=shared)
     event_loop = asyncio.new_event_loop()
     tasks: list[Any] = [event_loop.create_task(channel.aget()) for _ in range(3000)]
 
@@ -333,8 +370,8 @@ def test_many_of_a_loop_that_is_closed() -> None:
         task._log_destroy_pending = False
 
 
-def test_a_loop_that_is_closed_with_a_task_about_to_run_keeps_nothing() -> None:
-    channel = plait.Channel()
+def test_a_loop_that_is_closed_with_a_task_about_to_run_keeps_nothing(shared: bool) -> None:
+    channel = plait.Channel(1, shared=shared)
     event_loop = asyncio.new_event_loop()
     task: Any = begun(event_loop, channel.aget(), lambda: channel.statistics()["waiting_get"] == 1)
     waiting = Waiting(channel.get)
@@ -368,8 +405,8 @@ def test_a_thread_that_waits_in_a_task_is_not_kept_from_it_by_its_own_loop(event
     event_loop.run_until_complete(main())
 
 
-def test_those_that_were_about_to_run_when_a_task_waits_as_a_thread(event_loop: Loop) -> None:
-    channel, hurry = plait.Channel(), plait.Channel()
+def test_those_that_were_about_to_run_when_a_task_waits_as_a_thread(event_loop: Loop, shared: bool) -> None:
+    channel, hurry = plait.Channel(1, shared=shared), plait.Channel()
 
     async def wait_as_a_thread() -> Any:
         await hurry.aget()
@@ -394,8 +431,8 @@ def test_those_that_were_about_to_run_when_a_task_waits_as_a_thread(event_loop: 
     event_loop.run_until_complete(main())
 
 
-def test_who_was_handed_a_lock_and_could_not_come_gets_it_later(event_loop: Loop) -> None:
-    lock = plait.Lock()
+def test_who_was_handed_a_lock_and_could_not_come_gets_it_later(event_loop: Loop, shared: bool) -> None:
+    lock = plait.Lock(shared=shared)
     lock.acquire()
     task = begun(event_loop, lock.aacquire(), lambda: lock.statistics()["waiting"] == 1)
     time.sleep(0.005)
@@ -406,7 +443,7 @@ def test_who_was_handed_a_lock_and_could_not_come_gets_it_later(event_loop: Loop
     assert lock.locked()
 
 
-def test_a_loop_without_hooks_is_not_relied_on() -> None:
+def test_a_loop_without_hooks_is_not_relied_on(shared: bool) -> None:
     """Nothing tells when it stops, so whoever is next is woken at once."""
 
     class Plain(asyncio.SelectorEventLoop):
@@ -422,7 +459,7 @@ def test_a_loop_without_hooks_is_not_relied_on() -> None:
                 this._thread_id = None
                 asyncio._set_running_loop(None)
 
-    channel = plait.Channel()
+    channel = plait.Channel(1, shared=shared)
     event_loop = Plain()
     task: Any = begun(event_loop, channel.aget(), lambda: channel.statistics()["waiting_get"] == 1)
     waiting = Waiting(channel.get)
@@ -434,9 +471,9 @@ def test_a_loop_without_hooks_is_not_relied_on() -> None:
     event_loop.close()
 
 
-def test_messages_between_loops_that_stop_and_go_on_again(event_loop: Loop) -> None:
+def test_messages_between_loops_that_stop_and_go_on_again(event_loop: Loop, shared: bool) -> None:
     """Every message comes once, however often the loop of some of the takers stops."""
-    channel = plait.Channel(5)
+    channel = plait.Channel(5, shared=shared)
     count = 2000
     found: list[int] = []
 
@@ -463,9 +500,9 @@ def test_messages_between_loops_that_stop_and_go_on_again(event_loop: Loop) -> N
     assert sorted(found) == list(range(count))
 
 
-def test_a_lock_between_loops_that_stop_and_go_on_again(event_loop: Loop) -> None:
+def test_a_lock_between_loops_that_stop_and_go_on_again(event_loop: Loop, shared: bool) -> None:
     """A task that has the lock when its loop stops keeps it, and nobody else is left asleep."""
-    lock = plait.Lock()
+    lock = plait.Lock(shared=shared)
     counted = [0]
 
     async def count_in_task() -> None:

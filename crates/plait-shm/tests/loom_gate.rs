@@ -177,6 +177,20 @@ impl Rig {
         }
     }
 
+    /// A waiter that was woken, if it was, cannot come.
+    fn pass_on(&self, slot: u32) {
+        let held = self.enter();
+        let awaited = self.gate().awaited(slot);
+        let woken = awaited && self.ready() > 0 && self.gate().wake_first(PATIENCE_NS).is_some();
+        if awaited {
+            self.gate().pass_on(slot);
+        }
+        drop(held);
+        if woken {
+            self.tell();
+        }
+    }
+
     fn bury(&self, seat: u32) {
         let held = self.enter();
         let (untold, _) = self.gate().bury(seat);
@@ -237,6 +251,42 @@ fn a_wake_up_that_is_not_used_goes_to_another() {
         rig.put(0);
         join(fickle);
         join(getter);
+    });
+}
+
+#[test]
+fn who_cannot_come_keeps_nothing_from_others() {
+    explore(|| {
+        let rig = Rig::new();
+        let slow = spawn(&rig, |rig| {
+            if let Some(slot) = rig.queue(1) {
+                rig.sleep(slot);
+                rig.pass_on(slot);
+            }
+        });
+        let getter = spawn(&rig, |rig| rig.get(2));
+        rig.put(0);
+        join(getter);
+        // So that the slow one is woken also where the other was first.
+        rig.put(0);
+        join(slow);
+        assert_eq!((rig.gate().waiting(), rig.gate().handed()), (0, 0));
+    });
+}
+
+#[test]
+fn who_cannot_come_keeps_nothing_that_it_was_handed() {
+    explore(|| {
+        let rig = Rig::new();
+        // Woken for nothing before.
+        let slot = rig.queue(1).expect("there is nothing");
+        let _woken = rig.gate().wake_first(0);
+        assert!(!rig.get_waiting(slot));
+        let getter = spawn(&rig, |rig| rig.get(2));
+        rig.put(PATIENCE_NS);
+        rig.pass_on(slot);
+        join(getter);
+        assert_eq!((rig.ready(), rig.gate().handed()), (0, 0));
     });
 }
 

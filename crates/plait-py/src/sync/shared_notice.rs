@@ -7,12 +7,14 @@ use plait_shm::monitor::gate::Kind;
 use plait_shm::monitor::notice::{Notice, WAIT};
 use plait_shm::monitor::object::Object;
 use plait_shm::monitor::waiter::Waiter;
+use plait_shm::wait::Woken;
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyBool;
 use pyo3::{PyTraverseError, PyVisit};
 
 use super::awaiting::Awaiting;
+use super::inbox::Task;
 use super::locks::deadline;
 use super::operation::{Operation, Place};
 use super::shared_wait::{self, Attempt, Awaited};
@@ -179,6 +181,12 @@ impl Operation for Told {
 
     fn leave(&mut self, _py: Python<'_>, _place: &mut Place) {
         self.stop();
+    }
+
+    /// A notice goes to two then, as of a condition of one process.
+    fn pass_on(&self, _py: Python<'_>, _place: &Place) -> Vec<Woken<Task>> {
+        self.waiter.iter().for_each(Waiter::pass_on);
+        Vec::new()
     }
 
     fn spins(&self) -> bool {

@@ -18,7 +18,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyCFunction, PyDict, PyTuple};
 use pyo3::{PyTraverseError, PyVisit};
 
-use super::inbox;
+use super::inbox::{self, Standstill, Task};
 use super::operation::{Operation, Place};
 use crate::gil::{self, Waitable};
 use crate::shared;
@@ -130,6 +130,7 @@ pub(super) fn block_on(
     {
         return Ok(Some(done));
     }
+    let _standstill = Standstill::begin(py);
     loop {
         match queue(py, operation, deadline)? {
             Some(waiter) => {
@@ -160,6 +161,7 @@ pub(super) fn block_on(
 /// # Errors
 /// What a signal's handler raised.
 pub(super) fn sleep(py: Python<'_>, waiter: &Waiter, deadline: Option<u64>, told: impl Fn() -> bool) -> PyResult<bool> {
+    let _standstill = Standstill::begin(py);
     while gil::wait(py, &Sleeper(waiter, deadline), true, deadline)? {
         if told() {
             return Ok(true);
@@ -276,6 +278,12 @@ impl<A: Attempt> Operation for Awaited<A> {
         self.stop();
     }
 
+    /// Who is next is told as by any waker.
+    fn pass_on(&self, _py: Python<'_>, _place: &Place) -> Vec<wait::Woken<Task>> {
+        self.waiter.iter().for_each(Waiter::pass_on);
+        Vec::new()
+    }
+
     /// Whom it is to be woken by is mostly in another process, and takes longer than a loop should stand still.
     fn spins(&self) -> bool {
         false
@@ -325,7 +333,11 @@ fn tell(listeners: Vec<Listener>) {
     let _ = Python::try_attach(|py| {
         for listener in tasks {
             let waiter = match listener.downcast::<Summons>() {
-                Ok(summons) => summons.waiter.summon(summons.source).and_then(wait::Woken::wake),
+                // Also one that was woken before, by another queue: what this one has woken it for is passed on if it cannot come.
+                Ok(summons) => match summons.waiter.summon(summons.source) {
+                    Some(woken) => woken.wake(),
+                    None => Some(Arc::clone(&summons.waiter)),
+                },
                 Err(listener) => listener.downcast::<super::Waiter>().ok(),
             };
             if let Some(waiter) = waiter {

@@ -6,8 +6,8 @@
 //!
 //! Wake and retry: what is waited for stays where it is until the woken takes it, so others may be faster. A woken waiter that finds
 //! nothing goes back to its place in the queue; if it then is woken after more than [`PATIENCE_NS`], it is *handed* its turn: as many
-//! things as there are handed waiters are left to them by everybody else. (Not at the first time: one that never comes, such as a task of a
-//! stopped loop, keeps nothing from others.) When a waiter leaves, its wake-up is passed on by whoever takes it out.
+//! things as there are handed waiters are left to them by everybody else. When a waiter leaves, its wake-up is passed on by whoever takes it
+//! out. That of a task whose loop stands still is [passed on](Gate::pass_on) too; it keeps its place, looks when it comes, and goes on from there.
 
 use crate::sync::{AtomicU32, AtomicU64, Ordering, full_fence};
 
@@ -26,7 +26,9 @@ pub mod word {
     pub const HANDED: u32 = 3;
     /// Beside one of the others: the sleeper is to look for signals.
     pub const POKED: u32 = 4;
-    /// The state without the poke.
+    /// Beside WOKEN: another was woken in its stead.
+    pub const PASSED_ON: u32 = 8;
+    /// The state without what is beside it.
     pub const STATE: u32 = 3;
 }
 
@@ -209,7 +211,7 @@ impl Gate<'_> {
             .any(|index| self.state(index) == word::WAITING && self.slot(index).seat.load(Relaxed) == seat)
     }
 
-    /// What the word of a waiter says, without a poke.
+    /// What the word of a waiter says, without what is beside the state.
     #[inline]
     pub fn state(&self, index: u32) -> u32 {
         self.slot(index).word.load(Relaxed) & word::STATE
@@ -228,10 +230,25 @@ impl Gate<'_> {
         self.link_by_ticket(index);
     }
 
+    /// Whether a waiter was woken, and nobody else in its stead.
+    pub fn awaited(&self, index: u32) -> bool {
+        let word = self.slot(index).word.load(Relaxed);
+        word & word::STATE > word::WAITING && word & word::PASSED_ON == 0
+    }
+
+    /// A waiter that is [awaited](Self::awaited) cannot come for a while: nothing is kept for it any longer. The caller has woken
+    /// another before, if there was one: should it die in between, there is one wake-up too many rather than none.
+    pub fn pass_on(&self, index: u32) {
+        if self.state(index) == word::HANDED {
+            self.words.handed.store(self.handed() - 1, Relaxed);
+        }
+        self.slot(index).word.store(word::WOKEN | word::PASSED_ON, Relaxed);
+    }
+
     /// A waiter goes, with what it waited for or without. Whether a wake-up goes with it, which the caller passes on if it was not used.
     #[must_use]
     pub fn leave(&self, index: u32) -> bool {
-        let state = self.state(index);
+        let (state, awaited) = (self.state(index), self.awaited(index));
         match state {
             word::WAITING => self.unlink(index),
             word::HANDED => self.words.handed.store(self.handed() - 1, Relaxed),
@@ -241,7 +258,7 @@ impl Gate<'_> {
         slot.word.store(word::FREE, Relaxed);
         slot.next.store(self.words.free.load(Relaxed), Relaxed);
         self.words.free.store(index + 1, Relaxed);
-        state != word::WAITING
+        awaited
     }
 
     /// Whether somebody sleeps for a slot that has become free, whom the caller wakes: all who sleep on [`full`](Self::full).
@@ -364,6 +381,29 @@ mod tests {
         assert_eq!(gate.handed(), 0);
         assert_eq!(gate.wake_first(0).map(|woken| woken.kind), Some(Kind::Task));
         assert!(gate.leave(second) && gate.wake_first(0).is_none());
+    }
+
+    #[test]
+    fn who_cannot_come_keeps_its_place_and_nothing_else() {
+        let (words, slots) = rig::<2>();
+        let gate = Gate {
+            words: &words,
+            slots: &slots,
+        };
+        let first = gate.enqueue(7, Kind::Task, 0).expect("room");
+        let second = gate.enqueue(8, Kind::Thread, 0).expect("room");
+        assert!(!gate.awaited(first) && gate.wake_first(0).is_some() && gate.awaited(first));
+        gate.requeue(first);
+        assert_eq!(gate.wake_first(PATIENCE_NS).map(|woken| woken.slot), Some(first));
+        assert!(gate.awaited(first) && gate.handed() == 1);
+        gate.pass_on(first);
+        assert!(!gate.awaited(first) && gate.handed() == 0 && gate.state(first) == word::WOKEN);
+        gate.repair();
+        assert_eq!((gate.handed(), gate.waiting(), gate.first()), (0, 1, Some(second)));
+        gate.requeue(first);
+        assert_eq!(gate.wake_first(0).map(|woken| woken.slot), Some(first));
+        gate.pass_on(first);
+        assert_eq!(gate.bury(7), (vec![], 0));
     }
 
     #[test]

@@ -361,6 +361,22 @@ impl Object {
         }
     }
 
+    /// A waiter was woken and cannot come for a while, or this is called again: the next one is woken in its stead, as if it had left.
+    #[cold]
+    pub fn pass_on(&self, gate: usize, slot: u32) {
+        let entered = self.enter(gate);
+        if !entered.gate.awaited(slot) {
+            return;
+        }
+        let more = self.behaviour.notices(self, gate) || self.behaviour.ready(self, gate) > 0;
+        let woken = more.then(|| entered.gate.wake_first(time::monotonic_ns())).flatten();
+        entered.gate.pass_on(slot);
+        drop(entered);
+        if let Some(woken) = woken {
+            self.tell(gate, woken);
+        }
+    }
+
     /// Tells a waiter that it was woken. Without the guard.
     #[inline]
     pub fn tell(&self, gate: usize, woken: Woken) {

@@ -85,6 +85,13 @@ impl Waiter {
         let _used = entered.gate.leave(self.slot);
     }
 
+    /// Who waits with it cannot come for a while: what it was woken for, if it was, goes to another. It keeps its place.
+    pub fn pass_on(&self) {
+        if self.here() {
+            self.object.pass_on(self.gate, self.slot);
+        }
+    }
+
     /// The word to sleep on.
     #[inline]
     #[must_use]

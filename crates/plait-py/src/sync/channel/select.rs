@@ -253,16 +253,19 @@ impl Operation for Select {
     }
 
     fn pass_on(&self, py: Python<'_>, place: &Place) -> Vec<Woken<Task>> {
-        let Some(wake) = place.waiter.woken() else {
-            return Vec::new();
-        };
-        match &self.sources[wake.source as usize] {
-            Source::Local(channel) => {
-                let woken = channel.get().lock(py).pass_on(Want::Get, &place.waiter, wake.source);
-                woken.into_iter().collect()
+        // Of those of this process one has woken it, of the shared ones any number.
+        for source in &self.sources {
+            if let Source::Shared(_, Some(waiter)) = source {
+                waiter.pass_on();
             }
-            Source::Shared(..) => Vec::new(),
         }
+        let woken = place.waiter.woken().and_then(|wake| {
+            let Source::Local(channel) = &self.sources[wake.source as usize] else {
+                return None;
+            };
+            channel.get().lock(py).pass_on(Want::Get, &place.waiter, wake.source)
+        });
+        woken.into_iter().collect()
     }
 
     fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
