@@ -262,12 +262,18 @@ def test_a_forked_child_has_it_and_a_seat_of_its_own() -> None:
 
 def test_ctrl_c_ends_a_wait() -> None:
     ours = channel()
+
+    def interrupt() -> None:
+        while not ours.statistics()["waiting_get"]:
+            time.sleep(0.001)
+        os.kill(os.getpid(), signal.SIGINT)
+
     for _ in range(5):
-        timer = threading.Timer(0.02, os.kill, (os.getpid(), signal.SIGINT))
-        timer.start()
+        other = threading.Thread(target=interrupt)
+        other.start()
         with pytest.raises(KeyboardInterrupt):
             ours.get(timeout=LATE)
-        timer.join()
+        other.join()
     assert ours.statistics()["waiting_get"] == 0
 
 
