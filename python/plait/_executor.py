@@ -182,7 +182,7 @@ def map_items(
             feeder = _Feeder(core, iter(_items(iterables, bare)), arguments, workers, pool)
             feeder.fill()
             return _Results(core, feeder, arguments.progress, total)
-        _take_all(core, iterables, bare)
+        _take_all(core, iterables, bare, total)
     except BaseException:
         core.close()  # or a pool that is left by this exception would wait for the rest of the items
         raise
@@ -204,17 +204,16 @@ def _items(iterables: Sequence[Iterable[Any]], bare: bool) -> Iterable[Any]:
     return iterables[0] if bare else zip(*iterables, strict=False)
 
 
-def _take_all(core: MapCore[Any], iterables: tuple[Iterable[Any], ...], bare: bool) -> None:
-    """See to it that all items of `iterables` go in."""
+def _take_all(core: MapCore[Any], iterables: tuple[Iterable[Any], ...], bare: bool, total: int) -> None:
+    """See to it that all items of `iterables` go in, of which there are `total`."""
     inputs = [iterable if _can_be_cut(iterable) else iter(iterable) for iterable in iterables]
     if core.fill(_items(inputs, bare)):
         return
     begun = core.outstanding
     # Of a set, say, what is left has no name: it is what its iterator has not given.
-    left = [
-        _cut(given, begun) if given is iterable else list(given)
-        for given, iterable in zip(inputs, iterables, strict=True)
-    ]
+    # Beside a shorter input no more of it is wanted than there will be calls.
+    most = None if bare else max(total - begun, 0)
+    left = [_cut(given, begun) if _can_be_cut(given) else list(itertools.islice(given, most)) for given in inputs]
     rest = _items(left, bare)
     import threading
 

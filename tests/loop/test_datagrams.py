@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from tests.loop._ipv6 import needs_ipv6
+
 
 class Recorder(asyncio.DatagramProtocol):
     """Writes down what it is told."""
@@ -50,7 +52,7 @@ async def close(*protocols: Recorder) -> None:
         assert await protocol.lost is None
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+@pytest.mark.parametrize("host", ["127.0.0.1", pytest.param("::1", marks=needs_ipv6)])
 def test_datagrams_there_and_back(runner: asyncio.Runner, host: str) -> None:
     async def main() -> None:
         one, other = await endpoint(local_addr=(host, 0)), await endpoint(local_addr=(host, 0))

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from tests.loop._ipv6 import needs_ipv6
+
 var: contextvars.ContextVar[str] = contextvars.ContextVar("var", default="none")
 
 
@@ -118,6 +120,7 @@ def test_create_server_and_connection(run):
     run(main())
 
 
+@needs_ipv6
 def test_server_on_several_hosts_and_both_stacks(run):
     async def main():
         loop = asyncio.get_running_loop()

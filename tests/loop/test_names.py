@@ -33,7 +33,7 @@ HOSTS = [
     "ff02::1%lo",
     "2001:db8::5%7",
 ]
-# Look like addresses, and may be asked of a server: not too often.
+# Look like addresses. Without a flag that forbids it they are asked of a server, who is not to be troubled here.
 NEARLY = [
     "",
     b"",
@@ -166,8 +166,29 @@ def test_thousands_of_combinations(here):
 
 @pytest.mark.parametrize("host", NEARLY)
 def test_what_is_nearly_an_address(here, host):
-    for flags in (0, socket.AI_NUMERICHOST):
+    for flags in (socket.AI_NUMERICHOST, socket.AI_NUMERICHOST | socket.AI_PASSIVE):
         compare(here, host, 80, 0, socket.SOCK_STREAM, 0, flags)
+    if is_numeric(host, 80, 0, socket.SOCK_STREAM, 0, 0):
+        compare(here, host, 80, 0, socket.SOCK_STREAM, 0, 0)
+
+
+@pytest.mark.parametrize("host", NEARLY)
+def test_what_is_nearly_an_address_is_left_to_the_lookup_of_names(here, monkeypatch, host):
+    """With a lookup that answers in place of a server."""
+    if is_numeric(host, 80, 0, socket.SOCK_STREAM, 0, 0):
+        pytest.skip("the system takes it for a number")
+    found = []
+    monkeypatch.setattr(here, "run_in_executor", lambda _executor, function, *args: answer(here, function, args, found))
+    answered = here.run_until_complete(here.getaddrinfo(host, 80, type=socket.SOCK_STREAM))
+    assert answered == "an answer"
+    assert found == [(socket.getaddrinfo, (host, 80, 0, socket.SOCK_STREAM, 0, 0))]
+
+
+def answer(loop, function, args, found):
+    found.append((function, args))
+    future = loop.create_future()
+    future.set_result("an answer")
+    return future
 
 
 V4 = st.ip_addresses(v=4).map(str)
@@ -239,6 +260,34 @@ def test_a_program_may_put_its_own_lookup_in_place(run, monkeypatch):
 
     run(main())
     assert asked == ["192.0.2.1"] * 2
+
+
+REPLACED_EARLY = """
+import asyncio, socket
+import plait
+
+real, asked = socket.getaddrinfo, []
+
+def mine(*args, **kwargs):
+    asked.append(args[0])
+    return real("127.0.0.1", args[1], type=socket.SOCK_STREAM)
+
+socket.getaddrinfo = mine
+socket.getnameinfo = lambda *args: ("mine", "too")
+
+async def main():
+    loop = asyncio.get_running_loop()
+    assert await loop.getaddrinfo("192.0.2.1", 80) == real("127.0.0.1", 80, type=socket.SOCK_STREAM)
+    numeric = socket.NI_NUMERICHOST | socket.NI_NUMERICSERV
+    assert await loop.getnameinfo(("192.0.2.1", 80), numeric) == ("mine", "too")
+
+plait.run(main())
+print(asked)
+"""
+
+
+def test_a_program_may_have_put_its_own_lookup_in_place_before_the_loop_is_first_used(run_script):
+    assert run_script(REPLACED_EARLY).stdout == "['192.0.2.1']\n"
 
 
 @pytest.mark.parametrize(

@@ -67,6 +67,7 @@ async def main():
     waiting = socket.create_connection(address)
     waiting.close()
     waiting = socket.socket()
+    began = loop.time()
     take_all()
     waiting.connect(address)  # the kernel takes the connection, and the server cannot
     waiting.sendall(b"hello")
@@ -76,8 +77,9 @@ async def main():
     writer.write(b"meanwhile")
     assert await reader.readexactly(9) == b"meanwhile"
     await asyncio.sleep(0.2)
-    # It does not try again and again; the standard loop of older versions does within its turn.
-    assert len(told) == 1 or sys.argv[1] == "asyncio", told
+    # It tries again after a delay only, however slow this machine is; the standard loop of older versions does within its turn.
+    most = 1 + int((loop.time() - began) / asyncio.constants.ACCEPT_RETRY_DELAY)
+    assert len(told) <= most or sys.argv[1] == "asyncio", (most, told)
     context = told[0]
     assert context["message"] == "socket.accept() out of system resource"
     assert context["exception"].errno == errno.EMFILE

@@ -9,6 +9,7 @@ import logging
 import os
 import socket
 import ssl
+import struct
 import subprocess
 import sys
 import threading
@@ -21,6 +22,7 @@ from typing import Any
 import pytest
 
 import plait
+from tests.loop._ipv6 import needs_ipv6
 
 
 @pytest.fixture
@@ -776,7 +778,7 @@ def test_servers_send_small_pieces_at_once_whatever_their_socket_says(ours: asyn
     ours.run(main())
 
 
-@pytest.mark.parametrize("family", ["ipv6", "unix", "abstract"])
+@pytest.mark.parametrize("family", [pytest.param("ipv6", marks=needs_ipv6), "unix", "abstract"])
 def test_names_of_other_families(runner: asyncio.Runner, tmp_path: Path, family: str) -> None:
     async def main() -> None:
         if family == "ipv6":
@@ -801,6 +803,82 @@ def test_names_of_other_families(runner: asyncio.Runner, tmp_path: Path, family:
         listener.close()
 
     runner.run(main())
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", pytest.param("::1", marks=needs_ipv6)])
+def test_the_name_of_a_peer_that_has_left_already(ours: asyncio.Runner, host: str) -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        made = loop.create_future()
+
+        class Made(asyncio.Protocol):
+            def connection_made(self, transport: Any) -> None:
+                made.set_result(transport)
+
+        server = await loop.create_server(Made, host, 0)
+        with socket.socket(server.sockets[0].family) as client:
+            client.connect(server.sockets[0].getsockname())
+            name = client.getsockname()
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        transport = await made
+        with pytest.raises(OSError, match="not connected"):
+            transport.get_extra_info("socket").getpeername()
+        assert transport.get_extra_info("peername") == name
+        transport.abort()
+        server.close()
+        await server.wait_closed()
+
+    ours.run(main())
+
+
+@needs_ipv6
+def test_names_of_ipv6_are_written_as_the_system_writes_them(ours: asyncio.Runner) -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        for host in ("::", "::1", "::ffff:127.0.0.1"):
+            sock = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, False)
+            sock.bind((host, 0))
+            sock.connect((host, 9) if host != "::" else ("::1", 9))
+            names = sock.getsockname(), sock.getpeername()
+            transport, _ = await loop.create_datagram_endpoint(asyncio.DatagramProtocol, sock=sock)
+            assert (transport.get_extra_info("sockname"), transport.get_extra_info("peername")) == names
+            assert [type(part) for part in transport.get_extra_info("peername")] == [str, int, int, int]
+            transport.close()
+
+    ours.run(main())
+
+
+CLOSED_IN_THE_FACTORY = """
+import asyncio, gc, os, socket
+import plait
+
+async def main():
+    loop = asyncio.get_running_loop()
+
+    def factory():
+        server.close()
+        return asyncio.Protocol()
+
+    await asyncio.sleep(0.001)
+    server = await loop.create_server(factory, "127.0.0.1", 0)
+    address = server.sockets[0].getsockname()
+    client = socket.create_connection(address)
+    client.setblocking(False)
+    files = len(os.listdir("/proc/self/fd"))
+    assert await loop.sock_recv(client, 1) == b""
+    gc.collect()
+    assert len(os.listdir("/proc/self/fd")) == files - 1  # without that of the server
+    client.close()
+
+plait.run(main())
+print("ok")
+"""
+
+
+def test_a_server_that_is_closed_as_a_protocol_is_made_for_it(run_script: Any) -> None:
+    result = run_script(CLOSED_IN_THE_FACTORY)
+    assert (result.stdout, result.stderr) == ("ok\n", "")
 
 
 def test_a_socket_that_the_program_closes_stays_open_for_the_transport(ours: asyncio.Runner) -> None:

@@ -128,6 +128,40 @@ def total(row):
     return float(row.sum())
 
 
+class OwnIterator:
+    """Sized, and its own iterator, as loaders of data are."""
+
+    def __init__(self, count):
+        self.given, self.count = 0, count
+
+    def __len__(self):
+        return self.count - self.given
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        if self.given == self.count:
+            raise StopIteration
+        self.given += 1
+        return self.given
+
+
+def test_a_long_input_that_is_its_own_iterator_arrives_whole(pool):
+    results = pool.map(double, OwnIterator(MANY))
+    assert feeding()
+    assert all(result == 2 * index for index, result in enumerate(results, 1))
+    assert len(list(pool.map(max, OwnIterator(MANY), range(MANY + 5)))) == MANY
+
+
+def test_no_more_is_taken_of_a_long_input_than_the_shortest_has(pool):
+    far_longer = OwnIterator(100 * MANY)
+    results = pool.map(min, range(MANY), far_longer)
+    assert feeding()
+    assert MANY <= far_longer.given <= MANY + 1
+    assert all(result == index for index, result in enumerate(results))
+
+
 def test_the_shortest_of_long_inputs_ends_a_map(pool):
     results = list(pool.map(max, range(MANY + 5), [7] * MANY, range(2 * MANY)))
     assert len(results) == MANY

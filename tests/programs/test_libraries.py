@@ -421,7 +421,8 @@ cells = [
     "import asyncio, plait\\nawait asyncio.sleep(0.001)\\nprint('awaited')",
     "async def five():\\n    await asyncio.sleep(0.001)\\n    return 5",
     "coroutine = five()\\n"
-    "try:\\n    plait.run(coroutine)\\nexcept RuntimeError:\\n    coroutine.close()\\n    print('refused')",
+    "try:\\n    plait.run(coroutine, nested=False)\\nexcept RuntimeError:\\n    coroutine.close()\\n    print('refused')",
+    "print(plait.run(five()))",
     "with plait.ThreadPool(2) as pool:\\n    print(await asyncio.wrap_future(pool.submit(pow, 2, 5)))",
     "import threading\\nfound = []\\n"
     "thread = threading.Thread(target=lambda: found.append(plait.run(five())))\\nthread.start()\\nthread.join()\\nprint(found)",
@@ -444,4 +445,4 @@ def test_a_notebook(tmp_path: Path) -> None:
     command = [sys.executable, str(tmp_path / "program.py")]
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout == "awaited\nrefused\n32\n[5]\n", done.stderr
+    assert done.stdout == "awaited\nrefused\n5\n32\n[5]\n", done.stderr

@@ -7,7 +7,7 @@ use rustix::io::retry_on_intr;
 use rustix::net::{self, RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, SocketFlags, sockopt};
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
-use std::net::SocketAddrV4;
+use std::net::{SocketAddr, SocketAddrV4};
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 /// How many pieces one [`send_pieces`] takes at most: the kernel's `UIO_MAXIOV`.
@@ -79,24 +79,24 @@ pub enum End {
     Peer,
 }
 
-/// The address of that end; None when it is not of IPv4.
-pub fn name_v4(fd: BorrowedFd<'_>, end: End) -> io::Result<Option<SocketAddrV4>> {
+/// The address of that end; None when it is not of IP.
+pub fn name(fd: BorrowedFd<'_>, end: End) -> io::Result<Option<SocketAddr>> {
     let name = match end {
         End::Ours => Some(net::getsockname(fd)?),
         End::Peer => net::getpeername(fd)?,
     };
-    Ok(name.and_then(|name| SocketAddrV4::try_from(name).ok()))
+    Ok(name.and_then(|name| SocketAddr::try_from(name).ok()))
 }
 
 /// The bit of a socket's type that says that it does not block.
 pub const NONBLOCKING: i32 = libc::SOCK_NONBLOCK;
 
-/// Takes the next connection off a listening socket, and its peer's address if that is of IPv4. The connection does not block
+/// Takes the next connection off a listening socket, and its peer's address if that is of IP. The connection does not block
 /// and is closed on exec.
-pub fn accept(listener: BorrowedFd<'_>) -> io::Result<(OwnedFd, Option<SocketAddrV4>)> {
+pub fn accept(listener: BorrowedFd<'_>) -> io::Result<(OwnedFd, Option<SocketAddr>)> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let (connection, peer) = retry_on_intr(|| net::acceptfrom_with(listener, flags))?;
-    Ok((connection, peer.and_then(|peer| SocketAddrV4::try_from(peer).ok())))
+    Ok((connection, peer.and_then(|peer| SocketAddr::try_from(peer).ok())))
 }
 
 /// Takes the socket's pending error (`SO_ERROR`), if there is one.
@@ -216,19 +216,15 @@ mod tests {
     }
 
     #[test]
-    fn both_ends_have_a_name_if_they_are_of_ipv4() {
+    fn both_ends_have_a_name_if_they_are_of_ip() {
         let (one, other) = tcp();
-        let name = |stream: &TcpStream, end| {
-            name_v4(stream.as_fd(), end)
-                .expect("name")
-                .map(std::net::SocketAddr::V4)
-        };
-        assert_eq!(name(&one, End::Peer), name(&other, End::Ours));
-        assert_eq!(name(&one, End::Ours), other.peer_addr().ok());
+        let name_of = |stream: &TcpStream, end| name(stream.as_fd(), end).expect("name");
+        assert_eq!(name_of(&one, End::Peer), name_of(&other, End::Ours));
+        assert_eq!(name_of(&one, End::Ours), other.peer_addr().ok());
         set_nodelay(one.as_fd()).expect("nodelay");
         assert!(one.nodelay().expect("ask"));
         let (one, _other) = UnixStream::pair().expect("pair");
-        assert_eq!(name_v4(one.as_fd(), End::Peer).expect("name"), None);
+        assert_eq!(name(one.as_fd(), End::Peer).expect("name"), None);
         assert!(set_nodelay(one.as_fd()).is_err());
     }
 
@@ -238,8 +234,8 @@ mod tests {
         listener.set_nonblocking(true).expect("nonblocking");
         assert_eq!(kind(accept(listener.as_fd())), ErrorKind::WouldBlock);
         let peer = TcpStream::connect(listener.local_addr().expect("address")).expect("connect");
-        let (accepted, name) = accept(listener.as_fd()).expect("accept");
-        assert_eq!(name.map(std::net::SocketAddr::V4), peer.local_addr().ok());
+        let (accepted, from) = accept(listener.as_fd()).expect("accept");
+        assert_eq!(from, peer.local_addr().ok());
         assert!(
             rustix::io::fcntl_getfd(&accepted)
                 .expect("flags")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _socket
 import socket
+import types
 from typing import Any
 
 # What `socket.getaddrinfo` makes of the numbers.
@@ -15,17 +16,23 @@ _NUMERIC_HOST, _NUMERIC_PORT = int(socket.AI_NUMERICHOST), int(socket.AI_NUMERIC
 _DEPENDS = int(socket.AI_ADDRCONFIG)
 _NUMERIC_NAME = socket.NI_NUMERICHOST | socket.NI_NUMERICSERV
 
-_addresses: Any = socket.getaddrinfo
-_names: Any = socket.getnameinfo
-
 # Answers for numeric addresses, which depend on nothing but the question.
 _answers: dict[tuple[object, ...], tuple[Any, ...]] = {}
 _MOST_ANSWERS = 256
 
 
+def _is_the_librarys(lookup: Any) -> bool:
+    """Whether a `getaddrinfo` is the library's own: a program may have put another in place, before this was imported too."""
+    return (
+        type(lookup) is types.FunctionType
+        and lookup.__globals__ is vars(socket)
+        and lookup.__qualname__ == "getaddrinfo"
+    )
+
+
 def addresses(host: Any, port: Any, family: Any, kind: Any, proto: Any, flags: Any) -> list[Any] | None:
     """What `socket.getaddrinfo` answers for a numeric address; None for names, errors, and where a program has put its own."""
-    if socket.getaddrinfo is not _addresses or not isinstance(host, str | bytes | None):
+    if not _is_the_librarys(socket.getaddrinfo) or not isinstance(host, str | bytes | None):
         return None
     if not isinstance(port, int | str | bytes | None):
         return None
@@ -71,7 +78,8 @@ def _ask(
 
 def name(sockaddr: Any, flags: Any) -> tuple[str, str] | None:
     """What `socket.getnameinfo` answers where numbers are asked for; None where names are."""
-    if not isinstance(flags, int) or flags & _NUMERIC_NAME != _NUMERIC_NAME or socket.getnameinfo is not _names:
+    lookup: Any = _socket.getnameinfo
+    if not isinstance(flags, int) or flags & _NUMERIC_NAME != _NUMERIC_NAME or socket.getnameinfo is not lookup:
         return None
-    found: tuple[str, str] = _names(sockaddr, flags)
+    found: tuple[str, str] = lookup(sockaddr, flags)
     return found

@@ -152,11 +152,21 @@ class SocketLoop(_core.LoopCore, Newest):
     def _unwatch(self, fd: Any, remove: Callable[[Any], bool]) -> bool:
         if not self._files:
             return remove(fd)
-        number = next((number for number, file in self._files.items() if file is fd), fd)
+        number = fd if isinstance(fd, int) else self._number(fd)
         removed = remove(number)
         if isinstance(number, int) and number >= 0 and self._watchers(number) == [None, None]:
             self._files.pop(number, None)
         return removed
+
+    def _number(self, file: Any) -> Any:
+        """The number of a file object, as it was watched if it has none any more; itself if it was not."""
+        try:
+            number = file.fileno()
+        except (AttributeError, TypeError, ValueError):  # ValueError: closed
+            number = -1
+        if isinstance(number, int) and number >= 0:
+            return number
+        return next((number for number, watched in self._files.items() if watched is file), file)
 
     async def _sendfile_native(self, transp: Any, file: Any, offset: int, count: int | None) -> int:
         # A transport of ours lends its socket from `_make_empty_waiter` to `_reset_empty_waiter`.

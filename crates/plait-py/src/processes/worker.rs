@@ -163,6 +163,9 @@ impl<'py> Runner<'py> {
                 return;
             }
             written = self.write(slot, outcome);
+            if self.forked.is_some() {
+                return;
+            }
             self.worker.finish_item(slot, 0);
         }
         if self.forked.is_some() {
@@ -174,7 +177,17 @@ impl<'py> Runner<'py> {
         }
         self.worker.finish(slot);
         drop(written);
-        self.worker.note_forks();
+        if !self.is_forked_child() {
+            self.worker.note_forks();
+        }
+    }
+
+    /// Whether this is a child that code run by a value forked, and that came back: as it is pickled, or let go of.
+    fn is_forked_child(&mut self) -> bool {
+        if fork::generation() != self.generation {
+            self.forked = Some(0);
+        }
+        self.forked.is_some()
     }
 
     /// Whether this is a child that the task forked, and that came back instead of leaving. The board is its parent's: it
@@ -223,6 +236,9 @@ impl<'py> Runner<'py> {
                 Some(outcome) if self.in_forked_child(&outcome) => return,
                 Some(outcome) => drop(self.write(slot, outcome)),
                 None => self.write_nothing(slot),
+            }
+            if self.is_forked_child() {
+                return;
             }
             if item + 1 < items {
                 self.worker.advance(slot, item);
@@ -307,6 +323,9 @@ impl<'py> Runner<'py> {
             }
             Err(error) => (None, Some(error)),
         };
+        if self.is_forked_child() {
+            return None;
+        }
         let written = match error {
             None if parts.is_empty() => self.worker.write(slot, frames::VALUE, &buffer),
             None => self.worker.write_placed(slot, &buffer, &parts.slices()),
@@ -314,6 +333,9 @@ impl<'py> Runner<'py> {
                 let error = self.over_limit(error);
                 buffer.clear();
                 let ((), segments) = shared::collect(|| payload::encode_error(self.py, &error, &mut buffer));
+                if self.is_forked_child() {
+                    return None;
+                }
                 // What the exception carries is then not to be had; that it was raised is.
                 let _ = self.offer(slot, &segments);
                 self.worker.write(slot, frames::ERROR, &buffer)

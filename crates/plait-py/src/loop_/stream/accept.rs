@@ -1,7 +1,7 @@
 //! New connections: from a listening socket to a protocol, without a task for each.
 
 use std::io::ErrorKind;
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
 
 use plait_sys::net;
@@ -66,7 +66,7 @@ pub(crate) fn accept_streams(
 }
 
 impl<'py> Makes<'_, 'py> {
-    fn connection(&self, fd: OwnedFd, peer: Option<SocketAddrV4>) -> PyResult<()> {
+    fn connection(&self, fd: OwnedFd, peer: Option<SocketAddr>) -> PyResult<()> {
         let py = self.loop_.py();
         let accepted = Bound::new(py, Accepted::new(fd, self.kind, peer))?;
         let context = copy_context(py)?;

@@ -1,7 +1,7 @@
 //! Datagrams over the same states: each goes whole, and an error is the protocol's to hear and ends nothing.
 
 use std::io::ErrorKind;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 
 use plait_reactor::stream::{Chunk, Offer};
 use plait_sys::net;
@@ -131,7 +131,7 @@ impl StreamCore {
         if let Some(known) = known {
             return Ok(known);
         }
-        let made = Name::from(address).object(py)?;
+        let made = Name::from(SocketAddr::V4(address)).object(py)?;
         let kept = made.clone().unbind();
         let before = self.with(py, |state| match &mut state.datagrams {
             Some(datagrams) => {

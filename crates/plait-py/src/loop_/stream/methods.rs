@@ -1,7 +1,7 @@
 //! What programs and the standard library call on a stream. Names and words are those of the standard library's transports.
 
 use std::io::{self, ErrorKind, IoSlice};
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::os::fd::RawFd;
 
 use plait_reactor::reads::Reads;
@@ -94,7 +94,12 @@ impl StreamCore {
         };
         slf.get().claim(py, true);
         if let Some(server) = server {
-            Self::tell_server(slf, &server, "_attach")?;
+            // A server that was closed meanwhile takes no connection, and need not hear of the end of this one.
+            if let Err(error) = Self::tell_server(slf, &server, "_attach") {
+                let kept = slf.get().with(py, |state| state.server.take());
+                drop(kept);
+                return Err(error);
+            }
         }
         Self::call_soon(slf, &protocol.getattr(intern!(py, "connection_made"))?, Some(slf))?;
         Self::call_soon(slf, &slf.getattr(intern!(py, "_begin"))?, waiter)
@@ -150,7 +155,7 @@ impl StreamCore {
 /// The names of both ends. What the caller of the constructor says of the peer counts.
 fn names(
     core: &StreamCore,
-    accepted_from: Option<SocketAddrV4>,
+    accepted_from: Option<SocketAddr>,
     extra: Option<&Bound<'_, PyDict>>,
     py: Python<'_>,
 ) -> PyResult<(Name, Name, Option<Py<PyDict>>)> {

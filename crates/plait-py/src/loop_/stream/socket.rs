@@ -6,7 +6,7 @@
 //! whatever has its number by now. So the stream holds the object as `socket.makefile` does, by its `_io_refs`: closed
 //! meanwhile, it really is when the stream lets go.
 
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd, RawFd};
 
 use plait_sys::net;
@@ -38,11 +38,11 @@ pub(super) enum Socket {
 pub(crate) struct Accepted {
     fd: Guarded<Option<OwnedFd>>,
     kind: Kind,
-    pub(super) peer: Option<SocketAddrV4>,
+    pub(super) peer: Option<SocketAddr>,
 }
 
 impl Accepted {
-    pub(super) fn new(fd: OwnedFd, kind: Kind, peer: Option<SocketAddrV4>) -> Self {
+    pub(super) fn new(fd: OwnedFd, kind: Kind, peer: Option<SocketAddr>) -> Self {
         Self {
             fd: Guarded::new(Some(fd)),
             kind,
@@ -82,7 +82,7 @@ fn hold(sock: &Bound<'_, PyAny>) -> PyResult<bool> {
 
 impl Socket {
     /// What a transport was given for a socket: its descriptor, itself, and the peer if that is known.
-    pub(super) fn of(sock: &Bound<'_, PyAny>) -> PyResult<(RawFd, Self, Option<SocketAddrV4>)> {
+    pub(super) fn of(sock: &Bound<'_, PyAny>) -> PyResult<(RawFd, Self, Option<SocketAddr>)> {
         let py = sock.py();
         if let Ok(accepted) = sock.cast_exact::<Accepted>() {
             let accepted = accepted.get();
