@@ -132,11 +132,22 @@ const UNNOTICED_WRITES: u8 = 5;
 /// Queues that grew beyond it give their memory back when they are empty.
 const KEPT_CAPACITY: usize = 16;
 
-/// Marks, in bytes: above the second one something pauses until the first one is reached.
+/// Marks, in bytes: at the second one something pauses until the first one is reached.
 #[derive(Clone, Copy, Debug)]
 struct Marks {
     low: usize,
     high: usize,
+}
+
+impl Marks {
+    fn hold(self, bytes: usize) -> bool {
+        bytes > 0 && bytes >= self.high
+    }
+
+    /// Never while they hold: with both marks the same there would be no end to it.
+    fn lets_go(self, bytes: usize) -> bool {
+        bytes <= self.low && !self.hold(bytes)
+    }
 }
 
 /// The state of one connection.
@@ -245,20 +256,20 @@ impl<C: Chunk> Tls<C> {
             return Some(Action::Send);
         }
         let knows = matches!(self.heard, Heard::Connection | Heard::End);
-        if !self.protocol_paused && knows && self.queued > 0 && self.queued >= self.writes.high {
+        if !self.protocol_paused && knows && self.writes.hold(self.queued) {
             self.protocol_paused = true;
             return Some(Action::PauseWriting);
         }
-        if self.protocol_paused && self.queued <= self.writes.low {
+        if self.protocol_paused && self.writes.lets_go(self.queued) {
             self.protocol_paused = false;
             return Some(Action::ResumeWriting);
         }
         let holds = self.paused && self.phase == Phase::Open;
-        if !self.stream_paused && holds && self.waiting > 0 && self.waiting >= self.reads.high {
+        if !self.stream_paused && holds && self.reads.hold(self.waiting) {
             self.stream_paused = true;
             return Some(Action::PauseReading);
         }
-        if self.stream_paused && (!holds || self.waiting <= self.reads.low) {
+        if self.stream_paused && (!holds || self.reads.lets_go(self.waiting)) {
             self.stream_paused = false;
             return Some(Action::ResumeReading);
         }

@@ -146,6 +146,39 @@ fn while_the_stream_is_full_bytes_wait_as_they_were_given() {
 }
 
 #[test]
+fn where_both_marks_are_the_same_a_pause_lasts_while_there_is_as_much() {
+    for mark in [0, 4] {
+        let mut tls = open();
+        tls.set_write_limits(mark, mark);
+        tls.stream_is_full();
+        write(&mut tls, b"1234");
+        assert_eq!(tls.next_output(), Some(PauseWriting));
+        assert_eq!(tls.next_output(), None);
+        tls.stream_has_room();
+        assert_eq!(actions(&mut tls), [Encrypt, Send, ResumeWriting]);
+        tls.set_read_limits(mark, mark);
+        tls.pause();
+        tls.fed(4);
+        assert_eq!(tls.next_output(), Some(PauseReading));
+        assert_eq!(tls.next_output(), None);
+        tls.resume();
+        assert_eq!(actions(&mut tls), [Read, Send, ResumeReading]);
+    }
+}
+
+#[test]
+fn a_resumption_comes_at_the_low_mark_or_below_equal_marks() {
+    let mut tls = open();
+    tls.set_write_limits(4, 4);
+    tls.stream_is_full();
+    write(&mut tls, b"12");
+    write(&mut tls, b"34");
+    assert_eq!(actions(&mut tls), [PauseWriting]);
+    assert_eq!(tls.take_first(), Some((b"12".to_vec(), 0)));
+    assert_eq!(actions(&mut tls), [ResumeWriting]);
+}
+
+#[test]
 fn output_of_the_library_waits_for_the_stream() {
     let mut tls = open();
     tls.stream_is_full();
@@ -453,13 +486,14 @@ proptest! {
         knows: bool,
         events in prop::collection::vec(events(), 0..40),
         rolls in prop::collection::vec(any::<u8>(), 1..64),
+        marks in prop_oneof![Just((4, 12)), Just((0, 0)), Just((4, 4)), Just((8, 8))],
     ) {
         let mut tls = Bytes::new(knows);
         let mut seen = Seen { made: knows, ..Seen::default() };
         let mut at = 0;
         let mut dice = || { at += 1; rolls[at % rolls.len()] };
-        tls.set_write_limits(4, 12);
-        tls.set_read_limits(3, 9);
+        tls.set_write_limits(marks.0, marks.1);
+        tls.set_read_limits(marks.0, marks.1);
         tls.begin(dice() % 2 == 0);
         for event in events {
             match event {
