@@ -15,7 +15,7 @@
 //!
 //! Promises:
 //! - the protocol hears of the connection, of its bytes, of the end of input, of the loss, in this order, each but the bytes at
-//!   most once, and of the loss if it heard of the connection and unless the connection is lost in its handshake;
+//!   most once, and of the loss if it knew of the connection;
 //! - what the program writes is encrypted in order, none twice, and before the peer is told of the end;
 //! - after the program has closed, the protocol gets no more bytes; they are looked at only for the peer's end;
 //! - [`Action::PauseWriting`] and [`Action::ResumeWriting`] take turns, pause first, and so do those of reading;
@@ -140,11 +140,12 @@ struct Marks {
 }
 
 impl Marks {
+    /// Whether so many bytes are enough for a pause.
     fn hold(self, bytes: usize) -> bool {
         bytes > 0 && bytes >= self.high
     }
 
-    /// Never while they hold: with both marks the same there would be no end to it.
+    /// Whether so few end one. Never while they hold: with both marks the same there would be no end to it.
     fn lets_go(self, bytes: usize) -> bool {
         bytes <= self.low && !self.hold(bytes)
     }
@@ -407,16 +408,19 @@ impl<C: Chunk> Tls<C> {
         self.phase == Phase::Handshake
     }
 
-    /// The library was asked for the handshake; so many bytes it has not looked at.
-    pub fn handshaken(&mut self, step: Step, waiting: usize) {
+    /// The library was asked for the handshake; `left` is what came together with its end.
+    pub fn handshaken(&mut self, step: Step, left: Look) {
         self.working = false;
         self.sends = true;
         if self.phase == Phase::Handshake && step == Step::Done {
             self.phase = Phase::Open;
             (self.established, self.secured) = (true, true);
-            // The end of the handshake may have come together with more; to ask in vain is dear.
-            self.waiting = waiting;
-            self.due |= waiting > 0;
+            // To ask in vain is dear.
+            self.waiting = 0;
+            if let Look::More(bytes) = left {
+                self.waiting = bytes;
+                self.due = true;
+            }
         }
     }
 
@@ -576,7 +580,7 @@ impl<C: Chunk> Tls<C> {
 
     /// The stream is lost: whether the protocol is to hear of it; and what was queued.
     pub fn lost(&mut self) -> (bool, VecDeque<C>) {
-        let tells = self.phase != Phase::Handshake && matches!(self.heard, Heard::Connection | Heard::End);
+        let tells = matches!(self.heard, Heard::Connection | Heard::End);
         self.heard = Heard::Loss;
         (tells, self.abort())
     }

@@ -12,7 +12,7 @@ fn actions(tls: &mut Bytes) -> Vec<Action> {
     while let Some(action) = tls.next_action() {
         all.push(action);
         match action {
-            Handshake => tls.handshaken(Step::Done, 9),
+            Handshake => tls.handshaken(Step::Done, Look::More(9)),
             Established => {
                 tls.tell_connection();
                 tls.told();
@@ -59,7 +59,7 @@ fn a_server_waits_for_the_first_word_and_a_client_speaks() {
     assert_eq!(actions(&mut server), []);
     server.fed(300);
     step(&mut server, Handshake);
-    server.handshaken(Step::Again, 9);
+    server.handshaken(Step::Again, Look::More(9));
     assert_eq!(actions(&mut server), [Send]);
     let mut client = Bytes::new(false);
     assert!(client.begin(true));
@@ -67,7 +67,7 @@ fn a_server_waits_for_the_first_word_and_a_client_speaks() {
     // Not entered twice, whatever comes meanwhile.
     client.fed(10);
     assert_eq!(client.next_action(), None);
-    client.handshaken(Step::Again, 9);
+    client.handshaken(Step::Again, Look::More(9));
     step(&mut client, Handshake);
 }
 
@@ -76,7 +76,7 @@ fn the_protocol_hears_of_the_connection_once_and_before_its_bytes() {
     let mut tls = Bytes::new(false);
     assert!(tls.begin(true));
     step(&mut tls, Handshake);
-    tls.handshaken(Step::Done, 9);
+    tls.handshaken(Step::Done, Look::More(9));
     step(&mut tls, Established);
     assert!(tls.tell_connection());
     assert!(!tls.tell_connection());
@@ -93,7 +93,7 @@ fn nothing_is_read_after_a_handshake_that_nothing_came_with() {
     let mut tls = Bytes::new(true);
     assert!(tls.begin(true));
     step(&mut tls, Handshake);
-    tls.handshaken(Step::Done, 0);
+    tls.handshaken(Step::Done, Look::Dry);
     assert_eq!(actions(&mut tls), [Established, Send]);
     assert_eq!(tls.waiting(), 0);
 }
@@ -103,7 +103,7 @@ fn a_protocol_that_had_the_stream_does_not_hear_of_the_connection() {
     let mut tls = Bytes::new(true);
     assert!(tls.begin(true));
     step(&mut tls, Handshake);
-    tls.handshaken(Step::Done, 9);
+    tls.handshaken(Step::Done, Look::More(9));
     step(&mut tls, Established);
     assert!(!tls.tell_connection());
 }
@@ -326,16 +326,27 @@ fn before_there_is_a_connection_closing_is_an_abort() {
 }
 
 #[test]
-fn a_connection_lost_in_its_handshake_is_not_the_protocols() {
+fn a_connection_lost_in_its_handshake_is_told_of_where_it_was_known_before() {
+    for knows in [false, true] {
+        for fails in [false, true] {
+            let mut tls = Bytes::new(knows);
+            assert!(tls.begin(true));
+            if fails {
+                tls.abort();
+            }
+            assert_eq!(tls.lost().0, knows);
+            assert!(!tls.lost().0);
+        }
+    }
+}
+
+#[test]
+fn a_library_that_may_have_kept_bytes_is_asked_after_the_handshake() {
     let mut tls = Bytes::new(true);
     assert!(tls.begin(true));
-    assert!(!tls.lost().0);
-    // One that failed is.
-    let mut tls = Bytes::new(true);
-    assert!(tls.begin(true));
-    tls.abort();
-    assert!(tls.lost().0);
-    assert!(!tls.lost().0);
+    step(&mut tls, Handshake);
+    tls.handshaken(Step::Done, Look::More(0));
+    assert_eq!(actions(&mut tls), [Established, Read, Send]);
 }
 
 #[test]
@@ -400,7 +411,7 @@ impl Seen {
         match action {
             Handshake => tls.handshaken(
                 [Step::Again, Step::Done][usize::from(dice() % 2)],
-                usize::from(dice() % 2),
+                look(dice()),
             ),
             Established => {
                 assert!(tls.tell_connection() != self.made);
@@ -511,9 +522,8 @@ proptest! {
                 Event::EndOfStream => if !tls.is_shaking_hands() { tls.end_of_stream(); },
                 Event::Abort => { seen.over = true; tls.abort(); },
                 Event::Lost => {
-                    let shaking = tls.is_shaking_hands();
                     let tells = tls.lost().0;
-                    prop_assert_eq!(tells, seen.made && !shaking && !seen.lost);
+                    prop_assert_eq!(tells, seen.made && !seen.lost);
                     seen.lost = true;
                 },
             }
