@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import ssl
 from asyncio import transports
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.loop._tls import Buffered, Contexts, Echo, Recorder, Report, connect, serving
+from tests.loop._tls import Buffered, Contexts, Echo, Recorder, Report, connect, serving, until
 
 SIZES = [1, 1000, 16384, 16385, 65536, 100_000, 3_000_000]
 
@@ -100,6 +101,7 @@ def test_what_is_known_of_the_connection(runner: asyncio.Runner, tls: Contexts) 
             accepted = await server
             assert isinstance(transport, asyncio.Transport)
             assert isinstance(accepted, transports._FlowControlMixin)
+            assert "ssl" in transport.__class__.__name__.lower()
             know = transport.get_extra_info
             assert isinstance(know("ssl_object"), ssl.SSLObject)
             assert know("ssl_object").context is tls.client
@@ -219,6 +221,51 @@ def test_a_class_of_ssl_objects_of_the_programs_own_is_used(run: Any, tls: Conte
     run(main())
 
 
+class GivesLittle(ssl.SSLObject):
+    """Less than it is asked for."""
+
+    def read(self, size: int = 1024, buffer: Any = None) -> Any:
+        return super().read(min(size, 100), buffer)
+
+
+class ReadsAhead(ssl.SSLObject):
+    """Keeps what came with the end of the handshake."""
+
+    kept = b""
+
+    def do_handshake(self) -> None:
+        super().do_handshake()
+        with contextlib.suppress(ssl.SSLWantReadError):
+            self.kept = super().read(1000)
+
+    def read(self, size: int = 1024, buffer: Any = None) -> Any:
+        if not self.kept:
+            return super().read(size, buffer)
+        given, self.kept = self.kept[:size], self.kept[size:]
+        return given
+
+
+@pytest.mark.parametrize("kind", [GivesLittle, ReadsAhead])
+def test_an_ssl_object_that_keeps_bytes_is_asked_until_it_has_none(
+    run: Any, tls: Contexts, kind: type[ssl.SSLObject]
+) -> None:
+    async def main() -> None:
+        class Eager(Recorder):
+            def connection_made(self, transport: Any) -> None:
+                super().connection_made(transport)
+                transport.write(b"x" * 1000)
+
+        server = tls.new_server()
+        server.sslobject_class = kind
+        async with serving(Echo, ssl=server) as port:
+            transport, protocol = await connect(Eager, port, tls.client)
+            assert await protocol.has(1000) == b"x" * 1000
+            transport.abort()
+            await protocol.lost.wait()
+
+    run(main())
+
+
 def test_flow_control_holds_a_writer_and_a_sender(runner: asyncio.Runner, tls: Contexts) -> None:
     async def main() -> None:
         loop: Any = asyncio.get_running_loop()
@@ -251,6 +298,68 @@ def test_flow_control_holds_a_writer_and_a_sender(runner: asyncio.Runner, tls: C
             await protocol.lost.wait()
 
     runner.run(main())
+
+
+@pytest.mark.parametrize("mark", [None, 0])
+def test_a_writer_whose_marks_are_the_same_is_paused_once(run: Any, tls: Contexts, mark: int | None) -> None:
+    async def main() -> None:
+        loop: Any = asyncio.get_running_loop()
+        made: asyncio.Future[Recorder] = loop.create_future()
+
+        class Slow(Recorder):
+            def connection_made(self, transport: Any) -> None:
+                super().connection_made(transport)
+                transport.pause_reading()
+                made.set_result(self)
+
+        async with serving(Slow, ssl=tls.server) as port:
+            transport, protocol = await connect(Recorder, port, tls.client)
+            transport.set_write_buffer_limits(high=1_000_000_000)
+            count = 0
+            while not transport.get_write_buffer_size():
+                transport.write(bytes(100_000))
+                count += 1
+                await asyncio.sleep(0)
+            same = transport.get_write_buffer_size() if mark is None else mark
+            transport.set_write_buffer_limits(high=same, low=same)
+            assert protocol.events == ["made", "pause"]
+            slow = await made
+            slow.transport.resume_reading()
+            await slow.has(count * 100_000)
+            await protocol.resumed.wait()
+            assert protocol.events == ["made", "pause", "resume"]
+            transport.close()
+            await protocol.lost.wait()
+
+    run(main())
+
+
+def test_as_much_as_both_marks_of_reading_may_wait(run: Any, tls: Contexts) -> None:
+    async def main() -> None:
+        loop: Any = asyncio.get_running_loop()
+        made: asyncio.Future[Recorder] = loop.create_future()
+
+        class Slow(Recorder):
+            def connection_made(self, transport: Any) -> None:
+                super().connection_made(transport)
+                transport.pause_reading()
+                made.set_result(self)
+
+        async with serving(Slow, ssl=tls.server) as port:
+            transport, protocol = await connect(Recorder, port, tls.client)
+            slow = await made
+            transport.write(bytes(1000))
+            await until(lambda: slow.transport.get_read_buffer_size() > 0)
+            same = slow.transport.get_read_buffer_size()
+            slow.transport.set_read_buffer_limits(high=same, low=same)
+            assert slow.data == b""
+            slow.transport.resume_reading()
+            transport.write(bytes(1000))
+            assert await slow.has(2000) == bytes(2000)
+            transport.close()
+            await protocol.lost.wait()
+
+    run(main())
 
 
 def test_pausing_and_resuming_within_data_received(runner: asyncio.Runner, tls: Contexts) -> None:

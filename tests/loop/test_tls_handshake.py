@@ -10,11 +10,14 @@ import socket
 import ssl
 import threading
 import weakref
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.loop._tls import Contexts, Echo, Recorder, Report, connect, peer, serving, until
+
+if TYPE_CHECKING:
+    import plait
 
 
 def test_a_certificate_that_is_not_trusted_is_refused(runner: asyncio.Runner, tls: Contexts) -> None:
@@ -216,3 +219,22 @@ def test_debug_mode_tells_of_handshakes(run: Any, tls: Contexts, caplog: pytest.
 
     run(main(), debug=True)
     assert "starts SSL handshake" in caplog.text
+
+
+def test_an_interrupt_in_the_handshake_ends_the_connection(loop: plait.EventLoop, tls: Contexts) -> None:
+    class Interrupted(ssl.SSLObject):
+        def do_handshake(self) -> None:
+            raise KeyboardInterrupt
+
+    server = tls.new_server()
+    server.sslobject_class = Interrupted
+
+    async def main() -> None:
+        async with serving(Echo, ssl=server) as port:
+            with pytest.raises(ConnectionResetError):
+                await connect(Recorder, port, tls.client, ssl_handshake_timeout=20)
+
+    task = loop.create_task(main())
+    with pytest.raises(KeyboardInterrupt):
+        loop.run_until_complete(task)
+    loop.run_until_complete(task)
