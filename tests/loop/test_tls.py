@@ -48,6 +48,45 @@ def test_a_protocol_with_memory_of_its_own_gets_bytes_there(run: Any, tls: Conte
     run(main())
 
 
+def test_a_protocol_with_little_memory_leaves_others_their_turns(run: Any, tls: Contexts) -> None:
+    async def main() -> None:
+        loop: Any = asyncio.get_running_loop()
+        made: asyncio.Future[Any] = loop.create_future()
+        calls = [0]
+
+        class Little(Buffered):
+            def connection_made(self, transport: Any) -> None:
+                super().connection_made(transport)
+                transport.pause_reading()
+                made.set_result(self)
+
+            def buffer_updated(self, nbytes: int) -> None:
+                super().buffer_updated(nbytes)
+                calls[-1] += 1
+
+        def tick() -> None:
+            calls.append(0)
+            ticks[0] = loop.call_soon(tick)
+
+        data = os.urandom(100_000)
+        async with serving(lambda: Little(16), ssl=tls.server) as port:
+            transport, protocol = await connect(Recorder, port, tls.client)
+            little = await made
+            transport.write(data)
+            transport.close()
+            await until(lambda: little.transport.get_read_buffer_size() > len(data))
+            ticks = [loop.call_soon(tick)]
+            little.transport.resume_reading()
+            await little.lost.wait()
+            ticks[0].cancel()
+            assert little.data == data
+            assert little.events == ["made", "eof", "lost"]
+            assert max(calls) < 1000
+            await protocol.lost.wait()
+
+    run(main())
+
+
 def test_an_empty_buffer_ends_the_connection(run: Any, tls: Contexts) -> None:
     async def main() -> None:
         report = Report()

@@ -42,6 +42,8 @@ pub enum Action {
     EndOfInput,
     /// Have the library tell the peer of the end and look for its answer, and report with [`Tls::unwrapped`]. A step.
     Unwrap,
+    /// Come back from the loop, by [`Tls::turn`]: the others there have waited long enough.
+    GoOnLater,
     /// Write what the library has put out.
     Send,
     /// From now on the end may take so long and no longer.
@@ -129,6 +131,9 @@ enum Heard {
 /// From so many writes to a connection at its end on each is told.
 const UNNOTICED_WRITES: u8 = 5;
 
+/// So often is the protocol given bytes before the loop has a turn: where its memory is small, much that came is many calls.
+const READS_IN_A_TURN: u8 = 64;
+
 /// Queues that grew beyond it give their memory back when they are empty.
 const KEPT_CAPACITY: usize = 16;
 
@@ -170,6 +175,10 @@ pub struct Tls<C> {
     working: bool,
     /// Bytes came in since the library last said that it has to have more.
     due: bool,
+    /// How often the protocol was given bytes since the loop's last turn.
+    reads_of_turn: u8,
+    /// The loop is to have a turn before the protocol gets more.
+    yields: bool,
     established: bool,
     /// The handshake was done, now or long ago.
     secured: bool,
@@ -216,6 +225,8 @@ impl<C: Chunk> Tls<C> {
             heard: if knows { Heard::Connection } else { Heard::Nothing },
             working: false,
             due: false,
+            reads_of_turn: 0,
+            yields: false,
             established: false,
             secured: false,
             unwraps: false,
@@ -265,7 +276,7 @@ impl<C: Chunk> Tls<C> {
             self.protocol_paused = false;
             return Some(Action::ResumeWriting);
         }
-        let holds = self.paused && self.phase == Phase::Open;
+        let holds = (self.paused || self.yields) && self.phase == Phase::Open;
         if !self.stream_paused && holds && self.reads.hold(self.waiting) {
             self.stream_paused = true;
             return Some(Action::PauseReading);
@@ -296,7 +307,7 @@ impl<C: Chunk> Tls<C> {
         }
         if self.due {
             // What the program has not read yet comes before the end.
-            return self.looks(Action::Read, !self.paused);
+            return self.next_read();
         }
         if !self.ended {
             return None;
@@ -309,9 +320,23 @@ impl<C: Chunk> Tls<C> {
         Some(Action::StartClock)
     }
 
+    fn next_read(&mut self) -> Option<Action> {
+        if self.paused || self.yields {
+            return None;
+        }
+        if self.reads_of_turn == READS_IN_A_TURN {
+            self.yields = true;
+            return Some(Action::GoOnLater);
+        }
+        self.reads_of_turn += 1;
+        self.due = false;
+        Some(Action::Read)
+    }
+
     fn next_of_flushing(&mut self) -> Option<Action> {
         if self.due {
-            return self.looks(Action::Discard, true);
+            self.due = false;
+            return Some(Action::Discard);
         }
         if self.encrypts() {
             return Some(Action::Encrypt);
@@ -330,7 +355,8 @@ impl<C: Chunk> Tls<C> {
     fn next_of_shutdown(&mut self) -> Option<Action> {
         if !self.stream_ended {
             if self.due {
-                return self.looks(Action::Discard, true);
+                self.due = false;
+                return Some(Action::Discard);
             }
             if self.unwraps {
                 self.unwraps = false;
@@ -349,14 +375,6 @@ impl<C: Chunk> Tls<C> {
         }
         self.phase = Phase::Closing;
         Some(Action::Close)
-    }
-
-    fn looks(&mut self, action: Action, wanted: bool) -> Option<Action> {
-        if !wanted {
-            return None;
-        }
-        self.due = false;
-        Some(action)
     }
 
     fn tell_end(&mut self) -> Option<Action> {
@@ -389,8 +407,18 @@ impl<C: Chunk> Tls<C> {
         self.phase < Phase::Closing && !self.stream_ended
     }
 
+    /// The loop has had a turn since [`Action::GoOnLater`].
+    pub fn turn(&mut self) {
+        self.reads_of_turn = 0;
+        self.yields = false;
+    }
+
     /// So many encrypted bytes came in and were given to the library.
     pub fn fed(&mut self, bytes: usize) {
+        if !self.yields {
+            // The stream reads once in a turn.
+            self.reads_of_turn = 0;
+        }
         self.waiting = self.waiting.saturating_add(bytes);
         self.due = true;
     }
@@ -399,7 +427,7 @@ impl<C: Chunk> Tls<C> {
     pub fn end_of_stream(&mut self) -> bool {
         self.stream_ended = true;
         self.ended = true;
-        self.phase == Phase::Open && self.due && self.paused
+        self.phase == Phase::Open && self.due && (self.paused || self.yields)
     }
 
     /// Whether the handshake is not done, as far as it has begun.

@@ -225,6 +225,30 @@ fn more_that_came_is_read_until_the_program_pauses() {
 }
 
 #[test]
+fn a_protocol_that_takes_little_at_a_time_gives_the_loop_its_turns() {
+    let mut tls = open();
+    tls.set_read_limits(100, 1000);
+    tls.fed(5000);
+    let mut reads = 0;
+    while tls.next_action() == Some(Read) {
+        reads += 1;
+        assert!(reads < 1000);
+        tls.looked(Look::More(5000 - reads));
+        assert_eq!(tls.next_output(), Some(Send));
+    }
+    // That was the demand for a turn. Meanwhile the peer sends no more than it may to one that has paused.
+    assert_eq!(actions(&mut tls), [PauseReading]);
+    tls.fed(10);
+    assert_eq!(actions(&mut tls), []);
+    assert!(tls.end_of_stream());
+    tls.turn();
+    assert_eq!(
+        actions(&mut tls),
+        [Read, EndOfInput, StartClock, Send, Close, ResumeReading]
+    );
+}
+
+#[test]
 fn closing_tells_the_peer_after_the_last_byte_and_waits_for_the_answer() {
     let mut tls = open();
     tls.stream_is_full();
@@ -367,6 +391,7 @@ enum Event {
     Resume,
     Full,
     Room,
+    Turn,
     Close,
     EndOfStream,
     Abort,
@@ -381,6 +406,7 @@ fn events() -> impl Strategy<Value = Event> {
         2 => Just(Event::Resume),
         1 => Just(Event::Full),
         2 => Just(Event::Room),
+        2 => Just(Event::Turn),
         1 => Just(Event::Close),
         1 => Just(Event::EndOfStream),
         1 => Just(Event::Abort),
@@ -397,6 +423,8 @@ struct Seen {
     closed: bool,
     /// The program has closed.
     over: bool,
+    /// The loop is to have a turn.
+    yields: bool,
     writing_paused: bool,
     reading_paused: bool,
     clock: bool,
@@ -409,17 +437,14 @@ impl Seen {
     fn act(&mut self, tls: &mut Bytes, action: Action, dice: &mut impl FnMut() -> u8) {
         assert!(!self.lost);
         match action {
-            Handshake => tls.handshaken(
-                [Step::Again, Step::Done][usize::from(dice() % 2)],
-                look(dice()),
-            ),
+            Handshake => tls.handshaken([Step::Again, Step::Done][usize::from(dice() % 2)], look(dice())),
             Established => {
                 assert!(tls.tell_connection() != self.made);
                 self.made = true;
                 tls.told();
             }
             Read => {
-                assert!(self.made && !self.ended && !self.over && !tls.is_paused());
+                assert!(self.made && !self.ended && !self.over && !self.yields && !tls.is_paused());
                 tls.looked(look(dice()));
             }
             Discard => {
@@ -442,6 +467,7 @@ impl Seen {
             PauseReading => assert!(!std::mem::replace(&mut self.reading_paused, true)),
             ResumeReading => assert!(std::mem::replace(&mut self.reading_paused, false)),
             Close => assert!(self.clock && !std::mem::replace(&mut self.closed, true)),
+            GoOnLater => assert!(!std::mem::replace(&mut self.yields, true)),
             Send => {}
         }
     }
@@ -514,6 +540,7 @@ proptest! {
                 Event::Resume => { tls.resume(); },
                 Event::Full => tls.stream_is_full(),
                 Event::Room => tls.stream_has_room(),
+                Event::Turn => { seen.yields = false; tls.turn(); },
                 Event::Close => {
                     seen.over = true;
                     if tls.close() { tls.abort(); }

@@ -43,6 +43,7 @@ impl TlsCore {
             Action::Encrypt => Self::encrypt_queue(slf),
             Action::EndOfInput => Self::end_of_input(slf),
             Action::Unwrap => Self::unwrap(slf),
+            Action::GoOnLater => core.call_soon(&slf.getattr(intern!(py, "_go_on"))?, None),
             Action::Send => Self::send(slf),
             Action::StartClock => {
                 let clock = Self::call_later(slf, core.shutdown_timeout, "_shutdown_late")?;
