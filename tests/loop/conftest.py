@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import plait
+from tests.loop._tls import Contexts
 
 
 @pytest.fixture
@@ -38,3 +42,16 @@ def runner(request: pytest.FixtureRequest) -> Iterator[asyncio.Runner]:
         pytest.skip("ours is held against the loop of 3.13: older ones send no empty datagrams, among other things")
     with asyncio.Runner(loop_factory=request.param) as runner:
         yield runner
+
+
+@pytest.fixture(scope="session")
+def tls(tmp_path_factory: pytest.TempPathFactory) -> Contexts:
+    """Contexts for TLS."""
+    folder: Path = tmp_path_factory.mktemp("tls")
+    key, certificate = folder / "key.pem", folder / "certificate.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    command += ["-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
+    command += ["-keyout", str(key), "-out", str(certificate)]
+    subprocess.run(command, check=True, capture_output=True)
+    empty = Contexts(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context(), key, certificate)
+    return empty._replace(server=empty.new_server(), client=empty.new_client())

@@ -15,7 +15,7 @@
 //!
 //! Promises:
 //! - the protocol hears of the connection, of its bytes, of the end of input, of the loss, in this order, each but the bytes at
-//!   most once, and of the loss if it heard of the connection and unless the connection is lost in its handshake;
+//!   most once, and of the loss if it knew of the connection;
 //! - what the program writes is encrypted in order, none twice, and before the peer is told of the end;
 //! - after the program has closed, the protocol gets no more bytes; they are looked at only for the peer's end;
 //! - [`Action::PauseWriting`] and [`Action::ResumeWriting`] take turns, pause first, and so do those of reading;
@@ -42,6 +42,8 @@ pub enum Action {
     EndOfInput,
     /// Have the library tell the peer of the end and look for its answer, and report with [`Tls::unwrapped`]. A step.
     Unwrap,
+    /// Come back from the loop, by [`Tls::turn`]: the others there have waited long enough.
+    GoOnLater,
     /// Write what the library has put out.
     Send,
     /// From now on the end may take so long and no longer.
@@ -129,14 +131,29 @@ enum Heard {
 /// From so many writes to a connection at its end on each is told.
 const UNNOTICED_WRITES: u8 = 5;
 
+/// So often is the protocol given bytes before the loop has a turn: where its memory is small, much that came is many calls.
+const READS_IN_A_TURN: u8 = 64;
+
 /// Queues that grew beyond it give their memory back when they are empty.
 const KEPT_CAPACITY: usize = 16;
 
-/// Marks, in bytes: above the second one something pauses until the first one is reached.
+/// Marks, in bytes: at the second one something pauses until the first one is reached.
 #[derive(Clone, Copy, Debug)]
 struct Marks {
     low: usize,
     high: usize,
+}
+
+impl Marks {
+    /// Whether so many bytes are enough for a pause.
+    fn hold(self, bytes: usize) -> bool {
+        bytes > 0 && bytes >= self.high
+    }
+
+    /// Whether so few end one. Never while they hold: with both marks the same there would be no end to it.
+    fn lets_go(self, bytes: usize) -> bool {
+        bytes <= self.low && !self.hold(bytes)
+    }
 }
 
 /// The state of one connection.
@@ -158,6 +175,10 @@ pub struct Tls<C> {
     working: bool,
     /// Bytes came in since the library last said that it has to have more.
     due: bool,
+    /// How often the protocol was given bytes since the loop's last turn.
+    reads_of_turn: u8,
+    /// The loop is to have a turn before the protocol gets more.
+    yields: bool,
     established: bool,
     /// The handshake was done, now or long ago.
     secured: bool,
@@ -204,6 +225,8 @@ impl<C: Chunk> Tls<C> {
             heard: if knows { Heard::Connection } else { Heard::Nothing },
             working: false,
             due: false,
+            reads_of_turn: 0,
+            yields: false,
             established: false,
             secured: false,
             unwraps: false,
@@ -245,20 +268,20 @@ impl<C: Chunk> Tls<C> {
             return Some(Action::Send);
         }
         let knows = matches!(self.heard, Heard::Connection | Heard::End);
-        if !self.protocol_paused && knows && self.queued > 0 && self.queued >= self.writes.high {
+        if !self.protocol_paused && knows && self.writes.hold(self.queued) {
             self.protocol_paused = true;
             return Some(Action::PauseWriting);
         }
-        if self.protocol_paused && self.queued <= self.writes.low {
+        if self.protocol_paused && self.writes.lets_go(self.queued) {
             self.protocol_paused = false;
             return Some(Action::ResumeWriting);
         }
-        let holds = self.paused && self.phase == Phase::Open;
-        if !self.stream_paused && holds && self.waiting > 0 && self.waiting >= self.reads.high {
+        let holds = (self.paused || self.yields) && self.phase == Phase::Open;
+        if !self.stream_paused && holds && self.reads.hold(self.waiting) {
             self.stream_paused = true;
             return Some(Action::PauseReading);
         }
-        if self.stream_paused && (!holds || self.waiting <= self.reads.low) {
+        if self.stream_paused && (!holds || self.reads.lets_go(self.waiting)) {
             self.stream_paused = false;
             return Some(Action::ResumeReading);
         }
@@ -284,7 +307,7 @@ impl<C: Chunk> Tls<C> {
         }
         if self.due {
             // What the program has not read yet comes before the end.
-            return self.looks(Action::Read, !self.paused);
+            return self.next_read();
         }
         if !self.ended {
             return None;
@@ -297,9 +320,23 @@ impl<C: Chunk> Tls<C> {
         Some(Action::StartClock)
     }
 
+    fn next_read(&mut self) -> Option<Action> {
+        if self.paused || self.yields {
+            return None;
+        }
+        if self.reads_of_turn == READS_IN_A_TURN {
+            self.yields = true;
+            return Some(Action::GoOnLater);
+        }
+        self.reads_of_turn += 1;
+        self.due = false;
+        Some(Action::Read)
+    }
+
     fn next_of_flushing(&mut self) -> Option<Action> {
         if self.due {
-            return self.looks(Action::Discard, true);
+            self.due = false;
+            return Some(Action::Discard);
         }
         if self.encrypts() {
             return Some(Action::Encrypt);
@@ -318,7 +355,8 @@ impl<C: Chunk> Tls<C> {
     fn next_of_shutdown(&mut self) -> Option<Action> {
         if !self.stream_ended {
             if self.due {
-                return self.looks(Action::Discard, true);
+                self.due = false;
+                return Some(Action::Discard);
             }
             if self.unwraps {
                 self.unwraps = false;
@@ -337,14 +375,6 @@ impl<C: Chunk> Tls<C> {
         }
         self.phase = Phase::Closing;
         Some(Action::Close)
-    }
-
-    fn looks(&mut self, action: Action, wanted: bool) -> Option<Action> {
-        if !wanted {
-            return None;
-        }
-        self.due = false;
-        Some(action)
     }
 
     fn tell_end(&mut self) -> Option<Action> {
@@ -377,8 +407,18 @@ impl<C: Chunk> Tls<C> {
         self.phase < Phase::Closing && !self.stream_ended
     }
 
+    /// The loop has had a turn since [`Action::GoOnLater`].
+    pub fn turn(&mut self) {
+        self.reads_of_turn = 0;
+        self.yields = false;
+    }
+
     /// So many encrypted bytes came in and were given to the library.
     pub fn fed(&mut self, bytes: usize) {
+        if !self.yields {
+            // The stream reads once in a turn.
+            self.reads_of_turn = 0;
+        }
         self.waiting = self.waiting.saturating_add(bytes);
         self.due = true;
     }
@@ -387,7 +427,7 @@ impl<C: Chunk> Tls<C> {
     pub fn end_of_stream(&mut self) -> bool {
         self.stream_ended = true;
         self.ended = true;
-        self.phase == Phase::Open && self.due && self.paused
+        self.phase == Phase::Open && self.due && (self.paused || self.yields)
     }
 
     /// Whether the handshake is not done, as far as it has begun.
@@ -396,16 +436,19 @@ impl<C: Chunk> Tls<C> {
         self.phase == Phase::Handshake
     }
 
-    /// The library was asked for the handshake; so many bytes it has not looked at.
-    pub fn handshaken(&mut self, step: Step, waiting: usize) {
+    /// The library was asked for the handshake; `left` is what came together with its end.
+    pub fn handshaken(&mut self, step: Step, left: Look) {
         self.working = false;
         self.sends = true;
         if self.phase == Phase::Handshake && step == Step::Done {
             self.phase = Phase::Open;
             (self.established, self.secured) = (true, true);
-            // The end of the handshake may have come together with more; to ask in vain is dear.
-            self.waiting = waiting;
-            self.due |= waiting > 0;
+            // To ask in vain is dear.
+            self.waiting = 0;
+            if let Look::More(bytes) = left {
+                self.waiting = bytes;
+                self.due = true;
+            }
         }
     }
 
@@ -565,7 +608,7 @@ impl<C: Chunk> Tls<C> {
 
     /// The stream is lost: whether the protocol is to hear of it; and what was queued.
     pub fn lost(&mut self) -> (bool, VecDeque<C>) {
-        let tells = self.phase != Phase::Handshake && matches!(self.heard, Heard::Connection | Heard::End);
+        let tells = matches!(self.heard, Heard::Connection | Heard::End);
         self.heard = Heard::Loss;
         (tells, self.abort())
     }

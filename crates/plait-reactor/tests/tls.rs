@@ -12,7 +12,7 @@ fn actions(tls: &mut Bytes) -> Vec<Action> {
     while let Some(action) = tls.next_action() {
         all.push(action);
         match action {
-            Handshake => tls.handshaken(Step::Done, 9),
+            Handshake => tls.handshaken(Step::Done, Look::More(9)),
             Established => {
                 tls.tell_connection();
                 tls.told();
@@ -59,7 +59,7 @@ fn a_server_waits_for_the_first_word_and_a_client_speaks() {
     assert_eq!(actions(&mut server), []);
     server.fed(300);
     step(&mut server, Handshake);
-    server.handshaken(Step::Again, 9);
+    server.handshaken(Step::Again, Look::More(9));
     assert_eq!(actions(&mut server), [Send]);
     let mut client = Bytes::new(false);
     assert!(client.begin(true));
@@ -67,7 +67,7 @@ fn a_server_waits_for_the_first_word_and_a_client_speaks() {
     // Not entered twice, whatever comes meanwhile.
     client.fed(10);
     assert_eq!(client.next_action(), None);
-    client.handshaken(Step::Again, 9);
+    client.handshaken(Step::Again, Look::More(9));
     step(&mut client, Handshake);
 }
 
@@ -76,7 +76,7 @@ fn the_protocol_hears_of_the_connection_once_and_before_its_bytes() {
     let mut tls = Bytes::new(false);
     assert!(tls.begin(true));
     step(&mut tls, Handshake);
-    tls.handshaken(Step::Done, 9);
+    tls.handshaken(Step::Done, Look::More(9));
     step(&mut tls, Established);
     assert!(tls.tell_connection());
     assert!(!tls.tell_connection());
@@ -93,7 +93,7 @@ fn nothing_is_read_after_a_handshake_that_nothing_came_with() {
     let mut tls = Bytes::new(true);
     assert!(tls.begin(true));
     step(&mut tls, Handshake);
-    tls.handshaken(Step::Done, 0);
+    tls.handshaken(Step::Done, Look::Dry);
     assert_eq!(actions(&mut tls), [Established, Send]);
     assert_eq!(tls.waiting(), 0);
 }
@@ -103,7 +103,7 @@ fn a_protocol_that_had_the_stream_does_not_hear_of_the_connection() {
     let mut tls = Bytes::new(true);
     assert!(tls.begin(true));
     step(&mut tls, Handshake);
-    tls.handshaken(Step::Done, 9);
+    tls.handshaken(Step::Done, Look::More(9));
     step(&mut tls, Established);
     assert!(!tls.tell_connection());
 }
@@ -143,6 +143,39 @@ fn while_the_stream_is_full_bytes_wait_as_they_were_given() {
     assert_eq!(tls.take_first(), Some((b"56".to_vec(), 0)));
     tls.encrypted(None);
     assert_eq!(actions(&mut tls), [Send, ResumeWriting]);
+}
+
+#[test]
+fn where_both_marks_are_the_same_a_pause_lasts_while_there_is_as_much() {
+    for mark in [0, 4] {
+        let mut tls = open();
+        tls.set_write_limits(mark, mark);
+        tls.stream_is_full();
+        write(&mut tls, b"1234");
+        assert_eq!(tls.next_output(), Some(PauseWriting));
+        assert_eq!(tls.next_output(), None);
+        tls.stream_has_room();
+        assert_eq!(actions(&mut tls), [Encrypt, Send, ResumeWriting]);
+        tls.set_read_limits(mark, mark);
+        tls.pause();
+        tls.fed(4);
+        assert_eq!(tls.next_output(), Some(PauseReading));
+        assert_eq!(tls.next_output(), None);
+        tls.resume();
+        assert_eq!(actions(&mut tls), [Read, Send, ResumeReading]);
+    }
+}
+
+#[test]
+fn a_resumption_comes_at_the_low_mark_or_below_equal_marks() {
+    let mut tls = open();
+    tls.set_write_limits(4, 4);
+    tls.stream_is_full();
+    write(&mut tls, b"12");
+    write(&mut tls, b"34");
+    assert_eq!(actions(&mut tls), [PauseWriting]);
+    assert_eq!(tls.take_first(), Some((b"12".to_vec(), 0)));
+    assert_eq!(actions(&mut tls), [ResumeWriting]);
 }
 
 #[test]
@@ -189,6 +222,30 @@ fn more_that_came_is_read_until_the_program_pauses() {
     assert!(tls.pause());
     tls.looked(Look::More(3));
     assert_eq!(actions(&mut tls), [Send]);
+}
+
+#[test]
+fn a_protocol_that_takes_little_at_a_time_gives_the_loop_its_turns() {
+    let mut tls = open();
+    tls.set_read_limits(100, 1000);
+    tls.fed(5000);
+    let mut reads = 0;
+    while tls.next_action() == Some(Read) {
+        reads += 1;
+        assert!(reads < 1000);
+        tls.looked(Look::More(5000 - reads));
+        assert_eq!(tls.next_output(), Some(Send));
+    }
+    // That was the demand for a turn. Meanwhile the peer sends no more than it may to one that has paused.
+    assert_eq!(actions(&mut tls), [PauseReading]);
+    tls.fed(10);
+    assert_eq!(actions(&mut tls), []);
+    assert!(tls.end_of_stream());
+    tls.turn();
+    assert_eq!(
+        actions(&mut tls),
+        [Read, EndOfInput, StartClock, Send, Close, ResumeReading]
+    );
 }
 
 #[test]
@@ -293,16 +350,27 @@ fn before_there_is_a_connection_closing_is_an_abort() {
 }
 
 #[test]
-fn a_connection_lost_in_its_handshake_is_not_the_protocols() {
+fn a_connection_lost_in_its_handshake_is_told_of_where_it_was_known_before() {
+    for knows in [false, true] {
+        for fails in [false, true] {
+            let mut tls = Bytes::new(knows);
+            assert!(tls.begin(true));
+            if fails {
+                tls.abort();
+            }
+            assert_eq!(tls.lost().0, knows);
+            assert!(!tls.lost().0);
+        }
+    }
+}
+
+#[test]
+fn a_library_that_may_have_kept_bytes_is_asked_after_the_handshake() {
     let mut tls = Bytes::new(true);
     assert!(tls.begin(true));
-    assert!(!tls.lost().0);
-    // One that failed is.
-    let mut tls = Bytes::new(true);
-    assert!(tls.begin(true));
-    tls.abort();
-    assert!(tls.lost().0);
-    assert!(!tls.lost().0);
+    step(&mut tls, Handshake);
+    tls.handshaken(Step::Done, Look::More(0));
+    assert_eq!(actions(&mut tls), [Established, Read, Send]);
 }
 
 #[test]
@@ -323,6 +391,7 @@ enum Event {
     Resume,
     Full,
     Room,
+    Turn,
     Close,
     EndOfStream,
     Abort,
@@ -337,6 +406,7 @@ fn events() -> impl Strategy<Value = Event> {
         2 => Just(Event::Resume),
         1 => Just(Event::Full),
         2 => Just(Event::Room),
+        2 => Just(Event::Turn),
         1 => Just(Event::Close),
         1 => Just(Event::EndOfStream),
         1 => Just(Event::Abort),
@@ -353,6 +423,8 @@ struct Seen {
     closed: bool,
     /// The program has closed.
     over: bool,
+    /// The loop is to have a turn.
+    yields: bool,
     writing_paused: bool,
     reading_paused: bool,
     clock: bool,
@@ -365,17 +437,14 @@ impl Seen {
     fn act(&mut self, tls: &mut Bytes, action: Action, dice: &mut impl FnMut() -> u8) {
         assert!(!self.lost);
         match action {
-            Handshake => tls.handshaken(
-                [Step::Again, Step::Done][usize::from(dice() % 2)],
-                usize::from(dice() % 2),
-            ),
+            Handshake => tls.handshaken([Step::Again, Step::Done][usize::from(dice() % 2)], look(dice())),
             Established => {
                 assert!(tls.tell_connection() != self.made);
                 self.made = true;
                 tls.told();
             }
             Read => {
-                assert!(self.made && !self.ended && !self.over && !tls.is_paused());
+                assert!(self.made && !self.ended && !self.over && !self.yields && !tls.is_paused());
                 tls.looked(look(dice()));
             }
             Discard => {
@@ -398,6 +467,7 @@ impl Seen {
             PauseReading => assert!(!std::mem::replace(&mut self.reading_paused, true)),
             ResumeReading => assert!(std::mem::replace(&mut self.reading_paused, false)),
             Close => assert!(self.clock && !std::mem::replace(&mut self.closed, true)),
+            GoOnLater => assert!(!std::mem::replace(&mut self.yields, true)),
             Send => {}
         }
     }
@@ -453,13 +523,14 @@ proptest! {
         knows: bool,
         events in prop::collection::vec(events(), 0..40),
         rolls in prop::collection::vec(any::<u8>(), 1..64),
+        marks in prop_oneof![Just((4, 12)), Just((0, 0)), Just((4, 4)), Just((8, 8))],
     ) {
         let mut tls = Bytes::new(knows);
         let mut seen = Seen { made: knows, ..Seen::default() };
         let mut at = 0;
         let mut dice = || { at += 1; rolls[at % rolls.len()] };
-        tls.set_write_limits(4, 12);
-        tls.set_read_limits(3, 9);
+        tls.set_write_limits(marks.0, marks.1);
+        tls.set_read_limits(marks.0, marks.1);
         tls.begin(dice() % 2 == 0);
         for event in events {
             match event {
@@ -469,6 +540,7 @@ proptest! {
                 Event::Resume => { tls.resume(); },
                 Event::Full => tls.stream_is_full(),
                 Event::Room => tls.stream_has_room(),
+                Event::Turn => { seen.yields = false; tls.turn(); },
                 Event::Close => {
                     seen.over = true;
                     if tls.close() { tls.abort(); }
@@ -477,9 +549,8 @@ proptest! {
                 Event::EndOfStream => if !tls.is_shaking_hands() { tls.end_of_stream(); },
                 Event::Abort => { seen.over = true; tls.abort(); },
                 Event::Lost => {
-                    let shaking = tls.is_shaking_hands();
                     let tells = tls.lost().0;
-                    prop_assert_eq!(tells, seen.made && !shaking && !seen.lost);
+                    prop_assert_eq!(tells, seen.made && !seen.lost);
                     seen.lost = true;
                 },
             }

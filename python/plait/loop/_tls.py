@@ -16,8 +16,8 @@ ssl: Any = tls.ssl
 _MOST: Final = 2**63 - 1
 
 
-class _Transport(transports._FlowControlMixin):
-    """What `TlsTransport` says that it is."""
+class _SSLProtocolTransport(transports._FlowControlMixin):
+    """What `TlsTransport` says that it is: programs look for 'ssl' in the name."""
 
     __slots__ = ()
 
@@ -32,7 +32,7 @@ class TlsTransport(_core.TlsCore):
 
     @property
     def __class__(self) -> type[Any]:
-        return _Transport
+        return _SSLProtocolTransport
 
     @__class__.setter
     def __class__(self, value: type[Any]) -> None:
@@ -204,6 +204,9 @@ async def upgrade(
     ssl_shutdown_timeout: float | None = None,
 ) -> TlsTransport:
     """Put TLS between a transport of ours and its protocol."""
+    if transport._loop is None:
+        # It would tell nobody of its end again.
+        raise ConnectionResetError("Connection lost")
     waiter = loop.create_future()
     upgraded = make(
         loop,

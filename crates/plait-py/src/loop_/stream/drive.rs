@@ -213,6 +213,14 @@ impl StreamCore {
         }
     }
 
+    /// The same of what gathers for the end of the turn.
+    pub(in crate::loop_) fn flush_gathered(slf: &Bound<'_, Self>) -> PyResult<()> {
+        match slf.get().stream(slf.py(), |stream| stream.is_gathering()) {
+            true => Self::flush(slf),
+            false => Ok(()),
+        }
+    }
+
     pub(super) fn write_failed(slf: &Bound<'_, Self>, error: &io::Error) -> PyResult<()> {
         let py = slf.py();
         let error = os_error(py, error);

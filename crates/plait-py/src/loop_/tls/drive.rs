@@ -1,7 +1,7 @@
 //! The steps of a TLS connection, and what follows from each.
 
 use plait_reactor::stream::Chunk;
-use plait_reactor::tls::{Offer, Step, Tls};
+use plait_reactor::tls::{Look, Offer, Step, Tls};
 use pyo3::exceptions::PyConnectionResetError;
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -43,6 +43,7 @@ impl TlsCore {
             Action::Encrypt => Self::encrypt_queue(slf),
             Action::EndOfInput => Self::end_of_input(slf),
             Action::Unwrap => Self::unwrap(slf),
+            Action::GoOnLater => core.call_soon(&slf.getattr(intern!(py, "_go_on"))?, None),
             Action::Send => Self::send(slf),
             Action::StartClock => {
                 let clock = Self::call_later(slf, core.shutdown_timeout, "_shutdown_late")?;
@@ -65,15 +66,17 @@ impl TlsCore {
         let Some(library) = core.library(py) else { return Ok(()) };
         match library.handshake(py) {
             Ok(step) => {
-                let waiting = library.waiting(py)?;
-                core.tls(py, |tls| tls.handshaken(step, waiting));
+                let left = library.left(py)?;
+                core.tls(py, |tls| tls.handshaken(step, left));
                 match step {
                     Step::Again => Ok(()),
                     Step::Done => stop(py, core.with(py, |state| state.handshake_clock.take())),
                 }
             }
             Err(error) if stream::ends_program(py, &error) => {
-                core.tls(py, |tls| tls.handshaken(Step::Again, 0));
+                core.tls(py, |tls| tls.handshaken(Step::Again, Look::Dry));
+                // As with `broken`: nothing is known of what the library has done.
+                Self::force_close(slf, None)?;
                 Err(error)
             }
             Err(error) => Self::handshake_failed(slf, error),
@@ -85,6 +88,7 @@ impl TlsCore {
         let (py, core) = (slf.py(), slf.get());
         stop(py, core.with(py, |state| state.handshake_clock.take()))?;
         Self::send(slf)?;
+        core.flush_below(py)?;
         drop(core.tls(py, |tls| tls.abort()));
         let waiter = core.with(py, |state| state.waiter.take());
         slf.call_method1("_handshake_failed", (error.value(py),))?;
@@ -162,6 +166,20 @@ impl TlsCore {
         match sent {
             Ok(()) => Ok(()),
             Err(error) => Self::fatal(slf, error, FATAL),
+        }
+    }
+
+    /// What gathers below for the end of the turn is written now: the connection is to be ended before.
+    fn flush_below(&self, py: Python<'_>) -> PyResult<()> {
+        let Some(below) = self.held(py, |state| state.stream.as_ref()) else {
+            return Ok(());
+        };
+        if let Ok(tls) = below.cast::<Self>() {
+            return tls.get().flush_below(py);
+        }
+        match below.cast::<StreamCore>() {
+            Ok(stream) => StreamCore::flush_gathered(stream),
+            Err(_) => Ok(()),
         }
     }
 

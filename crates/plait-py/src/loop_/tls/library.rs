@@ -2,7 +2,7 @@
 
 use std::mem::MaybeUninit;
 
-use plait_reactor::tls::Step;
+use plait_reactor::tls::{Look, Step};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -93,6 +93,20 @@ impl Library {
     /// How many encrypted bytes it has not looked at.
     pub(super) fn waiting(&self, py: Python<'_>) -> PyResult<usize> {
         self.incoming.bind(py).getattr(intern!(py, "pending"))?.extract()
+    }
+
+    /// What there may be to decrypt, without asking it for bytes.
+    pub(super) fn left(&self, py: Python<'_>) -> PyResult<Look> {
+        match self.waiting(py)? {
+            0 if self.has_all_given() => Ok(Look::Dry),
+            waiting => Ok(Look::More(waiting)),
+        }
+    }
+
+    /// Whether a call that decrypts gives all of a record that there is room for, so that nothing is left where nothing waits. A
+    /// program's own class may keep what it likes, until it says that it has to have more.
+    pub(super) fn has_all_given(&self) -> bool {
+        self.direct
     }
 
     /// Takes what it has put out.

@@ -151,6 +151,7 @@ impl TlsCore {
     }
 
     fn _go_on(slf: &Bound<'_, Self>) -> PyResult<()> {
+        slf.get().tls(slf.py(), |tls| tls.turn());
         Self::drive(slf)
     }
 

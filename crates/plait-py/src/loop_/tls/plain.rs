@@ -65,7 +65,7 @@ fn decrypt(py: Python<'_>, library: &Library, room: &mut [MaybeUninit<u8>], leas
             Ok(Got::Bytes(got)) => {
                 len += got;
                 match library.waiting(py) {
-                    Ok(0) if room.len() > len => break (Look::Dry, None),
+                    Ok(0) if room.len() > len && library.has_all_given() => break (Look::Dry, None),
                     Ok(_) => {}
                     Err(error) => break (Look::Dry, Some(error)),
                 }
