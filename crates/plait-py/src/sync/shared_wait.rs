@@ -18,7 +18,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyCFunction, PyDict, PyTuple};
 use pyo3::{PyTraverseError, PyVisit};
 
-use super::inbox;
+use super::inbox::{self, Standstill};
 use super::operation::{Operation, Place};
 use crate::gil::{self, Waitable};
 use crate::shared;
@@ -130,6 +130,8 @@ pub(super) fn block_on(
     {
         return Ok(Some(done));
     }
+    // The tasks of a loop that runs here would keep from this thread what they are woken for.
+    let _standstill = Standstill::begin(py);
     loop {
         match queue(py, operation, deadline)? {
             Some(waiter) => {
@@ -160,6 +162,7 @@ pub(super) fn block_on(
 /// # Errors
 /// What a signal's handler raised.
 pub(super) fn sleep(py: Python<'_>, waiter: &Waiter, deadline: Option<u64>, told: impl Fn() -> bool) -> PyResult<bool> {
+    let _standstill = Standstill::begin(py);
     while gil::wait(py, &Sleeper(waiter, deadline), true, deadline)? {
         if told() {
             return Ok(true);
