@@ -504,7 +504,7 @@ def test_what_is_raised_while_a_task_is_woken_loses_it_nothing(late: bool, monke
     class Loop(asyncio.SelectorEventLoop):
         armed = False
 
-        def call_soon(self, *arguments: Any, **named: Any) -> Any:
+        def call_soon(self, *arguments: Any, **named: Any) -> Any:  # type: ignore[override]
             armed, self.armed = self.armed, False
             if armed and not late:
                 raise Interrupted
