@@ -104,3 +104,68 @@ thread.join(20)
 print(thread.is_alive())
 """
     assert run_script(source).stdout == "False\n"
+
+
+@pytest.mark.parametrize("put", ["channel.aput(LARGE)", "channel.aput_many([LARGE, LARGE])"])
+def test_a_child_leaves_alone_what_its_parent_has_still_to_put(run_script: Any, put: str) -> None:
+    source = f"""
+import asyncio, os, sys, warnings
+import plait
+warnings.simplefilter("ignore")
+LARGE, OTHER = b"A" * 50_000, b"B" * 50_000
+
+async def main():
+    channel = plait.Channel(1, shared=True)
+    channel.put(b"x")
+    task = asyncio.create_task({put})
+    while not channel.statistics()["waiting_put"]:
+        await asyncio.sleep(0)
+    before = channel.statistics()["block_bytes"]
+    if (child := os.fork()) == 0:
+        sys.exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    assert channel.statistics()["block_bytes"] == before
+    for _ in range(200):
+        try:
+            channel.put_nowait(OTHER)
+        except plait.ChannelFull:
+            pass
+    channel.get()
+    while not task.done() or channel.qsize():
+        await asyncio.sleep(0)
+        if channel.qsize():
+            assert channel.get() == LARGE
+    assert channel.statistics()["block_bytes"] == 0
+
+asyncio.run(main())
+print("ok")
+"""
+    assert run_script(source).stdout == "ok\n"
+
+
+def test_a_child_puts_a_copy_of_its_own(run_script: Any) -> None:
+    """The process is forked by what is pickled after a large message."""
+    source = """
+import os, warnings
+import plait
+warnings.simplefilter("ignore")
+channel = plait.Channel(8, shared=True)
+LARGE = b"A" * 50_000
+child = None
+
+class Forks:
+    def __reduce__(self):
+        global child
+        child = os.fork()
+        if child:
+            assert os.waitpid(child, 0)[1] == 0
+        return (str, ("forked",))
+
+channel.put_many([LARGE, Forks()])
+if child == 0:
+    os._exit(0)
+assert channel.statistics()["block_bytes"] >= 2 * len(LARGE), channel.statistics()
+assert channel.get_many(8) == [LARGE, "forked"] * 2
+print("ok")
+"""
+    assert run_script(source).stdout == "ok\n"

@@ -289,6 +289,51 @@ def test_cancelled_while_a_thread_releases_nothing_is_lost():
     asyncio.run(main())
 
 
+def test_among_the_tasks_of_one_loop_it_goes_to_who_waits_also_in_a_fresh_program(run_script):
+    source = """
+import asyncio, plait
+
+async def main():
+    lock = plait.Lock()
+    lock.acquire()
+
+    async def other():
+        async with lock:
+            pass
+
+    task = asyncio.create_task(other())
+    await asyncio.sleep(0)
+    lock.release()
+    print(lock.acquire(False))
+    await task
+
+asyncio.run(main())
+"""
+    assert run_script(source).stdout == "False\n"
+
+
+@pytest.mark.parametrize("name", LOCKS)
+def test_a_task_can_be_made_of_getting_in(name):
+    async def main():
+        lock = ALL[name]()
+        entering = lock.__aenter__()
+        assert asyncio.iscoroutine(entering)
+        await asyncio.create_task(entering)
+        assert lock.locked()
+        lock = ALL[name]()
+        await asyncio.wait_for(lock.__aenter__(), WATCHDOG)
+        await asyncio.create_task(lock.__aexit__(None, None, None))
+        assert not lock.locked()
+        for raised in [KeyError, KeyError("it")]:
+            await lock.__aenter__()
+            with pytest.raises(KeyError):
+                lock.__aexit__(None, None, None).throw(raised)
+        lock.__aenter__().close()
+        assert lock.locked()
+
+    asyncio.run(main())
+
+
 @pytest.mark.parametrize("name", LOCKS)
 def test_timeouts_and_tries_of_tasks(name):
     async def main():
@@ -591,6 +636,63 @@ def test_an_action_that_fails_breaks_the_barrier():
     with pytest.raises(errors.BrokenBarrierError):
         result()
     assert barrier.broken
+
+
+@pytest.mark.parametrize("before", [0, 1], ids=["first", "second"])
+@pytest.mark.parametrize("kind", ["thread", "task"])
+def test_an_abort_during_the_action_reaches_all_of_the_round(before, kind):
+    begun, go_on = threading.Event(), threading.Event()
+
+    def act():
+        begun.set()
+        assert go_on.wait(WATCHDOG)
+
+    barrier = plait.Barrier(2, act)
+    if before:
+        go_on.set()
+        result = in_thread(barrier.wait)
+        assert barrier.wait() + result() == 1
+        go_on.clear()
+        begun.clear()
+    told: list = []
+
+    def come():
+        with pytest.raises(errors.BrokenBarrierError):
+            barrier.wait() if kind == "thread" else asyncio.run(barrier.await_())
+        told.append("broken")
+
+    results = [in_thread(come), in_thread(come)]
+    assert begun.wait(WATCHDOG)
+    barrier.abort()
+    until(lambda: told == ["broken"])  # who waited does not wait for the action
+    go_on.set()
+    for result in results:
+        result()
+    assert barrier.broken
+
+
+def test_an_abort_reaches_all_rounds_that_act():
+    go_on, acting = threading.Event(), threading.Semaphore(0)
+
+    def act():
+        acting.release()
+        assert go_on.wait(WATCHDOG)
+
+    barrier = plait.Barrier(2, act)
+    told: list = []
+
+    def come():
+        with pytest.raises(errors.BrokenBarrierError):
+            barrier.wait()
+        told.append("broken")
+
+    results = [in_thread(come) for _ in range(4)]
+    assert all(acting.acquire(timeout=WATCHDOG) for _ in range(2))
+    barrier.abort()
+    until(lambda: len(told) == 2)
+    go_on.set()
+    for result in results:
+        result()
 
 
 def test_numbers_of_a_barrier_stay_apart_when_a_task_leaves():

@@ -284,6 +284,36 @@ def test_a_timeout_breaks_it(whose: str) -> None:
     assert barrier.n_waiting == 0
 
 
+@pytest.mark.parametrize("kind", ["thread", "task"])
+def test_a_timeout_of_the_next_round_leaves_one_that_is_complete(kind: str) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def act() -> None:
+        begun.set()
+        go_on.wait(LATE)
+
+    barrier = barrier_of(2, act)
+    passed: list[int] = []
+    told: list[str] = []
+    first = [started(lambda: passed.append(barrier.wait())) for _ in range(2)]
+    assert begun.wait(LATE)
+
+    def late() -> None:
+        with pytest.raises(plait.BrokenBarrierError):
+            barrier.wait(0.02) if kind == "thread" else asyncio.run(barrier.await_(0.02))
+        told.append("broken")
+
+    thread = started(late)
+    time.sleep(0.1)
+    assert not barrier.broken
+    go_on.set()
+    for each in [*first, thread]:
+        ended(each)
+    assert sorted(passed) == [0, 1]
+    assert told == ["broken"]
+    assert barrier.broken
+
+
 def test_a_timeout_of_a_task_during_the_action_waits_for_its_end() -> None:
     begun, go_on = threading.Event(), threading.Event()
 

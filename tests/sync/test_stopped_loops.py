@@ -7,6 +7,9 @@ wait in a task. It may run again later: then its tasks look, and wait on when no
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -405,6 +408,91 @@ def test_a_thread_that_waits_in_a_task_is_not_kept_from_it_by_its_own_loop(event
     event_loop.run_until_complete(main())
 
 
+@pytest.mark.parametrize("notifier", ["comes later", "is queued"])
+def test_what_a_waiting_thread_releases_is_not_kept_by_its_own_loop(event_loop: Loop, notifier: str) -> None:
+    """The thread is in the condition's `wait` when that releases the lock, which a task of its loop is handed."""
+    lock = plait.Lock()
+    condition = plait.Condition(lock)
+    begin = threading.Event()
+
+    async def other() -> None:
+        async with lock:
+            pass
+
+    def notify() -> bool:
+        assert begin.wait(WATCHDOG)
+        assert lock.acquire(timeout=WATCHDOG)
+        condition.notify()
+        lock.release()
+        return True
+
+    async def main() -> None:
+        lock.acquire()
+        task = asyncio.create_task(other())
+        await come_to(lambda: lock.statistics()["waiting"] == 1)
+        notifying = Waiting(notify)
+        if notifier == "is queued":
+            begin.set()
+            await come_to(lambda: lock.statistics()["waiting"] == 2)
+        else:
+            threading.Timer(0.05, begin.set).start()
+        assert condition.wait(WATCHDOG / 2)
+        lock.release()
+        await asyncio.wait_for(task, WATCHDOG)
+        assert notifying.result()
+
+    event_loop.run_until_complete(main())
+
+
+def test_what_a_signal_handler_releases_is_not_kept_by_the_loop_that_waits(event_loop: Loop) -> None:
+    lock = plait.Lock()
+
+    async def other() -> bool:
+        async with lock:
+            return True
+
+    async def main() -> None:
+        lock.acquire()
+        task = asyncio.create_task(other())
+        await come_to(lambda: lock.statistics()["waiting"] == 1)
+
+        def interrupt() -> bool:
+            until(lambda: lock.statistics()["waiting"] == 2)
+            os.kill(os.getpid(), signal.SIGUSR1)
+            return True
+
+        interrupting = Waiting(interrupt)
+        assert lock.acquire(timeout=WATCHDOG / 2)
+        assert interrupting.result()
+        lock.release()
+        assert await asyncio.wait_for(task, WATCHDOG)
+
+    before = signal.signal(signal.SIGUSR1, lambda *_: lock.release())
+    try:
+        event_loop.run_until_complete(main())
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
+def test_a_loop_that_stood_still_is_relied_on_again(event_loop: Loop) -> None:
+    lock = plait.Lock()
+
+    async def other() -> bool:
+        async with lock:
+            return True
+
+    async def main() -> None:
+        for _ in range(3):
+            lock.acquire()
+            assert lock.acquire(timeout=0.01) is False
+            task = asyncio.create_task(other())
+            await come_to(lambda: lock.statistics()["waiting"] == 1)
+            lock.release()
+            assert await asyncio.wait_for(task, WATCHDOG)
+
+    event_loop.run_until_complete(main())
+
+
 def test_those_that_were_about_to_run_when_a_task_waits_as_a_thread(event_loop: Loop, shared: bool) -> None:
     channel, hurry = plait.Channel(1, shared=shared), plait.Channel()
 
@@ -441,6 +529,49 @@ def test_who_was_handed_a_lock_and_could_not_come_gets_it_later(event_loop: Loop
     lock.release()
     assert event_loop.run_until_complete(asyncio.wait_for(task, WATCHDOG)) is True
     assert lock.locked()
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["before it is noted", "after it is noted"])
+def test_what_is_raised_while_a_task_is_woken_loses_it_nothing(late: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As by the handler of a signal that comes in the midst of the loop's `call_soon`."""
+
+    class Interrupted(Exception):
+        pass
+
+    class Loop(asyncio.SelectorEventLoop):
+        armed = False
+
+        def call_soon(self, *arguments: Any, **named: Any) -> Any:  # type: ignore[override]
+            armed, self.armed = self.armed, False
+            if armed and not late:
+                raise Interrupted
+            handle = super().call_soon(*arguments, **named)
+            if armed:
+                raise Interrupted
+            return handle
+
+    unraisable: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda told: unraisable.append(told.exc_type))
+    event_loop = Loop()
+    lock = plait.Lock()
+
+    async def other() -> bool:
+        async with lock:
+            await asyncio.sleep(0)
+            return True
+
+    async def main() -> None:
+        await lock.aacquire()
+        task = asyncio.create_task(other())
+        await come_to(lambda: lock.statistics()["waiting"] == 1)
+        event_loop.armed = True
+        lock.release()
+        event_loop.armed = False
+        assert await asyncio.wait_for(task, WATCHDOG / 2)
+
+    event_loop.run_until_complete(main())
+    event_loop.close()
+    assert unraisable == [Interrupted]
 
 
 def test_a_loop_without_hooks_is_not_relied_on(shared: bool) -> None:

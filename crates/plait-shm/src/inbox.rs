@@ -26,6 +26,8 @@ struct State<T> {
     /// At which length `noted` is looked through.
     most: usize,
     attended: bool,
+    /// How many waits hold up the loop's thread, each in the midst of the one before it.
+    still: u32,
     closed: bool,
 }
 
@@ -52,6 +54,7 @@ impl<T> Default for Inbox<T> {
             noted: Vec::new(),
             most: FEW,
             attended: false,
+            still: 0,
             closed: false,
         };
         Self {
@@ -65,9 +68,12 @@ impl<T> Inbox<T> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// From now on the loop runs, and [`stop`](Self::stop) will be called when it does so no longer.
-    pub fn attend(&self) {
-        self.state().attended = true;
+    /// From now on the loop runs, and [`stop`](Self::stop) will be called when it does so no longer. False, and nothing is changed, while it
+    /// [stands still](Self::stand_still).
+    pub fn attend(&self) -> bool {
+        let mut state = self.state();
+        state.attended = state.still == 0;
+        state.attended
     }
 
     /// Whether that is so.
@@ -129,11 +135,23 @@ impl<T> Inbox<T> {
     /// The loop does not run any longer, or for a while. Those of its tasks that were woken and have not run: nobody knows when they will.
     #[must_use = "what they were woken for has to be passed on"]
     pub fn stop(&self) -> Vec<Arc<Waiter<T>>> {
+        pending(&mut self.state())
+    }
+
+    /// The same until [`go_on`](Self::go_on): the loop's thread waits for something itself, and what it does meanwhile, in a signal's handler,
+    /// does not have the loop come to its tasks.
+    #[must_use = "what they were woken for has to be passed on"]
+    pub fn stand_still(&self) -> Vec<Arc<Waiter<T>>> {
         let mut state = self.state();
-        state.attended = false;
-        let mut pending: Vec<_> = state.mail.iter().cloned().collect();
-        pending.extend(state.noted.drain(..).filter_map(|noted| noted.upgrade()));
-        pending
+        state.still += 1;
+        pending(&mut state)
+    }
+
+    /// The loop's thread waits no longer. It runs again, unless that wait was in the midst of another or nobody will tell its end.
+    pub fn go_on(&self, watched: bool) {
+        let mut state = self.state();
+        state.still -= 1;
+        state.attended = watched && state.still == 0;
     }
 
     /// Nobody comes any more. What was left.
@@ -142,4 +160,11 @@ impl<T> Inbox<T> {
         state.closed = true;
         std::mem::take(&mut state.mail)
     }
+}
+
+fn pending<T>(state: &mut State<T>) -> Vec<Arc<Waiter<T>>> {
+    state.attended = false;
+    let mut pending: Vec<_> = state.mail.iter().cloned().collect();
+    pending.extend(state.noted.drain(..).filter_map(|noted| noted.upgrade()));
+    pending
 }

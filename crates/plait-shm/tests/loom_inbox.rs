@@ -99,6 +99,12 @@ impl<T: Thing> Rig<T> {
         }
     }
 
+    fn stand_still(&self) {
+        for task in self.inbox.stand_still() {
+            self.pass_on(&task);
+        }
+    }
+
     /// One turn of the loop; whether it runs the task.
     fn turn(&self) -> bool {
         (0..self.inbox.open()).filter_map(|_| self.inbox.next()).count() > 0
@@ -200,6 +206,28 @@ fn a_loop_that_stops_with_a_task_about_to_run_keeps_nothing() {
         }
         rig.stop();
         assert_eq!(join(getter), 1);
+    });
+}
+
+/// The loop's thread waits, and a signal's handler has the loop attended and waits too.
+#[test]
+fn a_loop_that_stands_still_keeps_nothing_whatever_its_thread_does_meanwhile() {
+    explore(|| {
+        let rig = Rig::new(Items::new(|| EARLY));
+        let (waiter, mut ticket) = task();
+        assert!(rig.thing.try_get(&waiter, &mut ticket).is_none());
+        rig.inbox.attend();
+        let getter = spawn(&rig, Rig::get);
+        let putter = spawn(&rig, |rig| rig.put(1));
+        rig.stand_still();
+        assert!(!rig.inbox.attend());
+        rig.stand_still();
+        rig.inbox.go_on(true);
+        assert!(!rig.inbox.attended());
+        assert_eq!(join(getter), 1);
+        join(putter);
+        rig.inbox.go_on(true);
+        assert!(rig.inbox.attended());
     });
 }
 

@@ -135,16 +135,24 @@ impl Rig {
 
     /// Waits at a barrier; the number, or None when it is broken.
     fn wait(&self, seat: u32) -> Option<u32> {
+        self.wait_for(seat, false)
+    }
+
+    /// The same by one whose time may be over when it has come.
+    fn wait_for(&self, seat: u32, over: bool) -> Option<u32> {
         loop {
             let (gate, slot) = match self.arrive(seat, false) {
                 Ok(place) => place,
                 Err(Arrival::Passed(number)) => return Some(number),
                 Err(_) => return None,
             };
+            let mut looks = over;
             loop {
-                self.sleep(gate, slot);
+                if !std::mem::take(&mut looks) {
+                    self.sleep(gate, slot);
+                }
                 let seen = self.within(|rounds| {
-                    let seen = rounds.look(gate, slot, false);
+                    let seen = rounds.look(gate, slot, over);
                     match (seen, gate) {
                         (Seen::Waits, _) => {}
                         (_, WAIT) => _ = self.doors[WAIT].gate().leave(slot),
@@ -278,6 +286,23 @@ fn who_comes_while_one_acts_is_of_the_next_round() {
             numbers.sort();
             assert_eq!(numbers, [Some(0), Some(1)]);
             assert_eq!(rig.words.passed(), 2);
+        } else {
+            assert_eq!(join(first), Some(1), "it came last");
+        }
+    });
+}
+
+#[test]
+fn one_that_comes_while_one_acts_and_does_not_wait_for_long_breaks_the_next_round_alone() {
+    explore(|| {
+        let rig = Rig::new(2);
+        let first = spawn(&rig, 1);
+        if let Err(Arrival::Acts(acts)) = rig.arrive(0, true) {
+            let late = Arc::clone(&rig);
+            let late = thread::spawn(move || late.wait_for(2, true));
+            assert!(rig.within(|rounds| rounds.finish(acts, true)));
+            assert_eq!((join(first), join(late)), (Some(0), None));
+            assert_eq!((rig.words.passed(), rig.words.is_broken()), (1, true));
         } else {
             assert_eq!(join(first), Some(1), "it came last");
         }

@@ -81,7 +81,7 @@ class Barrier(metaclass=ABCMeta):  # noqa: B024 -- shared ones count as such by 
     True
     """
 
-    __slots__ = ("__weakref__", "_action", "_before", "_mutex", "_parties", "_round", "_timeout", "_whole")
+    __slots__ = ("__weakref__", "_acting", "_action", "_before", "_mutex", "_parties", "_round", "_timeout", "_whole")
 
     def __new__(
         cls,
@@ -110,7 +110,9 @@ class Barrier(metaclass=ABCMeta):  # noqa: B024 -- shared ones count as such by 
         self._action = action
         self._timeout = timeout
         self._mutex = _core.LockCore()
-        self._round = self._before = _Round()
+        self._round = _Round()
+        self._acting: list[_Round] = []  # rounds that are full, and whose action has not ended
+        self._before = _Round()  # the one that ended last
         self._whole = True
 
     def _arrive(self) -> tuple[_Round, int, bool]:
@@ -127,11 +129,16 @@ class Barrier(metaclass=ABCMeta):  # noqa: B024 -- shared ones count as such by 
             now.waiting += 1
             if now.waiting == self._parties:
                 now.full = True
+                self._acting.append(now)
                 self._round = _Round()
             return now, number, now.full
 
     def _finish(self, now: _Round) -> None:
-        """Call the action, and let the others go."""
+        """Call the action, and let the others go.
+
+        Raises:
+            BrokenBarrierError: It was broken meanwhile.
+        """
         good = False
         try:
             if self._action is not None:
@@ -142,7 +149,10 @@ class Barrier(metaclass=ABCMeta):  # noqa: B024 -- shared ones count as such by 
                 if not good:
                     self._break()
                 self._end(now, good)
+                self._acting.remove(now)
                 self._before = now
+        if not now.over:
+            raise _broken()
 
     def _end(self, now: _Round, good: bool) -> None:
         """Say to a round how it ended, with the mutex held."""
@@ -232,6 +242,8 @@ class Barrier(metaclass=ABCMeta):  # noqa: B024 -- shared ones count as such by 
         """Break it: who waits or has not left yet, and who comes until `reset`, gets a BrokenBarrierError."""
         with self._mutex:
             self._break()
+            for now in self._acting:
+                self._end(now, False)
             self._before.over = False
 
     @property

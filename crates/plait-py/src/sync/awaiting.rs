@@ -4,6 +4,7 @@
 //! what the C Task asks of a future (`_asyncio_future_blocking`, `get_loop`, `add_done_callback`, `cancel`, `result`), costs nothing, and serves
 //! again when the task was woken in vain.
 
+use std::iter;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use plait_shm::wait::{Kind, Woken};
@@ -157,10 +158,25 @@ impl Awaiting {
 
     /// Has the loop run the task; in the loop's own thread.
     pub(crate) fn schedule(&self, slf: &Bound<'_, Self>) -> PyResult<()> {
-        for (callback, context) in self.tell().unwrap_or_default() {
-            self.call_soon(slf, &callback, &context)?;
+        let mut callbacks = self.tell().unwrap_or_default().into_iter();
+        while let Some((callback, context)) = callbacks.next() {
+            if let Err(raised) = self.call_soon(slf, &callback, &context) {
+                let untold = iter::once((callback, context)).chain(callbacks).collect();
+                self.tell_later(untold);
+                return Err(raised);
+            }
         }
         Ok(())
+    }
+
+    /// Those that could not be told are to be told yet.
+    #[cold]
+    fn tell_later(&self, untold: Vec<(Py<PyAny>, Py<PyAny>)>) {
+        let mut inner = self.lock();
+        inner.waiting.told = false;
+        let before = std::mem::replace(&mut inner.waiting.callbacks, untold);
+        drop(inner);
+        drop(before);
     }
 
     fn call_soon(&self, slf: &Bound<'_, Self>, callback: &Py<PyAny>, context: &Py<PyAny>) -> PyResult<()> {
@@ -196,6 +212,31 @@ impl Awaiting {
     }
 }
 
+/// What a coroutine's `throw` is to raise.
+///
+/// # Errors
+/// It cannot be made.
+pub(super) fn thrown(
+    r#type: Bound<'_, PyAny>,
+    value: Option<Bound<'_, PyAny>>,
+    traceback: Option<Bound<'_, PyAny>>,
+) -> PyResult<PyErr> {
+    let py = r#type.py();
+    let given = value.filter(|value| !value.is_none());
+    let error = match r#type.cast_into::<PyType>() {
+        Ok(class) => match given {
+            Some(value) if value.is_instance(&class)? => PyErr::from_value(value),
+            Some(value) => PyErr::from_value(class.call1((value,))?),
+            None => PyErr::from_value(class.call0()?),
+        },
+        Err(error) => PyErr::from_value(error.into_inner()),
+    };
+    if let Some(traceback) = traceback.filter(|traceback| !traceback.is_none()) {
+        error.value(py).setattr("__traceback__", traceback)?;
+    }
+    Ok(error)
+}
+
 #[pymethods]
 impl Awaiting {
     fn __await__(slf: Py<Self>) -> Py<Self> {
@@ -229,21 +270,8 @@ impl Awaiting {
         value: Option<Bound<'_, PyAny>>,
         traceback: Option<Bound<'_, PyAny>>,
     ) -> PyResult<Py<PyAny>> {
-        let py = slf.py();
-        slf.get().give_up(py);
-        let given = value.filter(|value| !value.is_none());
-        let error = match r#type.cast_into::<PyType>() {
-            Ok(class) => match given {
-                Some(value) if value.is_instance(&class)? => PyErr::from_value(value),
-                Some(value) => PyErr::from_value(class.call1((value,))?),
-                None => PyErr::from_value(class.call0()?),
-            },
-            Err(error) => PyErr::from_value(error.into_inner()),
-        };
-        if let Some(traceback) = traceback.filter(|traceback| !traceback.is_none()) {
-            error.value(py).setattr("__traceback__", traceback)?;
-        }
-        Err(error)
+        slf.get().give_up(slf.py());
+        Err(thrown(r#type, value, traceback)?)
     }
 
     /// End the coroutine; nobody waits any more.

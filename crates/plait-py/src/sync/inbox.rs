@@ -49,6 +49,12 @@ static INBOXES: Mutex<Option<HashMap<usize, Weak<Inbox>>>> = Mutex::new(None);
 /// Whether there has been any: `asyncio` is not imported for programs that have no tasks.
 static ANY: AtomicBool = AtomicBool::new(false);
 
+/// Whether any task has waited.
+#[inline]
+pub(super) fn any() -> bool {
+    ANY.load(Relaxed)
+}
+
 fn inboxes() -> MutexGuard<'static, Option<HashMap<usize, Weak<Inbox>>>> {
     INBOXES.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -134,7 +140,8 @@ impl Inbox {
         said.and_then(|said| said.is_truthy()).unwrap_or(false)
     }
 
-    /// Sees to it that the end of the loop's run is noticed; whether it will be. In the loop's own thread, while it runs.
+    /// Sees to it that the end of the loop's run is noticed; whether it will be, and the loop does not stand still. In the loop's own
+    /// thread, while it runs.
     fn attend(self: &Arc<Self>, py: Python<'_>) -> bool {
         self.mail.attended() || self.watch(py).unwrap_or(false)
     }
@@ -149,9 +156,9 @@ impl Inbox {
         }
         let watch = PyWeakrefReference::new_with(&hook, Bound::new(py, Stopped(Arc::downgrade(self)))?)?;
         let before = self.kept().replace(watch.unbind());
-        self.mail.attend();
+        let attended = self.mail.attend();
         drop(before);
-        Ok(true)
+        Ok(attended)
     }
 
     fn kept(&self) -> MutexGuard<'_, Option<Py<PyWeakrefReference>>> {
@@ -200,17 +207,18 @@ impl Inbox {
         match task.awaiting.get().schedule(task.awaiting.bind(py)) {
             Ok(()) if self.attend(py) => Told::Coming,
             Ok(()) => Told::Whenever,
-            Err(_) => Told::Never,
+            Err(_) if self.says(intern!(py, "is_closed")) => Told::Never,
+            Err(raised) => {
+                // Such as by a signal's handler. The task is told another way, in which no Python code of the loop's has a part.
+                raised.write_unraisable(py, Some(self.event_loop(py)));
+                self.post(py, Arc::clone(waiter))
+            }
         }
     }
 
-    /// The loop stands still.
+    /// The loop does not run any longer.
     fn stop(&self, py: Python<'_>) {
-        let mut due = Vec::new();
-        for waiter in self.mail.stop() {
-            pass_on(py, &waiter, &mut due);
-        }
-        deliver_all(py, due);
+        pass_all_on(py, self.mail.stop());
     }
 }
 
@@ -262,6 +270,14 @@ fn pass_on(py: Python<'_>, waiter: &Arc<Waiter>, due: &mut Vec<Arc<Waiter>>) {
     }
 }
 
+fn pass_all_on(py: Python<'_>, waiters: Vec<Arc<Waiter>>) {
+    let mut due = Vec::new();
+    for waiter in waiters {
+        pass_on(py, &waiter, &mut due);
+    }
+    deliver_all(py, due);
+}
+
 /// A task will never run.
 fn give_up(py: Python<'_>, waiter: &Arc<Waiter>) {
     if let Kind::Task(task) = waiter.kind() {
@@ -270,28 +286,27 @@ fn give_up(py: Python<'_>, waiter: &Arc<Waiter>) {
 }
 
 /// The loop of this thread stands still while this is there: the thread waits for something itself.
-pub(super) struct Standstill<'py>(Python<'py>, Option<Arc<Inbox>>);
+pub(super) struct Standstill(Option<Arc<Inbox>>);
 
-impl<'py> Standstill<'py> {
+impl Standstill {
     /// Begins.
-    pub(super) fn begin(py: Python<'py>) -> Self {
-        let inbox = ANY.load(Relaxed).then(|| running_loop(py).ok()).flatten();
+    pub(super) fn begin(py: Python<'_>) -> Self {
+        let inbox = any().then(|| running_loop(py).ok()).flatten();
         let inbox = inbox.and_then(|running| Inbox::known(&running));
-        let inbox = inbox.filter(|inbox| inbox.mail.attended());
-        if let Some(inbox) = &inbox {
-            inbox.stop(py);
+        let still = Self(inbox);
+        if let Some(inbox) = &still.0 {
+            pass_all_on(py, inbox.mail.stand_still());
         }
-        Self(py, inbox)
+        still
     }
 }
 
-impl Drop for Standstill<'_> {
+impl Drop for Standstill {
     fn drop(&mut self) {
-        if let Some(inbox) = &self.1
+        if let Some(inbox) = &self.0 {
             // What watches it is gone where the loop has stopped meanwhile, in a signal's handler.
-            && inbox.kept().is_some()
-        {
-            inbox.mail.attend();
+            let watched = inbox.kept().is_some();
+            inbox.mail.go_on(watched);
         }
     }
 }

@@ -154,6 +154,21 @@ impl Message {
         }
     }
 
+    /// As [`place`](Self::place), where its block is that of the process which this one was forked from.
+    ///
+    /// # Errors
+    /// As there.
+    #[inline]
+    pub(super) fn place_here(&mut self, py: Python<'_>, channel: &Channel) -> PyResult<()> {
+        match &self.block {
+            Some(block) if !block.is_here() => {
+                self.block = None;
+                self.place(py, channel)
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// It is in the channel: nothing of it is to be taken back. Gives back the buffer.
     #[inline]
     pub(super) fn sent(mut self) -> Vec<u8> {
@@ -163,7 +178,8 @@ impl Message {
 
     /// It will not be put.
     pub(super) fn take_back(self, channel: &Channel) {
-        if let Some(block) = &self.block {
+        // Its parent may put it yet, where this process is a forked child.
+        if let Some(block) = self.block.as_ref().filter(|block| block.is_here()) {
             channel.give_back(block.index);
         }
     }

@@ -130,6 +130,7 @@ pub(super) fn block_on(
     {
         return Ok(Some(done));
     }
+    // The tasks of a loop that runs here would keep from this thread what they are woken for.
     let _standstill = Standstill::begin(py);
     loop {
         match queue(py, operation, deadline)? {

@@ -161,10 +161,10 @@ impl<'a, E: Entry> Rounds<'a, E> {
     }
 
     /// What has become of a waiter, which leaves its gate if it does not wait on. One whose time is `over` breaks the barrier, unless all are
-    /// here and one acts.
+    /// here and one acts: also for who came after these, which arrives again when that has been done.
     pub fn look(&mut self, gate: usize, slot: u32, over: bool) -> Seen {
         let seen = self.outcome(gate, slot);
-        if seen == Seen::Waits && over && (gate == ENTRY || self.words.state.load(Relaxed) != ACTING) {
+        if seen == Seen::Waits && over && self.words.state.load(Relaxed) != ACTING {
             self.end(Ending::Break);
             return self.outcome(gate, slot);
         }

@@ -12,6 +12,7 @@
 use std::io;
 use std::sync::OnceLock;
 
+use plait_sys::fork;
 use plait_sys::mem::Mapping;
 use plait_sys::robust::{Held, Robust};
 
@@ -62,6 +63,8 @@ pub struct StoreWords {
     used: AtomicU32,
     /// Where the next new block may begin.
     fresh: AtomicU64,
+    /// Bytes of all blocks that were made, by their sizes.
+    made: AtomicU64,
     /// Bytes in free blocks.
     free_bytes: AtomicU64,
     classes: [Class; CLASSES],
@@ -100,6 +103,8 @@ pub struct Block {
     pub index: u32,
     start: *mut u8,
     len: usize,
+    /// The process that mapped it.
+    generation: u32,
     /// Where it is not in a piece that stays mapped.
     _mapping: Option<Mapping>,
 }
@@ -126,6 +131,13 @@ impl Block {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len == 0
+    }
+
+    /// Whether it is this process's: a forked child has a copy of what its parent owns.
+    #[inline]
+    #[must_use]
+    pub fn is_here(&self) -> bool {
+        self.generation == fork::generation()
     }
 }
 
@@ -216,6 +228,7 @@ impl Store {
         // Release: pairs with nothing but the guard; a death after it leaves an entry that is whole.
         words.used.store(used + 1, Release);
         words.fresh.store(offset + size, Relaxed);
+        words.made.store(words.made.load(Relaxed) + size, Relaxed);
         Ok(used)
     }
 
@@ -231,6 +244,7 @@ impl Store {
                 index,
                 start: mapping.as_ptr(),
                 len,
+                generation: fork::generation(),
                 _mapping: Some(mapping),
             });
         }
@@ -247,6 +261,7 @@ impl Store {
             index,
             start,
             len,
+            generation: fork::generation(),
             _mapping: None,
         })
     }
@@ -344,7 +359,7 @@ impl Store {
     /// Makes the free lists anew from the owners.
     fn repair(&self) {
         let words = self.words();
-        let mut fresh = 0;
+        let (mut fresh, mut made) = (0, 0);
         words.free_bytes.store(0, Relaxed);
         for class in &words.classes {
             for end in [&class.rested, &class.first, &class.last] {
@@ -354,12 +369,15 @@ impl Store {
         }
         for index in 0..words.used.load(Acquire) {
             let entry = self.entry(index);
-            fresh = fresh.max(entry.offset.load(Relaxed) + (1 << (entry.class.load(Relaxed) + FIRST)));
+            let size = 1 << (entry.class.load(Relaxed) + FIRST);
+            fresh = fresh.max(entry.offset.load(Relaxed) + size);
+            made += size;
             if entry.owner.load(Relaxed) == FREE {
                 self.link(index);
             }
         }
         words.fresh.store(fresh, Relaxed);
+        words.made.store(made, Relaxed);
     }
 
     /// Gives back what a dead process owned, and what has been left between it and the ring. `in_ring` are the blocks that the ring
@@ -384,7 +402,7 @@ impl Store {
     #[must_use]
     pub fn crowd(&self) -> u64 {
         let words = self.words();
-        words.fresh.load(Relaxed).saturating_sub(words.free_bytes.load(Relaxed))
+        words.made.load(Relaxed).saturating_sub(words.free_bytes.load(Relaxed))
     }
 
     /// Blocks and bytes that are not free.
@@ -403,6 +421,7 @@ impl Store {
 #[cfg(test)]
 mod tests {
     use super::super::channel::Channel;
+    use super::*;
 
     fn use_and_give_back(channel: &Channel, len: usize) -> u32 {
         let block = channel.write_block(len, |_, _| ()).expect("memory");
@@ -417,6 +436,40 @@ mod tests {
         let since = |at: usize| used[..at].iter().rev().take_while(|&&index| index != used[at]).count();
         assert_eq!(*used.iter().max().expect("many"), 20, "2 MiB rest");
         assert!((21..80).all(|at| since(at) == 20));
+    }
+
+    #[test]
+    fn gaps_between_blocks_are_nobodys() {
+        let channel = Channel::create(4).expect("memory");
+        for len in [4000, 9 << 20, 4000] {
+            use_and_give_back(&channel, len);
+            assert!(!channel.outrun());
+        }
+        let held = channel.write_block(9 << 20, |_, _| ()).expect("memory");
+        assert!(channel.outrun());
+        channel.give_back(held.index);
+        assert!(!channel.outrun());
+    }
+
+    #[test]
+    fn what_was_made_is_counted_anew_where_one_died() {
+        let bytes = Store::bytes(8);
+        let memory = vec![0_u64; bytes.div_ceil(8)];
+        let at = memory.as_ptr().cast_mut();
+        // SAFETY: the memory is of zeros, large enough, and there until the end.
+        let store = unsafe {
+            Store::init(at.cast()).expect("a guard");
+            Store::at(at.cast(), 8, 0)
+        };
+        for class in [2, 14, 2] {
+            store.take_of_class(class, 1 << (class + FIRST), 0).expect("a block");
+        }
+        store.link(0);
+        let size = |class: u32| 1_u64 << (class + FIRST);
+        assert_eq!(store.crowd(), size(2) + size(14));
+        store.words().made.store(0, Relaxed);
+        store.repair();
+        assert_eq!(store.crowd(), size(2) + size(14));
     }
 
     #[test]

@@ -1,8 +1,11 @@
-//! What `async with` awaits where there is nothing to wait for: one object for all.
+//! What `async with` awaits where there is nothing to wait for: one object for all. A coroutine, so that `create_task` takes it.
 
+use pyo3::exceptions::PyStopIteration;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::{PyTypeInfo, ffi};
+
+use crate::sync::awaiting::thrown;
 
 /// It is over at once, with None.
 #[pyclass(frozen, module = "plait._core")]
@@ -32,6 +35,29 @@ impl Done {
     fn __next__(&self) -> Option<()> {
         None
     }
+
+    /// End it, as a coroutine that returns. For event loops.
+    #[expect(clippy::unused_self, reason = "a method of coroutines")]
+    #[pyo3(signature = (value, /))]
+    fn send(&self, value: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
+        Err(PyStopIteration::new_err((value.py().None(),)))
+    }
+
+    /// Raise an exception, as a coroutine that has nothing to do. For event loops.
+    #[expect(clippy::unused_self, reason = "a method of coroutines")]
+    #[pyo3(signature = (r#type, value=None, traceback=None, /))]
+    fn throw(
+        &self,
+        r#type: Bound<'_, PyAny>,
+        value: Option<Bound<'_, PyAny>>,
+        traceback: Option<Bound<'_, PyAny>>,
+    ) -> PyResult<Py<PyAny>> {
+        Err(thrown(r#type, value, traceback)?)
+    }
+
+    /// Do nothing. For event loops.
+    #[expect(clippy::unused_self, reason = "a method of coroutines")]
+    fn close(&self) {}
 }
 
 unsafe extern "C" fn am_await(slf: *mut ffi::PyObject) -> *mut ffi::PyObject {

@@ -1,7 +1,7 @@
 //! Which thread or task has a lock.
 
 use std::sync::atomic::{
-    AtomicBool, AtomicUsize,
+    AtomicUsize,
     Ordering::{AcqRel, Acquire, Relaxed, Release},
 };
 
@@ -25,18 +25,9 @@ pub(super) fn thread() -> usize {
     unsafe { PyThread_get_thread_ident() as usize }
 }
 
-/// Whether any task was ever asked for: `asyncio` is not imported for programs that have no tasks.
-static TASKS: AtomicBool = AtomicBool::new(false);
-
-/// Whether tasks have waited, or taken something.
-pub(in crate::sync) fn tasks_seen() -> bool {
-    TASKS.load(Relaxed)
-}
-
 /// The task that runs in this thread, if one does.
 pub(in crate::sync) fn task(py: Python<'_>) -> PyResult<Option<Bound<'_, PyAny>>> {
     static CURRENT: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    TASKS.store(true, Relaxed);
     let running = inbox::running_loop(py)?;
     if running.is_none() {
         return Ok(None);

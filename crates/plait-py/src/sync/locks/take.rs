@@ -9,8 +9,8 @@ use pyo3::prelude::*;
 use pyo3::types::PyBool;
 use pyo3::{PyClass, PyTraverseError, PyVisit};
 
+use super::Patience;
 use super::done::Done;
-use super::{Patience, owner};
 use crate::sync::awaiting::Awaiting;
 use crate::sync::inbox::{self, Task};
 use crate::sync::operation::{Operation, Place, block_on};
@@ -64,7 +64,7 @@ pub(super) fn note_or_give<C: Permitting>(py: Python<'_>, this: &C) -> bool {
 
 /// The address of the loop that runs in this thread.
 fn loop_here(py: Python<'_>) -> Option<usize> {
-    if !owner::tasks_seen() {
+    if !inbox::any() {
         return None;
     }
     let running = inbox::running_loop(py).ok()?;

@@ -113,9 +113,10 @@ impl Put {
 
 impl Attempt for Put {
     fn attempt(&mut self, py: Python<'_>, waiter: Option<&Waiter>) -> PyResult<Option<Py<PyAny>>> {
-        let Some(message) = &self.message else {
+        let Some(message) = &mut self.message else {
             return Ok(Some(py.None()));
         };
+        message.place_here(py, &self.channel.get().channel)?;
         match self.channel.get().channel.put(&[message.outgoing()], waiter) {
             Ok(_) => {
                 self.message.take().map(Message::sent);
@@ -174,6 +175,9 @@ impl Attempt for PutMany {
             return Ok(Some(py.None()));
         }
         let channel = &self.channel.get().channel;
+        for message in &mut self.messages {
+            message.place_here(py, channel)?;
+        }
         let put = {
             let outgoing = outgoing(self.messages.make_contiguous());
             channel.put_all(&outgoing, self.all_or_none, waiter)
