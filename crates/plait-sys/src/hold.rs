@@ -133,7 +133,10 @@ mod tests {
             unsafe { pthread_exit(null_mut()) }
         });
         begin.recv().expect("it begins");
-        assert_eq!(end.recv_timeout(Duration::from_millis(100)), Err(RecvTimeoutError::Timeout));
+        assert_eq!(
+            end.recv_timeout(Duration::from_millis(100)),
+            Err(RecvTimeoutError::Timeout)
+        );
     }
 
     #[test]

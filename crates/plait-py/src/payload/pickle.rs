@@ -164,6 +164,7 @@ fn by_value(
     out: &mut Vec<u8>,
     parts: Option<&mut Parts>,
 ) -> Result<(), Refusal> {
+    let _held = Held::new();
     let py = value.py();
     let callback = match parts {
         Some(_) => Some(Bound::new(py, BufferCallback::new()).map_err(Refusal::Raised)?),
