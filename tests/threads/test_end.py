@@ -168,7 +168,7 @@ class Reduced:
 class Lock:
     def acquire(self, *ignored):
         return True
-    release = acquire
+    release = _is_owned = acquire
 class Releasing(Lock):
     def release(self):
         work()
@@ -202,7 +202,7 @@ threading.Thread(target=interrupt, daemon=True).start()
         "plait.ThreadPool(1).submit(time.sleep, 0.05).add_done_callback(work)",
         "pool.submit(lambda argument: gate.wait(), Finalized()); gate.set()",
         "pool.submit(lambda: plait.Channel().put_many(generate()))",
-        "pool.submit(lambda: plait.Channel(shared=True).put(Reduced()))",
+        "pool.submit(lambda: plait.Channel(8, shared=True).put(Reduced()))",
     ],
 )
 def test_a_task_that_runs_when_ctrl_c_ends_the_wait_for_it_at_exit(run_script, begin):

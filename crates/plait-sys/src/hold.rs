@@ -124,7 +124,7 @@ mod tests {
     fn a_thread_that_would_end_is_held_and_nothing_is_unwound() {
         let (ended, end) = channel();
         let (begun, begin) = channel();
-        std::thread::spawn(move || {
+        let spawned = crate::thread::spawn_native("ends", move || {
             let _tell = Tell(ended);
             let _outer = Held::new();
             drop(Held::new());
@@ -132,6 +132,7 @@ mod tests {
             // SAFETY: it does not get to this frame.
             unsafe { pthread_exit(null_mut()) }
         });
+        spawned.expect("a thread");
         begin.recv().expect("it begins");
         assert_eq!(
             end.recv_timeout(Duration::from_millis(100)),
