@@ -157,6 +157,25 @@ def work(*ignored):
     while True:  # asks for the GIL again and again, also while the interpreter ends
         time.sleep(0)
         len("")
+def generate():
+    yield work()
+class Finalized:
+    def __del__(self):
+        work()
+class Reduced:
+    def __reduce__(self):
+        work()
+class Lock:
+    def acquire(self, *ignored):
+        return True
+    release = _is_owned = acquire
+class Releasing(Lock):
+    def release(self):
+        work()
+class Restoring(Lock):
+    def _acquire_restore(self, state):
+        work()
+gate = threading.Event()
 async def work_in_task(channel):
     await channel.aget()
     work()
@@ -181,11 +200,33 @@ threading.Thread(target=interrupt, daemon=True).start()
         "iterator = plait.ThreadPool(1).map(work, [1])",
         "plait.ThreadPool(1, initializer=work).submit(len, '')",
         "plait.ThreadPool(1).submit(time.sleep, 0.05).add_done_callback(work)",
+        "pool.submit(lambda argument: gate.wait(), Finalized()); gate.set()",
+        "pool.submit(lambda: plait.Channel().put_many(generate()))",
+        "pool.submit(lambda: plait.Channel(8, shared=True).put(Reduced()))",
     ],
 )
 def test_a_task_that_runs_when_ctrl_c_ends_the_wait_for_it_at_exit(run_script, begin):
     done = run_script(f"{BUSY}\npool = plait.ThreadPool(1)\n{begin}\n{INTERRUPTED}")
     assert "KeyboardInterrupt" in done.stderr
+    assert "fatal" not in done.stderr.lower()
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        "list(plait.ThreadPool(1).map(len, generate()))",
+        "plait.Channel().put_many(generate())",
+        "plait.Channel(8, shared=True).put_many(generate())",
+        "plait.Channel(8, shared=True).put(Reduced())",
+        "plait.Condition(Releasing()).wait()",
+        "plait.Condition(Restoring()).wait(0.01)",
+        "asyncio.run(plait.Channel().aput_many(generate()))",
+        "asyncio.run(plait.Channel(8, shared=True).aput(Reduced()))",
+    ],
+)
+def test_a_daemon_thread_in_code_of_the_program_that_is_called_for_it(run_script, use):
+    source = f"{BUSY}\nthreading.Thread(target=lambda: {use}, daemon=True).start()\nbusy.wait()\n"
+    done = run_script(source)
     assert "fatal" not in done.stderr.lower()
 
 

@@ -1,9 +1,11 @@
 //! Calls of Python code by threads that the interpreter may end under.
 //!
 //! When the interpreter ends, threads that are not waited for are stopped where they ask for the GIL. Before Python 3.14 that is
-//! `pthread_exit`, which unwinds the thread's stack; that cannot pass through Rust, and the process would abort. So whoever calls Python
-//! code that may run for a while, or for the user, does it here: such a thread is held for as long as the process lasts, as later versions of
-//! Python do it. PyO3 sees to the same where a thread attaches.
+//! `pthread_exit`, which unwinds the thread's stack; that cannot pass through Rust, and the process would abort. Such a thread is held
+//! instead for as long as the process lasts, as later versions of Python do it. Threads that run a loop or a pool's tasks are held wherever
+//! they are ([`plait_sys::hold::Held`]), and so is any other while it does something that calls code of the program again and again. Whoever
+//! makes one call that may run for a while, in whatever thread, makes it here, which costs nothing. PyO3 sees to the same where a thread
+//! attaches.
 
 use std::hint::black_box;
 use std::ptr::null_mut;

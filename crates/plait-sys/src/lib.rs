@@ -15,6 +15,7 @@
 //! | [`cpu`]    | where this thread runs and how many CPUs this process may use               |
 //! | [`limits`] | memory: the limit of a process, what it has used, kills for want of it      |
 //! | [`thread`] | native threads that no signal reaches                                       |
+//! | [`hold`]   | threads that are held instead of ended                                      |
 //! | [`time`]   | the clocks: monotonic, CPU time of the thread and of the process            |
 //! | [`fork`]   | which fork of the program is this?                                          |
 //!
@@ -37,6 +38,7 @@ pub mod epoll;
 pub mod event;
 pub mod fork;
 pub mod futex;
+pub mod hold;
 pub mod limits;
 pub mod mem;
 pub mod net;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use plait_reactor::bed::Found;
 use plait_reactor::haste::Haste;
 use plait_reactor::turn::Plan;
+use plait_sys::hold::Held;
 use plait_sys::time::monotonic_ns;
 use pyo3::exceptions::{PyKeyboardInterrupt, PySystemExit};
 use pyo3::prelude::*;
@@ -28,6 +29,7 @@ struct Run<'a, 'py> {
 
 /// Turns until the loop is stopped, once at least; or `once`.
 pub(crate) fn run(slf: &Bound<'_, LoopCore>, once: bool) -> PyResult<()> {
+    let _held = Held::new();
     let mut run = Run {
         slf,
         found: Found::default(),

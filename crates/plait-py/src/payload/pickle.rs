@@ -1,5 +1,6 @@
 //! The chain of picklers: pickle, then multiprocessing's (sockets, connections), then cloudpickle.
 
+use plait_sys::hold::Held;
 use pyo3::exceptions::{PyException, PyMemoryError, PyTypeError};
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -10,6 +11,7 @@ use pyo3::{Borrowed, ffi};
 use super::main_module::main_importable;
 use super::refusal::Refusal;
 use super::views;
+use crate::calling;
 use crate::parts::{BufferCallback, Parts, Stored};
 
 /// The protocol of every pickle.
@@ -56,6 +58,7 @@ fn dump_slow(
     out: &mut Vec<u8>,
     parts: Option<&mut Parts>,
 ) -> Result<(), Refusal> {
+    let _held = Held::new();
     let py = value.py();
     let error = refusing(py, error)?;
     if error.is_instance_of::<PyTypeError>(py)
@@ -83,7 +86,8 @@ fn dump_slow(
 fn dumps<'py>(value: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
     static DUMPS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     let dumps = DUMPS.import(value.py(), "pickle", "dumps")?;
-    Ok(dumps.call1((value, PROTOCOL))?.cast_into::<PyBytes>()?)
+    let protocol = PROTOCOL.into_pyobject(value.py())?;
+    Ok(calling::call(dumps, [value, protocol.as_any()])?.cast_into::<PyBytes>()?)
 }
 
 /// The pickle of `value`, and the large buffers that it leaves out.
@@ -101,7 +105,7 @@ fn dumps_apart<'py>(value: &Bound<'py, PyAny>) -> PyResult<(Bound<'py, PyBytes>,
     let arguments = [value.as_ptr(), protocol.as_ptr(), callback.as_ptr()];
     // SAFETY: attached; two positional arguments and one for the name, all alive until the call is over.
     let data = unsafe {
-        let data = ffi::PyObject_Vectorcall(dumps.as_ptr(), arguments.as_ptr(), 2, names.as_ptr());
+        let data = calling::vectorcall(dumps.as_ptr(), arguments.as_ptr(), 2, names.as_ptr());
         Bound::from_owned_ptr_or_err(py, data)?
     };
     Ok((data.cast_into::<PyBytes>()?, callback.get().take()))
@@ -160,6 +164,7 @@ fn by_value(
     out: &mut Vec<u8>,
     parts: Option<&mut Parts>,
 ) -> Result<(), Refusal> {
+    let _held = Held::new();
     let py = value.py();
     let callback = match parts {
         Some(_) => Some(Bound::new(py, BufferCallback::new()).map_err(Refusal::Raised)?),
@@ -212,12 +217,13 @@ pub(super) fn load<'py>(py: Python<'py>, data: &[u8], stored: &Stored<'_>) -> Py
     static LOADS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     let loads = LOADS.import(py, "pickle", "loads")?;
     if stored.len() > 0 {
+        let _held = Held::new();
         let keywords = PyDict::new(py);
         keywords.set_item(intern!(py, "buffers"), stored.buffers(py)?)?;
         return loads.call((PyBytes::new(py, data),), Some(&keywords));
     }
     if data.len() < VIEW {
-        return loads.call1((PyBytes::new(py, data),));
+        return calling::call(loads, [PyBytes::new(py, data).as_any()]);
     }
     let size = ffi::Py_ssize_t::try_from(data.len()).map_err(|_| PyMemoryError::new_err(()))?;
     // SAFETY: attached. The view says read-only, so nobody writes through the pointer; `data` outlives the view, which is
@@ -226,7 +232,7 @@ pub(super) fn load<'py>(py: Python<'py>, data: &[u8], stored: &Stored<'_>) -> Py
         let start = data.as_ptr().cast_mut().cast();
         Bound::from_owned_ptr_or_err(py, ffi::PyMemoryView_FromMemory(start, size, ffi::PyBUF_READ))?
     };
-    let value = loads.call1((&view,));
+    let value = calling::call(loads, [&view]);
     view.call_method0(intern!(py, "release"))?;
     value
 }

@@ -18,6 +18,7 @@ use super::inbox::Task;
 use super::locks::deadline;
 use super::operation::{Operation, Place};
 use super::shared_wait::{self, Attempt, Awaited};
+use crate::calling;
 use crate::shared::{self, PySegment};
 
 fn open(event: bool, segment: Option<&PySegment>) -> PyResult<Notice> {
@@ -168,7 +169,7 @@ impl Operation for Told {
         }
         let mut over = shared_wait::listen(py, condition.object(), WAIT, waiter, place);
         if begins && over.is_ok() {
-            over = self.release.call0(py).map(drop);
+            over = calling::call(self.release.bind(py), []).map(drop);
         }
         match over {
             Ok(()) => Ok(None),
@@ -239,11 +240,11 @@ impl SharedConditionCore {
         let Some(waiter) = condition.queue(Kind::Thread).map_err(no_place)? else {
             return Ok(true); // never: it has no flag
         };
-        let released = release.call0()?;
+        let released = calling::call(release, [])?;
         let waited = shared_wait::sleep(py, &waiter, deadline, || condition.told(&waiter));
         // A notice that comes from here on is another's.
         drop(waiter);
-        restore.call1((released,))?;
+        calling::call(restore, [&released])?;
         waited
     }
 

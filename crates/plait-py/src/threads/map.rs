@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use plait_pool::threads::stream::{Item, Ready, Stream};
 use plait_pool::threads::waiter::Waiter;
+use plait_sys::hold::Held;
 use pyo3::exceptions::PyTimeoutError;
 use pyo3::prelude::*;
 use pyo3::types::{PyIterator, PyTuple};
@@ -186,6 +187,7 @@ impl ThreadMapCore {
         source: &Bound<'_, PyIterator>,
         most: u64,
     ) -> PyResult<bool> {
+        let _held = Held::new();
         let py = source.py();
         let mut source = source.clone();
         let mut batch = FEW;

@@ -9,6 +9,7 @@ use plait_pool::threads::Worker;
 use plait_pool::threads::line::Next;
 use plait_pool::threads::waiter::Waiter;
 use plait_shm::sync::{AtomicU32, Ordering};
+use plait_sys::hold::Held;
 use plait_sys::time;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -66,6 +67,7 @@ impl ThreadWorker {
         if !self.claim() {
             return Ok(());
         }
+        let _held = Held::new();
         if let Some(initializer) = initializer
             && let Err(error) = calling::call_with(&initializer, &initargs)
         {

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use plait_shm::channel::{Refused, Want};
 use plait_shm::wait::Woken;
+use plait_sys::hold::Held;
 use pyo3::prelude::*;
 use pyo3::{PyTraverseError, PyVisit};
 
@@ -212,6 +213,7 @@ impl PutMany {
         iterable: &Bound<'_, PyAny>,
         all_or_none: bool,
     ) -> PyResult<Self> {
+        let _held = Held::new();
         let items: VecDeque<_> = iterable
             .try_iter()?
             .map(|item| item.map(Bound::unbind))

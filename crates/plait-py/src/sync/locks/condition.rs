@@ -9,6 +9,7 @@ use pyo3::types::PyBool;
 use pyo3::{PyTraverseError, PyVisit};
 
 use super::deadline;
+use crate::calling;
 use crate::sync::awaiting::Awaiting;
 use crate::sync::inbox::Task;
 use crate::sync::operation::{Operation, Place, block_on};
@@ -53,9 +54,9 @@ impl Wait {
     fn begin(&mut self, py: Python<'_>, place: &mut Place) -> PyResult<()> {
         let waiter = Arc::clone(&place.waiter);
         self.of.get().condition.enter(&waiter, place.ticket(0));
-        match self.release.call0(py) {
+        match calling::call(self.release.bind(py), []) {
             Ok(released) => {
-                self.released = Some(released);
+                self.released = Some(released.unbind());
                 Ok(())
             }
             Err(raised) => {
@@ -135,7 +136,7 @@ impl ConditionCore {
         let mut operation = Wait::new(slf, release);
         let waited = block_on(py, &mut operation, deadline);
         if let (Some(restore), Some(released)) = (restore, operation.released.take()) {
-            restore.call1((released,))?;
+            calling::call(restore, [released.bind(py)])?;
         }
         waited.map(|told| told.is_some())
     }

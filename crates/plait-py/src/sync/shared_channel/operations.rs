@@ -8,6 +8,7 @@ use plait_shm::monitor::channel::{GET, JOIN, PUT, Refused};
 use plait_shm::monitor::gate::Kind;
 use plait_shm::monitor::object::Object;
 use plait_shm::monitor::waiter::Waiter;
+use plait_sys::hold::Held;
 use pyo3::prelude::*;
 use pyo3::types::PyList;
 use pyo3::{PyTraverseError, PyVisit};
@@ -151,6 +152,7 @@ impl PutMany {
         all_or_none: bool,
     ) -> PyResult<Self> {
         channel.get().seat()?;
+        let _held = Held::new();
         let messages = channel.get().messages(channel.py(), iterable)?;
         Ok(Self {
             channel: channel.clone().unbind(),
