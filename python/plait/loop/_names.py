@@ -23,11 +23,10 @@ _MOST_ANSWERS = 256
 
 def _is_the_librarys(lookup: Any) -> bool:
     """Whether a `getaddrinfo` is the library's own: a program may have put another in place, before this was imported too."""
-    return (
-        type(lookup) is types.FunctionType
-        and lookup.__globals__ is vars(socket)
-        and lookup.__qualname__ == "getaddrinfo"
-    )
+    if type(lookup) is not types.FunctionType or lookup.__qualname__ != "getaddrinfo":
+        return False
+    home: Any = lookup.__globals__
+    return home is vars(socket)
 
 
 def addresses(host: Any, port: Any, family: Any, kind: Any, proto: Any, flags: Any) -> list[Any] | None:

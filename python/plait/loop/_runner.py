@@ -18,7 +18,7 @@ from plait.loop._loop import EventLoop
 from plait.loop._standard import events_
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterator
+    from collections.abc import Callable, Coroutine, Generator
     from types import FrameType
 
 T = TypeVar("T")
@@ -143,7 +143,7 @@ def _run_beside(main: Coroutine[Any, Any, T], debug: bool | None, prompt: bool, 
 
 
 @contextlib.contextmanager
-def _on_interrupt(action: Callable[[], object]) -> Iterator[None]:
+def _on_interrupt(action: Callable[[], object]) -> Generator[None]:
     """Have Ctrl-C do something before it does what it does anyway: asyncio notes it for the task that waits here."""
     before = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or not callable(before):

@@ -99,7 +99,7 @@ class _Watchers:
     """The loops of this process that are watched, and the thread that does it."""
 
     def __init__(self) -> None:
-        self.process = os.getpid()
+        self.process: int = os.getpid()
         self._dog = _core.LoopWatchdog()
         self._entries: dict[int, _Entry] = {}
         self._numbers = itertools.count(1)
