@@ -69,7 +69,7 @@ def test_what_is_cancelled_before_it_begins_is_not_called(run):
         pytest.param(
             StopIteration,
             RuntimeError,
-            marks=pytest.mark.skipif(sys.version_info < (3, 12), reason="the future of asyncio would never end"),
+            marks=pytest.mark.skipif(sys.version_info < (3, 13), reason="the future of asyncio would never end"),
         ),
     ],
 )
