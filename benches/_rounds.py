@@ -146,6 +146,24 @@ class Rounds(ABC, Generic[P]):
         print(self.report(result))
 
 
+class PairedRounds(Rounds[P]):
+    """Stored by round, so that ratios are those of one round: all peers have to be measured in each."""
+
+    def run_all(self, quick: bool, rounds: int) -> dict[str, Any]:
+        measured: list[dict[str, Any]] = [{} for _ in range(rounds)]
+        for row in self.run_rounds(quick, rounds):
+            if "failed" in row:
+                sys.exit(f"run.py: {row['peer']}: {row['failed']}")  # no ratio without it
+            measured[row["round"]][row["peer"]] = row["measures"]
+        return {
+            "python": platform.python_version(),
+            "machine": f"{CORES} cores, Linux {platform.release()}",
+            "load": round(os.getloadavg()[0], 1),
+            "versions": self.versions(),
+            "rounds": measured,
+        }
+
+
 class Bench(Rounds[P]):
     """A column for each measure, and a table that stands in the top README.md too. The first peer is plait as it comes."""
 

@@ -18,8 +18,6 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-import os
-import platform
 import statistics
 import sys
 import threading
@@ -31,7 +29,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # it may be started from anywhere
 
-from benches._rounds import CORES, Peer, Rounds
+from benches._rounds import PairedRounds, Peer
 
 THREADS = 4
 
@@ -254,7 +252,7 @@ def cell(values: list[float]) -> str:
     return f"{middle:,.{digits}f} ({min(values):,.{digits}f}-{max(values):,.{digits}f})"
 
 
-class LockRounds(Rounds[Locks]):
+class LockRounds(PairedRounds[Locks]):
     """Its table has a line for each case, with the ratio to the standard library within each round."""
 
     script = Path(__file__).resolve()
@@ -277,20 +275,6 @@ class LockRounds(Rounds[Locks]):
             except (AttributeError, TypeError):
                 continue  # the peer has no such thing
         return found
-
-    def run_all(self, quick: bool, rounds: int) -> dict[str, Any]:
-        measured: list[dict[str, Any]] = [{} for _ in range(rounds)]
-        for row in self.run_rounds(quick, rounds):
-            if "failed" in row:
-                sys.exit(f"run.py: {row['peer']}: {row['failed']}")  # no ratio without it
-            measured[row["round"]][row["peer"]] = row["measures"]
-        return {
-            "python": platform.python_version(),
-            "machine": f"{CORES} cores, Linux {platform.release()}",
-            "load": round(os.getloadavg()[0], 1),
-            "versions": self.versions(),
-            "rounds": measured,
-        }
 
     def table(self, result: dict[str, Any]) -> str:
         rounds = result["rounds"]

@@ -19,8 +19,6 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-import os
-import platform
 import socket
 import statistics
 import subprocess
@@ -35,7 +33,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # it may be started from anywhere
 
-from benches._rounds import CORES, Peer, Rounds
+from benches._rounds import PairedRounds, Peer
 
 AGAIN = 7
 """So many times each case is run in a row."""
@@ -319,7 +317,7 @@ def cell(values: list[float]) -> str:
     return f"{statistics.median(values):,.0f} ({min(values):,.0f}-{max(values):,.0f})"
 
 
-class LoopRounds(Rounds[Loops]):
+class LoopRounds(PairedRounds[Loops]):
     """Its table has a line for each case, with the ratio to the best of the others within each round."""
 
     script = Path(__file__).resolve()
@@ -335,20 +333,6 @@ class LoopRounds(Rounds[Loops]):
         share = 0.2 if quick else 1.0
         counts = {name: max(int(count * share), 16) for name, (_what, _run, count) in CASES.items()}
         return {name: least(CASES[name][1], loop, count) for name, count in counts.items()}
-
-    def run_all(self, quick: bool, rounds: int) -> dict[str, Any]:
-        measured: list[dict[str, Any]] = [{} for _ in range(rounds)]
-        for row in self.run_rounds(quick, rounds):
-            if "failed" in row:
-                sys.exit(f"run.py: {row['peer']}: {row['failed']}")  # no ratio without it
-            measured[row["round"]][row["peer"]] = row["measures"]
-        return {
-            "python": platform.python_version(),
-            "machine": f"{CORES} cores, Linux {platform.release()}",
-            "load": round(os.getloadavg()[0], 1),
-            "versions": self.versions(),
-            "rounds": measured,
-        }
 
     def table(self, result: dict[str, Any]) -> str:
         rounds = result["rounds"]

@@ -9,7 +9,7 @@ use pyo3::prelude::*;
 
 use super::detached;
 
-/// Gives the GIL back in a child that was forked while threads waited for it with a short interval.
+/// Puts the switch interval back in a child that was forked while threads waited for the GIL with a short one.
 #[pyfunction]
 pub(crate) fn restore_interval_in_child(py: Python<'_>) {
     #[cfg(not(Py_GIL_DISABLED))]
