@@ -453,10 +453,13 @@ mod tests {
 
     #[test]
     fn what_was_made_is_counted_anew_where_one_died() {
-        let bytes = Store::bytes(8);
-        let memory = vec![0_u64; bytes.div_ceil(8)];
-        let at = memory.as_ptr().cast_mut();
-        // SAFETY: the memory is of zeros, large enough, and there until the end.
+        #[derive(Clone, Copy)]
+        #[repr(C, align(128))]
+        struct Line([u8; 128]);
+
+        let mut memory = vec![Line([0; 128]); Store::bytes(8).div_ceil(size_of::<Line>())];
+        let at = memory.as_mut_ptr();
+        // SAFETY: the memory is of zeros, aligned, large enough, and there until the end.
         let store = unsafe {
             Store::init(at.cast()).expect("a guard");
             Store::at(at.cast(), 8, 0)
