@@ -6,6 +6,7 @@ use std::cell::RefCell;
 
 use plait_shm::monitor::channel::{self, Channel, GET, Incoming, JOIN, Outgoing, PUT, Refused};
 use plait_shm::monitor::waiter::Waiter;
+use plait_sys::fork;
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyDict, PyInt};
@@ -62,6 +63,20 @@ fn carry_out(py: Python<'_>, operation: &mut dyn Attempt, patience: Patience) ->
     }
 }
 
+/// Who takes messages, and in which process: reading one may fork, and the child gives back nothing.
+#[derive(Clone, Copy)]
+struct Taker {
+    seat: u32,
+    generation: u32,
+}
+
+impl Taker {
+    #[inline]
+    fn is_here(self) -> bool {
+        self.generation == fork::generation()
+    }
+}
+
 impl SharedChannelCore {
     /// Its machine.
     pub(super) fn channel(&self) -> &Channel {
@@ -73,15 +88,23 @@ impl SharedChannelCore {
         self.channel.object().seat().map_err(refused)
     }
 
+    #[inline]
+    fn taker(&self) -> PyResult<Taker> {
+        Ok(Taker {
+            seat: self.seat()?,
+            generation: fork::generation(),
+        })
+    }
+
     /// Takes one message. None when there is none now.
     #[inline]
     pub(super) fn take(&self, py: Python<'_>, waiter: Option<&Waiter>) -> PyResult<Result<Py<PyAny>, Refused>> {
-        let seat = self.seat()?;
+        let taker = self.taker()?;
         let mut used = buffers();
         let Buffers { bytes, taken } = &mut used;
-        let got = self.channel.get(seat, 1, bytes, taken, waiter);
+        let got = self.channel.get(taker.seat, 1, bytes, taken, waiter);
         let value = match (got, taken.first()) {
-            (Ok(_), Some(incoming)) => self.value(py, seat, bytes, incoming).map(|value| Ok(value.unbind())),
+            (Ok(_), Some(incoming)) => self.value(py, taker, bytes, incoming).map(|value| Ok(value.unbind())),
             (Err(refused), _) => Ok(Err(refused)),
             (Ok(_), None) => Ok(Err(Refused::Wait)), // never: one message was asked for
         };
@@ -96,17 +119,17 @@ impl SharedChannelCore {
         most: usize,
         waiter: Option<&Waiter>,
     ) -> PyResult<Result<Vec<Py<PyAny>>, Refused>> {
-        let seat = self.seat()?;
+        let taker = self.taker()?;
         let most = most.min(self.channel.capacity() as usize);
         let mut used = buffers();
         let Buffers { bytes, taken } = &mut used;
-        let values = match self.channel.get(seat, most, bytes, taken, waiter) {
+        let values = match self.channel.get(taker.seat, most, bytes, taken, waiter) {
             Err(refused) => Ok(Err(refused)),
             Ok(_) => {
                 // All are read, whatever becomes of one: each gives its block back.
                 let read: Vec<PyResult<_>> = taken
                     .iter()
-                    .map(|incoming| self.value(py, seat, bytes, incoming).map(Bound::unbind))
+                    .map(|incoming| self.value(py, taker, bytes, incoming).map(Bound::unbind))
                     .collect();
                 read.into_iter().collect::<PyResult<Vec<_>>>().map(Ok)
             }
@@ -117,7 +140,13 @@ impl SharedChannelCore {
 
     /// The value of one message, which is returned with it.
     #[inline]
-    fn value<'py>(&self, py: Python<'py>, seat: u32, bytes: &[u8], incoming: &Incoming) -> PyResult<Bound<'py, PyAny>> {
+    fn value<'py>(
+        &self,
+        py: Python<'py>,
+        taker: Taker,
+        bytes: &[u8],
+        incoming: &Incoming,
+    ) -> PyResult<Bound<'py, PyAny>> {
         let value = match *incoming {
             Incoming::Small { start, end } => message::decode(py, &bytes[start..end]),
             Incoming::Large(block) => {
@@ -129,11 +158,15 @@ impl SharedChannelCore {
                     }
                     Err(error) => Err(shared::refused(error)),
                 };
-                self.channel.give_back(block);
+                if taker.is_here() {
+                    self.channel.give_back(block);
+                }
                 value
             }
         };
-        self.channel.returned(seat, 1);
+        if taker.is_here() {
+            self.channel.returned(taker.seat, 1);
+        }
         value
     }
 

@@ -193,7 +193,10 @@ pub(super) fn listen(
 
 /// Nobody is to be told of `waiter` any more.
 pub(super) fn ignore(object: &Arc<Object>, gate: usize, waiter: &Waiter) {
-    bell::ignore(object, gate, waiter.slot());
+    // In a forked child the slot is the parent's, or another's by now.
+    if !waiter.foreign() {
+        bell::ignore(object, gate, waiter.slot());
+    }
 }
 
 /// A place in the queue for a thread; None to look again.

@@ -168,9 +168,13 @@ impl Barrier {
         waiter.map(Arrived::Waits).ok_or(io::ErrorKind::WouldBlock.into())
     }
 
-    /// What has become of a waiter. One whose time is `over` breaks the barrier, unless all are here and one acts.
+    /// What has become of a waiter. One whose time is `over` breaks the barrier, unless all are here and one acts. To one that is foreign
+    /// the barrier is broken: only its parent has arrived.
     #[must_use]
     pub fn look(&self, waiter: &Waiter, over: bool) -> Seen {
+        if waiter.foreign() {
+            return Seen::Broken;
+        }
         within(&self.object, |rounds, entered| {
             let seen = rounds.look(waiter.gate(), waiter.slot(), over);
             match (seen, waiter.gate()) {

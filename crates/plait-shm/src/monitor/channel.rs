@@ -257,6 +257,7 @@ impl Channel {
         waiter: Option<&Waiter>,
     ) -> Result<usize, Refused> {
         let words = self.words();
+        let waiter = waiter.and_then(Waiter::own);
         let entered = self.object.enter(PUT);
         if words.state.load(Relaxed) != OPEN {
             return Err(Refused::ShutDown);
@@ -307,6 +308,7 @@ impl Channel {
         waiter: Option<&Waiter>,
     ) -> Result<usize, Refused> {
         let words = self.words();
+        let waiter = waiter.and_then(Waiter::own);
         let entered = self.object.enter(GET);
         settle_intent(&self.object, &entered);
         let filled = self.allowed(&entered, waiter, most, |fresh| self.filled(fresh));

@@ -199,7 +199,7 @@ impl Lock {
     /// When it is not free.
     #[inline]
     pub fn take(&self, me: Owner, waiter: Option<&Waiter>) -> Result<(), Refused> {
-        match waiter {
+        match waiter.and_then(Waiter::own) {
             // What is kept for those who were handed their turn is not for others.
             None if self.object.gate(TAKE).handed() != 0 => Err(self.refusal().unwrap_or(Refused::Wait)),
             None => self.try_take(me),

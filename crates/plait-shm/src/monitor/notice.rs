@@ -127,8 +127,11 @@ impl Notice {
         self.object.gate(WAIT).waiting()
     }
 
-    /// Whether a waiter was told; it is gone then.
+    /// Whether a waiter was told; it is gone then. One that is foreign counts as told, for nothing, as happens to who waits for a notice.
     pub fn told(&self, waiter: &Waiter) -> bool {
+        if waiter.foreign() {
+            return true;
+        }
         let entered = self.object.enter(WAIT);
         let told = entered.gate.state(waiter.slot()) != word::WAITING;
         if told {

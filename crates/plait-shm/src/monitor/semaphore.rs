@@ -127,7 +127,7 @@ impl Semaphore {
     /// Takes a permit. A `waiter` that gets one is gone then; one that does not waits on.
     #[inline]
     pub fn take(&self, waiter: Option<&Waiter>) -> bool {
-        match waiter {
+        match waiter.and_then(Waiter::own) {
             None => self.take_beyond(self.object.gate(TAKE).handed().into()),
             Some(waiter) => self.take_waiting(waiter),
         }

@@ -66,17 +66,25 @@ impl Waiter {
         self.gate
     }
 
-    /// Whether it has left the gate.
+    /// Whether it has left the gate, or was never in it: the copy that a forked child has.
     #[inline]
     #[must_use]
     pub fn gone(&self) -> bool {
         // Relaxed: whoever waits with it is one.
-        self.gone.load(Relaxed) != 0
+        self.gone.load(Relaxed) != 0 || self.foreign()
     }
 
-    /// Whether it is still a place of this process.
-    fn here(&self) -> bool {
-        !self.gone() && self.generation == fork::generation()
+    /// Whether the place is the parent's, in a forked child: what becomes of it is none of the child's business.
+    #[inline]
+    #[must_use]
+    pub fn foreign(&self) -> bool {
+        self.generation != fork::generation()
+    }
+
+    /// It, unless it is [foreign](Self::foreign): who waits on in a forked child has no place until it queues again.
+    #[inline]
+    pub(super) fn own(&self) -> Option<&Self> {
+        (!self.foreign()).then_some(self)
     }
 
     /// Gives the place up together with what was waited for, which has been taken under the guard that is held.
@@ -87,7 +95,7 @@ impl Waiter {
 
     /// Who waits with it cannot come for a while: what it was woken for, if it was, goes to another. It keeps its place.
     pub fn pass_on(&self) {
-        if self.here() {
+        if !self.gone() {
             self.object.pass_on(self.gate, self.slot);
         }
     }
@@ -162,7 +170,7 @@ fn soon(deadline_ns: Option<u64>) -> Option<u64> {
 
 impl Drop for Waiter {
     fn drop(&mut self) {
-        if self.here() {
+        if !self.gone() {
             self.object.leave(self.gate, self.slot);
         }
     }
