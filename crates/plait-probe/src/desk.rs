@@ -54,6 +54,16 @@ impl Desk {
         }
     }
 
+    /// Takes several that belong together.
+    pub(crate) fn hand_in_all(&self, records: impl Iterator<Item = Record>) {
+        let mut papers = self.0.lock();
+        if papers.records.len() < MOST_RECORDS {
+            papers.records.extend(records);
+        } else {
+            papers.lost += records.count() as u64;
+        }
+    }
+
     /// Moves everything that lies here to the end of `into`.
     pub(crate) fn clear(&self, into: &mut Vec<Record>) {
         into.append(&mut self.0.lock().records);

@@ -157,6 +157,11 @@ impl Observer {
         self.0.desk.hand_in(record);
     }
 
+    /// Takes several that belong together, at once.
+    pub fn hand_in_all(&self, records: impl Iterator<Item = Record>) {
+        self.0.desk.hand_in_all(records);
+    }
+
     /// The number of a text, for records that are handed in. Any thread, at any time.
     #[must_use]
     pub fn text(&self, text: &str) -> Text {

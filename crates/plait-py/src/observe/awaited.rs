@@ -1,11 +1,12 @@
 //! What a suspended coroutine awaits, in words: the function that is awaited innermost, and the line of the program that it comes from.
 
+use plait_trace::record::Text;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyString, PyType};
 
-use super::journal::{Journal, Label};
+use super::journal::Journal;
 
 /// So many coroutines that await one another are followed.
 const DEEPEST: usize = 200;
@@ -13,8 +14,8 @@ const DEEPEST: usize = 200;
 /// What is awaited, and where.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Awaited {
-    pub(crate) what: Label,
-    pub(crate) place: Label,
+    pub(crate) what: Text,
+    pub(crate) place: Text,
 }
 
 /// The classes of tasks: the one in C, and the one in Python.
@@ -72,7 +73,7 @@ pub(crate) fn name_of(object: &Bound<'_, PyAny>) -> String {
 /// What the suspended `coroutine` awaits; it has yielded `yielded` to its task.
 pub(crate) fn describe(journal: &Journal, coroutine: &Bound<'_, PyAny>, yielded: Option<&Bound<'_, PyAny>>) -> Awaited {
     let (what, place) = look(coroutine, yielded);
-    Awaited { what: journal.label(&what), place: journal.label(&place) }
+    Awaited { what: journal.text(&what), place: journal.text(&place) }
 }
 
 /// A frame of a coroutine.

@@ -5,6 +5,7 @@ use std::ffi::CStr;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use plait_sys::time::monotonic_ns;
+use plait_trace::record::{Record, Text};
 use pyo3::exceptions::PyStopIteration;
 use pyo3::ffi;
 use pyo3::intern;
@@ -13,7 +14,7 @@ use pyo3::types::{PyTuple, PyType};
 use pyo3::{PyTraverseError, PyVisit};
 
 use super::awaited::{self, Awaited};
-use super::journal::{self, Entry, Journal};
+use super::journal::{self, Journal};
 use crate::calling;
 use crate::loop_::Guarded;
 
@@ -83,17 +84,17 @@ impl ObservedCoroutine {
         }
         let number = name.strip_prefix("Task-").and_then(|number| number.parse().ok());
         let (task, name) = match number.filter(|&number: &u64| made && (1..UNNUMBERED).contains(&number)) {
-            Some(number) => (number, 0),
-            None => (NEXT.fetch_add(1, Relaxed), self.journal.label(name)),
+            Some(number) => (number, Text::default()),
+            None => (NEXT.fetch_add(1, Relaxed), self.journal.text(name)),
         };
         self.task.store(task, Relaxed);
         let function = awaited::name_of(self.inner.bind(py));
-        self.journal.write([Some(Entry::Task {
+        self.journal.tell([Some(Record::Task {
             task,
             at: self.woken.load(Relaxed),
             tid: journal::tid(),
             name,
-            function: self.journal.label(&function),
+            function: self.journal.text(&function),
         })]);
     }
 
@@ -109,8 +110,8 @@ impl ObservedCoroutine {
         let now = monotonic_ns();
         let (outer, since) = journal::runs(self.task.load(Relaxed), now);
         if outer != 0 {
-            let step = Entry::Step { task: outer, tid: journal::tid(), from: since, to: now };
-            self.journal.write([Some(step)]);
+            let step = Record::Step { task: outer, tid: journal::tid(), from: since, to: now };
+            self.journal.tell([Some(step)]);
         }
         Running { outer, awaited, woken: if woken == 0 { now } else { woken } }
     }
@@ -132,17 +133,17 @@ impl ObservedCoroutine {
         let now = monotonic_ns();
         let (task, since) = journal::runs(running.outer, now);
         journal::stepped();
-        let awaited = running.awaited.map(|awaited| Entry::Await {
+        let awaited = running.awaited.map(|awaited| Record::Await {
             task,
             at: self.left.load(Relaxed),
             what: awaited.what,
             place: awaited.place,
         });
-        let woken = Entry::Woken { task, at: running.woken };
-        let step = Entry::Step { task, tid: journal::tid(), from: since, to: now };
-        let end = yielded.is_none().then_some(Entry::TaskEnd { task, at: now });
+        let woken = Record::Woken { task, at: running.woken };
+        let step = Record::Step { task, tid: journal::tid(), from: since, to: now };
+        let end = yielded.is_none().then_some(Record::TaskEnd { task, at: now });
         self.left.store(now, Relaxed);
-        self.journal.write([awaited, Some(woken), Some(step), end]);
+        self.journal.tell([awaited, Some(woken), Some(step), end]);
         if let Some(yielded) = yielded {
             let kept = yielded.clone_ref(py);
             let before = self.awaited.with(py, |awaited| awaited.replace(kept));
@@ -238,9 +239,9 @@ impl ObservedCoroutine {
         let awaited = awaited::describe(self.journal, self.inner.bind(py), before.as_ref().map(|before| before.bind(py)));
         let task = self.task.load(Relaxed);
         let woken = self.woken.load(Relaxed);
-        self.journal.write([
-            Some(Entry::Await { task, at: left, what: awaited.what, place: awaited.place }),
-            (woken != 0).then_some(Entry::Woken { task, at: woken }),
+        self.journal.tell([
+            Some(Record::Await { task, at: left, what: awaited.what, place: awaited.place }),
+            (woken != 0).then_some(Record::Woken { task, at: woken }),
         ]);
     }
 
@@ -253,6 +254,11 @@ impl ObservedCoroutine {
         let before = self.awaited.with(py, Option::take);
         drop(before);
     }
+}
+
+unsafe extern "C" {
+    /// The class of bound methods.
+    static mut PyMethod_Type: ffi::PyTypeObject;
 }
 
 /// The names of classes whose instances are callbacks that run a step of a task.
@@ -288,7 +294,7 @@ pub(crate) unsafe fn handed_over(py: Python<'_>, callback: *mut ffi::PyObject) {
         let kind = ffi::Py_TYPE(callback);
         let task = if ffi::PyCFunction_Check(callback) != 0 {
             Bound::<PyAny>::from_borrowed_ptr_or_opt(py, ffi::PyCFunction_GetSelf(callback))
-        } else if is_step(kind) || kind == &raw mut ffi::PyMethod_Type {
+        } else if is_step(kind) || kind == &raw mut PyMethod_Type {
             let callback = Borrowed::<PyAny>::from_ptr(py, callback);
             callback.getattr(intern!(py, "__self__")).ok()
         } else {

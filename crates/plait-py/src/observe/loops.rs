@@ -6,6 +6,7 @@ use std::ffi::{CStr, c_int};
 use std::sync::atomic::{AtomicPtr, Ordering::Relaxed};
 
 use plait_sys::time::monotonic_ns;
+use plait_trace::record::Record;
 use pyo3::exceptions::PyValueError;
 use pyo3::ffi;
 use pyo3::intern;
@@ -14,7 +15,7 @@ use pyo3::types::PyType;
 
 use super::awaited;
 use super::coroutine::{self, ObservedCoroutine};
-use super::journal::{self, Entry};
+use super::journal;
 use crate::calling;
 
 type Object = *mut ffi::PyObject;
@@ -184,8 +185,8 @@ impl Blocked {
     pub(crate) fn write(self, callback: Option<&Bound<'_, PyAny>>) {
         let Some(journal) = journal::active() else { return };
         let name = callback.map_or_else(|| "a callback".to_owned(), named);
-        let entry = Entry::Callback { tid: journal::tid(), from: self.from, to: self.to, name: journal.label(&name) };
-        journal.write([Some(entry)]);
+        let entry = Record::Callback { tid: journal::tid(), from: self.from, to: self.to, name: journal.text(&name) };
+        journal.tell([Some(entry)]);
     }
 }
 

@@ -1,0 +1,30 @@
+//! The binding of observation: the observer of this process, what its tasks tell it, and profiles as Python's values.
+//!
+//! | module | what |
+//! |---|---|
+//! | `journal` | the observer, for those who have something to tell |
+//! | `coroutine` | coroutines that tell when their task runs, and what it awaits |
+//! | `awaited` | what a coroutine awaits, in words |
+//! | `loops` | classes of loops, looked at while a profile runs |
+
+mod awaited;
+mod coroutine;
+mod journal;
+mod loops;
+
+pub(crate) use coroutine::{ObservedCoroutine, handed_over};
+pub(crate) use loops::{Watch, created, observed};
+
+use pyo3::prelude::*;
+
+/// Whether a profile runs in this process.
+#[inline]
+pub(crate) fn is_on() -> bool {
+    journal::active().is_some()
+}
+
+pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<ObservedCoroutine>()?;
+    module.add_function(wrap_pyfunction!(loops::observing_methods, module)?)?;
+    module.add_function(wrap_pyfunction!(loops::observing_run, module)?)
+}
