@@ -23,6 +23,7 @@ ARROWS = {
     "plait-shm": {"plait-sys"},
     "plait-pool": {"plait-shm", "plait-sys"},
     "plait-reactor": {"plait-sys"},
+    "plait-trace": set(),
     "plait-probe": set(),
     "plait-py": {"plait-pool", "plait-probe", "plait-reactor", "plait-shm", "plait-sys"},
 }
