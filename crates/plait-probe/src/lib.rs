@@ -7,6 +7,7 @@
 //! | [`stack`] | threads of Python and their stacks, read from memory |
 //! | [`stacks`] | what is asked of a reader of stacks |
 //! | [`observer`] | a thread that writes down what the others do |
+//! | [`reader`] | stacks from memory, as the observer asks for them |
 
 mod code;
 mod desk;
@@ -15,5 +16,6 @@ pub mod gil;
 pub mod layout;
 mod lines;
 pub mod observer;
+pub mod reader;
 pub mod stack;
 pub mod stacks;

@@ -6,11 +6,13 @@
 //! | `coroutine` | coroutines that tell when their task runs, and what it awaits |
 //! | `awaited` | what a coroutine awaits, in words |
 //! | `loops` | classes of loops, looked at while a profile runs |
+//! | `observer` | its beginning and end |
 
 mod awaited;
 mod coroutine;
 mod journal;
 mod loops;
+mod observer;
 
 pub(crate) use coroutine::{ObservedCoroutine, handed_over};
 pub(crate) use loops::{Watch, created, observed};
@@ -26,5 +28,12 @@ pub(crate) fn is_on() -> bool {
 pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<ObservedCoroutine>()?;
     module.add_function(wrap_pyfunction!(loops::observing_methods, module)?)?;
-    module.add_function(wrap_pyfunction!(loops::observing_run, module)?)
+    module.add_function(wrap_pyfunction!(loops::observing_run, module)?)?;
+    module.add_function(wrap_pyfunction!(observer::observe_start, module)?)?;
+    module.add_function(wrap_pyfunction!(observer::observe_stop, module)?)?;
+    module.add_function(wrap_pyfunction!(observer::observing, module)?)?;
+    module.add_function(wrap_pyfunction!(observer::observe_forked, module)?)?;
+    module.add_function(wrap_pyfunction!(observer::observe_thread, module)?)?;
+    module.add_function(wrap_pyfunction!(observer::observe_method, module)?)?;
+    module.add_function(wrap_pyfunction!(observer::observe_pooled, module)?)
 }
