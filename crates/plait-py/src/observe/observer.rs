@@ -19,10 +19,17 @@ use crate::gil;
 
 /// Looks at this process from now on, and writes what it sees to `path`, which must not be there.
 ///
-/// `rate` is how often a second the holder of the GIL is looked at, 0 for no stacks.
+/// It ends when a file `over` appears, at the latest. `rate` is how often a second the holder of the GIL is looked at, 0 for no stacks.
 #[pyfunction]
-#[pyo3(signature = (path, name, *, parent, rate=100.0))]
-pub(crate) fn observe_start(py: Python<'_>, path: PathBuf, name: String, parent: u32, rate: f64) -> PyResult<()> {
+#[pyo3(signature = (path, name, *, over, parent, rate=100.0))]
+pub(crate) fn observe_start(
+    py: Python<'_>,
+    path: PathBuf,
+    name: String,
+    over: PathBuf,
+    parent: u32,
+    rate: f64,
+) -> PyResult<()> {
     if !(0.0..=10_000.0).contains(&rate) {
         return Err(PyValueError::new_err(format!(
             "rate must be from 0 to 10000 stacks a second, not {rate}"
@@ -31,7 +38,7 @@ pub(crate) fn observe_start(py: Python<'_>, path: PathBuf, name: String, parent:
     if journal::active().is_some() {
         return Err(PyRuntimeError::new_err("this process is observed already"));
     }
-    let sink = sink(&path)?;
+    let sink = sink(path, over)?;
     let (interpreter, known) = gil::interpreter(py);
     let stacks = known.map(|known| Stacks::locate(&known, thread::number(), &witnesses(py)));
     let (stacks, unfit) = match stacks {
@@ -49,8 +56,10 @@ pub(crate) fn observe_start(py: Python<'_>, path: PathBuf, name: String, parent:
         cores: cpu::usable_cpus() as u32,
         interpreter,
     };
-    let mut settings = Settings::default();
-    settings.stacks = if rate == 0.0 { 0 } else { (1e9 / rate) as u64 };
+    let settings = Settings {
+        stacks: if rate == 0.0 { 0 } else { (1e9 / rate) as u64 },
+        ..Settings::default()
+    };
     let observer = Observer::start(program, settings, stacks, sink)?;
     if let Some(unfit) = unfit {
         observer.hand_in(Record::Method(Method {
@@ -64,17 +73,38 @@ pub(crate) fn observe_start(py: Python<'_>, path: PathBuf, name: String, parent:
     Ok(())
 }
 
-/// Writes each record, and hands over what there is whenever the observer has come to the end of a batch.
-fn sink(path: &PathBuf) -> PyResult<Sink> {
-    let file: File = OpenOptions::new().write(true).create_new(true).open(path)?;
+/// Writes each record, and hands over what there is whenever the observer has come to the end of a batch. Who has written everything gives the
+/// file its name; where the profile is over, it ends the observer.
+fn sink(path: PathBuf, over: PathBuf) -> PyResult<Sink> {
+    let file: File = OpenOptions::new().write(true).create_new(true).open(&path)?;
     let mut writer = Writer::new(file, std::process::id());
+    let mut ending = false;
     Ok(Box::new(move |record| {
         // A full disk loses records, which a reader of the file sees; the program goes on.
         let _ = writer.write(record);
-        if matches!(record, Record::Cost { .. } | Record::ProcessEnd { .. }) {
-            let _ = writer.flush();
+        match record {
+            Record::Cost { .. } => {
+                let _ = writer.flush();
+                if !ending && over.exists() {
+                    // By another thread: this is the one that is to end.
+                    ending = thread::spawn_native("plait-over", || end(None)).is_ok();
+                }
+            }
+            Record::ProcessEnd { .. } => {
+                let _ = writer.flush();
+                let _ = std::fs::rename(&path, path.with_extension("trace"));
+            }
+            _ => {}
         }
     }))
+}
+
+/// Ends the observer, without the GIL.
+fn end(code: Option<i32>) {
+    if let Some(journal) = journal::active() {
+        journal::close();
+        journal.0.stop(code);
+    }
 }
 
 /// The frames of this thread, innermost first.
@@ -105,9 +135,7 @@ fn witness(frame: &Bound<'_, PyAny>) -> Option<Witness> {
 #[pyfunction]
 #[pyo3(signature = (code=None))]
 pub(crate) fn observe_stop(py: Python<'_>, code: Option<i32>) {
-    let Some(journal) = journal::active() else { return };
-    journal::close();
-    gil::detached(py, || journal.0.stop(code));
+    gil::detached(py, || end(code));
 }
 
 /// Whether an observer runs in this process.
