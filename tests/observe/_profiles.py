@@ -1,7 +1,7 @@
 """Profiles for the tests of reports: of a program that is played through, so that all of their figures agree.
 
-Threads take turns at a GIL with a switch interval, compute without it, read, take locks and wait for work; tasks take turns at their
-loop. What comes out is what a profile of such a program would hold.
+Threads take turns at a GIL with a switch interval, compute without it, read, take locks and wait for work; tasks take turns at
+their loop. What comes out is what a profile of such a program would hold.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ GIL, RELEASED, READY, WANTED, HELD_OFF, IO, LOCK, IDLE = range(8)
 
 NASTY = (
     "</script><script>document.title='broken'</script>",
-    '"quotes" \'single\' `ticks` ${code} \\backslash',
+    "\"quotes\" 'single' `ticks` ${code} \\backslash",
     "שלום עולם \u202eright to left",
     "🧵 emoji 👩‍👩‍👧‍👦 family",
     "nul\x00 bell\x07 escape\x1b[31m red",
@@ -89,7 +89,9 @@ def play(players: list[Player], segments: int, dice: random.Random, grain: float
         player = players[index]
         begin = max(want, free)
         if player.left <= 0:
-            player.left = dice.expovariate(1 / {"cpu": 0.03, "io": 0.0015, "native": 0.001, "idle": 0.0004}[player.kind])
+            player.left = dice.expovariate(
+                1 / {"cpu": 0.03, "io": 0.0015, "native": 0.001, "idle": 0.0004}[player.kind]
+            )
             player.left *= grain
         end = begin + player.left
         if wants and wants[0][0] + INTERVAL * grain < end:
@@ -162,7 +164,7 @@ def cpu_lengths(player: Player) -> list[float]:
 
 
 def thread(player: Player, pid: int, tid: int, held: list[float]) -> ThreadRecord:
-    states = {name: player.total(number) for number, name in enumerate(STATES)}
+    states: dict[str, float] = {name: player.total(number) for number, name in enumerate(STATES)}
     waits: dict[int, list[float]] = defaultdict(list)
     for _, length, state, note in player.segments:
         if state == IO:
@@ -206,7 +208,9 @@ def thread(player: Player, pid: int, tid: int, held: list[float]) -> ThreadRecor
 
 
 def lane(kind: str, index: int, player: Player) -> Lane:
-    start, length, state, note = (list(column) for column in zip(*player.segments, strict=True)) if player.segments else ([],) * 4
+    start, length, state, note = (
+        (list(column) for column in zip(*player.segments, strict=True)) if player.segments else ([],) * 4
+    )
     return cast("Lane", {"kind": kind, "index": index, "start": start, "length": length, "state": state, "note": note})
 
 
@@ -244,7 +248,9 @@ def a_profile(
         for index in range(count):
             kind = index % len(kinds) if number == 0 else 0
             usual = names[kind] if index < len(names) else f"{names[kind]}-{index}"
-            players.append(Player(name(index, usual), kinds[kind], 0.1 * number + dice.random() * 0.02 * index / max(1, count)))
+            players.append(
+                Player(name(index, usual), kinds[kind], 0.1 * number + dice.random() * 0.02 * index / max(1, count))
+            )
         held = play(players, segments * count // threads, dice, grain)
         base = len(profile["threads"])
         holds: dict[int, list[float]] = defaultdict(list)
@@ -259,7 +265,15 @@ def a_profile(
                 while next_sample < at + length:
                     stack = dice.choice(STACKS[player.kind])
                     weight = 0.01 * grain
-                    samples.append({"thread": base + index, "at": next_sample, "frame": frame(stack), "weight": weight, "why": "tick"})
+                    samples.append(
+                        {
+                            "thread": base + index,
+                            "at": next_sample,
+                            "frame": frame(stack),
+                            "weight": weight,
+                            "why": "tick",
+                        }
+                    )
                     next_sample += weight
                     sums[stack[-1]][sums_state] += weight
                     if state in (GIL, RELEASED):
@@ -281,7 +295,13 @@ def a_profile(
                 "wall": end - 0.1 * number,
                 "exit": 0 if number == 0 else None,
                 "cpu": cpu,
-                "states": {"new": 0.002, "ready": 0.01 * end, "running": min(end, cpu), "waiting": max(0, end - cpu), "terminated": 0.001},
+                "states": {
+                    "new": 0.002,
+                    "ready": 0.01 * end,
+                    "running": min(end, cpu),
+                    "waiting": max(0, end - cpu),
+                    "terminated": 0.001,
+                },
             }
         )
         all_players += players
@@ -303,7 +323,14 @@ def a_profile(
                 "awaiting": player.total(IO),
                 "steps": len(steps),
                 "longest_step": max(steps, default=0.0),
-                "awaits": [{"what": "StreamReader.read", "place": "/srv/shop/client.py:88", "count": len(steps), "time": player.total(IO)}],
+                "awaits": [
+                    {
+                        "what": "StreamReader.read",
+                        "place": "/srv/shop/client.py:88",
+                        "count": len(steps),
+                        "time": player.total(IO),
+                    }
+                ],
             }
         )
         profile["lanes"].append(lane("task", index, player))
@@ -316,13 +343,17 @@ def a_profile(
                 "file": file,
                 "line": line,
                 "pid": None,
-                **{state: mine[state] for state in STATES},
+                **{str(state): mine[state] for state in STATES},
                 "self_cpu": mine["on_cpu_gil"] + mine["on_cpu_released"],
                 "total_cpu": mine["total_cpu"],
                 "caused_gil_wait": mine["on_cpu_gil"] * 1.7,
                 "longest_gil_hold": 0.031 if function == "json.loads" else min(0.005, mine["on_cpu_gil"]),
                 "samples": round(sum(mine[state] for state in STATES) / 0.01 / grain),
-                "verdict": "gil-bound" if mine["gil_wait"] > mine["on_cpu_gil"] else "cpu-bound" if mine["on_cpu_gil"] else "idle",
+                "verdict": "gil-bound"
+                if mine["gil_wait"] > mine["on_cpu_gil"]
+                else "cpu-bound"
+                if mine["on_cpu_gil"]
+                else "idle",
             }
         )
     total = sum(t["wall"] for t in profile["threads"]) or 1.0
@@ -336,7 +367,7 @@ def a_profile(
             "wall": wall,
             "verdict": "gil-bound" if threads else "idle",
             "evidence": {
-                "sentence": f"Threads spent {wanted:.0%} of their time waiting for the GIL: only one of them can run Python at a time."
+                "sentence": f"Threads spent {wanted:.0%} of their time waiting for the GIL: one at a time can run Python."
                 if threads
                 else "Nothing ran long enough to be seen.",
                 "try": [
@@ -356,10 +387,21 @@ def a_profile(
                 if threads
                 else [],
             },
-            "overhead": {"fraction": 0.0124, "observer_cpu": 0.031, "hooks_cpu": 0.012, "lost_records": 0, "trace_bytes": 482_113},
+            "overhead": {
+                "fraction": 0.0124,
+                "observer_cpu": 0.031,
+                "hooks_cpu": 0.012,
+                "lost_records": 0,
+                "trace_bytes": 482_113,
+            },
             "methods": [
                 {"what": "gil", "how": "condition variables of the interpreter", "exact": True, "why": ""},
-                {"what": "switches", "how": "schedstat and state letters", "exact": False, "why": "perf_event_paranoid is 3"},
+                {
+                    "what": "switches",
+                    "how": "schedstat and state letters",
+                    "exact": False,
+                    "why": "perf_event_paranoid is 3",
+                },
                 {"what": "stacks", "how": "read from memory, 100 a second", "exact": False, "why": ""},
             ],
             "switch_interval": INTERVAL,
@@ -383,7 +425,15 @@ def a_profile(
             if tasks
             else [],
             "pools": [
-                {"pool": "ProcessPool-1", "function": name(5, "resize"), "count": 400, "queue": 3.2, "run": 9.1, "pickling": 0.7, "transfer": 0.2}
+                {
+                    "pool": "ProcessPool-1",
+                    "function": name(5, "resize"),
+                    "count": 400,
+                    "queue": 3.2,
+                    "run": 9.1,
+                    "pickling": 0.7,
+                    "transfer": 0.2,
+                }
             ]
             if threads
             else [],

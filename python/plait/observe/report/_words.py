@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from plait.observe._records import StateName
+if TYPE_CHECKING:
+    from plait.observe._records import StateName
 
 TITLES: Final[dict[StateName, str]] = {
     "on_cpu_gil": "Running Python",
@@ -45,7 +46,7 @@ _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u206
 
 def plain(text: str) -> str:
     """The text on one line, without what would steer a terminal or turn the direction of what follows."""
-    return _CONTROLS.sub(lambda found: chr(0x2400 + ord(found[0])) if found[0] < " " else "\ufffd", text)
+    return _CONTROLS.sub(lambda found: " " if found[0] in "\t\n\r" else "\ufffd", text)
 
 
 def seconds(value: float) -> str:

@@ -72,7 +72,7 @@ function histogram(holder, { buckets, count, max, one }, kind) {
   }
   const end = x(interval) > W - 130;
   chart.append(svg("line", { class: "mark", x1: x(interval), x2: x(interval), y1: top - 14, y2: H - bottom }));
-  chart.append(svg("text", { class: "mark-text", x: x(interval) + (end ? -6 : 6), y: top - 8, "text-anchor": end ? "end" : "start" }, `switch interval, ${seconds(profile.switch_interval)}`));
+  chart.append(svg("text", { class: "mark-text", x: x(interval) + (end ? -6 : 6), y: top - 8, "text-anchor": end ? "end" : "start" }, `switch interval, ${seconds(profile.switch_interval).replace(/\.0+ /, " ")}`));
   const facts = one ? [["half below", one.p50], ["90% below", one.p90], ["99% below", one.p99], ["longest", one.max]] : [["longest", max]];
   const line = make("p", { class: "quantiles" }, `${many(count || sum, "burst")}; `);
   facts.forEach(([name, value], i) => line.append(i ? ", " : "", `${name} `, make("b", {}, seconds(value))));

@@ -136,8 +136,7 @@ const whole = (number) => Math.round(number).toString().replace(/\B(?=(\d{3})+$)
 
 /** A name on one line, without what would turn the direction of what follows; in a page each is in a `bdi`, too. */
 function plain(text) {
-  return String(text).replace(/[\u0000-\u001f]/g, (found) => String.fromCharCode(0x2400 + found.charCodeAt(0)))
-    .replace(/[\u007f-\u009f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]/g, "\ufffd")
+  return String(text).replace(/[\t\n\r]/g, " ").replace(/[\u0000-\u001f\u007f-\u009f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]/g, "\ufffd")
     .replace(/[\ud800-\udbff](?![\udc00-\udfff])|(?<![\ud800-\udbff])[\udc00-\udfff]/g, "\ufffd");
 }
 

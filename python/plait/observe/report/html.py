@@ -32,7 +32,8 @@ def render(profile: ProfileRecord) -> str:
     """Make the page.
 
     Args:
-        profile: A profile, as `load_profile` gives it. Without `lanes` and `stacks` the page has no timeline and no flame graph.
+        profile: A profile, as `load_profile` gives it. Without `lanes` and `stacks` the page has no
+            timeline and no flame graph.
 
     Returns:
         The whole page as text, to be written in UTF-8.
@@ -183,7 +184,7 @@ def _columns(profile: ProfileRecord) -> tuple[dict[str, object], bytes]:
     samples = sorted(stacks["samples"], key=lambda sample: sample["at"]) if stacks else []
     frames = stacks["frames"] if stacks else []
     top = 2**32 - 1
-    words = [
+    words: list[array[int] | array[float]] = [
         starts,
         lengths,
         notes,

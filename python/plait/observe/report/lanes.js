@@ -94,7 +94,7 @@ class Timeline {
       return ((255 << 24) | ((value & 255) << 16) | (value & 0xff00) | (value >> 16)) >>> 0;
     };
     const each = (letter) => STATES.map((_, i) => `--${letter}${i}`);
-    this.colors = { state: each("s").map(word), holder: each("h").map(word), holderCss: each("h").map(css), track: word("--track"), sheet: word("--sheet"), ink: css("--ink"), soft: css("--soft"), line: css("--line"), accent: css("--accent"), sheetCss: css("--sheet"), sans: css("--sans") };
+    this.colors = { state: each("s").map(word), holder: each("h").map(word), holderCss: each("h").map(css), track: word("--track"), grid: word("--line"), sheet: word("--sheet"), ink: css("--ink"), soft: css("--soft"), line: css("--line"), accent: css("--accent"), sheetCss: css("--sheet"), sans: css("--sans") };
     this.later();
   }
 
@@ -130,6 +130,10 @@ class Timeline {
     const image = context.createImageData(canvas.width, canvas.height);
     const pixels = new Uint32Array(image.data.buffer);
     pixels.fill(colors.sheet);
+    for (const time of this.ticks()) {
+      const x = Math.round(this.xOf(time) * scale);
+      for (let at = x; at < pixels.length; at += canvas.width) pixels[at] = colors.grid;
+    }
     const top = this.scroll.scrollTop;
     const seen = this.rows.filter((row) => row.y + ROWS[row.kind] > top && row.y < top + high);
     for (const row of seen) {
@@ -143,10 +147,6 @@ class Timeline {
     context.setTransform(scale, 0, 0, scale, 0, 0);
     context.textBaseline = "middle";
     seen.forEach((row) => this.label(context, row, row.y - top));
-    context.globalAlpha = 0.55;
-    context.fillStyle = colors.line;
-    for (const time of this.ticks()) context.fillRect(Math.round(this.xOf(time)), 0, 1, high);
-    context.globalAlpha = 1;
     const row = this.rows[this.chosen];
     if (row) {
       context.strokeStyle = colors.accent;

@@ -13,6 +13,7 @@ function mix(record, wall) {
 const kinds = {
   name: (value) => make("th", { scope: "row", class: "name", title: [].concat(value).map(plain).join("\n") }, make("code", {}, bdi([].concat(value)[0])), Array.isArray(value) && value[1] ? make("span", {}, bdi(shortPath(value[1]))) : null),
   text: (value) => make("td", { class: "text" }, bdi(value)),
+  word: (value) => make("td", { class: "word" }, plain(value)),
   time: (value) => make("td", { class: value ? "n" : "n zero" }, seconds(value)),
   count: (value) => make("td", { class: value ? "n" : "n zero" }, whole(value)),
   number: (value) => make("td", { class: "n" }, value === null ? "\u2013" : String(value)),
@@ -32,9 +33,9 @@ function table(id, records, columns, by, caption) {
   const body = make("tbody");
   const more = make("button", { type: "button", onclick: () => { all = true; fill(); } });
   const note = make("p", { class: "more" }, more);
-  const texts = records.map((record) => columns.filter(([, kind]) => kind === "name" || kind === "text").map(([, , value]) => [].concat(value(record)).join(" ")).join(" ").toLowerCase());
+  const texts = records.map((record) => columns.filter(([, kind]) => ["name", "text", "word"].includes(kind)).map(([, , value]) => [].concat(value(record)).join(" ")).join(" ").toLowerCase());
   const heads = columns.map((column, i) => make("th", { scope: "col", class: ["time", "count", "number"].includes(column[1]) ? "n" : null }, sortable(column)
-    ? make("button", { type: "button", title: column[3], onclick: () => { down = sorted === i ? !down : column[1] !== "name" && column[1] !== "text"; sorted = i; fill(); } }, column[0])
+    ? make("button", { type: "button", title: column[3], onclick: () => { down = sorted === i ? !down : !["name", "text", "word"].includes(column[1]); sorted = i; fill(); } }, column[0])
     : make("button", { type: "button", disabled: true, title: column[3] }, column[0])));
   const key = (record) => [].concat(columns[sorted][2](record))[0] ?? -1;
   function fill() {
@@ -64,14 +65,14 @@ function tables() {
   const time = (title, name, why) => [title, "time", (each) => each[name], why];
   table("functions", functions, [
     ["function", "name", (each) => [each.function, `${each.file}:${each.line}`]],
-    time("CPU, itself", "self_cpu", "Time on a core in this function itself, with the GIL or without"),
-    time("CPU, with callees", "total_cpu", "Time on a core in this function and in all that it calls"),
+    time("own CPU", "self_cpu", "Time on a core in this function itself, with the GIL or without"),
+    time("with callees", "total_cpu", "Time on a core in this function and in all that it calls"),
     time("GIL wait caused", "caused_gil_wait", "How long other threads waited for the GIL while this function held it"),
     time("GIL wait", "gil_wait", "How long it waited for the GIL itself"),
     time("I/O wait", "io_wait"),
     time("lock wait", "lock_wait"),
     time("longest hold", "longest_gil_hold", "The longest time that it held the GIL without giving others a chance"),
-    ["verdict", "text", (each) => words.verdicts[each.verdict] ?? each.verdict],
+    ["verdict", "word", (each) => words.verdicts[each.verdict] ?? each.verdict],
     ["its time", "mix", (each) => [each, 0]],
   ], 1);
   table("threads", threads, [
