@@ -68,6 +68,8 @@ def _inherited(given: Any = None) -> dict[bytes, bytes] | None:
             before = {os.fsencode(name): os.fsencode(value) for name, value in given.items()}
     except Exception:  # it is for the real function to say what is wrong with it
         return None
+    if _SETTINGS in before:  # of another profile, which the program makes of that child
+        return None
     return environment(settings, before)
 
 

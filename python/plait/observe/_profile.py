@@ -162,16 +162,16 @@ class Profile:
             found[key] = {"cpu": thread["cpu_bursts"], "io": thread["io_bursts"]}
         return found
 
-    def summary(self, *, colour: bool = False, width: int = 80) -> str:
+    def summary(self, *, color: bool = False, width: int = 80) -> str:
         """Return the report as text, as the terminal shows it.
 
         Args:
-            colour: Whether to use the terminal's colours.
+            color: Whether to use the terminal's colours.
             width: Columns.
         """
         from plait.observe.report import terminal
 
-        return terminal.render(self.record, colour=colour, width=width)
+        return terminal.render(self.record, color=color, width=width)
 
     def save(self, path: Path) -> None:
         """Write the trace, from which `Profile.load` and `plait report` make everything else.

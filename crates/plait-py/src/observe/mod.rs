@@ -5,15 +5,18 @@
 //! | `journal` | the observer, for those who have something to tell |
 //! | `coroutine` | coroutines that tell when their task runs, and what it awaits |
 //! | `awaited` | what a coroutine awaits, in words |
+//! | `load` | profiles as dicts |
 //! | `loops` | classes of loops, looked at while a profile runs |
 //! | `observer` | its beginning and end |
 
 mod awaited;
 mod coroutine;
 mod journal;
+mod load;
 mod loops;
 mod observer;
 
+use coroutine::UNNUMBERED;
 pub(crate) use coroutine::{ObservedCoroutine, handed_over};
 pub(crate) use loops::{Watch, created, observed};
 
@@ -27,6 +30,7 @@ pub(crate) fn is_on() -> bool {
 
 pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<ObservedCoroutine>()?;
+    module.add_function(wrap_pyfunction!(load::load_profile, module)?)?;
     module.add_function(wrap_pyfunction!(loops::observing_methods, module)?)?;
     module.add_function(wrap_pyfunction!(loops::observing_run, module)?)?;
     module.add_function(wrap_pyfunction!(observer::observe_start, module)?)?;
