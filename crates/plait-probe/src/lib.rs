@@ -7,6 +7,10 @@
 //! | [`observer`] | a thread that writes down what the others do |
 
 mod desk;
+mod elf;
 pub mod gil;
+pub mod hooks;
+mod memory;
+mod meter;
 pub mod observer;
 pub mod stacks;
