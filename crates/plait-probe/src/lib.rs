@@ -11,10 +11,14 @@
 
 mod code;
 mod desk;
+mod elf;
 mod frames;
 pub mod gil;
+pub mod hooks;
 pub mod layout;
 mod lines;
+mod memory;
+mod meter;
 pub mod observer;
 pub mod reader;
 pub mod stack;

@@ -46,7 +46,7 @@ fn read(paths: &[PathBuf]) -> PyResult<Profile> {
         fold.read(BufReader::new(file))
             .map_err(|error| PyValueError::new_err(format!("{}: {error}", path.display())))?;
     }
-    Ok(fold.profile())
+    Ok(fold.finish())
 }
 
 fn list<'py, T>(
@@ -148,7 +148,8 @@ fn place<'py>(py: Python<'py>, place: &Place) -> PyResult<Bound<'py, PyDict>> {
 
 fn bursts<'py>(py: Python<'py>, bursts: &Bursts, histogram: &Histogram) -> PyResult<Bound<'py, PyDict>> {
     let mut buckets = [0_u64; BUCKETS];
-    for (length, count) in histogram.steps() {
+    for (bucket, count) in histogram.steps() {
+        let length = Histogram::middle(bucket);
         let power = (length / 1000).max(1).ilog2() as usize;
         buckets[power.min(BUCKETS - 1)] += count;
     }
