@@ -6,12 +6,55 @@
 use std::collections::HashMap;
 
 use plait_shm::guarded::Guarded;
-use plait_trace::record::{Record, Text};
+use plait_trace::record::{Record, TaskId, Text, Tid};
 
 /// So many records may lie here; more are counted, and lost.
 const MOST_RECORDS: usize = 1 << 18;
 /// So many texts get a number; more are the empty text.
 const MOST_TEXTS: usize = 1 << 17;
+
+/// A step of a task, with the wait before it: several records in one, since there are many. What is 0 is not known, or was not.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Turn {
+    /// The task.
+    pub task: TaskId,
+    /// The thread that runs it.
+    pub tid: Tid,
+    /// From when on it has awaited something.
+    pub left: u64,
+    /// What.
+    pub what: Text,
+    /// Where in its code.
+    pub place: Text,
+    /// When that had come.
+    pub woken: u64,
+    /// When the step began.
+    pub from: u64,
+    /// When it ended.
+    pub to: u64,
+    /// Whether the task has ended with it.
+    pub last: bool,
+}
+
+impl Turn {
+    fn put(&self, into: &mut Vec<Record>) {
+        let task = self.task;
+        if self.left != 0 {
+            let (at, what, place) = (self.left, self.what, self.place);
+            into.push(Record::Await { task, at, what, place });
+        }
+        if self.woken != 0 {
+            into.push(Record::Woken { task, at: self.woken });
+        }
+        if self.from != 0 {
+            let (tid, from, to) = (self.tid, self.from, self.to);
+            into.push(Record::Step { task, tid, from, to });
+        }
+        if self.last {
+            into.push(Record::TaskEnd { task, at: self.to });
+        }
+    }
+}
 
 /// See the module. A forked child finds it empty.
 #[derive(Default)]
@@ -20,6 +63,7 @@ pub(crate) struct Desk(Guarded<Papers>);
 #[derive(Default)]
 struct Papers {
     records: Vec<Record>,
+    turns: Vec<Turn>,
     texts: HashMap<Box<str>, u32>,
     lost: u64,
 }
@@ -54,19 +98,26 @@ impl Desk {
         }
     }
 
-    /// Takes several that belong together.
-    pub(crate) fn hand_in_all(&self, records: impl Iterator<Item = Record>) {
+    /// Takes a step of a task, which was made known before.
+    pub(crate) fn hand_in_turn(&self, turn: Turn) {
         let mut papers = self.0.lock();
-        if papers.records.len() < MOST_RECORDS {
-            papers.records.extend(records);
+        if papers.turns.len() < MOST_RECORDS {
+            papers.turns.push(turn);
         } else {
-            papers.lost += records.count() as u64;
+            papers.lost += 1;
         }
     }
 
     /// Moves everything that lies here to the end of `into`.
     pub(crate) fn clear(&self, into: &mut Vec<Record>) {
-        into.append(&mut self.0.lock().records);
+        let turns = {
+            let mut papers = self.0.lock();
+            into.append(&mut papers.records);
+            std::mem::take(&mut papers.turns)
+        };
+        for turn in turns {
+            turn.put(into);
+        }
     }
 
     /// How many records and texts found no room.

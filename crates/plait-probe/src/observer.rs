@@ -18,6 +18,7 @@ use plait_sys::{fork, thread};
 use plait_trace::record::{Pid, Record, Text};
 
 use crate::desk::Desk;
+pub use crate::desk::Turn;
 use crate::gil::Gil;
 use crate::stacks::Stacks;
 use sampler::Sampler;
@@ -157,9 +158,9 @@ impl Observer {
         self.0.desk.hand_in(record);
     }
 
-    /// Takes several that belong together, at once.
-    pub fn hand_in_all(&self, records: impl Iterator<Item = Record>) {
-        self.0.desk.hand_in_all(records);
+    /// Takes a step of a task, whose `Task` record was handed in before.
+    pub fn hand_in_turn(&self, turn: Turn) {
+        self.0.desk.hand_in_turn(turn);
     }
 
     /// The number of a text, for records that are handed in. Any thread, at any time.

@@ -190,7 +190,7 @@ unsafe fn soon(
             };
             let core = this.get();
             if observe::is_on() {
-                observe::handed_over(py, got.positional[0]);
+                observe::handed_over(&Borrowed::from_ptr(py, got.positional[0]));
             }
             if core.mode() & (CLOSED | DEBUG) != 0 {
                 return slowly(&this, slow, &got);

@@ -80,9 +80,10 @@ impl Run<'_, '_> {
         core.reactor(py, |reactor| reactor.begin(now, &mut self.dead));
         self.bury();
         while let Some(job) = core.reactor(py, |reactor| reactor.take_next()) {
-            match observe::Watch::begin() {
-                None => run_one(self.slf, job)?,
-                Some(watch) => run_observed(self.slf, job, watch)?,
+            if observe::is_on() {
+                run_observed(self.slf, job)?;
+            } else {
+                run_one(self.slf, job)?;
             }
         }
         Ok(())
@@ -174,11 +175,16 @@ pub(crate) fn seconds(ns: u64) -> f64 {
 }
 
 /// Runs one, and tells of it if it blocks the loop.
-#[cold]
-fn run_observed(slf: &Bound<'_, LoopCore>, job: Job, watch: observe::Watch) -> PyResult<()> {
+fn run_observed(slf: &Bound<'_, LoopCore>, job: Job) -> PyResult<()> {
     let callback = job.callback(slf.py());
+    if callback.as_ref().is_some_and(observe::is_step) {
+        // It tells of itself, and nobody else has it meanwhile.
+        drop(callback);
+        return run_one(slf, job);
+    }
+    let watch = observe::Watch::begin();
     let result = run_one(slf, job);
-    if let Some(blocked) = watch.blocked() {
+    if let Some(blocked) = watch.and_then(observe::Watch::blocked) {
         blocked.write(callback.as_ref());
     }
     result

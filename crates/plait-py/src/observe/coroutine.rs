@@ -2,8 +2,9 @@
 //! program, which to everybody who asks the task it still is.
 
 use std::ffi::CStr;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering::Relaxed};
 
+use plait_probe::observer::Turn;
 use plait_sys::time::monotonic_ns;
 use plait_trace::record::{Record, Text};
 use pyo3::exceptions::PyStopIteration;
@@ -47,8 +48,7 @@ pub(crate) struct ObservedCoroutine {
 struct Running {
     /// What the thread ran before, and goes on with.
     outer: u64,
-    awaited: Option<Awaited>,
-    woken: u64,
+    turn: Turn,
 }
 
 impl ObservedCoroutine {
@@ -89,13 +89,13 @@ impl ObservedCoroutine {
         };
         self.task.store(task, Relaxed);
         let function = awaited::name_of(self.inner.bind(py));
-        self.journal.tell([Some(Record::Task {
+        self.journal.tell(Record::Task {
             task,
             at: self.woken.load(Relaxed),
             tid: journal::tid(),
             name,
             function: self.journal.text(&function),
-        })]);
+        });
     }
 
     #[inline]
@@ -105,45 +105,39 @@ impl ObservedCoroutine {
         }
         let (left, woken) = (self.left.load(Relaxed), self.woken.swap(0, Relaxed));
         let before = self.awaited.with(py, Option::take);
-        let awaited = (left != 0).then(|| self.describe(py, left, before.as_ref()));
+        let mut now = monotonic_ns();
+        let mut awaited = Awaited::default();
+        if left != 0 {
+            // All waits that are long, and of the short ones those that a look now and then meets.
+            let undescribed = self.undescribed.load(Relaxed) + now.saturating_sub(left);
+            let described = undescribed >= LASTING_NS;
+            self.undescribed.store(if described { 0 } else { undescribed }, Relaxed);
+            if described {
+                let before = before.as_ref().map(|before| before.bind(py));
+                awaited = awaited::describe(self.journal, self.inner.bind(py), before);
+                now = monotonic_ns();
+            }
+        }
         drop(before);
-        let now = monotonic_ns();
-        let (outer, since) = journal::runs(self.task.load(Relaxed), now);
+        let task = self.task.load(Relaxed);
+        let (outer, since) = journal::runs(task, now);
         if outer != 0 {
-            let step = Record::Step { task: outer, tid: journal::tid(), from: since, to: now };
-            self.journal.tell([Some(step)]);
+            let tid = journal::tid();
+            let (task, from) = (outer, since);
+            self.journal.tell_turn(Turn { task, tid, from, to: now, ..Turn::default() });
         }
-        Running { outer, awaited, woken: if woken == 0 { now } else { woken } }
-    }
-
-    /// What it has awaited since `left`. All that are long, and of the short ones those that a look now and then meets.
-    #[inline]
-    fn describe(&self, py: Python<'_>, left: u64, before: Option<&Py<PyAny>>) -> Awaited {
-        let undescribed = self.undescribed.load(Relaxed) + monotonic_ns().saturating_sub(left);
-        if undescribed < LASTING_NS {
-            self.undescribed.store(undescribed, Relaxed);
-            return Awaited::default();
-        }
-        self.undescribed.store(0, Relaxed);
-        awaited::describe(self.journal, self.inner.bind(py), before.map(|before| before.bind(py)))
+        let woken = if woken == 0 { now } else { woken };
+        Running { outer, turn: Turn { task, left, what: awaited.what, place: awaited.place, woken, ..Turn::default() } }
     }
 
     #[inline]
-    fn leave(&self, py: Python<'_>, running: &Running, yielded: Option<&Py<PyAny>>) {
+    fn leave(&self, py: Python<'_>, running: Running, yielded: Option<&Py<PyAny>>) {
         let now = monotonic_ns();
-        let (task, since) = journal::runs(running.outer, now);
+        let (_, from) = journal::runs(running.outer, now);
         journal::stepped();
-        let awaited = running.awaited.map(|awaited| Record::Await {
-            task,
-            at: self.left.load(Relaxed),
-            what: awaited.what,
-            place: awaited.place,
-        });
-        let woken = Record::Woken { task, at: running.woken };
-        let step = Record::Step { task, tid: journal::tid(), from: since, to: now };
-        let end = yielded.is_none().then_some(Record::TaskEnd { task, at: now });
+        let last = yielded.is_none();
+        self.journal.tell_turn(Turn { tid: journal::tid(), from, to: now, last, ..running.turn });
         self.left.store(now, Relaxed);
-        self.journal.tell([awaited, Some(woken), Some(step), end]);
         if let Some(yielded) = yielded {
             let kept = yielded.clone_ref(py);
             let before = self.awaited.with(py, |awaited| awaited.replace(kept));
@@ -159,7 +153,7 @@ impl ObservedCoroutine {
         }
         let running = self.enter(py);
         let result = run();
-        self.leave(py, &running, result.as_ref().ok());
+        self.leave(py, running, result.as_ref().ok());
         result
     }
 
@@ -237,12 +231,14 @@ impl ObservedCoroutine {
         }
         let before = self.awaited.with(py, |awaited| awaited.as_ref().map(|awaited| awaited.clone_ref(py)));
         let awaited = awaited::describe(self.journal, self.inner.bind(py), before.as_ref().map(|before| before.bind(py)));
-        let task = self.task.load(Relaxed);
-        let woken = self.woken.load(Relaxed);
-        self.journal.tell([
-            Some(Record::Await { task, at: left, what: awaited.what, place: awaited.place }),
-            (woken != 0).then_some(Record::Woken { task, at: woken }),
-        ]);
+        self.journal.tell_turn(Turn {
+            task: self.task.load(Relaxed),
+            left,
+            what: awaited.what,
+            place: awaited.place,
+            woken: self.woken.load(Relaxed),
+            ..Turn::default()
+        });
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
@@ -268,8 +264,7 @@ const STEPS: [&CStr; 2] = [c"TaskStepMethWrapper", c"_asyncio.TaskStepMethWrappe
 ///
 /// # Safety
 /// It is a type.
-unsafe fn is_step(kind: *mut ffi::PyTypeObject) -> bool {
-    use std::sync::atomic::AtomicPtr;
+unsafe fn is_step_type(kind: *mut ffi::PyTypeObject) -> bool {
     static KNOWN: AtomicPtr<ffi::PyTypeObject> = AtomicPtr::new(std::ptr::null_mut());
     if kind == KNOWN.load(Relaxed) {
         return true;
@@ -283,30 +278,34 @@ unsafe fn is_step(kind: *mut ffi::PyTypeObject) -> bool {
     is
 }
 
-/// A loop was given `callback` to run: if that is a task's step, the task has been woken.
-///
-/// # Safety
-/// Attached, and it is an object.
+/// The task whose step a callback runs, if that is what it does.
 #[inline]
-pub(crate) unsafe fn handed_over(py: Python<'_>, callback: *mut ffi::PyObject) {
-    // SAFETY: an object, whose class says what it is.
-    unsafe {
-        let kind = ffi::Py_TYPE(callback);
-        let task = if ffi::PyCFunction_Check(callback) != 0 {
-            Bound::<PyAny>::from_borrowed_ptr_or_opt(py, ffi::PyCFunction_GetSelf(callback))
-        } else if is_step(kind) || kind == &raw mut PyMethod_Type {
-            let callback = Borrowed::<PyAny>::from_ptr(py, callback);
+fn task_of<'py>(callback: &Bound<'py, PyAny>) -> Option<Bound<'py, PyAny>> {
+    let py = callback.py();
+    // SAFETY: an object, whose class says what it is; attached.
+    let task = unsafe {
+        let kind = ffi::Py_TYPE(callback.as_ptr());
+        if ffi::PyCFunction_Check(callback.as_ptr()) != 0 {
+            Bound::<PyAny>::from_borrowed_ptr_or_opt(py, ffi::PyCFunction_GetSelf(callback.as_ptr()))
+        } else if is_step_type(kind) || kind == &raw mut PyMethod_Type {
             callback.getattr(intern!(py, "__self__")).ok()
         } else {
             None
-        };
-        if let Some(task) = task.filter(awaited::is_task) {
-            wake(&task);
         }
-    }
+    };
+    task.filter(awaited::is_task)
 }
 
-fn wake(task: &Bound<'_, PyAny>) {
+/// Whether a callback runs a step of a task.
+#[inline]
+pub(crate) fn is_step(callback: &Bound<'_, PyAny>) -> bool {
+    task_of(callback).is_some()
+}
+
+/// A loop was given `callback` to run: if that is a task's step, the task has been woken.
+#[inline]
+pub(crate) fn handed_over(callback: &Bound<'_, PyAny>) {
+    let Some(task) = task_of(callback) else { return };
     let coroutine = task.getattr(intern!(task.py(), "_coro")).ok();
     if let Some(coroutine) = coroutine.as_ref().and_then(|each| each.cast_exact::<ObservedCoroutine>().ok()) {
         coroutine.get().wake();

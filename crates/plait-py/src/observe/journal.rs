@@ -5,7 +5,7 @@
 use std::cell::Cell;
 use std::sync::atomic::{AtomicPtr, Ordering::Acquire, Ordering::Release};
 
-use plait_probe::observer::Observer;
+use plait_probe::observer::{Observer, Turn};
 use plait_sys::thread;
 use plait_trace::record::{Record, Text};
 
@@ -33,10 +33,15 @@ pub(crate) fn close() {
 }
 
 impl Journal {
-    /// Tells these.
+    /// Tells this.
+    pub(crate) fn tell(&self, record: Record) {
+        self.0.hand_in(record);
+    }
+
+    /// Tells of a step of a task.
     #[inline]
-    pub(crate) fn tell<const N: usize>(&self, records: [Option<Record>; N]) {
-        self.0.hand_in_all(records.into_iter().flatten());
+    pub(crate) fn tell_turn(&self, turn: Turn) {
+        self.0.hand_in_turn(turn);
     }
 
     /// The number of a text.

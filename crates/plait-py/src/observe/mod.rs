@@ -17,7 +17,7 @@ mod loops;
 mod observer;
 
 use coroutine::UNNUMBERED;
-pub(crate) use coroutine::{ObservedCoroutine, handed_over};
+pub(crate) use coroutine::{ObservedCoroutine, handed_over, is_step};
 pub(crate) use loops::{Watch, created, observed};
 
 use pyo3::prelude::*;

@@ -157,7 +157,7 @@ pub(crate) fn observe_thread(tid: u32, name: &str, born: bool) {
     let Some(journal) = journal::active() else { return };
     let name = journal.text(name);
     let at = plait_sys::time::monotonic_ns();
-    journal.tell([Some(Record::Thread { tid, at, name, born })]);
+    journal.tell(Record::Thread { tid, at, name, born });
 }
 
 /// Tells how something is observed, or why not.
@@ -165,7 +165,7 @@ pub(crate) fn observe_thread(tid: u32, name: &str, born: bool) {
 pub(crate) fn observe_method(what: &str, how: &str, exact: bool, why: &str) {
     let Some(journal) = journal::active() else { return };
     let (what, how, why) = (journal.text(what), journal.text(how), journal.text(why));
-    journal.tell([Some(Record::Method(Method { what, how, exact, why }))]);
+    journal.tell(Record::Method(Method { what, how, exact, why }));
 }
 
 /// Tells of a task of a pool: the times of its stations, and how long pickling and the transfer took; all in nanoseconds.
@@ -174,5 +174,5 @@ pub(crate) fn observe_method(what: &str, how: &str, exact: bool, why: &str) {
 pub(crate) fn observe_pooled(pool: &str, function: &str, at: u64, begun: u64, ended: u64, pickling: u64, transfer: u64) {
     let Some(journal) = journal::active() else { return };
     let (pool, function) = (journal.text(pool), journal.text(function));
-    journal.tell([Some(Record::Pooled { pool, function, at, begun, ended, pickling, transfer })]);
+    journal.tell(Record::Pooled { pool, function, at, begun, ended, pickling, transfer });
 }
