@@ -3,7 +3,7 @@
 //! The parts are asked in this order, and the first that is large enough is the verdict: pickling, a blocked loop, then whichever is
 //! largest of waiting for the GIL, for cores and for locks; then computing, doing nothing, and I/O.
 
-use crate::profile::{Blocked, Function, Place, Profile, Times, Wait};
+use crate::profile::{Blocked, Function, Place, Profile, Thread, Times, Wait};
 use crate::record::WaitKind;
 use crate::state::State;
 
@@ -372,7 +372,11 @@ fn named(figures: &Figures) -> Vec<(&'static str, f64)> {
 
 /// A share for people.
 fn percent(share: f64) -> String {
-    format!("{:.0} %", share * 100.0)
+    if share > 0.0 && share < 0.01 {
+        String::from("less than 1 %")
+    } else {
+        format!("{:.0} %", share * 100.0)
+    }
 }
 
 /// A time for people.
@@ -461,11 +465,7 @@ fn sentence(verdict: Verdict, figures: &Figures, profile: &Profile) -> String {
             }
         }
         Verdict::Idle => {
-            let used = if figures.cores_used < 0.01 {
-                String::from("less than 1 %")
-            } else {
-                percent(figures.cores_used)
-            };
+            let used = percent(figures.cores_used);
             let mut text = format!("The program did next to nothing in {wall}: it used {used} of one core");
             if let Some(wait) = worst_wait(profile, State::IoWait).or_else(|| worst_wait(profile, State::Idle)) {
                 text += &format!(", and waited in {wait}");
@@ -515,7 +515,54 @@ fn ready_sentence(figures: &Figures, profile: &Profile) -> String {
     format!("{start}: they spent {share} of the time that they could have worked waiting for one{others}.")
 }
 
+/// Threads each of which waited for a lock that the next one held for a good part of its time, and the last one's the first.
+fn circle(profile: &Profile) -> Option<Vec<&Thread>> {
+    let next = |thread: &Thread| {
+        let lock = thread
+            .locks
+            .iter()
+            .find(|lock| lock.holder != 0 && lock.time >= thread.wall / 5)?;
+        profile
+            .threads
+            .iter()
+            .find(|other| other.pid == thread.pid && other.tid == lock.holder)
+    };
+    profile.threads.iter().find_map(|first| {
+        let mut found = vec![first];
+        while let Some(thread) = next(found[found.len() - 1]) {
+            if thread.tid == first.tid {
+                return (found.len() > 1).then_some(found);
+            }
+            if found.iter().any(|other| other.tid == thread.tid) {
+                return None;
+            }
+            found.push(thread);
+        }
+        None
+    })
+}
+
+fn circle_sentence(threads: &[&Thread]) -> String {
+    let names = threads.iter().map(|thread| {
+        let lock = &thread.locks[0];
+        let place = if lock.place.is_empty() {
+            String::new()
+        } else {
+            format!(", taken at {}", lock.place)
+        };
+        format!("{} (thread {}) waits for {}{place}", thread.name, thread.tid, lock.lock)
+    });
+    let names: Vec<_> = names.collect();
+    format!(
+        "Threads wait for one another in a circle, a deadlock while it lasts: {}.",
+        names.join("; ")
+    )
+}
+
 fn lock_sentence(figures: &Figures, profile: &Profile) -> String {
+    if let Some(threads) = circle(profile).filter(|_| figures.cores_used < limit::COMPUTING) {
+        return circle_sentence(&threads);
+    }
     let locks = profile.threads.iter().flat_map(|thread| &thread.locks);
     let worst = locks.max_by_key(|lock| lock.time);
     if figures.contended == 0.0 {
@@ -567,6 +614,7 @@ fn blocked_sentence(figures: &Figures, profile: &Profile) -> String {
 
 fn tries(verdict: Verdict, figures: &Figures, profile: &Profile) -> Vec<String> {
     let spare = profile.cores > 1 && figures.cores_used < f64::from(profile.cores) * 0.75;
+    let circle = verdict == Verdict::LockBound && figures.cores_used < limit::COMPUTING && circle(profile).is_some();
     let asleep = figures.of_wall(State::GilHeldOffCpu) >= limit::WAIT;
     let found: &[(bool, &str)] = match verdict {
         Verdict::GilBound => &[
@@ -611,6 +659,10 @@ fn tries(verdict: Verdict, figures: &Figures, profile: &Profile) -> Vec<String> 
             (true, "More cores or processes will not help"),
         ],
         Verdict::LockBound => &[
+            (
+                circle,
+                "Take locks in the same order everywhere, or one lock in place of several",
+            ),
             (true, "Hold the lock for less: compute first, then lock, change, unlock"),
             (
                 true,
