@@ -8,6 +8,7 @@
 //! | [`fold`] | from records to a profile |
 //! | [`profile`] | what a report can say of a run |
 //! | [`lane`] | rows of segments that stay short |
+//! | [`perfetto`] | a profile as a trace for another viewer |
 //! | [`burst`] | lengths of time as a distribution |
 //! | [`verdict`] | what holds a program back, and what to try |
 
@@ -17,6 +18,7 @@ pub mod burst;
 pub mod file;
 pub mod fold;
 pub mod lane;
+pub mod perfetto;
 pub mod profile;
 pub mod record;
 pub mod state;
