@@ -296,7 +296,7 @@ impl<R: Read> Reader<R> {
         self.buffer.drain(..self.place);
         self.place = 0;
         while self.buffer.len() < length && !self.ended {
-            let more = (length - self.buffer.len()).max(CHUNK * 4).min(1 << 20) as u64;
+            let more = (length - self.buffer.len()).clamp(CHUNK * 4, 1 << 20) as u64;
             let got = self.input.by_ref().take(more).read_to_end(&mut self.buffer)?;
             self.ended = got == 0;
         }
