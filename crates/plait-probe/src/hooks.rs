@@ -152,7 +152,10 @@ impl Hooks {
         let slot = unsafe { AtomicUsize::from_ptr(address as *mut usize) };
         // AcqRel: the real functions were set before; pairs with nothing but the calls through the slot, which depend on it.
         let before = slot.swap(here, AcqRel);
-        self.slots.push((address, before, here));
+        // A forked child's slots are hooked already, and stay so: what they had is not known.
+        if before != here {
+            self.slots.push((address, before, here));
+        }
         Ok(())
     }
 }
@@ -183,7 +186,6 @@ mod tests {
     unsafe extern "C-unwind" {
         fn pthread_cond_signal(cond: *mut c_void) -> c_int;
         fn pthread_cond_timedwait(cond: *mut c_void, mutex: *mut c_void, until: *const c_void) -> c_int;
-        fn pthread_cond_wait(cond: *mut c_void, mutex: *mut c_void) -> c_int;
         fn pthread_mutex_lock(mutex: *mut c_void) -> c_int;
         fn pthread_mutex_unlock(mutex: *mut c_void) -> c_int;
     }
@@ -257,8 +259,6 @@ mod tests {
 
     #[test]
     fn a_fake_gil_is_followed_and_let_alone_again() {
-        // A call, so that this program has a slot for it.
-        assert!(pthread_cond_wait as usize != 0);
         let fake = FakeGil::new();
         let own = thread_number();
         let session = meter::begin(monotonic_ns(), &[own]);

@@ -3,23 +3,19 @@
 //! | module | what |
 //! |---|---|
 //! | [`gil`] | where the GIL's structure lies: per-version offsets as data |
-//! | [`layout`] | where frames, code and texts lie: per-version offsets as data |
-//! | [`stack`] | threads of Python and their stacks, read from memory |
+//! | [`hooks`] | every taking and letting go of the GIL |
+//! | [`proc`] | what `/proc` says of threads |
+//! | [`calls`] | what a thread waits for, by its system call |
 //! | [`stacks`] | what is asked of a reader of stacks |
 //! | [`observer`] | a thread that writes down what the others do |
-//! | [`reader`] | stacks from memory, as the observer asks for them |
 
-mod code;
+pub mod calls;
 mod desk;
 mod elf;
-mod frames;
 pub mod gil;
 pub mod hooks;
-pub mod layout;
-mod lines;
 mod memory;
 mod meter;
 pub mod observer;
-pub mod reader;
-pub mod stack;
+pub mod proc;
 pub mod stacks;

@@ -28,7 +28,7 @@ const ROOM: usize = 512;
 /// What a thread has to do with the GIL.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u64)]
-pub enum Doing {
+pub(crate) enum Doing {
     /// Nobody knows: from the beginning to the thread's first event.
     Unknown = 0,
     /// It holds it.
@@ -124,6 +124,26 @@ pub(crate) fn begin(began: u64, living: &[Tid]) -> u32 {
 /// Measures no more. Threads within an event finish it.
 pub(crate) fn end() {
     SESSION.store(0, Relaxed);
+}
+
+/// In a forked child: nothing is measured until somebody begins.
+pub(crate) fn forked() {
+    end();
+}
+
+/// What an event costs, in nanoseconds: measured with a meter of nobody.
+pub(crate) fn cost() -> u64 {
+    const EVENTS: u64 = 2000;
+    let meter = Meter::new();
+    meter
+        .trail
+        .change(|trail| trail.set(NOW, pack(Doing::Free, monotonic_ns())));
+    let before = monotonic_ns();
+    for _ in 0..EVENTS / 2 {
+        meter.turn(Doing::Holds);
+        meter.turn(Doing::Free);
+    }
+    (monotonic_ns() - before) / EVENTS
 }
 
 /// Gives the meters of threads that do not live any more to others.
