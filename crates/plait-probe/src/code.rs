@@ -2,6 +2,7 @@
 
 use crate::layout::Layout;
 use crate::lines::Lines;
+use crate::stacks::Function;
 use plait_sys::peek::{Error, Memory, Piece};
 use std::collections::HashMap;
 
@@ -14,24 +15,10 @@ const MOST_TEXT: usize = 1 << 20;
 /// Bytes of a text or table that are looked at again at each use.
 const AGAIN: usize = 128;
 
-/// A function of the program.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub struct Function {
-    /// Its qualified name: `Class.method`, `outer.<locals>.inner`, `<module>`.
-    pub name: String,
-    /// Its file, as the code object has it.
-    pub file: String,
-    /// Its first line.
-    pub line: u32,
+/// What the interpreter itself puts between frames, and shows in no traceback.
+fn is_hidden(function: &Function) -> bool {
+    function.name == "__init__" && function.file == "__init__"
 }
-
-impl Function {
-    /// What the interpreter itself puts between frames, and shows in no traceback.
-    fn is_hidden(&self) -> bool {
-        self.name == "__init__" && self.file == "__init__"
-    }
-}
-
 /// What is known of a code object.
 #[derive(Debug)]
 struct Code {
@@ -171,7 +158,7 @@ impl Codes {
         Ok(Code {
             identity: masked(layout, &head[at.identity.range()]),
             more,
-            function: (!function.is_hidden()).then(|| self.number(function)),
+            function: (!is_hidden(&function)).then(|| self.number(function)),
             first_line,
             lines: decoded,
         })
@@ -192,7 +179,8 @@ impl Codes {
     }
 
     fn number(&mut self, mut function: Function) -> u32 {
-        if self.functions.len() >= MOST_FUNCTIONS - 1 && !self.numbers.contains_key(&function) {
+        let full = self.functions.len() >= MOST_FUNCTIONS - 1;
+        if full && !self.numbers.contains_key(&function) {
             function = Function {
                 name: "(other functions)".into(),
                 file: String::new(),

@@ -5,11 +5,11 @@
 //! given. What can still go by unseen is a caller that was replaced by another of the same size within the third of a microsecond
 //! that a look at the frames takes.
 
-pub use crate::code::Function;
 use crate::code::{Bad, Codes};
 use crate::frames::{Blocks, Frames};
 use crate::gil::Known;
 use crate::layout::{GilPlace, Layout, TABLE};
+use crate::stacks::{self, Function, NoStack};
 use plait_sys::peek::{Error, Memory};
 use std::fmt;
 
@@ -125,7 +125,7 @@ pub struct Frame {
 /// The frames of a thread.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Stack {
-    /// Outermost first, innermost last.
+    /// Innermost first, outermost last.
     pub frames: Vec<Frame>,
     /// Whether there are more, further out, than are given.
     pub deeper: bool,
@@ -141,6 +141,7 @@ pub struct Stacks {
     frames: Frames,
     /// The threads that were there last time.
     past: Vec<PyThread>,
+    stack: Stack,
 }
 
 impl Stacks {
@@ -181,6 +182,7 @@ impl Stacks {
             codes: Codes::default(),
             frames: Frames::default(),
             past: Vec::new(),
+            stack: Stack::default(),
         })
     }
 
@@ -195,7 +197,7 @@ impl Stacks {
             .codes
             .iter()
             .filter(|&&(code, _)| self.codes.place(code, None).is_some());
-        let found = codes.zip(stack.frames.iter().rev()).map(|(&(code, _), frame)| Witness {
+        let found = codes.zip(stack.frames.iter()).map(|(&(code, _), frame)| Witness {
             code,
             first_line: self
                 .functions()
@@ -319,6 +321,7 @@ impl Stacks {
     /// The stack of a thread now. A thread without frames (it begins, or ends) has an empty one.
     pub fn stack(&mut self, thread: &PyThread, into: &mut Stack) -> Result<(), Miss> {
         into.frames.clear();
+        into.deeper = false;
         into.deeper = self.frames.walk(&self.memory, &self.layout, thread)?;
         let mut addresses: Vec<usize> = self
             .frames
@@ -337,7 +340,6 @@ impl Stacks {
             .frames
             .codes
             .iter()
-            .rev()
             .filter_map(|&(code, instruction)| self.codes.place(code, instruction));
         into.frames
             .extend(places.map(|(function, line)| Frame { function, line }));
@@ -346,5 +348,38 @@ impl Stacks {
 
     fn pointer(&self, address: usize) -> Result<usize, Error> {
         Ok(usize::try_from(self.memory.word(address)?).unwrap_or(0))
+    }
+}
+
+impl From<Miss> for NoStack {
+    fn from(miss: Miss) -> Self {
+        match miss {
+            Miss::Torn => NoStack::Torn,
+            Miss::Ended | Miss::Memory(Error::Gone(_)) => NoStack::Gone,
+            Miss::Memory(_) => NoStack::Refused,
+        }
+    }
+}
+
+impl stacks::Stacks for Stacks {
+    fn threads(&mut self, out: &mut Vec<(u32, usize)>) -> Result<(), NoStack> {
+        let mut threads = Vec::new();
+        Stacks::threads(self, &mut threads).map_err(Miss::from)?;
+        out.extend(threads.iter().map(|thread| (thread.tid, thread.state)));
+        Ok(())
+    }
+
+    fn stack(&mut self, thread: usize, out: &mut Vec<(u32, u32)>) -> Result<(), NoStack> {
+        let known = self.past.iter().find(|known| known.state == thread);
+        let thread = *known.ok_or(NoStack::Gone)?;
+        let mut stack = std::mem::take(&mut self.stack);
+        let read = Stacks::stack(self, &thread, &mut stack);
+        out.extend(stack.frames.iter().map(|frame| (frame.function, frame.line)));
+        self.stack = stack;
+        Ok(read?)
+    }
+
+    fn function(&self, number: u32) -> Function {
+        self.functions().get(number as usize).cloned().unwrap_or_default()
     }
 }
