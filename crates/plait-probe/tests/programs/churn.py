@@ -1,0 +1,53 @@
+"""Threads that come and go, and functions that are made and thrown away: `f7` is called by `thread_7` alone and calls `g7` alone."""
+
+import sys
+import threading
+
+
+def spin(n):
+    total = 0
+    for i in range(n):
+        total += leaf(i)
+    return total
+
+
+def leaf(i):
+    return inner_leaf(i) + 1
+
+
+def inner_leaf(i):
+    return i
+
+
+def made(n):
+    names = {"spin": spin}
+    source = f"def g{n}():\n    return spin({n % 50})\ndef f{n}():\n    return sum(g{n}() for _ in range(3))\n"
+    exec(source, names)  # noqa: S102
+    return names
+
+
+def one_after_the_other(n):
+    for i in range(200):
+        number = n * 200 + i
+        names = made(number)
+        exec(f"def thread_{number}():\n    return f{number}()\n", names)  # noqa: S102
+        thread = threading.Thread(target=names[f"thread_{number}"])
+        thread.start()
+        thread.join()
+
+
+def main():
+    print(flush=True)
+    ended = threading.Thread(target=sys.stdin.read, daemon=True)
+    ended.start()
+    n = 0
+    while ended.is_alive():
+        workers = [threading.Thread(target=one_after_the_other, args=(n + i,)) for i in range(4)]
+        n += 4
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+
+
+main()
