@@ -62,8 +62,10 @@ impl Codes {
         &self.functions
     }
 
-    /// Sees to it that each of these is known and still what it was. How many of them are, from the first.
-    pub(crate) fn look(&mut self, memory: &Memory, layout: &Layout, addresses: &[usize]) -> Result<usize, Bad> {
+    /// Sees to it that each of these is known. Which of them were not, or are another by now.
+    ///
+    /// One that was known before, and still is the same, was the same all the time.
+    pub(crate) fn look(&mut self, memory: &Memory, layout: &Layout, addresses: &[usize]) -> Result<Vec<usize>, Bad> {
         if self.by_address.len() > MOST_CODES {
             self.by_address.clear();
         }
@@ -102,23 +104,22 @@ impl Codes {
         wanted: &[Vec<(usize, usize)>],
         whole: usize,
         mut bytes: &[u8],
-    ) -> Result<usize, Bad> {
+    ) -> Result<Vec<usize>, Bad> {
         let mut pieces = 0;
-        for (index, (&address, wanted)) in addresses.iter().zip(wanted).enumerate() {
+        let mut fresh = Vec::new();
+        for (&address, wanted) in addresses.iter().zip(wanted) {
             let (these, rest) = bytes.split_at(wanted.iter().map(|(_, len)| len).sum());
             bytes = rest;
             pieces += wanted.len();
             let same = pieces <= whole && self.by_address.get(&address).is_some_and(|code| code.is(layout, these));
             if !same {
                 self.by_address.remove(&address);
-                match self.load(memory, layout, address) {
-                    Ok(code) => self.by_address.insert(address, code),
-                    Err(Bad::NotCode) => return Ok(index),
-                    Err(error) => return Err(error),
-                };
+                let code = self.load(memory, layout, address)?;
+                self.by_address.insert(address, code);
+                fresh.push(address);
             }
         }
-        Ok(addresses.len())
+        Ok(fresh)
     }
 
     /// The function of a code object that was looked at and how its line is found; None for code that is not the program's.

@@ -305,7 +305,9 @@ impl Walk<'_> {
                 self.older = self.frames.blocks.word(self.older).unwrap_or(0);
             }
         }
-        self.raw(address).ok_or(Miss::Torn)
+        self.raw(address)
+            .filter(|raw| raw.owner < self.layout.frame.owners)
+            .ok_or(Miss::Torn)
     }
 
     /// A frame as it was read.

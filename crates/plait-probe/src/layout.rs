@@ -41,6 +41,8 @@ pub(crate) struct FrameAt {
     pub(crate) executable: usize,
     pub(crate) instruction: usize,
     pub(crate) owner: usize,
+    /// Owners that there are.
+    pub(crate) owners: u8,
     /// Where a thread has a copy of the code of its own: the number of the copy.
     pub(crate) copy: Option<usize>,
 }
@@ -184,6 +186,7 @@ const PYTHON_3_12: Layout = Layout {
         executable: 0,
         instruction: 56,
         owner: 70,
+        owners: 4,
         copy: None,
     },
     code: CodeAt {
@@ -225,6 +228,7 @@ const PYTHON_3_11: Layout = Layout {
         previous: 48,
         executable: 32,
         owner: 69,
+        owners: 3,
         ..PYTHON_3_12.frame
     },
     code: CodeAt {
@@ -260,6 +264,7 @@ struct Form {
     thread_chunk: usize,
     /// `interpreter_frame.previous`; executable, instr_ptr, localsplus and owner follow.
     frame: usize,
+    owners: u8,
     frame_copy: Option<usize>,
     /// `code_object.filename`; name, qualname, linetable and firstlineno follow.
     code: usize,
@@ -285,6 +290,7 @@ const FORM_3_13: Form = Form {
     thread_native: 25,
     thread_chunk: 26,
     frame: 29,
+    owners: 4,
     frame_copy: None,
     code: 35,
     instructions: 43,
@@ -307,6 +313,7 @@ const FORM_3_14: Form = Form {
     thread_native: 28,
     thread_chunk: 29,
     frame: 32,
+    owners: 5,
     frame_copy: Some(38),
     code: 40,
     instructions: 48,
@@ -362,6 +369,7 @@ fn from_table(table: &Table<'_>, minor: u8, form: &Form) -> Option<Layout> {
             executable: at(form.frame + 1)?,
             instruction: at(form.frame + 2)?,
             owner: at(form.frame + 4)?,
+            owners: form.owners,
             copy: per_thread(form.frame_copy).transpose_some()?,
         },
         code: CodeAt {

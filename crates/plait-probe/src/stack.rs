@@ -11,6 +11,7 @@ use crate::gil::Known;
 use crate::layout::{GilPlace, Layout, TABLE};
 use crate::stacks::{self, Function, NoStack};
 use plait_sys::peek::{Error, Memory};
+use std::collections::HashSet;
 use std::fmt;
 
 /// The most frames of a stack that are given: the innermost ones.
@@ -18,6 +19,8 @@ pub const DEEPEST: usize = 1024;
 
 const MOST_INTERPRETERS: usize = 64;
 const MOST_THREADS: usize = 1 << 16;
+/// How often a stack is looked at whose code was not known.
+const TRIES: usize = 3;
 
 /// What a thread that asks knows of one of its own frames.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -250,7 +253,9 @@ impl Stacks {
             .read(&self.memory, self.past.iter().map(|thread| (thread.state, size)))?;
         let begin = into.len();
         let mut state = first;
-        while state != 0 && into.len() - begin < MOST_THREADS {
+        let mut seen = HashSet::new();
+        // A state that has gone round belongs to memory that was given away meanwhile.
+        while state != 0 && into.len() - begin < MOST_THREADS && seen.insert(state) {
             let word = |blocks: &Blocks, at: usize| blocks.word(state.wrapping_add(at));
             let blocks = &mut self.frames.blocks;
             if word(blocks, layout.thread_next).is_none() {
@@ -321,26 +326,23 @@ impl Stacks {
     /// The stack of a thread now. A thread without frames (it begins, or ends) has an empty one.
     pub fn stack(&mut self, thread: &PyThread, into: &mut Stack) -> Result<(), Miss> {
         into.frames.clear();
-        into.deeper = false;
-        into.deeper = self.frames.walk(&self.memory, &self.layout, thread)?;
-        let mut addresses: Vec<usize> = self
-            .frames
-            .codes
-            .iter()
-            .map(|&(code, _)| code)
-            .filter(|&code| code != 0)
-            .collect();
-        addresses.sort_unstable();
-        addresses.dedup();
-        let good = self.codes.look(&self.memory, &self.layout, &addresses)?;
-        if good < addresses.len() {
-            return Err(Miss::Torn);
+        let mut fresh = Vec::new();
+        for _ in 0..TRIES {
+            into.deeper = self.frames.walk(&self.memory, &self.layout, thread)?;
+            let codes = self.frames.codes.iter().map(|&(code, _)| code);
+            let mut addresses: Vec<usize> = codes.filter(|&code| code != 0).collect();
+            addresses.sort_unstable();
+            addresses.dedup();
+            fresh = self.codes.look(&self.memory, &self.layout, &addresses)?;
+            // Code that was known before the frames were looked at was alive then. Of other code it may be the next owner of its memory.
+            if fresh.is_empty() {
+                break;
+            }
         }
-        let places = self
-            .frames
-            .codes
-            .iter()
-            .filter_map(|&(code, instruction)| self.codes.place(code, instruction));
+        let is_fresh = |&(code, _): &(usize, Option<u32>)| fresh.contains(&code);
+        let sure = self.frames.codes.iter().rposition(is_fresh).map_or(0, |at| at + 1);
+        let sure = self.frames.codes[sure..].iter();
+        let places = sure.filter_map(|&(code, instruction)| self.codes.place(code, instruction));
         into.frames
             .extend(places.map(|(function, line)| Frame { function, line }));
         Ok(())

@@ -27,7 +27,7 @@ impl fmt::Display for Error {
             Error::Process(error) => error.fmt(f),
             Error::NotPython(pid, program) => {
                 write!(f, "process {pid} ({program}) does not run Python 3.11 or newer")
-            },
+            }
             Error::NotReady(pid) => write!(
                 f,
                 "the interpreter of process {pid} is about to begin or to end: try again"

@@ -1,4 +1,4 @@
-"""Threads that come and go, and functions that are made and thrown away: `f7` is called by `thread_7` alone and calls `g7` alone."""
+"""Threads that come and go, and functions that are made and thrown away: `f7` calls `g7` alone, and is called by `thread_7` or `remake`."""
 
 import sys
 import threading
@@ -36,10 +36,18 @@ def one_after_the_other(n):
         thread.join()
 
 
+def remake(ended):
+    n = 1_000_000
+    while ended.is_alive():
+        n += 1
+        made(n)[f"f{n}"]()
+
+
 def main():
     print(flush=True)
     ended = threading.Thread(target=sys.stdin.read, daemon=True)
     ended.start()
+    threading.Thread(target=remake, args=(ended,)).start()
     n = 0
     while ended.is_alive():
         workers = [threading.Thread(target=one_after_the_other, args=(n + i,)) for i in range(4)]
