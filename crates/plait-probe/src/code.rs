@@ -1,6 +1,6 @@
 //! Code objects, remembered by their address and looked at again at each use.
 
-use crate::layout::Layout;
+use crate::layout::{Layout, SizeAt};
 use crate::lines::Lines;
 use crate::stacks::Function;
 use plait_sys::peek::{Error, Memory, Piece};
@@ -28,6 +28,8 @@ struct Code {
     function: Option<u32>,
     first_line: u32,
     lines: Lines,
+    /// Bytes of one of its frames.
+    frame: usize,
 }
 
 /// All code objects and functions that were seen.
@@ -129,15 +131,22 @@ impl Codes {
         Some((code.function?, line))
     }
 
+    /// Bytes of a frame of a code object that was looked at.
+    pub(crate) fn frame_size(&self, address: usize) -> Option<usize> {
+        Some(self.by_address.get(&address)?.frame)
+    }
+
     fn load(&mut self, memory: &Memory, layout: &Layout, address: usize) -> Result<Code, Bad> {
         let at = &layout.code;
         let mut head = vec![0; at.identity.to.max(layout.object_type + 8)];
         memory.read(address, &mut head)?;
         self.is_code(memory, layout, word(&head, layout.object_type))?;
-        let first_line = head
-            .get(at.first_line..at.first_line + 4)
-            .and_then(|bytes| bytes.try_into().ok());
-        let first_line = first_line.map_or(0, i32::from_ne_bytes).max(0).unsigned_abs();
+        let int = |at| int(&head, at);
+        let first_line = int(at.first_line);
+        let frame = match at.size {
+            SizeAt::Whole(at) => 8 * int(at) as usize,
+            SizeAt::Sum(one, other, besides) => 8 * (int(one) as usize + int(other) as usize) + besides,
+        };
         let name = Text::read(memory, layout, word(&head, at.name))?;
         let file = Text::read(memory, layout, word(&head, at.file))?;
         let lines = bytes(memory, layout, word(&head, at.lines))?;
@@ -162,6 +171,7 @@ impl Codes {
             function: (!is_hidden(&function)).then(|| self.number(function)),
             first_line,
             lines: decoded,
+            frame,
         })
     }
 
@@ -224,6 +234,12 @@ fn masked(layout: &Layout, bytes: &[u8]) -> Vec<u8> {
 fn again(at: usize, mut raw: Vec<u8>) -> (usize, Box<[u8]>) {
     raw.truncate(AGAIN);
     (at, raw.into())
+}
+
+/// An `int` that is not negative.
+fn int(bytes: &[u8], at: usize) -> u32 {
+    let int = bytes.get(at..at + 4).and_then(|bytes| bytes.try_into().ok());
+    int.map_or(0, i32::from_ne_bytes).max(0).unsigned_abs()
 }
 
 fn word(bytes: &[u8], at: usize) -> usize {

@@ -55,10 +55,20 @@ pub(crate) struct CodeAt {
     pub(crate) lines: usize,
     pub(crate) first_line: usize,
     pub(crate) instructions: usize,
+    pub(crate) size: SizeAt,
     /// The copies of its instructions, one for each thread.
     pub(crate) copies: Option<usize>,
     /// What in it tells it from another code object that came to lie at the same place.
     pub(crate) identity: Identity,
+}
+
+/// Where a code object says how large its frames are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum SizeAt {
+    /// In words, all of it.
+    Whole(usize),
+    /// In words, two numbers, and so many bytes besides.
+    Sum(usize, usize, usize),
 }
 
 /// The bytes of a code object that never change in its life.
@@ -195,6 +205,7 @@ const PYTHON_3_12: Layout = Layout {
         lines: 136,
         first_line: 68,
         instructions: 192,
+        size: SizeAt::Whole(76),
         copies: None,
         identity: Identity {
             from: 8,
@@ -234,6 +245,7 @@ const PYTHON_3_11: Layout = Layout {
     code: CodeAt {
         first_line: 72,
         instructions: 184,
+        size: SizeAt::Sum(68, 76, 72),
         // `co_warmup` counts, beside the flags.
         identity: Identity {
             but: (48, 56),
@@ -378,6 +390,8 @@ fn from_table(table: &Table<'_>, minor: u8, form: &Form) -> Option<Layout> {
             lines,
             first_line: at(form.code + 4)?,
             instructions: at(form.instructions)?,
+            // The number of local variables stands between.
+            size: SizeAt::Whole(at(form.code + 4)? + 8),
             copies: per_thread(form.copies).transpose_some()?,
             identity: Identity {
                 from: object_type,

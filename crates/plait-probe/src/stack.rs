@@ -339,13 +339,29 @@ impl Stacks {
                 break;
             }
         }
-        let is_fresh = |&(code, _): &(usize, Option<u32>)| fresh.contains(&code);
-        let sure = self.frames.codes.iter().rposition(is_fresh).map_or(0, |at| at + 1);
+        let sure = self.sure(&fresh);
         let sure = self.frames.codes[sure..].iter();
         let places = sure.filter_map(|&(code, instruction)| self.codes.place(code, instruction));
         into.frames
             .extend(places.map(|(function, line)| Frame { function, line }));
         Ok(())
+    }
+
+    /// The first frame from which on outwards all are sure: their code was known, and each begins where its caller's ends. Else it is
+    /// not the caller's, but that of one who has come to its place.
+    fn sure(&self, fresh: &[usize]) -> usize {
+        let (chunk, len) = self.frames.chunk;
+        let mut end = None;
+        for (at, (&(code, _), &address)) in self.frames.codes.iter().zip(&self.frames.chain).enumerate().rev() {
+            let in_chunk = (chunk..chunk + len).contains(&address);
+            if fresh.contains(&code) || in_chunk && end.is_some_and(|end| end != address) {
+                return at + 1;
+            }
+            if in_chunk {
+                end = self.codes.frame_size(code).map(|size| address + size);
+            }
+        }
+        0
     }
 
     fn pointer(&self, address: usize) -> Result<usize, Error> {

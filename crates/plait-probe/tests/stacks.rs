@@ -63,6 +63,8 @@ fn caller_of(name: &str) -> Option<String> {
             let digits = name.trim_start_matches(|letter: char| !letter.is_ascii_digit());
             let number = digits.split('.').next().filter(|number| !number.is_empty())?;
             match name.split(number).next()? {
+                "t" if number == "1" => "tree".into(),
+                "t" => format!("t{}", number.parse::<u32>().ok()? / 2),
                 "g" => format!("f{number}.<locals>.<genexpr>"),
                 "f" if name.ends_with("<genexpr>") => format!("f{number}"),
                 "f" => format!("thread_{number}"),

@@ -1,4 +1,6 @@
-"""Threads that come and go, and functions that are made and thrown away: `f7` calls `g7` alone, and is called by `thread_7` or `remake`."""
+"""Threads that come and go, and functions that are made and thrown away: `f7` calls `g7` alone, and is called by `thread_7` or `remake`.
+
+Of `t1` to `t63`, `t7` calls `t14` and `t15` alone."""
 
 import sys
 import threading
@@ -43,11 +45,22 @@ def remake(ended):
         made(n)[f"f{n}"]()
 
 
+def tree(ended):
+    names = {}
+    for n in range(1, 64):
+        calls = f"t{2 * n}(), t{2 * n + 1}()" if n < 32 else ""
+        unused = ", ".join(f"a{i}=0" for i in range(n % 4))  # so that frames differ in size
+        exec(f"def t{n}({unused}):\n    return {calls or None}\n", names)  # noqa: S102
+    while ended.is_alive():
+        names["t1"]()
+
+
 def main():
     print(flush=True)
     ended = threading.Thread(target=sys.stdin.read, daemon=True)
     ended.start()
-    threading.Thread(target=remake, args=(ended,)).start()
+    for function in (remake, tree):
+        threading.Thread(target=function, args=(ended,)).start()
     n = 0
     while ended.is_alive():
         workers = [threading.Thread(target=one_after_the_other, args=(n + i,)) for i in range(4)]
