@@ -1,7 +1,8 @@
 //! Code objects, remembered by their address and looked at again at each use.
 
-use crate::layout::Layout;
+use crate::layout::{Layout, SizeAt};
 use crate::lines::Lines;
+use crate::stacks::Function;
 use plait_sys::peek::{Error, Memory, Piece};
 use std::collections::HashMap;
 
@@ -14,24 +15,10 @@ const MOST_TEXT: usize = 1 << 20;
 /// Bytes of a text or table that are looked at again at each use.
 const AGAIN: usize = 128;
 
-/// A function of the program.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub struct Function {
-    /// Its qualified name: `Class.method`, `outer.<locals>.inner`, `<module>`.
-    pub name: String,
-    /// Its file, as the code object has it.
-    pub file: String,
-    /// Its first line.
-    pub line: u32,
+/// What the interpreter itself puts between frames, and shows in no traceback.
+fn is_hidden(function: &Function) -> bool {
+    function.name == "__init__" && function.file == "__init__"
 }
-
-impl Function {
-    /// What the interpreter itself puts between frames, and shows in no traceback.
-    fn is_hidden(&self) -> bool {
-        self.name == "__init__" && self.file == "__init__"
-    }
-}
-
 /// What is known of a code object.
 #[derive(Debug)]
 struct Code {
@@ -41,6 +28,8 @@ struct Code {
     function: Option<u32>,
     first_line: u32,
     lines: Lines,
+    /// Bytes of one of its frames.
+    frame: usize,
 }
 
 /// All code objects and functions that were seen.
@@ -75,8 +64,10 @@ impl Codes {
         &self.functions
     }
 
-    /// Sees to it that each of these is known and still what it was. How many of them are, from the first.
-    pub(crate) fn look(&mut self, memory: &Memory, layout: &Layout, addresses: &[usize]) -> Result<usize, Bad> {
+    /// Sees to it that each of these is known. Which of them were not, or are another by now.
+    ///
+    /// One that was known before, and still is the same, was the same all the time.
+    pub(crate) fn look(&mut self, memory: &Memory, layout: &Layout, addresses: &[usize]) -> Result<Vec<usize>, Bad> {
         if self.by_address.len() > MOST_CODES {
             self.by_address.clear();
         }
@@ -115,23 +106,22 @@ impl Codes {
         wanted: &[Vec<(usize, usize)>],
         whole: usize,
         mut bytes: &[u8],
-    ) -> Result<usize, Bad> {
+    ) -> Result<Vec<usize>, Bad> {
         let mut pieces = 0;
-        for (index, (&address, wanted)) in addresses.iter().zip(wanted).enumerate() {
+        let mut fresh = Vec::new();
+        for (&address, wanted) in addresses.iter().zip(wanted) {
             let (these, rest) = bytes.split_at(wanted.iter().map(|(_, len)| len).sum());
             bytes = rest;
             pieces += wanted.len();
             let same = pieces <= whole && self.by_address.get(&address).is_some_and(|code| code.is(layout, these));
             if !same {
                 self.by_address.remove(&address);
-                match self.load(memory, layout, address) {
-                    Ok(code) => self.by_address.insert(address, code),
-                    Err(Bad::NotCode) => return Ok(index),
-                    Err(error) => return Err(error),
-                };
+                let code = self.load(memory, layout, address)?;
+                self.by_address.insert(address, code);
+                fresh.push(address);
             }
         }
-        Ok(addresses.len())
+        Ok(fresh)
     }
 
     /// The function of a code object that was looked at and how its line is found; None for code that is not the program's.
@@ -141,15 +131,22 @@ impl Codes {
         Some((code.function?, line))
     }
 
+    /// Bytes of a frame of a code object that was looked at.
+    pub(crate) fn frame_size(&self, address: usize) -> Option<usize> {
+        Some(self.by_address.get(&address)?.frame)
+    }
+
     fn load(&mut self, memory: &Memory, layout: &Layout, address: usize) -> Result<Code, Bad> {
         let at = &layout.code;
         let mut head = vec![0; at.identity.to.max(layout.object_type + 8)];
         memory.read(address, &mut head)?;
         self.is_code(memory, layout, word(&head, layout.object_type))?;
-        let first_line = head
-            .get(at.first_line..at.first_line + 4)
-            .and_then(|bytes| bytes.try_into().ok());
-        let first_line = first_line.map_or(0, i32::from_ne_bytes).max(0).unsigned_abs();
+        let int = |at| int(&head, at);
+        let first_line = int(at.first_line);
+        let frame = match at.size {
+            SizeAt::Whole(at) => 8 * int(at) as usize,
+            SizeAt::Sum(one, other, besides) => 8 * (int(one) as usize + int(other) as usize) + besides,
+        };
         let name = Text::read(memory, layout, word(&head, at.name))?;
         let file = Text::read(memory, layout, word(&head, at.file))?;
         let lines = bytes(memory, layout, word(&head, at.lines))?;
@@ -171,9 +168,10 @@ impl Codes {
         Ok(Code {
             identity: masked(layout, &head[at.identity.range()]),
             more,
-            function: (!function.is_hidden()).then(|| self.number(function)),
+            function: (!is_hidden(&function)).then(|| self.number(function)),
             first_line,
             lines: decoded,
+            frame,
         })
     }
 
@@ -192,7 +190,8 @@ impl Codes {
     }
 
     fn number(&mut self, mut function: Function) -> u32 {
-        if self.functions.len() >= MOST_FUNCTIONS - 1 && !self.numbers.contains_key(&function) {
+        let full = self.functions.len() >= MOST_FUNCTIONS - 1;
+        if full && !self.numbers.contains_key(&function) {
             function = Function {
                 name: "(other functions)".into(),
                 file: String::new(),
@@ -235,6 +234,12 @@ fn masked(layout: &Layout, bytes: &[u8]) -> Vec<u8> {
 fn again(at: usize, mut raw: Vec<u8>) -> (usize, Box<[u8]>) {
     raw.truncate(AGAIN);
     (at, raw.into())
+}
+
+/// An `int` that is not negative.
+fn int(bytes: &[u8], at: usize) -> u32 {
+    let int = bytes.get(at..at + 4).and_then(|bytes| bytes.try_into().ok());
+    int.map_or(0, i32::from_ne_bytes).max(0).unsigned_abs()
 }
 
 fn word(bytes: &[u8], at: usize) -> usize {

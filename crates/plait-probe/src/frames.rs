@@ -98,8 +98,10 @@ pub(crate) struct Frames {
     pub(crate) blocks: Blocks,
     /// Of the last walk, innermost first: the code object, and the number of the instruction.
     pub(crate) codes: Vec<(usize, Option<u32>)>,
-    /// The addresses of the frames of the last walk, those of the interpreter's own too.
-    chain: Vec<usize>,
+    /// And the address.
+    pub(crate) chain: Vec<usize>,
+    /// The chunk with the newest ones: where it begins, and its length.
+    pub(crate) chunk: (usize, usize),
     places: HashMap<usize, Places>,
 }
 
@@ -118,6 +120,7 @@ impl Frames {
         self.codes.clear();
         self.chain.clear();
         self.blocks.clear();
+        self.chunk = (0, 0);
         if self.places.len() > MOST_THREADS {
             self.places.clear();
         }
@@ -128,7 +131,6 @@ impl Frames {
             layout,
             thread,
             places,
-            chunk: (0, 0),
             chunk_is_read: false,
             older: 0,
             calls: 0,
@@ -147,8 +149,6 @@ struct Walk<'a> {
     layout: &'a Layout,
     thread: &'a PyThread,
     places: Places,
-    /// The newest chunk as it is now.
-    chunk: (usize, usize),
     chunk_is_read: bool,
     /// The chunk before the oldest that was read.
     older: usize,
@@ -235,7 +235,7 @@ impl Walk<'_> {
             self.places.chunk = (0, 0);
             return Ok(());
         }
-        self.chunk = (begin, len);
+        self.frames.chunk = (begin, len);
         self.chunk_is_read = self.frames.blocks.get(begin, len).is_some();
         if !self.chunk_is_read && self.places.chunk.0 != begin {
             self.read_chunk()?;
@@ -248,7 +248,7 @@ impl Walk<'_> {
 
     fn read_chunk(&mut self) -> Result<(), Miss> {
         self.chunk_is_read = true;
-        self.read_more(self.chunk)
+        self.read_more(self.frames.chunk)
     }
 
     fn follow(&mut self, innermost: usize) -> Result<bool, Miss> {
@@ -279,7 +279,7 @@ impl Walk<'_> {
     /// The frame at an address.
     fn frame(&mut self, address: usize) -> Result<Raw, Miss> {
         let size = self.layout.frame.size;
-        let in_chunk = (self.chunk.0..self.chunk.0 + self.chunk.1).contains(&address);
+        let in_chunk = (self.frames.chunk.0..self.frames.chunk.0 + self.frames.chunk.1).contains(&address);
         if self.frames.blocks.get(address, size).is_none() {
             if in_chunk && !self.chunk_is_read {
                 self.read_chunk()?;
@@ -305,7 +305,9 @@ impl Walk<'_> {
                 self.older = self.frames.blocks.word(self.older).unwrap_or(0);
             }
         }
-        self.raw(address).ok_or(Miss::Torn)
+        self.raw(address)
+            .filter(|raw| raw.owner < self.layout.frame.owners)
+            .ok_or(Miss::Torn)
     }
 
     /// A frame as it was read.
@@ -365,6 +367,7 @@ impl Walk<'_> {
         for _ in 0..MOST_LINKS {
             if let Some(at) = self.frames.chain.iter().position(|&frame| frame == address) {
                 self.frames.codes.drain(..at);
+                self.frames.chain.drain(..at);
                 return Ok(());
             }
             address = self.raw(address).ok_or(Miss::Torn)?.previous;

@@ -41,6 +41,8 @@ pub(crate) struct FrameAt {
     pub(crate) executable: usize,
     pub(crate) instruction: usize,
     pub(crate) owner: usize,
+    /// Owners that there are.
+    pub(crate) owners: u8,
     /// Where a thread has a copy of the code of its own: the number of the copy.
     pub(crate) copy: Option<usize>,
 }
@@ -53,10 +55,20 @@ pub(crate) struct CodeAt {
     pub(crate) lines: usize,
     pub(crate) first_line: usize,
     pub(crate) instructions: usize,
+    pub(crate) size: SizeAt,
     /// The copies of its instructions, one for each thread.
     pub(crate) copies: Option<usize>,
     /// What in it tells it from another code object that came to lie at the same place.
     pub(crate) identity: Identity,
+}
+
+/// Where a code object says how large its frames are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum SizeAt {
+    /// In words, all of it.
+    Whole(usize),
+    /// In words, two numbers, and so many bytes besides.
+    Sum(usize, usize, usize),
 }
 
 /// The bytes of a code object that never change in its life.
@@ -184,6 +196,7 @@ const PYTHON_3_12: Layout = Layout {
         executable: 0,
         instruction: 56,
         owner: 70,
+        owners: 4,
         copy: None,
     },
     code: CodeAt {
@@ -192,6 +205,7 @@ const PYTHON_3_12: Layout = Layout {
         lines: 136,
         first_line: 68,
         instructions: 192,
+        size: SizeAt::Whole(76),
         copies: None,
         identity: Identity {
             from: 8,
@@ -225,11 +239,13 @@ const PYTHON_3_11: Layout = Layout {
         previous: 48,
         executable: 32,
         owner: 69,
+        owners: 3,
         ..PYTHON_3_12.frame
     },
     code: CodeAt {
         first_line: 72,
         instructions: 184,
+        size: SizeAt::Sum(68, 76, 72),
         // `co_warmup` counts, beside the flags.
         identity: Identity {
             but: (48, 56),
@@ -260,6 +276,7 @@ struct Form {
     thread_chunk: usize,
     /// `interpreter_frame.previous`; executable, instr_ptr, localsplus and owner follow.
     frame: usize,
+    owners: u8,
     frame_copy: Option<usize>,
     /// `code_object.filename`; name, qualname, linetable and firstlineno follow.
     code: usize,
@@ -285,6 +302,7 @@ const FORM_3_13: Form = Form {
     thread_native: 25,
     thread_chunk: 26,
     frame: 29,
+    owners: 4,
     frame_copy: None,
     code: 35,
     instructions: 43,
@@ -307,6 +325,7 @@ const FORM_3_14: Form = Form {
     thread_native: 28,
     thread_chunk: 29,
     frame: 32,
+    owners: 5,
     frame_copy: Some(38),
     code: 40,
     instructions: 48,
@@ -362,6 +381,7 @@ fn from_table(table: &Table<'_>, minor: u8, form: &Form) -> Option<Layout> {
             executable: at(form.frame + 1)?,
             instruction: at(form.frame + 2)?,
             owner: at(form.frame + 4)?,
+            owners: form.owners,
             copy: per_thread(form.frame_copy).transpose_some()?,
         },
         code: CodeAt {
@@ -370,6 +390,8 @@ fn from_table(table: &Table<'_>, minor: u8, form: &Form) -> Option<Layout> {
             lines,
             first_line: at(form.code + 4)?,
             instructions: at(form.instructions)?,
+            // The number of local variables stands between.
+            size: SizeAt::Whole(at(form.code + 4)? + 8),
             copies: per_thread(form.copies).transpose_some()?,
             identity: Identity {
                 from: object_type,

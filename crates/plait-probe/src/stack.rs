@@ -5,12 +5,13 @@
 //! given. What can still go by unseen is a caller that was replaced by another of the same size within the third of a microsecond
 //! that a look at the frames takes.
 
-pub use crate::code::Function;
 use crate::code::{Bad, Codes};
 use crate::frames::{Blocks, Frames};
 use crate::gil::Known;
 use crate::layout::{GilPlace, Layout, TABLE};
+use crate::stacks::{self, Function, NoStack};
 use plait_sys::peek::{Error, Memory};
+use std::collections::HashSet;
 use std::fmt;
 
 /// The most frames of a stack that are given: the innermost ones.
@@ -18,6 +19,8 @@ pub const DEEPEST: usize = 1024;
 
 const MOST_INTERPRETERS: usize = 64;
 const MOST_THREADS: usize = 1 << 16;
+/// How often a stack is looked at whose code was not known.
+const TRIES: usize = 3;
 
 /// What a thread that asks knows of one of its own frames.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -125,7 +128,7 @@ pub struct Frame {
 /// The frames of a thread.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Stack {
-    /// Outermost first, innermost last.
+    /// Innermost first, outermost last.
     pub frames: Vec<Frame>,
     /// Whether there are more, further out, than are given.
     pub deeper: bool,
@@ -141,6 +144,7 @@ pub struct Stacks {
     frames: Frames,
     /// The threads that were there last time.
     past: Vec<PyThread>,
+    stack: Stack,
 }
 
 impl Stacks {
@@ -181,6 +185,7 @@ impl Stacks {
             codes: Codes::default(),
             frames: Frames::default(),
             past: Vec::new(),
+            stack: Stack::default(),
         })
     }
 
@@ -195,7 +200,7 @@ impl Stacks {
             .codes
             .iter()
             .filter(|&&(code, _)| self.codes.place(code, None).is_some());
-        let found = codes.zip(stack.frames.iter().rev()).map(|(&(code, _), frame)| Witness {
+        let found = codes.zip(stack.frames.iter()).map(|(&(code, _), frame)| Witness {
             code,
             first_line: self
                 .functions()
@@ -248,7 +253,9 @@ impl Stacks {
             .read(&self.memory, self.past.iter().map(|thread| (thread.state, size)))?;
         let begin = into.len();
         let mut state = first;
-        while state != 0 && into.len() - begin < MOST_THREADS {
+        let mut seen = HashSet::new();
+        // A state that has gone round belongs to memory that was given away meanwhile.
+        while state != 0 && into.len() - begin < MOST_THREADS && seen.insert(state) {
             let word = |blocks: &Blocks, at: usize| blocks.word(state.wrapping_add(at));
             let blocks = &mut self.frames.blocks;
             if word(blocks, layout.thread_next).is_none() {
@@ -319,32 +326,78 @@ impl Stacks {
     /// The stack of a thread now. A thread without frames (it begins, or ends) has an empty one.
     pub fn stack(&mut self, thread: &PyThread, into: &mut Stack) -> Result<(), Miss> {
         into.frames.clear();
-        into.deeper = self.frames.walk(&self.memory, &self.layout, thread)?;
-        let mut addresses: Vec<usize> = self
-            .frames
-            .codes
-            .iter()
-            .map(|&(code, _)| code)
-            .filter(|&code| code != 0)
-            .collect();
-        addresses.sort_unstable();
-        addresses.dedup();
-        let good = self.codes.look(&self.memory, &self.layout, &addresses)?;
-        if good < addresses.len() {
-            return Err(Miss::Torn);
+        let mut fresh = Vec::new();
+        for _ in 0..TRIES {
+            into.deeper = self.frames.walk(&self.memory, &self.layout, thread)?;
+            let codes = self.frames.codes.iter().map(|&(code, _)| code);
+            let mut addresses: Vec<usize> = codes.filter(|&code| code != 0).collect();
+            addresses.sort_unstable();
+            addresses.dedup();
+            fresh = self.codes.look(&self.memory, &self.layout, &addresses)?;
+            // Code that was known before the frames were looked at was alive then. Of other code it may be the next owner of its memory.
+            if fresh.is_empty() {
+                break;
+            }
         }
-        let places = self
-            .frames
-            .codes
-            .iter()
-            .rev()
-            .filter_map(|&(code, instruction)| self.codes.place(code, instruction));
+        let sure = self.sure(&fresh);
+        let sure = self.frames.codes[sure..].iter();
+        let places = sure.filter_map(|&(code, instruction)| self.codes.place(code, instruction));
         into.frames
             .extend(places.map(|(function, line)| Frame { function, line }));
         Ok(())
     }
 
+    /// The first frame from which on outwards all are sure: their code was known, and each begins where its caller's ends. Else it is
+    /// not the caller's, but that of one who has come to its place.
+    fn sure(&self, fresh: &[usize]) -> usize {
+        let (chunk, len) = self.frames.chunk;
+        let mut end = None;
+        for (at, (&(code, _), &address)) in self.frames.codes.iter().zip(&self.frames.chain).enumerate().rev() {
+            let in_chunk = (chunk..chunk + len).contains(&address);
+            if fresh.contains(&code) || in_chunk && end.is_some_and(|end| end != address) {
+                return at + 1;
+            }
+            if in_chunk {
+                end = self.codes.frame_size(code).map(|size| address + size);
+            }
+        }
+        0
+    }
+
     fn pointer(&self, address: usize) -> Result<usize, Error> {
         Ok(usize::try_from(self.memory.word(address)?).unwrap_or(0))
+    }
+}
+
+impl From<Miss> for NoStack {
+    fn from(miss: Miss) -> Self {
+        match miss {
+            Miss::Torn => NoStack::Torn,
+            Miss::Ended | Miss::Memory(Error::Gone(_)) => NoStack::Gone,
+            Miss::Memory(_) => NoStack::Refused,
+        }
+    }
+}
+
+impl stacks::Stacks for Stacks {
+    fn threads(&mut self, out: &mut Vec<(u32, usize)>) -> Result<(), NoStack> {
+        let mut threads = Vec::new();
+        Stacks::threads(self, &mut threads).map_err(Miss::from)?;
+        out.extend(threads.iter().map(|thread| (thread.tid, thread.state)));
+        Ok(())
+    }
+
+    fn stack(&mut self, thread: usize, out: &mut Vec<(u32, u32)>) -> Result<(), NoStack> {
+        let known = self.past.iter().find(|known| known.state == thread);
+        let thread = *known.ok_or(NoStack::Gone)?;
+        let mut stack = std::mem::take(&mut self.stack);
+        let read = Stacks::stack(self, &thread, &mut stack);
+        out.extend(stack.frames.iter().map(|frame| (frame.function, frame.line)));
+        self.stack = stack;
+        Ok(read?)
+    }
+
+    fn function(&self, number: u32) -> Function {
+        self.functions().get(number as usize).cloned().unwrap_or_default()
     }
 }

@@ -6,6 +6,9 @@ use std::io;
 /// The most pieces for one call. The kernel takes 1024; a stack of frames wants fewer, and the tables of pieces are made anew for each call.
 const MOST: usize = 64;
 
+/// The kernel's number for *no such process*, which reading a file of `/proc` gives too.
+pub const ESRCH: i32 = libc::ESRCH;
+
 /// Why memory could not be read.
 #[derive(Debug)]
 pub enum Error {
