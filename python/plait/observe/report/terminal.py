@@ -145,7 +145,8 @@ class _Summary:
         cells = [int(share) or int(share >= 0.2) for share in shares]
         while over := sum(cells) - width:
             sign = 1 if over > 0 else -1
-            most = max(range(len(cells)), key=lambda number: (cells[number] - shares[number]) * sign)
+            free = [number for number, count in enumerate(cells) if count > 1 or over < 0] or range(len(cells))
+            most = max(free, key=lambda number: (cells[number] - shares[number]) * sign)
             cells[most] -= sign
         return "".join(
             self.paint(self.glyph(name) * count, LOOKS[name][2]) for name, count in zip(STATES, cells, strict=True)
