@@ -381,7 +381,15 @@ def a_profile(
                 ]
                 if threads
                 else [],
-                "figures": {"gil_wait": wanted, "cores_used": 1.4} if threads else {},
+                "figures": {
+                    "wall": wall,
+                    "cores_used": 1.42,
+                    "gil_busy": 0.97,
+                    "gil_wait_share": wanted,
+                    "busy_threads": 5.3,
+                }
+                if threads
+                else {},
                 "functions": [
                     {
                         "name": name(4, "score_products"),

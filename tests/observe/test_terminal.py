@@ -178,8 +178,10 @@ def test_figures() -> None:
         "100%",
     ]
     assert [size(count) for count in (12, 2048, 5 << 20, 3 << 30)] == ["12 B", "2.0 KiB", "5.0 MiB", "3.0 GiB"]
-    assert figure("gil_wait", 0.39) == ("gil wait", "39%")
+    assert figure("gil_wait_share", 0.39) == ("waiting for the GIL", "39%")
+    assert figure("odd_share", 1.0) == ("odd share", "100%")
     assert figure("longest_s", 0.2) == ("longest", "200 ms")
+    assert figure("wall", 1.0) == ("wall", "1.00 s")
     assert figure("switches", 12_000) == ("switches", "12,000")
     assert figure("cores", 1.44) == ("cores", "1.44")
 

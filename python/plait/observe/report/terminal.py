@@ -184,7 +184,9 @@ def _verdict(summary: _Summary, profile: ProfileRecord) -> None:
     evidence = profile["evidence"]
     verdict = VERDICTS.get(profile["verdict"], plain(profile["verdict"]))
     summary.wrap(evidence["sentence"], f"{verdict}: ", "  ", _VERDICT_COLORS.get(profile["verdict"], "1;35"))
-    figures = [f"{label} {value}" for label, value in (figure(*each) for each in evidence["figures"].items())]
+    figures = [
+        f"{value} {label}" for label, value in (figure(*each) for each in evidence["figures"].items() if each[1])
+    ]
     if figures:
         summary.wrap(", ".join(figures), "  ", "  ")
     for each in evidence["functions"][:4]:
