@@ -137,7 +137,7 @@ def play_tasks(players: list[Player], until: float, dice: random.Random) -> None
         free = begin + dice.expovariate(1 / 0.0006)
         players[index].does(begin, free, GIL)
         back = free + dice.expovariate(1 / (0.02 + until / 20))
-        players[index].does(free, back, IO, 4)
+        players[index].does(free, min(back, until), IO, 4)
         if dice.random() < 0.93:
             heapq.heappush(wants, (back, index))
 
@@ -215,7 +215,13 @@ def lane(kind: str, index: int, player: Player) -> Lane:
 
 
 def a_profile(
-    segments: int = 6000, threads: int = 7, tasks: int = 12, nasty: bool = False, seed: int = 1, grain: float = 1.0
+    segments: int = 6000,
+    threads: int = 7,
+    tasks: int = 12,
+    nasty: bool = False,
+    seed: int = 1,
+    grain: float = 1.0,
+    pace: float = 0.01,
 ) -> ProfileRecord:
     """A profile of about so many segments, threads and tasks, in up to two processes."""
     dice = random.Random(seed)
@@ -264,21 +270,20 @@ def a_profile(
                 sums_state = STATES[state]
                 while next_sample < at + length:
                     stack = dice.choice(STACKS[player.kind])
-                    weight = 0.01 * grain
                     samples.append(
                         {
                             "thread": base + index,
                             "at": next_sample,
                             "frame": frame(stack),
-                            "weight": weight,
+                            "weight": pace,
                             "why": "tick",
                         }
                     )
-                    next_sample += weight
-                    sums[stack[-1]][sums_state] += weight
+                    next_sample += pace
+                    sums[stack[-1]][sums_state] += pace
                     if state in (GIL, RELEASED):
                         for each in set(stack):
-                            sums[each]["total_cpu"] += weight
+                            sums[each]["total_cpu"] += pace
         starts, lengths, owners = zip(*held, strict=True) if held else ((), (), ())
         profile["gil"].append(
             {"pid": pid, "start": list(starts), "length": list(lengths), "thread": [base + each for each in owners]}
@@ -348,7 +353,7 @@ def a_profile(
                 "total_cpu": mine["total_cpu"],
                 "caused_gil_wait": mine["on_cpu_gil"] * 1.7,
                 "longest_gil_hold": 0.031 if function == "json.loads" else min(0.005, mine["on_cpu_gil"]),
-                "samples": round(sum(mine[state] for state in STATES) / 0.01 / grain),
+                "samples": round(sum(mine[state] for state in STATES) / pace),
                 "verdict": "gil-bound"
                 if mine["gil_wait"] > mine["on_cpu_gil"]
                 else "cpu-bound"
@@ -376,7 +381,15 @@ def a_profile(
                 ]
                 if threads
                 else [],
-                "figures": {"gil_wait": wanted, "cores_used": 1.4} if threads else {},
+                "figures": {
+                    "wall": wall,
+                    "cores_used": 1.42,
+                    "gil_busy": 0.97,
+                    "gil_wait_share": wanted,
+                    "busy_threads": 5.3,
+                }
+                if threads
+                else {},
                 "functions": [
                     {
                         "name": name(4, "score_products"),

@@ -41,6 +41,17 @@ VERDICTS: Final[dict[str, str]] = {
     "idle": "Mostly idle",
 }
 
+FIGURES: Final[dict[str, str]] = {
+    "gil_busy": "GIL busy",
+    "gil_wait_share": "waiting for the GIL",
+    "ready_share": "ready, no core",
+    "lock_share": "waiting for locks",
+    "io_share": "waiting for I/O",
+    "pickling_share": "pickling",
+    "blocked_share": "loop blocked",
+}
+"""What figures of the evidence are called, where that is not their name."""
+
 _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
 
 
@@ -87,13 +98,13 @@ def size(count: float) -> str:
 
 
 def figure(name: str, value: float) -> tuple[str, str]:
-    """A number of the evidence, as name and value: shares have no unit in their name, times end with `_s`."""
-    label = name.replace("_", " ")
-    if name.endswith("_s"):
-        return label[:-2], seconds(value)
-    if float(value).is_integer() and abs(value) > 1:
-        return label, f"{value:,.0f}"
-    return (label, percent(value)) if 0 <= value <= 1 else (label, f"{value:.3g}")
+    """A number of the evidence, as label and value: shares and times are told by their names."""
+    label = FIGURES.get(name, name.replace("_", " "))
+    if name == "wall" or name.endswith("_s"):
+        return label.removesuffix(" s"), seconds(value)
+    if name == "gil_busy" or name.endswith("_share"):
+        return label, percent(value)
+    return label, f"{value:,.0f}" if float(value).is_integer() else f"{value:.3g}"
 
 
 def short(path: str) -> str:

@@ -127,6 +127,13 @@ function seconds(value) {
   return size < 21600 ? (value / 60).toFixed(0) + " min" : (value / 3600).toFixed(1) + " h";
 }
 
+/** A point of time, as exactly as a step asks for, in the unit of the largest that it stands beside. */
+function instant(time, step, largest) {
+  const [scale, unit] = largest >= 1 ? [1, "s"] : largest >= 1e-3 ? [1e3, "ms"] : [1e6, "µs"];
+  const digits = Math.min(9, Math.max(0, Math.ceil(-Math.log10(step * scale) - 1e-9)));
+  return `${(time * scale).toFixed(digits)} ${unit}`;
+}
+
 function percent(part) {
   if (part > 0 && part < 0.001) return "<0.1%";
   return (part * 100).toFixed(Math.abs(part) < 0.0995 ? 1 : 0) + "%";

@@ -105,7 +105,7 @@ def _top(profile: ProfileRecord) -> dict[str, str]:
     meta = [began, f"{seconds(profile['wall'])} long", _count(profile["cores"], "core")]
     if first and first["python"]:
         meta.insert(1, f"Python {_text(first['python'])}")
-    figures = [figure(name, value) for name, value in evidence["figures"].items()]
+    figures = [figure(name, value) for name, value in evidence["figures"].items() if value and name != "wall"]
     tries = _items(_text(each) for each in evidence["try"])
     functions = "".join(
         f"<li><code><bdi>{_text(each['name'])}</bdi></code> <span class='tag'>{_text(_verdict(each['verdict']))}</span> "

@@ -322,15 +322,13 @@ class Timeline {
     context.font = `400 11px ${colors.sans}`;
     context.fillStyle = colors.soft;
     context.textAlign = "center";
-    const unit = this.tick >= 1 ? [1, "s"] : this.tick >= 1e-3 ? [1e3, "ms"] : [1e6, "µs"];
     for (const time of this.ticks()) {
-      const digits = Math.max(0, Math.ceil(-Math.log10(this.tick * unit[0]) - 1e-9));
       const x = this.xOf(time);
       context.fillRect(Math.round(x), 38, 1, 4);
-      if (x > this.left - 1 && x < this.left + this.span + 1) context.fillText(`${(time * unit[0]).toFixed(digits)} ${unit[1]}`, Math.min(x, this.width - 24), 51);
+      if (x > this.left - 1 && x < this.left + this.span + 1) context.fillText(instant(time, this.tick, this.to), Math.min(x, this.width - 30), 51);
     }
     context.textAlign = "left";
-    context.fillText(`${seconds(this.to - this.from)} shown`, 12, 51);
+    context.fillText(`${seconds(this.to - this.from)}${this.width < 620 ? "" : " shown"}`, 12, 51);
   }
 
   /** What all threads do, in so many columns of the whole time. */
@@ -478,14 +476,14 @@ class Timeline {
     if (!spans || !spans.count) return;
     const i = Math.min(spans.count - 1, spans.after(time / about.tick));
     const begin = spans.start[i] * about.tick, end = spans.end(i) * about.tick;
-    this.show(begin - (end - begin) * 0.3, end + (end - begin) * 0.3);
+    this.show(Math.max(0, begin - (end - begin) * 0.3), Math.min(about.horizon, end + (end - begin) * 0.3));
   }
 
   /** What a span is, in words: name, state, when, how long, what for. */
   describe(row, i) {
     const { spans } = row;
     const begin = spans.start[i] * about.tick, length = spans.length[i] * about.tick;
-    const when = `${seconds(length)}, from ${seconds(begin)} on`;
+    const when = `${seconds(length)}, from ${instant(begin, Math.max(about.tick, length / 100), about.horizon)} on`;
     if (row.kind === "gil") {
       const thread = profile.threads[row.holder[i]];
       return { title: `GIL held by ${thread ? plain(thread.name) : "a thread"}`, color: this.colors.holderCss[spans.kind[i]], when, what: this.doing(row.holder[i], begin, length) };

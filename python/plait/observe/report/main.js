@@ -8,7 +8,7 @@ function legend() {
   read("legend").append(...words.states.map((each, k) => make("li", { class: sums[k] ? null : "none" },
     make("span", { class: "swatch", "aria-hidden": "true" }, make("i", { style: { height: `${HEIGHTS[k] * 100}%`, background: color(k) } })),
     make("b", {}, each.title), make("span", { class: "much" }, total ? percent(sums[k] / total) : "0%"),
-    make("small", {}, `${each.meaning}${sums[k] ? ` ${seconds(sums[k])} in all.` : ""}`))));
+    make("small", {}, `${each.meaning}${sums[k] ? ` ${seconds(sums[k]).replace(" ", "\u00a0")}\u00a0in\u00a0all.` : ""}`))));
   if (!total) read("whole").hidden = true;
 }
 

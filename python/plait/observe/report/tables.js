@@ -6,12 +6,13 @@ const SHOWN = 50;
 function mix(record, wall) {
   const total = wall || STATES.reduce((sum, name) => sum + record[name], 0);
   const shares = STATES.map((name, k) => [k, total ? record[name] / total : 0]).filter(([, share]) => share > 0.002);
+  if (!shares.length) return "";
   return make("div", { class: "mix", role: "img", "aria-label": shares.map(([k, share]) => `${words.states[k].title} ${percent(share)}`).join(", "), title: shares.map(([k, share]) => `${words.states[k].title} ${percent(share)}`).join("\n") },
     ...shares.map(([k, share]) => make("i", { style: { width: `${share * 100}%`, background: color(k) } })));
 }
 
 const kinds = {
-  name: (value) => make("th", { scope: "row", class: "name", title: [].concat(value).map(plain).join("\n") }, make("code", {}, bdi([].concat(value)[0])), Array.isArray(value) && value[1] ? make("span", {}, bdi(shortPath(value[1]))) : null),
+  name: (value) => make("th", { scope: "row", class: "name", title: [].concat(value).map(plain).join("\n").slice(0, 600) }, make("code", {}, bdi([].concat(value)[0])), Array.isArray(value) && value[1] ? make("span", {}, bdi(value[1])) : null),
   text: (value) => make("td", { class: "text" }, bdi(value)),
   word: (value) => make("td", { class: "word" }, plain(value)),
   time: (value) => make("td", { class: value ? "n" : "n zero" }, seconds(value)),
@@ -59,12 +60,20 @@ function table(id, records, columns, by, caption) {
   fill();
 }
 
+/** Who kept the GIL longest, and where. */
+function longestHold() {
+  const worst = profile.threads.reduce((most, each) => (!most || each.longest_gil_hold > most.longest_gil_hold ? each : most), null);
+  if (!worst || !worst.longest_gil_hold) return "";
+  const at = worst.longest_gil_hold_at;
+  return `The longest GIL hold was ${seconds(worst.longest_gil_hold)}, by ${plain(worst.name).slice(0, 80)}${at ? ` in ${plain(at.function).slice(0, 80)}, ${shortPath(at.file)}:${at.line}` : ""}.`;
+}
+
 function tables() {
   const { functions, threads, tasks, blocked, pools, processes } = profile;
   const several = new Set(threads.map((each) => each.pid)).size > 1;
   const time = (title, name, why) => [title, "time", (each) => each[name], why];
   table("functions", functions, [
-    ["function", "name", (each) => [each.function, `${each.file}:${each.line}`]],
+    ["function", "name", (each) => [each.function, `${shortPath(each.file)}:${each.line}`, `${each.file}:${each.line}`]],
     time("own CPU", "self_cpu", "Time on a core in this function itself, with the GIL or without"),
     time("with callees", "total_cpu", "Time on a core in this function and in all that it calls"),
     time("GIL wait caused", "caused_gil_wait", "How long other threads waited for the GIL while this function held it"),
@@ -80,29 +89,29 @@ function tables() {
     time("wall", "wall", "From its first to its last instant in the profile"),
     ["its time", "mix", (each) => [each, each.wall]],
     time("Python", "on_cpu_gil", "On a core with the GIL"),
-    time("without GIL", "on_cpu_released", "On a core without the GIL"),
+    time("released", "on_cpu_released", "On a core without the GIL"),
     time("ready", "ready", "Could run, no core was free"),
     time("GIL wait", "gil_wait"),
-    time("asleep with GIL", "gil_held_off_cpu"),
+    time("asleep", "gil_held_off_cpu", "Held the GIL and slept all the same"),
     time("I/O", "io_wait"),
     time("locks", "lock_wait"),
     time("idle", "idle"),
     ["switches", "count", (each) => each.switches_voluntary + each.switches_forced, "How often it gave up its core or lost it"],
     ["forced", "count", (each) => each.switches_forced],
     time("longest hold", "longest_gil_hold", "The longest time that it held the GIL without giving others a chance"),
-  ], 1);
+  ], 1, longestHold());
   table("tasks", tasks, [
     ["task", "name", (each) => [each.name, each.function]],
     time("wall", "wall"),
     time("running", "running"),
     time("ready", "ready", "Could run, but its loop was busy with something else"),
     time("awaiting", "awaiting"),
-    ["awaits most", "text", (each) => (each.awaits[0] ? `${each.awaits[0].what}, ${seconds(each.awaits[0].time)}` : "")],
+    ["awaits most", "text", (each) => each.awaits.slice(0, 3).map((one) => `${one.what}${one.place ? ` at ${shortPath(one.place)}` : ""}, ${seconds(one.time)}`).join("; ")],
     ["steps", "count", (each) => each.steps],
     time("longest step", "longest_step", "How long it kept the loop from everything else"),
   ], 2);
   table("blocked", blocked, [
-    ["callback", "name", (each) => [each.callback, `${each.file}:${each.line}`]],
+    ["callback", "name", (each) => [each.callback, each.file ? `${shortPath(each.file)}:${each.line}` : "", `${each.file}:${each.line}`]],
     ["function", "text", (each) => each.function],
     ["loop", "text", (each) => each.loop],
     time("from", "start"),

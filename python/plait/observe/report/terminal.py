@@ -145,7 +145,8 @@ class _Summary:
         cells = [int(share) or int(share >= 0.2) for share in shares]
         while over := sum(cells) - width:
             sign = 1 if over > 0 else -1
-            most = max(range(len(cells)), key=lambda number: (cells[number] - shares[number]) * sign)
+            free = [number for number, count in enumerate(cells) if count > 1 or over < 0] or range(len(cells))
+            most = max(free, key=lambda number: (cells[number] - shares[number]) * sign)
             cells[most] -= sign
         return "".join(
             self.paint(self.glyph(name) * count, LOOKS[name][2]) for name, count in zip(STATES, cells, strict=True)
@@ -183,7 +184,9 @@ def _verdict(summary: _Summary, profile: ProfileRecord) -> None:
     evidence = profile["evidence"]
     verdict = VERDICTS.get(profile["verdict"], plain(profile["verdict"]))
     summary.wrap(evidence["sentence"], f"{verdict}: ", "  ", _VERDICT_COLORS.get(profile["verdict"], "1;35"))
-    figures = [f"{label} {value}" for label, value in (figure(*each) for each in evidence["figures"].items())]
+    figures = [
+        f"{value} {label}" for label, value in (figure(*each) for each in evidence["figures"].items() if each[1])
+    ]
     if figures:
         summary.wrap(", ".join(figures), "  ", "  ")
     for each in evidence["functions"][:4]:
