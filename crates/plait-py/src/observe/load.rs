@@ -1,7 +1,7 @@
 //! Profiles as Python's dicts: section 3 of docs/design/observation.md.
 
 use std::fs::File;
-use std::io::BufReader;
+use std::io::{BufReader, BufWriter, Write};
 use std::path::PathBuf;
 
 use plait_trace::burst::{Bursts, Histogram};
@@ -36,6 +36,17 @@ fn seconds(ns: u64) -> f64 {
 pub(crate) fn load_profile<'py>(py: Python<'py>, paths: Vec<PathBuf>) -> PyResult<Bound<'py, PyDict>> {
     let profile = gil::detached(py, || read(&paths))?;
     to_dict(py, &profile)
+}
+
+/// Writes the profile that these files hold together for Perfetto's viewer.
+#[pyfunction]
+pub(crate) fn write_perfetto(py: Python<'_>, paths: Vec<PathBuf>, into: PathBuf) -> PyResult<()> {
+    gil::detached(py, || {
+        let profile = read(&paths)?;
+        let mut out = BufWriter::new(File::create(&into)?);
+        plait_trace::perfetto::write(&profile, &mut out)?;
+        Ok(out.flush()?)
+    })
 }
 
 fn read(paths: &[PathBuf]) -> PyResult<Profile> {
@@ -112,7 +123,7 @@ fn evidence<'py>(py: Python<'py>, profile: &Profile) -> PyResult<Bound<'py, PyDi
         "try": &evidence.tries,
         "figures": figures,
         "functions": list(py, &evidence.functions, |function| Ok(dict!(py, {
-            "name": &function.name, "verdict": function.verdict.name(), "sentence": &function.sentence,
+            "name": &function.place.function, "verdict": function.verdict.name(), "sentence": &function.sentence,
         })))?,
     }))
 }

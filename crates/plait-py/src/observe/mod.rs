@@ -31,6 +31,7 @@ pub(crate) fn is_on() -> bool {
 pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<ObservedCoroutine>()?;
     module.add_function(wrap_pyfunction!(load::load_profile, module)?)?;
+    module.add_function(wrap_pyfunction!(load::write_perfetto, module)?)?;
     module.add_function(wrap_pyfunction!(loops::observing_methods, module)?)?;
     module.add_function(wrap_pyfunction!(loops::observing_run, module)?)?;
     module.add_function(wrap_pyfunction!(observer::observe_start, module)?)?;

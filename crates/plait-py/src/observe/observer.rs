@@ -4,7 +4,6 @@ use std::fs::{File, OpenOptions};
 use std::path::PathBuf;
 
 use plait_probe::observer::{Observer, Program, Settings, Sink};
-use plait_probe::reader::Reader;
 use plait_probe::stack::{Stacks, Witness};
 use plait_sys::{cpu, thread};
 use plait_trace::file::Writer;
@@ -42,7 +41,7 @@ pub(crate) fn observe_start(
     let (interpreter, known) = gil::interpreter(py);
     let stacks = known.map(|known| Stacks::locate(&known, thread::number(), &witnesses(py)));
     let (stacks, unfit) = match stacks {
-        Some(Ok(stacks)) => (Some(Box::new(Reader::new(stacks)) as _), None),
+        Some(Ok(stacks)) => (Some(Box::new(stacks) as Box<dyn plait_probe::stacks::Stacks>), None),
         Some(Err(unfit)) => (None, Some(unfit.to_string())),
         None => (None, Some("the interpreter's state was not found".to_owned())),
     };
