@@ -664,15 +664,21 @@ impl Sampler {
     fn write(&mut self) {
         let mut handed_in = Vec::new();
         self.shared.desk.clear(&mut handed_in);
-        for record in handed_in.iter().chain(&self.batch) {
-            (self.sink)(record);
-        }
-        for record in handed_in {
-            if let Record::Thread { tid, name, .. } = record {
+        for record in &handed_in {
+            if let Record::Thread { tid, name, .. } = *record {
                 self.names.insert(tid, name);
             }
+            (self.sink)(record);
         }
-        self.batch.clear();
+        for mut record in self.batch.drain(..) {
+            if let Record::Thread { tid, name, .. } = &mut record
+                && let Some(&told) = self.names.get(tid)
+            {
+                // It has told its name since it was first seen.
+                *name = told;
+            }
+            (self.sink)(&record);
+        }
     }
 
     /// Takes the hooks out, and writes what is left.

@@ -51,13 +51,17 @@ pub(crate) fn write_perfetto(py: Python<'_>, paths: Vec<PathBuf>, into: PathBuf)
 
 fn read(paths: &[PathBuf]) -> PyResult<Profile> {
     let mut fold = Fold::new(Options::default());
+    let mut bytes = 0;
     for path in paths {
         let file = File::open(path)
             .map_err(|error| PyOSError::new_err((error.raw_os_error(), error.to_string(), path.clone())))?;
+        bytes += file.metadata()?.len();
         fold.read(BufReader::new(file))
             .map_err(|error| PyValueError::new_err(format!("{}: {error}", path.display())))?;
     }
-    Ok(fold.finish())
+    let mut profile = fold.finish();
+    profile.overhead.trace_bytes = bytes;
+    Ok(profile)
 }
 
 fn list<'py, T>(

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use plait_probe::observer::{Observer, Program, Settings, Sink};
 use plait_probe::stack::{Stacks, Witness};
+use plait_sys::time::monotonic_ns;
 use plait_sys::{cpu, thread};
 use plait_trace::file::Writer;
 use plait_trace::record::{Method, Record};
@@ -59,7 +60,9 @@ pub(crate) fn observe_start(
         stacks: if rate == 0.0 { 0 } else { (1e9 / rate) as u64 },
         ..Settings::default()
     };
+    let epoch: u64 = py.import("time")?.call_method0("time_ns")?.extract()?;
     let observer = Observer::start(program, settings, stacks, sink)?;
+    observer.hand_in(Record::Clock { at: monotonic_ns(), epoch });
     if let Some(unfit) = unfit {
         observer.hand_in(Record::Method(Method {
             what: observer.text("stacks"),
@@ -155,7 +158,7 @@ pub(crate) fn observe_forked() {
 pub(crate) fn observe_thread(tid: u32, name: &str, born: bool) {
     let Some(journal) = journal::active() else { return };
     let name = journal.text(name);
-    let at = plait_sys::time::monotonic_ns();
+    let at = monotonic_ns();
     journal.tell(Record::Thread { tid, at, name, born });
 }
 
