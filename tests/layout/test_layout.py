@@ -23,8 +23,9 @@ ARROWS = {
     "plait-shm": {"plait-sys"},
     "plait-pool": {"plait-shm", "plait-sys"},
     "plait-reactor": {"plait-sys"},
-    "plait-probe": set(),
-    "plait-py": {"plait-pool", "plait-probe", "plait-reactor", "plait-shm", "plait-sys"},
+    "plait-trace": set(),
+    "plait-probe": {"plait-shm", "plait-sys", "plait-trace"},
+    "plait-py": {"plait-pool", "plait-probe", "plait-reactor", "plait-shm", "plait-sys", "plait-trace"},
 }
 
 # Foreign crates that have one home.

@@ -17,10 +17,12 @@ use pyo3::types::PyTuple;
 type Object = *mut ffi::PyObject;
 type Vectorcall = unsafe extern "C-unwind" fn(Object, *const Object, usize, Object) -> Object;
 type Packed = unsafe extern "C-unwind" fn(Object, Object, Object) -> Object;
+type Send = unsafe extern "C-unwind" fn(Object, Object, *mut Object) -> ffi::PySendResult;
 
 unsafe extern "C-unwind" {
     fn PyObject_Vectorcall(callable: Object, values: *const Object, count: usize, names: Object) -> Object;
     fn PyObject_Call(callable: Object, values: Object, names: Object) -> Object;
+    fn PyIter_Send(iterator: Object, value: Object, result: *mut Object) -> ffi::PySendResult;
 }
 
 /// Holds the thread when it is dropped, which only an unwinding that is none of Rust's does.
@@ -62,6 +64,21 @@ pub(crate) unsafe fn call_packed(callable: Object, values: Object) -> Object {
     let result = unsafe { function(callable, values, null_mut()) };
     std::mem::forget(hold);
     result
+}
+
+/// As the interpreter's `PyIter_Send`.
+///
+/// # Safety
+/// Attached; all are as the interpreter's function takes them.
+#[inline]
+pub(crate) unsafe fn send(iterator: Object, value: Object, result: *mut Object) -> ffi::PySendResult {
+    // As above.
+    let function: Send = black_box(PyIter_Send);
+    let hold = Hold;
+    // SAFETY: the caller's promise.
+    let status = unsafe { function(iterator, value, result) };
+    std::mem::forget(hold);
+    status
 }
 
 /// Calls `function` with the values of a tuple.

@@ -9,6 +9,7 @@
 //! | `future` | the future that all executors return |
 //! | `gil` | waiting without the GIL, and with signals seen |
 //! | `loop_` | the event loop: its turn, its handles, its clock |
+//! | `observe` | the observer of this process, and profiles as values |
 //! | `parts` | large parts of values, in blocks of their own |
 //! | `processes` | the process pool and its workers |
 //! | `shared` | memory that processes share: segments as buffers, and who holds them on their way |
@@ -23,6 +24,7 @@ mod error;
 mod future;
 mod gil;
 mod loop_;
+mod observe;
 mod parts;
 mod payload;
 mod processes;
@@ -44,6 +46,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<future::FutureCore>()?;
     module.add_function(wrap_pyfunction!(gil::restore_interval_in_child, module)?)?;
     loop_::register(module)?;
+    observe::register(module)?;
     processes::register(module)?;
     threads::register(module)?;
     shared::register(module)?;

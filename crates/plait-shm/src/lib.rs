@@ -11,6 +11,7 @@
 //! | [`loan`] | how a block comes back to its writer: one word, one store |
 //! | [`lowered`] | a setting that several want lower for a moment |
 //! | [`pulse`] | what a thread that works in turns shows to a watcher |
+//! | [`trail`] | what one thread leaves behind for one that looks on |
 //! | [`arena`] | blocks for what is too large for a slot; one writer allocates, readers give back |
 //! | [`segment`] | memory that any process of the program can open, told from others by its identity |
 //! | [`monitor`] | what processes wait at together: queues of waiters that may die |
@@ -52,4 +53,5 @@ pub mod ring;
 #[cfg(not(loom))]
 pub mod segment;
 pub mod sync;
+pub mod trail;
 pub mod wait;

@@ -11,11 +11,14 @@
 //! | [`child`]  | pidfd, process groups, what happens to orphans                              |
 //! | [`socket`] | messages with descriptors between two processes (`SOCK_SEQPACKET`)          |
 //! | [`net`]    | sockets: bytes in and out without waiting, new connections                  |
+//! | [`peek`]   | memory of another process, or one's own, where an address may be wrong      |
 //! | [`signal`] | hold signals back in one thread                                             |
 //! | [`cpu`]    | where this thread runs and how many CPUs this process may use               |
 //! | [`limits`] | memory: the limit of a process, what it has used, kills for want of it      |
 //! | [`thread`] | native threads that no signal reaches                                       |
 //! | [`hold`]   | threads that are held instead of ended                                      |
+//! | [`loader`] | which object an address lies in, where a function is                      |
+//! | [`perf`]   | switches, births and ends of threads, as the kernel writes them down         |
 //! | [`time`]   | the clocks: monotonic, CPU time of the thread and of the process            |
 //! | [`fork`]   | which fork of the program is this?                                          |
 //!
@@ -40,8 +43,11 @@ pub mod fork;
 pub mod futex;
 pub mod hold;
 pub mod limits;
+pub mod loader;
 pub mod mem;
 pub mod net;
+pub mod peek;
+pub mod perf;
 pub mod poll;
 pub mod robust;
 pub mod signal;

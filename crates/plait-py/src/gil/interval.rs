@@ -4,7 +4,12 @@
 //! holder to let go; each wait reads the interval anew. So a thread that was woken by an event lowers it just before it asks, and
 //! puts it back when it has the GIL. Who begins to wait meanwhile sees it low as well: mostly nobody does.
 
+use std::ffi::c_void;
+
+use plait_probe::gil::Known;
+use plait_probe::observer::Interpreter;
 use plait_sys::time::monotonic_ns;
+use pyo3::ffi;
 use pyo3::prelude::*;
 
 use super::detached;
@@ -31,13 +36,42 @@ pub(crate) fn detached_promptly<R: Send>(py: Python<'_>, hurries: bool, f: impl 
     (result, monotonic_ns().saturating_sub(asked))
 }
 
+unsafe extern "C" {
+    static _PyRuntime: c_void;
+}
+
+/// How the threads of this interpreter take turns, and what is known of it, as this thread sees it.
+pub(crate) fn interpreter(py: Python<'_>) -> (Interpreter, Option<Known>) {
+    let known = known(py);
+    #[cfg(Py_GIL_DISABLED)]
+    let interpreter = Interpreter::FreeThreaded;
+    #[cfg(not(Py_GIL_DISABLED))]
+    let interpreter = own::gil(py).map_or(Interpreter::Unknown, |gil| Interpreter::Gil {
+        gil: *gil,
+        function: ffi::PyEval_SaveThread as *const () as usize,
+    });
+    (interpreter, known)
+}
+
+#[cold]
+fn known(py: Python<'_>) -> Option<Known> {
+    let interval = py.import("sys").and_then(|sys| sys.call_method0("getswitchinterval"));
+    let seconds: f64 = interval.and_then(|interval| interval.extract()).ok()?;
+    Some(Known {
+        minor: py.version_info().minor,
+        runtime: &raw const _PyRuntime as usize,
+        // SAFETY: attached. The main interpreter lives as long as anybody can be.
+        interpreter: unsafe { ffi::PyInterpreterState_Main() } as usize,
+        // SAFETY: attached.
+        thread: unsafe { ffi::PyThreadState_Get() } as usize,
+        interval_us: (seconds * 1e6).round() as u64,
+    })
+}
+
 #[cfg(not(Py_GIL_DISABLED))]
 mod own {
-    use std::ffi::c_void;
-
-    use plait_probe::gil::{Gil, Known};
+    use plait_probe::gil::Gil;
     use plait_shm::lowered::Lowered;
-    use pyo3::ffi;
     use pyo3::prelude::*;
     use pyo3::sync::PyOnceLock;
 
@@ -48,28 +82,14 @@ mod own {
     static LOWERED: Lowered = Lowered::new();
     static GIL: PyOnceLock<Option<Gil>> = PyOnceLock::new();
 
-    unsafe extern "C" {
-        static _PyRuntime: c_void;
-    }
-
     /// The GIL of the main interpreter; None where it is not known how to find it.
-    fn gil(py: Python<'_>) -> Option<&'static Gil> {
+    pub(super) fn gil(py: Python<'_>) -> Option<&'static Gil> {
         GIL.get_or_init(py, || locate(py)).as_ref()
     }
 
     #[cold]
     fn locate(py: Python<'_>) -> Option<Gil> {
-        let interval = py.import("sys").and_then(|sys| sys.call_method0("getswitchinterval"));
-        let seconds: f64 = interval.and_then(|interval| interval.extract()).ok()?;
-        let known = Known {
-            minor: py.version_info().minor,
-            runtime: &raw const _PyRuntime as usize,
-            // SAFETY: attached. The main interpreter lives as long as anybody can be.
-            interpreter: unsafe { ffi::PyInterpreterState_Main() } as usize,
-            // SAFETY: attached.
-            thread: unsafe { ffi::PyThreadState_Get() } as usize,
-            interval_us: (seconds * 1e6).round() as u64,
-        };
+        let known = super::known(py)?;
         // SAFETY: all of it was just asked for.
         unsafe { Gil::locate(&known) }
     }

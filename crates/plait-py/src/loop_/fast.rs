@@ -13,6 +13,7 @@ use pyo3::types::{PyDict, PyTuple};
 
 use super::core::{self, CLOSED, DEBUG, LoopCore, OWN_CLOCK, OWN_TASKS, Parts};
 use super::turn::seconds;
+use crate::observe;
 
 /// `"context"`, the one keyword of them all, as code that was compiled has it.
 static CONTEXT: AtomicPtr<ffi::PyObject> = AtomicPtr::new(std::ptr::null_mut());
@@ -188,6 +189,9 @@ unsafe fn soon(
                 return by_name(&this, by_names, args, count, names);
             };
             let core = this.get();
+            if observe::is_on() {
+                observe::handed_over(&Borrowed::from_ptr(py, got.positional[0]));
+            }
             if core.mode() & (CLOSED | DEBUG) != 0 {
                 return slowly(&this, slow, &got);
             }
@@ -338,12 +342,42 @@ unsafe extern "C" fn create_task(slf: Object, args: *const Object, count: ffi::P
         // SAFETY: what the interpreter passes to a method of this kind.
         unsafe {
             let this = core_of(py, &slf);
+            if count > 0 && observe::is_on() && let Some(observed) = observe::observed(py, *args) {
+                return create_observed(&observed, slf, args, count, names);
+            }
             if count == 1 && names.is_null() && this.get().mode() & (CLOSED | DEBUG | OWN_TASKS) == 0 {
                 return TASK.make(py, "asyncio.tasks", "Task", &[*args, slf]);
             }
             by_name(&this, "_slow_create_task", args, count, names)
         }
     })
+}
+
+/// Creates a task that a profile looks at.
+///
+/// # Safety
+/// What METH_FASTCALL | METH_KEYWORDS gives, and at least one argument.
+#[cold]
+unsafe fn create_observed(
+    observed: &Bound<'_, observe::ObservedCoroutine>,
+    slf: Object,
+    args: *const Object,
+    count: ffi::Py_ssize_t,
+    names: Object,
+) -> PyResult<Object> {
+    let py = observed.py();
+    // SAFETY: as the caller says; so many positional arguments, and then one for each of the names.
+    unsafe {
+        let named = if names.is_null() { 0 } else { ffi::PyTuple_GET_SIZE(names) };
+        let mut all = std::slice::from_raw_parts(args, (count + named) as usize).to_vec();
+        all[0] = observed.as_ptr();
+        let task = create_task(slf, all.as_ptr(), count, names);
+        if task.is_null() {
+            return Err(PyErr::fetch(py));
+        }
+        observe::created(observed, &Borrowed::from_ptr(py, task), names);
+        Ok(task)
+    }
 }
 
 unsafe extern "C" fn time(_slf: Object, _: Object) -> Object {

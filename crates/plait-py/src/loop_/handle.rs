@@ -209,6 +209,11 @@ impl Handle {
         Ok(true)
     }
 
+    /// The function, until it was called or cancelled.
+    pub(super) fn callback<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
+        self.body.with(py, |body| body.call.function(py))
+    }
+
     fn owner<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
         // SAFETY: null, or an object of ours.
         self.body
@@ -262,7 +267,7 @@ impl Handle {
 
     #[getter]
     fn _callback<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
-        self.body.with(py, |body| body.call.function(py))
+        self.callback(py)
     }
 
     #[getter]

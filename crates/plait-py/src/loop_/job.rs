@@ -134,6 +134,15 @@ impl Job {
         unsafe { Borrowed::from_ptr(py, self.as_ptr()).cast_unchecked() }
     }
 
+    /// What will be called: a function, or what is ready.
+    pub(crate) fn callback<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
+        match self.as_handle(py) {
+            Some(handle) => handle.get().callback(py),
+            // SAFETY: an object, which this keeps alive.
+            None => Some(unsafe { Bound::from_borrowed_ptr(py, self.as_ptr()) }),
+        }
+    }
+
     /// The handle; not for others.
     #[inline]
     pub(crate) fn handle(&self) -> &Handle {

@@ -30,6 +30,7 @@ mod turn;
 mod watch;
 mod watchdog;
 
+pub(crate) use guarded::Guarded;
 use pyo3::prelude::*;
 
 pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {

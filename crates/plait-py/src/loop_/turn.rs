@@ -14,7 +14,7 @@ use super::core::{LoopCore, OWN_CLOCK, PROMPT};
 use super::job::Job;
 use super::stream::os_error;
 use super::{sock, stream};
-use crate::gil;
+use crate::{gil, observe};
 
 /// What one run of the loop needs again and again.
 struct Run<'a, 'py> {
@@ -80,7 +80,11 @@ impl Run<'_, '_> {
         core.reactor(py, |reactor| reactor.begin(now, &mut self.dead));
         self.bury();
         while let Some(job) = core.reactor(py, |reactor| reactor.take_next()) {
-            run_one(self.slf, job)?;
+            if observe::is_on() {
+                run_observed(self.slf, job)?;
+            } else {
+                run_one(self.slf, job)?;
+            }
         }
         Ok(())
     }
@@ -168,6 +172,22 @@ impl Run<'_, '_> {
 #[inline]
 pub(crate) fn seconds(ns: u64) -> f64 {
     ns as f64 / 1e9
+}
+
+/// Runs one, and tells of it if it blocks the loop.
+fn run_observed(slf: &Bound<'_, LoopCore>, job: Job) -> PyResult<()> {
+    let callback = job.callback(slf.py());
+    if callback.as_ref().is_some_and(observe::is_step) {
+        // It tells of itself, and nobody else has it meanwhile.
+        drop(callback);
+        return run_one(slf, job);
+    }
+    let watch = observe::Watch::begin();
+    let result = run_one(slf, job);
+    if let Some(blocked) = watch.and_then(observe::Watch::blocked) {
+        blocked.write(callback.as_ref());
+    }
+    result
 }
 
 /// Runs one handle. What it raises is the exception handler's, but for what ends the program.

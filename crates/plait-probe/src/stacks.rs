@@ -1,0 +1,43 @@
+//! What the observer asks of whoever can read the stacks of an interpreter from its memory.
+
+use plait_trace::record::Tid;
+
+/// Why there is no stack this time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NoStack {
+    /// It changed while it was read: another time.
+    Torn,
+    /// The thread is gone, or has none.
+    Gone,
+    /// Memory cannot be read, or its layout is not known: there will never be one.
+    Refused,
+}
+
+/// A function, as its code says.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
+pub struct Function {
+    /// Its name with those of what it stands in.
+    pub name: String,
+    /// Its file, as compiled.
+    pub file: String,
+    /// The line on which it begins.
+    pub line: u32,
+}
+
+/// Reads stacks without the interpreter's help, by the thread that asks: it has no state of Python, and never gets one.
+pub trait Stacks: Send {
+    /// The threads that have a state now, and the address of each one's state. `out` is empty before.
+    ///
+    /// # Errors
+    /// See [`NoStack`].
+    fn threads(&mut self, out: &mut Vec<(Tid, usize)>) -> Result<(), NoStack>;
+
+    /// The frames of the thread with that state, innermost first: the number of the function, and the line. `out` is empty before.
+    ///
+    /// # Errors
+    /// See [`NoStack`].
+    fn stack(&mut self, thread: usize, out: &mut Vec<(u32, u32)>) -> Result<(), NoStack>;
+
+    /// A function by a number that [`Stacks::stack`] has given; numbers begin with 0 and grow by one.
+    fn function(&self, number: u32) -> Function;
+}

@@ -1,0 +1,143 @@
+//! What a suspended coroutine awaits, in words: the function that is awaited innermost, and the line of the program that it comes from.
+
+use plait_trace::record::Text;
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyString, PyType};
+
+use super::journal::Journal;
+
+/// So many coroutines that await one another are followed.
+const DEEPEST: usize = 200;
+
+/// What is awaited, and where.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Awaited {
+    pub(crate) what: Text,
+    pub(crate) place: Text,
+}
+
+/// The classes of tasks: the one in C, and the one in Python.
+static TASKS: PyOnceLock<Vec<Py<PyType>>> = PyOnceLock::new();
+
+/// Where asyncio lies, whose own lines tell nobody anything.
+static FOLDERS: PyOnceLock<Vec<String>> = PyOnceLock::new();
+
+/// Asks asyncio for what is looked at later, when asking might get in the way.
+pub(crate) fn prepare(py: Python<'_>) -> PyResult<()> {
+    if TASKS.get(py).is_some() {
+        return Ok(());
+    }
+    let tasks = py.import("asyncio.tasks")?;
+    let classes = ["Task", "_PyTask", "_CTask"].map(|name| tasks.getattr(name).ok()?.cast_into::<PyType>().ok());
+    let mut found: Vec<Py<PyType>> = Vec::new();
+    for class in classes.into_iter().flatten() {
+        if !found.iter().any(|each| each.is(&class)) {
+            found.push(class.unbind());
+        }
+    }
+    let mut folders = Vec::new();
+    for module in ["asyncio", "plait"] {
+        let file: String = py.import(module)?.getattr("__file__")?.extract()?;
+        if let Some((folder, _)) = file.rsplit_once('/') {
+            folders.push(format!("{folder}/"));
+        }
+    }
+    let _ = FOLDERS.set(py, folders);
+    let _ = TASKS.set(py, found);
+    Ok(())
+}
+
+/// Whether it is a task of asyncio.
+#[inline]
+pub(crate) fn is_task(object: &Bound<'_, PyAny>) -> bool {
+    let py = object.py();
+    let Some(classes) = TASKS.get(py) else { return false };
+    classes
+        .iter()
+        .any(|class| object.is_exact_instance(class.bind(py)) || object.get_type().is_subclass(class.bind(py)).unwrap_or(false))
+}
+
+/// What a coroutine, or anything else that runs, calls itself.
+pub(crate) fn name_of(object: &Bound<'_, PyAny>) -> String {
+    let py = object.py();
+    for name in [intern!(py, "__qualname__"), intern!(py, "__name__")] {
+        if let Ok(found) = object.getattr(name).and_then(|name| name.extract()) {
+            return found;
+        }
+    }
+    object.get_type().name().map(|name| name.to_string()).unwrap_or_default()
+}
+
+/// What the suspended `coroutine` awaits; it has yielded `yielded` to its task.
+pub(crate) fn describe(journal: &Journal, coroutine: &Bound<'_, PyAny>, yielded: Option<&Bound<'_, PyAny>>) -> Awaited {
+    let (what, place) = look(coroutine, yielded);
+    Awaited { what: journal.text(&what), place: journal.text(&place) }
+}
+
+/// A frame of a coroutine.
+struct Frame<'py> {
+    code: Bound<'py, PyAny>,
+    frame: Bound<'py, PyAny>,
+    of_program: bool,
+}
+
+fn look(coroutine: &Bound<'_, PyAny>, yielded: Option<&Bound<'_, PyAny>>) -> (String, String) {
+    let mut frames: Vec<Frame<'_>> = Vec::new();
+    let mut at = coroutine.clone();
+    for _ in 0..DEEPEST {
+        let Some((frame, next)) = inside(&at) else { break };
+        let Ok(code) = frame.getattr(intern!(at.py(), "f_code")) else { break };
+        let file = text(&code, intern!(at.py(), "co_filename"));
+        let of_program = !FOLDERS.get(at.py()).is_some_and(|folders| folders.iter().any(|each| file.starts_with(each)));
+        frames.push(Frame { code, frame, of_program });
+        at = next;
+    }
+    let Some(inner) = frames.last() else { return (name_of(coroutine), String::new()) };
+    let mine = frames.iter().rposition(|frame| frame.of_program);
+    let py = coroutine.py();
+    let what = match mine {
+        // It awaits a function of asyncio: that is what people know it by, not what the function does in turn.
+        Some(mine) if mine + 1 < frames.len() => text(&frames[mine + 1].code, intern!(py, "co_qualname")),
+        _ => yielded.map_or_else(String::new, awaited),
+    };
+    let shown = mine.map_or(inner, |mine| &frames[mine]);
+    let line: u32 = shown.frame.getattr(intern!(py, "f_lineno")).and_then(|line| line.extract()).unwrap_or(0);
+    let (file, function) = (text(&shown.code, intern!(py, "co_filename")), text(&shown.code, intern!(py, "co_qualname")));
+    (what, format!("{function} ({file}:{line})"))
+}
+
+/// The frame of a suspended coroutine or generator, and what it awaits.
+fn inside<'py>(object: &Bound<'py, PyAny>) -> Option<(Bound<'py, PyAny>, Bound<'py, PyAny>)> {
+    let py = object.py();
+    for (frame, next) in [
+        (intern!(py, "cr_frame"), intern!(py, "cr_await")),
+        (intern!(py, "gi_frame"), intern!(py, "gi_yieldfrom")),
+        (intern!(py, "ag_frame"), intern!(py, "ag_await")),
+    ] {
+        if let Ok(frame) = object.getattr(frame) {
+            let next = object.getattr(next).ok()?;
+            return (!frame.is_none()).then_some((frame, next));
+        }
+    }
+    None
+}
+
+/// A future in words.
+fn awaited(yielded: &Bound<'_, PyAny>) -> String {
+    let py = yielded.py();
+    if yielded.is_none() {
+        return "sleep".to_owned();
+    }
+    if is_task(yielded)
+        && let Ok(coroutine) = yielded.call_method0(intern!(py, "get_coro"))
+    {
+        return format!("task {}", name_of(&coroutine));
+    }
+    yielded.get_type().qualname().map(|name| name.to_string()).unwrap_or_default()
+}
+
+fn text(object: &Bound<'_, PyAny>, name: &Bound<'_, PyString>) -> String {
+    object.getattr(name).and_then(|text| text.extract()).unwrap_or_default()
+}

@@ -1,0 +1,293 @@
+//! Profiles as Python's dicts: section 3 of docs/design/observation.md.
+
+use std::fs::File;
+use std::io::{BufReader, BufWriter, Write};
+use std::path::PathBuf;
+
+use plait_trace::burst::{Bursts, Histogram};
+use plait_trace::fold::{Fold, Options};
+use plait_trace::lane::{Lane, NO_NOTE};
+use plait_trace::profile::{self, Owner, Place, Profile, Times};
+use plait_trace::record::Why;
+use plait_trace::state::State;
+use pyo3::exceptions::{PyOSError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyList};
+
+use crate::gil;
+
+/// So many powers of two microseconds are told apart: up to a minute.
+const BUCKETS: usize = 26;
+
+macro_rules! dict {
+    ($py:expr, { $($name:literal: $value:expr),* $(,)? }) => {{
+        let dict = PyDict::new($py);
+        $(dict.set_item(pyo3::intern!($py, $name), $value)?;)*
+        dict
+    }};
+}
+
+fn seconds(ns: u64) -> f64 {
+    ns as f64 / 1e9
+}
+
+/// The profile that these files hold together.
+#[pyfunction]
+pub(crate) fn load_profile<'py>(py: Python<'py>, paths: Vec<PathBuf>) -> PyResult<Bound<'py, PyDict>> {
+    let profile = gil::detached(py, || read(&paths))?;
+    to_dict(py, &profile)
+}
+
+/// Writes the profile that these files hold together for Perfetto's viewer.
+#[pyfunction]
+pub(crate) fn write_perfetto(py: Python<'_>, paths: Vec<PathBuf>, into: PathBuf) -> PyResult<()> {
+    gil::detached(py, || {
+        let profile = read(&paths)?;
+        let mut out = BufWriter::new(File::create(&into)?);
+        plait_trace::perfetto::write(&profile, &mut out)?;
+        Ok(out.flush()?)
+    })
+}
+
+fn read(paths: &[PathBuf]) -> PyResult<Profile> {
+    let mut fold = Fold::new(Options::default());
+    let mut bytes = 0;
+    for path in paths {
+        let file = File::open(path)
+            .map_err(|error| PyOSError::new_err((error.raw_os_error(), error.to_string(), path.clone())))?;
+        bytes += file.metadata()?.len();
+        fold.read(BufReader::new(file))
+            .map_err(|error| PyValueError::new_err(format!("{}: {error}", path.display())))?;
+    }
+    let mut profile = fold.finish();
+    profile.overhead.trace_bytes = bytes;
+    Ok(profile)
+}
+
+fn list<'py, T>(
+    py: Python<'py>,
+    all: &[T],
+    each: impl Fn(&T) -> PyResult<Bound<'py, PyDict>>,
+) -> PyResult<Bound<'py, PyList>> {
+    let list = PyList::empty(py);
+    for one in all {
+        list.append(each(one)?)?;
+    }
+    Ok(list)
+}
+
+fn to_dict<'py>(py: Python<'py>, profile: &Profile) -> PyResult<Bound<'py, PyDict>> {
+    let overhead = &profile.overhead;
+    Ok(dict!(py, {
+        "schema": 1,
+        "plait": env!("CARGO_PKG_VERSION"),
+        "started": seconds(profile.started),
+        "wall": seconds(profile.wall),
+        "verdict": profile.verdict.name(),
+        "evidence": evidence(py, profile)?,
+        "overhead": dict!(py, {
+            "fraction": overhead.fraction,
+            "observer_cpu": seconds(overhead.observer_cpu),
+            "hooks_cpu": seconds(overhead.hooks_cpu),
+            "lost_records": overhead.lost_records,
+            "trace_bytes": overhead.trace_bytes,
+        }),
+        "methods": list(py, &profile.methods, |method| Ok(dict!(py, {
+            "what": &method.what, "how": &method.how, "exact": method.exact, "why": &method.why,
+        })))?,
+        "switch_interval": seconds(profile.switch_interval),
+        "cores": profile.cores,
+        "limits": &profile.limits,
+        "processes": list(py, &profile.processes, |each| process(py, each))?,
+        "threads": list(py, &profile.threads, |each| thread(py, each))?,
+        "tasks": list(py, &profile.tasks, |each| task(py, each))?,
+        "functions": list(py, &profile.functions, |each| function(py, each))?,
+        "blocked": list(py, &profile.blocked, |each| blocked(py, each))?,
+        "pools": list(py, &profile.pools, |pool| Ok(dict!(py, {
+            "pool": &pool.pool, "function": &pool.function, "count": pool.count, "queue": seconds(pool.queue),
+            "run": seconds(pool.run), "pickling": seconds(pool.pickling), "transfer": seconds(pool.transfer),
+        })))?,
+        "stacks": stacks(py, &profile.stacks)?,
+        "lanes": list(py, &profile.lanes, |each| lane(py, each))?,
+        "gil": list(py, &profile.gil, |strip| Ok(dict!(py, {
+            "pid": strip.pid, "start": times(&strip.lane.start), "length": times(&strip.lane.length), "thread": &strip.lane.key,
+        })))?,
+        "notes": &profile.notes,
+    }))
+}
+
+fn evidence<'py>(py: Python<'py>, profile: &Profile) -> PyResult<Bound<'py, PyDict>> {
+    let evidence = &profile.evidence;
+    let figures = PyDict::new(py);
+    for (name, value) in &evidence.figures {
+        figures.set_item(name, value)?;
+    }
+    Ok(dict!(py, {
+        "sentence": &evidence.sentence,
+        "try": &evidence.tries,
+        "figures": figures,
+        "functions": list(py, &evidence.functions, |function| Ok(dict!(py, {
+            "name": &function.place.function, "verdict": function.verdict.name(), "sentence": &function.sentence,
+        })))?,
+    }))
+}
+
+fn process<'py>(py: Python<'py>, process: &profile::Process) -> PyResult<Bound<'py, PyDict>> {
+    let states = &process.states;
+    Ok(dict!(py, {
+        "pid": process.pid,
+        "parent": process.parent,
+        "name": &process.name,
+        "python": &process.python,
+        "start": seconds(process.start),
+        "wall": seconds(process.wall),
+        "exit": process.exit,
+        "cpu": seconds(process.cpu),
+        "states": dict!(py, {
+            "new": seconds(states.new), "ready": seconds(states.ready), "running": seconds(states.running),
+            "waiting": seconds(states.waiting), "terminated": seconds(states.terminated),
+        }),
+    }))
+}
+
+/// Adds the seconds in each state.
+fn put_states(dict: &Bound<'_, PyDict>, times: &Times) -> PyResult<()> {
+    State::ALL
+        .iter()
+        .try_for_each(|&state| dict.set_item(state.name(), seconds(times.of(state))))
+}
+
+fn place<'py>(py: Python<'py>, place: &Place) -> PyResult<Bound<'py, PyDict>> {
+    Ok(dict!(py, { "function": &place.function, "file": &place.file, "line": place.line }))
+}
+
+fn bursts<'py>(py: Python<'py>, bursts: &Bursts, histogram: &Histogram) -> PyResult<Bound<'py, PyDict>> {
+    let mut buckets = [0_u64; BUCKETS];
+    for (bucket, count) in histogram.steps() {
+        let length = Histogram::middle(bucket);
+        let power = (length / 1000).max(1).ilog2() as usize;
+        buckets[power.min(BUCKETS - 1)] += count;
+    }
+    let used = buckets.iter().rposition(|&count| count > 0).map_or(0, |last| last + 1);
+    Ok(dict!(py, {
+        "count": bursts.count, "p50": seconds(bursts.p50), "p90": seconds(bursts.p90), "p99": seconds(bursts.p99),
+        "max": seconds(bursts.max), "buckets": buckets[..used].to_vec(),
+    }))
+}
+
+fn thread<'py>(py: Python<'py>, thread: &profile::Thread) -> PyResult<Bound<'py, PyDict>> {
+    let dict = dict!(py, {
+        "pid": thread.pid,
+        "tid": thread.tid,
+        "name": &thread.name,
+        "start": seconds(thread.start),
+        "wall": seconds(thread.wall),
+    });
+    put_states(&dict, &thread.times)?;
+    let more = dict!(py, {
+        "switches_voluntary": thread.switches_voluntary,
+        "switches_forced": thread.switches_forced,
+        "gil_takes": thread.gil_takes,
+        "longest_gil_hold": seconds(thread.longest_gil_hold),
+        "longest_gil_hold_at": thread.longest_gil_hold_at.as_ref().map(|at| place(py, at)).transpose()?,
+        "cpu_bursts": bursts(py, &thread.cpu_bursts, &thread.cpu_histogram)?,
+        "io_bursts": bursts(py, &thread.io_bursts, &thread.io_histogram)?,
+        "waits": list(py, &thread.waits, |wait| Ok(dict!(py, {
+            "kind": wait.kind.map_or("", |kind| kind.name()), "call": &wait.call, "target": &wait.target,
+            "count": wait.count, "time": seconds(wait.time),
+        })))?,
+        "locks": list(py, &thread.locks, |lock| Ok(dict!(py, {
+            "lock": &lock.lock, "holder": lock.holder, "holder_name": &lock.holder_name, "where": &lock.place,
+            "count": lock.count, "time": seconds(lock.time),
+        })))?,
+    });
+    dict.update(more.as_mapping())?;
+    Ok(dict)
+}
+
+fn task<'py>(py: Python<'py>, task: &profile::Task) -> PyResult<Bound<'py, PyDict>> {
+    let name = match task.name.is_empty() && task.id < super::UNNUMBERED {
+        true => format!("Task-{}", task.id),
+        false => task.name.clone(),
+    };
+    Ok(dict!(py, {
+        "pid": task.pid,
+        "id": task.id,
+        "name": name,
+        "function": &task.function,
+        "start": seconds(task.start),
+        "wall": seconds(task.wall),
+        "running": seconds(task.running),
+        "ready": seconds(task.ready),
+        "awaiting": seconds(task.awaiting),
+        "steps": task.steps,
+        "longest_step": seconds(task.longest_step),
+        "awaits": list(py, &task.awaits, |each| Ok(dict!(py, {
+            "what": &each.what, "place": &each.place, "count": each.count, "time": seconds(each.time),
+        })))?,
+    }))
+}
+
+fn function<'py>(py: Python<'py>, function: &profile::Function) -> PyResult<Bound<'py, PyDict>> {
+    let dict = place(py, &function.place)?;
+    dict.set_item("pid", function.pid)?;
+    put_states(&dict, &function.times)?;
+    let more = dict!(py, {
+        "self_cpu": seconds(function.self_cpu),
+        "total_cpu": seconds(function.total_cpu),
+        "caused_gil_wait": seconds(function.caused_gil_wait),
+        "longest_gil_hold": seconds(function.longest_gil_hold),
+        "samples": function.samples,
+        "verdict": function.verdict.map_or("", |verdict| verdict.name()),
+    });
+    dict.update(more.as_mapping())?;
+    Ok(dict)
+}
+
+fn blocked<'py>(py: Python<'py>, blocked: &profile::Blocked) -> PyResult<Bound<'py, PyDict>> {
+    let dict = place(py, &blocked.place)?;
+    let more = dict!(py, {
+        "pid": blocked.pid,
+        "tid": blocked.tid,
+        "loop": &blocked.loop_name,
+        "callback": &blocked.callback,
+        "start": seconds(blocked.start),
+        "time": seconds(blocked.time),
+        "others": blocked.others,
+    });
+    dict.update(more.as_mapping())?;
+    Ok(dict)
+}
+
+fn stacks<'py>(py: Python<'py>, stacks: &profile::Stacks) -> PyResult<Bound<'py, PyDict>> {
+    Ok(dict!(py, {
+        "frames": list(py, &stacks.frames, |frame| Ok(dict!(py, {
+            "function": frame.function, "line": frame.line, "caller": frame.caller.map_or(-1, |caller| caller as i64),
+        })))?,
+        "samples": list(py, &stacks.samples, |sample| Ok(dict!(py, {
+            "thread": sample.thread, "at": seconds(sample.at), "frame": sample.frame, "weight": seconds(sample.weight),
+            "why": match sample.why { Why::Tick => "tick", Why::Lasting => "lasting", Why::Holder { .. } => "holder" },
+        })))?,
+    }))
+}
+
+fn times(all: &[u64]) -> Vec<f64> {
+    all.iter().map(|&ns| seconds(ns)).collect()
+}
+
+fn notes(lane: &Lane) -> Vec<i64> {
+    let note = |&note: &u32| if note == NO_NOTE { -1 } else { i64::from(note) };
+    lane.note.iter().map(note).collect()
+}
+
+fn lane<'py>(py: Python<'py>, of: &profile::LaneOf) -> PyResult<Bound<'py, PyDict>> {
+    let (kind, index) = match of.owner {
+        Owner::Thread(index) => ("thread", index),
+        Owner::Task(index) => ("task", index),
+    };
+    let lane = &of.lane;
+    Ok(dict!(py, {
+        "kind": kind, "index": index, "start": times(&lane.start), "length": times(&lane.length), "state": &lane.key,
+        "note": notes(lane),
+    }))
+}

@@ -1,0 +1,261 @@
+//! Loops of others, looked at while a profile runs: methods of their classes, with a look before or after what they do.
+//!
+//! A method in C knows its arguments and nothing else, so there is one for each class that is looked at, up to [`MOST`].
+
+use std::ffi::{CStr, c_int};
+use std::sync::atomic::{AtomicPtr, Ordering::Relaxed};
+
+use plait_sys::time::monotonic_ns;
+use plait_trace::record::Record;
+use pyo3::exceptions::PyValueError;
+use pyo3::ffi;
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::PyType;
+
+use super::awaited;
+use super::coroutine::{self, ObservedCoroutine};
+use super::journal;
+use crate::calling;
+
+type Object = *mut ffi::PyObject;
+
+/// So many classes of loops.
+const MOST: usize = 6;
+
+/// So many positional and named arguments are passed on without a list.
+const INLINE: usize = 8;
+
+/// A callback that takes so many nanoseconds blocks its loop.
+const BLOCKS_NS: u64 = 50_000_000;
+
+/// The methods that stood there before: owned references, for ever.
+struct Originals {
+    create_task: AtomicPtr<ffi::PyObject>,
+    call_soon: AtomicPtr<ffi::PyObject>,
+}
+
+static ORIGINALS: [Originals; MOST] = [const {
+    Originals { create_task: AtomicPtr::new(std::ptr::null_mut()), call_soon: AtomicPtr::new(std::ptr::null_mut()) }
+}; MOST];
+
+/// `asyncio.Handle._run`, as it was.
+static RUN: AtomicPtr<ffi::PyObject> = AtomicPtr::new(std::ptr::null_mut());
+
+/// Calls `original(slf, *args)`, with `first` in place of the first of them where it is given.
+///
+/// # Safety
+/// What METH_FASTCALL | METH_KEYWORDS gives, and an object.
+#[inline]
+unsafe fn pass(original: Object, slf: Object, first: Option<Object>, args: *const Object, count: usize, names: Object) -> Object {
+    // SAFETY: as the caller says; so many positional ones, and one for each of the names.
+    unsafe {
+        let named = if names.is_null() { 0 } else { ffi::PyTuple_GET_SIZE(names) as usize };
+        let all = std::slice::from_raw_parts(args, count + named);
+        if all.len() < INLINE {
+            let mut passed = [std::ptr::null_mut(); INLINE + 1];
+            passed[0] = slf;
+            passed[1..=all.len()].copy_from_slice(all);
+            if let Some(first) = first {
+                passed[1] = first;
+            }
+            return calling::vectorcall(original, passed.as_ptr(), 1 + count, names);
+        }
+        let mut passed = Vec::with_capacity(1 + all.len());
+        passed.push(slf);
+        passed.extend_from_slice(all);
+        if let Some(first) = first {
+            passed[1] = first;
+        }
+        calling::vectorcall(original, passed.as_ptr(), 1 + count, names)
+    }
+}
+
+unsafe extern "C" fn call_soon<const N: usize>(slf: Object, args: *const Object, count: ffi::Py_ssize_t, names: Object) -> Object {
+    // SAFETY: attached, and what the interpreter passes to a method of this kind.
+    unsafe {
+        let original = ORIGINALS[N].call_soon.load(Relaxed);
+        if count == 0 {
+            return pass(original, slf, None, args, 0, names);
+        }
+        if journal::active().is_some() {
+            coroutine::handed_over(&Borrowed::from_ptr(Python::assume_attached(), *args));
+        }
+        pass(original, slf, None, args, count as usize, names)
+    }
+}
+
+unsafe extern "C" fn create_task<const N: usize>(slf: Object, args: *const Object, count: ffi::Py_ssize_t, names: Object) -> Object {
+    // SAFETY: as above.
+    unsafe {
+        let original = ORIGINALS[N].create_task.load(Relaxed);
+        if count == 0 {
+            return pass(original, slf, None, args, 0, names);
+        }
+        let py = Python::assume_attached();
+        let Some(observed) = observed(py, *args) else {
+            return pass(original, slf, None, args, count as usize, names);
+        };
+        let task = pass(original, slf, Some(observed.as_ptr()), args, count as usize, names);
+        if !task.is_null() {
+            created(&observed, &Borrowed::from_ptr(py, task), names);
+        }
+        task
+    }
+}
+
+/// What a task is to run in place of `coroutine`, while a profile runs.
+///
+/// # Safety
+/// Attached, and it is an object.
+#[inline]
+pub(crate) unsafe fn observed(py: Python<'_>, coroutine: Object) -> Option<Bound<'_, ObservedCoroutine>> {
+    let journal = journal::active()?;
+    // SAFETY: an object.
+    let coroutine = unsafe { Borrowed::<PyAny>::from_ptr(py, coroutine) };
+    // Others are a coroutine in name only, and their loops may know them.
+    // SAFETY: an object.
+    if unsafe { ffi::PyCoro_CheckExact(coroutine.as_ptr()) } == 0 {
+        return None;
+    }
+    Bound::new(py, ObservedCoroutine::new(coroutine.to_owned().unbind(), journal)).ok()
+}
+
+/// The task is there: tells its name, which asyncio has made if the program gave none.
+///
+/// # Safety
+/// `names` is null or a tuple of strings.
+pub(crate) unsafe fn created(observed: &Bound<'_, ObservedCoroutine>, task: &Bound<'_, PyAny>, names: Object) {
+    let py = observed.py();
+    // SAFETY: null or a tuple.
+    let names = unsafe { Bound::<PyAny>::from_borrowed_ptr_or_opt(py, names) };
+    let named = names.is_some_and(|names| names.contains(intern!(py, "name")).unwrap_or(true));
+    let name = task.call_method0(intern!(py, "get_name")).and_then(|name| name.extract::<String>());
+    observed.get().announce(py, &name.unwrap_or_default(), !named);
+}
+
+/// `Handle._run`: callbacks that block the loop are written down, unless they are tasks.
+unsafe extern "C" fn run(slf: Object, _: Object) -> Object {
+    // SAFETY: attached; an object.
+    unsafe {
+        let py = Python::assume_attached();
+        let original = RUN.load(Relaxed);
+        let watch = Watch::begin();
+        // The clock is read twice: not for what tells its own times.
+        let watch = watch.filter(|_| !Borrowed::<PyAny>::from_ptr(py, slf).getattr(intern!(py, "_callback")).is_ok_and(|callback| coroutine::is_step(&callback)));
+        let result = calling::vectorcall(original, [slf].as_ptr(), 1, std::ptr::null_mut());
+        if let Some(span) = watch.and_then(Watch::blocked) {
+            let kept = PyErr::take(py);
+            let callback = Borrowed::<PyAny>::from_ptr(py, slf).getattr(intern!(py, "_callback")).ok();
+            span.write(callback.as_ref());
+            if let Some(error) = kept {
+                error.restore(py);
+            }
+        }
+        result
+    }
+}
+
+/// A callback that runs, and may block its loop.
+pub(crate) struct Watch {
+    from: u64,
+    steps: u64,
+}
+
+/// One that has.
+pub(crate) struct Blocked {
+    from: u64,
+    to: u64,
+}
+
+impl Watch {
+    #[inline]
+    pub(crate) fn begin() -> Option<Watch> {
+        journal::active().map(|_| Watch { from: monotonic_ns(), steps: journal::steps() })
+    }
+
+    #[inline]
+    pub(crate) fn blocked(self) -> Option<Blocked> {
+        let to = monotonic_ns();
+        (to.saturating_sub(self.from) >= BLOCKS_NS && journal::steps() == self.steps).then_some(Blocked { from: self.from, to })
+    }
+}
+
+impl Blocked {
+    /// Writes it down, by the name of its callback.
+    #[cold]
+    pub(crate) fn write(self, callback: Option<&Bound<'_, PyAny>>) {
+        let Some(journal) = journal::active() else { return };
+        let name = callback.map_or_else(|| "a callback".to_owned(), named);
+        let entry = Record::Callback { tid: journal::tid(), from: self.from, to: self.to, name: journal.text(&name) };
+        journal.tell(entry);
+    }
+}
+
+/// A function, and where it is: `function (file:line)`, or the function alone.
+fn named(callback: &Bound<'_, PyAny>) -> String {
+    let py = callback.py();
+    let mut inner = callback.clone();
+    // Through partial objects and bound methods to what has code.
+    for name in [intern!(py, "func"), intern!(py, "__func__"), intern!(py, "__wrapped__")] {
+        if let Ok(next) = inner.getattr(name) {
+            inner = next;
+        }
+    }
+    let name = awaited::name_of(&inner);
+    let code = inner.getattr(intern!(py, "__code__"));
+    let place = code.and_then(|code| {
+        let file: String = code.getattr(intern!(py, "co_filename"))?.extract()?;
+        let line: u32 = code.getattr(intern!(py, "co_firstlineno"))?.extract()?;
+        Ok(format!("{name} ({file}:{line})"))
+    });
+    place.unwrap_or(name)
+}
+
+type Fast = unsafe extern "C" fn(Object, *const Object, ffi::Py_ssize_t, Object) -> Object;
+
+const CALL_SOON: [Fast; MOST] = [call_soon::<0>, call_soon::<1>, call_soon::<2>, call_soon::<3>, call_soon::<4>, call_soon::<5>];
+const CREATE_TASK: [Fast; MOST] =
+    [create_task::<0>, create_task::<1>, create_task::<2>, create_task::<3>, create_task::<4>, create_task::<5>];
+
+/// A method of `class`, which lives for ever.
+fn method<'py>(class: &Bound<'py, PyType>, name: &'static CStr, pointer: ffi::PyMethodDefPointer, flags: c_int) -> PyResult<Bound<'py, PyAny>> {
+    let definition = Box::leak(Box::new(ffi::PyMethodDef {
+        ml_name: name.as_ptr(),
+        ml_meth: pointer,
+        ml_flags: flags,
+        ml_doc: std::ptr::null(),
+    }));
+    // SAFETY: attached; a class, and a definition that lives for ever.
+    unsafe { Bound::from_owned_ptr_or_err(class.py(), ffi::PyDescr_NewMethod(class.as_type_ptr(), definition)) }
+}
+
+/// Methods `create_task` and `call_soon` for a class of loops, which look and then call those that it has now; `number` is the
+/// class's from now on.
+#[pyfunction]
+pub(crate) fn observing_methods<'py>(class: &Bound<'py, PyType>, number: usize) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyAny>)> {
+    let originals = ORIGINALS
+        .get(number)
+        .ok_or_else(|| PyValueError::new_err(format!("number must be below {MOST}, not {number}")))?;
+    let py = class.py();
+    awaited::prepare(py)?;
+    let keep = |place: &AtomicPtr<ffi::PyObject>, name| -> PyResult<()> {
+        // Kept for ever: a thread may be in the midst of calling it.
+        place.store(class.getattr(name)?.into_ptr(), Relaxed);
+        Ok(())
+    };
+    keep(&originals.create_task, intern!(py, "create_task"))?;
+    keep(&originals.call_soon, intern!(py, "call_soon"))?;
+    let fast = |name, method_| {
+        let pointer = ffi::PyMethodDefPointer { PyCFunctionFastWithKeywords: method_ };
+        method(class, name, pointer, ffi::METH_FASTCALL | ffi::METH_KEYWORDS)
+    };
+    Ok((fast(c"create_task", CREATE_TASK[number])?, fast(c"call_soon", CALL_SOON[number])?))
+}
+
+/// A method `_run` for `asyncio.Handle`, which calls the one that it has now.
+#[pyfunction]
+pub(crate) fn observing_run<'py>(class: &Bound<'py, PyType>) -> PyResult<Bound<'py, PyAny>> {
+    RUN.store(class.getattr(intern!(class.py(), "_run"))?.into_ptr(), Relaxed);
+    method(class, c"_run", ffi::PyMethodDefPointer { PyCFunction: run }, ffi::METH_NOARGS)
+}

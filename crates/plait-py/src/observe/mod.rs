@@ -1,0 +1,44 @@
+//! The binding of observation: the observer of this process, what its tasks tell it, and profiles as Python's values.
+//!
+//! | module | what |
+//! |---|---|
+//! | `journal` | the observer, for those who have something to tell |
+//! | `coroutine` | coroutines that tell when their task runs, and what it awaits |
+//! | `awaited` | what a coroutine awaits, in words |
+//! | `load` | profiles as dicts |
+//! | `loops` | classes of loops, looked at while a profile runs |
+//! | `observer` | its beginning and end |
+
+mod awaited;
+mod coroutine;
+mod journal;
+mod load;
+mod loops;
+mod observer;
+
+use coroutine::UNNUMBERED;
+pub(crate) use coroutine::{ObservedCoroutine, handed_over, is_step};
+pub(crate) use loops::{Watch, created, observed};
+
+use pyo3::prelude::*;
+
+/// Whether a profile runs in this process.
+#[inline]
+pub(crate) fn is_on() -> bool {
+    journal::active().is_some()
+}
+
+pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<ObservedCoroutine>()?;
+    module.add_function(wrap_pyfunction!(load::load_profile, module)?)?;
+    module.add_function(wrap_pyfunction!(load::write_perfetto, module)?)?;
+    module.add_function(wrap_pyfunction!(loops::observing_methods, module)?)?;
+    module.add_function(wrap_pyfunction!(loops::observing_run, module)?)?;
+    module.add_function(wrap_pyfunction!(observer::observe_start, module)?)?;
+    module.add_function(wrap_pyfunction!(observer::observe_stop, module)?)?;
+    module.add_function(wrap_pyfunction!(observer::observing, module)?)?;
+    module.add_function(wrap_pyfunction!(observer::observe_forked, module)?)?;
+    module.add_function(wrap_pyfunction!(observer::observe_thread, module)?)?;
+    module.add_function(wrap_pyfunction!(observer::observe_method, module)?)?;
+    module.add_function(wrap_pyfunction!(observer::observe_pooled, module)?)
+}

@@ -1,0 +1,180 @@
+//! Starting and ending the observer of this process.
+
+use std::fs::{File, OpenOptions};
+use std::path::PathBuf;
+
+use plait_probe::observer::{Observer, Program, Settings, Sink};
+use plait_probe::stack::{Stacks, Witness};
+use plait_sys::time::monotonic_ns;
+use plait_sys::{cpu, thread};
+use plait_trace::file::Writer;
+use plait_trace::record::{Method, Record};
+use pyo3::exceptions::{PyRuntimeError, PyValueError};
+use pyo3::ffi;
+use pyo3::intern;
+use pyo3::prelude::*;
+
+use super::journal;
+use crate::gil;
+
+/// Looks at this process from now on, and writes what it sees to `path`, which must not be there.
+///
+/// It ends when a file `over` appears, at the latest. `rate` is how often a second the holder of the GIL is looked at, 0 for no stacks.
+#[pyfunction]
+#[pyo3(signature = (path, name, *, over, parent, rate=100.0))]
+pub(crate) fn observe_start(
+    py: Python<'_>,
+    path: PathBuf,
+    name: String,
+    over: PathBuf,
+    parent: u32,
+    rate: f64,
+) -> PyResult<()> {
+    if !(0.0..=10_000.0).contains(&rate) {
+        return Err(PyValueError::new_err(format!(
+            "rate must be from 0 to 10000 stacks a second, not {rate}"
+        )));
+    }
+    if journal::active().is_some() {
+        return Err(PyRuntimeError::new_err("this process is observed already"));
+    }
+    let sink = sink(path, over)?;
+    let (interpreter, known) = gil::interpreter(py);
+    let stacks = known.map(|known| Stacks::locate(&known, thread::number(), &witnesses(py)));
+    let (stacks, unfit) = match stacks {
+        Some(Ok(stacks)) => (Some(Box::new(stacks) as Box<dyn plait_probe::stacks::Stacks>), None),
+        Some(Err(unfit)) => (None, Some(unfit.to_string())),
+        None => (None, Some("the interpreter's state was not found".to_owned())),
+    };
+    let version = py.version_info();
+    let interval: f64 = py.import("sys")?.call_method0("getswitchinterval")?.extract()?;
+    let program = Program {
+        name,
+        python: format!("{}.{}.{}", version.major, version.minor, version.patch),
+        parent,
+        switch_interval: if cfg!(Py_GIL_DISABLED) { 0 } else { (interval * 1e9) as u64 },
+        cores: cpu::usable_cpus() as u32,
+        interpreter,
+    };
+    let settings = Settings {
+        stacks: if rate == 0.0 { 0 } else { (1e9 / rate) as u64 },
+        ..Settings::default()
+    };
+    let epoch: u64 = py.import("time")?.call_method0("time_ns")?.extract()?;
+    let observer = Observer::start(program, settings, stacks, sink)?;
+    observer.hand_in(Record::Clock { at: monotonic_ns(), epoch });
+    if let Some(unfit) = unfit {
+        observer.hand_in(Record::Method(Method {
+            what: observer.text("stacks"),
+            how: observer.text("none"),
+            exact: false,
+            why: observer.text(&unfit),
+        }));
+    }
+    journal::open(observer);
+    Ok(())
+}
+
+/// Writes each record, and hands over what there is whenever the observer has come to the end of a batch. Who has written everything gives the
+/// file its name; where the profile is over, it ends the observer.
+fn sink(path: PathBuf, over: PathBuf) -> PyResult<Sink> {
+    let file: File = OpenOptions::new().write(true).create_new(true).open(&path)?;
+    let mut writer = Writer::new(file, std::process::id());
+    let mut ending = false;
+    Ok(Box::new(move |record| {
+        // A full disk loses records, which a reader of the file sees; the program goes on.
+        let _ = writer.write(record);
+        match record {
+            Record::Cost { .. } => {
+                let _ = writer.flush();
+                if !ending && over.exists() {
+                    // By another thread: this is the one that is to end.
+                    ending = thread::spawn_native("plait-over", || end(None)).is_ok();
+                }
+            }
+            Record::ProcessEnd { .. } => {
+                let _ = writer.flush();
+                let _ = std::fs::rename(&path, path.with_extension("trace"));
+            }
+            _ => {}
+        }
+    }))
+}
+
+/// Ends the observer, without the GIL.
+fn end(code: Option<i32>) {
+    if let Some(journal) = journal::active() {
+        journal::close();
+        journal.0.stop(code);
+    }
+}
+
+/// The frames of this thread, innermost first.
+fn witnesses(py: Python<'_>) -> Vec<Witness> {
+    let mut found = Vec::new();
+    // SAFETY: attached; a borrowed reference, or null.
+    let mut frame = unsafe { Bound::<PyAny>::from_borrowed_ptr_or_opt(py, ffi::PyEval_GetFrame().cast()) };
+    while let Some(at) = frame.filter(|frame| !frame.is_none()) {
+        let Some(witness) = witness(&at) else { break };
+        found.push(witness);
+        frame = at.getattr(intern!(py, "f_back")).ok();
+    }
+    found
+}
+
+fn witness(frame: &Bound<'_, PyAny>) -> Option<Witness> {
+    let py = frame.py();
+    let code = frame.getattr(intern!(py, "f_code")).ok()?;
+    Some(Witness {
+        code: code.as_ptr() as usize,
+        first_line: code.getattr(intern!(py, "co_firstlineno")).ok()?.extract().ok()?,
+        line: frame.getattr(intern!(py, "f_lineno")).ok()?.extract().ok()?,
+    })
+}
+
+/// Ends it: everything it has seen is in the file then. `code` is what the process ends with, where it is about to. Nothing where no
+/// observer runs.
+#[pyfunction]
+#[pyo3(signature = (code=None))]
+pub(crate) fn observe_stop(py: Python<'_>, code: Option<i32>) {
+    gil::detached(py, || end(code));
+}
+
+/// Whether an observer runs in this process.
+#[pyfunction]
+pub(crate) fn observing() -> bool {
+    journal::active().is_some()
+}
+
+/// Forgets the observer of the parent, in a child that was forked just now.
+#[pyfunction]
+pub(crate) fn observe_forked() {
+    plait_probe::observer::after_fork();
+    journal::forked();
+}
+
+/// Tells the name of a thread; `born` when it has just begun.
+#[pyfunction]
+pub(crate) fn observe_thread(tid: u32, name: &str, born: bool) {
+    let Some(journal) = journal::active() else { return };
+    let name = journal.text(name);
+    let at = monotonic_ns();
+    journal.tell(Record::Thread { tid, at, name, born });
+}
+
+/// Tells how something is observed, or why not.
+#[pyfunction]
+pub(crate) fn observe_method(what: &str, how: &str, exact: bool, why: &str) {
+    let Some(journal) = journal::active() else { return };
+    let (what, how, why) = (journal.text(what), journal.text(how), journal.text(why));
+    journal.tell(Record::Method(Method { what, how, exact, why }));
+}
+
+/// Tells of a task of a pool: the times of its stations, and how long pickling and the transfer took; all in nanoseconds.
+#[pyfunction]
+#[pyo3(signature = (pool, function, at, begun, ended, pickling=0, transfer=0))]
+pub(crate) fn observe_pooled(pool: &str, function: &str, at: u64, begun: u64, ended: u64, pickling: u64, transfer: u64) {
+    let Some(journal) = journal::active() else { return };
+    let (pool, function) = (journal.text(pool), journal.text(function));
+    journal.tell(Record::Pooled { pool, function, at, begun, ended, pickling, transfer });
+}

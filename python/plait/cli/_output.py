@@ -1,0 +1,108 @@
+"""What becomes of a profile: the summary, files, rules."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Final
+
+from plait.cli._usage import Option, WrongUsage
+from plait.observe import _rules
+
+if TYPE_CHECKING:
+    from typing import TextIO
+
+    from plait.observe._profile import Profile
+    from plait.observe._rules import Rule
+
+__all__ = ["HELP", "OPTIONS", "SHORT", "Output"]
+
+OPTIONS: Final = {
+    "--output": Option(True),
+    "--html": Option(True),
+    "--perfetto": Option(True),
+    "--speedscope": Option(True),
+    "--json": Option(False, may_take=True),
+    "--fail-if": Option(True),
+    "--quiet": Option(False),
+    "--help": Option(False),
+}
+
+SHORT: Final = {"-o": "--output", "-q": "--quiet", "-h": "--help"}
+
+HELP: Final = """\
+  -o, --output FILE    write a file, by its name: .html, .json, .pftrace or .perfetto,
+                       .speedscope.json; any other is the trace, for `plait report`
+  --html FILE          one page that needs nothing else
+  --perfetto FILE      for https://ui.perfetto.dev
+  --speedscope FILE    for https://www.speedscope.app
+  --json[=FILE]        the figures as JSON, to standard output or to a file
+  --fail-if RULE       exit with 1 if the rule is broken: gil_wait>20%,
+                       thread:longest_gil_hold>50ms, verdict=gil-bound (may be repeated)
+  -q, --quiet          no summary
+"""
+
+
+class Output:
+    """What is to be written of a profile, and what it has to keep to."""
+
+    def __init__(self, given: list[tuple[str, str | None]]) -> None:
+        self.files: list[tuple[str, str]] = []
+        self.rules: list[Rule] = []
+        self.json = False
+        self.quiet = False
+        for name, value in given:
+            if name == "--fail-if":
+                try:
+                    self.rules.append(_rules.parse(value or ""))
+                except ValueError as error:
+                    raise WrongUsage(str(error)) from None
+            elif name == "--quiet":
+                self.quiet = True
+            elif name == "--json" and value is None:
+                self.json = True
+            elif name == "--output":
+                self.files.append((_kind(value or ""), value or ""))
+            elif name in {"--html", "--perfetto", "--speedscope", "--json"}:
+                self.files.append((name.removeprefix("--"), value or ""))
+        if any(not path for _, path in self.files):
+            raise WrongUsage("a file needs a name")
+
+    def write(self, profile: Profile, summary: TextIO) -> bool:
+        """Write everything, the summary to `summary`; return whether all rules were kept."""
+        for kind, path in self.files:
+            _write(profile, kind, path)
+        if self.json:
+            sys.stdout.write(profile.to_json() + "\n")
+            sys.stdout.flush()
+        if not self.quiet and not (self.json and summary is sys.stdout):
+            from plait.observe.report import terminal
+
+            terminal.show(profile.record, summary)
+        kept = True
+        for rule in self.rules:
+            what = _rules.broken(rule, profile.record)
+            if what is not None:
+                kept = False
+                sys.stderr.write(f"plait: --fail-if {rule.text!r}: {what}\n")
+        return kept
+
+
+def _kind(path: str) -> str:
+    if path.endswith(".speedscope.json"):
+        return "speedscope"
+    suffix = path.rpartition(".")[2].lower()
+    known = {"html": "html", "htm": "html", "json": "json", "pftrace": "perfetto", "perfetto": "perfetto"}
+    return known.get(suffix, "trace")
+
+
+def _write(profile: Profile, kind: str, path: str) -> None:
+    if kind == "html":
+        profile.to_html(path)
+    elif kind == "perfetto":
+        profile.to_perfetto(path)
+    elif kind == "speedscope":
+        profile.to_speedscope(path)
+    elif kind == "json":
+        profile.to_json(path)
+    else:
+        profile.save(path)

@@ -1,0 +1,58 @@
+"""Options of commands. They end where the program begins: what follows is the program's own."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+__all__ = ["Option", "WrongUsage", "parse"]
+
+
+class WrongUsage(Exception):
+    """What was asked for makes no sense; the message says why."""
+
+
+class Option(NamedTuple):
+    """An option: whether it takes a value, which may also follow after `=`."""
+
+    takes_value: bool
+    may_take: bool = False
+    """Takes one after `=` only."""
+
+
+def parse(words: list[str], options: dict[str, Option], short: dict[str, str]) -> tuple[list[tuple[str, str | None]], list[str]]:
+    """Split words into the options at their beginning, and what follows.
+
+    Args:
+        words: All of them.
+        options: By their names, with the dashes.
+        short: Short forms of those names.
+
+    Raises:
+        WrongUsage: An option is not known, or lacks its value.
+    """
+    found: list[tuple[str, str | None]] = []
+    at = 0
+    while at < len(words):
+        word = words[at]
+        if word == "--":
+            return found, words[at + 1 :]
+        name, equals, value = word.partition("=")
+        name = short.get(name, name)
+        option = options.get(name)
+        if option is None:
+            if word.startswith("--") or (len(word) > 1 and word.startswith("-") and word not in {"-m", "-c"}):
+                raise WrongUsage(f"there is no option {word!r}")
+            return found, words[at:]
+        at += 1
+        if not option.takes_value:
+            if equals and not option.may_take:
+                raise WrongUsage(f"{name} takes no value")
+            found.append((name, value if equals else None))
+            continue
+        if not equals:
+            if at >= len(words):
+                raise WrongUsage(f"{name} needs a value")
+            value = words[at]
+            at += 1
+        found.append((name, value))
+    return found, []

@@ -1,0 +1,75 @@
+"""The command line: which command, and what it ends with.
+
+| exit code | what |
+|---|---|
+| the program's own | `plait profile` ran it; 128 + n if signal n ended it |
+| 1 | a rule of `--fail-if` was broken, and the program itself ended with 0 |
+| 2 | wrong usage |
+| 125 | plait itself failed |
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Final
+
+from plait.cli._usage import WrongUsage
+
+__all__ = ["FAILED", "main"]
+
+FAILED: Final = 125
+
+_USAGE: Final = """\
+usage: plait COMMAND ...
+
+  plait profile [options] script.py [args ...]   run a program and tell what it did with its time
+  plait profile [options] -m module [args ...]
+  plait report FILE [options]                    the same of a profile that was saved
+
+`plait COMMAND --help` tells the options.
+"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        arguments: Its words; by default those that the program was called with.
+
+    Returns:
+        The code to exit with.
+    """
+    words = sys.argv[1:] if arguments is None else arguments
+    if not words:
+        sys.stderr.write(_USAGE)
+        return 2
+    command, *rest = words
+    try:
+        if command in {"-h", "--help", "help"}:
+            sys.stdout.write(_USAGE)
+            return 0
+        if command in {"-V", "--version"}:
+            import plait
+
+            sys.stdout.write(f"plait {plait.__version__}\n")
+            return 0
+        if command == "profile":
+            from plait.cli import _profile
+
+            return _profile.run(rest)
+        if command == "report":
+            from plait.cli import _report
+
+            return _report.run(rest)
+        raise WrongUsage(f"there is no command {command!r}; there are profile and report")
+    except WrongUsage as error:
+        sys.stderr.write(f"plait: {error}\n")
+        return 2
+    except BrokenPipeError:  # whoever read the report has seen enough
+        import os
+
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 0
+    except (OSError, ValueError, RuntimeError) as error:
+        sys.stderr.write(f"plait: {error}\n")
+        return FAILED

@@ -1,0 +1,162 @@
+"""Children: whatever program this process starts gets what it takes to be observed too.
+
+Every way to start one passes through one of a few functions, which add two variables to the environment of the child: the
+folder of `_inject` in `PYTHONPATH`, and the settings. Programs that are not Python do not care. The environment of this process
+stays as it is. Forked children are seen by a hook of `os` (`_session`).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from plait.observe import _imports, _patches, _session
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from types import ModuleType
+    from typing import Any
+
+    from plait.observe._session import Settings
+
+__all__ = ["environment", "install"]
+
+_INJECT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "_inject")
+_PATH = b"PYTHONPATH"
+_SETTINGS = b"PLAIT_OBSERVE"
+
+
+def environment(settings: Settings, before: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
+    """Return the environment of a child that is to be observed, made from the one that it would have."""
+    changed = dict(before)
+    rest = changed.get(_PATH, b"")
+    inject = os.fsencode(_INJECT)
+    if inject not in rest.split(b":"):
+        changed[_PATH] = inject + b":" + rest if rest else inject
+    changed[_SETTINGS] = os.fsencode(str(settings))
+    return changed
+
+
+def install() -> None:
+    """Have children observed from now on, and the end of this process seen wherever it is."""
+    leave = os._exit
+
+    def _exit(status: int) -> None:
+        _session.end(status if isinstance(status, int) else None)
+        leave(status)
+
+    _patches.replace(os, "_exit", _exit)
+    _look_at_exec()
+    settings = _session.current()
+    if settings is None or not settings.children:
+        return
+    _look_at_os()
+    _imports.when_imported("_posixsubprocess", _look_at_fork_exec)
+    _imports.when_imported("subprocess", _look_at_subprocess)
+
+
+def _inherited(given: Any = None) -> dict[bytes, bytes] | None:
+    """Return what a child gets for an environment, by what the caller has given; None to leave it alone."""
+    settings = _session.current()
+    if settings is None or not settings.children:
+        return None
+    try:
+        if given is None:
+            before = dict(os.environb)
+        else:
+            before = {os.fsencode(name): os.fsencode(value) for name, value in given.items()}
+    except Exception:  # it is for the real function to say what is wrong with it
+        return None
+    if _SETTINGS in before:  # of another profile, which the program makes of that child
+        return None
+    return environment(settings, before)
+
+
+def _look_at_exec() -> None:
+    execv, execve = os.execv, os.execve
+
+    def replaced(path: Any, args: Any, given: Any, exec_: Callable[[], None]) -> None:
+        changed = _inherited(given)
+        resume = _session.before_exec()
+        try:
+            if changed is None:
+                exec_()
+            else:
+                execve(path, args, changed)
+        finally:  # it has failed, or this would not be here
+            resume()
+
+    def new_execv(path: Any, argv: Any, /) -> None:
+        replaced(path, argv, None, lambda: execv(path, argv))
+
+    def new_execve(path: Any, argv: Any, env: Any) -> None:
+        replaced(path, argv, env, lambda: execve(path, argv, env))
+
+    new_execv.__name__ = new_execv.__qualname__ = "execv"
+    new_execve.__name__ = new_execve.__qualname__ = "execve"
+    _patches.replace(os, "execv", new_execv)
+    _patches.replace(os, "execve", new_execve)
+
+
+def _look_at_os() -> None:
+    spawn, spawnp, system = os.posix_spawn, os.posix_spawnp, os.system
+
+    def posix_spawn(path: Any, argv: Any, env: Any, /, **rest: Any) -> int:
+        changed = _inherited(env)
+        return spawn(path, argv, env if changed is None else changed, **rest)
+
+    def posix_spawnp(path: Any, argv: Any, env: Any, /, **rest: Any) -> int:
+        changed = _inherited(env)
+        return spawnp(path, argv, env if changed is None else changed, **rest)
+
+    def new_system(command: Any) -> int:
+        changed = _inherited()
+        if changed is None:
+            return system(command)
+        before = os.environb.get(_PATH)
+        # What C sees of the environment, not what Python shows.
+        os.putenv(_PATH, changed[_PATH])
+        os.putenv(_SETTINGS, changed[_SETTINGS])
+        try:
+            return system(command)
+        finally:
+            os.unsetenv(_SETTINGS)
+            if before is None:
+                os.unsetenv(_PATH)
+            else:
+                os.putenv(_PATH, before)
+
+    new_system.__name__ = new_system.__qualname__ = "system"
+    _patches.replace(os, "posix_spawn", posix_spawn)
+    _patches.replace(os, "posix_spawnp", posix_spawnp)
+    _patches.replace(os, "system", new_system)
+
+
+_ENVIRONMENT = 5
+"""Where `fork_exec` has it among its arguments."""
+
+
+def _observed_fork_exec(fork_exec: Any) -> Any:
+    def observed(*args: Any) -> Any:
+        given = args[_ENVIRONMENT] if len(args) > _ENVIRONMENT else None
+        before = None if given is None else dict(item.split(b"=", 1) for item in given if b"=" in item)
+        changed = _inherited(before)
+        if changed is None or len(args) <= _ENVIRONMENT:
+            return fork_exec(*args)
+        listed = [name + b"=" + value for name, value in changed.items()]
+        return fork_exec(*args[:_ENVIRONMENT], listed, *args[_ENVIRONMENT + 1 :])
+
+    return observed
+
+
+def _look_at_fork_exec(module: ModuleType) -> None:
+    fork_exec: Any = module.fork_exec  # type: ignore[attr-defined]
+    _patches.replace(module, "fork_exec", _observed_fork_exec(fork_exec))
+
+
+def _look_at_subprocess(module: ModuleType) -> None:
+    changed: Any = module
+    if hasattr(changed, "_fork_exec") and "_posixsubprocess" in sys.modules:
+        real: Any = sys.modules["_posixsubprocess"]
+        _patches.replace(module, "_fork_exec", real.fork_exec)

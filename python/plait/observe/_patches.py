@@ -1,0 +1,41 @@
+"""Attributes of other modules and classes that are replaced while a profile runs, and put back afterwards."""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+__all__ = ["replace", "restore_all", "was_left"]
+
+_replaced: list[tuple[Any, str, Any, Any]] = []
+_left: set[tuple[int, str]] = set()
+"""What could not be put back, since somebody else stands before it, who may call it: it is there for good."""
+_MISSING: Any = object()
+
+
+def was_left(owner: Any, name: str) -> bool:
+    """Whether what an earlier profile has put there is there still, behind something else."""
+    return (id(owner), name) in _left
+
+
+def replace(owner: Any, name: str, new: Any) -> None:
+    """Set `owner.name` until `restore_all`."""
+    if was_left(owner, name):
+        return
+    before = vars(owner).get(name, _MISSING)
+    setattr(owner, name, new)
+    _replaced.append((owner, name, vars(owner).get(name), before))
+
+
+def restore_all() -> None:
+    """Put everything back, the latest first; what somebody else has replaced meanwhile stays."""
+    while _replaced:
+        owner, name, new, before = _replaced.pop()
+        if vars(owner).get(name) is not new:
+            _left.add((id(owner), name))
+            continue
+        if before is _MISSING:
+            delattr(owner, name)
+        else:
+            setattr(owner, name, before)

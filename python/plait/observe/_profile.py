@@ -1,0 +1,408 @@
+"""`plait.profile` and the `Profile` that it makes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import tempfile
+import threading
+import time
+import weakref
+from typing import TYPE_CHECKING, Any
+
+from plait import _core
+from plait.observe import _session
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import TracebackType
+
+    from plait.observe._records import (
+        Bursts,
+        Evidence,
+        FunctionRecord,
+        Method,
+        Overhead,
+        PoolRecord,
+        ProcessRecord,
+        ProfileRecord,
+        TaskRecord,
+        ThreadRecord,
+    )
+
+    Path = str | os.PathLike[str]
+
+__all__ = ["Profile", "Profiling", "collect", "profile"]
+
+_LARGE = ("stacks", "lanes", "gil", "notes")
+"""What JSON leaves out unless it is asked for."""
+
+_PATIENCE = 1.0
+"""Seconds that children which live on have to write the last of what they have seen."""
+
+
+class Profile:
+    """What a program did with its time: how long each thread, process and task ran, waited and for what, and what to do about it.
+
+    `plait.profile` and `plait profile` make profiles, `Profile.load` reads one that was saved. Times are seconds.
+
+    >>> import plait, time
+    >>> with plait.profile() as found:
+    ...     time.sleep(0.1)
+    >>> found.wall >= 0.1
+    True
+    >>> sum(thread["io_wait"] for thread in found.threads) >= 0.1
+    True
+    """
+
+    __slots__ = ("__weakref__", "_record", "_trace")
+
+    def __init__(self, record: ProfileRecord | None = None, trace: str | None = None) -> None:
+        self._record = record
+        self._trace = trace
+
+    @classmethod
+    def load(cls, path: Path) -> Profile:
+        """Read a profile from a file that was saved, or from the folder of one whose program died.
+
+        Args:
+            path: The trace file, a file written by `to_json(whole=True)` or `plait profile --json`, or a folder of traces.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            ValueError: It is not a profile; the message says what is wrong.
+        """
+        path = os.fspath(path)
+        if not os.path.isdir(path):
+            with open(path, "rb") as file:
+                head = file.read(64)
+            if head.lstrip().startswith(b"{"):
+                return cls(_from_json(path))
+            return cls(_core.load_profile([path]), path)
+        traces = _traces(path)
+        if not traces:
+            raise ValueError(f"there is no trace in the folder {path!r}")
+        return cls(_core.load_profile(traces))
+
+    @property
+    def record(self) -> ProfileRecord:
+        """All of it as a dict, as docs/design/observation.md has it.
+
+        Raises:
+            RuntimeError: The profile has not ended yet.
+        """
+        if self._record is None:
+            raise RuntimeError("the profile has not ended: look at it after the `with` block")
+        return self._record
+
+    @property
+    def verdict(self) -> str:
+        """What holds the program back: "cpu-bound", "gil-bound", "io-bound", "lock-bound", "ready-bound" (too few cores),
+        "pickling-bound", "loop-blocked" or "idle"."""
+        return self.record["verdict"]
+
+    @property
+    def evidence(self) -> Evidence:
+        """Why that, in a sentence and in figures, and what to try."""
+        return self.record["evidence"]
+
+    @property
+    def wall(self) -> float:
+        """How long the profile was, in seconds."""
+        return self.record["wall"]
+
+    @property
+    def overhead(self) -> Overhead:
+        """What looking has cost."""
+        return self.record["overhead"]
+
+    @property
+    def methods(self) -> Sequence[Method]:
+        """How each thing was observed, and where that was not the best way, why."""
+        return self.record["methods"]
+
+    @property
+    def limits(self) -> Sequence[str]:
+        """What could not be seen."""
+        return self.record["limits"]
+
+    @property
+    def processes(self) -> Sequence[ProcessRecord]:
+        """The program's processes."""
+        return self.record["processes"]
+
+    @property
+    def threads(self) -> Sequence[ThreadRecord]:
+        """Their threads, with the time in each state."""
+        return self.record["threads"]
+
+    @property
+    def tasks(self) -> Sequence[TaskRecord]:
+        """The tasks of their event loops."""
+        return self.record["tasks"]
+
+    @property
+    def functions(self) -> Sequence[FunctionRecord]:
+        """Their functions, by sampled stacks."""
+        return self.record["functions"]
+
+    @property
+    def pools(self) -> Sequence[PoolRecord]:
+        """The tasks of pools, by pool and function: time in the queue, of pickling, of transfer, of running."""
+        return self.record["pools"]
+
+    def bursts(self) -> dict[str, dict[str, Bursts]]:
+        """Return how long threads ran and waited at a stretch: by thread, `{"cpu": ..., "io": ...}` with count, p50, p90, p99 and max."""
+        found: dict[str, dict[str, Bursts]] = {}
+        for thread in self.threads:
+            name = thread["name"] or f"thread {thread['tid']}"
+            key = name if name not in found else f"{name} ({thread['tid']})"
+            found[key] = {"cpu": thread["cpu_bursts"], "io": thread["io_bursts"]}
+        return found
+
+    def summary(self, *, color: bool = False, width: int = 80) -> str:
+        """Return the report as text, as the terminal shows it.
+
+        Args:
+            color: Whether to use the terminal's colours.
+            width: Columns.
+        """
+        from plait.observe.report import terminal
+
+        return terminal.render(self.record, color=color, width=width)
+
+    def save(self, path: Path) -> None:
+        """Write the trace, from which `Profile.load` and `plait report` make everything else.
+
+        Raises:
+            ValueError: This profile was read from JSON, and has no trace.
+        """
+        _ = self.record
+        if self._trace is None:
+            raise ValueError("a profile that was read from JSON has no trace: use to_json")
+        shutil.copyfile(self._trace, path)
+
+    def to_json(self, path: Path | None = None, *, whole: bool = False) -> str:
+        """Return it as JSON, whose schema is docs/profile.schema.json, and write that to `path` if one is given.
+
+        Args:
+            path: Where to write it.
+            whole: With every stack, lane and segment, as large as they are; by default the sums alone.
+        """
+        record: dict[str, Any] = {
+            name: value for name, value in self.record.items() if whole or name not in _LARGE
+        }
+        text = json.dumps(record, indent=None if whole else 2, allow_nan=False)
+        if path is not None:
+            with open(path, "w", encoding="utf-8") as file:
+                file.write(text + "\n")
+        return text
+
+    def to_html(self, path: Path) -> None:
+        """Write a report as one page that needs nothing else."""
+        from plait.observe.report import html
+
+        html.write(self.record, os.fspath(path))
+
+    def to_perfetto(self, path: Path) -> None:
+        """Write a trace for https://ui.perfetto.dev.
+
+        Raises:
+            ValueError: This profile was read from JSON, and has no trace.
+        """
+        _ = self.record
+        if self._trace is None:
+            raise ValueError("a profile that was read from JSON has no trace: write it from the trace file")
+        _core.write_perfetto([self._trace], os.fspath(path))
+
+    def to_speedscope(self, path: Path) -> None:
+        """Write the sampled stacks for https://www.speedscope.app."""
+        from plait.observe.report import speedscope
+
+        speedscope.write(self.record, os.fspath(path))
+
+    def __repr__(self) -> str:
+        if self._record is None:
+            return "<plait.Profile, not ended>"
+        return f"<plait.Profile of {self.wall:.3f} s: {self.verdict}>"
+
+
+def _from_json(path: str) -> ProfileRecord:
+    with open(path, encoding="utf-8") as file:
+        try:
+            record: Any = json.load(file)
+        except ValueError as error:
+            raise ValueError(f"{path!r} is neither a trace of plait nor JSON: {error}") from None
+    if not isinstance(record, dict) or record.get("schema") != 1 or "threads" not in record:
+        raise ValueError(f"{path!r} is JSON, but no profile of plait with schema 1")
+    found: Any = record
+    return found
+
+
+def _traces(folder: str) -> list[str]:
+    names = sorted(os.listdir(folder))
+    return [os.path.join(folder, name) for name in names if name.endswith((".part", ".trace"))]
+
+
+def _lives(name: str) -> bool:
+    """Whether the process that writes this file is there."""
+    return os.path.exists(f"/proc/{name.partition('-')[0]}")
+
+
+def collect(folder: str, into: str, exits: dict[int, int] | None = None) -> ProfileRecord:
+    """End the profile in `folder`, wait until all processes have written what they have, and put it together in `into`.
+
+    Args:
+        folder: The folder of the profile.
+        into: The trace file to write.
+        exits: How processes have ended, by their numbers, where the caller knows.
+
+    Raises:
+        RuntimeError: No process has left a trace.
+    """
+    with open(os.path.join(folder, _session.OVER), "w"):
+        pass
+    deadline = time.monotonic() + _PATIENCE
+    while time.monotonic() < deadline:
+        if not any(name.endswith(".part") and _lives(name) for name in os.listdir(folder)):
+            break
+        time.sleep(0.01)
+    traces = _traces(folder)
+    with open(into, "wb") as whole:
+        for trace in traces:
+            with open(trace, "rb") as part:
+                shutil.copyfileobj(part, whole)
+    if not traces:
+        raise RuntimeError("no process has left a trace: Python was not started, or with -I, -E or -S")
+    record = _core.load_profile([into])
+    for process in record["processes"]:
+        if process["exit"] is None and exits:
+            process["exit"] = exits.get(process["pid"])
+    record["limits"].extend(_notes(folder))
+    return record
+
+
+def _notes(folder: str) -> list[str]:
+    """What children have left word of."""
+    found = []
+    for name in sorted(os.listdir(folder)):
+        if name.endswith(".note"):
+            with open(os.path.join(folder, name), encoding="utf-8", errors="replace") as file:
+                found.append(f"Process {name.removesuffix('.note')} was not observed: {file.read()}.")
+    return found
+
+
+def _discard(folder: str, owner: int) -> None:
+    if os.getpid() == owner:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+class Profiling:
+    """What `plait.profile` returns: profiles what runs in its `with` block."""
+
+    def __init__(self, save: Path | None, settings: tuple[float, bool, bool]) -> None:
+        self._save = None if save is None else os.path.abspath(os.fspath(save))
+        self._settings = settings
+        self._folder = ""
+        self._profile = Profile()
+        self._began = False
+
+    def __enter__(self) -> Profile:
+        if self._began:
+            raise RuntimeError("a profile can be made once: call plait.profile() again for another one")
+        if _session.current() is not None or not _turn.acquire(blocking=False):
+            raise RuntimeError(
+                "this process is being profiled already: one profile at a time, and a program that runs under "
+                "`plait profile` is in one"
+            )
+        try:
+            if self._save is None:
+                self._folder = tempfile.mkdtemp(prefix="plait-profile-")
+            else:
+                # Beside the file, so that it is found if the program dies.
+                self._folder = f"{self._save}.parts"
+                os.makedirs(self._folder)
+            rate, tasks, children = self._settings
+            try:
+                _session.begin(_session.Settings(self._folder, rate, tasks, children), _name())
+            except BaseException:
+                shutil.rmtree(self._folder, ignore_errors=True)
+                raise
+        except BaseException:
+            _turn.release()
+            raise
+        self._began = True
+        return self._profile
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if _session.current() is None:  # a fork of the program has come here
+            return
+        _session.end()
+        _turn.release()
+        keep = self._save is not None
+        into = self._save if self._save is not None else os.path.join(self._folder, "whole")
+        self._profile._record = collect(self._folder, into)
+        self._profile._trace = into
+        if keep:
+            shutil.rmtree(self._folder, ignore_errors=True)
+        else:
+            weakref.finalize(self._profile, _discard, self._folder, os.getpid())
+
+
+_turn = threading.Lock()
+
+
+def _forked() -> None:
+    global _turn
+    _turn = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_forked)
+
+
+def _name() -> str:
+    return os.path.basename(sys.argv[0]) if sys.argv and sys.argv[0] else "python"
+
+
+def profile(
+    save: Path | None = None, *, rate: float = 100.0, tasks: bool = True, children: bool = True
+) -> Profiling:
+    """Profile what runs in a `with` block: every thread of the process, those that were there before too, its tasks and its children.
+
+    A thread beside the program looks on; the program is not slowed down by more than a few percent. In any thread, also where an
+    event loop runs; one profile at a time. `plait profile script.py` does the same for a whole program.
+
+    Args:
+        save: File to write the trace to, for `plait report` and `Profile.load`. While it is made its parts lie in a folder beside it, which
+            stays, and can be read, if the program dies.
+        rate: Stacks a second that are looked at, up to 10000; 0 for none, and no functions in the report then.
+        tasks: Whether to observe tasks of event loops.
+        children: Whether to observe processes that start meanwhile.
+
+    Returns:
+        A context manager, which gives the `Profile`. That can be looked at after the block.
+
+    Raises:
+        RuntimeError: This process is being profiled already.
+        FileExistsError: The folder of parts, `save` with `.parts`, is there from an earlier program.
+        ValueError: `rate` is not from 0 to 10000.
+        TypeError: An argument is not what it should be.
+
+    >>> import plait
+    >>> with plait.profile() as found:
+    ...     sum(number * number for number in range(1_000_000))
+    333332833333500000
+    >>> found.verdict
+    'cpu-bound'
+    """
+    if isinstance(rate, bool) or not isinstance(rate, int | float):
+        raise TypeError(f"rate must be a number of stacks a second, not {rate!r}")
+    if not 0 <= rate <= 10_000:
+        raise ValueError(f"rate must be from 0 to 10000 stacks a second, not {rate!r}")
+    if save is not None:
+        os.fspath(save)
+    return Profiling(save, (float(rate), bool(tasks), bool(children)))

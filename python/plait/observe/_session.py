@@ -1,0 +1,234 @@
+"""Observation of this process, from its beginning to its end, whoever has asked for it: a profile here, or one that this is a child of.
+
+A profile has a folder, in which each process writes a file of its own: `NAME.part` while it does, `NAME.trace` when that is
+complete. A file named `over` tells all of them that the profile has ended.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+
+from plait import _core
+from plait.observe import _imports, _patches
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Final
+
+__all__ = ["OVER", "Settings", "begin", "begin_in_child", "current", "end"]
+
+OVER: Final = "over"
+
+_MORE = (
+    "multiprocessing.resource_tracker import main",
+    "multiprocessing.forkserver import main",
+    "plait.processes._server import main",
+)
+"""What processes run that are no part of the program: they are not observed, but those that they fork are."""
+
+
+class Settings:
+    """How a profile is made; the same in all of its processes."""
+
+    __slots__ = ("children", "folder", "rate", "tasks")
+
+    def __init__(self, folder: str, rate: float, tasks: bool, children: bool) -> None:
+        self.folder = folder
+        self.rate = rate
+        self.tasks = tasks
+        self.children = children
+
+    def __str__(self) -> str:
+        """As children get them."""
+        return f"1:{self.rate!r}:{self.tasks:d}:{self.children:d}:{self.folder}"
+
+    @classmethod
+    def of(cls, text: str) -> Settings | None:
+        """Read what a child got; None if it comes from another version."""
+        parts = text.split(":", 4)
+        if len(parts) != 5 or parts[0] != "1":
+            return None
+        return cls(parts[4], float(parts[1]), parts[2] == "1", parts[3] == "1")
+
+
+class _Session:
+    """A profile that this process takes part in."""
+
+    __slots__ = ("observed", "settings")
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.observed = False  # or only its children are
+
+
+_session: _Session | None = None
+_hooked = False
+
+
+def current() -> Settings | None:
+    """Return the settings of the profile that this process takes part in, if there is one."""
+    return None if _session is None else _session.settings
+
+
+def begin(settings: Settings, name: str, *, parent: int = 0) -> None:
+    """Observe this process from now on.
+
+    Raises:
+        RuntimeError: It is observed already.
+        OSError: The file cannot be written, or no thread can be started.
+    """
+    global _session
+    if _session is not None:
+        raise RuntimeError(
+            "this process is being profiled already: one profile at a time, and a program that runs under "
+            "`plait profile` is in one"
+        )
+    _session = _Session(settings)
+    try:
+        _observe(_session, name, parent)
+    except BaseException:
+        _session = None
+        raise
+    _install(_session)
+
+
+def end(code: int | None = None) -> None:
+    """End it: everything that was seen is in the file then."""
+    global _session
+    session, _session = _session, None
+    if session is None:
+        return
+    _patches.restore_all()
+    _imports.forget()
+    _stop(session, code)
+
+
+def _observe(session: _Session, name: str, parent: int = 0) -> None:
+    """Start the observer."""
+    _core.observe_start(
+        os.path.join(session.settings.folder, f"{os.getpid()}-{time.monotonic_ns()}.part"),
+        name,
+        parent=parent or os.getppid(),
+        rate=session.settings.rate,
+        over=os.path.join(session.settings.folder, OVER),
+    )
+    session.observed = True
+
+
+def _stop(session: _Session, code: int | None) -> None:
+    """End the observer, if it is this process's."""
+    if not session.observed:
+        return
+    session.observed = False
+    if "threading" in sys.modules:
+        from plait.observe import _threads
+
+        _threads.tell_names()
+    if session.settings.tasks and "asyncio" in sys.modules:
+        from plait.observe import _tasks
+
+        _tasks.tell_pending()
+    _core.observe_stop(code)
+
+
+def _install(session: _Session) -> None:
+    global _hooked
+    from plait.observe import _pools, _threads
+
+    if not _hooked:
+        _hooked = True
+        import atexit
+
+        os.register_at_fork(after_in_child=_after_fork)
+        atexit.register(end)
+    if session.observed:
+        _threads.install()
+        _pools.install()
+        if session.settings.tasks:
+            from plait.observe import _tasks
+
+            _tasks.install()
+    from plait.observe import _children
+
+    _children.install()
+
+
+def begin_in_child(text: str) -> None:
+    """Take part in the profile of a parent, in a process that has just started."""
+    global _session
+    settings = Settings.of(text)
+    if settings is None or _session is not None or not os.path.isdir(settings.folder):
+        return
+    if os.path.exists(os.path.join(settings.folder, OVER)):
+        return
+    session = _Session(settings)
+    line = " ".join(sys.orig_argv[1:])
+    if not any(each in line for each in _MORE):
+        try:
+            _observe(session, _name())
+        except (OSError, RuntimeError):  # no room, no thread: the program runs all the same
+            return
+    _session = session
+    _install(session)
+
+
+def _name() -> str:
+    """What this process runs, in a few words."""
+    words = sys.orig_argv[1:]
+    for at, word in enumerate(words):
+        if word == "-c":
+            code = words[at + 1] if at + 1 < len(words) else ""
+            return "multiprocessing" if "multiprocessing" in code else "python -c"
+        if word == "-m":
+            return f"-m {words[at + 1]}" if at + 1 < len(words) else "-m"
+        if not word.startswith("-"):
+            return os.path.basename(word)
+    return "python"
+
+
+def begin_worker(name: str) -> None:
+    """Observe a worker of a process pool, which a server has forked that is not observed itself."""
+    session = _session
+    if session is None or session.observed or not session.settings.children:
+        return
+    try:
+        _observe(session, name)
+    except (OSError, RuntimeError):
+        return
+    _install(session)
+
+
+def _after_fork() -> None:
+    """In a child that was forked: begin anew, with a file of its own."""
+    global _session
+    session = _session
+    if session is None:
+        return
+    _core.observe_forked()
+    was_observed, session.observed = session.observed, False
+    if not session.settings.children:
+        _patches.restore_all()
+        _imports.forget()
+        _session = None
+        return
+    if was_observed or _forks_programs():
+        try:
+            _observe(session, f"fork of {_name()}")
+        except (OSError, RuntimeError):
+            return
+
+
+def _forks_programs() -> bool:
+    """Whether every child of this process is a part of the program."""
+    return any("multiprocessing.forkserver import main" in word for word in sys.orig_argv)
+
+
+def before_exec() -> Any:
+    """End the observer before this process becomes another program; what to call if that fails."""
+    session = _session
+    if session is None or not session.observed:
+        return lambda: None
+    _stop(session, None)
+    return lambda: _observe(session, _name())

@@ -1,0 +1,1 @@
+"""Reports of a profile, each from its plain dict alone: `terminal`, `html`, `speedscope`."""

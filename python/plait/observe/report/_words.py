@@ -1,0 +1,112 @@
+"""What all reports say alike: numbers with units, what states and verdicts mean, and names that are safe to show."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from plait.observe._records import StateName
+
+TITLES: Final[dict[StateName, str]] = {
+    "on_cpu_gil": "Running Python",
+    "on_cpu_released": "Running without the GIL",
+    "ready": "Ready, no core",
+    "gil_wait": "Waiting for the GIL",
+    "gil_held_off_cpu": "Sleeping with the GIL",
+    "io_wait": "Waiting for I/O",
+    "lock_wait": "Waiting for a lock",
+    "idle": "Idle",
+}
+
+MEANINGS: Final[dict[StateName, str]] = {
+    "on_cpu_gil": "Has a core and the GIL: Python code, or C code that keeps the GIL.",
+    "on_cpu_released": "Has a core and no GIL: C code that let others run Python meanwhile.",
+    "ready": "Could run, but every core is busy.",
+    "gil_wait": "Could run Python, but another thread holds the GIL.",
+    "gil_held_off_cpu": "Holds the GIL and sleeps all the same: nobody else can run Python.",
+    "io_wait": "Waits for a file, the network, a child process or a timer.",
+    "lock_wait": "Waits for a lock or a result that another thread has.",
+    "idle": "Waits for work: nothing is in its queue.",
+}
+
+VERDICTS: Final[dict[str, str]] = {
+    "cpu-bound": "CPU-bound",
+    "gil-bound": "GIL-bound",
+    "io-bound": "I/O-bound",
+    "lock-bound": "Lock-bound",
+    "ready-bound": "Too few cores",
+    "pickling-bound": "Pickling-bound",
+    "loop-blocked": "Event loop blocked",
+    "idle": "Mostly idle",
+}
+
+FIGURES: Final[dict[str, str]] = {
+    "gil_busy": "GIL busy",
+    "gil_wait_share": "waiting for the GIL",
+    "ready_share": "ready, no core",
+    "lock_share": "waiting for locks",
+    "io_share": "waiting for I/O",
+    "pickling_share": "pickling",
+    "blocked_share": "loop blocked",
+}
+"""What figures of the evidence are called, where that is not their name."""
+
+_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
+
+
+def plain(text: str) -> str:
+    """The text on one line, without what would steer a terminal or turn the direction of what follows."""
+    return _CONTROLS.sub(lambda found: " " if found[0] in "\t\n\r" else "\ufffd", text)
+
+
+def seconds(value: float) -> str:
+    """A time in at most eight characters: `1.23 s`, `45.1 ms`, `310 µs`."""
+    size = abs(value)
+    if size < 5e-10:
+        return "0"
+    for below, unit, scale in ((1e-6, "ns", 1e9), (1e-3, "µs", 1e6), (1.0, "ms", 1e3)):
+        if size < below * 0.9995:
+            return f"{_three(value * scale)} {unit}"
+    if size < 600:
+        return f"{_three(value)} s" if size < 99.95 else f"{value:.0f} s"
+    if size < 6 * 3600:
+        return f"{value / 60:.0f} min"
+    return f"{value / 3600:.1f} h"
+
+
+def _three(value: float) -> str:
+    """Three digits that count."""
+    size = abs(value)
+    return f"{value:.2f}" if size < 9.995 else f"{value:.1f}" if size < 99.95 else f"{value:.0f}"
+
+
+def percent(part: float) -> str:
+    """A share in at most five characters."""
+    if 0 < part < 0.001:
+        return "<0.1%"
+    return f"{part:.1%}" if abs(part) < 0.0995 else f"{part:.0%}"
+
+
+def size(count: float) -> str:
+    """So many bytes."""
+    for unit in ("B", "KiB", "MiB"):
+        if abs(count) < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} GiB"
+
+
+def figure(name: str, value: float) -> tuple[str, str]:
+    """A number of the evidence, as label and value: shares and times are told by their names."""
+    label = FIGURES.get(name, name.replace("_", " "))
+    if name == "wall" or name.endswith("_s"):
+        return label.removesuffix(" s"), seconds(value)
+    if name == "gil_busy" or name.endswith("_share"):
+        return label, percent(value)
+    return label, f"{value:,.0f}" if float(value).is_integer() else f"{value:.3g}"
+
+
+def short(path: str) -> str:
+    """The end of a path that still says which file it is."""
+    return "/".join(path.rsplit("/", 2)[-2:])

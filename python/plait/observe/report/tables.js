@@ -1,0 +1,156 @@
+// Tables that can be sorted by each column and filtered by any of their texts.
+
+const SHOWN = 50;
+
+/** Where the time of a record went, as a small bar. */
+function mix(record, wall) {
+  const total = wall || STATES.reduce((sum, name) => sum + record[name], 0);
+  const shares = STATES.map((name, k) => [k, total ? record[name] / total : 0]).filter(([, share]) => share > 0.002);
+  if (!shares.length) return "";
+  return make("div", { class: "mix", role: "img", "aria-label": shares.map(([k, share]) => `${words.states[k].title} ${percent(share)}`).join(", "), title: shares.map(([k, share]) => `${words.states[k].title} ${percent(share)}`).join("\n") },
+    ...shares.map(([k, share]) => make("i", { style: { width: `${share * 100}%`, background: color(k) } })));
+}
+
+const kinds = {
+  name: (value) => make("th", { scope: "row", class: "name", title: [].concat(value).map(plain).join("\n").slice(0, 600) }, make("code", {}, bdi([].concat(value)[0])), Array.isArray(value) && value[1] ? make("span", {}, bdi(value[1])) : null),
+  text: (value) => make("td", { class: "text" }, bdi(value)),
+  word: (value) => make("td", { class: "word" }, plain(value)),
+  time: (value) => make("td", { class: value ? "n" : "n zero" }, seconds(value)),
+  count: (value) => make("td", { class: value ? "n" : "n zero" }, whole(value)),
+  number: (value) => make("td", { class: "n" }, value === null ? "\u2013" : String(value)),
+  mix: (value) => make("td", {}, mix(...value)),
+};
+
+/**
+ * A table in section `id`, which stays hidden if there is nothing to show.
+ * Columns are [title, kind, value of a record, explanation]; the first sort is by the column `by`, worst first.
+ */
+function table(id, records, columns, by, caption) {
+  const section = read(id);
+  if (!records.length) return;
+  section.hidden = false;
+  let sorted = by, down = true, all = false, wanted = "";
+  const sortable = (column) => column[1] !== "mix";
+  const body = make("tbody");
+  const more = make("button", { type: "button", onclick: () => { all = true; fill(); } });
+  const note = make("p", { class: "more" }, more);
+  const texts = records.map((record) => columns.filter(([, kind]) => ["name", "text", "word"].includes(kind)).map(([, , value]) => [].concat(value(record)).join(" ")).join(" ").toLowerCase());
+  const heads = columns.map((column, i) => make("th", { scope: "col", class: ["time", "count", "number"].includes(column[1]) ? "n" : null }, sortable(column)
+    ? make("button", { type: "button", title: column[3], onclick: () => { down = sorted === i ? !down : !["name", "text", "word"].includes(column[1]); sorted = i; fill(); } }, column[0])
+    : make("button", { type: "button", disabled: true, title: column[3] }, column[0])));
+  const key = (record) => [].concat(columns[sorted][2](record))[0] ?? -1;
+  function fill() {
+    heads.forEach((head, i) => (i === sorted ? head.setAttribute("aria-sort", down ? "descending" : "ascending") : head.removeAttribute("aria-sort")));
+    const rows = records.filter((_, i) => texts[i].includes(wanted));
+    const compare = (a, b) => { const x = key(a), y = key(b); return typeof x === "string" ? x.localeCompare(y) : x - y; };
+    rows.sort((a, b) => (down ? -1 : 1) * compare(a, b));
+    const shown = all ? rows : rows.slice(0, SHOWN);
+    body.replaceChildren(...shown.map((record) => make("tr", {}, ...columns.map(([, kind, value]) => kinds[kind](value(record))))));
+    if (!rows.length) body.append(make("tr", {}, make("td", { colspan: columns.length }, "Nothing like that.")));
+    note.hidden = shown.length === rows.length;
+    more.textContent = `Show all ${whole(rows.length)}`;
+  }
+  const title = section.querySelector("h2");
+  const head = make("div", { class: "head" });
+  title.replaceWith(head);
+  head.append(title);
+  if (records.length > 8) head.append(make("div", { class: "tools" }, make("input", { type: "search", placeholder: "Filter", "aria-label": `Filter ${title.textContent.toLowerCase()}`, oninput: (event) => { wanted = event.target.value.trim().toLowerCase(); fill(); } })));
+  if (caption) section.append(make("p", { class: "lead" }, caption));
+  section.append(make("div", { class: "table" }, make("table", { "aria-labelledby": `${id}-name` }, make("thead", {}, make("tr", {}, ...heads)), body)), note);
+  fill();
+}
+
+/** Who kept the GIL longest, and where. */
+function longestHold() {
+  const worst = profile.threads.reduce((most, each) => (!most || each.longest_gil_hold > most.longest_gil_hold ? each : most), null);
+  if (!worst || !worst.longest_gil_hold) return "";
+  const at = worst.longest_gil_hold_at;
+  return `The longest GIL hold was ${seconds(worst.longest_gil_hold)}, by ${plain(worst.name).slice(0, 80)}${at ? ` in ${plain(at.function).slice(0, 80)}, ${shortPath(at.file)}:${at.line}` : ""}.`;
+}
+
+function tables() {
+  const { functions, threads, tasks, blocked, pools, processes } = profile;
+  const several = new Set(threads.map((each) => each.pid)).size > 1;
+  const time = (title, name, why) => [title, "time", (each) => each[name], why];
+  table("functions", functions, [
+    ["function", "name", (each) => [each.function, `${shortPath(each.file)}:${each.line}`, `${each.file}:${each.line}`]],
+    time("own CPU", "self_cpu", "Time on a core in this function itself, with the GIL or without"),
+    time("with callees", "total_cpu", "Time on a core in this function and in all that it calls"),
+    time("GIL wait caused", "caused_gil_wait", "How long other threads waited for the GIL while this function held it"),
+    time("GIL wait", "gil_wait", "How long it waited for the GIL itself"),
+    time("I/O wait", "io_wait"),
+    time("lock wait", "lock_wait"),
+    time("longest hold", "longest_gil_hold", "The longest time that it held the GIL without giving others a chance"),
+    ["verdict", "word", (each) => words.verdicts[each.verdict] ?? each.verdict],
+    ["its time", "mix", (each) => [each, 0]],
+  ], 1);
+  table("threads", threads, [
+    ["thread", "name", (each) => [each.name, `${each.tid}${several ? ` of ${each.pid}` : ""}`]],
+    time("wall", "wall", "From its first to its last instant in the profile"),
+    ["its time", "mix", (each) => [each, each.wall]],
+    time("Python", "on_cpu_gil", "On a core with the GIL"),
+    time("released", "on_cpu_released", "On a core without the GIL"),
+    time("ready", "ready", "Could run, no core was free"),
+    time("GIL wait", "gil_wait"),
+    time("asleep", "gil_held_off_cpu", "Held the GIL and slept all the same"),
+    time("I/O", "io_wait"),
+    time("locks", "lock_wait"),
+    time("idle", "idle"),
+    ["switches", "count", (each) => each.switches_voluntary + each.switches_forced, "How often it gave up its core or lost it"],
+    ["forced", "count", (each) => each.switches_forced],
+    time("longest hold", "longest_gil_hold", "The longest time that it held the GIL without giving others a chance"),
+  ], 1, longestHold());
+  table("tasks", tasks, [
+    ["task", "name", (each) => [each.name, each.function]],
+    time("wall", "wall"),
+    time("running", "running"),
+    time("ready", "ready", "Could run, but its loop was busy with something else"),
+    time("awaiting", "awaiting"),
+    ["awaits most", "text", (each) => each.awaits.slice(0, 3).map((one) => `${one.what}${one.place ? ` at ${shortPath(one.place)}` : ""}, ${seconds(one.time)}`).join("; ")],
+    ["steps", "count", (each) => each.steps],
+    time("longest step", "longest_step", "How long it kept the loop from everything else"),
+  ], 2);
+  table("blocked", blocked, [
+    ["callback", "name", (each) => [each.callback, each.file ? `${shortPath(each.file)}:${each.line}` : "", `${each.file}:${each.line}`]],
+    ["function", "text", (each) => each.function],
+    ["loop", "text", (each) => each.loop],
+    time("from", "start"),
+    time("blocked for", "time"),
+  ], 4, "While one of these ran, no other task of its loop could.");
+  const name = (thread) => [thread.name, String(thread.tid)];
+  table("waits", threads.flatMap((thread) => thread.waits.map((wait) => ({ thread, ...wait }))), [
+    ["call", "name", (each) => each.call || each.kind],
+    ["file or peer", "text", (each) => each.target],
+    ["kind", "text", (each) => each.kind],
+    ["thread", "text", (each) => name(each.thread).join(" ")],
+    ["waits", "count", (each) => each.count],
+    ["mean", "time", (each) => (each.count ? each.time / each.count : 0)],
+    time("time", "time"),
+  ], 6);
+  table("locks", threads.flatMap((thread) => thread.locks.map((lock) => ({ thread, ...lock }))), [
+    ["lock", "name", (each) => each.lock],
+    ["waiter", "text", (each) => name(each.thread).join(" ")],
+    ["holder", "text", (each) => (each.holder_name || (each.holder ? String(each.holder) : "not known"))],
+    ["held at", "text", (each) => each.where],
+    ["waits", "count", (each) => each.count],
+    time("time", "time"),
+  ], 5);
+  table("pools", pools, [
+    ["function", "name", (each) => each.function],
+    ["pool", "text", (each) => each.pool],
+    ["tasks", "count", (each) => each.count],
+    time("in the queue", "queue"),
+    time("running", "run"),
+    time("pickling", "pickling"),
+    time("transfer", "transfer"),
+  ], 4);
+  table("processes", processes, [
+    ["process", "name", (each) => [each.name, `${each.pid}, Python ${each.python}`]],
+    ["parent", "number", (each) => each.parent],
+    time("from", "start"),
+    time("wall", "wall"),
+    time("CPU", "cpu"),
+    ...["new", "ready", "running", "waiting", "terminated"].map((state) => [state, "time", (each) => each.states[state]]),
+    ["exit code", "number", (each) => each.exit],
+  ], 3);
+}

@@ -1,0 +1,194 @@
+"""The summary for terminals: everything in it, nothing too wide, and no more than the terminal can show."""
+
+from __future__ import annotations
+
+import io
+import re
+from typing import Any, cast
+
+import pytest
+
+from plait.observe._records import STATES, States
+from plait.observe.report import terminal
+from plait.observe.report._words import figure, percent, plain, seconds, size
+from tests.observe._profiles import NASTY, a_profile, in_json
+
+COLORS = re.compile(r"\x1b\[[0-9;]*m")
+CASES: dict[str, dict[str, Any]] = {
+    "usual": {},
+    "nothing": {"threads": 0, "tasks": 0},
+    "one segment": {"segments": 1, "threads": 1, "tasks": 0},
+    "nasty names": {"threads": 12, "nasty": True},
+    "300 threads": {"segments": 3000, "threads": 300, "pace": 0.1},
+    "2000 tasks": {"tasks": 2000},
+}
+
+
+@pytest.mark.parametrize("width", [60, 80, 132])
+@pytest.mark.parametrize("rich", [True, False])
+@pytest.mark.parametrize("name", CASES)
+def test_no_line_is_too_wide(name: str, rich: bool, width: int) -> None:
+    text = terminal.render(a_profile(**CASES[name]), width=width, rich=rich)
+    assert [line for line in text.split("\n") if terminal.columns(line) > width] == []
+    assert "\x1b" not in text
+    assert len(text.splitlines()) < 120
+
+
+def test_it_says_what_there_is_to_say() -> None:
+    profile = a_profile()
+    text = terminal.render(profile)
+    flat = " ".join(text.split())
+    for wanted in (
+        "GIL-bound: " + profile["evidence"]["sentence"],
+        *profile["evidence"]["try"],
+        "MainThread",
+        "spawn_main (4249)",
+        "parse_order shop/orders.py:28",
+        "RLock of",
+        "Longest GIL hold: ",
+        "Task-3 step of serve_client",
+        "resize in ProcessPool-1",
+        "condition variables of the interpreter, every event",
+        "schedstat and state letters, sampled (perf_event_paranoid is 3)",
+        "1.2% of the CPU time used",
+        profile["limits"][0],
+    ):
+        assert wanted in flat, wanted
+    for title in ("Threads (7)", "Processes (2)", "Tasks (12)", "Functions (7)", "Waits (", "Locks (", "Pools (1)"):
+        assert title in text
+
+
+def test_bars_are_as_long_as_their_states() -> None:
+    summary = terminal._Summary(80, color=False, rich=True)
+
+    def bar(**states: float) -> str:
+        return summary.bar(cast("States", {**dict.fromkeys(STATES, 0.0), **states}), 20)
+
+    assert bar() == ""
+    assert bar(on_cpu_gil=3.0) == "█" * 20
+    assert bar(on_cpu_gil=1.0, io_wait=3.0) == "█" * 5 + "i" * 15
+    assert bar(on_cpu_gil=97.0, gil_wait=1.5, idle=1.5) == "█" * 18 + "G·", "what is there is seen"
+    assert bar(on_cpu_gil=1.0, on_cpu_released=1.0, ready=1.0) == "█" * 7 + "▓" * 7 + "r" * 6
+    for seed in range(20):
+        profile = a_profile(segments=300, seed=seed)
+        assert {len(summary.bar(each, 26)) for each in profile["threads"]} <= {0, 26}
+
+
+def test_more_than_fits_is_counted() -> None:
+    text = terminal.render(a_profile(tasks=2000))
+    assert "Tasks (2,000)" in text
+    assert "  and 1,992 more\n" in text
+
+
+class Terminal(io.TextIOWrapper):
+    def __init__(self, encoding: str, tty: bool = True) -> None:
+        super().__init__(io.BytesIO(), encoding=encoding, newline="\n")
+        self.tty = tty
+
+    def isatty(self) -> bool:
+        return self.tty
+
+    def text(self) -> str:
+        self.flush()
+        buffer = self.buffer
+        assert isinstance(buffer, io.BytesIO)
+        return buffer.getvalue().decode(self.encoding)
+
+
+@pytest.fixture
+def usual(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    return monkeypatch
+
+
+def test_colours_are_for_terminals(usual: pytest.MonkeyPatch) -> None:
+    profile = a_profile()
+    with Terminal("utf-8") as stream:
+        terminal.show(profile, stream)
+        shown = stream.text()
+    assert "\x1b[31m█" in shown
+    # With colours bars are made of one character.
+    assert COLORS.sub("", shown).replace("█", "")[:300] == terminal.render(profile).replace("█", "")[:300]
+    with Terminal("utf-8", tty=False) as stream:
+        terminal.show(profile, stream)
+        assert stream.text() == terminal.render(profile)
+
+
+@pytest.mark.parametrize(("name", "value"), [("NO_COLOR", "1"), ("TERM", "dumb")])
+def test_colours_can_be_refused(usual: pytest.MonkeyPatch, name: str, value: str) -> None:
+    usual.setenv(name, value)
+    with Terminal("utf-8") as stream:
+        terminal.show(a_profile(), stream)
+        assert "\x1b" not in stream.text()
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp437"])
+def test_other_encodings_get_what_they_have(usual: pytest.MonkeyPatch, encoding: str) -> None:
+    with Terminal(encoding, tty=False) as stream:
+        terminal.show(a_profile(threads=12, nasty=True), stream)
+        text = stream.text()
+    assert "#" in text
+    assert "█" not in text
+    assert max(map(len, text.split("\n"))) <= 80
+
+
+@pytest.mark.parametrize("name", NASTY)
+def test_names_are_cut_to_columns(name: str) -> None:
+    for width in (1, 2, 5, 24, 300):
+        for left in (False, True):
+            assert terminal.columns(terminal.cut(name, width, left=left)) == width
+    assert not set(plain(name)) & {"\0", "\x1b", "\n", "\t", "\u202e", "\u2028", "\ud800"}
+
+
+def test_words_are_wrapped_by_columns() -> None:
+    assert terminal.wrapped("one two three", 7) == ["one two", "three"]
+    assert terminal.wrapped("数据处理 线程", 8) == ["数据处理", "线程"]
+    assert terminal.wrapped("x" * 25, 10) == ["x" * 10, "x" * 10, "x" * 5]
+    assert terminal.wrapped("", 10) == [""]
+    assert all(terminal.columns(line) <= 9 for line in terminal.wrapped("数据处理线程名称很长", 9))
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0, "0"),
+        (1e-9, "1.00 ns"),
+        (310e-6, "310 µs"),
+        (0.0451, "45.1 ms"),
+        (0.9996, "1.00 s"),
+        (1.234, "1.23 s"),
+        (59.96, "60.0 s"),
+        (599.4, "599 s"),
+        (3600, "60 min"),
+        (86400, "24.0 h"),
+    ],
+)
+def test_times(value: float, text: str) -> None:
+    assert seconds(value) == text
+
+
+def test_figures() -> None:
+    assert [percent(part) for part in (0, 0.0001, 0.012, 0.0996, 0.39, 1)] == [
+        "0.0%",
+        "<0.1%",
+        "1.2%",
+        "10%",
+        "39%",
+        "100%",
+    ]
+    assert [size(count) for count in (12, 2048, 5 << 20, 3 << 30)] == ["12 B", "2.0 KiB", "5.0 MiB", "3.0 GiB"]
+    assert figure("gil_wait_share", 0.39) == ("waiting for the GIL", "39%")
+    assert figure("odd_share", 1.0) == ("odd share", "100%")
+    assert figure("longest_s", 0.2) == ("longest", "200 ms")
+    assert figure("wall", 1.0) == ("wall", "1.00 s")
+    assert figure("switches", 12_000) == ("switches", "12,000")
+    assert figure("cores", 1.44) == ("cores", "1.44")
+
+
+def test_a_profile_from_a_file_without_lanes_reads_the_same() -> None:
+    profile = a_profile()
+    text = terminal.render(profile)
+    for name in ("lanes", "gil", "stacks", "notes"):
+        del profile[name]  # type: ignore[misc]
+    assert terminal.render(in_json(profile)) == text
