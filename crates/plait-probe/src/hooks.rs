@@ -21,7 +21,7 @@ use plait_sys::loader;
 use crate::elf;
 use crate::gil::Gil;
 use crate::memory::Memory;
-use crate::meter::{self, Doing};
+use crate::meter::{self, Did};
 
 /// Why there are no hooks.
 #[derive(Debug)]
@@ -69,9 +69,9 @@ static SWITCH_COND: AtomicUsize = AtomicUsize::new(0);
 unsafe extern "C-unwind" fn signal(cond: *mut c_void) -> c_int {
     let address = cond as usize;
     if address == COND.load(Relaxed) {
-        meter::event(Doing::Free);
+        meter::event(Did::LetGo);
     } else if address == SWITCH_COND.load(Relaxed) {
-        meter::event(Doing::Holds);
+        meter::event(Did::Take);
     }
     // SAFETY: the C library's function of that name, which has this type; the caller's arguments.
     unsafe { std::mem::transmute::<usize, Wake>(REAL[0].load(Relaxed))(cond) }
@@ -79,7 +79,7 @@ unsafe extern "C-unwind" fn signal(cond: *mut c_void) -> c_int {
 
 unsafe extern "C-unwind" fn timed_wait(cond: *mut c_void, mutex: *mut c_void, until: *const c_void) -> c_int {
     if cond as usize == COND.load(Relaxed) {
-        meter::event(Doing::Wants);
+        meter::event(Did::Wait);
     }
     // SAFETY: as above.
     unsafe { std::mem::transmute::<usize, TimedWait>(REAL[1].load(Relaxed))(cond, mutex, until) }
@@ -88,14 +88,16 @@ unsafe extern "C-unwind" fn timed_wait(cond: *mut c_void, mutex: *mut c_void, un
 unsafe extern "C-unwind" fn wait(cond: *mut c_void, mutex: *mut c_void) -> c_int {
     // Who was made to let go waits until somebody else has taken it.
     let forced = cond as usize == SWITCH_COND.load(Relaxed);
-    if forced || cond as usize == COND.load(Relaxed) {
-        meter::event(Doing::Wants);
+    if forced {
+        meter::event(Did::WaitForOther);
+    } else if cond as usize == COND.load(Relaxed) {
+        meter::event(Did::Wait);
     }
     // SAFETY: as above.
     let result = unsafe { std::mem::transmute::<usize, Wait>(REAL[2].load(Relaxed))(cond, mutex) };
     if forced {
         // It may want it again at once, or have wanted to let go.
-        meter::event(Doing::Free);
+        meter::event(Did::OtherHasIt);
     }
     result
 }

@@ -77,7 +77,7 @@ pub(super) struct Sampler {
     events: Vec<Event>,
     frames: Option<Frames>,
     stacks_at: u64,
-    /// What an event of the hooks costs, and how many there were of threads that have ended.
+    /// What an event of the hooks costs, 0 without them, and how many takes there were of threads that have ended.
     event_cost: u64,
     gone_takes: u64,
     gone_lost: u64,
@@ -646,16 +646,11 @@ impl Sampler {
     fn cost(&mut self, at: u64) {
         let takes: u64 = self.threads.values().map(|thread| thread.takes).sum();
         let lost: u64 = self.threads.values().map(|thread| thread.lost).sum();
-        let hooked = matches!(self.gil, GilSource::Hooks { .. });
         self.batch.push(Record::Cost {
             at,
             observer: thread_cpu_ns(),
             // Each take has its letting go.
-            hooks: if hooked {
-                2 * (takes + self.gone_takes) * self.event_cost
-            } else {
-                0
-            },
+            hooks: 2 * (takes + self.gone_takes) * self.event_cost,
             lost: lost + self.gone_lost + self.shared.desk.lost() + self.switches.as_ref().map_or(0, Switches::lost),
         });
     }
