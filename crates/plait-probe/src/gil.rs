@@ -4,16 +4,23 @@
 //! lies. Offsets are those of release builds on 64 bits. Builds that were changed may differ: so what is read has to look like the
 //! GIL of the thread that asks, and everything is read through the kernel until it does.
 
-use std::fs::File;
-use std::io;
-use std::os::unix::fs::FileExt;
 use std::ptr::NonNull;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use crate::memory::Memory;
 
 /// Offsets in the structure.
 const INTERVAL: usize = 0;
 const LAST_HOLDER: usize = 8;
 const LOCKED: usize = 16;
+const SWITCHES: usize = 24;
+const COND: usize = 32;
+const MUTEX: usize = COND + COND_BYTES;
+const SWITCH_COND: usize = MUTEX + MUTEX_BYTES;
+
+/// Sizes of the C library's `pthread_cond_t` and `pthread_mutex_t`.
+const COND_BYTES: usize = 48;
+const MUTEX_BYTES: usize = if cfg!(target_arch = "aarch64") { 48 } else { 40 };
 
 /// The first bytes of `_PyRuntime` where it begins with a table of offsets.
 const COOKIE: u64 = u64::from_le_bytes(*b"xdebugpy");
@@ -89,6 +96,55 @@ impl Gil {
         // as one aligned word.
         unsafe { AtomicU64::from_ptr(self.0.as_ptr().add(INTERVAL).cast()) }
     }
+
+    /// The state of the thread that holds it, or held it last.
+    #[must_use]
+    pub fn last_holder(&self) -> usize {
+        self.word(LAST_HOLDER) as usize
+    }
+
+    /// Whether a thread holds it.
+    #[must_use]
+    pub fn locked(&self) -> bool {
+        // An `int`; what follows it in memory is padding.
+        self.word(LOCKED) as u32 == 1
+    }
+
+    /// How often it has gone from one thread to another.
+    #[must_use]
+    pub fn switches(&self) -> u64 {
+        self.word(SWITCHES)
+    }
+
+    /// The address of the condition variable on which threads wait for it, which is signalled by who lets go.
+    #[must_use]
+    pub fn cond(&self) -> usize {
+        self.0.as_ptr() as usize + COND
+    }
+
+    /// The address of the condition variable that is signalled by who has taken it.
+    #[must_use]
+    pub fn switch_cond(&self) -> usize {
+        self.0.as_ptr() as usize + SWITCH_COND
+    }
+
+    /// Whether a thread that sleeps on the word at this address waits for it: on one of its condition variables or mutexes.
+    #[must_use]
+    pub fn owns(&self, address: u64) -> bool {
+        let start = self.cond() as u64;
+        (start..start + 2 * (COND_BYTES + MUTEX_BYTES) as u64).contains(&address)
+    }
+
+    fn word(&self, offset: usize) -> u64 {
+        // SAFETY: as for `interval`.
+        unsafe { AtomicU64::from_ptr(self.0.as_ptr().add(offset).cast()) }.load(Relaxed)
+    }
+
+    /// One that a test has made.
+    #[cfg(test)]
+    pub(crate) fn fake(address: NonNull<u8>) -> Gil {
+        Gil(address)
+    }
 }
 
 fn find(memory: &Memory, known: &Known) -> Option<usize> {
@@ -106,21 +162,6 @@ fn find(memory: &Memory, known: &Known) -> Option<usize> {
             let offset = memory.word(known.runtime.checked_add(entry)?).ok()?;
             follow(usize::try_from(offset).ok()?)
         }
-    }
-}
-
-/// This process's memory through the kernel: a wrong address is an error.
-struct Memory(File);
-
-impl Memory {
-    fn open() -> io::Result<Self> {
-        File::open("/proc/self/mem").map(Self)
-    }
-
-    fn word(&self, address: usize) -> io::Result<u64> {
-        let mut bytes = [0; 8];
-        self.0.read_exact_at(&mut bytes, address as u64)?;
-        Ok(u64::from_ne_bytes(bytes))
     }
 }
 

@@ -3,19 +3,30 @@
 //! | module | what |
 //! |---|---|
 //! | [`gil`] | where the GIL's structure lies: per-version offsets as data |
+//! | [`hooks`] | every taking and letting go of the GIL |
+//! | [`proc`] | what `/proc` says of threads |
+//! | [`calls`] | what a thread waits for, by its system call |
 //! | [`layout`] | where frames, code and texts lie: per-version offsets as data |
 //! | [`stack`] | threads of Python and their stacks, read from memory |
-//! | [`target`] | the interpreter in another process |
 //! | [`stacks`] | what is asked of a reader of stacks |
+//! | [`target`] | the interpreter in another process |
+//! | [`outside`] | another process and its children, sampled |
 //! | [`observer`] | a thread that writes down what the others do |
 
+pub mod calls;
 mod code;
 mod desk;
+mod elf;
 mod frames;
 pub mod gil;
+pub mod hooks;
 pub mod layout;
 mod lines;
+mod memory;
+mod meter;
 pub mod observer;
+pub mod outside;
+pub mod proc;
 pub mod stack;
 pub mod stacks;
 mod symbols;

@@ -4,7 +4,10 @@
 //! waits for. A fork leaves it behind: the child has none, calls [`after_fork`], and may start its own. A program that ends without
 //! [`Observer::stop`] leaves what went to the sink by then; each batch ends with a [`Record::Cost`], which is a good time to flush.
 
+mod frames;
 mod sampler;
+mod threads;
+mod waits;
 
 use std::io;
 use std::sync::Arc;
@@ -19,6 +22,7 @@ use plait_trace::record::{Pid, Record, Text};
 
 use crate::desk::Desk;
 use crate::gil::Gil;
+use crate::meter;
 use crate::stacks::Stacks;
 use sampler::Sampler;
 
@@ -198,5 +202,6 @@ fn claim(generation: u32) -> io::Result<()> {
 /// In a child that was forked from a process with an observer, before anything else there: the observer is forgotten, and a new one may
 /// be started. Nothing where there was none.
 pub fn after_fork() {
+    meter::forked();
     OWNER.store(0, Relaxed);
 }

@@ -85,8 +85,7 @@ impl Trail {
         for (word, value) in place.iter().zip(span) {
             word.store(value, Ordering::Relaxed);
         }
-        // Release: pairs with `look` [trail.publish].
-        self.tail.store(tail + 1, Ordering::Release);
+        self.tail.store(tail + 1, Ordering::Relaxed); // the end of `change` publishes it
         true
     }
 
@@ -96,8 +95,7 @@ impl Trail {
         // Acquire: pairs with the end of `change` [trail.whole].
         let version = self.version.load(Ordering::Acquire);
         let open = std::array::from_fn(|word| self.open[word].load(Ordering::Relaxed));
-        // Acquire: pairs with `push` [trail.publish].
-        let tail = self.tail.load(Ordering::Acquire);
+        let tail = self.tail.load(Ordering::Relaxed);
         // Acquire: pairs with the fence of `change` [trail.torn].
         fence(Ordering::Acquire);
         let whole = version.is_multiple_of(2) && self.version.load(Ordering::Relaxed) == version;

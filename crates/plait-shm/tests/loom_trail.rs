@@ -29,34 +29,33 @@ fn look(trail: &Trail, taken: &mut u64) -> Option<u64> {
     Some(seen.open[1])
 }
 
-#[test]
-fn a_look_beside_changes_sees_each_step_once() {
-    loom::model(|| {
+/// A thread looks on while this one walks.
+fn beside(before: u64, after: u64, looks: usize) {
+    loom::model(move || {
         let trail = Arc::new(Trail::new(1));
-        let owner = {
+        walk(&trail, before);
+        let looker = {
             let trail = Arc::clone(&trail);
-            thread::spawn(move || walk(&trail, 2))
+            thread::spawn(move || {
+                let mut taken = 0;
+                for _ in 0..looks {
+                    let _ = look(&trail, &mut taken);
+                }
+                taken
+            })
         };
-        let mut taken = 0;
-        let _ = look(&trail, &mut taken);
-        let _ = look(&trail, &mut taken);
-        owner.join().expect("it ends");
-        assert_eq!(look(&trail, &mut taken), Some(2));
+        walk(&trail, after);
+        let mut taken = looker.join().expect("it ends");
+        assert_eq!(look(&trail, &mut taken), Some(before + after));
     });
 }
 
 #[test]
+fn a_look_beside_changes_sees_each_step_once() {
+    beside(0, 2, 1);
+}
+
+#[test]
 fn a_place_is_not_written_again_before_it_was_read() {
-    loom::model(|| {
-        let trail = Arc::new(Trail::new(1));
-        walk(&trail, 1);
-        let owner = {
-            let trail = Arc::clone(&trail);
-            thread::spawn(move || walk(&trail, 1))
-        };
-        let mut taken = 0;
-        let _ = look(&trail, &mut taken);
-        owner.join().expect("it ends");
-        assert_eq!(look(&trail, &mut taken), Some(2));
-    });
+    beside(1, 1, 1);
 }

@@ -17,6 +17,8 @@
 //! | [`limits`] | memory: the limit of a process, what it has used, kills for want of it      |
 //! | [`thread`] | native threads that no signal reaches                                       |
 //! | [`hold`]   | threads that are held instead of ended                                      |
+//! | [`loader`] | which object an address lies in, where a function is                      |
+//! | [`perf`]   | switches, births and ends of threads, as the kernel writes them down         |
 //! | [`time`]   | the clocks: monotonic, CPU time of the thread and of the process            |
 //! | [`fork`]   | which fork of the program is this?                                          |
 //!
@@ -41,9 +43,11 @@ pub mod fork;
 pub mod futex;
 pub mod hold;
 pub mod limits;
+pub mod loader;
 pub mod mem;
 pub mod net;
 pub mod peek;
+pub mod perf;
 pub mod poll;
 pub mod robust;
 pub mod signal;

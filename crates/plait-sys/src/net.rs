@@ -18,6 +18,24 @@ pub const CLOSED: i32 = libc::EBADF;
 
 const SENDING: SendFlags = SendFlags::NOSIGNAL.union(SendFlags::DONTWAIT);
 
+/// Who the socket of that number is connected to, in words; None for one that is not connected, and for what is no socket. The number may be
+/// anybody's, and be closed meanwhile: it is only looked at.
+#[must_use]
+pub fn peer(number: i32) -> Option<String> {
+    if number < 0 {
+        return None;
+    }
+    // SAFETY: used for one call that changes nothing, whatever the number is by then.
+    let fd = unsafe { BorrowedFd::borrow_raw(number) };
+    let address = net::getpeername(fd).ok()??;
+    if let Ok(address) = SocketAddr::try_from(address.clone()) {
+        return Some(address.to_string());
+    }
+    let address = net::SocketAddrUnix::try_from(address).ok()?;
+    let path = address.path()?;
+    Some(path.to_string_lossy().into_owned())
+}
+
 /// Reads what is there into the buffer, at most its length; 0 at the end of the stream. Only so many bytes of the buffer
 /// are then set.
 pub fn recv(fd: BorrowedFd<'_>, buffer: &mut [MaybeUninit<u8>]) -> io::Result<usize> {

@@ -4,8 +4,11 @@
 //! |---|---|
 //! | [`state`] | the states that a thread's time is divided into |
 //! | [`record`] | what is observed, one record each |
+//! | [`file`](mod@file) | the file that holds records |
 
 #![forbid(unsafe_code)]
 
+pub mod file;
 pub mod record;
 pub mod state;
+mod wire;

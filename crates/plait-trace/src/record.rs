@@ -78,6 +78,39 @@ pub enum WaitKind {
     Other = 9,
 }
 
+impl WaitKind {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [WaitKind; 10] = [
+        WaitKind::Read,
+        WaitKind::Write,
+        WaitKind::Connect,
+        WaitKind::Poll,
+        WaitKind::Sleep,
+        WaitKind::Child,
+        WaitKind::Lock,
+        WaitKind::Work,
+        WaitKind::Sync,
+        WaitKind::Other,
+    ];
+
+    /// Its name in every output.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            WaitKind::Read => "read",
+            WaitKind::Write => "write",
+            WaitKind::Connect => "connect",
+            WaitKind::Poll => "poll",
+            WaitKind::Sleep => "sleep",
+            WaitKind::Child => "child",
+            WaitKind::Lock => "lock",
+            WaitKind::Work => "work",
+            WaitKind::Sync => "sync",
+            WaitKind::Other => "other",
+        }
+    }
+}
+
 /// A way of observing, so that a report can say which were used.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Method {
@@ -91,51 +124,206 @@ pub struct Method {
     pub why: Text,
 }
 
-/// One observation.
+/// One observation. Fields that all have: `tid` is the thread, `at` the time; `from` and `to` are the ends of a span.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[expect(
+    missing_docs,
+    reason = "each variant's text names its fields, and the type's those that all have"
+)]
 pub enum Record {
+    /// A writer begins: numbers of texts, functions and frames of this process begin anew. The writer puts it there by itself.
+    /// `rolled`: what was written of this process before is contained, in sums, in what follows.
+    Begin { rolled: bool },
     /// A text and its number from here on in this process. Numbers begin with 1 and grow by one.
     Define { text: String },
-    /// Observation of this process begins.
-    Process { at: u64, parent: Pid, name: Text, python: Text, switch_interval: u64, cores: u32 },
+    /// The time by the calendar: `epoch` is nanoseconds since 1970.
+    Clock { at: u64, epoch: u64 },
+    /// Observation of this process begins: who its `parent` is, its `name`, the version of its `python`, its switch interval in nanoseconds,
+    /// and how many `cores` it may use.
+    Process {
+        at: u64,
+        parent: Pid,
+        name: Text,
+        python: Text,
+        switch_interval: u64,
+        cores: u32,
+    },
     /// It ends: `code` as the shell has it where it is known.
     ProcessEnd { at: u64, code: Option<i32> },
     /// How something is observed from here on.
     Method(Method),
-    /// A thread is there, or has this name from now on. `born`: began at `at`; else it was there before it was seen.
+    /// A thread is there, or has this `name` from now on. `born`: began at `at`; else it was there before it was seen.
     Thread { tid: Tid, at: u64, name: Text, born: bool },
     /// A thread has ended.
     ThreadEnd { tid: Tid, at: u64 },
-    /// What a thread had to do with the GIL. Spans of a thread follow one another, and none overlaps another.
-    Gil { tid: Tid, from: u64, to: u64, span: GilSpan },
-    /// A thread got a core, or lost it. Exact, from the kernel.
-    Switch { tid: Tid, at: u64, cpu: u16, on: bool, forced: bool },
-    /// What the kernel has counted of a thread up to now: time on cores and on the run queue, and its switches.
-    Counted { tid: Tid, at: u64, on_cpu: u64, ready: u64, voluntary: u64, forced: u64 },
-    /// A function, and its number from here on in this process. Numbers begin with 0 and grow by one.
+    /// What a thread had to do with the GIL. Spans of a thread follow one another, and none overlaps another. One that lasts is
+    /// written in parts, each from the end of the one before: two of the same kind that touch are one.
+    Gil {
+        tid: Tid,
+        from: u64,
+        to: u64,
+        span: GilSpan,
+    },
+    /// A thread got a core (`on`), or lost it, by force or not: `cpu` is which. Exact, from the kernel.
+    Switch {
+        tid: Tid,
+        at: u64,
+        cpu: u16,
+        on: bool,
+        forced: bool,
+    },
+    /// What the kernel has counted of a thread up to now, since its beginning: nanoseconds on cores and on the run queue (`ready`), and its switches.
+    Counted {
+        tid: Tid,
+        at: u64,
+        on_cpu: u64,
+        ready: u64,
+        voluntary: u64,
+        forced: u64,
+    },
+    /// A function, with its `file` and first `line`, and its number from here on in this process. Numbers begin with 0 and grow by one.
     Function { name: Text, file: Text, line: u32 },
-    /// A frame of a stack, and its number from here on in this process, from 1; `caller` 0 is none.
+    /// A frame of a stack, and its number from here on in this process, from 1: a `line` of a `function`; `caller` 0 is none.
     Frame { caller: u32, function: u32, line: u32 },
-    /// A thread's innermost frame at a time, and for how many nanoseconds it stands.
-    Stack { tid: Tid, at: u64, frame: u32, weight: u64, why: Why },
-    /// What a wait waits for, seen once while it lasts: the system call or the lock, and the file or peer.
-    Wait { tid: Tid, at: u64, kind: WaitKind, call: Text, target: Text },
-    /// A wait for a lock whose kind and holder plait knows, whole. 0 for a holder that is not known.
-    LockWait { tid: Tid, from: u64, to: u64, lock: Text, holder: Tid, where_held: Text },
-    /// A task of an event loop was made.
-    Task { task: TaskId, at: u64, tid: Tid, name: Text, function: Text },
+    /// A thread's innermost `frame` at a time, and for how many nanoseconds (`weight`) it stands. `frame` 0 is a thread without a stack.
+    Stack {
+        tid: Tid,
+        at: u64,
+        frame: u32,
+        weight: u64,
+        why: Why,
+    },
+    /// What a wait waits for, seen once while it lasts: the system `call` or the lock, and the file or peer (`target`).
+    Wait {
+        tid: Tid,
+        at: u64,
+        kind: WaitKind,
+        call: Text,
+        target: Text,
+    },
+    /// A wait for a lock whose kind and holder plait knows, whole. 0 for a holder that is not known; `where_held` is where it was taken.
+    LockWait {
+        tid: Tid,
+        from: u64,
+        to: u64,
+        lock: Text,
+        holder: Tid,
+        where_held: Text,
+    },
+    /// A task of an event loop was made, by the thread whose loop runs it, from a coroutine of this `function`.
+    Task {
+        task: TaskId,
+        at: u64,
+        tid: Tid,
+        name: Text,
+        function: Text,
+    },
     /// A task ran.
     Step { task: TaskId, tid: Tid, from: u64, to: u64 },
-    /// From here a task awaits this.
-    Await { task: TaskId, at: u64, what: Text, place: Text },
+    /// From here a task awaits this (`what`), at this `place` in its code.
+    Await {
+        task: TaskId,
+        at: u64,
+        what: Text,
+        place: Text,
+    },
     /// What a task awaited has come: it is ready, and waits for its loop.
     Woken { task: TaskId, at: u64 },
     /// A task has ended.
     TaskEnd { task: TaskId, at: u64 },
     /// A callback, of a loop, that was no step of a task and took long.
     Callback { tid: Tid, from: u64, to: u64, name: Text },
-    /// A task of a pool, by the times of its stations: handed in, begun, ended, and nanoseconds of pickling (both ways) and transfer.
-    Pooled { pool: Text, function: Text, at: u64, begun: u64, ended: u64, pickling: u64, transfer: u64 },
+    /// A task of a `pool`, by the times of its stations: handed in (`at`), `begun`, `ended`, and nanoseconds of `pickling` (both ways) and `transfer`.
+    Pooled {
+        pool: Text,
+        function: Text,
+        at: u64,
+        begun: u64,
+        ended: u64,
+        pickling: u64,
+        transfer: u64,
+    },
     /// What looking has cost so far: CPU nanoseconds of the observer, of hooks (estimated), and records lost for want of room.
-    Cost { at: u64, observer: u64, hooks: u64, lost: u64 },
+    Cost {
+        at: u64,
+        observer: u64,
+        hooks: u64,
+        lost: u64,
+    },
+    /// Sums of a thread over a time whose detail was dropped: nanoseconds in each state, by its number, its switches, how often it took the
+    /// GIL, and its `longest` hold, which began at `hold_at` in `frame` (0: not known).
+    Sums {
+        tid: Tid,
+        from: u64,
+        to: u64,
+        states: [u64; 8],
+        voluntary: u64,
+        forced: u64,
+        takes: u64,
+        longest: u64,
+        hold_at: u64,
+        frame: u32,
+    },
+    /// The same of a thread in one `frame`, and nanoseconds that others waited for the GIL meanwhile (`caused`), and how often it was seen.
+    FrameSums {
+        tid: Tid,
+        frame: u32,
+        states: [u64; 8],
+        caused: u64,
+        longest: u64,
+        samples: u64,
+    },
+    /// The same of a thread's waits for one thing.
+    WaitSums {
+        tid: Tid,
+        kind: WaitKind,
+        call: Text,
+        target: Text,
+        count: u64,
+        time: u64,
+    },
+    /// The same of its waits for one lock and holder.
+    LockSums {
+        tid: Tid,
+        lock: Text,
+        holder: Tid,
+        where_held: Text,
+        count: u64,
+        time: u64,
+    },
+    /// The same of its bursts: how many (`count`) lie in a `bucket` of the histogram, of I/O or of CPU.
+    BurstSums {
+        tid: Tid,
+        io: bool,
+        bucket: u32,
+        count: u64,
+    },
+    /// The same of a task up to `to`: nanoseconds, how many `steps`, and the `longest`.
+    TaskSums {
+        task: TaskId,
+        to: u64,
+        running: u64,
+        ready: u64,
+        awaiting: u64,
+        steps: u64,
+        longest: u64,
+    },
+    /// The same of what a task awaited.
+    AwaitSums {
+        task: TaskId,
+        what: Text,
+        place: Text,
+        count: u64,
+        time: u64,
+    },
+    /// The same of the tasks of a `function` in a `pool`.
+    PoolSums {
+        pool: Text,
+        function: Text,
+        count: u64,
+        queue: u64,
+        run: u64,
+        pickling: u64,
+        transfer: u64,
+    },
 }

@@ -1,89 +1,662 @@
 //! The observer's thread: from look to look.
 
+use std::collections::HashMap;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use plait_sys::epoll::Epoll;
+use plait_sys::perf::{Event, Switches, What};
+use plait_sys::thread;
 use plait_sys::time::{monotonic_ns, thread_cpu_ns};
-use plait_trace::record::{Record, Tid};
-use std::os::fd::AsFd;
+use plait_trace::record::{Method, Record, Text, Tid, Why};
 
-use super::{Program, Running, Settings, Sink};
+use super::frames::Frames;
+use super::threads::Thread;
+use super::waits::{Found, look};
+use super::{Interpreter, Program, Running, Settings, Sink};
+use crate::gil::Gil;
+use crate::hooks::Hooks;
+use crate::meter::{self, Doing, Meter, Open};
+use crate::proc::{Stat, Tasks, line};
 use crate::stacks::Stacks;
 
 /// From one flush to the next, in nanoseconds.
 const FLUSH: u64 = 200_000_000;
+/// An event is handed on when it is so old: by then the rings of all CPUs have shown what came before it.
+const SETTLED: u64 = 500_000;
+/// From one look to the next while nothing runs, in ticks.
+const RESTING: u64 = 5;
+/// How many looks without anything new make a rest.
+const TIRED: u32 = 20;
+/// Threads are counted every so many ticks where switches are exact, and the list of threads is read.
+const COUNT: u64 = 4;
+const SCAN: u64 = 100;
+/// A thread's short waits are looked up so often, in nanoseconds.
+const SHORT_WAITS: u64 = 40_000_000;
+/// A wait for the GIL that is so long is worth a look at who holds it.
+const LONG_WAIT: u64 = 2_000_000;
+/// So many files of threads are kept open.
+const FILES: usize = 64;
+/// How often a thread that is in the middle of an event is looked at again at the end.
+const PATIENCE: u32 = 1000;
+
+/// How the GIL is observed.
+enum GilSource {
+    /// There is none, or it was not found.
+    None,
+    /// Every event, in this session of the meters.
+    Hooks { hooks: Hooks, gil: Gil, session: u32 },
+    /// Its holder and who waits, at each look.
+    Looks(Gil),
+}
+
+impl GilSource {
+    fn gil(&self) -> Option<&Gil> {
+        match self {
+            GilSource::None => None,
+            GilSource::Hooks { gil, .. } | GilSource::Looks(gil) => Some(gil),
+        }
+    }
+}
 
 /// What the thread has.
 pub(super) struct Sampler {
     shared: Arc<Running>,
     settings: Settings,
     sink: Sink,
+    own: Tid,
+    began: u64,
+    tasks: Tasks,
+    threads: HashMap<Tid, Thread>,
+    /// The names that others have handed in.
+    names: HashMap<Tid, Text>,
+    gil: GilSource,
+    /// None where the kernel gives no events.
+    switches: Option<Switches>,
+    /// Events that are not settled yet.
+    events: Vec<Event>,
+    frames: Option<Frames>,
+    stacks_at: u64,
+    /// What an event of the hooks costs, and how many there were of threads that have ended.
+    event_cost: u64,
+    gone_takes: u64,
+    gone_lost: u64,
     /// Records of this look.
     batch: Vec<Record>,
     flushed: u64,
+    ticks: u64,
+    /// Looks without anything new.
+    idle: u32,
+    buffer: Vec<u8>,
+    meters: Vec<&'static Meter>,
+    list: Vec<Tid>,
 }
 
 impl Sampler {
+    /// Puts everything in place, while `caller` waits and holds the GIL.
     pub(super) fn begin(
         shared: &Arc<Running>,
         program: Program,
         settings: Settings,
-        _caller: Tid,
-        _stacks: Option<Box<dyn Stacks>>,
+        caller: Tid,
+        stacks: Option<Box<dyn Stacks>>,
         sink: Sink,
     ) -> Sampler {
-        let at = monotonic_ns();
+        let stacks = stacks.filter(|_| settings.stacks != 0);
         let mut sampler = Sampler {
             shared: Arc::clone(shared),
             settings,
             sink,
+            own: thread::number(),
+            began: monotonic_ns(),
+            tasks: Tasks::own(),
+            threads: HashMap::new(),
+            names: HashMap::new(),
+            gil: GilSource::None,
+            switches: None,
+            events: Vec::new(),
+            frames: stacks.map(Frames::new),
+            stacks_at: 0,
+            event_cost: 0,
+            gone_takes: 0,
+            gone_lost: 0,
             batch: Vec::new(),
-            flushed: at,
+            flushed: 0,
+            ticks: 0,
+            idle: 0,
+            buffer: Vec::new(),
+            meters: Vec::new(),
+            list: Vec::new(),
         };
-        sampler.batch.push(Record::Process {
-            at,
-            parent: program.parent,
-            name: shared.desk.text(&program.name),
-            python: shared.desk.text(&program.python),
-            switch_interval: program.switch_interval,
-            cores: program.cores,
-        });
+        sampler.install(&program, caller);
         sampler.write();
         sampler
     }
 
-    pub(super) fn run(mut self) {
-        let Ok(epoll) = Epoll::create() else { return };
-        if epoll.add_readable(self.shared.end.as_fd(), 0).is_err() {
-            return;
+    fn install(&mut self, program: &Program, caller: Tid) {
+        self.batch.push(Record::Process {
+            at: self.began,
+            parent: program.parent,
+            name: self.shared.desk.text(&program.name),
+            python: self.shared.desk.text(&program.python),
+            switch_interval: program.switch_interval,
+            cores: program.cores,
+        });
+        self.follow();
+        self.hook(program.interpreter);
+        let tids = std::mem::take(&mut self.list);
+        for &tid in &tids {
+            self.first_sight(tid, self.began, false);
         }
-        let mut readable = Vec::new();
-        let mut next = monotonic_ns() + self.settings.tick;
+        self.list = tids;
+        self.guess(caller);
+        if self.frames.is_some() {
+            self.method("stacks", "read from memory", false, "");
+        }
+        self.method("waits", "system calls of those who sleep", false, "");
+        self.began_flushing();
+    }
+
+    fn began_flushing(&mut self) {
+        (self.flushed, self.stacks_at) = (self.began, self.began);
+    }
+
+    fn method(&mut self, what: &str, how: &str, exact: bool, why: &str) {
+        let text = |text| self.shared.desk.text(text);
+        let method = Method {
+            what: text(what),
+            how: text(how),
+            exact,
+            why: text(why),
+        };
+        self.batch.push(Record::Method(method));
+    }
+
+    /// Follows all threads but this one; `list` has them afterwards, sorted.
+    fn follow(&mut self) {
+        let mut switches = self.settings.switches.then(Switches::new);
+        let mut why = if switches.is_some() {
+            String::new()
+        } else {
+            "not asked for".to_owned()
+        };
+        let mut followed = Vec::new();
         loop {
-            if epoll.wait(&mut readable, Some(next)).is_err() || readable.contains(&0) {
+            self.list.clear();
+            if self.tasks.list(&mut self.list).is_err() {
                 break;
             }
-            let now = monotonic_ns();
-            if now - self.flushed >= FLUSH {
-                self.flushed = now;
-                self.cost(now);
+            self.list.retain(|&tid| tid != self.own);
+            let new: Vec<Tid> = self
+                .list
+                .iter()
+                .copied()
+                .filter(|tid| !followed.contains(tid))
+                .collect();
+            for &tid in &new {
+                if let Some(refused) = switches.as_mut().and_then(|switches| switches.follow(tid).err()) {
+                    // One that has ended meanwhile refuses too: then the list shows it no more.
+                    if self.tasks.open(tid, "stat").is_ok() {
+                        why = refused.to_string();
+                        switches = None;
+                    }
+                }
             }
-            self.write();
-            next = now + self.settings.tick;
+            if new.is_empty() {
+                break;
+            }
+            followed.extend(new);
         }
-        let now = monotonic_ns();
-        self.cost(now);
-        let code = *self.shared.code.lock();
-        self.batch.push(Record::ProcessEnd { at: now, code });
+        self.list.sort_unstable();
+        match &switches {
+            Some(_) => {
+                self.method("switches", "perf context switches", true, "");
+                self.method("ready", "schedstat", true, "");
+            }
+            None => {
+                self.method("switches", "sampled", false, &why);
+                self.method("ready", "schedstat", false, &why);
+            }
+        }
+        self.switches = switches;
+    }
+
+    fn hook(&mut self, interpreter: Interpreter) {
+        let (gil, function) = match interpreter {
+            Interpreter::Gil { gil, function } => (gil, function),
+            Interpreter::Unknown => {
+                self.method("gil", "none", false, "it was not found in this interpreter");
+                return;
+            }
+            Interpreter::FreeThreaded => {
+                self.method("gil", "none", true, "a free-threaded build has none");
+                return;
+            }
+        };
+        let why = if self.settings.hooks {
+            // SAFETY: the caller of `start` says that it is the GIL of the interpreter which has that function, and an interpreter is
+            // not unloaded.
+            match unsafe { Hooks::install(&gil, function) } {
+                Ok(hooks) => {
+                    self.event_cost = meter::cost();
+                    self.began = monotonic_ns();
+                    let session = meter::begin(self.began, &self.list);
+                    self.gil = GilSource::Hooks { hooks, gil, session };
+                    self.method("gil", "condition variables", true, "");
+                    return;
+                }
+                Err(refused) => refused.to_string(),
+            }
+        } else {
+            "not asked for".to_owned()
+        };
+        self.gil = GilSource::Looks(gil);
+        self.method("gil", "sampled", false, &why);
+    }
+
+    /// What each thread does at the beginning: `caller` holds the GIL, and those that sleep on it want it.
+    fn guess(&mut self, caller: Tid) {
+        let gil = self.gil.gil();
+        for thread in self.threads.values_mut() {
+            if gil.is_none() {
+                continue;
+            }
+            let mut waits = || look(&self.tasks, thread.tid, gil, &mut self.buffer) == Some(Found::Gil);
+            thread.assumed = if thread.tid == caller {
+                Doing::Holds
+            } else if waits() {
+                Doing::Wants
+            } else {
+                Doing::Free
+            };
+            thread.doing = thread.assumed;
+        }
+    }
+
+    /// A thread that is not in the table yet.
+    fn first_sight(&mut self, tid: Tid, at: u64, born: bool) {
+        let mut thread = Thread::new(tid, at.max(self.began));
+        if !born {
+            thread.existed(&self.tasks, self.threads.len() < FILES, &mut self.buffer);
+            let stat = self
+                .tasks
+                .read(tid, "stat", &mut self.buffer)
+                .ok()
+                .and_then(Stat::parse);
+            thread.on = stat.is_some_and(|stat| stat.state == b'R');
+        }
+        let name = match self.names.get(&tid) {
+            Some(&name) => name,
+            None => {
+                let comm = self
+                    .tasks
+                    .read(tid, "comm", &mut self.buffer)
+                    .map(line)
+                    .unwrap_or_default();
+                self.shared.desk.text(&comm)
+            }
+        };
+        self.batch.push(Record::Thread {
+            tid,
+            at: thread.from,
+            name,
+            born,
+        });
+        self.threads.insert(tid, thread);
+        if let Some(frames) = &mut self.frames {
+            frames.forget_threads();
+        }
+    }
+
+    pub(super) fn run(mut self) {
+        let epoll = Epoll::create().and_then(|epoll| epoll.add_readable(self.shared.end.as_fd(), 0).map(|()| epoll));
+        if let Ok(epoll) = epoll {
+            let mut readable = Vec::new();
+            loop {
+                let pace = if self.idle >= TIRED { RESTING } else { 1 };
+                let next = monotonic_ns() + self.settings.tick * pace;
+                if epoll.wait(&mut readable, Some(next)).is_err() || readable.contains(&0) {
+                    break;
+                }
+                self.tick(monotonic_ns());
+            }
+        }
+        self.finish();
+    }
+
+    fn tick(&mut self, now: u64) {
+        self.ticks += 1;
+        let mut news = self.take_switches(now.saturating_sub(SETTLED));
+        news |= self.take_gil(now);
+        if self.switches.is_none() {
+            news |= self.look_at_cores(now);
+        } else if self.ticks.is_multiple_of(COUNT) {
+            news |= self.count(now);
+        }
+        let scan = if self.switches.is_some() { SCAN } else { COUNT };
+        if self.ticks.is_multiple_of(scan) {
+            self.scan(now);
+        }
+        self.idle = if news { 0 } else { self.idle.saturating_add(1) };
+        self.look_at_waits(now);
+        self.look_at_stacks(now);
+        if now - self.flushed >= FLUSH {
+            self.flushed = now;
+            self.cost(now);
+        }
         self.write();
     }
 
+    /// Takes the kernel's events up to a time; whether there were any.
+    fn take_switches(&mut self, until: u64) -> bool {
+        let Some(switches) = &mut self.switches else {
+            return false;
+        };
+        let before = self.events.len();
+        let own = self.own;
+        switches.drain(|event| {
+            if event.tid != own {
+                self.events.push(event);
+            }
+        });
+        let news = self.events.len() > before;
+        self.events.sort_by_key(|event| event.at);
+        let settled = self.events.partition_point(|event| event.at <= until);
+        let events: Vec<Event> = self.events.drain(..settled).collect();
+        for event in &events {
+            self.happened(event);
+        }
+        news
+    }
+
+    fn happened(&mut self, event: &Event) {
+        // Numbers that are no thread's: one that is just going away.
+        if event.tid == 0 || event.tid > i32::MAX.cast_unsigned() {
+            return;
+        }
+        match event.what {
+            What::Born => {
+                self.threads.remove(&event.tid);
+                self.first_sight(event.tid, event.at, true);
+            }
+            What::Ended => self.ended(event.tid, event.at),
+            What::Named(name) => {
+                if self.threads.contains_key(&event.tid) && !self.names.contains_key(&event.tid) {
+                    let name = self.shared.desk.text(&line(name.bytes()));
+                    self.batch.push(Record::Thread {
+                        tid: event.tid,
+                        at: event.at,
+                        name,
+                        born: false,
+                    });
+                }
+            }
+            What::On | What::Off { .. } => {
+                if event.at < self.began {
+                    return;
+                }
+                if !self.threads.contains_key(&event.tid) {
+                    self.first_sight(event.tid, event.at, false);
+                }
+                if let Some(thread) = self.threads.get_mut(&event.tid) {
+                    thread.switch(event, &mut self.batch);
+                }
+            }
+        }
+    }
+
+    fn ended(&mut self, tid: Tid, at: u64) {
+        let Some(mut thread) = self.threads.remove(&tid) else {
+            return;
+        };
+        if let Some(meter) = thread.meter {
+            let open = drained(&mut thread, meter, self.began, &mut self.batch);
+            thread.write_open(open.as_ref(), at, &mut self.batch);
+            meter::free(meter);
+        }
+        self.gone_takes += thread.takes;
+        self.gone_lost += thread.lost;
+        self.names.remove(&tid);
+        self.batch.push(Record::ThreadEnd { tid, at });
+        if let Some(frames) = &mut self.frames {
+            frames.forget_threads();
+        }
+    }
+
+    /// Takes what there is of the GIL; whether there was anything.
+    fn take_gil(&mut self, now: u64) -> bool {
+        let before = self.batch.len();
+        match &self.gil {
+            GilSource::None => return false,
+            GilSource::Hooks { session, .. } => self.take_meters(*session, now),
+            GilSource::Looks(gil) => {
+                let gil = *gil;
+                self.look_at_gil(&gil, now);
+            }
+        }
+        let news = self.batch.len() > before;
+        for thread in self.threads.values_mut() {
+            if thread.meter.is_none() && thread.doing != Doing::Free && thread.part_is_due(now) {
+                thread.write_open(None, now, &mut self.batch);
+            }
+        }
+        news
+    }
+
+    fn take_meters(&mut self, session: u32, now: u64) {
+        let mut meters = std::mem::take(&mut self.meters);
+        meters.clear();
+        meter::collect(session, &mut meters);
+        for &meter in &meters {
+            let tid = meter.tid();
+            if !self.threads.contains_key(&tid) {
+                self.first_sight(tid, now, false);
+            }
+            let Some(thread) = self.threads.get_mut(&tid) else {
+                continue;
+            };
+            thread.meter = Some(meter);
+            if let Some(open) = drained(thread, meter, self.began, &mut self.batch)
+                && thread.part_is_due(now)
+            {
+                thread.write_open(Some(&open), now, &mut self.batch);
+            }
+        }
+        self.meters = meters;
+    }
+
+    /// Where there are no hooks: who has the GIL now, and who sleeps on it.
+    fn look_at_gil(&mut self, gil: &Gil, now: u64) {
+        let holder = gil.locked().then(|| gil.last_holder());
+        let holder = match (holder, &mut self.frames) {
+            (Some(state), Some(frames)) => frames.thread_of(state, now),
+            _ => None,
+        };
+        for thread in self.threads.values_mut() {
+            let doing = if holder == Some(thread.tid) {
+                Doing::Holds
+            } else if look(&self.tasks, thread.tid, Some(gil), &mut self.buffer) == Some(Found::Gil) {
+                Doing::Wants
+            } else {
+                Doing::Free
+            };
+            thread.seen_doing(doing, now, &mut self.batch);
+        }
+    }
+
+    /// Where there are no events of the kernel: who runs now, and what it has counted.
+    fn look_at_cores(&mut self, now: u64) -> bool {
+        let mut news = false;
+        for thread in self.threads.values_mut() {
+            let Some(stat) = self
+                .tasks
+                .read(thread.tid, "stat", &mut self.buffer)
+                .ok()
+                .and_then(Stat::parse)
+            else {
+                continue;
+            };
+            let on = stat.state == b'R';
+            let what = if on { What::On } else { What::Off { forced: false } };
+            thread.switch(
+                &Event {
+                    at: now,
+                    tid: thread.tid,
+                    cpu: stat.cpu as u16,
+                    what,
+                },
+                &mut self.batch,
+            );
+            news |= thread.count(&self.tasks, now, &mut self.buffer, &mut self.batch);
+        }
+        news
+    }
+
+    /// What the kernel has counted of those that had a core.
+    fn count(&mut self, now: u64) -> bool {
+        let mut news = false;
+        for thread in self.threads.values_mut() {
+            if thread.ran || thread.on {
+                thread.ran = false;
+                news |= thread.count(&self.tasks, now, &mut self.buffer, &mut self.batch);
+            }
+            // It was there at the beginning, and has kept its core since.
+            if !thread.switched && thread.on && now - thread.from > COUNT * self.settings.tick {
+                let what = What::On;
+                thread.switch(
+                    &Event {
+                        at: thread.from,
+                        tid: thread.tid,
+                        cpu: 0,
+                        what,
+                    },
+                    &mut self.batch,
+                );
+            }
+        }
+        news
+    }
+
+    /// Finds threads that no event has told of.
+    fn scan(&mut self, now: u64) {
+        let mut list = std::mem::take(&mut self.list);
+        list.clear();
+        if self.tasks.list(&mut list).is_ok() {
+            for &tid in &list {
+                if tid != self.own && !self.threads.contains_key(&tid) {
+                    self.first_sight(tid, now, false);
+                }
+            }
+            list.sort_unstable();
+            for thread in self.threads.values_mut() {
+                let missing = list.binary_search(&thread.tid).is_err();
+                thread.missing = if missing { thread.missing + 1 } else { 0 };
+            }
+            // Its own event may be on its way.
+            let gone: Vec<Tid> = self
+                .threads
+                .values()
+                .filter(|each| each.missing > 1)
+                .map(|each| each.tid)
+                .collect();
+            for tid in gone {
+                self.ended(tid, now);
+            }
+        }
+        self.list = list;
+    }
+
+    /// Looks up what those wait for that sleep for longer than a tick, and now and then those that do not.
+    fn look_at_waits(&mut self, now: u64) {
+        let lasting = now.saturating_sub(self.settings.tick);
+        for thread in self.threads.values_mut() {
+            if thread.on || thread.forced || thread.doing == Doing::Wants {
+                continue;
+            }
+            let due = if thread.core_since <= lasting {
+                thread.looked < thread.core_since.max(1)
+            } else {
+                thread.looked + SHORT_WAITS <= now
+            };
+            if !due {
+                continue;
+            }
+            let found = look(&self.tasks, thread.tid, self.gil.gil(), &mut self.buffer);
+            if let Some(Found::Wait { kind, call, target }) = found {
+                thread.looked = now;
+                let (call, target) = (self.shared.desk.text(&call), self.shared.desk.text(&target));
+                self.batch.push(Record::Wait {
+                    tid: thread.tid,
+                    at: now,
+                    kind,
+                    call,
+                    target,
+                });
+            }
+        }
+    }
+
+    fn look_at_stacks(&mut self, now: u64) {
+        let Some(frames) = &mut self.frames else { return };
+        let ticks = now >= self.stacks_at + self.settings.stacks;
+        let weight = now - self.stacks_at;
+        let lasting = now.saturating_sub(self.settings.tick);
+        let waiter = self
+            .threads
+            .values()
+            .filter(|thread| thread.doing == Doing::Wants)
+            .min_by_key(|thread| thread.since);
+        let waiter = waiter.filter(|thread| now.saturating_sub(thread.since) > LONG_WAIT);
+        let waiter = waiter.map(|thread| (thread.tid, thread.since));
+        for thread in self.threads.values_mut() {
+            let (since, holds) = (thread.state_since(), thread.doing == Doing::Holds);
+            let (why, weight) = if ticks && (holds || (thread.on && thread.doing == Doing::Free)) {
+                (Why::Tick, weight)
+            } else if let Some((waiter, waits)) = waiter.filter(|_| holds && thread.stack_at <= lasting) {
+                (Why::Holder { waiter }, now - waits.max(thread.stack_at))
+            } else if !holds && since <= lasting && thread.stacked != since {
+                (Why::Lasting, now - since)
+            } else {
+                continue;
+            };
+            let Some(frame) = frames.look(thread.tid, now, &self.shared.desk, &mut self.batch) else {
+                continue;
+            };
+            thread.stack_at = now;
+            if !matches!(why, Why::Holder { .. }) {
+                thread.stacked = since;
+            }
+            self.batch.push(Record::Stack {
+                tid: thread.tid,
+                at: now,
+                frame,
+                weight,
+                why,
+            });
+        }
+        if ticks {
+            self.stacks_at = now;
+        }
+        if frames.refused() {
+            self.frames = None;
+            self.method("stacks", "none", false, "memory cannot be read");
+        }
+    }
+
     fn cost(&mut self, at: u64) {
+        let takes: u64 = self.threads.values().map(|thread| thread.takes).sum();
+        let lost: u64 = self.threads.values().map(|thread| thread.lost).sum();
+        let hooked = matches!(self.gil, GilSource::Hooks { .. });
         self.batch.push(Record::Cost {
             at,
             observer: thread_cpu_ns(),
-            hooks: 0,
-            lost: self.shared.desk.lost(),
+            // Each take has its letting go.
+            hooks: if hooked {
+                2 * (takes + self.gone_takes) * self.event_cost
+            } else {
+                0
+            },
+            lost: lost + self.gone_lost + self.shared.desk.lost() + self.switches.as_ref().map_or(0, Switches::lost),
         });
     }
 
@@ -94,6 +667,52 @@ impl Sampler {
         for record in handed_in.iter().chain(&self.batch) {
             (self.sink)(record);
         }
+        for record in handed_in {
+            if let Record::Thread { tid, name, .. } = record {
+                self.names.insert(tid, name);
+            }
+        }
         self.batch.clear();
     }
+
+    /// Takes the hooks out, and writes what is left.
+    fn finish(mut self) {
+        let now = monotonic_ns();
+        self.take_switches(u64::MAX);
+        if let GilSource::Hooks { hooks, session, .. } = std::mem::replace(&mut self.gil, GilSource::None) {
+            self.take_meters(session, now);
+            meter::end();
+            drop(hooks);
+        }
+        for thread in self.threads.values_mut() {
+            let open = thread
+                .meter
+                .and_then(|meter| settled(thread, meter, self.began, &mut self.batch));
+            thread.write_open(open.as_ref(), now, &mut self.batch);
+            thread.count_switches(&self.tasks, &mut self.buffer);
+            thread.count(&self.tasks, now, &mut self.buffer, &mut self.batch);
+        }
+        self.cost(now);
+        let code = *self.shared.code.lock();
+        self.batch.push(Record::ProcessEnd { at: now, code });
+        self.write();
+    }
+}
+
+/// Takes what a thread's meter has; None where the thread is in the middle of an event.
+fn drained(thread: &mut Thread, meter: &Meter, began: u64, out: &mut Vec<Record>) -> Option<Open> {
+    let open = meter.drain(began, &mut |span| thread.span(span, out))?;
+    thread.measured(&open);
+    Some(open)
+}
+
+/// The same at the end, when no thread begins an event any more.
+fn settled(thread: &mut Thread, meter: &Meter, began: u64, out: &mut Vec<Record>) -> Option<Open> {
+    for _ in 0..PATIENCE {
+        if let Some(open) = drained(thread, meter, began, out) {
+            return Some(open);
+        }
+        std::thread::yield_now();
+    }
+    None
 }

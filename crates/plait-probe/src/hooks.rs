@@ -1,0 +1,302 @@
+//! Every taking and letting go of the GIL, seen by standing between the interpreter and the C library.
+//!
+//! An interpreter that takes its GIL ends with a signal of one condition variable, one that lets go signals another, and one that has to
+//! wait waits for the latter. So the slots through which the interpreter calls `pthread_cond_signal`, `pthread_cond_timedwait` and
+//! `pthread_cond_wait` are pointed at the functions here, which tell the thread's [`meter`] and go on to the real ones. No other object of
+//! the process is touched.
+//!
+//! - The real functions are asked of the linker, never called through what a slot had: that may be the linker's own code, which writes the
+//!   slot when it is called, and the hook would be gone.
+//! - The page of a slot stays writable: it is shared with data of the interpreter.
+//! - A thread may be inside a hook when the slots are given back: this code stays, and has become one that passes calls on.
+
+use std::ffi::{CStr, c_int, c_void};
+use std::fmt;
+use std::io;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+
+use plait_sys::loader;
+
+use crate::elf;
+use crate::gil::Gil;
+use crate::memory::Memory;
+use crate::meter::{self, Doing};
+
+/// Why there are no hooks.
+#[derive(Debug)]
+pub enum Refused {
+    /// The address of a function that was given lies in no object.
+    NoObject,
+    /// The object cannot be read, or is not as expected.
+    Unreadable(io::Error),
+    /// The interpreter does not call the C library through a slot, or there is no such library.
+    Static(&'static str),
+    /// The page of a slot cannot be made writable.
+    Protected(io::Error),
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Refused::NoObject => f.write_str("the interpreter's own code was not found"),
+            Refused::Unreadable(error) => write!(f, "the interpreter's tables cannot be read: {error}"),
+            Refused::Static(name) => write!(f, "the interpreter has no slot for {name}: a static build?"),
+            Refused::Protected(error) => write!(f, "the interpreter's tables cannot be written: {error}"),
+        }
+    }
+}
+
+type Wake = unsafe extern "C-unwind" fn(*mut c_void) -> c_int;
+type Wait = unsafe extern "C-unwind" fn(*mut c_void, *mut c_void) -> c_int;
+type TimedWait = unsafe extern "C-unwind" fn(*mut c_void, *mut c_void, *const c_void) -> c_int;
+
+/// The functions that are hooked, and which of them an interpreter cannot do without.
+const NAMES: [(&CStr, bool); 3] = [
+    (c"pthread_cond_signal", true),
+    (c"pthread_cond_timedwait", true),
+    (c"pthread_cond_wait", false),
+];
+
+/// The real functions, in that order; set before any slot points here, and never changed to others.
+static REAL: [AtomicUsize; 3] = [const { AtomicUsize::new(0) }; 3];
+/// The GIL's condition variables. An address that no condition variable has, while nothing is hooked.
+static COND: AtomicUsize = AtomicUsize::new(0);
+static SWITCH_COND: AtomicUsize = AtomicUsize::new(0);
+
+// These are "C-unwind" and have nothing to drop, since a thread may be cancelled or ended within a wait.
+
+unsafe extern "C-unwind" fn signal(cond: *mut c_void) -> c_int {
+    let address = cond as usize;
+    if address == COND.load(Relaxed) {
+        meter::event(Doing::Free);
+    } else if address == SWITCH_COND.load(Relaxed) {
+        meter::event(Doing::Holds);
+    }
+    // SAFETY: the C library's function of that name, which has this type; the caller's arguments.
+    unsafe { std::mem::transmute::<usize, Wake>(REAL[0].load(Relaxed))(cond) }
+}
+
+unsafe extern "C-unwind" fn timed_wait(cond: *mut c_void, mutex: *mut c_void, until: *const c_void) -> c_int {
+    if cond as usize == COND.load(Relaxed) {
+        meter::event(Doing::Wants);
+    }
+    // SAFETY: as above.
+    unsafe { std::mem::transmute::<usize, TimedWait>(REAL[1].load(Relaxed))(cond, mutex, until) }
+}
+
+unsafe extern "C-unwind" fn wait(cond: *mut c_void, mutex: *mut c_void) -> c_int {
+    // Who was made to let go waits until somebody else has taken it.
+    let forced = cond as usize == SWITCH_COND.load(Relaxed);
+    if forced || cond as usize == COND.load(Relaxed) {
+        meter::event(Doing::Wants);
+    }
+    // SAFETY: as above.
+    let result = unsafe { std::mem::transmute::<usize, Wait>(REAL[2].load(Relaxed))(cond, mutex) };
+    if forced {
+        // It may want it again at once, or have wanted to let go.
+        meter::event(Doing::Free);
+    }
+    result
+}
+
+/// Slots that point here until this is dropped.
+pub(crate) struct Hooks {
+    /// Each slot, what it had, and what it has now.
+    slots: Vec<(usize, usize, usize)>,
+}
+
+impl Hooks {
+    /// Hooks the interpreter that has `function` somewhere in its code.
+    ///
+    /// # Safety
+    /// `gil` is that interpreter's, and the interpreter stays loaded.
+    pub(crate) unsafe fn install(gil: &Gil, function: usize) -> Result<Hooks, Refused> {
+        let base = loader::object_of(function).ok_or(Refused::NoObject)?;
+        let memory = Memory::open().map_err(Refused::Unreadable)?;
+        let names = NAMES.map(|(name, _)| name.to_str().expect("no such bytes"));
+        let found = elf::slots(&memory, base, names).map_err(Refused::Unreadable)?;
+        for (index, (name, needed)) in NAMES.iter().enumerate() {
+            let real = loader::function(name);
+            if *needed && (found[index].is_empty() || real.is_none()) {
+                return Err(Refused::Static(names[index]));
+            }
+            REAL[index].store(real.unwrap_or(0), Relaxed);
+        }
+        let here = [
+            signal as Wake as usize,
+            timed_wait as TimedWait as usize,
+            wait as Wait as usize,
+        ];
+        let mut hooks = Hooks { slots: Vec::new() };
+        for (slots, (here, real)) in found.into_iter().zip(here.into_iter().zip(&REAL)) {
+            if real.load(Relaxed) == 0 {
+                continue;
+            }
+            for slot in slots {
+                // SAFETY: it is a slot of the interpreter, which only the interpreter calls through.
+                unsafe { hooks.point(slot, here) }.map_err(Refused::Protected)?;
+            }
+        }
+        COND.store(gil.cond(), Relaxed);
+        SWITCH_COND.store(gil.switch_cond(), Relaxed);
+        Ok(hooks)
+    }
+
+    /// # Safety
+    /// There is a slot, for a function of the type that `here` has.
+    unsafe fn point(&mut self, address: usize, here: usize) -> io::Result<()> {
+        // SAFETY: a table of addresses lies there.
+        unsafe { loader::make_writable(address, size_of::<usize>()) }?;
+        // SAFETY: an aligned word of the table, which lives as long as the interpreter.
+        let slot = unsafe { AtomicUsize::from_ptr(address as *mut usize) };
+        // AcqRel: the real functions were set before; pairs with nothing but the calls through the slot, which depend on it.
+        let before = slot.swap(here, AcqRel);
+        // A forked child's slots are hooked already, and stay so: what they had is not known.
+        if before != here {
+            self.slots.push((address, before, here));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Hooks {
+    fn drop(&mut self) {
+        for &(address, before, here) in &self.slots {
+            // SAFETY: as in `point`; the page has stayed writable.
+            let slot = unsafe { AtomicUsize::from_ptr(address as *mut usize) };
+            // Somebody who hooked it later calls on to here: that has to stay.
+            let _ = slot.compare_exchange(here, before, Release, Acquire);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::meter::{Meter, Span};
+    use plait_sys::time::monotonic_ns;
+    use plait_trace::record::GilSpan;
+    use std::ptr::NonNull;
+    use std::time::Duration;
+
+    #[repr(C, align(16))]
+    struct Words([u64; 6]);
+
+    unsafe extern "C-unwind" {
+        fn pthread_cond_signal(cond: *mut c_void) -> c_int;
+        fn pthread_cond_timedwait(cond: *mut c_void, mutex: *mut c_void, until: *const c_void) -> c_int;
+        fn pthread_mutex_lock(mutex: *mut c_void) -> c_int;
+        fn pthread_mutex_unlock(mutex: *mut c_void) -> c_int;
+    }
+
+    /// A GIL as CPython has it, made of the C library's parts; zeros are the initial state of all of them.
+    #[derive(Clone, Copy)]
+    struct FakeGil(usize);
+
+    impl FakeGil {
+        fn new() -> FakeGil {
+            FakeGil(
+                Box::leak(Box::new([
+                    Words([0; 6]),
+                    Words([0; 6]),
+                    Words([0; 6]),
+                    Words([0; 6]),
+                    Words([0; 6]),
+                ]))
+                .as_ptr() as usize,
+            )
+        }
+
+        fn gil(self) -> Gil {
+            Gil::fake(NonNull::new(self.0 as *mut u8).expect("not null"))
+        }
+
+        fn locked(self) -> &'static std::sync::atomic::AtomicU64 {
+            // SAFETY: leaked, aligned, and read and written as such.
+            unsafe { std::sync::atomic::AtomicU64::from_ptr((self.0 + 16) as *mut u64) }
+        }
+
+        fn take(self) {
+            let gil = self.gil();
+            let (cond, mutex) = (gil.cond() as *mut c_void, (gil.cond() + 48) as *mut c_void);
+            let late = [u64::MAX >> 2, 0];
+            // SAFETY: they are what they seem.
+            unsafe {
+                pthread_mutex_lock(mutex);
+                while self.locked().load(Relaxed) != 0 {
+                    pthread_cond_timedwait(cond, mutex, late.as_ptr().cast());
+                }
+                self.locked().store(1, Relaxed);
+                pthread_cond_signal(gil.switch_cond() as *mut c_void);
+                pthread_mutex_unlock(mutex);
+            }
+        }
+
+        fn drop(self) {
+            let gil = self.gil();
+            let mutex = (gil.cond() + 48) as *mut c_void;
+            // SAFETY: they are what they seem.
+            unsafe {
+                pthread_mutex_lock(mutex);
+                self.locked().store(0, Relaxed);
+                pthread_cond_signal(gil.cond() as *mut c_void);
+                pthread_mutex_unlock(mutex);
+            }
+        }
+    }
+
+    fn spans(meter: &Meter) -> Vec<Span> {
+        let mut spans = Vec::new();
+        while meter.drain(0, &mut |span| spans.push(span)).is_none() {}
+        spans
+    }
+
+    fn total(spans: &[Span], kind: GilSpan) -> Duration {
+        let these = spans.iter().filter(|each| each.span == Some(kind));
+        Duration::from_nanos(these.map(|each| each.to - each.from).sum())
+    }
+
+    #[test]
+    fn a_fake_gil_is_followed_and_let_alone_again() {
+        let fake = FakeGil::new();
+        let own = thread_number();
+        let session = meter::begin(monotonic_ns(), &[own]);
+        fake.take(); // not hooked yet: as a program that runs when it is first looked at
+        // SAFETY: it is ours, and this program stays loaded.
+        let hooks = unsafe { Hooks::install(&fake.gil(), FakeGil::new as *const () as usize) }.expect("hooks");
+        let other = std::thread::scope(|scope| {
+            let waiter = scope.spawn(|| {
+                fake.take();
+                std::thread::sleep(Duration::from_millis(10));
+                fake.drop();
+                thread_number()
+            });
+            std::thread::sleep(Duration::from_millis(30));
+            fake.drop();
+            waiter.join().expect("no panic")
+        });
+        fake.take();
+        fake.drop();
+        let mut meters = Vec::new();
+        meter::collect(session, &mut meters);
+        let of = |tid| spans(meters.iter().find(|meter| meter.tid() == tid).expect("it took part"));
+        let (own, other) = (of(own), of(other));
+        assert!(total(&own, GilSpan::Held) >= Duration::from_millis(30), "{own:?}");
+        assert!(total(&other, GilSpan::Held) >= Duration::from_millis(10), "{other:?}");
+        assert!(total(&other, GilSpan::Wanted) > Duration::ZERO, "{other:?}");
+        drop(hooks);
+        meter::end();
+        fake.take();
+        fake.drop();
+        let meter = meters
+            .iter()
+            .find(|meter| meter.tid() == thread_number())
+            .expect("it took part");
+        assert!(spans(meter).is_empty(), "nothing is measured any more");
+    }
+
+    fn thread_number() -> u32 {
+        plait_sys::thread::number()
+    }
+}

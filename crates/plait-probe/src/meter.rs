@@ -1,0 +1,546 @@
+//! What each thread had to do with the GIL, measured by itself: a state that changes at each event, and the spans behind it.
+//!
+//! A thread's meter is written by that thread alone, from within the interpreter's own calls, and so has to be quick: it reads the clock,
+//! adds to sums, and once in a while leaves a span on its [`Trail`]. Short spans are summed until they are worth a record; so are those that
+//! find no room on the trail: detail is lost then, and no sum is.
+//!
+//! Meters live for ever, and go from threads that have ended to new ones.
+
+use std::cell::Cell;
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::{AtomicU32, AtomicU64};
+
+use plait_shm::guarded::Guarded;
+use plait_shm::trail::{Look, SPAN, Trail};
+use plait_sys::time::monotonic_ns;
+use plait_sys::{fork, thread};
+use plait_trace::record::{GilSpan, Tid};
+
+/// Spans shorter than this many nanoseconds are summed.
+const SHORT: u64 = 50_000;
+/// Sums are written down when they cover so much time.
+const BLUR: u64 = 2_000_000;
+/// Who lets go and then waits at once has waited since it let go.
+const AT_ONCE: u64 = 5_000;
+/// Room for spans: those of half a tick at the least length that is not summed.
+const ROOM: usize = 512;
+
+/// What a thread has to do with the GIL.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u64)]
+pub(crate) enum Doing {
+    /// Nobody knows: from the beginning to the thread's first event.
+    Unknown = 0,
+    /// It holds it.
+    Holds = 1,
+    /// It wants it.
+    Wants = 2,
+    /// Neither.
+    Free = 3,
+}
+
+impl Doing {
+    fn of(number: u64) -> Doing {
+        match number & 3 {
+            1 => Doing::Holds,
+            2 => Doing::Wants,
+            3 => Doing::Free,
+            _ => Doing::Unknown,
+        }
+    }
+}
+
+// Words beside the trail's ring.
+/// The present state and since when: nanoseconds times four, and the state.
+const NOW: usize = 0;
+/// What has been summed: how many spans, from when, and the sums. The last span's state, in case that it is the only one.
+const SPANS: usize = 1;
+const FROM: usize = 2;
+const HELD: usize = 3;
+const WANTED: usize = 4;
+const TAKES: usize = 5;
+const LONGEST: usize = 6;
+/// Spans that found no room on the trail.
+const LOST: usize = 7;
+
+/// Above the state in a span's third word: how many takes it sums.
+const TAKES_SHIFT: u32 = 8;
+/// A span that is a sum.
+const SUMMED: u64 = 4;
+
+/// What the meters measure now: a number that is never used again, or 0 for nothing.
+static SESSION: AtomicU32 = AtomicU32::new(0);
+static SESSIONS: AtomicU32 = AtomicU32::new(0);
+/// When that began.
+static BEGAN: AtomicU64 = AtomicU64::new(0);
+
+/// The meters of threads that live, or lived when somebody last looked; and those that nobody has.
+#[derive(Default)]
+struct Meters {
+    used: Vec<&'static Meter>,
+    free: Vec<&'static Meter>,
+}
+
+static METERS: std::sync::OnceLock<Guarded<Meters>> = std::sync::OnceLock::new();
+
+fn meters() -> &'static Guarded<Meters> {
+    METERS.get_or_init(Guarded::default)
+}
+
+thread_local! {
+    /// That of this thread. Without a destructor, so that it can be used for as long as the thread has anything to do with the GIL.
+    static MINE: Cell<Option<&'static Meter>> = const { Cell::new(None) };
+}
+
+/// One thread's.
+pub(crate) struct Meter {
+    trail: Trail,
+    tid: AtomicU32,
+    /// The session that it takes part in.
+    session: AtomicU32,
+    /// The fork of the program whose thread has it.
+    generation: AtomicU32,
+}
+
+/// A span as it was measured.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Span {
+    pub(crate) from: u64,
+    pub(crate) to: u64,
+    /// None for what nobody knows.
+    pub(crate) span: Option<GilSpan>,
+}
+
+/// Begins to measure. `began` is now. The threads that live are needed to know whose meters are free: their numbers, sorted.
+pub(crate) fn begin(began: u64, living: &[Tid]) -> u32 {
+    prune(living);
+    BEGAN.store(began, Relaxed);
+    let session = SESSIONS.fetch_add(1, Relaxed) + 1;
+    // Release: pairs with `event`.
+    SESSION.store(session, Release);
+    session
+}
+
+/// Measures no more. Threads within an event finish it.
+pub(crate) fn end() {
+    SESSION.store(0, Relaxed);
+}
+
+/// In a forked child: nothing is measured until somebody begins.
+pub(crate) fn forked() {
+    end();
+}
+
+/// What an event costs, in nanoseconds: measured with a meter of nobody.
+pub(crate) fn cost() -> u64 {
+    const EVENTS: u64 = 2000;
+    let meter = Meter::new();
+    meter
+        .trail
+        .change(|trail| trail.set(NOW, pack(Doing::Free, monotonic_ns())));
+    let before = monotonic_ns();
+    for _ in 0..EVENTS / 2 {
+        meter.turn(Doing::Holds);
+        meter.turn(Doing::Free);
+    }
+    (monotonic_ns() - before) / EVENTS
+}
+
+/// Gives the meters of threads that do not live any more to others.
+fn prune(living: &[Tid]) {
+    let mut meters = meters().lock();
+    let Meters { used, free } = &mut *meters;
+    used.retain(|meter| {
+        let lives = living.binary_search(&meter.tid()).is_ok();
+        if !lives {
+            free.push(meter);
+        }
+        lives
+    });
+}
+
+/// The meters that take part in a session; `out` is empty before.
+pub(crate) fn collect(session: u32, out: &mut Vec<&'static Meter>) {
+    let meters = meters().lock();
+    // Acquire: pairs with `join`; the meter is as new.
+    out.extend(
+        meters
+            .used
+            .iter()
+            .filter(|meter| meter.session.load(Acquire) == session),
+    );
+}
+
+/// Gives back the meter of a thread that has ended. Not used by anybody any more.
+pub(crate) fn free(meter: &'static Meter) {
+    let mut meters = meters().lock();
+    let count = meters.used.len();
+    meters.used.retain(|each| !std::ptr::eq(*each, meter));
+    if meters.used.len() < count {
+        meter.session.store(0, Relaxed);
+        meters.free.push(meter);
+    }
+}
+
+/// The calling thread does this from now on.
+#[inline]
+pub(crate) fn event(doing: Doing) {
+    // Acquire: pairs with `begin`.
+    let session = SESSION.load(Acquire);
+    if session == 0 {
+        return;
+    }
+    match MINE.get() {
+        Some(meter) if meter.session.load(Relaxed) == session => meter.turn(doing),
+        mine => join(mine, session).turn(doing),
+    }
+}
+
+/// The calling thread takes part in a session.
+#[cold]
+fn join(mine: Option<&'static Meter>, session: u32) -> &'static Meter {
+    let generation = fork::generation();
+    // A forked child's list is empty: what its one thread had is in none.
+    let meter = mine
+        .filter(|meter| meter.generation.load(Relaxed) == generation)
+        .unwrap_or_else(|| {
+            let mut meters = meters().lock();
+            let meter = meters.free.pop().unwrap_or_else(|| Box::leak(Box::new(Meter::new())));
+            meters.used.push(meter);
+            meter
+        });
+    meter.tid.store(thread::number(), Relaxed);
+    meter.generation.store(generation, Relaxed);
+    meter.trail.change(|trail| {
+        for word in [SPANS, HELD, WANTED, TAKES, LONGEST, LOST] {
+            trail.set(word, 0);
+        }
+        trail.set(NOW, pack(Doing::Unknown, BEGAN.load(Relaxed)));
+    });
+    // Release: pairs with `collect`.
+    meter.session.store(session, Release);
+    MINE.set(Some(meter));
+    meter
+}
+
+fn pack(doing: Doing, since: u64) -> u64 {
+    since << 2 | doing as u64
+}
+
+impl Meter {
+    fn new() -> Meter {
+        Meter {
+            trail: Trail::new(ROOM),
+            tid: AtomicU32::new(0),
+            session: AtomicU32::new(0),
+            generation: AtomicU32::new(0),
+        }
+    }
+
+    pub(crate) fn tid(&self) -> Tid {
+        self.tid.load(Relaxed)
+    }
+
+    /// The owner does this from now on.
+    #[inline]
+    fn turn(&self, doing: Doing) {
+        let word = self.trail.get(NOW);
+        // A wait is many short ones, of a switch interval each.
+        if Doing::of(word) != doing {
+            self.turn_at(doing, word, monotonic_ns());
+        }
+    }
+
+    #[inline]
+    fn turn_at(&self, doing: Doing, word: u64, now: u64) {
+        let (was, since) = (Doing::of(word), word >> 2);
+        let now = now.max(since);
+        let length = now - since;
+        self.trail.change(|trail| {
+            trail.set(NOW, pack(doing, now));
+            match was {
+                Doing::Unknown => self.first(doing, since, now),
+                Doing::Free if doing == Doing::Wants && length < AT_ONCE && trail.get(SPANS) == 0 => {
+                    trail.set(NOW, pack(doing, since));
+                }
+                _ if length < SHORT => {
+                    self.add(was, since, length);
+                    if now - trail.get(FROM) >= BLUR {
+                        self.flush(now);
+                    }
+                }
+                _ => self.lasting(was, since, now),
+            }
+        });
+    }
+
+    /// The first event: what was before is for others to know, but who lets go has held.
+    fn first(&self, doing: Doing, since: u64, now: u64) {
+        let before = if doing == Doing::Free {
+            Doing::Holds
+        } else {
+            Doing::Unknown
+        };
+        // The trail is empty but for what an event at the end of the session before may have left.
+        let _ = self.trail.push([since, now, before as u64, 0, 0, 0]);
+    }
+
+    #[cold]
+    fn lasting(&self, was: Doing, since: u64, now: u64) {
+        let pushed = self.flush(since) && self.trail.push([since, now, was as u64, 0, 0, 0]);
+        if !pushed {
+            self.trail.set(LOST, self.trail.get(LOST) + 1);
+            self.add(was, since, now - since);
+        }
+    }
+
+    /// Adds a span to the sums.
+    #[inline]
+    fn add(&self, was: Doing, since: u64, length: u64) {
+        let trail = &self.trail;
+        let spans = trail.get(SPANS);
+        if spans == 0 {
+            trail.set(FROM, since);
+        }
+        // The count, and below it the state of the last.
+        trail.set(SPANS, ((spans >> 2) + 1) << 2 | was as u64);
+        match was {
+            Doing::Holds => {
+                trail.set(HELD, trail.get(HELD) + length);
+                trail.set(TAKES, trail.get(TAKES) + 1);
+                if length > trail.get(LONGEST) {
+                    trail.set(LONGEST, length);
+                }
+            }
+            Doing::Wants => trail.set(WANTED, trail.get(WANTED) + length),
+            Doing::Free | Doing::Unknown => {}
+        }
+    }
+
+    /// Leaves the sums on the trail, up to `to`; false where there is no room.
+    fn flush(&self, to: u64) -> bool {
+        let trail = &self.trail;
+        if trail.get(SPANS) == 0 {
+            return true;
+        }
+        let flushed = trail.push(summed(|word| trail.get(word), to));
+        if flushed {
+            for word in [SPANS, HELD, WANTED, TAKES, LONGEST] {
+                trail.set(word, 0);
+            }
+        }
+        flushed
+    }
+
+    /// What the thread does and since when, after handing each span before that to `out`; sums that are not on the trail yet are not
+    /// among them, nor is what an event that ended after the session before has left: `began` is when this one did. None where the
+    /// thread is within an event: another time. For the one observer.
+    pub(crate) fn drain(&self, began: u64, out: &mut impl FnMut(Span)) -> Option<Open> {
+        let seen = self.trail.look()?;
+        while let Some(span) = self.trail.pop(&seen) {
+            if span[0] >= began {
+                out(read(span));
+            }
+        }
+        Some(Open(seen))
+    }
+}
+
+/// The sums as a span up to `to`.
+fn summed(get: impl Fn(usize) -> u64, to: u64) -> [u64; SPAN] {
+    let spans = get(SPANS);
+    let third = match spans >> 2 {
+        1 => spans & 3,
+        _ => SUMMED | get(TAKES) << TAKES_SHIFT,
+    };
+    [get(FROM), to, third, get(HELD), get(WANTED), get(LONGEST)]
+}
+
+fn read([from, to, third, held, wanted, longest]: [u64; SPAN]) -> Span {
+    let span = if third & SUMMED != 0 {
+        let takes = u32::try_from(third >> TAKES_SHIFT).unwrap_or(u32::MAX);
+        Some(GilSpan::Blurred {
+            held,
+            wanted,
+            takes,
+            longest,
+        })
+    } else {
+        match Doing::of(third) {
+            Doing::Holds => Some(GilSpan::Held),
+            Doing::Wants => Some(GilSpan::Wanted),
+            Doing::Free => Some(GilSpan::Free),
+            Doing::Unknown => None,
+        }
+    };
+    Span { from, to, span }
+}
+
+/// What a thread is in the middle of.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Open(Look);
+
+impl Open {
+    /// What it does.
+    pub(crate) fn doing(&self) -> Doing {
+        Doing::of(self.0.open[NOW])
+    }
+
+    /// Since when.
+    pub(crate) fn since(&self) -> u64 {
+        self.0.open[NOW] >> 2
+    }
+
+    /// The spans that found no room.
+    pub(crate) fn lost(&self) -> u64 {
+        self.0.open[LOST]
+    }
+
+    /// What has been summed and is not on the trail yet.
+    pub(crate) fn sums(&self) -> Option<Span> {
+        (self.0.open[SPANS] != 0).then(|| read(summed(|word| self.0.open[word], self.since())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A meter that began at 1000, and events at times.
+    fn measured(events: &[(Doing, u64)]) -> (Vec<Span>, Open, Meter) {
+        let meter = Meter::new();
+        meter.trail.change(|trail| trail.set(NOW, pack(Doing::Unknown, 1000)));
+        for &(doing, at) in events {
+            meter.turn_at(doing, meter.trail.get(NOW), at);
+        }
+        let mut spans = Vec::new();
+        let open = meter.drain(0, &mut |span| spans.push(span)).expect("nobody else");
+        (spans, open, meter)
+    }
+
+    fn span(from: u64, to: u64, span: GilSpan) -> Span {
+        Span {
+            from,
+            to,
+            span: Some(span),
+        }
+    }
+
+    #[test]
+    fn long_spans_are_spans_and_follow_one_another() {
+        let events = [
+            (Doing::Wants, 2000),
+            (Doing::Holds, 102_000),
+            (Doing::Free, 302_000),
+            (Doing::Holds, 900_000),
+        ];
+        let (spans, open, _) = measured(&events);
+        let unknown = Span {
+            from: 1000,
+            to: 2000,
+            span: None,
+        };
+        let expected = [
+            unknown,
+            span(2000, 102_000, GilSpan::Wanted),
+            span(102_000, 302_000, GilSpan::Held),
+            span(302_000, 900_000, GilSpan::Free),
+        ];
+        assert_eq!(spans, expected);
+        assert_eq!((open.doing(), open.since(), open.sums()), (Doing::Holds, 900_000, None));
+    }
+
+    #[test]
+    fn who_lets_go_first_has_held_from_the_beginning() {
+        let (spans, ..) = measured(&[(Doing::Free, 5000)]);
+        assert_eq!(spans, [span(1000, 5000, GilSpan::Held)]);
+    }
+
+    #[test]
+    fn short_spans_are_summed_and_a_single_one_stays_itself() {
+        let events = [
+            (Doing::Holds, 2000),
+            (Doing::Free, 2300),
+            (Doing::Holds, 2500),
+            (Doing::Free, 3000),
+            (Doing::Holds, 103_000),
+            (Doing::Free, 104_000),
+            (Doing::Wants, 204_000),
+        ];
+        let (spans, open, _) = measured(&events);
+        let sums = GilSpan::Blurred {
+            held: 800,
+            wanted: 0,
+            takes: 2,
+            longest: 500,
+        };
+        let expected = [
+            span(2000, 3000, sums),
+            span(3000, 103_000, GilSpan::Free),
+            span(103_000, 104_000, GilSpan::Held),
+            span(104_000, 204_000, GilSpan::Free),
+        ];
+        assert_eq!(spans[1..], expected);
+        assert_eq!(open.doing(), Doing::Wants);
+    }
+
+    #[test]
+    fn sums_are_written_down_from_time_to_time() {
+        let mut events = Vec::new();
+        for round in 0..100_000_u64 {
+            events.push((Doing::Holds, 2000 + round * 100));
+            events.push((Doing::Free, 2060 + round * 100));
+        }
+        let (spans, open, _) = measured(&events);
+        assert_eq!(spans.len(), 1 + 4);
+        let (mut all, mut end) = (0, 1000);
+        for each in spans.iter().chain(&open.sums()) {
+            assert_eq!(each.from, end);
+            end = each.to;
+            if let Some(GilSpan::Blurred { held, .. }) = each.span {
+                all += held;
+            }
+        }
+        assert_eq!((all, end), (100_000 * 60, open.since()));
+    }
+
+    #[test]
+    fn a_wait_right_after_letting_go_began_then() {
+        let events = [
+            (Doing::Holds, 2000),
+            (Doing::Free, 200_000),
+            (Doing::Wants, 200_900),
+            (Doing::Holds, 400_000),
+        ];
+        let (spans, ..) = measured(&events);
+        assert_eq!(spans[2], span(200_000, 400_000, GilSpan::Wanted));
+    }
+
+    #[test]
+    fn a_full_trail_loses_detail_and_no_sum() {
+        let rounds = 3 * ROOM as u64;
+        let mut events = Vec::new();
+        for round in 0..rounds {
+            events.push((Doing::Holds, 200_000 + round * 200_000));
+            events.push((Doing::Free, 280_000 + round * 200_000));
+        }
+        let (spans, open, meter) = measured(&events);
+        assert_eq!(spans.len(), ROOM);
+        assert!(open.lost() > 0);
+        let held = |each: &Span| match each.span {
+            Some(GilSpan::Held) => each.to - each.from,
+            Some(GilSpan::Blurred { held, .. }) => held,
+            _ => 0,
+        };
+        let sums = open.sums().expect("the rest is summed");
+        assert_eq!(sums.from, spans[ROOM - 1].to);
+        assert_eq!(spans.iter().chain([&sums]).map(held).sum::<u64>(), rounds * 80_000);
+        // With room again, the sums come before what follows them.
+        meter.turn_at(Doing::Holds, meter.trail.get(NOW), open.since() + 1_000_000);
+        let mut later = Vec::new();
+        meter.drain(0, &mut |span| later.push(span)).expect("nobody else");
+        assert_eq!(later.len(), 2);
+        assert_eq!((later[0].from, later[0].to), (sums.from, sums.to));
+        assert_eq!(later[1], span(sums.to, sums.to + 1_000_000, GilSpan::Free));
+    }
+}

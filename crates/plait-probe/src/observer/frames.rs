@@ -1,0 +1,210 @@
+//! Stacks as records: a tree of frames that were defined once each.
+
+use std::collections::HashMap;
+
+use plait_trace::record::{Record, Tid};
+
+use crate::desk::Desk;
+use crate::stacks::{NoStack, Stacks};
+
+/// So many frames get a number; beyond it, stacks end with the caller that has one.
+const MOST: usize = 1 << 18;
+
+/// What reads stacks, and which frames have been defined.
+pub(super) struct Frames {
+    stacks: Box<dyn Stacks>,
+    /// The numbers of frames by caller, function and line.
+    frames: HashMap<(u32, u32, u32), u32>,
+    functions: u32,
+    /// Threads with a state of the interpreter, and when they were asked for.
+    threads: HashMap<Tid, usize>,
+    asked: u64,
+    list: Vec<(Tid, usize)>,
+    stack: Vec<(u32, u32)>,
+    refused: bool,
+}
+
+/// How long a list of threads is believed.
+const BELIEVED: u64 = 50_000_000;
+
+impl Frames {
+    pub(super) fn new(stacks: Box<dyn Stacks>) -> Frames {
+        Frames {
+            stacks,
+            frames: HashMap::new(),
+            functions: 0,
+            threads: HashMap::new(),
+            asked: 0,
+            list: Vec::new(),
+            stack: Vec::new(),
+            refused: false,
+        }
+    }
+
+    /// Whether stacks can be read at all.
+    pub(super) fn refused(&self) -> bool {
+        self.refused
+    }
+
+    /// Which thread has that state of the interpreter.
+    pub(super) fn thread_of(&mut self, state: usize, now: u64) -> Option<Tid> {
+        let find =
+            |threads: &HashMap<Tid, usize>| threads.iter().find(|&(_, &each)| each == state).map(|(&tid, _)| tid);
+        find(&self.threads).or_else(|| {
+            self.ask(now);
+            find(&self.threads)
+        })
+    }
+
+    /// Threads have come or gone.
+    pub(super) fn forget_threads(&mut self) {
+        self.asked = 0;
+    }
+
+    fn ask(&mut self, now: u64) {
+        self.asked = now;
+        self.list.clear();
+        match self.stacks.threads(&mut self.list) {
+            Ok(()) => self.threads = self.list.iter().copied().collect(),
+            Err(NoStack::Refused) => self.refused = true,
+            Err(NoStack::Torn | NoStack::Gone) => {}
+        }
+    }
+
+    /// The number of the innermost frame of a thread now; what had to be defined for it goes to `out`. None without a stack.
+    pub(super) fn look(&mut self, tid: Tid, now: u64, desk: &Desk, out: &mut Vec<Record>) -> Option<u32> {
+        if self.refused {
+            return None;
+        }
+        if now.saturating_sub(self.asked) > BELIEVED {
+            self.ask(now);
+        }
+        let &state = self.threads.get(&tid)?;
+        self.stack.clear();
+        match self.stacks.stack(state, &mut self.stack) {
+            Ok(()) => {}
+            Err(NoStack::Refused) => {
+                self.refused = true;
+                return None;
+            }
+            Err(NoStack::Gone) => {
+                self.asked = 0;
+                return None;
+            }
+            Err(NoStack::Torn) => return None,
+        }
+        let mut caller = 0;
+        for index in (0..self.stack.len()).rev() {
+            let (function, line) = self.stack[index];
+            let Some(frame) = self.number(caller, function, line, desk, out) else {
+                break;
+            };
+            caller = frame;
+        }
+        (caller != 0).then_some(caller)
+    }
+
+    fn number(&mut self, caller: u32, function: u32, line: u32, desk: &Desk, out: &mut Vec<Record>) -> Option<u32> {
+        if let Some(&number) = self.frames.get(&(caller, function, line)) {
+            return Some(number);
+        }
+        if self.frames.len() >= MOST {
+            return None;
+        }
+        while self.functions <= function {
+            let known = self.stacks.function(self.functions);
+            let (name, file) = (desk.text(&known.name), desk.text(&known.file));
+            out.push(Record::Function {
+                name,
+                file,
+                line: known.line,
+            });
+            self.functions += 1;
+        }
+        let number = self.frames.len() as u32 + 1;
+        self.frames.insert((caller, function, line), number);
+        out.push(Record::Frame { caller, function, line });
+        Some(number)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stacks::Function;
+    use plait_trace::record::Text;
+
+    struct Fixed(Vec<(u32, u32)>);
+
+    impl Stacks for Fixed {
+        fn threads(&mut self, out: &mut Vec<(Tid, usize)>) -> Result<(), NoStack> {
+            out.push((7, 0x70));
+            Ok(())
+        }
+
+        fn stack(&mut self, thread: usize, out: &mut Vec<(u32, u32)>) -> Result<(), NoStack> {
+            assert_eq!(thread, 0x70);
+            out.extend_from_slice(&self.0);
+            self.0[0].1 += 1;
+            Ok(())
+        }
+
+        fn function(&self, number: u32) -> Function {
+            Function {
+                name: format!("f{number}"),
+                file: "x.py".into(),
+                line: number * 10,
+            }
+        }
+    }
+
+    #[test]
+    fn functions_and_frames_are_defined_once_callers_first() {
+        let desk = Desk::default();
+        let mut frames = Frames::new(Box::new(Fixed(vec![(1, 11), (0, 5)])));
+        let mut out = Vec::new();
+        assert_eq!(frames.look(7, 1 << 40, &desk, &mut out), Some(2));
+        let function = |name, line| Record::Function {
+            name,
+            file: Text(2),
+            line,
+        };
+        assert_eq!(
+            out,
+            [
+                function(Text(1), 0),
+                Record::Frame {
+                    caller: 0,
+                    function: 0,
+                    line: 5
+                },
+                function(Text(3), 10),
+                Record::Frame {
+                    caller: 1,
+                    function: 1,
+                    line: 11
+                },
+            ]
+        );
+        out.clear();
+        assert_eq!(
+            frames.look(7, 1 << 40, &desk, &mut out),
+            Some(3),
+            "another line of the same function"
+        );
+        assert_eq!(
+            out,
+            [Record::Frame {
+                caller: 1,
+                function: 1,
+                line: 12
+            }]
+        );
+        assert_eq!(
+            frames.look(8, 1 << 40, &desk, &mut out),
+            None,
+            "no thread of the interpreter"
+        );
+        assert_eq!(frames.thread_of(0x70, 1 << 40), Some(7));
+    }
+}

@@ -1,0 +1,343 @@
+//! A thread as the observer knows it: what it has to do with the GIL, whether it has a core, and what has been written of that.
+
+use std::fs::File;
+
+use plait_sys::perf::{Event, What};
+use plait_trace::record::{GilSpan, Record, Tid};
+
+use crate::meter::{Doing, Meter, Open, Span};
+use crate::proc::{Scheduled, SwitchCount, Tasks, read_at};
+
+/// A span of the GIL that lasts is written in parts of about this many nanoseconds.
+const PART: u64 = 500_000_000;
+
+/// See the module.
+pub(super) struct Thread {
+    pub(super) tid: Tid,
+    /// Since when it is observed.
+    pub(super) from: u64,
+    pub(super) meter: Option<&'static Meter>,
+    /// What it has done since the beginning if it has had no event yet.
+    pub(super) assumed: Doing,
+    /// What it has to do with the GIL, and since when.
+    pub(super) doing: Doing,
+    pub(super) since: u64,
+    /// How far its spans of the GIL are written.
+    written: u64,
+    /// Takes of the GIL so far.
+    pub(super) takes: u64,
+    /// Whether it has a core, since when, and whether it lost it by force.
+    pub(super) on: bool,
+    pub(super) core_since: u64,
+    pub(super) forced: bool,
+    /// A switch was seen: until then `on` is a guess.
+    pub(super) switched: bool,
+    /// Has had a core since it was last counted.
+    pub(super) ran: bool,
+    /// When what it waits for was last looked up.
+    pub(super) looked: u64,
+    /// The beginning of the state whose stack was looked at.
+    pub(super) stacked: u64,
+    /// When its stack was last looked at.
+    pub(super) stack_at: u64,
+    /// How often it was not among the threads of the process.
+    pub(super) missing: u8,
+    /// Detail that was lost.
+    pub(super) lost: u64,
+    schedstat: Option<File>,
+    scheduled: Scheduled,
+    switches: SwitchCount,
+}
+
+impl Thread {
+    pub(super) fn new(tid: Tid, from: u64) -> Thread {
+        Thread {
+            tid,
+            from,
+            meter: None,
+            assumed: Doing::Free,
+            doing: Doing::Free,
+            since: from,
+            written: from,
+            takes: 0,
+            on: false,
+            core_since: from,
+            forced: false,
+            switched: false,
+            ran: true,
+            looked: 0,
+            stacked: 0,
+            stack_at: 0,
+            missing: 0,
+            lost: 0,
+            schedstat: None,
+            scheduled: Scheduled::default(),
+            switches: SwitchCount::default(),
+        }
+    }
+
+    /// The thread was there before it was observed: what the kernel has counted of it.
+    pub(super) fn existed(&mut self, tasks: &Tasks, keep: bool, buffer: &mut Vec<u8>) {
+        self.schedstat = keep.then(|| tasks.open(self.tid, "schedstat").ok()).flatten();
+        self.count_switches(tasks, buffer);
+    }
+
+    /// Since when it does what it does.
+    pub(super) fn state_since(&self) -> u64 {
+        self.since.max(self.core_since)
+    }
+
+    /// Takes a span that the thread's meter has measured.
+    pub(super) fn span(&mut self, Span { from, to, span }: Span, out: &mut Vec<Record>) {
+        let span = match (span, self.assumed) {
+            (Some(span), _) => span,
+            (None, Doing::Wants) => GilSpan::Wanted,
+            (None, _) => {
+                self.written = self.written.max(to);
+                return;
+            }
+        };
+        let from = from.max(self.written);
+        if from >= to {
+            return;
+        }
+        self.written = to;
+        self.takes += match span {
+            GilSpan::Held => 1,
+            GilSpan::Blurred { takes, .. } => u64::from(takes),
+            GilSpan::Wanted | GilSpan::Free => 0,
+        };
+        out.push(Record::Gil {
+            tid: self.tid,
+            from,
+            to,
+            span,
+        });
+    }
+
+    /// Takes what its meter has now.
+    pub(super) fn measured(&mut self, open: &Open) {
+        self.lost = open.lost();
+        match open.doing() {
+            Doing::Unknown => {}
+            doing => (self.doing, self.since) = (doing, open.since()),
+        }
+    }
+
+    /// Writes what it is in the middle of, up to `now`.
+    pub(super) fn write_open(&mut self, open: Option<&Open>, now: u64, out: &mut Vec<Record>) {
+        if let Some(sums) = open.and_then(Open::sums) {
+            self.span(sums, out);
+        }
+        let span = match self.doing {
+            Doing::Holds => GilSpan::Held,
+            Doing::Wants => GilSpan::Wanted,
+            Doing::Free | Doing::Unknown => GilSpan::Free,
+        };
+        let from = self.since.max(self.written);
+        if from < now {
+            self.written = now;
+            out.push(Record::Gil {
+                tid: self.tid,
+                from,
+                to: now,
+                span,
+            });
+        }
+    }
+
+    /// Whether what it is in the middle of has lasted so long that a part of it is due.
+    pub(super) fn part_is_due(&self, now: u64) -> bool {
+        now.saturating_sub(self.since.max(self.written)) >= PART
+    }
+
+    /// It does this from `now` on, as somebody saw who looks from time to time.
+    pub(super) fn seen_doing(&mut self, doing: Doing, now: u64, out: &mut Vec<Record>) {
+        if doing != self.doing {
+            self.write_open(None, now, out);
+            self.takes += u64::from(doing == Doing::Holds);
+            (self.doing, self.since) = (doing, now);
+        }
+    }
+
+    /// Takes a switch. Those that change nothing are of a thread that is followed twice.
+    pub(super) fn switch(&mut self, event: &Event, out: &mut Vec<Record>) {
+        let (on, forced) = match event.what {
+            What::On => (true, false),
+            What::Off { forced } => (false, forced),
+            What::Born | What::Ended | What::Named(_) => return,
+        };
+        if self.switched && on == self.on {
+            return;
+        }
+        self.switches.forced += u64::from(!on && forced);
+        self.switches.voluntary += u64::from(!on && !forced);
+        (self.on, self.forced, self.core_since, self.switched, self.ran) = (on, forced, event.at, true, true);
+        out.push(Record::Switch {
+            tid: self.tid,
+            at: event.at,
+            cpu: event.cpu,
+            on,
+            forced,
+        });
+    }
+
+    /// Writes what the kernel has counted, if that is something new: whether it was.
+    pub(super) fn count(&mut self, tasks: &Tasks, now: u64, buffer: &mut Vec<u8>, out: &mut Vec<Record>) -> bool {
+        let scheduled = match &self.schedstat {
+            Some(file) => read_at(file, buffer),
+            None => tasks.read(self.tid, "schedstat", buffer),
+        };
+        let Some(scheduled) = scheduled.ok().and_then(Scheduled::parse) else {
+            return false;
+        };
+        let changed = scheduled != self.scheduled;
+        self.scheduled = scheduled;
+        if changed {
+            out.push(self.counted(now));
+        }
+        changed
+    }
+
+    fn counted(&self, at: u64) -> Record {
+        Record::Counted {
+            tid: self.tid,
+            at,
+            on_cpu: self.scheduled.on_cpu,
+            ready: self.scheduled.ready,
+            voluntary: self.switches.voluntary,
+            forced: self.switches.forced,
+        }
+    }
+
+    /// Asks the kernel for switches, which nobody else counts, or of which some were lost.
+    pub(super) fn count_switches(&mut self, tasks: &Tasks, buffer: &mut Vec<u8>) {
+        let status = tasks.read(self.tid, "status", buffer).ok();
+        self.switches = status.and_then(SwitchCount::parse).unwrap_or(self.switches);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(at: u64, what: What) -> Event {
+        Event {
+            at,
+            tid: 7,
+            cpu: 1,
+            what,
+        }
+    }
+
+    #[test]
+    fn spans_are_written_once_and_in_parts() {
+        let (mut thread, mut out) = (Thread::new(7, 100), Vec::new());
+        let gil = |from, to, span| Record::Gil { tid: 7, from, to, span };
+        thread.span(
+            Span {
+                from: 50,
+                to: 200,
+                span: None,
+            },
+            &mut out,
+        );
+        assert!(out.is_empty(), "it was free before its first event");
+        (thread.doing, thread.since) = (Doing::Wants, 200);
+        assert!(!thread.part_is_due(300) && thread.part_is_due(200 + PART));
+        thread.write_open(None, 300, &mut out);
+        thread.span(
+            Span {
+                from: 200,
+                to: 400,
+                span: Some(GilSpan::Wanted),
+            },
+            &mut out,
+        );
+        thread.span(
+            Span {
+                from: 400,
+                to: 450,
+                span: Some(GilSpan::Held),
+            },
+            &mut out,
+        );
+        let expected = [
+            gil(200, 300, GilSpan::Wanted),
+            gil(300, 400, GilSpan::Wanted),
+            gil(400, 450, GilSpan::Held),
+        ];
+        assert_eq!((out.as_slice(), thread.takes), (expected.as_slice(), 1));
+    }
+
+    #[test]
+    fn who_waited_at_the_beginning_has_waited_from_there() {
+        let (mut thread, mut out) = (Thread::new(7, 100), Vec::new());
+        thread.assumed = Doing::Wants;
+        thread.span(
+            Span {
+                from: 100,
+                to: 200,
+                span: None,
+            },
+            &mut out,
+        );
+        assert_eq!(
+            out,
+            [Record::Gil {
+                tid: 7,
+                from: 100,
+                to: 200,
+                span: GilSpan::Wanted
+            }]
+        );
+    }
+
+    #[test]
+    fn a_switch_that_changes_nothing_is_none() {
+        let (mut thread, mut out) = (Thread::new(7, 100), Vec::new());
+        for (at, what) in [
+            (110, What::Off { forced: true }),
+            (111, What::Off { forced: true }),
+            (120, What::On),
+            (121, What::On),
+            (130, What::Off { forced: false }),
+        ] {
+            thread.switch(&event(at, what), &mut out);
+        }
+        let switch = |at, on, forced| Record::Switch {
+            tid: 7,
+            at,
+            cpu: 1,
+            on,
+            forced,
+        };
+        assert_eq!(
+            out,
+            [
+                switch(110, false, true),
+                switch(120, true, false),
+                switch(130, false, false)
+            ]
+        );
+        assert_eq!(
+            thread.switches,
+            SwitchCount {
+                voluntary: 1,
+                forced: 1
+            }
+        );
+        assert_eq!((thread.on, thread.core_since), (false, 130));
+    }
+
+    #[test]
+    fn what_is_seen_from_time_to_time_becomes_spans() {
+        let (mut thread, mut out) = (Thread::new(7, 100), Vec::new());
+        thread.seen_doing(Doing::Holds, 200, &mut out);
+        thread.seen_doing(Doing::Holds, 300, &mut out);
+        thread.seen_doing(Doing::Wants, 400, &mut out);
+        let gil = |from, to, span| Record::Gil { tid: 7, from, to, span };
+        assert_eq!(out, [gil(100, 200, GilSpan::Free), gil(200, 400, GilSpan::Held)]);
+        assert_eq!(thread.takes, 1);
+    }
+}
