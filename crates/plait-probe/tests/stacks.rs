@@ -1,9 +1,11 @@
 //! Stacks of real programs in real interpreters, read from outside, against what Python says of itself.
 #![expect(
     clippy::disallowed_methods,
+    clippy::print_stderr,
     reason = "interpreters are processes, and are looked for"
 )]
 
+#[allow(dead_code, reason = "each file of tests uses a part of it")]
 mod interpreters;
 
 use interpreters::{Program, interpreters};
