@@ -188,8 +188,8 @@ class Timeline {
       }
       if (most < 0) continue;
       fill(x, y1 - tall, y1, this.colors.track);
-      // Where one state gives way to the next, the longer one has the pixel; more than two share it.
-      if (spans.touched <= 2) {
+      // Where one state gives way to the next, the longer one has the pixel; more than two share it, and what is short is low.
+      if (spans.touched <= 2 && total > 0.5 * each) {
         fill(x, Math.round(y1 - tall * heights[most]), y1, palette[most]);
         continue;
       }
@@ -200,6 +200,7 @@ class Timeline {
         fill(x, Math.round(next), Math.round(level), palette[k]);
         level = next;
       }
+      if (level > y1 - 2) fill(x, y1 - 2, y1, palette[most]);
     }
   }
 
