@@ -184,6 +184,7 @@ def test_figures() -> None:
     assert figure("wall", 1.0) == ("wall", "1.00 s")
     assert figure("switches", 12_000) == ("switches", "12,000")
     assert figure("cores", 1.44) == ("cores", "1.44")
+    assert figure("cores_used", 0.2134) == ("cores used", "0.21")
 
 
 def test_a_profile_from_a_file_without_lanes_reads_the_same() -> None:
