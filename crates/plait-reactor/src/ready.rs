@@ -26,10 +26,11 @@ impl<H> Ready<H> {
         self.queue.push_back(payload);
     }
 
-    /// A turn begins: it runs what is here now.
+    /// A turn begins: it runs what is here now. How many that are.
     #[inline]
-    pub fn begin(&mut self) {
+    pub fn begin(&mut self) -> usize {
         self.left = self.queue.len();
+        self.left
     }
 
     /// The next one of this turn.
