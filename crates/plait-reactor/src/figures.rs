@@ -108,7 +108,7 @@ fn bound_ns(at: usize) -> u64 {
 pub struct Figures {
     /// Turns that have begun.
     pub turns: u64,
-    /// Callbacks that were called, timers' and those of descriptors included.
+    /// Callbacks that were called, timers' and those of descriptors included; with those that the present turn still runs.
     pub callbacks: u64,
     /// Timers that went off.
     pub timers: u64,
@@ -159,11 +159,12 @@ impl Figures {
         }
     }
 
-    /// The present turn runs something.
+    /// The present turn runs so many callbacks, and the last one left out so many.
     #[inline]
-    pub(crate) fn is_busy(&mut self) {
+    pub(crate) fn runs(&mut self, left_out: usize, callbacks: usize) {
+        self.callbacks = self.callbacks + callbacks as u64 - left_out as u64;
         if let Some(turn) = &mut self.turn {
-            turn.busy = true;
+            turn.busy |= callbacks > 0;
         }
     }
 
@@ -220,7 +221,7 @@ mod tests {
         let mut figures = Figures::default();
         figures.turn_begins(1_000);
         figures.slept(1_500, 50_000, 8_500);
-        figures.is_busy();
+        figures.runs(0, 3);
         figures.turn_begins(70_000);
         assert_eq!(figures.asleep_ns, 40_000);
         assert_eq!((figures.held_up_ns, figures.awake_ns), (8_500, 20_000));

@@ -26,10 +26,16 @@ impl<H> Ready<H> {
         self.queue.push_back(payload);
     }
 
-    /// A turn begins: it runs what is here now. How many that are.
+    /// A turn begins: it runs what is here now.
     #[inline]
-    pub fn begin(&mut self) -> usize {
+    pub fn begin(&mut self) {
         self.left = self.queue.len();
+    }
+
+    /// How many this turn still runs.
+    #[inline]
+    #[must_use]
+    pub fn left(&self) -> usize {
         self.left
     }
 

@@ -233,17 +233,16 @@ impl<H: Payload> Reactor<H> {
             }
         }
         self.timed = self.timed.max(now);
-        if self.ready.begin() > 0 {
-            self.figures.is_busy();
-        }
+        // Some are left if the last turn was broken off.
+        let left = self.ready.left();
+        self.ready.begin();
+        self.figures.runs(left, self.ready.left());
     }
 
     /// The next one to run in this turn.
     #[inline]
     pub fn take_next(&mut self) -> Option<H> {
-        let next = self.ready.take_next();
-        self.figures.callbacks += u64::from(next.is_some());
-        next
+        self.ready.take_next()
     }
 
     /// The last one that was taken to be run had been cancelled.
@@ -258,8 +257,10 @@ impl<H: Payload> Reactor<H> {
 
     /// What it has done so far.
     #[must_use]
-    pub fn figures(&self) -> &Figures {
-        &self.figures
+    pub fn figures(&self) -> Figures {
+        let mut figures = self.figures.clone();
+        figures.callbacks -= self.ready.left() as u64;
+        figures
     }
 
     /// A timer, of which `is_it` tells, has died. Adds to `out` what leaves because of that.
@@ -295,6 +296,7 @@ impl<H: Payload> Reactor<H> {
     #[must_use]
     pub fn close(&mut self) -> (Vec<H>, Option<Arc<Bed>>) {
         let (mut all, bed) = self.poller.close();
+        self.figures.runs(self.ready.left(), 0);
         all.extend(self.ready.take());
         all.extend(self.timers.take());
         (all, bed)

@@ -11,7 +11,7 @@ impl LoopCore {
     /// All that is counted here.
     pub(super) fn figures<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let (figures, ready, scheduled) = self.reactor(py, |reactor| {
-            (reactor.figures().clone(), reactor.waiting().0, reactor.scheduled())
+            (reactor.figures(), reactor.waiting().0, reactor.scheduled())
         });
         let dict = PyDict::new(py);
         dict.set_item("turns", figures.turns)?;
