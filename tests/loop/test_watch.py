@@ -80,6 +80,24 @@ def test_a_task_is_named() -> None:
     assert [frame.name for frame in told.all[0].stack][:2] == ["slow", "block"]
 
 
+def test_a_callback_that_is_no_python_code_has_a_stack_too() -> None:
+    lock, told = threading.Lock(), Told()
+
+    def report(blocked: Any) -> None:
+        told(blocked)
+        if not blocked.over:
+            lock.release()
+
+    async def main() -> None:
+        lock.acquire()
+        with plait.watch_loop(0.02, report=report):
+            asyncio.get_running_loop().call_soon(lock.acquire)
+            await told.end()
+
+    plait.run(main())
+    assert [frame.name for frame in told.all[0].stack] == ["run_forever"]
+
+
 def test_it_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     def block() -> None:
         deadline = time.monotonic() + ENOUGH
