@@ -25,11 +25,13 @@ test: ## Every check; CHECK="name ..." for some of them, CHECK=list for their na
 	$(SETUP) --no-build programs || echo "no programs: their tests are skipped"
 	$(RUN) scripts/check.py $(CHECK)
 
-soak: ## 10,000 kills, 1,000 pools, 200,000 connections, then kills of pools and of users of shared channels for MINUTES=10 each: all accounted for
+soak: ## 10,000 kills, 1,000 pools, 200,000 connections, then kills of pools and of users of shared channels for MINUTES=10 each, and servers for 30: all accounted for
 	$(SETUP) test
+	$(SETUP) --no-build programs
 	$(RUN) -m pytest tests/processes tests/loop -m soak --timeout=3600 -o faulthandler_timeout=3660
 	$(RUN) scripts/soak.py --minutes $(or $(MINUTES),10)
 	$(RUN) scripts/soak_shared.py --minutes $(or $(MINUTES),10)
+	$(RUN) scripts/soak_server.py --minutes $(or $(MINUTES),30)
 
 # Valgrind hides what the raw system calls of rustix look for, so they go through the C library here.
 memcheck: export RUSTFLAGS := --cfg rustix_use_libc

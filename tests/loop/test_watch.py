@@ -45,7 +45,7 @@ def test_a_callback_that_blocks_is_told_of_once_and_at_its_end() -> None:
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
-        with plait.watch_loop(0.02, report=told):
+        with plait.watch_loop(0.2, report=told):
             loop.call_soon(told.block)
             loop.call_soon(int)
             loop.call_soon(int)
@@ -54,7 +54,7 @@ def test_a_callback_that_blocks_is_told_of_once_and_at_its_end() -> None:
     plait.run(main())
     first, last = told.all
     assert (first.over, last.over) == (False, True)
-    assert 0.02 <= first.seconds <= last.seconds
+    assert 0.2 <= first.seconds <= last.seconds
     assert first.waiting == 2
     assert first.task is None
     assert first.stack[0].name == "block"
@@ -78,6 +78,24 @@ def test_a_task_is_named() -> None:
     assert told.all[0].task.get_name() == "the slow one"
     assert "the task 'the slow one'" in str(told.all[0])
     assert [frame.name for frame in told.all[0].stack][:2] == ["slow", "block"]
+
+
+def test_a_callback_that_is_no_python_code_has_a_stack_too() -> None:
+    lock, told = threading.Lock(), list[Any]()
+
+    def report(blocked: Any) -> None:
+        if not told and [frame.name for frame in blocked.stack] == ["run_forever"]:
+            told.append(blocked)
+            lock.release()
+
+    async def main() -> None:
+        lock.acquire()
+        with plait.watch_loop(0.02, report=report):
+            asyncio.get_running_loop().call_soon(lock.acquire, True, ENOUGH)
+            await asyncio.sleep(0)
+
+    plait.run(main())
+    assert told
 
 
 def test_it_is_logged(caplog: pytest.LogCaptureFixture) -> None:

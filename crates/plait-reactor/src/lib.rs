@@ -11,6 +11,7 @@
 //! | [`reads`] | how much to read at once |
 //! | [`claims`] | which descriptors have an owner of their own |
 //! | [`poller`] | the watches in the kernel |
+//! | [`figures`] | what the loop has done so far, and how late |
 //! | [`haste`] | whether to ask for the interpreter early |
 //! | [`watchdog`] | what a watcher makes of turns that take long |
 //! | [`bed`] | what the loop sleeps on, and the wake-up from other threads |
@@ -23,6 +24,7 @@
 
 pub mod bed;
 pub mod claims;
+pub mod figures;
 pub mod haste;
 pub mod poller;
 pub mod reads;

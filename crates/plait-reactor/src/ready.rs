@@ -32,6 +32,13 @@ impl<H> Ready<H> {
         self.left = self.queue.len();
     }
 
+    /// How many this turn still runs.
+    #[inline]
+    #[must_use]
+    pub fn left(&self) -> usize {
+        self.left
+    }
+
     /// The next one of this turn.
     #[inline]
     pub fn take_next(&mut self) -> Option<H> {

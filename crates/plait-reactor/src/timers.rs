@@ -97,15 +97,21 @@ impl<H: Payload> Timers<H> {
         }
     }
 
-    /// Takes out the first one if it is due at `now`; it may be dead.
+    /// How many there are that have not died.
+    #[must_use]
+    pub fn living(&self) -> usize {
+        self.heap.len().saturating_sub(self.dead)
+    }
+
+    /// Takes out the first one if it is due at `now`, with its deadline; it may be dead.
     #[inline]
-    pub fn take_due(&mut self, now: f64) -> Option<H> {
+    pub fn take_due(&mut self, now: f64) -> Option<(f64, H)> {
         if self.heap.first()?.at <= now {
             let entry = self.pop()?;
             if !entry.payload.is_live() {
                 self.dead = self.dead.saturating_sub(1);
             }
-            return Some(entry.payload);
+            return Some((entry.at, entry.payload));
         }
         None
     }
@@ -206,6 +212,7 @@ mod tests {
 
     fn due(timers: &mut Timers<Item>, now: f64) -> Vec<u32> {
         std::iter::from_fn(|| timers.take_due(now))
+            .map(|(_, item)| item)
             .filter(Payload::is_live)
             .map(|item| item.0)
             .collect()

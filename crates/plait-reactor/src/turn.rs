@@ -18,6 +18,7 @@ use std::sync::Arc;
 
 use crate::Payload;
 use crate::bed::{Bed, Found};
+use crate::figures::Figures;
 use crate::poller::Poller;
 use crate::ready::Ready;
 use crate::timers::Timers;
@@ -70,6 +71,9 @@ pub struct Reactor<H> {
     planned_ns: Option<u64>,
     /// What the last sleep was for was there before it began.
     at_once: bool,
+    /// The time on the loop's clock when timers were last looked at.
+    timed: f64,
+    figures: Figures,
 }
 
 impl<H> Default for Reactor<H> {
@@ -83,11 +87,22 @@ impl<H> Default for Reactor<H> {
             looked_ns: 0,
             planned_ns: None,
             at_once: false,
+            timed: f64::NEG_INFINITY,
+            figures: Figures::default(),
         }
     }
 }
 
 impl<H: Payload> Reactor<H> {
+    /// One that is made at `now`, on the clock of its timers: none is later than since then.
+    #[must_use]
+    pub fn made_at(now: f64) -> Self {
+        Self {
+            timed: now,
+            ..Self::default()
+        }
+    }
+
     /// Runs `payload` in the next turn.
     #[inline]
     pub fn soon(&mut self, payload: H) -> Wake {
@@ -153,6 +168,7 @@ impl<H: Payload> Reactor<H> {
     /// There is nothing to do, and no descriptor left to sleep on.
     #[inline]
     pub fn plan(&mut self, now_ns: u64, now: f64, out: &mut Vec<H>) -> io::Result<Plan> {
+        self.figures.turn_begins(now_ns);
         if !self.ready.is_empty() || self.stopping {
             if now_ns.wrapping_sub(self.looked_ns) < LOOK_EVERY_NS {
                 return Ok(Plan::Run);
@@ -190,11 +206,12 @@ impl<H: Payload> Reactor<H> {
         Plan::Look
     }
 
-    /// A sleep or a look is over: whom it concerns is ready.
+    /// A sleep or a look is over: whom it concerns is ready. `held_up_ns` is how long ago the sleeper was woken.
     #[inline]
-    pub fn deliver(&mut self, found: &Found, now_ns: u64) {
+    pub fn deliver(&mut self, found: &Found, now_ns: u64, held_up_ns: u64) {
         self.asleep = false;
         if let Some(planned_ns) = self.planned_ns.take() {
+            self.figures.slept(planned_ns, now_ns, held_up_ns);
             self.at_once = !found.events.is_empty() && now_ns.wrapping_sub(planned_ns) < AT_ONCE_NS;
         }
         // More may wait: the next turn looks again.
@@ -206,20 +223,44 @@ impl<H: Payload> Reactor<H> {
     /// What is due at `now` is ready; the dead are put into `out`. Those that are ready run in the turn that begins here.
     #[inline]
     pub fn begin(&mut self, now: f64, out: &mut Vec<H>) {
-        while let Some(payload) = self.timers.take_due(now) {
+        while let Some((at, payload)) = self.timers.take_due(now) {
             if payload.is_live() {
+                // It was not scheduled yet when they were last looked at, if it had been due then.
+                self.figures.timer(now - at.max(self.timed));
                 self.ready.push(payload);
             } else {
                 out.push(payload);
             }
         }
+        self.timed = self.timed.max(now);
+        // Some are left if the last turn was broken off.
+        let left = self.ready.left();
         self.ready.begin();
+        self.figures.runs(left, self.ready.left());
     }
 
     /// The next one to run in this turn.
     #[inline]
     pub fn take_next(&mut self) -> Option<H> {
         self.ready.take_next()
+    }
+
+    /// The last one that was taken to be run had been cancelled.
+    pub fn skipped(&mut self) {
+        self.figures.callbacks -= 1;
+    }
+
+    /// The loop rests after its last turn.
+    pub fn rest(&mut self, now_ns: u64) {
+        self.figures.rest(now_ns);
+    }
+
+    /// What it has done so far.
+    #[must_use]
+    pub fn figures(&self) -> Figures {
+        let mut figures = self.figures.clone();
+        figures.callbacks -= self.ready.left() as u64;
+        figures
     }
 
     /// A timer, of which `is_it` tells, has died. Adds to `out` what leaves because of that.
@@ -239,6 +280,12 @@ impl<H: Payload> Reactor<H> {
         (self.ready.len(), self.timers.len())
     }
 
+    /// How many timers are scheduled that were not cancelled.
+    #[must_use]
+    pub fn scheduled(&self) -> usize {
+        self.timers.living()
+    }
+
     /// Everything that is carried.
     pub fn iter(&self) -> impl Iterator<Item = &H> {
         let timers = self.timers.iter().map(|(_, payload)| payload);
@@ -249,6 +296,7 @@ impl<H: Payload> Reactor<H> {
     #[must_use]
     pub fn close(&mut self) -> (Vec<H>, Option<Arc<Bed>>) {
         let (mut all, bed) = self.poller.close();
+        self.figures.runs(self.ready.left(), 0);
         all.extend(self.ready.take());
         all.extend(self.timers.take());
         (all, bed)
@@ -289,7 +337,7 @@ mod tests {
                 writable: false,
             });
         }
-        reactor.deliver(&found, 1_000_000 + ns);
+        reactor.deliver(&found, 1_000_000 + ns, 0);
         reactor.looks_first()
     }
 
@@ -301,7 +349,7 @@ mod tests {
         assert!(!slept(&mut reactor, AT_ONCE_NS, true));
         assert!(slept(&mut reactor, 0, true));
         // A look in between says nothing of sleeps.
-        reactor.deliver(&Found::default(), 2_000_000);
+        reactor.deliver(&Found::default(), 2_000_000, 0);
         assert!(reactor.looks_first());
         assert!(!slept(&mut reactor, 0, false));
     }

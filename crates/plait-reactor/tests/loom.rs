@@ -39,7 +39,7 @@ fn run(reactor: &Shared, wanted: usize, looks_first: bool) -> Vec<u32> {
             if !looks_first || found.is_nothing() {
                 bed.sleep(&mut found, timeout).expect("a sleep");
             }
-            lend().deliver(&found, 0);
+            lend().deliver(&found, 0, 0);
         }
         lend().begin(0.0, &mut Vec::new());
         loop {

@@ -22,6 +22,40 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
     from concurrent.futures import Executor
+    from typing import TypedDict
+
+    class LagStatistics(TypedDict):
+        """How late something was: see `EventLoop.statistics`."""
+
+        count: int
+        sum: float
+        p50: float
+        p90: float
+        p99: float
+        max: float
+        histogram: list[tuple[float, int]]
+
+    class LoopStatistics(TypedDict):
+        """What `EventLoop.statistics()` returns."""
+
+        turns: int
+        callbacks: int
+        timers: int
+        ready: int
+        scheduled: int
+        lag: LagStatistics
+        timer_lag: LagStatistics
+        awake: float
+        asleep: float
+        held_up: float
+        connections: int
+        endpoints: int
+        pipes: int
+        opened: int
+        accepted: int
+        bytes_read: int
+        bytes_written: int
+
 
 T = TypeVar("T")
 _Ts = TypeVarTuple("_Ts")
@@ -65,6 +99,7 @@ class EventLoop(SocketLoop):
         self._signal_pipe: tuple[int, int] | None = None
         self._wakeup_before = -1
         self._child_fds: set[int] = set()
+        self._open_pipes: weakref.WeakSet[Any] = weakref.WeakSet()
         self._find_own()
 
     # ---- run
@@ -113,6 +148,41 @@ class EventLoop(SocketLoop):
             for fd in self._signal_pipe:
                 os.close(fd)
             self._signal_pipe = None
+
+    def statistics(self) -> LoopStatistics:
+        """Return figures since the loop was made; from any thread, and also when it is closed. They are always counted.
+
+        Now: `ready` (callbacks that wait for the next turn), `scheduled` (timers, without cancelled ones), `connections`
+        (streams over sockets, TLS included, until the protocol has heard of their end), `endpoints` (the same of
+        datagrams), `pipes`.
+        In all: `turns`, `callbacks` (called, those of timers and of ready sockets included), `timers` (that went off),
+        `opened` (transports of the three kinds), `accepted` (connections taken off listening sockets).
+        Bytes: `bytes_read` and `bytes_written`, by transports and by the methods `sock_...` and `sendfile`; with TLS as they go
+        over the socket.
+        Seconds: `awake` (in turns: callbacks, and looking at sockets in between), `asleep` (waiting for something to do),
+        `held_up` (woken, but waiting for the interpreter lock).
+
+        `lag` says how late callbacks ran, with a sample for each turn that ran any: from the wake-up of the loop to the end of
+        the turn, the longest that something ready can have waited. `timer_lag` says how late timers were, with a sample for
+        each that went off: from its deadline to the turn that ran it. Both have `count`, and in seconds `sum`, `p50`, `p90`,
+        `p99` (too large by a quarter or a microsecond at most), `max`, and `histogram`: in order, pairs of an upper bound and
+        how many samples are below it and not below the bound before; pairs without samples are left out.
+
+        The difference of two calls tells what happened in between, also of `histogram`.
+
+        >>> loop = plait.EventLoop()
+        >>> handle = loop.call_later(0.001, loop.stop)
+        >>> loop.run_forever()
+        >>> loop.close()
+        >>> figures = loop.statistics()
+        >>> figures["timers"], figures["timer_lag"]["count"], figures["ready"], figures["bytes_read"]
+        (1, 1, 0, 0)
+        >>> figures["asleep"] > 0.0005
+        True
+        """
+        figures: Any = self._figures()
+        figures["pipes"] = len(self._open_pipes)
+        return figures  # type: ignore[no-any-return]
 
     def _find_own(self) -> None:
         """See whether a program's class has something else in place of `time` or `call_soon`."""
@@ -277,6 +347,13 @@ class EventLoop(SocketLoop):
 
     def _make_read_pipe_transport(self, pipe: Any, protocol: Any, waiter: Any = None, extra: Any = None) -> Any:
         return _pipes.ReadPipeTransport(self, pipe, protocol, waiter, extra)
+
+    def _make_write_pipe_transport(self, pipe: Any, protocol: Any, waiter: Any = None, extra: Any = None) -> Any:
+        return _pipes.WritePipeTransport(self, pipe, protocol, waiter, extra)
+
+    def _pipe_opened(self, transport: Any) -> None:
+        self._open_pipes.add(transport)
+        self._count_opened()
 
     async def _make_subprocess_transport(
         self,

@@ -183,6 +183,16 @@ class SocketLoop(_core.LoopCore, Newest):
             if resume_reading:
                 transp.resume_reading()
 
+    def _sock_sendfile_update_filepos(self, fileno: int, offset: int, total_sent: int) -> None:
+        # The end of `sendfile`, however it came.
+        self._count_written(total_sent)
+        super()._sock_sendfile_update_filepos(fileno, offset, total_sent)
+
+    async def _accept_connection2(self, *args: Any, **kwargs: Any) -> None:
+        # Of a listening socket that is no plain one.
+        self._count_accepted()
+        await super()._accept_connection2(*args, **kwargs)
+
     # The standard library's own waits end with a callback. The number may be another's by then, who keeps it.
 
     def _sock_read_done(self, fd: int, fut: Any, handle: Any = None) -> None:  # noqa: ARG002  asyncio passes it
@@ -198,38 +208,53 @@ class SocketLoop(_core.LoopCore, Newest):
     async def sock_recv(self, sock: Any, n: int) -> bytes:
         """Receive at most `n` bytes; no bytes at the end."""
         if (got := self._receive_or_wait(sock, n) if type(n) is int and n >= 0 else None) is None:
-            return await super().sock_recv(sock, n)
+            data = await super().sock_recv(sock, n)
+            self._count_read(len(data))
+            return data
         return await got[1] if got[0] else got[1]  # type: ignore[no-any-return]
 
     async def sock_recv_into(self, sock: Any, buf: Any) -> int:
         """Receive into `buf`, and return how many bytes."""
         if (got := self._receive_into_or_wait(sock, buf)) is None:
-            return await super().sock_recv_into(sock, buf)
+            count = await super().sock_recv_into(sock, buf)
+            self._count_read(count)
+            return count
         return await got[1] if got[0] else got[1]  # type: ignore[no-any-return]
 
     async def sock_recvfrom(self, sock: Any, bufsize: int) -> tuple[bytes, Any]:
         """Receive a datagram, and return it with its address."""
         if (got := self._call_or_wait(sock, False, sock.recvfrom, bufsize)) is None:
-            return await super().sock_recvfrom(sock, bufsize)
-        return await got[1] if got[0] else got[1]  # type: ignore[no-any-return]
+            received = await super().sock_recvfrom(sock, bufsize)
+        else:
+            received = await got[1] if got[0] else got[1]
+        self._count_read(len(received[0]))
+        return received
 
     async def sock_recvfrom_into(self, sock: Any, buf: Any, nbytes: int = 0) -> tuple[int, Any]:
         """Receive a datagram into `buf`, and return its size with its address."""
         if (got := self._call_or_wait(sock, False, sock.recvfrom_into, buf, nbytes or len(buf))) is None:
-            return await super().sock_recvfrom_into(sock, buf, nbytes)
-        return await got[1] if got[0] else got[1]  # type: ignore[no-any-return]
+            received = await super().sock_recvfrom_into(sock, buf, nbytes)
+        else:
+            received = await got[1] if got[0] else got[1]
+        self._count_read(received[0])
+        return received
 
     async def sock_sendall(self, sock: Any, data: Any) -> None:
         """Send all of `data`."""
         if (got := self._send_or_wait(sock, data)) is None:
-            return await super().sock_sendall(sock, data)
+            await super().sock_sendall(sock, data)
+            self._count_written(memoryview(data).nbytes)
+            return None
         return await got[1] if got[0] else got[1]  # type: ignore[no-any-return]
 
     async def sock_sendto(self, sock: Any, data: Any, address: Any) -> int:
         """Send a datagram to `address`, and return how many bytes."""
         if (got := self._call_or_wait(sock, True, sock.sendto, data, address)) is None:
-            return await super().sock_sendto(sock, data, address)
-        return await got[1] if got[0] else got[1]  # type: ignore[no-any-return]
+            sent = await super().sock_sendto(sock, data, address)
+        else:
+            sent = await got[1] if got[0] else got[1]
+        self._count_written(sent)
+        return sent
 
     async def sock_connect(self, sock: Any, address: Any) -> None:
         """Connect a socket to `address`, whose host is looked up if it is a name."""
@@ -247,8 +272,11 @@ class SocketLoop(_core.LoopCore, Newest):
     async def sock_accept(self, sock: Any) -> tuple[Any, Any]:
         """Take a connection off a listening socket, and return it with its peer's address."""
         if (got := self._call_or_wait(sock, False, _accept, sock)) is None:
-            return await super().sock_accept(sock)
-        return await got[1] if got[0] else got[1]  # type: ignore[no-any-return]
+            accepted = await super().sock_accept(sock)
+        else:
+            accepted = await got[1] if got[0] else got[1]
+        self._count_accepted()
+        return accepted
 
 
 class _Connect:

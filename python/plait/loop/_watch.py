@@ -39,7 +39,7 @@ class Blocked:
     task: asyncio.Task[Any] | None
     """The task that ran, if it was one."""
     stack: traceback.StackSummary
-    """Where it was when it was first reported, innermost call last."""
+    """Where it was when it was first reported, innermost call last; the loop itself where the callback is no Python code."""
 
     def __str__(self) -> str:
         who = "a callback" if self.task is None else f"the task {self.task.get_name()!r}"
@@ -140,10 +140,10 @@ class _Watchers:
 
 
 def _stack(frame: FrameType | None) -> traceback.StackSummary:
-    """The calls from the loop inwards; all, if it is in none."""
+    """The calls from the loop inwards, or the loop's own where the callback is not Python's; all, if it is in no loop."""
     frames = [] if frame is None else list(traceback.walk_stack(frame))
     turns = [n for n, (each, _) in enumerate(frames) if each.f_code is EventLoop.run_forever.__code__]
-    inner = frames[: turns[0]] if turns else frames
+    inner = frames[: max(turns[0], 1)] if turns else frames
     return traceback.StackSummary.extract(iter(reversed(inner)))
 
 

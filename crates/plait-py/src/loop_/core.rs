@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU16, AtomicU32, Ordering::Relaxed};
 
 use plait_reactor::claims::Claims;
 use plait_reactor::turn::Reactor;
+use plait_sys::time::monotonic_ns;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::ffi;
 use pyo3::prelude::*;
@@ -14,6 +15,8 @@ use super::guarded::Guarded;
 use super::handle::Handle;
 use super::job::{self, Job};
 use super::stream::StreamCore;
+use super::traffic::Traffic;
+use super::turn::seconds;
 use super::watchdog::Watched;
 
 /// Closed: nothing is taken any more.
@@ -63,6 +66,7 @@ pub(crate) struct LoopCore {
     /// The number of the present turn; 0 while writes go out at once. Of use to the thread that turns.
     turn: AtomicU32,
     turns: AtomicU32,
+    pub(crate) traffic: Traffic,
 }
 
 /// What a handle's call is made of; the reference to the context, if there is one, is given away.
@@ -97,7 +101,7 @@ impl LoopCore {
     pub(super) fn empty() -> Self {
         Self {
             state: Guarded::new(State {
-                reactor: Reactor::default(),
+                reactor: Reactor::made_at(seconds(monotonic_ns())),
                 gathering: Vec::new(),
                 claims: Claims::default(),
                 watched: None,
@@ -107,6 +111,7 @@ impl LoopCore {
             mode: AtomicU16::new(0),
             turn: AtomicU32::new(0),
             turns: AtomicU32::new(0),
+            traffic: Traffic::default(),
         }
     }
 

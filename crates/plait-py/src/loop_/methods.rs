@@ -122,6 +122,29 @@ impl LoopCore {
         self.reactor(py, |reactor| reactor.waiting())
     }
 
+    /// What `statistics` tells, but for pipes, which are the standard library's.
+    fn _figures<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        self.figures(py)
+    }
+
+    // What the standard library's code does for the loop.
+
+    fn _count_read(&self, py: Python<'_>, bytes: usize) {
+        self.traffic.bytes_read.add(py, bytes);
+    }
+
+    fn _count_written(&self, py: Python<'_>, bytes: usize) {
+        self.traffic.bytes_written.add(py, bytes);
+    }
+
+    fn _count_accepted(&self, py: Python<'_>) {
+        self.traffic.accepted.add(py, 1);
+    }
+
+    fn _count_opened(&self, py: Python<'_>) {
+        self.traffic.opened.add(py, 1);
+    }
+
     /// Calls `function` in the next turn, in the context that the loop itself runs in.
     #[pyo3(signature = (function, *args))]
     fn _push(slf: &Bound<'_, Self>, function: &Bound<'_, PyAny>, args: &Bound<'_, PyTuple>) -> PyResult<()> {

@@ -13,6 +13,8 @@
 //! | `sock` | `sock_recv` and its kin: try, or wait |
 //! | `stream` | streams over sockets, which transports extend |
 //! | `tls` | TLS over streams, which transports extend |
+//! | `traffic` | what goes over its transports, counted |
+//! | `statistics` | all that is counted, as programs see it |
 //! | `turn` | a turn: sleep, look, call |
 //! | `watchdog` | telling of turns that take long |
 
@@ -24,8 +26,10 @@ mod handle;
 mod job;
 mod methods;
 mod sock;
+mod statistics;
 mod stream;
 mod tls;
+mod traffic;
 mod turn;
 mod watch;
 mod watchdog;

@@ -21,6 +21,7 @@ use super::guarded::Guarded;
 use super::handle::Handle;
 use super::job::Job;
 use super::stream::{View, ends_program, os_error, read_into, read_up_to};
+use super::traffic::{Count, Traffic};
 
 /// What is tried, and tried again when the descriptor is ready.
 enum Op {
@@ -56,23 +57,28 @@ enum Tried<'py> {
 }
 
 impl Op {
-    fn attempt<'py>(self, py: Python<'py>, fd: RawFd) -> PyResult<Tried<'py>> {
+    /// Tries it, and counts the bytes.
+    fn attempt<'py>(self, py: Python<'py>, fd: RawFd, traffic: &Traffic) -> PyResult<Tried<'py>> {
         // SAFETY: not -1; the socket object that it was asked of keeps it open meanwhile.
         let fd = unsafe { BorrowedFd::borrow_raw(fd) };
         match self {
             Op::Receive(most) => {
                 let read = read_up_to(py, fd, most)?;
+                if let Ok(data) = &read {
+                    traffic.bytes_read.add(py, data.as_bytes().len());
+                }
                 settle(py, read.map(Bound::into_any), Op::Receive(most))
             }
             Op::ReceiveInto(memory) => {
                 let read = read_into(fd, &mut writable(memory.bind(py))?);
+                traffic.bytes_read.add(py, *read.as_ref().unwrap_or(&0));
                 settle(
                     py,
                     read.map(|count| PyInt::new(py, count).into_any()),
                     Op::ReceiveInto(memory),
                 )
             }
-            Op::Send(data, sent) => Self::send(py, fd, data, sent),
+            Op::Send(data, sent) => Self::send(py, fd, data, sent, &traffic.bytes_written),
             Op::Call(function, arguments) => match function.bind(py).call1(arguments.bind(py)) {
                 Ok(result) => Ok(Tried::Done(result)),
                 Err(error)
@@ -86,11 +92,20 @@ impl Op {
         }
     }
 
-    fn send<'py>(py: Python<'py>, fd: BorrowedFd<'_>, data: Py<PyAny>, mut sent: usize) -> PyResult<Tried<'py>> {
+    fn send<'py>(
+        py: Python<'py>,
+        fd: BorrowedFd<'_>,
+        data: Py<PyAny>,
+        mut sent: usize,
+        written: &Count,
+    ) -> PyResult<Tried<'py>> {
         let view = View::of(data.bind(py), false)?;
         loop {
             match net::send(fd, view.bytes().get(sent..).unwrap_or_default()) {
-                Ok(more) => sent += more,
+                Ok(more) => {
+                    written.add(py, more);
+                    sent += more;
+                }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     drop(view);
                     return Ok(Tried::WouldBlock(Op::Send(data, sent)));
@@ -171,7 +186,7 @@ pub(super) fn on_ready(loop_: &Bound<'_, LoopCore>, waiter: &Bound<'_, Waiter>) 
         loop_.get().unwatch_waiter(waiter);
     }
     let attempted = match open {
-        Some(true) => wait.op.attempt(py, this.fd),
+        Some(true) => wait.op.attempt(py, this.fd, &loop_.get().traffic),
         Some(false) => Err(os_error(py, &io::Error::from_raw_os_error(net::CLOSED))),
         None => return Ok(()),
     };
@@ -222,7 +237,7 @@ fn attempt_or_wait<'py>(
     if fd < 0 {
         return Ok((false, None));
     }
-    match op.attempt(py, fd)? {
+    match op.attempt(py, fd, &loop_.get().traffic)? {
         Tried::Done(result) => Ok((false, Some(result))),
         Tried::WouldBlock(op) => Ok((true, wait(loop_, sock, fd, side, op)?)),
     }

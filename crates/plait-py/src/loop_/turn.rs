@@ -47,6 +47,8 @@ pub(crate) fn run(slf: &Bound<'_, LoopCore>, once: bool) -> PyResult<()> {
             break turned;
         }
     };
+    let now_ns = monotonic_ns();
+    core.reactor(py, |reactor| reactor.rest(now_ns));
     if let Some(watched) = core.watched(py) {
         watched.rest();
     }
@@ -73,8 +75,8 @@ impl Run<'_, '_> {
             Plan::Run => {}
             Plan::Look => self.look(now_ns)?,
             Plan::Sleep(timeout_ns) => {
-                self.sleep(timeout_ns)?;
-                now = self.now(monotonic_ns())?;
+                let now_ns = self.sleep(timeout_ns)?;
+                now = self.now(now_ns)?;
             }
         }
         core.reactor(py, |reactor| reactor.begin(now, &mut self.dead));
@@ -115,11 +117,12 @@ impl Run<'_, '_> {
         };
         bed.sleep(&mut self.found, Some(0))
             .map_err(|error| os_error(py, &error))?;
-        core.reactor(py, |reactor| reactor.deliver(&self.found, now_ns));
+        core.reactor(py, |reactor| reactor.deliver(&self.found, now_ns, 0));
         Ok(())
     }
 
-    fn sleep(&mut self, timeout_ns: Option<u64>) -> PyResult<()> {
+    /// Sleeps: when it is over.
+    fn sleep(&mut self, timeout_ns: Option<u64>) -> PyResult<u64> {
         let (core, py) = (self.slf.get(), self.slf.py());
         if let Some(watched) = core.watched(py) {
             watched.rest();
@@ -132,17 +135,20 @@ impl Run<'_, '_> {
         if slept.is_err() {
             self.found = Found::default();
         }
-        core.reactor(py, |reactor| reactor.deliver(&self.found, now_ns));
+        let held_up_ns = *slept.as_ref().unwrap_or(&0);
+        core.reactor(py, |reactor| reactor.deliver(&self.found, now_ns, held_up_ns));
         slept?;
-        py.check_signals()
+        py.check_signals()?;
+        Ok(now_ns)
     }
 
-    fn sleep_attached(&mut self, timeout_ns: Option<u64>) -> PyResult<()> {
+    /// How long it then had to wait for the GIL, in nanoseconds.
+    fn sleep_attached(&mut self, timeout_ns: Option<u64>) -> PyResult<u64> {
         let (core, py) = (self.slf.get(), self.slf.py());
         let Some(bed) = core.reactor(py, |reactor| reactor.poller().bed_if_made().map(Arc::clone)) else {
             // Closed since the plan was made.
             self.found = Found::default();
-            return Ok(());
+            return Ok(0);
         };
         if !self.armed {
             self.armed = true;
@@ -154,17 +160,14 @@ impl Run<'_, '_> {
         if core.reactor(py, |reactor| reactor.looks_first()) {
             bed.sleep(found, Some(0)).map_err(|error| os_error(py, &error))?;
             if !found.is_nothing() {
-                return Ok(());
+                return Ok(0);
             }
         }
-        let slept = if core.mode() & PROMPT == 0 {
-            gil::detached(py, || bed.sleep(found, timeout_ns))
-        } else {
-            let (slept, waited) = gil::detached_promptly(py, self.haste.hurries(), || bed.sleep(found, timeout_ns));
-            self.haste.waited(waited);
-            slept
-        };
-        slept.map_err(|error| os_error(py, &error))
+        let hurries = core.mode() & PROMPT != 0 && self.haste.hurries();
+        let (slept, waited) = gil::detached_promptly(py, hurries, || bed.sleep(found, timeout_ns));
+        self.haste.waited(waited);
+        slept.map_err(|error| os_error(py, &error))?;
+        Ok(waited)
     }
 }
 
@@ -206,6 +209,7 @@ fn run_one(slf: &Bound<'_, LoopCore>, job: Job) -> PyResult<()> {
         return run_alone(slf, job);
     }
     let Some(mut call) = job.handle().begin(py) else {
+        slf.get().reactor(py, |reactor| reactor.skipped());
         slf.get().done(py, job);
         return Ok(());
     };
@@ -242,7 +246,7 @@ fn run_alone(slf: &Bound<'_, LoopCore>, job: Job) -> PyResult<()> {
         }
         // SAFETY: a reference that the call gave us.
         Some(result) => unsafe { pyo3::ffi::Py_DECREF(result) },
-        None => {}
+        None => slf.get().reactor(py, |reactor| reactor.skipped()),
     }
     slf.get().done(py, job);
     Ok(())

@@ -55,7 +55,10 @@ pub(crate) fn accept_streams(
         // SAFETY: not -1, and the socket object has just said that it is open.
         let accepted = net::accept(unsafe { BorrowedFd::borrow_raw(fd) });
         match accepted {
-            Ok((connection, peer)) => makes.connection(connection, peer)?,
+            Ok((connection, peer)) => {
+                r#loop.get().traffic.accepted.add(py, 1);
+                makes.connection(connection, peer)?;
+            }
             // The peer has left already; the next one may not have.
             Err(error) if error.kind() == ErrorKind::ConnectionAborted => {}
             Err(error) if error.kind() == ErrorKind::WouldBlock => break,

@@ -110,16 +110,21 @@ impl StreamCore {
             Target::Object(address) => return self.send_by_python(py, bytes, address),
         };
         match sent {
-            Ok(()) => Ok(Sent::Whole),
+            Ok(()) => Ok(self.sent(py, bytes)),
             Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(Sent::WouldBlock),
             Err(error) => Err(os_error(py, &error)),
         }
     }
 
+    fn sent(&self, py: Python<'_>, bytes: &[u8]) -> Sent {
+        self.with(py, |state| state.count_written(py, bytes.len()));
+        Sent::Whole
+    }
+
     fn send_by_python(&self, py: Python<'_>, bytes: &[u8], address: &Py<PyAny>) -> PyResult<Sent> {
         let sock = self.sock(py)?;
         match sock.call_method1(intern!(py, "sendto"), (PyBytes::new(py, bytes), address)) {
-            Ok(_) => Ok(Sent::Whole),
+            Ok(_) => Ok(self.sent(py, bytes)),
             Err(error) if would_block(py, &error) => Ok(Sent::WouldBlock),
             Err(error) => Err(error),
         }
@@ -252,7 +257,7 @@ impl StreamCore {
     /// Reads one; false when there is none, and after an error.
     fn read_datagram(slf: &Bound<'_, Self>, protocol: &Bound<'_, PyAny>) -> PyResult<bool> {
         let py = slf.py();
-        let (data, from) = match Self::receive_datagram(slf) {
+        let (data, from, size) = match Self::receive_datagram(slf) {
             Ok(Some(received)) => received,
             Ok(None) => return Ok(false),
             Err(error) if error.is_instance_of::<PyOSError>(py) => {
@@ -263,6 +268,7 @@ impl StreamCore {
                 return Self::fatal(slf, error, "Fatal read error on datagram transport").map(|()| false);
             }
         };
+        slf.get().with(py, |state| state.count_read(py, size));
         let told = protocol
             .call_method1(intern!(py, "datagram_received"), (data, from))
             .map(drop);
@@ -282,18 +288,31 @@ impl StreamCore {
         }
     }
 
-    fn receive_datagram<'py>(slf: &Bound<'py, Self>) -> PyResult<Option<(Bound<'py, PyAny>, Bound<'py, PyAny>)>> {
+    /// One datagram, where it came from, and its size.
+    fn receive_datagram<'py>(
+        slf: &Bound<'py, Self>,
+    ) -> PyResult<Option<(Bound<'py, PyAny>, Bound<'py, PyAny>, usize)>> {
         let (py, core) = (slf.py(), slf.get());
         if core.with(py, |state| matches!(state.sockname, Name::V4(..))) {
             return match read_datagram(py, core.fd())? {
-                Ok((data, Some(from))) => Ok(Some((data.into_any(), core.address(py, from)?))),
-                Ok((data, None)) => Ok(Some((data.into_any(), py.None().into_bound(py)))),
+                Ok((data, from)) => {
+                    let from = match from {
+                        Some(from) => core.address(py, from)?,
+                        None => py.None().into_bound(py),
+                    };
+                    let size = data.as_bytes().len();
+                    Ok(Some((data.into_any(), from, size)))
+                }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),
                 Err(error) => Err(os_error(py, &error)),
             };
         }
         match core.sock(py)?.call_method1(intern!(py, "recvfrom"), (256 * 1024,)) {
-            Ok(received) => received.extract().map(Some),
+            Ok(received) => {
+                let (data, from): (Bound<'_, PyAny>, _) = received.extract()?;
+                let size = data.len()?;
+                Ok(Some((data, from, size)))
+            }
             Err(error) if would_block(py, &error) => Ok(None),
             Err(error) => Err(error),
         }

@@ -90,9 +90,12 @@ impl StreamCore {
         if received == 0 {
             return Self::end_of_input(slf, protocol);
         }
-        if room.is_some() || received >= SHARED {
-            core.with(py, |state| state.reads.got(received));
-        }
+        core.with(py, |state| {
+            state.count_read(py, received);
+            if room.is_some() || received >= SHARED {
+                state.reads.got(received);
+            }
+        });
         Self::data_received(slf, protocol, data)
     }
 
@@ -105,9 +108,12 @@ impl StreamCore {
         let told = match reader.read(slf.get().fd(), room) {
             Ok(Ok(0)) => return Self::end_of_input(slf, protocol),
             Ok(Ok(received)) => {
-                if room.is_some() || received >= SHARED {
-                    slf.get().with(slf.py(), |state| state.reads.got(received));
-                }
+                slf.get().with(slf.py(), |state| {
+                    state.count_read(slf.py(), received);
+                    if room.is_some() || received >= SHARED {
+                        state.reads.got(received);
+                    }
+                });
                 reader.wake()
             }
             Ok(Err(error)) => return Self::read_failed(slf, &error),
@@ -131,7 +137,10 @@ impl StreamCore {
         })?;
         match (received, slf.get().protocol(slf.py())) {
             (Ok(0), Some(protocol)) => Self::end_of_input(slf, &protocol).map(|()| None),
-            (Ok(received), _) => Ok(Some(received)),
+            (Ok(received), _) => {
+                slf.get().with(slf.py(), |state| state.count_read(slf.py(), received));
+                Ok(Some(received))
+            }
             (Err(error), _) => Self::read_failed(slf, &error).map(|()| None),
         }
     }
@@ -152,10 +161,13 @@ impl StreamCore {
         };
         match received {
             Ok(0) => Self::end_of_input(slf, protocol),
-            Ok(received) => match protocol.call_method1(intern!(py, "buffer_updated"), (received,)) {
-                Ok(_) => Ok(()),
-                Err(error) => Self::fatal(slf, error, "Fatal error: protocol.buffer_updated() call failed."),
-            },
+            Ok(received) => {
+                core.with(py, |state| state.count_read(py, received));
+                match protocol.call_method1(intern!(py, "buffer_updated"), (received,)) {
+                    Ok(_) => Ok(()),
+                    Err(error) => Self::fatal(slf, error, "Fatal error: protocol.buffer_updated() call failed."),
+                }
+            }
             Err(error) => Self::read_failed(slf, &error),
         }
     }
@@ -202,10 +214,15 @@ impl StreamCore {
         if core.with(slf.py(), |state| state.kind) == Kind::Datagram {
             return Self::flush_datagrams(slf);
         }
-        let flushed = core.stream(slf.py(), |stream| {
+        let flushed = core.with(slf.py(), |state| {
             // Pieces beyond one call's, while there is room.
-            while send_queue(core.fd(), stream)? {}
-            Ok(())
+            loop {
+                let (sent, more) = send_queue(core.fd(), &mut state.stream)?;
+                state.count_written(slf.py(), sent);
+                if !more {
+                    return Ok(());
+                }
+            }
         });
         match flushed {
             Ok(()) => Ok(()),
@@ -370,6 +387,7 @@ impl StreamCore {
     fn release(slf: &Bound<'_, Self>) -> PyResult<()> {
         let (py, core) = (slf.py(), slf.get());
         let (waiter, server, left) = core.with(py, |state| {
+            state.uncount(py);
             let left = (state.protocol.take(), state.loop_.take());
             (state.drained.take(), state.server.take(), left)
         });
@@ -391,8 +409,8 @@ impl StreamCore {
     }
 }
 
-/// Writes out as many pieces of the queue as go with one call; whether all of them went and there are more.
-fn send_queue(fd: BorrowedFd<'_>, stream: &mut Stream<Queued>) -> io::Result<bool> {
+/// Writes out as many pieces of the queue as go with one call: how many bytes, and whether all of them went and there are more.
+fn send_queue(fd: BorrowedFd<'_>, stream: &mut Stream<Queued>) -> io::Result<(usize, bool)> {
     let mut pieces = [IoSlice::new(&[]); PIECES];
     let (mut count, mut len) = (0, 0);
     for (place, piece) in pieces.iter_mut().zip(stream.pieces()) {
@@ -409,5 +427,5 @@ fn send_queue(fd: BorrowedFd<'_>, stream: &mut Stream<Queued>) -> io::Result<boo
         sent => sent?,
     };
     stream.flushed(sent);
-    Ok(sent == len && stream.queued() > 0)
+    Ok((sent, sent == len && stream.queued() > 0))
 }

@@ -50,8 +50,12 @@ impl StreamCore {
             let stream = &mut state.stream;
             match stream.offer(len, turn) {
                 Ok(Offer::Send) => match send() {
-                    Ok(sent) if sent == len => {}
-                    Ok(sent) => queue(stream, Some(sent)),
+                    Ok(sent) => {
+                        if sent < len {
+                            queue(stream, Some(sent));
+                        }
+                        state.count_written(py, sent);
+                    }
                     Err(error) if error.kind() == ErrorKind::WouldBlock => queue(stream, Some(0)),
                     Err(error) => return Written::Failed(error),
                 },
@@ -60,7 +64,7 @@ impl StreamCore {
                 Ok(Offer::Lost { tell }) => return Written::Lost { tell },
                 Err(refused) => return Written::Refused(refused),
             }
-            stream.next_action().map_or(Written::Done, Written::Next)
+            state.stream.next_action().map_or(Written::Done, Written::Next)
         })
     }
 
@@ -101,6 +105,7 @@ impl StreamCore {
                 return Err(error);
             }
         }
+        slf.get().count(py);
         Self::call_soon(slf, &protocol.getattr(intern!(py, "connection_made"))?, Some(slf))?;
         Self::call_soon(slf, &slf.getattr(intern!(py, "_begin"))?, waiter)
     }
@@ -200,6 +205,7 @@ impl StreamCore {
                 kind: Kind::of(protocol)?,
                 started: false,
                 claimed: false,
+                counted: false,
                 protocol: Some(protocol.clone().unbind()),
                 loop_: Some(r#loop.clone().unbind()),
                 server: server.map(|server| server.clone().unbind()),
@@ -488,6 +494,7 @@ impl StreamCore {
     /// The transport ends without having been closed: its socket does.
     fn _disown(&self, py: Python<'_>) -> PyResult<()> {
         self.claim(py, false);
+        self.with(py, |state| state.uncount(py));
         self.close_socket(py)
     }
 
@@ -585,6 +592,7 @@ impl StreamCore {
     fn __clear__(&self, py: Python<'_>) {
         self.claim(py, false);
         let left = self.with(py, |state| {
+            state.uncount(py);
             let objects = (
                 state.protocol.take(),
                 state.server.take(),

@@ -47,6 +47,7 @@ pub(super) use self::reader::{Kind, Reader};
 use self::socket::Socket;
 use super::core::{CLOSED, DEBUG, LoopCore, OWN_CALLS, Parts};
 use super::guarded::Guarded;
+use super::traffic::{Count, Traffic};
 
 /// What changes in a stream's life.
 struct State {
@@ -57,6 +58,8 @@ struct State {
     started: bool,
     /// The loop knows the descriptor as this stream's.
     claimed: bool,
+    /// The loop counts it among those that are open.
+    counted: bool,
     /// These three are there until the connection is lost.
     protocol: Option<Py<PyAny>>,
     loop_: Option<Py<LoopCore>>,
@@ -160,6 +163,17 @@ impl StreamCore {
         Ok(())
     }
 
+    /// The loop counts the stream as open from now on.
+    fn count(&self, py: Python<'_>) {
+        self.with(py, |state| {
+            let Some(loop_) = &state.loop_ else { return };
+            let traffic = &loop_.get().traffic;
+            traffic.opened.add(py, 1);
+            state.open(traffic).add(py, 1);
+            state.counted = true;
+        });
+    }
+
     /// The loop knows the descriptor as this stream's, or no longer does.
     fn claim(&self, py: Python<'_>, claims: bool) {
         let loop_ = self.with(py, |state| {
@@ -176,13 +190,50 @@ impl StreamCore {
     }
 }
 
+impl State {
+    /// The loop counts the stream no more.
+    fn uncount(&mut self, py: Python<'_>) {
+        if let (true, Some(loop_)) = (std::mem::take(&mut self.counted), &self.loop_) {
+            self.open(&loop_.get().traffic).take_one(py);
+        }
+    }
+
+    /// Where those of its kind are counted while they are open.
+    fn open<'a>(&self, traffic: &'a Traffic) -> &'a Count {
+        match self.kind {
+            Kind::Datagram => &traffic.datagrams,
+            _ => &traffic.streams,
+        }
+    }
+
+    #[inline]
+    fn count_read(&self, py: Python<'_>, received: usize) {
+        if let Some(loop_) = &self.loop_ {
+            loop_.get().traffic.bytes_read.add(py, received);
+        }
+    }
+
+    #[inline]
+    fn count_written(&self, py: Python<'_>, sent: usize) {
+        if let Some(loop_) = &self.loop_ {
+            loop_.get().traffic.bytes_written.add(py, sent);
+        }
+    }
+}
+
 impl Drop for StreamCore {
     fn drop(&mut self) {
         let state = self.state.get_mut();
-        if let (true, Some(loop_)) = (state.claimed, &state.loop_) {
-            // Python ends objects in attached threads.
-            Python::attach(|py| loop_.get().claim(py, self.fd, false));
+        if !state.claimed && !state.counted {
+            return;
         }
+        // Python ends objects in attached threads.
+        Python::attach(|py| {
+            state.uncount(py);
+            if let (true, Some(loop_)) = (state.claimed, &state.loop_) {
+                loop_.get().claim(py, self.fd, false);
+            }
+        });
     }
 }
 
