@@ -8,20 +8,33 @@
 //! | `io` | what threads wait for outside, and how many are served at once |
 //! | `state` | the states of a thread, time in each, and who may watch |
 //! | `world` | threads on cores under GILs: what happens to each, event by event |
+//! | `workload` | what is to be done, as plain data |
+//! | `calibrate` | what the machine and the interpreter cost |
+//! | `tape`, `pools`, `eventloop` | the models as programs of a world |
+//! | `whatif` | predictions and their intervals |
 
 #![forbid(unsafe_code)]
 
+mod calibrate;
 mod cores;
 mod engine;
+mod eventloop;
 mod gil;
 mod io;
+mod pools;
 mod state;
+mod tape;
+mod whatif;
+mod workload;
 mod world;
 
+pub use calibrate::{Cost, Costs, LoopCosts, Machine, TaskCosts};
 pub use cores::{CoresConfig, Quota, WEIGHT};
 pub use engine::Chance;
 pub use io::Resource;
 pub use state::{Change, Observer, State, Times};
+pub use whatif::{Effort, Error, Model, Prediction, Question, predict};
+pub use workload::{Burst, Invalid, Item, Kind, Parcel, Workload};
 pub use world::{
     Ctl, GilConfig, GilCounts, GilId, Hold, Op, Outcome, Program, ResourceId, Stuck, ThreadId, World, WorldConfig,
 };

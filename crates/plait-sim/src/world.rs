@@ -237,7 +237,9 @@ struct Thread {
     times: Times,
     stage: Stage,
     op: Op,
-    /// CPU time that the operation has yet to get, with what was added to it.
+    /// CPU time that is lost before the operation goes on.
+    lost: u64,
+    /// CPU time that the operation has yet to get.
     left: u64,
     /// It comes from sleep, not from the core.
     woke: bool,
@@ -250,6 +252,18 @@ struct Thread {
     hand_over: HandOver,
     /// What it serves, if it is not a thread of the program.
     serves: Option<(ResourceId, Client)>,
+}
+
+impl Thread {
+    fn total(&self) -> u64 {
+        self.lost + self.left
+    }
+
+    /// What is lost is paid first.
+    fn set_total(&mut self, total: u64) {
+        self.lost = total.saturating_sub(self.left);
+        self.left = self.left.min(total);
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -345,6 +359,7 @@ impl<O: Observer> World<O> {
             times: Times::default(),
             stage: Stage::Working,
             op: Op::Free(0),
+            lost: 0,
             left: 0,
             woke: true,
             token: false,
@@ -529,7 +544,8 @@ impl<O: Observer> World<O> {
         };
         core.counted = now;
         let one = &mut self.threads[thread.index()];
-        one.left = one.left.saturating_sub(work(elapsed, core.rate));
+        let total = one.total();
+        one.set_total(total.saturating_sub(work(elapsed, core.rate)));
         one.share.virtual_ns += elapsed * u64::from(WEIGHT) / u64::from(one.share.weight);
         self.busy_ns += elapsed;
     }
@@ -547,7 +563,7 @@ impl<O: Observer> World<O> {
         let now = self.agenda.now();
         let rate = self.cores.speed() * self.drag(thread);
         let goal = self.goal(thread);
-        let left = self.threads[thread.index()].left;
+        let total = self.threads[thread.index()].total();
         let slice_end = self.cores.waiting().then(|| self.cores.slice_end(core, now));
         let one = &mut self.cores.cores[core as usize];
         one.rate = rate;
@@ -559,7 +575,7 @@ impl<O: Observer> World<O> {
                 end
             }
             _ => {
-                one.goal = Some(left - goal);
+                one.goal = Some(total - goal);
                 done
             }
         };
@@ -573,17 +589,18 @@ impl<O: Observer> World<O> {
         if one.stage != Stage::Working {
             return 0;
         }
-        let mut goal = one.left;
+        let (total, lost) = (one.total(), one.lost);
+        let mut goal = total;
         let (Op::Hold(hold), Some(gil)) = (one.op, one.gil) else {
             return goal;
         };
         if self.gils[gil.0 as usize].requested() {
-            goal = goal.min(until_check(hold, one.left));
+            goal = goal.min(lost + until_check(hold, one.left));
         }
         if hold.releases > 0 {
             self.decide_hand_over(thread, hold, gil);
             if let HandOver::At(at) = self.threads[thread.index()].hand_over {
-                goal = goal.min(self.threads[thread.index()].left.saturating_sub(at));
+                goal = goal.min(total.saturating_sub(at));
             }
         }
         goal
@@ -627,9 +644,9 @@ impl<O: Observer> World<O> {
         let (Some(thread), goal) = (one.running, one.goal) else {
             return;
         };
-        if let Some(left) = goal {
+        if let Some(total) = goal {
             // Exactly, whatever the speed rounds to.
-            self.threads[thread.index()].left = left;
+            self.threads[thread.index()].set_total(total);
             self.advance(core, thread, program);
         } else if self.cores.beaten(&self.threads[thread.index()].share) {
             self.cores.vacate(core);
@@ -649,7 +666,7 @@ impl<O: Observer> World<O> {
             let goes_on = match one.stage {
                 Stage::Taking => self.take(core, thread),
                 Stage::Entering => self.enter(core, thread),
-                Stage::Working if one.left > 0 => {
+                Stage::Working if one.total() > 0 => {
                     self.interrupt(core, thread);
                     false
                 }
@@ -715,7 +732,7 @@ impl<O: Observer> World<O> {
         one.stage = Stage::Working;
         match one.op {
             Op::Hold(_) | Op::Free(_) => {
-                if one.left == 0 {
+                if one.total() == 0 {
                     return true;
                 }
                 self.arm_anew(core);
@@ -726,7 +743,7 @@ impl<O: Observer> World<O> {
             }
             Op::Block(resource, ns) => {
                 // Waking who waited for the GIL is done before.
-                let late = std::mem::take(&mut one.left);
+                let late = std::mem::take(&mut one.lost);
                 self.leave_core(core, thread, State::IoWait);
                 let client = Client::Thread(thread);
                 self.ask(
@@ -738,7 +755,7 @@ impl<O: Observer> World<O> {
                 );
             }
             Op::Park => {
-                one.left = 0;
+                one.lost = 0;
                 if std::mem::take(&mut one.token) {
                     return true;
                 }
@@ -766,7 +783,7 @@ impl<O: Observer> World<O> {
         match lock.take(thread) {
             Take::Taken { switched, wake } => {
                 one.stage = Stage::Entering;
-                one.left += if switched { self.config.switch_ns } else { 0 };
+                one.lost += if switched { self.config.switch_ns } else { 0 };
                 if let Some(forced) = wake {
                     self.make_ready(forced, true);
                 }
@@ -846,7 +863,7 @@ impl<O: Observer> World<O> {
     fn release(&mut self, core: u32, thread: ThreadId, gil: GilId) -> bool {
         let Dropped { signal, forced } = self.gils[gil.0 as usize].drop(thread);
         if let Some(sleeper) = signal {
-            self.threads[thread.index()].left += self.config.signal_ns;
+            self.threads[thread.index()].lost += self.config.signal_ns;
             self.make_ready(sleeper, true);
         }
         if forced {
@@ -863,13 +880,13 @@ impl<O: Observer> World<O> {
             return self.arm(core);
         };
         let lock = &mut self.gils[gil.0 as usize];
-        if one.hand_over == HandOver::At(one.left) {
+        if one.hand_over == HandOver::At(one.total()) {
             if let Some(to) = lock.hand_over(thread) {
                 self.hand_over(core, thread, to);
                 return;
             }
             self.threads[thread.index()].hand_over = HandOver::Undecided;
-        } else if lock.requested() && until_check(hold, one.left) == 0 {
+        } else if lock.requested() && one.lost == 0 && until_check(hold, one.left) == 0 {
             self.threads[thread.index()].stage = Stage::Taking;
             self.release(core, thread, gil);
             return;
@@ -883,7 +900,7 @@ impl<O: Observer> World<O> {
         next.looking = None;
         next.wait = next.wait.wrapping_add(1);
         next.stage = Stage::Entering;
-        next.left += switch_ns;
+        next.lost += switch_ns;
         self.make_ready(to, true);
         let one = &mut self.threads[from.index()];
         one.hand_over = HandOver::Undecided;
