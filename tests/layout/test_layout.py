@@ -24,7 +24,8 @@ ARROWS = {
     "plait-pool": {"plait-shm", "plait-sys"},
     "plait-reactor": {"plait-sys"},
     "plait-probe": set(),
-    "plait-py": {"plait-pool", "plait-probe", "plait-reactor", "plait-shm", "plait-sys"},
+    "plait-sim": set(),
+    "plait-py": {"plait-pool", "plait-probe", "plait-reactor", "plait-shm", "plait-sim", "plait-sys"},
 }
 
 # Foreign crates that have one home.
@@ -39,7 +40,7 @@ HOMES = {
 }
 
 # The Python rooms that may open a door of the extension module. Between rooms, see [tool.importlinter] in pyproject.toml.
-DOORS = {"_future", "_executor", "loop", "processes", "shared", "sync", "threads"}
+DOORS = {"_future", "_executor", "loop", "model", "processes", "shared", "sync", "threads"}
 
 PUBLIC = {
     "Barrier",
@@ -76,6 +77,7 @@ PUBLIC = {
     "run",
     "share",
     "shared_array",
+    "simulate",
     "watch_loop",
 }
 

@@ -9,6 +9,7 @@
 //! | `future` | the future that all executors return |
 //! | `gil` | waiting without the GIL, and with signals seen |
 //! | `loop_` | the event loop: its turn, its handles, its clock |
+//! | `model` | the simulator: what work would take under another model |
 //! | `parts` | large parts of values, in blocks of their own |
 //! | `processes` | the process pool and its workers |
 //! | `shared` | memory that processes share: segments as buffers, and who holds them on their way |
@@ -23,6 +24,7 @@ mod error;
 mod future;
 mod gil;
 mod loop_;
+mod model;
 mod parts;
 mod payload;
 mod processes;
@@ -46,6 +48,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     loop_::register(module)?;
     processes::register(module)?;
     threads::register(module)?;
+    model::register(module)?;
     shared::register(module)?;
     sync::register(module)?;
     system::register(module)

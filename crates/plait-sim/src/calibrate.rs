@@ -143,38 +143,49 @@ impl Default for Costs {
 }
 
 impl TaskCosts {
-    fn each(&mut self) -> [&mut Cost; 5] {
+    fn named(&mut self) -> [(&'static str, &mut Cost); 5] {
         [
-            &mut self.submit,
-            &mut self.run,
-            &mut self.collect,
-            &mut self.start,
-            &mut self.start_caller,
+            ("submit", &mut self.submit),
+            ("run", &mut self.run),
+            ("collect", &mut self.collect),
+            ("start", &mut self.start),
+            ("start_caller", &mut self.start_caller),
         ]
     }
 }
 
 impl Costs {
-    /// All of them, in a fixed order.
-    fn each(&mut self) -> Vec<&mut Cost> {
-        let mut all = vec![
-            &mut self.switch,
-            &mut self.wake,
-            &mut self.migrate,
-            &mut self.slice,
-            &mut self.interval,
-            &mut self.gil_signal,
-            &mut self.gil_switch,
-            &mut self.gil_release,
-            &mut self.gil_hand_over,
-            &mut self.event_loop.task,
-            &mut self.event_loop.wake,
-            &mut self.event_loop.start,
-            &mut self.byte,
-            &mut self.speed,
+    /// All of them with their names, in a fixed order: `wake`, or `threads.submit`.
+    pub fn named(&mut self) -> Vec<(String, &mut Cost)> {
+        let alone = [
+            ("switch", &mut self.switch),
+            ("wake", &mut self.wake),
+            ("migrate", &mut self.migrate),
+            ("slice", &mut self.slice),
+            ("interval", &mut self.interval),
+            ("gil_signal", &mut self.gil_signal),
+            ("gil_switch", &mut self.gil_switch),
+            ("gil_release", &mut self.gil_release),
+            ("gil_hand_over", &mut self.gil_hand_over),
+            ("loop.task", &mut self.event_loop.task),
+            ("loop.wake", &mut self.event_loop.wake),
+            ("loop.start", &mut self.event_loop.start),
+            ("byte", &mut self.byte),
+            ("speed", &mut self.speed),
         ];
-        for pool in [&mut self.threads, &mut self.processes, &mut self.interpreters] {
-            all.extend(pool.each());
+        let mut all: Vec<_> = alone.into_iter().map(|(name, cost)| (name.to_owned(), cost)).collect();
+        let pools = [
+            ("threads", &mut self.threads),
+            ("processes", &mut self.processes),
+            ("interpreters", &mut self.interpreters),
+        ];
+        for (pool, costs) in pools {
+            all.extend(
+                costs
+                    .named()
+                    .into_iter()
+                    .map(|(name, cost)| (format!("{pool}.{name}"), cost)),
+            );
         }
         all
     }
@@ -183,7 +194,7 @@ impl Costs {
     #[must_use]
     pub fn draw(&self, chance: &mut Chance) -> Self {
         let mut drawn = self.clone();
-        for cost in drawn.each() {
+        for (_, cost) in drawn.named() {
             *cost = cost.draw(chance);
         }
         drawn

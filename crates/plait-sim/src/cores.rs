@@ -321,10 +321,7 @@ mod tests {
 
     #[test]
     fn a_quota_stops_the_cores_until_its_period_ends() {
-        let quota = Some(Quota {
-            ns: 50,
-            period_ns: 100,
-        });
+        let quota = Some(Quota { ns: 50, period_ns: 100 });
         let mut cores = cores(CoresConfig {
             quota,
             ..CoresConfig::default()

@@ -43,7 +43,11 @@ impl Service {
 
     /// The request itself, if it is served at once.
     pub(crate) fn ask(&mut self, request: Request) -> Option<Request> {
-        if self.resource.servers.is_some_and(|servers| self.active >= servers.max(1)) {
+        if self
+            .resource
+            .servers
+            .is_some_and(|servers| self.active >= servers.max(1))
+        {
             self.line.push_back(request);
             return None;
         }

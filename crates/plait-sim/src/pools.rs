@@ -238,7 +238,9 @@ impl<'a> Pool<'a> {
             return None;
         }
         self.steps[worker] = Step::Returns(chunk);
-        self.shape.pickles.then(|| call(self.parcels(chunk, |tape, place| tape.sending(tape.item(place).result))))
+        self.shape
+            .pickles
+            .then(|| call(self.parcels(chunk, |tape, place| tape.sending(tape.item(place).result))))
     }
 }
 

@@ -186,7 +186,9 @@ fn as_recorded(workload: &Workload, items: usize) -> Vec<u32> {
 /// Another sample of the same size, in any order, repeated.
 fn resampled(workload: &Workload, items: usize, chance: &mut Chance) -> Vec<u32> {
     let recorded = workload.items.len();
-    let sample: Vec<u32> = (0..recorded.min(items)).map(|_| chance.below(recorded) as u32).collect();
+    let sample: Vec<u32> = (0..recorded.min(items))
+        .map(|_| chance.below(recorded) as u32)
+        .collect();
     let mut order: Vec<u32> = sample.iter().copied().cycle().take(items).collect();
     chance.shuffle(&mut order);
     order
@@ -215,7 +217,13 @@ fn chunk(workload: &Workload, question: &Question, items: usize) -> usize {
 }
 
 /// Runs items in this order, and says how long all of the workload takes.
-fn run(workload: &Workload, costs: &Costs, question: &Question, order: &[u32], seed: u64) -> Result<(f64, Outcome), Stuck> {
+fn run(
+    workload: &Workload,
+    costs: &Costs,
+    question: &Question,
+    order: &[u32],
+    seed: u64,
+) -> Result<(f64, Outcome), Stuck> {
     let mut world = World::new(question.machine.world(costs, seed));
     let resources = workload.resources.iter().map(|&resource| world.add_resource(resource));
     let resources = resources.collect();

@@ -118,7 +118,9 @@ impl std::fmt::Display for Invalid {
         match self {
             Self::NoItems => write!(f, "a workload needs an item at least"),
             Self::CountTooSmall => write!(f, "a workload has at least as many items as were recorded"),
-            Self::NoSuchResource { item, resource } => write!(f, "item {item} waits for resource {resource}, which is not there"),
+            Self::NoSuchResource { item, resource } => {
+                write!(f, "item {item} waits for resource {resource}, which is not there")
+            }
             Self::TooLong { item } => write!(f, "item {item} takes longer than 36 years"),
             Self::NoCores => write!(f, "a machine needs a core at least"),
             Self::NoWorkers => write!(f, "a pool needs a worker at least"),
@@ -146,7 +148,12 @@ impl Workload {
         for (item, one) in self.items.iter().enumerate() {
             let mut left = LONGEST_NS;
             let parcels = [one.argument, one.result].map(|parcel| [parcel.pickle_ns, parcel.unpickle_ns]);
-            for ns in one.bursts.iter().map(|burst| burst.ns).chain(parcels.into_iter().flatten()) {
+            for ns in one
+                .bursts
+                .iter()
+                .map(|burst| burst.ns)
+                .chain(parcels.into_iter().flatten())
+            {
                 left = left.checked_sub(ns).ok_or(Invalid::TooLong { item })?;
             }
             for burst in &one.bursts {
@@ -185,7 +192,10 @@ mod tests {
         };
         let check = |workload: Workload| workload.check();
         assert_eq!(check(workload(vec![], 1, 0)), Err(Invalid::NoItems));
-        assert_eq!(check(workload(vec![item.clone(); 2], 1, 2)), Err(Invalid::CountTooSmall));
+        assert_eq!(
+            check(workload(vec![item.clone(); 2], 1, 2)),
+            Err(Invalid::CountTooSmall)
+        );
         assert_eq!(
             check(workload(vec![item.clone()], 1, 1)),
             Err(Invalid::NoSuchResource { item: 0, resource: 1 })

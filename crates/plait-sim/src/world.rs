@@ -201,8 +201,14 @@ impl std::error::Error for Stuck {}
 
 #[derive(Clone, Copy, Debug)]
 enum Event {
-    Core { core: u32, alarm: u32 },
-    GilTimeout { thread: ThreadId, wait: u32 },
+    Core {
+        core: u32,
+        alarm: u32,
+    },
+    GilTimeout {
+        thread: ThreadId,
+        wait: u32,
+    },
     Held(ThreadId),
     Served(ResourceId, Client),
     /// What there is to do is done by [`World::dispatch`].

@@ -1,8 +1,8 @@
 //! The simulator against what can be worked out on paper.
 
 use plait_sim::{
-    Chance, CoresConfig, Ctl, GilConfig, GilId, Hold, Op, Outcome, Program, Quota, Resource, ResourceId, State, ThreadId,
-    World, WorldConfig,
+    Chance, CoresConfig, Ctl, GilConfig, GilId, Hold, Op, Outcome, Program, Quota, Resource, ResourceId, State,
+    ThreadId, World, WorldConfig,
 };
 
 const MS: u64 = 1_000_000;
@@ -34,10 +34,7 @@ fn config(cores: usize) -> WorldConfig {
 }
 
 fn spin(ns: u64) -> Op {
-    Op::Hold(Hold {
-        ns,
-        ..Hold::default()
-    })
+    Op::Hold(Hold { ns, ..Hold::default() })
 }
 
 fn run(config: WorldConfig, gil: bool, lists: Vec<Vec<Op>>) -> Outcome {
@@ -71,7 +68,11 @@ fn a_short_job_among_long_ones_waits_for_its_turns_only() {
     // Processor sharing: 10 ms of work beside two spinners are done after about 30 ms.
     let long = vec![Op::Free(1000 * MS)];
     let outcome = run(config(1), false, vec![long.clone(), long, vec![Op::Free(10 * MS)]]);
-    assert!((26 * MS..=38 * MS).contains(&ended(&outcome, 2)), "{}", ended(&outcome, 2));
+    assert!(
+        (26 * MS..=38 * MS).contains(&ended(&outcome, 2)),
+        "{}",
+        ended(&outcome, 2)
+    );
 }
 
 #[test]
@@ -169,7 +170,9 @@ fn amdahl() {
 
 /// `returns` times asleep, and a little work with the GIL after each.
 fn sleeper(disk: ResourceId, returns: usize) -> Vec<Op> {
-    (0..returns).flat_map(|_| [Op::Block(disk, 2 * MS), spin(10 * US)]).collect()
+    (0..returns)
+        .flat_map(|_| [Op::Block(disk, 2 * MS), spin(10 * US)])
+        .collect()
 }
 
 fn spinners_and_a_sleeper(spinners: usize, uninterruptible_ns: u64) -> Outcome {
@@ -402,6 +405,8 @@ fn who_sleeps_for_ever_is_named() {
     let mut world = World::new(config(1));
     let thread = world.add_thread(None);
     world.start(thread);
-    let stuck = world.run(&mut Lists::new([vec![Op::Free(MS), Op::Park]])).expect_err("it sleeps");
+    let stuck = world
+        .run(&mut Lists::new([vec![Op::Free(MS), Op::Park]]))
+        .expect_err("it sleeps");
     assert_eq!((stuck.threads, stuck.ns), (vec![thread], MS));
 }

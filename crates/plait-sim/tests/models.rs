@@ -1,8 +1,8 @@
 //! Predictions for workloads whose answer is known.
 
 use plait_sim::{
-    Burst, Cost, Costs, Effort, Error, Invalid, Item, Kind, LoopCosts, Machine, Model, Parcel, Prediction, Question, Resource,
-    TaskCosts, Workload, predict,
+    Burst, Cost, Costs, Effort, Error, Invalid, Item, Kind, LoopCosts, Machine, Model, Parcel, Prediction, Question,
+    Resource, TaskCosts, Workload, predict,
 };
 
 const MS: u64 = 1_000_000;
@@ -76,16 +76,25 @@ fn ms(prediction: &Prediction) -> f64 {
 #[test]
 fn work_with_the_gil_gains_by_processes_only() {
     let work = workload(vec![item(&[(Kind::HoldCpu, 10 * MS)]); 16], 16);
-    let times: Vec<f64> = Model::ALL.iter().map(|&model| ms(&ask(&work, &free(), model, 4, 4))).collect();
+    let times: Vec<f64> = Model::ALL
+        .iter()
+        .map(|&model| ms(&ask(&work, &free(), model, 4, 4)))
+        .collect();
     assert_eq!(times, [160.0, 160.0, 40.0, 160.0, 40.0, 40.0]);
-    let bounds: Vec<bool> = Model::ALL.iter().map(|&model| ask(&work, &free(), model, 4, 4).bound).collect();
+    let bounds: Vec<bool> = Model::ALL
+        .iter()
+        .map(|&model| ask(&work, &free(), model, 4, 4).bound)
+        .collect();
     assert_eq!(bounds, [false, false, false, false, false, true]);
 }
 
 #[test]
 fn work_without_the_gil_gains_by_threads_too() {
     let work = workload(vec![item(&[(Kind::ReleasedCpu, 10 * MS)]); 16], 16);
-    let times: Vec<f64> = Model::ALL.iter().map(|&model| ms(&ask(&work, &free(), model, 4, 4))).collect();
+    let times: Vec<f64> = Model::ALL
+        .iter()
+        .map(|&model| ms(&ask(&work, &free(), model, 4, 4)))
+        .collect();
     // A loop's thread does it itself.
     assert_eq!(times, [160.0, 40.0, 40.0, 160.0, 40.0, 40.0]);
     assert_eq!(ms(&ask(&work, &free(), Model::Threads, 8, 2)), 80.0);
@@ -94,7 +103,10 @@ fn work_without_the_gil_gains_by_threads_too() {
 #[test]
 fn waits_gain_by_anything() {
     let work = workload(vec![item(&[(Kind::Blocked { resource: 0 }, 10 * MS)]); 16], 16);
-    let times: Vec<f64> = Model::ALL.iter().map(|&model| ms(&ask(&work, &free(), model, 8, 1))).collect();
+    let times: Vec<f64> = Model::ALL
+        .iter()
+        .map(|&model| ms(&ask(&work, &free(), model, 8, 1)))
+        .collect();
     assert_eq!(times, [160.0, 20.0, 20.0, 20.0, 20.0, 20.0]);
 }
 
@@ -110,7 +122,10 @@ fn waits_that_are_served_one_by_one_gain_nothing() {
 #[test]
 fn a_fork_that_keeps_the_gil_stops_threads_and_the_loop() {
     let work = workload(vec![item(&[(Kind::HoldOff, 10 * MS)]); 16], 16);
-    let times: Vec<f64> = Model::ALL.iter().map(|&model| ms(&ask(&work, &free(), model, 4, 1))).collect();
+    let times: Vec<f64> = Model::ALL
+        .iter()
+        .map(|&model| ms(&ask(&work, &free(), model, 4, 1)))
+        .collect();
     assert_eq!(times, [160.0, 160.0, 40.0, 160.0, 40.0, 40.0]);
 }
 
@@ -130,7 +145,10 @@ fn pickles_are_paid_by_both_sides() {
     let mut costs = free();
     costs.byte = Cost::new(0.5, 0.0);
     // Sent and received twice, at half a nanosecond for each byte and side.
-    assert_eq!(ms(&ask(&work, &costs, Model::Processes, 1, 2)), 4.0 + 2.0 * (1.0 + 2.0 + 2.0 * 0.5));
+    assert_eq!(
+        ms(&ask(&work, &costs, Model::Processes, 1, 2)),
+        4.0 + 2.0 * (1.0 + 2.0 + 2.0 * 0.5)
+    );
     assert_eq!(ms(&ask(&work, &costs, Model::Threads, 1, 2)), 4.0);
 }
 
@@ -150,7 +168,10 @@ fn tasks_cost_what_they_cost() {
         wake: us(4.0),
         start: us(300.0),
     };
-    let work = workload(vec![item(&[(Kind::Blocked { resource: 0 }, 0), (Kind::HoldCpu, 0)]); 10], 1000);
+    let work = workload(
+        vec![item(&[(Kind::Blocked { resource: 0 }, 0), (Kind::HoldCpu, 0)]); 10],
+        1000,
+    );
     // All of it needs the one core.
     assert_eq!(ms(&ask(&work, &costs, Model::Threads, 1, 1)), 6.0 + 0.15);
     assert_eq!(ms(&ask(&work, &costs, Model::Asyncio, 1, 1)), 12.0 + 0.3);
@@ -158,7 +179,10 @@ fn tasks_cost_what_they_cost() {
         warm: true,
         ..question(Model::Threads, 1, 1)
     };
-    assert_eq!(ms(&predict(&work, &costs, &warm, Effort::default()).expect("it ends")), 6.0);
+    assert_eq!(
+        ms(&predict(&work, &costs, &warm, Effort::default()).expect("it ends")),
+        6.0
+    );
 }
 
 #[test]
@@ -187,12 +211,18 @@ fn one_long_item_at_the_end_is_waited_for() {
     let last = ask(&work, &free(), Model::Processes, 4, 4);
     assert!((103.0..=105.0).contains(&ms(&last)), "{}", ms(&last));
     // Whether there is one or none of them is the spread.
-    assert!(last.low_ns < 10.0 * MS as f64 && last.high_ns > 100.0 * MS as f64, "{last:?}");
+    assert!(
+        last.low_ns < 10.0 * MS as f64 && last.high_ns > 100.0 * MS as f64,
+        "{last:?}"
+    );
 }
 
 #[test]
 fn what_was_recorded_in_part_goes_on_at_its_pace() {
-    let work = workload(vec![item(&[(Kind::HoldCpu, MS), (Kind::Blocked { resource: 0 }, 3 * MS)]); 10], 100_000);
+    let work = workload(
+        vec![item(&[(Kind::HoldCpu, MS), (Kind::Blocked { resource: 0 }, 3 * MS)]); 10],
+        100_000,
+    );
     let serial = ask(&work, &free(), Model::Serial, 1, 1);
     assert!(serial.items < 5_000);
     assert_eq!(ms(&serial), 400_000.0);
@@ -207,18 +237,34 @@ fn the_interval_is_as_wide_as_what_it_comes_from() {
     let even = workload(vec![item(&[(Kind::HoldCpu, MS)]); 50], 50);
     let same = ask(&even, &free(), Model::Serial, 1, 1);
     assert_eq!((same.low_ns, same.high_ns), (same.ns, same.ns));
-    let uneven = workload((0..50).map(|number| item(&[(Kind::HoldCpu, number % 5 * MS)])).collect(), 50);
+    let uneven = workload(
+        (0..50)
+            .map(|number| item(&[(Kind::HoldCpu, number % 5 * MS)]))
+            .collect(),
+        50,
+    );
     let bursts = ask(&uneven, &free(), Model::Serial, 1, 1);
-    assert!(bursts.low_ns < 0.95 * bursts.ns && bursts.high_ns > 1.05 * bursts.ns, "{bursts:?}");
+    assert!(
+        bursts.low_ns < 0.95 * bursts.ns && bursts.high_ns > 1.05 * bursts.ns,
+        "{bursts:?}"
+    );
     let mut costs = free();
     costs.speed.spread = 0.2;
     let speed = ask(&even, &costs, Model::Serial, 1, 1);
-    assert!(speed.low_ns < 0.85 * speed.ns && speed.high_ns > 1.15 * speed.ns, "{speed:?}");
+    assert!(
+        speed.low_ns < 0.85 * speed.ns && speed.high_ns > 1.15 * speed.ns,
+        "{speed:?}"
+    );
 }
 
 #[test]
 fn the_same_seed_gives_the_same_answer() {
-    let work = workload((0..50).map(|number| item(&[(Kind::HoldCpu, number % 5 * MS)])).collect(), 80);
+    let work = workload(
+        (0..50)
+            .map(|number| item(&[(Kind::HoldCpu, number % 5 * MS)]))
+            .collect(),
+        80,
+    );
     let with = |seed| {
         let effort = Effort {
             seed,
@@ -235,7 +281,10 @@ fn nonsense_is_refused() {
     let work = workload(vec![item(&[])], 1);
     let error = |question| predict(&work, &free(), &question, Effort::default()).expect_err("nonsense");
     assert_eq!(error(question(Model::Serial, 1, 0)), Error::Invalid(Invalid::NoCores));
-    assert_eq!(error(question(Model::Threads, 0, 1)), Error::Invalid(Invalid::NoWorkers));
+    assert_eq!(
+        error(question(Model::Threads, 0, 1)),
+        Error::Invalid(Invalid::NoWorkers)
+    );
     let empty = workload(vec![], 0);
     let asked = predict(&empty, &free(), &question(Model::Serial, 1, 1), Effort::default());
     assert_eq!(asked, Err(Error::Invalid(Invalid::NoItems)));

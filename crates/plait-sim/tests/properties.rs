@@ -1,8 +1,8 @@
 //! What holds for any work on any machine: nothing is lost, no core does two things, time goes forward, and the seed decides.
 
 use plait_sim::{
-    Change, CoresConfig, Ctl, GilConfig, Hold, Op, Outcome, Program, Quota, Resource, ResourceId, State, ThreadId, World,
-    WorldConfig,
+    Change, CoresConfig, Ctl, GilConfig, Hold, Op, Outcome, Program, Quota, Resource, ResourceId, State, ThreadId,
+    World, WorldConfig,
 };
 use proptest::prelude::*;
 use std::collections::HashMap;
@@ -56,27 +56,36 @@ fn machine() -> impl Strategy<Value = WorldConfig> {
         1 => (1_000_000..90_000_000_u64).prop_map(|ns| Some(Quota { ns, period_ns: 100_000_000 }))
     ];
     let costs = (0..40_000_u64, 0..3_000_u64, 0..3_000_u64, 100_000..5_000_000_u64);
-    (1..5_usize, speeds, quota, costs, 0..20_000_u64, 0.0..0.3_f64, any::<u64>()).prop_map(
-        |(cores, speeds, quota, (wake_ns, switch_ns, migrate_ns, slice_ns), cost, hand_over, seed)| WorldConfig {
-            cores: CoresConfig {
-                cores,
-                speeds,
-                slice_ns,
-                wake_ns,
-                switch_ns,
-                migrate_ns,
-                quota,
-            },
-            gil: GilConfig {
-                interval_ns: 5_000_000,
-                signal_ns: cost,
-                switch_ns: cost,
-                release_ns: cost,
-                hand_over,
-            },
-            seed,
-        },
+    (
+        1..5_usize,
+        speeds,
+        quota,
+        costs,
+        0..20_000_u64,
+        0.0..0.3_f64,
+        any::<u64>(),
     )
+        .prop_map(
+            |(cores, speeds, quota, (wake_ns, switch_ns, migrate_ns, slice_ns), cost, hand_over, seed)| WorldConfig {
+                cores: CoresConfig {
+                    cores,
+                    speeds,
+                    slice_ns,
+                    wake_ns,
+                    switch_ns,
+                    migrate_ns,
+                    quota,
+                },
+                gil: GilConfig {
+                    interval_ns: 5_000_000,
+                    signal_ns: cost,
+                    switch_ns: cost,
+                    release_ns: cost,
+                    hand_over,
+                },
+                seed,
+            },
+        )
 }
 
 fn run(config: WorldConfig, lists: Vec<Vec<Plan>>, gils: usize) -> (Outcome, Vec<Change>) {
