@@ -1,9 +1,10 @@
-"""Records the bursts of a serial run from beside: whether the GIL is held, and whether the thread is on a CPU, some 100,000 times a second.
+"""Records the bursts of a serial run from beside: whether the GIL is held, and whether the thread is on a CPU, some
+100,000 times a second.
 
-A process of its own reads two things of its parent: the word `locked` of the interpreter's GIL, through `/proc/PID/mem`, and the state
-letter of the thread, `/proc/PID/task/TID/stat`. Together they are the kind of burst. Short releases that fall between two looks are not
-seen; a part that keeps the GIL and does not look is taken for as long as the GIL was seen held without a break, if the function is
-known to be one call of C code. Stands in until the profiler records exactly.
+A process of its own reads two things of its parent: the word `locked` of the interpreter's GIL, through `/proc/PID/mem`,
+and the state letter of the thread, `/proc/PID/task/TID/stat`. Together they are the kind of burst. Short releases that
+fall between two looks are not seen; a part that keeps the GIL and does not look is taken for as long as the GIL was seen
+held without a break, if the function is known to be one call of C code. Stands in until the profiler records exactly.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import sys
 import threading
 import time
 from dataclasses import dataclass
+from typing import Self
 
 KINDS = ("hold", "held_off_cpu", "released", "blocked")
 SHORT_NS = 30_000
@@ -83,7 +85,7 @@ class Stretch:
 class Recorder:
     """`with Recorder() as recorder: ...; recorder.stretches(begin, end)` afterwards."""
 
-    def __enter__(self) -> Recorder:
+    def __enter__(self) -> Self:
         command = [sys.executable, __file__, str(os.getpid()), str(threading.get_native_id()), str(gil_address())]
         self.child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         assert self.child.stdout

@@ -7,12 +7,13 @@
 
 For whom: somebody who is to believe `plait.simulate`, and us, who want to know where it is wrong.
 
-Method: each work runs in a process of its own. A serial run is recorded from beside (`recorder.py`); values are pickled and unpickled once to
-see what that takes. From that and from the costs that `plait.model.calibrate` measured, each way of running is predicted. Then all ways
-run for real, one after the other, in rounds; a pool is made and closed each time. Compared are the medians of the rounds. The error is
-of the predicted time relative to the measured serial time's scale: the prediction is multiplied with measured serial time over recorded
-time first, since the machine may have become slower or faster meanwhile; the row "serial" shows the error without that. Works that were
-never looked at while the simulator was made are listed apart.
+Method: each work runs in a process of its own. A serial run is recorded from beside (`recorder.py`); values are pickled
+and unpickled once to see what that takes. From that and from the costs that `plait.model.calibrate` measured, each way of
+running is predicted. Then all ways run for real, one after the other, in rounds; a pool is made and closed each time.
+Compared are the medians of the rounds. The error is of the predicted time relative to the measured serial time's scale:
+the prediction is multiplied with measured serial time over recorded time first, since the machine may have become slower
+or faster meanwhile; the row "serial" shows the error without that. Works that were never looked at while the simulator was
+made are listed apart.
 """
 
 from __future__ import annotations
@@ -84,7 +85,9 @@ def record(work: workloads.Work, helper: int | None) -> Workload:
     share = min(1.0, foreign / blocked) if blocked else 0.0
     items = [
         Item(bursts(stretches, releases, cpu, share), parcel(argument), parcel(result))
-        for (stretches, releases), (_, _, cpu), argument, result in zip(raw, marks, work.arguments, results, strict=True)
+        for (stretches, releases), (_, _, cpu), argument, result in zip(
+            raw, marks, work.arguments, results, strict=True
+        )
     ]
     speed = (before + measure_speed()) / 2 if speed_before else None
     return Workload(items, resources={"beside": Resource(on_cores=True)}, speed=speed)
@@ -171,14 +174,19 @@ def errors(row: dict[str, Any]) -> dict[str, float]:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    lines = ["| work | hold, held asleep, released, blocked (s) | " + " | ".join(WAYS) + " |", "|---|---|" + "---|" * len(WAYS)]
+    lines = [
+        "| work | hold, held asleep, released, blocked (s) | " + " | ".join(WAYS) + " |",
+        "|---|---|" + "---|" * len(WAYS),
+    ]
     for row in rows:
         kinds = ", ".join(f"{row['kinds'][kind]:.2f}" for kind in recorder.KINDS)
         cells = []
         for way, error in errors(row).items():
             one = row["predicted"][way]
             measured = statistics.median(row["measured"][way])
-            cells.append(f"{one['seconds']:.2f} ({one['low']:.2f} to {one['high']:.2f}) for {measured:.2f}: {error:+.0%}")
+            cells.append(
+                f"{one['seconds']:.2f} ({one['low']:.2f} to {one['high']:.2f}) for {measured:.2f}: {error:+.0%}"
+            )
         lines.append(f"| {row['name']} | {kinds} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -195,22 +203,26 @@ def summary(rows: list[dict[str, Any]]) -> str:
 
 def page(result: dict[str, Any]) -> str:
     purpose, _, method = (__doc__ or "").partition("For whom:")[2].partition("Method:")
-    return "\n\n".join(
-        [
-            "# Predicted against measured",
-            "Made by `benches/model/run.py` from [result.json](result.json): do not edit.",
-            f"For whom:{purpose.rstrip()}",
-            f"Method:{method.rstrip()}",
-            "A cell: predicted seconds (their interval) for measured seconds, and the error.",
-            "## Works looked at",
-            table([row for row in result["rows"] if not row["held_out"]]),
-            "## Works kept apart",
-            table([row for row in result["rows"] if row["held_out"]]),
-            "## Summary",
-            summary(result["rows"]),
-            f"Medians of {result['rounds']} rounds; Python {result['python']}, {result['machine']}, load average {result['load']}.",
-        ]
-    ) + "\n"
+    return (
+        "\n\n".join(
+            [
+                "# Predicted against measured",
+                "Made by `benches/model/run.py` from [result.json](result.json): do not edit.",
+                f"For whom:{purpose.rstrip()}",
+                f"Method:{method.rstrip()}",
+                "A cell: predicted seconds (their interval) for measured seconds, and the error.",
+                "## Works looked at",
+                table([row for row in result["rows"] if not row["held_out"]]),
+                "## Works kept apart",
+                table([row for row in result["rows"] if row["held_out"]]),
+                "## Summary",
+                summary(result["rows"]),
+                f"Medians of {result['rounds']} rounds; Python {result['python']}, {result['machine']},"
+                f" load average {result['load']}.",
+            ]
+        )
+        + "\n"
+    )
 
 
 def main() -> None:
@@ -233,7 +245,7 @@ def main() -> None:
         rows = []
         for name in options.only or workloads.WORKS:
             command = [sys.executable, __file__, "--child", name, "--rounds", str(rounds)]
-            done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+            done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
             if done.returncode:
                 sys.exit(f"run.py: {name}: {done.stderr}")
             rows.append(json.loads(done.stdout.splitlines()[-1]))

@@ -36,13 +36,19 @@ def compress(size: int) -> int:
 
 
 def parse(size: int) -> int:
-    return len(json.loads(json.dumps([{"id": number, "name": f"name {number}", "values": [number] * 8} for number in range(size)])))
+    return len(
+        json.loads(
+            json.dumps([{"id": number, "name": f"name {number}", "values": [number] * 8} for number in range(size)])
+        )
+    )
 
 
 def query(seed: int) -> int:
     with sqlite3.connect(":memory:") as base:
         base.execute("create table t (a integer, b text)")
-        base.executemany("insert into t values (?, ?)", ((number * seed % 977, f"row {number}") for number in range(3000)))
+        base.executemany(
+            "insert into t values (?, ?)", ((number * seed % 977, f"row {number}") for number in range(3000))
+        )
         return int(base.execute("select count(*) from t x join t y on x.a = y.a where x.b < y.b").fetchone()[0])
 
 
@@ -52,7 +58,11 @@ def fetch(number: int) -> int:
 
 
 def start(number: int) -> int:
-    return len(subprocess.run(["/bin/sh", "-c", f"echo {number}; ls /usr/lib | head -50"], capture_output=True, check=True).stdout)
+    return len(
+        subprocess.run(
+            ["/bin/sh", "-c", f"echo {number}; ls /usr/lib | head -50"], capture_output=True, check=True
+        ).stdout
+    )
 
 
 def digest(size: int) -> str:

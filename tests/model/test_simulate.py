@@ -16,7 +16,9 @@ from plait import simulate
 from plait.model import Burst, Costs, Item, Parcel, Resource, Workload, calibrate, measure_speed, what_if
 from plait.model._calibrate import _load, _path
 
-FREE = Costs({name: (0.0, 0.0) for name in Costs().all} | {"slice": (0.004, 0.0), "interval": (0.005, 0.0), "speed": (1.0, 0.0)})
+FREE = Costs(
+    dict.fromkeys(Costs().all, (0.0, 0.0)) | {"slice": (0.004, 0.0), "interval": (0.005, 0.0), "speed": (1.0, 0.0)}
+)
 HOLD = [[Burst("hold", 0.010)]] * 16
 
 

@@ -1,7 +1,8 @@
 """Predicts: what given work would take under another concurrency model, with more workers, or on more cores.
 
-`simulate` answers; `Workload`, `Item`, `Burst`, `Parcel` and `Resource` say what the work is, and `Costs` what the machine takes for
-itself (`calibrate` measures that). The simulator is the crate `plait-sim`; docs/design/simulator.md tells what it knows and what not.
+`simulate` answers; `Workload`, `Item`, `Burst`, `Parcel` and `Resource` say what the work is, and `Costs` what the machine
+takes for itself (`calibrate` measures that). The simulator is the crate `plait-sim`; docs/design/simulator.md tells what
+it knows and what not.
 """
 
 from plait.model._calibrate import calibrate as calibrate, measure_speed as measure_speed

@@ -1,8 +1,9 @@
 """Measures what this machine and interpreter take for themselves, in less than two seconds, and keeps that.
 
-Each figure is the median of a few rounds, and its spread is how far those were apart. What cannot be seen from here keeps the
-simulator's typical value with its wide spread: what a core takes to go from one thread to another, and how likely a short release
-of the GIL hands it over.
+Each figure is the median of a few rounds, and its spread is how far those were apart. Where it is a CPU time, the kernel's account is
+read, so that other programs' load does not count. What cannot be seen from here keeps the
+simulator's typical value with its wide spread: what a core takes to go from one thread to another, and how likely a short
+release of the GIL hands it over.
 """
 
 from __future__ import annotations
@@ -43,10 +44,11 @@ _known: Costs | None = None
 def calibrate(*, refresh: bool = False) -> Costs:
     """Measure what this machine and this interpreter take for themselves, or recall it.
 
-    The first call on a machine takes up to two seconds; a fresh interpreter makes pools and an event loop and times tasks that do
-    nothing. The result
-    lies in the user's cache directory (`$XDG_CACHE_HOME/plait`, or `~/.cache/plait`), under a name made from the processor, the
-    kernel, the number of CPUs, the interpreter and plait's version. Where that cannot be written it holds for this process.
+    The first call on a machine takes up to two seconds; a fresh interpreter makes pools and an event loop and times tasks
+    that do nothing. The result
+    lies in the user's cache directory (`$XDG_CACHE_HOME/plait`, or `~/.cache/plait`), under a name made from the
+    processor, the kernel, the number of CPUs, the interpreter and plait's version. Where that cannot be written it holds
+    for this process.
 
     Args:
         refresh: Measure again.
@@ -71,7 +73,7 @@ def calibrate(*, refresh: bool = False) -> Costs:
 
 
 def measure_speed() -> float:
-    """Seconds that this machine takes now for a fixed piece of Python: what work and costs of different times are compared by.
+    """Seconds that this machine takes now for a fixed piece of Python, to compare work and costs of different times.
 
     >>> from plait.model import measure_speed
     >>> 0 < measure_speed() < 1
@@ -246,11 +248,16 @@ def _release_cost(releases: int = 2000) -> Cost:
 
 
 def _switch_cost(steps: int = 250_000) -> Cost:
-    """What is lost with each switch of the GIL between two threads that compute: what turns of one interval take longer."""
+    """CPU time that is lost with each switch of the GIL between two threads that compute in turns of one interval."""
+
+    def seconds(work: Callable[[], object], threads: int) -> float:
+        begin = time.process_time()
+        _together(work, threads)
+        return time.process_time() - begin
 
     def extra() -> float:
-        alone = _together(lambda: _spin(2 * steps), 1)
-        both = _together(lambda: _spin(steps), 2)
+        alone = seconds(lambda: _spin(2 * steps), 1)
+        both = seconds(lambda: _spin(steps), 2)
         return max(0.0, both - alone) / max(1.0, both / sys.getswitchinterval())
 
     cost = _cost(extra, 5)
@@ -262,9 +269,9 @@ def _thread_costs(tasks: int = 2000) -> dict[str, Cost]:
         list(pool.map(_nothing, range(tasks)))
 
         def each() -> float:
-            begin = time.perf_counter()
+            begin = time.process_time()
             list(pool.map(_nothing, range(tasks)))
-            return (time.perf_counter() - begin) / tasks
+            return (time.process_time() - begin) / tasks
 
         task = _cost(each, 7)
 
@@ -294,8 +301,7 @@ def _process_costs(tasks: int = 500, size: int = 1 << 22) -> dict[str, Cost]:
         begin = time.perf_counter()
         with ProcessPool(workers) as fresh:
             list(fresh.map(_nothing, range(workers), chunksize=1))
-            seconds = time.perf_counter() - begin
-        return seconds
+            return time.perf_counter() - begin
 
     start(1)  # the fork server starts with the first
     one, two = _cost(lambda: start(1), 3), _cost(lambda: start(2), 3)
@@ -342,9 +348,9 @@ def _loop_costs(tasks: int = 500) -> dict[str, Cost]:
         await asyncio.sleep(0)
 
     async def each() -> float:
-        begin = time.perf_counter()
+        begin = time.thread_time()
         await asyncio.gather(*(task() for _ in range(tasks)))
-        return (time.perf_counter() - begin) / tasks
+        return (time.thread_time() - begin) / tasks
 
     async def wake(turns: int = 200) -> float:
         """A task waits for a descriptor: what registering, looking and waking take."""
@@ -353,15 +359,15 @@ def _loop_costs(tasks: int = 500) -> dict[str, Cost]:
         near.setblocking(False)
         with near, far:
             sending = 0.0
-            begin = time.perf_counter()
+            begin = time.thread_time()
             for _ in range(turns):
                 waiting = asyncio.ensure_future(loop.sock_recv(near, 1))
                 await asyncio.sleep(0)
-                sent = time.perf_counter()
+                sent = time.thread_time()
                 far.send(b"x")
-                sending += time.perf_counter() - sent
+                sending += time.thread_time() - sent
                 await waiting
-            return (time.perf_counter() - begin - sending) / turns
+            return (time.thread_time() - begin - sending) / turns
 
     async def measure() -> tuple[list[float], list[float]]:
         return [await each() for _ in range(7)], [await wake() for _ in range(5)]
@@ -386,19 +392,20 @@ def _core_speeds() -> tuple[float, ...]:
     cores = min(_core.usable_cpus(), _MOST_CORES)
     data = bytes(1 << 18)
 
-    def work(found: list[float]) -> None:
-        begin = time.thread_time()
-        for _ in range(8):
-            hashlib.sha256(data).digest()
-        found.append(time.thread_time() - begin)
+    def once(busy: int) -> float:
+        found: list[float] = []
+
+        def work() -> None:
+            begin = time.thread_time()
+            for _ in range(8):
+                hashlib.sha256(data).digest()
+            found.append(time.thread_time() - begin)
+
+        _together(work, busy)
+        return statistics.mean(found)
 
     def seconds(busy: int) -> float:
-        rounds: list[float] = []
-        for _ in range(5):
-            found: list[float] = []
-            _together(lambda: work(found), busy)
-            rounds.append(statistics.mean(found))
-        return min(rounds)
+        return min(once(busy) for _ in range(5))
 
     if cores == 1:
         return ()

@@ -17,14 +17,15 @@ Model = Literal["serial", "threads", "processes", "asyncio", "interpreters", "fr
 
 MODELS: tuple[Model, ...] = ("serial", "threads", "processes", "asyncio", "interpreters", "free-threaded")
 _PERIOD_NS = 100_000_000
+_BURSTS = 4096
 
 
 @dataclass(frozen=True)
 class Prediction:
     """How long a workload takes under a model.
 
-    `low` to `high` is where nine of ten runs lie, as far as that comes from how the bursts vary and how well the costs are known;
-    what the model does not know is not in it. Of a `bound` the true time is `seconds` or longer.
+    `low` to `high` is where nine of ten runs lie, as far as that comes from how the bursts vary and how well the costs are
+    known; what the model does not know is not in it. Of a `bound` the true time is `seconds` or longer.
     """
 
     model: Model
@@ -37,12 +38,14 @@ class Prediction:
     items: int = field(repr=False)
     """How many calls were simulated for it; the rest goes on at their pace."""
     details: Mapping[str, float] = field(repr=False)
-    """Of the simulated calls: seconds of all threads in each state ("running", "ready", "gil_wait", "held_off_cpu", "io_wait", "idle"),
-    how long they took ("seconds"), and counts ("gil_switches", "gil_forced", "gil_futile", "context_switches")."""
+    """Of the simulated calls: seconds of all threads in each state ("running", "ready", "gil_wait", "held_off_cpu",
+    "io_wait", "idle"), how long they took ("seconds"), and counts ("gil_switches", "gil_forced", "gil_futile",
+    "context_switches")."""
 
     def __str__(self) -> str:
         least = "at least " if self.bound else ""
-        return f"{self.model}, {self.workers} workers, {self.cores} cores: {least}{self.seconds:.3g} s ({self.low:.3g} to {self.high:.3g})"
+        interval = f"{self.low:.3g} to {self.high:.3g}"
+        return f"{self.model}, {self.workers} workers, {self.cores} cores: {least}{self.seconds:.3g} s ({interval})"
 
 
 def simulate(
@@ -60,14 +63,16 @@ def simulate(
 ) -> Prediction:
     """Predict how long work would take under a concurrency model, without running it.
 
-    The simulator runs the bursts of the calls on cores with time slices, under a GIL with CPython's own protocol, in a pool or an event
-    loop with what those cost on this machine.
+    The simulator runs the bursts of the calls on cores with time slices, under a GIL with CPython's own protocol, in a
+    pool or an event loop with what those cost on this machine.
 
     Args:
         workload: What is to be done; or just the bursts of each call.
         model: "serial"; "threads", "processes" or "interpreters" (a pool of those); "asyncio" (tasks of an event loop, where
-            blocking waits are awaited); "free-threaded" (threads without a GIL: a bound, since it knows nothing of contention).
-        workers: How many workers the pool has, or how many tasks there are at once. None: as many as cores; for "asyncio" all.
+            blocking waits are awaited); "free-threaded" (threads without a GIL: a bound, since it knows nothing of
+            contention).
+        workers: How many workers the pool has, or how many tasks there are at once. None: as many as cores; for "asyncio"
+            all.
         cores: How many CPUs there are. None: those that this process may use.
         quota: CPUs' worth of time that a container may use, such as 1.5. None: no limit beyond `cores`.
         costs: What the machine takes for itself. None: `calibrate()`, which takes up to two seconds once on each machine.
@@ -124,9 +129,6 @@ def simulate(
     return Prediction(model, many, there, ns / 1e9, low / 1e9, high / 1e9, bound, items, details)
 
 
-_BURSTS = 4096
-
-
 def _workers(work: Workload, model: Model, cores: int) -> int:
     if model == "serial":
         return 1
@@ -143,9 +145,9 @@ def what_if(
     warm: bool = False,
     seed: int = 0,
 ) -> list[Prediction]:
-    """Predict a workload under several models, numbers of workers, and numbers of cores: all combinations that make a difference.
+    """Predict a workload under several models, numbers of workers and numbers of cores.
 
-    Arguments are those of `simulate`, several of each.
+    Arguments are those of `simulate`, several of each. All combinations are answered, but serial runs have one worker.
 
     >>> from plait.model import Burst, Costs, what_if
     >>> calls = [[Burst("hold", 0.010)]] * 50
@@ -158,11 +160,9 @@ def what_if(
     """
     work = workload if isinstance(workload, Workload) else Workload(Item(tuple(bursts)) for bursts in workload)
     machine = calibrate() if costs is None else costs
-    found: list[Prediction] = []
-    for there in cores or [_core.usable_cpus()]:
-        for model in models:
-            for many in [1] if model == "serial" else workers:
-                found.append(
-                    simulate(work, model=model, workers=many, cores=there, costs=machine, warm=warm, seed=seed)
-                )
-    return found
+    return [
+        simulate(work, model=model, workers=many, cores=there, costs=machine, warm=warm, seed=seed)
+        for there in cores or [_core.usable_cpus()]
+        for model in models
+        for many in ([1] if model == "serial" else workers)
+    ]

@@ -15,6 +15,11 @@ _LONGEST = 2.0**60 / 1e9
 _MOST_RELEASES = 2**32 - 1
 
 
+def _check_seconds(name: str, value: float) -> None:
+    if not 0 <= value <= _LONGEST:
+        raise ValueError(f"{name} must be from 0 to {_LONGEST:.0f} seconds, not {value!r}")
+
+
 @dataclass(frozen=True, slots=True)
 class Burst:
     """A stretch of a call's time that is all of one kind.
@@ -79,7 +84,8 @@ class Resource:
 
     Args:
         servers: How many waits are served at once. None: they overlap without limit.
-        on_cores: The wait is work of others on this machine's CPUs (a child process, a server beside it), and competes for them.
+        on_cores: The wait is work of others on this machine's CPUs (a child process, a server beside it), and competes for
+            them.
     """
 
     servers: int | None = None
@@ -133,7 +139,7 @@ class Workload:
         if speed is not None and not speed > 0:
             raise ValueError(f"speed must be positive, not {speed!r}")
         # The first one stands for waits without a name.
-        places = {None: 0, **{name: place for place, name in enumerate(known, 1)}}
+        places: dict[str | None, int] = {None: 0, **{name: place for place, name in enumerate(known, 1)}}
         for item in recorded:
             for burst in item.bursts:
                 if burst.resource not in places:
@@ -157,11 +163,6 @@ class Workload:
         """How long all calls take one after the other, by the bursts alone."""
         recorded = sum(burst.seconds for item in self.items for burst in item.bursts)
         return recorded / len(self.items) * self.count
-
-
-def _check_seconds(name: str, value: float) -> None:
-    if not 0 <= value <= _LONGEST:
-        raise ValueError(f"{name} must be from 0 to {_LONGEST:.0f} seconds, not {value!r}")
 
 
 def _ns(seconds: float) -> int:
