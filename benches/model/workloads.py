@@ -119,18 +119,18 @@ def paths(count: int, least: int = 4_000, most: int = 40_000) -> list[str]:
 
 
 WORKS = {
-    "tokenize": Work(tokens, paths(24)),
-    "zlib": Work(compress, [200_000 + 10_000 * number for number in range(30)]),
-    "json": Work(parse, [800 + 40 * number for number in range(40)]),
-    "sqlite": Work(query, list(range(1, 31))),
-    "http": Work(fetch, list(range(150)), helper="server"),
-    "subprocess": Work(start, list(range(60))),
-    "hashing": Work(digest, [1_000_000 + 50_000 * number for number in range(60)]),
-    "mixed": Work(mixed, paths(60)),
-    "words": Work(words, paths(80) * 2, held_out=True),
-    "csv": Work(rows, list(range(1, 61)), held_out=True),
-    "fsync": Work(write, list(range(60)), held_out=True),
-    "unpack": Work(unpack, [2_000_000 + 50_000 * number for number in range(40)], held_out=True),
+    "tokenize": Work(tokens, paths(80)),
+    "zlib": Work(compress, [200_000 + 2_500 * number for number in range(120)]),
+    "json": Work(parse, [800 + 10 * number for number in range(160)]),
+    "sqlite": Work(query, list(range(1, 101))),
+    "http": Work(fetch, list(range(400)), helper="server"),
+    "subprocess": Work(start, list(range(150))),
+    "hashing": Work(digest, [1_000_000 + 10_000 * number for number in range(300)]),
+    "mixed": Work(mixed, paths(120)),
+    "words": Work(words, paths(150) * 4, held_out=True),
+    "csv": Work(rows, list(range(1, 201)), held_out=True),
+    "fsync": Work(write, list(range(150)), held_out=True),
+    "unpack": Work(unpack, [2_000_000 + 10_000 * number for number in range(150)], held_out=True),
 }
 
 SERVER = """
