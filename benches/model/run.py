@@ -13,7 +13,8 @@ running is predicted. Then all ways run for real, one after the other, in rounds
 Compared with the prediction is the fastest round, since other programs only make it slower. The prediction is multiplied
 with measured serial time over predicted serial time first, since the machine may have become slower or faster meanwhile;
 the column "serial" shows the error without that. How many waits are served at once is learned from a second probe: a few
-items in four threads, where items wait most of their time. Works that were never looked at while the simulator was
+items in four threads, where items wait most of their time. What it takes to start a pool of processes is measured with
+this program, whose main module they import. Works that were never looked at while the simulator was
 made are listed apart.
 """
 
@@ -93,6 +94,8 @@ def record(work: workloads.Work, helper: int | None) -> Workload:
         )
     ]
     speed = (before + measure_speed()) / 2
+    if servers is not None:
+        share = float(share > 0.5)  # one line for all of the wait
     resources = {"beside": Resource(servers, on_cores=True), "outside": Resource(servers)}
     return Workload(items, resources=resources, speed=speed)
 
@@ -107,7 +110,21 @@ def probe(work: workloads.Work, marks: list[tuple[int, int, int]]) -> int | None
         begin = time.perf_counter_ns()
         list(pool.map(work.run, work.arguments[:few]))
         gain = alone / (time.perf_counter_ns() - begin)
-    return None if gain > 0.75 * PROBES else max(1, round(gain))
+    return None if gain > 0.75 * PROBES else max(1, int(gain))
+
+
+def with_start(costs: Costs) -> Costs:
+    """With what a pool of this program takes to start: its workers import the program's main module."""
+    time.sleep(1.5)  # what has imported it for an earlier pool has left by then
+    begin = time.perf_counter()
+    with plait.ProcessPool(1) as pool:
+        pool.submit(len, ()).result()
+        seconds = time.perf_counter() - begin
+    return Costs(
+        {**costs.known, "processes.start": (seconds, 0.2), "processes.start_caller": (0.0, 0.0)},
+        costs.speeds,
+        costs.speed,
+    )
 
 
 def bursts(stretches: list[recorder.Stretch], releases: int, cpu: int, share: float) -> tuple[Burst, ...]:
@@ -126,7 +143,7 @@ def bursts(stretches: list[recorder.Stretch], releases: int, cpu: int, share: fl
             found.append(Burst("held_off_cpu", seconds))
         else:
             found += [Burst("blocked", seconds * share, resource="beside")] if share > 0.02 else []
-            found.append(Burst("blocked", seconds * (1.0 - share), resource="outside"))
+            found += [Burst("blocked", seconds * (1.0 - share), resource="outside")] if share < 0.98 else []
     return tuple(found)
 
 
@@ -135,6 +152,8 @@ def bursts(stretches: list[recorder.Stretch], releases: int, cpu: int, share: fl
 
 def measure(work: workloads.Work, way: str) -> float:
     model, workers = WAYS[way]
+    if model == "processes":
+        time.sleep(1.5)  # every pool of processes starts alike
     begin = time.perf_counter()
     if model == "serial":
         for argument in work.arguments:
@@ -154,6 +173,7 @@ def child(name: str, rounds: int, costs: Costs) -> dict[str, Any]:
             work.run(argument)
         with plait.ProcessPool(1) as pool:  # the fork server is there, as in a program that has had a pool
             pool.submit(work.run, work.arguments[0]).result()
+        costs = with_start(costs)
         recorded = record(work, pid)
         measured: dict[str, list[float]] = {way: [] for way in WAYS}
         for turn in range(rounds):

@@ -2,7 +2,8 @@
 
 Each figure is the median of a few rounds, and its spread is how far those were apart. Where it is a CPU time, the kernel's
 account is read, so that other programs' load does not count. What cannot be seen from here keeps the simulator's typical value
-with its wide spread: what a core takes to go from one thread to another, and how likely a short release of the GIL hands it over.
+with its wide spread: what a core takes to go from one thread to another, and how likely a short release of the GIL hands it
+over.
 """
 
 from __future__ import annotations
