@@ -5,8 +5,8 @@ Public names are loaded when they are first used, so that `import plait` costs n
     from plait import ProcessPool
 
 The rooms behind them: `plait.processes` (the process pool), `plait.threads` (the thread pool), `plait.loop` (the event loop),
-`plait.sync` (channels and locks), `plait.shared` (shared memory), `plait.errors` (every exception), `plait._future` and
-`plait._executor` (what all executors share), `plait._core` (the extension).
+`plait.sync` (channels and locks), `plait.shared` (shared memory), `plait.model` (predictions), `plait.errors` (every
+exception), `plait._future` and `plait._executor` (what all executors share), `plait._core` (the extension).
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from plait.loop._loop import EventLoop as EventLoop
     from plait.loop._runner import install as install, new_event_loop as new_event_loop, run as run
     from plait.loop._watch import watch_loop as watch_loop
+    from plait.model._simulate import simulate as simulate
     from plait.processes._pool import ProcessPool as ProcessPool
     from plait.processes.limits import Limits as Limits
     from plait.shared._array import shared_array as shared_array
@@ -88,6 +89,7 @@ __all__ = [
     "select",
     "share",
     "shared_array",
+    "simulate",
     "watch_loop",
 ]
 
@@ -124,6 +126,7 @@ _HOMES = {
     "run": "plait.loop._runner",
     "share": "plait.shared._share",
     "shared_array": "plait.shared._array",
+    "simulate": "plait.model._simulate",
     "watch_loop": "plait.loop._watch",
 }
 

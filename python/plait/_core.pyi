@@ -6,7 +6,7 @@ import socket
 import ssl
 import threading
 from asyncio import AbstractEventLoop
-from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator, Sequence
 from concurrent.futures._base import _Waiter
 from contextvars import Context
 from types import GenericAlias
@@ -20,6 +20,7 @@ __all__ = [
     "Awaiting",
     "ChannelCore",
     "ConditionCore",
+    "CostsCore",
     "Done",
     "Drain",
     "EventCore",
@@ -50,6 +51,7 @@ __all__ = [
     "TimerHandle",
     "TlsCore",
     "Worker",
+    "WorkloadCore",
     "accept_streams",
     "after_fork",
     "allow_spin",
@@ -629,6 +631,35 @@ class Worker:
 
 @final
 class Held: ...
+
+@final
+class CostsCore:
+    def __new__(cls, known: dict[str, tuple[float, float]]) -> Self: ...
+    def named(self) -> dict[str, tuple[float, float]]: ...
+
+@final
+class WorkloadCore:
+    def __new__(
+        cls,
+        items: Sequence[tuple[Sequence[tuple[int, int, int, int, int]], tuple[int, int, int], tuple[int, int, int]]],
+        count: int,
+        resources: Sequence[tuple[int | None, bool]],
+    ) -> Self: ...
+    def predict(
+        self,
+        costs: CostsCore,
+        model: str,
+        workers: int,
+        cores: int,
+        *,
+        speeds: Sequence[float],
+        quota: tuple[int, int] | None,
+        warm: bool,
+        chunk: int | None,
+        replicas: int,
+        bursts: int,
+        seed: int,
+    ) -> tuple[float, float, float, bool, int, dict[str, float]]: ...
 
 @final
 class Segment:

@@ -24,8 +24,9 @@ ARROWS = {
     "plait-pool": {"plait-shm", "plait-sys"},
     "plait-reactor": {"plait-sys"},
     "plait-trace": set(),
+    "plait-sim": set(),
     "plait-probe": {"plait-shm", "plait-sys", "plait-trace"},
-    "plait-py": {"plait-pool", "plait-probe", "plait-reactor", "plait-shm", "plait-sys", "plait-trace"},
+    "plait-py": {"plait-pool", "plait-probe", "plait-reactor", "plait-shm", "plait-sim", "plait-sys", "plait-trace"},
 }
 
 # Foreign crates that have one home.
@@ -40,7 +41,7 @@ HOMES = {
 }
 
 # The Python rooms that may open a door of the extension module. Between rooms, see [tool.importlinter] in pyproject.toml.
-DOORS = {"_future", "_executor", "loop", "processes", "shared", "sync", "threads"}
+DOORS = {"_future", "_executor", "loop", "model", "processes", "shared", "sync", "threads"}
 
 PUBLIC = {
     "Barrier",
@@ -77,6 +78,7 @@ PUBLIC = {
     "run",
     "share",
     "shared_array",
+    "simulate",
     "watch_loop",
 }
 

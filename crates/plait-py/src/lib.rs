@@ -9,6 +9,7 @@
 //! | `future` | the future that all executors return |
 //! | `gil` | waiting without the GIL, and with signals seen |
 //! | `loop_` | the event loop: its turn, its handles, its clock |
+//! | `model` | the simulator: what work would take under another model |
 //! | `observe` | the observer of this process, and profiles as values |
 //! | `parts` | large parts of values, in blocks of their own |
 //! | `processes` | the process pool and its workers |
@@ -24,6 +25,7 @@ mod error;
 mod future;
 mod gil;
 mod loop_;
+mod model;
 mod observe;
 mod parts;
 mod payload;
@@ -49,6 +51,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     observe::register(module)?;
     processes::register(module)?;
     threads::register(module)?;
+    model::register(module)?;
     shared::register(module)?;
     sync::register(module)?;
     system::register(module)

@@ -1,0 +1,98 @@
+//! What threads wait for outside: how many are served at once, and by what.
+
+use crate::world::ThreadId;
+use std::collections::VecDeque;
+
+/// Something that threads wait for: a disk, a server, child processes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Resource {
+    /// How many are served at once; the others stand in line. `None`: waits overlap without limit.
+    pub servers: Option<u32>,
+    /// The wait is work of others on cores of this machine (a child process, a server beside it), and so competes for them.
+    pub on_cores: bool,
+}
+
+/// For whom.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Client {
+    Thread(ThreadId),
+    /// What an event loop calls it.
+    Token(u32),
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Request {
+    pub(crate) client: Client,
+    pub(crate) ns: u64,
+}
+
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Service {
+    pub(crate) resource: Resource,
+    active: u32,
+    line: VecDeque<Request>,
+}
+
+impl Service {
+    pub(crate) fn new(resource: Resource) -> Self {
+        Self {
+            resource,
+            ..Self::default()
+        }
+    }
+
+    /// The request itself, if it is served at once.
+    pub(crate) fn ask(&mut self, request: Request) -> Option<Request> {
+        if self
+            .resource
+            .servers
+            .is_some_and(|servers| self.active >= servers.max(1))
+        {
+            self.line.push_back(request);
+            return None;
+        }
+        self.active += 1;
+        Some(request)
+    }
+
+    /// One was served. Who is next?
+    pub(crate) fn served(&mut self) -> Option<Request> {
+        let next = self.line.pop_front();
+        if next.is_none() {
+            self.active -= 1;
+        }
+        next
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn those_beyond_the_limit_are_served_in_turn() {
+        let mut service = Service::new(Resource {
+            servers: Some(2),
+            on_cores: false,
+        });
+        let request = |number| Request {
+            client: Client::Token(number),
+            ns: 1,
+        };
+        let token = |request: Option<Request>| match request {
+            Some(Request {
+                client: Client::Token(number),
+                ..
+            }) => Some(number),
+            _ => None,
+        };
+        assert_eq!(token(service.ask(request(0))), Some(0));
+        assert_eq!(token(service.ask(request(1))), Some(1));
+        assert_eq!(token(service.ask(request(2))), None);
+        assert_eq!(token(service.ask(request(3))), None);
+        assert_eq!(token(service.served()), Some(2));
+        assert_eq!(token(service.served()), Some(3));
+        assert_eq!(token(service.served()), None);
+        assert_eq!(token(service.ask(request(4))), Some(4));
+    }
+}

@@ -1,0 +1,116 @@
+//! The items of a run in the order in which they come, as operations of threads, and how far the run has come.
+
+use crate::calibrate::Costs;
+use crate::workload::{Burst, Item, Kind, Parcel};
+use crate::world::{Hold, Op, ResourceId};
+
+/// Items as they come.
+pub(crate) struct Tape<'a> {
+    items: &'a [Item],
+    order: &'a [u32],
+    resources: Vec<ResourceId>,
+    /// What CPU time is multiplied with.
+    speed: f64,
+    byte_ns: f64,
+    progress: Progress,
+}
+
+/// When a quarter and three quarters of the items were done: the pace between them is that of a long run.
+#[derive(Clone, Copy, Debug, Default)]
+struct Progress {
+    done: usize,
+    first: (usize, u64),
+    last: (usize, u64),
+}
+
+impl<'a> Tape<'a> {
+    pub(crate) fn new(items: &'a [Item], order: &'a [u32], resources: Vec<ResourceId>, costs: &Costs) -> Self {
+        Self {
+            items,
+            order,
+            resources,
+            speed: costs.speed.ns,
+            byte_ns: costs.byte.ns,
+            progress: Progress::default(),
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.order.len()
+    }
+
+    pub(crate) fn item(&self, place: usize) -> &'a Item {
+        &self.items[self.order[place] as usize]
+    }
+
+    /// What a thread does in this part of an item.
+    pub(crate) fn burst(&self, place: usize, number: usize) -> Option<&'a Burst> {
+        self.item(place).bursts.get(number)
+    }
+
+    pub(crate) fn op(&self, burst: &Burst) -> Op {
+        match burst.kind {
+            Kind::HoldCpu => Op::Hold(Hold {
+                ns: self.scaled(burst.ns),
+                releases: burst.short_releases,
+                uninterruptible_ns: self.scaled(burst.longest_uninterruptible_ns),
+            }),
+            Kind::HoldOff => Op::HoldOff(burst.ns),
+            Kind::ReleasedCpu => Op::Free(self.scaled(burst.ns)),
+            Kind::Blocked { resource } => Op::Block(self.resources[resource as usize], burst.ns),
+        }
+    }
+
+    pub(crate) fn resource(&self, resource: u32) -> ResourceId {
+        self.resources[resource as usize]
+    }
+
+    /// CPU time of the one who sends a value.
+    pub(crate) fn sending(&self, parcel: Parcel) -> u64 {
+        self.scaled(parcel.pickle_ns) + (parcel.bytes as f64 * self.byte_ns) as u64
+    }
+
+    /// CPU time of the one who gets it.
+    pub(crate) fn receiving(&self, parcel: Parcel) -> u64 {
+        self.scaled(parcel.unpickle_ns) + (parcel.bytes as f64 * self.byte_ns) as u64
+    }
+
+    fn scaled(&self, ns: u64) -> u64 {
+        if self.speed == 1.0 {
+            ns
+        } else {
+            (ns as f64 * self.speed) as u64
+        }
+    }
+
+    /// Another item is done.
+    pub(crate) fn finished(&mut self, now: u64) {
+        self.progress.done += 1;
+        let done = self.progress.done;
+        if done == self.len().div_ceil(4) {
+            self.progress.first = (done, now);
+        }
+        if done == (self.len() * 3).div_ceil(4) {
+            self.progress.last = (done, now);
+        }
+    }
+
+    /// Nanoseconds for each item in the middle of the run; `whole` is how long all of it took.
+    pub(crate) fn pace(&self, whole: u64) -> f64 {
+        let Progress { first, last, .. } = self.progress;
+        if last.0 > first.0 {
+            last.1.saturating_sub(first.1) as f64 / (last.0 - first.0) as f64
+        } else {
+            whole as f64 / self.len().max(1) as f64
+        }
+    }
+}
+
+/// Work with the GIL that is all one call of C code.
+pub(crate) fn call(ns: u64) -> Op {
+    Op::Hold(Hold {
+        ns,
+        releases: 0,
+        uninterruptible_ns: ns,
+    })
+}

@@ -1,0 +1,275 @@
+//! What if: a workload under a model, with so many workers, on so many cores; how long that takes, and how sure that is.
+//!
+//! The prediction is one run of the items as recorded, at the costs as measured. Its interval comes from more runs, each with a sample
+//! drawn anew from those that were recorded (a bootstrap) and with costs drawn from their spread: what lies between the 5th and the
+//! 95th of a hundred of them. Long workloads are run in part, and go on at the pace of the middle of that part.
+
+use crate::calibrate::{Costs, Machine};
+use crate::engine::Chance;
+use crate::eventloop::EventLoop;
+use crate::pools::{Pool, Serial, Shape, Threads};
+use crate::tape::Tape;
+use crate::workload::{Invalid, Workload};
+use crate::world::{Outcome, Program, Stuck, World};
+
+/// A way of having items done.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Model {
+    /// One after the other.
+    Serial,
+    /// A pool of threads under one GIL.
+    Threads,
+    /// A pool of processes.
+    Processes,
+    /// Tasks of an event loop, where blocking waits are awaited.
+    Asyncio,
+    /// A pool of threads, each with an interpreter of its own.
+    Interpreters,
+    /// A pool of threads without a GIL. It knows no contention for objects: the true time is this or longer.
+    FreeThreaded,
+}
+
+impl Model {
+    /// All of them.
+    pub const ALL: [Self; 6] = [
+        Self::Serial,
+        Self::Threads,
+        Self::Processes,
+        Self::Asyncio,
+        Self::Interpreters,
+        Self::FreeThreaded,
+    ];
+
+    /// The predicted time is a lower bound only.
+    #[must_use]
+    pub fn is_bound(self) -> bool {
+        self == Self::FreeThreaded
+    }
+}
+
+/// What is asked.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Question {
+    /// How the items are done.
+    pub model: Model,
+    /// How many at once. Serial runs have no regard to it; of an event loop it is the number of tasks at once.
+    pub workers: usize,
+    /// On what.
+    pub machine: Machine,
+    /// The workers, or the loop, are there already.
+    pub warm: bool,
+    /// Items in a message to a process or interpreter. `None`: as many as take some milliseconds.
+    pub chunk: Option<usize>,
+}
+
+/// How much to compute for an answer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Effort {
+    /// Runs for the interval.
+    pub replicas: usize,
+    /// Bursts in a run, about: longer workloads are run in part.
+    pub bursts: usize,
+    /// Of chance: the same answer for the same seed.
+    pub seed: u64,
+}
+
+impl Default for Effort {
+    fn default() -> Self {
+        Self {
+            replicas: 20,
+            bursts: 4096,
+            seed: 0,
+        }
+    }
+}
+
+/// An answer.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Prediction {
+    /// How long it takes, in nanoseconds.
+    pub ns: f64,
+    /// Nine of ten runs take longer than that and ...
+    pub low_ns: f64,
+    /// ... less than that, as far as the spread of bursts and costs goes.
+    pub high_ns: f64,
+    /// It takes that or longer, for reasons that the model does not know.
+    pub bound: bool,
+    /// How many items were run for it.
+    pub items: usize,
+    /// The run as recorded.
+    pub outcome: Outcome,
+}
+
+/// Why there is no answer.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum Error {
+    /// The question makes no sense.
+    Invalid(Invalid),
+    /// The run did not come to an end.
+    Stuck(Stuck),
+}
+
+impl std::fmt::Display for Error {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Invalid(error) => error.fmt(f),
+            Self::Stuck(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+impl From<Invalid> for Error {
+    fn from(error: Invalid) -> Self {
+        Self::Invalid(error)
+    }
+}
+
+impl From<Stuck> for Error {
+    fn from(error: Stuck) -> Self {
+        Self::Stuck(error)
+    }
+}
+
+/// Predicts how long `workload` takes.
+///
+/// # Errors
+/// If the workload or the question makes no sense.
+pub fn predict(workload: &Workload, costs: &Costs, question: &Question, effort: Effort) -> Result<Prediction, Error> {
+    workload.check()?;
+    if question.machine.cores == 0 {
+        return Err(Invalid::NoCores.into());
+    }
+    if question.workers == 0 {
+        return Err(Invalid::NoWorkers.into());
+    }
+    let items = items_run(workload, question, effort);
+    let mut chance = Chance::new(effort.seed);
+    let (ns, outcome) = run(workload, costs, question, &as_recorded(workload, items), chance.word())?;
+    let mut times = Vec::with_capacity(effort.replicas);
+    for _ in 0..effort.replicas {
+        let order = resampled(workload, items, &mut chance);
+        let drawn = costs.draw(&mut chance);
+        times.push(run(workload, &drawn, question, &order, chance.word())?.0);
+    }
+    times.sort_by(f64::total_cmp);
+    Ok(Prediction {
+        ns,
+        low_ns: quantile(&times, 0.05).map_or(ns, |low| low.min(ns)),
+        high_ns: quantile(&times, 0.95).map_or(ns, |high| high.max(ns)),
+        bound: question.model.is_bound(),
+        items,
+        outcome,
+    })
+}
+
+/// How many items to run: all, or enough to see the pace with all workers at work.
+fn items_run(workload: &Workload, question: &Question, effort: Effort) -> usize {
+    let bursts: usize = workload.items.iter().map(|item| item.bursts.len() + 2).sum();
+    let per_item = (bursts / workload.items.len()).max(1);
+    let chunk = chunk(workload, question, workload.count);
+    let least = 16 * question.workers.saturating_mul(chunk);
+    (effort.bursts / per_item).max(least).min(workload.count)
+}
+
+/// The recorded items, evenly picked or repeated.
+fn as_recorded(workload: &Workload, items: usize) -> Vec<u32> {
+    let recorded = workload.items.len();
+    if items < recorded {
+        return (0..items).map(|place| (place * recorded / items) as u32).collect();
+    }
+    (0..items).map(|place| (place % recorded) as u32).collect()
+}
+
+/// Another sample of the same size, in any order, repeated.
+fn resampled(workload: &Workload, items: usize, chance: &mut Chance) -> Vec<u32> {
+    let recorded = workload.items.len();
+    let sample: Vec<u32> = (0..recorded.min(items))
+        .map(|_| chance.below(recorded) as u32)
+        .collect();
+    let mut order: Vec<u32> = sample.iter().copied().cycle().take(items).collect();
+    chance.shuffle(&mut order);
+    order
+}
+
+/// Of sorted values, between neighbours in proportion.
+fn quantile(sorted: &[f64], share: f64) -> Option<f64> {
+    let place = share * sorted.len().checked_sub(1)? as f64;
+    let (low, high) = (sorted[place.floor() as usize], sorted[place.ceil() as usize]);
+    Some(low + (high - low) * place.fract())
+}
+
+/// What a message is to take, and in how many messages for each worker a job is sent at least.
+const MESSAGE_NS: u64 = 3_000_000;
+const MESSAGES: usize = 4;
+
+fn chunk(workload: &Workload, question: &Question, items: usize) -> usize {
+    if !matches!(question.model, Model::Processes | Model::Interpreters) {
+        return 1;
+    }
+    let by_time = || {
+        let most = (items / question.workers / MESSAGES).max(1);
+        usize::try_from(MESSAGE_NS / workload.mean_ns().max(1)).map_or(most, |fits| fits.clamp(1, most))
+    };
+    question.chunk.unwrap_or_else(by_time).clamp(1, items.max(1))
+}
+
+/// Runs items in this order, and says how long all of the workload takes.
+fn run(
+    workload: &Workload,
+    costs: &Costs,
+    question: &Question,
+    order: &[u32],
+    seed: u64,
+) -> Result<(f64, Outcome), Stuck> {
+    let mut world = World::new(question.machine.world(costs, seed));
+    let resources = workload.resources.iter().map(|&resource| world.add_resource(resource));
+    let resources = resources.collect();
+    let tape = Tape::new(&workload.items, order, resources, costs);
+    let ended = |outcome: Outcome, tape: &Tape| {
+        let rest = (workload.count - order.len()) as f64;
+        (outcome.ns as f64 + rest * tape.pace(outcome.ns), outcome)
+    };
+    let shared = matches!(question.model, Model::Threads).then(|| world.add_gil());
+    let first = world.add_thread(shared);
+    world.start(first);
+    match question.model {
+        Model::Serial => {
+            let mut program = Serial::new(tape);
+            Ok(ended(finish(world, &mut program)?, &program.tape))
+        }
+        Model::Asyncio => {
+            let mut event_loop = costs.event_loop;
+            if question.warm {
+                event_loop.start.ns = 0.0;
+            }
+            let mut program = EventLoop::new(tape, event_loop, first, question.workers);
+            Ok(ended(finish(world, &mut program)?, &program.tape))
+        }
+        Model::Threads | Model::Processes | Model::Interpreters | Model::FreeThreaded => {
+            let workers = question.workers.min(order.len());
+            let threads = Threads {
+                caller: first,
+                workers: (0..workers).map(|_| world.add_thread(shared)).collect(),
+            };
+            let task_costs = match question.model {
+                Model::Processes => costs.processes,
+                Model::Interpreters => costs.interpreters,
+                _ => costs.threads,
+            };
+            let shape = Shape {
+                pickles: matches!(question.model, Model::Processes | Model::Interpreters),
+                chunk: chunk(workload, question, order.len()),
+                warm: question.warm,
+            };
+            let mut program = Pool::new(tape, shape, task_costs, threads);
+            Ok(ended(finish(world, &mut program)?, &program.tape))
+        }
+    }
+}
+
+fn finish(world: World, program: &mut impl Program) -> Result<Outcome, Stuck> {
+    world.run(program).map(|(outcome, ())| outcome)
+}

@@ -1,0 +1,291 @@
+//! Predictions for workloads whose answer is known.
+
+use plait_sim::{
+    Burst, Cost, Costs, Effort, Error, Invalid, Item, Kind, LoopCosts, Machine, Model, Parcel, Prediction, Question,
+    Resource, TaskCosts, Workload, predict,
+};
+
+const MS: u64 = 1_000_000;
+
+/// A machine that costs nothing but what a test says.
+fn free() -> Costs {
+    let none = Cost::new(0.0, 0.0);
+    let pool = TaskCosts {
+        submit: none,
+        run: none,
+        collect: none,
+        start: none,
+        start_caller: none,
+    };
+    Costs {
+        switch: none,
+        wake: none,
+        migrate: none,
+        slice: Cost::new(4e6, 0.0),
+        interval: Cost::new(5e6, 0.0),
+        gil_signal: none,
+        gil_switch: none,
+        gil_release: none,
+        gil_hand_over: none,
+        threads: pool,
+        processes: pool,
+        interpreters: pool,
+        event_loop: LoopCosts {
+            task: none,
+            wake: none,
+            start: none,
+        },
+        byte: none,
+        speed: Cost::new(1.0, 0.0),
+    }
+}
+
+fn item(bursts: &[(Kind, u64)]) -> Item {
+    Item {
+        bursts: bursts.iter().map(|&(kind, ns)| Burst::new(kind, ns)).collect(),
+        ..Item::default()
+    }
+}
+
+fn workload(items: Vec<Item>, count: usize) -> Workload {
+    Workload {
+        items,
+        count,
+        resources: vec![Resource::default()],
+    }
+}
+
+fn question(model: Model, workers: usize, cores: usize) -> Question {
+    Question {
+        model,
+        workers,
+        machine: Machine::new(cores),
+        warm: false,
+        chunk: Some(1),
+    }
+}
+
+fn ask(work: &Workload, costs: &Costs, model: Model, workers: usize, cores: usize) -> Prediction {
+    predict(work, costs, &question(model, workers, cores), Effort::default()).expect("it ends")
+}
+
+fn ms(prediction: &Prediction) -> f64 {
+    prediction.ns / MS as f64
+}
+
+#[test]
+fn work_with_the_gil_gains_by_processes_only() {
+    let work = workload(vec![item(&[(Kind::HoldCpu, 10 * MS)]); 16], 16);
+    let times: Vec<f64> = Model::ALL
+        .iter()
+        .map(|&model| ms(&ask(&work, &free(), model, 4, 4)))
+        .collect();
+    assert_eq!(times, [160.0, 160.0, 40.0, 160.0, 40.0, 40.0]);
+    let bounds: Vec<bool> = Model::ALL
+        .iter()
+        .map(|&model| ask(&work, &free(), model, 4, 4).bound)
+        .collect();
+    assert_eq!(bounds, [false, false, false, false, false, true]);
+}
+
+#[test]
+fn work_without_the_gil_gains_by_threads_too() {
+    let work = workload(vec![item(&[(Kind::ReleasedCpu, 10 * MS)]); 16], 16);
+    let times: Vec<f64> = Model::ALL
+        .iter()
+        .map(|&model| ms(&ask(&work, &free(), model, 4, 4)))
+        .collect();
+    // A loop's thread does it itself.
+    assert_eq!(times, [160.0, 40.0, 40.0, 160.0, 40.0, 40.0]);
+    assert_eq!(ms(&ask(&work, &free(), Model::Threads, 8, 2)), 80.0);
+}
+
+#[test]
+fn waits_gain_by_anything() {
+    let work = workload(vec![item(&[(Kind::Blocked { resource: 0 }, 10 * MS)]); 16], 16);
+    let times: Vec<f64> = Model::ALL
+        .iter()
+        .map(|&model| ms(&ask(&work, &free(), model, 8, 1)))
+        .collect();
+    assert_eq!(times, [160.0, 20.0, 20.0, 20.0, 20.0, 20.0]);
+}
+
+#[test]
+fn waits_that_are_served_one_by_one_gain_nothing() {
+    let mut work = workload(vec![item(&[(Kind::Blocked { resource: 0 }, 10 * MS)]); 16], 16);
+    work.resources[0].servers = Some(1);
+    for model in Model::ALL {
+        assert_eq!(ms(&ask(&work, &free(), model, 8, 4)), 160.0, "{model:?}");
+    }
+}
+
+#[test]
+fn a_fork_that_keeps_the_gil_stops_threads_and_the_loop() {
+    let work = workload(vec![item(&[(Kind::HoldOff, 10 * MS)]); 16], 16);
+    let times: Vec<f64> = Model::ALL
+        .iter()
+        .map(|&model| ms(&ask(&work, &free(), model, 4, 1)))
+        .collect();
+    assert_eq!(times, [160.0, 160.0, 40.0, 160.0, 40.0, 40.0]);
+}
+
+#[test]
+fn pickles_are_paid_by_both_sides() {
+    let parcel = Parcel {
+        pickle_ns: MS,
+        unpickle_ns: 2 * MS,
+        bytes: 1_000_000,
+    };
+    let one = Item {
+        bursts: vec![Burst::new(Kind::HoldCpu, 4 * MS)],
+        argument: parcel,
+        result: parcel,
+    };
+    let work = workload(vec![one], 1);
+    let mut costs = free();
+    costs.byte = Cost::new(0.5, 0.0);
+    // Sent and received twice, at half a nanosecond for each byte and side.
+    assert_eq!(
+        ms(&ask(&work, &costs, Model::Processes, 1, 2)),
+        4.0 + 2.0 * (1.0 + 2.0 + 2.0 * 0.5)
+    );
+    assert_eq!(ms(&ask(&work, &costs, Model::Threads, 1, 2)), 4.0);
+}
+
+#[test]
+fn tasks_cost_what_they_cost() {
+    let us = |us: f64| Cost::new(us * 1e3, 0.0);
+    let mut costs = free();
+    costs.threads = TaskCosts {
+        submit: us(2.0),
+        run: us(3.0),
+        collect: us(1.0),
+        start: us(100.0),
+        start_caller: us(50.0),
+    };
+    costs.event_loop = LoopCosts {
+        task: us(8.0),
+        wake: us(4.0),
+        start: us(300.0),
+    };
+    let work = workload(
+        vec![item(&[(Kind::Blocked { resource: 0 }, 0), (Kind::HoldCpu, 0)]); 10],
+        1000,
+    );
+    // All of it needs the one core.
+    assert_eq!(ms(&ask(&work, &costs, Model::Threads, 1, 1)), 6.0 + 0.15);
+    assert_eq!(ms(&ask(&work, &costs, Model::Asyncio, 1, 1)), 12.0 + 0.3);
+    let warm = Question {
+        warm: true,
+        ..question(Model::Threads, 1, 1)
+    };
+    assert_eq!(
+        ms(&predict(&work, &costs, &warm, Effort::default()).expect("it ends")),
+        6.0
+    );
+}
+
+#[test]
+fn chunks_share_the_price_of_a_message() {
+    let mut costs = free();
+    costs.processes.run = Cost::new(1e6, 0.0);
+    let work = workload(vec![item(&[(Kind::HoldCpu, MS)]); 40], 40);
+    let with = |chunk| {
+        let question = Question {
+            chunk,
+            ..question(Model::Processes, 2, 2)
+        };
+        ms(&predict(&work, &costs, &question, Effort::default()).expect("it ends"))
+    };
+    assert_eq!(with(Some(1)), 40.0);
+    assert_eq!(with(Some(10)), 22.0);
+    // As many as take about 3 ms.
+    assert!((26.0..=29.0).contains(&with(None)), "{}", with(None));
+}
+
+#[test]
+fn one_long_item_at_the_end_is_waited_for() {
+    let mut items = vec![item(&[(Kind::HoldCpu, MS)]); 15];
+    items.push(item(&[(Kind::HoldCpu, 100 * MS)]));
+    let work = workload(items, 16);
+    let last = ask(&work, &free(), Model::Processes, 4, 4);
+    assert!((103.0..=105.0).contains(&ms(&last)), "{}", ms(&last));
+    // Whether there is one or none of them is the spread.
+    assert!(
+        last.low_ns < 10.0 * MS as f64 && last.high_ns > 100.0 * MS as f64,
+        "{last:?}"
+    );
+}
+
+#[test]
+fn what_was_recorded_in_part_goes_on_at_its_pace() {
+    let work = workload(
+        vec![item(&[(Kind::HoldCpu, MS), (Kind::Blocked { resource: 0 }, 3 * MS)]); 10],
+        100_000,
+    );
+    let serial = ask(&work, &free(), Model::Serial, 1, 1);
+    assert!(serial.items < 5_000);
+    assert_eq!(ms(&serial), 400_000.0);
+    for model in [Model::Threads, Model::Asyncio] {
+        let time = ms(&ask(&work, &free(), model, 8, 1));
+        assert!((time / 100_000.0 - 1.0).abs() < 0.01, "{model:?} {time}");
+    }
+}
+
+#[test]
+fn the_interval_is_as_wide_as_what_it_comes_from() {
+    let even = workload(vec![item(&[(Kind::HoldCpu, MS)]); 50], 50);
+    let same = ask(&even, &free(), Model::Serial, 1, 1);
+    assert_eq!((same.low_ns, same.high_ns), (same.ns, same.ns));
+    let uneven = workload(
+        (0..50)
+            .map(|number| item(&[(Kind::HoldCpu, number % 5 * MS)]))
+            .collect(),
+        50,
+    );
+    let bursts = ask(&uneven, &free(), Model::Serial, 1, 1);
+    assert!(
+        bursts.low_ns < 0.95 * bursts.ns && bursts.high_ns > 1.05 * bursts.ns,
+        "{bursts:?}"
+    );
+    let mut costs = free();
+    costs.speed.spread = 0.2;
+    let speed = ask(&even, &costs, Model::Serial, 1, 1);
+    assert!(
+        speed.low_ns < 0.85 * speed.ns && speed.high_ns > 1.15 * speed.ns,
+        "{speed:?}"
+    );
+}
+
+#[test]
+fn the_same_seed_gives_the_same_answer() {
+    let work = workload(
+        (0..50)
+            .map(|number| item(&[(Kind::HoldCpu, number % 5 * MS)]))
+            .collect(),
+        80,
+    );
+    let with = |seed| {
+        let effort = Effort {
+            seed,
+            ..Effort::default()
+        };
+        predict(&work, &Costs::default(), &question(Model::Threads, 4, 2), effort).expect("it ends")
+    };
+    assert_eq!(with(1), with(1));
+    assert_ne!(with(1).low_ns, with(2).low_ns);
+}
+
+#[test]
+fn nonsense_is_refused() {
+    let work = workload(vec![item(&[])], 1);
+    let error = |question| predict(&work, &free(), &question, Effort::default()).expect_err("nonsense");
+    assert_eq!(error(question(Model::Serial, 1, 0)), Error::Invalid(Invalid::NoCores));
+    assert_eq!(
+        error(question(Model::Threads, 0, 1)),
+        Error::Invalid(Invalid::NoWorkers)
+    );
+    let empty = workload(vec![], 0);
+    let asked = predict(&empty, &free(), &question(Model::Serial, 1, 1), Effort::default());
+    assert_eq!(asked, Err(Error::Invalid(Invalid::NoItems)));
+}

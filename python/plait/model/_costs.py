@@ -1,0 +1,107 @@
+"""What a machine and an interpreter take for themselves: figures with names, and how sure each is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from plait import _core
+
+
+class Cost(NamedTuple):
+    """A cost in seconds, and its relative standard deviation."""
+
+    seconds: float
+    spread: float
+
+
+# Set by the interpreter and the kernel: a slower phase of the machine does not change them.
+_CLOCKS = {"interval", "slice", "gil_hand_over", "speed"}
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What a machine and an interpreter take for themselves.
+
+    `calibrate` measures those of this machine; `Costs()` are those of a typical one, with a spread that says so.
+
+    Args:
+        known: Costs by name, as `(seconds, relative spread)`. Those that are missing are typical ones. "gil_hand_over" is no
+            time but a share, and "speed" what recorded CPU time is multiplied with.
+        speeds: Speed of each CPU while 1, 2, 3, ... of them are busy, beside one that is busy alone; the last holds for more.
+        speed: What `measure_speed` said when they were measured. None: not known.
+
+    Raises:
+        ValueError: A name is not known, or a figure is negative.
+
+    >>> from plait.model import Costs
+    >>> Costs({"wake": (20e-6, 0.1)}).all["wake"]
+    Cost(seconds=2e-05, spread=0.1)
+    """
+
+    known: Mapping[str, Cost]
+    speeds: tuple[float, ...]
+    speed: float | None
+
+    def __init__(
+        self,
+        known: Mapping[str, tuple[float, float]] | None = None,
+        speeds: tuple[float, ...] = (),
+        speed: float | None = None,
+    ) -> None:
+        given = {name: Cost(*cost) for name, cost in (known or {}).items()}
+        for name, cost in given.items():
+            if name not in _typical():
+                raise ValueError(f"no cost is called {name!r}; there are {', '.join(_typical())}")
+            if not (cost.seconds >= 0 and cost.spread >= 0):
+                raise ValueError(f"the cost {name!r} must not be negative, and is {tuple(cost)!r}")
+        if not all(one > 0 for one in speeds):
+            raise ValueError(f"speeds must be positive, not {speeds!r}")
+        object.__setattr__(self, "known", given)
+        object.__setattr__(self, "speeds", tuple(speeds))
+        object.__setattr__(self, "speed", speed)
+
+    @property
+    def all(self) -> dict[str, Cost]:
+        """Every cost by name, with the typical ones for those that are not known."""
+        return {**_typical(), **self.known}
+
+    def core(self, speed: float | None) -> _core.CostsCore:
+        """For the simulator, brought to the machine's speed at another time."""
+        factor = speed / self.speed if speed and self.speed else 1.0
+        scaled = {
+            name: (cost.seconds * _unit(name) * (1.0 if name in _CLOCKS else factor), cost.spread)
+            for name, cost in self.known.items()
+        }
+        return _core.CostsCore(scaled)
+
+    def to_json(self) -> dict[str, Any]:
+        """As `from_json` takes it."""
+        return {
+            "known": {name: list(cost) for name, cost in self.known.items()},
+            "speeds": list(self.speeds),
+            "speed": self.speed,
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Costs:
+        """What `to_json` made."""
+        known = {str(name): (float(seconds), float(spread)) for name, (seconds, spread) in value["known"].items()}
+        speed = value["speed"]
+        return cls(known, tuple(float(one) for one in value["speeds"]), None if speed is None else float(speed))
+
+
+def _unit(name: str) -> float:
+    """What the simulator counts in."""
+    return 1.0 if name in {"gil_hand_over", "speed"} else 1e9
+
+
+_cached: dict[str, Cost] = {}
+
+
+def _typical() -> dict[str, Cost]:
+    if not _cached:
+        named = _core.CostsCore({}).named()
+        _cached.update({name: Cost(value / _unit(name), spread) for name, (value, spread) in named.items()})
+    return _cached

@@ -1,0 +1,168 @@
+"""Answers: how long a workload takes under a model, and how sure that is."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from plait import _core
+from plait._executor import positive_int
+from plait.model._calibrate import calibrate
+from plait.model._costs import Costs
+from plait.model._workload import Burst, Item, Workload
+
+Model = Literal["serial", "threads", "processes", "asyncio", "interpreters", "free-threaded"]
+
+MODELS: tuple[Model, ...] = ("serial", "threads", "processes", "asyncio", "interpreters", "free-threaded")
+_PERIOD_NS = 100_000_000
+_BURSTS = 4096
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """How long a workload takes under a model.
+
+    `low` to `high` is where nine of ten runs lie, as far as that comes from how the bursts vary and how well the costs are
+    known; what the model does not know is not in it. Of a `bound` the true time is `seconds` or longer.
+    """
+
+    model: Model
+    workers: int
+    cores: int
+    seconds: float
+    low: float
+    high: float
+    bound: bool
+    items: int = field(repr=False)
+    """How many calls were simulated for it; the rest goes on at their pace."""
+    details: Mapping[str, float] = field(repr=False)
+    """Of the simulated calls: seconds of all threads in each state ("running", "ready", "gil_wait", "held_off_cpu",
+    "io_wait", "idle"), how long they took ("seconds"), and counts ("gil_switches", "gil_forced", "gil_futile",
+    "context_switches")."""
+
+    def __str__(self) -> str:
+        least = "at least " if self.bound else ""
+        interval = f"{self.low:.3g} to {self.high:.3g}"
+        return f"{self.model}, {self.workers} workers, {self.cores} cores: {least}{self.seconds:.3g} s ({interval})"
+
+
+def simulate(
+    workload: Workload | Iterable[Iterable[Burst]],
+    *,
+    model: Model,
+    workers: int | None = None,
+    cores: int | None = None,
+    quota: float | None = None,
+    costs: Costs | None = None,
+    warm: bool = False,
+    chunksize: int | None = None,
+    replicas: int = 20,
+    seed: int = 0,
+) -> Prediction:
+    """Predict how long work would take under a concurrency model, without running it.
+
+    The simulator runs the bursts of the calls on cores with time slices, under a GIL with CPython's own protocol, in a
+    pool or an event loop with what those cost on this machine.
+
+    Args:
+        workload: What is to be done; or just the bursts of each call.
+        model: "serial"; "threads", "processes" or "interpreters" (a pool of those); "asyncio" (tasks of an event loop, where
+            blocking waits are awaited); "free-threaded" (threads without a GIL: a bound, since it knows nothing of
+            contention).
+        workers: How many workers the pool has, or how many tasks there are at once. None: as many as cores; for "asyncio"
+            all.
+        cores: How many CPUs there are. None: those that this process may use.
+        quota: CPUs' worth of time that a container may use, such as 1.5. None: no limit beyond `cores`.
+        costs: What the machine takes for itself. None: `calibrate()`, which takes up to two seconds once on each machine.
+        warm: The pool's workers, or the loop, are there already.
+        chunksize: Calls in a message to a process or interpreter. None: as many as take a few milliseconds.
+        replicas: How many runs the interval comes from.
+        seed: Of chance: the same answer for the same seed.
+
+    Returns:
+        The predicted seconds with their interval.
+
+    Raises:
+        TypeError, ValueError: An argument is not what it should be; the message names it and its value.
+
+    >>> from plait import simulate
+    >>> from plait.model import Burst, Costs
+    >>> calls = [[Burst("hold", 0.010), Burst("blocked", 0.030)]] * 100
+    >>> for model in ["serial", "threads", "processes"]:
+    ...     prediction = simulate(calls, model=model, workers=4, cores=4, costs=Costs(), warm=True)
+    ...     print(f"{prediction.model}: {prediction.seconds:.1f} s")
+    serial: 4.0 s
+    threads: 1.1 s
+    processes: 1.0 s
+
+    Read next: `plait.model.Workload`, `plait.model.what_if`, `plait.model.calibrate`.
+    """
+    work = workload if isinstance(workload, Workload) else Workload(Item(tuple(bursts)) for bursts in workload)
+    if model not in MODELS:
+        raise ValueError(f"model must be one of {', '.join(map(repr, MODELS))}, not {model!r}")
+    there = _core.usable_cpus() if cores is None else positive_int("cores", cores)
+    many = _workers(work, model, there) if workers is None else positive_int("workers", workers)
+    if quota is not None and not quota > 0:
+        raise ValueError(f"quota must be positive, not {quota!r}")
+    if chunksize is not None:
+        positive_int("chunksize", chunksize)
+    if replicas < 0:
+        raise ValueError(f"replicas must not be negative, and is {replicas!r}")
+    machine = calibrate() if costs is None else costs
+    if "interval" not in machine.known:
+        machine = Costs({**machine.known, "interval": (sys.getswitchinterval(), 0.0)}, machine.speeds, machine.speed)
+    ns, low, high, bound, items, details = work.core.predict(
+        machine.core(work.speed),
+        model,
+        many,
+        there,
+        speeds=list(machine.speeds),
+        quota=None if quota is None else (max(1, round(quota * _PERIOD_NS)), _PERIOD_NS),
+        warm=warm,
+        chunk=chunksize,
+        replicas=replicas,
+        bursts=_BURSTS,
+        seed=seed,
+    )
+    return Prediction(model, many, there, ns / 1e9, low / 1e9, high / 1e9, bound, items, details)
+
+
+def _workers(work: Workload, model: Model, cores: int) -> int:
+    if model == "serial":
+        return 1
+    return work.count if model == "asyncio" else cores
+
+
+def what_if(
+    workload: Workload | Iterable[Iterable[Burst]],
+    *,
+    models: Sequence[Model] = MODELS,
+    workers: Sequence[int] = (1, 2, 4, 8, 16),
+    cores: Sequence[int] | None = None,
+    costs: Costs | None = None,
+    warm: bool = False,
+    seed: int = 0,
+) -> list[Prediction]:
+    """Predict a workload under several models, numbers of workers and numbers of cores.
+
+    Arguments are those of `simulate`, several of each. All combinations are answered, but serial runs have one worker.
+
+    >>> from plait.model import Burst, Costs, what_if
+    >>> calls = [[Burst("hold", 0.010)]] * 50
+    >>> best = min(
+    ...     what_if(calls, models=["threads", "processes"], cores=[4], costs=Costs(), warm=True),
+    ...     key=lambda one: one.seconds,
+    ... )
+    >>> best.model, best.workers >= 4
+    ('processes', True)
+    """
+    work = workload if isinstance(workload, Workload) else Workload(Item(tuple(bursts)) for bursts in workload)
+    machine = calibrate() if costs is None else costs
+    return [
+        simulate(work, model=model, workers=many, cores=there, costs=machine, warm=warm, seed=seed)
+        for there in cores or [_core.usable_cpus()]
+        for model in models
+        for many in ([1] if model == "serial" else workers)
+    ]

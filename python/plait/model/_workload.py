@@ -1,0 +1,186 @@
+"""What is to be done, as plain data: calls of a function, each a list of bursts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from plait import _core
+
+Kind = Literal["hold", "held_off_cpu", "released", "blocked"]
+
+_NUMBERS: dict[str, int] = {"hold": 0, "held_off_cpu": 1, "released": 2, "blocked": 3}
+_LONGEST = 2.0**60 / 1e9
+_MOST_RELEASES = 2**32 - 1
+
+
+def _check_seconds(name: str, value: float) -> None:
+    if not 0 <= value <= _LONGEST:
+        raise ValueError(f"{name} must be from 0 to {_LONGEST:.0f} seconds, not {value!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class Burst:
+    """A stretch of a call's time that is all of one kind.
+
+    Args:
+        kind: "hold": on a CPU with the GIL. "held_off_cpu": it sleeps and keeps the GIL, as a fork does. "released": on a CPU
+            without the GIL, in C code that lets it go. "blocked": it waits for `resource`.
+        seconds: How long; CPU time of those that are on a CPU.
+        short_releases: How often the GIL is let go for an instant too short to be a burst of its own; of "hold".
+        longest_uninterruptible: Seconds of the longest part of a "hold" that does not look whether the GIL was asked for: one
+            call of C code that keeps it.
+        resource: The name of what is waited for, in `Workload.resources`. None: waits that overlap without limit.
+
+    Raises:
+        ValueError: A figure is negative or too large, or a burst of another kind waits for a resource.
+    """
+
+    kind: Kind
+    seconds: float
+    short_releases: int = 0
+    longest_uninterruptible: float = 0.0
+    resource: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in _NUMBERS:
+            raise ValueError(f"kind must be one of {', '.join(map(repr, _NUMBERS))}, not {self.kind!r}")
+        _check_seconds("seconds", self.seconds)
+        _check_seconds("longest_uninterruptible", self.longest_uninterruptible)
+        if not 0 <= self.short_releases <= _MOST_RELEASES:
+            raise ValueError(f"short_releases must be from 0 to {_MOST_RELEASES}, not {self.short_releases!r}")
+        if self.resource is not None and self.kind != "blocked":
+            raise ValueError(f"only a 'blocked' burst waits for a resource, not {self.kind!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class Parcel:
+    """A value on its way to another process: seconds of pickling and unpickling it, and bytes of the pickle."""
+
+    pickle: float = 0.0
+    unpickle: float = 0.0
+    size_bytes: int = 0
+
+    def __post_init__(self) -> None:
+        _check_seconds("pickle", self.pickle)
+        _check_seconds("unpickle", self.unpickle)
+        if self.size_bytes < 0:
+            raise ValueError(f"size_bytes must not be negative, and is {self.size_bytes!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One call of the function: what it does, in order, and its argument and result on their way to another process."""
+
+    bursts: tuple[Burst, ...]
+    argument: Parcel = Parcel()
+    result: Parcel = Parcel()
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """Something that calls wait for.
+
+    Args:
+        servers: How many waits are served at once. None: they overlap without limit.
+        on_cores: The wait is work of others on this machine's CPUs (a child process, a server beside it), and competes for
+            them.
+    """
+
+    servers: int | None = None
+    on_cores: bool = False
+
+    def __post_init__(self) -> None:
+        if self.servers is not None and not 1 <= self.servers < 2**32:
+            raise ValueError(f"servers must be at least 1, not {self.servers!r}")
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Calls of a function: those that were recorded, and how many there are in all.
+
+    Args:
+        items: What was recorded, in order; at least one.
+        count: How many calls there are in all. None: as many as were recorded.
+        resources: What bursts wait for, by name.
+        speed: What `measure_speed` said when this was recorded, so that costs that were measured in a faster or slower phase
+            of the machine are brought to the same. None: costs are taken as they are.
+
+    Raises:
+        ValueError: There are no items, fewer than were recorded, or one waits for a resource that is not there.
+
+    >>> from plait.model import Burst, Item, Workload
+    >>> call = Item((Burst("hold", 0.002), Burst("blocked", 0.010)))
+    >>> Workload([call], count=500).serial_seconds
+    6.0
+    """
+
+    items: tuple[Item, ...]
+    count: int
+    resources: Mapping[str, Resource]
+    speed: float | None
+    core: _core.WorkloadCore = field(repr=False, compare=False)
+
+    def __init__(
+        self,
+        items: Iterable[Item],
+        count: int | None = None,
+        resources: Mapping[str, Resource] | None = None,
+        speed: float | None = None,
+    ) -> None:
+        recorded = tuple(items)
+        known = dict(resources or {})
+        if not recorded:
+            raise ValueError("items must have an item at least")
+        total = len(recorded) if count is None else count
+        if total < len(recorded):
+            raise ValueError(f"count must be at least the number of items, {len(recorded)}, not {count!r}")
+        if speed is not None and not speed > 0:
+            raise ValueError(f"speed must be positive, not {speed!r}")
+        # The first one stands for waits without a name.
+        places: dict[str | None, int] = {None: 0, **{name: place for place, name in enumerate(known, 1)}}
+        for item in recorded:
+            for burst in item.bursts:
+                if burst.resource not in places:
+                    raise ValueError(f"a burst waits for {burst.resource!r}, which is not in resources")
+        core = _core.WorkloadCore(
+            [(_bursts(item, places), _parcel(item.argument), _parcel(item.result)) for item in recorded],
+            total,
+            [(None, False), *((one.servers, one.on_cores) for one in known.values())],
+        )
+        for name, value in {
+            "items": recorded,
+            "count": total,
+            "resources": known,
+            "speed": speed,
+            "core": core,
+        }.items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def serial_seconds(self) -> float:
+        """How long all calls take one after the other, by the bursts alone."""
+        recorded = sum(burst.seconds for item in self.items for burst in item.bursts)
+        return recorded / len(self.items) * self.count
+
+
+def _ns(seconds: float) -> int:
+    return round(seconds * 1e9)
+
+
+def _bursts(item: Item, places: Mapping[str | None, int]) -> list[tuple[int, int, int, int, int]]:
+    return [
+        (
+            _NUMBERS[burst.kind],
+            _ns(burst.seconds),
+            burst.short_releases,
+            _ns(burst.longest_uninterruptible),
+            places[burst.resource],
+        )
+        for burst in item.bursts
+    ]
+
+
+def _parcel(parcel: Parcel) -> tuple[int, int, int]:
+    return _ns(parcel.pickle), _ns(parcel.unpickle), parcel.size_bytes

@@ -1,0 +1,202 @@
+"""Predictions from Python: figures that can be worked out, and bad arguments."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+import threading
+from typing import Any
+
+import pytest
+
+import plait
+from plait import simulate
+from plait.model import Burst, Costs, Item, Parcel, Resource, Workload, calibrate, measure_speed, what_if
+from plait.model._calibrate import _load, _path
+
+FREE = Costs(
+    dict.fromkeys(Costs().all, (0.0, 0.0)) | {"slice": (0.004, 0.0), "interval": (0.005, 0.0), "speed": (1.0, 0.0)}
+)
+HOLD = [[Burst("hold", 0.010)]] * 16
+
+
+def seconds(work: Any, model: Any, workers: int = 4, cores: int = 4, **more: Any) -> float:
+    return simulate(work, model=model, workers=workers, cores=cores, costs=FREE, chunksize=1, **more).seconds
+
+
+def test_each_model_gains_what_it_can() -> None:
+    models = ["serial", "threads", "processes", "asyncio", "interpreters", "free-threaded"]
+    waits = [[Burst("blocked", 0.010)]] * 16
+    released = [[Burst("released", 0.010)]] * 16
+    assert [seconds(HOLD, model) for model in models] == pytest.approx([0.16, 0.16, 0.04, 0.16, 0.04, 0.04])
+    assert [seconds(waits, model) for model in models] == pytest.approx([0.16, 0.04, 0.04, 0.04, 0.04, 0.04])
+    assert [seconds(released, model) for model in models] == pytest.approx([0.16, 0.04, 0.04, 0.16, 0.04, 0.04])
+    assert [simulate(HOLD, model=model, costs=FREE).bound for model in models] == [False] * 5 + [True]  # type: ignore[arg-type]
+
+
+def test_resources_limit_what_overlaps() -> None:
+    item = Item((Burst("blocked", 0.010, resource="disk"),))
+    for servers, expected in [(None, 0.01), (1, 0.08), (2, 0.04)]:
+        work = Workload([item] * 8, resources={"disk": Resource(servers)})
+        assert seconds(work, "threads", workers=8) == pytest.approx(expected)
+    work = Workload([item] * 8, resources={"disk": Resource(on_cores=True)})
+    assert seconds(work, "threads", workers=8, cores=2) == pytest.approx(0.04)
+
+
+def test_a_quota_is_shared_by_all_cores() -> None:
+    assert seconds(HOLD, "processes", quota=1.0) == pytest.approx(0.16, abs=0.08)
+    assert seconds(HOLD * 10, "processes", quota=2.0) == pytest.approx(0.8, rel=0.1)
+
+
+def test_pickles_cost_both_sides() -> None:
+    parcel = Parcel(0.001, 0.002, 1000)
+    assert seconds(Workload([Item((), parcel, parcel)]), "processes", workers=1) == pytest.approx(0.006)
+    assert seconds(Workload([Item((), parcel, parcel)]), "threads", workers=1) == 0.0
+
+
+def test_the_rest_of_a_long_workload_goes_on_at_the_pace() -> None:
+    work = Workload([Item((Burst("hold", 0.001),))], count=1_000_000)
+    one = simulate(work, model="serial", costs=FREE)
+    assert one.seconds == pytest.approx(1000.0)
+    assert one.items < 10_000
+    assert work.serial_seconds == pytest.approx(1000.0)
+
+
+def test_the_interval_comes_from_bursts_and_costs() -> None:
+    uneven = [[Burst("hold", 0.001 * (number % 5))] for number in range(40)]
+    one = simulate(uneven, model="serial", costs=FREE)
+    assert one.low < one.seconds < one.high
+    even = simulate(HOLD, model="serial", costs=FREE)
+    assert even.low == even.seconds == even.high
+    unsure = Costs({**FREE.known, "speed": (1.0, 0.2)})
+    wide = simulate(HOLD, model="serial", costs=unsure)
+    assert wide.low < 0.95 * wide.seconds
+    assert wide.high > 1.05 * wide.seconds
+
+
+def test_the_seed_decides() -> None:
+    uneven = [[Burst("hold", 0.001 * (number % 5))] for number in range(40)]
+    ask = lambda seed: simulate(uneven, model="threads", workers=3, cores=2, costs=Costs(), seed=seed)  # noqa: E731
+    assert ask(1) == ask(1)
+    assert ask(1).low != ask(2).low
+
+
+def test_costs_follow_the_speed_of_the_machine() -> None:
+    costs = Costs({**FREE.known, "threads.run": (0.001, 0.0)}, speed=0.01)
+    work = lambda speed: Workload([Item(())] * 100, speed=speed)  # noqa: E731
+    ask = lambda speed: simulate(work(speed), model="threads", workers=1, cores=1, costs=costs).seconds  # noqa: E731
+    assert ask(None) == pytest.approx(0.1)
+    assert ask(0.02) == pytest.approx(0.2)
+
+
+def test_what_if_answers_all_that_makes_a_difference() -> None:
+    found = what_if(HOLD, models=["serial", "processes"], workers=[1, 2], cores=[1, 2], costs=FREE)
+    assert [(one.model, one.workers, one.cores) for one in found] == [
+        ("serial", 1, 1),
+        ("processes", 1, 1),
+        ("processes", 2, 1),
+        ("serial", 1, 2),
+        ("processes", 1, 2),
+        ("processes", 2, 2),
+    ]
+
+
+def test_details_add_up_and_text_says_what_it_is() -> None:
+    one = simulate(HOLD, model="threads", workers=2, cores=2, costs=FREE)
+    assert one.details["running"] == pytest.approx(0.16)
+    assert one.details["gil_wait"] > 0
+    assert str(one).startswith("threads, 2 workers, 2 cores: 0.16 s")
+    assert "at least" in str(simulate(HOLD, model="free-threaded", costs=FREE))
+
+
+def test_many_threads_ask_at_once() -> None:
+    answers: list[float] = []
+    work = Workload([Item((Burst("hold", 0.001),))] * 50)
+    ask = lambda: answers.append(seconds(work, "threads"))  # noqa: E731
+    threads = [threading.Thread(target=ask) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(answers) == 8
+    assert len(set(answers)) == 1
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Burst("asleep", 1.0), "kind must be one of 'hold', .*'asleep'"),  # type: ignore[arg-type]
+        (lambda: Burst("hold", -1.0), r"seconds must be from 0 .*-1\.0"),
+        (lambda: Burst("hold", float("nan")), "seconds must be from 0 .*nan"),
+        (lambda: Burst("hold", 1e12), "seconds must be from 0"),
+        (lambda: Burst("hold", 1.0, short_releases=-1), "short_releases must be .*-1"),
+        (lambda: Burst("hold", 1.0, resource="disk"), "only a 'blocked' burst"),
+        (lambda: Parcel(size_bytes=-1), "size_bytes must not be negative"),
+        (lambda: Resource(0), "servers must be at least 1, not 0"),
+        (lambda: Workload([]), "items must have"),
+        (lambda: Workload([Item(())] * 2, count=1), "count must be at least .*2, not 1"),
+        (lambda: Workload([Item(())], speed=0.0), r"speed must be positive, not 0\.0"),
+        (lambda: Workload([Item((Burst("blocked", 1.0, resource="x"),))]), "waits for 'x'"),
+        (lambda: Costs({"magic": (1.0, 0.0)}), "no cost is called 'magic'; there are .*wake"),
+        (lambda: Costs({"wake": (-1.0, 0.0)}), "the cost 'wake' must not be negative"),
+        (lambda: Costs(speeds=(1.0, 0.0)), "speeds must be positive"),
+        (lambda: simulate(HOLD, model="magic", costs=FREE), "model must be one of 'serial', .*'magic'"),  # type: ignore[arg-type]
+        (lambda: simulate(HOLD, model="threads", workers=0, costs=FREE), "workers must be .*0"),
+        (lambda: simulate(HOLD, model="threads", cores=0, costs=FREE), "cores must be .*0"),
+        (lambda: simulate(HOLD, model="threads", quota=0.0, costs=FREE), r"quota must be positive, not 0\.0"),
+        (lambda: simulate(HOLD, model="threads", chunksize=0, costs=FREE), "chunksize must be .*0"),
+        (lambda: simulate(HOLD, model="threads", replicas=-1, costs=FREE), "replicas must not be negative"),
+    ],
+)
+def test_nonsense_is_refused_by_name_and_value(make: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_costs_survive_json() -> None:
+    costs = Costs({"wake": (1e-5, 0.1)}, speeds=(1.0, 0.8), speed=0.001)
+    assert Costs.from_json(json.loads(json.dumps(costs.to_json()))) == costs
+
+
+def test_measured_costs_are_kept_and_found_again(run_script: Any, tmp_path: Any) -> None:
+    source = """
+if __name__ == "__main__":
+    import json
+    from plait.model import calibrate
+    print(json.dumps(calibrate().to_json()))
+"""
+    env = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
+    first = json.loads(run_script(source, env=env).stdout)
+    (path,) = (tmp_path / "plait").iterdir()
+    assert re.fullmatch(r"costs-[0-9a-f]{16}\.json", path.name)
+    assert json.loads(run_script(source, env=env).stdout) == first
+    assert set(first["known"]) >= {"wake", "threads.run", "processes.start", "loop.task", "byte", "gil_release"}
+    # One that is broken is measured again.
+    path.write_text("{")
+    assert json.loads(run_script(source, env=env).stdout)["known"].keys() == first["known"].keys()
+    assert json.loads(path.read_text())["identity"]["python"] == sys.version
+
+
+def test_costs_of_another_machine_are_not_taken(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    path = _path()
+    path.parent.mkdir()
+    path.write_text(json.dumps({"identity": {"node": "elsewhere"}, "costs": Costs().to_json()}))
+    assert _load(path) is None
+    assert _load(path.with_name("missing")) is None
+
+
+def test_a_home_that_cannot_be_written_to_is_no_error(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    blocked = tmp_path / "file"
+    blocked.touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(blocked))
+    costs = calibrate(refresh=True)
+    assert costs is calibrate()
+    assert costs.speed
+    assert 0 < measure_speed() < 60
+
+
+def test_the_package_has_the_name() -> None:
+    assert plait.simulate is simulate
