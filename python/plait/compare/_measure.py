@@ -1,0 +1,55 @@
+"""One measurement in an interpreter of its own: none sees what another has left behind, and one may crash."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from typing import cast
+
+#: What a measurement gives: figures by model and name.
+Figures = dict[str, dict[str, float]]
+
+#: The measurements, and the modules that have them.
+HOMES = {
+    "turns": "plait.compare._cores",
+    "cores": "plait.compare._cores",
+    "lag": "plait.compare._waits",
+    "waits": "plait.compare._waits",
+    "creation": "plait.compare._units",
+    "memory": "plait.compare._units",
+    "switches": "plait.compare._talk",
+    "talk": "plait.compare._talk",
+    "sharing": "plait.compare._talk",
+    "crashes": "plait.compare._crashes",
+}
+
+#: Seconds after which a measurement is given up.
+PATIENCE = 120.0
+
+
+class MeasurementError(RuntimeError):
+    """A measurement failed; its message says how."""
+
+
+def run(name: str, *, quick: bool) -> Figures:
+    """Take a measurement in a new interpreter, whose children end with it."""
+    command = [sys.executable, "-m", "plait.compare._child", name, *(["quick"] if quick else [])]
+    with subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, process_group=0
+    ) as process:
+        try:
+            out, err = process.communicate(timeout=PATIENCE)
+        except subprocess.TimeoutExpired:
+            raise MeasurementError(f"gave no figures within {PATIENCE:g} s") from None
+        finally:
+            # Whatever it has started, also when it was killed itself.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+    if process.returncode:
+        said = err.strip().splitlines()
+        raise MeasurementError(f"exit code {process.returncode}: {said[-1] if said else 'without a word'}")
+    return cast("Figures", json.loads(out.splitlines()[-1]))

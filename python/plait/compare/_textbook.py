@@ -1,0 +1,326 @@
+"""The table that every text on concurrency in Python has, with the claims put to the test."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from plait.compare import _measure
+from plait.compare._comparison import Comparison, Row
+from plait.compare._words import bytes_, rate, ratio, seconds
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from plait.compare._measure import Figures
+
+MODELS = ("asyncio", "threads", "processes")
+
+#: A ratio within this of 1 is no difference: machines are noisy.
+_NOISE = 0.15
+
+
+def gil_is_on() -> bool:
+    """Whether this interpreter has a GIL, and it is on."""
+    enabled: Callable[[], bool] | None = getattr(sys, "_is_gil_enabled", None)
+    return enabled is None or enabled()
+
+
+def machine() -> dict[str, object]:
+    """Where it was measured."""
+    return {
+        "python": platform.python_version(),
+        "gil": gil_is_on(),
+        "cores": len(os.sched_getaffinity(0)),
+        "switch_interval": sys.getswitchinterval(),
+        "system": f"{platform.system()} {platform.release()}",
+        "load": os.getloadavg()[0],
+    }
+
+
+def textbook(*, quick: bool = False, progress: Callable[[str], None] | None = None) -> Comparison:
+    """Measure the table of asyncio, threads and processes on this machine: about a minute, a quarter of it with `quick`.
+
+    Each measurement runs in an interpreter of its own. One that fails leaves its rows without figures, and the note says why.
+
+    Args:
+        quick: Fewer rounds: figures are coarser.
+        progress: Called with the name of each measurement before it begins.
+    """
+    began = time.monotonic()
+    taken: dict[str, Figures] = {}
+    failures: dict[str, str] = {}
+    for name in _measure.HOMES:
+        if progress is not None:
+            progress(name)
+        try:
+            taken[name] = _measure.run(name, quick=quick)
+        except _measure.MeasurementError as error:
+            failures[name] = str(error)
+    rows: list[Row] = []
+    for topic, claim, needs, make, shown in _ROWS:
+        if needs in failures:
+            rows.append(Row(topic, claim, {}, note=f"not measured: {failures[needs]}"))
+        else:
+            measured, holds, note = make(taken[needs])
+            rows.append(Row(topic, claim, measured, taken[needs], holds, note, shown))
+    return Comparison("asyncio, threads and processes", MODELS, tuple(rows), machine(), time.monotonic() - began)
+
+
+#: What a row makes of figures: in words by model, whether the claim holds, and a note.
+_Made = tuple[dict[str, str], bool | None, str]
+
+
+def _type(figures: Figures) -> _Made:
+    threads, tasks = figures["threads"]["first_turn"], figures["asyncio"]["first_turn"]
+    computing = figures["threads"]["computing"]
+    measured = {
+        "asyncio": f"cooperative: another's turn came after {seconds(tasks)}, the first one computed for {seconds(computing)}",
+        "threads": f"pre-emptive: it came after {seconds(threads)}",
+        "processes": "pre-emptive, by the operating system alone",
+    }
+    return measured, threads < tasks / 2, "One unit computes and never gives way by itself; another is due meanwhile."
+
+
+def _parallelism(figures: Figures) -> _Made:
+    units = figures["threads"]["units"]
+    measured = {
+        model: f"{ratio(figures[model]['python'])} the speed with {units:.0f} units of Python code" for model in MODELS
+    }
+    alone = figures["threads"]["python"] < 1 + _NOISE * 2 or not gil_is_on()
+    several = figures["processes"]["python"] > 1 + _NOISE
+    note = "Against the same units one after the other; the machine's other work counts against whoever uses several cores."
+    return measured, alone and several and figures["asyncio"]["python"] < 1 + _NOISE, note
+
+
+def _gil(figures: Figures) -> _Made:
+    python, released = figures["threads"]["python"], figures["threads"]["released"]
+    measured = {
+        "asyncio": f"hashing in C on one thread: {ratio(figures['asyncio']['released'])}",
+        "threads": f"Python code {ratio(python)}, hashing in C that lets go of the GIL {ratio(released)}",
+        "processes": f"each has its own: Python code {ratio(figures['processes']['python'])}",
+    }
+    if not gil_is_on():
+        return measured, None, "This interpreter runs without a GIL."
+    return measured, released > python + _NOISE, f"Switch interval {seconds(figures['threads']['switch_interval'])}."
+
+
+def _memory_sharing(figures: Figures) -> _Made:
+    size = bytes_(figures["threads"]["bytes"])
+    processes = figures["processes"]
+    measured = {
+        "asyncio": "shared: a task's change is seen at once",
+        "threads": f"shared: {size} shown to a thread in {seconds(figures['threads']['plait_hand_over'])}",
+        "processes": (
+            f"not shared: {size} copied in {seconds(processes['hand_over'])} (plait: {seconds(processes['plait_hand_over'])}); "
+            f"opened as shared memory in {seconds(processes['shared_memory'])}"
+        ),
+    }
+    seen = [figures[model]["seen"] for model in MODELS]
+    return measured, seen == [1.0, 1.0, 0.0], "A unit appends to a list of the program; does the program see it?"
+
+
+def _cpu(figures: Figures) -> _Made:
+    measured = {
+        model: f"{ratio(figures[model]['python'])}"
+        + (f" (plait's pool {ratio(figures[model]['plait_python'])})" if "plait_python" in figures[model] else "")
+        for model in MODELS
+    }
+    best = max(MODELS, key=lambda model: figures[model]["python"])
+    return measured, best == "processes" or not gil_is_on(), f"Speed-up with {figures['threads']['units']:.0f} workers."
+
+
+def _io(figures: Figures) -> _Made:
+    tasks, threads, processes = (figures[model] for model in MODELS)
+    measured = {
+        "asyncio": f"{ratio(tasks['speed_up'])} (on plait's loop {ratio(tasks['plait_speed_up'])})",
+        "threads": f"{ratio(threads['speed_up'])} with {threads['workers']:.0f}",
+        "processes": f"{ratio(processes['speed_up'])} with {processes['workers']:.0f}",
+    }
+    holds = threads["speed_up"] > 2 and tasks["speed_up"] > 2
+    return measured, holds, "Fetches from a server that takes 10 ms for each answer, against one after the other."
+
+
+def _creation(figures: Figures) -> _Made:
+    tasks, threads, processes = (figures[model] for model in MODELS)
+    measured = {
+        "asyncio": f"{seconds(tasks['unit'])} a task (on plait's loop {seconds(tasks['plait_unit'])})",
+        "threads": f"{seconds(threads['unit'])} a thread; {seconds(threads['plait_pooled'])} a call in plait's pool",
+        "processes": (
+            f"{seconds(processes['unit_fork'])} a fork, {seconds(processes['unit_spawn'])} a new interpreter; "
+            f"{seconds(processes['plait_pooled'])} a call in plait's pool"
+        ),
+    }
+    return (
+        measured,
+        tasks["unit"] < threads["unit"] < processes["unit_fork"],
+        "Make it, run nothing in it, wait for its end.",
+    )
+
+
+def _memory_per_unit(figures: Figures) -> _Made:
+    def listed(model: str) -> str:
+        known = {int(key.removeprefix("unit_")): value for key, value in figures[model].items()}
+        return (
+            ", ".join(f"{bytes_(value)} with {number:,}" for number, value in sorted(known.items()))
+            or "not to be had here"
+        )
+
+    measured = {model: listed(model) for model in MODELS}
+    tasks, threads = figures["asyncio"].get("unit_1000"), figures["threads"].get("unit_1000")
+    processes = figures["processes"]["unit_10"]
+    holds = None if tasks is None or threads is None else tasks < threads < processes
+    return measured, holds, "Resident memory for each unit that waits; of a process, what it shares with no other."
+
+
+def _communication(figures: Figures) -> _Made:
+    def listed(model: str) -> str:
+        names = [key.removesuffix(" per second") for key in figures[model] if key.endswith(" per second")]
+        found = figures[model]
+        return "; ".join(
+            f"{name} {rate(found[f'{name} per second'])}, {seconds(found[f'{name} there and back'])} there and back"
+            for name in names
+        )
+
+    measured = {model: listed(model) for model in MODELS}
+    between = figures["processes"]["multiprocessing.Queue there and back"]
+    within = figures["threads"]["queue.SimpleQueue there and back"]
+    return measured, between > within, "Messages of 64 bytes."
+
+
+def _faults(figures: Figures) -> _Made:
+    def survived(model: str, key: str) -> str:
+        return f"{figures[model][key]:.0f} of 2"
+
+    def both(model: str) -> str:
+        return f"others went on after an exception {survived(model, 'exception')}, after a crash {survived(model, 'crash')}"
+
+    executor, plaits = survived("processes", "executor_crash"), survived("processes", "plait_crash")
+    measured = {model: both(model) for model in MODELS}
+    measured["processes"] += f"; in ProcessPoolExecutor {executor}, in plait's pool {plaits}"
+    crashed = [figures[model]["crash"] for model in MODELS]
+    return measured, crashed == [0.0, 0.0, 2.0], "One of three units raises, or calls abort()."
+
+
+def _switch(figures: Figures) -> _Made:
+    tasks, threads, processes = (figures[model] for model in MODELS)
+    measured = {
+        "asyncio": f"{seconds(tasks['switch'])} (on plait's loop {seconds(tasks['plait_switch'])})",
+        "threads": f"{seconds(threads['switch'])}, on one core {seconds(threads['same_core'])}",
+        "processes": f"{seconds(processes['switch'])}, on one core {seconds(processes['same_core'])}",
+    }
+    holds = tasks["switch"] < min(threads["switch"], threads["same_core"])
+    note = "Tasks that take turns; threads and processes that hand a byte to and fro through pipes."
+    if processes["same_core"] < threads["same_core"]:
+        note += " Between processes it is cheaper than between threads here: those hand over the GIL too."
+    return measured, holds, note
+
+
+def _scalability(figures: Figures) -> _Made:
+    def listed(model: str) -> str:
+        return ", ".join(
+            f"{number:,} in {seconds(figures[model][f'sleepers_{number}'])}"
+            if f"sleepers_{number}" in figures[model]
+            else f"{number:,} cannot be had"
+            for number in (10, 1_000, 10_000)
+        )
+
+    measured = {"asyncio": listed("asyncio"), "threads": listed("threads"), "processes": "not tried with thousands"}
+    threads = figures["threads"].get("sleepers_10000")
+    return (
+        measured,
+        threads is None or figures["asyncio"]["sleepers_10000"] < threads,
+        "Units that each wait for 0.1 s, all at once.",
+    )
+
+
+def _lag(figures: Figures) -> _Made:
+    tasks, threads, processes = (figures[model] for model in MODELS)
+    ours = f"on plait's loop {seconds(tasks['plait_thread_p50'])}"
+    beside = f"beside a thread that computes {seconds(tasks['thread_p50'])} ({ours})"
+    itself = f"when the loop itself computes 20 ms at a time {seconds(tasks['callback_p50'])}"
+    measured = {
+        "asyncio": f"quiet {seconds(tasks['quiet_p50'])}; {beside}; {itself}",
+        "threads": f"quiet {seconds(threads['quiet_p50'])}; beside a thread that computes {seconds(threads['thread_p50'])}",
+        "processes": f"beside a process that computes {seconds(processes['process_p50'])}",
+    }
+    starved = threads["thread_p50"] > 2 * threads["quiet_p50"] or not gil_is_on()
+    return measured, starved, "Median time of an answer from a server that takes 1 ms for it."
+
+
+#: The figure that a chart shows, and how it is put in words.
+_Shown = tuple[str, "Callable[[float], str]"] | None
+
+#: Topic, claim, the measurement it needs, what it makes of it, and what of it a chart shows.
+_ROWS: tuple[tuple[str, str, str, Callable[[Figures], _Made], _Shown], ...] = (
+    (
+        "Type of concurrency",
+        "Threads and processes are pre-empted; tasks switch where they await, and nowhere else.",
+        "turns",
+        _type,
+        ("first_turn", seconds),
+    ),
+    ("Parallelism", "Only processes use several cores for Python code.", "cores", _parallelism, ("python", ratio)),
+    (
+        "Effect of the GIL",
+        "It keeps threads from running Python code at once, not C code that releases it.",
+        "cores",
+        _gil,
+        ("released", ratio),
+    ),
+    ("Memory sharing", "Tasks and threads share all memory, processes none.", "sharing", _memory_sharing, None),
+    (
+        "CPU-bound performance",
+        "Processes are the fastest; threads and tasks gain nothing.",
+        "cores",
+        _cpu,
+        ("python", ratio),
+    ),
+    (
+        "I/O-bound performance",
+        "Threads and tasks overlap their waits, whatever the GIL.",
+        "waits",
+        _io,
+        ("speed_up", ratio),
+    ),
+    (
+        "Overhead: to create",
+        "A task is cheaper than a thread, a thread cheaper than a process.",
+        "creation",
+        _creation,
+        None,
+    ),
+    (
+        "Overhead: memory",
+        "A task takes less memory than a thread, a thread less than a process.",
+        "memory",
+        _memory_per_unit,
+        ("unit_10", bytes_),
+    ),
+    ("Communication", "Between processes it is slower than between threads.", "talk", _communication, None),
+    (
+        "Fault tolerance",
+        "A crash takes the whole process with it: all threads and tasks, but no other process.",
+        "crashes",
+        _faults,
+        ("crash", lambda value: f"{value:.0f} of 2"),
+    ),
+    ("Context switch", "Between tasks it is the cheapest.", "switches", _switch, ("switch", seconds)),
+    (
+        "Scalability",
+        "A loop has thousands of waits at less cost than threads.",
+        "waits",
+        _scalability,
+        ("sleepers_1000", seconds),
+    ),
+    (
+        "I/O beside computation",
+        "A thread that computes delays the answers of all others.",
+        "lag",
+        _lag,
+        ("thread_p50", seconds),
+    ),
+)
