@@ -1,0 +1,1 @@
+"""`plait.Pool`: measures what functions do, and runs each in the model that fits."""

@@ -1,0 +1,85 @@
+"""Coroutine functions: their calls are tasks of one loop, in a thread of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import threading
+from typing import TYPE_CHECKING, Any
+
+from plait._future import Future
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+
+class LoopThread:
+    """A loop that runs until it is stopped, and the tasks on it."""
+
+    def __init__(self) -> None:
+        from plait.loop._loop import EventLoop
+
+        self._loop = EventLoop()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._idle = threading.Condition()
+        self._open = 0
+        self._thread = threading.Thread(target=self._run, name="plait-Pool-loop", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        self._loop.run_forever()
+        self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+        self._loop.close()
+
+    def submit(
+        self, function: Callable[..., Coroutine[Any, Any, Any]], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Future[Any]:
+        """Start a task that awaits `function(*args, **kwargs)`, and return its future."""
+        future: Future[Any] = Future()
+        with self._idle:
+            self._open += 1
+        future.add_done_callback(self._ended)
+        context = contextvars.copy_context()
+
+        def start() -> None:
+            if not future.set_running_or_notify_cancel():
+                return
+            try:
+                task = self._loop.create_task(function(*args, **kwargs), context=context)
+            except BaseException as error:  # it is the caller's
+                future.set_exception(error)
+                return
+            self._tasks.add(task)
+            task.add_done_callback(finish)
+
+        def finish(task: asyncio.Task[Any]) -> None:
+            self._tasks.discard(task)
+            if task.cancelled():
+                future.set_exception(asyncio.CancelledError())
+            elif (error := task.exception()) is not None:
+                future.set_exception(error)
+            else:
+                future.set_result(task.result())
+
+        self._loop.call_soon_threadsafe(start, context=context)
+        return future
+
+    def _ended(self, _future: Future[Any]) -> None:
+        with self._idle:
+            self._open -= 1
+            self._idle.notify_all()
+
+    def close(self, *, wait: bool) -> None:
+        """Let the tasks come to their end, then stop."""
+
+        def end() -> None:
+            with self._idle:
+                self._idle.wait_for(lambda: self._open == 0)
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+
+        if wait:
+            end()
+        else:
+            threading.Thread(target=end, name="plait-Pool-end").start()

@@ -1,0 +1,60 @@
+"""What was decided for a function, in figures and in words."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from plait.auto._choice import MODELS, _seconds
+
+if TYPE_CHECKING:
+    from plait.auto._engine import Function
+
+
+class Explanation(dict[str, Any]):
+    """A decision as a dict, whose text says the same in words.
+
+    Keys: `function`; `model` (None while it is learnt), `workers`, `slice` (calls that go together); `why`; `figures` of a call (`calls`
+    so far, `wall`, `cpu`, `held`, `released`, `blocked` in seconds, `size` in bytes, `pickling` in seconds); `predicted`, seconds for
+    the calls that it was decided for, by model; `calls`, how many these are; `refused`, the models that it cannot be run in and why;
+    `decided`, how often.
+    """
+
+    def __str__(self) -> str:
+        if self["model"] is None:
+            return f"{self['function']}: not known yet"
+        workers = "" if self["model"] in ("serial", "asyncio") else f" ({self['workers']})"
+        lines = [f"{self['function']}: {self['model']}{workers}, {self['slice']} calls at a time", f"  {self['why']}"]
+        lines += [
+            f"  {model:<10} {_seconds(self['predicted'][model])} for {self['calls']} calls"
+            for model in MODELS
+            if model in self["predicted"]
+        ]
+        lines += [f"  {model:<10} {why}" for model, why in self["refused"].items()]
+        return "\n".join(lines)
+
+
+def explain(state: Function) -> Explanation:
+    """What is known and decided of a function."""
+    figures, decision = state.figures, state.decision
+    shown: dict[str, Any] = {
+        "calls": figures.calls,
+        "wall": figures.wall,
+        "cpu": figures.cpu,
+        "held": figures.held,
+        "released": figures.released,
+        "blocked": figures.blocked,
+        "size": figures.size,
+        "pickling": figures.pickling,
+    }
+    return Explanation(
+        function=state.name,
+        model=None if decision is None else decision.plan.model,
+        workers=None if decision is None else decision.plan.workers,
+        slice=None if decision is None else decision.slice,
+        why=None if decision is None else decision.why,
+        figures=shown,
+        predicted={} if decision is None else dict(decision.others),
+        calls=None if decision is None else decision.calls,
+        refused=dict(state.refused),
+        decided=state.decided,
+    )

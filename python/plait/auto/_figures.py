@@ -1,0 +1,111 @@
+"""What is known of a function: how its calls spent their time, and how large what they take and return is."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+#: Slices that are remembered: what a function did before these is forgotten.
+WINDOW = 32
+
+
+class Sample(NamedTuple):
+    """Some calls, made one after the other by one thread; times in nanoseconds.
+
+    Attributes:
+        calls: How many.
+        wall: From the first's beginning to the last's end.
+        cpu: On a core.
+        held: With the GIL, on a core or not; -1 where that could not be seen.
+        wanted: Waiting for the GIL; 0 where that could not be seen.
+        ready: Waiting for a core; 0 where that could not be seen.
+        longest: The longest of them, -1 where that is not known.
+    """
+
+    calls: int
+    wall: int
+    cpu: int
+    held: int = -1
+    wanted: int = 0
+    ready: int = 0
+    longest: int = -1
+
+
+@dataclass
+class Figures:
+    """Means over the last slices, for one call; times in seconds, sizes in bytes.
+
+    >>> figures = Figures()
+    >>> figures.add(Sample(calls=10, wall=10_000_000, cpu=2_000_000, held=2_000_000))
+    >>> figures.wall, figures.held, figures.blocked
+    (0.001, 0.0002, 0.0008)
+    """
+
+    samples: deque[Sample] = field(default_factory=lambda: deque[Sample](maxlen=WINDOW))
+    calls: int = 0
+    #: Pickled size of arguments and result of a call, and the time that pickling and unpickling both takes; None before it was tried.
+    size: int | None = None
+    pickling: float | None = None
+
+    def add(self, sample: Sample) -> None:
+        """Remember a slice."""
+        if sample.calls > 0:
+            self.samples.append(sample)
+            self.calls += sample.calls
+
+    def _mean(self, total: int) -> float:
+        calls = sum(sample.calls for sample in self.samples)
+        return total / calls / 1e9 if calls else 0.0
+
+    @property
+    def wall(self) -> float:
+        """How long a call takes alone: without waits for the GIL and for a core."""
+        return self._mean(sum(max(each.cpu, each.wall - each.wanted - each.ready) for each in self.samples))
+
+    @property
+    def cpu(self) -> float:
+        """How much of it is on a core."""
+        return self._mean(sum(sample.cpu for sample in self.samples))
+
+    @property
+    def held(self) -> float:
+        """How long it holds the GIL; what it computes, where that could not be seen."""
+        return self._mean(sum(sample.cpu if sample.held < 0 else sample.held for sample in self.samples))
+
+    @property
+    def held_on_cpu(self) -> float:
+        """How long it holds the GIL on a core."""
+        return min(self.held, self.cpu)
+
+    @property
+    def released(self) -> float:
+        """How long it computes without the GIL."""
+        return max(0.0, self.cpu - self.held)
+
+    @property
+    def blocked(self) -> float:
+        """How long it waits for others: for files, peers, timers."""
+        return max(0.0, self.wall - self.cpu)
+
+    @property
+    def spread(self) -> float:
+        """The coefficient of variation between slices' means; 0 for one slice."""
+        means = [sample.wall / sample.calls for sample in self.samples]
+        if len(means) < 2:
+            return 0.0
+        mean = sum(means) / len(means)
+        return math.sqrt(sum((each - mean) ** 2 for each in means) / (len(means) - 1)) / mean if mean else 0.0
+
+    def changed(self, sample: Sample) -> bool:
+        """Whether a slice does not look like those before: twice or half as long, or bound by something else."""
+        if len(self.samples) < 4 or not sample.calls:
+            return False
+        wall = max(sample.cpu, sample.wall - sample.wanted - sample.ready) / sample.calls / 1e9
+        share, before = sample.cpu / max(sample.wall, 1), self.cpu / max(self.wall, 1e-9)
+        return not 0.5 < (wall + 2e-6) / (self.wall + 2e-6) < 2 or abs(share - before) > 0.4
+
+    def forget(self) -> None:
+        """Begin anew, but for what is known of sizes."""
+        self.samples.clear()

@@ -1,0 +1,431 @@
+"""Whether a function changes what outlives its call: then it cannot be moved to another process, where the change would be lost.
+
+The source is read, not run. What cannot be followed counts as a change if it is handed something that outlives the call and can
+be changed: a function that wrongly stays in this process is slower, one that wrongly leaves it is wrong.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import enum
+import functools
+import inspect
+import textwrap
+import types
+from typing import Any, NamedTuple
+
+#: Calls deep that functions of the program are followed.
+_DEPTH = 6
+
+#: Values that nobody can change.
+_CONSTANT = (
+    int,
+    float,
+    complex,
+    str,
+    bytes,
+    bool,
+    type(None),
+    type(...),
+    frozenset,
+    range,
+    enum.Enum,
+    types.ModuleType,
+)
+
+#: Builtins that only look at what they are given.
+_LOOK = {
+    "abs", "all", "any", "ascii", "bool", "bytes", "callable", "chr", "complex", "dict", "divmod", "enumerate", "filter", "float",
+    "format", "frozenset", "getattr", "hasattr", "hash", "hex", "id", "int", "isinstance", "issubclass", "iter", "len", "list",
+    "map", "max", "min", "oct", "ord", "pow", "print", "range", "repr", "reversed", "round", "set", "slice", "sorted", "str",
+    "sum", "tuple", "type", "zip",
+}  # fmt: skip
+
+#: Methods that only look, of the containers that programs have most.
+_LOOKING = {
+    "__contains__", "__getitem__", "__len__", "copy", "count", "difference", "endswith", "find", "get", "index", "intersection",
+    "isdisjoint", "issubset", "issuperset", "items", "keys", "most_common", "startswith", "symmetric_difference", "union", "values",
+    "tobytes", "tolist", "sum", "mean", "min", "max", "dot",
+}  # fmt: skip
+
+#: Modules whose functions only look at what they are given.
+_LOOKING_MODULES = {
+    "base64", "binascii", "collections", "hashlib", "_hashlib", "html", "itertools", "json", "math", "re", "statistics", "string",
+    "struct", "_struct", "textwrap", "zlib",
+}  # fmt: skip
+
+_CONTAINERS = (list, dict, set, bytearray, tuple)
+
+
+class Change(NamedTuple):
+    """A change that outlives the call.
+
+    Attributes:
+        what: What is changed, in words.
+        function: The function that does it.
+        line: The line of its file, 0 where that is not known.
+    """
+
+    what: str
+    function: str
+    line: int
+
+    def __str__(self) -> str:
+        where = f" (line {self.line})" if self.line else ""
+        return f"{self.function}{where} {self.what}"
+
+
+def find_change(function: object) -> Change | None:
+    """Return a change that `function` may make to what outlives its call, or None if it makes none.
+
+    >>> total = 0
+    >>> def add(number: int) -> int:
+    ...     return number + 1
+    >>> find_change(abs) is None
+    True
+    """
+    return _Search().of_callable(function, 0)
+
+
+class _Lasting(NamedTuple):
+    """Something that outlives the call: in words, and itself where that is known."""
+
+    words: str
+    value: object = None
+
+    def part(self) -> _Lasting | None:
+        """What leads on from it; None where all that is in it is constant."""
+        if isinstance(self.value, _CONTAINERS) and _holds_constants(self.value):
+            return None
+        return _Lasting(self.words)
+
+
+class _Search:
+    def __init__(self) -> None:
+        self._seen: set[object] = set()
+
+    def of_callable(self, function: object, depth: int) -> Change | None:
+        if isinstance(function, functools.partial):
+            # What is bound travels with each call: a change of it is lost.
+            bound: functools.partial[Any] = function
+            values = [*bound.args, *bound.keywords.values()]
+            kept = next((value for value in values if _can_change(value)), None)
+            change = self.of_callable(bound.func, depth)
+            if change is None and kept is not None and not _is_plain_callable(bound.func):
+                return None
+            return change
+        if isinstance(function, types.MethodType):
+            owner = function.__self__
+            return self._of_function(function.__func__, depth, {} if isinstance(owner, type) else {0: owner})
+        if isinstance(function, types.FunctionType):
+            return self._of_function(function, depth, {})
+        if isinstance(function, types.BuiltinMethodType | types.MethodWrapperType):
+            owner = getattr(function, "__self__", None)
+            if owner is not None and _can_change(owner) and function.__name__ not in _LOOKING:
+                return Change(f"may change the {type(owner).__name__} that it is a method of", function.__name__, 0)
+            return None
+        if isinstance(function, type):
+            made = function.__dict__.get("__init__")
+            # What a class makes is new: its `self` may be changed.
+            return self._of_function(made, depth, {}) if isinstance(made, types.FunctionType) else None
+        call = getattr(type(function), "__call__", None)
+        if isinstance(call, types.FunctionType):
+            return self._of_function(call, depth, {0: function})
+        return None  # C code of a library, which keeps no state of the program
+
+    def _of_function(self, function: object, depth: int, owners: dict[int, object]) -> Change | None:
+        function = inspect.unwrap(function) if callable(function) else function
+        if not isinstance(function, types.FunctionType) or function in self._seen or depth > _DEPTH:
+            return None
+        self._seen.add(function)
+        tree = _tree(function)
+        if tree is None:
+            return _by_code(function)
+        outer = inspect.getclosurevars(function)
+        known: dict[str, object] = {**outer.globals, **outer.nonlocals}
+        reader = _Reader(function, known, self, depth)
+        arguments = [*tree.args.posonlyargs, *tree.args.args]
+        for at in owners:
+            if at < len(arguments):
+                reader.lasting[arguments[at].arg] = _Lasting(f"`{arguments[at].arg}`, which it is a method of")
+        for statement in tree.body if isinstance(tree.body, list) else [ast.Expr(tree.body)]:
+            reader.visit(statement)
+        return reader.change
+
+
+def _can_change(value: object) -> bool:
+    """Whether something can be changed in place, as far as we can tell."""
+    if isinstance(value, _CONSTANT) or isinstance(value, type) or inspect.isroutine(value):
+        return False
+    if isinstance(value, tuple):
+        items: tuple[object, ...] = value
+        return any(_can_change(item) for item in items)
+    return True
+
+
+_MOST_LOOKED_AT = 10_000
+
+
+def _holds_constants(container: Any) -> bool:
+    """Whether all that is in a builtin container is constant, as far as so many items tell."""
+    if isinstance(container, bytearray):
+        return True
+    if len(container) > _MOST_LOOKED_AT:
+        return False
+    items: list[object] = [*container, *container.values()] if isinstance(container, dict) else list(container)
+    return not any(_can_change(item) for item in items)
+
+
+def _is_plain_callable(value: object) -> bool:
+    return isinstance(value, types.FunctionType | types.BuiltinFunctionType | type)
+
+
+def _by_code(function: types.FunctionType) -> Change | None:
+    """Without a source: what it stores into by name, and whether it reaches anything that can be changed."""
+    import dis
+
+    for instruction in dis.get_instructions(function):
+        if instruction.opname in ("STORE_GLOBAL", "DELETE_GLOBAL"):
+            return Change(f"sets the global `{instruction.argval}`", function.__qualname__, 0)
+        if (
+            instruction.opname in ("STORE_DEREF", "DELETE_DEREF")
+            and instruction.argval in function.__code__.co_freevars
+        ):
+            return Change(f"sets `{instruction.argval}` of a function around it", function.__qualname__, 0)
+    outer = inspect.getclosurevars(function)
+    for name, value in (*outer.globals.items(), *outer.nonlocals.items()):
+        if _can_change(value):
+            return Change(f"reaches `{name}`, and its source is not to be had", function.__qualname__, 0)
+    return None
+
+
+def _tree(function: types.FunctionType) -> ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda | None:
+    """The function's own node of its source; None where it is not to be had, or is not sure to be this function's."""
+    try:
+        lines, first = inspect.getsourcelines(function)
+        tree = ast.parse(textwrap.dedent("".join(lines)))
+    except (OSError, TypeError, SyntaxError, ValueError):
+        return None
+    found = [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        and getattr(node, "name", "<lambda>") == function.__code__.co_name
+        and _argument_names(node.args) == function.__code__.co_varnames[: len(_argument_names(node.args))]
+    ]
+    if len(found) != 1:
+        return None  # several lambdas on a line: which of them it is nobody says
+    ast.increment_lineno(tree, first - 1)
+    return found[0]
+
+
+def _argument_names(arguments: ast.arguments) -> tuple[str, ...]:
+    each = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs, arguments.vararg, arguments.kwarg]
+    return tuple(argument.arg for argument in each if argument is not None)
+
+
+class _Reader(ast.NodeVisitor):
+    """Follows the names of a function that lead to what outlives its call."""
+
+    def __init__(self, function: types.FunctionType, known: dict[str, object], search: _Search, depth: int) -> None:
+        self.change: Change | None = None
+        self.lasting = {name: _Lasting(f"`{name}`", value) for name, value in known.items() if _can_change(value)}
+        self._known = known
+        self._function = function
+        self._search = search
+        self._depth = depth
+        self._declared: set[str] = set()
+
+    def visit(self, node: ast.AST) -> None:
+        """Read on, until a change is found."""
+        if self.change is None:
+            super().visit(node)
+
+    def _found(self, what: str, node: ast.AST) -> None:
+        if self.change is None:
+            self.change = Change(what, self._function.__qualname__, getattr(node, "lineno", 0))
+
+    def _root(self, node: ast.AST) -> _Lasting | None:
+        """What an expression leads to that outlives the call."""
+        match node:
+            case ast.Name(id=name):
+                return self.lasting.get(name)
+            case ast.Attribute(value=inner) | ast.Subscript(value=inner) | ast.Starred(value=inner):
+                return self._part(inner)
+            case ast.Call(func=ast.Attribute(value=inner)):
+                return self._part(inner)  # what a method returns may be a part of its object
+            case ast.NamedExpr(value=inner) | ast.Await(value=inner):
+                return self._root(inner)
+            case ast.IfExp(body=body, orelse=orelse):
+                return self._root(body) or self._root(orelse)
+            case ast.BoolOp(values=values) | ast.Tuple(elts=values) | ast.List(elts=values):
+                return next((root for value in values if (root := self._root(value))), None)
+            case _:
+                return None
+
+    def _part(self, node: ast.AST) -> _Lasting | None:
+        whole = self._root(node)
+        return None if whole is None else whole.part()
+
+    # ---- names
+
+    def visit_Global(self, node: ast.Global) -> None:
+        self._declared.update(node.names)
+
+    def visit_Nonlocal(self, node: ast.Nonlocal) -> None:
+        self._declared.update(node.names)
+
+    def _store(self, target: ast.expr, root: _Lasting | None) -> None:
+        match target:
+            case ast.Name(id=name):
+                if name in self._declared:
+                    self._found(f"sets `{name}`, which is not its own", target)
+                elif root is not None:
+                    self.lasting[name] = root
+                # A name that once leads out is taken to do so for ever: branches are not told apart.
+            case ast.Attribute(value=inner) | ast.Subscript(value=inner):
+                if (owner := self._root(inner)) is not None:
+                    self._found(f"changes {owner.words}", target)
+            case ast.Tuple(elts=parts) | ast.List(elts=parts):
+                for part in parts:
+                    self._store(part, root)
+            case ast.Starred(value=inner):
+                self._store(inner, root)
+            case _:
+                pass
+
+    def visit_Assign(self, node: ast.Assign) -> None:
+        self.visit(node.value)
+        for target in node.targets:
+            self._store(target, self._root(node.value))
+
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> None:
+        if node.value is not None:
+            self.visit(node.value)
+            self._store(node.target, self._root(node.value))
+
+    def visit_AugAssign(self, node: ast.AugAssign) -> None:
+        self.visit(node.value)
+        if isinstance(node.target, ast.Name) and (owner := self._root(node.target)) is not None:
+            self._found(f"changes {owner.words}", node)  # in place, if it is a container
+        self._store(node.target, None)
+
+    def visit_NamedExpr(self, node: ast.NamedExpr) -> None:
+        self.visit(node.value)
+        self._store(node.target, self._root(node.value))
+
+    def visit_Delete(self, node: ast.Delete) -> None:
+        for target in node.targets:
+            self._store(target, None)
+
+    def _loop(self, node: ast.For | ast.AsyncFor) -> None:
+        self.visit(node.iter)
+        self._store(node.target, self._part(node.iter))
+        for statement in (*node.body, *node.orelse):
+            self.visit(statement)
+
+    visit_For = _loop
+    visit_AsyncFor = _loop
+
+    def visit_comprehension(self, node: ast.comprehension) -> None:
+        self.visit(node.iter)
+        self._store(node.target, self._part(node.iter))
+        for condition in node.ifs:
+            self.visit(condition)
+
+    def _comprehend(self, node: Any) -> None:
+        for generator in node.generators:
+            self.visit(generator)
+        self.generic_visit(node)
+
+    visit_ListComp = _comprehend
+    visit_SetComp = _comprehend
+    visit_DictComp = _comprehend
+    visit_GeneratorExp = _comprehend
+
+    def _with(self, node: ast.With | ast.AsyncWith) -> None:
+        for item in node.items:
+            self.visit(item.context_expr)
+            if (owner := self._root(item.context_expr)) is not None:
+                self._found(f"enters {owner.words}", item.context_expr)  # a lock, a file, a connection
+            if item.optional_vars is not None:
+                self._store(item.optional_vars, self._root(item.context_expr))
+        for statement in node.body:
+            self.visit(statement)
+
+    visit_With = _with
+    visit_AsyncWith = _with
+
+    # ---- functions within, which see the same names
+
+    def _inner(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
+        for statement in node.body:
+            self.visit(statement)
+
+    visit_FunctionDef = _inner
+    visit_AsyncFunctionDef = _inner
+
+    # ---- calls
+
+    def visit_Call(self, node: ast.Call) -> None:
+        given = [*node.args, *(keyword.value for keyword in node.keywords)]
+        for value in (node.func, *given):
+            self.visit(value)
+        handed = next((root for value in given if (root := self._root(value))), None)
+        match node.func:
+            case ast.Attribute(value=inner, attr=name):
+                owner = self._root(inner)
+                if owner is not None and name not in _LOOKING:
+                    self._found(f"calls `{name}` of {owner.words}", node)
+                elif (
+                    owner is None and handed is not None and isinstance(inner, ast.Name) and inner.id not in self._known
+                ):
+                    self.lasting[inner.id] = handed  # a container of its own has it now
+                else:
+                    self._called(self._value(node.func), handed, node)
+            case ast.Name():
+                self._called(self._value(node.func), handed, node)
+            case _:
+                if handed is not None:
+                    self._found(f"hands {handed.words} to something that it calls", node)
+
+    def _value(self, node: ast.AST) -> object:
+        """What a name or a dotted name of the program stands for; None if that is not known."""
+        match node:
+            case ast.Name(id=name):
+                return self._known.get(name, getattr(builtins, name, None))
+            case ast.Attribute(value=inner, attr=name):
+                owner = self._value(inner)
+                return getattr(owner, name, None) if isinstance(owner, types.ModuleType | type) else None
+            case _:
+                return None
+
+    def _called(self, called: object, handed: _Lasting | None, node: ast.Call) -> None:
+        if handed is not None:
+            if not _only_looks(called):
+                self._found(f"hands {handed.words} to `{ast.unparse(node.func)}`", node)
+                return
+        if called is not None and _is_the_programs(called):
+            self.change = self.change or self._search.of_callable(called, self._depth + 1)
+
+
+def _only_looks(called: object) -> bool:
+    """Whether a function of the interpreter or of its library changes nothing that it is given."""
+    name, module = getattr(called, "__name__", None), getattr(called, "__module__", None)
+    if module == "builtins":
+        return name in _LOOK and getattr(builtins, name, None) is called
+    return (module or "").partition(".")[0] in _LOOKING_MODULES
+
+
+def _is_the_programs(called: object) -> bool:
+    """Whether a callable is Python code that is neither the standard library's nor an installed package's."""
+    module = inspect.getmodule(called)
+    file = getattr(module, "__file__", None) or ""
+    if file:
+        import sysconfig
+
+        paths = sysconfig.get_paths()
+        if file.startswith((paths["stdlib"], paths["purelib"], paths["platlib"])):
+            return False
+    return isinstance(called, types.FunctionType | types.MethodType | functools.partial | type)
