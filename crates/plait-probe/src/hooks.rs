@@ -13,15 +13,18 @@
 use std::ffi::{CStr, c_int, c_void};
 use std::fmt;
 use std::io;
+use std::sync::OnceLock;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 
+use plait_shm::guarded::Guarded;
 use plait_sys::loader;
 
 use crate::elf;
 use crate::gil::Gil;
 use crate::memory::Memory;
 use crate::meter::{self, Did};
+use crate::tally;
 
 /// Why there are no hooks.
 #[derive(Debug)]
@@ -64,14 +67,20 @@ static REAL: [AtomicUsize; 3] = [const { AtomicUsize::new(0) }; 3];
 static COND: AtomicUsize = AtomicUsize::new(0);
 static SWITCH_COND: AtomicUsize = AtomicUsize::new(0);
 
+#[inline]
+fn seen(did: Did) {
+    meter::event(did);
+    tally::event(did);
+}
+
 // These are "C-unwind" and have nothing to drop, since a thread may be cancelled or ended within a wait.
 
 unsafe extern "C-unwind" fn signal(cond: *mut c_void) -> c_int {
     let address = cond as usize;
     if address == COND.load(Relaxed) {
-        meter::event(Did::LetGo);
+        seen(Did::LetGo);
     } else if address == SWITCH_COND.load(Relaxed) {
-        meter::event(Did::Take);
+        seen(Did::Take);
     }
     // SAFETY: the C library's function of that name, which has this type; the caller's arguments.
     unsafe { std::mem::transmute::<usize, Wake>(REAL[0].load(Relaxed))(cond) }
@@ -79,7 +88,7 @@ unsafe extern "C-unwind" fn signal(cond: *mut c_void) -> c_int {
 
 unsafe extern "C-unwind" fn timed_wait(cond: *mut c_void, mutex: *mut c_void, until: *const c_void) -> c_int {
     if cond as usize == COND.load(Relaxed) {
-        meter::event(Did::Wait);
+        seen(Did::Wait);
     }
     // SAFETY: as above.
     unsafe { std::mem::transmute::<usize, TimedWait>(REAL[1].load(Relaxed))(cond, mutex, until) }
@@ -89,20 +98,24 @@ unsafe extern "C-unwind" fn wait(cond: *mut c_void, mutex: *mut c_void) -> c_int
     // Who was made to let go waits until somebody else has taken it.
     let forced = cond as usize == SWITCH_COND.load(Relaxed);
     if forced {
-        meter::event(Did::WaitForOther);
+        seen(Did::WaitForOther);
     } else if cond as usize == COND.load(Relaxed) {
-        meter::event(Did::Wait);
+        seen(Did::Wait);
     }
     // SAFETY: as above.
     let result = unsafe { std::mem::transmute::<usize, Wait>(REAL[2].load(Relaxed))(cond, mutex) };
     if forced {
         // It may want it again at once, or have wanted to let go.
-        meter::event(Did::OtherHasIt);
+        seen(Did::OtherHasIt);
     }
     result
 }
 
+/// Those of this program's interpreter, which stay: without a meter and a tally they pass calls on.
+static KEPT: OnceLock<Guarded<Option<Hooks>>> = OnceLock::new();
+
 /// Slots that point here until this is dropped.
+#[derive(Debug)]
 pub(crate) struct Hooks {
     /// Each slot, what it had, and what it has now.
     slots: Vec<(usize, usize, usize)>,
@@ -143,6 +156,19 @@ impl Hooks {
         COND.store(gil.cond(), Relaxed);
         SWITCH_COND.store(gil.switch_cond(), Relaxed);
         Ok(hooks)
+    }
+
+    /// Hooks it for as long as the process lives, if that was not done before.
+    ///
+    /// # Safety
+    /// As of [`install`](Self::install).
+    pub(crate) unsafe fn keep(gil: &Gil, function: usize) -> Result<(), Refused> {
+        let mut kept = KEPT.get_or_init(Guarded::default).lock();
+        if kept.is_none() {
+            // SAFETY: the caller's promise.
+            *kept = Some(unsafe { Hooks::install(gil, function) }?);
+        }
+        Ok(())
     }
 
     /// # Safety

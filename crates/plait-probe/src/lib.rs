@@ -4,9 +4,7 @@
 //! |---|---|
 //! | [`gil`] | where the GIL's structure lies: per-version offsets as data |
 //! | [`hooks`] | every taking and letting go of the GIL |
-//! | [`layout`] | where frames, code and texts lie: per-version offsets as data |
-//! | [`stack`] | threads of Python and their stacks, read from memory |
-//! | [`target`] | the interpreter in another process |
+//! | [`tally`] | how long a thread has held the GIL, for who decides while the program runs |
 //! | [`proc`] | what `/proc` says of threads |
 //! | [`calls`] | what a thread waits for, by its system call |
 //! | [`layout`] | where frames, code and texts lie: per-version offsets as data |
@@ -33,4 +31,5 @@ pub mod proc;
 pub mod stack;
 pub mod stacks;
 mod symbols;
+pub mod tally;
 pub mod target;

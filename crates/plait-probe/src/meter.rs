@@ -204,7 +204,7 @@ pub(crate) enum Did {
 }
 
 impl Did {
-    fn doing(self) -> Doing {
+    pub(crate) fn doing(self) -> Doing {
         match self {
             Did::Take => Doing::Holds,
             Did::LetGo | Did::OtherHasIt => Doing::Free,

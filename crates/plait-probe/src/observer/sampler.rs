@@ -45,7 +45,7 @@ enum GilSource {
     /// There is none, or it was not found.
     None,
     /// Every event, in this session of the meters.
-    Hooks { hooks: Hooks, gil: Gil, session: u32 },
+    Hooks { gil: Gil, session: u32 },
     /// Its holder and who waits, at each look.
     Looks(Gil),
 }
@@ -236,12 +236,12 @@ impl Sampler {
         let why = if self.settings.hooks {
             // SAFETY: the caller of `start` says that it is the GIL of the interpreter which has that function, and an interpreter is
             // not unloaded.
-            match unsafe { Hooks::install(&gil, function) } {
-                Ok(hooks) => {
+            match unsafe { Hooks::keep(&gil, function) } {
+                Ok(()) => {
                     self.event_cost = meter::cost();
                     self.began = monotonic_ns();
                     let session = meter::begin(self.began, &self.list);
-                    self.gil = GilSource::Hooks { hooks, gil, session };
+                    self.gil = GilSource::Hooks { gil, session };
                     self.method("gil", "condition variables", true, "");
                     return;
                 }
@@ -676,14 +676,13 @@ impl Sampler {
         }
     }
 
-    /// Takes the hooks out, and writes what is left.
+    /// Ends the meters' session, and writes what is left.
     fn finish(mut self) {
         let now = monotonic_ns();
         self.take_switches(u64::MAX);
-        if let GilSource::Hooks { hooks, session, .. } = std::mem::replace(&mut self.gil, GilSource::None) {
+        if let GilSource::Hooks { session, .. } = std::mem::replace(&mut self.gil, GilSource::None) {
             self.take_meters(session, now);
             meter::end();
-            drop(hooks);
         }
         for thread in self.threads.values_mut() {
             let open = thread

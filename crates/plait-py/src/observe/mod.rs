@@ -8,6 +8,7 @@
 //! | `load` | profiles as dicts |
 //! | `loops` | classes of loops, looked at while a profile runs |
 //! | `observer` | its beginning and end |
+//! | `tally` | what a thread's time went to, for those who decide while the program runs |
 
 mod awaited;
 mod coroutine;
@@ -15,6 +16,7 @@ mod journal;
 mod load;
 mod loops;
 mod observer;
+mod tally;
 
 use coroutine::UNNUMBERED;
 pub(crate) use coroutine::{ObservedCoroutine, handed_over, is_step};
@@ -40,5 +42,9 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(observer::observe_forked, module)?)?;
     module.add_function(wrap_pyfunction!(observer::observe_thread, module)?)?;
     module.add_function(wrap_pyfunction!(observer::observe_method, module)?)?;
+    module.add_function(wrap_pyfunction!(tally::gil_is_on, module)?)?;
+    module.add_function(wrap_pyfunction!(tally::gil_tally, module)?)?;
+    module.add_function(wrap_pyfunction!(tally::thread_ready_ns, module)?)?;
+    module.add_function(wrap_pyfunction!(tally::thread_usage, module)?)?;
     module.add_function(wrap_pyfunction!(observer::observe_pooled, module)?)
 }

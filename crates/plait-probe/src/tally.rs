@@ -1,0 +1,229 @@
+//! How long a thread has held the GIL, and waited for it, since it began to count: for who decides while the program runs.
+//!
+//! A thread's tally is written by that thread alone, from within the interpreter's own calls; others may read it at any time, and see what was
+//! true a moment ago. Only threads that have asked for their tally have one.
+
+use std::cell::Cell;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU32, AtomicU64};
+
+use plait_shm::guarded::Guarded;
+use plait_sys::time::monotonic_ns;
+use plait_sys::{fork, thread};
+use plait_trace::record::Tid;
+
+use crate::gil::Gil;
+use crate::hooks::{Hooks, Refused};
+use crate::meter::{Did, Doing};
+
+/// Times of a thread, in nanoseconds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Times {
+    /// It held the GIL.
+    pub held: u64,
+    /// It waited for it.
+    pub wanted: u64,
+}
+
+/// One thread's.
+struct Tally {
+    tid: AtomicU32,
+    generation: AtomicU32,
+    doing: AtomicU32,
+    since: AtomicU64,
+    held: AtomicU64,
+    wanted: AtomicU64,
+}
+
+static TALLIES: std::sync::OnceLock<Guarded<Vec<&'static Tally>>> = std::sync::OnceLock::new();
+
+fn tallies() -> &'static Guarded<Vec<&'static Tally>> {
+    TALLIES.get_or_init(Guarded::default)
+}
+
+thread_local! {
+    /// That of this thread. Without a destructor, so that it can be used for as long as the thread has anything to do with the GIL.
+    static MINE: Cell<Option<&'static Tally>> = const { Cell::new(None) };
+    /// Frees it for another thread when this one ends.
+    static LEASE: Lease = const { Lease };
+}
+
+struct Lease;
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if let Some(tally) = MINE.take() {
+            tally.tid.store(0, Relaxed);
+        }
+    }
+}
+
+/// Threads that ask for their times have them.
+#[derive(Clone, Copy, Debug)]
+pub struct Tallies(());
+
+impl Tallies {
+    /// Begins to count in the interpreter that has `function` somewhere in its code.
+    ///
+    /// # Safety
+    /// `gil` is that interpreter's, and the interpreter stays loaded.
+    ///
+    /// # Errors
+    /// Its events cannot be seen.
+    pub unsafe fn start(gil: &Gil, function: usize) -> Result<Tallies, Refused> {
+        // SAFETY: the caller's promise.
+        unsafe { Hooks::keep(gil, function) }?;
+        Ok(Tallies(()))
+    }
+
+    /// The calling thread's times, which holds the GIL: from the first time that it asks.
+    #[must_use]
+    pub fn mine(self) -> Times {
+        match MINE
+            .get()
+            .filter(|tally| tally.generation.load(Relaxed) == fork::generation())
+        {
+            Some(tally) => tally.times(monotonic_ns()),
+            None => {
+                begin();
+                Times::default()
+            }
+        }
+    }
+
+    /// Those of another thread, if it has asked for them.
+    #[must_use]
+    pub fn of(self, tid: Tid) -> Option<Times> {
+        let now = monotonic_ns();
+        let tallies = tallies().lock();
+        let tally = tallies.iter().find(|tally| tally.tid.load(Relaxed) == tid)?;
+        Some(tally.times(now))
+    }
+}
+
+#[cold]
+fn begin() {
+    let tid = thread::number();
+    let tally = {
+        let mut tallies = tallies().lock();
+        let free = tallies.iter().find(|tally| tally.tid.load(Relaxed) == 0).copied();
+        let tally = free.unwrap_or_else(|| {
+            let tally: &'static Tally = Box::leak(Box::new(Tally::new()));
+            tallies.push(tally);
+            tally
+        });
+        tally.begin(tid, monotonic_ns());
+        tally
+    };
+    MINE.set(Some(tally));
+    // Where the thread is ending already, its tally is nobody else's any more.
+    let _ = LEASE.try_with(|_| ());
+}
+
+/// The calling thread did this.
+#[inline]
+pub(crate) fn event(did: Did) {
+    if let Some(tally) = MINE.get() {
+        tally.turn(did);
+    }
+}
+
+impl Tally {
+    const fn new() -> Self {
+        Self {
+            tid: AtomicU32::new(0),
+            generation: AtomicU32::new(0),
+            doing: AtomicU32::new(0),
+            since: AtomicU64::new(0),
+            held: AtomicU64::new(0),
+            wanted: AtomicU64::new(0),
+        }
+    }
+
+    fn begin(&self, tid: Tid, now: u64) {
+        self.held.store(0, Relaxed);
+        self.wanted.store(0, Relaxed);
+        self.since.store(now, Relaxed);
+        self.doing.store(Doing::Holds as u32, Relaxed);
+        self.generation.store(fork::generation(), Relaxed);
+        self.tid.store(tid, Relaxed);
+    }
+
+    #[inline]
+    fn turn(&self, did: Did) {
+        let (was, doing) = (self.doing.load(Relaxed), did.doing() as u32);
+        if was != doing {
+            self.turn_at(was, doing, monotonic_ns());
+        }
+    }
+
+    #[inline]
+    fn turn_at(&self, was: u32, doing: u32, now: u64) {
+        let length = now.saturating_sub(self.since.load(Relaxed));
+        if let Some(sum) = self.sum(was) {
+            sum.store(sum.load(Relaxed) + length, Relaxed);
+        }
+        self.since.store(now, Relaxed);
+        self.doing.store(doing, Relaxed);
+    }
+
+    fn sum(&self, doing: u32) -> Option<&AtomicU64> {
+        if doing == Doing::Holds as u32 {
+            Some(&self.held)
+        } else if doing == Doing::Wants as u32 {
+            Some(&self.wanted)
+        } else {
+            None
+        }
+    }
+
+    fn times(&self, now: u64) -> Times {
+        let (doing, since) = (self.doing.load(Relaxed), self.since.load(Relaxed));
+        let mut times = Times {
+            held: self.held.load(Relaxed),
+            wanted: self.wanted.load(Relaxed),
+        };
+        let open = now.saturating_sub(since);
+        if doing == Doing::Holds as u32 {
+            times.held += open;
+        } else if doing == Doing::Wants as u32 {
+            times.wanted += open;
+        }
+        times
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_summed_by_what_the_thread_did_and_what_it_does_counts_too() {
+        let tally = Tally::new();
+        tally.begin(7, 1000);
+        let (holds, wants, free) = (Doing::Holds as u32, Doing::Wants as u32, Doing::Free as u32);
+        tally.turn_at(holds, free, 1100);
+        tally.turn_at(free, wants, 1500);
+        tally.turn_at(wants, holds, 1530);
+        assert_eq!(tally.times(1600), Times { held: 170, wanted: 30 });
+        tally.turn_at(holds, wants, 1600);
+        assert_eq!(tally.times(1650), Times { held: 170, wanted: 80 });
+    }
+
+    #[test]
+    fn the_tally_of_a_thread_that_has_ended_goes_to_another() {
+        let mine = || {
+            std::thread::spawn(|| {
+                begin();
+                MINE.get()
+                    .map(|tally| (std::ptr::from_ref(tally) as usize, tally.tid.load(Relaxed)))
+            })
+            .join()
+            .expect("it ends")
+            .expect("it has one")
+        };
+        let ((first, one), (second, other)) = (mine(), mine());
+        assert_eq!(first, second);
+        assert_ne!(one, other);
+    }
+}

@@ -1,0 +1,71 @@
+//! What a thread's time went to, asked by those who decide while the program runs.
+
+use std::cell::RefCell;
+use std::fs::File;
+
+use plait_probe::observer::Interpreter;
+use plait_probe::proc::{Scheduled, Tasks, read_at};
+use plait_probe::tally::Tallies;
+use plait_sys::thread;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+
+use crate::gil;
+
+/// None where the GIL's events cannot be seen, or there is no GIL.
+fn tallies(py: Python<'_>) -> Option<Tallies> {
+    static TALLIES: PyOnceLock<Option<Tallies>> = PyOnceLock::new();
+    *TALLIES.get_or_init(py, || match gil::interpreter(py).0 {
+        // SAFETY: they are this interpreter's, which is not unloaded.
+        Interpreter::Gil { gil, function } => unsafe { Tallies::start(&gil, function) }.ok(),
+        Interpreter::Unknown | Interpreter::FreeThreaded => None,
+    })
+}
+
+/// Nanoseconds that this thread has held the GIL, and waited for it, since it first asked; None where that cannot be seen.
+#[pyfunction]
+pub(crate) fn gil_tally(py: Python<'_>) -> Option<(u64, u64)> {
+    let times = tallies(py)?.mine();
+    Some((times.held, times.wanted))
+}
+
+/// Nanoseconds that a thread of this process was on a core, and ready without one, and those of its `gil_tally`, -1 where it has none.
+/// None when there is no such thread.
+#[pyfunction]
+pub(crate) fn thread_usage(py: Python<'_>, tid: u32) -> Option<(u64, u64, i64, i64)> {
+    let mut buffer = Vec::new();
+    let Scheduled { on_cpu, ready, .. } = Scheduled::parse(Tasks::own().read(tid, "schedstat", &mut buffer).ok()?)?;
+    let (held, wanted) = match tallies(py).and_then(|tallies| tallies.of(tid)) {
+        Some(times) => (times.held as i64, times.wanted as i64),
+        None => (-1, -1),
+    };
+    Some((on_cpu, ready, held, wanted))
+}
+
+/// Nanoseconds that this thread was ready without a core; 0 where the kernel does not tell.
+#[pyfunction]
+pub(crate) fn thread_ready_ns() -> u64 {
+    thread_local! {
+        /// The thread that it is of, and its figures.
+        static MINE: RefCell<Option<(u32, File)>> = const { RefCell::new(None) };
+    }
+    let tid = thread::number();
+    MINE.with_borrow_mut(|mine| {
+        if mine.as_ref().is_none_or(|&(of, _)| of != tid) {
+            *mine = Tasks::own().open(tid, "schedstat").ok().map(|file| (tid, file));
+        }
+        let mut buffer = Vec::new();
+        let (_, file) = mine.as_ref()?;
+        Some(Scheduled::parse(read_at(file, &mut buffer).ok()?)?.ready)
+    })
+    .unwrap_or(0)
+}
+
+/// Whether threads take turns: there is a GIL, and it is on.
+#[pyfunction]
+pub(crate) fn gil_is_on(py: Python<'_>) -> PyResult<bool> {
+    match py.import("sys")?.getattr_opt("_is_gil_enabled")? {
+        Some(enabled) => enabled.call0()?.extract(),
+        None => Ok(true),
+    }
+}
