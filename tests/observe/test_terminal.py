@@ -187,6 +187,15 @@ def test_figures() -> None:
     assert figure("cores_used", 0.2134) == ("cores used", "0.21")
 
 
+def test_what_has_no_name_is_called_by_its_place() -> None:
+    profile = a_profile()
+    profile["blocked"][0]["callback"] = ""
+    profile["threads"][0]["waits"] = [{"kind": "", "call": "", "target": "", "count": 1, "time": 99.0}]
+    text = terminal.render(profile)
+    assert "\n  render_page shop/views.py:131  " in text
+    assert "\n  not known, MainThread  " in text
+
+
 def test_a_profile_from_a_file_without_lanes_reads_the_same() -> None:
     profile = a_profile()
     text = terminal.render(profile)

@@ -45,7 +45,7 @@ class Timeline {
       if (!record) continue;
       const last = first + count;
       const spans = new Spans(start.subarray(first, last), length.subarray(first, last), state.subarray(first, last));
-      lanes[kind].push({ kind, index, record, pid: record.pid, name: record.name || record.function || `${kind} ${record.tid ?? record.id}`, spans, note: note.subarray(first, last), heights: HEIGHTS, order: ORDER });
+      lanes[kind].push({ kind, index, record, pid: record.pid, name: [record.name, record.function].filter(Boolean).join(" ") || `${kind} ${record.tid ?? record.id}`, spans, note: note.subarray(first, last), heights: HEIGHTS, order: ORDER });
     }
     const pids = new Set([...profile.processes.map((each) => each.pid), ...lanes.thread.map((each) => each.pid), ...lanes.task.map((each) => each.pid)]);
     for (const pid of pids) {

@@ -111,7 +111,7 @@ function tables() {
     time("longest step", "longest_step", "How long it kept the loop from everything else"),
   ], 2);
   table("blocked", blocked, [
-    ["callback", "name", (each) => [each.callback, each.file ? `${shortPath(each.file)}:${each.line}` : "", `${each.file}:${each.line}`]],
+    ["callback", "name", (each) => [each.callback || each.function || "not known", each.file ? `${shortPath(each.file)}:${each.line}` : "", `${each.file}:${each.line}`]],
     ["function", "text", (each) => each.function],
     ["loop", "text", (each) => each.loop],
     time("from", "start"),

@@ -327,9 +327,8 @@ def _loops(summary: _Summary, profile: ProfileRecord) -> None:
     for index in _worst(lambda index: blocked[index]["time"], len(blocked)):
         each = blocked[index]
         place = f"{each['function']} {short(each['file'])}:{each['line']}" if each["function"] else each["loop"]
-        rows.append(
-            (f"{cut(each['callback'], 28).rstrip()} in {place}", [seconds(each["start"]), seconds(each["time"])])
-        )
+        name = f"{cut(each['callback'], 28).rstrip()} in {place}" if each["callback"] else place
+        rows.append((name, [seconds(each["start"]), seconds(each["time"])]))
     _table(summary, "Blocked the loop", [("from", 10), ("for", 10)], rows, len(blocked))
 
 
