@@ -29,6 +29,8 @@ pub(crate) struct ThreadDigest {
     pub(crate) voluntary: u64,
     pub(crate) forced: u64,
     pub(crate) takes: u64,
+    /// How long it held the GIL.
+    pub(crate) held: u64,
     /// The longest hold: how long, when, and the frame.
     pub(crate) longest: Hold,
     pub(crate) cpu: Histogram,
@@ -155,6 +157,11 @@ fn thread_digest(mut log: ThreadLog, process: (u64, u64), lane: usize, rolling: 
         .fold(0, |takes: u64, blur| takes.saturating_add(u64::from(blur.takes)));
     let held = log.gil.iter().filter(|span| span.what == What::Held).count() as u64;
     done.takes = base.takes.saturating_add(held).saturating_add(blurred);
+    done.held = base
+        .times
+        .of(State::OnCpuGil)
+        .saturating_add(base.times.of(State::GilHeldOffCpu))
+        .saturating_add(held_since(&log, detail));
     done.longest = holds(&log, detail, &mut done.frames);
     if base.longest > done.longest.length {
         done.longest = Hold {
@@ -215,6 +222,20 @@ fn cut(done: &mut ThreadDigest, log: &ThreadLog, detail: u64, lane: usize) {
     let mut ordered: Vec<_> = notes.into_iter().collect();
     ordered.sort_by_key(|&(_, note)| note);
     done.notes = ordered.into_iter().map(|(key, _)| key).collect();
+}
+
+/// How long the GIL was held from a time on.
+fn held_since(log: &ThreadLog, detail: u64) -> u64 {
+    let held = log
+        .gil
+        .iter()
+        .filter(|span| span.to > detail)
+        .map(|span| match span.what {
+            What::Held => span.to - span.from.max(detail),
+            What::Blurred(index) => log.blurs[index as usize].held.min(span.to - span.from.max(detail)),
+            What::Wanted | What::Free => 0,
+        });
+    held.fold(0, u64::saturating_add)
 }
 
 /// The longest hold, and for each frame the longest stretch of one that it was seen in without another between.

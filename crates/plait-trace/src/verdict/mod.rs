@@ -118,6 +118,8 @@ struct Figures {
     running_share: f64,
     /// Threads that wanted to run for a tenth of the time.
     busy_threads: f64,
+    /// Processes of which that is true.
+    busy_processes: u32,
 }
 
 fn seconds(nanoseconds: u64) -> f64 {
@@ -125,7 +127,8 @@ fn seconds(nanoseconds: u64) -> f64 {
 }
 
 fn share(part: f64, whole: f64) -> f64 {
-    if whole > 0.0 { part / whole } else { 0.0 }
+    // A sum of nothing is minus zero.
+    if whole > 0.0 { part / whole + 0.0 } else { 0.0 }
 }
 
 fn active(times: &Times) -> f64 {
@@ -189,13 +192,13 @@ impl Figures {
         let wall = seconds(profile.wall);
         let wanted = active(&times);
         let contended = seconds(waiting_for_turn);
-        let of_process = |pid, state| {
-            let threads = profile.threads.iter().filter(move |thread| thread.pid == pid);
-            threads.map(|thread| seconds(thread.times.of(state))).sum::<f64>()
-        };
-        let busy = profile.processes.iter().map(|process| {
-            let held = of_process(process.pid, State::OnCpuGil) + of_process(process.pid, State::GilHeldOffCpu);
-            share(held, seconds(process.wall))
+        let busy = profile
+            .processes
+            .iter()
+            .map(|process| share(seconds(process.gil_held), seconds(process.wall)));
+        let wanting = profile.processes.iter().filter(|process| {
+            let threads = profile.threads.iter().filter(|thread| thread.pid == process.pid);
+            threads.map(|thread| active(&thread.times)).sum::<f64>() >= 0.1 * wall
         });
         let pool =
             |of: fn(&crate::profile::Pool) -> u64| profile.pools.iter().map(|pool| seconds(of(pool))).sum::<f64>();
@@ -228,7 +231,11 @@ impl Figures {
             wall,
             cores_used: share(seconds(times.on_cpu()), wall),
             gil_busy: busy.fold(0.0, f64::max),
-            gil_share: share(seconds(times.of(State::GilWait)), wanted),
+            // Without the time that had no core: it would have been a wait for the GIL, or a use of it, as the rest was.
+            gil_share: share(
+                seconds(times.of(State::GilWait)),
+                wanted - seconds(times.of(State::Ready)),
+            ),
             ready_share: share(seconds(times.of(State::Ready)), wanted),
             contended,
             lock_share: share(contended, contended + wanted + seconds(times.of(State::IoWait))),
@@ -237,6 +244,7 @@ impl Figures {
             blocked,
             running_share: running.fold(0.0, f64::max),
             busy_threads,
+            busy_processes: wanting.count() as u32,
             times,
         }
     }
@@ -252,32 +260,32 @@ impl Figures {
         if share(self.blocked, self.wall) >= limit::BLOCKED {
             return Verdict::LoopBlocked;
         }
-        let gil = self.gil_busy >= limit::GIL_BUSY && self.of_wall(State::GilWait) >= limit::WAIT;
+        let large = |share: f64, limit: f64, time: f64| {
+            let time = self::share(time, self.wall);
+            if share >= limit && time >= limit::WAIT {
+                share
+            } else {
+                0.0
+            }
+        };
+        let busy = self.gil_busy >= limit::GIL_BUSY;
+        let gil = if busy {
+            large(self.gil_share, limit::GIL, seconds(self.times.of(State::GilWait)))
+        } else {
+            0.0
+        };
+        // Processes each of which uses one core for want of the GIL do not lack cores, unless there are fewer than processes.
+        let enough = gil > 0.0 && self.busy_processes <= profile.cores;
+        let ready = if enough {
+            0.0
+        } else {
+            large(self.ready_share, limit::READY, seconds(self.times.of(State::Ready)))
+        };
+        let lock = large(self.lock_share, limit::LOCK, self.contended);
         let waits = [
-            (
-                Verdict::GilBound,
-                if gil && self.gil_share >= limit::GIL {
-                    self.gil_share
-                } else {
-                    0.0
-                },
-            ),
-            (
-                Verdict::ReadyBound,
-                if self.of_wall(State::Ready) >= limit::WAIT && self.ready_share >= limit::READY {
-                    self.ready_share
-                } else {
-                    0.0
-                },
-            ),
-            (
-                Verdict::LockBound,
-                if share(self.contended, self.wall) >= limit::WAIT && self.lock_share >= limit::LOCK {
-                    self.lock_share
-                } else {
-                    0.0
-                },
-            ),
+            (Verdict::GilBound, gil),
+            (Verdict::ReadyBound, ready),
+            (Verdict::LockBound, lock),
         ];
         if let Some((verdict, _)) = waits
             .into_iter()
