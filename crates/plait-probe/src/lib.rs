@@ -12,6 +12,8 @@
 pub mod calls;
 mod desk;
 mod elf;
+#[cfg(test)]
+mod fake;
 pub mod gil;
 pub mod hooks;
 mod memory;

@@ -674,6 +674,7 @@ impl Sampler {
     fn finish(mut self) {
         let now = monotonic_ns();
         self.take_switches(u64::MAX);
+        let has_gil = self.gil.gil().is_some();
         if let GilSource::Hooks { hooks, session, .. } = std::mem::replace(&mut self.gil, GilSource::None) {
             self.take_meters(session, now);
             meter::end();
@@ -683,7 +684,9 @@ impl Sampler {
             let open = thread
                 .meter
                 .and_then(|meter| settled(thread, meter, self.began, &mut self.batch));
-            thread.write_open(open.as_ref(), now, &mut self.batch);
+            if has_gil {
+                thread.write_open(open.as_ref(), now, &mut self.batch);
+            }
             thread.count_switches(&self.tasks, &mut self.buffer);
             thread.count(&self.tasks, now, &mut self.buffer, &mut self.batch);
         }
