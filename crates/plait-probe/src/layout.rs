@@ -78,7 +78,7 @@ pub(crate) struct Identity {
     pub(crate) to: usize,
     /// Of these, the ones that do change.
     pub(crate) but: (usize, usize),
-    /// Whether a number that is given once is among them. Else the text of the name and the lines are looked at too.
+    /// Whether a number that is given once is among them. Else the texts of its name and file are looked at too.
     pub(crate) numbered: bool,
 }
 

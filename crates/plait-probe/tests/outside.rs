@@ -50,7 +50,10 @@ fn threads_do_what_they_do() {
             let known =
                 [State::OnCpuGil, State::OnCpuReleased, State::GilWait, State::Ready].map(|state| spinner.share(state));
             assert!(known.iter().sum::<f64>() > 0.9, "{python:?}: {spinner:?}");
-            assert!(spinner.cpu > 0.0 && spinner.name == "spin", "{python:?}: {spinner:?}");
+            assert!(
+                spinner.cpu > 0.0 && spinner.name.contains("spin"),
+                "{python:?}: {spinner:?}"
+            );
         }
         let [snoozer] = with_top("snooze")[..] else {
             panic!("{snapshot:#?}")
