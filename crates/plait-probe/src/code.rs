@@ -11,7 +11,7 @@ use std::ops::Range;
 /// Code objects that are remembered; beyond it all are forgotten and read anew.
 const MOST_CODES: usize = 1 << 15;
 /// Functions that are told apart; those beyond it are one.
-const MOST_FUNCTIONS: usize = 1 << 18;
+const MOST_FUNCTIONS: usize = 1 << 16;
 /// No name, file or table of lines is longer, in bytes.
 const MOST_TEXT: usize = 1 << 20;
 /// Stretches that are read as one have no more bytes between them.

@@ -122,6 +122,24 @@ fn a_program_that_ends_is_gone() {
 }
 
 #[test]
+fn threads_of_a_container_are_told_apart() {
+    let Some(python) = interpreters().pop() else { return };
+    let file = format!("{}/tests/programs/busy.py", env!("CARGO_MANIFEST_DIR"));
+    let mut command = Command::new("unshare");
+    command.args(["--pid", "--fork", "--kill-child"]).arg(&python).arg(file);
+    let (program, _) = Program::run(&mut command);
+    let children = format!("/proc/{0}/task/{0}/children", program.pid());
+    let children = std::fs::read_to_string(children).unwrap_or_default();
+    let Some(pid) = children.split_whitespace().next().and_then(|pid| pid.parse().ok()) else {
+        eprintln!("skipped: no name space of processes, or no list of children");
+        return;
+    };
+    let snapshot = observe(pid, 20);
+    let spins = |thread: &&ThreadRow| thread.top.as_ref().is_some_and(|place| place.function.name == "spin");
+    assert_eq!(snapshot.threads.iter().filter(spins).count(), 2, "{snapshot:#?}");
+}
+
+#[test]
 fn another_user_is_told_what_to_do() {
     let Some(python) = interpreters().pop() else { return };
     let (program, _) = Program::start(&python, "busy.py");
