@@ -6,18 +6,30 @@
 //! | [`hooks`] | every taking and letting go of the GIL |
 //! | [`proc`] | what `/proc` says of threads |
 //! | [`calls`] | what a thread waits for, by its system call |
+//! | [`layout`] | where frames, code and texts lie: per-version offsets as data |
+//! | [`stack`] | threads of Python and their stacks, read from memory |
 //! | [`stacks`] | what is asked of a reader of stacks |
+//! | [`target`] | the interpreter in another process |
+//! | [`outside`] | another process and its children, sampled |
 //! | [`observer`] | a thread that writes down what the others do |
 
 pub mod calls;
+mod code;
 mod desk;
 mod elf;
 #[cfg(test)]
 mod fake;
+mod frames;
 pub mod gil;
 pub mod hooks;
+pub mod layout;
+mod lines;
 mod memory;
 mod meter;
 pub mod observer;
+pub mod outside;
 pub mod proc;
+pub mod stack;
 pub mod stacks;
+mod symbols;
+pub mod target;

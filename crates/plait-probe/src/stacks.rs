@@ -14,7 +14,7 @@ pub enum NoStack {
 }
 
 /// A function, as its code says.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Function {
     /// Its name with those of what it stands in.
     pub name: String,

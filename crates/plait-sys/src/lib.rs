@@ -11,6 +11,7 @@
 //! | [`child`]  | pidfd, process groups, what happens to orphans                              |
 //! | [`socket`] | messages with descriptors between two processes (`SOCK_SEQPACKET`)          |
 //! | [`net`]    | sockets: bytes in and out without waiting, new connections                  |
+//! | [`peek`]   | memory of another process, or one's own, where an address may be wrong      |
 //! | [`signal`] | hold signals back in one thread                                             |
 //! | [`cpu`]    | where this thread runs and how many CPUs this process may use               |
 //! | [`limits`] | memory: the limit of a process, what it has used, kills for want of it      |
@@ -45,6 +46,7 @@ pub mod limits;
 pub mod loader;
 pub mod mem;
 pub mod net;
+pub mod peek;
 pub mod perf;
 pub mod poll;
 pub mod robust;

@@ -1,0 +1,297 @@
+//! A process after its threads were cut into states: still in its own numbers of texts and frames.
+
+use std::collections::HashMap;
+
+use crate::burst::Histogram;
+use crate::fold::Options;
+use crate::fold::hold::{self, Hold};
+use crate::fold::log::{Log, Stack, ThreadLog, What};
+use crate::fold::stacks::{FrameSums, Weighed, Weigher};
+use crate::fold::tasks::{self, Tasks};
+use crate::fold::timeline::{self, Segment};
+use crate::fold::waits::{Key, Sum};
+use crate::lane::{Lane, LaneBuilder, NO_NOTE};
+use crate::profile::Times;
+use crate::state::State;
+
+/// A lane has at least so many segments, however many lanes there are.
+const FEWEST: usize = 1_000;
+
+/// A thread, done.
+#[derive(Default)]
+pub(crate) struct ThreadDigest {
+    pub(crate) log: ThreadLog,
+    /// What is left to those who go on from here.
+    pub(crate) rest: ThreadLog,
+    pub(crate) from: u64,
+    pub(crate) to: u64,
+    pub(crate) times: Times,
+    pub(crate) voluntary: u64,
+    pub(crate) forced: u64,
+    pub(crate) takes: u64,
+    /// How long it held the GIL.
+    pub(crate) held: u64,
+    /// The longest hold: how long, when, and the frame.
+    pub(crate) longest: Hold,
+    pub(crate) cpu: Histogram,
+    pub(crate) io: Histogram,
+    pub(crate) waits: HashMap<Key, Sum>,
+    pub(crate) frames: HashMap<u32, FrameSums>,
+    pub(crate) samples: Vec<Weighed>,
+    /// Its waits for the GIL.
+    pub(crate) gil_waits: Vec<(u64, u64)>,
+    /// Keys are states, notes indices into `notes`.
+    pub(crate) lane: Lane,
+    pub(crate) notes: Vec<Key>,
+}
+
+/// A process, done.
+pub(crate) struct Digest {
+    pub(crate) log: Log,
+    pub(crate) from: u64,
+    pub(crate) to: u64,
+    pub(crate) threads: Vec<ThreadDigest>,
+    pub(crate) tasks: Tasks,
+    /// Who held the GIL: keys are indices of threads.
+    pub(crate) strip: Lane,
+}
+
+/// `rolling`: what comes later goes on from here, so a thread is cut where its lines are whole, and what lies behind is kept as it is.
+pub(crate) fn digest(mut log: Log, options: Options, rolling: bool) -> Digest {
+    let (first, last) = log.span.unwrap_or_default();
+    let from = log.begun.unwrap_or(first);
+    let to = log.ended.unwrap_or(last).max(from);
+    let logs = std::mem::take(&mut log.threads);
+    let lane = options.lane.min(options.lanes / logs.len().max(1)).max(FEWEST);
+    let mut threads: Vec<_> = logs
+        .into_iter()
+        .filter_map(|thread| thread_digest(thread, (from, to), lane, rolling))
+        .collect();
+    threads.sort_by_key(|thread| (thread.from, thread.log.tid));
+    let strip = hold::charge(&mut threads, options.lane);
+    let tasks = tasks::digest(&mut log, &threads, (from, to), options, rolling);
+    Digest {
+        log,
+        from,
+        to,
+        threads,
+        tasks,
+        strip,
+    }
+}
+
+/// From where to where a thread was there, and where the detail begins.
+fn extent(log: &ThreadLog, (from, to): (u64, u64)) -> (u64, u64, u64) {
+    // Of one whose beginning was lost, what was seen first is all that is known.
+    let first = if log.told {
+        from
+    } else {
+        log.seen.or(log.end).unwrap_or(from)
+    };
+    let start = log.born.unwrap_or(first).clamp(from, to);
+    let base = log
+        .base
+        .span
+        .map(|(first, last)| (first.clamp(from, to), last.clamp(from, to)));
+    let start = base.map_or(start, |(first, _)| first);
+    let detail = base.map_or(start, |(_, last)| last);
+    (start, detail, log.end.map_or(to, |end| end.clamp(detail, to)))
+}
+
+fn thread_digest(mut log: ThreadLog, process: (u64, u64), lane: usize, rolling: bool) -> Option<ThreadDigest> {
+    if log.seen.is_none() && log.base.span.is_none() && log.end.is_none() {
+        return None;
+    }
+    log.sort();
+    let (from, detail, mut to) = extent(&log, process);
+    let mut rest = ThreadLog::default();
+    if rolling && log.end.is_none() {
+        // Spans of the GIL are written when they end: behind the last one only the other line is known.
+        to = log.gil.last().map_or(to, |span| span.to.clamp(detail, to));
+        rest = log.split_off(to);
+    }
+    let mut base = std::mem::take(&mut log.base);
+    // Whatever it says, sums add up to their time.
+    let mut left = detail - from;
+    for time in &mut base.times.0 {
+        *time = (*time).min(left);
+        left -= *time;
+    }
+    base.times.add(State::IoWait, left);
+    let mut done = ThreadDigest {
+        from,
+        to,
+        times: base.times,
+        cpu: base.cpu,
+        io: base.io,
+        ..ThreadDigest::default()
+    };
+    done.waits = base.waits;
+    done.frames = base.frames;
+    cut(&mut done, &log, detail, lane);
+    let counted = |of: fn(&crate::fold::log::Counted) -> u64| {
+        let first = if log.born.is_some() && detail == from {
+            0
+        } else {
+            log.counted.first().map_or(0, of)
+        };
+        log.counted.last().map_or(0, of).saturating_sub(first)
+    };
+    // One before the detail only says how things stood.
+    let switched = |forced| {
+        let off = log
+            .switches
+            .iter()
+            .filter(|switch| !switch.on() && switch.forced() == forced);
+        off.filter(|switch| switch.at() >= detail).count() as u64
+    };
+    done.voluntary = base
+        .voluntary
+        .saturating_add(switched(false).max(counted(|counted| counted.voluntary)));
+    done.forced = base
+        .forced
+        .saturating_add(switched(true).max(counted(|counted| counted.forced)));
+    let blurred = log
+        .blurs
+        .iter()
+        .fold(0, |takes: u64, blur| takes.saturating_add(u64::from(blur.takes)));
+    let held = log.gil.iter().filter(|span| span.what == What::Held).count() as u64;
+    done.takes = base.takes.saturating_add(held).saturating_add(blurred);
+    done.held = base
+        .times
+        .of(State::OnCpuGil)
+        .saturating_add(base.times.of(State::GilHeldOffCpu))
+        .saturating_add(held_since(&log, detail));
+    done.longest = holds(&log, detail, &mut done.frames);
+    if base.longest > done.longest.length {
+        done.longest = Hold {
+            length: base.longest,
+            at: base.hold_at,
+            frame: base.hold_frame,
+        };
+    }
+    (done.log, done.rest) = (log, rest);
+    Some(done)
+}
+
+/// Cuts the detail into segments, and sums them up in every way that is wanted.
+fn cut(done: &mut ThreadDigest, log: &ThreadLog, detail: u64, lane: usize) {
+    let mut lanes = LaneBuilder::new(lane);
+    let mut notes: HashMap<Key, u32> = HashMap::new();
+    let mut weigher = Weigher::new(&log.stacks);
+    weigher.frames = std::mem::take(&mut done.frames);
+    let mut cpu = std::mem::take(&mut done.cpu);
+    let mut open: Option<Segment> = None;
+    let mut whole = |segment: Segment| {
+        let length = segment.to - segment.from;
+        done.times.add(segment.state, length);
+        weigher.segment(segment);
+        if let Some(key) = segment.key {
+            done.waits.entry(key).or_default().add(1, length);
+            if segment.state == State::IoWait {
+                done.io.add(length);
+            }
+        }
+        if segment.state == State::GilWait {
+            done.gil_waits.push((segment.from, segment.to));
+        }
+        let note = segment.key.filter(|key| *key != Key::Unknown).map_or(NO_NOTE, |key| {
+            let next = notes.len() as u32;
+            *notes.entry(key).or_insert(next)
+        });
+        lanes.push(segment.from, segment.to, segment.state as u32, note);
+    };
+    timeline::cut(log, detail, done.to, &mut cpu, &mut |segment| match &mut open {
+        Some(last) if (last.to, last.state, last.key) == (segment.from, segment.state, segment.key) => {
+            last.to = segment.to
+        }
+        _ => {
+            if let Some(last) = open.replace(segment) {
+                whole(last);
+            }
+        }
+    });
+    if let Some(last) = open {
+        whole(last);
+    }
+    weigher.finish();
+    done.cpu = cpu;
+    done.frames = weigher.frames;
+    done.samples = weigher.samples;
+    done.lane = lanes.finish();
+    let mut ordered: Vec<_> = notes.into_iter().collect();
+    ordered.sort_by_key(|&(_, note)| note);
+    done.notes = ordered.into_iter().map(|(key, _)| key).collect();
+}
+
+/// How long the GIL was held from a time on.
+fn held_since(log: &ThreadLog, detail: u64) -> u64 {
+    let held = log
+        .gil
+        .iter()
+        .filter(|span| span.to > detail)
+        .map(|span| match span.what {
+            What::Held => span.to - span.from.max(detail),
+            What::Blurred(index) => log.blurs[index as usize].held.min(span.to - span.from.max(detail)),
+            What::Wanted | What::Free => 0,
+        });
+    held.fold(0, u64::saturating_add)
+}
+
+/// The longest hold, and for each frame the longest stretch of one that it was seen in without another between.
+fn holds(log: &ThreadLog, detail: u64, frames: &mut HashMap<u32, FrameSums>) -> Hold {
+    let mut longest = Hold::default();
+    let mut stacks = &log.stacks[..];
+    for span in &log.gil {
+        let (from, to) = match span.what {
+            What::Held => (span.from.max(detail), span.to),
+            What::Blurred(index) => {
+                let length = log.blurs[index as usize].longest;
+                if length > longest.length {
+                    longest = Hold {
+                        length,
+                        at: span.from,
+                        frame: 0,
+                    };
+                }
+                continue;
+            }
+            _ => continue,
+        };
+        if to <= from {
+            continue;
+        }
+        let begin = stacks.partition_point(|stack| stack.at < from);
+        stacks = &stacks[begin..];
+        let within = &stacks[..stacks.partition_point(|stack| stack.at < to)];
+        let frame = runs(within, from, to, frames);
+        if to - from > longest.length {
+            longest = Hold {
+                length: to - from,
+                at: from,
+                frame,
+            };
+        }
+    }
+    longest
+}
+
+/// Runs of the same frame among the samples of a hold: each frame's longest, and the frame of the longest of all.
+fn runs(within: &[Stack], from: u64, to: u64, frames: &mut HashMap<u32, FrameSums>) -> u32 {
+    let mut best = (0, 0);
+    let mut start = from;
+    for (index, stack) in within.iter().enumerate() {
+        let next = within.get(index + 1);
+        if next.is_some_and(|next| next.frame == stack.frame) {
+            continue;
+        }
+        let end = next.map_or(to, |next| next.at);
+        let sums = frames.entry(stack.frame).or_default();
+        sums.longest = sums.longest.max(end - start);
+        if end - start > best.0 {
+            best = (end - start, stack.frame);
+        }
+        start = end;
+    }
+    best.1
+}

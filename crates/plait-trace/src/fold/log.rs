@@ -1,0 +1,627 @@
+//! The records of a process, by thread and task, as they come.
+
+use std::collections::HashMap;
+
+use crate::burst::Histogram;
+use crate::fold::stacks::FrameSums;
+use crate::fold::tasks::{Callback, PoolSums, TaskLog};
+use crate::fold::waits::{Key, Sum};
+use crate::profile::Times;
+use crate::record::{GilSpan, Method, Pid, Record, TaskId, Text, Tid, WaitKind, Why};
+
+/// No time is later: nine years, so that sums of some threads' times do not overflow.
+const LATEST: u64 = 1 << 58;
+
+/// A span of the GIL, smaller than its record.
+#[derive(Clone, Copy)]
+pub(crate) struct Span {
+    pub(crate) from: u64,
+    pub(crate) to: u64,
+    pub(crate) what: What,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum What {
+    Held,
+    Wanted,
+    Free,
+    /// By its place among those of the thread.
+    Blurred(u32),
+}
+
+#[derive(Clone, Copy)]
+pub(crate) struct Blur {
+    pub(crate) held: u64,
+    pub(crate) wanted: u64,
+    pub(crate) takes: u32,
+    pub(crate) longest: u64,
+}
+
+/// A switch in a word: its time, whether on, whether forced. Of two at one time, the one off the core comes first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Switch(u64);
+
+impl Switch {
+    fn new(at: u64, on: bool, forced: bool) -> Switch {
+        Switch(at << 2 | u64::from(on) << 1 | u64::from(forced))
+    }
+
+    pub(crate) fn at(self) -> u64 {
+        self.0 >> 2
+    }
+
+    pub(crate) fn on(self) -> bool {
+        self.0 & 2 != 0
+    }
+
+    pub(crate) fn forced(self) -> bool {
+        self.0 & 1 != 0
+    }
+}
+
+#[derive(Clone, Copy)]
+pub(crate) struct Counted {
+    pub(crate) at: u64,
+    pub(crate) on_cpu: u64,
+    pub(crate) ready: u64,
+    pub(crate) voluntary: u64,
+    pub(crate) forced: u64,
+}
+
+#[derive(Clone, Copy)]
+pub(crate) struct Wait {
+    pub(crate) at: u64,
+    pub(crate) kind: WaitKind,
+    pub(crate) call: Text,
+    pub(crate) target: Text,
+}
+
+#[derive(Clone, Copy)]
+pub(crate) struct LockWait {
+    pub(crate) from: u64,
+    pub(crate) to: u64,
+    pub(crate) lock: Text,
+    pub(crate) holder: Tid,
+    pub(crate) place: Text,
+}
+
+#[derive(Clone, Copy)]
+pub(crate) struct Stack {
+    pub(crate) at: u64,
+    pub(crate) frame: u32,
+    pub(crate) why: Why,
+}
+
+/// Sums of a thread whose detail was dropped.
+#[derive(Clone, Default)]
+pub(crate) struct Base {
+    pub(crate) span: Option<(u64, u64)>,
+    pub(crate) times: Times,
+    pub(crate) voluntary: u64,
+    pub(crate) forced: u64,
+    pub(crate) takes: u64,
+    pub(crate) longest: u64,
+    pub(crate) hold_at: u64,
+    pub(crate) hold_frame: u32,
+    pub(crate) frames: HashMap<u32, FrameSums>,
+    pub(crate) waits: HashMap<Key, Sum>,
+    pub(crate) cpu: Histogram,
+    pub(crate) io: Histogram,
+}
+
+/// All that was seen of a thread.
+#[derive(Clone, Default)]
+pub(crate) struct ThreadLog {
+    pub(crate) tid: Tid,
+    pub(crate) name: Text,
+    pub(crate) born: Option<u64>,
+    /// The first time that anything was said of it.
+    pub(crate) seen: Option<u64>,
+    /// Whether it was said that it is there, and so how long it was.
+    pub(crate) told: bool,
+    pub(crate) end: Option<u64>,
+    pub(crate) gil: Vec<Span>,
+    pub(crate) blurs: Vec<Blur>,
+    pub(crate) switches: Vec<Switch>,
+    pub(crate) counted: Vec<Counted>,
+    pub(crate) waits: Vec<Wait>,
+    pub(crate) lock_waits: Vec<LockWait>,
+    pub(crate) stacks: Vec<Stack>,
+    pub(crate) base: Base,
+}
+
+impl ThreadLog {
+    fn see(&mut self, at: u64) {
+        self.seen = Some(self.seen.map_or(at, |seen| seen.min(at)));
+    }
+
+    fn gil(&mut self, from: u64, to: u64, span: GilSpan) {
+        if to <= from {
+            return;
+        }
+        let what = match span {
+            GilSpan::Held => What::Held,
+            GilSpan::Wanted => What::Wanted,
+            GilSpan::Free => What::Free,
+            GilSpan::Blurred {
+                held,
+                wanted,
+                takes,
+                longest,
+            } => {
+                let held = held.min(to - from);
+                let wanted = wanted.min(to - from - held);
+                self.blurs.push(Blur {
+                    held,
+                    wanted,
+                    takes,
+                    longest: longest.min(held),
+                });
+                What::Blurred(self.blurs.len() as u32 - 1)
+            }
+        };
+        match self.gil.last_mut() {
+            Some(last) if last.to == from && last.what == what => last.to = to,
+            _ => self.gil.push(Span { from, to, what }),
+        }
+    }
+
+    /// Cuts off what lies behind a time; a wait for a lock that lasts then is in both. All must be in order.
+    pub(crate) fn split_off(&mut self, at: u64) -> ThreadLog {
+        let locks = self.lock_waits.iter().filter(|wait| wait.to > at).copied().collect();
+        self.lock_waits.retain(|wait| wait.from < at);
+        ThreadLog {
+            switches: self
+                .switches
+                .split_off(self.switches.partition_point(|switch| switch.at() < at)),
+            counted: self
+                .counted
+                .split_off(self.counted.partition_point(|counted| counted.at <= at)),
+            waits: self.waits.split_off(self.waits.partition_point(|wait| wait.at < at)),
+            stacks: self
+                .stacks
+                .split_off(self.stacks.partition_point(|stack| stack.at < at)),
+            lock_waits: locks,
+            ..ThreadLog::default()
+        }
+    }
+
+    /// Puts everything in order of time, and cuts spans that overlap.
+    pub(crate) fn sort(&mut self) {
+        sort(&mut self.gil, |span| span.from);
+        let mut end = 0;
+        self.gil.retain_mut(|span| {
+            span.from = span.from.max(end);
+            end = end.max(span.to);
+            span.from < span.to
+        });
+        // Parts that came late stand beside their neighbours only now.
+        self.gil.dedup_by(|next, span| {
+            let one = span.to == next.from && span.what == next.what;
+            if one {
+                span.to = next.to;
+            }
+            one
+        });
+        sort(&mut self.switches, |switch| switch.0);
+        sort(&mut self.counted, |counted| counted.at);
+        sort(&mut self.waits, |wait| wait.at);
+        sort(&mut self.lock_waits, |wait| wait.from);
+        sort(&mut self.stacks, |stack| stack.at);
+    }
+}
+
+fn sort<T>(items: &mut [T], key: impl Fn(&T) -> u64) {
+    if !items.is_sorted_by_key(&key) {
+        items.sort_by_key(&key);
+    }
+}
+
+/// All that was seen of a process.
+#[derive(Default)]
+pub(crate) struct Log {
+    pub(crate) pid: Pid,
+    pub(crate) parent: Pid,
+    pub(crate) name: Text,
+    pub(crate) python: Text,
+    pub(crate) switch_interval: u64,
+    pub(crate) cores: u32,
+    pub(crate) begun: Option<u64>,
+    pub(crate) ended: Option<u64>,
+    pub(crate) code: Option<i32>,
+    /// The first and the last time of any record.
+    pub(crate) span: Option<(u64, u64)>,
+    pub(crate) clock: Option<(u64, u64)>,
+    pub(crate) methods: Vec<Method>,
+    pub(crate) texts: Vec<String>,
+    pub(crate) functions: Vec<(Text, Text, u32)>,
+    /// Caller, function, line.
+    pub(crate) frames: Vec<(u32, u32, u32)>,
+    pub(crate) threads: Vec<ThreadLog>,
+    pub(crate) tasks: HashMap<TaskId, TaskLog>,
+    pub(crate) callbacks: Vec<Callback>,
+    pub(crate) pools: HashMap<(Text, Text), PoolSums>,
+    pub(crate) cost: [u64; 3],
+    by_tid: HashMap<Tid, usize>,
+    recent: Option<(Tid, usize)>,
+}
+
+impl Log {
+    pub(crate) fn new(pid: Pid) -> Log {
+        Log { pid, ..Log::default() }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.span.is_none()
+    }
+
+    /// A time of a record, as one of this process's.
+    fn time(&mut self, at: u64) -> u64 {
+        let at = at.min(LATEST);
+        self.span = Some(
+            self.span
+                .map_or((at, at), |(first, last)| (first.min(at), last.max(at))),
+        );
+        at
+    }
+
+    fn thread(&mut self, tid: Tid) -> &mut ThreadLog {
+        let index = match self.recent {
+            Some((recent, index)) if recent == tid => index,
+            _ => *self.by_tid.entry(tid).or_insert_with(|| {
+                self.threads.push(ThreadLog {
+                    tid,
+                    ..ThreadLog::default()
+                });
+                self.threads.len() - 1
+            }),
+        };
+        self.recent = Some((tid, index));
+        &mut self.threads[index]
+    }
+
+    fn task(&mut self, task: TaskId) -> &mut TaskLog {
+        self.tasks.entry(task).or_default()
+    }
+
+    pub(crate) fn add(&mut self, record: Record) {
+        match record {
+            Record::Begin { .. } => {}
+            Record::Define { text } => self.texts.push(text),
+            Record::Function { name, file, line } => self.functions.push((name, file, line)),
+            Record::Frame { caller, function, line } => {
+                // A caller comes before those that it calls, or is none.
+                let caller = if caller as usize <= self.frames.len() {
+                    caller
+                } else {
+                    0
+                };
+                self.frames.push((caller, function, line));
+            }
+            Record::Method(method) => {
+                if !self.methods.contains(&method) {
+                    self.methods.push(method);
+                }
+            }
+            Record::Clock { at, epoch } => self.clock = Some((at, epoch)),
+            Record::Process {
+                at,
+                parent,
+                name,
+                python,
+                switch_interval,
+                cores,
+            } => {
+                let at = self.time(at);
+                self.begun = Some(self.begun.map_or(at, |begun| begun.min(at)));
+                (self.parent, self.name, self.python) = (parent, name, python);
+                (self.switch_interval, self.cores) = (switch_interval, cores);
+            }
+            Record::ProcessEnd { at, code } => {
+                self.ended = Some(self.time(at));
+                self.code = code;
+            }
+            Record::Cost {
+                at,
+                observer,
+                hooks,
+                lost,
+            } => {
+                self.time(at);
+                self.cost = [observer, hooks, lost];
+            }
+            other => self.add_of_thread(other),
+        }
+    }
+
+    fn add_of_thread(&mut self, record: Record) {
+        match record {
+            Record::Thread { tid, at, name, born } => self.add_thread(tid, at, name, born),
+            Record::ThreadEnd { tid, at } => {
+                let at = self.time(at);
+                self.thread(tid).end = Some(at);
+            }
+            Record::Gil { tid, from, to, span } => {
+                let (from, to) = (self.time(from), self.time(to));
+                let thread = self.thread(tid);
+                thread.see(from);
+                thread.gil(from, to, span);
+            }
+            Record::Switch {
+                tid, at, on, forced, ..
+            } => {
+                let at = self.time(at);
+                let thread = self.thread(tid);
+                thread.see(at);
+                thread.switches.push(Switch::new(at, on, forced));
+            }
+            Record::Counted {
+                tid,
+                at,
+                on_cpu,
+                ready,
+                voluntary,
+                forced,
+            } => {
+                let at = self.time(at);
+                let thread = self.thread(tid);
+                thread.see(at);
+                thread.counted.push(Counted {
+                    at,
+                    on_cpu,
+                    ready,
+                    voluntary,
+                    forced,
+                });
+            }
+            Record::Stack {
+                tid, at, frame, why, ..
+            } => {
+                let at = self.time(at);
+                if frame > 0 {
+                    self.thread(tid).stacks.push(Stack { at, frame, why });
+                }
+            }
+            Record::Wait {
+                tid,
+                at,
+                kind,
+                call,
+                target,
+            } => {
+                let at = self.time(at);
+                let thread = self.thread(tid);
+                thread.see(at);
+                thread.waits.push(Wait { at, kind, call, target });
+            }
+            Record::LockWait {
+                tid,
+                from,
+                to,
+                lock,
+                holder,
+                where_held,
+            } => {
+                let (from, to) = (self.time(from), self.time(to.max(from)));
+                let thread = self.thread(tid);
+                thread.see(from);
+                thread.lock_waits.push(LockWait {
+                    from,
+                    to,
+                    lock,
+                    holder,
+                    place: where_held,
+                });
+            }
+            other => self.add_of_task(other),
+        }
+    }
+
+    fn add_thread(&mut self, tid: Tid, at: u64, name: Text, born: bool) {
+        let at = self.time(at);
+        let thread = self.thread(tid);
+        if born && thread.end.is_some_and(|end| end <= at) {
+            // The kernel has given the number to another.
+            self.threads.push(ThreadLog {
+                tid,
+                ..ThreadLog::default()
+            });
+            self.by_tid.insert(tid, self.threads.len() - 1);
+            self.recent = None;
+        }
+        let thread = self.thread(tid);
+        thread.name = name;
+        thread.told = true;
+        thread.see(at);
+        if born {
+            thread.born = Some(at);
+        }
+    }
+
+    fn add_of_task(&mut self, record: Record) {
+        match record {
+            Record::Task {
+                task,
+                at,
+                tid,
+                name,
+                function,
+            } => {
+                let at = self.time(at);
+                self.task(task).made(at, tid, name, function);
+            }
+            Record::Step { task, tid, from, to } => {
+                let (from, to) = (self.time(from), self.time(to));
+                self.task(task).step(tid, from, to.max(from));
+            }
+            Record::Await { task, at, what, place } => {
+                let at = self.time(at);
+                self.task(task).awaits(at, what, place);
+            }
+            Record::Woken { task, at } => {
+                let at = self.time(at);
+                self.task(task).woken(at);
+            }
+            Record::TaskEnd { task, at } => {
+                let at = self.time(at);
+                self.task(task).end = Some(at);
+            }
+            Record::Callback { tid, from, to, name } => {
+                let (from, to) = (self.time(from), self.time(to));
+                self.callbacks.push(Callback {
+                    tid,
+                    from,
+                    to: to.max(from),
+                    name,
+                });
+            }
+            Record::Pooled {
+                pool,
+                function,
+                at,
+                begun,
+                ended,
+                pickling,
+                transfer,
+            } => {
+                let (at, begun, ended) = (self.time(at), self.time(begun), self.time(ended));
+                let sums = PoolSums {
+                    count: 1,
+                    queue: begun.saturating_sub(at).saturating_sub(transfer),
+                    run: ended.saturating_sub(begun),
+                    pickling: pickling.min(LATEST),
+                    transfer: transfer.min(LATEST),
+                };
+                self.pools.entry((pool, function)).or_default().merge(&sums);
+            }
+            other => self.add_sums(other),
+        }
+    }
+
+    fn add_sums(&mut self, record: Record) {
+        match record {
+            Record::Sums {
+                tid,
+                from,
+                to,
+                states,
+                voluntary,
+                forced,
+                takes,
+                longest,
+                hold_at,
+                frame,
+            } => {
+                let (from, to) = (self.time(from), self.time(to.max(from)));
+                let base = &mut self.thread(tid).base;
+                let (first, last) = base.span.unwrap_or((from, to));
+                base.span = Some((first.min(from), last.max(to)));
+                base.times.merge(&Times((*states).map(|time| time.min(LATEST))));
+                base.voluntary = base.voluntary.saturating_add(voluntary);
+                base.forced = base.forced.saturating_add(forced);
+                base.takes = base.takes.saturating_add(takes);
+                if longest > base.longest {
+                    (base.longest, base.hold_at, base.hold_frame) = (longest.min(LATEST), hold_at.min(LATEST), frame);
+                }
+            }
+            Record::FrameSums {
+                tid,
+                frame,
+                states,
+                caused,
+                longest,
+                samples,
+            } => {
+                let times = Times((*states).map(|time| time.min(LATEST)));
+                let sums = FrameSums {
+                    times,
+                    caused: caused.min(LATEST),
+                    longest: longest.min(LATEST),
+                    samples,
+                };
+                self.thread(tid).base.frames.entry(frame).or_default().merge(&sums);
+            }
+            Record::WaitSums {
+                tid,
+                kind,
+                call,
+                target,
+                count,
+                time,
+            } => {
+                let unknown = (kind, call, target) == (WaitKind::Other, Text(0), Text(0));
+                let key = if unknown {
+                    Key::Unknown
+                } else {
+                    Key::Call(kind, call, target)
+                };
+                self.thread(tid)
+                    .base
+                    .waits
+                    .entry(key)
+                    .or_default()
+                    .add(count, time.min(LATEST));
+            }
+            Record::LockSums {
+                tid,
+                lock,
+                holder,
+                where_held,
+                count,
+                time,
+            } => {
+                let key = Key::Lock(lock, holder, where_held);
+                self.thread(tid)
+                    .base
+                    .waits
+                    .entry(key)
+                    .or_default()
+                    .add(count, time.min(LATEST));
+            }
+            Record::BurstSums { tid, io, bucket, count } => {
+                let base = &mut self.thread(tid).base;
+                if io { &mut base.io } else { &mut base.cpu }.add_many(bucket, count);
+            }
+            Record::TaskSums {
+                task,
+                to,
+                running,
+                ready,
+                awaiting,
+                steps,
+                longest,
+            } => {
+                let to = self.time(to);
+                self.task(task).sums(to, [running, ready, awaiting], steps, longest);
+            }
+            Record::AwaitSums {
+                task,
+                what,
+                place,
+                count,
+                time,
+            } => {
+                self.task(task).await_sums(what, place, count, time.min(LATEST));
+            }
+            Record::PoolSums {
+                pool,
+                function,
+                count,
+                queue,
+                run,
+                pickling,
+                transfer,
+            } => {
+                let sums = PoolSums {
+                    count,
+                    queue,
+                    run,
+                    pickling,
+                    transfer,
+                };
+                self.pools.entry((pool, function)).or_default().merge(&sums);
+            }
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,500 @@
+//! The two lines of time of a thread, its core and the GIL, cut into its states.
+//!
+//! With switches every instant is known. Without them the kernel's counts say how much of each stretch was spent on cores and on
+//! the run queue, and the GIL's spans where in it. Whatever is missing, the states add up to the time that was asked about.
+
+use crate::burst::Histogram;
+use crate::fold::log::{Counted, Span, Switch, ThreadLog, What};
+use crate::fold::waits::{Key, Waits};
+use crate::state::State;
+
+/// A stretch of one state.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Segment {
+    pub(crate) from: u64,
+    pub(crate) to: u64,
+    pub(crate) state: State,
+    /// What was waited for, if the state is a wait.
+    pub(crate) key: Option<Key>,
+}
+
+/// Cuts a thread's time between two times into segments, in order and without gaps, and collects its CPU bursts.
+pub(crate) fn cut(log: &ThreadLog, from: u64, to: u64, bursts: &mut Histogram, sink: &mut dyn FnMut(Segment)) {
+    let mut cutter = Cutter {
+        log,
+        place: 0,
+        blur: Vec::new(),
+        sink,
+    };
+    if log.switches.is_empty() {
+        by_counts(&mut cutter, from, to);
+    } else {
+        by_switches(&mut cutter, from, to, bursts);
+    }
+    cutter.close_blur();
+}
+
+/// Where a thread was with regard to cores.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Core {
+    On,
+    Ready,
+    Off(Key),
+}
+
+/// How long a thread did what, within a stretch of which the order is not known.
+#[derive(Clone, Copy, Default, Debug)]
+struct Split {
+    held_on: u64,
+    held_off: u64,
+    wanted_on: u64,
+    wanted_off: u64,
+    free_on: u64,
+    free_off: u64,
+}
+
+/// The likeliest way to lay time on cores, on the run queue and off cores over time that the GIL was held and wanted: who waits for the GIL
+/// sleeps, and who holds it runs, as far as both are possible.
+fn split(on: u64, ready: u64, off: u64, held: u64, wanted: u64) -> Split {
+    let wanted_off = wanted.min(off);
+    let wanted_on = (wanted - wanted_off).min(on);
+    let held_on = held.min(on - wanted_on);
+    let held_off = (held - held_on).saturating_sub(ready).min(off - wanted_off);
+    Split {
+        held_on,
+        held_off,
+        wanted_on,
+        wanted_off,
+        free_on: on - wanted_on - held_on,
+        free_off: off - wanted_off - held_off,
+    }
+}
+
+fn scaled(part: u64, of: u64, whole: u64) -> u64 {
+    if whole == 0 {
+        0
+    } else {
+        (u128::from(part) * u128::from(of) / u128::from(whole)) as u64
+    }
+}
+
+struct Cutter<'a> {
+    log: &'a ThreadLog,
+    /// The span of the GIL that time has reached.
+    place: usize,
+    /// What has come of a blurred one.
+    blur: Vec<(u64, u64, Core)>,
+    sink: &'a mut dyn FnMut(Segment),
+}
+
+impl Cutter<'_> {
+    fn emit(&mut self, from: u64, to: u64, state: State, key: Option<Key>) {
+        if from < to {
+            (self.sink)(Segment { from, to, state, key });
+        }
+    }
+
+    /// A stretch with one answer about cores: cuts it where the GIL's line has its ends.
+    fn stretch(&mut self, from: u64, to: u64, core: Core) {
+        let mut at = from;
+        while at < to {
+            while self.log.gil.get(self.place).is_some_and(|span| span.to <= at) {
+                self.close_blur();
+                self.place += 1;
+            }
+            let (until, what) = match self.log.gil.get(self.place) {
+                Some(span) if span.from <= at => (span.to.min(to), span.what),
+                Some(span) => (span.from.min(to), What::Free),
+                None => (to, What::Free),
+            };
+            match (core, what) {
+                (_, What::Blurred(_)) => self.blur.push((at, until, core)),
+                (Core::Ready, _) => self.emit(at, until, State::Ready, None),
+                (Core::On, What::Held) => self.emit(at, until, State::OnCpuGil, None),
+                (Core::On, What::Free) => self.emit(at, until, State::OnCpuReleased, None),
+                (_, What::Wanted) => self.emit(at, until, State::GilWait, None),
+                (Core::Off(_), What::Held) => self.emit(at, until, State::GilHeldOffCpu, None),
+                (Core::Off(key), What::Free) => self.emit(at, until, key.state(), Some(key)),
+            }
+            at = until;
+        }
+    }
+
+    /// Shares the sums of a blurred span among its stretches, evenly.
+    fn close_blur(&mut self) {
+        if self.blur.is_empty() {
+            return;
+        }
+        let pieces = std::mem::take(&mut self.blur);
+        let Some(span) = self.log.gil.get(self.place) else {
+            return;
+        };
+        let What::Blurred(index) = span.what else { return };
+        let blur = self.log.blurs[index as usize];
+        let (mut on, mut ready, mut off) = (0, 0, 0);
+        for (from, to, core) in &pieces {
+            *match core {
+                Core::On => &mut on,
+                Core::Ready => &mut ready,
+                Core::Off(_) => &mut off,
+            } += to - from;
+        }
+        // Of a span that reaches out of the time asked about, or was cut by another, the part.
+        let (whole, part) = (span.to - span.from, on + ready + off);
+        let (held, wanted) = (
+            scaled(blur.held, part, whole.max(part)),
+            scaled(blur.wanted, part, whole.max(part)),
+        );
+        let split = split(on, ready, off, held, wanted);
+        let (mut on_done, mut off_done) = (0, 0);
+        for (from, to, core) in pieces {
+            match core {
+                Core::Ready => self.emit(from, to, State::Ready, None),
+                Core::On => {
+                    let states = [State::OnCpuGil, State::GilWait, State::OnCpuReleased];
+                    self.share(
+                        from,
+                        to,
+                        [split.held_on, split.wanted_on, split.free_on],
+                        &mut on_done,
+                        states,
+                        None,
+                    );
+                }
+                Core::Off(key) => {
+                    let states = [State::GilWait, State::GilHeldOffCpu, key.state()];
+                    let parts = [split.wanted_off, split.held_off, split.free_off];
+                    self.share(from, to, parts, &mut off_done, states, Some(key));
+                }
+            }
+        }
+    }
+
+    /// Divides a stretch in the proportions of `parts`. `done` of their sum was divided before. The key belongs to the last state.
+    fn share(&mut self, from: u64, to: u64, parts: [u64; 3], done: &mut u64, states: [State; 3], key: Option<Key>) {
+        let whole = parts.iter().sum::<u64>();
+        let (length, then) = (to - from, *done + (to - from));
+        let until = |part: u64| scaled(part, then, whole).saturating_sub(scaled(part, *done, whole));
+        let first = until(parts[0]).min(length);
+        let second = until(parts[1]).min(length - first);
+        // What rounding leaves goes to a state that has a part at all.
+        let second = if parts[2] == 0 && parts[1] > 0 {
+            length - first
+        } else {
+            second
+        };
+        let first = if parts[1] == 0 && parts[2] == 0 && parts[0] > 0 {
+            length
+        } else {
+            first
+        };
+        *done = then;
+        self.emit(from, from + first, states[0], None);
+        self.emit(from + first, from + first + second, states[1], None);
+        self.emit(from + first + second, to, states[2], key);
+    }
+}
+
+/// A thread between two switches.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Between {
+    On,
+    Forced,
+    /// Whether its end is known.
+    Voluntary(bool),
+}
+
+/// The stretches between switches, from a time to another.
+struct Stretches<'a> {
+    switches: &'a [Switch],
+    at: u64,
+    to: u64,
+    now: Between,
+}
+
+impl<'a> Stretches<'a> {
+    fn new(switches: &'a [Switch], from: u64, to: u64) -> Stretches<'a> {
+        // Before its first switch it was what that switch ended.
+        let first = switches.first();
+        let now = if first.is_none_or(|first| first.on()) {
+            Between::Voluntary(false)
+        } else {
+            Between::On
+        };
+        Stretches {
+            switches,
+            at: from,
+            to,
+            now,
+        }
+    }
+}
+
+impl Iterator for Stretches<'_> {
+    type Item = (u64, u64, Between);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        while self.at < self.to {
+            let (next, end) = match self.switches.split_first() {
+                Some((switch, rest)) => {
+                    self.switches = rest;
+                    let next = match (switch.on(), switch.forced()) {
+                        (true, _) => Between::On,
+                        // Where the record of its coming back was lost it is still away for the reason that is known.
+                        (false, _) if self.now != Between::On => self.now,
+                        (false, true) => Between::Forced,
+                        (false, false) => Between::Voluntary(false),
+                    };
+                    (Some(next), switch.at().clamp(self.at, self.to))
+                }
+                None => (None, self.to),
+            };
+            let mut now = self.now;
+            if let (Between::Voluntary(_), Some(Between::On)) = (now, next) {
+                now = Between::Voluntary(true);
+            }
+            let from = std::mem::replace(&mut self.at, end);
+            if let Some(next) = next {
+                if next == self.now {
+                    // Nothing has changed: the next one ends this stretch too.
+                    self.at = from;
+                    continue;
+                }
+                self.now = next;
+            }
+            if from < end {
+                return Some((from, end, now));
+            }
+        }
+        None
+    }
+}
+
+/// A stretch between two counts of the kernel, and how much of the run queue in it belongs to the ends of waits.
+struct Window {
+    end: u64,
+    ready: u64,
+    waits: u64,
+}
+
+/// The kernel counts time on the run queue when it ends. What did not follow a forced switch followed a wait.
+fn windows(log: &ThreadLog, from: u64, to: u64) -> Vec<Window> {
+    let counted = &log.counted;
+    let Some(first) = counted.first() else {
+        return Vec::new();
+    };
+    let mut before = if log.born == Some(from) { 0 } else { first.ready };
+    let mut found: Vec<Window> = counted
+        .iter()
+        .map(|counted| {
+            let ready = counted.ready.saturating_sub(before);
+            before = before.max(counted.ready);
+            Window {
+                end: counted.at,
+                ready,
+                waits: 0,
+            }
+        })
+        .collect();
+    let mut place = 0;
+    for (from, to, now) in Stretches::new(&log.switches, from, to) {
+        while found.get(place).is_some_and(|window| window.end < to) {
+            place += 1;
+        }
+        let Some(window) = found.get_mut(place) else { break };
+        match now {
+            Between::On | Between::Voluntary(false) => {}
+            Between::Forced => window.ready = window.ready.saturating_sub(to - from),
+            Between::Voluntary(true) => window.waits += 1,
+        }
+    }
+    found
+}
+
+/// Gives the ends of waits their shares of the run queue, in order of time.
+struct Tails {
+    windows: std::iter::Peekable<std::vec::IntoIter<Window>>,
+}
+
+impl Tails {
+    fn of(&mut self, length: u64, end: u64) -> u64 {
+        let mut over = 0;
+        while let Some(done) = self.windows.next_if(|window| window.end < end) {
+            over += done.ready;
+        }
+        let Some(window) = self.windows.peek_mut() else {
+            return 0;
+        };
+        // What the waits of a window were too short for is left to those of the next.
+        window.ready = window.ready.saturating_add(over);
+        if window.waits == 0 {
+            return 0;
+        }
+        let tail = (window.ready / window.waits).min(length);
+        window.waits -= 1;
+        window.ready -= tail;
+        tail
+    }
+}
+
+fn by_switches(cutter: &mut Cutter<'_>, from: u64, to: u64, bursts: &mut Histogram) {
+    let log = cutter.log;
+    let mut tails = Tails {
+        windows: windows(log, from, to).into_iter().peekable(),
+    };
+    let mut waits = Waits::new(&log.waits, &log.lock_waits);
+    let mut burst = 0;
+    for (from, to, now) in Stretches::new(&log.switches, from, to) {
+        match now {
+            Between::On => {
+                burst += to - from;
+                cutter.stretch(from, to, Core::On);
+            }
+            Between::Forced => cutter.stretch(from, to, Core::Ready),
+            Between::Voluntary(ended) => {
+                if burst > 0 {
+                    bursts.add(std::mem::take(&mut burst));
+                }
+                let tail = if ended { tails.of(to - from, to) } else { 0 };
+                let key = waits.of(from, to);
+                cutter.stretch(from, to - tail, Core::Off(key));
+                cutter.stretch(to - tail, to, Core::Ready);
+            }
+        }
+    }
+    if burst > 0 {
+        bursts.add(burst);
+    }
+}
+
+/// Without switches: stretch by stretch between the kernel's counts.
+fn by_counts(cutter: &mut Cutter<'_>, from: u64, to: u64) {
+    let log = cutter.log;
+    let mut waits = Waits::new(&log.waits, &log.lock_waits);
+    let mut before = log.born.filter(|born| *born == from).map(|_| Counted {
+        at: from,
+        on_cpu: 0,
+        ready: 0,
+        voluntary: 0,
+        forced: 0,
+    });
+    let mut at = from;
+    for counted in &log.counted {
+        let end = counted.at.clamp(at, to);
+        let known = before.map(|before| {
+            let on = counted.on_cpu.saturating_sub(before.on_cpu).min(end - at);
+            (on, counted.ready.saturating_sub(before.ready).min(end - at - on))
+        });
+        counted_stretch(cutter, &mut waits, at, end, known);
+        before = Some(*counted);
+        at = end;
+    }
+    counted_stretch(cutter, &mut waits, at, to, None);
+}
+
+/// A part of a span of the GIL, blurred ones as if their parts had followed one another.
+fn parts(span: &Span, log: &ThreadLog, from: u64, to: u64, add: &mut impl FnMut(u64, u64, What)) {
+    let mut clipped = |start: u64, end: u64, what| {
+        let (start, end) = (start.max(from), end.min(to));
+        if start < end {
+            add(start, end, what);
+        }
+    };
+    match span.what {
+        What::Blurred(index) => {
+            let blur = log.blurs[index as usize];
+            let held = (span.from + blur.held).min(span.to);
+            let wanted = (held + blur.wanted).min(span.to);
+            clipped(span.from, held, What::Held);
+            clipped(held, wanted, What::Wanted);
+            clipped(wanted, span.to, What::Free);
+        }
+        what => clipped(span.from, span.to, what),
+    }
+}
+
+/// `known` is the time on cores and on the run queue, if the kernel's counts say it.
+fn counted_stretch(cutter: &mut Cutter<'_>, waits: &mut Waits<'_>, from: u64, to: u64, known: Option<(u64, u64)>) {
+    let log = cutter.log;
+    let mut pieces: Vec<(u64, u64, What)> = Vec::new();
+    let mut at = from;
+    while let Some(span) = log.gil.get(cutter.place).filter(|span| span.from < to) {
+        parts(span, log, from, to, &mut |start, end, what| {
+            if at < start {
+                pieces.push((at, start, What::Free));
+            }
+            pieces.push((start, end, what));
+            at = end;
+        });
+        if span.to > to {
+            break;
+        }
+        cutter.place += 1;
+    }
+    if at < to {
+        pieces.push((at, to, What::Free));
+    }
+    let of = |wanted: What| {
+        pieces
+            .iter()
+            .filter(|piece| piece.2 == wanted)
+            .map(|piece| piece.1 - piece.0)
+            .sum::<u64>()
+    };
+    let (held, wanted, free) = (of(What::Held), of(What::Wanted), of(What::Free));
+    let (on, ready) = known.unwrap_or((held, 0));
+    let split = split(on, ready, to - from - on - ready, held, wanted);
+    let ready_held = held - split.held_on - split.held_off;
+    let ready_wanted = wanted - split.wanted_on - split.wanted_off;
+    let mut done = [0; 3];
+    for (from, to, what) in pieces {
+        match what {
+            What::Held => {
+                let parts = [ready_held, split.held_off, split.held_on];
+                let states = [State::Ready, State::GilHeldOffCpu, State::OnCpuGil];
+                cutter.share(from, to, parts, &mut done[0], states, None);
+            }
+            What::Wanted => {
+                let parts = [ready_wanted, 0, wanted - ready_wanted];
+                cutter.share(
+                    from,
+                    to,
+                    parts,
+                    &mut done[1],
+                    [State::Ready, State::Ready, State::GilWait],
+                    None,
+                );
+            }
+            What::Free | What::Blurred(_) => {
+                let key = waits.of(from, to);
+                let parts = [
+                    split.free_on,
+                    free.saturating_sub(split.free_on + split.free_off),
+                    split.free_off,
+                ];
+                let states = [State::OnCpuReleased, State::Ready, key.state()];
+                cutter.share(from, to, parts, &mut done[2], states, Some(key));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_split_uses_up_all_time_and_no_more(on in 0_u64..100, ready in 0_u64..100, off in 0_u64..100, a in 0.0..1.0, b in 0.0..1.0) {
+            let whole = on + ready + off;
+            let held = (whole as f64 * a) as u64;
+            let wanted = ((whole - held) as f64 * b) as u64;
+            let found = split(on, ready, off, held, wanted);
+            prop_assert_eq!(found.held_on + found.wanted_on + found.free_on, on);
+            prop_assert_eq!(found.held_off + found.wanted_off + found.free_off, off);
+            let left = held - found.held_on - found.held_off + wanted - found.wanted_on - found.wanted_off;
+            prop_assert!(left <= ready);
+        }
+    }
+}

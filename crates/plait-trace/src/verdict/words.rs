@@ -1,0 +1,416 @@
+//! A verdict in words: plain sentences for somebody who has never heard of any of this, and what to try.
+
+use super::{Figures, FunctionEvidence, Verdict, blocks, limit, seconds, share};
+use crate::profile::{Function, Place, Profile, Thread};
+use crate::state::State;
+
+/// A share for people.
+fn percent(share: f64) -> String {
+    if share > 0.0 && share < 0.01 {
+        String::from("less than 1 %")
+    } else {
+        format!("{:.0} %", share * 100.0)
+    }
+}
+
+/// A time for people.
+fn length(seconds: f64) -> String {
+    if seconds >= 1.0 {
+        format!("{seconds:.1} s")
+    } else {
+        format!("{:.0} ms", seconds * 1_000.0)
+    }
+}
+
+fn at(place: &Place) -> String {
+    let file = place.file.rsplit('/').next().unwrap_or_default();
+    match (place.function.is_empty(), file.is_empty()) {
+        (true, _) => String::from("a function that was not seen"),
+        (false, true) => place.function.clone(),
+        (false, false) => format!("{} ({file}:{})", place.function, place.line),
+    }
+}
+
+/// The function with the most of something.
+fn most(profile: &Profile, of: impl Fn(&Function) -> u64) -> Option<&Function> {
+    profile
+        .functions
+        .iter()
+        .max_by_key(|function| of(function))
+        .filter(|function| of(function) > 0)
+}
+
+/// The wait that took longest, of those in a state, and what to call it.
+fn worst_wait(profile: &Profile, state: State) -> Option<String> {
+    let waits = profile.threads.iter().flat_map(|thread| &thread.waits);
+    let worst = waits
+        .filter(|wait| wait.state == state && wait.kind.is_some())
+        .max_by_key(|wait| wait.time)?;
+    let name = format!("{} {}", worst.call, worst.target);
+    (!name.trim().is_empty()).then(|| name.trim().to_owned())
+}
+
+pub(super) fn sentence(verdict: Verdict, figures: &Figures, profile: &Profile) -> String {
+    let wall = length(figures.wall);
+    match verdict {
+        Verdict::GilBound => gil_sentence(figures, profile),
+        Verdict::ReadyBound => ready_sentence(figures, profile),
+        Verdict::LockBound => lock_sentence(figures, profile),
+        Verdict::LoopBlocked => blocked_sentence(figures, profile),
+        Verdict::CpuBound => {
+            let share = percent(figures.running_share.max(figures.cores_used.min(1.0)));
+            let mut text = format!(
+                "The program computes: {share} of its {wall}, on {:.1} cores",
+                figures.cores_used
+            );
+            if profile.cores > 0 {
+                text += &format!(" of {}", profile.cores);
+            }
+            if let Some(function) = most(profile, |function| function.self_cpu) {
+                text += &format!(", most of all in {}", at(&function.place));
+            }
+            text + "."
+        }
+        Verdict::IoBound => {
+            let whole = figures.times.sum() - figures.times.of(State::LockWait) - figures.times.of(State::Idle);
+            let io = figures
+                .times
+                .of(State::IoWait)
+                .saturating_add(figures.times.of(State::GilHeldOffCpu));
+            let share = percent(share(seconds(io), seconds(whole)));
+            let mut text = format!("The program waits: {share} of the time of its threads went to I/O and sleeping");
+            if let Some(wait) = worst_wait(profile, State::IoWait) {
+                text += &format!(", most of all to {wait}");
+            }
+            text + &format!("; it used {} of one core.", percent(figures.cores_used))
+        }
+        Verdict::PicklingBound => {
+            let share = percent(figures.pickling_share);
+            if figures.pickling > 0.0 {
+                let time = length(figures.pickling);
+                format!(
+                    "Processes exchange more than they work: {time}, {share} of what the pool did, went into pickling arguments and results and \
+                     moving them."
+                )
+            } else {
+                format!(
+                    "Processes exchange more than they work: {share} of all CPU time went into pickling and moving what they exchange."
+                )
+            }
+        }
+        Verdict::Idle => {
+            let used = percent(figures.cores_used);
+            let mut text = format!("The program did next to nothing in {wall}: it used {used} of one core");
+            if let Some(wait) = worst_wait(profile, State::IoWait).or_else(|| worst_wait(profile, State::Idle)) {
+                text += &format!(", and waited in {wait}");
+            }
+            text + "."
+        }
+    }
+}
+
+fn gil_sentence(figures: &Figures, profile: &Profile) -> String {
+    let share = percent(figures.gil_share);
+    let mut text = format!(
+        "Only one thread at a time can run Python code, and here several want to: they spent {share} of the time that they could have \
+         worked waiting for the GIL"
+    );
+    if let Some(holder) = most(profile, |function| function.caused_gil_wait) {
+        text += &format!(", most of all while {} held it", at(&holder.place));
+    }
+    if figures.of_wall(State::GilHeldOffCpu) >= limit::WAIT {
+        text += &format!(
+            "; {} it was held by a thread that slept",
+            length(seconds(figures.times.of(State::GilHeldOffCpu)))
+        );
+    }
+    text + "."
+}
+
+fn ready_sentence(figures: &Figures, profile: &Profile) -> String {
+    let share = percent(figures.ready_share);
+    let cores = f64::from(profile.cores.max(1));
+    let start = match profile.cores {
+        0 => String::from("There are too few cores for what wants to run"),
+        1 => format!("{:.0} threads want to run and there is one core", figures.busy_threads),
+        cores => format!(
+            "{:.0} threads want to run and there are {cores} cores",
+            figures.busy_threads
+        ),
+    };
+    let others = if figures.cores_used < 0.75 * cores {
+        format!(
+            "; other programs took part of the machine: this one got {:.1} of {cores:.0} cores",
+            figures.cores_used
+        )
+    } else {
+        String::new()
+    };
+    format!("{start}: they spent {share} of the time that they could have worked waiting for one{others}.")
+}
+
+/// Threads each of which waited for a lock that the next one held for a good part of its time, and the last one's the first.
+fn circle(profile: &Profile) -> Option<Vec<&Thread>> {
+    let next = |thread: &Thread| {
+        let lock = thread
+            .locks
+            .iter()
+            .find(|lock| lock.holder != 0 && lock.time >= thread.wall / 5)?;
+        profile
+            .threads
+            .iter()
+            .find(|other| other.pid == thread.pid && other.tid == lock.holder)
+    };
+    profile.threads.iter().find_map(|first| {
+        let mut found = vec![first];
+        while let Some(thread) = next(found[found.len() - 1]) {
+            if thread.tid == first.tid {
+                return (found.len() > 1).then_some(found);
+            }
+            if found.iter().any(|other| other.tid == thread.tid) {
+                return None;
+            }
+            found.push(thread);
+        }
+        None
+    })
+}
+
+fn circle_sentence(threads: &[&Thread]) -> String {
+    let names = threads.iter().map(|thread| {
+        let lock = &thread.locks[0];
+        let place = if lock.place.is_empty() {
+            String::new()
+        } else {
+            format!(", taken at {}", lock.place)
+        };
+        format!("{} (thread {}) waits for {}{place}", thread.name, thread.tid, lock.lock)
+    });
+    let names: Vec<_> = names.collect();
+    format!(
+        "Threads wait for one another in a circle, a deadlock while it lasts: {}.",
+        names.join("; ")
+    )
+}
+
+fn lock_sentence(figures: &Figures, profile: &Profile) -> String {
+    if let Some(threads) = circle(profile).filter(|_| figures.cores_used < limit::COMPUTING) {
+        return circle_sentence(&threads);
+    }
+    let locks = profile.threads.iter().flat_map(|thread| &thread.locks);
+    let worst = locks.max_by_key(|lock| lock.time);
+    if figures.contended == 0.0 {
+        let waiting = worst.map_or_else(String::new, |lock| format!(", most of all for {}", lock.lock));
+        return format!(
+            "Nothing runs: the threads wait for one another{waiting}. If it does not end, they may have locked one another out for good."
+        );
+    }
+    let mut text = format!(
+        "Threads queue for a lock: {} of the time of those with work to do went into waiting for their turn",
+        percent(figures.lock_share)
+    );
+    if let Some(lock) = worst {
+        text += &format!(", most of all for {}", lock.lock);
+        if !lock.holder_name.is_empty() {
+            text += &format!(", held by {}", lock.holder_name);
+        }
+        if !lock.place.is_empty() {
+            text += &format!(" since {}", lock.place);
+        }
+    } else if let Some(function) = most(profile, |function| function.times.of(State::LockWait)) {
+        text += &format!(", most of all in {}", at(&function.place));
+    }
+    text + "."
+}
+
+fn blocked_sentence(figures: &Figures, profile: &Profile) -> String {
+    let counted = profile.blocked.iter().filter(|blocked| blocks(blocked));
+    let (count, worst) = (counted.clone().count(), counted.max_by_key(|blocked| blocked.time));
+    let times = if count == 1 {
+        String::from("once")
+    } else {
+        format!("{count} times")
+    };
+    let mut text = format!(
+        "The event loop stood still: {times} a callback held it for 50 ms or more, {} in all",
+        length(figures.blocked)
+    );
+    if let Some(worst) = worst {
+        let place = if worst.place.function.is_empty() {
+            worst.callback.clone()
+        } else {
+            at(&worst.place)
+        };
+        text += &format!("; the longest was {place}, {}", length(seconds(worst.time)));
+    }
+    text + "."
+}
+
+pub(super) fn tries(verdict: Verdict, figures: &Figures, profile: &Profile) -> Vec<String> {
+    let spare = profile.cores > 1 && figures.cores_used < f64::from(profile.cores) * 0.75;
+    let circle = verdict == Verdict::LockBound && figures.cores_used < limit::COMPUTING && circle(profile).is_some();
+    let asleep = figures.of_wall(State::GilHeldOffCpu) >= limit::WAIT;
+    let found: &[(bool, &str)] = match verdict {
+        Verdict::GilBound => &[
+            (
+                asleep,
+                "Find what sleeps with the GIL held (an extension that does not release it, a child that is started) and move it to a process",
+            ),
+            (
+                true,
+                "Run this work in processes: plait.ProcessPool in place of ThreadPoolExecutor",
+            ),
+            (
+                true,
+                "Use a library that computes outside the GIL, as numpy, zlib and hashlib do for large inputs",
+            ),
+            (true, "Try a free-threaded build of Python"),
+            (
+                true,
+                "If one thread has to answer quickly, take the long work out of this process",
+            ),
+        ],
+        Verdict::CpuBound => &[
+            (
+                true,
+                "Make the function at the top of the table faster: a better algorithm, a library in C",
+            ),
+            (spare, "Use the other cores: plait.ProcessPool().map over the inputs"),
+            (
+                !spare,
+                "All cores are in use: only less work, or a larger machine, makes it faster",
+            ),
+        ],
+        Verdict::IoBound => &[
+            (
+                true,
+                "Let the waits overlap: asyncio on plait.run, or plait.ThreadPool for blocking calls",
+            ),
+            (
+                true,
+                "Ask for less, or for more at once: batches, caches, connections that are kept open",
+            ),
+            (true, "More cores or processes will not help"),
+        ],
+        Verdict::LockBound => &[
+            (
+                circle,
+                "Take locks in the same order everywhere, or one lock in place of several",
+            ),
+            (true, "Hold the lock for less: compute first, then lock, change, unlock"),
+            (
+                true,
+                "Use one lock per thing rather than one for all, or a queue (plait.Channel) and one owner",
+            ),
+            (true, "Fewer threads: they take turns anyway"),
+        ],
+        Verdict::ReadyBound => &[
+            (true, "Start fewer workers: as many as there are cores"),
+            (
+                true,
+                "Use a machine with more cores, or raise the limit of the container",
+            ),
+            (true, "See what else runs on the machine"),
+        ],
+        Verdict::PicklingBound => &[
+            (
+                true,
+                "Send less: names of files, ranges, keys, and let the worker load the data",
+            ),
+            (
+                true,
+                "Share large data instead of sending it: plait.share, plait.shared_array",
+            ),
+            (
+                true,
+                "Give each task more work: a larger chunksize, or let it be chosen",
+            ),
+            (
+                true,
+                "Threads send nothing: if the work releases the GIL, plait.ThreadPool is enough",
+            ),
+        ],
+        Verdict::LoopBlocked => &[
+            (
+                true,
+                "Move the blocking call off the loop: await asyncio.to_thread(f, ...) for calls that wait",
+            ),
+            (
+                true,
+                "Send computing to a pool: await plait.ProcessPool().submit(f, ...)",
+            ),
+            (true, "Use the asynchronous version of the library"),
+        ],
+        Verdict::Idle => &[
+            (true, "Nothing is slow here: give it the work that is, and look again"),
+            (true, "For a server, profile it while requests come in"),
+        ],
+    };
+    found
+        .iter()
+        .filter(|(fits, _)| *fits)
+        .map(|(_, text)| (*text).to_owned())
+        .collect()
+}
+
+/// The functions that are worth a sentence: what they cost themselves and others.
+pub(super) fn functions(profile: &Profile) -> Vec<FunctionEvidence> {
+    let mut order: Vec<&Function> = profile
+        .functions
+        .iter()
+        .filter(|function| function.verdict.is_some())
+        .collect();
+    let waits = |function: &Function| {
+        let idle = function
+            .times
+            .of(State::Idle)
+            .saturating_add(function.times.of(State::LockWait));
+        function
+            .times
+            .sum()
+            .saturating_sub(idle)
+            .saturating_add(function.caused_gil_wait)
+    };
+    order.sort_by_key(|function| std::cmp::Reverse(waits(function)));
+    let told = order.into_iter().take(5).filter_map(|function| {
+        let verdict = function.verdict?;
+        Some(FunctionEvidence {
+            place: function.place.clone(),
+            verdict,
+            sentence: function_sentence(function, verdict),
+        })
+    });
+    told.collect()
+}
+
+fn function_sentence(function: &Function, verdict: Verdict) -> String {
+    let time = |state| length(seconds(function.times.of(state)));
+    let name = at(&function.place);
+    match verdict {
+        Verdict::CpuBound => format!("{name} computed for {}.", length(seconds(function.self_cpu))),
+        Verdict::GilBound if function.caused_gil_wait >= function.times.of(State::GilWait) => format!(
+            "{name} held the GIL while other threads waited for it, {} in all, up to {} at a time.",
+            length(seconds(function.caused_gil_wait)),
+            length(seconds(function.longest_gil_hold))
+        ),
+        Verdict::GilBound => format!("{name} waited {} for the GIL.", time(State::GilWait)),
+        Verdict::ReadyBound => format!("{name} waited {} for a core.", time(State::Ready)),
+        Verdict::IoBound => {
+            let waited = function
+                .times
+                .of(State::IoWait)
+                .saturating_add(function.times.of(State::GilHeldOffCpu));
+            format!("{name} waited {} for I/O or time to pass.", length(seconds(waited)))
+        }
+        Verdict::LockBound => format!("{name} waited {} for locks or other threads.", time(State::LockWait)),
+        Verdict::PicklingBound => format!(
+            "{name} spent {} on pickling and moving data.",
+            length(seconds(function.self_cpu))
+        ),
+        Verdict::LoopBlocked => format!(
+            "{name} held the event loop for {}.",
+            length(seconds(function.times.sum()))
+        ),
+        Verdict::Idle => format!("{name} waited {} for work.", time(State::Idle)),
+    }
+}

@@ -1,0 +1,597 @@
+//! Records whose answer is known, and the profile that comes of them.
+
+mod story;
+
+use plait_trace::fold::{Fold, Options};
+use plait_trace::profile::{Owner, Profile, Thread};
+use plait_trace::record::{GilSpan, Record, Text, WaitKind, Why};
+use plait_trace::state::State;
+use proptest::prelude::*;
+use story::{MS, Story};
+
+fn only(profile: &Profile) -> &Thread {
+    assert_eq!(profile.threads.len(), 1);
+    &profile.threads[0]
+}
+
+fn times(thread: &Thread) -> Vec<(State, u64)> {
+    State::ALL
+        .into_iter()
+        .map(|state| (state, thread.times.of(state) / MS))
+        .filter(|(_, time)| *time > 0)
+        .collect()
+}
+
+#[test]
+fn each_row_of_the_table_of_states() {
+    use State::{GilHeldOffCpu, GilWait, IoWait, OnCpuGil, OnCpuReleased, Ready};
+    // What happens from millisecond to millisecond: on a core or not, and the GIL.
+    let cases = [
+        (true, false, GilSpan::Held, OnCpuGil),
+        (true, false, GilSpan::Free, OnCpuReleased),
+        (true, false, GilSpan::Wanted, GilWait),
+        (false, true, GilSpan::Held, Ready),
+        (false, true, GilSpan::Wanted, Ready),
+        (false, true, GilSpan::Free, Ready),
+        (false, false, GilSpan::Held, GilHeldOffCpu),
+        (false, false, GilSpan::Wanted, GilWait),
+        (false, false, GilSpan::Free, IoWait),
+    ];
+    for (on, forced, span, state) in cases {
+        let mut story = Story::begin(7, 100 * MS);
+        story.thread(7, "main");
+        story.switch(7, 0, true, false);
+        story.switch(7, 10 * MS, on, forced);
+        story.switch(7, 30 * MS, true, false);
+        story.gil(7, 0, 10 * MS, GilSpan::Held);
+        story.gil(7, 10 * MS, 30 * MS, span);
+        story.gil(7, 30 * MS, 100 * MS, GilSpan::Held);
+        let profile = story.profile();
+        let expected = if state == OnCpuGil {
+            vec![(OnCpuGil, 100)]
+        } else {
+            vec![(OnCpuGil, 80), (state, 20)]
+        };
+        let mut found = times(only(&profile));
+        found.sort_by_key(|entry| std::cmp::Reverse(entry.1));
+        assert_eq!(found, expected, "{on} {forced} {span:?}");
+    }
+}
+
+#[test]
+fn the_end_of_a_wait_is_ready_by_the_counts_of_the_kernel() {
+    let mut story = Story::begin(7, 100 * MS);
+    story.thread(7, "main");
+    story.counted(7, 0, 0, 0);
+    story.switch(7, 0, true, false);
+    for (off, on) in [(10, 30), (40, 60)] {
+        story.switch(7, off * MS, false, false);
+        story.switch(7, on * MS, true, false);
+    }
+    story.switch(7, 70 * MS, false, true);
+    story.switch(7, 75 * MS, true, false);
+    // 5 after the forced switch, so 4 for each of the waits.
+    story.counted(7, 100 * MS, 55 * MS, 13 * MS);
+    let profile = story.profile();
+    assert_eq!(
+        times(only(&profile)),
+        [(State::OnCpuReleased, 55), (State::Ready, 13), (State::IoWait, 32)]
+    );
+}
+
+#[test]
+fn waits_are_told_apart_by_what_was_seen_in_them() {
+    let mut story = Story::begin(7, 1_000 * MS);
+    story.thread(7, "worker");
+    story.switch(7, 0, true, false);
+    for (number, kind) in [WaitKind::Read, WaitKind::Lock, WaitKind::Work, WaitKind::Sleep]
+        .into_iter()
+        .enumerate()
+    {
+        let at = 200 * number as u64 * MS;
+        story.switch(7, at + 10 * MS, false, false);
+        story.wait(7, at + 30 * MS, kind, "call", &format!("target {number}"));
+        story.switch(7, at + (110 + 10 * number as u64) * MS, true, false);
+    }
+    let profile = story.profile();
+    let thread = only(&profile);
+    assert_eq!(
+        times(thread),
+        [
+            (State::OnCpuReleased, 540),
+            (State::IoWait, 230),
+            (State::LockWait, 110),
+            (State::Idle, 120)
+        ]
+    );
+    let waits: Vec<_> = thread
+        .waits
+        .iter()
+        .map(|wait| (wait.target.as_str(), wait.count, wait.time / MS))
+        .collect();
+    assert_eq!(
+        waits,
+        [
+            ("target 3", 1, 130),
+            ("target 2", 1, 120),
+            ("target 1", 1, 110),
+            ("target 0", 1, 100)
+        ]
+    );
+    assert_eq!((thread.io_bursts.count, thread.io_bursts.max), (2, 130 * MS));
+    let lane = &profile.lanes[0];
+    assert_eq!(lane.owner, Owner::Thread(0));
+    let notes: Vec<_> = lane
+        .lane
+        .segments()
+        .filter(|part| part.3 != u32::MAX)
+        .map(|part| &profile.notes[part.3 as usize])
+        .collect();
+    assert_eq!(
+        notes,
+        ["call target 0", "call target 1", "call target 2", "call target 3"]
+    );
+}
+
+#[test]
+fn a_wait_for_a_lock_names_it_and_its_holder() {
+    let mut story = Story::begin(7, 100 * MS);
+    story.thread(7, "main");
+    story.thread(8, "keeper");
+    story.switch(7, 0, true, false);
+    story.switch(7, 10 * MS, false, false);
+    story.switch(7, 60 * MS, true, false);
+    story.lock_wait(7, 10 * MS, 61 * MS, "Lock 3", 8, "app.py:12");
+    let profile = story.profile();
+    let thread = &profile.threads[0];
+    assert_eq!(times(thread), [(State::OnCpuReleased, 50), (State::LockWait, 50)]);
+    let lock = &thread.locks[0];
+    assert_eq!(
+        (lock.lock.as_str(), lock.holder, lock.holder_name.as_str()),
+        ("Lock 3", 8, "keeper")
+    );
+    assert_eq!((lock.place.as_str(), lock.count, lock.time), ("app.py:12", 1, 50 * MS));
+}
+
+#[test]
+fn bursts_end_with_voluntary_leaves_alone() {
+    let mut story = Story::begin(7, 100 * MS);
+    story.thread(7, "main");
+    story.switch(7, 0, true, false);
+    story.switch(7, 10 * MS, false, true);
+    story.switch(7, 15 * MS, true, false);
+    story.switch(7, 25 * MS, false, false);
+    story.switch(7, 50 * MS, true, false);
+    story.switch(7, 55 * MS, false, false);
+    let profile = story.profile();
+    let thread = only(&profile);
+    assert_eq!((thread.cpu_bursts.count, thread.cpu_bursts.max), (2, 20 * MS));
+    assert_eq!((thread.switches_voluntary, thread.switches_forced), (2, 1));
+    assert_eq!(thread.io_bursts.count, 2);
+}
+
+#[test]
+fn blurred_spans_keep_their_sums() {
+    let mut story = Story::begin(7, 100 * MS);
+    story.thread(7, "main");
+    story.switch(7, 0, true, false);
+    story.switch(7, 40 * MS, false, false);
+    story.switch(7, 60 * MS, true, false);
+    let blurred = GilSpan::Blurred {
+        held: 30 * MS,
+        wanted: 10 * MS,
+        takes: 1_000,
+        longest: 2 * MS,
+    };
+    story.gil(7, 0, 100 * MS, blurred);
+    let profile = story.profile();
+    let thread = only(&profile);
+    // Who waits for the GIL sleeps: ten of the twenty off the core.
+    assert_eq!(
+        times(thread),
+        [
+            (State::OnCpuGil, 30),
+            (State::OnCpuReleased, 50),
+            (State::GilWait, 10),
+            (State::IoWait, 10)
+        ]
+    );
+    assert_eq!((thread.gil_takes, thread.longest_gil_hold), (1_000, 2 * MS));
+}
+
+#[test]
+fn without_switches_the_kernels_counts_serve() {
+    let mut story = Story::begin(7, 100 * MS);
+    story.thread(7, "main");
+    story.counted(7, 0, 0, 0);
+    story.gil(7, 0, 40 * MS, GilSpan::Held);
+    story.gil(7, 40 * MS, 100 * MS, GilSpan::Free);
+    story.counted(7, 100 * MS, 50 * MS, 10 * MS);
+    let profile = story.profile();
+    assert_eq!(
+        times(only(&profile)),
+        [
+            (State::OnCpuGil, 40),
+            (State::OnCpuReleased, 10),
+            (State::Ready, 10),
+            (State::IoWait, 40)
+        ]
+    );
+}
+
+#[test]
+fn with_counts_alone_there_are_still_sums() {
+    let mut story = Story::begin(7, 100 * MS);
+    story.thread(7, "main");
+    story.counted(7, 0, 0, 0);
+    story.counted(7, 100 * MS, 50 * MS, 10 * MS);
+    let profile = story.profile();
+    assert_eq!(
+        times(only(&profile)),
+        [(State::OnCpuReleased, 50), (State::Ready, 10), (State::IoWait, 40)]
+    );
+}
+
+#[test]
+fn with_the_gil_alone_who_holds_it_runs() {
+    let mut story = Story::begin(7, 100 * MS);
+    story.thread(7, "main");
+    story.gil(7, 0, 40 * MS, GilSpan::Held);
+    story.gil(7, 40 * MS, 70 * MS, GilSpan::Wanted);
+    let profile = story.profile();
+    assert_eq!(
+        times(only(&profile)),
+        [(State::OnCpuGil, 40), (State::GilWait, 30), (State::IoWait, 30)]
+    );
+}
+
+#[test]
+fn a_hold_is_found_with_the_function_that_did_it() {
+    let mut story = Story::begin(7, 1_000 * MS);
+    story.thread(7, "main");
+    story.switch(7, 0, true, false);
+    let (short, long) = (story.frame("short", "app.py", 3), story.frame("long", "app.py", 9));
+    story.gil(7, 0, 10 * MS, GilSpan::Held);
+    story.stack(7, 5 * MS, short, Why::Tick);
+    story.gil(7, 11 * MS, 26 * MS, GilSpan::Held);
+    // In parts, as long spans are.
+    story.gil(7, 26 * MS, 41 * MS, GilSpan::Held);
+    story.stack(7, 20 * MS, long, Why::Lasting);
+    story.stack(7, 40 * MS, short, Why::Tick);
+    let profile = story.profile();
+    let thread = only(&profile);
+    assert_eq!(
+        (thread.longest_gil_hold, thread.longest_gil_hold_start, thread.gil_takes),
+        (30 * MS, 11 * MS, 2)
+    );
+    assert_eq!(thread.longest_gil_hold_at.as_ref().unwrap().function, "long");
+    let function = profile
+        .functions
+        .iter()
+        .find(|function| function.place.function == "long")
+        .unwrap();
+    assert_eq!(function.longest_gil_hold, 29 * MS);
+}
+
+#[test]
+fn a_wait_for_the_gil_is_charged_to_who_held_it() {
+    let mut story = Story::begin(7, 100 * MS);
+    story.thread(7, "main");
+    story.thread(8, "other");
+    let (hog, meek) = (story.frame("hog", "app.py", 3), story.frame("meek", "app.py", 9));
+    for tid in [7, 8] {
+        story.switch(tid, 0, true, false);
+    }
+    story.gil(7, 0, 60 * MS, GilSpan::Held);
+    story.gil(8, 20 * MS, 60 * MS, GilSpan::Wanted);
+    story.gil(8, 60 * MS, 100 * MS, GilSpan::Held);
+    story.stack(7, 10 * MS, meek, Why::Tick);
+    story.stack(7, 30 * MS, hog, Why::Holder { waiter: 8 });
+    story.stack(8, 70 * MS, meek, Why::Tick);
+    let profile = story.profile();
+    let caused = |name: &str| {
+        profile
+            .functions
+            .iter()
+            .find(|function| function.place.function == name)
+            .unwrap()
+            .caused_gil_wait
+            / MS
+    };
+    assert_eq!((caused("hog"), caused("meek")), (40, 0));
+    let strip: Vec<_> = profile.gil[0]
+        .lane
+        .segments()
+        .map(|(start, length, thread, _)| (start / MS, length / MS, thread))
+        .collect();
+    assert_eq!(strip, [(0, 60, 0), (60, 40, 1)]);
+}
+
+#[test]
+fn self_and_total_time_of_functions() {
+    let mut story = Story::begin(7, 100 * MS);
+    story.thread(7, "main");
+    story.switch(7, 0, true, false);
+    let outer = story.frame("outer", "app.py", 3);
+    let inner = story.frame_in(outer, "inner", "app.py", 9);
+    let again = story.frame_in(inner, "outer", "app.py", 3);
+    story.stack(7, 30 * MS, outer, Why::Tick);
+    story.stack(7, 60 * MS, inner, Why::Tick);
+    story.stack(7, 100 * MS - 1, again, Why::Tick);
+    let profile = story.profile();
+    let function = |name: &str| {
+        profile
+            .functions
+            .iter()
+            .find(|function| function.place.function == name)
+            .unwrap()
+    };
+    assert_eq!(
+        (function("outer").self_cpu / MS, function("outer").total_cpu / MS),
+        (70, 100)
+    );
+    assert_eq!(
+        (function("inner").self_cpu / MS, function("inner").total_cpu / MS),
+        (30, 70)
+    );
+    assert_eq!(profile.stacks.samples.len(), 3);
+    assert_eq!(profile.stacks.frames[profile.stacks.samples[2].frame].caller, Some(1));
+}
+
+#[test]
+fn tasks_run_are_ready_and_await() {
+    let mut story = Story::begin(7, 1_000 * MS);
+    story.thread(7, "main");
+    let (name, function) = (story.text("Task-1"), story.text("fetch"));
+    let (what, place) = (story.text("recv"), story.text("app.py:3"));
+    story.add(Record::Task {
+        task: 1,
+        at: story.at(0),
+        tid: 7,
+        name,
+        function,
+    });
+    story.add(Record::Step {
+        task: 1,
+        tid: 7,
+        from: story.at(10 * MS),
+        to: story.at(20 * MS),
+    });
+    story.add(Record::Await {
+        task: 1,
+        at: story.at(20 * MS),
+        what,
+        place,
+    });
+    story.add(Record::Woken {
+        task: 1,
+        at: story.at(120 * MS),
+    });
+    story.add(Record::Step {
+        task: 1,
+        tid: 7,
+        from: story.at(150 * MS),
+        to: story.at(350 * MS),
+    });
+    story.add(Record::TaskEnd {
+        task: 1,
+        at: story.at(350 * MS),
+    });
+    let other = story.text("Task-2");
+    story.add(Record::Task {
+        task: 2,
+        at: story.at(0),
+        tid: 7,
+        name: other,
+        function,
+    });
+    let profile = story.profile();
+    let task = &profile.tasks[0];
+    assert_eq!((task.running / MS, task.ready / MS, task.awaiting / MS), (210, 40, 100));
+    assert_eq!((task.steps, task.longest_step / MS, task.wall / MS), (2, 200, 350));
+    assert_eq!(
+        (
+            task.awaits[0].what.as_str(),
+            task.awaits[0].place.as_str(),
+            task.awaits[0].count
+        ),
+        ("recv", "app.py:3", 1)
+    );
+    let blocked = &profile.blocked[0];
+    assert_eq!(
+        (blocked.callback.as_str(), blocked.loop_name.as_str()),
+        ("Task-1", "main")
+    );
+    assert_eq!((blocked.start / MS, blocked.time / MS, blocked.others), (150, 200, 1));
+}
+
+#[test]
+fn processes_are_new_run_are_ready_wait_and_end() {
+    let mut story = Story::begin(7, 100 * MS);
+    story.add(Record::Thread {
+        tid: 7,
+        at: story.at(10 * MS),
+        name: Text(0),
+        born: true,
+    });
+    story.switch(7, 10 * MS, true, false);
+    story.switch(7, 30 * MS, false, true);
+    story.switch(7, 35 * MS, true, false);
+    story.switch(7, 40 * MS, false, false);
+    let mut other = Story::begin(8, 150 * MS);
+    other.thread(8, "main");
+    let profile = Story::together([story, other]);
+    let states = profile.processes[0].states;
+    let found = [
+        states.new,
+        states.running,
+        states.ready,
+        states.waiting,
+        states.terminated,
+    ]
+    .map(|time| time / MS);
+    assert_eq!(found, [10, 25, 5, 60, 50]);
+    assert_eq!(profile.processes[0].cpu / MS, 25);
+    assert_eq!(profile.wall / MS, 150);
+}
+
+#[test]
+fn a_number_that_the_kernel_gives_again_is_another_thread() {
+    let mut story = Story::begin(7, 100 * MS);
+    for (from, to, name) in [(0, 20, "first"), (30, 80, "second")] {
+        let name = story.text(name);
+        story.add(Record::Thread {
+            tid: 9,
+            at: story.at(from * MS),
+            name,
+            born: true,
+        });
+        story.switch(9, from * MS, true, false);
+        story.add(Record::ThreadEnd {
+            tid: 9,
+            at: story.at(to * MS),
+        });
+    }
+    let profile = story.profile();
+    let found: Vec<_> = profile
+        .threads
+        .iter()
+        .map(|thread| (thread.name.as_str(), thread.wall / MS, thread.times.on_cpu() / MS))
+        .collect();
+    assert_eq!(found, [("first", 20, 20), ("second", 50, 50)]);
+}
+
+#[test]
+fn nothing_at_all_is_an_idle_profile() {
+    let profile = Fold::default().finish();
+    assert_eq!(
+        (profile.wall, profile.threads.len(), profile.verdict.name()),
+        (0, 0, "idle")
+    );
+}
+
+fn records() -> impl Strategy<Value = Vec<Record>> {
+    let tid = || 1_u32..4;
+    let time = || prop_oneof![30 => 1_000_u64..2_000, 1 => any::<u64>()];
+    let number = || prop_oneof![8 => 0_u64..1_500, 1 => any::<u64>()];
+    let text = || (0_u32..4).prop_map(Text);
+    let span = prop_oneof![
+        Just(GilSpan::Held),
+        Just(GilSpan::Wanted),
+        Just(GilSpan::Free),
+        (number(), number(), number()).prop_map(|(held, wanted, longest)| GilSpan::Blurred {
+            held,
+            wanted,
+            takes: 3,
+            longest
+        }),
+    ];
+    let why = prop_oneof![
+        Just(Why::Tick),
+        Just(Why::Lasting),
+        tid().prop_map(|waiter| Why::Holder { waiter })
+    ];
+    let kind = prop::sample::select(WaitKind::ALL.to_vec());
+    let record = prop_oneof![
+        3 => (tid(), time(), time(), span).prop_map(|(tid, from, to, span)| Record::Gil { tid, from, to, span }),
+        4 => (tid(), time(), any::<bool>(), any::<bool>())
+            .prop_map(|(tid, at, on, forced)| Record::Switch { tid, at, cpu: 0, on, forced }),
+        2 => (tid(), time(), number(), number())
+            .prop_map(|(tid, at, on_cpu, ready)| Record::Counted { tid, at, on_cpu, ready, voluntary: on_cpu, forced: ready }),
+        1 => (tid(), time(), any::<bool>()).prop_map(|(tid, at, born)| Record::Thread { tid, at, name: Text(1), born }),
+        1 => (tid(), time()).prop_map(|(tid, at)| Record::ThreadEnd { tid, at }),
+        2 => (tid(), time(), 0_u32..6, why).prop_map(|(tid, at, frame, why)| Record::Stack { tid, at, frame, weight: 1, why }),
+        1 => (tid(), time(), kind, text()).prop_map(|(tid, at, kind, call)| Record::Wait { tid, at, kind, call, target: Text(0) }),
+        1 => (tid(), time(), time(), text())
+            .prop_map(|(tid, from, to, lock)| Record::LockWait { tid, from, to, lock, holder: 2, where_held: Text(0) }),
+        1 => (0_u32..8, 0_u32..5).prop_map(|(caller, function)| Record::Frame { caller, function, line: 1 }),
+        1 => text().prop_map(|name| Record::Function { name, file: name, line: 1 }),
+        1 => (0_u64..3, tid(), time(), time()).prop_map(|(task, tid, from, to)| Record::Step { task, tid, from, to }),
+        1 => (0_u64..3, time(), text()).prop_map(|(task, at, what)| Record::Await { task, at, what, place: what }),
+        1 => (0_u64..3, time()).prop_map(|(task, at)| Record::Woken { task, at }),
+        1 => (0_u64..3, time()).prop_map(|(task, at)| Record::TaskEnd { task, at }),
+        1 => (0_u64..3, time(), tid()).prop_map(|(task, at, tid)| Record::Task { task, at, tid, name: Text(1), function: Text(2) }),
+        1 => (tid(), time(), time(), any::<Box<[u64; 8]>>(), any::<u64>()).prop_map(|(tid, from, to, states, some)| Record::Sums {
+            tid, from, to, states, voluntary: some, forced: some, takes: some, longest: some, hold_at: some, frame: 1
+        }),
+        1 => (tid(), 0_u32..6, any::<Box<[u64; 8]>>(), any::<u64>()).prop_map(|(tid, frame, states, some)| Record::FrameSums {
+            tid, frame, states, caused: some, longest: some, samples: some
+        }),
+        1 => (0_u64..3, time(), any::<[u64; 5]>()).prop_map(|(task, to, [running, ready, awaiting, steps, longest])| {
+            Record::TaskSums { task, to, running, ready, awaiting, steps, longest }
+        }),
+        1 => (tid(), any::<bool>(), any::<u32>(), any::<u64>())
+            .prop_map(|(tid, io, bucket, count)| Record::BurstSums { tid, io, bucket, count }),
+        1 => (time(), time(), time(), number())
+            .prop_map(|(at, begun, ended, some)| Record::Pooled { pool: Text(1), function: Text(1), at, begun, ended, pickling: some, transfer: some }),
+        1 => (tid(), time(), time()).prop_map(|(tid, from, to)| Record::Callback { tid, from, to, name: Text(1) }),
+        1 => time().prop_map(|at| Record::Process { at, parent: 1, name: Text(1), python: Text(2), switch_interval: 5, cores: 2 }),
+        1 => time().prop_map(|at| Record::ProcessEnd { at, code: None }),
+        1 => any::<bool>().prop_map(|rolled| Record::Begin { rolled }),
+        1 => (time(), number()).prop_map(|(at, some)| Record::Cost { at, observer: some, hooks: some, lost: some }),
+        1 => any::<(u64, u64)>().prop_map(|(at, epoch)| Record::Clock { at, epoch }),
+    ];
+    prop::collection::vec(record, 0..80)
+}
+
+fn check_sums(profile: &Profile) -> Result<(), TestCaseError> {
+    for thread in &profile.threads {
+        prop_assert!(thread.start + thread.wall <= profile.wall);
+        prop_assert_eq!(thread.times.sum(), thread.wall);
+    }
+    for task in &profile.tasks {
+        prop_assert_eq!(task.running + task.ready + task.awaiting, task.wall);
+    }
+    for process in &profile.processes {
+        let states = process.states;
+        prop_assert_eq!(
+            states.new + states.ready + states.running + states.waiting,
+            process.wall
+        );
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_comes_the_states_add_up(records in records(), lane in prop::sample::select(vec![0, 1, 50, 100_000])) {
+        let mut fold = Fold::new(Options { lane, ..Options::default() });
+        for record in records {
+            fold.add(7, record);
+        }
+        check_sums(&fold.finish())?;
+    }
+
+    #[test]
+    fn the_order_of_arrival_does_not_matter(
+        events in prop::collection::vec((0_u64..1_000, any::<bool>(), any::<bool>()), 1..60),
+        spans in prop::collection::vec((0_u64..30, 0_u8..3), 0..30),
+        turn in any::<prop::sample::Index>(),
+    ) {
+        let mut records = Vec::new();
+        for (at, on, forced) in events {
+            records.push(Record::Switch { tid: 7, at, cpu: 0, on, forced });
+        }
+        let mut at = 0;
+        for (length, kind) in spans {
+            let span = [GilSpan::Held, GilSpan::Wanted, GilSpan::Free][usize::from(kind)];
+            records.push(Record::Gil { tid: 7, from: at, to: at + length, span });
+            at += length;
+        }
+        let fold = |records: &[Record]| {
+            let mut fold = Fold::default();
+            fold.add(7, Record::Process { at: 0, parent: 1, name: Text(0), python: Text(0), switch_interval: 5, cores: 2 });
+            fold.add(7, Record::ProcessEnd { at: 1_000, code: None });
+            for record in records {
+                fold.add(7, record.clone());
+            }
+            fold.finish().threads.iter().map(|thread| thread.times).collect::<Vec<_>>()
+        };
+        let one = fold(&records);
+        let turn = turn.index(records.len());
+        records.rotate_left(turn);
+        prop_assert_eq!(one, fold(&records));
+    }
+}

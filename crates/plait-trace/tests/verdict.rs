@@ -1,0 +1,346 @@
+//! What a newcomer reads about programs of which the answer is known.
+
+mod story;
+
+use plait_trace::profile::Profile;
+use plait_trace::record::{GilSpan, Record, Tid, WaitKind, Why};
+use plait_trace::verdict::Verdict;
+use story::{MS, Story};
+
+/// Runs Python code from a time to another.
+fn computes(story: &mut Story, tid: Tid, from: u64, to: u64) {
+    story.switch(tid, from, true, false);
+    story.switch(tid, to, false, false);
+    story.gil(tid, from, to, GilSpan::Held);
+}
+
+fn joins(story: &mut Story, wall: u64) {
+    story.thread(7, "MainThread");
+    story.switch(7, 0, false, false);
+    story.wait(7, 20 * MS, WaitKind::Lock, "futex", "");
+    story.switch(7, wall, true, false);
+}
+
+fn check(profile: &Profile, verdict: Verdict, words: &[&str]) {
+    let sentence = &profile.evidence.sentence;
+    assert_eq!(profile.verdict, verdict, "{sentence} {:?}", profile.evidence.figures);
+    for word in words {
+        assert!(sentence.contains(word), "{word:?} is not in: {sentence}");
+    }
+    assert!(!profile.evidence.tries.is_empty());
+}
+
+#[test]
+fn two_threads_that_compute_are_bound_by_the_gil() {
+    let mut story = Story::begin(7, 1_000 * MS);
+    joins(&mut story, 1_000 * MS);
+    let parse = story.frame("parse", "/home/me/app.py", 12);
+    for tid in [8, 9] {
+        story.thread(tid, "worker");
+        story.switch(tid, 0, true, false);
+    }
+    for turn in 0..200_u64 {
+        let (holder, waiter) = if turn % 2 == 0 { (8, 9) } else { (9, 8) };
+        let (from, to) = (turn * 5 * MS, (turn + 1) * 5 * MS);
+        story.gil(holder, from, to, GilSpan::Held);
+        story.gil(waiter, from, to, GilSpan::Wanted);
+        story.switch(holder, from, true, false);
+        story.switch(waiter, from, false, false);
+        story.stack(holder, from + MS, parse, Why::Tick);
+    }
+    let profile = story.profile();
+    check(
+        &profile,
+        Verdict::GilBound,
+        &["50 %", "waiting for the GIL", "parse (app.py:12)"],
+    );
+    assert!(profile.evidence.tries[0].contains("ProcessPool"));
+    let parse = &profile.functions[0];
+    assert_eq!(parse.verdict, Some(Verdict::GilBound));
+    assert!(parse.caused_gil_wait > 900 * MS);
+    assert!(
+        profile.evidence.functions[0]
+            .sentence
+            .contains("held the GIL while other threads waited")
+    );
+}
+
+#[test]
+fn one_thread_that_computes_is_bound_by_its_cpu() {
+    let mut story = Story::begin(7, 1_000 * MS);
+    story.thread(7, "MainThread");
+    let crunch = story.frame("crunch", "app.py", 3);
+    computes(&mut story, 7, 0, 950 * MS);
+    for tick in 0..95 {
+        story.stack(7, tick * 10 * MS + MS, crunch, Why::Tick);
+    }
+    let profile = story.profile();
+    check(&profile, Verdict::CpuBound, &["95 %", "crunch (app.py:3)"]);
+    assert!(profile.evidence.tries.iter().any(|text| text.contains("other cores")));
+}
+
+#[test]
+fn a_crawler_of_threads_is_bound_by_io_and_not_by_its_join() {
+    let mut story = Story::begin(7, 1_000 * MS);
+    joins(&mut story, 1_000 * MS);
+    for tid in 10..20 {
+        story.thread(tid, "crawler");
+        for page in 0..10_u64 {
+            let from = page * 100 * MS + u64::from(tid - 10) * MS;
+            computes(&mut story, tid, from, from + 2 * MS);
+            story.wait(tid, from + 30 * MS, WaitKind::Read, "recv", "93.184.215.14:443");
+        }
+    }
+    check(&story.profile(), Verdict::IoBound, &["recv 93.184.215.14:443"]);
+}
+
+#[test]
+fn a_reader_of_a_slow_pipe_is_bound_by_io_though_it_does_nothing() {
+    let mut story = Story::begin(7, 1_000 * MS);
+    story.thread(7, "MainThread");
+    for turn in 0..10 {
+        computes(&mut story, 7, turn * 100 * MS, turn * 100 * MS + MS / 10);
+        story.wait(7, turn * 100 * MS + 50 * MS, WaitKind::Read, "read", "pipe:[77]");
+    }
+    check(
+        &story.profile(),
+        Verdict::IoBound,
+        &["read pipe:[77]", "less" /* than one percent of a core */],
+    );
+}
+
+#[test]
+fn a_server_that_nobody_asks_is_idle() {
+    let mut story = Story::begin(7, 10_000 * MS);
+    story.thread(7, "MainThread");
+    for turn in 0..10 {
+        computes(&mut story, 7, turn * 1_000 * MS, turn * 1_000 * MS + MS / 10);
+        story.wait(7, turn * 1_000 * MS + 500 * MS, WaitKind::Poll, "epoll_wait", "");
+    }
+    let profile = story.profile();
+    check(&profile, Verdict::Idle, &["next to nothing", "epoll_wait"]);
+}
+
+#[test]
+fn a_pool_that_pickles_more_than_it_works() {
+    let mut story = Story::begin(7, 1_000 * MS);
+    story.thread(7, "MainThread");
+    computes(&mut story, 7, 0, 900 * MS);
+    let (pool, function) = (story.text("ProcessPool-1"), story.text("scale"));
+    for task in 0..10 {
+        let at = story.at(task * 100 * MS);
+        let (pickling, transfer) = (50 * MS, 10 * MS);
+        story.add(Record::Pooled {
+            pool,
+            function,
+            at,
+            begun: at + 60 * MS,
+            ended: at + 65 * MS,
+            pickling,
+            transfer,
+        });
+    }
+    let profile = story.profile();
+    check(&profile, Verdict::PicklingBound, &["600 ms", "92 %"]);
+    let pool = &profile.pools[0];
+    assert_eq!(
+        (pool.count, pool.queue / MS, pool.run / MS, pool.pickling / MS),
+        (10, 500, 50, 500)
+    );
+    assert!(profile.evidence.tries.iter().any(|text| text.contains("plait.share")));
+}
+
+#[test]
+fn a_pool_of_the_standard_library_is_seen_by_its_functions() {
+    let mut story = Story::begin(7, 1_000 * MS);
+    story.thread(7, "MainThread");
+    let dumps = story.frame("dumps", "/usr/lib/python3.12/multiprocessing/reduction.py", 48);
+    let rest = story.frame("main", "app.py", 3);
+    computes(&mut story, 7, 0, 900 * MS);
+    for tick in 0..90 {
+        let frame = if tick % 3 == 0 { rest } else { dumps };
+        story.stack(7, tick * 10 * MS + MS, frame, Why::Tick);
+    }
+    check(&story.profile(), Verdict::PicklingBound, &["pickling"]);
+}
+
+#[test]
+fn threads_that_queue_for_a_lock() {
+    let mut story = Story::begin(7, 1_000 * MS);
+    joins(&mut story, 1_000 * MS);
+    for tid in [8, 9, 10] {
+        story.thread(tid, &format!("worker-{tid}"));
+    }
+    for turn in 0..100_u64 {
+        let holder = 8 + (turn % 3) as Tid;
+        let (from, to) = (turn * 10 * MS, turn * 10 * MS + 10 * MS);
+        // It computes without the GIL, as a library in C does.
+        story.switch(holder, from, true, false);
+        story.switch(holder, to, false, false);
+        for other in [8, 9, 10] {
+            if other != holder {
+                story.lock_wait(other, from, to, "Lock 'table'", holder, "app.py:30");
+            }
+        }
+    }
+    check(
+        &story.profile(),
+        Verdict::LockBound,
+        &["Lock 'table'", "held by worker-", "app.py:30"],
+    );
+}
+
+#[test]
+fn all_threads_locked_out_by_one_another() {
+    let mut story = Story::begin(7, 5_000 * MS);
+    for (tid, other, lock) in [(8, 9, "Lock a"), (9, 8, "Lock b")] {
+        story.thread(tid, &format!("worker-{tid}"));
+        computes(&mut story, tid, 0, MS);
+        story.lock_wait(tid, MS, 5_000 * MS, lock, other, "app.py:3");
+    }
+    let profile = story.profile();
+    check(
+        &profile,
+        Verdict::LockBound,
+        &[
+            "deadlock",
+            "worker-8 (thread 8) waits for Lock a, taken at app.py:3; worker-9",
+        ],
+    );
+    assert!(profile.evidence.tries[0].contains("same order"));
+}
+
+#[test]
+fn a_task_that_blocks_its_loop() {
+    let mut story = Story::begin(7, 2_000 * MS);
+    story.thread(7, "MainThread");
+    let sleepy = story.frame("fetch", "app.py", 7);
+    let (function, what) = (story.text("main"), story.text("sleep"));
+    for task in [1, 2] {
+        let name = story.text(&format!("Task-{task}"));
+        story.add(Record::Task {
+            task,
+            at: story.at(0),
+            tid: 7,
+            name,
+            function,
+        });
+    }
+    story.add(Record::Await {
+        task: 2,
+        at: story.at(MS),
+        what,
+        place: function,
+    });
+    story.add(Record::Step {
+        task: 1,
+        tid: 7,
+        from: story.at(100 * MS),
+        to: story.at(300 * MS),
+    });
+    computes(&mut story, 7, 0, 100 * MS);
+    story.stack(7, 150 * MS, sleepy, Why::Lasting);
+    let profile = story.profile();
+    check(&profile, Verdict::LoopBlocked, &["once", "200 ms", "fetch (app.py:7)"]);
+    assert!(profile.evidence.tries[0].contains("to_thread"));
+}
+
+#[test]
+fn a_loop_of_one_task_is_not_held_up_by_it() {
+    let mut story = Story::begin(7, 1_000 * MS);
+    story.thread(7, "MainThread");
+    let (name, function) = (story.text("Task-1"), story.text("main"));
+    story.add(Record::Task {
+        task: 1,
+        at: story.at(0),
+        tid: 7,
+        name,
+        function,
+    });
+    story.add(Record::Step {
+        task: 1,
+        tid: 7,
+        from: story.at(0),
+        to: story.at(900 * MS),
+    });
+    computes(&mut story, 7, 0, 900 * MS);
+    check(&story.profile(), Verdict::CpuBound, &["90 %"]);
+}
+
+#[test]
+fn eight_processes_that_compute_on_two_cores() {
+    let processes = (0..8_u32).map(|number| {
+        let pid = 100 + number;
+        let mut story = Story::begin(pid, 1_000 * MS);
+        story.thread(pid, "MainThread");
+        story.gil(pid, 0, 1_000 * MS, GilSpan::Held);
+        // A slice of four in each sixteen milliseconds.
+        for turn in 0..62 {
+            let from = turn * 16 * MS + u64::from(number % 4) * 4 * MS;
+            story.switch(pid, from, true, false);
+            story.switch(pid, from + 4 * MS, false, true);
+        }
+        story
+    });
+    check(
+        &Story::together(processes),
+        Verdict::ReadyBound,
+        &["8 threads", "2 cores", "75 %"],
+    );
+}
+
+#[test]
+fn one_process_whose_cores_others_took() {
+    let mut story = Story::begin(7, 1_000 * MS);
+    story.thread(7, "MainThread");
+    story.gil(7, 0, 1_000 * MS, GilSpan::Held);
+    for turn in 0..100 {
+        story.switch(7, turn * 10 * MS, true, false);
+        story.switch(7, turn * 10 * MS + 4 * MS, false, true);
+    }
+    check(&story.profile(), Verdict::ReadyBound, &["60 %", "other programs"]);
+}
+
+#[test]
+fn a_thread_that_sleeps_with_the_gil_is_in_the_way_of_others() {
+    let mut story = Story::begin(7, 1_000 * MS);
+    for tid in [7, 8] {
+        story.thread(tid, "thread");
+    }
+    for turn in 0..10 {
+        let from = turn * 100 * MS;
+        story.gil(7, from, from + 80 * MS, GilSpan::Held);
+        story.switch(7, from, true, false);
+        story.switch(7, from + 5 * MS, false, false);
+        story.switch(8, from + 80 * MS, true, false);
+        story.gil(8, from, from + 80 * MS, GilSpan::Wanted);
+        story.gil(8, from + 80 * MS, from + 100 * MS, GilSpan::Held);
+        story.switch(8, from + 100 * MS, false, false);
+    }
+    let profile = story.profile();
+    check(&profile, Verdict::GilBound, &["held by a thread that slept"]);
+    assert!(profile.evidence.tries[0].contains("sleeps with the GIL held"));
+}
+
+#[test]
+fn two_threads_that_compute_on_a_busy_machine_are_still_bound_by_the_gil() {
+    let mut story = Story::begin(7, 1_600 * MS);
+    joins(&mut story, 1_600 * MS);
+    for tid in [8, 9] {
+        story.thread(tid, "worker");
+    }
+    for turn in 0..200_u64 {
+        let (holder, waiter) = if turn % 2 == 0 { (8, 9) } else { (9, 8) };
+        let (from, to) = (turn * 8 * MS, (turn + 1) * 8 * MS);
+        story.gil(holder, from, to, GilSpan::Held);
+        story.gil(waiter, from, to, GilSpan::Wanted);
+        // Five of the eight milliseconds others have the core.
+        story.switch(holder, from, true, false);
+        story.switch(holder, from + MS, false, true);
+        story.switch(holder, from + 6 * MS, true, false);
+        story.switch(waiter, from, false, true);
+        story.switch(waiter, from + 5 * MS, true, false);
+        story.switch(waiter, from + 5 * MS + 1, false, false);
+    }
+    check(&story.profile(), Verdict::GilBound, &["waiting for the GIL"]);
+}
