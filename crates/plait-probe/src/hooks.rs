@@ -202,77 +202,11 @@ impl Drop for Hooks {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fake::{FakeGil, turn};
     use crate::meter::{Meter, Span};
     use plait_sys::time::monotonic_ns;
     use plait_trace::record::GilSpan;
-    use std::ptr::NonNull;
     use std::time::Duration;
-
-    #[repr(C, align(16))]
-    struct Words([u64; 6]);
-
-    unsafe extern "C-unwind" {
-        fn pthread_cond_signal(cond: *mut c_void) -> c_int;
-        fn pthread_cond_timedwait(cond: *mut c_void, mutex: *mut c_void, until: *const c_void) -> c_int;
-        fn pthread_mutex_lock(mutex: *mut c_void) -> c_int;
-        fn pthread_mutex_unlock(mutex: *mut c_void) -> c_int;
-    }
-
-    /// A GIL as CPython has it, made of the C library's parts; zeros are the initial state of all of them.
-    #[derive(Clone, Copy)]
-    struct FakeGil(usize);
-
-    impl FakeGil {
-        fn new() -> FakeGil {
-            FakeGil(
-                Box::leak(Box::new([
-                    Words([0; 6]),
-                    Words([0; 6]),
-                    Words([0; 6]),
-                    Words([0; 6]),
-                    Words([0; 6]),
-                ]))
-                .as_ptr() as usize,
-            )
-        }
-
-        fn gil(self) -> Gil {
-            Gil::fake(NonNull::new(self.0 as *mut u8).expect("not null"))
-        }
-
-        fn locked(self) -> &'static std::sync::atomic::AtomicU64 {
-            // SAFETY: leaked, aligned, and read and written as such.
-            unsafe { std::sync::atomic::AtomicU64::from_ptr((self.0 + 16) as *mut u64) }
-        }
-
-        fn take(self) {
-            let gil = self.gil();
-            let (cond, mutex) = (gil.cond() as *mut c_void, (gil.cond() + 48) as *mut c_void);
-            let late = [u64::MAX >> 2, 0];
-            // SAFETY: they are what they seem.
-            unsafe {
-                pthread_mutex_lock(mutex);
-                while self.locked().load(Relaxed) != 0 {
-                    pthread_cond_timedwait(cond, mutex, late.as_ptr().cast());
-                }
-                self.locked().store(1, Relaxed);
-                pthread_cond_signal(gil.switch_cond() as *mut c_void);
-                pthread_mutex_unlock(mutex);
-            }
-        }
-
-        fn drop(self) {
-            let gil = self.gil();
-            let mutex = (gil.cond() + 48) as *mut c_void;
-            // SAFETY: they are what they seem.
-            unsafe {
-                pthread_mutex_lock(mutex);
-                self.locked().store(0, Relaxed);
-                pthread_cond_signal(gil.cond() as *mut c_void);
-                pthread_mutex_unlock(mutex);
-            }
-        }
-    }
 
     fn spans(meter: &Meter) -> Vec<Span> {
         let mut spans = Vec::new();
@@ -287,12 +221,13 @@ mod tests {
 
     #[test]
     fn a_fake_gil_is_followed_and_let_alone_again() {
+        let _turn = turn();
         let fake = FakeGil::new();
         let own = thread_number();
         let session = meter::begin(monotonic_ns(), &[own]);
         fake.take(); // not hooked yet: as a program that runs when it is first looked at
         // SAFETY: it is ours, and this program stays loaded.
-        let hooks = unsafe { Hooks::install(&fake.gil(), FakeGil::new as *const () as usize) }.expect("hooks");
+        let hooks = unsafe { Hooks::install(&fake.gil(), FakeGil::function()) }.expect("hooks");
         let other = std::thread::scope(|scope| {
             let waiter = scope.spawn(|| {
                 fake.take();
