@@ -40,7 +40,7 @@ HOMES = {
 }
 
 # The Python rooms that may open a door of the extension module. Between rooms, see [tool.importlinter] in pyproject.toml.
-DOORS = {"_future", "_executor", "loop", "processes", "shared", "sync", "threads"}
+DOORS = {"_future", "_executor", "loop", "observe", "processes", "shared", "sync", "threads"}
 
 PUBLIC = {
     "Barrier",
@@ -61,6 +61,7 @@ PUBLIC = {
     "NotPicklable",
     "OwnerDied",
     "ProcessPool",
+    "Profile",
     "RLock",
     "Semaphore",
     "Shared",
@@ -74,6 +75,7 @@ PUBLIC = {
     "select",
     "install",
     "new_event_loop",
+    "profile",
     "run",
     "share",
     "shared_array",

@@ -1,7 +1,7 @@
 """`plait profile`: runs a program as Python itself would, observed from inside, and tells what it did.
 
-The program is a process of its own, so that it is in everything what it is without: its arguments, its paths, its tracebacks, its
-signals, its end. This process waits for it, passes signals on, and puts the report together, whatever has become of it.
+The program is a process of its own, so that it is in everything what it is without: its arguments, its paths, its tracebacks,
+its signals, its end. This process waits for it, passes signals on, and puts the report together, whatever has become of it.
 """
 
 from __future__ import annotations

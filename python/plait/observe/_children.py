@@ -43,7 +43,8 @@ def install() -> None:
     leave = os._exit
 
     def _exit(status: int) -> None:
-        _session.end(status if isinstance(status, int) else None)
+        code: object = status  # whatever the program gives
+        _session.end(code if isinstance(code, int) else None)
         leave(status)
 
     _patches.replace(os, "_exit", _exit)
@@ -151,8 +152,8 @@ def _observed_fork_exec(fork_exec: Any) -> Any:
 
 
 def _look_at_fork_exec(module: ModuleType) -> None:
-    fork_exec: Any = module.fork_exec  # type: ignore[attr-defined]
-    _patches.replace(module, "fork_exec", _observed_fork_exec(fork_exec))
+    changed: Any = module
+    _patches.replace(module, "fork_exec", _observed_fork_exec(changed.fork_exec))
 
 
 def _look_at_subprocess(module: ModuleType) -> None:

@@ -342,7 +342,10 @@ unsafe extern "C" fn create_task(slf: Object, args: *const Object, count: ffi::P
         // SAFETY: what the interpreter passes to a method of this kind.
         unsafe {
             let this = core_of(py, &slf);
-            if count > 0 && observe::is_on() && let Some(observed) = observe::observed(py, *args) {
+            if count > 0
+                && observe::is_on()
+                && let Some(observed) = observe::observed(py, *args)
+            {
                 return create_observed(&observed, slf, args, count, names);
             }
             if count == 1 && names.is_null() && this.get().mode() & (CLOSED | DEBUG | OWN_TASKS) == 0 {
@@ -368,7 +371,11 @@ unsafe fn create_observed(
     let py = observed.py();
     // SAFETY: as the caller says; so many positional arguments, and then one for each of the names.
     unsafe {
-        let named = if names.is_null() { 0 } else { ffi::PyTuple_GET_SIZE(names) };
+        let named = if names.is_null() {
+            0
+        } else {
+            ffi::PyTuple_GET_SIZE(names)
+        };
         let mut all = std::slice::from_raw_parts(args, (count + named) as usize).to_vec();
         all[0] = observed.as_ptr();
         let task = create_task(slf, all.as_ptr(), count, names);

@@ -54,9 +54,9 @@ pub(crate) fn prepare(py: Python<'_>) -> PyResult<()> {
 pub(crate) fn is_task(object: &Bound<'_, PyAny>) -> bool {
     let py = object.py();
     let Some(classes) = TASKS.get(py) else { return false };
-    classes
-        .iter()
-        .any(|class| object.is_exact_instance(class.bind(py)) || object.get_type().is_subclass(class.bind(py)).unwrap_or(false))
+    classes.iter().any(|class| {
+        object.is_exact_instance(class.bind(py)) || object.get_type().is_subclass(class.bind(py)).unwrap_or(false)
+    })
 }
 
 /// What a coroutine, or anything else that runs, calls itself.
@@ -67,13 +67,20 @@ pub(crate) fn name_of(object: &Bound<'_, PyAny>) -> String {
             return found;
         }
     }
-    object.get_type().name().map(|name| name.to_string()).unwrap_or_default()
+    object
+        .get_type()
+        .name()
+        .map(|name| name.to_string())
+        .unwrap_or_default()
 }
 
 /// What the suspended `coroutine` awaits; it has yielded `yielded` to its task.
 pub(crate) fn describe(journal: &Journal, coroutine: &Bound<'_, PyAny>, yielded: Option<&Bound<'_, PyAny>>) -> Awaited {
     let (what, place) = look(coroutine, yielded);
-    Awaited { what: journal.text(&what), place: journal.text(&place) }
+    Awaited {
+        what: journal.text(&what),
+        place: journal.text(&place),
+    }
 }
 
 /// A frame of a coroutine.
@@ -88,13 +95,23 @@ fn look(coroutine: &Bound<'_, PyAny>, yielded: Option<&Bound<'_, PyAny>>) -> (St
     let mut at = coroutine.clone();
     for _ in 0..DEEPEST {
         let Some((frame, next)) = inside(&at) else { break };
-        let Ok(code) = frame.getattr(intern!(at.py(), "f_code")) else { break };
+        let Ok(code) = frame.getattr(intern!(at.py(), "f_code")) else {
+            break;
+        };
         let file = text(&code, intern!(at.py(), "co_filename"));
-        let of_program = !FOLDERS.get(at.py()).is_some_and(|folders| folders.iter().any(|each| file.starts_with(each)));
-        frames.push(Frame { code, frame, of_program });
+        let of_program = !FOLDERS
+            .get(at.py())
+            .is_some_and(|folders| folders.iter().any(|each| file.starts_with(each)));
+        frames.push(Frame {
+            code,
+            frame,
+            of_program,
+        });
         at = next;
     }
-    let Some(inner) = frames.last() else { return (name_of(coroutine), String::new()) };
+    let Some(inner) = frames.last() else {
+        return (name_of(coroutine), String::new());
+    };
     let mine = frames.iter().rposition(|frame| frame.of_program);
     let py = coroutine.py();
     let what = match mine {
@@ -103,8 +120,15 @@ fn look(coroutine: &Bound<'_, PyAny>, yielded: Option<&Bound<'_, PyAny>>) -> (St
         _ => yielded.map_or_else(String::new, awaited),
     };
     let shown = mine.map_or(inner, |mine| &frames[mine]);
-    let line: u32 = shown.frame.getattr(intern!(py, "f_lineno")).and_then(|line| line.extract()).unwrap_or(0);
-    let (file, function) = (text(&shown.code, intern!(py, "co_filename")), text(&shown.code, intern!(py, "co_qualname")));
+    let line: u32 = shown
+        .frame
+        .getattr(intern!(py, "f_lineno"))
+        .and_then(|line| line.extract())
+        .unwrap_or(0);
+    let (file, function) = (
+        text(&shown.code, intern!(py, "co_filename")),
+        text(&shown.code, intern!(py, "co_qualname")),
+    );
     (what, format!("{function} ({file}:{line})"))
 }
 
@@ -135,7 +159,11 @@ fn awaited(yielded: &Bound<'_, PyAny>) -> String {
     {
         return format!("task {}", name_of(&coroutine));
     }
-    yielded.get_type().qualname().map(|name| name.to_string()).unwrap_or_default()
+    yielded
+        .get_type()
+        .qualname()
+        .map(|name| name.to_string())
+        .unwrap_or_default()
 }
 
 fn text(object: &Bound<'_, PyAny>, name: &Bound<'_, PyString>) -> String {

@@ -124,10 +124,26 @@ impl ObservedCoroutine {
         if outer != 0 {
             let tid = journal::tid();
             let (task, from) = (outer, since);
-            self.journal.tell_turn(Turn { task, tid, from, to: now, ..Turn::default() });
+            self.journal.tell_turn(Turn {
+                task,
+                tid,
+                from,
+                to: now,
+                ..Turn::default()
+            });
         }
         let woken = if woken == 0 { now } else { woken };
-        Running { outer, turn: Turn { task, left, what: awaited.what, place: awaited.place, woken, ..Turn::default() } }
+        Running {
+            outer,
+            turn: Turn {
+                task,
+                left,
+                what: awaited.what,
+                place: awaited.place,
+                woken,
+                ..Turn::default()
+            },
+        }
     }
 
     #[inline]
@@ -136,7 +152,13 @@ impl ObservedCoroutine {
         let (_, from) = journal::runs(running.outer, now);
         journal::stepped();
         let last = yielded.is_none();
-        self.journal.tell_turn(Turn { tid: journal::tid(), from, to: now, last, ..running.turn });
+        self.journal.tell_turn(Turn {
+            tid: journal::tid(),
+            from,
+            to: now,
+            last,
+            ..running.turn
+        });
         self.left.store(now, Relaxed);
         if let Some(yielded) = yielded {
             let kept = yielded.clone_ref(py);
@@ -229,8 +251,14 @@ impl ObservedCoroutine {
         if left == 0 || !self.is_observed() {
             return;
         }
-        let before = self.awaited.with(py, |awaited| awaited.as_ref().map(|awaited| awaited.clone_ref(py)));
-        let awaited = awaited::describe(self.journal, self.inner.bind(py), before.as_ref().map(|before| before.bind(py)));
+        let before = self
+            .awaited
+            .with(py, |awaited| awaited.as_ref().map(|awaited| awaited.clone_ref(py)));
+        let awaited = awaited::describe(
+            self.journal,
+            self.inner.bind(py),
+            before.as_ref().map(|before| before.bind(py)),
+        );
         self.journal.tell_turn(Turn {
             task: self.task.load(Relaxed),
             left,
@@ -307,7 +335,10 @@ pub(crate) fn is_step(callback: &Bound<'_, PyAny>) -> bool {
 pub(crate) fn handed_over(callback: &Bound<'_, PyAny>) {
     let Some(task) = task_of(callback) else { return };
     let coroutine = task.getattr(intern!(task.py(), "_coro")).ok();
-    if let Some(coroutine) = coroutine.as_ref().and_then(|each| each.cast_exact::<ObservedCoroutine>().ok()) {
+    if let Some(coroutine) = coroutine
+        .as_ref()
+        .and_then(|each| each.cast_exact::<ObservedCoroutine>().ok())
+    {
         coroutine.get().wake();
     }
 }

@@ -36,7 +36,10 @@ struct Originals {
 }
 
 static ORIGINALS: [Originals; MOST] = [const {
-    Originals { create_task: AtomicPtr::new(std::ptr::null_mut()), call_soon: AtomicPtr::new(std::ptr::null_mut()) }
+    Originals {
+        create_task: AtomicPtr::new(std::ptr::null_mut()),
+        call_soon: AtomicPtr::new(std::ptr::null_mut()),
+    }
 }; MOST];
 
 /// `asyncio.Handle._run`, as it was.
@@ -47,10 +50,21 @@ static RUN: AtomicPtr<ffi::PyObject> = AtomicPtr::new(std::ptr::null_mut());
 /// # Safety
 /// What METH_FASTCALL | METH_KEYWORDS gives, and an object.
 #[inline]
-unsafe fn pass(original: Object, slf: Object, first: Option<Object>, args: *const Object, count: usize, names: Object) -> Object {
+unsafe fn pass(
+    original: Object,
+    slf: Object,
+    first: Option<Object>,
+    args: *const Object,
+    count: usize,
+    names: Object,
+) -> Object {
     // SAFETY: as the caller says; so many positional ones, and one for each of the names.
     unsafe {
-        let named = if names.is_null() { 0 } else { ffi::PyTuple_GET_SIZE(names) as usize };
+        let named = if names.is_null() {
+            0
+        } else {
+            ffi::PyTuple_GET_SIZE(names) as usize
+        };
         let all = std::slice::from_raw_parts(args, count + named);
         if all.len() < INLINE {
             let mut passed = [std::ptr::null_mut(); INLINE + 1];
@@ -71,7 +85,12 @@ unsafe fn pass(original: Object, slf: Object, first: Option<Object>, args: *cons
     }
 }
 
-unsafe extern "C" fn call_soon<const N: usize>(slf: Object, args: *const Object, count: ffi::Py_ssize_t, names: Object) -> Object {
+unsafe extern "C" fn call_soon<const N: usize>(
+    slf: Object,
+    args: *const Object,
+    count: ffi::Py_ssize_t,
+    names: Object,
+) -> Object {
     // SAFETY: attached, and what the interpreter passes to a method of this kind.
     unsafe {
         let original = ORIGINALS[N].call_soon.load(Relaxed);
@@ -85,7 +104,12 @@ unsafe extern "C" fn call_soon<const N: usize>(slf: Object, args: *const Object,
     }
 }
 
-unsafe extern "C" fn create_task<const N: usize>(slf: Object, args: *const Object, count: ffi::Py_ssize_t, names: Object) -> Object {
+unsafe extern "C" fn create_task<const N: usize>(
+    slf: Object,
+    args: *const Object,
+    count: ffi::Py_ssize_t,
+    names: Object,
+) -> Object {
     // SAFETY: as above.
     unsafe {
         let original = ORIGINALS[N].create_task.load(Relaxed);
@@ -130,7 +154,9 @@ pub(crate) unsafe fn created(observed: &Bound<'_, ObservedCoroutine>, task: &Bou
     // SAFETY: null or a tuple.
     let names = unsafe { Bound::<PyAny>::from_borrowed_ptr_or_opt(py, names) };
     let named = names.is_some_and(|names| names.contains(intern!(py, "name")).unwrap_or(true));
-    let name = task.call_method0(intern!(py, "get_name")).and_then(|name| name.extract::<String>());
+    let name = task
+        .call_method0(intern!(py, "get_name"))
+        .and_then(|name| name.extract::<String>());
     observed.get().announce(py, &name.unwrap_or_default(), !named);
 }
 
@@ -142,11 +168,17 @@ unsafe extern "C" fn run(slf: Object, _: Object) -> Object {
         let original = RUN.load(Relaxed);
         let watch = Watch::begin();
         // The clock is read twice: not for what tells its own times.
-        let watch = watch.filter(|_| !Borrowed::<PyAny>::from_ptr(py, slf).getattr(intern!(py, "_callback")).is_ok_and(|callback| coroutine::is_step(&callback)));
+        let watch = watch.filter(|_| {
+            !Borrowed::<PyAny>::from_ptr(py, slf)
+                .getattr(intern!(py, "_callback"))
+                .is_ok_and(|callback| coroutine::is_step(&callback))
+        });
         let result = calling::vectorcall(original, [slf].as_ptr(), 1, std::ptr::null_mut());
         if let Some(span) = watch.and_then(Watch::blocked) {
             let kept = PyErr::take(py);
-            let callback = Borrowed::<PyAny>::from_ptr(py, slf).getattr(intern!(py, "_callback")).ok();
+            let callback = Borrowed::<PyAny>::from_ptr(py, slf)
+                .getattr(intern!(py, "_callback"))
+                .ok();
             span.write(callback.as_ref());
             if let Some(error) = kept {
                 error.restore(py);
@@ -171,13 +203,17 @@ pub(crate) struct Blocked {
 impl Watch {
     #[inline]
     pub(crate) fn begin() -> Option<Watch> {
-        journal::active().map(|_| Watch { from: monotonic_ns(), steps: journal::steps() })
+        journal::active().map(|_| Watch {
+            from: monotonic_ns(),
+            steps: journal::steps(),
+        })
     }
 
     #[inline]
     pub(crate) fn blocked(self) -> Option<Blocked> {
         let to = monotonic_ns();
-        (to.saturating_sub(self.from) >= BLOCKS_NS && journal::steps() == self.steps).then_some(Blocked { from: self.from, to })
+        (to.saturating_sub(self.from) >= BLOCKS_NS && journal::steps() == self.steps)
+            .then_some(Blocked { from: self.from, to })
     }
 }
 
@@ -187,7 +223,12 @@ impl Blocked {
     pub(crate) fn write(self, callback: Option<&Bound<'_, PyAny>>) {
         let Some(journal) = journal::active() else { return };
         let name = callback.map_or_else(|| "a callback".to_owned(), named);
-        let entry = Record::Callback { tid: journal::tid(), from: self.from, to: self.to, name: journal.text(&name) };
+        let entry = Record::Callback {
+            tid: journal::tid(),
+            from: self.from,
+            to: self.to,
+            name: journal.text(&name),
+        };
         journal.tell(entry);
     }
 }
@@ -214,12 +255,30 @@ fn named(callback: &Bound<'_, PyAny>) -> String {
 
 type Fast = unsafe extern "C" fn(Object, *const Object, ffi::Py_ssize_t, Object) -> Object;
 
-const CALL_SOON: [Fast; MOST] = [call_soon::<0>, call_soon::<1>, call_soon::<2>, call_soon::<3>, call_soon::<4>, call_soon::<5>];
-const CREATE_TASK: [Fast; MOST] =
-    [create_task::<0>, create_task::<1>, create_task::<2>, create_task::<3>, create_task::<4>, create_task::<5>];
+const CALL_SOON: [Fast; MOST] = [
+    call_soon::<0>,
+    call_soon::<1>,
+    call_soon::<2>,
+    call_soon::<3>,
+    call_soon::<4>,
+    call_soon::<5>,
+];
+const CREATE_TASK: [Fast; MOST] = [
+    create_task::<0>,
+    create_task::<1>,
+    create_task::<2>,
+    create_task::<3>,
+    create_task::<4>,
+    create_task::<5>,
+];
 
 /// A method of `class`, which lives for ever.
-fn method<'py>(class: &Bound<'py, PyType>, name: &'static CStr, pointer: ffi::PyMethodDefPointer, flags: c_int) -> PyResult<Bound<'py, PyAny>> {
+fn method<'py>(
+    class: &Bound<'py, PyType>,
+    name: &'static CStr,
+    pointer: ffi::PyMethodDefPointer,
+    flags: c_int,
+) -> PyResult<Bound<'py, PyAny>> {
     let definition = Box::leak(Box::new(ffi::PyMethodDef {
         ml_name: name.as_ptr(),
         ml_meth: pointer,
@@ -233,29 +292,42 @@ fn method<'py>(class: &Bound<'py, PyType>, name: &'static CStr, pointer: ffi::Py
 /// Methods `create_task` and `call_soon` for a class of loops, which look and then call those that it has now; `number` is the
 /// class's from now on.
 #[pyfunction]
-pub(crate) fn observing_methods<'py>(class: &Bound<'py, PyType>, number: usize) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyAny>)> {
+pub(crate) fn observing_methods<'py>(
+    kind: &Bound<'py, PyType>,
+    number: usize,
+) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyAny>)> {
     let originals = ORIGINALS
         .get(number)
         .ok_or_else(|| PyValueError::new_err(format!("number must be below {MOST}, not {number}")))?;
-    let py = class.py();
+    let py = kind.py();
     awaited::prepare(py)?;
     let keep = |place: &AtomicPtr<ffi::PyObject>, name| -> PyResult<()> {
         // Kept for ever: a thread may be in the midst of calling it.
-        place.store(class.getattr(name)?.into_ptr(), Relaxed);
+        place.store(kind.getattr(name)?.into_ptr(), Relaxed);
         Ok(())
     };
     keep(&originals.create_task, intern!(py, "create_task"))?;
     keep(&originals.call_soon, intern!(py, "call_soon"))?;
     let fast = |name, method_| {
-        let pointer = ffi::PyMethodDefPointer { PyCFunctionFastWithKeywords: method_ };
-        method(class, name, pointer, ffi::METH_FASTCALL | ffi::METH_KEYWORDS)
+        let pointer = ffi::PyMethodDefPointer {
+            PyCFunctionFastWithKeywords: method_,
+        };
+        method(kind, name, pointer, ffi::METH_FASTCALL | ffi::METH_KEYWORDS)
     };
-    Ok((fast(c"create_task", CREATE_TASK[number])?, fast(c"call_soon", CALL_SOON[number])?))
+    Ok((
+        fast(c"create_task", CREATE_TASK[number])?,
+        fast(c"call_soon", CALL_SOON[number])?,
+    ))
 }
 
 /// A method `_run` for `asyncio.Handle`, which calls the one that it has now.
 #[pyfunction]
-pub(crate) fn observing_run<'py>(class: &Bound<'py, PyType>) -> PyResult<Bound<'py, PyAny>> {
-    RUN.store(class.getattr(intern!(class.py(), "_run"))?.into_ptr(), Relaxed);
-    method(class, c"_run", ffi::PyMethodDefPointer { PyCFunction: run }, ffi::METH_NOARGS)
+pub(crate) fn observing_run<'py>(kind: &Bound<'py, PyType>) -> PyResult<Bound<'py, PyAny>> {
+    RUN.store(kind.getattr(intern!(kind.py(), "_run"))?.into_ptr(), Relaxed);
+    method(
+        kind,
+        c"_run",
+        ffi::PyMethodDefPointer { PyCFunction: run },
+        ffi::METH_NOARGS,
+    )
 }

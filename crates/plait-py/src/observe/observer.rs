@@ -52,7 +52,11 @@ pub(crate) fn observe_start(
         name,
         python: format!("{}.{}.{}", version.major, version.minor, version.patch),
         parent,
-        switch_interval: if cfg!(Py_GIL_DISABLED) { 0 } else { (interval * 1e9) as u64 },
+        switch_interval: if cfg!(Py_GIL_DISABLED) {
+            0
+        } else {
+            (interval * 1e9) as u64
+        },
         cores: cpu::usable_cpus() as u32,
         interpreter,
     };
@@ -62,7 +66,10 @@ pub(crate) fn observe_start(
     };
     let epoch: u64 = py.import("time")?.call_method0("time_ns")?.extract()?;
     let observer = Observer::start(program, settings, stacks, sink)?;
-    observer.hand_in(Record::Clock { at: monotonic_ns(), epoch });
+    observer.hand_in(Record::Clock {
+        at: monotonic_ns(),
+        epoch,
+    });
     if let Some(unfit) = unfit {
         observer.hand_in(Record::Method(Method {
             what: observer.text("stacks"),
@@ -173,8 +180,24 @@ pub(crate) fn observe_method(what: &str, how: &str, exact: bool, why: &str) {
 /// Tells of a task of a pool: the times of its stations, and how long pickling and the transfer took; all in nanoseconds.
 #[pyfunction]
 #[pyo3(signature = (pool, function, at, begun, ended, pickling=0, transfer=0))]
-pub(crate) fn observe_pooled(pool: &str, function: &str, at: u64, begun: u64, ended: u64, pickling: u64, transfer: u64) {
+pub(crate) fn observe_pooled(
+    pool: &str,
+    function: &str,
+    at: u64,
+    begun: u64,
+    ended: u64,
+    pickling: u64,
+    transfer: u64,
+) {
     let Some(journal) = journal::active() else { return };
     let (pool, function) = (journal.text(pool), journal.text(function));
-    journal.tell(Record::Pooled { pool, function, at, begun, ended, pickling, transfer });
+    journal.tell(Record::Pooled {
+        pool,
+        function,
+        at,
+        begun,
+        ended,
+        pickling,
+        transfer,
+    });
 }
