@@ -19,7 +19,7 @@ use std::collections::HashMap;
 use std::io::{self, Read, Write};
 
 use crate::record::{Pid, Record, Text};
-use crate::wire::{Decoder, Encoder, Memory};
+use crate::wire::{BEGIN, Decoder, Encoder, Memory};
 
 /// The version of the format that is written, and the only one that is read.
 pub const VERSION: u16 = 1;
@@ -101,9 +101,12 @@ impl<W: Write> Writer<W> {
         Writer::begin(out, pid, false)
     }
 
-    /// One whose first records hold, in sums, what was written of the process so far.
-    pub fn rolled(out: W, pid: Pid) -> Writer<W> {
-        Writer::begin(out, pid, true)
+    /// One whose first records hold, in sums, what was written of the process so far, up to a number of a chunk.
+    pub(crate) fn rolled(out: W, pid: Pid, sequence: u32) -> Writer<W> {
+        Writer {
+            sequence,
+            ..Writer::begin(out, pid, true)
+        }
     }
 
     fn begin(out: W, pid: Pid, rolled: bool) -> Writer<W> {
@@ -230,6 +233,17 @@ pub struct Missing {
     pub chunks: u64,
 }
 
+/// What a reader has to know of the files that it read before, where those go on in another.
+#[derive(Default)]
+pub struct Sources(HashMap<Pid, Source>);
+
+impl Sources {
+    /// The number of the last chunk of a process.
+    pub(crate) fn last(&self, pid: Pid) -> u32 {
+        self.0.get(&pid).map_or(0, |source| source.next.saturating_sub(1))
+    }
+}
+
 /// What is known of a process whose chunks come.
 #[derive(Default)]
 struct Source {
@@ -259,7 +273,7 @@ pub struct Reader<R: Read> {
     place: usize,
     ended: bool,
     chunks: u64,
-    sources: HashMap<Pid, Source>,
+    sources: Sources,
     missing: Missing,
     /// The chunk that is being read: its process, where it ends, and the decoder's memory.
     open: Option<(Pid, usize, Memory)>,
@@ -270,17 +284,27 @@ pub struct Reader<R: Read> {
 impl<R: Read> Reader<R> {
     /// A reader of one file, or of several put together.
     pub fn new(input: R) -> Reader<R> {
+        Reader::after(Sources::default(), input)
+    }
+
+    /// A reader of a file that goes on where others, read before, ended.
+    pub fn after(sources: Sources, input: R) -> Reader<R> {
         Reader {
             input,
             buffer: Vec::new(),
             place: 0,
             ended: false,
             chunks: 0,
-            sources: HashMap::new(),
+            sources,
             missing: Missing::default(),
             open: None,
             lost: Defined::default(),
         }
+    }
+
+    /// What a reader of the next file has to know.
+    pub fn into_sources(self) -> Sources {
+        self.sources
     }
 
     /// What was missing so far.
@@ -390,16 +414,19 @@ impl<R: Read> Reader<R> {
                 frames: decoder.number()?,
             })
         })();
-        let left = decoder.bytes.len();
+        let (left, begins) = (decoder.bytes.len(), decoder.bytes.first() == Some(&BEGIN));
         let plausible = |before: &Defined| before.texts.max(before.functions).max(before.frames) < MOST_LOST;
         let Some(before) = before.filter(plausible) else {
             self.missing.damaged += (HEAD + length) as u64;
             self.place = end;
             return false;
         };
-        let source = self.sources.entry(pid).or_default();
-        if sequence == 0 {
-            *source = Source::default();
+        let source = self.sources.0.entry(pid).or_default();
+        if begins {
+            *source = Source {
+                next: sequence,
+                ..Source::default()
+            };
         }
         self.missing.chunks += u64::from(sequence.saturating_sub(source.next));
         source.next = sequence.wrapping_add(1);
@@ -470,7 +497,7 @@ impl<R: Read> Reader<R> {
             record,
             Record::Begin { .. } | Record::Define { .. } | Record::Function { .. } | Record::Frame { .. }
         ) {
-            self.sources.entry(pid).or_default().defined.count(&record);
+            self.sources.0.entry(pid).or_default().defined.count(&record);
         }
         (pid, record)
     }

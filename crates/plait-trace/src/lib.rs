@@ -5,6 +5,7 @@
 //! | [`state`] | the states that a thread's time is divided into |
 //! | [`record`] | what is observed, one record each |
 //! | [`file`](mod@file) | the file that holds records |
+//! | [`generations`] | files that stay small however long a process runs |
 //! | [`fold`] | from records to a profile |
 //! | [`profile`] | what a report can say of a run |
 //! | [`lane`] | rows of segments that stay short |
@@ -17,6 +18,7 @@
 pub mod burst;
 pub mod file;
 pub mod fold;
+pub mod generations;
 pub mod lane;
 pub mod perfetto;
 pub mod profile;

@@ -150,6 +150,8 @@ pub struct Process {
     pub exit: Option<i32>,
     /// CPU time of its threads.
     pub cpu: u64,
+    /// How long its GIL was held, on a core or not.
+    pub gil_held: u64,
     /// Its states.
     pub states: ProcessStates,
 }

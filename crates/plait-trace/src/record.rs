@@ -256,7 +256,7 @@ pub enum Record {
         tid: Tid,
         from: u64,
         to: u64,
-        states: [u64; 8],
+        states: Box<[u64; 8]>,
         voluntary: u64,
         forced: u64,
         takes: u64,
@@ -268,7 +268,7 @@ pub enum Record {
     FrameSums {
         tid: Tid,
         frame: u32,
-        states: [u64; 8],
+        states: Box<[u64; 8]>,
         caused: u64,
         longest: u64,
         samples: u64,

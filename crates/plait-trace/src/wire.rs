@@ -97,6 +97,9 @@ impl Encoder {
     }
 }
 
+/// The byte that a chunk begins with which begins the records of a writer.
+pub(crate) const BEGIN: u8 = 9;
+
 /// Reads them back. `None` from any of its methods: this is no chunk of ours.
 pub(crate) struct Decoder<'a> {
     pub(crate) bytes: &'a [u8],
@@ -335,19 +338,19 @@ impl Way<Why> for Plain {
     }
 }
 
-impl Way<[u64; 8]> for Plain {
-    fn put(to: &mut Encoder, value: &[u64; 8]) {
-        for number in value {
+impl Way<Box<[u64; 8]>> for Plain {
+    fn put(to: &mut Encoder, value: &Box<[u64; 8]>) {
+        for number in value.iter() {
             to.number(*number);
         }
     }
 
-    fn take(from: &mut Decoder<'_>) -> Option<[u64; 8]> {
+    fn take(from: &mut Decoder<'_>) -> Option<Box<[u64; 8]>> {
         let mut numbers = [0; 8];
         for number in &mut numbers {
             *number = from.number()?;
         }
-        Some(numbers)
+        Some(Box::new(numbers))
     }
 }
 

@@ -161,7 +161,7 @@ fn processes() -> impl Strategy<Value = Record> {
 }
 
 fn sums() -> impl Strategy<Value = Record> {
-    let states = any::<[u64; 8]>;
+    let states = any::<Box<[u64; 8]>>;
     prop_oneof![
         (tid(), time(), time(), states(), any::<[u64; 4]>(), time(), any::<u32>()).prop_map(
             |(tid, from, to, states, [voluntary, forced, takes, longest], hold_at, frame)| Record::Sums {

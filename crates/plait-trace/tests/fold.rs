@@ -511,10 +511,10 @@ fn records() -> impl Strategy<Value = Vec<Record>> {
         1 => (0_u64..3, time()).prop_map(|(task, at)| Record::Woken { task, at }),
         1 => (0_u64..3, time()).prop_map(|(task, at)| Record::TaskEnd { task, at }),
         1 => (0_u64..3, time(), tid()).prop_map(|(task, at, tid)| Record::Task { task, at, tid, name: Text(1), function: Text(2) }),
-        1 => (tid(), time(), time(), any::<[u64; 8]>(), any::<u64>()).prop_map(|(tid, from, to, states, some)| Record::Sums {
+        1 => (tid(), time(), time(), any::<Box<[u64; 8]>>(), any::<u64>()).prop_map(|(tid, from, to, states, some)| Record::Sums {
             tid, from, to, states, voluntary: some, forced: some, takes: some, longest: some, hold_at: some, frame: 1
         }),
-        1 => (tid(), 0_u32..6, any::<[u64; 8]>(), any::<u64>()).prop_map(|(tid, frame, states, some)| Record::FrameSums {
+        1 => (tid(), 0_u32..6, any::<Box<[u64; 8]>>(), any::<u64>()).prop_map(|(tid, frame, states, some)| Record::FrameSums {
             tid, frame, states, caused: some, longest: some, samples: some
         }),
         1 => (0_u64..3, time(), any::<[u64; 5]>()).prop_map(|(task, to, [running, ready, awaiting, steps, longest])| {

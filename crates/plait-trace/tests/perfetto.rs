@@ -119,18 +119,24 @@ fn slices(profile: &Profile) -> Vec<Slice> {
             let process = track.messages(3).first().map(|process| process.text(6));
             let thread = track.messages(4).first().map(|thread| thread.text(5));
             tracks.insert(
-                track.number(1).unwrap(),
+                track.number(1).expect("it is always written"),
                 process.or(thread).unwrap_or_else(|| track.text(2)),
             );
         }
         for entry in packet.messages(12).iter().flat_map(|interned| interned.messages(2)) {
-            names.insert(entry.number(1).unwrap(), entry.text(2));
+            names.insert(entry.number(1).expect("it is always written"), entry.text(2));
         }
         for event in packet.messages(11) {
-            let (at, track) = (packet.number(8).unwrap() - profile.origin, event.number(11).unwrap());
+            let (at, track) = (
+                packet.number(8).expect("it is always written") - profile.origin,
+                event.number(11).expect("it is always written"),
+            );
             match event.number(9) {
                 Some(1) => {
-                    let (track_name, name) = (tracks[&track].clone(), names[&event.number(10).unwrap()].clone());
+                    let (track_name, name) = (
+                        tracks[&track].clone(),
+                        names[&event.number(10).expect("it is always written")].clone(),
+                    );
                     let (flows, ends) = (event.numbers(47), event.numbers(48));
                     found.push(Slice {
                         track: track_name,
@@ -145,7 +151,7 @@ fn slices(profile: &Profile) -> Vec<Slice> {
                         "slices do not lie in one another"
                     );
                 }
-                Some(2) => found[open.remove(&track).unwrap()].to = at,
+                Some(2) => found[open.remove(&track).expect("it is always written")].to = at,
                 Some(4) => assert!(tracks[&track] == "GIL holder" && event.number(30).is_some()),
                 other => panic!("an event of type {other:?}"),
             }

@@ -321,3 +321,26 @@ fn a_thread_that_sleeps_with_the_gil_is_in_the_way_of_others() {
     check(&profile, Verdict::GilBound, &["held by a thread that slept"]);
     assert!(profile.evidence.tries[0].contains("sleeps with the GIL held"));
 }
+
+#[test]
+fn two_threads_that_compute_on_a_busy_machine_are_still_bound_by_the_gil() {
+    let mut story = Story::begin(7, 1_600 * MS);
+    joins(&mut story, 1_600 * MS);
+    for tid in [8, 9] {
+        story.thread(tid, "worker");
+    }
+    for turn in 0..200_u64 {
+        let (holder, waiter) = if turn % 2 == 0 { (8, 9) } else { (9, 8) };
+        let (from, to) = (turn * 8 * MS, (turn + 1) * 8 * MS);
+        story.gil(holder, from, to, GilSpan::Held);
+        story.gil(waiter, from, to, GilSpan::Wanted);
+        // Five of the eight milliseconds others have the core.
+        story.switch(holder, from, true, false);
+        story.switch(holder, from + MS, false, true);
+        story.switch(holder, from + 6 * MS, true, false);
+        story.switch(waiter, from, false, true);
+        story.switch(waiter, from + 5 * MS, true, false);
+        story.switch(waiter, from + 5 * MS + 1, false, false);
+    }
+    check(&story.profile(), Verdict::GilBound, &["waiting for the GIL"]);
+}

@@ -95,7 +95,7 @@ def _run_program(program: list[str], settings: Any) -> tuple[int, int]:
     from plait.observe import _children
 
     flags: Any = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
-    command = [sys.executable, *flags, *program]
+    command: list[str] = [sys.executable, *flags, *program]
     environment = _children.environment(settings, dict(os.environb))
     sys.stdout.flush()
     sys.stderr.flush()

@@ -240,8 +240,11 @@ def _from_json(path: str) -> ProfileRecord:
             record: Any = json.load(file)
         except ValueError as error:
             raise ValueError(f"{path!r} is neither a trace of plait nor JSON: {error}") from None
-    known = isinstance(record, dict) and "schema" in record and "threads" in record
-    if not known or record["schema"] != 1:
+    try:
+        known = record["schema"] == 1 and "threads" in record
+    except (TypeError, LookupError):
+        known = False
+    if not known:
         raise ValueError(f"{path!r} is JSON, but no profile of plait with schema 1")
     found: ProfileRecord = record
     return found
@@ -292,7 +295,7 @@ def collect(folder: str, into: str, exits: dict[int, int] | None = None) -> Prof
 
 def _notes(folder: str) -> list[str]:
     """What children have left word of."""
-    found = []
+    found: list[str] = []
     for name in sorted(os.listdir(folder)):
         if name.endswith(".note"):
             with open(os.path.join(folder, name), encoding="utf-8", errors="replace") as file:
@@ -309,7 +312,7 @@ class Profiling:
     """What `plait.profile` returns: profiles what runs in its `with` block."""
 
     def __init__(self, save: Path | None, settings: tuple[float, bool, bool]) -> None:
-        self._save = None if save is None else os.path.abspath(os.fspath(save))
+        self._save: str | None = None if save is None else os.path.abspath(os.fspath(save))
         self._settings = settings
         self._folder = ""
         self._profile = Profile()
@@ -374,6 +377,13 @@ def _name() -> str:
     return os.path.basename(sys.argv[0]) if sys.argv and sys.argv[0] else "python"
 
 
+def _check_rate(rate: Any) -> None:
+    if isinstance(rate, bool) or not isinstance(rate, int | float):
+        raise TypeError(f"rate must be a number of stacks a second, not {rate!r}")
+    if not 0 <= rate <= 10_000:
+        raise ValueError(f"rate must be from 0 to 10000 stacks a second, not {rate!r}")
+
+
 def profile(save: Path | None = None, *, rate: float = 100.0, tasks: bool = True, children: bool = True) -> Profiling:
     """Profile what runs in a `with` block: all threads of the process, its tasks, and its children.
 
@@ -404,10 +414,7 @@ def profile(save: Path | None = None, *, rate: float = 100.0, tasks: bool = True
     >>> found.verdict
     'cpu-bound'
     """
-    if isinstance(rate, bool) or not isinstance(rate, int | float):
-        raise TypeError(f"rate must be a number of stacks a second, not {rate!r}")
-    if not 0 <= rate <= 10_000:
-        raise ValueError(f"rate must be from 0 to 10000 stacks a second, not {rate!r}")
+    _check_rate(rate)
     if save is not None:
         os.fspath(save)
     return Profiling(save, (float(rate), bool(tasks), bool(children)))

@@ -85,6 +85,7 @@ impl Builder {
             wall: digest.to - digest.from,
             exit: digest.log.code,
             cpu,
+            gil_held: threads.iter().map(|thread| thread.held).fold(0, u64::saturating_add),
             states: process_states(&digest, &threads, self.end),
         };
         self.profile.processes.push(process);

@@ -21,12 +21,16 @@ const FEWEST: usize = 1_000;
 #[derive(Default)]
 pub(crate) struct ThreadDigest {
     pub(crate) log: ThreadLog,
+    /// What is left to those who go on from here.
+    pub(crate) rest: ThreadLog,
     pub(crate) from: u64,
     pub(crate) to: u64,
     pub(crate) times: Times,
     pub(crate) voluntary: u64,
     pub(crate) forced: u64,
     pub(crate) takes: u64,
+    /// How long it held the GIL.
+    pub(crate) held: u64,
     /// The longest hold: how long, when, and the frame.
     pub(crate) longest: Hold,
     pub(crate) cpu: Histogram,
@@ -52,7 +56,8 @@ pub(crate) struct Digest {
     pub(crate) strip: Lane,
 }
 
-pub(crate) fn digest(mut log: Log, options: Options) -> Digest {
+/// `rolling`: what comes later goes on from here, so a thread is cut where its lines are whole, and what lies behind is kept as it is.
+pub(crate) fn digest(mut log: Log, options: Options, rolling: bool) -> Digest {
     let (first, last) = log.span.unwrap_or_default();
     let from = log.begun.unwrap_or(first);
     let to = log.ended.unwrap_or(last).max(from);
@@ -60,11 +65,11 @@ pub(crate) fn digest(mut log: Log, options: Options) -> Digest {
     let lane = options.lane.min(options.lanes / logs.len().max(1)).max(FEWEST);
     let mut threads: Vec<_> = logs
         .into_iter()
-        .filter_map(|thread| thread_digest(thread, (from, to), lane))
+        .filter_map(|thread| thread_digest(thread, (from, to), lane, rolling))
         .collect();
     threads.sort_by_key(|thread| (thread.from, thread.log.tid));
     let strip = hold::charge(&mut threads, options.lane);
-    let tasks = tasks::digest(&mut log, &threads, (from, to), options);
+    let tasks = tasks::digest(&mut log, &threads, (from, to), options, rolling);
     Digest {
         log,
         from,
@@ -93,12 +98,18 @@ fn extent(log: &ThreadLog, (from, to): (u64, u64)) -> (u64, u64, u64) {
     (start, detail, log.end.map_or(to, |end| end.clamp(detail, to)))
 }
 
-fn thread_digest(mut log: ThreadLog, process: (u64, u64), lane: usize) -> Option<ThreadDigest> {
+fn thread_digest(mut log: ThreadLog, process: (u64, u64), lane: usize, rolling: bool) -> Option<ThreadDigest> {
     if log.seen.is_none() && log.base.span.is_none() && log.end.is_none() {
         return None;
     }
     log.sort();
-    let (from, detail, to) = extent(&log, process);
+    let (from, detail, mut to) = extent(&log, process);
+    let mut rest = ThreadLog::default();
+    if rolling && log.end.is_none() {
+        // Spans of the GIL are written when they end: behind the last one only the other line is known.
+        to = log.gil.last().map_or(to, |span| span.to.clamp(detail, to));
+        rest = log.split_off(to);
+    }
     let mut base = std::mem::take(&mut log.base);
     // Whatever it says, sums add up to their time.
     let mut left = detail - from;
@@ -119,18 +130,20 @@ fn thread_digest(mut log: ThreadLog, process: (u64, u64), lane: usize) -> Option
     done.frames = base.frames;
     cut(&mut done, &log, detail, lane);
     let counted = |of: fn(&crate::fold::log::Counted) -> u64| {
-        let first = if log.born.is_some() {
+        let first = if log.born.is_some() && detail == from {
             0
         } else {
             log.counted.first().map_or(0, of)
         };
         log.counted.last().map_or(0, of).saturating_sub(first)
     };
+    // One before the detail only says how things stood.
     let switched = |forced| {
-        log.switches
+        let off = log
+            .switches
             .iter()
-            .filter(|switch| !switch.on() && switch.forced() == forced)
-            .count() as u64
+            .filter(|switch| !switch.on() && switch.forced() == forced);
+        off.filter(|switch| switch.at() >= detail).count() as u64
     };
     done.voluntary = base
         .voluntary
@@ -144,6 +157,11 @@ fn thread_digest(mut log: ThreadLog, process: (u64, u64), lane: usize) -> Option
         .fold(0, |takes: u64, blur| takes.saturating_add(u64::from(blur.takes)));
     let held = log.gil.iter().filter(|span| span.what == What::Held).count() as u64;
     done.takes = base.takes.saturating_add(held).saturating_add(blurred);
+    done.held = base
+        .times
+        .of(State::OnCpuGil)
+        .saturating_add(base.times.of(State::GilHeldOffCpu))
+        .saturating_add(held_since(&log, detail));
     done.longest = holds(&log, detail, &mut done.frames);
     if base.longest > done.longest.length {
         done.longest = Hold {
@@ -152,7 +170,7 @@ fn thread_digest(mut log: ThreadLog, process: (u64, u64), lane: usize) -> Option
             frame: base.hold_frame,
         };
     }
-    done.log = log;
+    (done.log, done.rest) = (log, rest);
     Some(done)
 }
 
@@ -204,6 +222,20 @@ fn cut(done: &mut ThreadDigest, log: &ThreadLog, detail: u64, lane: usize) {
     let mut ordered: Vec<_> = notes.into_iter().collect();
     ordered.sort_by_key(|&(_, note)| note);
     done.notes = ordered.into_iter().map(|(key, _)| key).collect();
+}
+
+/// How long the GIL was held from a time on.
+fn held_since(log: &ThreadLog, detail: u64) -> u64 {
+    let held = log
+        .gil
+        .iter()
+        .filter(|span| span.to > detail)
+        .map(|span| match span.what {
+            What::Held => span.to - span.from.max(detail),
+            What::Blurred(index) => log.blurs[index as usize].held.min(span.to - span.from.max(detail)),
+            What::Wanted | What::Free => 0,
+        });
+    held.fold(0, u64::saturating_add)
 }
 
 /// The longest hold, and for each frame the longest stretch of one that it was seen in without another between.

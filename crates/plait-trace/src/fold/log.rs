@@ -166,6 +166,26 @@ impl ThreadLog {
         }
     }
 
+    /// Cuts off what lies behind a time; a wait for a lock that lasts then is in both. All must be in order.
+    pub(crate) fn split_off(&mut self, at: u64) -> ThreadLog {
+        let locks = self.lock_waits.iter().filter(|wait| wait.to > at).copied().collect();
+        self.lock_waits.retain(|wait| wait.from < at);
+        ThreadLog {
+            switches: self
+                .switches
+                .split_off(self.switches.partition_point(|switch| switch.at() < at)),
+            counted: self
+                .counted
+                .split_off(self.counted.partition_point(|counted| counted.at <= at)),
+            waits: self.waits.split_off(self.waits.partition_point(|wait| wait.at < at)),
+            stacks: self
+                .stacks
+                .split_off(self.stacks.partition_point(|stack| stack.at < at)),
+            lock_waits: locks,
+            ..ThreadLog::default()
+        }
+    }
+
     /// Puts everything in order of time, and cuts spans that overlap.
     pub(crate) fn sort(&mut self) {
         sort(&mut self.gil, |span| span.from);
@@ -496,7 +516,7 @@ impl Log {
                 let base = &mut self.thread(tid).base;
                 let (first, last) = base.span.unwrap_or((from, to));
                 base.span = Some((first.min(from), last.max(to)));
-                base.times.merge(&Times(states.map(|time| time.min(LATEST))));
+                base.times.merge(&Times((*states).map(|time| time.min(LATEST))));
                 base.voluntary = base.voluntary.saturating_add(voluntary);
                 base.forced = base.forced.saturating_add(forced);
                 base.takes = base.takes.saturating_add(takes);
@@ -512,7 +532,7 @@ impl Log {
                 longest,
                 samples,
             } => {
-                let times = Times(states.map(|time| time.min(LATEST)));
+                let times = Times((*states).map(|time| time.min(LATEST)));
                 let sums = FrameSums {
                     times,
                     caused: caused.min(LATEST),

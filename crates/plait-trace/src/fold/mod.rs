@@ -9,12 +9,14 @@
 //! | `digest` | a process after all of that, in its own numbers |
 //! | `hold` | who held the GIL, and who waited for whom |
 //! | `tasks` | tasks of event loops, callbacks that held them, tasks of pools |
+//! | `roll` | a digest as records: the sums of what is dropped |
 //! | `build` | the digests of all processes as one [`Profile`] |
 
 mod build;
 mod digest;
 mod hold;
 mod log;
+mod roll;
 mod stacks;
 mod tasks;
 mod timeline;
@@ -23,12 +25,11 @@ mod waits;
 use std::collections::HashMap;
 use std::io::Read;
 
-use crate::file::{Error, Missing, Reader};
+use crate::file::{Error, Missing, Reader, Sources};
 use crate::profile::Profile;
 use crate::record::{Pid, Record};
 
-pub(crate) use digest::Digest;
-pub(crate) use log::Log;
+use log::Log;
 
 /// How much of the detail is wanted. Sums are the same whatever it says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -76,6 +77,7 @@ pub struct Fold {
     logs: Vec<Log>,
     current: HashMap<Pid, usize>,
     recent: Option<(Pid, usize)>,
+    sources: Sources,
 }
 
 impl Fold {
@@ -112,28 +114,35 @@ impl Fold {
         self.logs.len() - 1
     }
 
-    /// Takes all records of a file.
+    /// Takes all records of a file, which may go on where one before ended.
     ///
     /// # Errors
     /// It is no trace, or of another version, or cannot be read. What was taken before stays.
     pub fn read(&mut self, file: impl Read) -> Result<Missing, Error> {
-        let mut reader = Reader::new(file);
-        for record in reader.by_ref() {
-            let (pid, record) = record?;
-            self.add(pid, record);
-        }
-        Ok(reader.missing())
+        let mut reader = Reader::after(std::mem::take(&mut self.sources), file);
+        let taken = reader
+            .by_ref()
+            .try_for_each(|record| record.map(|(pid, record)| self.add(pid, record)));
+        let missing = reader.missing();
+        self.sources = reader.into_sources();
+        taken.map(|()| missing)
     }
 
     /// What all of it comes to.
     #[must_use]
     pub fn finish(self) -> Profile {
         let options = self.options;
-        build::profile(self.digests(), options)
+        let logs = self.logs.into_iter().filter(|log| !log.is_empty());
+        build::profile(logs.map(|log| digest::digest(log, options, false)).collect(), options)
     }
 
-    pub(crate) fn digests(self) -> Vec<Digest> {
-        let logs = self.logs.into_iter().filter(|log| !log.is_empty());
-        logs.map(|log| digest::digest(log, self.options)).collect()
+    /// The sums of what was taken of a process, as records from which a fold goes on, and the number of its last chunk.
+    pub(crate) fn roll(mut self, pid: Pid) -> (Vec<Record>, u32) {
+        let log = self
+            .current
+            .get(&pid)
+            .map(|&index| std::mem::take(&mut self.logs[index]));
+        let records = log.map_or_else(Vec::new, |log| roll::records(digest::digest(log, self.options, true)));
+        (records, self.sources.last(pid))
     }
 }

@@ -111,6 +111,9 @@ pub(crate) struct TaskDigest {
     pub(crate) function: Text,
     pub(crate) from: u64,
     pub(crate) to: u64,
+    pub(crate) ended: bool,
+    /// What it awaits at the end.
+    pub(crate) awaits_now: Option<(Text, Text)>,
     pub(crate) running: u64,
     pub(crate) ready: u64,
     pub(crate) awaiting: u64,
@@ -142,7 +145,13 @@ pub(crate) struct Tasks {
     pub(crate) blocked: Vec<Held>,
 }
 
-pub(crate) fn digest(log: &mut Log, threads: &[ThreadDigest], process: (u64, u64), options: Options) -> Tasks {
+pub(crate) fn digest(
+    log: &mut Log,
+    threads: &[ThreadDigest],
+    process: (u64, u64),
+    options: Options,
+    rolling: bool,
+) -> Tasks {
     let mut blocked = Vec::new();
     let logs = std::mem::take(&mut log.tasks);
     let lane = if options.lane == 0 || logs.len() > options.tasks {
@@ -152,7 +161,7 @@ pub(crate) fn digest(log: &mut Log, threads: &[ThreadDigest], process: (u64, u64
     };
     let mut tasks: Vec<_> = logs
         .into_iter()
-        .map(|(id, task)| one(id, task, process, lane, &mut blocked))
+        .map(|(id, task)| one(id, task, process, lane, &mut blocked, rolling))
         .collect();
     tasks.sort_by_key(|task| (task.from, task.id));
     for callback in log
@@ -218,7 +227,14 @@ enum Now {
     Awaiting(Text, Text),
 }
 
-fn one(id: TaskId, mut log: TaskLog, process: (u64, u64), lane: usize, blocked: &mut Vec<Held>) -> TaskDigest {
+fn one(
+    id: TaskId,
+    mut log: TaskLog,
+    process: (u64, u64),
+    lane: usize,
+    blocked: &mut Vec<Held>,
+    rolling: bool,
+) -> TaskDigest {
     log.events.sort_by_key(|event| event.0);
     let first = log.events.first().map(|event| event.0);
     let (start, end) = process;
@@ -226,7 +242,18 @@ fn one(id: TaskId, mut log: TaskLog, process: (u64, u64), lane: usize, blocked: 
     let (detail, base) = log
         .base
         .map_or((from, [0; 3]), |(to, times)| (to.clamp(from, end), times));
-    let to = log.end.unwrap_or(end).clamp(detail, end);
+    let mut to = log.end.unwrap_or(end).clamp(detail, end);
+    if rolling && log.end.is_none() {
+        // It is not known yet what came after its last event.
+        let ends = log.events.iter().map(|&(at, event)| {
+            if let Event::Step(until) = event {
+                until.max(at)
+            } else {
+                at
+            }
+        });
+        to = ends.max().unwrap_or(detail).clamp(detail, end);
+    }
     let [running, ready, _] = base;
     let running = running.min(detail - from);
     let ready = ready.min(detail - from - running);
@@ -237,6 +264,8 @@ fn one(id: TaskId, mut log: TaskLog, process: (u64, u64), lane: usize, blocked: 
         function: log.function,
         from,
         to,
+        ended: log.end.is_some(),
+        awaits_now: None,
         running,
         ready,
         awaiting: detail - from - running - ready,
@@ -280,6 +309,9 @@ fn one(id: TaskId, mut log: TaskLog, process: (u64, u64), lane: usize, blocked: 
         }
     }
     task.pass(&mut at, to, now, &mut lanes);
+    if let Now::Awaiting(what, place) = now {
+        task.awaits_now = Some((what, place));
+    }
     if lane > 0 {
         task.lane = lanes.finish();
     }

@@ -283,7 +283,7 @@ fn windows(log: &ThreadLog, from: u64, to: u64) -> Vec<Window> {
     let Some(first) = counted.first() else {
         return Vec::new();
     };
-    let mut before = if log.born.is_some() { 0 } else { first.ready };
+    let mut before = if log.born == Some(from) { 0 } else { first.ready };
     let mut found: Vec<Window> = counted
         .iter()
         .map(|counted| {
@@ -371,7 +371,7 @@ fn by_switches(cutter: &mut Cutter<'_>, from: u64, to: u64, bursts: &mut Histogr
 fn by_counts(cutter: &mut Cutter<'_>, from: u64, to: u64) {
     let log = cutter.log;
     let mut waits = Waits::new(&log.waits, &log.lock_waits);
-    let mut before = log.born.map(|_| Counted {
+    let mut before = log.born.filter(|born| *born == from).map(|_| Counted {
         at: from,
         on_cpu: 0,
         ready: 0,

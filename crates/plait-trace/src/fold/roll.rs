@@ -1,0 +1,295 @@
+//! A digest as records: the sums of what is dropped, in numbers that go on.
+
+use crate::fold::digest::{Digest, ThreadDigest};
+use crate::fold::log::{Counted, LockWait, Log, Stack, Switch, ThreadLog, Wait};
+use crate::fold::tasks::TaskDigest;
+use crate::fold::waits::{Key, Sum};
+use crate::record::{Record, Text, Tid, WaitKind};
+
+/// Of tasks that have ended, so many are kept: the longest.
+const TASKS: usize = 1_000;
+
+/// So many callbacks that held their loop are kept: the longest.
+const BLOCKED: usize = 100;
+
+/// Everything that was known, without the detail.
+pub(crate) fn records(digest: Digest) -> Vec<Record> {
+    let mut to = Vec::new();
+    let Digest {
+        log,
+        from,
+        threads,
+        mut tasks,
+        ..
+    } = digest;
+    process(log, from, &mut to);
+    for thread in &threads {
+        sums(thread, &mut to);
+        frames(thread, &mut to);
+        waits(thread, &mut to);
+        for (io, histogram) in [(false, &thread.cpu), (true, &thread.io)] {
+            let tid = thread.log.tid;
+            to.extend(
+                histogram
+                    .steps()
+                    .map(|(bucket, count)| Record::BurstSums { tid, io, bucket, count }),
+            );
+        }
+        rest(&thread.log, &thread.rest, &mut to);
+        to.extend(thread.log.end.map(|at| Record::ThreadEnd {
+            tid: thread.log.tid,
+            at,
+        }));
+    }
+    tasks
+        .tasks
+        .sort_by_key(|task| (task.ended, std::cmp::Reverse(task.to - task.from)));
+    let lasting = tasks.tasks.partition_point(|task| !task.ended);
+    for task in tasks.tasks.iter().take(lasting + TASKS) {
+        one_task(task, &mut to);
+    }
+    for held in tasks.blocked.iter().take(BLOCKED) {
+        let (from, until) = (held.from, held.from + held.time);
+        to.push(Record::Callback {
+            tid: held.tid,
+            from,
+            to: until,
+            name: held.callback,
+        });
+    }
+    to
+}
+
+fn process(log: Log, from: u64, to: &mut Vec<Record>) {
+    to.extend(log.texts.into_iter().map(|text| Record::Define { text }));
+    to.extend(
+        log.functions
+            .into_iter()
+            .map(|(name, file, line)| Record::Function { name, file, line }),
+    );
+    to.extend(
+        log.frames
+            .into_iter()
+            .map(|(caller, function, line)| Record::Frame { caller, function, line }),
+    );
+    to.extend(log.clock.map(|(at, epoch)| Record::Clock { at, epoch }));
+    let (parent, name, python, switch_interval, cores) =
+        (log.parent, log.name, log.python, log.switch_interval, log.cores);
+    to.push(Record::Process {
+        at: from,
+        parent,
+        name,
+        python,
+        switch_interval,
+        cores,
+    });
+    to.extend(log.methods.into_iter().map(Record::Method));
+    to.extend(log.ended.map(|at| Record::ProcessEnd { at, code: log.code }));
+    let [observer, hooks, lost] = log.cost;
+    to.push(Record::Cost {
+        at: from,
+        observer,
+        hooks,
+        lost,
+    });
+    for ((pool, function), sums) in log.pools {
+        let (count, queue, run, pickling, transfer) = (sums.count, sums.queue, sums.run, sums.pickling, sums.transfer);
+        to.push(Record::PoolSums {
+            pool,
+            function,
+            count,
+            queue,
+            run,
+            pickling,
+            transfer,
+        });
+    }
+}
+
+fn sums(thread: &ThreadDigest, to: &mut Vec<Record>) {
+    let (tid, name) = (thread.log.tid, thread.log.name);
+    to.push(Record::Thread {
+        tid,
+        at: thread.from,
+        name,
+        born: thread.log.born.is_some(),
+    });
+    to.push(Record::Sums {
+        tid,
+        from: thread.from,
+        to: thread.to,
+        states: Box::new(thread.times.0),
+        voluntary: thread.voluntary,
+        forced: thread.forced,
+        takes: thread.takes,
+        longest: thread.longest.length,
+        hold_at: thread.longest.at,
+        frame: thread.longest.frame,
+    });
+}
+
+fn frames(thread: &ThreadDigest, to: &mut Vec<Record>) {
+    to.extend(thread.frames.iter().map(|(&frame, sums)| Record::FrameSums {
+        tid: thread.log.tid,
+        frame,
+        states: Box::new(sums.times.0),
+        caused: sums.caused,
+        longest: sums.longest,
+        samples: sums.samples,
+    }));
+}
+
+fn waits(thread: &ThreadDigest, to: &mut Vec<Record>) {
+    let tid = thread.log.tid;
+    to.extend(thread.waits.iter().map(|(&key, &Sum { count, time })| match key {
+        Key::Call(kind, call, target) => Record::WaitSums {
+            tid,
+            kind,
+            call,
+            target,
+            count,
+            time,
+        },
+        Key::Unknown => Record::WaitSums {
+            tid,
+            kind: WaitKind::Other,
+            call: Text(0),
+            target: Text(0),
+            count,
+            time,
+        },
+        Key::Lock(lock, holder, where_held) => Record::LockSums {
+            tid,
+            lock,
+            holder,
+            where_held,
+            count,
+            time,
+        },
+    }));
+}
+
+/// What those need who go on: where the thread's lines stand, and what lies behind the cut.
+fn rest(log: &ThreadLog, rest: &ThreadLog, to: &mut Vec<Record>) {
+    let tid = log.tid;
+    if log.end.is_some() {
+        return;
+    }
+    to.extend(
+        log.counted
+            .last()
+            .into_iter()
+            .chain(&rest.counted)
+            .map(|counted| of_counted(tid, *counted)),
+    );
+    to.extend(
+        log.switches
+            .last()
+            .into_iter()
+            .chain(&rest.switches)
+            .map(|switch| of_switch(tid, *switch)),
+    );
+    to.extend(rest.waits.iter().map(|&Wait { at, kind, call, target }| Record::Wait {
+        tid,
+        at,
+        kind,
+        call,
+        target,
+    }));
+    to.extend(rest.lock_waits.iter().map(
+        |&LockWait {
+             from,
+             to,
+             lock,
+             holder,
+             place,
+         }| Record::LockWait {
+            tid,
+            from,
+            to,
+            lock,
+            holder,
+            where_held: place,
+        },
+    ));
+    to.extend(rest.stacks.iter().map(|&Stack { at, frame, why }| Record::Stack {
+        tid,
+        at,
+        frame,
+        weight: 0,
+        why,
+    }));
+}
+
+fn of_counted(tid: Tid, counted: Counted) -> Record {
+    let Counted {
+        at,
+        on_cpu,
+        ready,
+        voluntary,
+        forced,
+    } = counted;
+    Record::Counted {
+        tid,
+        at,
+        on_cpu,
+        ready,
+        voluntary,
+        forced,
+    }
+}
+
+fn of_switch(tid: Tid, switch: Switch) -> Record {
+    Record::Switch {
+        tid,
+        at: switch.at(),
+        cpu: 0,
+        on: switch.on(),
+        forced: switch.forced(),
+    }
+}
+
+fn one_task(task: &TaskDigest, to: &mut Vec<Record>) {
+    let id = task.id;
+    to.push(Record::Task {
+        task: id,
+        at: task.from,
+        tid: task.tid,
+        name: task.name,
+        function: task.function,
+    });
+    let (running, ready, awaiting) = (task.running, task.ready, task.awaiting);
+    let (steps, longest) = (task.steps, task.longest);
+    to.push(Record::TaskSums {
+        task: id,
+        to: task.to,
+        running,
+        ready,
+        awaiting,
+        steps,
+        longest,
+    });
+    to.extend(
+        task.awaits
+            .iter()
+            .map(|(&(what, place), &Sum { count, time })| Record::AwaitSums {
+                task: id,
+                what,
+                place,
+                count,
+                time,
+            }),
+    );
+    match task.awaits_now {
+        Some((what, place)) if !task.ended => to.push(Record::Await {
+            task: id,
+            at: task.to,
+            what,
+            place,
+        }),
+        _ => {}
+    }
+    if task.ended {
+        to.push(Record::TaskEnd { task: id, at: task.to });
+    }
+}

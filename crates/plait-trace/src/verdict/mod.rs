@@ -1,0 +1,426 @@
+//! What holds a program back, why one thinks so, and what to try: from the sums of a profile alone.
+//!
+//! The parts are asked in this order, and the first that is large enough is the verdict: pickling, a blocked loop, then whichever is
+//! largest of waiting for the GIL, for cores and for locks; then computing, doing nothing, and I/O.
+
+mod words;
+
+use crate::profile::{Blocked, Function, Place, Profile, Times, Wait};
+use crate::record::WaitKind;
+use crate::state::State;
+
+/// What holds a program, or a function, back.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default, Debug)]
+pub enum Verdict {
+    /// It computes.
+    CpuBound,
+    /// Its threads wait for the GIL.
+    GilBound,
+    /// It waits for files, peers, children, time.
+    IoBound,
+    /// Its threads wait for locks of one another.
+    LockBound,
+    /// More wants to run than there are cores.
+    ReadyBound,
+    /// Its processes exchange more than they work.
+    PicklingBound,
+    /// Callbacks hold an event loop while others wait for it.
+    LoopBlocked,
+    /// It does next to nothing.
+    #[default]
+    Idle,
+}
+
+impl Verdict {
+    /// Its name in every output.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Verdict::CpuBound => "cpu-bound",
+            Verdict::GilBound => "gil-bound",
+            Verdict::IoBound => "io-bound",
+            Verdict::LockBound => "lock-bound",
+            Verdict::ReadyBound => "ready-bound",
+            Verdict::PicklingBound => "pickling-bound",
+            Verdict::LoopBlocked => "loop-blocked",
+            Verdict::Idle => "idle",
+        }
+    }
+}
+
+/// Why a verdict is what it is.
+#[derive(Clone, PartialEq, Default, Debug)]
+pub struct Evidence {
+    /// For a reader who has never heard of any of this.
+    pub sentence: String,
+    /// What to try, the most promising first.
+    pub tries: Vec<String>,
+    /// What it was decided from.
+    pub figures: Vec<(&'static str, f64)>,
+    /// What is to be said of single functions.
+    pub functions: Vec<FunctionEvidence>,
+}
+
+/// What is to be said of a function.
+#[derive(Clone, PartialEq, Debug)]
+pub struct FunctionEvidence {
+    /// Which.
+    pub place: Place,
+    /// What holds it back.
+    pub verdict: Verdict,
+    /// The same in words.
+    pub sentence: String,
+}
+
+/// From which share on a part is what holds a program back.
+mod limit {
+    /// Of the time that threads could have run.
+    pub(super) const GIL: f64 = 0.2;
+    pub(super) const READY: f64 = 0.2;
+    /// Of the time of threads that have work.
+    pub(super) const LOCK: f64 = 0.2;
+    /// Of the wall time, that a thread must hold the GIL at all.
+    pub(super) const GIL_BUSY: f64 = 0.4;
+    /// Of the wall time: a wait that is less does not matter, however large its share.
+    pub(super) const WAIT: f64 = 0.1;
+    /// Of what pools did.
+    pub(super) const PICKLING: f64 = 0.4;
+    pub(super) const PICKLING_WALL: f64 = 0.15;
+    /// Of CPU time, in functions that pickle.
+    pub(super) const PICKLING_CPU: f64 = 0.3;
+    /// Of the wall time.
+    pub(super) const BLOCKED: f64 = 0.05;
+    pub(super) const COMPUTING: f64 = 0.5;
+    /// Of the wall time on cores: a program below it does nothing.
+    pub(super) const IDLE: f64 = 0.02;
+    /// Of the wall time: functions below it are not talked about.
+    pub(super) const FUNCTION: f64 = 0.01;
+}
+
+/// A wait for another thread's work rather than for its turn lasts long: this part of the wall time.
+const LONG_WAIT: u64 = 20;
+
+/// Sums in seconds, and shares.
+struct Figures {
+    wall: f64,
+    times: Times,
+    cores_used: f64,
+    /// The share of its process's time in which the GIL was held, where that was most.
+    gil_busy: f64,
+    gil_share: f64,
+    ready_share: f64,
+    /// Seconds of waits for a turn at a lock, without those for another thread's work.
+    contended: f64,
+    lock_share: f64,
+    pickling: f64,
+    pickling_share: f64,
+    blocked: f64,
+    running_share: f64,
+    /// Threads that wanted to run for a tenth of the time.
+    busy_threads: f64,
+    /// Processes of which that is true.
+    busy_processes: u32,
+}
+
+fn seconds(nanoseconds: u64) -> f64 {
+    nanoseconds as f64 / 1e9
+}
+
+fn share(part: f64, whole: f64) -> f64 {
+    // A sum of nothing is minus zero.
+    if whole > 0.0 { part / whole + 0.0 } else { 0.0 }
+}
+
+fn active(times: &Times) -> f64 {
+    let wanted = [State::Ready, State::GilWait, State::GilHeldOffCpu];
+    seconds(times.on_cpu()) + wanted.into_iter().map(|state| seconds(times.of(state))).sum::<f64>()
+}
+
+/// Waits for a turn at a lock. A long one that nobody knows the holder of is for another thread's work: `join`, `result`.
+fn contended(waits: &[Wait], wall: u64, known: u64) -> u64 {
+    let turn = |wait: &&Wait| {
+        let all = [&wait.call, &wait.target];
+        let for_work = all.into_iter().any(|word| {
+            ["join", "result", "Event", "Barrier"]
+                .iter()
+                .any(|name| word.contains(name))
+        });
+        wait.state == State::LockWait && !for_work && wait.time / wait.count.max(1) < wall / LONG_WAIT
+    };
+    known.max(
+        waits
+            .iter()
+            .filter(turn)
+            .map(|wait| wait.time)
+            .fold(0, u64::saturating_add),
+    )
+}
+
+fn pickles(place: &Place) -> bool {
+    let files = [
+        "multiprocessing/reduction.py",
+        "multiprocessing/connection.py",
+        "multiprocessing/queues.py",
+        "/pickle.py",
+    ];
+    files.into_iter().any(|file| place.file.ends_with(file)) || place.file.contains("cloudpickle")
+}
+
+fn blocks(blocked: &Blocked) -> bool {
+    // A loop that has nothing else to do is not held up.
+    blocked.others > 0 || blocked.place.function.is_empty() || blocked.callback.is_empty()
+}
+
+impl Figures {
+    fn of(profile: &Profile) -> Figures {
+        let mut times = Times::default();
+        let mut waiting_for_turn = 0_u64;
+        let mut busy_threads = 0.0;
+        for thread in &profile.threads {
+            times.merge(&thread.times);
+            let known = thread
+                .locks
+                .iter()
+                .filter(|lock| lock.holder != 0)
+                .map(|lock| lock.time)
+                .fold(0, u64::saturating_add);
+            waiting_for_turn = waiting_for_turn.saturating_add(contended(&thread.waits, profile.wall, known));
+            if active(&thread.times) >= 0.1 * seconds(profile.wall) {
+                busy_threads += 1.0;
+            }
+        }
+        let wall = seconds(profile.wall);
+        let wanted = active(&times);
+        let contended = seconds(waiting_for_turn);
+        let busy = profile
+            .processes
+            .iter()
+            .map(|process| share(seconds(process.gil_held), seconds(process.wall)));
+        let wanting = profile.processes.iter().filter(|process| {
+            let threads = profile.threads.iter().filter(|thread| thread.pid == process.pid);
+            threads.map(|thread| active(&thread.times)).sum::<f64>() >= 0.1 * wall
+        });
+        let pool =
+            |of: fn(&crate::profile::Pool) -> u64| profile.pools.iter().map(|pool| seconds(of(pool))).sum::<f64>();
+        let pickling = pool(|pool| pool.pickling) + pool(|pool| pool.transfer);
+        let in_pickle = profile.functions.iter().filter(|function| pickles(&function.place));
+        let in_pickle = share(
+            in_pickle.map(|function| seconds(function.self_cpu)).sum(),
+            seconds(times.on_cpu()),
+        );
+        let of_pools = share(pickling, pickling + pool(|pool| pool.run));
+        let by_pools = of_pools >= limit::PICKLING && share(pickling, wall) >= limit::PICKLING_WALL;
+        let by_functions =
+            in_pickle >= limit::PICKLING_CPU && share(seconds(times.on_cpu()), wall) >= limit::PICKLING_WALL;
+        let pickling_share = match (by_pools, by_functions) {
+            (true, _) => of_pools,
+            (false, true) => in_pickle,
+            (false, false) => 0.0,
+        };
+        let blocked = profile
+            .blocked
+            .iter()
+            .filter(|blocked| blocks(blocked))
+            .map(|blocked| seconds(blocked.time))
+            .sum();
+        let running = profile
+            .processes
+            .iter()
+            .map(|process| share(seconds(process.states.running), wall));
+        Figures {
+            wall,
+            cores_used: share(seconds(times.on_cpu()), wall),
+            gil_busy: busy.fold(0.0, f64::max),
+            // Without the time that had no core: it would have been a wait for the GIL, or a use of it, as the rest was.
+            gil_share: share(
+                seconds(times.of(State::GilWait)),
+                wanted - seconds(times.of(State::Ready)),
+            ),
+            ready_share: share(seconds(times.of(State::Ready)), wanted),
+            contended,
+            lock_share: share(contended, contended + wanted + seconds(times.of(State::IoWait))),
+            pickling,
+            pickling_share,
+            blocked,
+            running_share: running.fold(0.0, f64::max),
+            busy_threads,
+            busy_processes: wanting.count() as u32,
+            times,
+        }
+    }
+
+    fn of_wall(&self, state: State) -> f64 {
+        share(seconds(self.times.of(state)), self.wall)
+    }
+
+    fn verdict(&self, profile: &Profile) -> Verdict {
+        if self.pickling_share > 0.0 {
+            return Verdict::PicklingBound;
+        }
+        if share(self.blocked, self.wall) >= limit::BLOCKED {
+            return Verdict::LoopBlocked;
+        }
+        let large = |share: f64, limit: f64, time: f64| {
+            let time = self::share(time, self.wall);
+            if share >= limit && time >= limit::WAIT {
+                share
+            } else {
+                0.0
+            }
+        };
+        let busy = self.gil_busy >= limit::GIL_BUSY;
+        let gil = if busy {
+            large(self.gil_share, limit::GIL, seconds(self.times.of(State::GilWait)))
+        } else {
+            0.0
+        };
+        // Processes each of which uses one core for want of the GIL do not lack cores, unless there are fewer than processes.
+        let enough = gil > 0.0 && self.busy_processes <= profile.cores;
+        let ready = if enough {
+            0.0
+        } else {
+            large(self.ready_share, limit::READY, seconds(self.times.of(State::Ready)))
+        };
+        let lock = large(self.lock_share, limit::LOCK, self.contended);
+        let waits = [
+            (Verdict::GilBound, gil),
+            (Verdict::ReadyBound, ready),
+            (Verdict::LockBound, lock),
+        ];
+        if let Some((verdict, _)) = waits
+            .into_iter()
+            .filter(|wait| wait.1 > 0.0)
+            .max_by(|one, other| one.1.total_cmp(&other.1))
+        {
+            return verdict;
+        }
+        if self.running_share >= limit::COMPUTING || self.cores_used >= limit::COMPUTING {
+            return Verdict::CpuBound;
+        }
+        let io = seconds(self.times.of(State::IoWait)) + seconds(self.times.of(State::GilHeldOffCpu));
+        if self.cores_used < limit::IDLE && !waits_for_others(profile) {
+            // Where nothing runs and nothing is awaited from outside, all may be waiting for one another.
+            let locked = seconds(self.times.of(State::LockWait));
+            return if locked > 2.0 * io && locked > seconds(self.times.of(State::Idle)) {
+                Verdict::LockBound
+            } else {
+                Verdict::Idle
+            };
+        }
+        let parts = [
+            (Verdict::IoBound, io),
+            (Verdict::CpuBound, seconds(self.times.on_cpu())),
+        ];
+        let largest = parts
+            .into_iter()
+            .max_by(|one, other| one.1.total_cmp(&other.1))
+            .filter(|part| part.1 > 0.0);
+        largest.map_or(Verdict::Idle, |(verdict, _)| verdict)
+    }
+}
+
+/// Whether a wait is for something that somebody else is to deliver, rather than for time to pass or for somebody to ask for something.
+fn delivers(wait: &Wait) -> bool {
+    match wait.kind {
+        Some(WaitKind::Read | WaitKind::Write | WaitKind::Child | WaitKind::Sync) => true,
+        Some(WaitKind::Connect) => !wait.call.contains("accept"),
+        _ => false,
+    }
+}
+
+fn waits_for_others(profile: &Profile) -> bool {
+    let waits = profile.threads.iter().flat_map(|thread| &thread.waits);
+    let delivered = waits
+        .filter(|wait| delivers(wait))
+        .map(|wait| wait.time)
+        .fold(0, u64::saturating_add);
+    if delivered >= profile.wall / 4 {
+        return true;
+    }
+    let words = ["recv", "read", "connect", "send", "drain", "getaddrinfo", "communicate"];
+    let awaits = profile.tasks.iter().flat_map(|task| &task.awaits);
+    let awaited = awaits.filter(|item| {
+        words
+            .iter()
+            .any(|word| item.what.contains(word) || item.place.contains(word))
+    });
+    awaited.map(|item| item.time).fold(0, u64::saturating_add) >= profile.wall / 4
+}
+
+/// Decides, and writes it into the profile and its functions.
+pub(crate) fn judge(profile: &mut Profile) {
+    let figures = Figures::of(profile);
+    let verdict = figures.verdict(profile);
+    for index in 0..profile.functions.len() {
+        let function = of_function(profile, &profile.functions[index]);
+        profile.functions[index].verdict = function;
+    }
+    profile.verdict = verdict;
+    profile.evidence = Evidence {
+        sentence: words::sentence(verdict, &figures, profile),
+        tries: words::tries(verdict, &figures, profile),
+        figures: named(&figures),
+        functions: words::functions(profile),
+    };
+}
+
+fn named(figures: &Figures) -> Vec<(&'static str, f64)> {
+    let io = share(seconds(figures.times.of(State::IoWait)), seconds(figures.times.sum()));
+    vec![
+        ("wall", figures.wall),
+        ("cores_used", figures.cores_used),
+        ("gil_busy", figures.gil_busy),
+        ("gil_wait_share", figures.gil_share),
+        ("ready_share", figures.ready_share),
+        ("lock_share", figures.lock_share),
+        ("io_share", io),
+        ("pickling_share", figures.pickling_share),
+        ("blocked_share", share(figures.blocked, figures.wall)),
+        ("busy_threads", figures.busy_threads),
+    ]
+}
+
+/// What holds a function back, if it did enough to tell.
+fn of_function(profile: &Profile, function: &Function) -> Option<Verdict> {
+    let times = &function.times;
+    let whole = seconds(times.sum());
+    let worth = limit::FUNCTION * seconds(profile.wall);
+    if whole.max(seconds(function.caused_gil_wait)) < worth || function.samples < 2 {
+        return None;
+    }
+    let of = |state| seconds(times.of(state));
+    let cpu = seconds(times.on_cpu());
+    if pickles(&function.place) && cpu >= whole / 2.0 {
+        return Some(Verdict::PicklingBound);
+    }
+    let blocking = profile.blocked.iter().filter(|blocked| blocks(blocked));
+    let blocked = blocking
+        .filter(|blocked| same(&blocked.place, &function.place))
+        .map(|blocked| seconds(blocked.time))
+        .sum::<f64>();
+    if blocked >= whole / 2.0 {
+        return Some(Verdict::LoopBlocked);
+    }
+    let active = active(times);
+    let held = of(State::OnCpuGil) + of(State::GilHeldOffCpu);
+    let in_the_way = seconds(function.caused_gil_wait) >= worth && seconds(function.caused_gil_wait) >= 0.25 * held;
+    if active >= whole / 2.0 && (of(State::GilWait) >= 0.25 * active || in_the_way) {
+        return Some(Verdict::GilBound);
+    }
+    let parts = [
+        (Verdict::CpuBound, cpu),
+        (Verdict::GilBound, of(State::GilWait)),
+        (Verdict::ReadyBound, of(State::Ready)),
+        (Verdict::IoBound, of(State::IoWait) + of(State::GilHeldOffCpu)),
+        (Verdict::LockBound, of(State::LockWait)),
+        (Verdict::Idle, of(State::Idle)),
+    ];
+    parts
+        .into_iter()
+        .max_by(|one, other| one.1.total_cmp(&other.1))
+        .map(|(verdict, _)| verdict)
+}
+
+fn same(one: &Place, other: &Place) -> bool {
+    (&one.function, &one.file) == (&other.function, &other.file)
+}
