@@ -21,7 +21,7 @@ use plait_sys::loader;
 use crate::elf;
 use crate::gil::Gil;
 use crate::memory::Memory;
-use crate::meter::{self, Doing};
+use crate::meter::{self, Did};
 
 /// Why there are no hooks.
 #[derive(Debug)]
@@ -69,9 +69,9 @@ static SWITCH_COND: AtomicUsize = AtomicUsize::new(0);
 unsafe extern "C-unwind" fn signal(cond: *mut c_void) -> c_int {
     let address = cond as usize;
     if address == COND.load(Relaxed) {
-        meter::event(Doing::Free);
+        meter::event(Did::LetGo);
     } else if address == SWITCH_COND.load(Relaxed) {
-        meter::event(Doing::Holds);
+        meter::event(Did::Take);
     }
     // SAFETY: the C library's function of that name, which has this type; the caller's arguments.
     unsafe { std::mem::transmute::<usize, Wake>(REAL[0].load(Relaxed))(cond) }
@@ -79,7 +79,7 @@ unsafe extern "C-unwind" fn signal(cond: *mut c_void) -> c_int {
 
 unsafe extern "C-unwind" fn timed_wait(cond: *mut c_void, mutex: *mut c_void, until: *const c_void) -> c_int {
     if cond as usize == COND.load(Relaxed) {
-        meter::event(Doing::Wants);
+        meter::event(Did::Wait);
     }
     // SAFETY: as above.
     unsafe { std::mem::transmute::<usize, TimedWait>(REAL[1].load(Relaxed))(cond, mutex, until) }
@@ -88,14 +88,16 @@ unsafe extern "C-unwind" fn timed_wait(cond: *mut c_void, mutex: *mut c_void, un
 unsafe extern "C-unwind" fn wait(cond: *mut c_void, mutex: *mut c_void) -> c_int {
     // Who was made to let go waits until somebody else has taken it.
     let forced = cond as usize == SWITCH_COND.load(Relaxed);
-    if forced || cond as usize == COND.load(Relaxed) {
-        meter::event(Doing::Wants);
+    if forced {
+        meter::event(Did::WaitForOther);
+    } else if cond as usize == COND.load(Relaxed) {
+        meter::event(Did::Wait);
     }
     // SAFETY: as above.
     let result = unsafe { std::mem::transmute::<usize, Wait>(REAL[2].load(Relaxed))(cond, mutex) };
     if forced {
         // It may want it again at once, or have wanted to let go.
-        meter::event(Doing::Free);
+        meter::event(Did::OtherHasIt);
     }
     result
 }
@@ -174,77 +176,11 @@ impl Drop for Hooks {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fake::{FakeGil, turn};
     use crate::meter::{Meter, Span};
     use plait_sys::time::monotonic_ns;
     use plait_trace::record::GilSpan;
-    use std::ptr::NonNull;
     use std::time::Duration;
-
-    #[repr(C, align(16))]
-    struct Words([u64; 6]);
-
-    unsafe extern "C-unwind" {
-        fn pthread_cond_signal(cond: *mut c_void) -> c_int;
-        fn pthread_cond_timedwait(cond: *mut c_void, mutex: *mut c_void, until: *const c_void) -> c_int;
-        fn pthread_mutex_lock(mutex: *mut c_void) -> c_int;
-        fn pthread_mutex_unlock(mutex: *mut c_void) -> c_int;
-    }
-
-    /// A GIL as CPython has it, made of the C library's parts; zeros are the initial state of all of them.
-    #[derive(Clone, Copy)]
-    struct FakeGil(usize);
-
-    impl FakeGil {
-        fn new() -> FakeGil {
-            FakeGil(
-                Box::leak(Box::new([
-                    Words([0; 6]),
-                    Words([0; 6]),
-                    Words([0; 6]),
-                    Words([0; 6]),
-                    Words([0; 6]),
-                ]))
-                .as_ptr() as usize,
-            )
-        }
-
-        fn gil(self) -> Gil {
-            Gil::fake(NonNull::new(self.0 as *mut u8).expect("not null"))
-        }
-
-        fn locked(self) -> &'static std::sync::atomic::AtomicU64 {
-            // SAFETY: leaked, aligned, and read and written as such.
-            unsafe { std::sync::atomic::AtomicU64::from_ptr((self.0 + 16) as *mut u64) }
-        }
-
-        fn take(self) {
-            let gil = self.gil();
-            let (cond, mutex) = (gil.cond() as *mut c_void, (gil.cond() + 48) as *mut c_void);
-            let late = [u64::MAX >> 2, 0];
-            // SAFETY: they are what they seem.
-            unsafe {
-                pthread_mutex_lock(mutex);
-                while self.locked().load(Relaxed) != 0 {
-                    pthread_cond_timedwait(cond, mutex, late.as_ptr().cast());
-                }
-                self.locked().store(1, Relaxed);
-                pthread_cond_signal(gil.switch_cond() as *mut c_void);
-                pthread_mutex_unlock(mutex);
-            }
-        }
-
-        fn drop(self) {
-            let gil = self.gil();
-            let mutex = (gil.cond() + 48) as *mut c_void;
-            // SAFETY: they are what they seem.
-            unsafe {
-                pthread_mutex_lock(mutex);
-                self.locked().store(0, Relaxed);
-                pthread_cond_signal(gil.cond() as *mut c_void);
-                pthread_mutex_unlock(mutex);
-            }
-        }
-    }
 
     fn spans(meter: &Meter) -> Vec<Span> {
         let mut spans = Vec::new();
@@ -259,12 +195,13 @@ mod tests {
 
     #[test]
     fn a_fake_gil_is_followed_and_let_alone_again() {
+        let _turn = turn();
         let fake = FakeGil::new();
         let own = thread_number();
         let session = meter::begin(monotonic_ns(), &[own]);
         fake.take(); // not hooked yet: as a program that runs when it is first looked at
         // SAFETY: it is ours, and this program stays loaded.
-        let hooks = unsafe { Hooks::install(&fake.gil(), FakeGil::new as *const () as usize) }.expect("hooks");
+        let hooks = unsafe { Hooks::install(&fake.gil(), FakeGil::function()) }.expect("hooks");
         let other = std::thread::scope(|scope| {
             let waiter = scope.spawn(|| {
                 fake.take();

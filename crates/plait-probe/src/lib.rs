@@ -16,6 +16,8 @@ pub mod calls;
 mod code;
 mod desk;
 mod elf;
+#[cfg(test)]
+mod fake;
 mod frames;
 pub mod gil;
 pub mod hooks;

@@ -22,6 +22,8 @@ const SHORT: u64 = 50_000;
 const BLUR: u64 = 2_000_000;
 /// Who lets go and then waits at once has waited since it let go.
 const AT_ONCE: u64 = 5_000;
+/// Who was made to let go wants it back, in all likelihood, if it does so within this time: until then it may sleep on the GIL's mutex.
+const BACK: u64 = 3_000_000;
 /// Room for spans: those of half a tick at the least length that is not summed.
 const ROOM: usize = 512;
 
@@ -51,7 +53,7 @@ impl Doing {
 }
 
 // Words beside the trail's ring.
-/// The present state and since when: nanoseconds times four, and the state.
+/// The present state and since when: nanoseconds times eight, a bit for a thread that was made to let go, and the state.
 const NOW: usize = 0;
 /// What has been summed: how many spans, from when, and the sums. The last span's state, in case that it is the only one.
 const SPANS: usize = 1;
@@ -62,6 +64,10 @@ const TAKES: usize = 5;
 const LONGEST: usize = 6;
 /// Spans that found no room on the trail.
 const LOST: usize = 7;
+
+/// In the first word: it is free because it was made to let go.
+const MADE: u64 = 4;
+const SINCE_SHIFT: u32 = 3;
 
 /// Above the state in a span's third word: how many takes it sums.
 const TAKES_SHIFT: u32 = 8;
@@ -140,8 +146,8 @@ pub(crate) fn cost() -> u64 {
         .change(|trail| trail.set(NOW, pack(Doing::Free, monotonic_ns())));
     let before = monotonic_ns();
     for _ in 0..EVENTS / 2 {
-        meter.turn(Doing::Holds);
-        meter.turn(Doing::Free);
+        meter.turn(Did::Take);
+        meter.turn(Did::LetGo);
     }
     (monotonic_ns() - before) / EVENTS
 }
@@ -182,17 +188,42 @@ pub(crate) fn free(meter: &'static Meter) {
     }
 }
 
-/// The calling thread does this from now on.
+/// What a thread's event was.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Did {
+    /// Took the GIL.
+    Take,
+    /// Let go of it.
+    LetGo,
+    /// Begins to wait for it, or goes on.
+    Wait,
+    /// Was made to let go, just now, and begins to wait until somebody else has it.
+    WaitForOther,
+    /// Somebody else has it.
+    OtherHasIt,
+}
+
+impl Did {
+    fn doing(self) -> Doing {
+        match self {
+            Did::Take => Doing::Holds,
+            Did::LetGo | Did::OtherHasIt => Doing::Free,
+            Did::Wait | Did::WaitForOther => Doing::Wants,
+        }
+    }
+}
+
+/// The calling thread did this.
 #[inline]
-pub(crate) fn event(doing: Doing) {
+pub(crate) fn event(did: Did) {
     // Acquire: pairs with `begin`.
     let session = SESSION.load(Acquire);
     if session == 0 {
         return;
     }
     match MINE.get() {
-        Some(meter) if meter.session.load(Relaxed) == session => meter.turn(doing),
-        mine => join(mine, session).turn(doing),
+        Some(meter) if meter.session.load(Relaxed) == session => meter.turn(did),
+        mine => join(mine, session).turn(did),
     }
 }
 
@@ -224,7 +255,7 @@ fn join(mine: Option<&'static Meter>, session: u32) -> &'static Meter {
 }
 
 fn pack(doing: Doing, since: u64) -> u64 {
-    since << 2 | doing as u64
+    since << SINCE_SHIFT | doing as u64
 }
 
 impl Meter {
@@ -241,25 +272,32 @@ impl Meter {
         self.tid.load(Relaxed)
     }
 
-    /// The owner does this from now on.
+    /// The owner did this.
     #[inline]
-    fn turn(&self, doing: Doing) {
+    fn turn(&self, did: Did) {
         let word = self.trail.get(NOW);
         // A wait is many short ones, of a switch interval each.
-        if Doing::of(word) != doing {
-            self.turn_at(doing, word, monotonic_ns());
+        if Doing::of(word) != did.doing() {
+            self.turn_at(did, word, monotonic_ns());
         }
     }
 
     #[inline]
-    fn turn_at(&self, doing: Doing, word: u64, now: u64) {
-        let (was, since) = (Doing::of(word), word >> 2);
+    fn turn_at(&self, did: Did, word: u64, now: u64) {
+        let (mut was, since) = (Doing::of(word), word >> SINCE_SHIFT);
         let now = now.max(since);
         let length = now - since;
+        let doing = did.doing();
+        if was == Doing::Free && (did == Did::WaitForOther || word & MADE != 0 && length < BACK) {
+            was = Doing::Wants;
+        }
+        let made = if did == Did::OtherHasIt { MADE } else { 0 };
         self.trail.change(|trail| {
-            trail.set(NOW, pack(doing, now));
+            trail.set(NOW, pack(doing, now) | made);
             match was {
                 Doing::Unknown => self.first(doing, since, now),
+                // One wait, whose first part was taken for something else.
+                Doing::Wants if doing == Doing::Wants => trail.set(NOW, pack(doing, since)),
                 Doing::Free if doing == Doing::Wants && length < AT_ONCE && trail.get(SPANS) == 0 => {
                     trail.set(NOW, pack(doing, since));
                 }
@@ -388,7 +426,7 @@ impl Open {
 
     /// Since when.
     pub(crate) fn since(&self) -> u64 {
-        self.0.open[NOW] >> 2
+        self.0.open[NOW] >> SINCE_SHIFT
     }
 
     /// The spans that found no room.
@@ -407,11 +445,11 @@ mod tests {
     use super::*;
 
     /// A meter that began at 1000, and events at times.
-    fn measured(events: &[(Doing, u64)]) -> (Vec<Span>, Open, Meter) {
+    fn measured(events: &[(Did, u64)]) -> (Vec<Span>, Open, Meter) {
         let meter = Meter::new();
         meter.trail.change(|trail| trail.set(NOW, pack(Doing::Unknown, 1000)));
-        for &(doing, at) in events {
-            meter.turn_at(doing, meter.trail.get(NOW), at);
+        for &(did, at) in events {
+            meter.turn_at(did, meter.trail.get(NOW), at);
         }
         let mut spans = Vec::new();
         let open = meter.drain(0, &mut |span| spans.push(span)).expect("nobody else");
@@ -429,10 +467,10 @@ mod tests {
     #[test]
     fn long_spans_are_spans_and_follow_one_another() {
         let events = [
-            (Doing::Wants, 2000),
-            (Doing::Holds, 102_000),
-            (Doing::Free, 302_000),
-            (Doing::Holds, 900_000),
+            (Did::Wait, 2000),
+            (Did::Take, 102_000),
+            (Did::LetGo, 302_000),
+            (Did::Take, 900_000),
         ];
         let (spans, open, _) = measured(&events);
         let unknown = Span {
@@ -452,20 +490,20 @@ mod tests {
 
     #[test]
     fn who_lets_go_first_has_held_from_the_beginning() {
-        let (spans, ..) = measured(&[(Doing::Free, 5000)]);
+        let (spans, ..) = measured(&[(Did::LetGo, 5000)]);
         assert_eq!(spans, [span(1000, 5000, GilSpan::Held)]);
     }
 
     #[test]
     fn short_spans_are_summed_and_a_single_one_stays_itself() {
         let events = [
-            (Doing::Holds, 2000),
-            (Doing::Free, 2300),
-            (Doing::Holds, 2500),
-            (Doing::Free, 3000),
-            (Doing::Holds, 103_000),
-            (Doing::Free, 104_000),
-            (Doing::Wants, 204_000),
+            (Did::Take, 2000),
+            (Did::LetGo, 2300),
+            (Did::Take, 2500),
+            (Did::LetGo, 3000),
+            (Did::Take, 103_000),
+            (Did::LetGo, 104_000),
+            (Did::Wait, 204_000),
         ];
         let (spans, open, _) = measured(&events);
         let sums = GilSpan::Blurred {
@@ -488,8 +526,8 @@ mod tests {
     fn sums_are_written_down_from_time_to_time() {
         let mut events = Vec::new();
         for round in 0..100_000_u64 {
-            events.push((Doing::Holds, 2000 + round * 100));
-            events.push((Doing::Free, 2060 + round * 100));
+            events.push((Did::Take, 2000 + round * 100));
+            events.push((Did::LetGo, 2060 + round * 100));
         }
         let (spans, open, _) = measured(&events);
         assert_eq!(spans.len(), 1 + 4);
@@ -507,13 +545,31 @@ mod tests {
     #[test]
     fn a_wait_right_after_letting_go_began_then() {
         let events = [
-            (Doing::Holds, 2000),
-            (Doing::Free, 200_000),
-            (Doing::Wants, 200_900),
-            (Doing::Holds, 400_000),
+            (Did::Take, 2000),
+            (Did::LetGo, 200_000),
+            (Did::Wait, 200_900),
+            (Did::Take, 400_000),
         ];
         let (spans, ..) = measured(&events);
         assert_eq!(spans[2], span(200_000, 400_000, GilSpan::Wanted));
+    }
+
+    #[test]
+    fn who_was_made_to_let_go_waits_from_then_on_if_it_comes_back_soon() {
+        let made = [
+            (Did::Take, 2000),
+            (Did::LetGo, 5_000_000),
+            (Did::WaitForOther, 5_900_000), // lost its core meanwhile
+            (Did::OtherHasIt, 6_500_000),
+        ];
+        let back = [made.as_slice(), &[(Did::Wait, 8_000_000), (Did::Take, 9_000_000)]].concat();
+        let (spans, ..) = measured(&back);
+        let wanted = |from, to| span(from, to, GilSpan::Wanted);
+        assert_eq!(spans[2..], [wanted(5_000_000, 6_500_000), wanted(6_500_000, 9_000_000)]);
+        let back = [made.as_slice(), &[(Did::Take, 7_000_000)]].concat();
+        assert_eq!(measured(&back).0[3..], [wanted(6_500_000, 7_000_000)]);
+        let away = [made.as_slice(), &[(Did::Take, 99_000_000)]].concat();
+        assert_eq!(measured(&away).0[3..], [span(6_500_000, 99_000_000, GilSpan::Free)]);
     }
 
     #[test]
@@ -521,8 +577,8 @@ mod tests {
         let rounds = 3 * ROOM as u64;
         let mut events = Vec::new();
         for round in 0..rounds {
-            events.push((Doing::Holds, 200_000 + round * 200_000));
-            events.push((Doing::Free, 280_000 + round * 200_000));
+            events.push((Did::Take, 200_000 + round * 200_000));
+            events.push((Did::LetGo, 280_000 + round * 200_000));
         }
         let (spans, open, meter) = measured(&events);
         assert_eq!(spans.len(), ROOM);
@@ -536,7 +592,7 @@ mod tests {
         assert_eq!(sums.from, spans[ROOM - 1].to);
         assert_eq!(spans.iter().chain([&sums]).map(held).sum::<u64>(), rounds * 80_000);
         // With room again, the sums come before what follows them.
-        meter.turn_at(Doing::Holds, meter.trail.get(NOW), open.since() + 1_000_000);
+        meter.turn_at(Did::Take, meter.trail.get(NOW), open.since() + 1_000_000);
         let mut later = Vec::new();
         meter.drain(0, &mut |span| later.push(span)).expect("nobody else");
         assert_eq!(later.len(), 2);

@@ -211,3 +211,193 @@ pub fn after_fork() {
     meter::forked();
     OWNER.store(0, Relaxed);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fake::{FakeGil, turn};
+    use plait_trace::record::{GilSpan, Tid, WaitKind};
+    use std::sync::Mutex;
+    use std::time::Duration;
+
+    /// The records that an observer with these settings writes while `work` runs with the GIL at its beginning.
+    fn observed(settings: Settings, interpreter: Interpreter, work: impl FnOnce(&Observer)) -> Vec<Record> {
+        let records = Arc::new(Mutex::new(Vec::new()));
+        let kept = Arc::clone(&records);
+        let sink: Sink = Box::new(move |record| kept.lock().expect("no panic").push(record.clone()));
+        let program = Program {
+            name: "test".into(),
+            python: "3".into(),
+            parent: 1,
+            switch_interval: 5_000_000,
+            cores: 1,
+            interpreter,
+        };
+        let observer = Observer::start(program, settings, None, sink).expect("start");
+        work(&observer);
+        observer.stop(Some(3));
+        observer.stop(None);
+        let records = std::mem::take(&mut *records.lock().expect("no panic"));
+        assert!(matches!(records.last(), Some(Record::ProcessEnd { code: Some(3), .. })));
+        records
+    }
+
+    fn text(records: &[Record], number: Text) -> String {
+        let mut texts = records.iter().filter_map(|record| match record {
+            Record::Define { text } => Some(text.clone()),
+            _ => None,
+        });
+        texts.nth(number.0 as usize - 1).expect("defined")
+    }
+
+    /// How much of the thread's time is of a kind; spans follow one another.
+    fn total(records: &[Record], of: Tid, kind: GilSpan) -> Duration {
+        let (mut sum, mut end) = (0, 0);
+        for record in records {
+            if let Record::Gil { tid, from, to, span } = *record
+                && tid == of
+            {
+                assert!(from >= end && to > from, "{record:?} after {end}");
+                end = to;
+                sum += if span == kind { to - from } else { 0 };
+            }
+        }
+        Duration::from_nanos(sum)
+    }
+
+    fn sampled() -> Settings {
+        Settings {
+            hooks: false,
+            switches: false,
+            ..Settings::default()
+        }
+    }
+
+    #[test]
+    fn who_holds_and_who_waits_is_written_from_the_beginning_to_the_end() {
+        let _turn = turn();
+        let fake = FakeGil::new();
+        let interpreter = Interpreter::Gil {
+            gil: fake.gil(),
+            function: FakeGil::function(),
+        };
+        let (own, mut other) = (thread::number(), 0);
+        fake.take();
+        let (send, receive) = std::sync::mpsc::channel();
+        let waiter = std::thread::Builder::new().spawn(move || {
+            send.send(thread::number()).expect("the test waits");
+            fake.take(); // before it is hooked
+            std::thread::sleep(Duration::from_millis(30));
+            fake.drop();
+        });
+        let waiter = waiter.expect("spawn");
+        let records = observed(Settings::default(), interpreter, |_| {
+            other = receive.recv().expect("it sends");
+            std::thread::sleep(Duration::from_millis(40));
+            fake.drop();
+            waiter.join().expect("no panic");
+            fake.take(); // and holds it to the end
+            std::thread::sleep(Duration::from_millis(10));
+        });
+        fake.drop();
+        assert!(total(&records, own, GilSpan::Held) >= Duration::from_millis(50));
+        assert!(total(&records, own, GilSpan::Free) >= Duration::from_millis(29));
+        assert!(total(&records, other, GilSpan::Held) >= Duration::from_millis(30));
+        let switched = |tid| {
+            records
+                .iter()
+                .any(|record| matches!(record, Record::Switch { tid: of, .. } if *of == tid))
+        };
+        let refused = records.iter().any(|record| match record {
+            Record::Method(method) => text(&records, method.what) == "switches" && !method.exact,
+            _ => false,
+        });
+        assert!(refused || switched(own) && switched(other));
+        let counted = |record: &Record| matches!(record, Record::Counted { tid, .. } if *tid == own);
+        assert!(records.iter().any(counted));
+    }
+
+    #[test]
+    fn without_hooks_and_events_it_looks_from_time_to_time() {
+        let _turn = turn();
+        let fake = FakeGil::new();
+        let interpreter = Interpreter::Gil {
+            gil: fake.gil(),
+            function: FakeGil::function(),
+        };
+        fake.take();
+        let records = observed(sampled(), interpreter, |observer| {
+            std::thread::scope(|scope| {
+                let waiter = scope.spawn(|| {
+                    fake.take();
+                    fake.drop();
+                    thread::number()
+                });
+                std::thread::sleep(Duration::from_millis(100));
+                fake.drop();
+                let tid = waiter.join().expect("no panic");
+                observer.hand_in(Record::Thread {
+                    tid,
+                    at: 5,
+                    name: observer.text("waiter"),
+                    born: true,
+                });
+            });
+        });
+        let tid = records.iter().find_map(|record| match *record {
+            Record::Thread {
+                tid,
+                at: 5,
+                name,
+                born: true,
+            } if text(&records, name) == "waiter" => Some(tid),
+            _ => None,
+        });
+        let tid = tid.expect("what was handed in is written");
+        assert!(total(&records, tid, GilSpan::Wanted) > Duration::ZERO);
+        for record in &records {
+            if let Record::Method(method) = record {
+                assert!(!method.exact && (method.what == Text(0) || !text(&records, method.what).is_empty()));
+            }
+        }
+    }
+
+    #[test]
+    fn what_a_sleeper_waits_for_is_looked_up() {
+        let _turn = turn();
+        let records = observed(Settings::default(), Interpreter::FreeThreaded, |_| {
+            std::thread::sleep(Duration::from_millis(60));
+        });
+        let own = thread::number();
+        let wait = records.iter().find_map(|record| match *record {
+            Record::Wait { tid, kind, call, .. } if tid == own => Some((kind, text(&records, call))),
+            _ => None,
+        });
+        assert!(
+            wait.is_none() || wait == Some((WaitKind::Sleep, "clock_nanosleep".into())),
+            "{wait:?}"
+        );
+        assert!(!records.iter().any(|record| matches!(record, Record::Gil { .. })));
+    }
+
+    #[test]
+    fn there_is_one_at_a_time() {
+        let _turn = turn();
+        observed(sampled(), Interpreter::Unknown, |_| {
+            let program = Program {
+                name: String::new(),
+                python: String::new(),
+                parent: 1,
+                switch_interval: 0,
+                cores: 1,
+                interpreter: Interpreter::Unknown,
+            };
+            let second = Observer::start(program, sampled(), None, Box::new(|_| ()));
+            assert_eq!(
+                second.map(|_| ()).map_err(|error| error.kind()),
+                Err(io::ErrorKind::AlreadyExists)
+            );
+        });
+        observed(sampled(), Interpreter::Unknown, |_| ());
+    }
+}

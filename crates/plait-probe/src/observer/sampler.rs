@@ -1,24 +1,24 @@
 //! The observer's thread: from look to look.
 
+mod begin;
+
 use std::collections::HashMap;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use plait_sys::epoll::Epoll;
 use plait_sys::perf::{Event, Switches, What};
-use plait_sys::thread;
 use plait_sys::time::{monotonic_ns, thread_cpu_ns};
-use plait_trace::record::{Method, Record, Text, Tid, Why};
+use plait_trace::record::{Record, Text, Tid, Why};
 
 use super::frames::Frames;
 use super::threads::Thread;
 use super::waits::{Found, look};
-use super::{Interpreter, Program, Running, Settings, Sink};
+use super::{Running, Settings, Sink};
 use crate::gil::Gil;
 use crate::hooks::Hooks;
 use crate::meter::{self, Doing, Meter, Open};
 use crate::proc::{Stat, Tasks, line};
-use crate::stacks::Stacks;
 
 /// From one flush to the next, in nanoseconds.
 const FLUSH: u64 = 200_000_000;
@@ -32,7 +32,7 @@ const TIRED: u32 = 20;
 const COUNT: u64 = 4;
 const SCAN: u64 = 100;
 /// A thread's short waits are looked up so often, in nanoseconds.
-const SHORT_WAITS: u64 = 40_000_000;
+const SHORT_WAITS: u64 = 200_000_000;
 /// A wait for the GIL that is so long is worth a look at who holds it.
 const LONG_WAIT: u64 = 2_000_000;
 /// So many files of threads are kept open.
@@ -77,7 +77,7 @@ pub(super) struct Sampler {
     events: Vec<Event>,
     frames: Option<Frames>,
     stacks_at: u64,
-    /// What an event of the hooks costs, and how many there were of threads that have ended.
+    /// What an event of the hooks costs, 0 without them, and how many takes there were of threads that have ended.
     event_cost: u64,
     gone_takes: u64,
     gone_lost: u64,
@@ -93,186 +93,6 @@ pub(super) struct Sampler {
 }
 
 impl Sampler {
-    /// Puts everything in place, while `caller` waits and holds the GIL.
-    pub(super) fn begin(
-        shared: &Arc<Running>,
-        program: Program,
-        settings: Settings,
-        caller: Tid,
-        stacks: Option<Box<dyn Stacks>>,
-        sink: Sink,
-    ) -> Sampler {
-        let stacks = stacks.filter(|_| settings.stacks != 0);
-        let mut sampler = Sampler {
-            shared: Arc::clone(shared),
-            settings,
-            sink,
-            own: thread::number(),
-            began: monotonic_ns(),
-            tasks: Tasks::own(),
-            threads: HashMap::new(),
-            names: HashMap::new(),
-            gil: GilSource::None,
-            switches: None,
-            events: Vec::new(),
-            frames: stacks.map(Frames::new),
-            stacks_at: 0,
-            event_cost: 0,
-            gone_takes: 0,
-            gone_lost: 0,
-            batch: Vec::new(),
-            flushed: 0,
-            ticks: 0,
-            idle: 0,
-            buffer: Vec::new(),
-            meters: Vec::new(),
-            list: Vec::new(),
-        };
-        sampler.install(&program, caller);
-        sampler.write();
-        sampler
-    }
-
-    fn install(&mut self, program: &Program, caller: Tid) {
-        self.batch.push(Record::Process {
-            at: self.began,
-            parent: program.parent,
-            name: self.shared.desk.text(&program.name),
-            python: self.shared.desk.text(&program.python),
-            switch_interval: program.switch_interval,
-            cores: program.cores,
-        });
-        self.follow();
-        self.hook(program.interpreter);
-        let tids = std::mem::take(&mut self.list);
-        for &tid in &tids {
-            self.first_sight(tid, self.began, false);
-        }
-        self.list = tids;
-        self.guess(caller);
-        if self.frames.is_some() {
-            self.method("stacks", "read from memory", false, "");
-        }
-        self.method("waits", "system calls of those who sleep", false, "");
-        self.began_flushing();
-    }
-
-    fn began_flushing(&mut self) {
-        (self.flushed, self.stacks_at) = (self.began, self.began);
-    }
-
-    fn method(&mut self, what: &str, how: &str, exact: bool, why: &str) {
-        let text = |text| self.shared.desk.text(text);
-        let method = Method {
-            what: text(what),
-            how: text(how),
-            exact,
-            why: text(why),
-        };
-        self.batch.push(Record::Method(method));
-    }
-
-    /// Follows all threads but this one; `list` has them afterwards, sorted.
-    fn follow(&mut self) {
-        let mut switches = self.settings.switches.then(Switches::new);
-        let mut why = if switches.is_some() {
-            String::new()
-        } else {
-            "not asked for".to_owned()
-        };
-        let mut followed = Vec::new();
-        loop {
-            self.list.clear();
-            if self.tasks.list(&mut self.list).is_err() {
-                break;
-            }
-            self.list.retain(|&tid| tid != self.own);
-            let new: Vec<Tid> = self
-                .list
-                .iter()
-                .copied()
-                .filter(|tid| !followed.contains(tid))
-                .collect();
-            for &tid in &new {
-                if let Some(refused) = switches.as_mut().and_then(|switches| switches.follow(tid).err()) {
-                    // One that has ended meanwhile refuses too: then the list shows it no more.
-                    if self.tasks.open(tid, "stat").is_ok() {
-                        why = refused.to_string();
-                        switches = None;
-                    }
-                }
-            }
-            if new.is_empty() {
-                break;
-            }
-            followed.extend(new);
-        }
-        self.list.sort_unstable();
-        match &switches {
-            Some(_) => {
-                self.method("switches", "perf context switches", true, "");
-                self.method("ready", "schedstat", true, "");
-            }
-            None => {
-                self.method("switches", "sampled", false, &why);
-                self.method("ready", "schedstat", false, &why);
-            }
-        }
-        self.switches = switches;
-    }
-
-    fn hook(&mut self, interpreter: Interpreter) {
-        let (gil, function) = match interpreter {
-            Interpreter::Gil { gil, function } => (gil, function),
-            Interpreter::Unknown => {
-                self.method("gil", "none", false, "it was not found in this interpreter");
-                return;
-            }
-            Interpreter::FreeThreaded => {
-                self.method("gil", "none", true, "a free-threaded build has none");
-                return;
-            }
-        };
-        let why = if self.settings.hooks {
-            // SAFETY: the caller of `start` says that it is the GIL of the interpreter which has that function, and an interpreter is
-            // not unloaded.
-            match unsafe { Hooks::install(&gil, function) } {
-                Ok(hooks) => {
-                    self.event_cost = meter::cost();
-                    self.began = monotonic_ns();
-                    let session = meter::begin(self.began, &self.list);
-                    self.gil = GilSource::Hooks { hooks, gil, session };
-                    self.method("gil", "condition variables", true, "");
-                    return;
-                }
-                Err(refused) => refused.to_string(),
-            }
-        } else {
-            "not asked for".to_owned()
-        };
-        self.gil = GilSource::Looks(gil);
-        self.method("gil", "sampled", false, &why);
-    }
-
-    /// What each thread does at the beginning: `caller` holds the GIL, and those that sleep on it want it.
-    fn guess(&mut self, caller: Tid) {
-        let gil = self.gil.gil();
-        for thread in self.threads.values_mut() {
-            if gil.is_none() {
-                continue;
-            }
-            let mut waits = || look(&self.tasks, thread.tid, gil, &mut self.buffer) == Some(Found::Gil);
-            thread.assumed = if thread.tid == caller {
-                Doing::Holds
-            } else if waits() {
-                Doing::Wants
-            } else {
-                Doing::Free
-            };
-            thread.doing = thread.assumed;
-        }
-    }
-
     /// A thread that is not in the table yet.
     fn first_sight(&mut self, tid: Tid, at: u64, born: bool) {
         let mut thread = Thread::new(tid, at.max(self.began));
@@ -488,26 +308,27 @@ impl Sampler {
     fn look_at_cores(&mut self, now: u64) -> bool {
         let mut news = false;
         for thread in self.threads.values_mut() {
-            let Some(stat) = self
-                .tasks
-                .read(thread.tid, "stat", &mut self.buffer)
-                .ok()
-                .and_then(Stat::parse)
-            else {
+            let counted = thread.count(&self.tasks, now, &mut self.buffer, &mut self.batch);
+            news |= counted;
+            // Who has had no core since the last look, and slept then, sleeps.
+            if !counted && !thread.on && thread.switched {
                 continue;
-            };
-            let on = stat.state == b'R';
-            let what = if on { What::On } else { What::Off { forced: false } };
-            thread.switch(
-                &Event {
+            }
+            let stat = self.tasks.read(thread.tid, "stat", &mut self.buffer).ok();
+            if let Some(stat) = stat.and_then(Stat::parse) {
+                let what = if stat.state == b'R' {
+                    What::On
+                } else {
+                    What::Off { forced: false }
+                };
+                let event = Event {
                     at: now,
                     tid: thread.tid,
                     cpu: stat.cpu as u16,
                     what,
-                },
-                &mut self.batch,
-            );
-            news |= thread.count(&self.tasks, now, &mut self.buffer, &mut self.batch);
+                };
+                thread.switch(&event, &mut self.batch);
+            }
         }
         news
     }
@@ -646,16 +467,11 @@ impl Sampler {
     fn cost(&mut self, at: u64) {
         let takes: u64 = self.threads.values().map(|thread| thread.takes).sum();
         let lost: u64 = self.threads.values().map(|thread| thread.lost).sum();
-        let hooked = matches!(self.gil, GilSource::Hooks { .. });
         self.batch.push(Record::Cost {
             at,
             observer: thread_cpu_ns(),
             // Each take has its letting go.
-            hooks: if hooked {
-                2 * (takes + self.gone_takes) * self.event_cost
-            } else {
-                0
-            },
+            hooks: 2 * (takes + self.gone_takes) * self.event_cost,
             lost: lost + self.gone_lost + self.shared.desk.lost() + self.switches.as_ref().map_or(0, Switches::lost),
         });
     }
@@ -685,6 +501,7 @@ impl Sampler {
     fn finish(mut self) {
         let now = monotonic_ns();
         self.take_switches(u64::MAX);
+        let has_gil = self.gil.gil().is_some();
         if let GilSource::Hooks { hooks, session, .. } = std::mem::replace(&mut self.gil, GilSource::None) {
             self.take_meters(session, now);
             meter::end();
@@ -694,7 +511,9 @@ impl Sampler {
             let open = thread
                 .meter
                 .and_then(|meter| settled(thread, meter, self.began, &mut self.batch));
-            thread.write_open(open.as_ref(), now, &mut self.batch);
+            if has_gil {
+                thread.write_open(open.as_ref(), now, &mut self.batch);
+            }
             thread.count_switches(&self.tasks, &mut self.buffer);
             thread.count(&self.tasks, now, &mut self.buffer, &mut self.batch);
         }

@@ -1,0 +1,200 @@
+//! How observation begins: what each source says when it is asked for, and what all threads do at that time.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use plait_sys::perf::Switches;
+use plait_sys::thread;
+use plait_sys::time::monotonic_ns;
+use plait_trace::record::{Method, Record, Tid};
+
+use super::super::frames::Frames;
+use super::super::waits::{Found, look};
+use super::super::{Interpreter, Program, Running, Settings, Sink};
+use super::{GilSource, Sampler};
+use crate::hooks::Hooks;
+use crate::meter::{self, Doing};
+use crate::proc::Tasks;
+use crate::stacks::Stacks;
+
+impl Sampler {
+    /// Puts everything in place, while `caller` waits and holds the GIL.
+    pub(in crate::observer) fn begin(
+        shared: &Arc<Running>,
+        program: Program,
+        settings: Settings,
+        caller: Tid,
+        stacks: Option<Box<dyn Stacks>>,
+        sink: Sink,
+    ) -> Sampler {
+        let stacks = stacks.filter(|_| settings.stacks != 0);
+        let mut sampler = Sampler {
+            shared: Arc::clone(shared),
+            settings,
+            sink,
+            own: thread::number(),
+            began: monotonic_ns(),
+            tasks: Tasks::own(),
+            threads: HashMap::new(),
+            names: HashMap::new(),
+            gil: GilSource::None,
+            switches: None,
+            events: Vec::new(),
+            frames: stacks.map(Frames::new),
+            stacks_at: 0,
+            event_cost: 0,
+            gone_takes: 0,
+            gone_lost: 0,
+            batch: Vec::new(),
+            flushed: 0,
+            ticks: 0,
+            idle: 0,
+            buffer: Vec::new(),
+            meters: Vec::new(),
+            list: Vec::new(),
+        };
+        sampler.install(&program, caller);
+        sampler.write();
+        sampler
+    }
+
+    fn install(&mut self, program: &Program, caller: Tid) {
+        self.batch.push(Record::Process {
+            at: self.began,
+            parent: program.parent,
+            name: self.shared.desk.text(&program.name),
+            python: self.shared.desk.text(&program.python),
+            switch_interval: program.switch_interval,
+            cores: program.cores,
+        });
+        self.follow();
+        self.hook(program.interpreter);
+        let tids = std::mem::take(&mut self.list);
+        for &tid in &tids {
+            self.first_sight(tid, self.began, false);
+        }
+        self.list = tids;
+        self.guess(caller);
+        if self.frames.is_some() {
+            self.method("stacks", "read from memory", false, "");
+        }
+        self.method("waits", "system calls of those who sleep", false, "");
+        self.began_flushing();
+    }
+
+    fn began_flushing(&mut self) {
+        (self.flushed, self.stacks_at) = (self.began, self.began);
+    }
+
+    pub(super) fn method(&mut self, what: &str, how: &str, exact: bool, why: &str) {
+        let text = |text| self.shared.desk.text(text);
+        let method = Method {
+            what: text(what),
+            how: text(how),
+            exact,
+            why: text(why),
+        };
+        self.batch.push(Record::Method(method));
+    }
+
+    /// Follows all threads but this one; `list` has them afterwards, sorted.
+    fn follow(&mut self) {
+        let mut switches = self.settings.switches.then(Switches::new);
+        let mut why = if switches.is_some() {
+            String::new()
+        } else {
+            "not asked for".to_owned()
+        };
+        let mut followed = Vec::new();
+        loop {
+            self.list.clear();
+            if self.tasks.list(&mut self.list).is_err() {
+                break;
+            }
+            self.list.retain(|&tid| tid != self.own);
+            let new: Vec<Tid> = self
+                .list
+                .iter()
+                .copied()
+                .filter(|tid| !followed.contains(tid))
+                .collect();
+            for &tid in &new {
+                if let Some(refused) = switches.as_mut().and_then(|switches| switches.follow(tid).err()) {
+                    // One that has ended meanwhile refuses too: then the list shows it no more.
+                    if self.tasks.open(tid, "stat").is_ok() {
+                        why = refused.to_string();
+                        switches = None;
+                    }
+                }
+            }
+            if new.is_empty() {
+                break;
+            }
+            followed.extend(new);
+        }
+        self.list.sort_unstable();
+        match &switches {
+            Some(_) => {
+                self.method("switches", "perf context switches", true, "");
+                self.method("ready", "schedstat", true, "");
+            }
+            None => {
+                self.method("switches", "sampled", false, &why);
+                self.method("ready", "schedstat", false, &why);
+            }
+        }
+        self.switches = switches;
+    }
+
+    fn hook(&mut self, interpreter: Interpreter) {
+        let (gil, function) = match interpreter {
+            Interpreter::Gil { gil, function } => (gil, function),
+            Interpreter::Unknown => {
+                self.method("gil", "none", false, "it was not found in this interpreter");
+                return;
+            }
+            Interpreter::FreeThreaded => {
+                self.method("gil", "none", true, "a free-threaded build has none");
+                return;
+            }
+        };
+        let why = if self.settings.hooks {
+            // SAFETY: the caller of `start` says that it is the GIL of the interpreter which has that function, and an interpreter is
+            // not unloaded.
+            match unsafe { Hooks::install(&gil, function) } {
+                Ok(hooks) => {
+                    self.event_cost = meter::cost();
+                    self.began = monotonic_ns();
+                    let session = meter::begin(self.began, &self.list);
+                    self.gil = GilSource::Hooks { hooks, gil, session };
+                    self.method("gil", "condition variables", true, "");
+                    return;
+                }
+                Err(refused) => refused.to_string(),
+            }
+        } else {
+            "not asked for".to_owned()
+        };
+        self.gil = GilSource::Looks(gil);
+        self.method("gil", "sampled", false, &why);
+    }
+
+    /// What each thread does at the beginning: `caller` holds the GIL, and those that sleep on it want it.
+    fn guess(&mut self, caller: Tid) {
+        let gil = self.gil.gil();
+        for thread in self.threads.values_mut() {
+            if gil.is_none() {
+                continue;
+            }
+            let mut waits = || look(&self.tasks, thread.tid, gil, &mut self.buffer) == Some(Found::Gil);
+            thread.assumed = if thread.tid == caller {
+                Doing::Holds
+            } else if waits() {
+                Doing::Wants
+            } else {
+                Doing::Free
+            };
+            thread.doing = thread.assumed;
+        }
+    }
+}
