@@ -1,18 +1,22 @@
 //! Code objects, remembered by their address and looked at again at each use.
 
-use crate::layout::{Layout, SizeAt};
+use crate::frames::Blocks;
+use crate::layout::{Identity, Layout, SizeAt};
 use crate::lines::Lines;
 use crate::stacks::Function;
-use plait_sys::peek::{Error, Memory, Piece};
+use plait_sys::peek::{Error, Memory};
 use std::collections::HashMap;
+use std::ops::Range;
 
 /// Code objects that are remembered; beyond it all are forgotten and read anew.
 const MOST_CODES: usize = 1 << 15;
 /// Functions that are told apart; those beyond it are one.
-const MOST_FUNCTIONS: usize = 1 << 18;
+const MOST_FUNCTIONS: usize = 1 << 16;
 /// No name, file or table of lines is longer, in bytes.
 const MOST_TEXT: usize = 1 << 20;
-/// Bytes of a text or table that are looked at again at each use.
+/// Stretches that are read as one have no more bytes between them.
+const NEAR: usize = 2048;
+/// Bytes of a text that are looked at again at each use.
 const AGAIN: usize = 128;
 
 /// What the interpreter itself puts between frames, and shows in no traceback.
@@ -40,7 +44,8 @@ pub(crate) struct Codes {
     by_address: HashMap<usize, Code>,
     numbers: HashMap<Function, u32>,
     functions: Vec<Function>,
-    scratch: Vec<u8>,
+    wanted: Vec<(usize, usize)>,
+    blocks: Blocks,
 }
 
 /// Why a code object cannot be told.
@@ -71,50 +76,25 @@ impl Codes {
         if self.by_address.len() > MOST_CODES {
             self.by_address.clear();
         }
-        let identity = &layout.code.identity;
-        let size = identity.range().len();
-        let (known, buffer) = (&self.by_address, &mut self.scratch);
-        let wanted = |address: &usize| {
-            let more = known.get(address).map_or(&[][..], |code| &code.more);
-            let more = more.iter().map(|(address, bytes)| (*address, bytes.len()));
-            std::iter::once((address.wrapping_add(identity.from), size))
-                .chain(more)
-                .collect::<Vec<_>>()
-        };
-        let wanted: Vec<_> = addresses.iter().map(wanted).collect();
-        buffer.clear();
-        buffer.resize(wanted.iter().flatten().map(|(_, len)| len).sum(), 0);
-        let mut pieces = Vec::with_capacity(wanted.len());
-        let mut rest = &mut buffer[..];
-        for &(address, len) in wanted.iter().flatten() {
-            let (into, after) = rest.split_at_mut(len);
-            pieces.push(Piece { address, into });
-            rest = after;
+        self.wanted.clear();
+        for &address in addresses {
+            self.wanted.push(identity_at(layout, address));
+            let more = self.by_address.get(&address).map_or(&[][..], |code| &code.more);
+            self.wanted
+                .extend(more.iter().map(|(address, bytes)| (*address, bytes.len())));
         }
-        let whole = memory.read_many(&mut pieces)?;
-        let buffer = std::mem::take(&mut self.scratch);
-        let known = self.check(memory, layout, addresses, &wanted, whole, &buffer);
-        self.scratch = buffer;
-        known
-    }
-
-    fn check(
-        &mut self,
-        memory: &Memory,
-        layout: &Layout,
-        addresses: &[usize],
-        wanted: &[Vec<(usize, usize)>],
-        whole: usize,
-        mut bytes: &[u8],
-    ) -> Result<Vec<usize>, Bad> {
-        let mut pieces = 0;
+        self.wanted.sort_unstable();
+        self.blocks.clear();
+        self.blocks.read(memory, merged(&self.wanted, NEAR))?;
+        if self.blocks.len() < merged(&self.wanted, NEAR).count() {
+            // What lies between may be nothing.
+            self.blocks.clear();
+            self.blocks.read(memory, merged(&self.wanted, 0))?;
+        }
         let mut fresh = Vec::new();
-        for (&address, wanted) in addresses.iter().zip(wanted) {
-            let (these, rest) = bytes.split_at(wanted.iter().map(|(_, len)| len).sum());
-            bytes = rest;
-            pieces += wanted.len();
-            let same = pieces <= whole && self.by_address.get(&address).is_some_and(|code| code.is(layout, these));
-            if !same {
+        for &address in addresses {
+            let same = |code: &Code| code.is(layout, address, &self.blocks);
+            if !self.by_address.get(&address).is_some_and(same) {
                 self.by_address.remove(&address);
                 let code = self.load(memory, layout, address)?;
                 self.by_address.insert(address, code);
@@ -150,15 +130,11 @@ impl Codes {
         let name = Text::read(memory, layout, word(&head, at.name))?;
         let file = Text::read(memory, layout, word(&head, at.file))?;
         let lines = bytes(memory, layout, word(&head, at.lines))?;
-        let decoded = Lines::decode(&lines.1, first_line);
+        let lines = Lines::decode(&lines, first_line);
         let more = if at.identity.numbered {
             Vec::new()
         } else {
-            vec![
-                again(name.at, name.raw),
-                again(file.at, file.raw),
-                again(lines.0, lines.1),
-            ]
+            vec![again(name.at, name.raw), again(file.at, file.raw)]
         };
         let function = Function {
             name: name.text,
@@ -166,11 +142,11 @@ impl Codes {
             line: first_line,
         };
         Ok(Code {
-            identity: masked(layout, &head[at.identity.range()]),
+            identity: head[at.identity.range()].to_vec(),
             more,
             function: (!is_hidden(&function)).then(|| self.number(function)),
             first_line,
-            lines: decoded,
+            lines,
             frame,
         })
     }
@@ -208,29 +184,52 @@ impl Codes {
 
 impl Code {
     /// Whether what lies there now is still this.
-    fn is(&self, layout: &Layout, bytes: &[u8]) -> bool {
-        let (identity, mut rest) = bytes.split_at(self.identity.len());
-        *masked(layout, identity) == *self.identity
-            && self.more.iter().all(|(_, was)| {
-                let (now, after) = rest.split_at(was.len());
-                rest = after;
-                now == &**was
-            })
+    fn is(&self, layout: &Layout, address: usize, blocks: &Blocks) -> bool {
+        let (at, len) = identity_at(layout, address);
+        let but = but(layout);
+        let identity = blocks.get_sorted(at, len).is_some_and(|now| {
+            now[..but.start] == self.identity[..but.start] && now[but.end..] == self.identity[but.end..]
+        });
+        identity
+            && self
+                .more
+                .iter()
+                .all(|(at, was)| blocks.get_sorted(*at, was.len()) == Some(was))
     }
 }
 
-/// The bytes of an identity without those that change.
-fn masked(layout: &Layout, bytes: &[u8]) -> Vec<u8> {
+/// Where the identity of a code object lies.
+fn identity_at(layout: &Layout, address: usize) -> (usize, usize) {
     let identity = &layout.code.identity;
-    let mut bytes = bytes.to_vec();
-    let but = identity.but.0.saturating_sub(identity.from)..identity.but.1.saturating_sub(identity.from);
-    if let Some(but) = bytes.get_mut(but) {
-        but.fill(0);
-    }
-    bytes
+    (address.wrapping_add(identity.from), identity.range().len())
 }
 
-/// The beginning of what is looked at again. What follows a text or bytes is a zero: with it a shorter one is told from a longer.
+/// Stretches that hold all of these, which are in order: those with little between them are one, since the kernel takes longer for
+/// a stretch more than for some bytes more.
+fn merged(wanted: &[(usize, usize)], near: usize) -> impl Iterator<Item = (usize, usize)> {
+    let mut rest = wanted;
+    std::iter::from_fn(move || {
+        let (&(start, len), mut after) = rest.split_first()?;
+        let mut end = start.saturating_add(len);
+        while let Some((&(next, len), others)) = after.split_first() {
+            if next > end.saturating_add(near) {
+                break;
+            }
+            end = end.max(next.saturating_add(len));
+            after = others;
+        }
+        rest = after;
+        Some((start, end - start))
+    })
+}
+
+/// The bytes of an identity that change.
+fn but(layout: &Layout) -> Range<usize> {
+    let Identity { from, but, .. } = layout.code.identity;
+    but.0.saturating_sub(from)..but.1.saturating_sub(from)
+}
+
+/// The beginning of what is looked at again. What follows a text is a zero: with it a shorter one is told from a longer.
 fn again(at: usize, mut raw: Vec<u8>) -> (usize, Box<[u8]>) {
     raw.truncate(AGAIN);
     (at, raw.into())
@@ -247,14 +246,12 @@ fn word(bytes: &[u8], at: usize) -> usize {
     word.map_or(0, usize::from_ne_bytes)
 }
 
-/// What a `bytes` object holds, with the zero after it, and where.
-fn bytes(memory: &Memory, layout: &Layout, address: usize) -> Result<(usize, Vec<u8>), Bad> {
+/// What a `bytes` object holds.
+fn bytes(memory: &Memory, layout: &Layout, address: usize) -> Result<Vec<u8>, Bad> {
     let at = &layout.text;
-    let len = length(memory, address.wrapping_add(at.bytes_length))?;
-    let start = address.wrapping_add(at.bytes);
-    let mut bytes = vec![0; len + 1];
-    memory.read(start, &mut bytes)?;
-    Ok((start, bytes))
+    let mut bytes = vec![0; length(memory, address.wrapping_add(at.bytes_length))?];
+    memory.read(address.wrapping_add(at.bytes), &mut bytes)?;
+    Ok(bytes)
 }
 
 fn length(memory: &Memory, address: usize) -> Result<usize, Bad> {

@@ -37,6 +37,11 @@ impl Blocks {
         self.list.clear();
     }
 
+    /// How many stretches were read.
+    pub(crate) fn len(&self) -> usize {
+        self.list.len()
+    }
+
     /// Reads stretches by one call. Those from the first bad one on are missing.
     pub(crate) fn read(&mut self, memory: &Memory, wanted: impl Iterator<Item = (usize, usize)>) -> Result<(), Error> {
         let (first, mut at) = (self.list.len(), self.bytes.len());
@@ -61,6 +66,12 @@ impl Blocks {
     /// What was read of this stretch, if it was, the first time.
     pub(crate) fn get(&self, address: usize, len: usize) -> Option<&[u8]> {
         self.list.iter().find_map(|block| self.part(block, address, len))
+    }
+
+    /// The same, where all stretches were read in the order of their addresses.
+    pub(crate) fn get_sorted(&self, address: usize, len: usize) -> Option<&[u8]> {
+        let after = self.list.partition_point(|&(start, ..)| start <= address);
+        self.part(self.list.get(after.checked_sub(1)?)?, address, len)
     }
 
     fn part(&self, &(start, size, at): &(usize, usize, usize), address: usize, len: usize) -> Option<&[u8]> {

@@ -78,7 +78,7 @@ pub(crate) struct Identity {
     pub(crate) to: usize,
     /// Of these, the ones that do change.
     pub(crate) but: (usize, usize),
-    /// Whether a number that is given once is among them. Else the text of the name and the lines are looked at too.
+    /// Whether a number that is given once is among them. Else the texts of its name and file are looked at too.
     pub(crate) numbered: bool,
 }
 
@@ -172,6 +172,7 @@ impl Layout {
         match table.word(1)? >> 16 {
             0x030d => from_table(&table, 13, &FORM_3_13),
             0x030e => from_table(&table, 14, &FORM_3_14),
+            0x030f => from_table(&table, 15, &FORM_3_15),
             _ => None,
         }
     }
@@ -334,6 +335,22 @@ const FORM_3_14: Form = Form {
     type_name: 53,
     bytes: 75,
     text: 77,
+};
+
+const FORM_3_15: Form = Form {
+    thread_ident: 30,
+    thread_native: 31,
+    thread_chunk: 32,
+    frame: 40,
+    frame_copy: Some(46),
+    code: 48,
+    instructions: 56,
+    copies: Some(57),
+    object_type: 59,
+    type_name: 61,
+    bytes: 87,
+    text: 89,
+    ..FORM_3_14
 };
 
 struct Table<'a>(&'a [u8]);

@@ -9,7 +9,11 @@
 //! | [`target`] | the interpreter in another process |
 //! | [`proc`] | what `/proc` says of threads |
 //! | [`calls`] | what a thread waits for, by its system call |
+//! | [`layout`] | where frames, code and texts lie: per-version offsets as data |
+//! | [`stack`] | threads of Python and their stacks, read from memory |
 //! | [`stacks`] | what is asked of a reader of stacks |
+//! | [`target`] | the interpreter in another process |
+//! | [`outside`] | another process and its children, sampled |
 //! | [`observer`] | a thread that writes down what the others do |
 
 pub mod calls;
@@ -26,6 +30,7 @@ mod lines;
 mod memory;
 mod meter;
 pub mod observer;
+pub mod outside;
 pub mod proc;
 pub mod stack;
 pub mod stacks;

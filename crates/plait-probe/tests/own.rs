@@ -1,9 +1,12 @@
 //! Stacks of the own process: an interpreter is loaded into a process, and the thread that asks says what it should see.
 #![expect(
     clippy::disallowed_methods,
+    clippy::print_stderr,
+    clippy::print_stdout,
     reason = "each interpreter wants a process of its own, and time is measured"
 )]
 
+#[allow(dead_code, reason = "each file of tests uses a part of it")]
 mod interpreters;
 
 use interpreters::interpreters;

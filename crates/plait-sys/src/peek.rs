@@ -172,3 +172,60 @@ fn whole(pieces: &[Piece<'_>], mut bytes: usize) -> usize {
     };
     pieces.iter().take_while(fits).count()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_are_read_up_to_the_first_bad_one() {
+        let words: Vec<u64> = (0..200).collect();
+        let mut read = [0u64; 200];
+        let pieces = |read: &mut [u64], bad: usize| {
+            let mut bytes: Vec<[u8; 8]> = vec![[0; 8]; read.len()];
+            let mut pieces: Vec<_> = bytes
+                .iter_mut()
+                .zip(&words)
+                .enumerate()
+                .map(|(at, (into, word))| Piece {
+                    address: if at == bad {
+                        8
+                    } else {
+                        std::ptr::from_ref(word) as usize
+                    },
+                    into,
+                })
+                .collect();
+            let whole = Memory::own().read_many(&mut pieces).expect("own memory");
+            read.iter_mut()
+                .zip(bytes)
+                .for_each(|(read, bytes)| *read = u64::from_ne_bytes(bytes));
+            whole
+        };
+        assert_eq!(pieces(&mut read, usize::MAX), 200);
+        assert_eq!(read[..], words[..]);
+        for bad in [0, 1, 63, 64, 130] {
+            assert_eq!(pieces(&mut read, bad), bad);
+        }
+    }
+
+    #[test]
+    fn a_wrong_address_is_an_error() {
+        for address in [0, 8, usize::MAX - 3, usize::MAX / 2] {
+            assert!(
+                matches!(Memory::own().word(address), Err(Error::NotMapped(_))),
+                "{address:#x}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_process_that_is_not_there() {
+        for pid in [u32::MAX, i32::MAX.unsigned_abs()] {
+            let error = Memory::of(pid).expect_err("nobody has this number");
+            assert!(matches!(error, Error::NoProcess(_)), "{error}");
+            assert_eq!(io::Error::from(error).kind(), io::ErrorKind::NotFound);
+        }
+        assert!(Memory::of(std::process::id()).is_ok());
+    }
+}

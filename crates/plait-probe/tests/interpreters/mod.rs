@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 
 /// The interpreters of this machine by version, one each; the versions that are missing are named.
 pub(crate) fn interpreters() -> Vec<PathBuf> {
-    let versions = ["3.11", "3.12", "3.13", "3.14", "3.13t", "3.14t"];
+    let versions = ["3.11", "3.12", "3.13", "3.14", "3.15", "3.13t", "3.14t"];
     let (found, missing): (Vec<_>, Vec<_>) = versions
         .iter()
         .map(|version| (version, find(version)))
