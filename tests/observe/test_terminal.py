@@ -184,6 +184,16 @@ def test_figures() -> None:
     assert figure("wall", 1.0) == ("wall", "1.00 s")
     assert figure("switches", 12_000) == ("switches", "12,000")
     assert figure("cores", 1.44) == ("cores", "1.44")
+    assert figure("cores_used", 0.2134) == ("cores used", "0.21")
+
+
+def test_what_has_no_name_is_called_by_its_place() -> None:
+    profile = a_profile()
+    profile["blocked"][0]["callback"] = ""
+    profile["threads"][0]["waits"] = [{"kind": "", "call": "", "target": "", "count": 1, "time": 99.0}]
+    text = terminal.render(profile)
+    assert "\n  render_page shop/views.py:131  " in text
+    assert "\n  not known, MainThread  " in text
 
 
 def test_a_profile_from_a_file_without_lanes_reads_the_same() -> None:

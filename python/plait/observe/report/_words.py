@@ -104,7 +104,12 @@ def figure(name: str, value: float) -> tuple[str, str]:
         return label.removesuffix(" s"), seconds(value)
     if name == "gil_busy" or name.endswith("_share"):
         return label, percent(value)
-    return label, f"{value:,.0f}" if float(value).is_integer() else f"{value:.3g}"
+    return label, f"{value:,.0f}" if float(value).is_integer() else f"{value:,.2f}"
+
+
+def about(name: str, sentence: str) -> str:
+    """What a sentence says of what it names first, without the name."""
+    return sentence.removeprefix(name).lstrip() if name else sentence
 
 
 def short(path: str) -> str:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Final, cast
 
 from plait.observe._records import STATES, ProfileRecord
-from plait.observe.report._words import MEANINGS, TITLES, VERDICTS, figure, percent, plain, seconds, size
+from plait.observe.report._words import MEANINGS, TITLES, VERDICTS, about, figure, percent, plain, seconds, size
 
 SCRIPTS: Final = ("data.js", "lanes.js", "charts.js", "tables.js", "main.js")
 DEFLATED: Final = 1 << 17
@@ -38,7 +38,7 @@ def render(profile: ProfileRecord) -> str:
     Returns:
         The whole page as text, to be written in UTF-8.
     """
-    about, columns = _columns(profile)
+    described, columns = _columns(profile)
     encoding = "none"
     if len(columns) >= DEFLATED:
         columns, encoding = zlib.compress(columns, 6), "deflate"
@@ -55,7 +55,7 @@ def render(profile: ProfileRecord) -> str:
         "style": style,
         "script": script,
         "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        "data": _json({"profile": small, "columns": about, "words": words}),
+        "data": _json({"profile": small, "columns": described, "words": words}),
         "encoding": encoding,
         "columns": base64.b64encode(columns).decode(),
     }
@@ -101,15 +101,16 @@ def _top(profile: ProfileRecord) -> dict[str, str]:
     first = profile["processes"][0] if profile["processes"] else None
     program = _text(first["name"]) if first else "profile"
     evidence = profile["evidence"]
-    began = time.strftime("%Y-%m-%d %H:%M", time.localtime(profile["started"]))
-    meta = [began, f"{seconds(profile['wall'])} long", _count(profile["cores"], "core")]
+    meta = [f"{seconds(profile['wall'])} long", _count(profile["cores"], "core")]
     if first and first["python"]:
-        meta.insert(1, f"Python {_text(first['python'])}")
+        meta.insert(0, f"Python {_text(first['python'])}")
+    if profile["started"] > 0:
+        meta.insert(0, time.strftime("%Y-%m-%d %H:%M", time.localtime(profile["started"])))
     figures = [figure(name, value) for name, value in evidence["figures"].items() if value and name != "wall"]
     tries = _items(_text(each) for each in evidence["try"])
     functions = "".join(
         f"<li><code><bdi>{_text(each['name'])}</bdi></code> <span class='tag'>{_text(_verdict(each['verdict']))}</span> "
-        f"{_text(each['sentence'])}</li>"
+        f"{_text(about(each['name'], each['sentence']))}</li>"
         for each in evidence["functions"]
     )
     return {
@@ -202,7 +203,7 @@ def _columns(profile: ProfileRecord) -> tuple[dict[str, object], bytes]:
     if sys.byteorder == "big":
         for column in words:
             column.byteswap()
-    about: dict[str, object] = {
+    described: dict[str, object] = {
         "horizon": horizon,
         "tick": tick,
         "segments": len(starts),
@@ -212,7 +213,7 @@ def _columns(profile: ProfileRecord) -> tuple[dict[str, object], bytes]:
         "lanes": lane_rows,
         "gil": gil_rows,
     }
-    return about, b"".join(column.tobytes() for column in words) + bytes(states)
+    return described, b"".join(column.tobytes() for column in words) + bytes(states)
 
 
 def _spans(

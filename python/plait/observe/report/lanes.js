@@ -4,7 +4,7 @@ const HEIGHTS = [1, 1, 0.72, 0.72, 1, 0.45, 0.72, 0.2]; // running stands tall, 
 const OF_STATE = STATES.map((_, state) => state);
 const ORDER = [0, 1, 4, 3, 2, 6, 5, 7]; // from the floor of a lane upwards
 const ROWS = { process: 30, gil: 20, thread: 25, heading: 26, task: 17 };
-const AXIS = 24;
+const PAPER = 3000; // as many pixels of lanes are printed at most
 
 class Timeline {
   constructor(columns) {
@@ -45,7 +45,7 @@ class Timeline {
       if (!record) continue;
       const last = first + count;
       const spans = new Spans(start.subarray(first, last), length.subarray(first, last), state.subarray(first, last));
-      lanes[kind].push({ kind, index, record, pid: record.pid, name: record.name || record.function || `${kind} ${record.tid ?? record.id}`, spans, note: note.subarray(first, last), heights: HEIGHTS, order: ORDER });
+      lanes[kind].push({ kind, index, record, pid: record.pid, name: [record.name, record.function].filter(Boolean).join(" ") || `${kind} ${record.tid ?? record.id}`, spans, note: note.subarray(first, last), heights: HEIGHTS, order: ORDER });
     }
     const pids = new Set([...profile.processes.map((each) => each.pid), ...lanes.thread.map((each) => each.pid), ...lanes.task.map((each) => each.pid)]);
     for (const pid of pids) {
@@ -86,7 +86,9 @@ class Timeline {
     if (!this.due) this.due = requestAnimationFrame(() => { this.due = 0; this.draw(); });
   }
 
-  theme() {
+  /** Takes the colours from the page. For paper it draws at once, since a printer does not wait for the next frame, and all lanes. */
+  theme(paper = false) {
+    this.paper = paper;
     const style = getComputedStyle(document.documentElement);
     const css = (name) => style.getPropertyValue(name).trim();
     const word = (name) => {
@@ -95,7 +97,8 @@ class Timeline {
     };
     const each = (letter) => STATES.map((_, i) => `--${letter}${i}`);
     this.colors = { state: each("s").map(word), holder: each("h").map(word), holderCss: each("h").map(css), track: word("--track"), grid: word("--line"), sheet: word("--sheet"), ink: css("--ink"), soft: css("--soft"), line: css("--line"), accent: css("--accent"), sheetCss: css("--sheet"), sans: css("--sans") };
-    this.later();
+    if (paper) this.draw();
+    else this.later();
   }
 
   /** Where the time begins on the canvas, and how wide it is, in CSS pixels. */
@@ -108,7 +111,7 @@ class Timeline {
     if (!this.colors) return;
     const began = performance.now();
     const width = this.scroll.clientWidth;
-    const high = Math.max(60, Math.min(this.scroll.clientHeight, this.height));
+    const high = Math.max(60, Math.min(this.paper ? PAPER : this.scroll.clientHeight, this.height));
     if (!width) return;
     const scale = Math.min(3, window.devicePixelRatio || 1);
     this.width = width;
@@ -134,7 +137,7 @@ class Timeline {
       const x = Math.round(this.xOf(time) * scale);
       for (let at = x; at < pixels.length; at += canvas.width) pixels[at] = colors.grid;
     }
-    const top = this.scroll.scrollTop;
+    const top = this.paper ? 0 : this.scroll.scrollTop;
     const seen = this.rows.filter((row) => row.y + ROWS[row.kind] > top && row.y < top + high);
     for (const row of seen) {
       if (!row.spans) continue;
@@ -185,8 +188,8 @@ class Timeline {
       }
       if (most < 0) continue;
       fill(x, y1 - tall, y1, this.colors.track);
-      // Where one state gives way to the next, the longer one has the pixel; more than two share it.
-      if (spans.touched <= 2) {
+      // Where one state gives way to the next, the longer one has the pixel; more than two share it, and what is short is low.
+      if (spans.touched <= 2 && total > 0.5 * each) {
         fill(x, Math.round(y1 - tall * heights[most]), y1, palette[most]);
         continue;
       }
@@ -197,6 +200,7 @@ class Timeline {
         fill(x, Math.round(next), Math.round(level), palette[k]);
         level = next;
       }
+      if (level > y1 - 2) fill(x, y1 - 2, y1, palette[most]);
     }
   }
 

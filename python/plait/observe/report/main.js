@@ -15,13 +15,14 @@ function legend() {
 function theme(redraw) {
   const system = matchMedia("(prefers-color-scheme: dark)");
   const printing = matchMedia("print");
+  let onPaper = false;
   let choice = "auto";
   try { choice = localStorage.getItem("plait-theme") || "auto"; } catch { /* pages from files may have no storage */ }
   const apply = () => {
-    const dark = !printing.matches && (choice === "dark" || (choice === "auto" && system.matches));
+    const dark = !onPaper && !printing.matches && (choice === "dark" || (choice === "auto" && system.matches));
     document.documentElement.dataset.scheme = dark ? "dark" : "light";
     document.querySelectorAll("[data-theme]").forEach((button) => button.setAttribute("aria-pressed", String(button.dataset.theme === choice)));
-    redraw();
+    redraw(onPaper);
   };
   document.querySelectorAll("[data-theme]").forEach((button) => button.addEventListener("click", () => {
     choice = button.dataset.theme;
@@ -30,12 +31,14 @@ function theme(redraw) {
   }));
   system.addEventListener("change", apply);
   printing.addEventListener("change", apply);
+  addEventListener("beforeprint", () => { onPaper = true; apply(); });
+  addEventListener("afterprint", () => { onPaper = false; apply(); });
   apply();
 }
 
 async function main() {
   let timeline = null;
-  theme(() => timeline?.theme());
+  theme((paper) => timeline?.theme(paper));
   legend();
   tables();
   let columns = null;
@@ -49,7 +52,6 @@ async function main() {
     read("timeline").hidden = false;
     timeline = new Timeline(columns);
     timeline.theme();
-    addEventListener("beforeprint", () => timeline.draw());
   }
   if (profile.threads.length) {
     read("bursts").hidden = false;

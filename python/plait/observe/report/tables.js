@@ -111,7 +111,7 @@ function tables() {
     time("longest step", "longest_step", "How long it kept the loop from everything else"),
   ], 2);
   table("blocked", blocked, [
-    ["callback", "name", (each) => [each.callback, each.file ? `${shortPath(each.file)}:${each.line}` : "", `${each.file}:${each.line}`]],
+    ["callback", "name", (each) => [each.callback || each.function || "not known", each.file ? `${shortPath(each.file)}:${each.line}` : "", `${each.file}:${each.line}`]],
     ["function", "text", (each) => each.function],
     ["loop", "text", (each) => each.loop],
     time("from", "start"),
@@ -119,7 +119,7 @@ function tables() {
   ], 4, "While one of these ran, no other task of its loop could.");
   const name = (thread) => [thread.name, String(thread.tid)];
   table("waits", threads.flatMap((thread) => thread.waits.map((wait) => ({ thread, ...wait }))), [
-    ["call", "name", (each) => each.call || each.kind],
+    ["call", "name", (each) => each.call || each.kind || "not known"],
     ["file or peer", "text", (each) => each.target],
     ["kind", "text", (each) => each.kind],
     ["thread", "text", (each) => name(each.thread).join(" ")],

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Final, TextIO
 
 from plait.observe._records import STATES, ProfileRecord, StateName, States
-from plait.observe.report._words import VERDICTS, figure, percent, plain, seconds, short, size
+from plait.observe.report._words import VERDICTS, about, figure, percent, plain, seconds, short, size
 
 WIDTH: Final = 80
 ROWS: Final = 8
@@ -185,12 +185,13 @@ def _verdict(summary: _Summary, profile: ProfileRecord) -> None:
     verdict = VERDICTS.get(profile["verdict"], plain(profile["verdict"]))
     summary.wrap(evidence["sentence"], f"{verdict}: ", "  ", _VERDICT_COLORS.get(profile["verdict"], "1;35"))
     figures = [
-        f"{value} {label}" for label, value in (figure(*each) for each in evidence["figures"].items() if each[1])
+        f"{value} {label}"
+        for label, value in (figure(*each) for each in evidence["figures"].items() if each[1] and each[0] != "wall")
     ]
     if figures:
         summary.wrap(", ".join(figures), "  ", "  ")
     for each in evidence["functions"][:4]:
-        summary.wrap(f"{cut(each['name'], 40).rstrip()}: {each['sentence']}", "  - ", "    ")
+        summary.wrap(f"{cut(each['name'], 40).rstrip()} {about(each['name'], each['sentence'])}", "  - ", "    ")
     for number, advice in enumerate(evidence["try"][:5]):
         summary.wrap(advice, "  try: " if number == 0 else "       ", "       ", "1" if number == 0 else "")
 
@@ -304,7 +305,7 @@ def _waits(summary: _Summary, profile: ProfileRecord) -> None:
     rows: list[tuple[str, Sequence[str]]] = []
     for index in _worst(lambda index: waits[index][1]["time"], len(waits)):
         name, wait = waits[index]
-        what = f"{wait['call'] or wait['kind']} {cut(wait['target'], 30, left=True).strip()}".strip()
+        what = f"{wait['call'] or wait['kind'] or 'not known'} {cut(wait['target'], 30, left=True).strip()}".strip()
         rows.append((f"{what}, {name}", [f"{wait['count']:,}", seconds(wait["time"])]))
     _table(summary, "Waits", [("times", 9), ("time", 10)], rows, len(waits))
 
@@ -326,9 +327,8 @@ def _loops(summary: _Summary, profile: ProfileRecord) -> None:
     for index in _worst(lambda index: blocked[index]["time"], len(blocked)):
         each = blocked[index]
         place = f"{each['function']} {short(each['file'])}:{each['line']}" if each["function"] else each["loop"]
-        rows.append(
-            (f"{cut(each['callback'], 28).rstrip()} in {place}", [seconds(each["start"]), seconds(each["time"])])
-        )
+        name = f"{cut(each['callback'], 28).rstrip()} in {place}" if each["callback"] else place
+        rows.append((name, [seconds(each["start"]), seconds(each["time"])]))
     _table(summary, "Blocked the loop", [("from", 10), ("for", 10)], rows, len(blocked))
 
 
