@@ -9,10 +9,7 @@
 //! | [`target`] | the interpreter in another process |
 //! | [`proc`] | what `/proc` says of threads |
 //! | [`calls`] | what a thread waits for, by its system call |
-//! | [`layout`] | where frames, code and texts lie: per-version offsets as data |
-//! | [`stack`] | threads of Python and their stacks, read from memory |
 //! | [`stacks`] | what is asked of a reader of stacks |
-//! | [`target`] | the interpreter in another process |
 //! | [`outside`] | another process and its children, sampled |
 //! | [`observer`] | a thread that writes down what the others do |
 
