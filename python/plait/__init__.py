@@ -5,8 +5,9 @@ Public names are loaded when they are first used, so that `import plait` costs n
     from plait import ProcessPool
 
 The rooms behind them: `plait.processes` (the process pool), `plait.threads` (the thread pool), `plait.loop` (the event loop),
-`plait.sync` (channels and locks), `plait.shared` (shared memory), `plait.model` (predictions), `plait.errors` (every
-exception), `plait._future` and `plait._executor` (what all executors share), `plait._core` (the extension).
+`plait.sync` (channels and locks), `plait.shared` (shared memory), `plait.observe` (profiles), `plait.model` (predictions),
+`plait.cli` (the command), `plait.errors` (every exception), `plait._future` and `plait._executor` (what all executors share),
+`plait._core` (the extension).
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from plait.loop._runner import install as install, new_event_loop as new_event_loop, run as run
     from plait.loop._watch import watch_loop as watch_loop
     from plait.model._simulate import simulate as simulate
+    from plait.observe._profile import Profile as Profile, profile as profile
     from plait.processes._pool import ProcessPool as ProcessPool
     from plait.processes.limits import Limits as Limits
     from plait.shared._array import shared_array as shared_array
@@ -73,6 +75,7 @@ __all__ = [
     "NotPicklable",
     "OwnerDied",
     "ProcessPool",
+    "Profile",
     "RLock",
     "Semaphore",
     "Shared",
@@ -85,6 +88,7 @@ __all__ = [
     "errors",
     "install",
     "new_event_loop",
+    "profile",
     "run",
     "select",
     "share",
@@ -112,6 +116,7 @@ _HOMES = {
     "NotPicklable": "plait.errors",
     "OwnerDied": "plait.errors",
     "ProcessPool": "plait.processes._pool",
+    "Profile": "plait.observe._profile",
     "RLock": "plait.sync._locks",
     "Semaphore": "plait.sync._semaphores",
     "Shared": "plait.shared._share",
@@ -123,6 +128,7 @@ _HOMES = {
     "select": "plait.sync._channel",
     "install": "plait.loop._runner",
     "new_event_loop": "plait.loop._runner",
+    "profile": "plait.observe._profile",
     "run": "plait.loop._runner",
     "share": "plait.shared._share",
     "shared_array": "plait.shared._array",

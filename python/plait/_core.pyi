@@ -15,6 +15,7 @@ from typing import Any, Generic, NoReturn, ParamSpec, Self, TypeVar, TypeVarTupl
 from typing_extensions import disjoint_base
 
 from plait._future import Future
+from plait.observe._records import ProfileRecord
 
 __all__ = [
     "Awaiting",
@@ -33,6 +34,7 @@ __all__ = [
     "Mailbox",
     "MapCore",
     "MapFeeder",
+    "ObservedCoroutine",
     "ProcessPoolCore",
     "RLockCore",
     "Segment",
@@ -69,6 +71,16 @@ __all__ = [
     "holding",
     "join_all",
     "limit_private_memory",
+    "load_profile",
+    "observe_forked",
+    "observe_method",
+    "observe_pooled",
+    "observe_start",
+    "observe_stop",
+    "observe_thread",
+    "observing",
+    "observing_methods",
+    "observing_run",
     "own_process_group",
     "private_memory",
     "rebuild_view",
@@ -79,6 +91,7 @@ __all__ = [
     "usable_memory",
     "withdraw",
     "worker_open",
+    "write_perfetto",
 ]
 
 _P = ParamSpec("_P")
@@ -852,3 +865,30 @@ def accept_streams(
     limit: int,
     kind: tuple[int, int, int],
 ) -> None: ...
+
+@final
+@disjoint_base
+class ObservedCoroutine:
+    def __next__(self) -> Any: ...
+    def send(self, value: Any, /) -> Any: ...
+    def throw(self, /, *args: Any) -> Any: ...
+    def close(self, /) -> Any: ...
+    def __await__(self) -> Any: ...
+    def __getattr__(self, name: str, /) -> Any: ...
+    def pending(self, /) -> None: ...
+    @property
+    def __wrapped__(self) -> Any: ...
+
+def load_profile(paths: Sequence[str]) -> ProfileRecord: ...
+def observe_forked() -> None: ...
+def observe_method(what: str, how: str, exact: bool, why: str) -> None: ...
+def observe_pooled(
+    pool: str, function: str, at: int, begun: int, ended: int, pickling: int = 0, transfer: int = 0
+) -> None: ...
+def observe_start(path: str, name: str, *, over: str, parent: int, rate: float = 100.0) -> None: ...
+def observe_stop(code: int | None = None) -> None: ...
+def observe_thread(tid: int, name: str, born: bool) -> None: ...
+def observing() -> bool: ...
+def observing_methods(kind: type, number: int) -> tuple[Any, Any]: ...
+def observing_run(kind: type) -> Any: ...
+def write_perfetto(paths: Sequence[str], into: str) -> None: ...

@@ -41,7 +41,7 @@ HOMES = {
 }
 
 # The Python rooms that may open a door of the extension module. Between rooms, see [tool.importlinter] in pyproject.toml.
-DOORS = {"_future", "_executor", "loop", "model", "processes", "shared", "sync", "threads"}
+DOORS = {"_future", "_executor", "auto", "loop", "model", "observe", "processes", "shared", "sync", "threads"}
 
 PUBLIC = {
     "Barrier",
@@ -62,6 +62,7 @@ PUBLIC = {
     "NotPicklable",
     "OwnerDied",
     "ProcessPool",
+    "Profile",
     "RLock",
     "Semaphore",
     "Shared",
@@ -75,6 +76,7 @@ PUBLIC = {
     "select",
     "install",
     "new_event_loop",
+    "profile",
     "run",
     "share",
     "shared_array",

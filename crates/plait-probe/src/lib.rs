@@ -7,10 +7,7 @@
 //! | [`tally`] | how long a thread has held the GIL, for who decides while the program runs |
 //! | [`proc`] | what `/proc` says of threads |
 //! | [`calls`] | what a thread waits for, by its system call |
-//! | [`layout`] | where frames, code and texts lie: per-version offsets as data |
-//! | [`stack`] | threads of Python and their stacks, read from memory |
 //! | [`stacks`] | what is asked of a reader of stacks |
-//! | [`target`] | the interpreter in another process |
 //! | [`outside`] | another process and its children, sampled |
 //! | [`observer`] | a thread that writes down what the others do |
 

@@ -1,7 +1,7 @@
 """`plait profile`: runs a program as Python itself would, observed from inside, and tells what it did.
 
-The program is a process of its own, so that it is in everything what it is without: its arguments, its paths, its tracebacks, its
-signals, its end. This process waits for it, passes signals on, and puts the report together, whatever has become of it.
+The program is a process of its own, so that it is in everything what it is without: its arguments, its paths, its tracebacks,
+its signals, its end. This process waits for it, passes signals on, and puts the report together, whatever has become of it.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def _run_program(program: list[str], settings: Any) -> tuple[int, int]:
     from plait.observe import _children
 
     flags: Any = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
-    command = [sys.executable, *flags, *program]
+    command: list[str] = [sys.executable, *flags, *program]
     environment = _children.environment(settings, dict(os.environb))
     sys.stdout.flush()
     sys.stderr.flush()

@@ -19,7 +19,9 @@ class Option(NamedTuple):
     """Takes one after `=` only."""
 
 
-def parse(words: list[str], options: dict[str, Option], short: dict[str, str]) -> tuple[list[tuple[str, str | None]], list[str]]:
+def parse(
+    words: list[str], options: dict[str, Option], short: dict[str, str]
+) -> tuple[list[tuple[str, str | None]], list[str]]:
     """Split words into the options at their beginning, and what follows.
 
     Args:

@@ -42,7 +42,7 @@ def install() -> None:
     """Have children observed from now on, and the end of this process seen wherever it is."""
     leave = os._exit
 
-    def _exit(status: int) -> None:
+    def _exit(status: Any) -> None:
         _session.end(status if isinstance(status, int) else None)
         leave(status)
 
@@ -100,7 +100,8 @@ def _look_at_exec() -> None:
 
 
 def _look_at_os() -> None:
-    spawn, spawnp, system = os.posix_spawn, os.posix_spawnp, os.system
+    functions: Any = os  # types advise against `system`, which programs use all the same
+    spawn, spawnp, system = os.posix_spawn, os.posix_spawnp, functions.system
 
     def posix_spawn(path: Any, argv: Any, env: Any, /, **rest: Any) -> int:
         changed = _inherited(env)
@@ -110,7 +111,7 @@ def _look_at_os() -> None:
         changed = _inherited(env)
         return spawnp(path, argv, env if changed is None else changed, **rest)
 
-    def new_system(command: Any) -> int:
+    def new_system(command: Any) -> Any:
         changed = _inherited()
         if changed is None:
             return system(command)
@@ -151,8 +152,8 @@ def _observed_fork_exec(fork_exec: Any) -> Any:
 
 
 def _look_at_fork_exec(module: ModuleType) -> None:
-    fork_exec: Any = module.fork_exec  # type: ignore[attr-defined]
-    _patches.replace(module, "fork_exec", _observed_fork_exec(fork_exec))
+    changed: Any = module
+    _patches.replace(module, "fork_exec", _observed_fork_exec(changed.fork_exec))
 
 
 def _look_at_subprocess(module: ModuleType) -> None:

@@ -51,7 +51,8 @@ class _Finder:
             if spec is not None:
                 loader: Any = spec.loader
                 if hasattr(loader, "exec_module"):
-                    spec.loader = _Loader(loader, name)
+                    wrapped: Any = _Loader(loader, name)
+                    spec.loader = wrapped
                 return spec
         return None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import Any
 
 __all__ = ["replace", "restore_all", "was_left"]
@@ -12,6 +13,10 @@ _replaced: list[tuple[Any, str, Any, Any]] = []
 _left: set[tuple[int, str]] = set()
 """What could not be put back, since somebody else stands before it, who may call it: it is there for good."""
 _MISSING: Any = object()
+
+
+def _attributes(owner: object) -> Mapping[str, Any]:
+    return vars(owner)
 
 
 def was_left(owner: Any, name: str) -> bool:
@@ -23,16 +28,18 @@ def replace(owner: Any, name: str, new: Any) -> None:
     """Set `owner.name` until `restore_all`."""
     if was_left(owner, name):
         return
-    before = vars(owner).get(name, _MISSING)
+    has = _attributes(owner)
+    before = has.get(name, _MISSING)
     setattr(owner, name, new)
-    _replaced.append((owner, name, vars(owner).get(name), before))
+    _replaced.append((owner, name, has.get(name), before))
 
 
 def restore_all() -> None:
     """Put everything back, the latest first; what somebody else has replaced meanwhile stays."""
     while _replaced:
         owner, name, new, before = _replaced.pop()
-        if vars(owner).get(name) is not new:
+        has = _attributes(owner)
+        if has.get(name) is not new:
             _left.add((id(owner), name))
             continue
         if before is _MISSING:

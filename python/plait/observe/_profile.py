@@ -44,7 +44,7 @@ _PATIENCE = 1.0
 
 
 class Profile:
-    """What a program did with its time: how long each thread, process and task ran, waited and for what, and what to do about it.
+    """What a program did with its time: how long its threads, processes and tasks ran, waited and for what.
 
     `plait.profile` and `plait profile` make profiles, `Profile.load` reads one that was saved. Times are seconds.
 
@@ -99,8 +99,11 @@ class Profile:
 
     @property
     def verdict(self) -> str:
-        """What holds the program back: "cpu-bound", "gil-bound", "io-bound", "lock-bound", "ready-bound" (too few cores),
-        "pickling-bound", "loop-blocked" or "idle"."""
+        """What holds the program back.
+
+        One of "cpu-bound", "gil-bound", "io-bound", "lock-bound", "ready-bound" (too few cores), "pickling-bound",
+        "loop-blocked" and "idle".
+        """
         return self.record["verdict"]
 
     @property
@@ -154,7 +157,11 @@ class Profile:
         return self.record["pools"]
 
     def bursts(self) -> dict[str, dict[str, Bursts]]:
-        """Return how long threads ran and waited at a stretch: by thread, `{"cpu": ..., "io": ...}` with count, p50, p90, p99 and max."""
+        """Return how long threads ran and waited at a stretch.
+
+        Returns:
+            By name of the thread, `{"cpu": ..., "io": ...}`, each with `count`, `p50`, `p90`, `p99` and `max`.
+        """
         found: dict[str, dict[str, Bursts]] = {}
         for thread in self.threads:
             name = thread["name"] or f"thread {thread['tid']}"
@@ -191,9 +198,7 @@ class Profile:
             path: Where to write it.
             whole: With every stack, lane and segment, as large as they are; by default the sums alone.
         """
-        record: dict[str, Any] = {
-            name: value for name, value in self.record.items() if whole or name not in _LARGE
-        }
+        record: dict[str, Any] = {name: value for name, value in self.record.items() if whole or name not in _LARGE}
         text = json.dumps(record, indent=None if whole else 2, allow_nan=False)
         if path is not None:
             with open(path, "w", encoding="utf-8") as file:
@@ -235,9 +240,13 @@ def _from_json(path: str) -> ProfileRecord:
             record: Any = json.load(file)
         except ValueError as error:
             raise ValueError(f"{path!r} is neither a trace of plait nor JSON: {error}") from None
-    if not isinstance(record, dict) or record.get("schema") != 1 or "threads" not in record:
+    try:
+        known = record["schema"] == 1 and "threads" in record
+    except (TypeError, LookupError):
+        known = False
+    if not known:
         raise ValueError(f"{path!r} is JSON, but no profile of plait with schema 1")
-    found: Any = record
+    found: ProfileRecord = record
     return found
 
 
@@ -286,7 +295,7 @@ def collect(folder: str, into: str, exits: dict[int, int] | None = None) -> Prof
 
 def _notes(folder: str) -> list[str]:
     """What children have left word of."""
-    found = []
+    found: list[str] = []
     for name in sorted(os.listdir(folder)):
         if name.endswith(".note"):
             with open(os.path.join(folder, name), encoding="utf-8", errors="replace") as file:
@@ -303,7 +312,7 @@ class Profiling:
     """What `plait.profile` returns: profiles what runs in its `with` block."""
 
     def __init__(self, save: Path | None, settings: tuple[float, bool, bool]) -> None:
-        self._save = None if save is None else os.path.abspath(os.fspath(save))
+        self._save: str | None = None if save is None else os.path.abspath(os.fspath(save))
         self._settings = settings
         self._folder = ""
         self._profile = Profile()
@@ -368,17 +377,23 @@ def _name() -> str:
     return os.path.basename(sys.argv[0]) if sys.argv and sys.argv[0] else "python"
 
 
-def profile(
-    save: Path | None = None, *, rate: float = 100.0, tasks: bool = True, children: bool = True
-) -> Profiling:
-    """Profile what runs in a `with` block: every thread of the process, those that were there before too, its tasks and its children.
+def _check_rate(rate: Any) -> None:
+    if isinstance(rate, bool) or not isinstance(rate, int | float):
+        raise TypeError(f"rate must be a number of stacks a second, not {rate!r}")
+    if not 0 <= rate <= 10_000:
+        raise ValueError(f"rate must be from 0 to 10000 stacks a second, not {rate!r}")
 
-    A thread beside the program looks on; the program is not slowed down by more than a few percent. In any thread, also where an
-    event loop runs; one profile at a time. `plait profile script.py` does the same for a whole program.
+
+def profile(save: Path | None = None, *, rate: float = 100.0, tasks: bool = True, children: bool = True) -> Profiling:
+    """Profile what runs in a `with` block: all threads of the process, its tasks, and its children.
+
+    Threads that were there before are seen too. One more looks on beside them, which slows the program down by a few percent
+    at most. In any thread, also where an event loop runs; one profile at a time. `plait profile script.py` does the same for a
+    whole program.
 
     Args:
-        save: File to write the trace to, for `plait report` and `Profile.load`. While it is made its parts lie in a folder beside it, which
-            stays, and can be read, if the program dies.
+        save: File to write the trace to, for `plait report` and `Profile.load`. While it is made its parts lie in a folder
+            beside it, which stays, and can be read, if the program dies.
         rate: Stacks a second that are looked at, up to 10000; 0 for none, and no functions in the report then.
         tasks: Whether to observe tasks of event loops.
         children: Whether to observe processes that start meanwhile.
@@ -399,10 +414,7 @@ def profile(
     >>> found.verdict
     'cpu-bound'
     """
-    if isinstance(rate, bool) or not isinstance(rate, int | float):
-        raise TypeError(f"rate must be a number of stacks a second, not {rate!r}")
-    if not 0 <= rate <= 10_000:
-        raise ValueError(f"rate must be from 0 to 10000 stacks a second, not {rate!r}")
+    _check_rate(rate)
     if save is not None:
         os.fspath(save)
     return Profiling(save, (float(rate), bool(tasks), bool(children)))

@@ -148,7 +148,7 @@ def _values(rule: Rule, profile: ProfileRecord) -> Iterator[tuple[str, float, fl
     all_threads = sum(thread["wall"] for thread in profile["threads"])
     for record in records:
         name = record.get("name") or record.get("function") or str(record.get("tid") or record.get("pid"))
-        whole = record["wall"] if "wall" in record else all_threads
+        whole = record.get("wall", all_threads)
         yield f"{rule.scope} {name}", float(record[figure]), float(whole)
 
 

@@ -1,4 +1,4 @@
-"""Observation of this process, from its beginning to its end, whoever has asked for it: a profile here, or one that this is a child of.
+"""Observation of this process, from its beginning to its end: for a profile of its own, or one that it is a child in.
 
 A profile has a folder, in which each process writes a file of its own: `NAME.part` while it does, `NAME.trace` when that is
 complete. A file named `over` tells all of them that the profile has ended.
@@ -17,7 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Final
 
-__all__ = ["OVER", "Settings", "begin", "begin_in_child", "current", "end"]
+__all__ = ["OVER", "Settings", "before_exec", "begin", "begin_in_child", "begin_worker", "current", "end"]
 
 OVER: Final = "over"
 
@@ -56,11 +56,13 @@ class Settings:
 class _Session:
     """A profile that this process takes part in."""
 
-    __slots__ = ("observed", "settings")
+    __slots__ = ("follows", "looks", "observed", "settings")
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.observed = False  # or only its children are
+        self.follows = False  # those that start children look after them
+        self.looks = False  # so do those that know something of threads and tasks
 
 
 _session: _Session | None = None
@@ -135,7 +137,7 @@ def _stop(session: _Session, code: int | None) -> None:
 
 def _install(session: _Session) -> None:
     global _hooked
-    from plait.observe import _pools, _threads
+    from plait.observe import _children, _pools, _threads
 
     if not _hooked:
         _hooked = True
@@ -143,16 +145,17 @@ def _install(session: _Session) -> None:
 
         os.register_at_fork(after_in_child=_after_fork)
         atexit.register(end)
-    if session.observed:
+    if not session.follows:
+        session.follows = True
+        _children.install()
+    if session.observed and not session.looks:
+        session.looks = True
         _threads.install()
         _pools.install()
         if session.settings.tasks:
             from plait.observe import _tasks
 
             _tasks.install()
-    from plait.observe import _children
-
-    _children.install()
 
 
 def begin_in_child(text: str) -> None:
@@ -188,13 +191,13 @@ def _name() -> str:
     return "python"
 
 
-def begin_worker(name: str) -> None:
+def begin_worker(name: str, parent: int) -> None:
     """Observe a worker of a process pool, which a server has forked that is not observed itself."""
     session = _session
     if session is None or session.observed or not session.settings.children:
         return
     try:
-        _observe(session, name)
+        _observe(session, name, parent)
     except (OSError, RuntimeError):
         return
     _install(session)
@@ -218,6 +221,7 @@ def _after_fork() -> None:
             _observe(session, f"fork of {_name()}")
         except (OSError, RuntimeError):
             return
+        _install(session)
 
 
 def _forks_programs() -> bool:

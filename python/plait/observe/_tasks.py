@@ -81,7 +81,9 @@ def _look_at_asyncio(asyncio: ModuleType) -> None:
 def _look_at_uvloop(uvloop: ModuleType) -> None:
     module: Any = uvloop
     look_at_loops(module.Loop)
-    _core.observe_method("callbacks", "none", False, "uvloop runs its callbacks unseen: those that are no tasks are not told")
+    _core.observe_method(
+        "callbacks", "none", False, "uvloop runs its callbacks unseen: those that are no tasks are not told"
+    )
 
 
 def _look_at_rloop(rloop: ModuleType) -> None:
@@ -101,4 +103,6 @@ def look_at_loops(kind: Any) -> None:
         _patches.replace(kind, "create_task", create_task)
         _patches.replace(kind, "call_soon", call_soon)
     except TypeError:  # a class in C that cannot be changed
-        _core.observe_method("tasks", "none", False, f"tasks of {kind.__module__}.{kind.__qualname__} cannot be looked at")
+        _core.observe_method(
+            "tasks", "none", False, f"tasks of {kind.__module__}.{kind.__qualname__} cannot be looked at"
+        )

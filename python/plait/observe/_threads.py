@@ -31,7 +31,7 @@ def tell_names() -> None:
 
 
 def _look_at_threads(threading: ModuleType) -> None:
-    kind: Any = threading.Thread  # type: ignore[attr-defined]
+    kind: Any = threading.Thread
     begun: Any = kind._set_native_id
 
     def _set_native_id(self: Any) -> None:

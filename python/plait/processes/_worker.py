@@ -68,6 +68,9 @@ def run(
     faulthandler.register(STACK_SIGNAL, file=stack, all_threads=False, chain=False)
     pid = os.getpid()
     code = 1
+    profile = sys.modules.get("plait.observe._session")  # there, if the program is being profiled
+    if profile is not None:
+        profile.begin_worker(f"worker-{seat}", parent_pid)
     try:
         if prepared is None:
             become_process(f"worker-{seat}", seat, parent_pid, parent_pidfd)

@@ -293,17 +293,17 @@ fn method<'py>(
 /// class's from now on.
 #[pyfunction]
 pub(crate) fn observing_methods<'py>(
-    class: &Bound<'py, PyType>,
+    kind: &Bound<'py, PyType>,
     number: usize,
 ) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyAny>)> {
     let originals = ORIGINALS
         .get(number)
         .ok_or_else(|| PyValueError::new_err(format!("number must be below {MOST}, not {number}")))?;
-    let py = class.py();
+    let py = kind.py();
     awaited::prepare(py)?;
     let keep = |place: &AtomicPtr<ffi::PyObject>, name| -> PyResult<()> {
         // Kept for ever: a thread may be in the midst of calling it.
-        place.store(class.getattr(name)?.into_ptr(), Relaxed);
+        place.store(kind.getattr(name)?.into_ptr(), Relaxed);
         Ok(())
     };
     keep(&originals.create_task, intern!(py, "create_task"))?;
@@ -312,7 +312,7 @@ pub(crate) fn observing_methods<'py>(
         let pointer = ffi::PyMethodDefPointer {
             PyCFunctionFastWithKeywords: method_,
         };
-        method(class, name, pointer, ffi::METH_FASTCALL | ffi::METH_KEYWORDS)
+        method(kind, name, pointer, ffi::METH_FASTCALL | ffi::METH_KEYWORDS)
     };
     Ok((
         fast(c"create_task", CREATE_TASK[number])?,
@@ -322,10 +322,10 @@ pub(crate) fn observing_methods<'py>(
 
 /// A method `_run` for `asyncio.Handle`, which calls the one that it has now.
 #[pyfunction]
-pub(crate) fn observing_run<'py>(class: &Bound<'py, PyType>) -> PyResult<Bound<'py, PyAny>> {
-    RUN.store(class.getattr(intern!(class.py(), "_run"))?.into_ptr(), Relaxed);
+pub(crate) fn observing_run<'py>(kind: &Bound<'py, PyType>) -> PyResult<Bound<'py, PyAny>> {
+    RUN.store(kind.getattr(intern!(kind.py(), "_run"))?.into_ptr(), Relaxed);
     method(
-        class,
+        kind,
         c"_run",
         ffi::PyMethodDefPointer { PyCFunction: run },
         ffi::METH_NOARGS,

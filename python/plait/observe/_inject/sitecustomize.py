@@ -50,10 +50,9 @@ def _excuse(settings: str, error: Exception) -> None:
 
 
 _begin()
-del _begin, _excuse
 del sys.modules["sitecustomize"]
 try:
-    import sitecustomize  # the program's own, if there is one; else the caller takes the error for an answer
+    __import__("sitecustomize")  # the program's own, if there is one; else the caller takes the error for an answer
 except ImportError as error:
     sys.modules.pop("sitecustomize", None)
     raise error.with_traceback(None) from None

@@ -1,0 +1,291 @@
+"""The command `plait profile`: the program is what it is without, and a report comes of it whatever happens."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import plait
+from plait.cli import _usage
+from plait.cli.main import main
+from plait.observe._records import STATES
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def plain(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=60, **options)
+
+
+def profiled(folder: Path, *arguments: str, options: tuple[str, ...] = (), **more: Any) -> tuple[Any, dict[str, Any]]:
+    report = folder / "report.json"
+    ran = plain("-m", "plait", "profile", "-q", f"--json={report}", *options, *arguments, **more)
+    return ran, json.loads(report.read_text())
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Any:
+    def write(source: str, name: str = "program.py") -> str:
+        path = tmp_path / name
+        path.write_text(source)
+        return str(path)
+
+    return write
+
+
+SEEN = """
+import os, sys
+print(sys.argv, __name__, __file__, sys.path, sorted(os.environ), os.environ.get("PYTHONPATH"))
+print("to standard error", file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize("before", [None, "/nowhere:/elsewhere"])
+def test_the_program_sees_what_it_would_see(script: Any, tmp_path: Path, before: str | None) -> None:
+    path = script(SEEN)
+    env = {**os.environ, **({} if before is None else {"PYTHONPATH": before})}
+    expected = plain(path, "a", "--b", env=env)
+    ran, _ = profiled(tmp_path, path, "a", "--b", env=env)
+    assert (ran.stdout, ran.stderr, ran.returncode) == (expected.stdout, expected.stderr, 0)
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["1 / 0", "import sys; sys.exit(3)", "import sys; sys.exit('no')", "raise SystemExit", "import os; os._exit(9)", "raise KeyboardInterrupt"],
+)
+def test_the_end_is_the_programs_own(script: Any, tmp_path: Path, source: str) -> None:
+    path = script(f"def f():\n    {source}\nf()\n")
+    expected = plain(path)
+    ran, report = profiled(tmp_path, path)
+    assert (ran.stdout, ran.stderr) == (expected.stdout, expected.stderr)
+    code = expected.returncode
+    assert ran.returncode == (code if code >= 0 else 128 - code)
+    assert report["processes"][0]["exit"] == ran.returncode
+
+
+def test_a_module_and_a_line_of_code_run_too(tmp_path: Path) -> None:
+    ran, _ = profiled(tmp_path, "-m", "json.tool", "--help")
+    assert "json.tool" in ran.stdout
+    ran, _ = profiled(tmp_path, "-c", "import sys; print(sys.argv)", "x")
+    assert ran.stdout == "['-c', 'x']\n"
+
+
+def test_its_own_sitecustomize_runs(script: Any, tmp_path: Path) -> None:
+    script("import sys; sys.mine = 'here'\n", "sitecustomize.py")
+    ran, _ = profiled(tmp_path, "-c", "import sys, sitecustomize; print(sys.mine, sitecustomize.__file__)", env={**os.environ, "PYTHONPATH": str(tmp_path)})
+    assert ran.stdout == f"here {tmp_path}/sitecustomize.py\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_signals_go_to_the_program(script: Any, tmp_path: Path, number: signal.Signals) -> None:
+    path = script(
+        f"import signal, sys\nsignal.signal({int(number)}, lambda *_: sys.exit(42))\nprint('ready', flush=True)\nwhile True: signal.pause()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-m", "plait", "profile", path], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(number)
+        _, summary = process.communicate(timeout=60)
+    assert process.returncode == 42
+    assert "plait profile of program.py" in summary
+
+
+def test_a_killed_program_leaves_a_report(script: Any, tmp_path: Path) -> None:
+    source = "import os, signal, time\ntime.sleep(0.6)\nos.kill(os.getpid(), signal.SIGKILL)\n"
+    ran, report = profiled(tmp_path, script(source))
+    assert ran.returncode == 128 + signal.SIGKILL
+    assert report["processes"][0]["exit"] == 128 + signal.SIGKILL
+    assert report["wall"] > 0.2
+
+
+def test_a_crash_leaves_a_report(script: Any, tmp_path: Path) -> None:
+    source = "import ctypes, time\ntime.sleep(0.6)\nctypes.string_at(0)\n"
+    ran, report = profiled(tmp_path, script(source))
+    assert ran.returncode == 128 + signal.SIGSEGV
+    assert report["wall"] > 0.2
+
+
+CHILDREN = """
+import multiprocessing, os, subprocess, sys, time
+def work(number):
+    time.sleep(0.05)
+    return number
+if __name__ == "__main__":
+    subprocess.run([sys.executable, "-c", "import time; time.sleep(0.05)"], check=True, env={"PATH": os.environ["PATH"]})
+    subprocess.run([sys.executable, "-I", "-c", "pass"], check=True)
+    subprocess.run(["true"], check=True)
+    os.system(f"{sys.executable} -c 'import time; time.sleep(0.05)'")
+    for method in ("fork", "spawn", "forkserver"):
+        process = multiprocessing.get_context(method).Process(target=work, args=(1,), name=method)
+        process.start()
+        process.join()
+        assert process.exitcode == 0
+    import plait
+    with plait.ProcessPool(2) as pool:
+        assert list(pool.map(work, range(4))) == [0, 1, 2, 3]
+    pid = os.fork()
+    if not pid:
+        time.sleep(0.05)
+        os._exit(7)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+    pid = os.fork()
+    if not pid:
+        os.execv(sys.executable, [sys.executable, "-c", "import time, sys; time.sleep(0.05); sys.exit(5)"])
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 5
+    print(sorted(name for name in os.environ if "PLAIT" in name or name == "PYTHONPATH"))
+"""
+
+
+def test_children_of_every_kind_are_seen(script: Any, tmp_path: Path) -> None:
+    ran, report = profiled(tmp_path, script(CHILDREN))
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout == "[]\n"
+    names = [process["name"] for process in report["processes"]]
+    assert sum(name.startswith("worker-") for name in names) >= 1
+    assert names.count("python -c") >= 2
+    assert "fork of program.py" in names
+    assert 7 in [process["exit"] for process in report["processes"]]
+    assert len({process["pid"] for process in report["processes"]}) >= 8
+
+
+def test_children_are_left_alone_on_demand(script: Any, tmp_path: Path) -> None:
+    source = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'pass'], check=True)"
+    _, report = profiled(tmp_path, script(source), options=("--no-children",))
+    assert len(report["processes"]) == 1
+
+
+def test_states_add_up_to_the_wall_time(script: Any, tmp_path: Path) -> None:
+    source = """
+import threading, time
+def spin():
+    end = time.perf_counter() + 0.3
+    while time.perf_counter() < end:
+        sum(range(100))
+threads = [threading.Thread(target=spin, name=f"spin-{n}") for n in range(2)] + [threading.Thread(target=time.sleep, args=(0.3,), name="sleeper")]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+"""
+    _, report = profiled(tmp_path, script(source))
+    threads = {thread["name"]: thread for thread in report["threads"]}
+    assert threads.keys() >= {"MainThread", "spin-0", "spin-1", "sleeper"}
+    for thread in threads.values():
+        assert sum(thread[state] for state in STATES) == pytest.approx(thread["wall"], rel=0.01, abs=1e-4)
+    assert threads["spin-0"]["gil_wait"] > 0
+    assert threads["sleeper"]["io_wait"] > threads["sleeper"]["wall"] / 2
+
+
+def test_the_published_schema_holds(script: Any, tmp_path: Path) -> None:
+    fastjsonschema: Any = pytest.importorskip("fastjsonschema")
+    check = fastjsonschema.compile(json.loads((ROOT / "docs" / "profile.schema.json").read_text()))
+    source = """
+import asyncio, threading, time, plait
+async def part(): await asyncio.sleep(0.02)
+async def main():
+    await asyncio.gather(part(), part())
+    asyncio.get_running_loop().call_soon(time.sleep, 0.08)
+    await asyncio.sleep(0.01)
+asyncio.run(main())
+plait.run(main())
+lock = threading.Lock()
+def hold():
+    with lock: time.sleep(0.05)
+threads = [threading.Thread(target=hold) for _ in range(2)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+"""
+    _, report = profiled(tmp_path, script(source))
+    check(report)
+    assert report["tasks"] and report["blocked"] and report["threads"]
+    del report["verdict"]
+    with pytest.raises(fastjsonschema.JsonSchemaException):
+        check(report)
+
+
+def test_every_output_is_written(script: Any, tmp_path: Path) -> None:
+    names = ["out.html", "out.json", "out.pftrace", "out.speedscope.json", "out.plait"]
+    options = [word for name in names for word in ("-o", str(tmp_path / name))]
+    ran = plain("-m", "plait", "profile", *options, script("import time; time.sleep(0.1)"))
+    assert (ran.returncode, ran.stdout) == (0, "")
+    assert "plait profile of program.py" in ran.stderr
+    assert all((tmp_path / name).stat().st_size > 0 for name in names)
+    again = plain("-m", "plait", "report", str(tmp_path / "out.plait"))
+    assert again.returncode == 0
+    assert "plait profile of program.py" in again.stdout
+    assert "\x1b" not in again.stdout + ran.stderr
+    assert plait.Profile.load(tmp_path / "out.json").wall == plait.Profile.load(tmp_path / "out.plait").wall
+
+
+def test_rules_decide_the_exit_code(script: Any, tmp_path: Path) -> None:
+    path = script("import time; time.sleep(0.1)")
+    kept = plain("-m", "plait", "profile", "-q", "--fail-if", "gil_wait>99%", path)
+    assert (kept.returncode, kept.stderr) == (0, "")
+    broken = plain("-m", "plait", "profile", "-q", "--fail-if", "wall > 50ms", path)
+    assert broken.returncode == 1
+    assert "wall" in broken.stderr
+    own = plain("-m", "plait", "profile", "-q", "--fail-if", "wall>50ms", "-c", "import time; time.sleep(0.1); exit(4)")
+    assert own.returncode == 4
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "usage"),
+        (["nonsense"], "no command"),
+        (["profile"], "needs a program"),
+        (["profile", "-m"], "needs a program"),
+        (["profile", "--nonsense", "x.py"], "no option"),
+        (["profile", "--rate", "fast", "x.py"], "fast"),
+        (["profile", "--rate", "-1", "x.py"], "-1"),
+        (["profile", "--fail-if", "nonsense", "x.py"], "no rule"),
+        (["profile", "--fail-if", "speed>1", "x.py"], "no figure"),
+        (["profile", "--output"], "needs a value"),
+        (["report"], "needs a file"),
+        (["report", "one", "two"], "one file"),
+    ],
+)
+def test_wrong_usage(capsys: pytest.CaptureFixture[str], words: list[str], message: str) -> None:
+    assert main(words) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_what_is_no_trace_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", str(tmp_path / "missing")]) == 125
+    for name, content in (("empty", b""), ("text", b"hello"), ("json", b'{"a": 1}'), ("bytes", bytes(range(256)))):
+        (tmp_path / name).write_bytes(content)
+        assert main(["report", str(tmp_path / name)]) == 125, name
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_truncated_trace_is_read_as_far_as_it_goes(script: Any, tmp_path: Path) -> None:
+    trace = tmp_path / "whole.plait"
+    plain("-m", "plait", "profile", "-q", "-o", str(trace), script("import time; time.sleep(0.5)"))
+    whole = trace.read_bytes()
+    trace.write_bytes(whole[: len(whole) - 10])
+    assert plait.Profile.load(trace).wall > 0.1
+
+
+def test_options_end_where_the_program_begins() -> None:
+    options = {"--flag": _usage.Option(False), "--file": _usage.Option(True)}
+    assert _usage.parse(["--flag", "--file=x", "--file", "y", "run.py", "--flag"], options, {}) == (
+        [("--flag", None), ("--file", "x"), ("--file", "y")],
+        ["run.py", "--flag"],
+    )
+    assert _usage.parse(["--", "--flag"], options, {}) == ([], ["--flag"])
+
+
+def test_nothing_is_left_behind(script: Any, tmp_path: Path) -> None:
+    plain("-m", "plait", "profile", "-q", script("pass"), env={**os.environ, "TMPDIR": str(tmp_path)})
+    deadline = time.monotonic() + 10
+    while [each for each in tmp_path.iterdir() if each.name.startswith("plait-")] and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not [each for each in tmp_path.iterdir() if each.name.startswith("plait-")]

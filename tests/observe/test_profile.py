@@ -1,0 +1,233 @@
+"""`plait.profile` in a program: threads, tasks and children while a `with` block runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import plait
+
+LOOPS = ["asyncio.run", "plait.run"]
+
+
+@pytest.mark.parametrize("run", LOOPS)
+def test_tasks_tell_what_they_await(run_script: Any, run: str) -> None:
+    source = f"""
+import asyncio, plait, time
+async def inner():
+    await asyncio.sleep(0.1)
+async def part():
+    await inner()
+    time.sleep(0.02)
+async def main():
+    first = asyncio.create_task(part())
+    second = asyncio.create_task(part(), name="second")
+    await asyncio.gather(first, second)
+with plait.profile() as found:
+    {run}(main())
+tasks = {{task["name"]: task for task in found.tasks}}
+assert len(tasks) == 3, tasks
+second = tasks["second"]
+assert second["function"] == "part"
+assert 0.08 < second["awaiting"] < 1, second
+assert 0.02 <= second["running"] < 0.5, second
+assert second["ready"] >= 0.015, second
+assert any(each["what"] == "sleep" and "inner" in each["place"] and each["place"].endswith(":4)") for each in second["awaits"]), second
+total = second["running"] + second["ready"] + second["awaiting"]
+assert abs(total - second["wall"]) < 0.01 * second["wall"], second
+"""
+    run_script(source)
+
+
+@pytest.mark.parametrize("run", LOOPS)
+def test_a_callback_that_blocks_is_told(run_script: Any, run: str) -> None:
+    source = f"""
+import asyncio, plait, time
+def blocks():
+    time.sleep(0.2)
+async def main():
+    asyncio.get_running_loop().call_soon(blocks)
+    await asyncio.sleep(0.01)
+with plait.profile() as found:
+    {run}(main())
+blocked, = [each for each in found.record["blocked"] if "blocks" in each["callback"]]
+assert 0.19 < blocked["time"] < 1, blocked
+"""
+    run_script(source)
+
+
+@pytest.mark.parametrize("run", LOOPS)
+def test_tasks_are_to_programs_what_they_were(run_script: Any, run: str) -> None:
+    source = f"""
+import asyncio, collections.abc, inspect, plait, traceback, types
+async def fails():
+    await asyncio.sleep(0)
+    raise ValueError("mine")
+async def waits():
+    try:
+        await asyncio.sleep(100)
+    except asyncio.CancelledError:
+        return "cancelled"
+async def main():
+    task = asyncio.create_task(waits(), name="mine")
+    await asyncio.sleep(0)
+    coroutine = task.get_coro()
+    assert coroutine.__name__ == "waits" and coroutine.__qualname__ == "waits"
+    assert isinstance(coroutine, collections.abc.Coroutine) and isinstance(coroutine, types.CoroutineType)
+    assert asyncio.iscoroutine(coroutine) and inspect.iscoroutine(coroutine)
+    assert inspect.getcoroutinestate(coroutine) == inspect.CORO_SUSPENDED
+    assert coroutine.cr_frame.f_code is waits.__code__ and coroutine.cr_code is waits.__code__
+    frame, = task.get_stack()
+    assert frame.f_code is waits.__code__
+    assert "coro=<waits() running at" in repr(task), repr(task)
+    assert task in asyncio.all_tasks()
+    task.cancel()
+    assert await task == "cancelled"
+    failed = asyncio.create_task(fails())
+    try:
+        await failed
+    except ValueError as error:
+        shown = "".join(traceback.format_exception(error))
+        assert "plait/observe" not in shown and "_core" not in shown
+        assert [each.name for each in traceback.extract_tb(error.__traceback__)][-1] == "fails"
+    loop = asyncio.get_running_loop()
+    loop.set_task_factory(lambda loop, coro, **kwargs: asyncio.Task(coro, loop=loop, **kwargs))
+    assert await loop.create_task(waits_for_nothing(), name="made") == 5
+    loop.set_task_factory(getattr(asyncio, "eager_task_factory", None))
+    assert await loop.create_task(waits_for_nothing()) == 5
+async def waits_for_nothing():
+    return 5
+with plait.profile() as found:
+    {run}(main())
+assert {{"mine", "made"}} <= {{task["name"] for task in found.tasks}}
+before = asyncio.BaseEventLoop.create_task, asyncio.BaseEventLoop.call_soon, asyncio.Handle._run
+assert all(type(each) is types.FunctionType for each in before), before
+"""
+    run_script(source)
+
+
+def test_inside_a_running_loop_and_in_other_threads(run_script: Any) -> None:
+    source = """
+import asyncio, plait, threading, time
+release = threading.Event()
+old = threading.Thread(target=release.wait, name="old")
+old.start()
+async def child():
+    await asyncio.sleep(0.05)
+async def main():
+    before = asyncio.create_task(asyncio.sleep(0.1))
+    await asyncio.sleep(0)
+    with plait.profile() as found:
+        await asyncio.create_task(child(), name="child")
+    await before
+    assert [task["name"] for task in found.tasks] == ["child"]
+    assert "old" in {thread["name"] for thread in found.threads}
+    assert any("before the profile began" in method["why"] for method in found.methods)
+asyncio.run(main())
+results = []
+def elsewhere():
+    with plait.profile(tasks=False, children=False) as found:
+        time.sleep(0.05)
+    results.append(found)
+thread = threading.Thread(target=elsewhere, name="elsewhere")
+thread.start()
+thread.join()
+assert {"MainThread", "elsewhere"} <= {each["name"] for each in results[0].threads}
+release.set()
+old.join()
+"""
+    run_script(source)
+
+
+def test_one_profile_at_a_time(run_script: Any) -> None:
+    source = """
+import plait
+with plait.profile() as found:
+    try:
+        with plait.profile():
+            raise AssertionError
+    except RuntimeError as error:
+        assert "already" in str(error)
+    try:
+        found.verdict
+        raise AssertionError
+    except RuntimeError as error:
+        assert "not ended" in str(error)
+assert found.wall > 0
+with plait.profile() as again:
+    pass
+assert again.wall > 0
+"""
+    run_script(source)
+
+
+def test_an_exception_passes_and_the_profile_is_there(run_script: Any) -> None:
+    source = """
+import plait, time
+try:
+    with plait.profile() as found:
+        time.sleep(0.05)
+        raise LookupError
+except LookupError:
+    assert found.wall >= 0.05
+"""
+    run_script(source)
+
+
+def test_saved_and_loaded(run_script: Any, tmp_path: Path) -> None:
+    source = f"""
+import pathlib, plait, time
+folder = pathlib.Path({str(tmp_path)!r})
+with plait.profile(save=folder / "kept") as found:
+    assert (folder / "kept.parts").is_dir()
+    time.sleep(0.05)
+assert not (folder / "kept.parts").exists()
+loaded = plait.Profile.load(folder / "kept")
+assert (loaded.wall, loaded.verdict) == (found.wall, found.verdict)
+found.to_json(folder / "sums.json")
+assert plait.Profile.load(folder / "sums.json").verdict == found.verdict
+found.to_json(folder / "whole.json", whole=True)
+assert plait.Profile.load(folder / "whole.json").record["lanes"]
+found.to_html(folder / "page.html")
+found.to_perfetto(folder / "page.pftrace")
+found.to_speedscope(folder / "page.json")
+assert "plait profile" in found.summary()
+"""
+    run_script(source)
+
+
+def test_a_program_that_dies_leaves_its_parts(run_script: Any, tmp_path: Path) -> None:
+    source = f"""
+import os, plait, signal, time
+with plait.profile(save={str(tmp_path / "kept")!r}):
+    time.sleep(0.6)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    run_script(source, check=False)
+    assert plait.Profile.load(tmp_path / "kept.parts").wall > 0.2
+
+
+def test_children_stop_with_the_profile(run_script: Any) -> None:
+    source = """
+import plait, subprocess, sys, time
+with plait.profile() as found:
+    child = subprocess.Popen([sys.executable, "-c", "print('up', flush=True); import time; time.sleep(60)"], stdout=subprocess.PIPE)
+    child.stdout.readline()
+    time.sleep(0.1)
+child.kill()
+child.wait()
+child.stdout.close()
+assert len(found.processes) == 2, found.processes
+"""
+    run_script(source)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind"),
+    [({"rate": -1}, ValueError), ({"rate": 1e9}, ValueError), ({"rate": "x"}, TypeError), ({"save": 3}, TypeError)],
+)
+def test_arguments_are_checked(arguments: dict[str, Any], kind: type[Exception]) -> None:
+    with pytest.raises(kind):
+        plait.profile(**arguments)
