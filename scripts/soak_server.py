@@ -233,7 +233,8 @@ class Soak:
         self.folder, self.random = folder, random.Random(seed)
         self.book: collections.Counter[str] = collections.Counter()
         self.wrong: list[str] = []
-        loop = ["--loop", "plait:new_event_loop", "--no-access-log", "--port", "PORT"]
+        # On a busy machine a client may be silent for longer than servers usually keep a connection.
+        loop = ["--loop", "plait:new_event_loop", "--no-access-log", "--port", "PORT", "--timeout-keep-alive", "300"]
         worker = [
             "-k",
             "plait.integrations.uvicorn.PlaitWorker",
@@ -243,6 +244,7 @@ class Soak:
             "127.0.0.1:PORT",
             "--no-control-socket",
         ]
+        worker += ["--keep-alive", "300"]
         self.uvicorn = Server("uvicorn", folder, ["uvicorn", "app:app", *loop])
         self.gunicorn = Server("gunicorn", folder, ["gunicorn", *worker, "app:app"])
 
@@ -419,6 +421,7 @@ def main() -> int:
     if wants := missing():
         print(f"soak: the servers' soak needs {wants}")
         return 1
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # the servers end with it
     print(f"soak: servers, {arguments.minutes:g} minutes, seed {arguments.seed}", flush=True)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -67,6 +67,11 @@ def test_it_can_be_switched_off(interval: float) -> None:
     assert next(looks, None) is None, "somebody saw another interval"
 
 
+def test_it_is_true_or_false() -> None:
+    with pytest.raises(TypeError, match="prompt must be True or False, not 'no'"):
+        plait.EventLoop(prompt="no")  # type: ignore[arg-type]
+
+
 def test_what_the_program_sets_meanwhile_stays(interval: float) -> None:
     def look() -> bool:
         if sys.getswitchinterval() >= interval:

@@ -250,6 +250,11 @@ def test_a_forked_child_watches_anew() -> None:
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
+def test_a_threshold_is_a_number() -> None:
+    with pytest.raises(TypeError, match="threshold must be a number of seconds, not '1'"):
+        plait.run(asyncio.sleep(0), watch="1")  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("threshold", [0, -1.0, math.nan, math.inf])
 def test_thresholds_that_are_none(threshold: float) -> None:
     loop = plait.new_event_loop()

@@ -161,7 +161,9 @@ os.register_at_fork(after_in_child=_forked)
 
 
 def check_threshold(threshold: float) -> None:
-    """Raise ValueError unless it is one."""
+    """Raise TypeError or ValueError unless it is one."""
+    if not isinstance(threshold, (int, float)):
+        raise TypeError(f"threshold must be a number of seconds, not {threshold!r}")
     if not (0 < threshold < math.inf):
         raise ValueError(f"threshold must be a finite number of seconds above 0, not {threshold!r}")
 
@@ -190,7 +192,7 @@ def watch_loop(
 
     Raises:
         RuntimeError: No loop is given, and none is running.
-        TypeError: `loop` is not a loop of plait.
+        TypeError: `loop` is not a loop of plait, `threshold` is no number, or `report` cannot be called.
         ValueError: `threshold` is not above 0, or not finite.
 
     >>> import asyncio, time

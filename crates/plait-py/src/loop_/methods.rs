@@ -102,8 +102,12 @@ impl LoopCore {
     }
 
     #[setter(prompt)]
-    fn put_prompt(&self, prompt: bool) {
-        self.set(PROMPT, prompt);
+    fn put_prompt(&self, prompt: &Bound<'_, PyAny>) -> PyResult<()> {
+        let wanted = prompt
+            .extract()
+            .map_err(|_| PyTypeError::new_err(format!("prompt must be True or False, not {prompt:?}")))?;
+        self.set(PROMPT, wanted);
+        Ok(())
     }
 
     /// Whether tasks are made by a factory of the program.
