@@ -2,7 +2,7 @@
 
 use crate::cores::{CoresConfig, Quota};
 use crate::engine::Chance;
-use crate::world::{GilConfig, WorldConfig};
+use crate::program::{GilConfig, WorldConfig};
 
 /// A cost, and how far it may be off.
 #[derive(Clone, Copy, PartialEq, Debug)]
