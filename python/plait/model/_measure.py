@@ -134,21 +134,25 @@ def _release_cost(releases: int = 2000) -> Cost:
     return Cost(cost.seconds, max(cost.spread, 0.3))
 
 
-def _switch_cost(steps: int = 250_000) -> Cost:
-    """CPU time that is lost with each switch of the GIL between two threads that compute in turns of one interval."""
+def _switch_cost(steps: int = 150, rounds: int = 5) -> Cost:
+    """CPU time that is lost with each switch of the GIL between two threads that compute in turns of one interval.
 
-    def seconds(work: Callable[[], object], threads: int) -> float:
+    It is a small difference of large figures, so the rounds are added up, and what cannot be is not believed.
+    """
+
+    def build() -> None:
+        for _ in range(steps):
+            {str(number): [number] for number in range(500)}  # what it touches is what caches lose
+
+    def seconds(threads: int) -> float:
         begin = time.process_time()
-        _together(work, threads)
+        _together(build, threads)
         return time.process_time() - begin
 
-    def extra() -> float:
-        alone = seconds(lambda: _spin(2 * steps), 1)
-        both = seconds(lambda: _spin(steps), 2)
-        return max(0.0, both - alone) / max(1.0, both / sys.getswitchinterval())
-
-    cost = _cost(extra, 5)
-    return Cost(cost.seconds, max(cost.spread, 0.5))
+    alone = sum(seconds(1) for _ in range(2 * rounds))
+    both = sum(seconds(2) for _ in range(rounds))
+    lost = (both - alone) / max(1.0, both / sys.getswitchinterval())
+    return Cost(min(max(lost, 10e-6), 300e-6), 0.5)
 
 
 def _thread_costs(tasks: int = 2000) -> dict[str, Cost]:
