@@ -198,5 +198,31 @@ def test_a_home_that_cannot_be_written_to_is_no_error(tmp_path: Any, monkeypatch
     assert 0 < measure_speed() < 60
 
 
+def test_a_fork_while_another_thread_measures_does_not_hang_the_child(run_script: Any) -> None:
+    source = """
+import os, threading
+from plait.model import _calibrate
+begun, over = threading.Event(), threading.Event()
+def slow(path):
+    begun.set()
+    over.wait(60)
+    return _calibrate.Costs()
+_calibrate._load = lambda path: None
+_calibrate._measure_and_store = slow
+thread = threading.Thread(target=_calibrate.calibrate)
+thread.start()
+begun.wait(60)
+child = os.fork()
+if not child:
+    _calibrate._measure_and_store = lambda path: _calibrate.Costs()
+    _calibrate.calibrate()
+    os._exit(7)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+over.set()
+thread.join()
+"""
+    assert run_script(source).stdout == "7\n"
+
+
 def test_the_package_has_the_name() -> None:
     assert plait.simulate is simulate

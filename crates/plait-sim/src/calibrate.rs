@@ -2,7 +2,7 @@
 
 use crate::cores::{CoresConfig, Quota};
 use crate::engine::Chance;
-use crate::world::{GilConfig, WorldConfig};
+use crate::program::{GilConfig, WorldConfig};
 
 /// A cost, and how far it may be off.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -107,7 +107,7 @@ impl Default for Costs {
             slice: Cost::new(4e6, 0.1),
             interval: Cost::new(5e6, 0.0),
             gil_signal: us(3.0),
-            gil_switch: us(20.0),
+            gil_switch: us(75.0),
             gil_release: us(2.0),
             gil_hand_over: Cost::new(0.02, WIDE),
             threads: TaskCosts {

@@ -8,7 +8,7 @@
 //! A thread that wakes goes to the core it ran on if that is free, then to any free one. What that costs is the *lead*: the core is
 //! taken, but the work begins later. A quota (`cpu.max` of a cgroup) stops all cores once it is used, until its period ends.
 
-use crate::world::ThreadId;
+use crate::program::ThreadId;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 

@@ -4,9 +4,9 @@
 //! also C code that lets the GIL go.
 
 use crate::calibrate::LoopCosts;
+use crate::program::{Ctl, Op, Program, ThreadId};
 use crate::tape::{Tape, call};
 use crate::workload::Kind;
-use crate::world::{Ctl, Op, Program, ThreadId};
 use std::collections::VecDeque;
 
 pub(crate) struct EventLoop<'a> {

@@ -6,7 +6,7 @@
 //!   may have the GIL again before the thread that was woken gets a CPU.
 //! - Those that wait are woken one for each release, in the order in which they came. Who was woken has to look again.
 
-use crate::world::ThreadId;
+use crate::program::ThreadId;
 use std::collections::VecDeque;
 
 /// What came of trying to take the GIL.

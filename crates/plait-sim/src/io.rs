@@ -1,6 +1,6 @@
 //! What threads wait for outside: how many are served at once, and by what.
 
-use crate::world::ThreadId;
+use crate::program::ThreadId;
 use std::collections::VecDeque;
 
 /// Something that threads wait for: a disk, a server, child processes.

@@ -7,6 +7,7 @@
 //! | `gil` | the GIL: interval, request, forced switch, convoy |
 //! | `io` | what threads wait for outside, and how many are served at once |
 //! | `state` | the states of a thread, time in each, and who may watch |
+//! | `program` | what a world is told, and what it tells |
 //! | `world` | threads on cores under GILs: what happens to each, event by event |
 //! | `workload` | what is to be done, as plain data |
 //! | `calibrate` | what the machine and the interpreter cost |
@@ -22,6 +23,7 @@ mod eventloop;
 mod gil;
 mod io;
 mod pools;
+mod program;
 mod state;
 mod tape;
 mod whatif;
@@ -32,9 +34,10 @@ pub use calibrate::{Cost, Costs, LoopCosts, Machine, TaskCosts};
 pub use cores::{CoresConfig, Quota, WEIGHT};
 pub use engine::Chance;
 pub use io::Resource;
+pub use program::{
+    Ctl, GilConfig, GilCounts, GilId, Hold, Op, Outcome, Program, ResourceId, Stuck, ThreadId, WorldConfig,
+};
 pub use state::{Change, Observer, State, Times};
 pub use whatif::{Effort, Error, Model, Prediction, Question, predict};
 pub use workload::{Burst, Invalid, Item, Kind, Parcel, Workload};
-pub use world::{
-    Ctl, GilConfig, GilCounts, GilId, Hold, Op, Outcome, Program, ResourceId, Stuck, ThreadId, World, WorldConfig,
-};
+pub use world::World;

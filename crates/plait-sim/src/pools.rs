@@ -5,8 +5,8 @@
 //! pickles, so both sides pay for those.
 
 use crate::calibrate::TaskCosts;
+use crate::program::{Ctl, Op, Program, ThreadId};
 use crate::tape::{Tape, call};
-use crate::world::{Ctl, Op, Program, ThreadId};
 
 /// All items, one after the other.
 pub(crate) struct Serial<'a> {

@@ -1,6 +1,6 @@
 //! What a thread is: the names of the states, where time in each is added up, and who may watch.
 
-use crate::world::ThreadId;
+use crate::program::ThreadId;
 
 /// The life of a thread: new, ready, running, waiting for something, terminated.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]

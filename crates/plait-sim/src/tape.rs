@@ -1,8 +1,8 @@
 //! The items of a run in the order in which they come, as operations of threads, and how far the run has come.
 
 use crate::calibrate::Costs;
+use crate::program::{Hold, Op, ResourceId};
 use crate::workload::{Burst, Item, Kind, Parcel};
-use crate::world::{Hold, Op, ResourceId};
 
 /// Items as they come.
 pub(crate) struct Tape<'a> {

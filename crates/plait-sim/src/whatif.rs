@@ -8,9 +8,10 @@ use crate::calibrate::{Costs, Machine};
 use crate::engine::Chance;
 use crate::eventloop::EventLoop;
 use crate::pools::{Pool, Serial, Shape, Threads};
+use crate::program::{Outcome, Program, Stuck};
 use crate::tape::Tape;
 use crate::workload::{Invalid, Workload};
-use crate::world::{Outcome, Program, Stuck, World};
+use crate::world::World;
 
 /// A way of having items done.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]

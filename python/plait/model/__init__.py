@@ -5,8 +5,9 @@ takes for itself (`calibrate` measures that). The simulator is the crate `plait-
 it knows and what not.
 """
 
-from plait.model._calibrate import calibrate as calibrate, measure_speed as measure_speed
+from plait.model._calibrate import calibrate as calibrate
 from plait.model._costs import Cost as Cost, Costs as Costs
+from plait.model._measure import measure_speed as measure_speed
 from plait.model._simulate import Model as Model, Prediction as Prediction, simulate as simulate, what_if as what_if
 from plait.model._workload import (
     Burst as Burst,

@@ -94,7 +94,7 @@ def simulate(
     ...     prediction = simulate(calls, model=model, workers=4, cores=4, costs=Costs(), warm=True)
     ...     print(f"{prediction.model}: {prediction.seconds:.1f} s")
     serial: 4.0 s
-    threads: 1.1 s
+    threads: 1.2 s
     processes: 1.0 s
 
     Read next: `plait.model.Workload`, `plait.model.what_if`, `plait.model.calibrate`.
