@@ -21,6 +21,8 @@
 //! | [`event`] | a flag that others wait for |
 //! | [`condition`] | who waits to be notified |
 //! | [`guarded`] | the mutex of such queues, which a forked child finds free |
+//! | [`waits`] | who waits for whom: the search for a circle |
+//! | [`order`] | in which order locks are taken |
 //! | [`channel`] | a queue of items with a capacity, and who waits for it |
 //!
 //! The algorithms borrow their words, so they run on the heap under loom and in a mapping in production.
@@ -43,6 +45,7 @@ pub mod inbox;
 pub mod loan;
 pub mod lowered;
 pub mod monitor;
+pub mod order;
 pub mod permits;
 #[cfg(not(loom))]
 pub mod post;
@@ -53,3 +56,4 @@ pub mod ring;
 pub mod segment;
 pub mod sync;
 pub mod wait;
+pub mod waits;

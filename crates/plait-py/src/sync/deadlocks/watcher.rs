@@ -1,0 +1,258 @@
+//! The thread that looks for circles.
+//!
+//! It sleeps while nobody waits. A wait is looked at once, when it has lasted for a while: whichever of a circle began last finds all others
+//! there. Who is in a circle and began last gives up.
+
+use std::io;
+
+use plait_shm::monitor::board::Board;
+use plait_shm::monitor::object::Object;
+use plait_shm::waits::{circle, stands};
+use plait_sys::{thread, time};
+use pyo3::prelude::*;
+use pyo3::types::PyTuple;
+
+use super::circle::{Look, Name, Others};
+use super::waits::{Entry, Held, Table, Target, table};
+use super::{on, voice};
+
+/// How long a wait lasts before it is looked at, in nanoseconds.
+const PATIENCE_NS: u64 = 25_000_000;
+
+/// Makes the board, and tells of it wherever this process has a seat. The thread starts when somebody waits.
+pub(super) fn begin() -> io::Result<()> {
+    let made = Board::create()?;
+    let board = table().board.get_or_insert(made).clone();
+    for object in Object::seated() {
+        // Where it has no seat any more, it has no lock either.
+        let _ = object.show_board(board.source());
+    }
+    Ok(())
+}
+
+/// The board; a new one in the child of a fork. None where there can be none: others do not see who waits here then.
+pub(super) fn board(table: &mut Table) -> Option<Board> {
+    if table.board.is_none() {
+        table.board = Board::create().ok();
+    }
+    table.board.clone()
+}
+
+/// Somebody waits: has the thread look in a while.
+pub(super) fn rouse(mut table: Held, board: Option<Board>) {
+    let Some(board) = board else { return };
+    let starts = !std::mem::replace(&mut table.running, true);
+    let rings = std::mem::replace(&mut table.idle, false);
+    drop(table);
+    if starts {
+        let spawned = thread::spawn_native("plait-deadlocks", move || run(&board));
+        if spawned.is_err() {
+            super::waits::table().running = false;
+        }
+    } else if rings {
+        board.ring();
+    }
+}
+
+/// Has the thread leave.
+pub(super) fn end() {
+    let board = table().board.clone();
+    if let Some(board) = board {
+        board.ring();
+    }
+}
+
+/// Tells others who use an object where they find the waits of this process.
+#[cold]
+pub(super) fn share(object: &Object) {
+    let board = board(&mut table());
+    if let Some(board) = board {
+        // Where there is no seat for it, it has no lock either.
+        let _ = object.show_board(board.source());
+    }
+}
+
+fn run(board: &Board) {
+    loop {
+        let seen = board.bell();
+        let asked = board.asked();
+        let (due, next) = {
+            let mut table = table();
+            if !on() {
+                table.running = false;
+                return;
+            }
+            due(&mut table, asked)
+        };
+        if due.is_empty() {
+            board.sleep(seen, next);
+        }
+        for number in due {
+            look(number, asked);
+        }
+    }
+}
+
+/// The waits to be looked at now, and when the next one is.
+fn due(table: &mut Table, all: bool) -> (Vec<u64>, Option<u64>) {
+    let now = time::monotonic_ns();
+    let (mut due, mut next) = (Vec::new(), None::<u64>);
+    for entry in table.entries.iter_mut().filter(|entry| !entry.timed && !entry.doomed) {
+        let when = entry.since_ns + PATIENCE_NS;
+        if all || (!entry.looked_at && when <= now) {
+            entry.looked_at |= when <= now;
+            due.push(entry.number);
+        }
+        if !entry.looked_at {
+            next = Some(next.map_or(when, |next| next.min(when)));
+        }
+    }
+    table.idle = due.is_empty() && next.is_none();
+    (due, next)
+}
+
+/// Looks whether a wait is in a circle, and has one of that give up.
+fn look(number: u64, asked: bool) {
+    let mut others = Others::new();
+    let found = {
+        let table = table();
+        let mut look = Look::new(&table, &mut others);
+        let found = circle(&mut look, Name::Here(number));
+        found.filter(|found| stands(&mut look, found))
+    };
+    let Some(found) = found else {
+        if !asked {
+            others.ask();
+        }
+        return;
+    };
+    let victim = last(&table(), &others, &found);
+    match victim {
+        Some(Name::Here(victim)) => {
+            let _ = Python::try_attach(|py| {
+                if let Err(error) = break_up(py, &found, victim, &mut others) {
+                    error.write_unraisable(py, None);
+                }
+            });
+        }
+        // It sees the same, now that all is there.
+        Some(Name::There { board, .. }) if !asked => others.board(board).ask(),
+        _ => {}
+    }
+}
+
+/// Who began to wait last, among those that everybody would choose from: where some step is known to this process alone, it is one of its own.
+fn last(table: &Table, others: &Others, found: &[Name]) -> Option<Name> {
+    let mine = |name: &Name| match name {
+        Name::Here(number) => table.find(*number),
+        Name::There { .. } => None,
+    };
+    let secret = found.iter().filter_map(mine).any(|entry| matches!(entry.target, Target::Lock(..)));
+    found
+        .iter()
+        .filter_map(|name| match *name {
+            Name::Here(number) => table.find(number).map(|entry| (entry.since_ns, others.here(), entry.who, *name)),
+            Name::There { .. } if secret => None,
+            Name::There { board, slot, count } => {
+                let posted = others.posted(board, slot, count)?;
+                Some((posted.since_ns, others.process(board).pid, posted.who, *name))
+            }
+        })
+        .max_by_key(|&(since, process, who, _)| (since, process, who))
+        .map(|(.., name)| name)
+}
+
+/// Has `victim` raise what tells of the circle.
+fn break_up(py: Python<'_>, found: &[Name], victim: u64, others: &mut Others) -> PyResult<()> {
+    let steps = {
+        let table = table();
+        if !stands(&mut Look::new(&table, others), found) {
+            return Ok(());
+        }
+        found.iter().map(|&name| Step::of(py, &table, others, name)).collect::<Option<Vec<_>>>()
+    };
+    let Some(steps) = steps else { return Ok(()) };
+    let told = steps.into_iter().map(|step| step.tell(py)).collect::<PyResult<Vec<_>>>()?;
+    let error = voice(py)?.call_method1("_deadlock", (told,))?;
+    if error.is_none() {
+        return Ok(()); // somebody of it will be cancelled
+    }
+    let tell = {
+        let mut table = table();
+        if !stands(&mut Look::new(&table, others), found) {
+            return Ok(());
+        }
+        table.find_mut(victim).map(|entry| {
+            entry.give_up(PyErr::from_value(error.clone()));
+            entry.tell()
+        })
+    };
+    if let Some(tell) = tell {
+        tell.tell(py);
+        voice(py)?.call_method1("_broken", (error,))?;
+    }
+    Ok(())
+}
+
+/// A wait of a circle, for people.
+enum Step {
+    Here {
+        thread: usize,
+        task: Option<Py<PyAny>>,
+        lock: Py<PyAny>,
+        taken: Option<(Py<PyAny>, i32)>,
+        made: Option<(Py<PyAny>, i32)>,
+    },
+    There { pid: u32, text: String },
+}
+
+impl Step {
+    /// Under the table: references are taken, and no Python code runs.
+    fn of(py: Python<'_>, table: &Table, others: &Others, name: Name) -> Option<Self> {
+        match name {
+            Name::Here(number) => Self::here(py, table.find(number)?),
+            Name::There { board, slot, count } => {
+                let posted = others.posted(board, slot, count)?;
+                let bytes: Vec<u8> = posted.text.iter().flat_map(|word| word.to_ne_bytes()).collect();
+                let text = String::from_utf8_lossy(&bytes).trim_end_matches('\0').to_owned();
+                let pid = others.process(board).pid;
+                Some(Self::There { pid, text })
+            }
+        }
+    }
+
+    fn here(py: Python<'_>, entry: &Entry) -> Option<Self> {
+        // SAFETY: the wait is in the table, which is held, so what it names lives.
+        let (object, slot) = unsafe {
+            match entry.target {
+                Target::Lock(object, lock) => (object, (*lock).slot()),
+                Target::Shared(object, _, slot) => (object, &*slot),
+                Target::Other => return None,
+            }
+        };
+        let watched = slot.get();
+        Some(Self::Here {
+            thread: entry.thread,
+            task: entry.task.as_ref().map(|task| task.clone_ref(py)),
+            // SAFETY: as above, and attached.
+            lock: unsafe { Bound::from_borrowed_ptr(py, object).unbind() },
+            taken: watched.and_then(|watched| watched.last_taken().tell(py)),
+            made: watched.and_then(|watched| watched.made.tell(py)),
+        })
+    }
+
+    fn tell(self, py: Python<'_>) -> PyResult<Py<PyTuple>> {
+        let told = match self {
+            Self::Here {
+                thread,
+                task,
+                lock,
+                taken,
+                made,
+            } => (thread, task, lock, taken, made).into_pyobject(py)?,
+            Self::There { pid, text } => (pid, text).into_pyobject(py)?,
+        };
+        Ok(told.unbind())
+    }
+}
+
