@@ -1,4 +1,4 @@
-"""Threads and tasks that wait for one another: channels and locks, and `watch_deadlocks`, which finds those that do so for ever."""
+"""Threads and tasks that wait for one another: channels and locks; `watch_deadlocks` finds those that do so for ever."""
 
 from __future__ import annotations
 

@@ -96,10 +96,6 @@ class DeadlockWatch:
         self.cancel()
 
     def _told(self, found: Inversion | errors.DeadlockError) -> None:
-        if isinstance(found, Inversion):
-            self._inversions.append(found)
-        else:
-            self._deadlocks.append(found)
         if self._tell is not None:
             try:
                 self._tell(found)
@@ -123,7 +119,7 @@ os.register_at_fork(after_in_child=_forked)
 def watch_deadlocks(*, report: Report | None = None) -> DeadlockWatch:
     """Find threads, tasks and processes that wait for one another's locks for ever, and let one of them go on.
 
-    Of a circle of waits for `Lock` and `RLock`, shared or not, one that of a `Condition` included, the one that began last
+    Of a circle of waits for `Lock` and `RLock`, shared or not, those of conditions included, the one that began last
     raises `DeadlockError` instead of waiting on: within a tenth of a second, and without the lock. Its `with` blocks then
     give back what it has, and the others go on. The message names the threads, tasks and processes, the locks, and the
     lines where each waits and where each lock was taken.
@@ -132,16 +128,20 @@ def watch_deadlocks(*, report: Report | None = None) -> DeadlockWatch:
     with the stacks of both. Orders that one more lock keeps apart, held around them, are fine.
 
     Only a circle that nobody in it can leave counts. A wait with a timeout is none, nor is one of a task in an
-    `asyncio.timeout` or `wait_for`. A lock that was ever given back by another thread or task than had taken it is none, and a `Lock`
-    that somebody waits for who has it is only one if it was taken by `with`. Channels, semaphores and events belong to nobody,
-    so waiting for one is no step of a circle.
+    `asyncio.timeout` or `wait_for`. A lock that was ever given back by another thread or task than had taken it is none,
+    and a `Lock` that somebody waits for who has it is only one if it was taken by `with`.
+
+    Channels, semaphores, events and notices of a condition belong to nobody, so to wait for one is no step of a circle: any
+    thread could end it. It is a deadlock where none is left that could: where every thread of the process waits, without a
+    timeout, for such things or locks that are not shared, or in `Thread.join`, and there are neither sleeping loops nor pools
+    nor signal handlers.
 
     It lasts until it is cancelled, in forked children too, and in every process that waits for a shared lock which a watching
     process has used. While nobody watches it costs nothing; a lock costs some ten nanoseconds more while somebody does.
 
     Args:
-        report: Called with each `Inversion` and each `DeadlockError`, in the thread that has found it. Both are logged as warnings
-            of the logger "plait.sync" anyway.
+        report: Called with each `Inversion` and each `DeadlockError`, in the thread that has found it. Both are logged as
+            warnings of the logger "plait.sync" anyway.
 
     Returns:
         The watch: `cancel()` ends it, and so does leaving it as a `with` block; `report()` returns what it has found.
@@ -185,7 +185,7 @@ def unwatch_deadlocks() -> None:
         watch.cancel()
 
 
-def _join_in() -> None:
+def join_in() -> None:
     """Watch from now on: another process does, which uses the same lock."""
     watch_deadlocks()
 
@@ -220,7 +220,8 @@ _skipped = _codes(
 )
 
 
-def _tell(found: Inversion | errors.DeadlockError) -> None:
+def tell(found: Inversion | errors.DeadlockError) -> None:
+    """Log what was found, and report it."""
     _logger.warning("%s", found)
     for watch in list(_watches.values()):
         watch._told(found)
@@ -268,7 +269,7 @@ def _waits(party: str, lock: object, where: str) -> str:
     return f"{party} waits for {lock!r}{where}"
 
 
-def _posted(
+def posted(
     lock: object, task: asyncio.Task[Any] | None, site: _Site | None, holds: list[tuple[object, _Site | None]]
 ) -> str:
     """What other processes are to say of a wait here."""
@@ -279,8 +280,8 @@ def _posted(
 # Deadlocks.
 
 
-def _deadlock(steps: list[tuple[Any, ...]]) -> errors.DeadlockError | None:
-    """Make what tells of a circle; None if it will end by itself, since somebody in it is to be cancelled."""
+def deadlock(steps: list[tuple[Any, ...]]) -> errors.DeadlockError:
+    """Make what tells of a circle."""
     frames = sys._current_frames()
     parties: list[str] = []
     told: list[str] = []
@@ -292,8 +293,6 @@ def _deadlock(steps: list[tuple[Any, ...]]) -> errors.DeadlockError | None:
             told.append(f"  {text}")
             continue
         thread, task, lock, taken, made = step
-        if task is not None and _is_timed(task):
-            return None
         where = _frame_line(frames.get(thread)) if task is None else _task_line(task)
         party = _party(thread, task)
         parties.append(party)
@@ -310,42 +309,105 @@ def _deadlock(steps: list[tuple[Any, ...]]) -> errors.DeadlockError | None:
     return errors.DeadlockError(message, parties=tuple(parties))
 
 
-def _broken(error: errors.DeadlockError) -> None:
-    """A deadlock was broken up: somebody raises `error`."""
-    _tell(errors.DeadlockError(*error.args, parties=error.parties))
+def everybody(waiting: list[tuple[int, object]]) -> errors.DeadlockError | None:
+    """Make what tells that all threads of this process wait; None where one may still come, or somebody from outside."""
+    frames = sys._current_frames()
+    del frames[threading.get_ident()]
+    waits = dict(waiting)
+    if not getattr(sys, "_is_gil_enabled", lambda: True)() or _others_may_come(len(frames)):
+        return None
+    told: list[str] = []
+    parties: list[str] = []
+    for thread, frame in frames.items():
+        if thread in waits:
+            text = _waits(_party(thread, None), waits[thread], _frame_line(frame))
+        else:
+            joined = _joins(frame)
+            if joined is None or joined.ident not in frames:
+                return None
+            text = f"{_party(thread, None)} waits for the end of thread {joined.name!r}"
+        parties.append(_party(thread, None))
+        told.append(f"  {text}")
+    message = f"all {len(told)} threads of the process wait, and nobody is left to let one go on:\n" + "\n".join(told)
+    return errors.DeadlockError(message, parties=tuple(parties))
 
 
-def _is_timed(task: asyncio.Task[Any]) -> bool:
+# Threads of plait that never let anybody go on by themselves.
+_SILENT = frozenset({"plait-deadlocks", "plait-deadlock", "plait-peers"})
+
+
+def _others_may_come(threads: int) -> bool:
+    """Whether there are threads besides those that Python knows, or signal handlers of the program."""
+    import signal
+
+    known = {signal.SIG_DFL, signal.SIG_IGN, None, signal.default_int_handler}
+    if any(signal.getsignal(number) not in known for number in signal.valid_signals()):
+        return True
+    others = 0
+    for number in os.listdir("/proc/self/task"):
+        try:
+            with open(f"/proc/self/task/{number}/comm") as file:
+                others += file.read().strip() not in _SILENT
+        except OSError:
+            return True  # it has just ended: somebody runs
+    return others != threads
+
+
+def _joins(frame: FrameType) -> threading.Thread | None:
+    """The thread whose end a thread waits for, without a timeout."""
+    join, wait = threading.Thread.join, getattr(threading.Thread, "_wait_for_tstate_lock", None)
+    if wait is not None and frame.f_code is wait.__code__:
+        if frame.f_locals.get("timeout") != -1 or not frame.f_locals.get("block"):
+            return None
+    elif frame.f_code is not join.__code__ or frame.f_locals.get("timeout") is not None:
+        return None
+    of = frame.f_locals.get("self")
+    return of if isinstance(of, threading.Thread) else None
+
+
+def found(error: errors.DeadlockError) -> errors.DeadlockError:
+    """Record that somebody is about to raise `error`; return what is to be told of it, without where it is raised."""
+    told = errors.DeadlockError(*error.args, parties=error.parties)
+    for watch in list(_watches.values()):
+        watch._deadlocks.append(told)
+    return told
+
+
+def is_timed(task: asyncio.Task[Any]) -> bool:
     """Whether a task, or one that waits for it, is in the scope of a timeout. To be asked when all of them wait."""
     import asyncio
 
     seen: set[int] = set()
     due: list[Any] = [task]
     while due:
-        waiting = due.pop()
+        waiting: Any = due.pop()
         if id(waiting) in seen:
             continue
         seen.add(id(waiting))
-        if isinstance(waiting, asyncio.Task) and _in_timeout(waiting):
+        if isinstance(waiting, asyncio.Task) and _in_timeout(waiting):  # pyright: ignore[reportUnknownArgumentType]
             return True
-        for callback, _ in getattr(waiting, "_callbacks", None) or ():
+        callbacks: list[tuple[Any, Any]] = getattr(waiting, "_callbacks", None) or []  # pyright: ignore[reportUnknownArgumentType]
+        for callback, _ in callbacks:
             if getattr(getattr(callback, "func", None), "__name__", "") == "_release_waiter":
                 return True  # `wait_for` of Python 3.11
-            of = getattr(callback, "__self__", None)
-            due += [each for each in (of, getattr(of, "_parent_task", None)) if isinstance(each, asyncio.Future)]
-            for cell in getattr(callback, "__closure__", None) or ():
-                if isinstance(cell.cell_contents, asyncio.Future):
-                    due.append(cell.cell_contents)  # that of `gather`
+            of: Any = getattr(callback, "__self__", None)
+            cells: Any = getattr(callback, "__closure__", None) or ()
+            # Who awaits it, the group that it is in, and what `gather` makes of several.
+            awaiting: list[Any] = [of, getattr(of, "_parent_task", None), *(cell.cell_contents for cell in cells)]
+            due += [each for each in awaiting if isinstance(each, asyncio.Future)]
     return False
 
 
 def _in_timeout(task: asyncio.Task[Any]) -> bool:
     import asyncio
 
-    for referrer in gc.get_referrers(task):
-        state = referrer if isinstance(referrer, dict) else getattr(referrer, "__dict__", {})
+    referrers: list[Any] = gc.get_referrers(task)
+    for referrer in referrers:
+        state: Any = getattr(referrer, "__dict__", None) or referrer
+        if not isinstance(state, dict):
+            continue
         timeout = isinstance(referrer, asyncio.Timeout) or "_timeout_handler" in state
-        if timeout and state.get("_task") is task and state.get("_timeout_handler") is not None:
+        if timeout and state.get("_task") is task and state.get("_timeout_handler") is not None:  # pyright: ignore[reportUnknownMemberType]
             return True
     return False
 
@@ -363,7 +425,7 @@ class _Order:
 _orders: dict[tuple[int, int], _Order] = {}
 
 
-def _ordered(
+def ordered(
     held: int,
     taken: int,
     locks: tuple[object | None, object | None],
@@ -386,13 +448,14 @@ def _name(lock: object) -> str:
     return f"plait.{type(lock).__name__.removeprefix('Shared')} at {id(lock):#x}"
 
 
-def _inverted(circle: list[tuple[int, int]]) -> None:
+def inverted(circle: list[tuple[int, int]]) -> None:
     """Orders that do not agree were seen."""
     orders = [_orders[each] for each in circle if each in _orders]
-    _tell(
-        Inversion(
-            tuple(order.locks[0] for order in orders),
-            tuple(order.taken for order in orders),
-            tuple(order.stack for order in orders),
-        )
+    inversion = Inversion(
+        tuple(order.locks[0] for order in orders),
+        tuple(order.taken for order in orders),
+        tuple(order.stack for order in orders),
     )
+    for watch in list(_watches.values()):
+        watch._inversions.append(inversion)
+    tell(inversion)

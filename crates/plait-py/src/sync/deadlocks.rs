@@ -61,7 +61,7 @@ fn voice(py: Python<'_>) -> PyResult<&Bound<'_, PyModule>> {
 /// An object that others share is watched in another process: so it is here, from now on.
 #[cold]
 pub(in crate::sync) fn join_in(py: Python<'_>) {
-    let joined = voice(py).and_then(|voice| voice.call_method0("_join_in"));
+    let joined = voice(py).and_then(|voice| voice.call_method0("join_in"));
     if let Err(error) = joined {
         error.write_unraisable(py, None);
     }

@@ -78,6 +78,13 @@ fn owner_died(py: Python<'_>) -> PyResult<&Bound<'_, PyType>> {
     CLASS.import(py, "plait.errors", "OwnerDied")
 }
 
+/// Whether it says that a lock was not taken.
+fn without_lock(raised: &Bound<'_, PyAny>) -> PyResult<bool> {
+    static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    let deadlock = CLASS.import(raised.py(), "plait.errors", "DeadlockError")?;
+    Ok(raised.is_instance(owner_died(raised.py())?)? || raised.is_instance(deadlock)?)
+}
+
 fn not_owned() -> PyErr {
     PyRuntimeError::new_err("cannot release un-acquired lock")
 }
@@ -108,12 +115,10 @@ impl SharedLockCore {
     }
 
     /// Gives it back at the end of a `with`, which `exc` has ended. A condition's wait may have come back without the lock, since its owner
-    /// had died: then there is nothing to give back, and somebody else may have it by now.
+    /// had died, or since it waited in a circle: then there is nothing to give back, and somebody else may have it by now.
     fn give_at_end(&self, py: Python<'_>, exc: &Bound<'_, PyTuple>) -> PyResult<()> {
         match exc.get_item(1) {
-            Ok(raised) if !raised.is_none() && raised.is_instance(owner_died(py)?)? && self.owning(py)?.is_none() => {
-                Ok(())
-            }
+            Ok(raised) if !raised.is_none() && without_lock(&raised)? && self.owning(py)?.is_none() => Ok(()),
             _ => self.give(py),
         }
     }
@@ -285,12 +290,15 @@ impl SharedLockCore {
     /// A new one, or the one in `segment`.
     #[new]
     #[pyo3(signature = (reentrant, segment=None))]
-    fn new(reentrant: bool, segment: Option<&PySegment>) -> PyResult<Self> {
+    fn new(py: Python<'_>, reentrant: bool, segment: Option<&PySegment>) -> PyResult<Self> {
         let lock = match segment {
             None => Lock::create(reentrant).map_err(shared::refused)?,
             Some(segment) => Lock::find(segment.held(), reentrant)
                 .ok_or_else(|| PyValueError::new_err("no such lock is in this memory"))?,
         };
+        if !deadlocks::on() && lock.object().deadlocks_watched() {
+            deadlocks::join_in(py);
+        }
         let slot = Slot::new();
         if deadlocks::on() {
             deadlocks::share(lock.object());
@@ -301,6 +309,10 @@ impl SharedLockCore {
     /// Its memory, by which it travels.
     #[getter]
     fn _segment(&self) -> PySegment {
+        if deadlocks::on() {
+            // Whoever gets it watches too.
+            deadlocks::share(self.lock.object());
+        }
         PySegment::of(self.lock.object().segment())
     }
 

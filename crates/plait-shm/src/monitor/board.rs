@@ -125,6 +125,9 @@ struct Header {
     bell: AtomicU32,
     /// 1: all waits are to be looked at.
     asked: AtomicU32,
+    /// How often that was asked for, and which of these times have been answered: as many.
+    asks: AtomicU32,
+    answers: AtomicU32,
     /// Slots from here on were never used.
     fresh: AtomicU32,
     slots: [Slot; SLOTS],
@@ -172,6 +175,12 @@ impl Board {
         unsafe { &*self.0.as_ptr().cast::<Header>() }
     }
 
+    /// Whether it is the same.
+    #[must_use]
+    pub fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     /// Where others find it.
     #[must_use]
     pub fn source(&self) -> Source {
@@ -211,18 +220,34 @@ impl Board {
             .filter(move |(_, _, wait)| wait.who == who)
     }
 
-    /// Has the process look at all its waits.
-    pub fn ask(&self) {
+    /// Has the process look at all its waits. The number by which that is [answered](Self::answered).
+    pub fn ask(&self) -> u32 {
+        let number = self.header().asks.fetch_add(1, Relaxed).wrapping_add(1);
         // Release: pairs with `asked`.
         self.header().asked.store(1, Release);
         self.ring();
+        number
     }
 
-    /// Whether somebody has asked the process to look, which does so now.
+    /// Whether somebody has asked the process to look, which does so now: the number to [answer](Self::answer).
     #[must_use]
-    pub fn asked(&self) -> bool {
+    pub fn asked(&self) -> Option<u32> {
         // Acquire: pairs with `ask`.
-        self.header().asked.load(Acquire) != 0 && self.header().asked.swap(0, Acquire) != 0
+        let asked = self.header().asked.load(Acquire) != 0 && self.header().asked.swap(0, Acquire) != 0;
+        asked.then(|| self.header().asks.load(Relaxed))
+    }
+
+    /// The process has taken off its board what was on it by mistake, for all who asked up to this number.
+    pub fn answer(&self, number: u32) {
+        // Release: pairs with `answered`.
+        self.header().answers.store(number, Release);
+    }
+
+    /// Whether the process has answered.
+    #[must_use]
+    pub fn answered(&self, number: u32) -> bool {
+        // Acquire: pairs with `answer`; what was taken off the board before is seen.
+        self.header().answers.load(Acquire).wrapping_sub(number).cast_signed() >= 0
     }
 
     /// What the bell says, to be asked before looking whether there is anything to do.
@@ -271,16 +296,24 @@ mod tests {
         board.remove(slot);
         assert!(other.waits(9).next().is_none() && other.wait(slot).is_none());
         assert_eq!(board.post(&posted(9)), Some(slot));
-        assert!(other.waits(9).next().is_some_and(|(at, again, _)| at == slot && again != count));
+        assert!(
+            other
+                .waits(9)
+                .next()
+                .is_some_and(|(at, again, _)| at == slot && again != count)
+        );
     }
 
     #[test]
     fn who_is_asked_is_told_once() {
         let board = Board::create().expect("memory");
         let seen = board.bell();
-        assert!(!board.asked());
-        board.ask();
+        assert_eq!(board.asked(), None);
+        let number = board.ask();
+        assert!(!board.answered(number));
         board.sleep(seen, None);
-        assert!(board.asked() && !board.asked());
+        assert_eq!((board.asked(), board.asked()), (Some(number), None));
+        board.answer(number);
+        assert!(board.answered(number) && !board.answered(board.ask()));
     }
 }

@@ -423,6 +423,14 @@ impl Object {
         Ok(())
     }
 
+    /// Others find this process's waits no more.
+    pub fn hide_board(&self) {
+        let seat = self.seat.load(Acquire);
+        if seat != 0 && (seat >> 32) as u32 == fork::generation() {
+            self.seats().take_board_down(seat as u32 - 1);
+        }
+    }
+
     /// Whether this process has done [that](Self::show_board).
     #[inline]
     #[must_use]
@@ -446,7 +454,10 @@ impl Object {
         let found: Vec<Arc<Self>> = all.collect();
         drop(known);
         let here = |object: &Arc<Self>| (object.seat.load(Acquire) >> 32) as u32 == fork::generation();
-        found.into_iter().filter(|object| object.seat.load(Acquire) != 0 && here(object)).collect()
+        found
+            .into_iter()
+            .filter(|object| object.seat.load(Acquire) != 0 && here(object))
+            .collect()
     }
 
     /// Sleeps until a slot of a gate may have become free, for a while at most: nobody is poked here.

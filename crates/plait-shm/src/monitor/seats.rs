@@ -181,6 +181,12 @@ impl Seats {
         seat.board.store(board.fd as u32 + 1, Release);
     }
 
+    /// The seat's process has no board any more.
+    pub fn take_board_down(&self, index: u32) {
+        let _held = self.lock();
+        self.at(index).board.store(0, Relaxed);
+    }
+
     /// Whether the seat's process has said where its board is.
     #[inline]
     #[must_use]

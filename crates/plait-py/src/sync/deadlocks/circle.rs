@@ -63,6 +63,22 @@ impl Others {
         }
     }
 
+    /// Has those processes look that have tasks in the circle: whether they are to be cancelled they alone know. Whether there are any.
+    pub(super) fn ask_tasks(&self, found: &[Name]) -> bool {
+        let mut any = false;
+        for name in found {
+            if let Name::There { board, slot, count } = *name
+                && self
+                    .posted(board, slot, count)
+                    .is_some_and(|posted| posted.who & TASK != 0)
+            {
+                any = true;
+                self.boards[board].1.ask();
+            }
+        }
+        any
+    }
+
     fn open(&mut self, process: Process, source: Source) -> Option<usize> {
         if let Some(known) = self.boards.iter().position(|(whose, _)| *whose == process) {
             return Some(known);
@@ -102,14 +118,19 @@ impl<'a> Look<'a> {
     fn owner(&mut self, lock: &Lock, found: &mut Vec<Name>) {
         let Some(owner) = lock.owner() else { return };
         let seats = lock.object().seats();
-        let Some(process) = seats.holder(owner.seat) else { return };
+        let Some(process) = seats.holder(owner.seat) else {
+            return;
+        };
         // A task goes on where its thread does.
         let carrier = (owner.somebody & TASK != 0).then(|| lock.carrier());
         let blocks = |who: u32| who == owner.somebody || Some(who) == carrier;
         if Some(process) == self.others.me {
             return self.here(|entry| blocks(entry.who), found);
         }
-        let Some(board) = seats.board(owner.seat).and_then(|source| self.others.open(process, source)) else {
+        let Some(board) = seats
+            .board(owner.seat)
+            .and_then(|source| self.others.open(process, source))
+        else {
             return;
         };
         for who in [Some(owner.somebody), carrier].into_iter().flatten() {
@@ -124,7 +145,9 @@ impl<'a> Look<'a> {
                 // SAFETY: the wait is in the table, which is held.
                 let lock = unsafe { &*lock };
                 let (holder, watched) = (lock.holder(), lock.slot().get());
-                let carrier = watched.filter(|_| holder & 1 == 1).map(|watched| watched.carrier(holder));
+                let carrier = watched
+                    .filter(|_| holder & 1 == 1)
+                    .map(|watched| watched.carrier(holder));
                 // One that was ever given back by another than had taken it may be so again.
                 if holder == 0 || !(lock.reentrant() || watched.is_none_or(|watched| watched.kept())) {
                     return;
@@ -155,7 +178,7 @@ impl<'a> Look<'a> {
                     });
                 }
             }
-            Target::Other => {}
+            Target::Local(_) | Target::Other => {}
         }
     }
 

@@ -11,8 +11,8 @@ use plait_shm::monitor::object::Object;
 use plait_shm::order::{Noted, Order, Orders};
 use pyo3::prelude::*;
 
-use super::watched::{Slot, Watched};
 use super::super::locks::owner;
+use super::watched::{Slot, Watched};
 use super::{epoch, voice, watcher};
 
 /// How a lock was taken.
@@ -38,7 +38,9 @@ impl Hasher for Spread {
         bytes.iter().for_each(|&byte| self.write_usize(byte.into()));
     }
     fn write_usize(&mut self, number: usize) {
-        self.0 = (self.0 ^ number as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
+        self.0 = (self.0 ^ number as u64)
+            .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+            .rotate_left(29);
     }
 }
 
@@ -104,7 +106,9 @@ impl Mine {
         if party & 1 == 0 {
             return remove(&mut self.thread, watched);
         }
-        let Some(holds) = self.tasks.get_mut(&party) else { return false };
+        let Some(holds) = self.tasks.get_mut(&party) else {
+            return false;
+        };
         let found = remove(holds, watched);
         if holds.is_empty() {
             self.tasks.remove(&party);
@@ -140,10 +144,20 @@ pub(in crate::sync) fn took(object: &Bound<'_, PyAny>, slot: &Slot, party: usize
 }
 
 /// A shared lock was taken by the calling thread, or by the task that runs in it.
-pub(in crate::sync) fn took_shared(object: &Bound<'_, PyAny>, slot: &Slot, lock: &Arc<Object>, by_task: bool, how: How) {
+pub(in crate::sync) fn took_shared(
+    object: &Bound<'_, PyAny>,
+    slot: &Slot,
+    lock: &Arc<Object>,
+    by_task: bool,
+    how: How,
+) {
     share(lock);
     let thread = owner::thread();
-    let task = if by_task { owner::task(object.py()).ok().flatten() } else { None };
+    let task = if by_task {
+        owner::task(object.py()).ok().flatten()
+    } else {
+        None
+    };
     let party = task.map_or(thread, |task| task.as_ptr() as usize | 1);
     took(object, slot, party, thread, how);
 }
@@ -172,7 +186,9 @@ pub(in crate::sync) fn took_by_with(slot: &Slot) {
 
 /// `party` is about to give `object` back.
 pub(in crate::sync) fn gave(slot: &Slot, party: usize) {
-    let (Some(watched), epoch) = (slot.get(), epoch()) else { return };
+    let (Some(watched), epoch) = (slot.get(), epoch()) else {
+        return;
+    };
     if !watched.give(epoch) {
         return;
     }
@@ -256,11 +272,11 @@ fn tell(
         let locks = (held.object(py), taken.object(py));
         let made = (held.made.tell(py), taken.made.tell(py));
         let site = held.taken(party).tell(py);
-        voice(py)?.call_method1("_ordered", (order.held, order.taken, locks, made, site))?;
+        voice(py)?.call_method1("ordered", (order.held, order.taken, locks, made, site))?;
     }
     if let Noted::Inverts { circle, .. } = noted {
         let circle: Vec<(u64, u64)> = circle.iter().map(|order| (order.held, order.taken)).collect();
-        voice(py)?.call_method1("_inverted", (circle,))?;
+        voice(py)?.call_method1("inverted", (circle,))?;
     }
     Ok(())
 }

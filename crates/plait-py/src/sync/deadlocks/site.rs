@@ -57,7 +57,8 @@ fn skipped(code: *mut PyObject) -> bool {
 /// Keeps a code object for ever.
 fn keep(code: *mut PyObject) {
     let near = (code as usize >> 5) % NEAR;
-    let known = KNOWN.try_with(|known| std::mem::replace(&mut known.borrow_mut()[near], code as usize) == code as usize);
+    let known =
+        KNOWN.try_with(|known| std::mem::replace(&mut known.borrow_mut()[near], code as usize) == code as usize);
     if known != Ok(true) {
         keep_new(code);
     }

@@ -40,7 +40,9 @@ pub(crate) enum Target {
     Lock(*mut ffi::PyObject, *const dyn Holding),
     /// One that others share.
     Shared(*mut ffi::PyObject, *const Lock, *const Slot),
-    /// Something that has no owner.
+    /// Something of this process that has no owner: threads of it alone can end the wait.
+    Local(*mut ffi::PyObject),
+    /// Something that others may end.
     Other,
 }
 
@@ -71,10 +73,12 @@ pub(super) struct Entry {
     /// It was told that it is the one to give up.
     pub(super) doomed: bool,
     pub(super) looked_at: bool,
+    /// When it is to be looked at.
+    pub(super) due_ns: u64,
     pub(super) target: Target,
     pub(super) wake: Wake,
     doom: Arc<Doom>,
-    posted: Option<u32>,
+    posted: Option<(Board, u32)>,
 }
 
 /// What the one that waits is to raise.
@@ -143,6 +147,14 @@ impl Entry {
         *self.doom.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
     }
 
+    /// It is no step of a circle any more.
+    pub(super) fn ends_by_itself(&mut self) {
+        self.timed = true;
+        if let Some((board, slot)) = self.posted.take() {
+            board.remove(slot);
+        }
+    }
+
     pub(super) fn tell(&self) -> Tell {
         match &self.wake {
             Wake::Waiter(waiter) => Tell::Waiter(Arc::clone(waiter)),
@@ -201,8 +213,8 @@ impl Drop for Waiting {
         let mut table = table();
         let at = table.entries.iter().position(|entry| entry.number == self.number);
         let gone = at.map(|at| table.entries.swap_remove(at));
-        if let (Some(slot), Some(board)) = (gone.as_ref().and_then(|entry| entry.posted), &table.board) {
-            board.remove(slot);
+        if let Some((board, slot)) = gone.as_ref().and_then(|entry| entry.posted.as_ref()) {
+            board.remove(*slot);
         }
         drop(table);
         drop(gone);
@@ -228,28 +240,31 @@ pub(in crate::sync) fn wait(py: Python<'_>, target: Target, wake: Wake, timed: b
         Target::Shared(object, lock, _) => Some(unsafe { post(py, *object, &**lock, party, who, task.as_ref()) }),
         // Others need only know that there is something to be asked for.
         Target::Lock(..) => Some(posting(who, None, "")),
-        Target::Other => None,
+        Target::Local(_) | Target::Other => None,
     };
     let doom = Arc::<Doom>::default();
+    let since_ns = posted.map_or_else(time::monotonic_ns, |posted| posted.since_ns);
     let mut table = table();
     let number = table.next;
     table.next += 1;
     let board = watcher::board(&mut table);
-    let slot = posted.and_then(|posted| board.as_ref()?.post(&posted));
+    let place = posted.zip(board.clone());
+    let place = place.and_then(|(posted, board)| board.post(&posted).map(|slot| (board, slot)));
     table.entries.push(Entry {
         number,
         party,
         who,
         thread,
         task: task.map(Bound::unbind),
-        since_ns: posted.map_or_else(time::monotonic_ns, |posted| posted.since_ns),
+        since_ns,
+        due_ns: since_ns + watcher::PATIENCE_NS,
         timed,
         doomed: false,
         looked_at: timed,
         target,
         wake,
         doom: Arc::clone(&doom),
-        posted: slot,
+        posted: place,
     });
     if !timed {
         watcher::rouse(table, board);
@@ -302,7 +317,7 @@ unsafe fn post(
         .filter_map(|held| Some((held.object(py)?, held.taken(party).tell(py))))
         .collect();
     let text = voice(py)
-        .and_then(|voice| voice.call_method1("_posted", (object, task, site::here().tell(py), holds)))
+        .and_then(|voice| voice.call_method1("posted", (object, task, site::here().tell(py), holds)))
         .and_then(|text| text.extract::<String>())
         .unwrap_or_default();
     posting(who, Some(lock.object()), &text)

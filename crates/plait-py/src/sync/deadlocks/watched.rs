@@ -119,7 +119,11 @@ impl Watched {
 
     /// The thread in which `party` took it; 0 where that is not known.
     pub(super) fn carrier(&self, party: usize) -> usize {
-        if self.is_held_by(party) { self.carrier.load(Relaxed) } else { 0 }
+        if self.is_held_by(party) {
+            self.carrier.load(Relaxed)
+        } else {
+            0
+        }
     }
 
     /// Who has it, as far as is known.
@@ -139,12 +143,20 @@ impl Watched {
 
     /// Where `party` took it.
     pub(super) fn taken(&self, party: usize) -> Site {
-        if self.is_held_by(party) { self.taken.get() } else { Site::default() }
+        if self.is_held_by(party) {
+            self.taken.get()
+        } else {
+            Site::default()
+        }
     }
 
     /// Where whoever has it took it.
     pub(super) fn last_taken(&self) -> Site {
-        if self.is_held_by(0) { Site::default() } else { self.taken.get() }
+        if self.is_held_by(0) {
+            Site::default()
+        } else {
+            self.taken.get()
+        }
     }
 
     /// The lock.

@@ -4,6 +4,7 @@
 //! there. Who is in a circle and began last gives up.
 
 use std::io;
+use std::time::Duration;
 
 use plait_shm::monitor::board::Board;
 use plait_shm::monitor::object::Object;
@@ -13,11 +14,13 @@ use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
 use super::circle::{Look, Name, Others};
-use super::waits::{Entry, Held, Table, Target, table};
-use super::{on, voice};
+use super::voice;
+use super::waits::{Entry, Held, Table, Target, Tell, table};
 
 /// How long a wait lasts before it is looked at, in nanoseconds.
-const PATIENCE_NS: u64 = 25_000_000;
+pub(super) const PATIENCE_NS: u64 = 25_000_000;
+/// How long another process has to say that a task of its own is to be cancelled.
+const ANSWER_MS: u64 = 15;
 
 /// Makes the board, and tells of it wherever this process has a seat. The thread starts when somebody waits.
 pub(super) fn begin() -> io::Result<()> {
@@ -47,17 +50,22 @@ pub(super) fn rouse(mut table: Held, board: Option<Board>) {
     if starts {
         let spawned = thread::spawn_native("plait-deadlocks", move || run(&board));
         if spawned.is_err() {
-            super::waits::table().running = false;
+            super::waits::table().running = false; // the next who waits tries again
         }
     } else if rings {
         board.ring();
     }
 }
 
-/// Has the thread leave.
+/// Has the thread leave, and the board with it.
 pub(super) fn end() {
-    let board = table().board.clone();
+    let board = {
+        let mut table = table();
+        (table.running, table.idle) = (false, false);
+        table.board.take()
+    };
     if let Some(board) = board {
+        Object::seated().iter().for_each(|object| object.hide_board());
         board.ring();
     }
 }
@@ -78,9 +86,8 @@ fn run(board: &Board) {
         let asked = board.asked();
         let (due, next) = {
             let mut table = table();
-            if !on() {
-                table.running = false;
-                return;
+            if table.board.as_ref().is_none_or(|now| !now.is(board)) {
+                return; // another board has a thread of its own
             }
             due(&mut table, asked)
         };
@@ -98,7 +105,7 @@ fn due(table: &mut Table, all: bool) -> (Vec<u64>, Option<u64>) {
     let now = time::monotonic_ns();
     let (mut due, mut next) = (Vec::new(), None::<u64>);
     for entry in table.entries.iter_mut().filter(|entry| !entry.timed && !entry.doomed) {
-        let when = entry.since_ns + PATIENCE_NS;
+        let when = entry.due_ns;
         if all || (!entry.looked_at && when <= now) {
             entry.looked_at |= when <= now;
             due.push(entry.number);
@@ -124,11 +131,23 @@ fn look(number: u64, asked: bool) {
         if !asked {
             others.ask();
         }
+        let _ = Python::try_attach(|py| {
+            if let Err(error) = let_one_go_on(py, number) {
+                error.write_unraisable(py, None);
+            }
+        });
         return;
     };
+    if Python::try_attach(|py| any_timed(py, &found)) != Some(false) {
+        return;
+    }
     let victim = last(&table(), &others, &found);
     match victim {
         Some(Name::Here(victim)) => {
+            if others.ask_tasks(&found) {
+                // Whoever is to be cancelled has been taken off its board by then.
+                std::thread::sleep(Duration::from_millis(ANSWER_MS));
+            }
             let _ = Python::try_attach(|py| {
                 if let Err(error) = break_up(py, &found, victim, &mut others) {
                     error.write_unraisable(py, None);
@@ -147,11 +166,16 @@ fn last(table: &Table, others: &Others, found: &[Name]) -> Option<Name> {
         Name::Here(number) => table.find(*number),
         Name::There { .. } => None,
     };
-    let secret = found.iter().filter_map(mine).any(|entry| matches!(entry.target, Target::Lock(..)));
+    let secret = found
+        .iter()
+        .filter_map(mine)
+        .any(|entry| matches!(entry.target, Target::Lock(..)));
     found
         .iter()
         .filter_map(|name| match *name {
-            Name::Here(number) => table.find(number).map(|entry| (entry.since_ns, others.here(), entry.who, *name)),
+            Name::Here(number) => table
+                .find(number)
+                .map(|entry| (entry.since_ns, others.here(), entry.who, *name)),
             Name::There { .. } if secret => None,
             Name::There { board, slot, count } => {
                 let posted = others.posted(board, slot, count)?;
@@ -169,14 +193,17 @@ fn break_up(py: Python<'_>, found: &[Name], victim: u64, others: &mut Others) ->
         if !stands(&mut Look::new(&table, others), found) {
             return Ok(());
         }
-        found.iter().map(|&name| Step::of(py, &table, others, name)).collect::<Option<Vec<_>>>()
+        found
+            .iter()
+            .map(|&name| Step::of(py, &table, others, name))
+            .collect::<Option<Vec<_>>>()
     };
     let Some(steps) = steps else { return Ok(()) };
-    let told = steps.into_iter().map(|step| step.tell(py)).collect::<PyResult<Vec<_>>>()?;
-    let error = voice(py)?.call_method1("_deadlock", (told,))?;
-    if error.is_none() {
-        return Ok(()); // somebody of it will be cancelled
-    }
+    let told = steps
+        .into_iter()
+        .map(|step| step.tell(py))
+        .collect::<PyResult<Vec<_>>>()?;
+    let error = voice(py)?.call_method1("deadlock", (told,))?;
     let tell = {
         let mut table = table();
         if !stands(&mut Look::new(&table, others), found) {
@@ -187,11 +214,82 @@ fn break_up(py: Python<'_>, found: &[Name], victim: u64, others: &mut Others) ->
             entry.tell()
         })
     };
-    if let Some(tell) = tell {
-        tell.tell(py);
-        voice(py)?.call_method1("_broken", (error,))?;
+    tell.map_or(Ok(()), |tell| go_on(py, tell, &error))
+}
+
+/// Has the one go on that was chosen, and tells of it.
+fn go_on(py: Python<'_>, tell: Tell, error: &Bound<'_, PyAny>) -> PyResult<()> {
+    // Before, so that whoever meets the error finds it in the report.
+    let recorded = voice(py)?.call_method1("found", (error,));
+    tell.tell(py);
+    voice(py)?.call_method1("tell", (recorded?,)).map(drop)
+}
+
+/// Whether a task of this process that waits in the circle is to be cancelled by a timeout. It is no step of any circle then.
+fn any_timed(py: Python<'_>, found: &[Name]) -> bool {
+    let tasks: Vec<(u64, Py<PyAny>)> = {
+        let table = table();
+        let mine = found.iter().filter_map(|name| match name {
+            Name::Here(number) => table.find(*number),
+            Name::There { .. } => None,
+        });
+        mine.filter_map(|entry| Some((entry.number, entry.task.as_ref()?.clone_ref(py))))
+            .collect()
+    };
+    let mut any = false;
+    for (number, task) in tasks {
+        let timed = voice(py).and_then(|voice| voice.call_method1("is_timed", (task,))?.is_truthy());
+        if timed.unwrap_or_else(|error| {
+            error.write_unraisable(py, None);
+            true
+        }) {
+            any = true;
+            if let Some(entry) = table().find_mut(number) {
+                entry.ends_by_itself();
+            }
+        }
     }
-    Ok(())
+    any
+}
+
+/// Where all threads of the process wait, and nobody else could end that, has the one go on that waits by this number.
+fn let_one_go_on(py: Python<'_>, number: u64) -> PyResult<()> {
+    let waiting: Vec<(usize, Py<PyAny>)> = {
+        let table = table();
+        let last = table.find(number).and_then(|entry| only_ours(py, entry));
+        if last.is_none() {
+            return Ok(());
+        }
+        table.entries.iter().filter_map(|entry| only_ours(py, entry)).collect()
+    };
+    let error = voice(py)?.call_method1("everybody", (waiting,))?;
+    if error.is_none() {
+        return Ok(());
+    }
+    let tell = {
+        let mut table = table();
+        // The others may be left to themselves once it has ended.
+        let again = time::monotonic_ns() + PATIENCE_NS;
+        for entry in table.entries.iter_mut().filter(|entry| !entry.timed) {
+            (entry.looked_at, entry.due_ns) = (false, again);
+        }
+        table.find_mut(number).map(|entry| {
+            entry.give_up(PyErr::from_value(error.clone()));
+            entry.tell()
+        })
+    };
+    tell.map_or(Ok(()), |tell| go_on(py, tell, &error))
+}
+
+/// The thread that waits, and what for, where only threads of this process can end that.
+fn only_ours(py: Python<'_>, entry: &Entry) -> Option<(usize, Py<PyAny>)> {
+    let object = match entry.target {
+        Target::Lock(object, _) | Target::Local(object) => object,
+        Target::Shared(..) | Target::Other => return None,
+    };
+    let lasting = !entry.timed && !entry.doomed && entry.task.is_none();
+    // SAFETY: attached; the wait is in the table, which is held, so what it names lives.
+    lasting.then(|| (entry.thread, unsafe { Bound::from_borrowed_ptr(py, object).unbind() }))
 }
 
 /// A wait of a circle, for people.
@@ -203,7 +301,10 @@ enum Step {
         taken: Option<(Py<PyAny>, i32)>,
         made: Option<(Py<PyAny>, i32)>,
     },
-    There { pid: u32, text: String },
+    There {
+        pid: u32,
+        text: String,
+    },
 }
 
 impl Step {
@@ -227,7 +328,7 @@ impl Step {
             match entry.target {
                 Target::Lock(object, lock) => (object, (*lock).slot()),
                 Target::Shared(object, _, slot) => (object, &*slot),
-                Target::Other => return None,
+                Target::Local(_) | Target::Other => return None,
             }
         };
         let watched = slot.get();
@@ -255,4 +356,3 @@ impl Step {
         Ok(told.unbind())
     }
 }
-

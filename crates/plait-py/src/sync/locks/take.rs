@@ -9,8 +9,8 @@ use pyo3::prelude::*;
 use pyo3::types::PyBool;
 use pyo3::{PyClass, PyTraverseError, PyVisit};
 
-use super::{Patience, owner};
 use super::done::Done;
+use super::{Patience, owner};
 use crate::sync::awaiting::Awaiting;
 use crate::sync::deadlocks::{self, Holding, How, Target};
 use crate::sync::inbox::{self, Task};
@@ -171,7 +171,7 @@ impl<C: Permitting> Operation for Take<C> {
     fn waits_for(&self) -> Target {
         match self.from.get().holding() {
             Some(lock) => Target::Lock(self.from.as_ptr(), std::ptr::from_ref(lock)),
-            None => Target::Other,
+            None => Target::Local(self.from.as_ptr()),
         }
     }
 
