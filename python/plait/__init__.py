@@ -5,8 +5,8 @@ Public names are loaded when they are first used, so that `import plait` costs n
     from plait import ProcessPool
 
 The rooms behind them: `plait.processes` (the process pool), `plait.threads` (the thread pool), `plait.loop` (the event loop),
-`plait.sync` (channels and locks), `plait.shared` (shared memory), `plait.errors` (every exception), `plait._future` and
-`plait._executor` (what all executors share), `plait._core` (the extension).
+`plait.sync` (channels and locks; `watch_deadlocks`), `plait.shared` (shared memory), `plait.errors` (every exception),
+`plait._future` and `plait._executor` (what all executors share), `plait._core` (the extension).
 """
 
 from __future__ import annotations
@@ -131,8 +131,8 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     import importlib
 
-    if name == "errors":
-        return importlib.import_module("plait.errors")
+    if name in {"errors", "sync"}:  # the rooms with public names of their own
+        return importlib.import_module(f"plait.{name}")
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module 'plait' has no attribute {name!r}")

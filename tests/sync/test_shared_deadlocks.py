@@ -27,9 +27,12 @@ def watch() -> Iterator[plait.sync.DeadlockWatch]:
         yield watch
 
 
-@pytest.fixture(params=["fork", "spawn"])
+@pytest.fixture
 def context(request: pytest.FixtureRequest) -> Any:
-    return multiprocessing.get_context(request.param)
+    return multiprocessing.get_context(getattr(request, "param", "fork"))
+
+
+both_ways = pytest.mark.parametrize("context", ["fork", "spawn"], indirect=True)
 
 
 def quiet() -> None:
@@ -111,6 +114,7 @@ def errors(results: list[Any]) -> list[plait.DeadlockError]:
 
 @pytest.mark.parametrize("program", [two, two_in_a_task])
 @pytest.mark.parametrize("size", [2, 3])
+@both_ways
 def test_one_of_a_circle_of_processes_gives_up(context: Any, size: int, program: Any) -> None:
     locks: list[Any] = [(plait.Lock, plait.RLock)[n % 2](shared=True) for n in range(size)]
     meet = plait.Barrier(size, shared=True)
@@ -143,6 +147,7 @@ def later(first: Any, second: Any, meet: Any, results: Any) -> None:
 
 
 @pytest.mark.parametrize("other", [two, later])
+@both_ways
 def test_a_step_may_be_a_lock_of_one_process(context: Any, other: Any) -> None:
     one, last, meet = plait.Lock(shared=True), plait.RLock(shared=True), plait.Barrier(2, shared=True)
     results = run(context, [(by_way_of_its_own, one, last, meet), (other, last, one, meet)], 3)

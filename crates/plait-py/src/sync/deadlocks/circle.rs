@@ -59,24 +59,25 @@ impl Others {
     /// Has those look that may see more; once.
     pub(super) fn ask(&mut self) {
         for index in std::mem::take(&mut self.ask) {
-            self.boards[index].1.ask();
+            let _answer = self.boards[index].1.ask();
         }
     }
 
-    /// Has those processes look that have tasks in the circle: whether they are to be cancelled they alone know. Whether there are any.
-    pub(super) fn ask_tasks(&self, found: &[Name]) -> bool {
-        let mut any = false;
+    /// Has those processes look that have tasks in the circle: whether they are to be cancelled they alone know. Their boards, and the numbers
+    /// by which they will answer.
+    pub(super) fn ask_tasks(&self, found: &[Name]) -> Vec<(Board, u32)> {
+        let mut asked = Vec::new();
         for name in found {
             if let Name::There { board, slot, count } = *name
                 && self
                     .posted(board, slot, count)
                     .is_some_and(|posted| posted.who & TASK != 0)
             {
-                any = true;
-                self.boards[board].1.ask();
+                let board = self.board(board);
+                asked.push((board.clone(), board.ask()));
             }
         }
-        any
+        asked
     }
 
     fn open(&mut self, process: Process, source: Source) -> Option<usize> {

@@ -19,8 +19,9 @@ use super::waits::{Entry, Held, Table, Target, Tell, table};
 
 /// How long a wait lasts before it is looked at, in nanoseconds.
 pub(super) const PATIENCE_NS: u64 = 25_000_000;
-/// How long another process has to say that a task of its own is to be cancelled.
-const ANSWER_MS: u64 = 15;
+/// How long another process has to say that a task of its own is to be cancelled, in nanoseconds, and how often that is looked at.
+const ANSWER_NS: u64 = 1_000_000_000;
+const GLANCE: Duration = Duration::from_millis(1);
 
 /// Makes the board, and tells of it wherever this process has a seat. The thread starts when somebody waits.
 pub(super) fn begin() -> io::Result<()> {
@@ -84,6 +85,10 @@ fn run(board: &Board) {
     loop {
         let seen = board.bell();
         let asked = board.asked();
+        if let Some(number) = asked {
+            answer(board, number);
+        }
+        let asked = asked.is_some();
         let (due, next) = {
             let mut table = table();
             if table.board.as_ref().is_none_or(|now| !now.is(board)) {
@@ -95,7 +100,7 @@ fn run(board: &Board) {
             board.sleep(seen, next);
         }
         for number in due {
-            look(number, asked);
+            look(board, number, asked);
         }
     }
 }
@@ -119,7 +124,7 @@ fn due(table: &mut Table, all: bool) -> (Vec<u64>, Option<u64>) {
 }
 
 /// Looks whether a wait is in a circle, and has one of that give up.
-fn look(number: u64, asked: bool) {
+fn look(board: &Board, number: u64, asked: bool) {
     let mut others = Others::new();
     let found = {
         let table = table();
@@ -144,9 +149,8 @@ fn look(number: u64, asked: bool) {
     let victim = last(&table(), &others, &found);
     match victim {
         Some(Name::Here(victim)) => {
-            if others.ask_tasks(&found) {
-                // Whoever is to be cancelled has been taken off its board by then.
-                std::thread::sleep(Duration::from_millis(ANSWER_MS));
+            if !answered(board, &others.ask_tasks(&found)) {
+                return;
             }
             let _ = Python::try_attach(|py| {
                 if let Err(error) = break_up(py, &found, victim, &mut others) {
@@ -155,9 +159,53 @@ fn look(number: u64, asked: bool) {
             });
         }
         // It sees the same, now that all is there.
-        Some(Name::There { board, .. }) if !asked => others.board(board).ask(),
+        Some(Name::There { board, .. }) if !asked => drop(others.board(board).ask()),
         _ => {}
     }
+}
+
+/// Takes those tasks off the board that are in a circle and will be cancelled, and says so to whoever asked.
+fn answer(board: &Board, number: u32) {
+    let tasks: Vec<u64> = {
+        let table = table();
+        let tasks = table
+            .entries
+            .iter()
+            .filter(|entry| !entry.timed && entry.task.is_some());
+        tasks.map(|entry| entry.number).collect()
+    };
+    let mut others = Others::new();
+    for task in tasks {
+        let found = circle(&mut Look::new(&table(), &mut others), Name::Here(task));
+        if let Some(found) = found {
+            let _ = Python::try_attach(|py| any_timed(py, &found));
+        }
+    }
+    board.answer(number);
+}
+
+/// Waits until other processes have answered, and answers them meanwhile. False where one does not.
+fn answered(board: &Board, asked: &[(Board, u32)]) -> bool {
+    let until = time::monotonic_ns() + ANSWER_NS;
+    let mut again = false;
+    let all = loop {
+        if asked.iter().all(|(board, number)| board.answered(*number)) {
+            break true;
+        }
+        if time::monotonic_ns() > until {
+            break false;
+        }
+        if let Some(number) = board.asked() {
+            answer(board, number);
+            again = true;
+        }
+        std::thread::sleep(GLANCE);
+    };
+    if again {
+        // For what else they asked: that all waits are looked at.
+        let _answer = board.ask();
+    }
+    all
 }
 
 /// Who began to wait last, among those that everybody would choose from: where some step is known to this process alone, it is one of its own.
