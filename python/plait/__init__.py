@@ -5,9 +5,9 @@ Public names are loaded when they are first used, so that `import plait` costs n
     from plait import ProcessPool
 
 The rooms behind them: `plait.processes` (the process pool), `plait.threads` (the thread pool), `plait.loop` (the event loop),
-`plait.sync` (channels and locks), `plait.shared` (shared memory), `plait.observe` (profiles), `plait.model` (predictions),
-`plait.cli` (the command), `plait.errors` (every exception), `plait._future` and `plait._executor` (what all executors share),
-`plait._core` (the extension).
+`plait.sync` (channels, locks, and watching them for deadlocks), `plait.shared` (shared memory), `plait.observe` (profiles),
+`plait.model` (predictions), `plait.compare` (the models side by side), `plait.cli` (the command), `plait.errors` (every
+exception), `plait._future` and `plait._executor` (what all executors share), `plait._core` (the extension).
 """
 
 from __future__ import annotations
@@ -140,8 +140,8 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     import importlib
 
-    if name == "errors":
-        return importlib.import_module("plait.errors")
+    if name in {"errors", "sync"}:  # the rooms with public names of their own
+        return importlib.import_module(f"plait.{name}")
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module 'plait' has no attribute {name!r}")

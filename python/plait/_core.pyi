@@ -9,7 +9,7 @@ from asyncio import AbstractEventLoop
 from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator, Sequence
 from concurrent.futures._base import _Waiter
 from contextvars import Context
-from types import GenericAlias
+from types import CodeType, GenericAlias
 from typing import Any, Generic, NoReturn, ParamSpec, Self, TypeVar, TypeVarTuple, final
 
 from typing_extensions import disjoint_base
@@ -66,6 +66,8 @@ __all__ = [
     "codec_encode",
     "collecting",
     "deadline_ns",
+    "deadlocks_begin",
+    "deadlocks_end",
     "die_with_parent",
     "dumps",
     "holding",
@@ -699,6 +701,8 @@ class Segment:
     def __buffer__(self, flags: int, /) -> memoryview: ...
 
 def after_fork() -> None: ...
+def deadlocks_begin(skipped: list[CodeType]) -> None: ...
+def deadlocks_end() -> None: ...
 def allow_spin(allowed: bool) -> None: ...
 def await_connections() -> None: ...
 def become_subreaper() -> None: ...

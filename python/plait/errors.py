@@ -301,14 +301,24 @@ class LimitExceeded(RuntimeError):
 class DeadlockError(RuntimeError):
     """Tasks, threads or processes wait for one another in a circle, and none of them can go on.
 
-    The message names the waiters, the locks and the lines. What to do next: take the locks in the same order
-    everywhere, or do not wait in a pool's worker for a task of the same pool.
+    It is raised in one of them, which waits no longer and has not got what it waited for, where
+    `plait.sync.watch_deadlocks()` is on. The message names the waiters, the locks and the lines. What to do next: take the
+    locks in the same order everywhere.
+
+    Args:
+        parties: The waiters, each as the message names it.
 
     >>> raise DeadlockError("thread A waits for lock 2 held by thread B, which waits for lock 1 held by thread A")
     Traceback (most recent call last):
     ...
     plait.errors.DeadlockError: thread A waits for lock 2 held by thread B, which waits for lock 1 held by thread A
     """
+
+    parties: tuple[str, ...]
+
+    def __init__(self, message: str = "a deadlock", /, *, parties: tuple[str, ...] = ()) -> None:
+        self.parties = parties
+        super().__init__(message)
 
 
 class NotPicklable(pickle.PicklingError):

@@ -22,6 +22,8 @@
 //! | [`event`] | a flag that others wait for |
 //! | [`condition`] | who waits to be notified |
 //! | [`guarded`] | the mutex of such queues, which a forked child finds free |
+//! | [`waits`] | who waits for whom: the search for a circle |
+//! | [`order`] | in which order locks are taken |
 //! | [`channel`] | a queue of items with a capacity, and who waits for it |
 //!
 //! The algorithms borrow their words, so they run on the heap under loom and in a mapping in production.
@@ -44,6 +46,7 @@ pub mod inbox;
 pub mod loan;
 pub mod lowered;
 pub mod monitor;
+pub mod order;
 pub mod permits;
 #[cfg(not(loom))]
 pub mod post;
@@ -55,3 +58,4 @@ pub mod segment;
 pub mod sync;
 pub mod trail;
 pub mod wait;
+pub mod waits;

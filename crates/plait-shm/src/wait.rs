@@ -37,7 +37,11 @@ const GRANTED: u32 = 8;
 const CLOSED: u32 = 16;
 /// Another was woken too for what it was woken for.
 const PASSED_ON: u32 = 32;
-const SOURCE_SHIFT: u32 = 6;
+/// It is to come, whatever it waits for. Set once, and kept by all other changes.
+const CALLED: u32 = 64;
+const SOURCE_SHIFT: u32 = 7;
+/// How its thread sleeps.
+const SLEEP: u32 = ASLEEP | WATCHING;
 /// As many queues as one waiter can tell apart.
 pub const MAX_SOURCES: usize = 1 << 24;
 
@@ -143,12 +147,28 @@ impl<T> Waiter<T> {
         }
     }
 
-    /// Says that it falls asleep on its word, so that who wakes it has to wake its thread; false when it has been woken already.
+    /// It is to come, although nobody has woken it: for another reason than what it waits for, which the caller has written down before. It
+    /// keeps its place in all queues, and what it was or will be woken for. How its thread sleeps: the caller [ends](Self::end_sleep) that.
+    pub fn call(&self) -> Called {
+        // Release: pairs with `called`.
+        let seen = self.word.fetch_or(CALLED, Ordering::Release);
+        // One that was woken before has been told by who woke it.
+        Called(if seen & WOKEN == 0 { seen & SLEEP } else { 0 })
+    }
+
+    /// Whether it was called.
+    #[inline]
+    pub fn called(&self) -> bool {
+        // Acquire: pairs with `call`.
+        self.word.load(Ordering::Acquire) & CALLED != 0
+    }
+
+    /// Says that it falls asleep on its word, so that who wakes it has to wake its thread; false when it has been woken already, or called.
     pub fn doze(&self) -> bool {
         self.fall_asleep(ASLEEP)
     }
 
-    /// Says that it falls asleep as one that watches its event; false when it has been woken already.
+    /// Says that it falls asleep as one that watches its event; false when it has been woken already, or called.
     pub fn watch(&self) -> bool {
         self.fall_asleep(WATCHING)
     }
@@ -156,7 +176,7 @@ impl<T> Waiter<T> {
     fn fall_asleep(&self, how: u32) -> bool {
         // Relaxed: the sleep compares the word once more, and an event keeps what came early.
         let mut seen = self.word.load(Ordering::Relaxed);
-        while seen & WOKEN == 0 {
+        while seen & (WOKEN | CALLED) == 0 {
             match self
                 .word
                 .compare_exchange_weak(seen, how, Ordering::Relaxed, Ordering::Relaxed)
@@ -179,9 +199,11 @@ impl<T> Waiter<T> {
             // Release: pairs with `woken`.
             match self
                 .word
-                .compare_exchange_weak(seen, mark, Ordering::Release, Ordering::Relaxed)
+                .compare_exchange_weak(seen, mark | seen & CALLED, Ordering::Release, Ordering::Relaxed)
             {
-                Ok(_) => return Some(seen),
+                // Who called it has ended its sleep.
+                Ok(_) if seen & CALLED != 0 => return Some(0),
+                Ok(_) => return Some(seen & SLEEP),
                 Err(other) => seen = other,
             }
         }
@@ -201,12 +223,34 @@ impl<T> Waiter<T> {
     /// It waits again, after it was woken in vain. To be called when it stands in no queue, before it [joins](WaitQueue::join) one.
     pub fn rearm(&self) {
         // Relaxed: others see it by the queue that it goes into, under the owner's mutex.
-        self.word.store(0, Ordering::Relaxed);
+        self.word.fetch_and(CALLED, Ordering::Relaxed);
+    }
+}
+
+/// How the thread of one that was called sleeps.
+#[must_use = "it is asleep until its sleep is ended"]
+#[derive(Clone, Copy, Debug)]
+pub struct Called(u32);
+
+impl Called {
+    /// Whether its thread sleeps.
+    pub fn asleep(self) -> bool {
+        self.0 != 0
     }
 }
 
 #[cfg(not(loom))]
 impl<T> Waiter<T> {
+    /// Ends the sleep of a thread that was called. A task is the caller's to tell.
+    pub fn end_sleep(&self, called: Called) {
+        match &self.kind {
+            Kind::Task(_) => {}
+            Kind::Main(event) if called.0 == WATCHING => event.signal(),
+            _ if called.0 == ASLEEP => drop(futex::wake(&self.word, 1, Scope::Private)),
+            _ => {}
+        }
+    }
+
     /// Sleeps on its word until it is woken, a signal or the deadline. May come back early.
     pub fn sleep(&self, deadline_ns: Option<u64>) -> Wait {
         if self.doze() {

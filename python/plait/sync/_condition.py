@@ -42,6 +42,16 @@ class _TaskLock(_AnyLock, Protocol):
     def __aenter__(self) -> Any: ...
 
 
+def _lose(condition: AnyCondition, error: RuntimeError) -> None:
+    """Note that a wait ended without the lock: who waited for it would have done so for ever."""
+    error._without_lock = condition  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _lost(condition: AnyCondition, error: BaseException | None) -> bool:
+    """Whether the lock is not the caller's to give back."""
+    return error is not None and getattr(error, "_without_lock", None) is condition
+
+
 class AnyCondition:
     """What all conditions do; what differs is who can wait at them."""
 
@@ -92,7 +102,8 @@ class AnyCondition:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.release()
+        if not _lost(self, value):
+            self.release()
 
     def __aenter__(self) -> Any:
         return self._task_lock().__aenter__()
@@ -100,7 +111,8 @@ class AnyCondition:
     async def __aexit__(
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.release()
+        if not _lost(self, value):
+            self.release()
 
     def _task_lock(self) -> _TaskLock:
         lock: Any = self._lock
@@ -131,7 +143,14 @@ class AnyCondition:
         """
         if not self._is_owned():
             raise RuntimeError("cannot wait on un-acquired lock")
-        return self._wait(self._release_save, self._restore, timeout)
+        return self._wait(self._release_save, self._take_back, timeout)
+
+    def _take_back(self, saved: Any) -> None:
+        try:
+            self._restore(saved)
+        except RuntimeError as error:
+            _lose(self, error)
+            raise
 
     def wait_for(self, predicate: Callable[[], T], timeout: float | None = None) -> T:
         """Wait until `predicate()` is true; return what it returned last.
@@ -197,6 +216,9 @@ class AnyCondition:
                 break
             except asyncio.CancelledError as error:
                 cancelled = error
+            except RuntimeError as error:
+                _lose(self, error)
+                raise
         if cancelled is not None:
             try:
                 raise cancelled

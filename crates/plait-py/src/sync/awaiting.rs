@@ -16,13 +16,14 @@ use pyo3::types::{PyTuple, PyType};
 use pyo3::{PyTraverseError, PyTypeInfo, PyVisit, ffi};
 
 use super::Waiter;
+use super::deadlocks::{self, Waiting, Wake};
 use super::inbox::{Inbox, Task};
 use super::operation::{Operation, Place, spin_for};
 use crate::calling;
 
 /// How far the task is that waits.
 #[derive(Default)]
-struct Waiting {
+struct Told {
     /// Whom to call, and in which context.
     callbacks: Vec<(Py<PyAny>, Py<PyAny>)>,
     /// They have been called, or will be.
@@ -35,7 +36,9 @@ struct Inner {
     /// None once it is over, and while it is being tried.
     operation: Option<Box<dyn Operation>>,
     place: Option<Place>,
-    waiting: Waiting,
+    /// While deadlocks are watched for. It goes before what it names.
+    watched: Option<Waiting>,
+    waiting: Told,
     started: bool,
     /// None while no task waits: asyncio then takes it for a coroutine, and otherwise for a future.
     blocking: Option<bool>,
@@ -63,7 +66,8 @@ impl Awaiting {
             inner: Mutex::new(Inner {
                 operation: Some(operation),
                 place: None,
-                waiting: Waiting::default(),
+                watched: None,
+                waiting: Told::default(),
                 started: false,
                 blocking: None,
             }),
@@ -78,10 +82,10 @@ impl Awaiting {
     fn step(slf: &Bound<'_, Self>) -> PyResult<Step> {
         let py = slf.py();
         let this = slf.get();
-        let (operation, mut place) = {
+        let (operation, mut place, mut watched) = {
             let mut inner = this.lock();
             inner.started = true;
-            (inner.operation.take(), inner.place.take())
+            (inner.operation.take(), inner.place.take(), inner.watched.take())
         };
         let Some(mut operation) = operation else {
             return Err(PyRuntimeError::new_err(format!(
@@ -89,6 +93,11 @@ impl Awaiting {
                 this.name
             )));
         };
+        if let (Some(raised), Some(place)) = (watched.as_ref().and_then(Waiting::doom), &mut place) {
+            drop(watched);
+            operation.leave(py, place);
+            return Err(raised);
+        }
         let mut tried = operation.attempt(py, place.as_mut());
         if matches!(tried, Ok(None)) && place.is_none() && operation.spins() {
             tried = spin_for(py, &mut *operation);
@@ -101,17 +110,31 @@ impl Awaiting {
         }
         match tried {
             Ok(None) => {
+                if watched.is_none()
+                    && deadlocks::on()
+                    && let Some(place) = &place
+                {
+                    let wake = Wake::Waiter(Arc::clone(&place.waiter));
+                    watched = deadlocks::wait(py, operation.waits_for(), wake, false, true);
+                }
                 let mut inner = this.lock();
                 inner.operation = Some(operation);
                 inner.place = place;
+                inner.watched = watched;
                 let before = std::mem::take(&mut inner.waiting);
                 inner.blocking = Some(true);
                 drop(inner);
                 drop(before);
                 Ok(Step::Wait)
             }
-            Ok(Some(done)) => Ok(Step::Done(done)),
-            Err(error) => Err(error),
+            Ok(Some(done)) => {
+                drop(watched);
+                Ok(Step::Done(done))
+            }
+            Err(error) => {
+                drop(watched);
+                Err(error)
+            }
         }
     }
 
@@ -126,11 +149,12 @@ impl Awaiting {
 
     /// It is over, however it was: nobody waits any more.
     pub(crate) fn give_up(&self, py: Python<'_>) {
-        let (operation, place) = {
+        let (operation, place, watched) = {
             let mut inner = self.lock();
             inner.started = true;
-            (inner.operation.take(), inner.place.take())
+            (inner.operation.take(), inner.place.take(), inner.watched.take())
         };
+        drop(watched);
         if let (Some(mut operation), Some(mut place)) = (operation, place) {
             operation.leave(py, &mut place);
         }
@@ -402,15 +426,16 @@ impl Awaiting {
     }
 
     fn __clear__(&self) {
-        let (waiting, operation, place) = {
+        let (waiting, operation, place, watched) = {
             let mut inner = self.lock();
             (
                 std::mem::take(&mut inner.waiting),
                 inner.operation.take(),
                 inner.place.take(),
+                inner.watched.take(),
             )
         };
-        drop(waiting);
+        drop((waiting, watched));
         if let (Some(mut operation), Some(mut place)) = (operation, place) {
             Python::attach(|py| operation.leave(py, &mut place));
         }
@@ -421,6 +446,7 @@ impl Drop for Awaiting {
     fn drop(&mut self) {
         let inner = self.inner.get_mut().unwrap_or_else(PoisonError::into_inner);
         let started = inner.started;
+        drop(inner.watched.take());
         let left = (inner.operation.take(), inner.place.take());
         Python::attach(|py| match left {
             (Some(mut operation), Some(mut place)) => operation.leave(py, &mut place),

@@ -13,6 +13,7 @@
 //! | `shared_channel` | `plait.Channel(shared=True)` |
 //! | `shared_lock` | `plait.Lock(shared=True)`, `plait.RLock(shared=True)` |
 //! | `shared_semaphore`, `shared_notice`, `shared_barrier` | shared semaphores, events, conditions and barriers |
+//! | `deadlocks` | watching for deadlocks: what locks note, who waits, and the thread that looks |
 //! | `locks` | locks, semaphores, events, conditions |
 //! | `channel` | `plait.Channel`; its operations, and the raw methods that are called most |
 //!
@@ -22,6 +23,7 @@
 mod attached;
 pub(crate) mod awaiting;
 pub(crate) mod channel;
+pub(crate) mod deadlocks;
 pub(crate) mod inbox;
 mod locks;
 mod message;
@@ -63,6 +65,7 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(spin::allow_spin, module)?)?;
     channel::register(module)?;
     locks::register(module)?;
+    deadlocks::register(module)?;
     module.add_class::<shared_channel::SharedChannelCore>()?;
     module.add_class::<shared_lock::SharedLockCore>()?;
     module.add_class::<shared_semaphore::SharedSemaphoreCore>()?;

@@ -14,6 +14,7 @@ use pyo3::prelude::*;
 use pyo3::{PyTraverseError, PyVisit};
 
 use super::Waiter;
+use super::deadlocks::{self, Target, Waiting, Wake};
 use super::inbox::{Standstill, Task};
 use super::spin::{self, Who};
 use crate::gil::{self, Waitable};
@@ -59,6 +60,11 @@ pub(crate) trait Operation: Send + Sync {
     /// For how long a thread may sleep before it tries again although nobody has woken it, in nanoseconds. None: as long as it takes.
     fn nap(&self) -> Option<u64> {
         None
+    }
+
+    /// What it waits for, as the search for deadlocks sees it.
+    fn waits_for(&self) -> Target {
+        Target::Other
     }
 
     /// Nobody waits for it any more: takes the place out of all queues, closes its waiter, and passes on what that had been woken for.
@@ -111,7 +117,7 @@ struct Awaited<'a> {
 impl Waitable for Awaited<'_> {
     #[inline]
     fn happened(&self) -> bool {
-        self.waiter.woken().is_some()
+        self.waiter.woken().is_some() || self.waiter.called()
     }
     /// Spins, and sleeps too, since coming back means to wait for the GIL: a thread until it is over, the main thread for a moment.
     fn spin(&self, _spin: &mut Spin) -> bool {
@@ -154,9 +160,14 @@ pub(crate) fn block_on(
     let mut place = Place::new(waiter_here()?);
     // The tasks of a loop that runs here would keep from this thread what they are woken for.
     let _standstill = Standstill::begin(py);
+    let mut waiting = None;
     loop {
         if let Some(done) = operation.attempt(py, Some(&mut place))? {
             return Ok(Some(done));
+        }
+        if waiting.is_none() && deadlocks::on() {
+            let wake = Wake::Waiter(Arc::clone(&place.waiter));
+            waiting = deadlocks::wait(py, operation.waits_for(), wake, deadline_ns.is_some(), false);
         }
         let until = match operation.nap() {
             None => deadline_ns,
@@ -169,7 +180,12 @@ pub(crate) fn block_on(
             waiter: &place.waiter,
             deadline_ns: until,
         };
-        match gil::wait(py, &awaited, true, until) {
+        let waited = gil::wait(py, &awaited, true, until);
+        if let Some(raised) = waiting.as_ref().and_then(Waiting::doom) {
+            operation.leave(py, &mut place);
+            return Err(raised);
+        }
+        match waited {
             Ok(true) => {}
             Ok(false) if until != deadline_ns => {}
             Ok(false) => {

@@ -16,6 +16,7 @@ use pyo3::types::{PyBool, PyDict, PyTuple, PyType};
 use pyo3::{PyTraverseError, PyVisit};
 
 use super::awaiting::Awaiting;
+use super::deadlocks::{self, How, Slot, Target};
 use super::locks::done::Done;
 use super::locks::{Patience, owner, patience_of_lock};
 use super::operation::Operation;
@@ -28,13 +29,14 @@ use crate::shared::{self, PySegment};
 pub(crate) struct SharedLockCore {
     lock: Lock,
     reentrant: bool,
+    slot: Slot,
 }
 
 /// Set in the number of whoever is a task.
-const TASK: u32 = 1 << 31;
+pub(super) const TASK: u32 = 1 << 31;
 
 /// The number of this thread, asked for once: the child of a fork has another.
-fn thread_number() -> u32 {
+pub(super) fn thread_number() -> u32 {
     thread_local! {
         static KNOWN: Cell<(u32, u32)> = const { Cell::new((0, 0)) };
     }
@@ -50,8 +52,13 @@ fn thread_number() -> u32 {
 /// A number of the running task that no other task of the process has while that one lives; of the thread where none runs.
 fn task_number(py: Python<'_>) -> PyResult<u32> {
     let task = owner::task(py)?;
+    Ok(task.map_or_else(thread_number, |task| number_of_task(&task)))
+}
+
+/// A number that no other task of the process has while this one lives.
+pub(super) fn number_of_task(task: &Bound<'_, PyAny>) -> u32 {
     // Objects lie at multiples of 16.
-    Ok(task.map_or_else(thread_number, |task| (task.as_ptr() as usize >> 4) as u32 | TASK))
+    (task.as_ptr() as usize >> 4) as u32 | TASK
 }
 
 /// Who takes.
@@ -69,6 +76,13 @@ fn yes(py: Python<'_>, answer: bool) -> Py<PyAny> {
 fn owner_died(py: Python<'_>) -> PyResult<&Bound<'_, PyType>> {
     static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
     CLASS.import(py, "plait.errors", "OwnerDied")
+}
+
+/// Whether it says that a lock was not taken.
+fn without_lock(raised: &Bound<'_, PyAny>) -> PyResult<bool> {
+    static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    let deadlock = CLASS.import(raised.py(), "plait.errors", "DeadlockError")?;
+    Ok(raised.is_instance(owner_died(raised.py())?)? || raised.is_instance(deadlock)?)
 }
 
 fn not_owned() -> PyErr {
@@ -101,12 +115,10 @@ impl SharedLockCore {
     }
 
     /// Gives it back at the end of a `with`, which `exc` has ended. A condition's wait may have come back without the lock, since its owner
-    /// had died: then there is nothing to give back, and somebody else may have it by now.
+    /// had died, or since it waited in a circle: then there is nothing to give back, and somebody else may have it by now.
     fn give_at_end(&self, py: Python<'_>, exc: &Bound<'_, PyTuple>) -> PyResult<()> {
         match exc.get_item(1) {
-            Ok(raised) if !raised.is_none() && raised.is_instance(owner_died(py)?)? && self.owning(py)?.is_none() => {
-                Ok(())
-            }
+            Ok(raised) if !raised.is_none() && without_lock(&raised)? && self.owning(py)?.is_none() => Ok(()),
             _ => self.give(py),
         }
     }
@@ -121,27 +133,61 @@ impl SharedLockCore {
         made.map_or_else(|error| error, PyErr::from_value)
     }
 
+    /// Notes that `me` has taken it for the first time, while deadlocks are watched for.
     #[inline]
-    fn take(slf: &Bound<'_, Self>, patience: Patience) -> PyResult<bool> {
+    fn note_taken(slf: &Bound<'_, Self>, me: Owner, how: How) {
+        let this = slf.get();
+        if me.somebody & TASK != 0 {
+            this.lock.set_carrier(thread_number());
+        }
+        if deadlocks::on() {
+            let by_task = me.somebody & TASK != 0;
+            deadlocks::took_shared(slf.as_any(), &this.slot, this.lock.object(), by_task, how);
+        }
+    }
+
+    /// Notes that it is about to be given back, by the calling thread or the task that runs in it.
+    #[inline]
+    fn note_given(&self) {
+        if deadlocks::on() && self.lock.times() == 1 {
+            deadlocks::gave_shared(&self.slot);
+        }
+    }
+
+    #[inline]
+    fn take(slf: &Bound<'_, Self>, patience: Patience, how: How) -> PyResult<bool> {
         let (py, this) = (slf.py(), slf.get());
         let me = this.me(py, By::Thread)?;
         if this.reentrant && this.owning(py)?.is_some_and(|owner| this.lock.take_again(owner)) {
             return Ok(true);
         }
         match (this.lock.take(me, None), patience) {
-            (Ok(()), _) => Ok(true),
-            (Err(Refused::Wait), Patience::None) if this.lock.look_for_death() => Self::take(slf, patience),
+            (Ok(()), _) => {
+                Self::note_taken(slf, me, how);
+                Ok(true)
+            }
+            (Err(Refused::Wait), Patience::None) if this.lock.look_for_death() => Self::take(slf, patience, how),
             (Err(Refused::OwnerDied(pid)), _) => Err(this.owner_died(py, pid)),
             (Err(Refused::Wait), Patience::None) => Ok(false),
             (Err(Refused::Wait), Patience::Until(deadline)) => {
-                let mut operation = Take::new(slf, By::Thread, Then::Refuse);
+                let mut operation = Take::new(slf, By::Thread, Then::Refuse, how);
                 Ok(shared_wait::block_on(py, &mut operation, deadline)?.is_some())
             }
         }
     }
 
+    fn try_in_task(slf: &Bound<'_, Self>, how: How) -> PyResult<bool> {
+        let mut operation = Awaited::new(Take::new(slf, By::Task, Then::Refuse, how));
+        let mut taken = operation.attempt(slf.py(), None)?;
+        if taken.is_none() && slf.get().lock.look_for_death() {
+            taken = operation.attempt(slf.py(), None)?;
+        }
+        Ok(taken.is_some())
+    }
+
     #[inline]
     fn give(&self, py: Python<'_>) -> PyResult<()> {
+        self.note_given();
         if !self.reentrant {
             // Also of one that never took it: others see its death then, should that come before the next one is told.
             self.lock.object().seat().map_err(refused)?;
@@ -173,15 +219,17 @@ struct Take {
     by: By,
     then: Then,
     times: u32,
+    how: How,
 }
 
 impl Take {
-    fn new(lock: &Bound<'_, SharedLockCore>, by: By, then: Then) -> Self {
+    fn new(lock: &Bound<'_, SharedLockCore>, by: By, then: Then, how: How) -> Self {
         Self {
             lock: lock.clone().unbind(),
             by,
             then,
             times: 1,
+            how,
         }
     }
 }
@@ -197,11 +245,13 @@ impl Attempt for Take {
             }
         }
         if self.then == Then::Recover && this.lock.recover(me) {
+            SharedLockCore::note_taken(self.lock.bind(py), me, self.how);
             return Ok(Some(yes(py, true)));
         }
         match this.lock.take(me, waiter) {
             Ok(()) => {
                 this.lock.set_times(self.times);
+                SharedLockCore::note_taken(self.lock.bind(py), me, self.how);
                 Ok(Some(yes(py, self.then == Then::Refuse)))
             }
             Err(Refused::OwnerDied(pid)) if self.then == Then::Refuse => Err(this.owner_died(py, pid)),
@@ -225,6 +275,11 @@ impl Attempt for Take {
         TAKE
     }
 
+    fn waits_for(&self) -> Target {
+        let this = self.lock.get();
+        Target::Shared(self.lock.as_ptr(), &raw const this.lock, &raw const this.slot)
+    }
+
     fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
         visit.call(&self.lock)
     }
@@ -235,18 +290,29 @@ impl SharedLockCore {
     /// A new one, or the one in `segment`.
     #[new]
     #[pyo3(signature = (reentrant, segment=None))]
-    fn new(reentrant: bool, segment: Option<&PySegment>) -> PyResult<Self> {
+    fn new(py: Python<'_>, reentrant: bool, segment: Option<&PySegment>) -> PyResult<Self> {
         let lock = match segment {
             None => Lock::create(reentrant).map_err(shared::refused)?,
             Some(segment) => Lock::find(segment.held(), reentrant)
                 .ok_or_else(|| PyValueError::new_err("no such lock is in this memory"))?,
         };
-        Ok(Self { lock, reentrant })
+        if !deadlocks::on() && lock.object().deadlocks_watched() {
+            deadlocks::join_in(py);
+        }
+        let slot = Slot::new();
+        if deadlocks::on() {
+            deadlocks::share(lock.object());
+        }
+        Ok(Self { lock, reentrant, slot })
     }
 
     /// Its memory, by which it travels.
     #[getter]
     fn _segment(&self) -> PySegment {
+        if deadlocks::on() {
+            // Whoever gets it watches too.
+            deadlocks::share(self.lock.object());
+        }
         PySegment::of(self.lock.object().segment())
     }
 
@@ -262,7 +328,12 @@ impl SharedLockCore {
     ///     OverflowError: `timeout` is above `threading.TIMEOUT_MAX`.
     #[pyo3(signature = (blocking=true, timeout=None))]
     fn acquire(slf: &Bound<'_, Self>, blocking: bool, timeout: Option<&Bound<'_, PyAny>>) -> PyResult<bool> {
-        Self::take(slf, patience_of_lock(blocking, timeout)?)
+        let patience = patience_of_lock(blocking, timeout)?;
+        let how = match patience {
+            Patience::Until(None) => How::Call,
+            _ => How::Try,
+        };
+        Self::take(slf, patience, how)
     }
 
     /// Give the lock back.
@@ -277,7 +348,7 @@ impl SharedLockCore {
     /// `acquire` does, waiting as long as it takes; return False.
     fn recover(slf: &Bound<'_, Self>) -> PyResult<bool> {
         let py = slf.py();
-        let mut operation = Take::new(slf, By::Thread, Then::Recover);
+        let mut operation = Take::new(slf, By::Thread, Then::Recover, How::Call);
         if slf.get().reentrant && slf.get().owning(py)?.is_some() {
             return Err(PyRuntimeError::new_err(
                 "the caller has the lock: there is nothing to recover",
@@ -292,7 +363,7 @@ impl SharedLockCore {
 
     /// As `recover`, in a task.
     fn arecover(slf: &Bound<'_, Self>) -> Awaiting {
-        let operation = Take::new(slf, By::Task, Then::Recover);
+        let operation = Take::new(slf, By::Task, Then::Recover, How::Call);
         Awaiting::new("Lock.arecover", Box::new(Awaited::new(operation)))
     }
 
@@ -302,7 +373,7 @@ impl SharedLockCore {
     }
 
     fn __enter__(slf: &Bound<'_, Self>) -> PyResult<bool> {
-        Self::take(slf, Patience::Until(None))
+        Self::take(slf, Patience::Until(None), How::With)
     }
 
     #[pyo3(signature = (*exc))]
@@ -311,10 +382,12 @@ impl SharedLockCore {
     }
 
     fn __aenter__(slf: &Bound<'_, Self>) -> PyResult<Py<PyAny>> {
-        if Self::_atry(slf)? {
+        if Self::try_in_task(slf, How::With)? {
             return Done::get(slf.py());
         }
-        Ok(Py::new(slf.py(), Self::aacquire(slf, 1))?.into_any())
+        let operation = Take::new(slf, By::Task, Then::Refuse, How::With);
+        let entering = Awaiting::new("Lock.aacquire", Box::new(Awaited::new(operation)));
+        Ok(Py::new(slf.py(), entering)?.into_any())
     }
 
     #[pyo3(signature = (*exc))]
@@ -325,17 +398,12 @@ impl SharedLockCore {
 
     /// Take it for the running task without waiting.
     fn _atry(slf: &Bound<'_, Self>) -> PyResult<bool> {
-        let mut operation = Awaited::new(Take::new(slf, By::Task, Then::Refuse));
-        let mut taken = operation.attempt(slf.py(), None)?;
-        if taken.is_none() && slf.get().lock.look_for_death() {
-            taken = operation.attempt(slf.py(), None)?;
-        }
-        Ok(taken.is_some())
+        Self::try_in_task(slf, How::Try)
     }
 
     #[pyo3(name = "_aacquire", signature = (count=1))]
     fn aacquire(slf: &Bound<'_, Self>, count: u32) -> Awaiting {
-        let mut operation = Take::new(slf, By::Task, Then::Refuse);
+        let mut operation = Take::new(slf, By::Task, Then::Refuse, How::Call);
         operation.times = count;
         Awaiting::new("Lock.aacquire", Box::new(Awaited::new(operation)))
     }
@@ -355,6 +423,7 @@ impl SharedLockCore {
         let owner = self.owning(py)?.ok_or_else(not_owned)?;
         let times = self.lock.times();
         self.lock.set_times(1);
+        self.note_given();
         self.lock.release_mine(owner);
         Ok((times, owner.somebody & TASK != 0))
     }
@@ -363,7 +432,7 @@ impl SharedLockCore {
     fn _acquire_restore(slf: &Bound<'_, Self>, state: (u32, bool)) -> PyResult<()> {
         let (times, task) = state;
         let by = if task { By::Task } else { By::Thread };
-        let mut operation = Take::new(slf, by, Then::Refuse);
+        let mut operation = Take::new(slf, by, Then::Refuse, How::Call);
         operation.times = times;
         match operation.attempt(slf.py(), None)? {
             Some(_) => Ok(()),

@@ -18,6 +18,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyCFunction, PyDict, PyTuple};
 use pyo3::{PyTraverseError, PyVisit};
 
+use super::deadlocks::{self, Target, Waiting, Wake};
 use super::inbox::{self, Standstill, Task};
 use super::operation::{Operation, Place};
 use crate::gil::{self, Waitable};
@@ -46,6 +47,10 @@ pub(super) trait Attempt: Send + Sync {
     fn object(&self) -> &Arc<Object>;
     /// At which gate.
     fn gate(&self) -> usize;
+    /// What it waits for, as the search for deadlocks sees it.
+    fn waits_for(&self) -> Target {
+        Target::Other
+    }
     /// Shows the collector what it holds.
     fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError>;
 }
@@ -63,11 +68,11 @@ pub(super) fn refused(error: io::Error) -> PyErr {
 const NAP_NS: u64 = 20_000_000;
 
 /// A waiter of a shared object, for a thread.
-struct Sleeper<'a>(&'a Waiter, Option<u64>);
+struct Sleeper<'a>(&'a Waiter, Option<u64>, Option<&'a Waiting>);
 
 impl Waitable for Sleeper<'_> {
     fn happened(&self) -> bool {
-        self.0.woken()
+        self.0.woken() || self.2.is_some_and(Waiting::doomed)
     }
 
     /// Sleeps, since coming back means to wait for the GIL: a thread until it is over, the main thread for a moment.
@@ -89,7 +94,7 @@ impl Waitable for Sleeper<'_> {
     }
 
     fn announce_main(&self) -> bool {
-        !self.0.woken()
+        !self.happened()
     }
 
     fn sleep_main(&self, alarm: BorrowedFd<'_>, deadline_ns: Option<u64>) -> Sleep {
@@ -135,7 +140,12 @@ pub(super) fn block_on(
     loop {
         match queue(py, operation, deadline)? {
             Some(waiter) => {
-                while !waiter.gone() && gil::wait(py, &Sleeper(&waiter, deadline), true, deadline)? {
+                let watched = watch(py, operation, &waiter, deadline);
+                let sleeper = Sleeper(&waiter, deadline, watched.as_ref());
+                while !waiter.gone() && gil::wait(py, &sleeper, true, deadline)? {
+                    if let Some(raised) = watched.as_ref().and_then(Waiting::doom) {
+                        return Err(raised);
+                    }
                     if let Some(done) = operation.attempt(py, Some(&waiter))? {
                         return Ok(Some(done));
                     }
@@ -157,13 +167,29 @@ pub(super) fn block_on(
     }
 }
 
+/// Has the search for deadlocks know of a wait, where there is one: here, or in another process that uses the object.
+fn watch(py: Python<'_>, operation: &dyn Attempt, waiter: &Waiter, deadline: Option<u64>) -> Option<Waiting> {
+    join_in(py, operation);
+    if !deadlocks::on() {
+        return None;
+    }
+    let wake = Wake::Slot(Arc::clone(waiter.object()), waiter.gate(), waiter.slot());
+    deadlocks::wait(py, operation.waits_for(), wake, deadline.is_some(), false)
+}
+
+fn join_in(py: Python<'_>, operation: &dyn Attempt) {
+    if !deadlocks::on() && operation.object().deadlocks_watched() {
+        deadlocks::join_in(py);
+    }
+}
+
 /// Sleeps, in a thread, until `told`. False when the deadline has passed.
 ///
 /// # Errors
 /// What a signal's handler raised.
 pub(super) fn sleep(py: Python<'_>, waiter: &Waiter, deadline: Option<u64>, told: impl Fn() -> bool) -> PyResult<bool> {
     let _standstill = Standstill::begin(py);
-    while gil::wait(py, &Sleeper(waiter, deadline), true, deadline)? {
+    while gil::wait(py, &Sleeper(waiter, deadline, None), true, deadline)? {
         if told() {
             return Ok(true);
         }
@@ -237,6 +263,7 @@ impl<A: Attempt> Awaited<A> {
     /// Queues a waiter whose task is told by `listener`. False when it may go by now.
     fn wait(&mut self, py: Python<'_>, place: &Place) -> PyResult<bool> {
         if self.waiter.is_none() {
+            join_in(py, &self.operation);
             self.waiter = match self.operation.queue(Kind::Task) {
                 Ok(Some(waiter)) => Some(waiter),
                 Ok(None) => return Ok(false),
@@ -280,6 +307,10 @@ impl<A: Attempt> Operation for Awaited<A> {
 
     fn leave(&mut self, _py: Python<'_>, _place: &mut Place) {
         self.stop();
+    }
+
+    fn waits_for(&self) -> Target {
+        self.operation.waits_for()
     }
 
     /// Who is next is told as by any waker.

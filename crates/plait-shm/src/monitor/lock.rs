@@ -43,6 +43,8 @@ struct Words {
     died: AtomicU64,
     /// When somebody last looked whether the owner is dead.
     looked: AtomicU64,
+    /// The thread in which the last task to take it ran.
+    carrier: AtomicU32,
 }
 
 /// Who owns a lock.
@@ -178,6 +180,14 @@ impl Lock {
     pub fn find(segment: Arc<Segment>, reentrant: bool) -> Option<Self> {
         let object = Object::find(segment, KIND, &RULES)?;
         (object.parameter(0) == u64::from(reentrant)).then(|| Self {
+            object: Handle::new(object),
+        })
+    }
+
+    /// The lock in a segment, of whatever kind.
+    #[must_use]
+    pub fn find_any(segment: Arc<Segment>) -> Option<Self> {
+        Object::find(segment, KIND, &RULES).map(|object| Self {
             object: Handle::new(object),
         })
     }
@@ -379,6 +389,18 @@ impl Lock {
     #[must_use]
     pub fn owner(&self) -> Option<Owner> {
         Owner::of(self.words().owner.load(Relaxed))
+    }
+
+    /// Says in which thread its owner runs, for an owner that is a task.
+    pub fn set_carrier(&self, thread: u32) {
+        // Relaxed: to be told to people, and looked at twice by those who search for deadlocks.
+        self.words().carrier.store(thread, Relaxed);
+    }
+
+    /// The thread in which the last task to take it ran.
+    #[must_use]
+    pub fn carrier(&self) -> u32 {
+        self.words().carrier.load(Relaxed)
     }
 
     /// Whether somebody has it, or had it and died.

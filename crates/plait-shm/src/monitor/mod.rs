@@ -15,6 +15,7 @@
 //! | [`waiter`] | a waiter of this process, asleep or not |
 //! | [`channel`] | messages in a ring, put and got by all |
 //! | [`store`] | blocks of a channel for what is too large for its ring |
+//! | [`board`] | what a process tells others of its waits, for the search for deadlocks |
 //! | [`copying`] | how such a block is filled, past the caches or through them |
 //!
 //! The protocol is in `docs/design/shared-sync.md`.
@@ -23,6 +24,7 @@
 pub mod barrier;
 #[cfg(not(loom))]
 pub mod bell;
+pub mod board;
 #[cfg(not(loom))]
 pub mod channel;
 #[cfg(not(loom))]

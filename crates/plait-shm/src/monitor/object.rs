@@ -17,15 +17,16 @@ use plait_sys::robust::{Held, Robust};
 use plait_sys::{fork, time};
 
 use super::bell;
-use super::gate::{Gate, GateWords, Kind, Slot, Woken};
+use super::gate::{Gate, GateWords, Kind, Slot, Woken, word};
 use super::peers;
 use super::seats::{Process, Seats};
 use crate::guarded::Kept;
 use crate::post;
-use crate::segment::Segment;
+use crate::segment::{Segment, Source};
 use crate::sync::{
     AtomicU32, AtomicU64,
     Ordering::{Acquire, Relaxed, Release},
+    full_fence,
 };
 
 /// Waiters at a gate at a time; more of them wait for a free slot.
@@ -47,6 +48,8 @@ struct Header {
     /// Written last.
     magic: AtomicU64,
     kind: AtomicU32,
+    /// 1 once a process that watches for deadlocks has used it: those that wait at it do so too.
+    deadlocks: AtomicU32,
     /// What it was made with.
     parameters: [AtomicU64; 4],
     seats: Seats,
@@ -396,6 +399,65 @@ impl Object {
     /// Tells all who sleep for a free slot of a gate that there is one.
     pub fn tell_freed(&self, gate: usize) {
         futex::wake(self.gate(gate).full(), u32::MAX, Scope::Shared);
+    }
+
+    /// Has the thread in a slot of this process come back from its sleep, to look for what does not come by the gate.
+    pub fn poke(&self, gate: usize, slot: u32) {
+        let word = self.word(gate, slot);
+        full_fence(); // pairs with that of `Gate::await_more`: who queued again in the midst of this looks afterwards
+        word.fetch_or(word::POKED, Release);
+        futex::wake(word, 1, Scope::Shared);
+    }
+
+    /// From now on all processes that wait at it watch for deadlocks; others find this one's waits at `board`.
+    ///
+    /// # Errors
+    /// As for [`seat`](Self::seat).
+    #[inline]
+    pub fn show_board(&self, board: Source) -> io::Result<()> {
+        let seat = self.seat()?;
+        if !self.seats().has_board(seat) {
+            self.header().deadlocks.store(1, Relaxed);
+            self.seats().hang_board(seat, board);
+        }
+        Ok(())
+    }
+
+    /// Others find this process's waits no more.
+    pub fn hide_board(&self) {
+        let seat = self.seat.load(Acquire);
+        if seat != 0 && (seat >> 32) as u32 == fork::generation() {
+            self.seats().take_board_down(seat as u32 - 1);
+        }
+    }
+
+    /// Whether this process has done [that](Self::show_board).
+    #[inline]
+    #[must_use]
+    pub fn shows_board(&self) -> bool {
+        let seat = self.seat.load(Relaxed);
+        seat != 0 && (seat >> 32) as u32 == fork::generation() && self.seats().has_board(seat as u32 - 1)
+    }
+
+    /// Whether deadlocks are watched for by somebody who uses it.
+    #[inline]
+    #[must_use]
+    pub fn deadlocks_watched(&self) -> bool {
+        self.header().deadlocks.load(Relaxed) != 0
+    }
+
+    /// The objects that this process has a seat in.
+    #[must_use]
+    pub fn seated() -> Vec<Arc<Self>> {
+        let known = KNOWN.lock();
+        let all = known.iter().flat_map(HashMap::values).filter_map(Weak::upgrade);
+        let found: Vec<Arc<Self>> = all.collect();
+        drop(known);
+        let here = |object: &Arc<Self>| (object.seat.load(Acquire) >> 32) as u32 == fork::generation();
+        found
+            .into_iter()
+            .filter(|object| object.seat.load(Acquire) != 0 && here(object))
+            .collect()
     }
 
     /// Sleeps until a slot of a gate may have become free, for a while at most: nobody is poked here.

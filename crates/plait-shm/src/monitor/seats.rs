@@ -10,6 +10,7 @@ use plait_sys::mem::Identity;
 use plait_sys::poll::BytePipe;
 use plait_sys::robust::{Held, Robust};
 
+use crate::segment::Source;
 use crate::sync::{
     AtomicU32, AtomicU64,
     Ordering::{Acquire, Relaxed, Release},
@@ -57,6 +58,10 @@ pub struct Seat {
     doorbell: AtomicU32,
     device: AtomicU64,
     inode: AtomicU64,
+    /// The board of its process, by its descriptor plus one, and what is found there. 0: it has none.
+    board: AtomicU32,
+    board_device: AtomicU64,
+    board_inode: AtomicU64,
     /// Raised, and woken, by whoever wakes a task of the process.
     pub bell: AtomicU32,
     /// Messages that it has taken, under the guard of the gate that it takes them from.
@@ -107,6 +112,7 @@ impl Seats {
         if let Some(index) = (0..used).find(mine) {
             let seat = self.at(index);
             seat.doorbell.store(0, Relaxed);
+            seat.board.store(0, Relaxed);
             seat.left.store(0, Relaxed);
             return Some(index);
         }
@@ -117,6 +123,7 @@ impl Seats {
             count.store(0, Relaxed);
         }
         seat.doorbell.store(0, Relaxed);
+        seat.board.store(0, Relaxed);
         seat.left.store(0, Relaxed);
         seat.started.store(process.started, Relaxed);
         // Release: pairs with `holder` [seat.taken].
@@ -162,6 +169,47 @@ impl Seats {
     pub fn taken(&self) -> impl Iterator<Item = (u32, Process)> + '_ {
         let used = self.used.load(Acquire);
         (0..used).filter_map(|index| self.holder(index).map(|process| (index, process)))
+    }
+
+    /// Says where the board of the seat's process is: the caller.
+    pub fn hang_board(&self, index: u32, board: Source) {
+        let _held = self.lock();
+        let seat = self.at(index);
+        seat.board_device.store(board.identity.device, Relaxed);
+        seat.board_inode.store(board.identity.inode, Relaxed);
+        // Release: pairs with `board`.
+        seat.board.store(board.fd as u32 + 1, Release);
+    }
+
+    /// The seat's process has no board any more.
+    pub fn take_board_down(&self, index: u32) {
+        let _held = self.lock();
+        self.at(index).board.store(0, Relaxed);
+    }
+
+    /// Whether the seat's process has said where its board is.
+    #[inline]
+    #[must_use]
+    pub fn has_board(&self, index: u32) -> bool {
+        self.at(index).board.load(Relaxed) != 0
+    }
+
+    /// Where the board of a seat's process is.
+    #[must_use]
+    pub fn board(&self, index: u32) -> Option<Source> {
+        let seat = self.at(index);
+        // Acquire: pairs with `hang_board`.
+        let fd = seat.board.load(Acquire).checked_sub(1)?;
+        let identity = Identity {
+            device: seat.board_device.load(Relaxed),
+            inode: seat.board_inode.load(Relaxed),
+        };
+        let pid = self.holder(index)?.pid;
+        Some(Source {
+            pid,
+            fd: fd as i32,
+            identity,
+        })
     }
 
     /// From now on whoever takes a seat rings this pipe, which is open here as `fd`. Who has taken one before is seen by who looks now.

@@ -54,6 +54,12 @@ impl Waiter {
         })
     }
 
+    /// Where it waits.
+    #[must_use]
+    pub fn object(&self) -> &Arc<Object> {
+        &self.object
+    }
+
     /// Its slot.
     #[must_use]
     pub fn slot(&self) -> u32 {

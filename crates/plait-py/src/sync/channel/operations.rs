@@ -9,6 +9,7 @@ use pyo3::prelude::*;
 use pyo3::{PyTraverseError, PyVisit};
 
 use super::{ChannelCore, State, list, refusal};
+use crate::sync::deadlocks::Target;
 use crate::sync::inbox::Task;
 use crate::sync::operation::{Operation, Place};
 use crate::sync::rouse;
@@ -96,6 +97,10 @@ impl Operation for Get {
         }
     }
 
+    fn waits_for(&self) -> Target {
+        Target::Local(self.channel.as_ptr())
+    }
+
     fn leave(&mut self, py: Python<'_>, place: &mut Place) {
         leave(py, self.channel.get(), Want::Get, place);
     }
@@ -136,6 +141,10 @@ impl Operation for GetMany {
             }
             Err(refused) => refusal(py, refused, End::ShutDown).map(|()| None),
         }
+    }
+
+    fn waits_for(&self) -> Target {
+        Target::Local(self.channel.as_ptr())
     }
 
     fn leave(&mut self, py: Python<'_>, place: &mut Place) {
@@ -183,6 +192,10 @@ impl Operation for Put {
             }
             Err(refused) => refusal(py, refused, End::ShutDown).map(|()| None),
         }
+    }
+
+    fn waits_for(&self) -> Target {
+        Target::Local(self.channel.as_ptr())
     }
 
     fn leave(&mut self, py: Python<'_>, place: &mut Place) {
@@ -253,6 +266,10 @@ impl Operation for PutMany {
         }
     }
 
+    fn waits_for(&self) -> Target {
+        Target::Local(self.channel.as_ptr())
+    }
+
     fn leave(&mut self, py: Python<'_>, place: &mut Place) {
         leave(py, self.channel.get(), Want::Put, place);
     }
@@ -284,6 +301,10 @@ impl Operation for Join {
     fn attempt(&mut self, py: Python<'_>, place: Option<&mut Place>) -> PyResult<Option<Py<PyAny>>> {
         let done = attempt(py, self.channel.get(), Want::Join, place, |state| state.joined());
         Ok(done.is_ok().then(|| py.None()))
+    }
+
+    fn waits_for(&self) -> Target {
+        Target::Local(self.channel.as_ptr())
     }
 
     fn leave(&mut self, py: Python<'_>, place: &mut Place) {

@@ -10,6 +10,7 @@ use pyo3::{PyTraverseError, PyVisit};
 
 use super::deadline;
 use crate::sync::awaiting::Awaiting;
+use crate::sync::deadlocks::Target;
 use crate::sync::inbox::Task;
 use crate::sync::operation::{Operation, Place, block_on};
 use crate::sync::rouse;
@@ -43,6 +44,10 @@ impl Operation for Wait {
             }
         };
         Ok(told.then(|| PyBool::new(py, true).to_owned().into_any().unbind()))
+    }
+
+    fn waits_for(&self) -> Target {
+        Target::Local(self.of.as_ptr())
     }
 
     fn leave(&mut self, _py: Python<'_>, place: &mut Place) {

@@ -11,6 +11,7 @@ use super::patience_of_lock;
 use super::raw::{self, Quick, Texts};
 use super::take::{self, By, Permitting, enter_in_task, take, take_in_task, try_take_in_task};
 use crate::sync::awaiting::Awaiting;
+use crate::sync::deadlocks::{Holding, Slot};
 use crate::sync::inbox::Task;
 
 /// What `plait.Lock` is made of; see there.
@@ -18,11 +19,32 @@ use crate::sync::inbox::Task;
 pub(crate) struct LockCore {
     permits: Permits<Task>,
     owner: Owner,
+    slot: Slot,
+}
+
+impl Holding for LockCore {
+    fn holder(&self) -> usize {
+        // The owner of one that is free has not taken its name away, or another has not yet put its own there.
+        if self.permits.free() == 0 { self.owner.word() } else { 0 }
+    }
+
+    fn slot(&self) -> &Slot {
+        &self.slot
+    }
+
+    fn reentrant(&self) -> bool {
+        false
+    }
 }
 
 impl Permitting for LockCore {
     fn permits(&self) -> &Permits<Task> {
         &self.permits
+    }
+
+    #[inline]
+    fn holding(&self) -> Option<&(dyn Holding + 'static)> {
+        Some(self)
     }
 
     #[inline]
@@ -97,6 +119,7 @@ impl LockCore {
         Self {
             permits: Permits::new(1, 1),
             owner: Owner::default(),
+            slot: Slot::new(),
         }
     }
 

@@ -20,7 +20,7 @@ unsafe extern "C" {
 
 /// The number by which `threading` knows the calling thread. It is even: an address.
 #[inline]
-pub(super) fn thread() -> usize {
+pub(in crate::sync) fn thread() -> usize {
     // SAFETY: it has no preconditions.
     unsafe { PyThread_get_thread_ident() as usize }
 }
@@ -84,6 +84,11 @@ impl Owner {
     #[inline]
     pub(super) fn is_thread(&self, thread: usize) -> bool {
         self.word.load(Relaxed) == thread
+    }
+
+    /// A thread's number, a task's address with a bit, or 0.
+    pub(super) fn word(&self) -> usize {
+        self.word.load(Relaxed)
     }
 
     /// Whether a task has it.

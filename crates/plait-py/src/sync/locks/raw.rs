@@ -7,13 +7,16 @@
 use std::ffi::CStr;
 
 use pyo3::prelude::*;
-use pyo3::{PyClass, PyTypeInfo, ffi};
+use pyo3::{Borrowed, PyTypeInfo, ffi};
 
 use super::done::Done;
+use super::take::Permitting;
+use crate::sync::deadlocks::{self, How};
+use crate::sync::locks::owner;
 use crate::sync::slots::{self, this};
 
 /// What goes without a wait.
-pub(super) trait Quick: PyClass<Frozen = pyo3::pyclass::boolean_struct::True> + Sync {
+pub(super) trait Quick: Permitting {
     /// Takes it for the calling thread, without Python code or a touch of a reference count; false when that takes longer.
     fn take_now(&self) -> bool;
     /// Gives it back in the same way; false when that takes longer, or is refused.
@@ -22,6 +25,47 @@ pub(super) trait Quick: PyClass<Frozen = pyo3::pyclass::boolean_struct::True> + 
     fn take_in_task_now(&self, py: Python<'_>) -> bool;
     /// Gives it back in a task; false when that takes longer, or is refused.
     fn give_in_task_now(&self, py: Python<'_>) -> bool;
+}
+
+/// Notes that it was taken for the first time by whoever has it.
+///
+/// # Safety
+/// Attached; `slf` is alive.
+#[inline(never)]
+unsafe fn note_taken<C: Quick>(slf: *mut ffi::PyObject, how: How) {
+    // SAFETY: the caller's promise.
+    let (object, this) = unsafe { (Borrowed::from_ptr(Python::assume_attached(), slf), this::<C>(&slf)) };
+    if let Some(lock) = this.holding()
+        && lock.times() == 1
+    {
+        deadlocks::took(&object, lock.slot(), lock.holder(), owner::thread(), how);
+    }
+}
+
+/// Notes that it is about to be given back for the last time.
+///
+/// # Safety
+/// Attached; `slf` is alive.
+#[inline(never)]
+unsafe fn note_given<C: Quick>(slf: *mut ffi::PyObject) {
+    // SAFETY: the caller's promise.
+    if let Some(lock) = unsafe { this::<C>(&slf) }.holding()
+        && lock.times() == 1
+    {
+        deadlocks::gave(lock.slot(), lock.holder());
+    }
+}
+
+/// Notes that it was taken by a `with`.
+///
+/// # Safety
+/// Attached; `slf` is alive.
+#[cold]
+unsafe fn note_with<C: Quick>(slf: *mut ffi::PyObject) {
+    // SAFETY: the caller's promise.
+    if let Some(lock) = unsafe { this::<C>(&slf) }.holding() {
+        deadlocks::took_by_with(lock.slot());
+    }
 }
 
 /// Calls the method of this name with the same arguments.
@@ -57,6 +101,9 @@ unsafe extern "C" fn acquire<C: Quick>(
     // SAFETY: the interpreter calls it so.
     unsafe {
         if count == 0 && names.is_null() && this::<C>(&slf).take_now() {
+            if deadlocks::on() {
+                note_taken::<C>(slf, How::Call);
+            }
             ffi::Py_NewRef(ffi::Py_True())
         } else {
             slowly(slf, c"_acquire", values, count, names)
@@ -68,9 +115,16 @@ unsafe extern "C" fn enter<C: Quick>(slf: *mut ffi::PyObject, _none: *mut ffi::P
     // SAFETY: the interpreter calls it so.
     unsafe {
         if this::<C>(&slf).take_now() {
+            if deadlocks::on() {
+                note_taken::<C>(slf, How::With);
+            }
             ffi::Py_NewRef(ffi::Py_True())
         } else {
-            slowly(slf, c"_acquire", std::ptr::null(), 0, std::ptr::null_mut())
+            let taken = slowly(slf, c"_acquire", std::ptr::null(), 0, std::ptr::null_mut());
+            if deadlocks::on() && !taken.is_null() {
+                note_with::<C>(slf);
+            }
+            taken
         }
     }
 }
@@ -78,6 +132,9 @@ unsafe extern "C" fn enter<C: Quick>(slf: *mut ffi::PyObject, _none: *mut ffi::P
 unsafe extern "C" fn release<C: Quick>(slf: *mut ffi::PyObject, _none: *mut ffi::PyObject) -> *mut ffi::PyObject {
     // SAFETY: the interpreter calls it so.
     unsafe {
+        if deadlocks::on() {
+            note_given::<C>(slf);
+        }
         if this::<C>(&slf).give_now() {
             ffi::Py_NewRef(ffi::Py_None())
         } else {
@@ -132,6 +189,9 @@ unsafe extern "C" fn aenter<C: Quick>(slf: *mut ffi::PyObject, _none: *mut ffi::
     // SAFETY: the interpreter calls it so, attached.
     unsafe {
         if this::<C>(&slf).take_in_task_now(Python::assume_attached()) {
+            if deadlocks::on() {
+                note_taken::<C>(slf, How::With);
+            }
             done()
         } else {
             slowly(slf, c"_aenter", std::ptr::null(), 0, std::ptr::null_mut())
@@ -146,6 +206,9 @@ unsafe extern "C" fn aexit<C: Quick>(
 ) -> *mut ffi::PyObject {
     // SAFETY: the interpreter calls it so, attached.
     unsafe {
+        if deadlocks::on() {
+            note_given::<C>(slf);
+        }
         if this::<C>(&slf).give_in_task_now(Python::assume_attached()) {
             done()
         } else {

@@ -15,6 +15,7 @@ use super::raw::{self, Quick, Texts};
 use super::take::{self, By, Permitting, enter_in_task, take, take_in_task, try_take_in_task};
 use super::{Patience, patience_of_lock};
 use crate::sync::awaiting::Awaiting;
+use crate::sync::deadlocks::{Holding, How, Slot};
 use crate::sync::inbox::Task;
 
 /// What `plait.RLock` is made of; see there.
@@ -22,13 +23,38 @@ use crate::sync::inbox::Task;
 pub(crate) struct RLockCore {
     permits: Permits<Task>,
     owner: Owner,
+    slot: Slot,
     /// How often the owner has it. Relaxed: the permit hands it over, and others only look.
     count: AtomicU64,
+}
+
+impl Holding for RLockCore {
+    fn holder(&self) -> usize {
+        // The owner of one that is free has not taken its name away, or another has not yet put its own there.
+        if self.permits.free() == 0 { self.owner.word() } else { 0 }
+    }
+
+    fn slot(&self) -> &Slot {
+        &self.slot
+    }
+
+    fn reentrant(&self) -> bool {
+        true
+    }
+
+    fn times(&self) -> u64 {
+        self.count.load(Relaxed)
+    }
 }
 
 impl Permitting for RLockCore {
     fn permits(&self) -> &Permits<Task> {
         &self.permits
+    }
+
+    #[inline]
+    fn holding(&self) -> Option<&(dyn Holding + 'static)> {
+        Some(self)
     }
 
     #[inline]
@@ -167,6 +193,7 @@ impl RLockCore {
         Self {
             permits: Permits::new(1, 1),
             owner: Owner::default(),
+            slot: Slot::new(),
             count: AtomicU64::new(0),
         }
     }
@@ -220,6 +247,7 @@ impl RLockCore {
         if !self.owned(py)? {
             return Err(not_owned());
         }
+        take::note_given(self);
         let saved = (self.count.swap(0, Relaxed), self.owner.any_task());
         self.give_permit(py).map(|()| saved)
     }
@@ -231,6 +259,7 @@ impl RLockCore {
         if task {
             let this = slf.get();
             this.taken(slf.py(), By::Task, count)?;
+            take::note_taken(slf, How::Call);
         }
         Ok(())
     }

@@ -9,9 +9,10 @@ use pyo3::prelude::*;
 use pyo3::types::PyBool;
 use pyo3::{PyClass, PyTraverseError, PyVisit};
 
-use super::Patience;
 use super::done::Done;
+use super::{Patience, owner};
 use crate::sync::awaiting::Awaiting;
+use crate::sync::deadlocks::{self, Holding, How, Target};
 use crate::sync::inbox::{self, Task};
 use crate::sync::operation::{Operation, Place, block_on};
 use crate::sync::rouse;
@@ -28,9 +29,33 @@ pub(super) trait Permitting: PyClass<Frozen = pyo3::pyclass::boolean_struct::Tru
     fn permits(&self) -> &Permits<Task>;
     /// The calling thread or task has got a permit.
     fn taken(&self, py: Python<'_>, by: By, count: u64) -> PyResult<()>;
+    /// What the search for deadlocks sees of it; None for what has no owner.
+    fn holding(&self) -> Option<&(dyn Holding + 'static)> {
+        None
+    }
     /// Takes it once more if the running task has it, and that is allowed.
     fn again(&self, _py: Python<'_>) -> PyResult<bool> {
         Ok(false)
+    }
+}
+
+/// Notes that the caller has got it, while deadlocks are watched for.
+#[inline]
+pub(super) fn note_taken<C: Permitting>(slf: &Bound<'_, C>, how: How) {
+    if deadlocks::on()
+        && let Some(lock) = slf.get().holding()
+    {
+        deadlocks::took(slf.as_any(), lock.slot(), lock.holder(), owner::thread(), how);
+    }
+}
+
+/// Notes that it is about to be given back.
+#[inline]
+pub(super) fn note_given<C: Permitting>(this: &C) {
+    if deadlocks::on()
+        && let Some(lock) = this.holding()
+    {
+        deadlocks::gave(lock.slot(), lock.holder());
     }
 }
 
@@ -81,12 +106,13 @@ pub(super) struct Take<C> {
     by: By,
     /// How often it is held afterwards, for those that can be held more than once.
     count: u64,
+    how: How,
 }
 
 impl<C: Permitting> Take<C> {
-    pub(super) fn new(from: &Bound<'_, C>, by: By, count: u64) -> Self {
+    pub(super) fn new(from: &Bound<'_, C>, by: By, count: u64, how: How) -> Self {
         let from = from.clone().unbind();
-        Self { from, by, count }
+        Self { from, by, count, how }
     }
 }
 
@@ -117,6 +143,7 @@ impl<C: Permitting> Operation for Take<C> {
             let _ = give(py, permits, 1);
             return Err(raised);
         }
+        note_taken(self.from.bind(py), self.how);
         Ok(Some(yes(py)))
     }
 
@@ -141,6 +168,13 @@ impl<C: Permitting> Operation for Take<C> {
         false
     }
 
+    fn waits_for(&self) -> Target {
+        match self.from.get().holding() {
+            Some(lock) => Target::Lock(self.from.as_ptr(), std::ptr::from_ref(lock)),
+            None => Target::Local(self.from.as_ptr()),
+        }
+    }
+
     fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
         visit.call(&self.from)
     }
@@ -149,13 +183,19 @@ impl<C: Permitting> Operation for Take<C> {
 /// Takes a permit for the calling thread, which waits as long as it may; whether it has one.
 pub(super) fn take<C: Permitting>(slf: &Bound<'_, C>, count: u64, patience: Patience) -> PyResult<bool> {
     let py = slf.py();
+    let how = match patience {
+        Patience::Until(None) => How::Call,
+        _ => How::Try,
+    };
     if slf.get().permits().try_take() {
-        return slf.get().taken(py, By::Thread, count).map(|()| true);
+        slf.get().taken(py, By::Thread, count)?;
+        note_taken(slf, how);
+        return Ok(true);
     }
     match patience {
         Patience::None => Ok(false),
         Patience::Until(deadline) => {
-            let mut operation = Take::new(slf, By::Thread, count);
+            let mut operation = Take::new(slf, By::Thread, count, how);
             block_on(py, &mut operation, deadline).map(|taken| taken.is_some())
         }
     }
@@ -163,22 +203,27 @@ pub(super) fn take<C: Permitting>(slf: &Bound<'_, C>, count: u64, patience: Pati
 
 /// Takes a permit for the calling task, which waits when it is awaited.
 pub(super) fn take_in_task<C: Permitting>(slf: &Bound<'_, C>, name: &'static str, count: u64) -> Awaiting {
-    Awaiting::new(name, Box::new(Take::new(slf, By::Task, count)))
+    Awaiting::new(name, Box::new(Take::new(slf, By::Task, count, How::Call)))
 }
 
 /// Takes a permit for the calling task, or once more, without waiting; whether it has one.
 pub(super) fn try_take_in_task<C: Permitting>(slf: &Bound<'_, C>) -> PyResult<bool> {
-    let mut operation = Take::new(slf, By::Task, 1);
+    try_take_so(slf, How::Try)
+}
+
+fn try_take_so<C: Permitting>(slf: &Bound<'_, C>, how: How) -> PyResult<bool> {
+    let mut operation = Take::new(slf, By::Task, 1, how);
     operation.attempt(slf.py(), None).map(|taken| taken.is_some())
 }
 
 /// What `async with` awaits to get in.
 pub(super) fn enter_in_task<C: Permitting>(slf: &Bound<'_, C>, name: &'static str) -> PyResult<Py<PyAny>> {
     let py = slf.py();
-    if try_take_in_task(slf)? {
+    if try_take_so(slf, How::With)? {
         return Done::get(py);
     }
-    Ok(Py::new(py, take_in_task(slf, name, 1))?.into_any())
+    let operation = Take::new(slf, By::Task, 1, How::With);
+    Ok(Py::new(py, Awaiting::new(name, Box::new(operation)))?.into_any())
 }
 
 /// Shows the collector who waits for permits.
