@@ -89,7 +89,11 @@ class EventLoop(SocketLoop):
     """
 
     def __init__(self, *, prompt: bool = True) -> None:
-        self.prompt = prompt
+        try:
+            self.prompt = prompt
+        except TypeError:
+            self._closed = True  # nothing is there yet that its finalizer would have to close
+            raise
         # Not that of the selector loop, which makes a selector and a pair of sockets.
         base.BaseEventLoop.__init__(self)
         self._transports = weakref.WeakValueDictionary()
