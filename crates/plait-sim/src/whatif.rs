@@ -1,8 +1,9 @@
 //! What if: a workload under a model, with so many workers, on so many cores; how long that takes, and how sure that is.
 //!
-//! The prediction is the median of a few runs of the items as recorded, at the costs as measured. Its interval comes from more runs, each with a sample
-//! drawn anew from those that were recorded (a bootstrap) and with costs drawn from their spread: what lies between the 5th and the
-//! 95th of a hundred of them. Long workloads are run in part, and go on at the pace of the middle of that part.
+//! The prediction is the median of a few runs of the items as recorded, at the costs as measured. Its interval comes from
+//! more runs, each with a sample drawn anew from those that were recorded (a bootstrap) and with costs drawn from their
+//! spread: what lies between the 5th and the 95th of a hundred of them. Long workloads are run in part, and go on at the
+//! pace of the middle of that part.
 
 use crate::calibrate::{Costs, Machine};
 use crate::engine::Chance;

@@ -217,7 +217,8 @@ fn a_sleeper_beside_n_spinners_waits_for_those_that_came_before() {
 
 #[test]
 fn a_part_that_does_not_look_delays_the_request() {
-    // Parts of 6 ms: the sleeper comes back 2 ms after one began, asks 5 ms later, and that is seen at the end of the next: 10 ms.
+    // Parts of 6 ms: the sleeper comes back 2 ms after one began, asks 5 ms later, and that is seen at the end of the next:
+    // 10 ms.
     let outcome = spinners_and_a_sleeper(1, 6 * MS);
     let wait = outcome.threads[0].of(State::GilWait);
     assert_eq!(wait, 40 * 10 * MS);
