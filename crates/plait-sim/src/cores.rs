@@ -148,6 +148,10 @@ impl Cores {
         self.line.push(Reverse((share.virtual_ns, self.entered, thread)));
     }
 
+    pub(crate) fn wake_ns(&self) -> u64 {
+        self.config.wake_ns
+    }
+
     pub(crate) fn waiting(&self) -> bool {
         !self.line.is_empty()
     }

@@ -402,6 +402,43 @@ fn short_releases_cost_when_others_want_the_gil() {
 }
 
 #[test]
+fn short_releases_signal_those_that_sleep_by_then() {
+    // A release each 20 us, and who is woken needs 80 us to look: every fourth finds a sleeper, whose signal costs 40 us.
+    let gil = GilConfig {
+        signal_ns: 40 * US,
+        ..GilConfig::default()
+    };
+    let mut config = WorldConfig { gil, ..config(2) };
+    config.cores.wake_ns = 80 * US;
+    let work = vec![Op::Hold(Hold {
+        ns: 20 * MS,
+        releases: 1000,
+        uninterruptible_ns: 20 * MS,
+    })];
+    let both = run(config, true, vec![work.clone(), work]);
+    // The first pays 10 us for each as long as the other waits; the other is alone then.
+    assert!(both.ns.abs_diff(20 * MS + 10 * MS + 20 * MS) < MS, "{}", both.ns);
+}
+
+#[test]
+fn releases_in_no_time_cost_nothing() {
+    let gil = GilConfig {
+        signal_ns: US,
+        switch_ns: US,
+        release_ns: US,
+        ..GilConfig::default()
+    };
+    let none = Op::Hold(Hold {
+        ns: 0,
+        releases: 100,
+        uninterruptible_ns: 0,
+    });
+    let lists = vec![vec![none, spin(MS)], vec![none, spin(MS)], vec![none, spin(MS)]];
+    let outcome = run(WorldConfig { gil, ..config(4) }, true, lists);
+    assert!(outcome.ns.abs_diff(3 * MS) < 20 * US, "{}", outcome.ns);
+}
+
+#[test]
 fn who_sleeps_for_ever_is_named() {
     let mut world = World::new(config(1));
     let thread = world.add_thread(None);
