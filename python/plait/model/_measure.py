@@ -167,7 +167,7 @@ def _switch_cost(steps: int = 150, rounds: int = 5) -> Cost:
             {str(number): [number] for number in range(500)}  # what it touches is what caches lose
 
     alone, both = _cpu_of(build, 1, 2 * rounds), _cpu_of(build, 2, rounds)
-    return _believed((both - alone) / max(1.0, both / sys.getswitchinterval()), 10e-6, 300e-6)
+    return _believed((both - alone) / max(1.0, both / sys.getswitchinterval()), 20e-6, 100e-6)
 
 
 def _thread_costs(tasks: int = 2000) -> dict[str, Cost]:
