@@ -80,11 +80,11 @@ class Profile:
                 head = file.read(64)
             if head.lstrip().startswith(b"{"):
                 return cls(_from_json(path))
-            return cls(_core.load_profile([path]), path)
+            return cls(_whole([path], path), path)
         traces = _traces(path)
         if not traces:
             raise ValueError(f"there is no trace in the folder {path!r}")
-        return cls(_core.load_profile(traces))
+        return cls(_whole(traces, path))
 
     @property
     def record(self) -> ProfileRecord:
@@ -232,6 +232,13 @@ class Profile:
         if self._record is None:
             return "<plait.Profile, not ended>"
         return f"<plait.Profile of {self.wall:.3f} s: {self.verdict}>"
+
+
+def _whole(traces: list[str], path: str) -> ProfileRecord:
+    record = _core.load_profile(traces)
+    if not record["processes"]:
+        raise ValueError(f"{path!r} holds nothing of any process: it is empty, or its program died as it began")
+    return record
 
 
 def _from_json(path: str) -> ProfileRecord:

@@ -122,7 +122,7 @@ unsafe extern "C" fn create_task<const N: usize>(
         };
         let task = pass(original, slf, Some(observed.as_ptr()), args, count as usize, names);
         if !task.is_null() {
-            created(&observed, &Borrowed::from_ptr(py, task), names);
+            observed.get().belongs_to(&Borrowed::from_ptr(py, task));
         }
         task
     }
@@ -143,21 +143,6 @@ pub(crate) unsafe fn observed(py: Python<'_>, coroutine: Object) -> Option<Bound
         return None;
     }
     Bound::new(py, ObservedCoroutine::new(coroutine.to_owned().unbind(), journal)).ok()
-}
-
-/// The task is there: tells its name, which asyncio has made if the program gave none.
-///
-/// # Safety
-/// `names` is null or a tuple of strings.
-pub(crate) unsafe fn created(observed: &Bound<'_, ObservedCoroutine>, task: &Bound<'_, PyAny>, names: Object) {
-    let py = observed.py();
-    // SAFETY: null or a tuple.
-    let names = unsafe { Bound::<PyAny>::from_borrowed_ptr_or_opt(py, names) };
-    let named = names.is_some_and(|names| names.contains(intern!(py, "name")).unwrap_or(true));
-    let name = task
-        .call_method0(intern!(py, "get_name"))
-        .and_then(|name| name.extract::<String>());
-    observed.get().announce(py, &name.unwrap_or_default(), !named);
 }
 
 /// `Handle._run`: callbacks that block the loop are written down, unless they are tasks.

@@ -8,6 +8,7 @@
 //! | `load` | profiles as dicts |
 //! | `loops` | classes of loops, looked at while a profile runs |
 //! | `observer` | its beginning and end |
+//! | `pooled` | tasks of pools that tell how long they waited |
 
 mod awaited;
 mod coroutine;
@@ -15,10 +16,11 @@ mod journal;
 mod load;
 mod loops;
 mod observer;
+mod pooled;
 
 use coroutine::UNNUMBERED;
 pub(crate) use coroutine::{ObservedCoroutine, handed_over, is_step};
-pub(crate) use loops::{Watch, created, observed};
+pub(crate) use loops::{Watch, observed};
 
 use pyo3::prelude::*;
 
@@ -30,6 +32,7 @@ pub(crate) fn is_on() -> bool {
 
 pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<ObservedCoroutine>()?;
+    module.add_class::<pooled::ObservedCall>()?;
     module.add_function(wrap_pyfunction!(load::load_profile, module)?)?;
     module.add_function(wrap_pyfunction!(load::write_perfetto, module)?)?;
     module.add_function(wrap_pyfunction!(loops::observing_methods, module)?)?;
@@ -39,6 +42,5 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(observer::observing, module)?)?;
     module.add_function(wrap_pyfunction!(observer::observe_forked, module)?)?;
     module.add_function(wrap_pyfunction!(observer::observe_thread, module)?)?;
-    module.add_function(wrap_pyfunction!(observer::observe_method, module)?)?;
-    module.add_function(wrap_pyfunction!(observer::observe_pooled, module)?)
+    module.add_function(wrap_pyfunction!(observer::observe_method, module)?)
 }
