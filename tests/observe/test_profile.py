@@ -122,10 +122,12 @@ async def main():
     with plait.profile() as found:
         await asyncio.create_task(child(), name="child")
     await before
+    release.set()
     assert [task["name"] for task in found.tasks] == ["child"]
     assert "old" in {thread["name"] for thread in found.threads}
     assert any("before the profile began" in method["why"] for method in found.methods)
 asyncio.run(main())
+old.join()
 results = []
 def elsewhere():
     with plait.profile(tasks=False, children=False) as found:
@@ -135,8 +137,6 @@ thread = threading.Thread(target=elsewhere, name="elsewhere")
 thread.start()
 thread.join()
 assert {"MainThread", "elsewhere"} <= {each["name"] for each in results[0].threads}
-release.set()
-old.join()
 """
     run_script(source)
 
@@ -231,3 +231,41 @@ assert len(found.processes) == 2, found.processes
 def test_arguments_are_checked(arguments: dict[str, Any], kind: type[Exception]) -> None:
     with pytest.raises(kind):
         plait.profile(**arguments)
+
+
+def test_tasks_of_thread_pools_tell_how_long_they_waited(run_script: Any) -> None:
+    source = """
+import concurrent.futures, plait, time, traceback
+def work(number):
+    time.sleep(0.1)
+    return number
+def fails():
+    raise ValueError
+with plait.profile() as found:
+    for kind in (concurrent.futures.ThreadPoolExecutor, plait.ThreadPool):
+        with kind(1) as pool:
+            assert [each.result() for each in [pool.submit(work, 1), pool.submit(work, number=2)]] == [1, 2]
+            error = pool.submit(fails).exception()
+            assert "observe" not in "".join(traceback.format_exception(error))
+pools = {(each["pool"], each["function"]): each for each in found.pools}
+for name in ("ThreadPoolExecutor", "ThreadPool"):
+    tasks = pools[name, "work"]
+    assert tasks["count"] == 2 and 0.2 <= tasks["run"] < 2 and 0.1 <= tasks["queue"] < 2, tasks
+"""
+    run_script(source)
+
+
+def test_functions_are_found_by_their_stacks(run_script: Any) -> None:
+    source = """
+import plait, time
+def busy():
+    end = time.process_time() + 0.3
+    while time.process_time() < end:
+        pass
+with plait.profile(rate=500) as found:
+    busy()
+top = found.functions[0]
+assert top["function"] == "busy" and top["self_cpu"] > 0.2, top
+assert 0 <= found.overhead["fraction"] < 0.5, found.overhead
+"""
+    run_script(source)
