@@ -1,7 +1,7 @@
 //! A process and its children as they are seen from outside: sampled, with the right to look and nothing else.
 //!
 //! How much time a thread had on cores and on the run queue is exact, from the kernel's counts. What it did with it, and what it waited for
-//! the rest of the time, is taken from looks: those that found it on a core share its time on cores, the others share the rest.
+//! the rest of the time, is taken from looks: each says what was done since the one before.
 
 use crate::calls::waiting;
 use crate::proc::{Call, Scheduled, Stat, SwitchCount, Tasks, line};
@@ -226,12 +226,18 @@ struct Seen {
     begun: u64,
     scheduled: Scheduled,
     switches: SwitchCount,
-    /// Looks that found it in each state.
-    looks: [u32; 8],
+    /// Nanoseconds between looks, by the state that the later one found.
+    spent: [u64; 8],
+    /// When it was last looked at, what the kernel had counted then, and what was found.
+    looked: u64,
+    counted: Scheduled,
+    found: Option<State>,
     /// What its last look found, on a core and off.
     last: [Option<State>; 2],
     places: HashMap<(u32, u32), u32>,
     begun_for: Option<u32>,
+    /// Whether it is one of Python's that needs the GIL.
+    wants_gil: bool,
     call: Option<&'static str>,
     is_here: bool,
 }
@@ -307,6 +313,7 @@ impl Process {
         let files = &self.files;
         let stat = Stat::parse(files.read(tid, "stat", buffer).ok()?)?;
         let call = files.read(tid, "syscall", buffer).ok().and_then(Call::parse);
+        let scheduled = Scheduled::parse(files.read(tid, "schedstat", buffer).ok()?)?;
         let seen = match self.threads.entry(tid) {
             Entry::Occupied(entry) => entry.into_mut(),
             Entry::Vacant(entry) => entry.insert(Seen::begin(files, tid, now, buffer)?),
@@ -318,6 +325,7 @@ impl Process {
         if let (Ok(reader), Some(thread)) = (&mut self.reader, thread) {
             gil = reader.gil;
             free_threaded = reader.stacks.layout().free_threaded();
+            seen.wants_gil = !free_threaded;
             if reader.stacks.stack(thread, &mut self.stack).is_ok() {
                 let functions = reader.stacks.functions();
                 works = waits_for_work(&self.stack, functions);
@@ -329,9 +337,8 @@ impl Process {
         }
         let holds = thread.is_some_and(|thread| holder == Some(thread.state)) && !free_threaded;
         let (state, name) = state(stat.state, call, gil, holds, works);
-        seen.looks[state as usize] += 1;
-        seen.last[usize::from(!on_core(state))] = Some(state);
         seen.call = name.or(seen.call);
+        seen.note(state, scheduled, now);
         Some(())
     }
 
@@ -368,7 +375,7 @@ impl Process {
             seen.begun = now;
             seen.scheduled = scheduled;
             seen.switches = switches;
-            seen.looks = [0; 8];
+            seen.spent = [0; 8];
             seen.places.clear();
         }
     }
@@ -383,8 +390,32 @@ impl Seen {
             begun: now,
             scheduled,
             switches,
+            looked: now,
+            counted: scheduled,
             ..Seen::default()
         })
+    }
+
+    /// Notes a look: what was spent on cores and off them since the one before.
+    fn note(&mut self, found: State, counted: Scheduled, now: u64) {
+        let before = self.found.replace(found);
+        // Who waited for the GIL, and has been woken without having it, is on his way to it.
+        let late = before == Some(State::GilWait) && found == State::OnCpuReleased;
+        let state = if late { State::GilWait } else { found };
+        self.last[usize::from(!on_core(state))] = Some(state);
+        let on_cpu = counted.on_cpu.saturating_sub(self.counted.on_cpu);
+        let ready = counted.ready.saturating_sub(self.counted.ready);
+        let off = now
+            .saturating_sub(self.looked)
+            .saturating_sub(on_cpu)
+            .saturating_sub(ready);
+        for (last, time) in self.last.iter().zip([on_cpu, off]) {
+            if let Some(state) = last {
+                self.spent[*state as usize] += time;
+            }
+        }
+        self.looked = now;
+        self.counted = counted;
     }
 }
 
@@ -434,28 +465,28 @@ fn state(
     (state, name)
 }
 
-/// Divides an interval: the time on cores among the looks that found it there, the rest among the others.
+/// Divides an interval: the time on cores, and the time neither there nor on the run queue, each as the looks have it.
 fn shares(seen: &Seen, on_cpu: f64, ready: f64) -> [f64; 8] {
     // The kernel counts a little behind and ahead.
     let on_cpu = on_cpu.clamp(0.0, 1.0);
     let ready = ready.clamp(0.0, 1.0 - on_cpu);
     let mut shares = [0.0; 8];
     shares[State::Ready as usize] = ready;
-    let kinds = [
-        (true, on_cpu, State::OnCpuGil),
-        (false, 1.0 - on_cpu - ready, State::IoWait),
-    ];
+    let running = if seen.wants_gil {
+        State::OnCpuGil
+    } else {
+        State::OnCpuReleased
+    };
+    let kinds = [(true, on_cpu, running), (false, 1.0 - on_cpu - ready, State::IoWait)];
     for (on, time, otherwise) in kinds {
         let states = State::ALL.into_iter().filter(|&state| on_core(state) == on);
-        let all: u32 = states.clone().map(|state| seen.looks[state as usize]).sum();
+        let all: u64 = states.clone().map(|state| seen.spent[state as usize]).sum();
         if all == 0 {
             // No look fell into it: it does what it did.
             let state = seen.last[usize::from(!on)].unwrap_or(otherwise);
             shares[state as usize] += time;
         } else {
-            states.for_each(|state| {
-                shares[state as usize] += time * f64::from(seen.looks[state as usize]) / f64::from(all)
-            });
+            states.for_each(|state| shares[state as usize] += time * seen.spent[state as usize] as f64 / all as f64);
         }
     }
     shares

@@ -362,8 +362,13 @@ fn flows(profile: &Profile) -> Flows {
             let Some((holder, until)) = holder_before(strip, got, thread) else {
                 continue;
             };
-            // Who did not hold it when the wait began may have had it meanwhile, but long ago.
-            if until < lane.start[index - 1] {
+            // The wait goes back over the time without a core; who gave the GIL away before it was another's holder.
+            let waits = [State::GilWait as u32, State::Ready as u32];
+            let first = (0..index)
+                .rev()
+                .take_while(|&before| waits.contains(&lane.key[before]))
+                .last();
+            if first.is_none_or(|first| until < lane.start[first]) {
                 continue;
             }
             let Some(other) = lanes.get(&holder) else { continue };

@@ -28,6 +28,10 @@ const SETTLED: u64 = 500_000;
 const RESTING: u64 = 5;
 /// How many looks without anything new make a rest.
 const TIRED: u32 = 20;
+/// Shares of one core, in percent, above which looks become rarer, and below which they become more frequent again; and how rare at most.
+const DEAR: u64 = 2;
+const CHEAP: u64 = 1;
+const RAREST: u64 = 4;
 /// Threads are counted every so many ticks where switches are exact, and the list of threads is read.
 const COUNT: u64 = 4;
 const SCAN: u64 = 100;
@@ -87,6 +91,9 @@ pub(super) struct Sampler {
     ticks: u64,
     /// Looks without anything new.
     idle: u32,
+    /// How many ticks it is from one look to the next, by what looks have cost.
+    pace: u64,
+    spent: u64,
     buffer: Vec<u8>,
     meters: Vec<&'static Meter>,
     list: Vec<Tid>,
@@ -133,7 +140,7 @@ impl Sampler {
         if let Ok(epoll) = epoll {
             let mut readable = Vec::new();
             loop {
-                let pace = if self.idle >= TIRED { RESTING } else { 1 };
+                let pace = if self.idle >= TIRED { RESTING } else { self.pace };
                 let next = monotonic_ns() + self.settings.tick * pace;
                 if epoll.wait(&mut readable, Some(next)).is_err() || readable.contains(&0) {
                     break;
@@ -161,6 +168,7 @@ impl Sampler {
         self.look_at_waits(now);
         self.look_at_stacks(now);
         if now - self.flushed >= FLUSH {
+            self.keep_pace(now - self.flushed);
             self.flushed = now;
             self.cost(now);
         }
@@ -461,6 +469,18 @@ impl Sampler {
         if frames.refused() {
             self.frames = None;
             self.method("stacks", "none", false, "memory cannot be read");
+        }
+    }
+
+    /// Looks as often as is cheap.
+    fn keep_pace(&mut self, wall: u64) {
+        let spent = thread_cpu_ns();
+        let share = (spent - self.spent) * 100 / wall;
+        self.spent = spent;
+        if share >= DEAR {
+            self.pace = (self.pace * 2).min(RAREST);
+        } else if share < CHEAP {
+            self.pace = (self.pace / 2).max(1);
         }
     }
 

@@ -2,17 +2,17 @@
 
 use std::collections::HashMap;
 
-use crate::fold::Options;
 use crate::fold::digest::{Digest, ThreadDigest};
 use crate::fold::stacks::Weighed;
 use crate::fold::tasks::{PoolSums, TaskDigest};
 use crate::fold::waits::{Key, Sum};
+use crate::fold::{Options, summary};
 use crate::lane::{Lane, NO_NOTE};
 use crate::profile::{
-    Await, Blocked, Frame, Function, GilStrip, LaneOf, Lock, MethodUsed, Owner, Place, Pool, Process, ProcessStates,
-    Profile, Sample, Task, Thread, Times, Wait,
+    Await, Blocked, Frame, Function, GilStrip, LaneOf, Lock, MethodUsed, Owner, Place, Pool, Process, Profile, Sample,
+    Task, Thread, Wait,
 };
-use crate::record::{Pid, Text, Tid, WaitKind};
+use crate::record::{Text, Tid, WaitKind};
 use crate::state::State;
 use crate::verdict;
 
@@ -86,7 +86,7 @@ impl Builder {
             exit: digest.log.code,
             cpu,
             gil_held: threads.iter().map(|thread| thread.held).fold(0, u64::saturating_add),
-            states: process_states(&digest, &threads, self.end),
+            states: summary::process_states(&digest, &threads, self.end),
         };
         self.profile.processes.push(process);
         for thread in &threads {
@@ -383,7 +383,11 @@ impl Builder {
         if tasks.len() > self.options.tasks {
             tasks.sort_by_key(|(task, _)| std::cmp::Reverse(task.wall));
             let others = tasks.split_off(self.options.tasks);
-            tasks.extend(together(others).into_iter().map(|task| (task, Lane::default())));
+            tasks.extend(
+                summary::together(others)
+                    .into_iter()
+                    .map(|task| (task, Lane::default())),
+            );
         }
         tasks.sort_by_key(|(task, _)| (task.start, task.pid, task.id));
         for (index, (task, lane)) in tasks.into_iter().enumerate() {
@@ -428,7 +432,7 @@ impl Builder {
         let cores = (cpu / wall).clamp(1.0, f64::from(profile.cores.max(1)));
         let cost = profile.overhead.observer_cpu.saturating_add(profile.overhead.hooks_cpu) as f64;
         profile.overhead.fraction = cost / (wall * cores);
-        profile.limits = limits(&profile);
+        profile.limits = summary::limits(&profile);
         verdict::judge(&mut profile);
         profile
     }
@@ -519,132 +523,5 @@ fn locks(digest: &Digest, thread: &ThreadDigest, name: impl Fn(Tid) -> String) -
         })
         .collect();
     found.sort_by(|one, other| (other.time, &one.lock, one.holder).cmp(&(one.time, &other.lock, other.holder)));
-    found
-}
-
-/// By the lanes of its threads: what runs, what could.
-fn process_states(digest: &Digest, threads: &[ThreadDigest], end: u64) -> ProcessStates {
-    let mut events: Vec<(u64, i64, i64)> = Vec::new();
-    for (start, length, key, _) in threads.iter().flat_map(|thread| thread.lane.segments()) {
-        let on = i64::from(key == State::OnCpuGil as u32 || key == State::OnCpuReleased as u32);
-        let ready = i64::from(key == State::Ready as u32);
-        if on + ready > 0 {
-            events.push((start, on, ready));
-            events.push((start + length, -on, -ready));
-        }
-    }
-    events.sort_unstable();
-    let begun = threads.iter().map(|thread| thread.from).min().unwrap_or(digest.to);
-    let mut states = ProcessStates {
-        new: begun - digest.from,
-        ..ProcessStates::default()
-    };
-    let (mut at, mut running, mut ready) = (begun, 0, 0);
-    for (time, on, could) in events.into_iter().chain([(digest.to, 0, 0)]) {
-        let length = time.saturating_sub(at);
-        *if running > 0 {
-            &mut states.running
-        } else if ready > 0 {
-            &mut states.ready
-        } else {
-            &mut states.waiting
-        } += length;
-        at = at.max(time);
-        running += on;
-        ready += could;
-    }
-    if digest.log.ended.is_some() {
-        states.terminated = end - digest.to;
-    }
-    states
-}
-
-/// Many tasks as one for each of their functions.
-fn together(tasks: Vec<(Task, Lane)>) -> Vec<Task> {
-    let mut found: HashMap<(Pid, String), (Task, u64)> = HashMap::new();
-    for (task, _) in tasks {
-        let (all, count) = found.entry((task.pid, task.function.clone())).or_insert_with(|| {
-            let (pid, tid, start, function) = (task.pid, task.tid, task.start, task.function.clone());
-            (
-                Task {
-                    pid,
-                    tid,
-                    start,
-                    function,
-                    ..Task::default()
-                },
-                0,
-            )
-        });
-        *count += 1;
-        all.start = all.start.min(task.start);
-        all.wall = all.wall.saturating_add(task.wall);
-        all.running = all.running.saturating_add(task.running);
-        all.ready = all.ready.saturating_add(task.ready);
-        all.awaiting = all.awaiting.saturating_add(task.awaiting);
-        all.steps = all.steps.saturating_add(task.steps);
-        all.longest_step = all.longest_step.max(task.longest_step);
-        for item in task.awaits {
-            let known = all
-                .awaits
-                .iter()
-                .position(|other| (&other.what, &other.place) == (&item.what, &item.place));
-            match known {
-                Some(index) => {
-                    let other = &mut all.awaits[index];
-                    other.count = other.count.saturating_add(item.count);
-                    other.time = other.time.saturating_add(item.time);
-                }
-                // What few of them await is not worth its room.
-                None if all.awaits.len() < 20 => all.awaits.push(item),
-                None => {}
-            }
-        }
-    }
-    let named = found.into_values().map(|(mut task, count)| {
-        task.name = format!("{count} tasks");
-        task.awaits.sort_by_key(|item| std::cmp::Reverse(item.time));
-        task
-    });
-    named.collect()
-}
-
-/// What could not be seen, in plain sentences.
-fn limits(profile: &Profile) -> Vec<String> {
-    let mut found = Vec::new();
-    for method in profile
-        .methods
-        .iter()
-        .filter(|method| !method.exact && !method.why.is_empty())
-    {
-        found.push(format!("{}: {}, since {}", method.what, method.how, method.why));
-    }
-    if profile.overhead.lost_records > 0 {
-        let lost = profile.overhead.lost_records;
-        found.push(format!(
-            "{lost} records were lost because there was no room for them: short events may be missing"
-        ));
-    }
-    let unseen = profile.threads.iter().fold(Times::default(), |mut sum, thread| {
-        let time = thread
-            .waits
-            .iter()
-            .filter(|wait| wait.kind.is_none())
-            .map(|wait| wait.time)
-            .fold(0, u64::saturating_add);
-        sum.add(State::IoWait, time);
-        sum
-    });
-    let waits = profile
-        .threads
-        .iter()
-        .map(|thread| thread.times.of(State::IoWait))
-        .fold(0, u64::saturating_add);
-    if unseen.sum() > waits / 10 && unseen.sum() > profile.wall / 100 {
-        let share = unseen.sum() as f64 * 100.0 / waits as f64;
-        found.push(format!(
-            "{share:.0} % of the time in I/O waits was spent in waits too short to look up what they waited for"
-        ));
-    }
     found
 }

@@ -10,6 +10,7 @@
 //! | `hold` | who held the GIL, and who waited for whom |
 //! | `tasks` | tasks of event loops, callbacks that held them, tasks of pools |
 //! | `roll` | a digest as records: the sums of what is dropped |
+//! | `summary` | sums over what a profile lists |
 //! | `build` | the digests of all processes as one [`Profile`] |
 
 mod build;
@@ -18,6 +19,7 @@ mod hold;
 mod log;
 mod roll;
 mod stacks;
+mod summary;
 mod tasks;
 mod timeline;
 mod waits;

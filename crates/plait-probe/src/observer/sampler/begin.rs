@@ -49,6 +49,8 @@ impl Sampler {
             flushed: 0,
             ticks: 0,
             idle: 0,
+            pace: 1,
+            spent: 0,
             buffer: Vec::new(),
             meters: Vec::new(),
             list: Vec::new(),
