@@ -312,7 +312,7 @@ fn begun(pid: Pid, records: &[Record]) -> Vec<(Pid, Record)> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 128, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn every_record_comes_back(records in records(), every in 1_usize..50) {

@@ -553,7 +553,7 @@ fn check_sums(profile: &Profile) -> Result<(), TestCaseError> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 250, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn whatever_comes_the_states_add_up(records in records(), lane in prop::sample::select(vec![0, 1, 50, 100_000])) {
