@@ -173,6 +173,7 @@ def test_children_of_every_kind_are_seen(script: Any, tmp_path: Path) -> None:
     assert "fork of program.py" in names
     assert 7 in [process["exit"] for process in report["processes"]]
     assert len({process["pid"] for process in report["processes"]}) >= 8
+    assert any("true" in limit and "-I" in limit for limit in report["limits"])
 
 
 def test_children_are_left_alone_on_demand(script: Any, tmp_path: Path) -> None:

@@ -34,7 +34,8 @@ assert second["function"] == "part"
 assert 0.08 < second["awaiting"] < 1, second
 assert 0.02 <= second["running"] < 0.5, second
 assert second["ready"] >= 0.015, second
-assert any(each["what"] == "sleep" and "inner" in each["place"] and each["place"].endswith(":4)") for each in second["awaits"]), second
+places = [each["place"] for each in second["awaits"] if each["what"] == "sleep"]
+assert any("inner" in place and place.endswith(":4)") for place in places), second
 total = second["running"] + second["ready"] + second["awaiting"]
 assert abs(total - second["wall"]) < 0.01 * second["wall"], second
 """
@@ -213,7 +214,8 @@ def test_children_stop_with_the_profile(run_script: Any) -> None:
     source = """
 import plait, subprocess, sys, time
 with plait.profile() as found:
-    child = subprocess.Popen([sys.executable, "-c", "print('up', flush=True); import time; time.sleep(60)"], stdout=subprocess.PIPE)
+    program = "print('up', flush=True); import time; time.sleep(60)"
+    child = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)
     child.stdout.readline()
     time.sleep(0.1)
 child.kill()

@@ -301,9 +301,20 @@ def collect(folder: str, into: str, exits: dict[int, int] | None = None) -> Prof
 
 
 def _notes(folder: str) -> list[str]:
-    """What children have left word of."""
+    """What children have left word of, and those that have not."""
     found: list[str] = []
-    for name in sorted(os.listdir(folder)):
+    names = sorted(os.listdir(folder))
+    told = {name.partition("-")[0].partition(".")[0] for name in names if not name.endswith(_session.STARTED)}
+    unseen: dict[str, int] = {}
+    for name in names:
+        if name.endswith(_session.STARTED) and name.removesuffix(_session.STARTED) not in told:
+            with open(os.path.join(folder, name), encoding="utf-8", errors="replace") as file:
+                program = file.read()
+            unseen[program] = unseen.get(program, 0) + 1
+    if unseen:
+        listed = ", ".join(program if count == 1 else f"{program} ({count} times)" for program, count in unseen.items())
+        found.append(f"Not looked into, since it is not Python or runs with -I, -E or -S: {listed}.")
+    for name in names:
         if name.endswith(".note"):
             with open(os.path.join(folder, name), encoding="utf-8", errors="replace") as file:
                 found.append(f"Process {name.removesuffix('.note')} was not observed: {file.read()}.")
@@ -418,8 +429,8 @@ def profile(save: Path | None = None, *, rate: float = 100.0, tasks: bool = True
     >>> with plait.profile() as found:
     ...     sum(number * number for number in range(1_000_000))
     333332833333500000
-    >>> found.verdict
-    'cpu-bound'
+    >>> found.threads[0]["on_cpu_gil"] > 0
+    True
     """
     _check_rate(rate)
     if save is not None:
