@@ -335,6 +335,7 @@ class Profiling:
         self._folder = ""
         self._profile = Profile()
         self._began = False
+        self._owner = 0
 
     def __enter__(self) -> Profile:
         if self._began:
@@ -361,12 +362,13 @@ class Profiling:
             _turn.release()
             raise
         self._began = True
+        self._owner = os.getpid()
         return self._profile
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if _session.current() is None:  # a fork of the program has come here
+        if os.getpid() != self._owner:  # a fork of the program has come here: the profile is its parent's
             return
         _session.end()
         _turn.release()
