@@ -28,7 +28,7 @@ async def main():
 with plait.profile() as found:
     {run}(main())
 tasks = {{task["name"]: task for task in found.tasks}}
-assert {"Task-1", "Task-2", "second"} <= tasks.keys(), tasks
+assert {{"Task-1", "Task-2", "second"}} <= tasks.keys(), tasks
 second = tasks["second"]
 assert second["function"] == "part"
 assert 0.08 < second["awaiting"] < 1, second
