@@ -285,3 +285,29 @@ assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 6
 assert len(found.processes) == 2, found.processes
 """
     run_script(source)
+
+
+@pytest.mark.parametrize("run", LOOPS)
+def test_callbacks_that_raise_are_reported_as_ever(run_script: Any, run: str) -> None:
+    source = f"""
+import asyncio, contextvars, logging, plait, traceback
+variable = contextvars.ContextVar("variable", default=0)
+def fails(number):
+    variable.set(number)
+    raise LookupError(number)
+async def main():
+    told = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda loop, context: told.append(context))
+    handle = loop.call_soon(fails, 7)
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert variable.get() == 0 and handle.get_context()[variable] == 7
+    told, = told
+    names = [each.name for each in traceback.extract_tb(told["exception"].__traceback__)]
+    return told["message"].split(" at ")[0], names, told["handle"] is handle, repr(handle).split(" at ")[0]
+plain = {run}(main())
+with plait.profile():
+    assert {run}(main()) == plain, plain
+"""
+    run_script(source)
