@@ -5,7 +5,8 @@ Public names are loaded when they are first used, so that `import plait` costs n
     from plait import ProcessPool
 
 The rooms behind them: `plait.processes` (the process pool), `plait.threads` (the thread pool), `plait.loop` (the event loop),
-`plait.sync` (channels and locks), `plait.shared` (shared memory), `plait.model` (predictions), `plait.errors` (every
+`plait.sync` (channels and locks), `plait.shared` (shared memory), `plait.model` (predictions), `plait.auto` (the automatic pool),
+`plait.errors` (every
 exception), `plait._future` and `plait._executor` (what all executors share), `plait._core` (the extension).
 """
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from plait import errors as errors
     from plait._future import Future as Future
+    from plait.auto._pool import Pool as Pool
     from plait.errors import (
         BrokenBarrierError as BrokenBarrierError,
         ChannelEmpty as ChannelEmpty,
@@ -72,6 +74,7 @@ __all__ = [
     "Lock",
     "NotPicklable",
     "OwnerDied",
+    "Pool",
     "ProcessPool",
     "RLock",
     "Semaphore",
@@ -111,6 +114,7 @@ _HOMES = {
     "Lock": "plait.sync._locks",
     "NotPicklable": "plait.errors",
     "OwnerDied": "plait.errors",
+    "Pool": "plait.auto._pool",
     "ProcessPool": "plait.processes._pool",
     "RLock": "plait.sync._locks",
     "Semaphore": "plait.sync._semaphores",

@@ -21,7 +21,6 @@ class Sample(NamedTuple):
         held: With the GIL, on a core or not; -1 where that could not be seen.
         wanted: Waiting for the GIL; 0 where that could not be seen.
         ready: Waiting for a core; 0 where that could not be seen.
-        longest: The longest of them, -1 where that is not known.
     """
 
     calls: int
@@ -30,7 +29,11 @@ class Sample(NamedTuple):
     held: int = -1
     wanted: int = 0
     ready: int = 0
-    longest: int = -1
+
+    @property
+    def alone(self) -> int:
+        """How long they would have taken with nobody else who wants the GIL and the cores."""
+        return max(self.cpu, self.wall - self.wanted - self.ready, 1)
 
 
 @dataclass
@@ -48,6 +51,7 @@ class Figures:
     #: Pickled size of arguments and result of a call, and the time that pickling and unpickling both takes; None before it was tried.
     size: int | None = None
     pickling: float | None = None
+    result_sized: bool = False
 
     def add(self, sample: Sample) -> None:
         """Remember a slice."""
@@ -62,7 +66,7 @@ class Figures:
     @property
     def wall(self) -> float:
         """How long a call takes alone: without waits for the GIL and for a core."""
-        return self._mean(sum(max(each.cpu, each.wall - each.wanted - each.ready) for each in self.samples))
+        return self._mean(sum(sample.alone for sample in self.samples))
 
     @property
     def cpu(self) -> float:
@@ -92,19 +96,25 @@ class Figures:
     @property
     def spread(self) -> float:
         """The coefficient of variation between slices' means; 0 for one slice."""
-        means = [sample.wall / sample.calls for sample in self.samples]
+        means = [sample.alone / sample.calls for sample in self.samples]
         if len(means) < 2:
             return 0.0
         mean = sum(means) / len(means)
         return math.sqrt(sum((each - mean) ** 2 for each in means) / (len(means) - 1)) / mean if mean else 0.0
 
     def changed(self, sample: Sample) -> bool:
-        """Whether a slice does not look like those before: twice or half as long, or bound by something else."""
-        if len(self.samples) < 4 or not sample.calls:
+        """Whether calls do not look like those before: far longer or shorter, or bound by something else."""
+        if len(self.samples) < 3:
             return False
-        wall = max(sample.cpu, sample.wall - sample.wanted - sample.ready) / sample.calls / 1e9
-        share, before = sample.cpu / max(sample.wall, 1), self.cpu / max(self.wall, 1e-9)
-        return not 0.5 < (wall + 2e-6) / (self.wall + 2e-6) < 2 or abs(share - before) > 0.4
+        wall, before = sample.alone / sample.calls / 1e9, self.wall
+        # Means of many slices hide how far slices are apart by nature: that much is no change.
+        most = 2 + 2 * min(self.spread, 2.0)
+        return not 1 / most < (wall + 5e-6) / (before + 5e-6) < most or self.bound_otherwise(sample)
+
+    def bound_otherwise(self, sample: Sample) -> bool:
+        """Whether calls compute where those before waited, or the other way round."""
+        before = self.cpu / max(self.wall, 1e-9)
+        return sample.alone / sample.calls > 20_000 and abs(min(1.0, sample.cpu / sample.alone) - before) > 0.4
 
     def forget(self) -> None:
         """Begin anew, but for what is known of sizes."""
