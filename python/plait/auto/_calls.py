@@ -63,10 +63,8 @@ def in_process(calls: list[Call]) -> tuple[list[Any], Sample]:
     """Make calls in a worker process; return their outcomes, each of which can travel, and what they took."""
     meter = Meter()
     meter.start()
-    outcomes: list[Any] = []
-    for call in calls:
-        outcomes.append(make(call))
-        meter.calls += 1
+    outcomes = [make(call) for call in calls]
+    meter.ended(len(calls), meter.began)
     sample = meter.sample()
     return [_to_travel(outcome, call, len(calls) > 1) for call, outcome in zip(calls, outcomes, strict=True)], sample
 

@@ -34,7 +34,7 @@ class Costs:
     """What the models cost beside the work, in seconds.
 
     Attributes:
-        thread_task: A slice handed to a thread.
+        thread_task: A call that one of several threads takes.
         process_task: A slice handed to a process and back.
         process_start: From nothing to the first result of a process pool.
         byte: Moving a byte to a process or back, beside pickling it.
@@ -106,7 +106,7 @@ def _in_threads(figures: Figures, machine: Machine, costs: Costs, calls: int, wo
     if workers > 1 and held > 0.5 * figures.wall:
         held *= 1 + costs.gil_switch
     each = max(held, figures.cpu / machine.cores, figures.wall / workers)
-    return calls * each + math.ceil(calls / _calls_in(figures)) * costs.thread_task
+    return calls * (each + costs.thread_task)
 
 
 def _in_processes(figures: Figures, machine: Machine, costs: Costs, calls: int, workers: int, running: bool) -> float:

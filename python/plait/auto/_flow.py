@@ -164,7 +164,7 @@ class Flow:
 
     def _start(self, seat: Seat) -> None:
         try:
-            self.engine.threads().submit(self._drain, seat).add_done_callback(lambda f: f.exception() and print("INTERNAL", __import__("traceback").format_exception(f.exception())))
+            self.engine.threads().submit(self._drain, seat)
         except BaseException as error:  # no thread is to be had: who waits is told
             with self.lock:
                 self._coming -= 1
@@ -205,22 +205,25 @@ class Flow:
     def _make_all(self, seat: Seat) -> None:
         meter, state = seat.meter, self.state
         self._number += 1
-        measured = state.decision is None or state.figures.wall > 100e-6 or self._number % _MEASURED == 0
+        measured = state.decision is None or state.figures.wall > 1e-3 or self._number % _MEASURED == 0
         meter.start()
         self.engine.look(self)
-        while True:
-            with self.lock:
-                part = self._next(seat)
-            if part is None:
-                break
-            for call, sink in zip(part.calls, part.sinks, strict=True):
-                self._make(Part([call], [sink]), meter)
-            del part, call, sink
+        while self.make_next(seat, meter):
             if state.decision is None or time.perf_counter_ns() - meter.began >= _SLICE_NS:
                 self._learn(meter)
                 measured = True
         if measured:
             self._learn(meter)
+
+    def make_next(self, seat: Seat, meter: Meter) -> bool:
+        """Make a call for a seat, or some; return whether there was one."""
+        with self.lock:
+            part = self._next(seat)
+        if part is None:
+            return False
+        for call, sink in zip(part.calls, part.sinks, strict=True):
+            self._make(Part([call], [sink]), meter)
+        return True
 
     def _make(self, part: Part, meter: Meter) -> None:
         begun = self.begin(part)
@@ -231,9 +234,10 @@ class Flow:
             state.size_arguments(call)
             meter.start()
         meter.running = True
+        began = time.perf_counter_ns()
         outcome = _calls.make(call)
         meter.running = False
-        meter.calls += 1
+        meter.ended(1, began)
         if not state.figures.result_sized and not isinstance(outcome, Raised):
             state.size_result(outcome)
         self.made += 1

@@ -6,11 +6,11 @@ import contextvars
 import itertools
 import threading
 import time
+import weakref
 from collections import deque
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from plait._executor import ProgressBar
-from plait.auto import _calls
 from plait.auto._calls import Call, Part, Raised
 from plait.auto._choice import SERIAL
 from plait.auto._flow import Flow
@@ -21,9 +21,8 @@ if TYPE_CHECKING:
 
     from plait._executor import MapArguments
     from plait.auto._engine import Engine
+    from plait.auto._flow import Seat
     from plait.auto._function import Function
-
-T = TypeVar("T")
 
 #: Seconds of calls that the caller makes itself rather than hand them over.
 INLINE = 0.1
@@ -31,8 +30,8 @@ INLINE = 0.1
 #: Seconds that a call may take for the caller to make others itself.
 _SHORT = 0.0005
 
-#: Seconds after which one of them was long after all.
-_LONG = 0.005
+#: Nanoseconds of short calls that are made in one go.
+CHUNK_NS = 2_000_000
 
 #: Seconds for which the caller waits to see whether calls are short.
 _PATIENCE = 0.005
@@ -44,14 +43,57 @@ _AHEAD = 1024
 _TELL = 0.0005
 
 
-class _Slot:
-    """An item's place among the results."""
+_END: Any = object()
+"""After the last of some items."""
 
-    __slots__ = ("done", "outcome")
+
+class _Slot:
+    """The place of an item's outcome among the results, or of some."""
+
+    __slots__ = ("outcomes",)
 
     def __init__(self) -> None:
-        self.done = False
-        self.outcome: Any = None
+        self.outcomes: list[Any] | None = None
+
+
+class _Chunk:
+    """Short calls that one thread makes in one go. Where one of them is not short after all, those behind it are taken back."""
+
+    def __init__(self, items: list[tuple[Any, ...]], slot: _Slot) -> None:
+        self.slot = slot
+        self.seen = -1
+        """How many were left when the watch came by."""
+        self._items: deque[Any] = deque(items)
+        self._items.append(_END)
+        self._taken_back = False
+
+    def make(self, function: Callable[..., Any]) -> list[Any]:
+        """Make the calls; return what came of them."""
+        outcomes: list[Any] = []
+        items = iter(self._items.popleft, _END)
+        while True:
+            try:
+                outcomes.extend(itertools.starmap(function, items))
+            except BaseException as error:  # it is raised when its turn comes
+                outcomes.append(Raised(error))
+            else:
+                return outcomes
+
+    def left(self) -> int:
+        """How many have not begun."""
+        return len(self._items)
+
+    def take_back(self) -> list[tuple[Any, ...]]:
+        """Take out what has not begun, once."""
+        if self._taken_back:
+            return []
+        self._taken_back = True
+        self._items.appendleft(_END)
+        while True:
+            try:
+                return [item for item in self._items if item is not _END]
+            except RuntimeError:  # the end was taken meanwhile
+                continue
 
 
 class MapFlow(Flow):
@@ -71,12 +113,14 @@ class MapFlow(Flow):
         self._items = items
         self._total = total
         self._context = contextvars.copy_context()
-        self._chunk = arguments.chunksize
+        self._most = arguments.chunksize
         self._window = arguments.buffersize if arguments.buffersize is not None else _AHEAD
         self._lazily = total is None or arguments.buffersize is not None
         self._pulled: deque[tuple[Any, ...]] = deque()
         self._left = 0 if self._lazily or total is None else total
         """Items that can be taken now."""
+        self._chunk_size = 1
+        self._chunk: _Chunk | None = None
         self._exhausted = False
         self._taken = 0
         self._given = 0
@@ -92,7 +136,7 @@ class MapFlow(Flow):
 
     # ---- calls
 
-    def go_on(self) -> None:
+    def _go_on(self) -> None:
         """Pull an input without a length as far ahead as is wanted, in the thread that takes results, which it belongs to; make short
         calls here, and hand over the others."""
         if self._pull():
@@ -119,18 +163,31 @@ class MapFlow(Flow):
         """Take out the next items."""
         if self._closed or not self._left:
             return None
-        most = min(most, self._left if self._chunk is None else self._chunk)
+        most = min(most, self._left if self._most is None else self._most)
+        items = self._take(most)
+        slots = [_Slot() for _ in items]
+        if self._ordered:
+            self._slots.extend(slots)
+        context = self._context
+        return Part([Call(self._function, item, {}, context.copy()) for item in items], slots)
+
+    def _take(self, most: int) -> list[tuple[Any, ...]]:
         if self._lazily:
             items = [self._pulled.popleft() for _ in range(min(most, len(self._pulled)))]
         else:
             items = list(itertools.islice(self._items, most))
         self._left -= len(items)
         self._taken += len(items)
-        slots = [_Slot() for _ in items]
-        if self._ordered:
-            self._slots.extend(slots)
-        context = self._context
-        return Part([Call(self._function, item, {}, context.copy()) for item in items], slots)
+        return items
+
+    def _put_back(self, items: list[tuple[Any, ...]]) -> None:
+        """Undo `_take` of the last items that were taken."""
+        if self._lazily:
+            self._pulled.extendleft(reversed(items))
+        else:
+            self._items = itertools.chain(items, self._items)
+        self._left += len(items)
+        self._taken -= len(items)
 
     def waiting(self) -> int:
         """Items that can be taken."""
@@ -164,8 +221,7 @@ class MapFlow(Flow):
     def deliver(self, part: Part, outcomes: list[Any]) -> None:
         """Put outcomes into their slots, and tell who waits, but not too often."""
         for slot, outcome in zip(part.sinks, outcomes, strict=True):
-            slot.outcome = outcome
-            slot.done = True
+            slot.outcomes = [outcome]
         if not self._ordered:
             self._slots.extend(part.sinks)
         if self._awaited:
@@ -181,19 +237,19 @@ class MapFlow(Flow):
                 self._there.notify_all()
 
     def _is_there(self) -> bool:
-        return bool(self._slots) and self._slots[0].done
+        return bool(self._slots) and self._slots[0].outcomes is not None
 
-    def outcome(self, deadline: float | None) -> Any:
-        """The next outcome; StopIteration where there is none any more."""
-        self.go_on()
+    def next_outcomes(self, deadline: float | None) -> list[Any]:
+        """The next outcomes; none where there are no more."""
+        self._go_on()
         if not self._is_there():
-            if not self._is_coming():
-                raise StopIteration
-            self._await(deadline)
+            if self._is_coming():
+                self._await(deadline)
             if not self._is_there():
-                raise StopIteration  # closed by somebody else
-        self._given += 1
-        return self._slots.popleft().outcome
+                return []
+        outcomes = self._slots.popleft().outcomes or []
+        self._given += len(outcomes)
+        return outcomes
 
     def _is_coming(self) -> bool:
         with self.lock:
@@ -236,28 +292,70 @@ class MapFlow(Flow):
             self._inline = False
 
     def _make_some(self) -> None:
-        state, meter, lock = self.state, Meter(), self.lock
-        now = time.perf_counter_ns()
-        end, most = now + int(INLINE * 1e9), int(_LONG * 1e9)
-        meter.start()
-        while now < end and self._are_short():
-            with lock:
-                part = None if self.seats else self.pop(1)
-            if part is None:
-                break
-            before = now
-            self._make(part, meter)
-            now = time.perf_counter_ns()
-            if now - meter.began > (10_000_000 if state.decision is not None else 500_000) or now - before > most:
-                self._learn(meter)
-                if now - before > most:
-                    break
-        self._learn(meter)
+        meter, end = Meter(), time.perf_counter_ns() + int(INLINE * 1e9)
+        while time.perf_counter_ns() < end and self._are_short():
+            with self.lock:
+                chunk = None if self.seats else self._cut()
+            if chunk is None:
+                return
+            self.engine.look(self)
+            meter.start()
+            self._make_chunk(chunk, meter)
+            self._learn(meter)
+
+    def make_next(self, seat: Seat, meter: Meter) -> bool:
+        """Make a call for a seat, or several that are short."""
+        if self.state.decision is None or not self._are_short():
+            return super().make_next(seat, meter)
+        with self.lock:
+            chunk = self._cut() if len(self.seats) <= self._limits()[0] else None
+            if chunk is None:
+                self.seats.discard(seat)
+                return False
+        self._make_chunk(chunk, meter)
+        return True
 
     def _are_short(self) -> bool:
         """Whether calls are so short that nobody else would have made them sooner."""
         decision = self.state.decision
         return (decision is None or decision.plan.model == SERIAL) and self.state.figures.wall < _SHORT
+
+    def _cut(self) -> _Chunk | None:
+        """Cut off some items, about as many as take some milliseconds. The lock is held."""
+        if not self.waiting():
+            return None
+        slot = _Slot()
+        if self._ordered:
+            self._slots.append(slot)
+        self._chunk = chunk = _Chunk(self._take(min(self._chunk_size, self._left)), slot)
+        return chunk
+
+    def _make_chunk(self, chunk: _Chunk, meter: Meter) -> None:
+        began = time.perf_counter_ns()
+        outcomes = self._context.copy().run(chunk.make, self._function)
+        took = meter.ended(len(outcomes), began) - began
+        with self.lock:
+            self._put_back(chunk.take_back())
+            self._chunk = None
+            if took < CHUNK_NS // 2:
+                self._chunk_size *= 2
+            elif took > 2 * CHUNK_NS:
+                self._chunk_size = max(1, int(len(outcomes) * CHUNK_NS / took))
+        self.made += len(outcomes)
+        chunk.slot.outcomes = outcomes
+        if not self._ordered:
+            self._slots.append(chunk.slot)
+        self.flush()
+
+    def tick(self) -> bool:
+        """Look at calls that take long; take back what waits behind one in a chunk."""
+        with self.lock:
+            chunk = self._chunk
+            if chunk is not None:
+                if chunk.seen == chunk.left():
+                    self._put_back(chunk.take_back())
+                chunk.seen = chunk.left()
+        return super().tick()
 
     def _first_is_short(self) -> bool:
         """Have a thread make the first call, and return whether it was over soon."""
@@ -273,45 +371,30 @@ class MapFlow(Flow):
         return not self.seats
 
 
-class Results(Generic[T]):
-    """The results of a `map`, one by one."""
+def results(flow: MapFlow, arguments: MapArguments, deadline: float | None, total: int | None) -> Iterator[Any]:
+    """The results of a `map`, one by one; when it is dropped, no call is made that was not begun."""
+    given = _give(flow, arguments.progress, deadline, total)
+    weakref.finalize(given, flow.close).atexit = False
+    return given
 
-    def __init__(self, flow: MapFlow, arguments: MapArguments, deadline: float | None, total: int | None) -> None:
-        self._flow = flow
-        self._progress = arguments.progress
-        self._deadline = deadline
-        self._total = total
-        self._done = 0
-        self._turn = threading.Lock()
 
-    def __iter__(self) -> Results[T]:
-        return self
-
-    def __next__(self) -> T:
-        if not self._turn.acquire(blocking=False):  # as a generator has it
-            raise ValueError("the results of map are being taken by another thread already")
-        try:
-            outcome = self._flow.outcome(self._deadline)
-            if isinstance(outcome, Raised):
-                raise outcome.error
-            self._done += 1
-            if self._progress is not None:
-                self._progress(self._done, self._total)
-            return outcome  # type: ignore[no-any-return]
-        except BaseException:
-            self.close()
-            raise
-        finally:
-            self._turn.release()
-
-    def close(self) -> None:
-        """Stop, and make no call that was not begun."""
-        self._flow.close()
-        if isinstance(self._progress, ProgressBar):
-            self._progress.close()
-
-    def __del__(self) -> None:
-        self._flow.close()
+def _give(
+    flow: MapFlow, progress: Callable[[int, int | None], object] | None, deadline: float | None, total: int | None
+) -> Iterator[Any]:
+    done = 0
+    try:
+        while outcomes := flow.next_outcomes(deadline):
+            for outcome in outcomes:
+                if type(outcome) is Raised:
+                    raise outcome.error
+                if progress is not None:
+                    done += 1
+                    progress(done, total)
+                yield outcome
+    finally:
+        flow.close()
+        if isinstance(progress, ProgressBar):
+            progress.close()
 
 
 def items_of(iterables: tuple[Iterable[Any], ...], *, lazily: bool) -> tuple[Iterator[tuple[Any, ...]], int | None]:

@@ -18,7 +18,7 @@ from plait.auto._calls import Call
 from plait.auto._choice import ASYNCIO, MODELS, Costs, of_coroutines
 from plait.auto._engine import Engine
 from plait.auto._explain import Explanation, explain
-from plait.auto._map import MapFlow, Results, items_of
+from plait.auto._map import MapFlow, items_of, results
 from plait.processes import _main
 
 if TYPE_CHECKING:
@@ -161,9 +161,9 @@ class Pool(concurrent.futures.Executor):
         deadline = None if deadline_ns is None else deadline_ns / 1e9
         flow = MapFlow(fn, state, self._engine, items, total, arguments)
         self._engine.maps.add(flow)
-        results: Results[T] = Results(flow, arguments, deadline, total)
+        given: Iterator[T] = results(flow, arguments, deadline, total)
         flow.start(inline=deadline is None)
-        return results
+        return given
 
     def explain(self, fn: Callable[..., Any] | None = None) -> Explanation | list[Explanation]:
         """Return what was decided for a function, or for all: a dict whose text says the same in words.
