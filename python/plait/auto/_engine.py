@@ -68,6 +68,7 @@ class Engine:
         self._looked_at: dict[Flow, None] = {}
         self._tick = _TICK
         self._watch: threading.Thread | None = None
+        self._pid = os.getpid()
         engines.add(self)
 
     # ---- executors
@@ -128,8 +129,14 @@ class Engine:
                 state.decide(backlog.left(), False)
 
     def _flows(self) -> list[Flow]:
-        backlogs: list[Flow] = [backlog for _, backlog in list(self.functions.values())]
-        return [*backlogs, *self.maps]
+        with self._lock:
+            backlogs: list[Flow] = [backlog for _, backlog in self.functions.values()]
+            return [*backlogs, *self.maps]
+
+    def add_map(self, flow: Flow) -> None:
+        """Know of a `map`."""
+        with self._lock:
+            self.maps.add(flow)
 
     # ---- functions
 
@@ -177,9 +184,9 @@ class Engine:
     def look(self, flow: Flow) -> None:
         """Have the watch look at a flow."""
         with self._condition:
-            known, self._looked_at[flow] = flow in self._looked_at, None
-            if known and self._tick <= _TICK:
+            if flow in self._looked_at and self._tick <= _TICK:
                 return
+            self._looked_at[flow] = None
             self._tick = _TICK
             if self._watch is None:
                 self._watch = threading.Thread(target=self._look_on, name="plait-Pool-watch", daemon=True)
@@ -187,7 +194,7 @@ class Engine:
                     self._watch.start()
                 except RuntimeError:  # no more threads, or the interpreter exits
                     self._watch = None
-            elif not known:
+            else:
                 self._condition.notify()
 
     def _look_on(self) -> None:
@@ -197,8 +204,9 @@ class Engine:
                 if not self._looked_at and not self._condition.wait(_LINGER) and not self._looked_at:
                     self._watch = None
                     return
-            time.sleep(self._tick)
-            with self._lock:
+                end = time.monotonic() + self._tick
+                while (left := min(end - time.monotonic(), self._tick)) > 0 and self._condition.wait(left):
+                    end = min(end, time.monotonic() + self._tick)  # there is something new
                 flows = list(self._looked_at)
             decided = False
             for flow in flows:
@@ -233,6 +241,8 @@ class Engine:
 
     def shutdown(self, *, wait: bool, cancel: bool) -> None:
         """Take no more calls; what is queued is still made, or cancelled."""
+        if self._pid != os.getpid():
+            return  # its threads and its work are the parent's
         if wait and getattr(here, "seat", None) is not None and here.seat.engine is self:
             raise RuntimeError("cannot join current thread")
         self.closed = True

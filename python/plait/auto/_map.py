@@ -59,13 +59,15 @@ class _Slot:
 class _Chunk:
     """Short calls that one thread makes in one go. Where one of them is not short after all, those behind it are taken back."""
 
-    def __init__(self, items: list[tuple[Any, ...]], slot: _Slot) -> None:
+    def __init__(self, items: list[tuple[Any, ...]], slot: _Slot, inline: bool) -> None:
         self.slot = slot
         self.seen = -1
         """How many were left when the watch came by."""
         self._items: deque[Any] = deque(items)
         self._items.append(_END)
         self._taken_back = False
+        self._inline = inline
+        """Whether the caller makes them, whom Ctrl-C interrupts."""
 
     def make(self, function: Callable[..., Any]) -> list[Any]:
         """Make the calls; return what came of them."""
@@ -75,6 +77,8 @@ class _Chunk:
             try:
                 outcomes.extend(itertools.starmap(function, items))
             except BaseException as error:  # it is raised when its turn comes
+                if isinstance(error, KeyboardInterrupt) and self._inline:
+                    raise
                 outcomes.append(Raised(error))
             else:
                 return outcomes
@@ -226,7 +230,7 @@ class MapFlow(Flow):
             self._slots.extend(part.sinks)
         if self._awaited:
             now = time.monotonic()
-            if now - self._told > _TELL:
+            if now - self._told > _TELL or self.state.figures.wall > _TELL:
                 self._told = now
                 self.flush()
 
@@ -327,7 +331,7 @@ class MapFlow(Flow):
         slot = _Slot()
         if self._ordered:
             self._slots.append(slot)
-        self._chunk = chunk = _Chunk(self._take(min(self._chunk_size, self._left)), slot)
+        self._chunk = chunk = _Chunk(self._take(min(self._chunk_size, self._left)), slot, self._inline)
         return chunk
 
     def _make_chunk(self, chunk: _Chunk, meter: Meter) -> None:

@@ -16,7 +16,7 @@ from plait._future import Future
 from plait.auto import _flow
 from plait.auto._calls import Call
 from plait.auto._choice import ASYNCIO, MODELS, Costs, of_coroutines
-from plait.auto._engine import Engine
+from plait.auto._engine import Engine, engines
 from plait.auto._explain import Explanation, explain
 from plait.auto._map import MapFlow, items_of, results
 from plait.processes import _main
@@ -160,7 +160,7 @@ class Pool(concurrent.futures.Executor):
         items, total = items_of(iterables, lazily=arguments.buffersize is not None)
         deadline = None if deadline_ns is None else deadline_ns / 1e9
         flow = MapFlow(fn, state, self._engine, items, total, arguments)
-        self._engine.maps.add(flow)
+        self._engine.add_map(flow)
         given: Iterator[T] = results(flow, arguments, deadline, total)
         flow.start(inline=deadline is None)
         return given
@@ -241,6 +241,7 @@ def _key(function: Any) -> Any:
 
 def _after_fork() -> None:
     """A forked child has its parent's pools without anything in them: their work is the parent's."""
+    engines.clear()
     for pool in list(_pools):
         closed = pool._engine.closed
         pool._begin()
