@@ -23,7 +23,7 @@ def spin(steps):
     return total
 
 
-def spin_and_tell(steps):
+def pid_after(steps):
     spin(steps)
     return os.getpid()
 
@@ -71,8 +71,8 @@ def fibonacci(pool, number):
     return one.result() + other.result()
 
 
-def die(number):
-    spin(30_000)
-    if number == 77:
+def die_at_77(parent, number):
+    spin(20_000)
+    if number == 77 and os.getpid() != parent:
         os._exit(3)
     return number

@@ -8,6 +8,7 @@ import contextvars
 import gc
 import itertools
 import os
+import textwrap
 import threading
 import time
 
@@ -16,7 +17,6 @@ import pytest
 import plait
 from plait.auto import _choice
 from tests.auto import bodies
-from tests.conftest import run_script
 
 WATCHDOG = 60
 
@@ -171,13 +171,15 @@ def test_results_that_no_process_can_send(pool):
     assert came[:150] == [None] * 150
 
 
-def test_a_worker_that_dies_costs_its_calls_alone():
-    with plait.Pool(models=["threads", "processes"]) as pool:
-        list(pool.map(bodies.spin, [30_000] * 300))
-        assert pool.explain(bodies.spin)["model"] == "processes"
-        # Another function: it has to be learnt, and is in a process when it dies, so the program lives.
-        futures = [pool.submit(bodies.spin_and_tell, 30_000) for _ in range(100)]
-        assert len({future.result(WATCHDOG) for future in futures} - {os.getpid()}) >= 1
+def test_a_worker_that_dies_costs_the_calls_that_it_had():
+    with plait.Pool(models=["processes"]) as pool:
+        while pool.submit(bodies.pid_after, 30_000).result(WATCHDOG) == os.getpid():
+            pass
+        futures = [pool.submit(bodies.die_at_77, os.getpid(), number) for number in range(200)]
+        came = [future.exception(WATCHDOG) for future in futures]
+    assert any(isinstance(error, plait.WorkerDied) for error in came)
+    assert all(error is None or isinstance(error, plait.WorkerDied) for error in came)
+    assert came.count(None) > 150
 
 
 @pytest.mark.parametrize(
@@ -330,18 +332,27 @@ def test_shutdown_from_a_task():
         pool.submit(bodies.square, 1)
 
 
-def test_a_program_that_ends_waits_for_what_was_submitted(tmp_path):
+def test_a_program_that_ends_waits_for_what_was_submitted(tmp_path, run_script):
     path = tmp_path / "calls"
     script = f"""
-        import plait
-        from tests.auto import bodies
+        import time, plait
+
+        def work(number):
+            time.sleep(0.01)
+            return number
+
+        def note(future):
+            with open({str(path)!r}, "a", encoding="ascii") as file:
+                file.write(f"{{future.result()}}\\n")
+
         if __name__ == "__main__":
             pool = plait.Pool(2)
             for number in range(20):
-                pool.submit(bodies.nap, 0.01, number).add_done_callback(lambda future: bodies.note({str(path)!r}, future.result()))
+                pool.submit(work, number).add_done_callback(note)
+            plait.Pool().submit(work, 20).add_done_callback(note)
         """
-    run_script(tmp_path, script)
-    assert sorted(lines(path)) == list(range(20))
+    run_script(textwrap.dedent(script))
+    assert sorted(lines(path)) == list(range(21))
 
 
 def test_a_forked_child_begins_anew(pool):

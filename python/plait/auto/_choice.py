@@ -41,7 +41,7 @@ class Costs:
         gil_switch: What another thread that computes adds to each time that the GIL changes hands, as a share of held time.
     """
 
-    thread_task: float = 4e-6
+    thread_task: float = 10e-6
     process_task: float = 15e-6
     process_start: float = 0.12
     byte: float = 0.3e-9

@@ -210,7 +210,7 @@ class Engine:
                 flows = list(self._looked_at)
             decided = False
             for flow in flows:
-                decided = flow.tick() or decided
+                decided = flow.tick() or flow.in_a_hurry() or decided
                 with flow.lock:
                     done = not flow.seats
                     if done:

@@ -73,6 +73,7 @@ class Flow:
         self.made = 0
         self._paced = (0, 0.0, 0)
         self._number = 0
+        self._learnt = 0
 
     # ---- for those who have calls
 
@@ -344,13 +345,22 @@ class Flow:
                 state.figures.forget()
                 state.figures.add(sample)
                 state.factors.clear()
-                self._decide()
+                self._decide_again()
             else:
                 state.figures.add(sample)
-                self._compare_pace()
+                self._learnt += 1
+                if self._learnt & (self._learnt - 1) == 0:  # it is known better and better
+                    self._decide_again()
+                else:
+                    self._compare_pace()
         if state.decision is not before:
             self.engine.look(self)
             self.fill()
+
+    def _decide_again(self) -> None:
+        decision = self.state.decision
+        if decision is None or self.left() > decision.plan.workers:  # for the last few it is too late
+            self._decide()
 
     def _decide(self) -> None:
         self.state.decide(self.left(), self.engine.processes_ready)
@@ -373,7 +383,7 @@ class Flow:
         if full and decided == state.decided and calls >= 4 * decision.plan.workers:
             predicted = decision.others[decision.plan.model] / max(1, decision.calls)
             state.correct(decision.plan.model, (now - since) / calls / max(predicted, 1e-9))
-            self._decide()
+            self._decide_again()
         self._paced = (self.made, now, state.decided)
 
     def tick(self) -> bool:
@@ -399,6 +409,10 @@ class Flow:
                     continue
             self.fill()
             return True
+        return False
+
+    def in_a_hurry(self) -> bool:
+        """Whether it is to be looked at soon again."""
         return False
 
     def _decide_on(self, sample: Any) -> None:

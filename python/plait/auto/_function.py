@@ -148,7 +148,7 @@ class Function:
     def known(self) -> bool:
         """Whether enough is known to decide."""
         figures = self.figures
-        seconds = sum(sample.wall for sample in figures.samples) / 1e9
+        seconds = sum(sample.alone for sample in figures.samples) / 1e9
         return seconds >= LEARN_SECONDS or (figures.calls >= LEARN_CALLS and seconds >= _LEARN_SHORT)
 
     def assume_longer(self, sample: Sample) -> Sample:

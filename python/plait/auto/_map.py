@@ -336,15 +336,17 @@ class MapFlow(Flow):
 
     def _make_chunk(self, chunk: _Chunk, meter: Meter) -> None:
         began = time.perf_counter_ns()
+        meter.running = True
         outcomes = self._context.copy().run(chunk.make, self._function)
+        meter.running = False
         took = meter.ended(len(outcomes), began) - began
         with self.lock:
             self._put_back(chunk.take_back())
             self._chunk = None
-            if took < CHUNK_NS // 2:
+            if took < CHUNK_NS // 2 and not chunk.left():
                 self._chunk_size *= 2
             elif took > 2 * CHUNK_NS:
-                self._chunk_size = max(1, int(len(outcomes) * CHUNK_NS / took))
+                self._chunk_size = max(1, min(self._chunk_size, len(outcomes) // 2))
         self.made += len(outcomes)
         chunk.slot.outcomes = outcomes
         if not self._ordered:
@@ -356,10 +358,19 @@ class MapFlow(Flow):
         with self.lock:
             chunk = self._chunk
             if chunk is not None:
-                if chunk.seen == chunk.left():
-                    self._put_back(chunk.take_back())
-                chunk.seen = chunk.left()
+                if chunk.seen != (left := chunk.left()):
+                    chunk.seen = left
+                    return False
+                self._put_back(chunk.take_back())
+                self._chunk_size = 1
+                self._inline = False  # others need not wait for it
+        if chunk is not None:
+            self.fill()
         return super().tick()
+
+    def in_a_hurry(self) -> bool:
+        """Whether it is to be looked at soon again."""
+        return self._chunk is not None
 
     def _first_is_short(self) -> bool:
         """Have a thread make the first call, and return whether it was over soon."""
@@ -388,13 +399,14 @@ def _give(
     done = 0
     try:
         while outcomes := flow.next_outcomes(deadline):
-            for outcome in outcomes:
-                if type(outcome) is Raised:
-                    raise outcome.error
+            outcomes.reverse()
+            while outcomes:
+                if type(outcomes[-1]) is Raised:
+                    raise outcomes.pop().error
                 if progress is not None:
                     done += 1
                     progress(done, total)
-                yield outcome
+                yield outcomes.pop()  # and keep nothing
     finally:
         flow.close()
         if isinstance(progress, ProgressBar):

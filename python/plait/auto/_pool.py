@@ -156,6 +156,8 @@ class Pool(concurrent.futures.Executor):
         """
         arguments = MapArguments.check(chunksize, buffersize, ordered, progress)
         deadline_ns = _core.deadline_ns(timeout)
+        if self._engine.closed and next(zip(*iterables, strict=False), None) is None:
+            return iter(list[T]())  # as the standard library has it: nothing is submitted
         state, _ = self._known(fn)
         items, total = items_of(iterables, lazily=arguments.buffersize is not None)
         deadline = None if deadline_ns is None else deadline_ns / 1e9
