@@ -6,7 +6,8 @@ Public names are loaded when they are first used, so that `import plait` costs n
 
 The rooms behind them: `plait.processes` (the process pool), `plait.threads` (the thread pool), `plait.loop` (the event loop),
 `plait.sync` (channels, locks, and watching them for deadlocks), `plait.shared` (shared memory), `plait.observe` (profiles),
-`plait.model` (predictions), `plait.compare` (the models side by side), `plait.cli` (the command), `plait.errors` (every
+`plait.model` (predictions), `plait.auto` (the pool that chooses),
+`plait.compare` (the models side by side), `plait.cli` (the command), `plait.errors` (every
 exception), `plait._future` and `plait._executor` (what all executors share), `plait._core` (the extension).
 """
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from plait import errors as errors
     from plait._future import Future as Future
+    from plait.auto._pool import Pool as Pool
     from plait.errors import (
         BrokenBarrierError as BrokenBarrierError,
         ChannelEmpty as ChannelEmpty,
@@ -74,6 +76,7 @@ __all__ = [
     "Lock",
     "NotPicklable",
     "OwnerDied",
+    "Pool",
     "ProcessPool",
     "Profile",
     "RLock",
@@ -115,6 +118,7 @@ _HOMES = {
     "Lock": "plait.sync._locks",
     "NotPicklable": "plait.errors",
     "OwnerDied": "plait.errors",
+    "Pool": "plait.auto._pool",
     "ProcessPool": "plait.processes._pool",
     "Profile": "plait.observe._profile",
     "RLock": "plait.sync._locks",
