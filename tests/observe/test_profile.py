@@ -302,7 +302,7 @@ async def main():
     handle = loop.call_soon(fails, 7)
     await asyncio.sleep(0)
     await asyncio.sleep(0)
-    assert variable.get() == 0 and handle.get_context()[variable] == 7
+    assert variable.get() == 0 and handle._context[variable] == 7
     told, = told
     names = [each.name for each in traceback.extract_tb(told["exception"].__traceback__)]
     return told["message"].split(" at ")[0], names, told["handle"] is handle, repr(handle).split(" at ")[0]
