@@ -39,6 +39,9 @@ _TICK, _TICK_MOST, _LINGER = 0.005, 0.08, 0.5
 #: Seconds without a call that ends after which calls that wait for others get more threads.
 _STUCK = 0.02
 
+#: And those which have none, but could have by what may be.
+_STUCK_LONG = 0.1
+
 engines: weakref.WeakSet[Engine] = weakref.WeakSet()
 """All of this process, to be waited for when the interpreter exits."""
 
@@ -221,6 +224,10 @@ class Engine:
                 made, since = total, now
             elif now - since > _STUCK and self._add_seats():
                 since = now
+            elif now - since > _STUCK_LONG:
+                for flow in flows:
+                    if flow.stuck():
+                        flow.add_seats()
             self._tick = _TICK if decided else min(_TICK_MOST, 1.5 * self._tick)
 
     def _add_seats(self) -> bool:

@@ -34,7 +34,7 @@ _SHORT = 0.0005
 CHUNK_NS = 2_000_000
 
 #: Seconds for which the caller waits to see whether calls are short.
-_PATIENCE = 0.005
+_PATIENCE = 0.05
 
 #: Items of an input without a length that are pulled ahead of who takes results.
 _AHEAD = 1024
@@ -121,6 +121,8 @@ class MapFlow(Flow):
         self._window = arguments.buffersize if arguments.buffersize is not None else _AHEAD
         self._lazily = total is None or arguments.buffersize is not None
         self._pulled: deque[tuple[Any, ...]] = deque()
+        self._returned: deque[tuple[tuple[Any, ...], _Slot]] = deque()
+        """Items that were taken and not begun, with their places."""
         self._left = 0 if self._lazily or total is None else total
         """Items that can be taken now."""
         self._chunk_size = 1
@@ -151,7 +153,7 @@ class MapFlow(Flow):
         """Whether there is anything new."""
         if not self._lazily or self._exhausted or self._closed:
             return False
-        room = self._window - (self._taken + len(self._pulled) - self._given)
+        room = self._window - (self._taken + self._left - self._given)
         if room <= 0 or (room < self._window // 4 and self._taken > self._given):
             return False
         if self.engine.closed:
@@ -160,7 +162,7 @@ class MapFlow(Flow):
         with self.lock:
             self._exhausted = len(pulled) < room
             self._pulled.extend(pulled)
-            self._left = len(self._pulled)
+            self._left += len(pulled)
         return bool(pulled)
 
     def pop(self, most: int) -> Part | None:
@@ -168,12 +170,18 @@ class MapFlow(Flow):
         if self._closed or not self._left:
             return None
         most = min(most, self._left if self._most is None else self._most)
-        items = self._take(most)
-        slots = [_Slot() for _ in items]
+        context, parts = self._context, list[tuple[tuple[Any, ...], _Slot]]()
+        while self._returned and len(parts) < most:
+            parts.append(self._returned.popleft())
+        back = len(parts)
+        self._left -= back
+        self._taken += back
+        new = [(item, _Slot()) for item in self._take(most - back)]
         if self._ordered:
-            self._slots.extend(slots)
-        context = self._context
-        return Part([Call(self._function, item, {}, context.copy()) for item in items], slots)
+            self._slots.extend(slot for _, slot in new)
+        parts += new
+        calls = [Call(self._function, item, {}, context.copy()) for item, _ in parts]
+        return Part(calls, [slot for _, slot in parts]) if parts else None
 
     def _take(self, most: int) -> list[tuple[Any, ...]]:
         if self._lazily:
@@ -184,12 +192,16 @@ class MapFlow(Flow):
         self._taken += len(items)
         return items
 
-    def _put_back(self, items: list[tuple[Any, ...]]) -> None:
-        """Undo `_take` of the last items that were taken."""
-        if self._lazily:
-            self._pulled.extendleft(reversed(items))
-        else:
-            self._items = itertools.chain(items, self._items)
+    def _put_back(self, chunk: _Chunk) -> None:
+        """Let what a chunk has not begun be taken by others; its places among the results are kept. The lock is held."""
+        items = [(item, _Slot()) for item in chunk.take_back()]
+        if not items:
+            return
+        if self._ordered:
+            place = self._slots.index(chunk.slot)
+            for at, (_, slot) in enumerate(items, place + 1):
+                self._slots.insert(at, slot)
+        self._returned.extendleft(reversed(items))
         self._left += len(items)
         self._taken -= len(items)
 
@@ -206,7 +218,7 @@ class MapFlow(Flow):
         import concurrent.futures
 
         with self.lock:
-            part = None if self._lazily and not self._pulled else self.pop(1)
+            part = self.pop(1)
             self._closed = True
         if part is not None:
             self.deliver(part, [Raised(concurrent.futures.CancelledError())])
@@ -218,6 +230,7 @@ class MapFlow(Flow):
         with self.lock:
             self._closed = True
             self._pulled.clear()
+            self._returned.clear()
         self._tell_rest()
 
     # ---- results
@@ -251,7 +264,8 @@ class MapFlow(Flow):
                 self._await(deadline)
             if not self._is_there():
                 return []
-        outcomes = self._slots.popleft().outcomes or []
+        with self.lock:
+            outcomes = self._slots.popleft().outcomes or []
         self._given += len(outcomes)
         return outcomes
 
@@ -299,7 +313,7 @@ class MapFlow(Flow):
         meter, end = Meter(), time.perf_counter_ns() + int(INLINE * 1e9)
         while time.perf_counter_ns() < end and self._are_short():
             with self.lock:
-                chunk = None if self.seats else self._cut()
+                chunk = None if self.seats or self._returned else self._cut()
             if chunk is None:
                 return
             self.engine.look(self)
@@ -309,13 +323,11 @@ class MapFlow(Flow):
 
     def make_next(self, seat: Seat, meter: Meter) -> bool:
         """Make a call for a seat, or several that are short."""
-        if self.state.decision is None or not self._are_short():
-            return super().make_next(seat, meter)
         with self.lock:
-            chunk = self._cut() if len(self.seats) <= self._limits()[0] else None
-            if chunk is None:
-                self.seats.discard(seat)
-                return False
+            alone = len(self.seats) == 1 and not self._returned and not self._kept
+            chunk = self._cut() if alone and self.state.figures.calls and self._are_short() else None
+        if chunk is None:
+            return super().make_next(seat, meter)
         self._make_chunk(chunk, meter)
         return True
 
@@ -341,7 +353,7 @@ class MapFlow(Flow):
         meter.running = False
         took = meter.ended(len(outcomes), began) - began
         with self.lock:
-            self._put_back(chunk.take_back())
+            self._put_back(chunk)
             self._chunk = None
             if took < CHUNK_NS // 2 and not chunk.left():
                 self._chunk_size *= 2
@@ -361,7 +373,7 @@ class MapFlow(Flow):
                 if chunk.seen != (left := chunk.left()):
                     chunk.seen = left
                     return False
-                self._put_back(chunk.take_back())
+                self._put_back(chunk)
                 self._chunk_size = 1
                 self._inline = False  # others need not wait for it
         if chunk is not None:
