@@ -8,7 +8,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from plait._executor import ProgressBar
 from plait.auto._calls import Call, Part, Raised
@@ -100,6 +100,13 @@ class _Chunk:
                 continue
 
 
+class _Rest(NamedTuple):
+    """What was left of a chunk, and a slot that holds its place among the results until all of it has places of its own."""
+
+    items: deque[tuple[Any, ...]]
+    end: _Slot
+
+
 class MapFlow(Flow):
     """Calls of a `map`, and what came of them, in the order of the items or as they come."""
 
@@ -121,8 +128,8 @@ class MapFlow(Flow):
         self._window = arguments.buffersize if arguments.buffersize is not None else _AHEAD
         self._lazily = total is None or arguments.buffersize is not None
         self._pulled: deque[tuple[Any, ...]] = deque()
-        self._returned: deque[tuple[tuple[Any, ...], _Slot]] = deque()
-        """Items that were taken and not begun, with their places."""
+        self._returned: deque[_Rest] = deque()
+        """Items that were taken and not begun."""
         self._left = 0 if self._lazily or total is None else total
         """Items that can be taken now."""
         self._chunk_size = 1
@@ -170,38 +177,44 @@ class MapFlow(Flow):
         if self._closed or not self._left:
             return None
         most = min(most, self._left if self._most is None else self._most)
-        context, parts = self._context, list[tuple[tuple[Any, ...], _Slot]]()
-        while self._returned and len(parts) < most:
-            parts.append(self._returned.popleft())
-        back = len(parts)
-        self._left -= back
-        self._taken += back
-        new = [(item, _Slot()) for item in self._take(most - back)]
-        if self._ordered:
-            self._slots.extend(slot for _, slot in new)
-        parts += new
-        calls = [Call(self._function, item, {}, context.copy()) for item, _ in parts]
-        return Part(calls, [slot for _, slot in parts]) if parts else None
+        items, slots = self._take(most, lambda items: [_Slot() for _ in items])
+        context = self._context
+        return Part([Call(self._function, item, {}, context.copy()) for item in items], slots) if items else None
 
-    def _take(self, most: int) -> list[tuple[Any, ...]]:
-        if self._lazily:
+    def _take(
+        self, most: int, places: Callable[[list[tuple[Any, ...]]], list[_Slot]]
+    ) -> tuple[list[tuple[Any, ...]], list[_Slot]]:
+        """Take out items, and give them places among the results. The lock is held."""
+        rest = self._returned[0] if self._returned else None
+        if rest is not None:
+            items = [rest.items.popleft() for _ in range(min(most, len(rest.items)))]
+        elif self._lazily:
             items = [self._pulled.popleft() for _ in range(min(most, len(self._pulled)))]
         else:
             items = list(itertools.islice(self._items, most))
         self._left -= len(items)
         self._taken += len(items)
-        return items
+        slots = places(items)
+        if self._ordered and rest is None:
+            self._slots.extend(slots)
+        elif self._ordered and rest is not None:
+            place = self._slots.index(rest.end)
+            for at, slot in enumerate(slots, place):
+                self._slots.insert(at, slot)
+        if rest is not None and not rest.items:
+            self._returned.popleft()
+            rest.end.outcomes = []
+        return items, slots
 
     def _put_back(self, chunk: _Chunk) -> None:
-        """Let what a chunk has not begun be taken by others; its places among the results are kept. The lock is held."""
-        items = [(item, _Slot()) for item in chunk.take_back()]
+        """Let what a chunk has not begun be taken by others; its place among the results is kept. The lock is held."""
+        items = chunk.take_back()
         if not items:
             return
+        rest = _Rest(deque(items), _Slot())
         if self._ordered:
-            place = self._slots.index(chunk.slot)
-            for at, (_, slot) in enumerate(items, place + 1):
-                self._slots.insert(at, slot)
-        self._returned.extendleft(reversed(items))
+            self._slots.insert(self._slots.index(chunk.slot) + 1, rest.end)
+        self._returned.appendleft(rest)
         self._left += len(items)
         self._taken -= len(items)
 
@@ -259,15 +272,17 @@ class MapFlow(Flow):
     def next_outcomes(self, deadline: float | None) -> list[Any]:
         """The next outcomes; none where there are no more."""
         self._go_on()
-        if not self._is_there():
-            if self._is_coming():
-                self._await(deadline)
+        while True:
             if not self._is_there():
-                return []
-        with self.lock:
-            outcomes = self._slots.popleft().outcomes or []
-        self._given += len(outcomes)
-        return outcomes
+                if self._is_coming():
+                    self._await(deadline)
+                if not self._is_there():
+                    return []
+            with self.lock:
+                outcomes = self._slots.popleft().outcomes
+            if outcomes:
+                self._given += len(outcomes)
+                return outcomes
 
     def _is_coming(self) -> bool:
         with self.lock:
@@ -313,7 +328,7 @@ class MapFlow(Flow):
         meter, end = Meter(), time.perf_counter_ns() + int(INLINE * 1e9)
         while time.perf_counter_ns() < end and self._are_short():
             with self.lock:
-                chunk = None if self.seats or self._returned else self._cut()
+                chunk = None if self.seats else self._cut()
             if chunk is None:
                 return
             self.engine.look(self)
@@ -324,7 +339,7 @@ class MapFlow(Flow):
     def make_next(self, seat: Seat, meter: Meter) -> bool:
         """Make a call for a seat, or several that are short."""
         with self.lock:
-            alone = len(self.seats) == 1 and not self._returned and not self._kept
+            alone = len(self.seats) == 1 <= self._limits()[0] and not self._kept
             chunk = self._cut() if alone and self.state.figures.calls and self._are_short() else None
         if chunk is None:
             return super().make_next(seat, meter)
@@ -340,10 +355,8 @@ class MapFlow(Flow):
         """Cut off some items, about as many as take some milliseconds. The lock is held."""
         if not self.waiting():
             return None
-        slot = _Slot()
-        if self._ordered:
-            self._slots.append(slot)
-        self._chunk = chunk = _Chunk(self._take(min(self._chunk_size, self._left)), slot, self._inline)
+        items, [slot] = self._take(min(self._chunk_size, self._left), lambda _: [_Slot()])
+        self._chunk = chunk = _Chunk(items, slot, self._inline)
         return chunk
 
     def _make_chunk(self, chunk: _Chunk, meter: Meter) -> None:
