@@ -63,9 +63,9 @@ class _Chunk:
         self.slot = slot
         self.seen = -1
         """How many were left when the watch came by."""
+        self.taken_back = False
         self._items: deque[Any] = deque(items)
         self._items.append(_END)
-        self._taken_back = False
         self._inline = inline
         """Whether the caller makes them, whom Ctrl-C interrupts."""
 
@@ -89,9 +89,9 @@ class _Chunk:
 
     def take_back(self) -> list[tuple[Any, ...]]:
         """Take out what has not begun, once."""
-        if self._taken_back:
+        if self.taken_back:
             return []
-        self._taken_back = True
+        self.taken_back = True
         self._items.appendleft(_END)
         while True:
             try:
@@ -206,17 +206,18 @@ class MapFlow(Flow):
             rest.end.outcomes = []
         return items, slots
 
-    def _put_back(self, chunk: _Chunk) -> None:
+    def _put_back(self, chunk: _Chunk) -> bool:
         """Let what a chunk has not begun be taken by others; its place among the results is kept. The lock is held."""
         items = chunk.take_back()
         if not items:
-            return
+            return False
         rest = _Rest(deque(items), _Slot())
         if self._ordered:
             self._slots.insert(self._slots.index(chunk.slot) + 1, rest.end)
         self._returned.appendleft(rest)
         self._left += len(items)
         self._taken -= len(items)
+        return True
 
     def waiting(self) -> int:
         """Items that can be taken."""
@@ -326,15 +327,17 @@ class MapFlow(Flow):
 
     def _make_some(self) -> None:
         meter, end = Meter(), time.perf_counter_ns() + int(INLINE * 1e9)
+        meter.start()
         while time.perf_counter_ns() < end and self._are_short():
             with self.lock:
                 chunk = None if self.seats else self._cut()
             if chunk is None:
-                return
+                break
             self.engine.look(self)
-            meter.start()
             self._make_chunk(chunk, meter)
-            self._learn(meter)
+            if meter.calls >= self.state.figures.calls or meter.inside > CHUNK_NS:
+                self._learn(meter)
+        self._learn(meter)
 
     def make_next(self, seat: Seat, meter: Meter) -> bool:
         """Make a call for a seat, or several that are short."""
@@ -366,9 +369,9 @@ class MapFlow(Flow):
         meter.running = False
         took = meter.ended(len(outcomes), began) - began
         with self.lock:
-            self._put_back(chunk)
+            whole = not self._put_back(chunk)
             self._chunk = None
-            if took < CHUNK_NS // 2 and not chunk.left():
+            if took < CHUNK_NS // 2 and whole:
                 self._chunk_size *= 2
             elif took > 2 * CHUNK_NS:
                 self._chunk_size = max(1, min(self._chunk_size, len(outcomes) // 2))
