@@ -115,9 +115,9 @@ class Engine:
                 self._refuse_processes(f"cannot run in processes, which do not start: {failure}")
             else:
                 self.processes_ready = True
-            for other in self._flows():
+            for other in {flow, *self._flows()}:
+                other.set_room()
                 other.fill()
-            flow.fill()
 
         try:
             self.processes().submit(os.getpid).add_done_callback(started)

@@ -39,7 +39,9 @@ _MEASURED = 16
 #: Nanoseconds after which a call that still runs is long enough to decide on.
 _LONG_NS = 3_000_000
 
-_SLICE_NS = int(SLICE * 1e9)
+_ANY = 1 << 30
+
+SLICE_NS = int(SLICE * 1e9)
 
 here = threading.local()
 """`seat`: that of the calling thread, if it has one."""
@@ -76,6 +78,10 @@ class Flow:
         """Seats beyond those decided for: calls that have one wait for calls that have none."""
         self.made = 0
         self._paced = (0, 0.0, 0)
+        self.most = 1
+        """So many seats there may be."""
+        self.room = 1
+        """So many seats there may be before a new call needs no thought."""
         self._number = 0
         self._learnt = 0
         self._glanced = 0.0
@@ -139,7 +145,12 @@ class Flow:
         """Let there be more threads: those that there are wait for calls that wait for one."""
         with self.lock:
             self._more += max(1, len(self.seats) // 2)
+            self.set_room()
         self.fill()
+
+    def set_room(self) -> None:
+        self.most, messages = self._limits()
+        self.room = _ANY if messages else self.most
 
     def fill(self) -> None:
         """Hand over calls while there are some, and room for them."""
@@ -189,8 +200,9 @@ class Flow:
             if part is not None:
                 return part
         self.seats.discard(seat)
-        if not self.seats:
+        if not self.seats and self._more:
             self._more = 0
+            self.set_room()
         return None
 
     def _drain(self, seat: Seat) -> None:
@@ -217,7 +229,7 @@ class Flow:
         self.engine.look(self)
         while self.make_next(seat, meter):
             learns = state.decision is None and meter.calls >= state.figures.calls
-            if learns or time.perf_counter_ns() - meter.began >= _SLICE_NS:
+            if learns or time.perf_counter_ns() - meter.began >= SLICE_NS:
                 self._learn(meter)
                 measured = True
         if measured:
@@ -374,6 +386,7 @@ class Flow:
     def _decide(self, figures: Figures | None = None) -> None:
         self._glanced = 0.0 if figures is None else figures.wall
         self.state.decide(self.left(), self.engine.processes_ready, figures)
+        self.set_room()
         self._paced = (self.made, time.monotonic(), self.state.decided)
         decision = self.state.decision
         if decision is not None and decision.plan.model == PROCESSES:
