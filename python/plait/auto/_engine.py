@@ -39,6 +39,9 @@ _TICK, _TICK_MOST, _LINGER = 0.005, 0.08, 0.5
 #: Seconds without a call that ends after which calls that wait for others get more threads.
 _STUCK = 0.02
 
+#: And those which have none, but could have by what may be.
+_STUCK_LONG = 0.1
+
 engines: weakref.WeakSet[Engine] = weakref.WeakSet()
 """All of this process, to be waited for when the interpreter exits."""
 
@@ -112,9 +115,9 @@ class Engine:
                 self._refuse_processes(f"cannot run in processes, which do not start: {failure}")
             else:
                 self.processes_ready = True
-            for other in self._flows():
+            for other in {flow, *self._flows()}:
+                other.set_room()
                 other.fill()
-            flow.fill()
 
         try:
             self.processes().submit(os.getpid).add_done_callback(started)
@@ -221,6 +224,10 @@ class Engine:
                 made, since = total, now
             elif now - since > _STUCK and self._add_seats():
                 since = now
+            elif now - since > _STUCK_LONG:
+                for flow in flows:
+                    if flow.stuck():
+                        flow.add_seats()
             self._tick = _TICK if decided else min(_TICK_MOST, 1.5 * self._tick)
 
     def _add_seats(self) -> bool:

@@ -10,6 +10,10 @@ from typing import NamedTuple
 WINDOW = 32
 
 
+#: Seconds in which nothing is waited for.
+_NOISE = 20e-6
+
+
 class Sample(NamedTuple):
     """Some calls, made one after the other by one thread; times in nanoseconds.
 
@@ -61,6 +65,7 @@ class Figures:
         self.size: int | None = None
         self.pickling: float | None = None
         self.result_sized = False
+        self._odd = 0
 
     def add(self, sample: Sample) -> None:
         """Remember a slice."""
@@ -87,25 +92,42 @@ class Figures:
 
     @property
     def blocked(self) -> float:
-        """How long it waits for others: for files, peers, timers."""
-        return max(0.0, self.wall - self.cpu)
+        """How long it waits for others: for files, peers, timers. What is very short is not told from noise."""
+        return max(0.0, self.wall - self.cpu) if self.wall > _NOISE else 0.0
+
+    def share_of_machine(self) -> float:
+        """Which part of their time lately calls did not wait for a core."""
+        last = list(self.samples)[-8:]
+        wall = sum(sample.wall for sample in last)
+        return max(0.1, 1 - sum(sample.ready for sample in last) / wall) if wall else 1.0
 
     def changed(self, sample: Sample) -> bool:
-        """Whether calls do not look like those before: far longer or shorter, or bound by something else."""
+        """Whether calls do not look like those before: two times in a row far longer or shorter, or bound by something else."""
         if len(self.samples) < 3:
             return False
         wall, before = sample.alone / sample.calls / 1e9, self.wall
         # Means of many slices hide how far slices are apart by nature: that much is no change.
         most = 2 + 2 * min(self.spread, 2.0)
-        return not 1 / most < (wall + 5e-6) / (before + 5e-6) < most or self.bound_otherwise(sample)
+        odd = not 1 / most < (wall + 5e-6) / (before + 5e-6) < most or self.bound_otherwise(sample)
+        odd = odd and (wall < before or sample.alone > 1_000_000)
+        self._odd = self._odd + 1 if odd else 0
+        return self._odd > 1
 
     def bound_otherwise(self, sample: Sample) -> bool:
         """Whether calls compute where those before waited, or the other way round."""
         before = self.cpu / max(self.wall, 1e-9)
         return sample.alone / sample.calls > 20_000 and abs(min(1.0, sample.cpu / sample.alone) - before) > 0.4
 
+    def if_only(self, sample: Sample) -> Figures:
+        """These figures, if there had been nothing but these calls."""
+        other = Figures()
+        other.size, other.pickling, other.result_sized = self.size, self.pickling, self.result_sized
+        other.add(sample)
+        return other
+
     def forget(self) -> None:
         """Begin anew, but for what is known of sizes."""
+        self._odd = 0
         self.samples.clear()
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from plait.auto import _calls
 from plait.auto._calls import Part, Raised
-from plait.auto._choice import ASYNCIO, PROCESSES, SLICE
+from plait.auto._choice import ASYNCIO, PROCESSES, SERIAL, SLICE
 from plait.auto._meter import Meter
 from plait.errors import NotPicklable
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import concurrent.futures
 
     from plait.auto._engine import Engine
+    from plait.auto._figures import Figures, Sample
     from plait.auto._function import Function
 
 #: Messages that a worker process has waiting beside the one that it works on.
@@ -35,7 +36,12 @@ _PACE = 0.05
 #: Of threads that do little, so many let their calls go unmeasured for one that is.
 _MEASURED = 16
 
-_SLICE_NS = int(SLICE * 1e9)
+#: Nanoseconds after which a call that still runs is long enough to decide on.
+_LONG_NS = 3_000_000
+
+_ANY = 1 << 30
+
+SLICE_NS = int(SLICE * 1e9)
 
 here = threading.local()
 """`seat`: that of the calling thread, if it has one."""
@@ -72,8 +78,14 @@ class Flow:
         """Seats beyond those decided for: calls that have one wait for calls that have none."""
         self.made = 0
         self._paced = (0, 0.0, 0)
+        self.most = 1
+        """So many seats there may be."""
+        self.room = 1
+        """So many seats there may be before a new call needs no thought."""
         self._number = 0
         self._learnt = 0
+        self._glanced = 0.0
+        """How long a call takes that was decided on before it ended; 0 where that was not so."""
 
     # ---- for those who have calls
 
@@ -133,7 +145,12 @@ class Flow:
         """Let there be more threads: those that there are wait for calls that wait for one."""
         with self.lock:
             self._more += max(1, len(self.seats) // 2)
+            self.set_room()
         self.fill()
+
+    def set_room(self) -> None:
+        self.most, messages = self._limits()
+        self.room = _ANY if messages else self.most
 
     def fill(self) -> None:
         """Hand over calls while there are some, and room for them."""
@@ -183,8 +200,9 @@ class Flow:
             if part is not None:
                 return part
         self.seats.discard(seat)
-        if not self.seats:
+        if not self.seats and self._more:
             self._more = 0
+            self.set_room()
         return None
 
     def _drain(self, seat: Seat) -> None:
@@ -210,7 +228,8 @@ class Flow:
         meter.start()
         self.engine.look(self)
         while self.make_next(seat, meter):
-            if state.decision is None or time.perf_counter_ns() - meter.began >= _SLICE_NS:
+            learns = state.decision is None and meter.calls >= state.figures.calls
+            if learns or time.perf_counter_ns() - meter.began >= SLICE_NS:
                 self._learn(meter)
                 measured = True
         if measured:
@@ -333,13 +352,15 @@ class Flow:
         meter.start()
         self.flush()
 
-    def _learn_from(self, sample: Any) -> None:
+    def _learn_from(self, sample: Sample) -> None:
         state = self.state
         before = state.decision
         with state.lock:
-            if state.decision is None:
+            if state.decision is None or not state.figures.samples:
                 state.figures.add(sample)
-                if state.known():
+                if state.decision is not None:
+                    self._decide_again()
+                elif state.known():
                     self._decide()
             elif state.figures.changed(sample):
                 state.figures.forget()
@@ -362,8 +383,10 @@ class Flow:
         if decision is None or self.left() > decision.plan.workers:  # for the last few it is too late
             self._decide()
 
-    def _decide(self) -> None:
-        self.state.decide(self.left(), self.engine.processes_ready)
+    def _decide(self, figures: Figures | None = None) -> None:
+        self._glanced = 0.0 if figures is None else figures.wall
+        self.state.decide(self.left(), self.engine.processes_ready, figures)
+        self.set_room()
         self._paced = (self.made, time.monotonic(), self.state.decided)
         decision = self.state.decision
         if decision is not None and decision.plan.model == PROCESSES:
@@ -373,7 +396,7 @@ class Flow:
         """Hold the prediction against what is: a model that is slower here than it should be is thought so from now on."""
         (made, since, decided), now, state = self._paced, time.monotonic(), self.state
         decision = state.decision
-        if decision is None or now - since < _PACE:
+        if decision is None or decision.plan.model == SERIAL or now - since < _PACE:
             return
         with self.lock:
             threads, messages = self._limits()
@@ -382,7 +405,9 @@ class Flow:
         calls = self.made - made
         if full and decided == state.decided and calls >= 4 * decision.plan.workers:
             predicted = decision.others[decision.plan.model] / max(1, decision.calls)
-            state.correct(decision.plan.model, (now - since) / calls / max(predicted, 1e-9))
+            # Other programs slow all models down alike.
+            share = state.figures.share_of_machine()
+            state.correct(decision.plan.model, (now - since) * share / calls / max(predicted, 1e-9))
             self._decide_again()
         self._paced = (self.made, now, state.decided)
 
@@ -396,32 +421,35 @@ class Flow:
                 return False
         for meter in meters:
             sample = meter.glance()
-            if sample is None or sample.wall < 3_000_000:
-                continue
-            with state.lock:
-                if state.decision is None:
-                    self._decide_on(sample)
-                elif state.figures.bound_otherwise(sample) and sample.alone / sample.calls > 1.5e9 * state.figures.wall:
-                    state.figures.forget()
-                    state.factors.clear()
-                    self._decide_on(sample)
-                else:
-                    continue
-            self.fill()
-            return True
+            if sample is not None and sample.alone >= _LONG_NS and self._is_news(sample):
+                with state.lock:
+                    self._decide(state.figures.if_only(state.assume_longer(sample)))
+                self.flush()
+                self.fill()
+                return True
         return False
+
+    def _is_news(self, sample: Sample) -> bool:
+        """Whether a call that still runs is not what was decided for."""
+        state = self.state
+        if state.decision is None:
+            return True
+        wall = self._glanced or state.figures.wall
+        each = sample.alone / sample.calls / 1e9
+        return each > 2 * wall or (each > 1.5 * wall and state.figures.bound_otherwise(sample))
+
+    def stuck(self) -> bool:
+        """Whether calls wait while those that have threads do little but wait too."""
+        with self.lock:
+            if not self.waiting() or self._coming:
+                return False
+            meters = [seat.meter for seat in self.seats if seat.meter.running]
+        samples = [sample for meter in meters if (sample := meter.glance()) is not None]
+        return bool(samples) and sum(sample.cpu for sample in samples) < 0.5 * sum(sample.alone for sample in samples)
 
     def in_a_hurry(self) -> bool:
         """Whether it is to be looked at soon again."""
         return False
-
-    def _decide_on(self, sample: Any) -> None:
-        """Decide on what is seen of a call that still runs; it is learnt from when it ends."""
-        figures = self.state.figures
-        figures.add(self.state.assume_longer(sample))
-        self._decide()
-        figures.forget()
-        figures.calls -= sample.calls
 
 
 def _cancelled() -> BaseException:

@@ -25,6 +25,9 @@ LEARN_CALLS = 8
 #: Seconds of short calls that are enough.
 _LEARN_SHORT = 0.001
 
+#: Calls after which it is decided, however short they are.
+_LEARN_MANY = 256
+
 #: What pickling and unpickling a byte of an array takes, in seconds.
 _ARRAY_BYTE = 0.3e-9
 
@@ -122,20 +125,20 @@ class Function:
         before = self.factors.get(model, 1.0)
         self.factors[model] = min(10.0, max(0.7, before * factor**0.7))
 
-    def decide(self, calls: int, processes_run: bool) -> Decision:
-        """Decide how to make so many calls."""
-        decision = self._choose(calls, processes_run)
+    def decide(self, calls: int, processes_run: bool, figures: Figures | None = None) -> Decision:
+        """Decide how to make so many calls; `figures` are others than those that are known."""
+        decision = self._choose(calls, processes_run, figures or self.figures)
         if decision.plan.model == PROCESSES:
             self.check()
             if PROCESSES in self.refused:
-                decision = self._choose(calls, processes_run)
+                decision = self._choose(calls, processes_run, figures or self.figures)
         self.decision = decision
         self.decided += 1
         return decision
 
-    def _choose(self, calls: int, processes_run: bool) -> Decision:
+    def _choose(self, calls: int, processes_run: bool, figures: Figures) -> Decision:
         return _choice.choose(
-            self.figures,
+            figures,
             self.machine,
             self.costs,
             max(1, calls),
@@ -149,7 +152,9 @@ class Function:
         """Whether enough is known to decide."""
         figures = self.figures
         seconds = sum(sample.alone for sample in figures.samples) / 1e9
-        return seconds >= LEARN_SECONDS or (figures.calls >= LEARN_CALLS and seconds >= _LEARN_SHORT)
+        return seconds >= LEARN_SECONDS or (
+            figures.calls >= LEARN_CALLS and (seconds >= _LEARN_SHORT or figures.calls >= _LEARN_MANY)
+        )
 
     def assume_longer(self, sample: Sample) -> Sample:
         """What a call that still runs may take: what has lasted so long lasts as long again, mostly."""

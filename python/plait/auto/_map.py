@@ -8,7 +8,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from plait._executor import ProgressBar
 from plait.auto._calls import Call, Part, Raised
@@ -34,7 +34,7 @@ _SHORT = 0.0005
 CHUNK_NS = 2_000_000
 
 #: Seconds for which the caller waits to see whether calls are short.
-_PATIENCE = 0.005
+_PATIENCE = 0.05
 
 #: Items of an input without a length that are pulled ahead of who takes results.
 _AHEAD = 1024
@@ -63,9 +63,9 @@ class _Chunk:
         self.slot = slot
         self.seen = -1
         """How many were left when the watch came by."""
+        self.taken_back = False
         self._items: deque[Any] = deque(items)
         self._items.append(_END)
-        self._taken_back = False
         self._inline = inline
         """Whether the caller makes them, whom Ctrl-C interrupts."""
 
@@ -89,15 +89,22 @@ class _Chunk:
 
     def take_back(self) -> list[tuple[Any, ...]]:
         """Take out what has not begun, once."""
-        if self._taken_back:
+        if self.taken_back:
             return []
-        self._taken_back = True
+        self.taken_back = True
         self._items.appendleft(_END)
         while True:
             try:
                 return [item for item in self._items if item is not _END]
             except RuntimeError:  # the end was taken meanwhile
                 continue
+
+
+class _Rest(NamedTuple):
+    """What was left of a chunk, and a slot that holds its place among the results until all of it has places of its own."""
+
+    items: deque[tuple[Any, ...]]
+    end: _Slot
 
 
 class MapFlow(Flow):
@@ -121,6 +128,8 @@ class MapFlow(Flow):
         self._window = arguments.buffersize if arguments.buffersize is not None else _AHEAD
         self._lazily = total is None or arguments.buffersize is not None
         self._pulled: deque[tuple[Any, ...]] = deque()
+        self._returned: deque[_Rest] = deque()
+        """Items that were taken and not begun."""
         self._left = 0 if self._lazily or total is None else total
         """Items that can be taken now."""
         self._chunk_size = 1
@@ -151,7 +160,7 @@ class MapFlow(Flow):
         """Whether there is anything new."""
         if not self._lazily or self._exhausted or self._closed:
             return False
-        room = self._window - (self._taken + len(self._pulled) - self._given)
+        room = self._window - (self._taken + self._left - self._given)
         if room <= 0 or (room < self._window // 4 and self._taken > self._given):
             return False
         if self.engine.closed:
@@ -160,7 +169,7 @@ class MapFlow(Flow):
         with self.lock:
             self._exhausted = len(pulled) < room
             self._pulled.extend(pulled)
-            self._left = len(self._pulled)
+            self._left += len(pulled)
         return bool(pulled)
 
     def pop(self, most: int) -> Part | None:
@@ -168,30 +177,47 @@ class MapFlow(Flow):
         if self._closed or not self._left:
             return None
         most = min(most, self._left if self._most is None else self._most)
-        items = self._take(most)
-        slots = [_Slot() for _ in items]
-        if self._ordered:
-            self._slots.extend(slots)
+        items, slots = self._take(most, lambda items: [_Slot() for _ in items])
         context = self._context
-        return Part([Call(self._function, item, {}, context.copy()) for item in items], slots)
+        return Part([Call(self._function, item, {}, context.copy()) for item in items], slots) if items else None
 
-    def _take(self, most: int) -> list[tuple[Any, ...]]:
-        if self._lazily:
+    def _take(
+        self, most: int, places: Callable[[list[tuple[Any, ...]]], list[_Slot]]
+    ) -> tuple[list[tuple[Any, ...]], list[_Slot]]:
+        """Take out items, and give them places among the results. The lock is held."""
+        rest = self._returned[0] if self._returned else None
+        if rest is not None:
+            items = [rest.items.popleft() for _ in range(min(most, len(rest.items)))]
+        elif self._lazily:
             items = [self._pulled.popleft() for _ in range(min(most, len(self._pulled)))]
         else:
             items = list(itertools.islice(self._items, most))
         self._left -= len(items)
         self._taken += len(items)
-        return items
+        slots = places(items)
+        if self._ordered and rest is None:
+            self._slots.extend(slots)
+        elif self._ordered and rest is not None:
+            place = self._slots.index(rest.end)
+            for at, slot in enumerate(slots, place):
+                self._slots.insert(at, slot)
+        if rest is not None and not rest.items:
+            self._returned.popleft()
+            rest.end.outcomes = []
+        return items, slots
 
-    def _put_back(self, items: list[tuple[Any, ...]]) -> None:
-        """Undo `_take` of the last items that were taken."""
-        if self._lazily:
-            self._pulled.extendleft(reversed(items))
-        else:
-            self._items = itertools.chain(items, self._items)
+    def _put_back(self, chunk: _Chunk) -> bool:
+        """Let what a chunk has not begun be taken by others; its place among the results is kept. The lock is held."""
+        items = chunk.take_back()
+        if not items:
+            return False
+        rest = _Rest(deque(items), _Slot())
+        if self._ordered:
+            self._slots.insert(self._slots.index(chunk.slot) + 1, rest.end)
+        self._returned.appendleft(rest)
         self._left += len(items)
         self._taken -= len(items)
+        return True
 
     def waiting(self) -> int:
         """Items that can be taken."""
@@ -206,7 +232,7 @@ class MapFlow(Flow):
         import concurrent.futures
 
         with self.lock:
-            part = None if self._lazily and not self._pulled else self.pop(1)
+            part = self.pop(1)
             self._closed = True
         if part is not None:
             self.deliver(part, [Raised(concurrent.futures.CancelledError())])
@@ -218,6 +244,7 @@ class MapFlow(Flow):
         with self.lock:
             self._closed = True
             self._pulled.clear()
+            self._returned.clear()
         self._tell_rest()
 
     # ---- results
@@ -246,14 +273,17 @@ class MapFlow(Flow):
     def next_outcomes(self, deadline: float | None) -> list[Any]:
         """The next outcomes; none where there are no more."""
         self._go_on()
-        if not self._is_there():
-            if self._is_coming():
-                self._await(deadline)
+        while True:
             if not self._is_there():
-                return []
-        outcomes = self._slots.popleft().outcomes or []
-        self._given += len(outcomes)
-        return outcomes
+                if self._is_coming():
+                    self._await(deadline)
+                if not self._is_there():
+                    return []
+            with self.lock:
+                outcomes = self._slots.popleft().outcomes
+            if outcomes:
+                self._given += len(outcomes)
+                return outcomes
 
     def _is_coming(self) -> bool:
         with self.lock:
@@ -297,25 +327,25 @@ class MapFlow(Flow):
 
     def _make_some(self) -> None:
         meter, end = Meter(), time.perf_counter_ns() + int(INLINE * 1e9)
+        meter.start()
         while time.perf_counter_ns() < end and self._are_short():
             with self.lock:
                 chunk = None if self.seats else self._cut()
             if chunk is None:
-                return
+                break
             self.engine.look(self)
-            meter.start()
             self._make_chunk(chunk, meter)
-            self._learn(meter)
+            if meter.calls >= self.state.figures.calls or meter.inside > CHUNK_NS:
+                self._learn(meter)
+        self._learn(meter)
 
     def make_next(self, seat: Seat, meter: Meter) -> bool:
         """Make a call for a seat, or several that are short."""
-        if self.state.decision is None or not self._are_short():
-            return super().make_next(seat, meter)
         with self.lock:
-            chunk = self._cut() if len(self.seats) <= self._limits()[0] else None
-            if chunk is None:
-                self.seats.discard(seat)
-                return False
+            alone = len(self.seats) == 1 <= self._limits()[0] and not self._kept
+            chunk = self._cut() if alone and self.state.figures.calls and self._are_short() else None
+        if chunk is None:
+            return super().make_next(seat, meter)
         self._make_chunk(chunk, meter)
         return True
 
@@ -328,10 +358,8 @@ class MapFlow(Flow):
         """Cut off some items, about as many as take some milliseconds. The lock is held."""
         if not self.waiting():
             return None
-        slot = _Slot()
-        if self._ordered:
-            self._slots.append(slot)
-        self._chunk = chunk = _Chunk(self._take(min(self._chunk_size, self._left)), slot, self._inline)
+        items, [slot] = self._take(min(self._chunk_size, self._left), lambda _: [_Slot()])
+        self._chunk = chunk = _Chunk(items, slot, self._inline)
         return chunk
 
     def _make_chunk(self, chunk: _Chunk, meter: Meter) -> None:
@@ -341,9 +369,9 @@ class MapFlow(Flow):
         meter.running = False
         took = meter.ended(len(outcomes), began) - began
         with self.lock:
-            self._put_back(chunk.take_back())
+            whole = not self._put_back(chunk)
             self._chunk = None
-            if took < CHUNK_NS // 2 and not chunk.left():
+            if took < CHUNK_NS // 2 and whole:
                 self._chunk_size *= 2
             elif took > 2 * CHUNK_NS:
                 self._chunk_size = max(1, min(self._chunk_size, len(outcomes) // 2))
@@ -361,7 +389,7 @@ class MapFlow(Flow):
                 if chunk.seen != (left := chunk.left()):
                     chunk.seen = left
                     return False
-                self._put_back(chunk.take_back())
+                self._put_back(chunk)
                 self._chunk_size = 1
                 self._inline = False  # others need not wait for it
         if chunk is not None:

@@ -57,9 +57,10 @@ class Meter:
         wall = max(self.inside, 1)
         # What was between the calls is none of theirs.
         between = max(0, time.perf_counter_ns() - self.began - wall)
-        waits = max(0, wanted + ready - between)
         cpu = min(max(cpu - between, cpu * wall // (wall + between)), wall)
-        return Sample(self.calls, wall, cpu, min(held, wall) if seen else -1, min(waits, wall - cpu))
+        ready = min(max(0, ready - between), wall - cpu)
+        wanted = min(max(0, wanted - between), wall - cpu - ready)
+        return Sample(self.calls, wall, cpu, min(held, wall) if seen else -1, wanted, ready)
 
     def glance(self) -> Sample | None:
         """What another thread's calls took so far, with the one that still runs; None if that cannot be told."""

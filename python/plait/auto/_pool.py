@@ -7,6 +7,7 @@ import contextvars
 import functools
 import inspect
 import os
+import types
 import weakref
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
@@ -84,7 +85,7 @@ class Pool(concurrent.futures.Executor):
     def _known(self, fn: Callable[..., Any]) -> Any:
         if self._engine.closed:
             raise RuntimeError("cannot schedule new futures after shutdown")
-        key = _key(fn)
+        key = fn.__code__ if type(fn) is types.FunctionType else _key(fn)
         known = self._engine.functions.get(key)
         if known is None:
             if not callable(fn):
