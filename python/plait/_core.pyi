@@ -34,6 +34,7 @@ __all__ = [
     "Mailbox",
     "MapCore",
     "MapFeeder",
+    "ObservedCall",
     "ObservedCoroutine",
     "ProcessPoolCore",
     "RLockCore",
@@ -76,7 +77,6 @@ __all__ = [
     "load_profile",
     "observe_forked",
     "observe_method",
-    "observe_pooled",
     "observe_start",
     "observe_stop",
     "observe_thread",
@@ -872,6 +872,13 @@ def accept_streams(
 
 @final
 @disjoint_base
+class ObservedCall:
+    def __new__(cls, pool: str, function: Callable[..., Any]) -> Self: ...
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any: ...
+    def __getattr__(self, name: str, /) -> Any: ...
+
+@final
+@disjoint_base
 class ObservedCoroutine:
     def __next__(self) -> Any: ...
     def send(self, value: Any, /) -> Any: ...
@@ -886,9 +893,6 @@ class ObservedCoroutine:
 def load_profile(paths: Sequence[str]) -> ProfileRecord: ...
 def observe_forked() -> None: ...
 def observe_method(what: str, how: str, exact: bool, why: str) -> None: ...
-def observe_pooled(
-    pool: str, function: str, at: int, begun: int, ended: int, pickling: int = 0, transfer: int = 0
-) -> None: ...
 def observe_start(path: str, name: str, *, over: str, parent: int, rate: float = 100.0) -> None: ...
 def observe_stop(code: int | None = None) -> None: ...
 def observe_thread(tid: int, name: str, born: bool) -> None: ...

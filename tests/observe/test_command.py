@@ -59,7 +59,14 @@ def test_the_program_sees_what_it_would_see(script: Any, tmp_path: Path, before:
 
 @pytest.mark.parametrize(
     "source",
-    ["1 / 0", "import sys; sys.exit(3)", "import sys; sys.exit('no')", "raise SystemExit", "import os; os._exit(9)", "raise KeyboardInterrupt"],
+    [
+        "1 / 0",
+        "import sys; sys.exit(3)",
+        "import sys; sys.exit('no')",
+        "raise SystemExit",
+        "import os; os._exit(9)",
+        "raise KeyboardInterrupt",
+    ],
 )
 def test_the_end_is_the_programs_own(script: Any, tmp_path: Path, source: str) -> None:
     path = script(f"def f():\n    {source}\nf()\n")
@@ -80,15 +87,25 @@ def test_a_module_and_a_line_of_code_run_too(tmp_path: Path) -> None:
 
 def test_its_own_sitecustomize_runs(script: Any, tmp_path: Path) -> None:
     script("import sys; sys.mine = 'here'\n", "sitecustomize.py")
-    ran, _ = profiled(tmp_path, "-c", "import sys, sitecustomize; print(sys.mine, sitecustomize.__file__)", env={**os.environ, "PYTHONPATH": str(tmp_path)})
+    ran, _ = profiled(
+        tmp_path,
+        "-c",
+        "import sys, sitecustomize; print(sys.mine, sitecustomize.__file__)",
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+    )
     assert ran.stdout == f"here {tmp_path}/sitecustomize.py\n"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_signals_go_to_the_program(script: Any, tmp_path: Path, number: signal.Signals) -> None:
-    path = script(
-        f"import signal, sys\nsignal.signal({int(number)}, lambda *_: sys.exit(42))\nprint('ready', flush=True)\nwhile True: signal.pause()\n"
-    )
+    source = f"""
+import signal, sys
+signal.signal({int(number)}, lambda *_: sys.exit(42))
+print("ready", flush=True)
+while True:
+    signal.pause()
+"""
+    path = script(source)
     with subprocess.Popen(
         [sys.executable, "-m", "plait", "profile", path], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
@@ -156,6 +173,7 @@ def test_children_of_every_kind_are_seen(script: Any, tmp_path: Path) -> None:
     assert "fork of program.py" in names
     assert 7 in [process["exit"] for process in report["processes"]]
     assert len({process["pid"] for process in report["processes"]}) >= 8
+    assert any("true" in limit and "-I" in limit for limit in report["limits"])
 
 
 def test_children_are_left_alone_on_demand(script: Any, tmp_path: Path) -> None:
@@ -171,7 +189,8 @@ def spin():
     end = time.perf_counter() + 0.3
     while time.perf_counter() < end:
         sum(range(100))
-threads = [threading.Thread(target=spin, name=f"spin-{n}") for n in range(2)] + [threading.Thread(target=time.sleep, args=(0.3,), name="sleeper")]
+threads = [threading.Thread(target=spin, name=f"spin-{n}") for n in range(2)]
+threads.append(threading.Thread(target=time.sleep, args=(0.3,), name="sleeper"))
 for thread in threads: thread.start()
 for thread in threads: thread.join()
 """
@@ -205,7 +224,7 @@ for thread in threads: thread.join()
 """
     _, report = profiled(tmp_path, script(source))
     check(report)
-    assert report["tasks"] and report["blocked"] and report["threads"]
+    assert all(report[name] for name in ("tasks", "blocked", "threads"))
     del report["verdict"]
     with pytest.raises(fastjsonschema.JsonSchemaException):
         check(report)

@@ -120,6 +120,12 @@ impl Desk {
         }
     }
 
+    /// Gives up everything that lies here, and all texts.
+    pub(crate) fn forget(&self) {
+        let papers = std::mem::take(&mut *self.0.lock());
+        drop(papers);
+    }
+
     /// How many records and texts found no room.
     pub(crate) fn lost(&self) -> u64 {
         self.0.lock().lost

@@ -95,7 +95,7 @@ pub struct Observer(Arc<Running>);
 struct Running {
     desk: Desk,
     /// Raised when it is to end.
-    end: EventFd,
+    end: Guarded<Option<Arc<EventFd>>>,
     /// The code that the program ends with, for the last record; taken by the thread.
     code: Guarded<Option<i32>>,
     thread: Guarded<Option<JoinHandle<()>>>,
@@ -136,11 +136,13 @@ impl Observer {
     ) -> io::Result<Observer> {
         let running = Arc::new(Running {
             desk: Desk::default(),
-            end: EventFd::create()?,
+            end: Guarded::default(),
             code: Guarded::default(),
             thread: Guarded::default(),
             generation,
         });
+        let end = Arc::new(EventFd::create()?);
+        *running.end.lock() = Some(Arc::clone(&end));
         let (ready, is_ready) = std::sync::mpsc::channel();
         let shared = Arc::clone(&running);
         let caller = thread::number();
@@ -148,7 +150,7 @@ impl Observer {
             let sampler = Sampler::begin(&shared, program, settings, caller, stacks, sink);
             // Whoever waited for this may be gone: then nobody needs to know.
             let _ = ready.send(());
-            sampler.run();
+            sampler.run(&end);
             OWNER.store(0, Release); // pairs with `claim`
         })?;
         // An error is a thread that has panicked: it has said so, and `stop` finds it ended.
@@ -184,9 +186,14 @@ impl Observer {
             return;
         };
         *self.0.code.lock() = code;
-        self.0.end.signal();
+        let end = self.0.end.lock().take();
+        if let Some(end) = end {
+            end.signal();
+        }
         // A panic of the observer's thread was reported when it happened; the program goes on.
         let _ = thread.join();
+        // Clones may be kept for long.
+        self.0.desk.forget();
     }
 }
 

@@ -146,7 +146,11 @@ def _observed_fork_exec(fork_exec: Any) -> Any:
         if changed is None or len(args) <= _ENVIRONMENT:
             return fork_exec(*args)
         listed = [name + b"=" + value for name, value in changed.items()]
-        return fork_exec(*args[:_ENVIRONMENT], listed, *args[_ENVIRONMENT + 1 :])
+        pid = fork_exec(*args[:_ENVIRONMENT], listed, *args[_ENVIRONMENT + 1 :])
+        settings = _session.current()
+        if settings is not None:
+            _session.leave_word(settings, pid, _session.STARTED, os.path.basename(os.fsdecode(args[0][0])))
+        return pid
 
     return observed
 

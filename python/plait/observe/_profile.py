@@ -80,11 +80,11 @@ class Profile:
                 head = file.read(64)
             if head.lstrip().startswith(b"{"):
                 return cls(_from_json(path))
-            return cls(_core.load_profile([path]), path)
+            return cls(_whole([path], path), path)
         traces = _traces(path)
         if not traces:
             raise ValueError(f"there is no trace in the folder {path!r}")
-        return cls(_core.load_profile(traces))
+        return cls(_whole(traces, path))
 
     @property
     def record(self) -> ProfileRecord:
@@ -234,6 +234,13 @@ class Profile:
         return f"<plait.Profile of {self.wall:.3f} s: {self.verdict}>"
 
 
+def _whole(traces: list[str], path: str) -> ProfileRecord:
+    record = _core.load_profile(traces)
+    if not record["processes"]:
+        raise ValueError(f"{path!r} holds nothing of any process: it is empty, or its program died as it began")
+    return record
+
+
 def _from_json(path: str) -> ProfileRecord:
     with open(path, encoding="utf-8") as file:
         try:
@@ -294,9 +301,20 @@ def collect(folder: str, into: str, exits: dict[int, int] | None = None) -> Prof
 
 
 def _notes(folder: str) -> list[str]:
-    """What children have left word of."""
+    """What children have left word of, and those that have not."""
     found: list[str] = []
-    for name in sorted(os.listdir(folder)):
+    names = sorted(os.listdir(folder))
+    told = {name.partition("-")[0].partition(".")[0] for name in names if not name.endswith(_session.STARTED)}
+    unseen: dict[str, int] = {}
+    for name in names:
+        if name.endswith(_session.STARTED) and name.removesuffix(_session.STARTED) not in told:
+            with open(os.path.join(folder, name), encoding="utf-8", errors="replace") as file:
+                program = file.read()
+            unseen[program] = unseen.get(program, 0) + 1
+    if unseen:
+        listed = ", ".join(program if count == 1 else f"{program} ({count} times)" for program, count in unseen.items())
+        found.append(f"Not looked into, since it is not Python or runs with -I, -E or -S: {listed}.")
+    for name in names:
         if name.endswith(".note"):
             with open(os.path.join(folder, name), encoding="utf-8", errors="replace") as file:
                 found.append(f"Process {name.removesuffix('.note')} was not observed: {file.read()}.")
@@ -317,6 +335,7 @@ class Profiling:
         self._folder = ""
         self._profile = Profile()
         self._began = False
+        self._owner = 0
 
     def __enter__(self) -> Profile:
         if self._began:
@@ -343,12 +362,13 @@ class Profiling:
             _turn.release()
             raise
         self._began = True
+        self._owner = os.getpid()
         return self._profile
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if _session.current() is None:  # a fork of the program has come here
+        if os.getpid() != self._owner:  # a fork of the program has come here: the profile is its parent's
             return
         _session.end()
         _turn.release()
@@ -411,8 +431,8 @@ def profile(save: Path | None = None, *, rate: float = 100.0, tasks: bool = True
     >>> with plait.profile() as found:
     ...     sum(number * number for number in range(1_000_000))
     333332833333500000
-    >>> found.verdict
-    'cpu-bound'
+    >>> found.threads[0]["on_cpu_gil"] > 0
+    True
     """
     _check_rate(rate)
     if save is not None:

@@ -17,9 +17,23 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Final
 
-__all__ = ["OVER", "Settings", "before_exec", "begin", "begin_in_child", "begin_worker", "current", "end"]
+__all__ = [
+    "OVER",
+    "STARTED",
+    "Settings",
+    "before_exec",
+    "begin",
+    "begin_in_child",
+    "begin_worker",
+    "current",
+    "end",
+    "leave_word",
+]
 
 OVER: Final = "over"
+
+STARTED: Final = ".started"
+"""Ends the names of files that tell of a child which was started, by its number; the program is in it."""
 
 _MORE = (
     "multiprocessing.resource_tracker import main",
@@ -168,13 +182,24 @@ def begin_in_child(text: str) -> None:
         return
     session = _Session(settings)
     line = " ".join(sys.orig_argv[1:])
-    if not any(each in line for each in _MORE):
+    if any(each in line for each in _MORE):
+        leave_word(settings, os.getpid(), ".server", line)
+    else:
         try:
             _observe(session, _name())
         except (OSError, RuntimeError):  # no room, no thread: the program runs all the same
             return
     _session = session
     _install(session)
+
+
+def leave_word(settings: Settings, pid: int, kind: str, text: str) -> None:
+    """Write a small file about a process into the profile's folder."""
+    try:
+        with open(os.path.join(settings.folder, f"{pid}{kind}"), "w", encoding="utf-8", errors="replace") as file:
+            file.write(text)
+    except OSError:  # the profile is over
+        pass
 
 
 def _name() -> str:

@@ -74,7 +74,8 @@ def _look_at_asyncio(asyncio: ModuleType) -> None:
         )
     look_at_loops(module.BaseEventLoop)
     handle = module.events.Handle
-    if not _patches.was_left(handle, "_run"):
+    # Not where somebody else has put something in its place.
+    if not _patches.was_left(handle, "_run") and handle._run.__module__ == handle.__module__:
         _patches.replace(handle, "_run", _core.observing_run(handle))
 
 

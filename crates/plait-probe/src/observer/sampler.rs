@@ -7,6 +7,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use plait_sys::epoll::Epoll;
+use plait_sys::event::EventFd;
 use plait_sys::perf::{Event, Switches, What};
 use plait_sys::time::{monotonic_ns, thread_cpu_ns};
 use plait_trace::record::{Record, Text, Tid, Why};
@@ -134,8 +135,8 @@ impl Sampler {
         }
     }
 
-    pub(super) fn run(mut self) {
-        let epoll = Epoll::create().and_then(|epoll| epoll.add_readable(self.shared.end.as_fd(), 0).map(|()| epoll));
+    pub(super) fn run(mut self, end: &EventFd) {
+        let epoll = Epoll::create().and_then(|epoll| epoll.add_readable(end.as_fd(), 0).map(|()| epoll));
         if let Ok(epoll) = epoll {
             let mut readable = Vec::new();
             loop {

@@ -382,7 +382,7 @@ unsafe fn create_observed(
         if task.is_null() {
             return Err(PyErr::fetch(py));
         }
-        observe::created(observed, &Borrowed::from_ptr(py, task), names);
+        observed.get().belongs_to(&Borrowed::from_ptr(py, task));
         Ok(task)
     }
 }

@@ -34,6 +34,10 @@ pub(crate) struct ObservedCoroutine {
     journal: &'static Journal,
     /// The task's number; 0 until it was told of.
     task: AtomicU64,
+    /// Until then, the task itself.
+    owner: Guarded<Option<Py<PyAny>>>,
+    /// When it was made.
+    made: u64,
     /// When its last step ended; 0 before the first.
     left: AtomicU64,
     /// When it was handed to the loop again; 0 while it was not.
@@ -54,12 +58,15 @@ struct Running {
 impl ObservedCoroutine {
     /// Around `inner`.
     pub(crate) fn new(inner: Py<PyAny>, journal: &'static Journal) -> Self {
+        let made = monotonic_ns();
         Self {
             inner,
             journal,
             task: AtomicU64::new(0),
             left: AtomicU64::new(0),
-            woken: AtomicU64::new(monotonic_ns()),
+            owner: Guarded::new(None),
+            made,
+            woken: AtomicU64::new(made),
             undescribed: AtomicU64::new(0),
             awaited: Guarded::new(None),
         }
@@ -77,21 +84,33 @@ impl ObservedCoroutine {
         }
     }
 
-    /// Tells of the task, unless that was done. A name that asyncio has made is kept as its number.
-    pub(crate) fn announce(&self, py: Python<'_>, name: &str, made: bool) {
-        if self.task.load(Relaxed) != 0 {
-            return;
-        }
+    /// The task is there. It tells its name when it first runs: many get one only after they were made.
+    pub(crate) fn belongs_to(&self, task: &Bound<'_, PyAny>) {
+        let py = task.py();
+        let kept = task.clone().unbind();
+        let before = self.owner.with(py, |owner| owner.replace(kept));
+        drop(before);
+    }
+
+    /// Tells of the task. A name that asyncio has made is kept as its number.
+    #[cold]
+    fn announce(&self, py: Python<'_>) {
+        let owner = self.owner.with(py, Option::take);
+        let name = owner.and_then(|owner| {
+            let name = owner.bind(py).call_method0(intern!(py, "get_name"));
+            name.and_then(|name| name.extract::<String>()).ok()
+        });
+        let name = name.unwrap_or_default();
         let number = name.strip_prefix("Task-").and_then(|number| number.parse().ok());
-        let (task, name) = match number.filter(|&number: &u64| made && (1..UNNUMBERED).contains(&number)) {
+        let (task, name) = match number.filter(|number: &u64| (1..UNNUMBERED).contains(number)) {
             Some(number) => (number, Text::default()),
-            None => (NEXT.fetch_add(1, Relaxed), self.journal.text(name)),
+            None => (NEXT.fetch_add(1, Relaxed), self.journal.text(&name)),
         };
         self.task.store(task, Relaxed);
         let function = awaited::name_of(self.inner.bind(py));
         self.journal.tell(Record::Task {
             task,
-            at: self.woken.load(Relaxed),
+            at: self.made,
             tid: journal::tid(),
             name,
             function: self.journal.text(&function),
@@ -101,7 +120,7 @@ impl ObservedCoroutine {
     #[inline]
     fn enter(&self, py: Python<'_>) -> Running {
         if self.task.load(Relaxed) == 0 {
-            self.announce(py, "", false);
+            self.announce(py);
         }
         let (left, woken) = (self.left.load(Relaxed), self.woken.swap(0, Relaxed));
         let before = self.awaited.with(py, Option::take);
@@ -271,11 +290,12 @@ impl ObservedCoroutine {
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         visit.call(&self.inner)?;
+        self.owner.look(|owner| visit.call(owner)).unwrap_or(Ok(()))?;
         self.awaited.look(|awaited| visit.call(awaited)).unwrap_or(Ok(()))
     }
 
     fn __clear__(&self, py: Python<'_>) {
-        let before = self.awaited.with(py, Option::take);
+        let before = (self.awaited.with(py, Option::take), self.owner.with(py, Option::take));
         drop(before);
     }
 }

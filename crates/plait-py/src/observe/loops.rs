@@ -11,7 +11,7 @@ use pyo3::exceptions::PyValueError;
 use pyo3::ffi;
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::PyType;
+use pyo3::types::{PyTuple, PyType};
 
 use super::awaited;
 use super::coroutine::{self, ObservedCoroutine};
@@ -122,7 +122,7 @@ unsafe extern "C" fn create_task<const N: usize>(
         };
         let task = pass(original, slf, Some(observed.as_ptr()), args, count as usize, names);
         if !task.is_null() {
-            created(&observed, &Borrowed::from_ptr(py, task), names);
+            observed.get().belongs_to(&Borrowed::from_ptr(py, task));
         }
         task
     }
@@ -145,46 +145,91 @@ pub(crate) unsafe fn observed(py: Python<'_>, coroutine: Object) -> Option<Bound
     Bound::new(py, ObservedCoroutine::new(coroutine.to_owned().unbind(), journal)).ok()
 }
 
-/// The task is there: tells its name, which asyncio has made if the program gave none.
-///
-/// # Safety
-/// `names` is null or a tuple of strings.
-pub(crate) unsafe fn created(observed: &Bound<'_, ObservedCoroutine>, task: &Bound<'_, PyAny>, names: Object) {
-    let py = observed.py();
-    // SAFETY: null or a tuple.
-    let names = unsafe { Bound::<PyAny>::from_borrowed_ptr_or_opt(py, names) };
-    let named = names.is_some_and(|names| names.contains(intern!(py, "name")).unwrap_or(true));
-    let name = task
-        .call_method0(intern!(py, "get_name"))
-        .and_then(|name| name.extract::<String>());
-    observed.get().announce(py, &name.unwrap_or_default(), !named);
-}
-
-/// `Handle._run`: callbacks that block the loop are written down, unless they are tasks.
+/// `Handle._run`: callbacks that block the loop are written down, unless they are tasks. What it does is done here, since to call the
+/// method that was there would cost as much as all the rest.
 unsafe extern "C" fn run(slf: Object, _: Object) -> Object {
     // SAFETY: attached; an object.
-    unsafe {
-        let py = Python::assume_attached();
-        let original = RUN.load(Relaxed);
-        let watch = Watch::begin();
-        // The clock is read twice: not for what tells its own times.
-        let watch = watch.filter(|_| {
-            !Borrowed::<PyAny>::from_ptr(py, slf)
-                .getattr(intern!(py, "_callback"))
-                .is_ok_and(|callback| coroutine::is_step(&callback))
-        });
-        let result = calling::vectorcall(original, [slf].as_ptr(), 1, std::ptr::null_mut());
-        if let Some(span) = watch.and_then(Watch::blocked) {
-            let kept = PyErr::take(py);
-            let callback = Borrowed::<PyAny>::from_ptr(py, slf)
-                .getattr(intern!(py, "_callback"))
-                .ok();
-            span.write(callback.as_ref());
-            if let Some(error) = kept {
-                error.restore(py);
-            }
+    let handle = unsafe { Borrowed::<PyAny>::from_ptr(Python::assume_attached(), slf) };
+    match run_handle(&handle) {
+        Ok(()) => handle.py().None().into_ptr(),
+        Err(error) => {
+            error.restore(handle.py());
+            std::ptr::null_mut()
         }
-        result
+    }
+}
+
+fn run_handle(handle: &Bound<'_, PyAny>) -> PyResult<()> {
+    let py = handle.py();
+    let callback = handle.getattr(intern!(py, "_callback"))?;
+    let context = handle.getattr(intern!(py, "_context"))?;
+    let args = handle.getattr(intern!(py, "_args"))?;
+    let watch = if coroutine::is_step(&callback) {
+        None
+    } else {
+        Watch::begin()
+    };
+    let result = args
+        .cast::<PyTuple>()
+        .map_err(PyErr::from)
+        .and_then(|args| run_in(&context, &callback, args));
+    if let Some(blocked) = watch.and_then(Watch::blocked) {
+        blocked.write(Some(&callback));
+    }
+    result.or_else(|error| failed(handle, error))
+}
+
+fn run_in(context: &Bound<'_, PyAny>, callback: &Bound<'_, PyAny>, args: &Bound<'_, PyTuple>) -> PyResult<()> {
+    let py = context.py();
+    // SAFETY: attached; it is a context, or the call fails.
+    if unsafe { ffi::PyContext_Enter(context.as_ptr()) } != 0 {
+        return Err(PyErr::fetch(py));
+    }
+    let result = calling::call_with(callback, args);
+    // SAFETY: attached, and it was entered.
+    let left = unsafe { ffi::PyContext_Exit(context.as_ptr()) };
+    let result = result?;
+    drop(result);
+    if left != 0 {
+        return Err(PyErr::fetch(py));
+    }
+    Ok(())
+}
+
+/// A callback has raised: has asyncio's own method do what is to be done, with the same error again.
+#[cold]
+fn failed(handle: &Bound<'_, PyAny>, error: PyErr) -> PyResult<()> {
+    let py = handle.py();
+    let (callback, args) = (intern!(py, "_callback"), intern!(py, "_args"));
+    let again = RaisedAgain {
+        handle: handle.clone().unbind(),
+        callback: handle.getattr(callback)?.unbind(),
+        args: handle.getattr(args)?.unbind(),
+        error: error.into_value(py).into_any(),
+    };
+    handle.setattr(callback, Bound::new(py, again)?)?;
+    handle.setattr(args, PyTuple::empty(py))?;
+    // SAFETY: kept since `observing_run`; attached.
+    let original = unsafe { Bound::<PyAny>::from_borrowed_ptr(py, RUN.load(Relaxed)) };
+    calling::call(&original, [handle]).map(drop)
+}
+
+/// Puts a handle's callback back, and raises what that has raised.
+#[pyclass(frozen)]
+struct RaisedAgain {
+    handle: Py<PyAny>,
+    callback: Py<PyAny>,
+    args: Py<PyAny>,
+    error: Py<PyAny>,
+}
+
+#[pymethods]
+impl RaisedAgain {
+    fn __call__(&self, py: Python<'_>) -> PyResult<()> {
+        let handle = self.handle.bind(py);
+        handle.setattr(intern!(py, "_callback"), &self.callback)?;
+        handle.setattr(intern!(py, "_args"), &self.args)?;
+        Err(PyErr::from_value(self.error.bind(py).clone()))
     }
 }
 

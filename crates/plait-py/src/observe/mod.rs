@@ -8,6 +8,7 @@
 //! | `load` | profiles as dicts |
 //! | `loops` | classes of loops, looked at while a profile runs |
 //! | `observer` | its beginning and end |
+//! | `pooled` | tasks of pools that tell how long they waited |
 //! | `tally` | what a thread's time went to, for those who decide while the program runs |
 
 mod awaited;
@@ -16,11 +17,12 @@ mod journal;
 mod load;
 mod loops;
 mod observer;
+mod pooled;
 mod tally;
 
 use coroutine::UNNUMBERED;
 pub(crate) use coroutine::{ObservedCoroutine, handed_over, is_step};
-pub(crate) use loops::{Watch, created, observed};
+pub(crate) use loops::{Watch, observed};
 
 use pyo3::prelude::*;
 
@@ -32,6 +34,7 @@ pub(crate) fn is_on() -> bool {
 
 pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<ObservedCoroutine>()?;
+    module.add_class::<pooled::ObservedCall>()?;
     module.add_function(wrap_pyfunction!(load::load_profile, module)?)?;
     module.add_function(wrap_pyfunction!(load::write_perfetto, module)?)?;
     module.add_function(wrap_pyfunction!(loops::observing_methods, module)?)?;
@@ -41,10 +44,9 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(observer::observing, module)?)?;
     module.add_function(wrap_pyfunction!(observer::observe_forked, module)?)?;
     module.add_function(wrap_pyfunction!(observer::observe_thread, module)?)?;
-    module.add_function(wrap_pyfunction!(observer::observe_method, module)?)?;
     module.add_function(wrap_pyfunction!(tally::gil_is_on, module)?)?;
     module.add_function(wrap_pyfunction!(tally::gil_tally, module)?)?;
     module.add_function(wrap_pyfunction!(tally::thread_ready_ns, module)?)?;
     module.add_function(wrap_pyfunction!(tally::thread_usage, module)?)?;
-    module.add_function(wrap_pyfunction!(observer::observe_pooled, module)?)
+    module.add_function(wrap_pyfunction!(observer::observe_method, module)?)
 }

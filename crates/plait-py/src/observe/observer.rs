@@ -176,28 +176,3 @@ pub(crate) fn observe_method(what: &str, how: &str, exact: bool, why: &str) {
     let (what, how, why) = (journal.text(what), journal.text(how), journal.text(why));
     journal.tell(Record::Method(Method { what, how, exact, why }));
 }
-
-/// Tells of a task of a pool: the times of its stations, and how long pickling and the transfer took; all in nanoseconds.
-#[pyfunction]
-#[pyo3(signature = (pool, function, at, begun, ended, pickling=0, transfer=0))]
-pub(crate) fn observe_pooled(
-    pool: &str,
-    function: &str,
-    at: u64,
-    begun: u64,
-    ended: u64,
-    pickling: u64,
-    transfer: u64,
-) {
-    let Some(journal) = journal::active() else { return };
-    let (pool, function) = (journal.text(pool), journal.text(function));
-    journal.tell(Record::Pooled {
-        pool,
-        function,
-        at,
-        begun,
-        ended,
-        pickling,
-        transfer,
-    });
-}

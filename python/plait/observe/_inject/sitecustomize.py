@@ -34,7 +34,10 @@ def _begin() -> None:
         sys.path.remove(home)
         if home not in sys.path:
             sys.path_importer_cache.pop(home, None)
-    _session.begin_in_child(settings)
+    try:
+        _session.begin_in_child(settings)
+    except Exception as error:  # whatever it is, it is not the program's
+        _excuse(settings, error)
 
 
 def _excuse(settings: str, error: Exception) -> None:
