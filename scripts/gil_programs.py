@@ -130,7 +130,10 @@ def section(program: Program) -> str:
     reports = {way: profile(program.script, *filter(None, [way])) for way in program.ways}
     parts = [f"## {program.title}", program.why(reports)]
     for way, report in reports.items():
-        parts += [f"`plait profile examples/gil/{program.script}{' ' + way if way else ''}`", f"```text\n{report.text}\n```"]
+        parts += [
+            f"`plait profile examples/gil/{program.script}{' ' + way if way else ''}`",
+            f"```text\n{report.text}\n```",
+        ]
     return "\n\n".join(parts) + "\n"
 
 

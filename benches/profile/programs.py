@@ -59,17 +59,32 @@ def mixed(size: int) -> float:
     return 0.0
 
 
-def rows(size: int) -> float:
-    """SQLite lets go of the GIL for each row, several times: the worst case."""
+def read(size: int, use: Callable[[tuple[int, str, float, str]], object]) -> None:
+    """Reads rows five times; SQLite lets go of the GIL some seven times for each."""
     connection = sqlite3.connect(":memory:")
     connection.execute("CREATE TABLE rows (id INTEGER PRIMARY KEY, name TEXT, value REAL, note TEXT)")
     given = ((number, f"name {number}", number / 7, "a note" * 3) for number in range(size))
     connection.executemany("INSERT INTO rows VALUES (?, ?, ?, ?)", given)
     for _ in range(5):
-        for number, name, value, note in connection.execute("SELECT id, name, value, note FROM rows"):
-            if number < 0 or not name or value < 0 or not note:
-                raise AssertionError
+        for row in connection.execute("SELECT id, name, value, note FROM rows"):
+            use(row)
     connection.close()
+
+
+def rows(size: int) -> float:
+    """Something is done with each row: about 850 ns from one letting go of the GIL to the next, which is 2.7 million in 2.3 s."""
+    read(
+        size,
+        lambda row: json.loads(
+            json.dumps({"id": row[0], "name": row[1].title(), "value": round(row[2], 2), "note": row[3]})
+        ),
+    )
+    return 0.0
+
+
+def bare_rows(size: int) -> float:
+    """Nothing is done with them: hardly any program lets go of the GIL more often."""
+    read(size, len)
     return 0.0
 
 
@@ -81,7 +96,7 @@ def run(parts: list[Callable[[], None]]) -> None:
         thread.join()
 
 
-PROGRAMS = {"computes": computes, "waits": waits, "mixed": mixed, "rows": rows}
+PROGRAMS = {"computes": computes, "waits": waits, "mixed": mixed, "rows": rows, "bare_rows": bare_rows}
 
 if __name__ == "__main__":
     name, size = sys.argv[1], int(sys.argv[2])

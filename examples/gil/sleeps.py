@@ -1,6 +1,6 @@
 """Sleep in threads: however many sleep, it takes as long as one sleep.
 
-    python examples/gil/sleeps.py [THREADS]
+python examples/gil/sleeps.py [THREADS]
 """
 
 from __future__ import annotations
@@ -20,4 +20,6 @@ if __name__ == "__main__":
     for thread in threads:
         thread.join()
     took = time.perf_counter() - began
-    print(f"{count} sleeps of 0.5 s: {'less' if took < 0.5 * count or count == 1 else 'not less'} than one after the other")
+    print(
+        f"{count} sleeps of 0.5 s: {'less' if took < 0.5 * count or count == 1 else 'not less'} than one after the other"
+    )

@@ -32,7 +32,7 @@ def near(figure: float, truth: float, room: float = 0.004) -> bool:
 
 def shared(truth: dict[str, Any], name: str) -> float:
     """Room for a figure of a wait on a busy machine: time on the run queue is known in sums, and divided among the waits of some ticks."""
-    return 0.004 + 0.4 * float(truth["threads"][name]["ready"])
+    return 0.004 + float(truth["threads"][name]["ready"])
 
 
 def spent(thread: dict[str, Any], *states: str) -> float:
@@ -52,7 +52,8 @@ def held_together(truth: dict[str, Any], profile: dict[str, Any]) -> None:
     for name, own in truth.get("threads", {}).items():
         each = thread(profile, name)
         assert near(spent(each, "on_cpu_gil", "on_cpu_released"), own["cpu"]), (own, each)
-        assert near(each["ready"], own["ready"]), (own, each)
+        # What the kernel has counted since the last look at a thread that ends is not known.
+        assert near(each["ready"], own["ready"], 0.02), (own, each)
 
 
 @pytest.fixture
@@ -106,7 +107,7 @@ def test_two_spinners_and_a_sleeper(true: Any) -> None:
             assert near(spinner["gil_wait"], spinner["wall"] - own["cpu"] - own["ready"], 0.02), (own, spinner)
         sleeper = thread(profile, "sleeper")
         assert near(sleeper["io_wait"], 10 * 0.08, shared(truth, "sleeper")), sleeper
-        assert near(spent(sleeper, "io_wait", "gil_wait", "ready"), sum(truth["threads"]["sleeper"]["measured"]), 0.01)
+        assert near(spent(sleeper, "io_wait", "gil_wait", "ready"), sum(truth["threads"]["sleeper"]["measured"]), 0.02)
         assert sleeper["waits"][0]["kind"] == "sleep"
         assert profile["verdict"] in ("gil-bound", "ready-bound")
 
@@ -127,7 +128,7 @@ def test_sleepers(true: Any) -> None:
 def test_a_slow_pipe(true: Any) -> None:
     def check(truth: dict[str, Any], profile: dict[str, Any]) -> None:
         reader, own = thread(profile, "reader"), truth["threads"]["reader"]
-        assert near(reader["io_wait"] + reader["ready"], sum(own["measured"]), 0.01), (own, reader)
+        assert near(reader["io_wait"], sum(own["measured"]), shared(truth, "reader")), (own, reader)
         wait = reader["waits"][0]
         assert (wait["kind"], wait["call"]) == ("read", "read")
         assert wait["target"].startswith("pipe:[")
@@ -174,11 +175,27 @@ def test_a_convoy(true: Any, name: str) -> None:
         for part, own in truth["threads"].items():
             each = thread(profile, part)
             waited = sum(own["measured"])
-            assert near(spent(each, "lock_wait", "ready"), waited, 0.01), (own, each)
+            assert near(each["lock_wait"], waited, shared(truth, part)), (own, each)
             assert near(each["io_wait"], 5 * 0.03, shared(truth, part)), each
             assert each["waits"][0]["kind"] == "lock", each["waits"]
+            # Whoever lets go is one of the others, and sleeps in the next line.
+            assert near(sum(lock["time"] for lock in each["locks"]), each["lock_wait"], 0.03), each["locks"]
+            assert {lock["holder_name"] for lock in each["locks"]} <= set(truth["threads"]) - {part}
+            assert all(lock["where"].startswith("convoy.<locals>.part (_truths.py:") for lock in each["locks"])
+        # On a busy machine waiting for cores may be more.
+        assert profile["verdict"] in ("lock-bound", "ready-bound")
+        assert "circle" not in profile["evidence"]["sentence"]
 
     true(name, check)
+
+
+def test_a_pool_that_has_nothing_to_do(true: Any) -> None:
+    def check(truth: dict[str, Any], profile: dict[str, Any]) -> None:
+        worker = thread(profile, "pool_0")
+        assert near(worker["idle"], truth["idle"][0], 0.01), (truth, worker)
+        assert near(worker["io_wait"], 0.2, 0.01), worker
+
+    true("idle_pool", check)
 
 
 def test_c_code_that_lets_go_of_the_gil(true: Any) -> None:
@@ -253,6 +270,9 @@ def test_an_ordinary_user(tmp_path_factory: pytest.TempPathFactory) -> None:
     found = json.loads(file.read_text())
     profile, own = found["profile"], found["truth"]["threads"]["reader"]
     reader = thread(profile, "reader")
-    assert near(reader["io_wait"] + reader["ready"], sum(own["measured"]), 0.05), (own, reader)
+    assert near(reader["io_wait"], sum(own["measured"]), shared(found["truth"], "reader")), (own, reader)
     assert reader["waits"][0]["call"] == "read"
-    assert {each["what"]: each["exact"] for each in profile["methods"]}.items() >= {"gil": True, "switches": True}.items()
+    assert {each["what"]: each["exact"] for each in profile["methods"]}.items() >= {
+        "gil": True,
+        "switches": True,
+    }.items()

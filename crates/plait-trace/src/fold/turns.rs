@@ -6,7 +6,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use crate::fold::log::{Log, LockWait, Stack, Switch, ThreadLog, What};
+use crate::fold::log::{LockWait, Log, Stack, Switch, ThreadLog, What};
 use crate::record::{Text, WaitKind};
 
 /// Files of the standard library through which others wait.
@@ -83,15 +83,19 @@ pub(crate) fn tell(log: &mut Log) {
                 continue;
             };
             match wait.kind {
-                WaitKind::Read | WaitKind::Poll | WaitKind::Lock if role == Role::Worker => for_work.push((index, number)),
+                WaitKind::Read | WaitKind::Poll | WaitKind::Lock if role == Role::Worker => {
+                    for_work.push((index, number))
+                }
                 // What waits through the standard library waits to be told of something: an event, a result, an end.
-                WaitKind::Lock if role == Role::User && is_itself(log, innermost, place) && to > wait.at => turns.push(Turn {
-                    thread: index,
-                    from,
-                    to,
-                    target: wait.target,
-                    place,
-                }),
+                WaitKind::Lock if role == Role::User && is_itself(log, innermost, place) && to > wait.at => {
+                    turns.push(Turn {
+                        thread: index,
+                        from,
+                        to,
+                        target: wait.target,
+                        place,
+                    })
+                }
                 _ => {}
             }
         }
@@ -118,7 +122,8 @@ fn hold(log: &mut Log, roles: &[Role], turns: &[Turn]) {
     for turn in turns {
         let before = holds.partition_point(|hold| hold.from <= turn.to);
         let uses = |thread: usize| {
-            thread != turn.thread && (addresses.contains(&(thread, turn.target)) || places.contains(&(thread, turn.place)))
+            thread != turn.thread
+                && (addresses.contains(&(thread, turn.target)) || places.contains(&(thread, turn.place)))
         };
         let latest = holds[before.saturating_sub(LOOK_BACK)..before].iter().rev();
         let Some(holder) = latest.map(|hold| hold.thread).find(|&thread| uses(thread)) else {
@@ -158,7 +163,8 @@ fn role(name: &str, file: &str) -> Role {
 /// The function and line on whose behalf a frame waits, which is the innermost that is not in between.
 fn user(log: &Log, roles: &[Role], innermost: u32) -> Option<(Role, (u32, u32))> {
     let mut frame = innermost;
-    while let Some(&(caller, function, line)) = (frame as usize).checked_sub(1).and_then(|index| log.frames.get(index)) {
+    while let Some(&(caller, function, line)) = (frame as usize).checked_sub(1).and_then(|index| log.frames.get(index))
+    {
         match roles.get(function as usize) {
             Some(Role::Through) => frame = caller,
             Some(&role) => return Some((role, (function, line))),
@@ -205,7 +211,10 @@ fn holds(threads: &[ThreadLog]) -> Vec<Hold> {
         .iter()
         .enumerate()
         .flat_map(|(thread, log)| {
-            let held = log.gil.iter().filter(|span| matches!(span.what, What::Held | What::Blurred(_)));
+            let held = log
+                .gil
+                .iter()
+                .filter(|span| matches!(span.what, What::Held | What::Blurred(_)));
             held.map(move |span| Hold {
                 from: span.from,
                 thread,
