@@ -101,3 +101,29 @@ def test_index_source_of_an_empty_folder(run_script: Any, tmp_path: Path) -> Non
     result = run_script(ROOT / "examples" / "index_source.py", str(folder), check=False)
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr == f"index_source: no Python files in {folder}\n"
+
+
+@pytest.mark.parametrize(
+    ("program", "said"),
+    [
+        ("countdown.py whole 1000", "counted down from 1,000"),
+        ("countdown.py halves 1000", "counted down from 1,000"),
+        ("sums.py serial 1000", "the numbers below 1,000 add up to 499,500"),
+        ("sums.py threads 1000", "the numbers below 1,000 add up to 499,500"),
+        ("sums.py processes 1000", "the numbers below 1,000 add up to 499,500"),
+        ("pages.py serial 3", "3 pages, 15 bytes"),
+        ("pages.py threads 3", "3 pages, 15 bytes"),
+        ("pages.py gathered 3", "3 pages, 15 bytes"),
+        ("sleeps.py 2", "2 sleeps of 0.5 s: less than one after the other"),
+        ("beside.py 5", "5 answers"),
+    ],
+)
+def test_programs_on_the_gil(run_script: Any, program: str, said: str) -> None:
+    name, *arguments = program.split()
+    assert run_script(ROOT / "examples" / "gil" / name, *arguments).stdout == said + "\n"
+
+
+def test_the_page_on_the_gil_has_all_programs() -> None:
+    page = (ROOT / "docs" / "gil-programs.md").read_text()
+    for program in (ROOT / "examples" / "gil").glob("*.py"):
+        assert f"plait profile examples/gil/{program.name}" in page

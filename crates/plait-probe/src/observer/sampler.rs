@@ -32,9 +32,12 @@ const TIRED: u32 = 20;
 const DEAR: u64 = 2;
 const CHEAP: u64 = 1;
 const RAREST: u64 = 4;
-/// Threads are counted every so many ticks where switches are exact, and the list of threads is read.
+/// Threads are counted every so many ticks where switches are exact, unless they wait for cores: then at each, since what the kernel has
+/// counted of the run queue is divided among the waits that have ended meanwhile. And the list of threads is read.
 const COUNT: u64 = 4;
 const SCAN: u64 = 100;
+/// Who has waited for a core for so many nanoseconds since it was last counted does not have one whenever it wants.
+const CROWDED: u64 = 1_000_000;
 /// A thread's short waits are looked up so often, in nanoseconds.
 const SHORT_WAITS: u64 = 200_000_000;
 /// A wait for the GIL that is so long is worth a look at who holds it.
@@ -89,6 +92,8 @@ pub(super) struct Sampler {
     batch: Vec<Record>,
     flushed: u64,
     ticks: u64,
+    /// Whether threads have waited for cores.
+    crowded: bool,
     /// Looks without anything new.
     idle: u32,
     /// How many ticks it is from one look to the next, by what looks have cost.
@@ -157,7 +162,7 @@ impl Sampler {
         news |= self.take_gil(now);
         if self.switches.is_none() {
             news |= self.look_at_cores(now);
-        } else if self.ticks.is_multiple_of(COUNT) {
+        } else if self.crowded || self.ticks.is_multiple_of(COUNT) {
             news |= self.count(now);
         }
         let scan = if self.switches.is_some() { SCAN } else { COUNT };
@@ -344,10 +349,13 @@ impl Sampler {
     /// What the kernel has counted of those that had a core.
     fn count(&mut self, now: u64) -> bool {
         let mut news = false;
+        self.crowded = false;
         for thread in self.threads.values_mut() {
             if thread.ran || thread.on {
                 thread.ran = false;
+                let queued = thread.queued();
                 news |= thread.count(&self.tasks, now, &mut self.buffer, &mut self.batch);
+                self.crowded |= thread.queued().saturating_sub(queued) >= CROWDED;
             }
             // It was there at the beginning, and has kept its core since.
             if !thread.switched && thread.on && now - thread.from > COUNT * self.settings.tick {

@@ -199,6 +199,11 @@ impl Thread {
         changed
     }
 
+    /// How long it has waited for cores, as it was last counted.
+    pub(super) fn queued(&self) -> u64 {
+        self.scheduled.ready
+    }
+
     fn counted(&self, at: u64) -> Record {
         Record::Counted {
             tid: self.tid,

@@ -9,6 +9,7 @@ use crate::fold::log::{Log, Stack, ThreadLog, What};
 use crate::fold::stacks::{FrameSums, Weighed, Weigher};
 use crate::fold::tasks::{self, Tasks};
 use crate::fold::timeline::{self, Segment};
+use crate::fold::turns;
 use crate::fold::waits::{Key, Sum};
 use crate::lane::{Lane, LaneBuilder, NO_NOTE};
 use crate::profile::Times;
@@ -61,6 +62,7 @@ pub(crate) fn digest(mut log: Log, options: Options, rolling: bool) -> Digest {
     let (first, last) = log.span.unwrap_or_default();
     let from = log.begun.unwrap_or(first);
     let to = log.ended.unwrap_or(last).max(from);
+    turns::tell(&mut log);
     let logs = std::mem::take(&mut log.threads);
     let lane = options.lane.min(options.lanes / logs.len().max(1)).max(FEWEST);
     let mut threads: Vec<_> = logs

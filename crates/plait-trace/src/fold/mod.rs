@@ -5,6 +5,7 @@
 //! | `log` | the records of a process, by thread and task, as they come |
 //! | `timeline` | the two lines of time of a thread, cut into its states |
 //! | `waits` | what a wait waited for |
+//! | `turns` | which waits are for work, and who had the lock |
 //! | `stacks` | the time around each stack that was seen |
 //! | `digest` | a process after all of that, in its own numbers |
 //! | `hold` | who held the GIL, and who waited for whom |
@@ -22,6 +23,7 @@ mod stacks;
 mod summary;
 mod tasks;
 mod timeline;
+mod turns;
 mod waits;
 
 use std::collections::HashMap;

@@ -149,23 +149,30 @@ fn ready_sentence(figures: &Figures, profile: &Profile) -> String {
     format!("{start}: they spent {share} of the time that they could have worked waiting for one{others}.")
 }
 
-/// Threads each of which waited for a lock that the next one held for a good part of its time, and the last one's the first.
+/// Threads each of which waited for a lock that the next one held, and the last one's the first. Of those that only take turns one runs
+/// at any time: all have waited at once if they have waited for longer than that allows.
 fn circle(profile: &Profile) -> Option<Vec<&Thread>> {
+    let worst = |thread: &Thread| {
+        let lock = thread.locks.iter().find(|lock| lock.holder != 0)?;
+        (lock.time >= thread.wall / 5).then_some((lock.holder, lock.time))
+    };
     let next = |thread: &Thread| {
-        let lock = thread
-            .locks
-            .iter()
-            .find(|lock| lock.holder != 0 && lock.time >= thread.wall / 5)?;
+        let (holder, _) = worst(thread)?;
         profile
             .threads
             .iter()
-            .find(|other| other.pid == thread.pid && other.tid == lock.holder)
+            .find(|other| other.pid == thread.pid && other.tid == holder)
+    };
+    let at_once = |found: &[&Thread]| {
+        let waited = found.iter().filter_map(|thread| worst(thread)).map(|(_, time)| time);
+        let wall = found.iter().map(|thread| thread.wall).max().unwrap_or(0);
+        waited.fold(0, u64::saturating_add) > wall.saturating_mul(found.len() as u64 - 1)
     };
     profile.threads.iter().find_map(|first| {
         let mut found = vec![first];
         while let Some(thread) = next(found[found.len() - 1]) {
             if thread.tid == first.tid {
-                return (found.len() > 1).then_some(found);
+                return (found.len() > 1 && at_once(&found)).then_some(found);
             }
             if found.iter().any(|other| other.tid == thread.tid) {
                 return None;

@@ -48,6 +48,7 @@ impl Sampler {
             batch: Vec::new(),
             flushed: 0,
             ticks: 0,
+            crowded: false,
             idle: 0,
             pace: 1,
             spent: 0,

@@ -1,0 +1,152 @@
+"""What it costs to profile a program: `plait profile`, py-spy and viztracer beside the program alone.
+
+    make bench                 measure, store result.json, render README.md here
+    make bench QUICK=1         a short run that only prints its table
+    run.py --render            render again from the stored result
+
+For whom: somebody who asks whether a program that is profiled is still the program that was meant, and us, who promise that `plait profile`
+costs less than 3 % of the run time in its default mode, and less than 10 % where a program lets go of the GIL for every row of a query.
+
+Method: each program (`programs.py`) runs once in each round with each profiler, in processes of its own, and the order is rotated from
+round to round. CPU time is compared, user and system, not the clock: on a busy machine the clock tells of others. plait and py-spy look at
+100 stacks a second; viztracer writes down every call, as it comes. The first figure is CPU time of the program's process while it works, all its
+threads together: what plait's hooks and its observer need is in it, what py-spy needs in its own process is not. The second is that of the
+whole command, with start, observing and report. Both are what is more than alone, as a share of the time that the program takes on a machine of its
+own: the medians of the rounds' own ratios, and their range.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # it may be started from anywhere
+
+from benches._rounds import PairedRounds, Peer
+
+HERE = Path(__file__).resolve().parent
+RATE = "100"
+# By program: what it is, and its size.
+PROGRAMS = {
+    "computes": ("computes in Python", 60),
+    "waits": ("eight threads that wait", 300),
+    "mixed": ("four threads that wait beside one that computes", 40),
+    "rows": ("SQLite, 2.7 million pairs of letting go and taking in 2.3 s", 20_000),
+    "bare_rows": ("SQLite, nothing done with the rows", 60_000),
+}
+
+
+@dataclass
+class Profiler(Peer):
+    command: tuple[str, ...] = ()
+    tool: str = ""
+    """The program that has to be there."""
+
+
+PEERS = {
+    "alone": Profiler(),
+    "plait profile": Profiler(
+        command=(sys.executable, "-m", "plait", "profile", "-q", "--rate", RATE, "-o", "{file}"),
+        package="plait",
+        ours=True,
+    ),
+    "py-spy record": Profiler(
+        command=("py-spy", "record", "--rate", RATE, "--format", "raw", "-o", "{file}", "--", sys.executable),
+        package="py-spy",
+        tool="py-spy",
+    ),
+    "viztracer": Profiler(
+        command=(sys.executable, "-m", "viztracer", "--quiet", "-o", "{file}.json"),
+        package="viztracer",
+        tool="viztracer",
+    ),
+}
+
+
+def found(tool: str) -> str | None:
+    return shutil.which(tool, path=os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", "")]))
+
+
+def spent(before: os.times_result) -> float:
+    after = os.times()
+    return after.children_user + after.children_system - before.children_user - before.children_system
+
+
+class ProfileRounds(PairedRounds[Profiler]):
+    """Its table has a line for each program and a pair of columns for each profiler."""
+
+    script = Path(__file__).resolve()
+    summary = "Measure what profilers cost."
+    peers = PEERS
+    rounds = 9
+    quick_rounds = 2
+
+    def installed(self) -> list[str]:
+        return [name for name, peer in self.peers.items() if not peer.tool or found(peer.tool)]
+
+    def versions(self) -> dict[str, str]:
+        packages = [self.peers[name].package for name in self.installed()]
+        return {package: importlib.metadata.version(package) for package in packages if package}
+
+    def measure(self, peer: Profiler, quick: bool) -> dict[str, float]:
+        measured = {}
+        for name, (_what, size) in PROGRAMS.items():
+            with tempfile.TemporaryDirectory() as folder:
+                command = [each.replace("{file}", str(Path(folder, "found"))) for each in peer.command]
+                if peer.tool and command[0] == peer.tool:
+                    command[0] = found(peer.tool) or peer.tool
+                program = [str(HERE / "programs.py"), name, str(size // 4 if quick else size)]
+                before = os.times()
+                done = subprocess.run(
+                    [*(command or [sys.executable]), *program], capture_output=True, text=True, check=True
+                )
+                whole = spent(before)
+            own = json.loads([line for line in done.stdout.splitlines() if line.startswith("{")][-1])
+            measured.update({f"{name} {key}": value for key, value in own.items()})
+            measured[f"{name} whole"] = whole
+        return measured
+
+    def cell(self, result: dict[str, Any], peer: str, name: str, figure: str) -> str:
+        more = []
+        for each in result["rounds"]:
+            alone = each["alone"]
+            extra = each[peer][f"{name} {figure}"] - alone[f"{name} {figure}"]
+            more.append(100 * extra / alone[f"{name} alone"])
+        return f"{statistics.median(more):.1f} ({min(more):.1f} to {max(more):.1f})"
+
+    def table(self, result: dict[str, Any]) -> str:
+        peers = [peer for peer in PEERS if peer in result["rounds"][0] and peer != "alone"]
+        heads = [f"{peer}, {figure}, %" for peer in peers for figure in ("program", "whole")]
+        lines = ["| program | " + " | ".join(heads) + " |", "|---|" + "---:|" * len(heads)]
+        for name, (what, _size) in PROGRAMS.items():
+            cells = [self.cell(result, peer, name, figure) for peer in peers for figure in ("cpu", "whole")]
+            lines.append(f"| {what} | {' | '.join(cells)} |")
+        return "\n".join(lines)
+
+    def page(self, result: dict[str, Any]) -> str:
+        versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
+        return f"""# What it costs to profile a program
+
+Made by `benches/profile/run.py`, whose first lines say how it is measured; the rounds are in `result.json`.
+
+CPython {result["python"]}, {result["machine"]}, load {result["load"]} at the end; {versions}. {len(result["rounds"])} rounds: more CPU time than the program
+alone, as a share of its time on a machine of its own, median and range.
+
+{self.table(result)}
+
+What the whole command costs more is mostly start and report, which do not grow with the program's time.
+"""
+
+
+if __name__ == "__main__":
+    ProfileRounds().main()

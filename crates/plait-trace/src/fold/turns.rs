@@ -1,0 +1,226 @@
+//! Before threads are cut: which waits are for work, and who had the lock that others waited for.
+//!
+//! Whoever lets go of a lock holds the GIL meanwhile, and wakes the one that waits. So the last thread that held the GIL before somebody
+//! came back from a wait is the one that let go, if it is one of those that use the lock: that have waited for it themselves, by its
+//! address or at the same line.
+
+use std::collections::{HashMap, HashSet};
+
+use crate::fold::log::{LockWait, Log, Stack, Switch, ThreadLog, What};
+use crate::record::{Text, WaitKind};
+
+/// Files of the standard library through which others wait.
+const THROUGH: [&str; 7] = [
+    "/threading.py",
+    "/queue.py",
+    "/selectors.py",
+    "/concurrent/futures/_base.py",
+    "/multiprocessing/connection.py",
+    "/multiprocessing/queues.py",
+    "/multiprocessing/synchronize.py",
+];
+
+/// Functions of its pools that wait for work.
+const WORKERS: [(&str, &str); 8] = [
+    ("/concurrent/futures/thread.py", "_worker"),
+    ("/concurrent/futures/process.py", "_process_worker"),
+    (
+        "/concurrent/futures/process.py",
+        "_ExecutorManagerThread.wait_result_broken_or_wakeup",
+    ),
+    ("/multiprocessing/pool.py", "worker"),
+    ("/multiprocessing/pool.py", "Pool._handle_workers"),
+    ("/multiprocessing/pool.py", "Pool._handle_tasks"),
+    ("/multiprocessing/pool.py", "Pool._handle_results"),
+    ("/multiprocessing/queues.py", "Queue._feed"),
+];
+
+/// How many holds of the GIL are looked back to for the one who let go.
+const LOOK_BACK: usize = 64;
+
+/// What a function is to a wait.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Role {
+    Through,
+    Worker,
+    User,
+}
+
+/// A wait for a lock that somebody had.
+struct Turn {
+    thread: usize,
+    from: u64,
+    to: u64,
+    target: Text,
+    /// Who waits where: function and line.
+    place: (u32, u32),
+}
+
+/// A time in which a thread held the GIL.
+struct Hold {
+    from: u64,
+    thread: usize,
+}
+
+/// Sets the kind of waits for work, and adds the waits for locks whose last holder is known.
+pub(crate) fn tell(log: &mut Log) {
+    for thread in &mut log.threads {
+        thread.sort();
+    }
+    let roles: Vec<Role> = log
+        .functions
+        .iter()
+        .map(|&(name, file, _)| role(words(log, name), words(log, file)))
+        .collect();
+    let (mut for_work, mut turns) = (Vec::new(), Vec::new());
+    for (index, thread) in log.threads.iter().enumerate() {
+        for (number, wait) in thread.waits.iter().enumerate() {
+            let (from, to) = around(&thread.switches, wait.at);
+            let Some(innermost) = seen(&thread.stacks, from, to) else {
+                continue;
+            };
+            let Some((role, place)) = user(log, &roles, innermost) else {
+                continue;
+            };
+            match wait.kind {
+                WaitKind::Read | WaitKind::Poll | WaitKind::Lock if role == Role::Worker => {
+                    for_work.push((index, number))
+                }
+                // What waits through the standard library waits to be told of something: an event, a result, an end.
+                WaitKind::Lock if role == Role::User && is_itself(log, innermost, place) && to > wait.at => {
+                    turns.push(Turn {
+                        thread: index,
+                        from,
+                        to,
+                        target: wait.target,
+                        place,
+                    })
+                }
+                _ => {}
+            }
+        }
+    }
+    for (thread, wait) in for_work {
+        log.threads[thread].waits[wait].kind = WaitKind::Work;
+    }
+    if !turns.is_empty() {
+        hold(log, &roles, &turns);
+    }
+}
+
+fn hold(log: &mut Log, roles: &[Role], turns: &[Turn]) {
+    let addresses: HashSet<(usize, Text)> = turns.iter().map(|turn| (turn.thread, turn.target)).collect();
+    let places: HashSet<(usize, (u32, u32))> = turns.iter().map(|turn| (turn.thread, turn.place)).collect();
+    let holds = holds(&log.threads);
+    let mut known: HashMap<String, Text> = HashMap::new();
+    let mut number = |log: &mut Log, text: String| {
+        *known.entry(text).or_insert_with_key(|text| {
+            log.texts.push(text.clone());
+            Text(log.texts.len() as u32)
+        })
+    };
+    for turn in turns {
+        let before = holds.partition_point(|hold| hold.from <= turn.to);
+        let uses = |thread: usize| {
+            thread != turn.thread
+                && (addresses.contains(&(thread, turn.target)) || places.contains(&(thread, turn.place)))
+        };
+        let latest = holds[before.saturating_sub(LOOK_BACK)..before].iter().rev();
+        let Some(holder) = latest.map(|hold| hold.thread).find(|&thread| uses(thread)) else {
+            continue;
+        };
+        let frame = seen(&log.threads[holder].stacks, turn.from, turn.to);
+        let at = frame.and_then(|frame| user(log, roles, frame)).map(|(_, place)| place);
+        let held_at = at.map_or_else(String::new, |place| described(log, place));
+        let lock = format!("{}, wanted by {}", words(log, turn.target), described(log, turn.place));
+        let (lock, place) = (number(log, lock), number(log, held_at));
+        let holder = log.threads[holder].tid;
+        log.threads[turn.thread].lock_waits.push(LockWait {
+            from: turn.from,
+            to: turn.to,
+            lock,
+            holder,
+            place,
+        });
+    }
+}
+
+fn words(log: &Log, number: Text) -> &str {
+    let index = (number.0 as usize).checked_sub(1);
+    index.and_then(|index| log.texts.get(index)).map_or("", String::as_str)
+}
+
+fn role(name: &str, file: &str) -> Role {
+    if WORKERS.iter().any(|&(of, worker)| name == worker && file.ends_with(of)) {
+        Role::Worker
+    } else if THROUGH.iter().any(|through| file.ends_with(through)) {
+        Role::Through
+    } else {
+        Role::User
+    }
+}
+
+/// The function and line on whose behalf a frame waits, which is the innermost that is not in between.
+fn user(log: &Log, roles: &[Role], innermost: u32) -> Option<(Role, (u32, u32))> {
+    let mut frame = innermost;
+    while let Some(&(caller, function, line)) = (frame as usize).checked_sub(1).and_then(|index| log.frames.get(index))
+    {
+        match roles.get(function as usize) {
+            Some(Role::Through) => frame = caller,
+            Some(&role) => return Some((role, (function, line))),
+            None => return None,
+        }
+    }
+    None
+}
+
+/// Whether a frame is that place itself.
+fn is_itself(log: &Log, frame: u32, place: (u32, u32)) -> bool {
+    let found = (frame as usize).checked_sub(1).and_then(|index| log.frames.get(index));
+    found.is_some_and(|&(_, function, line)| (function, line) == place)
+}
+
+fn described(log: &Log, (function, line): (u32, u32)) -> String {
+    let Some(&(name, file, _)) = log.functions.get(function as usize) else {
+        return String::new();
+    };
+    let file = words(log, file);
+    let file = file.rsplit_once('/').map_or(file, |(_, file)| file);
+    format!("{} ({file}:{line})", words(log, name))
+}
+
+/// From when to when a thread was off its core around a time; without switches, and where it was on one, that time alone.
+fn around(switches: &[Switch], at: u64) -> (u64, u64) {
+    let next = switches.partition_point(|switch| switch.at() <= at);
+    match (next.checked_sub(1).map(|last| switches[last]), switches.get(next)) {
+        (Some(off), Some(on)) if !off.on() && on.on() => (off.at(), on.at()),
+        (Some(off), None) if !off.on() => (off.at(), at),
+        _ => (at, at),
+    }
+}
+
+/// The last stack that was seen between two times.
+fn seen(stacks: &[Stack], from: u64, to: u64) -> Option<u32> {
+    let end = stacks.partition_point(|stack| stack.at <= to);
+    let last = stacks[..end].last()?;
+    (last.at >= from && last.frame != 0).then_some(last.frame)
+}
+
+fn holds(threads: &[ThreadLog]) -> Vec<Hold> {
+    let mut found: Vec<Hold> = threads
+        .iter()
+        .enumerate()
+        .flat_map(|(thread, log)| {
+            let held = log
+                .gil
+                .iter()
+                .filter(|span| matches!(span.what, What::Held | What::Blurred(_)));
+            held.map(move |span| Hold {
+                from: span.from,
+                thread,
+            })
+        })
+        .collect();
+    found.sort_by_key(|hold| hold.from);
+    found
+}
