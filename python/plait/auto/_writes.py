@@ -158,7 +158,7 @@ class _Search:
         if isinstance(function, type):
             made = function.__dict__.get("__init__")
             # What a class makes is new: its `self` may be changed.
-            return self._of_function(made, depth, {}) if isinstance(made, types.FunctionType) else None
+            return self._of_function(made, max(depth, 1), {}) if isinstance(made, types.FunctionType) else None
         if isinstance(wrapped := getattr(function, "__wrapped__", None), types.FunctionType):
             return self._of_function(wrapped, depth, {})  # of `functools.lru_cache`, say
         call = getattr(type(function), "__call__", None)
