@@ -215,7 +215,7 @@ class Engine:
             for flow in flows:
                 decided = flow.tick() or flow.in_a_hurry() or decided
                 with flow.lock:
-                    done = not flow.seats
+                    done = not (flow.seats or flow.in_a_hurry())
                     if done:
                         with self._lock:
                             self._looked_at.pop(flow, None)

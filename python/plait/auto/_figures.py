@@ -101,8 +101,8 @@ class Figures:
         wall = sum(sample.wall for sample in last)
         return max(0.1, 1 - sum(sample.ready for sample in last) / wall) if wall else 1.0
 
-    def changed(self, sample: Sample) -> bool:
-        """Whether calls do not look like those before: two times in a row far longer or shorter, or bound by something else."""
+    def changed(self, sample: Sample, *, at_once: bool) -> bool:
+        """Whether calls do not look like those before: two times in a row, or at once, far longer or shorter, or bound otherwise."""
         if len(self.samples) < 3:
             return False
         wall, before = sample.alone / sample.calls / 1e9, self.wall
@@ -111,7 +111,7 @@ class Figures:
         odd = not 1 / most < (wall + 5e-6) / (before + 5e-6) < most or self.bound_otherwise(sample)
         odd = odd and (wall < before or sample.alone > 1_000_000)
         self._odd = self._odd + 1 if odd else 0
-        return self._odd > 1
+        return self._odd > 1 or (odd and at_once)
 
     def bound_otherwise(self, sample: Sample) -> bool:
         """Whether calls compute where those before waited, or the other way round."""

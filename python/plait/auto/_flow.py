@@ -362,7 +362,7 @@ class Flow:
                     self._decide_again()
                 elif state.known():
                     self._decide()
-            elif state.figures.changed(sample):
+            elif state.figures.changed(sample, at_once=self._glanced > 0):
                 state.figures.forget()
                 state.figures.add(sample)
                 state.factors.clear()
