@@ -1,7 +1,7 @@
 """What is profiled: `python programs.py NAME SIZE` runs one and prints what it took.
 
-`cpu` is the CPU time of the whole process while it works, with all of its threads, whoever made them. `alone` is how long the work takes at
-least on a machine of its own, waits included.
+`cpu` is the CPU time of the whole process while it works, with all of its threads, whoever made them. `alone` is how long
+the work takes at least on a machine of its own, waits included.
 """
 
 from __future__ import annotations
@@ -72,13 +72,13 @@ def read(size: int, use: Callable[[tuple[int, str, float, str]], object]) -> Non
 
 
 def rows(size: int) -> float:
-    """Something is done with each row: about 850 ns from one letting go of the GIL to the next, which is 2.7 million in 2.3 s."""
-    read(
-        size,
-        lambda row: json.loads(
-            json.dumps({"id": row[0], "name": row[1].title(), "value": round(row[2], 2), "note": row[3]})
-        ),
-    )
+    """Something is done with each row: about 850 ns from one letting go to the next, which is 2.7 million in 2.3 s."""
+
+    def use(row: tuple[int, str, float, str]) -> None:
+        number, name, value, note = row
+        json.loads(json.dumps({"id": number, "name": name.title(), "value": round(value, 2), "note": note}))
+
+    read(size, use)
     return 0.0
 
 

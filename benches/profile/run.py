@@ -4,15 +4,17 @@
     make bench QUICK=1         a short run that only prints its table
     run.py --render            render again from the stored result
 
-For whom: somebody who asks whether a program that is profiled is still the program that was meant, and us, who promise that `plait profile`
-costs less than 3 % of the run time in its default mode, and less than 10 % where a program lets go of the GIL for every row of a query.
+For whom: somebody who asks whether a program that is profiled is still the program that was meant, and us, who promise
+that `plait profile` costs less than 3 % of the run time in its default mode, and less than 10 % where a program lets go of
+the GIL for every row of a query.
 
-Method: each program (`programs.py`) runs once in each round with each profiler, in processes of its own, and the order is rotated from
-round to round. CPU time is compared, user and system, not the clock: on a busy machine the clock tells of others. plait and py-spy look at
-100 stacks a second; viztracer writes down every call, as it comes. The first figure is CPU time of the program's process while it works, all its
-threads together: what plait's hooks and its observer need is in it, what py-spy needs in its own process is not. The second is that of the
-whole command, with start, observing and report. Both are what is more than alone, as a share of the time that the program takes on a machine of its
-own: the medians of the rounds' own ratios, and their range.
+Method: each program (`programs.py`) runs once in each round with each profiler, in processes of its own, and the order is
+rotated from round to round. CPU time is compared, user and system, not the clock: on a busy machine the clock tells of
+others. plait and py-spy look at 100 stacks a second; viztracer writes down every call, as it comes. The first figure is CPU
+time of the program's process while it works, all its threads together: what plait's hooks and its observer need is in it,
+what py-spy needs in its own process is not. The second is that of the whole command, with start, observing and report. Both
+are what is more than alone, as a share of the time that the program takes on a machine of its own: the medians of the
+rounds' own ratios, and their range.
 """
 
 from __future__ import annotations
@@ -53,23 +55,14 @@ class Profiler(Peer):
     """The program that has to be there."""
 
 
+PLAIT = (sys.executable, "-m", "plait", "profile", "-q", "--rate", RATE, "-o", "{file}")
+PY_SPY = ("py-spy", "record", "--rate", RATE, "--format", "raw", "-o", "{file}", "--", sys.executable)
+VIZTRACER = (sys.executable, "-m", "viztracer", "--quiet", "-o", "{file}.json")
 PEERS = {
     "alone": Profiler(),
-    "plait profile": Profiler(
-        command=(sys.executable, "-m", "plait", "profile", "-q", "--rate", RATE, "-o", "{file}"),
-        package="plait",
-        ours=True,
-    ),
-    "py-spy record": Profiler(
-        command=("py-spy", "record", "--rate", RATE, "--format", "raw", "-o", "{file}", "--", sys.executable),
-        package="py-spy",
-        tool="py-spy",
-    ),
-    "viztracer": Profiler(
-        command=(sys.executable, "-m", "viztracer", "--quiet", "-o", "{file}.json"),
-        package="viztracer",
-        tool="viztracer",
-    ),
+    "plait profile": Profiler(command=PLAIT, package="plait", ours=True),
+    "py-spy record": Profiler(command=PY_SPY, package="py-spy", tool="py-spy"),
+    "viztracer": Profiler(command=VIZTRACER, package="viztracer", tool="viztracer"),
 }
 
 
@@ -139,8 +132,9 @@ class ProfileRounds(PairedRounds[Profiler]):
 
 Made by `benches/profile/run.py`, whose first lines say how it is measured; the rounds are in `result.json`.
 
-CPython {result["python"]}, {result["machine"]}, load {result["load"]} at the end; {versions}. {len(result["rounds"])} rounds: more CPU time than the program
-alone, as a share of its time on a machine of its own, median and range.
+CPython {result["python"]}, {result["machine"]}, load {result["load"]} at the end; {versions}.
+{len(result["rounds"])} rounds: more CPU time than the program alone, as a share of its time on a machine of its own, median
+and range.
 
 {self.table(result)}
 

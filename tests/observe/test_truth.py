@@ -1,7 +1,7 @@
 """What a profile says is what is: programs that know their own answer (`_truths.py`), whose figures have to be within 5 %.
 
-On a busy machine a program may lose its core between a look at its clock and what it looks at. So a program is tried again when its
-figures differ, three times in all: what is wrong by itself is wrong each time.
+On a busy machine a program may lose its core between a look at its clock and what it looks at. So a program is tried again
+when its figures differ, three times in all: what is wrong by itself is wrong each time.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def near(figure: float, truth: float, room: float = 0.004) -> bool:
 
 
 def shared(truth: dict[str, Any], name: str) -> float:
-    """Room for a figure of a wait on a busy machine: time on the run queue is known in sums, and divided among the waits of some ticks."""
+    """Room for a wait on a busy machine: time on the run queue is known in sums, and divided among the waits of a tick."""
     return 0.004 + float(truth["threads"][name]["ready"])
 
 
