@@ -120,7 +120,7 @@ def test_sleepers(true: Any) -> None:
             sleeper = thread(profile, name)
             assert near(sleeper["io_wait"], sum(own["measured"]), shared(truth, name)), (own, sleeper)
             assert (sleeper["waits"][0]["kind"], sleeper["waits"][0]["target"]) == ("sleep", "")
-        assert profile["verdict"] in ("io-bound", "idle")
+        assert profile["verdict"] in ("io-bound", "idle", "ready-bound")  # the last on a busy machine
 
     true("sleepers", check)
 
