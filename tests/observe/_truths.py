@@ -305,9 +305,14 @@ def killed_child(truth: Truth) -> None:
 
 @program
 def idle_pool(truth: Truth) -> None:
-    """A worker of a pool has work for a while and then none."""
-    with ThreadPoolExecutor(1, thread_name_prefix="pool") as pool:
-        pool.submit(time.sleep, 0.2).result()
+    """Workers of pools have work for a while and then none."""
+    with (
+        ThreadPoolExecutor(1, thread_name_prefix="standard") as standard,
+        plait.ThreadPool(1, thread_name_prefix="plait") as own,
+        plait.ProcessPool(1) as processes,
+    ):
+        for begun in [each.submit(time.sleep, 0.2) for each in (standard, own, processes)]:
+            begun.result()
         truth["idle"] = sleeps(1, 0.5)
 
 

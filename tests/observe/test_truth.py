@@ -191,9 +191,14 @@ def test_a_convoy(true: Any, name: str) -> None:
 
 def test_a_pool_that_has_nothing_to_do(true: Any) -> None:
     def check(truth: dict[str, Any], profile: dict[str, Any]) -> None:
-        worker = thread(profile, "pool_0")
-        assert near(worker["idle"], truth["idle"][0], 0.01), (truth, worker)
-        assert near(worker["io_wait"], 0.2, 0.01), worker
+        (main,) = [each for each in profile["threads"] if each["pid"] == each["tid"] == profile["processes"][0]["pid"]]
+        workers = [each for each in profile["threads"] if each["name"].startswith(("standard", "plait_", "plait-0"))]
+        workers += [each for each in profile["threads"] if each["name"] == "MainThread" and each is not main]
+        assert len(workers) == 3, profile["threads"]
+        for worker in workers:
+            # One may have been idle until the others had started.
+            assert worker["idle"] >= 0.95 * truth["idle"][0], (truth, worker)
+            assert near(worker["io_wait"], 0.2, 0.02), worker
 
     true("idle_pool", check)
 
