@@ -11,6 +11,7 @@ import json
 import subprocess
 import sys
 import tempfile
+import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +33,7 @@ class Report:
     def of(self, state: str, *names: str) -> float:
         """Time in a state, of all threads or those whose names begin so."""
         threads = self.record["threads"]
-        return sum(each[state] for each in threads if not names or each["name"].startswith(names))
+        return float(sum(each[state] for each in threads if not names or each["name"].startswith(names)))
 
     def share(self, state: str, *names: str) -> str:
         """The same as a share of those threads' time."""
@@ -66,49 +67,52 @@ class Program:
 
 def countdown(by: dict[str, Report]) -> str:
     whole, halves = by["whole"], by["halves"]
-    return (
-        f"The whole takes {whole.wall}, the two halves together {halves.wall}. Both threads want to run Python all the time, and one can: "
-        f"they spent {seconds(halves.of('gil_wait', 'first', 'second'))} waiting for the GIL, which the other had, and used {halves.cores()} cores "
-        f"between them, against {whole.cores()} for the whole. Two threads do not make it faster, whatever the number of cores."
-    )
+    waited = seconds(halves.of("gil_wait", "first", "second"))
+    return f"""
+        The whole takes {whole.wall}, the two halves together {halves.wall}. Both threads want to run Python all the
+        time, and one can: they spent {waited} waiting for the GIL, which the other had, and used {halves.cores()} cores
+        between them, against {whole.cores()} for the whole. Two threads do not make it faster, whatever the number of
+        cores."""
 
 
 def sums(by: dict[str, Report]) -> str:
     serial, threads, processes = by["serial"], by["threads"], by["processes"]
-    return (
-        f"One after the other: {serial.wall} with {serial.cores()} cores. Four threads: {threads.wall} with {threads.cores()} cores; they waited for "
-        f"the GIL for {seconds(threads.of('gil_wait'))} in all. Four processes: {processes.wall} with {processes.cores()} cores; each has a GIL of its own, "
-        f"so they waited {seconds(processes.of('gil_wait'))} for it. What they wait for instead is a core: {seconds(processes.of('ready'))} were spent ready "
-        f"without one, for there are {processes.record['cores']} cores and four processes. And they have to be started first."
-    )
+    waited, waited_in_processes = seconds(threads.of("gil_wait")), seconds(processes.of("gil_wait"))
+    return f"""
+        One after the other: {serial.wall} with {serial.cores()} cores. Four threads: {threads.wall} with
+        {threads.cores()} cores; they waited for the GIL for {waited} in all. Four processes: {processes.wall} with
+        {processes.cores()} cores; each has a GIL of its own, so they waited {waited_in_processes} for it. What they wait
+        for instead is a core: {seconds(processes.of("ready"))} were spent ready without one, for there are
+        {processes.record["cores"]} cores and four processes. And they have to be started first."""
 
 
 def pages(by: dict[str, Report]) -> str:
     serial, threads, gathered = by["serial"], by["threads"], by["gathered"]
-    return (
-        f"One by one: {serial.wall}, of which the program waited for I/O for {serial.share('io_wait')}: it has a core and the GIL whenever it wants, and nothing to do. "
-        f"In ten threads the waits overlap, for who waits does not have the GIL: {threads.wall}, with {threads.share('io_wait', 'ThreadPoolExecutor')} of the time of "
-        f"the pool's threads in I/O. Gathered, one thread does all of it: {gathered.wall}; its tasks await at the same time, and the loop itself waits "
-        f"for all of them at once."
-    )
+    return f"""
+        One by one: {serial.wall}, of which the program waited for I/O for {serial.share("io_wait")}: it has the GIL
+        whenever it wants, and nothing to do. In ten threads the waits overlap, for who waits does not have the GIL:
+        {threads.wall}, with {threads.share("io_wait", "ThreadPoolExecutor")} of the time of the pool's threads in I/O.
+        Gathered, one thread does all of it: {gathered.wall}; its tasks await at the same time, and the loop itself
+        waits for all of them at once."""
 
 
 def sleeps(by: dict[str, Report]) -> str:
     (only,) = by.values()
-    return (
-        f"Ten sleeps of half a second take {only.wall}. A thread that sleeps needs neither the GIL nor a core: {seconds(only.of('io_wait', 'Thread-'))} of sleep passed at the "
-        f"same time, with {only.cores()} cores used and {seconds(only.of('gil_wait'))} of waiting for the GIL."
-    )
+    slept = seconds(only.of("io_wait", "Thread-"))
+    return f"""
+        Ten sleeps of half a second take {only.wall}. A thread that sleeps needs neither the GIL nor a core: {slept} of
+        sleep passed at the same time, with {only.cores()} cores used and {seconds(only.of("gil_wait"))} of waiting for
+        the GIL."""
 
 
 def beside(by: dict[str, Report]) -> str:
     (only,) = by.values()
-    gil = only.of("gil_wait", "asks")
-    return (
-        f"A hundred answers, each there after a millisecond, take {only.wall}. The thread that asks waited for its answers for {seconds(only.of('io_wait', 'asks'))} and for the GIL for "
-        f"{seconds(gil)}: each time it comes back, the thread that computes has the GIL and keeps it for the switch interval. It needed a core for no more than "
-        f"{seconds(only.of('on_cpu_gil', 'asks') + only.of('on_cpu_released', 'asks'))}."
-    )
+    answers, gil = seconds(only.of("io_wait", "asks")), seconds(only.of("gil_wait", "asks"))
+    ran = seconds(only.of("on_cpu_gil", "asks") + only.of("on_cpu_released", "asks"))
+    return f"""
+        A hundred answers, each there after a millisecond, take {only.wall}. The thread that asks waited for its answers
+        for {answers} and for the GIL for {gil}: each time it comes back, the thread that computes has the GIL and keeps
+        it for the switch interval. It needed a core for no more than {ran}."""
 
 
 ALL = (
@@ -128,7 +132,7 @@ mean is told in [profile.md](profile.md).
 
 def section(program: Program) -> str:
     reports = {way: profile(program.script, *filter(None, [way])) for way in program.ways}
-    parts = [f"## {program.title}", program.why(reports)]
+    parts = [f"## {program.title}", textwrap.fill(" ".join(program.why(reports).split()), 130)]
     for way, report in reports.items():
         parts += [
             f"`plait profile examples/gil/{program.script}{' ' + way if way else ''}`",

@@ -2,8 +2,8 @@
 
     python examples/gil/beside.py [COUNT]
 
-Each answer comes from a pipe within a millisecond, but whoever comes back from a wait has to get the GIL from the thread that computes,
-which gives it up after the switch interval of 5 ms.
+Each answer comes from a pipe within a millisecond, but whoever comes back from a wait has to get the GIL from the thread
+that computes, which gives it up after the switch interval of 5 ms.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ With a GIL threads gain nothing; processes have an interpreter and a GIL each, a
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
@@ -39,7 +40,7 @@ WAYS = {"serial": serial, "threads": pooled(ThreadPoolExecutor), "processes": po
 if __name__ == "__main__":
     count = int(sys.argv[2]) if len(sys.argv) > 2 else COUNT
     bounds = [count * part // PARTS for part in range(PARTS + 1)]
-    parts = [range(first, last) for first, last in zip(bounds, bounds[1:], strict=False)]
+    parts = [range(first, last) for first, last in itertools.pairwise(bounds)]
     total = sum(WAYS[sys.argv[1]](parts))
     assert total == count * (count - 1) // 2
     print(f"the numbers below {count:,} add up to {total:,}")

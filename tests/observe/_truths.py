@@ -2,8 +2,9 @@
 
     python _truths.py NAME FILE
 
-runs one under `plait.profile` and writes its truth and the profile to FILE. What a program measures with its own clocks in the
-same run is the truth, however busy the machine: CPU time of a thread, its time on the run queue, and the time around what waits.
+runs one under `plait.profile` and writes its truth and the profile to FILE. What a program measures with its own clocks in
+the same run is the truth, however busy the machine: CPU time of a thread, its time on the run queue, and the time around
+what waits.
 """
 
 from __future__ import annotations
@@ -188,7 +189,7 @@ async def blocked_loop(truth: Truth) -> None:
     async def blocks() -> None:
         await asyncio.sleep(0.05)
         with waits.each():
-            time.sleep(0.2)
+            time.sleep(0.2)  # noqa: ASYNC251 - that is the point
         await asyncio.sleep(0.05)
 
     async def polite() -> list[float]:
@@ -304,9 +305,14 @@ def killed_child(truth: Truth) -> None:
 
 @program
 def idle_pool(truth: Truth) -> None:
-    """A worker of a pool has work for a while and then none."""
-    with ThreadPoolExecutor(1, thread_name_prefix="pool") as pool:
-        pool.submit(time.sleep, 0.2).result()
+    """Workers of pools have work for a while and then none."""
+    with (
+        ThreadPoolExecutor(1, thread_name_prefix="standard") as standard,
+        plait.ThreadPool(1, thread_name_prefix="plait") as own,
+        plait.ProcessPool(1) as processes,
+    ):
+        for begun in [each.submit(time.sleep, 0.2) for each in (standard, own, processes)]:
+            begun.result()
         truth["idle"] = sleeps(1, 0.5)
 
 

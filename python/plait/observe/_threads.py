@@ -25,9 +25,12 @@ def tell_names() -> None:
     threading: Any = sys.modules.get("threading")
     if threading is None:
         return
+    current = threading.current_thread()
     for thread in threading.enumerate():
-        if thread.native_id is not None:
-            _core.observe_thread(thread.native_id, thread.name, False)
+        # In a process that was forked by others than the interpreter this thread still has the number that it had before.
+        number = threading.get_native_id() if thread is current else thread.native_id
+        if number is not None:
+            _core.observe_thread(number, thread.name, False)
 
 
 def _look_at_threads(threading: ModuleType) -> None:

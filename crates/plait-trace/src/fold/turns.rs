@@ -20,8 +20,9 @@ const THROUGH: [&str; 7] = [
     "/multiprocessing/synchronize.py",
 ];
 
-/// Functions of its pools that wait for work.
-const WORKERS: [(&str, &str); 8] = [
+/// Functions of pools that wait for work.
+const WORKERS: [(&str, &str); 9] = [
+    ("/plait/processes/_worker.py", "run"),
     ("/concurrent/futures/thread.py", "_worker"),
     ("/concurrent/futures/process.py", "_process_worker"),
     (
@@ -35,6 +36,9 @@ const WORKERS: [(&str, &str); 8] = [
     ("/multiprocessing/queues.py", "Queue._feed"),
 ];
 
+/// What runs a thread. Where it is all that there is of a stack, the thread's target is in C: a worker of plait's pool.
+const RUNS: (&str, &str) = ("/threading.py", "Thread.run");
+
 /// How many holds of the GIL are looked back to for the one who let go.
 const LOOK_BACK: usize = 64;
 
@@ -43,6 +47,7 @@ const LOOK_BACK: usize = 64;
 enum Role {
     Through,
     Worker,
+    Runs,
     User,
 }
 
@@ -83,6 +88,7 @@ pub(crate) fn tell(log: &mut Log) {
                 continue;
             };
             match wait.kind {
+                WaitKind::Lock if role == Role::Runs => for_work.push((index, number)),
                 WaitKind::Read | WaitKind::Poll | WaitKind::Lock if role == Role::Worker => {
                     for_work.push((index, number))
                 }
@@ -153,6 +159,8 @@ fn words(log: &Log, number: Text) -> &str {
 fn role(name: &str, file: &str) -> Role {
     if WORKERS.iter().any(|&(of, worker)| name == worker && file.ends_with(of)) {
         Role::Worker
+    } else if name == RUNS.1 && file.ends_with(RUNS.0) {
+        Role::Runs
     } else if THROUGH.iter().any(|through| file.ends_with(through)) {
         Role::Through
     } else {
@@ -167,6 +175,7 @@ fn user(log: &Log, roles: &[Role], innermost: u32) -> Option<(Role, (u32, u32))>
     {
         match roles.get(function as usize) {
             Some(Role::Through) => frame = caller,
+            Some(Role::Runs) if frame != innermost => return None,
             Some(&role) => return Some((role, (function, line))),
             None => return None,
         }
@@ -223,4 +232,120 @@ fn holds(threads: &[ThreadLog]) -> Vec<Hold> {
         .collect();
     found.sort_by_key(|hold| hold.from);
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::{GilSpan, Record, Why};
+
+    /// Threads 1 and 2 take turns at a lock: 2 waits from 100 to 200, which is when 1 lets go, and 3 computes beside them.
+    fn log(waits_in: &str, file: &str, kind: WaitKind) -> Log {
+        let mut log = Log::new(7);
+        for text in ["lock at 5", "futex", waits_in, file, "holds", "app.py"] {
+            log.add(Record::Define { text: text.into() });
+        }
+        let function = |name, file| Record::Function {
+            name: Text(name),
+            file: Text(file),
+            line: 1,
+        };
+        let frame = |function, line| Record::Frame {
+            caller: 0,
+            function,
+            line,
+        };
+        for record in [function(3, 4), function(5, 6), frame(0, 11), frame(1, 22)] {
+            log.add(record);
+        }
+        let held = |tid, from, to| Record::Gil {
+            tid,
+            from,
+            to,
+            span: GilSpan::Held,
+        };
+        let switch = |tid, at, on| Record::Switch {
+            tid,
+            at,
+            cpu: 0,
+            on,
+            forced: false,
+        };
+        let stack = |tid, at, frame| Record::Stack {
+            tid,
+            at,
+            frame,
+            weight: 0,
+            why: Why::Lasting,
+        };
+        let wait = |tid, at| Record::Wait {
+            tid,
+            at,
+            kind,
+            call: Text(2),
+            target: Text(1),
+        };
+        for record in [
+            // 1 has waited for it as well, and got it.
+            switch(1, 10, false),
+            wait(1, 20),
+            stack(1, 20, 1),
+            switch(1, 90, true),
+            held(2, 80, 95),
+            switch(2, 100, false),
+            wait(2, 120),
+            stack(2, 120, 1),
+            stack(1, 150, 2),
+            held(3, 140, 180),
+            held(1, 190, 198),
+            switch(2, 200, true),
+        ] {
+            log.add(record);
+        }
+        log
+    }
+
+    fn of(log: &Log, tid: u32) -> &ThreadLog {
+        log.threads
+            .iter()
+            .find(|thread| thread.tid == tid)
+            .expect("it is there")
+    }
+
+    #[test]
+    fn who_lets_go_last_had_the_lock() {
+        let mut log = log("takes", "/x/app.py", WaitKind::Lock);
+        tell(&mut log);
+        let found = of(&log, 2).lock_waits[0];
+        assert_eq!((found.from, found.to, found.holder), (100, 200, 1));
+        assert_eq!(words(&log, found.place), "holds (app.py:22)");
+        assert_eq!(words(&log, found.lock), "lock at 5, wanted by takes (app.py:11)");
+        assert!(of(&log, 3).lock_waits.is_empty());
+    }
+
+    #[test]
+    fn a_wait_to_be_told_of_something_is_no_turn() {
+        let mut log = log("Event.wait", "/lib/python3.13/threading.py", WaitKind::Lock);
+        tell(&mut log);
+        assert!(of(&log, 2).lock_waits.is_empty());
+    }
+
+    #[test]
+    fn a_thread_whose_target_is_in_c_waits_for_work() {
+        let mut log = log("Thread.run", "/lib/python3.13/threading.py", WaitKind::Lock);
+        tell(&mut log);
+        assert_eq!(of(&log, 2).waits[0].kind, WaitKind::Work);
+    }
+
+    #[test]
+    fn a_worker_of_a_pool_waits_for_work() {
+        let mut log = log(
+            "_worker",
+            "/lib/python3.13/concurrent/futures/thread.py",
+            WaitKind::Lock,
+        );
+        tell(&mut log);
+        assert_eq!(of(&log, 2).waits[0].kind, WaitKind::Work);
+        assert!(of(&log, 2).lock_waits.is_empty());
+    }
 }
