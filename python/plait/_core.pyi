@@ -35,6 +35,7 @@ __all__ = [
     "MapCore",
     "MapFeeder",
     "ObservedCoroutine",
+    "Outside",
     "ProcessPoolCore",
     "RLockCore",
     "Segment",
@@ -882,6 +883,12 @@ class ObservedCoroutine:
     def pending(self, /) -> None: ...
     @property
     def __wrapped__(self) -> Any: ...
+
+@final
+@disjoint_base
+class Outside:
+    def __new__(cls, pid: int, new: bool = False) -> Self: ...
+    def snapshot(self) -> dict[str, Any]: ...
 
 def load_profile(paths: Sequence[str]) -> ProfileRecord: ...
 def observe_forked() -> None: ...

@@ -9,6 +9,7 @@
 //! | [`calls`] | what a thread waits for, by its system call |
 //! | [`stacks`] | what is asked of a reader of stacks |
 //! | [`outside`] | another process and its children, sampled |
+//! | [`live`] | the same, from a thread of its own |
 //! | [`observer`] | a thread that writes down what the others do |
 
 pub mod calls;
@@ -22,6 +23,7 @@ pub mod gil;
 pub mod hooks;
 pub mod layout;
 mod lines;
+pub mod live;
 mod memory;
 mod meter;
 pub mod observer;

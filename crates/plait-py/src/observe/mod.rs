@@ -8,6 +8,7 @@
 //! | `load` | profiles as dicts |
 //! | `loops` | classes of loops, looked at while a profile runs |
 //! | `observer` | its beginning and end |
+//! | `outside` | another process, looked at from here |
 //! | `tally` | what a thread's time went to, for those who decide while the program runs |
 
 mod awaited;
@@ -16,6 +17,7 @@ mod journal;
 mod load;
 mod loops;
 mod observer;
+mod outside;
 mod tally;
 
 use coroutine::UNNUMBERED;
@@ -32,6 +34,7 @@ pub(crate) fn is_on() -> bool {
 
 pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<ObservedCoroutine>()?;
+    module.add_class::<outside::Outside>()?;
     module.add_function(wrap_pyfunction!(load::load_profile, module)?)?;
     module.add_function(wrap_pyfunction!(load::write_perfetto, module)?)?;
     module.add_function(wrap_pyfunction!(loops::observing_methods, module)?)?;
