@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from plait.loop._watch import watch_loop as watch_loop
     from plait.model._simulate import simulate as simulate
     from plait.observe._profile import Profile as Profile, profile as profile
+    from plait.observe._watch import Watch as Watch, watch as watch
     from plait.processes._pool import ProcessPool as ProcessPool
     from plait.processes.limits import Limits as Limits
     from plait.shared._array import shared_array as shared_array
@@ -82,6 +83,7 @@ __all__ = [
     "TaskCancelled",
     "TaskTimeout",
     "ThreadPool",
+    "Watch",
     "WorkerDied",
     "__version__",
     "aselect",
@@ -94,6 +96,7 @@ __all__ = [
     "share",
     "shared_array",
     "simulate",
+    "watch",
     "watch_loop",
 ]
 
@@ -123,6 +126,7 @@ _HOMES = {
     "TaskCancelled": "plait.errors",
     "TaskTimeout": "plait.errors",
     "ThreadPool": "plait.threads._pool",
+    "Watch": "plait.observe._watch",
     "WorkerDied": "plait.errors",
     "aselect": "plait.sync._channel",
     "select": "plait.sync._channel",
@@ -133,6 +137,7 @@ _HOMES = {
     "share": "plait.shared._share",
     "shared_array": "plait.shared._array",
     "simulate": "plait.model._simulate",
+    "watch": "plait.observe._watch",
     "watch_loop": "plait.loop._watch",
 }
 

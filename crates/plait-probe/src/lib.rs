@@ -5,6 +5,7 @@
 //! | [`gil`] | where the GIL's structure lies: per-version offsets as data |
 //! | [`hooks`] | every taking and letting go of the GIL |
 //! | [`tally`] | how long a thread has held the GIL, for who decides while the program runs |
+//! | [`watch`] | how long threads hold the GIL and wait for it, all together |
 //! | [`proc`] | what `/proc` says of threads |
 //! | [`calls`] | what a thread waits for, by its system call |
 //! | [`stacks`] | what is asked of a reader of stacks |
@@ -34,3 +35,4 @@ pub mod stacks;
 mod symbols;
 pub mod tally;
 pub mod target;
+pub mod watch;

@@ -1,4 +1,4 @@
-"""A program that is started to be watched: in everything what it is without, but for its terminal while that is used as a screen."""
+"""A program that is started to be watched: in everything what it is without, but for a terminal that is used as a screen."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ class Signals:
         return self._reader
 
     def take(self) -> list[tuple[int, bool]]:
-        """Return the signals since the last time, and of each whether somebody sent it, rather than the terminal or the kernel."""
+        """Return the signals since the last time, and of each whether somebody sent it: not the terminal or the kernel."""
         try:
             while os.read(self._reader, 512):
                 pass

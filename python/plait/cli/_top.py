@@ -13,7 +13,7 @@ import shutil
 import signal
 import sys
 import time
-from typing import IO, TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TextIO
 
 from plait.cli import _screen, _usage
 from plait.cli._program import Program
@@ -73,7 +73,8 @@ class _Settings(NamedTuple):
     pid: int | None
     command: list[str]
     interval: float
-    count: int | None
+    most: int | None
+    """So many intervals, as lines."""
     json: str | None
     """The file, empty for standard output; None for no JSON."""
     order: Order
@@ -86,10 +87,10 @@ def run(words: list[str]) -> int:
         sys.stdout.write(_USAGE)
         return 0
     settings = _settings(given, command)
-    live = settings.count is None and settings.json is None and _screen.is_able()
+    live = settings.most is None and settings.json is None and _screen.is_able()
     awaited = [*(_PASSED_ON if command else _ENDING), *(_OF_SCREENS if live else ())]
     with contextlib.ExitStack() as stack:
-        into: IO[str] = sys.stderr if command and settings.json is None else sys.stdout
+        into: TextIO = sys.stderr if command and settings.json is None else sys.stdout
         if settings.json:
             into = stack.enter_context(open(settings.json, "w", encoding="utf-8"))
         signals = stack.enter_context(Signals(awaited))
@@ -150,7 +151,7 @@ def _column(word: str) -> str:
 class _Watching:
     """What both ways share: figures at their times, as lines or on the screen."""
 
-    def __init__(self, settings: _Settings, into: IO[str], signals: Signals, live: bool) -> None:
+    def __init__(self, settings: _Settings, into: TextIO, signals: Signals, live: bool) -> None:
         self.settings: Final = settings
         self.into: Final = into
         self.signals: Final = signals
@@ -194,7 +195,7 @@ class _Watching:
             return
         self.shown += 1
         self.write(record)
-        if self.shown == self.settings.count:
+        if self.shown == self.settings.most:
             self.top = None
 
     def write(self, record: TopRecord, ended: dict[str, Any] | None = None) -> None:
@@ -276,7 +277,7 @@ class _OfProcess(_Watching):
 class _OfProgram(_Watching):
     """Starts a program, watches it, and ends as it does."""
 
-    def __init__(self, settings: _Settings, into: IO[str], signals: Signals, live: bool, program: Program) -> None:
+    def __init__(self, settings: _Settings, into: TextIO, signals: Signals, live: bool, program: Program) -> None:
         super().__init__(settings, into, signals, live)
         self.program: Final = program
         self.failure: str | None = None

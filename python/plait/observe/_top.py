@@ -23,8 +23,11 @@ class Place(TypedDict):
 
 
 class Figures(TypedDict):
-    """What the time went to. Of a thread as shares of the time that it was seen, which add up to 1 without `cpu`; of a process as sums over
-    its threads, in seconds per second."""
+    """What the time went to.
+
+    Of a thread as shares of the time that it was seen, which add up to 1 without `cpu`; of a process as sums over its threads, in
+    seconds per second.
+    """
 
     pid: int
     name: str
@@ -41,8 +44,10 @@ class Figures(TypedDict):
 
 
 class ThreadFigures(Figures):
-    """A thread's. `seconds` is how long it was seen; `top` where it was found most often; `call` the system call that it was last found
-    waiting in."""
+    """A thread's.
+
+    `seconds` is how long it was seen; `top` where it was found most often; `call` the system call that it was last found waiting in.
+    """
 
     tid: int
     seconds: float
@@ -161,7 +166,9 @@ class _Sums:
         names = ("cpu", *STATES, "switches")
         sums: dict[int, dict[str, float]] = {one: dict.fromkeys(names, 0.0) for one in self.processes}
         for thread in threads:
-            sum_: dict[str, float] = sums.get(thread["pid"]) or sums.setdefault(thread["pid"], dict.fromkeys(names, 0.0))
+            sum_: dict[str, float] = sums.get(thread["pid"]) or sums.setdefault(
+                thread["pid"], dict.fromkeys(names, 0.0)
+            )
             for name in names:
                 sum_[name] += thread[name] * thread["seconds"] / length  # type: ignore[literal-required]
         processes: list[Any] = [

@@ -9,6 +9,7 @@
 //! | `loops` | classes of loops, looked at while a profile runs |
 //! | `observer` | its beginning and end |
 //! | `outside` | another process, looked at from here |
+//! | `watch` | how long threads wait for the GIL, for who watches a service |
 //! | `tally` | what a thread's time went to, for those who decide while the program runs |
 
 mod awaited;
@@ -19,6 +20,7 @@ mod loops;
 mod observer;
 mod outside;
 mod tally;
+mod watch;
 
 use coroutine::UNNUMBERED;
 pub(crate) use coroutine::{ObservedCoroutine, handed_over, is_step};
@@ -35,6 +37,7 @@ pub(crate) fn is_on() -> bool {
 pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<ObservedCoroutine>()?;
     module.add_class::<outside::Outside>()?;
+    module.add_class::<watch::GilWatch>()?;
     module.add_function(wrap_pyfunction!(load::load_profile, module)?)?;
     module.add_function(wrap_pyfunction!(load::write_perfetto, module)?)?;
     module.add_function(wrap_pyfunction!(loops::observing_methods, module)?)?;

@@ -121,8 +121,9 @@ def _share(share: float) -> str:
 
 def _process(process: ProcessFigures, width: int) -> str:
     python = process["python"]
-    what = f"Python {python}" if python is not None else process["why"] or ""
+    why = process["why"] or ""
     head = f"{process['pid']:7d} {cut(process['name'], 11)}{_figures(process)} "
+    what = f"Python {python}" if python is not None else why if len(head + why) <= width else "no Python"
     return cut(head + what, width)
 
 
