@@ -176,17 +176,25 @@ impl Ledger {
 /// What is watched now: a number that is never used again, or 0 for nothing.
 static SESSION: AtomicU32 = AtomicU32::new(0);
 
-#[derive(Default)]
-struct Office {
-    ledgers: Vec<&'static Ledger>,
-    watchers: u32,
+static SESSIONS: AtomicU32 = AtomicU32::new(0);
+/// How many watch: changed with the lock of the ledgers, and kept by a forked child.
+static WATCHERS: AtomicU32 = AtomicU32::new(0);
+
+static LEDGERS: OnceLock<Guarded<Vec<&'static Ledger>>> = OnceLock::new();
+
+fn ledgers() -> &'static Guarded<Vec<&'static Ledger>> {
+    LEDGERS.get_or_init(Guarded::default)
 }
 
-static OFFICE: OnceLock<Guarded<Office>> = OnceLock::new();
-static SESSIONS: AtomicU32 = AtomicU32::new(0);
+fn new_session() {
+    SESSION.store(SESSIONS.fetch_add(1, Relaxed) + 1, Relaxed);
+}
 
-fn office() -> &'static Guarded<Office> {
-    OFFICE.get_or_init(Guarded::default)
+/// In a forked child: its figures begin anew.
+pub fn forked() {
+    if SESSION.load(Relaxed) != 0 {
+        new_session();
+    }
 }
 
 thread_local! {
@@ -239,12 +247,12 @@ fn join(mine: Option<&'static Ledger>, session: u32) -> Option<&'static Ledger> 
     let ledger = mine
         .filter(|ledger| ledger.generation.load(Relaxed) == generation)
         .unwrap_or_else(|| {
-            let mut office = office().lock();
+            let mut ledgers = ledgers().lock();
             // Acquire: pairs with the end of the thread that had it.
-            let free = office.ledgers.iter().find(|ledger| ledger.used.load(Acquire) == 0);
+            let free = ledgers.iter().find(|ledger| ledger.used.load(Acquire) == 0);
             let ledger = free.copied().unwrap_or_else(|| {
                 let ledger: &'static Ledger = Box::leak(Box::new(Ledger::new()));
-                office.ledgers.push(ledger);
+                ledgers.push(ledger);
                 ledger
             });
             ledger.used.store(1, Relaxed);
@@ -260,9 +268,7 @@ fn join(mine: Option<&'static Ledger>, session: u32) -> Option<&'static Ledger> 
 
 /// Watches for as long as it lives. Nothing is counted while there is none.
 #[derive(Debug)]
-pub struct Watch {
-    generation: u32,
-}
+pub struct Watch(());
 
 impl Watch {
     /// Begins to count in the interpreter that has `function` somewhere in its code.
@@ -279,21 +285,19 @@ impl Watch {
     }
 
     fn begin() -> Watch {
-        let mut office = office().lock();
-        office.watchers += 1;
-        if office.watchers == 1 {
-            SESSION.store(SESSIONS.fetch_add(1, Relaxed) + 1, Relaxed);
+        let _guard = ledgers().lock();
+        WATCHERS.fetch_add(1, Relaxed);
+        if SESSION.load(Relaxed) == 0 {
+            new_session();
         }
-        Watch {
-            generation: fork::generation(),
-        }
+        Watch(())
     }
 
     /// What there is now. Sums only grow; in a forked child they begin anew.
     #[must_use]
     pub fn figures(&self) -> Figures {
         let mut figures = Figures::default();
-        for ledger in &office().lock().ledgers {
+        for ledger in ledgers().lock().iter() {
             ledger.waits.add_to(&mut figures.waits);
             ledger.holds.add_to(&mut figures.holds);
             figures.waiting += u64::from(ledger.doing() == Doing::Wants);
@@ -304,12 +308,8 @@ impl Watch {
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        let mut office = office().lock();
-        // A forked child's office has not counted those of its parent.
-        if self.generation == fork::generation() {
-            office.watchers -= 1;
-        }
-        if office.watchers == 0 {
+        let _guard = ledgers().lock();
+        if WATCHERS.fetch_sub(1, Relaxed) == 1 {
             SESSION.store(0, Relaxed);
         }
     }

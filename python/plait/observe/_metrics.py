@@ -46,7 +46,12 @@ _LOOPS: Final[tuple[tuple[str, Kind, str, str], ...]] = (
     ("plait_loop_written_bytes", "counter", "bytes_written", "Bytes that event loops wrote."),
     ("plait_loop_awake_seconds", "counter", "awake", "Time that event loops were in turns."),
     ("plait_loop_asleep_seconds", "counter", "asleep", "Time that event loops had nothing to do."),
-    ("plait_loop_held_up_seconds", "counter", "held_up", "Time that woken event loops waited for the interpreter lock."),
+    (
+        "plait_loop_held_up_seconds",
+        "counter",
+        "held_up",
+        "Time that woken event loops waited for the interpreter lock.",
+    ),
     ("plait_loop_ready_callbacks", "gauge", "ready", "Callbacks that wait for the next turn."),
     ("plait_loop_scheduled_timers", "gauge", "scheduled", "Timers that are set."),
     ("plait_loop_connections", "gauge", "connections", "Connections that are open."),

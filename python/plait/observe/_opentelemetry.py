@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
-
-from opentelemetry.metrics import Observation, get_meter_provider
 
 import plait
 from plait.observe import _metrics
@@ -17,15 +16,17 @@ if TYPE_CHECKING:
 
 __all__ = ["install"]
 
+api: Any = importlib.import_module("opentelemetry.metrics")
+
 _PARTS = ("count", "sum", "bucket")
 
 
 def install(watch: Watch, meter_provider: Any) -> None:
     """Make an instrument for each metric, three for each distribution."""
-    meter = (meter_provider or get_meter_provider()).get_meter("plait", plait.__version__)
+    meter: Any = (meter_provider or api.get_meter_provider()).get_meter("plait", plait.__version__)
     for metric in _metrics.metrics(watch.snapshot()):
         name = metric.name.replace("_", ".")
-        make = meter.create_observable_gauge if metric.kind == "gauge" else meter.create_observable_counter
+        make: Any = meter.create_observable_gauge if metric.kind == "gauge" else meter.create_observable_counter
         if metric.kind != "histogram":
             callback = _callback(watch, metric.name, _plain)
             make(name, callbacks=[callback], unit=_unit(metric.name), description=metric.help)
@@ -48,20 +49,20 @@ def _callback(watch: Watch, name: str, observe: Callable[[Metric], list[Any]]) -
 
 
 def _plain(metric: Metric) -> list[Any]:
-    return [Observation(sample.value, sample.labels) for sample in metric.samples]
+    return [api.Observation(sample.value, sample.labels) for sample in metric.samples]
 
 
 def _count(metric: Metric) -> list[Any]:
-    return [Observation(sample.value["count"], sample.labels) for sample in metric.samples]
+    return [api.Observation(sample.value["count"], sample.labels) for sample in metric.samples]
 
 
 def _sum(metric: Metric) -> list[Any]:
-    return [Observation(sample.value["sum"], sample.labels) for sample in metric.samples]
+    return [api.Observation(sample.value["sum"], sample.labels) for sample in metric.samples]
 
 
 def _bucket(metric: Metric) -> list[Any]:
     return [
-        Observation(count, {**sample.labels, "le": _metrics.bound(bound)})
+        api.Observation(count, {**sample.labels, "le": _metrics.bound(bound)})
         for sample in metric.samples
         for bound, count in sample.value["buckets"]
     ]

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
-
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 
 from plait.observe import _metrics
 
@@ -15,7 +14,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Collector"]
 
-_FAMILIES: dict[str, Any] = {"counter": CounterMetricFamily, "gauge": GaugeMetricFamily}
+core: Any = importlib.import_module("prometheus_client.core")
+
+_FAMILIES: dict[str, Any] = {"counter": core.CounterMetricFamily, "gauge": core.GaugeMetricFamily}
 
 
 class Collector:
@@ -32,12 +33,13 @@ class Collector:
         """Yield the metrics."""
         for metric in self._watch._metrics():
             labels = list(metric.samples[0].labels) if metric.samples else []
+            family: Any
             if metric.kind != "histogram":
                 family = _FAMILIES[metric.kind](metric.name, metric.help, labels=labels)
                 for sample in metric.samples:
                     family.add_metric(list(sample.labels.values()), sample.value)
             else:
-                family = HistogramMetricFamily(metric.name, metric.help, labels=labels)
+                family = core.HistogramMetricFamily(metric.name, metric.help, labels=labels)
                 for sample in metric.samples:
                     buckets = [(_metrics.bound(bound), count) for bound, count in sample.value["buckets"]]
                     family.add_metric(list(sample.labels.values()), buckets, sample.value["sum"])

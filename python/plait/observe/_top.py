@@ -25,8 +25,8 @@ class Place(TypedDict):
 class Figures(TypedDict):
     """What the time went to.
 
-    Of a thread as shares of the time that it was seen, which add up to 1 without `cpu`; of a process as sums over its threads, in
-    seconds per second.
+    Of a thread as shares of the time that it was seen, which add up to 1 without `cpu`; of a process as sums over its
+    threads, in seconds per second.
     """
 
     pid: int
@@ -46,7 +46,8 @@ class Figures(TypedDict):
 class ThreadFigures(Figures):
     """A thread's.
 
-    `seconds` is how long it was seen; `top` where it was found most often; `call` the system call that it was last found waiting in.
+    `seconds` is how long it was seen; `top` where it was found most often; `call` the system call that it was last found
+    waiting in.
     """
 
     tid: int
@@ -136,11 +137,12 @@ class _Sums:
         self.seconds += seconds
         self.looks += seen["looks"]
         for process in seen["processes"]:
-            before = self.processes.get(process["pid"])
+            pid: int = process["pid"]
+            before = self.processes.get(pid)
             if before is not None and process["python"] is None and before["python"] is not None:
                 # It is about to end.
-                process = {**process, "python": before["python"], "why": None}
-            self.processes[process["pid"]] = process
+                process.update(python=before["python"], why=None)
+            self.processes[pid] = process
         for row in seen["threads"]:
             key = (row["pid"], row["tid"])
             thread = self.threads.get(key)

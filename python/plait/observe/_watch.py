@@ -46,7 +46,7 @@ _POOL_NOW: Final = ("pools", "queued", "workers", "workers_idle")
 
 
 class Distribution(TypedDict):
-    """How many there were, their sum in seconds, and pairs of an upper bound and how many did not exceed it, the last infinite."""
+    """How many there were, their sum in seconds, and pairs of an upper bound, the last infinite, and how many kept to it."""
 
     count: int
     sum: float
@@ -97,7 +97,12 @@ class _Kind:
     """Loops, or pools of one kind: sums over those that there are and those that there were."""
 
     def __init__(
-        self, kind: str, sums: tuple[str, ...], present: tuple[str, ...], spans: tuple[str, ...], read: Callable[[Any], dict[str, Any]]
+        self,
+        kind: str,
+        sums: tuple[str, ...],
+        present: tuple[str, ...],
+        spans: tuple[str, ...],
+        read: Callable[[Any], dict[str, Any]],
     ) -> None:
         self._kind = kind
         self._sums = sums
@@ -157,7 +162,9 @@ class Watch:
             self._entered += 1
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         with _lock:
             self._entered -= 1
             ends = self._entered == 0
@@ -181,15 +188,16 @@ class Watch:
     def snapshot(self) -> Snapshot:
         """Return the figures as they are now, in seconds and plain numbers.
 
-        - `gil`: `wait` and `hold`, every wait of a thread for the interpreter lock and every time that one held it, of all threads
-          since the process was first watched, those that have ended included; `waiting`, threads that wait now. None where there is
-          nothing to see, and `gil_why` says why.
-        - `loops`: sums over plait's event loops, with the meanings of `EventLoop.statistics`; `running`, those that are not closed.
-        - `threads` and `processes`: sums over the pools of each kind, with the meanings of their `statistics`; `pools`, how many there
-          are. `queue_wait` (threads) counts tasks that were submitted while the process was watched.
+        - `gil`: `wait` and `hold`, every wait of a thread for the interpreter lock and every time that one held it, of all
+          threads since the process was first watched, those that have ended included; `waiting`, threads that wait now. None
+          where there is nothing to see, and `gil_why` says why.
+        - `loops`: sums over plait's event loops, with the meanings of `EventLoop.statistics`; `running`, those that are not
+          closed.
+        - `threads` and `processes`: sums over the pools of each kind, with the meanings of their `statistics`; `pools`, how
+          many there are. `queue_wait` (threads) counts tasks that were submitted while the process was watched.
 
-        Distributions have `count`, `sum` and `buckets`: pairs of an upper bound and how many did not exceed it. What counts something
-        only grows, but what a loop or pool does between the last snapshot and its end is not in it.
+        Distributions have `count`, `sum` and `buckets`: pairs of an upper bound and how many did not exceed it. What counts
+        something only grows, but what a loop or pool does between the last snapshot and its end is not in it.
 
         Raises:
             RuntimeError: The watch is closed.
@@ -241,8 +249,8 @@ class Watch:
     def opentelemetry(self, meter_provider: Any = None) -> None:
         """Make observable instruments, which end with the watch.
 
-        OpenTelemetry has no histogram that is observed, so each distribution is a counter `..._count`, a counter `..._sum`, and a counter
-        `..._bucket` with the attribute `le`.
+        OpenTelemetry has no histogram that is observed, so each distribution is three counters: `NAME.count`, `NAME.sum`, and
+        `NAME.bucket` with the attribute `le`.
 
         Args:
             meter_provider: Whose meter makes them; by default the global one.
@@ -271,13 +279,13 @@ _current: list[Watch] = []
 
 
 def watch() -> Watch:
-    """Watch this process from now on: how long its threads wait for the interpreter lock, how late its event loops are, how long tasks wait.
+    """Watch this process from now on: waits for the interpreter lock, how late event loops are, how long tasks wait.
 
     While a watch is open, every call returns that one, so a program may call it wherever figures are wanted. It is closed by
     `close()`, or as a context manager when the last `with` ends.
 
-    Costs two readings of the clock for each time that a thread lets go of the interpreter lock and takes it again, and nothing when it
-    is closed. Figures are summed when somebody asks.
+    It costs two readings of the clock for each time that a thread lets go of the interpreter lock and takes it again, and
+    nothing when it is closed. Figures are summed when somebody asks.
 
     >>> import plait
     >>> with plait.watch() as figures:
@@ -333,10 +341,11 @@ _KINDS: Final = (
 
 
 def _forked() -> None:
-    global _lock, _figures_lock  # noqa: PLW0603 - whoever held them is not in the child
+    global _lock, _figures_lock
     _lock, _figures_lock = threading.Lock(), threading.RLock()
     for kind in _KINDS:
         kind.forget()
+    _core.gil_watch_forked()
 
 
 os.register_at_fork(after_in_child=_forked)

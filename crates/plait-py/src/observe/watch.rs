@@ -40,6 +40,12 @@ impl GilWatch {
     }
 }
 
+/// In a forked child: its figures begin anew.
+#[pyfunction]
+pub(crate) fn gil_watch_forked() {
+    plait_probe::watch::forked();
+}
+
 fn pair(histogram: &Histogram) -> (Vec<u64>, f64) {
     (histogram.counts.to_vec(), seconds(histogram.sum))
 }

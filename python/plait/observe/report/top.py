@@ -66,7 +66,7 @@ class Order(NamedTuple):
 def heading(record: TopRecord, program: str, width: int) -> list[str]:
     """Return the lines about all of it."""
     processes = record["processes"]
-    cpu, switches = (sum(process[name] for process in processes) for name in ("cpu", "switches"))  # type: ignore[literal-required]
+    cpu, switches = (sum(process[name] for process in processes) for name in ("cpu", "switches"))
     waits = sum(process["gil_wait"] for process in processes)
     counts = f"{_many(len(processes), 'process', 'processes')}, {_many(len(record['threads']), 'thread', 'threads')}"
     seen = f"{record['seconds']:.1f} s, {_many(record['looks'], 'look', 'looks')}"
