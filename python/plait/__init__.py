@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from plait.loop._watch import watch_loop as watch_loop
     from plait.model._simulate import simulate as simulate
     from plait.observe._profile import Profile as Profile, profile as profile
+    from plait.observe._watch import Watch as Watch, watch as watch
     from plait.processes._pool import ProcessPool as ProcessPool
     from plait.processes.limits import Limits as Limits
     from plait.shared._array import shared_array as shared_array
@@ -85,6 +86,7 @@ __all__ = [
     "TaskCancelled",
     "TaskTimeout",
     "ThreadPool",
+    "Watch",
     "WorkerDied",
     "__version__",
     "aselect",
@@ -97,6 +99,7 @@ __all__ = [
     "share",
     "shared_array",
     "simulate",
+    "watch",
     "watch_loop",
 ]
 
@@ -127,6 +130,7 @@ _HOMES = {
     "TaskCancelled": "plait.errors",
     "TaskTimeout": "plait.errors",
     "ThreadPool": "plait.threads._pool",
+    "Watch": "plait.observe._watch",
     "WorkerDied": "plait.errors",
     "aselect": "plait.sync._channel",
     "select": "plait.sync._channel",
@@ -137,6 +141,7 @@ _HOMES = {
     "share": "plait.shared._share",
     "shared_array": "plait.shared._array",
     "simulate": "plait.model._simulate",
+    "watch": "plait.observe._watch",
     "watch_loop": "plait.loop._watch",
 }
 

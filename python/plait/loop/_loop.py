@@ -17,6 +17,7 @@ from plait import _core
 from plait.loop import _names, _pipes, _subprocess
 from plait.loop._sockets import SocketLoop
 from plait.loop._standard import base, futures_, helpers
+from plait.observe import _sources
 
 if TYPE_CHECKING:
     import asyncio
@@ -105,6 +106,7 @@ class EventLoop(SocketLoop):
         self._child_fds: set[int] = set()
         self._open_pipes: weakref.WeakSet[Any] = weakref.WeakSet()
         self._find_own()
+        _sources.add("loop", self)
 
     # ---- run
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 from plait import _core
 from plait._executor import Options, Pool, View, check_initializer, may_spin, positive_int
 from plait._future import Future
+from plait.observe import _sources
 
 if TYPE_CHECKING:
     import types
@@ -94,6 +95,7 @@ class ThreadPool(_core.ThreadPoolCore, Pool, concurrent.futures.ThreadPoolExecut
             spin=may_spin(),
             gil=_has_gil(),
         )
+        _sources.add("threads", self)
 
     if TYPE_CHECKING:  # at run time it is the core's, with this docstring and an example
 

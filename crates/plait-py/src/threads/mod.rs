@@ -312,11 +312,18 @@ fn close_thread_pools(py: Python<'_>) -> PyResult<()> {
     late::wait_until_told(py)
 }
 
+/// Somebody wants to know how long tasks wait for a thread, or does not any more.
+#[pyfunction]
+fn watch_thread_pools(begins: bool) {
+    plait_pool::threads::watch::watch(begins);
+}
+
 pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<pool::ThreadPoolCore>()?;
     module.add_class::<map::ThreadMapCore>()?;
     module.add_class::<worker::ThreadWorker>()?;
     module.add_class::<mailbox::Mailbox>()?;
     pool::add_submit(module.py())?;
-    module.add_function(wrap_pyfunction!(close_thread_pools, module)?)
+    module.add_function(wrap_pyfunction!(close_thread_pools, module)?)?;
+    module.add_function(wrap_pyfunction!(watch_thread_pools, module)?)
 }

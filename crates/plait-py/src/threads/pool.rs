@@ -188,6 +188,12 @@ impl ThreadPoolCore {
         Ok(dict)
     }
 
+    /// How long tasks have waited that were submitted while somebody watched: their number by bucket (those of `GilWatch`), and seconds in all.
+    fn _waits(&self) -> PyResult<(Vec<u64>, f64)> {
+        let waits = self.core()?.figures().waits;
+        Ok((waits.counts.to_vec(), waits.sum as f64 / 1e9))
+    }
+
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         self.opened.get().map_or(Ok(()), |opened| visit.call(&opened.future))
     }
