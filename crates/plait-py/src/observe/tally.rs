@@ -10,7 +10,7 @@ use pyo3::sync::PyOnceLock;
 use crate::gil;
 
 /// None where the GIL's events cannot be seen, or there is no GIL.
-fn tallies(py: Python<'_>) -> Option<Tallies> {
+pub(crate) fn tallies(py: Python<'_>) -> Option<Tallies> {
     static TALLIES: PyOnceLock<Option<Tallies>> = PyOnceLock::new();
     *TALLIES.get_or_init(py, || match gil::interpreter(py).0 {
         // SAFETY: they are this interpreter's, which is not unloaded.
