@@ -43,8 +43,10 @@ def install() -> None:
     leave = os._exit
 
     def _exit(status: Any) -> None:
-        _session.end(status if isinstance(status, int) else None)
-        leave(status)
+        try:
+            _session.end(status if isinstance(status, int) else None)
+        finally:  # a handler of a signal may raise meanwhile, which must not keep the process alive
+            leave(status)
 
     _patches.replace(os, "_exit", _exit)
     _look_at_exec()
