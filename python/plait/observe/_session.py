@@ -104,10 +104,10 @@ def begin(settings: Settings, name: str, *, parent: int = 0) -> None:
     _session = _Session(settings)
     try:
         _observe(_session, name, parent)
+        _install(_session)
     except BaseException:
-        _session = None
+        end()
         raise
-    _install(_session)
 
 
 def end(code: int | None = None) -> None:
@@ -190,7 +190,11 @@ def begin_in_child(text: str) -> None:
         except (OSError, RuntimeError):  # no room, no thread: the program runs all the same
             return
     _session = session
-    _install(session)
+    try:
+        _install(session)
+    except BaseException:
+        end()
+        raise
 
 
 def leave_word(settings: Settings, pid: int, kind: str, text: str) -> None:
