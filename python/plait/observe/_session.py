@@ -264,4 +264,11 @@ def before_exec() -> Any:
     if session is None or not session.observed:
         return lambda: None
     _stop(session, None)
-    return lambda: _observe(session, _name())
+
+    def resume() -> None:
+        try:
+            _observe(session, _name())
+        except (OSError, RuntimeError):  # it is the other error that the program is told of
+            pass
+
+    return resume
