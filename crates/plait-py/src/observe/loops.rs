@@ -122,10 +122,33 @@ unsafe extern "C" fn create_task<const N: usize>(
         };
         let task = pass(original, slf, Some(observed.as_ptr()), args, count as usize, names);
         if !task.is_null() {
-            observed.get().belongs_to(&Borrowed::from_ptr(py, task));
+            let named = gives_name(py, args, count as usize, names);
+            observed.get().belongs_to(&Borrowed::from_ptr(py, task), named);
         }
         task
     }
+}
+
+/// Whether a name for the task is among the arguments of `create_task`.
+///
+/// # Safety
+/// Attached, and what METH_FASTCALL | METH_KEYWORDS gives.
+pub(crate) unsafe fn gives_name(py: Python<'_>, args: *const Object, count: usize, names: Object) -> bool {
+    if names.is_null() {
+        return false;
+    }
+    // SAFETY: a tuple of strings, and as many arguments more.
+    let (names, values) = unsafe {
+        let names = Borrowed::<PyAny>::from_ptr(py, names).cast_unchecked::<PyTuple>();
+        (names, std::slice::from_raw_parts(args.add(count), names.len()))
+    };
+    // SAFETY: attached.
+    let none = unsafe { ffi::Py_None() };
+    let name = intern!(py, "name");
+    values
+        .iter()
+        .zip(names.iter())
+        .any(|(value, each)| *value != none && each.eq(name).unwrap_or(false))
 }
 
 /// What a task is to run in place of `coroutine`, while a profile runs.

@@ -22,7 +22,7 @@ mod tally;
 
 use coroutine::UNNUMBERED;
 pub(crate) use coroutine::{ObservedCoroutine, handed_over, is_step};
-pub(crate) use loops::{Watch, observed};
+pub(crate) use loops::{Watch, gives_name, observed};
 
 use pyo3::prelude::*;
 
