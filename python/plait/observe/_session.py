@@ -27,6 +27,7 @@ __all__ = [
     "begin_worker",
     "current",
     "end",
+    "is_observed",
     "leave_word",
 ]
 
@@ -86,6 +87,11 @@ _hooked = False
 def current() -> Settings | None:
     """Return the settings of the profile that this process takes part in, if there is one."""
     return None if _session is None else _session.settings
+
+
+def is_observed() -> bool:
+    """Whether this process has an observer, which is a thread."""
+    return _session is not None and _session.observed
 
 
 def begin(settings: Settings, name: str, *, parent: int = 0) -> None:
@@ -151,12 +157,13 @@ def _stop(session: _Session, code: int | None) -> None:
 
 def _install(session: _Session) -> None:
     global _hooked
-    from plait.observe import _children, _pools, _threads
+    from plait.observe import _children, _pools, _threads, _warnings
 
     if not _hooked:
         _hooked = True
         import atexit
 
+        _warnings.install()
         os.register_at_fork(after_in_child=_after_fork)
         atexit.register(end)
     if not session.follows:
