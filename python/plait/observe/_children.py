@@ -43,8 +43,10 @@ def install() -> None:
     leave = os._exit
 
     def _exit(status: Any) -> None:
-        _session.end(status if isinstance(status, int) else None)
-        leave(status)
+        try:
+            _session.end(status if isinstance(status, int) else None)
+        finally:  # a handler of a signal may raise meanwhile, which must not keep the process alive
+            leave(status)
 
     _patches.replace(os, "_exit", _exit)
     _look_at_exec()
@@ -73,19 +75,31 @@ def _inherited(given: Any = None) -> dict[bytes, bytes] | None:
     return environment(settings, before)
 
 
+def _can_run(path: Any) -> bool:
+    """Whether it looks like a program; where that cannot be told, the real function will."""
+    if isinstance(path, int):  # a descriptor
+        return True
+    try:
+        return not os.path.isdir(path) and os.access(path, os.X_OK, effective_ids=True)
+    except (TypeError, ValueError, NotImplementedError):
+        return False
+
+
 def _look_at_exec() -> None:
     execv, execve = os.execv, os.execve
 
     def replaced(path: Any, args: Any, given: Any, exec_: Callable[[], None]) -> None:
         changed = _inherited(given)
-        resume = _session.before_exec()
+        # `execvp` tries each folder of PATH: only what can be run ends the observer.
+        resume = _session.before_exec() if _can_run(path) else None
         try:
             if changed is None:
                 exec_()
             else:
                 execve(path, args, changed)
         finally:  # it has failed, or this would not be here
-            resume()
+            if resume is not None:
+                resume()
 
     def new_execv(path: Any, argv: Any, /) -> None:
         replaced(path, argv, None, lambda: execv(path, argv))

@@ -27,6 +27,7 @@ __all__ = [
     "begin_worker",
     "current",
     "end",
+    "is_observed",
     "leave_word",
 ]
 
@@ -88,6 +89,11 @@ def current() -> Settings | None:
     return None if _session is None else _session.settings
 
 
+def is_observed() -> bool:
+    """Whether this process has an observer, which is a thread."""
+    return _session is not None and _session.observed
+
+
 def begin(settings: Settings, name: str, *, parent: int = 0) -> None:
     """Observe this process from now on.
 
@@ -104,10 +110,10 @@ def begin(settings: Settings, name: str, *, parent: int = 0) -> None:
     _session = _Session(settings)
     try:
         _observe(_session, name, parent)
+        _install(_session)
     except BaseException:
-        _session = None
+        end()
         raise
-    _install(_session)
 
 
 def end(code: int | None = None) -> None:
@@ -151,12 +157,13 @@ def _stop(session: _Session, code: int | None) -> None:
 
 def _install(session: _Session) -> None:
     global _hooked
-    from plait.observe import _children, _pools, _threads
+    from plait.observe import _children, _pools, _threads, _warnings
 
     if not _hooked:
         _hooked = True
         import atexit
 
+        _warnings.install()
         os.register_at_fork(after_in_child=_after_fork)
         atexit.register(end)
     if not session.follows:
@@ -190,7 +197,11 @@ def begin_in_child(text: str) -> None:
         except (OSError, RuntimeError):  # no room, no thread: the program runs all the same
             return
     _session = session
-    _install(session)
+    try:
+        _install(session)
+    except BaseException:
+        end()
+        raise
 
 
 def leave_word(settings: Settings, pid: int, kind: str, text: str) -> None:
@@ -260,4 +271,11 @@ def before_exec() -> Any:
     if session is None or not session.observed:
         return lambda: None
     _stop(session, None)
-    return lambda: _observe(session, _name())
+
+    def resume() -> None:
+        try:
+            _observe(session, _name())
+        except (OSError, RuntimeError):  # it is the other error that the program is told of
+            pass
+
+    return resume

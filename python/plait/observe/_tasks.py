@@ -75,8 +75,10 @@ def _look_at_asyncio(asyncio: ModuleType) -> None:
     look_at_loops(module.BaseEventLoop)
     handle = module.events.Handle
     # Not where somebody else has put something in its place.
-    if not _patches.was_left(handle, "_run") and handle._run.__module__ == handle.__module__:
-        _patches.replace(handle, "_run", _core.observing_run(handle))
+    if not _patches.was_left(handle, "_run") and getattr(handle._run, "__module__", None) == handle.__module__:
+        run = _core.observing_run(handle)
+        if run is not None:
+            _patches.replace(handle, "_run", run)
 
 
 def _look_at_uvloop(uvloop: ModuleType) -> None:
@@ -101,8 +103,10 @@ def look_at_loops(kind: Any) -> None:
         return
     try:
         create_task, call_soon = _core.observing_methods(kind, number)
-        _patches.replace(kind, "create_task", create_task)
-        _patches.replace(kind, "call_soon", call_soon)
+        if create_task is not None:
+            _patches.replace(kind, "create_task", create_task)
+        if call_soon is not None:
+            _patches.replace(kind, "call_soon", call_soon)
     except TypeError:  # a class in C that cannot be changed
         _core.observe_method(
             "tasks", "none", False, f"tasks of {kind.__module__}.{kind.__qualname__} cannot be looked at"

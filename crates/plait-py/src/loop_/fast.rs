@@ -382,7 +382,8 @@ unsafe fn create_observed(
         if task.is_null() {
             return Err(PyErr::fetch(py));
         }
-        observed.get().belongs_to(&Borrowed::from_ptr(py, task));
+        let named = observe::gives_name(py, all.as_ptr(), count as usize, names);
+        observed.get().belongs_to(&Borrowed::from_ptr(py, task), named);
         Ok(task)
     }
 }

@@ -35,7 +35,7 @@ pub(crate) struct ObservedCoroutine {
     /// The task's number; 0 until it was told of.
     task: AtomicU64,
     /// Until then, the task itself.
-    owner: Guarded<Option<Py<PyAny>>>,
+    owner: Guarded<Option<Owner>>,
     /// When it was made.
     made: u64,
     /// When its last step ended; 0 before the first.
@@ -46,6 +46,13 @@ pub(crate) struct ObservedCoroutine {
     undescribed: AtomicU64,
     /// What the last step has yielded.
     awaited: Guarded<Option<Py<PyAny>>>,
+}
+
+/// A task that has not told its name yet.
+struct Owner {
+    task: Py<PyAny>,
+    /// The name that asyncio has made for it; none where the program gave one when it made the task.
+    automatic: Option<Py<PyAny>>,
 }
 
 /// A step that runs.
@@ -84,10 +91,25 @@ impl ObservedCoroutine {
         }
     }
 
-    /// The task is there. It tells its name when it first runs: many get one only after they were made.
-    pub(crate) fn belongs_to(&self, task: &Bound<'_, PyAny>) {
+    /// The task is there; `named` if the program gave it a name when it made it. It tells its name when it first runs: many get one
+    /// only after they were made.
+    pub(crate) fn belongs_to(&self, task: &Bound<'_, PyAny>, named: bool) {
         let py = task.py();
-        let kept = task.clone().unbind();
+        let told = self.task.load(Relaxed);
+        if told != 0 {
+            // An eager one, which has begun, and may have ended, before its maker got it: kept, it would be in a circle for good.
+            let name = task_name(task).map(|name| text(&name)).unwrap_or_default();
+            self.tell(py, told, self.journal.text(&name));
+            return;
+        }
+        let kept = Owner {
+            task: task.clone().unbind(),
+            automatic: if named {
+                None
+            } else {
+                task_name(task).map(Bound::unbind)
+            },
+        };
         let before = self.owner.with(py, |owner| owner.replace(kept));
         drop(before);
     }
@@ -96,17 +118,22 @@ impl ObservedCoroutine {
     #[cold]
     fn announce(&self, py: Python<'_>) {
         let owner = self.owner.with(py, Option::take);
-        let name = owner.and_then(|owner| {
-            let name = owner.bind(py).call_method0(intern!(py, "get_name"));
-            name.and_then(|name| name.extract::<String>()).ok()
-        });
-        let name = name.unwrap_or_default();
+        let name = owner.as_ref().and_then(|owner| task_name(owner.task.bind(py)));
+        let automatic = owner.as_ref().and_then(|owner| owner.automatic.as_ref());
+        // One that was set later is another object, even if it reads the same.
+        let is_automatic = matches!((&name, automatic), (Some(name), Some(automatic)) if name.is(automatic));
+        let name = name.map(|name| text(&name)).unwrap_or_default();
         let number = name.strip_prefix("Task-").and_then(|number| number.parse().ok());
-        let (task, name) = match number.filter(|number: &u64| (1..UNNUMBERED).contains(number)) {
+        let (task, name) = match number.filter(|number: &u64| is_automatic && (1..UNNUMBERED).contains(number)) {
             Some(number) => (number, Text::default()),
             None => (NEXT.fetch_add(1, Relaxed), self.journal.text(&name)),
         };
+        drop(owner);
         self.task.store(task, Relaxed);
+        self.tell(py, task, name);
+    }
+
+    fn tell(&self, py: Python<'_>, task: u64, name: Text) {
         let function = awaited::name_of(self.inner.bind(py));
         self.journal.tell(Record::Task {
             task,
@@ -190,6 +217,8 @@ impl ObservedCoroutine {
     #[inline]
     fn step(&self, py: Python<'_>, run: impl FnOnce() -> PyResult<Py<PyAny>>) -> PyResult<Py<PyAny>> {
         if !self.is_observed() {
+            let owner = self.owner.with(py, Option::take);
+            drop(owner);
             return run();
         }
         let running = self.enter(py);
@@ -266,8 +295,14 @@ impl ObservedCoroutine {
 
     /// Writes down what it awaits, at the end of a profile.
     fn pending(&self, py: Python<'_>) {
+        if !self.is_observed() {
+            return;
+        }
+        if self.task.load(Relaxed) == 0 {
+            self.announce(py);
+        }
         let left = self.left.load(Relaxed);
-        if left == 0 || !self.is_observed() {
+        if left == 0 {
             return;
         }
         let before = self
@@ -290,7 +325,11 @@ impl ObservedCoroutine {
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         visit.call(&self.inner)?;
-        self.owner.look(|owner| visit.call(owner)).unwrap_or(Ok(()))?;
+        let owner = |owner: &Owner| {
+            visit.call(&owner.task)?;
+            visit.call(&owner.automatic)
+        };
+        self.owner.look(owner).unwrap_or(Ok(()))?;
         self.awaited.look(|awaited| visit.call(awaited)).unwrap_or(Ok(()))
     }
 
@@ -298,6 +337,15 @@ impl ObservedCoroutine {
         let before = (self.awaited.with(py, Option::take), self.owner.with(py, Option::take));
         drop(before);
     }
+}
+
+/// A task's name, as the very object that it has.
+fn task_name<'py>(task: &Bound<'py, PyAny>) -> Option<Bound<'py, PyAny>> {
+    task.call_method0(intern!(task.py(), "get_name")).ok()
+}
+
+fn text(name: &Bound<'_, PyAny>) -> String {
+    name.extract().unwrap_or_default()
 }
 
 unsafe extern "C" {

@@ -29,21 +29,64 @@ const INLINE: usize = 8;
 /// A callback that takes so many nanoseconds blocks its loop.
 const BLOCKS_NS: u64 = 50_000_000;
 
-/// The methods that stood there before: owned references, for ever.
-struct Originals {
-    create_task: AtomicPtr<ffi::PyObject>,
-    call_soon: AtomicPtr<ffi::PyObject>,
+/// A method that is looked at: owned references, for ever, since a thread may be in the midst of calling it.
+struct Place {
+    /// The method that stood there before.
+    original: AtomicPtr<ffi::PyObject>,
+    /// The one that stands there while a profile runs.
+    ours: AtomicPtr<ffi::PyObject>,
 }
 
-static ORIGINALS: [Originals; MOST] = [const {
-    Originals {
-        create_task: AtomicPtr::new(std::ptr::null_mut()),
-        call_soon: AtomicPtr::new(std::ptr::null_mut()),
+impl Place {
+    const fn new() -> Self {
+        Self {
+            original: AtomicPtr::new(std::ptr::null_mut()),
+            ours: AtomicPtr::new(std::ptr::null_mut()),
+        }
+    }
+
+    /// The method to put in place of the one that `class` has now; none if ours is there, which somebody has kept from an earlier
+    /// profile and put back: it calls what it has called then.
+    fn look<'py>(
+        &self,
+        class: &Bound<'py, PyType>,
+        name: &'static CStr,
+        pointer: ffi::PyMethodDefPointer,
+        flags: c_int,
+    ) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let py = class.py();
+        let found = class.getattr(name.to_str()?)?;
+        // SAFETY: null, or kept for ever; attached.
+        let ours = unsafe { Bound::from_borrowed_ptr_or_opt(py, self.ours.load(Relaxed)) };
+        let ours = match ours {
+            Some(ours) if ours.is(&found) => return Ok(None),
+            Some(ours) => ours,
+            None => {
+                let ours = method(class, name, pointer, flags)?;
+                self.ours.store(ours.clone().into_ptr(), Relaxed);
+                ours
+            }
+        };
+        self.original.store(found.into_ptr(), Relaxed);
+        Ok(Some(ours))
+    }
+}
+
+/// The methods of a class of loops.
+struct Places {
+    create_task: Place,
+    call_soon: Place,
+}
+
+static PLACES: [Places; MOST] = [const {
+    Places {
+        create_task: Place::new(),
+        call_soon: Place::new(),
     }
 }; MOST];
 
-/// `asyncio.Handle._run`, as it was.
-static RUN: AtomicPtr<ffi::PyObject> = AtomicPtr::new(std::ptr::null_mut());
+/// `asyncio.Handle._run`.
+static RUN: Place = Place::new();
 
 /// Calls `original(slf, *args)`, with `first` in place of the first of them where it is given.
 ///
@@ -93,7 +136,7 @@ unsafe extern "C" fn call_soon<const N: usize>(
 ) -> Object {
     // SAFETY: attached, and what the interpreter passes to a method of this kind.
     unsafe {
-        let original = ORIGINALS[N].call_soon.load(Relaxed);
+        let original = PLACES[N].call_soon.original.load(Relaxed);
         if count == 0 {
             return pass(original, slf, None, args, 0, names);
         }
@@ -112,7 +155,7 @@ unsafe extern "C" fn create_task<const N: usize>(
 ) -> Object {
     // SAFETY: as above.
     unsafe {
-        let original = ORIGINALS[N].create_task.load(Relaxed);
+        let original = PLACES[N].create_task.original.load(Relaxed);
         if count == 0 {
             return pass(original, slf, None, args, 0, names);
         }
@@ -122,10 +165,33 @@ unsafe extern "C" fn create_task<const N: usize>(
         };
         let task = pass(original, slf, Some(observed.as_ptr()), args, count as usize, names);
         if !task.is_null() {
-            observed.get().belongs_to(&Borrowed::from_ptr(py, task));
+            let named = gives_name(py, args, count as usize, names);
+            observed.get().belongs_to(&Borrowed::from_ptr(py, task), named);
         }
         task
     }
+}
+
+/// Whether a name for the task is among the arguments of `create_task`.
+///
+/// # Safety
+/// Attached, and what METH_FASTCALL | METH_KEYWORDS gives.
+pub(crate) unsafe fn gives_name(py: Python<'_>, args: *const Object, count: usize, names: Object) -> bool {
+    if names.is_null() {
+        return false;
+    }
+    // SAFETY: a tuple of strings, and as many arguments more.
+    let (names, values) = unsafe {
+        let names = Borrowed::<PyAny>::from_ptr(py, names).cast_unchecked::<PyTuple>();
+        (names, std::slice::from_raw_parts(args.add(count), names.len()))
+    };
+    // SAFETY: attached.
+    let none = unsafe { ffi::Py_None() };
+    let name = intern!(py, "name");
+    values
+        .iter()
+        .zip(names.iter())
+        .any(|(value, each)| *value != none && each.eq(name).unwrap_or(false))
 }
 
 /// What a task is to run in place of `coroutine`, while a profile runs.
@@ -169,22 +235,25 @@ fn run_handle(handle: &Bound<'_, PyAny>) -> PyResult<()> {
     } else {
         Watch::begin()
     };
-    let result = args
-        .cast::<PyTuple>()
-        .map_err(PyErr::from)
-        .and_then(|args| run_in(&context, &callback, args));
+    let Ok(args) = args.cast::<PyTuple>() else {
+        return run_original(handle);
+    };
+    // SAFETY: attached; it is a context, or the call fails.
+    if unsafe { ffi::PyContext_Enter(context.as_ptr()) } != 0 {
+        // Nothing of the program has run, and asyncio says best what is wrong.
+        drop(PyErr::fetch(py));
+        return run_original(handle);
+    }
+    let result = run_and_exit(&context, &callback, args);
     if let Some(blocked) = watch.and_then(Watch::blocked) {
         blocked.write(Some(&callback));
     }
     result.or_else(|error| failed(handle, error))
 }
 
-fn run_in(context: &Bound<'_, PyAny>, callback: &Bound<'_, PyAny>, args: &Bound<'_, PyTuple>) -> PyResult<()> {
+/// Calls it in a context that was entered.
+fn run_and_exit(context: &Bound<'_, PyAny>, callback: &Bound<'_, PyAny>, args: &Bound<'_, PyTuple>) -> PyResult<()> {
     let py = context.py();
-    // SAFETY: attached; it is a context, or the call fails.
-    if unsafe { ffi::PyContext_Enter(context.as_ptr()) } != 0 {
-        return Err(PyErr::fetch(py));
-    }
     let result = calling::call_with(callback, args);
     // SAFETY: attached, and it was entered.
     let left = unsafe { ffi::PyContext_Exit(context.as_ptr()) };
@@ -207,10 +276,21 @@ fn failed(handle: &Bound<'_, PyAny>, error: PyErr) -> PyResult<()> {
         args: handle.getattr(args)?.unbind(),
         error: error.into_value(py).into_any(),
     };
-    handle.setattr(callback, Bound::new(py, again)?)?;
+    let again = Bound::new(py, again)?;
+    handle.setattr(callback, &again)?;
     handle.setattr(args, PyTuple::empty(py))?;
+    let result = run_original(handle);
+    if handle.getattr(callback)?.is(&again) {
+        // It was not called: the context has been left entered.
+        again.get().put_back(py)?;
+    }
+    result
+}
+
+#[cold]
+fn run_original(handle: &Bound<'_, PyAny>) -> PyResult<()> {
     // SAFETY: kept since `observing_run`; attached.
-    let original = unsafe { Bound::<PyAny>::from_borrowed_ptr(py, RUN.load(Relaxed)) };
+    let original = unsafe { Bound::<PyAny>::from_borrowed_ptr(handle.py(), RUN.original.load(Relaxed)) };
     calling::call(&original, [handle]).map(drop)
 }
 
@@ -223,12 +303,18 @@ struct RaisedAgain {
     error: Py<PyAny>,
 }
 
+impl RaisedAgain {
+    fn put_back(&self, py: Python<'_>) -> PyResult<()> {
+        let handle = self.handle.bind(py);
+        handle.setattr(intern!(py, "_callback"), &self.callback)?;
+        handle.setattr(intern!(py, "_args"), &self.args)
+    }
+}
+
 #[pymethods]
 impl RaisedAgain {
     fn __call__(&self, py: Python<'_>) -> PyResult<()> {
-        let handle = self.handle.bind(py);
-        handle.setattr(intern!(py, "_callback"), &self.callback)?;
-        handle.setattr(intern!(py, "_args"), &self.args)?;
+        self.put_back(py)?;
         Err(PyErr::from_value(self.error.bind(py).clone()))
     }
 }
@@ -335,41 +421,32 @@ fn method<'py>(
 }
 
 /// Methods `create_task` and `call_soon` for a class of loops, which look and then call those that it has now; `number` is the
-/// class's from now on.
+/// class's from now on. None where ours is there already.
 #[pyfunction]
 pub(crate) fn observing_methods<'py>(
     kind: &Bound<'py, PyType>,
     number: usize,
-) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyAny>)> {
-    let originals = ORIGINALS
+) -> PyResult<(Option<Bound<'py, PyAny>>, Option<Bound<'py, PyAny>>)> {
+    let places = PLACES
         .get(number)
         .ok_or_else(|| PyValueError::new_err(format!("number must be below {MOST}, not {number}")))?;
-    let py = kind.py();
-    awaited::prepare(py)?;
-    let keep = |place: &AtomicPtr<ffi::PyObject>, name| -> PyResult<()> {
-        // Kept for ever: a thread may be in the midst of calling it.
-        place.store(kind.getattr(name)?.into_ptr(), Relaxed);
-        Ok(())
-    };
-    keep(&originals.create_task, intern!(py, "create_task"))?;
-    keep(&originals.call_soon, intern!(py, "call_soon"))?;
-    let fast = |name, method_| {
+    awaited::prepare(kind.py())?;
+    let fast = |place: &Place, name, function| {
         let pointer = ffi::PyMethodDefPointer {
-            PyCFunctionFastWithKeywords: method_,
+            PyCFunctionFastWithKeywords: function,
         };
-        method(kind, name, pointer, ffi::METH_FASTCALL | ffi::METH_KEYWORDS)
+        place.look(kind, name, pointer, ffi::METH_FASTCALL | ffi::METH_KEYWORDS)
     };
     Ok((
-        fast(c"create_task", CREATE_TASK[number])?,
-        fast(c"call_soon", CALL_SOON[number])?,
+        fast(&places.create_task, c"create_task", CREATE_TASK[number])?,
+        fast(&places.call_soon, c"call_soon", CALL_SOON[number])?,
     ))
 }
 
-/// A method `_run` for `asyncio.Handle`, which calls the one that it has now.
+/// A method `_run` for `asyncio.Handle`, which calls the one that it has now; None if it has ours already.
 #[pyfunction]
-pub(crate) fn observing_run<'py>(kind: &Bound<'py, PyType>) -> PyResult<Bound<'py, PyAny>> {
-    RUN.store(kind.getattr(intern!(kind.py(), "_run"))?.into_ptr(), Relaxed);
-    method(
+pub(crate) fn observing_run<'py>(kind: &Bound<'py, PyType>) -> PyResult<Option<Bound<'py, PyAny>>> {
+    RUN.look(
         kind,
         c"_run",
         ffi::PyMethodDefPointer { PyCFunction: run },

@@ -26,7 +26,7 @@ mod watch;
 
 use coroutine::UNNUMBERED;
 pub(crate) use coroutine::{ObservedCoroutine, handed_over, is_step};
-pub(crate) use loops::{Watch, observed};
+pub(crate) use loops::{Watch, gives_name, observed};
 pub(crate) use observer::witnesses;
 pub(crate) use tally::tallies;
 
