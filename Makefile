@@ -51,6 +51,7 @@ bench: ## Measure against other pools, queues, locks and event loops and render 
 	$(RUN) benches/loop/run.py $(if $(QUICK),--quick)
 	$(RUN) benches/starvation/run.py $(if $(QUICK),--quick)
 	$(RUN) benches/model/run.py $(if $(QUICK),--quick)
+	$(RUN) benches/auto/run.py $(if $(QUICK),--quick)
 	$(RUN) benches/profile/run.py $(if $(QUICK),--quick)
 
 clean: ## Remove what the other targets made

@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree as ET
 
 SOURCES = sorted(Path(os.__file__).parent.glob("*.py"))
 URL = "PLAIT_BENCH_URL"
@@ -103,6 +104,15 @@ def unpack(size: int) -> int:
     return len(zlib.decompress(packed))
 
 
+def elements(size: int) -> int:
+    text = "<rows>" + "".join(f"<row id='{number}'><name>n {number}</name></row>" for number in range(size)) + "</rows>"
+    return sum(len(row) for row in ET.fromstring(text).iter("row"))
+
+
+def sizes(path: str) -> int:
+    return sum(os.stat(os.path.join(where, name)).st_size for where, _, names in os.walk(path) for name in names)
+
+
 @dataclass
 class Work:
     run: Callable[[Any], Any]
@@ -127,9 +137,11 @@ WORKS = {
     "subprocess": Work(start, list(range(150))),
     "hashing": Work(digest, [1_000_000 + 10_000 * number for number in range(300)]),
     "mixed": Work(mixed, paths(120)),
-    "words": Work(words, paths(150) * 4, held_out=True),
+    "words": Work(words, paths(150) * 4),
     "csv": Work(rows, list(range(1, 201)), held_out=True),
     "fsync": Work(write, list(range(150)), held_out=True),
+    "xml": Work(elements, [500 + 5 * number for number in range(100)], held_out=True),
+    "tree": Work(sizes, [str(path) for path in sorted(Path(os.__file__).parent.glob("*/"))] * 3, held_out=True),
     "unpack": Work(unpack, [2_000_000 + 10_000 * number for number in range(150)], held_out=True),
 }
 

@@ -6,7 +6,8 @@ Public names are loaded when they are first used, so that `import plait` costs n
 
 The rooms behind them: `plait.processes` (the process pool), `plait.threads` (the thread pool), `plait.loop` (the event loop),
 `plait.sync` (channels, locks, and watching them for deadlocks), `plait.shared` (shared memory), `plait.observe` (profiles),
-`plait.model` (predictions), `plait.compare` (the models side by side), `plait.cli` (the command), `plait.errors` (every
+`plait.model` (predictions), `plait.auto` (the pool that chooses),
+`plait.compare` (the models side by side), `plait.cli` (the command), `plait.errors` (every
 exception), `plait._future` and `plait._executor` (what all executors share), `plait._core` (the extension).
 """
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from plait import errors as errors
     from plait._future import Future as Future
+    from plait.auto._pool import Pool as Pool
     from plait.errors import (
         BrokenBarrierError as BrokenBarrierError,
         ChannelEmpty as ChannelEmpty,
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
     from plait.loop._watch import watch_loop as watch_loop
     from plait.model._simulate import simulate as simulate
     from plait.observe._profile import Profile as Profile, profile as profile
+    from plait.observe._watch import Watch as Watch, watch as watch
     from plait.processes._pool import ProcessPool as ProcessPool
     from plait.processes.limits import Limits as Limits
     from plait.shared._array import shared_array as shared_array
@@ -74,6 +77,7 @@ __all__ = [
     "Lock",
     "NotPicklable",
     "OwnerDied",
+    "Pool",
     "ProcessPool",
     "Profile",
     "RLock",
@@ -82,6 +86,7 @@ __all__ = [
     "TaskCancelled",
     "TaskTimeout",
     "ThreadPool",
+    "Watch",
     "WorkerDied",
     "__version__",
     "aselect",
@@ -94,6 +99,7 @@ __all__ = [
     "share",
     "shared_array",
     "simulate",
+    "watch",
     "watch_loop",
 ]
 
@@ -115,6 +121,7 @@ _HOMES = {
     "Lock": "plait.sync._locks",
     "NotPicklable": "plait.errors",
     "OwnerDied": "plait.errors",
+    "Pool": "plait.auto._pool",
     "ProcessPool": "plait.processes._pool",
     "Profile": "plait.observe._profile",
     "RLock": "plait.sync._locks",
@@ -123,6 +130,7 @@ _HOMES = {
     "TaskCancelled": "plait.errors",
     "TaskTimeout": "plait.errors",
     "ThreadPool": "plait.threads._pool",
+    "Watch": "plait.observe._watch",
     "WorkerDied": "plait.errors",
     "aselect": "plait.sync._channel",
     "select": "plait.sync._channel",
@@ -133,6 +141,7 @@ _HOMES = {
     "share": "plait.shared._share",
     "shared_array": "plait.shared._array",
     "simulate": "plait.model._simulate",
+    "watch": "plait.observe._watch",
     "watch_loop": "plait.loop._watch",
 }
 

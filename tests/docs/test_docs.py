@@ -35,6 +35,7 @@ def doctests() -> list[Any]:
     return [pytest.param(test, id=test.name) for test in found if test.examples]
 
 
+@pytest.mark.filterwarnings("ignore:hold_warning has no effect:RuntimeWarning")  # without a GIL
 @pytest.mark.parametrize("test", doctests())
 def test_docstring(test: doctest.DocTest) -> None:
     report: list[str] = []

@@ -69,6 +69,7 @@ PUBLIC = {
     "TaskCancelled",
     "TaskTimeout",
     "ThreadPool",
+    "Watch",
     "WorkerDied",
     "__version__",
     "aselect",
@@ -81,6 +82,7 @@ PUBLIC = {
     "share",
     "shared_array",
     "simulate",
+    "watch",
     "watch_loop",
 }
 

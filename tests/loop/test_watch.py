@@ -251,8 +251,10 @@ def test_a_forked_child_watches_anew() -> None:
 
 
 def test_a_threshold_is_a_number() -> None:
+    loop = plait.EventLoop()
     with pytest.raises(TypeError, match="threshold must be a number of seconds, not '1'"):
-        plait.run(asyncio.sleep(0), watch="1")  # type: ignore[arg-type]
+        plait.watch_loop("1", loop=loop)  # type: ignore[arg-type]
+    loop.close()
 
 
 @pytest.mark.parametrize("threshold", [0, -1.0, math.nan, math.inf])

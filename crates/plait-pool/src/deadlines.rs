@@ -98,7 +98,9 @@ impl<T: Send> Deadlines<T> {
     /// It tells nobody now: the waiter comes back.
     pub fn wait(&self, waiter: Arc<Waiter>) -> Result<(), Arc<Waiter>> {
         let mut state = self.lock();
-        if !state.telling {
+        let now = time::monotonic_ns();
+        let over = state.waiting.keys().next().is_some_and(|key| key.0 <= now);
+        if !state.telling && !over {
             return Err(waiter);
         }
         state.waiters.push(waiter);

@@ -9,6 +9,7 @@
 //! | [`frames`] | how results lie in slots and blocks, one frame an item |
 //! | [`threads`] | the crew of a thread pool: its queue, who sleeps, whom to wake |
 //! | [`deadlines`] | what is to be told when its time is over, and the thread that waits for it |
+//! | [`holding`] | whether a task keeps a lock from all others for too long |
 //! | [`worker`] | the child's side: claim, begin, finish |
 //! | [`processes`] | the parent's side: carries out what the supervisor decides |
 //! | [`spin`] | when waiting is worth a spin |
@@ -25,6 +26,7 @@ pub mod deadlines;
 pub mod frames;
 #[cfg(not(loom))]
 mod handoff;
+pub mod holding;
 pub mod occupant;
 #[cfg(not(loom))]
 pub mod processes;

@@ -25,6 +25,7 @@ use crate::gil::Gil;
 use crate::memory::Memory;
 use crate::meter::{self, Did};
 use crate::tally;
+use crate::watch;
 
 /// Why there are no hooks.
 #[derive(Debug)]
@@ -71,6 +72,7 @@ static SWITCH_COND: AtomicUsize = AtomicUsize::new(0);
 fn seen(did: Did) {
     meter::event(did);
     tally::event(did);
+    watch::event(did);
 }
 
 // These are "C-unwind" and have nothing to drop, since a thread may be cancelled or ended within a wait.

@@ -5,10 +5,12 @@
 //! | [`gil`] | where the GIL's structure lies: per-version offsets as data |
 //! | [`hooks`] | every taking and letting go of the GIL |
 //! | [`tally`] | how long a thread has held the GIL, for who decides while the program runs |
+//! | [`watch`] | how long threads hold the GIL and wait for it, all together |
 //! | [`proc`] | what `/proc` says of threads |
 //! | [`calls`] | what a thread waits for, by its system call |
 //! | [`stacks`] | what is asked of a reader of stacks |
 //! | [`outside`] | another process and its children, sampled |
+//! | [`live`] | the same, from a thread of its own |
 //! | [`observer`] | a thread that writes down what the others do |
 
 pub mod calls;
@@ -22,6 +24,7 @@ pub mod gil;
 pub mod hooks;
 pub mod layout;
 mod lines;
+pub mod live;
 mod memory;
 mod meter;
 pub mod observer;
@@ -32,3 +35,4 @@ pub mod stacks;
 mod symbols;
 pub mod tally;
 pub mod target;
+pub mod watch;

@@ -14,8 +14,9 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::ops::Range;
 
-/// How often a process is looked through for an interpreter that is not ready.
-const TRIES: u32 = 5;
+/// So often a process is looked through for an interpreter that is not ready, and after that once in a while: it may become another program.
+const TRIES: u32 = 8;
+const RARELY: u32 = 16;
 /// What of a GIL's structure threads wait on: its condition variables and locks.
 const GIL_WORDS: Range<usize> = 32..208;
 /// Where workers of pools wait for work: the end of the file's name, and the function.
@@ -106,7 +107,15 @@ pub struct Outside {
 impl Outside {
     /// Begins at `now`, nanoseconds of the monotonic clock. The process itself has to run Python; its children may.
     pub fn attach(pid: Pid, now: u64) -> Result<Outside, Error> {
-        let reader = Reader::of(pid)?;
+        Self::with(pid, Ok(Reader::of(pid)?), now)
+    }
+
+    /// The same of a process that has just been started, and may run Python later, or leave that to its children.
+    pub fn attach_to_new(pid: Pid, now: u64) -> Result<Outside, Error> {
+        Self::with(pid, Reader::of(pid), now)
+    }
+
+    fn with(pid: Pid, reader: Result<Reader, Error>, now: u64) -> Result<Outside, Error> {
         let mut outside = Outside {
             root: pid,
             processes: HashMap::new(),
@@ -115,7 +124,7 @@ impl Outside {
             buffer: Vec::new(),
         };
         let stat = Self::stat(pid).ok_or(plait_sys::peek::Error::Gone(pid))?;
-        outside.processes.insert(pid, Process::new(pid, &stat, Ok(reader)));
+        outside.processes.insert(pid, Process::new(pid, &stat, reader));
         outside.find_children();
         Ok(outside)
     }
@@ -260,9 +269,11 @@ impl Process {
 
     /// Looks for an interpreter again in one that has just begun, or has become another program.
     fn try_again(&mut self) {
-        if self.reader.is_err() && self.tries < TRIES {
+        if self.reader.is_err() {
             self.tries += 1;
-            self.reader = Reader::of(self.pid);
+            if self.tries <= TRIES || self.tries % RARELY == 0 {
+                self.reader = Reader::of(self.pid);
+            }
         }
     }
 

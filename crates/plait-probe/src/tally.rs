@@ -4,7 +4,7 @@
 //! true a moment ago. Only threads that have asked for their tally have one.
 
 use std::cell::Cell;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use plait_shm::guarded::Guarded;
@@ -25,12 +25,25 @@ pub struct Times {
     pub wanted: u64,
 }
 
+/// What a thread has to do with the GIL at this moment. Times are nanoseconds on the monotonic clock.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Now {
+    /// It has held it since then, without a break.
+    Holds(u64),
+    /// It waits for it, and first asked a holder to let go at that time. Each that takes it meanwhile is asked anew.
+    Asked(u64),
+    /// Neither.
+    Other,
+}
+
 /// One thread's.
 struct Tally {
     tid: AtomicU32,
     generation: AtomicU32,
     doing: AtomicU32,
     since: AtomicU64,
+    /// When it first asked a holder to let go, in this wait; 0 before.
+    asked: AtomicU64,
     held: AtomicU64,
     wanted: AtomicU64,
 }
@@ -85,9 +98,17 @@ impl Tallies {
         {
             Some(tally) => tally.times(monotonic_ns()),
             None => {
-                begin();
+                begin(Doing::Holds);
                 Times::default()
             }
+        }
+    }
+
+    /// Begins to count for the calling thread, which does not hold the GIL, if that was not done before.
+    pub fn begin_without(self) {
+        let counts = |tally: &&Tally| tally.generation.load(Relaxed) == fork::generation();
+        if MINE.get().filter(counts).is_none() {
+            begin(Doing::Free);
         }
     }
 
@@ -99,10 +120,18 @@ impl Tallies {
         let tally = tallies.iter().find(|tally| tally.tid.load(Relaxed) == tid)?;
         Some(tally.times(now))
     }
+
+    /// What another thread has to do with the GIL now, if it has asked for its times.
+    #[must_use]
+    pub fn now(self, tid: Tid) -> Option<Now> {
+        let tallies = tallies().lock();
+        let tally = tallies.iter().find(|tally| tally.tid.load(Relaxed) == tid)?;
+        Some(tally.now())
+    }
 }
 
 #[cold]
-fn begin() {
+fn begin(doing: Doing) {
     let tid = thread::number();
     let tally = {
         let mut tallies = tallies().lock();
@@ -112,7 +141,7 @@ fn begin() {
             tallies.push(tally);
             tally
         });
-        tally.begin(tid, monotonic_ns());
+        tally.begin(tid, doing, monotonic_ns());
         tally
     };
     MINE.set(Some(tally));
@@ -135,16 +164,18 @@ impl Tally {
             generation: AtomicU32::new(0),
             doing: AtomicU32::new(0),
             since: AtomicU64::new(0),
+            asked: AtomicU64::new(0),
             held: AtomicU64::new(0),
             wanted: AtomicU64::new(0),
         }
     }
 
-    fn begin(&self, tid: Tid, now: u64) {
+    fn begin(&self, tid: Tid, doing: Doing, now: u64) {
         self.held.store(0, Relaxed);
         self.wanted.store(0, Relaxed);
         self.since.store(now, Relaxed);
-        self.doing.store(Doing::Holds as u32, Relaxed);
+        self.asked.store(0, Relaxed);
+        self.doing.store(doing as u32, Relaxed);
         self.generation.store(fork::generation(), Relaxed);
         self.tid.store(tid, Relaxed);
     }
@@ -154,6 +185,9 @@ impl Tally {
         let (was, doing) = (self.doing.load(Relaxed), did.doing() as u32);
         if was != doing {
             self.turn_at(was, doing, monotonic_ns());
+        } else if matches!(did, Did::Wait) && self.asked.load(Relaxed) == 0 {
+            // Who goes on waiting has waited for a switch interval, and asked.
+            self.asked.store(monotonic_ns(), Relaxed);
         }
     }
 
@@ -164,7 +198,21 @@ impl Tally {
             sum.store(sum.load(Relaxed) + length, Relaxed);
         }
         self.since.store(now, Relaxed);
-        self.doing.store(doing, Relaxed);
+        self.asked.store(0, Relaxed);
+        // Release: pairs with `now`, which does not see what follows with the time of what was before.
+        self.doing.store(doing, Release);
+    }
+
+    fn now(&self) -> Now {
+        // Acquire: pairs with `turn_at`.
+        let doing = self.doing.load(Acquire);
+        if doing == Doing::Holds as u32 {
+            return Now::Holds(self.since.load(Relaxed));
+        }
+        match self.asked.load(Relaxed) {
+            asked if asked != 0 && doing == Doing::Wants as u32 => Now::Asked(asked),
+            _ => Now::Other,
+        }
     }
 
     fn sum(&self, doing: u32) -> Option<&AtomicU64> {
@@ -200,7 +248,7 @@ mod tests {
     #[test]
     fn times_are_summed_by_what_the_thread_did_and_what_it_does_counts_too() {
         let tally = Tally::new();
-        tally.begin(7, 1000);
+        tally.begin(7, Doing::Holds, 1000);
         let (holds, wants, free) = (Doing::Holds as u32, Doing::Wants as u32, Doing::Free as u32);
         tally.turn_at(holds, free, 1100);
         tally.turn_at(free, wants, 1500);
@@ -211,10 +259,32 @@ mod tests {
     }
 
     #[test]
+    fn who_holds_it_is_known_since_when_and_who_waits_whether_it_has_asked() {
+        let tally = Tally::new();
+        tally.begin(7, Doing::Holds, 1000);
+        assert_eq!(tally.now(), Now::Holds(1000));
+        tally.turn(Did::LetGo);
+        assert_eq!(tally.now(), Now::Other);
+        tally.turn(Did::Wait);
+        assert_eq!(tally.now(), Now::Other, "it has only begun to wait");
+        tally.turn(Did::Wait);
+        let asked = tally.now();
+        assert!(matches!(asked, Now::Asked(at) if at >= tally.since.load(Relaxed)));
+        tally.turn(Did::Wait);
+        assert_eq!(tally.now(), asked, "the first time counts");
+        tally.turn(Did::Take);
+        assert_eq!(tally.now(), Now::Holds(tally.since.load(Relaxed)));
+        tally.turn(Did::WaitForOther);
+        tally.turn(Did::OtherHasIt);
+        tally.turn(Did::Wait);
+        assert_eq!(tally.now(), Now::Other, "what was asked before is over");
+    }
+
+    #[test]
     fn the_tally_of_a_thread_that_has_ended_goes_to_another() {
         let mine = || {
             std::thread::spawn(|| {
-                begin();
+                begin(Doing::Holds);
                 MINE.get()
                     .map(|tally| (std::ptr::from_ref(tally) as usize, tally.tid.load(Relaxed)))
             })

@@ -379,6 +379,19 @@ impl FutureCore {
 
     /// Ends a future that has no task, or whose end is told here.
     fn end(slf: &Bound<'_, Self>, state: State) -> PyResult<()> {
+        let mut cell = slf.get().lock();
+        // Whoever waits has made the condition before, and looks at the state afterwards.
+        if cell.condition.is_none() && matches!(cell.state, State::Pending | State::Running) {
+            cell.state = state;
+            let callbacks = std::mem::take(&mut cell.callbacks);
+            drop(cell);
+            return call_all(slf, callbacks);
+        }
+        drop(cell);
+        Self::end_before_waiters(slf, state)
+    }
+
+    fn end_before_waiters(slf: &Bound<'_, Self>, state: State) -> PyResult<()> {
         let condition = Self::condition_of(slf)?;
         condition.call_method0("acquire")?;
         let (callbacks, how) = {

@@ -24,6 +24,7 @@
 //! | [`guarded`] | the mutex of such queues, which a forked child finds free |
 //! | [`waits`] | who waits for whom: the search for a circle |
 //! | [`order`] | in which order locks are taken |
+//! | [`histogram`] | lengths of time, counted |
 //! | [`channel`] | a queue of items with a capacity, and who waits for it |
 //!
 //! The algorithms borrow their words, so they run on the heap under loom and in a mapping in production.
@@ -40,6 +41,7 @@ pub mod guarded;
 #[cfg(loom)]
 #[path = "guarded_loom.rs"]
 pub mod guarded;
+pub mod histogram;
 pub mod holds;
 pub mod idle;
 pub mod inbox;

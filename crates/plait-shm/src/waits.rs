@@ -126,11 +126,11 @@ mod tests {
         for _ in 0..20_000 {
             let mut drawn = drawn(&mut dice);
             let steps = distances(&drawn);
-            for start in 0..drawn.0.len() {
+            for (start, steps) in steps.iter().enumerate() {
                 match circle(&mut drawn, start) {
-                    None => assert!(steps[start][start] > drawn.0.len(), "one was missed"),
+                    None => assert!(steps[start] > drawn.0.len(), "one was missed"),
                     Some(found) => {
-                        assert_eq!((found[0], found.len()), (start, steps[start][start]));
+                        assert_eq!((found[0], found.len()), (start, steps[start]));
                         assert!(stands(&mut drawn, &found));
                     }
                 }

@@ -106,7 +106,7 @@ impl Default for Costs {
             migrate: us(2.0),
             slice: Cost::new(4e6, 0.1),
             interval: Cost::new(5e6, 0.0),
-            gil_signal: us(3.0),
+            gil_signal: us(8.0),
             gil_switch: us(75.0),
             gil_release: us(2.0),
             gil_hand_over: Cost::new(0.02, WIDE),

@@ -1,12 +1,13 @@
 //! The system's scheduler: who runs on which core, for how long, and how fast.
 //!
-//! After Linux's EEVDF in what matters for run time: threads that can run stand in one line by their virtual time, which goes slower the more
-//! weight they have; who is picked keeps its core for a slice and is not disturbed within it by who wakes up; a core that is free takes
-//! the first in line. One line for all cores is what balancing between their queues comes to. Who slept is placed at most one slice
-//! ahead of the others, so that sleeping saves up no claim.
+//! After Linux's EEVDF in what matters for run time: threads that can run stand in one line by their virtual time, which
+//! goes slower the more weight they have; who is picked keeps its core for a slice and is not disturbed within it by who
+//! wakes up; a core that is free takes the first in line. One line for all cores is what balancing between their queues
+//! comes to. Who slept is placed at most one slice ahead of the others, so that sleeping saves up no claim.
 //!
-//! A thread that wakes goes to the core it ran on if that is free, then to any free one. What that costs is the *lead*: the core is
-//! taken, but the work begins later. A quota (`cpu.max` of a cgroup) stops all cores once it is used, until its period ends.
+//! A thread that wakes goes to the core it ran on if that is free, then to any free one. What that costs is the *lead*: the
+//! core is taken, but the work begins later. A quota (`cpu.max` of a cgroup) stops all cores once it is used, until its
+//! period ends.
 
 use crate::program::ThreadId;
 use std::cmp::Reverse;
@@ -29,7 +30,8 @@ pub struct Quota {
 pub struct CoresConfig {
     /// How many.
     pub cores: usize,
-    /// Speed of each core while 1, 2, 3, ... of them are busy, beside one that is busy alone; the last holds for more. Empty: 1.
+    /// Speed of each core while 1, 2, 3, ... of them are busy, beside one that is busy alone; the last holds for more.
+    /// Empty: 1.
     pub speeds: Vec<f64>,
     /// How long a thread runs before others in line get its core, in nanoseconds.
     pub slice_ns: u64,
@@ -144,6 +146,10 @@ impl Cores {
         }
         self.entered += 1;
         self.line.push(Reverse((share.virtual_ns, self.entered, thread)));
+    }
+
+    pub(crate) fn wake_ns(&self) -> u64 {
+        self.config.wake_ns
     }
 
     pub(crate) fn waiting(&self) -> bool {

@@ -1,7 +1,7 @@
 //! An event loop as a program: one thread, one callback at a time.
 //!
-//! The items are tasks. Where a blocking item waits for a resource, its task awaits, and others run; everything else delays them all,
-//! also C code that lets the GIL go.
+//! The items are tasks. Where a blocking item waits for a resource, its task awaits, and others run; everything else delays
+//! them all, also C code that lets the GIL go.
 
 use crate::calibrate::LoopCosts;
 use crate::program::{Ctl, Op, Program, ThreadId};

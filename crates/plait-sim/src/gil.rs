@@ -1,9 +1,10 @@
-//! The GIL as CPython has it (`Python/ceval_gil.c`: `take_gil`, `drop_gil`), without a clock: who holds it, who waits, who has asked.
+//! The GIL as CPython has it (`Python/ceval_gil.c`: `take_gil`, `drop_gil`), without a clock: who holds it, who waits, who
+//! has asked.
 //!
-//! - Who finds it locked sleeps for the switch interval. Only if that passed *and* nobody took the GIL over meanwhile, a request is set:
-//!   so the interval begins with a wait, and anew after each switch.
-//! - Who gives it up with a request pending sleeps until another thread has it (forced switching). Without one it goes on at once, and
-//!   may have the GIL again before the thread that was woken gets a CPU.
+//! - Who finds it locked sleeps for the switch interval. Only if that passed *and* nobody took the GIL over meanwhile, a
+//!   request is set: so the interval begins with a wait, and anew after each switch.
+//! - Who gives it up with a request pending sleeps until another thread has it (forced switching). Without one it goes on at
+//!   once, and may have the GIL again before the thread that was woken gets a CPU.
 //! - Those that wait are woken one for each release, in the order in which they came. Who was woken has to look again.
 
 use crate::program::ThreadId;

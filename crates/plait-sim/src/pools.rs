@@ -1,8 +1,8 @@
 //! Serial runs and pools as programs: one caller who submits and collects, workers who take what was submitted.
 //!
-//! As with `executor.map`: the caller submits everything, then takes the results in order, sleeping for those that are not there yet.
-//! Workers are threads of the caller's process (under its GIL, or none), processes, or sub-interpreters. The latter two get values as
-//! pickles, so both sides pay for those.
+//! As with `executor.map`: the caller submits everything, then takes the results in order, sleeping for those that are not
+//! there yet. Workers are threads of the caller's process (under its GIL, or none), processes, or sub-interpreters. The
+//! latter two get values as pickles, so both sides pay for those.
 
 use crate::calibrate::TaskCosts;
 use crate::program::{Ctl, Op, Program, ThreadId};

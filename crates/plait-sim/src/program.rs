@@ -111,7 +111,7 @@ pub struct GilConfig {
     pub signal_ns: u64,
     /// CPU time that is lost when another thread has it than before: its caches are cold.
     pub switch_ns: u64,
-    /// CPU time of each short release while somebody wants the GIL.
+    /// CPU time of each short release while somebody wants the GIL, beside the signal to one that sleeps.
     pub release_ns: u64,
     /// How likely a short release hands the GIL over to whoever wants it.
     pub hand_over: f64,

@@ -1,6 +1,7 @@
 //! The items of a run in the order in which they come, as operations of threads, and how far the run has come.
 
 use crate::calibrate::Costs;
+use crate::engine::Chance;
 use crate::program::{Hold, Op, ResourceId};
 use crate::workload::{Burst, Item, Kind, Parcel};
 
@@ -12,7 +13,28 @@ pub(crate) struct Tape<'a> {
     /// What CPU time is multiplied with.
     speed: f64,
     byte_ns: f64,
+    jitter: Option<Jitter>,
     progress: Progress,
+}
+
+/// No two bursts of the same work take equally long. Without that, threads whose bursts are equal keep step for ever, as real
+/// ones never do.
+struct Jitter {
+    chance: Chance,
+    deviation: f64,
+}
+
+impl Jitter {
+    /// As far as speed is known to vary, and not more than a few hundredths.
+    fn new(costs: &Costs, seed: u64) -> Option<Self> {
+        let deviation = (costs.speed.spread / 2.0).min(0.03);
+        let chance = Chance::new(seed);
+        (deviation > 0.0).then_some(Self { chance, deviation })
+    }
+
+    fn factor(&mut self) -> f64 {
+        (1.0 + self.deviation * self.chance.normal()).max(0.0)
+    }
 }
 
 /// When a quarter and three quarters of the items were done: the pace between them is that of a long run.
@@ -24,13 +46,20 @@ struct Progress {
 }
 
 impl<'a> Tape<'a> {
-    pub(crate) fn new(items: &'a [Item], order: &'a [u32], resources: Vec<ResourceId>, costs: &Costs) -> Self {
+    pub(crate) fn new(
+        items: &'a [Item],
+        order: &'a [u32],
+        resources: Vec<ResourceId>,
+        costs: &Costs,
+        seed: u64,
+    ) -> Self {
         Self {
             items,
             order,
             resources,
             speed: costs.speed.ns,
             byte_ns: costs.byte.ns,
+            jitter: Jitter::new(costs, seed),
             progress: Progress::default(),
         }
     }
@@ -48,15 +77,19 @@ impl<'a> Tape<'a> {
         self.item(place).bursts.get(number)
     }
 
-    pub(crate) fn op(&self, burst: &Burst) -> Op {
+    pub(crate) fn op(&mut self, burst: &Burst) -> Op {
+        let mut work = |ns| match &mut self.jitter {
+            None => scaled(ns, self.speed),
+            Some(jitter) => scaled(ns, self.speed * jitter.factor()),
+        };
         match burst.kind {
             Kind::HoldCpu => Op::Hold(Hold {
-                ns: self.scaled(burst.ns),
+                ns: work(burst.ns),
                 releases: burst.short_releases,
-                uninterruptible_ns: self.scaled(burst.longest_uninterruptible_ns),
+                uninterruptible_ns: scaled(burst.longest_uninterruptible_ns, self.speed),
             }),
             Kind::HoldOff => Op::HoldOff(burst.ns),
-            Kind::ReleasedCpu => Op::Free(self.scaled(burst.ns)),
+            Kind::ReleasedCpu => Op::Free(work(burst.ns)),
             Kind::Blocked { resource } => Op::Block(self.resources[resource as usize], burst.ns),
         }
     }
@@ -67,20 +100,12 @@ impl<'a> Tape<'a> {
 
     /// CPU time of the one who sends a value.
     pub(crate) fn sending(&self, parcel: Parcel) -> u64 {
-        self.scaled(parcel.pickle_ns) + (parcel.bytes as f64 * self.byte_ns) as u64
+        scaled(parcel.pickle_ns, self.speed) + (parcel.bytes as f64 * self.byte_ns) as u64
     }
 
     /// CPU time of the one who gets it.
     pub(crate) fn receiving(&self, parcel: Parcel) -> u64 {
-        self.scaled(parcel.unpickle_ns) + (parcel.bytes as f64 * self.byte_ns) as u64
-    }
-
-    fn scaled(&self, ns: u64) -> u64 {
-        if self.speed == 1.0 {
-            ns
-        } else {
-            (ns as f64 * self.speed) as u64
-        }
+        scaled(parcel.unpickle_ns, self.speed) + (parcel.bytes as f64 * self.byte_ns) as u64
     }
 
     /// Another item is done.
@@ -104,6 +129,10 @@ impl<'a> Tape<'a> {
             whole as f64 / self.len().max(1) as f64
         }
     }
+}
+
+fn scaled(ns: u64, factor: f64) -> u64 {
+    if factor == 1.0 { ns } else { (ns as f64 * factor) as u64 }
 }
 
 /// Work with the GIL that is all one call of C code.

@@ -1,7 +1,7 @@
 //! Threads on cores, under the GILs of their processes: what happens to each, event by event.
 //!
-//! A [`Program`] says what a thread does next; everything else follows here: it takes the GIL before what needs it and lets it go before
-//! what does not, waits for a core, is preempted, waits for resources.
+//! A [`Program`] says what a thread does next; everything else follows here: it takes the GIL before what needs it and lets
+//! it go before what does not, waits for a core, is preempted, waits for resources.
 //!
 //! ```text
 //!           start            placed             Exit

@@ -217,7 +217,8 @@ fn a_sleeper_beside_n_spinners_waits_for_those_that_came_before() {
 
 #[test]
 fn a_part_that_does_not_look_delays_the_request() {
-    // Parts of 6 ms: the sleeper comes back 2 ms after one began, asks 5 ms later, and that is seen at the end of the next: 10 ms.
+    // Parts of 6 ms: the sleeper comes back 2 ms after one began, asks 5 ms later, and that is seen at the end of the next:
+    // 10 ms.
     let outcome = spinners_and_a_sleeper(1, 6 * MS);
     let wait = outcome.threads[0].of(State::GilWait);
     assert_eq!(wait, 40 * 10 * MS);
@@ -398,6 +399,43 @@ fn short_releases_cost_when_others_want_the_gil() {
     // While both want it each release costs; they hand it over about once in a hundred.
     assert!((240 * MS..=310 * MS).contains(&both.ns), "{}", both.ns);
     assert!(both.gil.switches > 100, "{:?}", both.gil);
+}
+
+#[test]
+fn short_releases_signal_those_that_sleep_by_then() {
+    // A release each 20 us, and who is woken needs 80 us to look: every fourth finds a sleeper, whose signal costs 40 us.
+    let gil = GilConfig {
+        signal_ns: 40 * US,
+        ..GilConfig::default()
+    };
+    let mut config = WorldConfig { gil, ..config(2) };
+    config.cores.wake_ns = 80 * US;
+    let work = vec![Op::Hold(Hold {
+        ns: 20 * MS,
+        releases: 1000,
+        uninterruptible_ns: 20 * MS,
+    })];
+    let both = run(config, true, vec![work.clone(), work]);
+    // The first pays 10 us for each as long as the other waits; the other is alone then.
+    assert!(both.ns.abs_diff(20 * MS + 10 * MS + 20 * MS) < MS, "{}", both.ns);
+}
+
+#[test]
+fn releases_in_no_time_cost_nothing() {
+    let gil = GilConfig {
+        signal_ns: US,
+        switch_ns: US,
+        release_ns: US,
+        ..GilConfig::default()
+    };
+    let none = Op::Hold(Hold {
+        ns: 0,
+        releases: 100,
+        uninterruptible_ns: 0,
+    });
+    let lists = vec![vec![none, spin(MS)], vec![none, spin(MS)], vec![none, spin(MS)]];
+    let outcome = run(WorldConfig { gil, ..config(4) }, true, lists);
+    assert!(outcome.ns.abs_diff(3 * MS) < 20 * US, "{}", outcome.ns);
 }
 
 #[test]

@@ -17,7 +17,10 @@ SERIAL, THREADS, PROCESSES, ASYNCIO = "serial", "threads", "processes", "asyncio
 MODELS = (SERIAL, THREADS, ASYNCIO, PROCESSES)
 
 #: What is less than this much better is a tie.
-TIE = 0.10
+TIE = 0.05
+
+#: What is less than this much better is not changed to.
+STAY = 0.15
 
 #: Seconds of work in a slice, for those that are worth a message: long beside what a message costs, short beside what people notice.
 SLICE = 0.003
@@ -31,14 +34,14 @@ class Costs:
     """What the models cost beside the work, in seconds.
 
     Attributes:
-        thread_task: A slice handed to a thread.
+        thread_task: A call that one of several threads takes.
         process_task: A slice handed to a process and back.
         process_start: From nothing to the first result of a process pool.
         byte: Moving a byte to a process or back, beside pickling it.
         gil_switch: What another thread that computes adds to each time that the GIL changes hands, as a share of held time.
     """
 
-    thread_task: float = 4e-6
+    thread_task: float = 10e-6
     process_task: float = 15e-6
     process_start: float = 0.12
     byte: float = 0.3e-9
@@ -103,7 +106,7 @@ def _in_threads(figures: Figures, machine: Machine, costs: Costs, calls: int, wo
     if workers > 1 and held > 0.5 * figures.wall:
         held *= 1 + costs.gil_switch
     each = max(held, figures.cpu / machine.cores, figures.wall / workers)
-    return calls * each + math.ceil(calls / _calls_in(figures)) * costs.thread_task
+    return calls * (each + costs.thread_task)
 
 
 def _in_processes(figures: Figures, machine: Machine, costs: Costs, calls: int, workers: int, running: bool) -> float:
@@ -128,6 +131,7 @@ def choose(
     refused: Mapping[str, str],
     processes_run: bool,
     factors: Mapping[str, float],
+    before: str | None = None,
 ) -> Decision:
     """Decide how to make so many calls of a function with these figures.
 
@@ -139,6 +143,7 @@ def choose(
         refused: Models that cannot be taken, and why.
         processes_run: Whether there are workers already.
         factors: How many times as long as predicted a model has taken, where that is known.
+        before: The model that is in use, which another has to beat by more.
     """
     plans: list[Plan] = []
     if SERIAL not in refused:
@@ -153,10 +158,18 @@ def choose(
     plans = [replace(plan, seconds=plan.seconds * factors.get(plan.model, 1.0)) for plan in plans]
     best = min(plan.seconds for plan in plans)
     plan = next(plan for plan in plans if plan.seconds <= best * (1 + TIE) + 20e-6)
+    plan = next((each for each in plans if each.model == before and each.seconds <= best * (1 + STAY)), plan)
     others = {each.model: each.seconds for each in plans}
     return Decision(
         plan, _slice(figures, plan, calls), calls, others, refused, _why(figures, machine, plan, others, refused)
     )
+
+
+def of_coroutines() -> Decision:
+    """What is done with coroutine functions."""
+    why = "it is a coroutine function: its calls are tasks of one event loop"
+    others = "is no model for coroutine functions"
+    return Decision(Plan(ASYNCIO, 1, 0.0), 1, 0, {}, {model: others for model in MODELS if model != ASYNCIO}, why)
 
 
 def _slice(figures: Figures, plan: Plan, calls: int) -> int:

@@ -21,8 +21,9 @@ class LoopThread:
 
         self._loop = EventLoop()
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._idle = threading.Condition()
+        self._idle = threading.RLock()
         self._open = 0
+        self._closing = self._over = False
         self._thread = threading.Thread(target=self._run, name="plait-Pool-loop", daemon=True)
         self._thread.start()
 
@@ -68,18 +69,18 @@ class LoopThread:
     def _ended(self, _future: Future[Any]) -> None:
         with self._idle:
             self._open -= 1
-            self._idle.notify_all()
+            self._stop_if_done()
+
+    def _stop_if_done(self) -> None:
+        if self._closing and self._open == 0:
+            self._closing = False
+            self._loop.call_soon_threadsafe(self._loop.stop)
 
     def close(self, *, wait: bool) -> None:
         """Let the tasks come to their end, then stop."""
-
-        def end() -> None:
-            with self._idle:
-                self._idle.wait_for(lambda: self._open == 0)
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join()
-
+        with self._idle:
+            if not self._over:
+                self._over = self._closing = True
+                self._stop_if_done()
         if wait:
-            end()
-        else:
-            threading.Thread(target=end, name="plait-Pool-end").start()
+            self._thread.join()

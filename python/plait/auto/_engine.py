@@ -1,181 +1,291 @@
-"""Slices of calls under way: which executor makes them, how many at a time, and what is learnt from them.
+"""What a pool has inside: threads, processes and a loop, made when they are first needed, and who may use how many of them.
 
-A function is *learnt* first: its calls go to a thread, one slice at a time, the first of one call, each next one twice as long, until
-some milliseconds or some calls are known. Where a call takes longer than that, it is looked at while it runs. Then it is decided,
-and decided anew when slices do not look like those before, or half as many calls again are left as were thought of.
+The *watch* is a thread that is there while calls are under way which may take long. It looks at them every few milliseconds, and
+less and less often while nothing changes.
 """
 
 from __future__ import annotations
 
+import os
 import threading
 import time
+import weakref
 from typing import TYPE_CHECKING, Any
 
 from plait import _core
-from plait.auto import _choice, _slices
-from plait.auto._choice import PROCESSES, Costs, Decision, Machine
-from plait.auto._figures import Figures, Sample
-from plait.auto._writes import find_change
+from plait.auto._choice import PROCESSES, Costs, Machine
+from plait.auto._flow import here
+from plait.auto._function import Function
+from plait.threads._pool import ThreadPool  # first, so that at exit it is closed last
 
 if TYPE_CHECKING:
+    import concurrent.futures
     from collections.abc import Callable
 
+    from plait.auto._backlog import Backlog
+    from plait.auto._coroutines import LoopThread
+    from plait.auto._flow import Flow, Seat
     from plait.processes._pool import ProcessPool
-    from plait.threads._pool import ThreadPool
 
-#: Seconds of calls after which a function is known well enough, and as many calls.
-LEARN_SECONDS = 0.010
-LEARN_CALLS = 8
+#: Threads at most where nobody says.
+MOST_THREADS = 256
 
-#: Seconds after which a call that still runs is looked at.
-PATIENCE = 0.005
+#: Threads at most, those that were added because all others waited among them.
+_MOST_AT_ALL = 4096
 
-#: Sizes of thread pools: a plan gets the next larger one.
-_SIZES = (2, 4, 8, 16, 32, 64, 128, 256)
+#: Seconds between two looks of the watch, at first and at last, and how long it stays without anything to look at.
+_TICK, _TICK_MOST, _LINGER = 0.005, 0.08, 0.5
+
+#: Seconds without a call that ends after which calls that wait for others get more threads.
+_STUCK = 0.02
+
+#: And those which have none, but could have by what may be.
+_STUCK_LONG = 0.1
+
+engines: weakref.WeakSet[Engine] = weakref.WeakSet()
+"""All of this process, to be waited for when the interpreter exits."""
 
 
-class Executors:
-    """The executors that slices go to, made when they are first needed."""
+class Engine:
+    """See the module. One pool has it, and what the pool has under way keeps it."""
 
-    def __init__(self, machine: Machine) -> None:
-        self._machine = machine
-        self._lock = threading.Lock()
-        self._threads: dict[int, ThreadPool] = {}
-        self._processes: ProcessPool | None = None
+    def __init__(self, max_workers: int | None, models: frozenset[str], costs: Costs) -> None:
+        self.machine = Machine(_core.usable_cpus(), max_workers, _core.gil_is_on())
+        self.models = models
+        self.costs = costs
         self.closed = False
+        self.functions: dict[Any, tuple[Function, Backlog]] = {}
+        self.maps: weakref.WeakSet[Flow] = weakref.WeakSet()
+        self.processes_ready = False
+        self._lock = threading.RLock()
+        self._threads: ThreadPool | None = None
+        self._processes: ProcessPool | None = None
+        self._starting = False
+        self._loop: LoopThread | None = None
+        self._seats = 0
+        self._more = 0
+        """Seats beyond the limit, for calls that others wait for."""
+        self._starved: dict[Flow, None] = {}
+        self._seated: set[Seat] = set()
+        self._condition = threading.Condition(self._lock)
+        self._looked_at: dict[Flow, None] = {}
+        self._tick = _TICK
+        self._watch: threading.Thread | None = None
+        self._pid = os.getpid()
+        engines.add(self)
 
-    def threads(self, workers: int) -> ThreadPool:
-        """A pool of at least so many threads, or as many as there may be."""
-        from plait.threads._pool import ThreadPool
+    # ---- executors
 
-        size = next((size for size in _SIZES if size >= max(2, workers)), _SIZES[-1])
+    def threads(self) -> ThreadPool:
+        """The threads."""
         with self._lock:
-            if size not in self._threads:
-                self._threads[size] = ThreadPool(size, thread_name_prefix=f"plait-Pool-{size}")
-            return self._threads[size]
+            if self._threads is None:
+                self._threads = ThreadPool(_MOST_AT_ALL, thread_name_prefix="plait-Pool")
+            return self._threads
 
     def processes(self) -> ProcessPool:
-        """The pool of processes."""
+        """The processes."""
         from plait.processes._pool import ProcessPool
 
         with self._lock:
             if self._processes is None:
-                most = self._machine.most
-                cores = self._machine.cores
+                cores, most = self.machine.cores, self.machine.most
                 self._processes = ProcessPool(cores if most is None else max(1, min(cores, most)))
             return self._processes
 
-    @property
-    def processes_run(self) -> bool:
-        """Whether there are processes."""
-        return self._processes is not None
+    def loop(self) -> LoopThread:
+        """The loop."""
+        from plait.auto._coroutines import LoopThread
 
-    def shutdown(self, wait: bool, cancel_futures: bool) -> None:
-        """Shut all of them down."""
         with self._lock:
-            self.closed = True
-            pools = [*self._threads.values(), *([self._processes] if self._processes is not None else [])]
-        for pool in pools:
-            pool.shutdown(wait=wait, cancel_futures=cancel_futures)
+            if self._loop is None:
+                self._loop = LoopThread()
+            return self._loop
 
+    def start_processes(self, flow: Flow) -> None:
+        """See to it that there are processes, and tell `flow` when they take calls."""
+        with self._lock:
+            if self.processes_ready or self._starting:
+                return
+            self._starting = True
 
-class Function:
-    """What is known of a function, and what was decided.
+        def started(future: concurrent.futures.Future[int]) -> None:
+            failure = "was cancelled" if future.cancelled() else future.exception()
+            if failure is not None:
+                self._refuse_processes(f"cannot run in processes, which do not start: {failure}")
+            else:
+                self.processes_ready = True
+            for other in {flow, *self._flows()}:
+                other.set_room()
+                other.fill()
 
-    Attributes:
-        name: Its name, for people.
-        figures: What its calls took.
-        decision: None while it is learnt.
-        refused: Models that it cannot be run in, and why.
-        decided: How often it was decided.
-    """
-
-    def __init__(self, function: Callable[..., Any], models: frozenset[str], machine: Machine, costs: Costs) -> None:
-        self.name = f"{getattr(function, '__module__', '?')}.{getattr(function, '__qualname__', repr(function))}"
-        self.figures = Figures()
-        self.decision: Decision | None = None
-        self.decided = 0
-        self.machine = machine
-        self.costs = costs
-        self.refused: dict[str, str] = {
-            model: "is not among the pool's models" for model in _choice.MODELS if model not in models
-        }
-        self.factors: dict[str, float] = {}
-        self._checked = False
-        self.lock = threading.Lock()
-
-    def check(self, function: Callable[..., Any], call: _slices.Call | None) -> None:
-        """Find out, once, whether it may leave this process: it changes nothing here, and it can be pickled."""
-        if self._checked:
-            return
-        self._checked = True
-        if PROCESSES in self.refused:
-            return
-        change = find_change(function)
-        if change is not None:
-            self.refused[PROCESSES] = f"may not leave this process: {change}"
-            return
-        began = time.perf_counter()
         try:
-            _core.dumps(function, self.name)
-            size = 0 if call is None else len(_core.dumps((call.args, call.kwargs), f"arguments of {self.name}"))
-        except Exception as error:  # whatever its reducers raise
-            self.refused[PROCESSES] = f"cannot be pickled: {error}"
-            return
-        self.figures.size = size
-        self.figures.pickling = 2 * (time.perf_counter() - began)
-
-    def check_result(self, result: object) -> None:
-        """Add what a result costs to move; one that cannot be pickled keeps the function here."""
-        if PROCESSES in self.refused:
-            return
-        began = time.perf_counter()
-        try:
-            size = len(_core.dumps(result, f"result of {self.name}"))
+            self.processes().submit(os.getpid).add_done_callback(started)
         except Exception as error:
-            self.refused[PROCESSES] = f"returns what cannot be pickled: {error}"
+            self._refuse_processes(f"cannot run in processes, which do not start: {error}")
+
+    def _refuse_processes(self, why: str) -> None:
+        self.models -= {PROCESSES}
+        for state, backlog in list(self.functions.values()):
+            state.refused[PROCESSES] = why
+            if state.decision is not None and state.decision.plan.model == PROCESSES:
+                state.decide(backlog.left(), False)
+
+    def _flows(self) -> list[Flow]:
+        with self._lock:
+            backlogs: list[Flow] = [backlog for _, backlog in self.functions.values()]
+            return [*backlogs, *self.maps]
+
+    def add_map(self, flow: Flow) -> None:
+        """Know of a `map`."""
+        with self._lock:
+            self.maps.add(flow)
+
+    # ---- functions
+
+    def known(self, key: Any, function: Callable[..., Any]) -> tuple[Function, Backlog]:
+        """What is known of a function, and its submitted calls."""
+        from plait.auto._backlog import Backlog
+
+        with self._lock:
+            known = self.functions.get(key)
+            if known is None:
+                state = Function(function, self.models, self.machine, self.costs)
+                known = self.functions[key] = state, Backlog(state, self)
+            return known
+
+    # ---- seats
+
+    def take_seat(self, flow: Flow) -> Seat | None:
+        """A seat for another thread; None if there are as many as there may be: then `flow` is told of the next that is free."""
+        from plait.auto._flow import Seat
+
+        with self._lock:
+            if self._seats >= (self.machine.most or MOST_THREADS) + self._more:
+                self._starved[flow] = None
+                return None
+            self._seats += 1
+            seat = Seat(self)
+            self._seated.add(seat)
+            return seat
+
+    def leave_seat(self, seat: Seat) -> None:
+        """Give up a seat, to a flow that waits for one."""
+        with self._lock:
+            self._seated.discard(seat)
+            self._seats -= 1
+            starved = next(iter(self._starved), None)
+            if starved is None:
+                self._more = 0
+            else:
+                del self._starved[starved]
+        if starved is not None:
+            starved.fill()
+
+    # ---- the watch
+
+    def look(self, flow: Flow) -> None:
+        """Have the watch look at a flow."""
+        with self._condition:
+            if flow in self._looked_at and self._tick <= _TICK:
+                return
+            self._looked_at[flow] = None
+            self._tick = _TICK
+            if self._watch is None:
+                self._watch = threading.Thread(target=self._look_on, name="plait-Pool-watch", daemon=True)
+                try:
+                    self._watch.start()
+                except RuntimeError:  # no more threads, or the interpreter exits
+                    self._watch = None
+            else:
+                self._condition.notify()
+
+    def _look_on(self) -> None:
+        made, since = -1, 0.0
+        while True:
+            with self._condition:
+                if not self._looked_at and not self._condition.wait(_LINGER) and not self._looked_at:
+                    self._watch = None
+                    return
+                end = time.monotonic() + self._tick
+                while (left := min(end - time.monotonic(), self._tick)) > 0 and self._condition.wait(left):
+                    end = min(end, time.monotonic() + self._tick)  # there is something new
+                flows = list(self._looked_at)
+            decided = False
+            for flow in flows:
+                decided = flow.tick() or flow.in_a_hurry() or decided
+                with flow.lock:
+                    done = not (flow.seats or flow.in_a_hurry())
+                    if done:
+                        with self._lock:
+                            self._looked_at.pop(flow, None)
+            now, total = time.monotonic(), sum(flow.made for flow in self._flows())
+            if total != made:
+                made, since = total, now
+            elif now - since > _STUCK and self._add_seats():
+                since = now
+            elif now - since > _STUCK_LONG:
+                for flow in flows:
+                    if flow.stuck():
+                        flow.add_seats()
+            self._tick = _TICK if decided else min(_TICK_MOST, 1.5 * self._tick)
+
+    def _add_seats(self) -> bool:
+        """Where no call ends, and some may wait for calls that wait for a thread, let there be more threads."""
+        with self._lock:
+            if not any(seat.nests for seat in self._seated):
+                return False
+            flows = [flow for flow in self._flows() if flow.waiting()]
+            if not flows:
+                return False
+            self._more += max(1, self._seats // 2)
+            self._starved.clear()
+        for flow in flows:
+            flow.add_seats()
+        return True
+
+    # ---- the end
+
+    def shutdown(self, *, wait: bool, cancel: bool) -> None:
+        """Take no more calls; what is queued is still made, or cancelled."""
+        if self._pid != os.getpid():
+            return  # its threads and its work are the parent's
+        if wait and getattr(here, "seat", None) is not None and here.seat.engine is self:
+            raise RuntimeError("cannot join current thread")
+        self.closed = True
+        flows = self._flows()
+        if cancel:
+            for flow in flows:
+                flow.cancel()
+        loop = self._loop
+        if loop is not None:
+            loop.close(wait=wait)
+        if wait:
+            for flow in flows:
+                flow.wait()
+            for pool in (self._threads, self._processes):
+                if pool is not None:
+                    pool.shutdown(wait=True)
+        else:
+            self.settle()
+
+    def settle(self) -> None:
+        """Shut the executors down, if the pool was shut down, and all is done."""
+        if not self.closed:
             return
-        self.figures.size = (self.figures.size or 0) + size
-        self.figures.pickling = (self.figures.pickling or 0.0) + 2 * (time.perf_counter() - began)
-
-    def correct(self, model: str, factor: float) -> None:
-        """A model takes so many times as long as predicted."""
-        before = self.factors.get(model, 1.0)
-        self.factors[model] = min(10.0, max(0.5, before * (1 + (factor - 1) / 2)))
-
-    def decide(self, calls: int, processes_run: bool) -> Decision:
-        """Decide anew how to make so many calls."""
-        self.decision = _choice.choose(
-            self.figures,
-            self.machine,
-            self.costs,
-            max(1, calls),
-            refused=self.refused,
-            processes_run=processes_run,
-            factors=self.factors,
-        )
-        self.decided += 1
-        return self.decision
-
-    def known(self) -> bool:
-        """Whether enough is known to decide."""
-        figures = self.figures
-        seconds = sum(sample.wall for sample in figures.samples) / 1e9
-        return seconds >= LEARN_SECONDS or (figures.calls >= LEARN_CALLS and seconds >= LEARN_SECONDS / 4)
+        for flow in self._flows():
+            with flow.lock:
+                if not flow.idle():
+                    return
+        for pool in (self._threads, self._processes):
+            if pool is not None:
+                pool.shutdown(wait=False)
 
 
-def look_at(running: _slices.Running) -> Sample | None:
-    """What a call that still runs has taken so far; None if it has not begun."""
-    if not running.began:
-        return None
-    wall = time.perf_counter_ns() - running.began
-    usage = _core.thread_usage(running.thread)
-    if usage is None:
-        return None
-    cpu, ready, held, wanted = usage
-    return Sample(1, max(wall, 1), min(cpu, wall), held, wanted, ready)
+def _at_exit() -> None:
+    """Let every pool finish what was submitted, as the standard library does when the interpreter exits."""
+    for engine in list(engines):
+        engine.shutdown(wait=True, cancel=False)
 
 
-def usable_machine(max_workers: int | None) -> Machine:
-    """This machine, for a pool of so many workers at most."""
-    return Machine(_core.usable_cpus(), max_workers, _core.gil_is_on())
+threading._register_atexit(_at_exit)  # type: ignore[attr-defined]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from plait.auto._choice import MODELS, _seconds
 
 if TYPE_CHECKING:
-    from plait.auto._engine import Function
+    from plait.auto._function import Function
 
 
 class Explanation(dict[str, Any]):
@@ -35,6 +35,7 @@ class Explanation(dict[str, Any]):
 
 def explain(state: Function) -> Explanation:
     """What is known and decided of a function."""
+    state.check()
     figures, decision = state.figures, state.decision
     shown: dict[str, Any] = {
         "calls": figures.calls,

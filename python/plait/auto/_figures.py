@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 #: Slices that are remembered: what a function did before these is forgotten.
 WINDOW = 32
+
+
+#: Seconds in which nothing is waited for.
+_NOISE = 20e-6
 
 
 class Sample(NamedTuple):
@@ -21,7 +24,6 @@ class Sample(NamedTuple):
         held: With the GIL, on a core or not; -1 where that could not be seen.
         wanted: Waiting for the GIL; 0 where that could not be seen.
         ready: Waiting for a core; 0 where that could not be seen.
-        longest: The longest of them, -1 where that is not known.
     """
 
     calls: int
@@ -30,49 +32,53 @@ class Sample(NamedTuple):
     held: int = -1
     wanted: int = 0
     ready: int = 0
-    longest: int = -1
+
+    @property
+    def alone(self) -> int:
+        """How long they would have taken with nobody else who wants the GIL and the cores."""
+        return max(self.cpu, self.wall - self.wanted - self.ready, 1)
 
 
-@dataclass
 class Figures:
-    """Means over the last slices, for one call; times in seconds, sizes in bytes.
+    """Means over the last slices, for one call; times in seconds, sizes in bytes. One thread at a time adds to them, any may read.
+
+    Attributes:
+        calls: How many were seen.
+        wall: How long a call takes alone: without waits for the GIL and for a core.
+        cpu: How much of it is on a core.
+        held: How long it holds the GIL; what it computes, where that could not be seen.
+        spread: The coefficient of variation between slices.
+        size: Pickled size of arguments and result; None before it is known.
+        pickling: What pickling and unpickling both takes; None before it is known.
+        result_sized: Whether a result is among these.
 
     >>> figures = Figures()
     >>> figures.add(Sample(calls=10, wall=10_000_000, cpu=2_000_000, held=2_000_000))
-    >>> figures.wall, figures.held, figures.blocked
+    >>> figures.wall, figures.held, round(figures.blocked, 6)
     (0.001, 0.0002, 0.0008)
     """
 
-    samples: deque[Sample] = field(default_factory=lambda: deque[Sample](maxlen=WINDOW))
-    calls: int = 0
-    #: Pickled size of arguments and result of a call, and the time that pickling and unpickling both takes; None before it was tried.
-    size: int | None = None
-    pickling: float | None = None
+    def __init__(self) -> None:
+        self.samples: deque[Sample] = deque(maxlen=WINDOW)
+        self.calls = 0
+        self.wall = self.cpu = self.held = self.spread = 0.0
+        self.size: int | None = None
+        self.pickling: float | None = None
+        self.result_sized = False
+        self._odd = 0
 
     def add(self, sample: Sample) -> None:
         """Remember a slice."""
-        if sample.calls > 0:
-            self.samples.append(sample)
-            self.calls += sample.calls
-
-    def _mean(self, total: int) -> float:
-        calls = sum(sample.calls for sample in self.samples)
-        return total / calls / 1e9 if calls else 0.0
-
-    @property
-    def wall(self) -> float:
-        """How long a call takes alone: without waits for the GIL and for a core."""
-        return self._mean(sum(max(each.cpu, each.wall - each.wanted - each.ready) for each in self.samples))
-
-    @property
-    def cpu(self) -> float:
-        """How much of it is on a core."""
-        return self._mean(sum(sample.cpu for sample in self.samples))
-
-    @property
-    def held(self) -> float:
-        """How long it holds the GIL; what it computes, where that could not be seen."""
-        return self._mean(sum(sample.cpu if sample.held < 0 else sample.held for sample in self.samples))
+        if sample.calls <= 0:
+            return
+        samples = self.samples
+        samples.append(sample)
+        self.calls += sample.calls
+        seconds = sum(each.calls for each in samples) * 1e9
+        self.wall = sum(each.alone for each in samples) / seconds
+        self.cpu = sum(each.cpu for each in samples) / seconds
+        self.held = sum(each.cpu if each.held < 0 else each.held for each in samples) / seconds
+        self.spread = _variation([each.alone / each.calls for each in samples])
 
     @property
     def held_on_cpu(self) -> float:
@@ -86,26 +92,47 @@ class Figures:
 
     @property
     def blocked(self) -> float:
-        """How long it waits for others: for files, peers, timers."""
-        return max(0.0, self.wall - self.cpu)
+        """How long it waits for others: for files, peers, timers. What is very short is not told from noise."""
+        return max(0.0, self.wall - self.cpu) if self.wall > _NOISE else 0.0
 
-    @property
-    def spread(self) -> float:
-        """The coefficient of variation between slices' means; 0 for one slice."""
-        means = [sample.wall / sample.calls for sample in self.samples]
-        if len(means) < 2:
-            return 0.0
-        mean = sum(means) / len(means)
-        return math.sqrt(sum((each - mean) ** 2 for each in means) / (len(means) - 1)) / mean if mean else 0.0
+    def share_of_machine(self) -> float:
+        """Which part of their time lately calls did not wait for a core."""
+        last = list(self.samples)[-8:]
+        wall = sum(sample.wall for sample in last)
+        return max(0.1, 1 - sum(sample.ready for sample in last) / wall) if wall else 1.0
 
-    def changed(self, sample: Sample) -> bool:
-        """Whether a slice does not look like those before: twice or half as long, or bound by something else."""
-        if len(self.samples) < 4 or not sample.calls:
+    def changed(self, sample: Sample, *, at_once: bool) -> bool:
+        """Whether calls do not look like those before: two times in a row, or at once, far longer or shorter, or bound otherwise."""
+        if len(self.samples) < 3:
             return False
-        wall = max(sample.cpu, sample.wall - sample.wanted - sample.ready) / sample.calls / 1e9
-        share, before = sample.cpu / max(sample.wall, 1), self.cpu / max(self.wall, 1e-9)
-        return not 0.5 < (wall + 2e-6) / (self.wall + 2e-6) < 2 or abs(share - before) > 0.4
+        wall, before = sample.alone / sample.calls / 1e9, self.wall
+        # Means of many slices hide how far slices are apart by nature: that much is no change.
+        most = 2 + 2 * min(self.spread, 2.0)
+        odd = not 1 / most < (wall + 5e-6) / (before + 5e-6) < most or self.bound_otherwise(sample)
+        odd = odd and (wall < before or sample.alone > 1_000_000)
+        self._odd = self._odd + 1 if odd else 0
+        return self._odd > 1 or (odd and at_once)
+
+    def bound_otherwise(self, sample: Sample) -> bool:
+        """Whether calls compute where those before waited, or the other way round."""
+        before = self.cpu / max(self.wall, 1e-9)
+        return sample.alone / sample.calls > 20_000 and abs(min(1.0, sample.cpu / sample.alone) - before) > 0.4
+
+    def if_only(self, sample: Sample) -> Figures:
+        """These figures, if there had been nothing but these calls."""
+        other = Figures()
+        other.size, other.pickling, other.result_sized = self.size, self.pickling, self.result_sized
+        other.add(sample)
+        return other
 
     def forget(self) -> None:
         """Begin anew, but for what is known of sizes."""
+        self._odd = 0
         self.samples.clear()
+
+
+def _variation(values: list[float]) -> float:
+    if len(values) < 2:
+        return 0.0
+    mean = sum(values) / len(values)
+    return math.sqrt(sum((each - mean) ** 2 for each in values) / (len(values) - 1)) / mean if mean else 0.0

@@ -1,271 +1,458 @@
-"""A flow of calls of one function: slices are cut off, handed to an executor, and what comes back is delivered and learnt from."""
+"""Calls of one function that are to be made: threads take them one by one, worker processes get some at a time.
+
+A thread that makes calls has a *seat*. How many seats and how many messages to processes a flow may have follows from what was
+decided for its function, which is decided anew while it runs: threads leave between two calls, others come.
+"""
 
 from __future__ import annotations
 
-import heapq
 import threading
 import time
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from plait.auto import _engine, _slices
-from plait.auto._choice import PROCESSES, SERIAL
-from plait.auto._figures import Sample
+from plait.auto import _calls
+from plait.auto._calls import Part, Raised
+from plait.auto._choice import ASYNCIO, PROCESSES, SERIAL, SLICE
+from plait.auto._meter import Meter
 from plait.errors import NotPicklable
 
 if TYPE_CHECKING:
     import concurrent.futures
-    from collections.abc import Callable
 
-    from plait.auto._engine import Executors, Function
+    from plait.auto._engine import Engine
+    from plait.auto._figures import Figures, Sample
+    from plait.auto._function import Function
 
-#: Slices that a worker process has waiting beside the one that it makes.
+#: Messages that a worker process has waiting beside the one that it works on.
 _AHEAD = 1
+
+#: Tasks on the loop at a time, for one `map`.
+_LOOP_TASKS = 1000
 
 #: Seconds of a flow after which its pace is compared with the prediction.
 _PACE = 0.05
 
+#: Of threads that do little, so many let their calls go unmeasured for one that is.
+_MEASURED = 16
 
-class Part(NamedTuple):
-    """Some calls of a flow, and for each what its outcome is delivered to."""
+#: Nanoseconds after which a call that still runs is long enough to decide on.
+_LONG_NS = 3_000_000
 
-    calls: list[_slices.Call]
-    sinks: list[Any]
+_ANY = 1 << 30
+
+SLICE_NS = int(SLICE * 1e9)
+
+here = threading.local()
+"""`seat`: that of the calling thread, if it has one."""
+
+
+class Seat:
+    """A thread that makes calls of a flow, or is about to."""
+
+    __slots__ = ("engine", "meter", "nests")
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.meter = Meter()
+        self.nests = False
+        """Whether a call of it has given the pool calls of its own, which it may wait for."""
 
 
 class Flow:
-    """See the module. Who has calls gives them by `take`, and gets outcomes by `deliver`."""
+    """See the module. Who has calls gives them by `pop`, and gets outcomes by `deliver`."""
 
-    def __init__(self, function: Callable[..., Any], state: Function, executors: Executors, watch: Watch) -> None:
-        self.function = function
+    def __init__(self, state: Function, engine: Engine) -> None:
         self.state = state
-        self.executors = executors
-        self._watch = watch
-        self._lock = threading.Lock()
-        self._rest = threading.Condition(self._lock)
-        self._under_way = 0
-        self._filling = False
-        self._again = False
-        self._looked = False
-        """Whether a call that takes long has been looked at, so that others need not wait for its end."""
+        self.engine = engine
+        # Finalizers may run anywhere, and may use the pool.
+        self.lock = threading.RLock()
+        self._rest = threading.Condition(self.lock)
+        self.seats: set[Seat] = set()
+        self._coming = 0
+        """Seats whose threads have not taken a call yet."""
+        self._messages = 0
+        self._kept: list[Part] = []
+        """Parts that were to leave and may not."""
+        self._more = 0
+        """Seats beyond those decided for: calls that have one wait for calls that have none."""
+        self.made = 0
         self._paced = (0, 0.0, 0)
-        self._made = 0
+        self.most = 1
+        """So many seats there may be."""
+        self.room = 1
+        """So many seats there may be before a new call needs no thought."""
+        self._number = 0
+        self._learnt = 0
+        self._glanced = 0.0
+        """How long a call takes that was decided on before it ended; 0 where that was not so."""
 
     # ---- for those who have calls
 
-    def take(self, most: int) -> Part | None:
-        """Cut off as many calls, or fewer; None if there are none now."""
+    def pop(self, most: int) -> Part | None:
+        """Take out as many calls, or fewer; None if there are none now. The lock is held."""
         raise NotImplementedError
+
+    def waiting(self) -> int:
+        """How many calls can be taken now. The lock is held."""
+        raise NotImplementedError
+
+    def left(self) -> int:
+        """How many calls are still to be made, as far as anybody knows."""
+        raise NotImplementedError
+
+    def begin(self, part: Part) -> Part | None:
+        """The part without calls that were cancelled; None if no call is left."""
+        return part
 
     def deliver(self, part: Part, outcomes: list[Any]) -> None:
         """Hand out what came of a part."""
         raise NotImplementedError
 
-    def left(self) -> int:
-        """How many calls are still to be taken, as far as anybody knows."""
+    def flush(self) -> None:
+        """Tell those who wait of all that was delivered."""
+
+    def cancel(self) -> None:
+        """Drop what was not handed over."""
         raise NotImplementedError
 
     # ---- the flow
 
+    def idle(self) -> bool:
+        """Whether nothing is under way, and nothing waits. The lock is held."""
+        return not (self.seats or self._messages or self._kept or self.waiting())
+
+    def wait(self) -> None:
+        """Return when it is idle."""
+        with self.lock:
+            self._rest.wait_for(self.idle)
+
+    def _limits(self) -> tuple[int, int]:
+        """How many threads and messages there may be."""
+        decision = self.state.decision
+        if decision is None:
+            return 1 + self._more, 0
+        model, workers = decision.plan.model, decision.plan.workers
+        if model == ASYNCIO:
+            return 0, _LOOP_TASKS
+        if model != PROCESSES:
+            return workers + self._more, 0
+        if self.engine.processes_ready:
+            return 1 if self._kept else 0, workers * (1 + _AHEAD)
+        return 1, 0  # one thread goes on until there are processes
+
+    def add_seats(self) -> None:
+        """Let there be more threads: those that there are wait for calls that wait for one."""
+        with self.lock:
+            self._more += max(1, len(self.seats) // 2)
+            self.set_room()
+        self.fill()
+
+    def set_room(self) -> None:
+        self.most, messages = self._limits()
+        self.room = _ANY if messages else self.most
+
     def fill(self) -> None:
-        """Hand over slices while there are calls and workers for them."""
-        with self._lock:
-            if self._filling:
-                self._again = True
-                return
-            self._filling = True
+        """Hand over calls while there are some, and room for them."""
         while True:
-            with self._lock:
-                self._again = False
-                room = self._under_way < self._allowed()
-            part = self.take(self._slice()) if room else None
+            part = seat = None
+            with self.lock:
+                threads, messages = self._limits()
+                if messages and self._messages < messages and (part := self.pop(self._batch())) is not None:
+                    self._messages += 1
+                elif len(self.seats) < threads and self._coming < self.waiting() + len(self._kept):
+                    seat = self.engine.take_seat(self)
+                    if seat is not None:
+                        self.seats.add(seat)
+                        self._coming += 1
             if part is not None:
                 self._send(part)
-                continue
-            with self._lock:
-                if not self._again:
-                    self._filling = False
-                    return
+            elif seat is not None:
+                self._start(seat)
+            else:
+                return
 
-    def _allowed(self) -> int:
+    def _batch(self) -> int:
         decision = self.state.decision
-        if decision is None:
+        if decision is None or decision.plan.model != PROCESSES:
             return 1
-        if decision.plan.model == SERIAL:
-            return 1
-        return decision.plan.workers * (1 + _AHEAD if decision.plan.model == PROCESSES else 1)
+        return max(1, min(decision.slice, self.waiting() // (2 * decision.plan.workers)))
 
-    def _slice(self) -> int:
-        if self.state.decision is not None:
-            return self.state.decision.slice
-        return max(1, self.state.figures.calls)
+    # ---- threads
+
+    def _start(self, seat: Seat) -> None:
+        try:
+            self.engine.threads().submit(self._drain, seat)
+        except BaseException as error:  # no thread is to be had: who waits is told
+            with self.lock:
+                self._coming -= 1
+                self.seats.discard(seat)
+                alone = not self.seats and not self._messages
+                part = self.pop(self.waiting()) if alone else None
+            self.engine.leave_seat(seat)
+            if part is not None:
+                self._over(part, [Raised(error)] * len(part.calls))
+
+    def _next(self, seat: Seat) -> Part | None:
+        """A call for a seat; the seat is given up where there is none, or a seat too many. The lock is held."""
+        if len(self.seats) <= max(self._limits()[0], 1 if self._kept else 0):
+            part = self._kept.pop() if self._kept else self.pop(1)
+            if part is not None:
+                return part
+        self.seats.discard(seat)
+        if not self.seats and self._more:
+            self._more = 0
+            self.set_room()
+        return None
+
+    def _drain(self, seat: Seat) -> None:
+        """Make calls, one after the other: what a seat's thread does."""
+        outer, here.seat = getattr(here, "seat", None), seat
+        try:
+            with self.lock:
+                self._coming -= 1
+            self._make_all(seat)
+        finally:
+            here.seat = outer
+            with self.lock:
+                self.seats.discard(seat)
+            self.flush()
+            self.engine.leave_seat(seat)
+            self.fill()
+            self._tell_rest()
+
+    def _make_all(self, seat: Seat) -> None:
+        meter, state = seat.meter, self.state
+        self._number += 1
+        measured = state.decision is None or state.figures.wall > 1e-3 or self._number % _MEASURED == 0
+        meter.start()
+        self.engine.look(self)
+        while self.make_next(seat, meter):
+            learns = state.decision is None and meter.calls >= state.figures.calls
+            if learns or time.perf_counter_ns() - meter.began >= SLICE_NS:
+                self._learn(meter)
+                measured = True
+        if measured:
+            self._learn(meter)
+
+    def make_next(self, seat: Seat, meter: Meter) -> bool:
+        """Make a call for a seat, or some; return whether there was one."""
+        with self.lock:
+            part = self._next(seat)
+        if part is None:
+            return False
+        for call, sink in zip(part.calls, part.sinks, strict=True):
+            self._make(Part([call], [sink]), meter)
+        return True
+
+    def _make(self, part: Part, meter: Meter) -> None:
+        begun = self.begin(part)
+        if begun is None:
+            return
+        call, state = begun.calls[0], self.state
+        if not state.figures.calls:
+            state.size_arguments(call)
+            meter.start()
+        meter.running = True
+        began = time.perf_counter_ns()
+        outcome = _calls.make(call)
+        meter.running = False
+        meter.ended(1, began)
+        if not state.figures.result_sized and not isinstance(outcome, Raised):
+            state.size_result(outcome)
+        self.made += 1
+        self.deliver(begun, [outcome])
+
+    # ---- processes, and the loop
 
     def _send(self, part: Part) -> None:
-        with self._lock:
-            self._under_way += 1
-        running = _slices.Running()
         decision = self.state.decision
+        if decision is not None and decision.plan.model == ASYNCIO:
+            self._send_to_loop(part)
+            return
+        for call in part.calls:
+            if why := self.state.why_not_leave(call.function):
+                self._keep(part, why)
+                return
+        begun = self.begin(part)
+        if begun is None:
+            self._arrive()
+            return
         try:
-            if decision is None:
-                self.state.check(self.function, part.calls[0])
-            try:
-                future = self._hand_over(part, running)
-            except NotPicklable as error:  # nothing was called yet
-                self._stay(f"cannot be pickled: {error}")
-                future = self._hand_over(part, running)
-        except BaseException as error:  # the pool was shut down, say: who waits is told
-            self._over(part, [_slices.Raised(error)] * len(part.calls))
+            future = self.engine.processes().submit(_calls.in_process, _calls.for_process(begun.calls))
+            if future.done() and isinstance(error := future.exception(), NotPicklable):
+                self._keep(begun, f"has arguments that cannot be pickled: {error}")  # they have not left
+                return
+        except BaseException as error:  # the pool is broken, say
+            self._over(begun, [Raised(error)] * len(begun.calls))
+            self._arrive()
             return
-        if decision is None:
-            self._watch.look(self, running, future, time.monotonic() + _engine.PATIENCE)
-        future.add_done_callback(partial(self._done, part, running))
+        future.add_done_callback(partial(self._arrived, begun))
 
-    def _hand_over(self, part: Part, running: _slices.Running) -> concurrent.futures.Future[Any]:
-        decision = self.state.decision
-        if decision is not None and decision.plan.model == PROCESSES:
-            pool = self.executors.processes()
-            return pool.submit(_slices.in_process, self.function, _slices.for_process(part.calls))
-        workers = 1 if decision is None else decision.plan.workers
-        return self.executors.threads(workers).submit(_slices.in_thread, self.function, part.calls, running)
-
-    def _done(self, part: Part, running: _slices.Running, future: concurrent.futures.Future[Any]) -> None:
-        if future.cancelled():
-            self._over(part, [None] * len(part.calls), cancelled=True)
-            return
-        error = future.exception()
-        if isinstance(error, NotPicklable):
-            self._stay(f"returns what cannot be pickled: {error}")
-        if error is not None:
-            self._over(part, [_slices.Raised(error)] * len(part.calls))
-            return
-        outcomes, sample = future.result()
-        self._learn(sample, outcomes)
-        self._over(part, outcomes)
-
-    def _stay(self, why: str) -> None:
-        """From now on all calls are made in this process."""
+    def _keep(self, part: Part, why: str) -> None:
+        """A part may not leave, and nor does anything of its function from now on."""
+        with self.lock:
+            self._kept.append(part)
+            self._messages -= 1
         with self.state.lock:
             self.state.refused[PROCESSES] = why
             self._decide()
-
-    def _over(self, part: Part, outcomes: list[Any], *, cancelled: bool = False) -> None:
-        with self._lock:
-            self._made += len(part.calls)
-        if cancelled:
-            self.cancelled(part)
-        else:
-            self.deliver(part, outcomes)
-        with self._lock:
-            self._under_way -= 1
         self.fill()
-        with self._lock:
-            if not self._under_way:
+
+    def _arrived(self, part: Part, future: concurrent.futures.Future[Any]) -> None:
+        if future.cancelled():
+            outcomes: list[Any] = [Raised(_cancelled())] * len(part.calls)
+        elif (error := future.exception()) is not None:
+            outcomes = [Raised(error)] * len(part.calls)
+            if isinstance(error, NotPicklable):
+                with self.state.lock:
+                    self.state.refused[PROCESSES] = f"returns what cannot be pickled: {error}"
+                    self._decide()
+        else:
+            outcomes, sample = future.result()
+            self._learn_from(sample)
+        self.made += len(part.calls)
+        self._over(part, outcomes)
+        self._arrive()
+
+    def _send_to_loop(self, part: Part) -> None:
+        [call] = part.calls
+        future = self.engine.loop().submit(call.function, call.args, call.kwargs)
+
+        def ended(future: concurrent.futures.Future[Any]) -> None:
+            error = _cancelled() if future.cancelled() else future.exception()
+            self._over(part, [future.result() if error is None else Raised(error)])
+            self._arrive()
+
+        future.add_done_callback(ended)
+
+    def _over(self, part: Part, outcomes: list[Any]) -> None:
+        self.deliver(part, outcomes)
+        self.flush()
+
+    def _arrive(self) -> None:
+        with self.lock:
+            self._messages -= 1
+        self.fill()
+        self._tell_rest()
+
+    def _tell_rest(self) -> None:
+        with self.lock:
+            idle = self.idle()
+            if idle:
                 self._rest.notify_all()
-
-    def wait(self) -> None:
-        """Return when nothing is under way, and nothing left that goes by itself."""
-        with self._lock:
-            self._rest.wait_for(lambda: not self._under_way and not self.goes_on())
-
-    def goes_on(self) -> bool:
-        """Whether there are calls that will be taken without anybody doing anything."""
-        raise NotImplementedError
-
-    def cancelled(self, part: Part) -> None:
-        """Say that a part will not be made."""
-        raise NotImplementedError
+        if idle:
+            self.engine.settle()
 
     # ---- what is learnt
 
-    def _learn(self, sample: Sample, outcomes: list[Any]) -> None:
+    def _learn(self, meter: Meter) -> None:
+        if meter.calls:
+            self._learn_from(meter.sample())
+        meter.start()
+        self.flush()
+
+    def _learn_from(self, sample: Sample) -> None:
         state = self.state
+        before = state.decision
         with state.lock:
-            if state.decision is None:
-                if state.figures.calls == 0 and outcomes and not isinstance(outcomes[0], _slices.Raised):
-                    state.check_result(outcomes[0])
+            if state.decision is None or not state.figures.samples:
                 state.figures.add(sample)
-                if state.known() or self._looked:
+                if state.decision is not None:
+                    self._decide_again()
+                elif state.known():
                     self._decide()
-                return
-            if state.figures.changed(sample):
+            elif state.figures.changed(sample, at_once=self._glanced > 0):
                 state.figures.forget()
                 state.figures.add(sample)
-                self._decide()
-                return
-            state.figures.add(sample)
-            self._compare_pace()
+                state.factors.clear()
+                self._decide_again()
+            else:
+                state.figures.add(sample)
+                self._learnt += 1
+                if self._learnt & (self._learnt - 1) == 0:  # it is known better and better
+                    self._decide_again()
+                else:
+                    self._compare_pace()
+        if state.decision is not before:
+            self.engine.look(self)
+            self.fill()
 
-    def _decide(self) -> None:
-        self.state.decide(self.left(), self.executors.processes_run)
-        self._paced = (self._made, time.monotonic(), self.state.decided)
+    def _decide_again(self) -> None:
+        decision = self.state.decision
+        if decision is None or self.left() > decision.plan.workers:  # for the last few it is too late
+            self._decide()
+
+    def _decide(self, figures: Figures | None = None) -> None:
+        self._glanced = 0.0 if figures is None else figures.wall
+        self.state.decide(self.left(), self.engine.processes_ready, figures)
+        self.set_room()
+        self._paced = (self.made, time.monotonic(), self.state.decided)
+        decision = self.state.decision
+        if decision is not None and decision.plan.model == PROCESSES:
+            self.engine.start_processes(self)
 
     def _compare_pace(self) -> None:
         """Hold the prediction against what is: a model that is slower here than it should be is thought so from now on."""
-        made, since, decided = self._paced
-        state, now = self.state, time.monotonic()
+        (made, since, decided), now, state = self._paced, time.monotonic(), self.state
         decision = state.decision
-        if decision is None or now - since < _PACE:
+        if decision is None or decision.plan.model == SERIAL or now - since < _PACE:
             return
-        if decided == state.decided and self._made - made >= 2 * decision.plan.workers:
-            predicted = decision.plan.seconds / max(1, decision.calls)
-            state.correct(decision.plan.model, (now - since) / (self._made - made) / max(predicted, 1e-9))
-            if self.left() > 0:
-                state.decide(self.left(), self.executors.processes_run)
-        self._paced = (self._made, now, state.decided)
+        with self.lock:
+            threads, messages = self._limits()
+            # Where calls come one by one, it is not the model that sets the pace.
+            full = self.waiting() > 0 and (len(self.seats) >= threads if threads else self._messages >= messages)
+        calls = self.made - made
+        if full and decided == state.decided and calls >= 4 * decision.plan.workers:
+            predicted = decision.others[decision.plan.model] / max(1, decision.calls)
+            # Other programs slow all models down alike.
+            share = state.figures.share_of_machine()
+            state.correct(decision.plan.model, (now - since) * share / calls / max(predicted, 1e-9))
+            self._decide_again()
+        self._paced = (self.made, now, state.decided)
 
-    def look_at(self, running: _slices.Running) -> None:
-        """A call takes long: decide by what it has done so far, so that others need not wait for its end."""
-        sample = _engine.look_at(running)
+    def tick(self) -> bool:
+        """Look at calls that take long: they may have changed, and others need not wait for their end. Return whether it decided."""
+        self.flush()
         state = self.state
-        if sample is None:
-            return
-        with state.lock:
-            if state.decision is not None:
-                return
-            self._looked = True
-            # Nobody knows how long it goes on; what has lasted so long lasts as long again, mostly.
-            doubled = Sample(1, *(2 * value if value > 0 else value for value in sample[1:6]))
-            state.figures.add(doubled)
-            self._decide()
-            state.figures.forget()
-            state.figures.calls -= 1
-        self.fill()
+        with self.lock:
+            meters = [seat.meter for seat in self.seats if seat.meter.running]
+            if state.decision is not None and not self.waiting():
+                return False
+        for meter in meters:
+            sample = meter.glance()
+            if sample is not None and sample.alone >= _LONG_NS and self._is_news(sample):
+                with state.lock:
+                    self._decide(state.figures.if_only(state.assume_longer(sample)))
+                self.flush()
+                self.fill()
+                return True
+        return False
+
+    def _is_news(self, sample: Sample) -> bool:
+        """Whether a call that still runs is not what was decided for."""
+        state = self.state
+        if state.decision is None:
+            return True
+        wall = self._glanced or state.figures.wall
+        each = sample.alone / sample.calls / 1e9
+        return each > 2 * wall or (each > 1.5 * wall and state.figures.bound_otherwise(sample))
+
+    def stuck(self) -> bool:
+        """Whether calls wait while those that have threads do little but wait too."""
+        with self.lock:
+            if not self.waiting() or self._coming:
+                return False
+            meters = [seat.meter for seat in self.seats if seat.meter.running]
+        samples = [sample for meter in meters if (sample := meter.glance()) is not None]
+        return bool(samples) and sum(sample.cpu for sample in samples) < 0.5 * sum(sample.alone for sample in samples)
+
+    def in_a_hurry(self) -> bool:
+        """Whether it is to be looked at soon again."""
+        return False
 
 
-class Watch:
-    """A thread that looks at calls which take long; it is there while some are to be looked at."""
+def _cancelled() -> BaseException:
+    import concurrent.futures
 
-    def __init__(self) -> None:
-        self._condition = threading.Condition()
-        self._heap: list[tuple[float, int, Flow, _slices.Running, concurrent.futures.Future[Any]]] = []
-        self._number = 0
-        self._thread: threading.Thread | None = None
-
-    def look(
-        self, flow: Flow, running: _slices.Running, future: concurrent.futures.Future[Any], deadline: float
-    ) -> None:
-        """Look at a slice of `flow` at `deadline`, if it is still under way."""
-        with self._condition:
-            self._number += 1
-            heapq.heappush(self._heap, (deadline, self._number, flow, running, future))
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="plait-Pool-watch", daemon=True)
-                self._thread.start()
-            else:
-                self._condition.notify()
-
-    def _run(self) -> None:
-        while True:
-            with self._condition:
-                while not self._heap or self._heap[0][0] > time.monotonic():
-                    wait = self._heap[0][0] - time.monotonic() if self._heap else 1.0
-                    if not self._condition.wait(max(wait, 0.0)) and not self._heap:
-                        self._thread = None
-                        return
-                _, _, flow, running, future = heapq.heappop(self._heap)
-            if future.done() or flow.state.decision is not None:
-                continue
-            if running.began:
-                flow.look_at(running)
-            else:  # it waits for its thread
-                self.look(flow, running, future, time.monotonic() + _engine.PATIENCE)
+    return concurrent.futures.CancelledError()

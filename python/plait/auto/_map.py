@@ -2,225 +2,443 @@
 
 from __future__ import annotations
 
-import contextlib
 import contextvars
 import itertools
-import queue
 import threading
 import time
+import weakref
 from collections import deque
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from plait._future import Future
-from plait.auto import _slices
+from plait._executor import ProgressBar
+from plait.auto._calls import Call, Part, Raised
 from plait.auto._choice import SERIAL
-from plait.auto._engine import PATIENCE
-from plait.auto._flow import Flow, Part, Watch
+from plait.auto._flow import Flow
+from plait.auto._meter import Meter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from plait._executor import MapArguments
-    from plait.auto._engine import Executors, Function
-
-T = TypeVar("T")
+    from plait.auto._engine import Engine
+    from plait.auto._flow import Seat
+    from plait.auto._function import Function
 
 #: Seconds of calls that the caller makes itself rather than hand them over.
 INLINE = 0.1
 
+#: Seconds that a call may take for the caller to make others itself.
+_SHORT = 0.0005
+
+#: Nanoseconds of short calls that are made in one go.
+CHUNK_NS = 2_000_000
+
+#: Seconds for which the caller waits to see whether calls are short.
+_PATIENCE = 0.05
+
 #: Items of an input without a length that are pulled ahead of who takes results.
 _AHEAD = 1024
 
+#: Seconds between two times that who waits is told of short calls.
+_TELL = 0.0005
+
+
+_END: Any = object()
+"""After the last of some items."""
+
+
+class _Slot:
+    """The place of an item's outcome among the results, or of some."""
+
+    __slots__ = ("outcomes",)
+
+    def __init__(self) -> None:
+        self.outcomes: list[Any] | None = None
+
+
+class _Chunk:
+    """Short calls that one thread makes in one go. Where one of them is not short after all, those behind it are taken back."""
+
+    def __init__(self, items: list[tuple[Any, ...]], slot: _Slot, inline: bool) -> None:
+        self.slot = slot
+        self.seen = -1
+        """How many were left when the watch came by."""
+        self.taken_back = False
+        self._items: deque[Any] = deque(items)
+        self._items.append(_END)
+        self._inline = inline
+        """Whether the caller makes them, whom Ctrl-C interrupts."""
+
+    def make(self, function: Callable[..., Any]) -> list[Any]:
+        """Make the calls; return what came of them."""
+        outcomes: list[Any] = []
+        items = iter(self._items.popleft, _END)
+        while True:
+            try:
+                outcomes.extend(itertools.starmap(function, items))
+            except BaseException as error:  # it is raised when its turn comes
+                if isinstance(error, KeyboardInterrupt) and self._inline:
+                    raise
+                outcomes.append(Raised(error))
+            else:
+                return outcomes
+
+    def left(self) -> int:
+        """How many have not begun."""
+        return len(self._items)
+
+    def take_back(self) -> list[tuple[Any, ...]]:
+        """Take out what has not begun, once."""
+        if self.taken_back:
+            return []
+        self.taken_back = True
+        self._items.appendleft(_END)
+        while True:
+            try:
+                return [item for item in self._items if item is not _END]
+            except RuntimeError:  # the end was taken meanwhile
+                continue
+
+
+class _Rest(NamedTuple):
+    """What was left of a chunk, and a slot that holds its place among the results until all of it has places of its own."""
+
+    items: deque[tuple[Any, ...]]
+    end: _Slot
+
 
 class MapFlow(Flow):
-    """Calls of a `map`. Its parts are delivered to futures, in the order of the items, or to a queue."""
+    """Calls of a `map`, and what came of them, in the order of the items or as they come."""
 
     def __init__(
         self,
         function: Callable[..., Any],
         state: Function,
-        executors: Executors,
-        watch: Watch,
+        engine: Engine,
         items: Iterator[tuple[Any, ...]],
         total: int | None,
         arguments: MapArguments,
     ) -> None:
-        super().__init__(function, state, executors, watch)
+        super().__init__(state, engine)
+        self._function = function
         self._items = items
         self._total = total
-        self._taken = 0
         self._context = contextvars.copy_context()
-        self._chunk = arguments.chunksize
-        self._window = arguments.buffersize
+        self._most = arguments.chunksize
+        self._window = arguments.buffersize if arguments.buffersize is not None else _AHEAD
+        self._lazily = total is None or arguments.buffersize is not None
         self._pulled: deque[tuple[Any, ...]] = deque()
-        self.lazily = total is None or arguments.buffersize is not None
-        self.exhausted = False
-        self.parts: deque[Future[list[Any]]] = deque()
-        self.any_order: queue.SimpleQueue[list[Any]] | None = None if arguments.ordered else queue.SimpleQueue()
-        self.outstanding = 0
+        self._returned: deque[_Rest] = deque()
+        """Items that were taken and not begun."""
+        self._left = 0 if self._lazily or total is None else total
+        """Items that can be taken now."""
+        self._chunk_size = 1
+        self._chunk: _Chunk | None = None
+        self._exhausted = False
+        self._taken = 0
+        self._given = 0
         self._closed = False
-        self._cut = threading.Lock()
-        self._last: Future[list[Any]] | None = None
+        self._ordered = arguments.ordered
+        self._slots: deque[_Slot] = deque()
+        """In the order of items; without order, those that are done."""
+        self._there = threading.Condition(threading.RLock())
+        self._awaited = False
+        self._told = 0.0
+        self._inline = False
+        """Whether the caller makes calls."""
 
-    def pull(self) -> None:
-        """Pull an input without a length as far ahead as is wanted: in the thread that takes results, which it belongs to."""
-        most = self._window if self._window is not None else _AHEAD
-        room = most - len(self._pulled) - self.outstanding
-        if not self.lazily or self.exhausted or room <= 0:
-            return
-        before = len(self._pulled)
-        self._pulled.extend(itertools.islice(self._items, room))
-        self.exhausted = len(self._pulled) - before < room
-        self.fill()
+    # ---- calls
 
-    def _slice(self) -> int:
-        size = super()._slice()
-        return min(size, self._chunk) if self._chunk is not None else size
+    def _go_on(self) -> None:
+        """Pull an input without a length as far ahead as is wanted, in the thread that takes results, which it belongs to; make short
+        calls here, and hand over the others."""
+        if self._pull():
+            self._make_short_ones()
+            self.fill()
 
-    def take(self, most: int) -> Part | None:
-        """Cut off the next items."""
-        with self._cut:
-            if self._closed:
-                return None
-            if self.lazily:
-                items = [self._pulled.popleft() for _ in range(min(most, len(self._pulled)))]
-            else:
-                items = list(itertools.islice(self._items, most))
-                self.exhausted = len(items) < most
-            if not items:
-                return None
-            self._taken += len(items)
-            self.outstanding += len(items)
-            self._last = future = Future[list[Any]]()
-            if self.any_order is None:
-                self.parts.append(future)
-            return Part([_slices.Call(item, {}, self._context.copy()) for item in items], [future])
+    def _pull(self) -> bool:
+        """Whether there is anything new."""
+        if not self._lazily or self._exhausted or self._closed:
+            return False
+        room = self._window - (self._taken + self._left - self._given)
+        if room <= 0 or (room < self._window // 4 and self._taken > self._given):
+            return False
+        if self.engine.closed:
+            raise RuntimeError("cannot schedule new futures after shutdown")
+        pulled = list(itertools.islice(self._items, room))
+        with self.lock:
+            self._exhausted = len(pulled) < room
+            self._pulled.extend(pulled)
+            self._left += len(pulled)
+        return bool(pulled)
+
+    def pop(self, most: int) -> Part | None:
+        """Take out the next items."""
+        if self._closed or not self._left:
+            return None
+        most = min(most, self._left if self._most is None else self._most)
+        items, slots = self._take(most, lambda items: [_Slot() for _ in items])
+        context = self._context
+        return Part([Call(self._function, item, {}, context.copy()) for item in items], slots) if items else None
+
+    def _take(
+        self, most: int, places: Callable[[list[tuple[Any, ...]]], list[_Slot]]
+    ) -> tuple[list[tuple[Any, ...]], list[_Slot]]:
+        """Take out items, and give them places among the results. The lock is held."""
+        rest = self._returned[0] if self._returned else None
+        if rest is not None:
+            items = [rest.items.popleft() for _ in range(min(most, len(rest.items)))]
+        elif self._lazily:
+            items = [self._pulled.popleft() for _ in range(min(most, len(self._pulled)))]
+        else:
+            items = list(itertools.islice(self._items, most))
+        self._left -= len(items)
+        self._taken += len(items)
+        slots = places(items)
+        if self._ordered and rest is None:
+            self._slots.extend(slots)
+        elif self._ordered and rest is not None:
+            place = self._slots.index(rest.end)
+            for at, slot in enumerate(slots, place):
+                self._slots.insert(at, slot)
+        if rest is not None and not rest.items:
+            self._returned.popleft()
+            rest.end.outcomes = []
+        return items, slots
+
+    def _put_back(self, chunk: _Chunk) -> bool:
+        """Let what a chunk has not begun be taken by others; its place among the results is kept. The lock is held."""
+        items = chunk.take_back()
+        if not items:
+            return False
+        rest = _Rest(deque(items), _Slot())
+        if self._ordered:
+            self._slots.insert(self._slots.index(chunk.slot) + 1, rest.end)
+        self._returned.appendleft(rest)
+        self._left += len(items)
+        self._taken -= len(items)
+        return True
+
+    def waiting(self) -> int:
+        """Items that can be taken."""
+        return 0 if self._closed else self._left
 
     def left(self) -> int:
         """What the input says; of one without a length, as many again as there were."""
-        return self._total - self._taken if self._total is not None else max(_AHEAD, self._taken)
+        return self._left if not self._lazily else len(self._pulled) + max(_AHEAD, self._taken)
 
-    def deliver(self, part: Part, outcomes: list[Any]) -> None:
-        """Give a part's outcomes to who takes results."""
-        self.outstanding -= len(part.calls)
-        if self.any_order is None:
-            part.sinks[0].set_result(outcomes)
-            return
-        self.any_order.put(outcomes)
-        part.sinks[0].set_result([])  # for who waits to learn
-
-    def cancelled(self, part: Part) -> None:
-        """The pool was shut down: what was not begun is not made."""
+    def cancel(self) -> None:
+        """Make no more calls; who waits for them is told."""
         import concurrent.futures
 
-        self.deliver(part, [_slices.Raised(concurrent.futures.CancelledError()) for _ in part.calls])
-
-    def goes_on(self) -> bool:
-        """Unless its input is pulled by who takes results."""
-        return not (self.lazily or self.exhausted or self._closed)
-
-    def learn_here(self) -> None:
-        """Wait until it is decided, unless a call takes long: the watch looks at those."""
-        last: Future[list[Any]] | None = None
-        while self.state.decision is None and self._last is not last:
-            last = self._last
-            if last is None:
-                return
-            with contextlib.suppress(TimeoutError):
-                last.result(PATIENCE)
+        with self.lock:
+            part = self.pop(1)
+            self._closed = True
+        if part is not None:
+            self.deliver(part, [Raised(concurrent.futures.CancelledError())])
+            self.flush()
+        self._tell_rest()
 
     def close(self) -> None:
         """Make no more calls."""
-        with self._cut:
+        with self.lock:
             self._closed = True
             self._pulled.clear()
+            self._returned.clear()
+        self._tell_rest()
 
-    def inline(self) -> list[Any] | None:
-        """Make all calls here, where that is decided and short; None where it is not."""
-        decision = self.state.decision
-        if self.lazily or decision is None or decision.plan.model != SERIAL:
-            return None
-        if self.left() * self.state.figures.wall > INLINE:
-            return None
-        function, outcomes = self.function, list[Any]()
-        with self._cut:
-            items, self._closed = self._items, True
-        for item in items:
+    # ---- results
+
+    def deliver(self, part: Part, outcomes: list[Any]) -> None:
+        """Put outcomes into their slots, and tell who waits, but not too often."""
+        for slot, outcome in zip(part.sinks, outcomes, strict=True):
+            slot.outcomes = [outcome]
+        if not self._ordered:
+            self._slots.extend(part.sinks)
+        if self._awaited:
+            now = time.monotonic()
+            if now - self._told > _TELL or self.state.figures.wall > _TELL:
+                self._told = now
+                self.flush()
+
+    def flush(self) -> None:
+        """Tell who waits."""
+        if self._awaited:
+            with self._there:
+                self._there.notify_all()
+
+    def _is_there(self) -> bool:
+        return bool(self._slots) and self._slots[0].outcomes is not None
+
+    def next_outcomes(self, deadline: float | None) -> list[Any]:
+        """The next outcomes; none where there are no more."""
+        self._go_on()
+        while True:
+            if not self._is_there():
+                if self._is_coming():
+                    self._await(deadline)
+                if not self._is_there():
+                    return []
+            with self.lock:
+                outcomes = self._slots.popleft().outcomes
+            if outcomes:
+                self._given += len(outcomes)
+                return outcomes
+
+    def _is_coming(self) -> bool:
+        with self.lock:
+            return self._taken > self._given or self.waiting() > 0
+
+    def _await(self, deadline: float | None) -> None:
+        with self._there:
+            self._awaited = True
             try:
-                outcomes.append(function(*item))
-            except BaseException as error:  # it is raised when its turn comes
-                outcomes.append(_slices.Raised(error))
-                break
-        return outcomes
+                while not self._is_there() and self._is_coming():
+                    left = None if deadline is None else deadline - time.monotonic()
+                    if left is not None and left <= 0:
+                        raise TimeoutError
+                    self._there.wait(left)
+            finally:
+                self._awaited = False
 
+    # ---- the caller's own part
 
-class Results(Generic[T]):
-    """The results of a `map`, one by one."""
+    def start(self, *, inline: bool) -> None:
+        """Begin: with short calls in this thread, if it is not to return at once."""
+        self._pull()
+        if inline:
+            self._make_short_ones()
+        self.fill()
 
-    def __init__(
-        self, flow: MapFlow, arguments: MapArguments, deadline: float | None, inline: list[Any] | None
-    ) -> None:
-        self._flow = flow
-        self._progress = arguments.progress
-        self._deadline = deadline
-        self._ready: deque[Any] = deque()
-        self._last = deque(inline) if inline is not None else deque[Any]()
-        self._total = flow._total
-        self._done = 0
-        self._given = 0
+    def _limits(self) -> tuple[int, int]:
+        # While the caller makes calls, a thread makes the very first one: it may be long.
+        return super()._limits() if not self._inline else (0 if self.state.figures.calls else 1, 0)
 
-    def __iter__(self) -> Results[T]:
-        return self
-
-    def __next__(self) -> T:
-        try:
-            if not self._ready:
-                self._await()
-            outcome = self._ready.popleft()
-            if isinstance(outcome, _slices.Raised):
-                raise outcome.error
-        except BaseException:
-            self.close()
-            raise
-        self._done += 1
-        if self._progress is not None:
-            self._progress(self._done, self._total)
-        return outcome  # type: ignore[no-any-return]
-
-    def _await(self) -> None:
-        flow = self._flow
-        flow.pull()
-        if flow.any_order is not None:
-            if self._given < flow._taken:
-                self._receive(flow.any_order)
+    def _make_short_ones(self) -> None:
+        with self.lock:
+            if self.seats or self._messages or not self.waiting():
                 return
-        elif flow.parts:
-            outcomes = flow.parts[0].result(self._left())
-            flow.parts.popleft()
-            self._given += len(outcomes)
-            self._ready.extend(outcomes)
-            return
-        if not self._last:
-            raise StopIteration
-        self._ready.append(self._last.popleft())
-
-    def _receive(self, line: queue.SimpleQueue[list[Any]]) -> None:
+            self._inline = True
         try:
-            outcomes = line.get(timeout=self._left())
-        except queue.Empty:
-            raise TimeoutError from None
-        self._given += len(outcomes)
-        self._ready.extend(outcomes)
+            if self.state.decision is not None or self.state.figures.calls or self._first_is_short():
+                self._make_some()
+        finally:
+            self._inline = False
 
-    def _left(self) -> float | None:
-        return None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
+    def _make_some(self) -> None:
+        meter, end = Meter(), time.perf_counter_ns() + int(INLINE * 1e9)
+        meter.start()
+        while time.perf_counter_ns() < end and self._are_short():
+            with self.lock:
+                chunk = None if self.seats else self._cut()
+            if chunk is None:
+                break
+            self.engine.look(self)
+            self._make_chunk(chunk, meter)
+            if meter.calls >= self.state.figures.calls or meter.inside > CHUNK_NS:
+                self._learn(meter)
+        self._learn(meter)
 
-    def close(self) -> None:
-        """Stop, and make no call that was not begun."""
-        self._flow.close()
+    def make_next(self, seat: Seat, meter: Meter) -> bool:
+        """Make a call for a seat, or several that are short."""
+        with self.lock:
+            alone = len(self.seats) == 1 <= self._limits()[0] and not self._kept
+            chunk = self._cut() if alone and self.state.figures.calls and self._are_short() else None
+        if chunk is None:
+            return super().make_next(seat, meter)
+        self._make_chunk(chunk, meter)
+        return True
 
-    def __del__(self) -> None:
-        self._flow.close()
+    def _are_short(self) -> bool:
+        """Whether calls are so short that nobody else would have made them sooner."""
+        decision = self.state.decision
+        return (decision is None or decision.plan.model == SERIAL) and self.state.figures.wall < _SHORT
+
+    def _cut(self) -> _Chunk | None:
+        """Cut off some items, about as many as take some milliseconds. The lock is held."""
+        if not self.waiting():
+            return None
+        items, [slot] = self._take(min(self._chunk_size, self._left), lambda _: [_Slot()])
+        self._chunk = chunk = _Chunk(items, slot, self._inline)
+        return chunk
+
+    def _make_chunk(self, chunk: _Chunk, meter: Meter) -> None:
+        began = time.perf_counter_ns()
+        meter.running = True
+        outcomes = self._context.copy().run(chunk.make, self._function)
+        meter.running = False
+        took = meter.ended(len(outcomes), began) - began
+        with self.lock:
+            whole = not self._put_back(chunk)
+            self._chunk = None
+            if took < CHUNK_NS // 2 and whole:
+                self._chunk_size *= 2
+            elif took > 2 * CHUNK_NS:
+                self._chunk_size = max(1, min(self._chunk_size, len(outcomes) // 2))
+        self.made += len(outcomes)
+        chunk.slot.outcomes = outcomes
+        if not self._ordered:
+            self._slots.append(chunk.slot)
+        self.flush()
+
+    def tick(self) -> bool:
+        """Look at calls that take long; take back what waits behind one in a chunk."""
+        with self.lock:
+            chunk = self._chunk
+            if chunk is not None:
+                if chunk.seen != (left := chunk.left()):
+                    chunk.seen = left
+                    return False
+                self._put_back(chunk)
+                self._chunk_size = 1
+                self._inline = False  # others need not wait for it
+        if chunk is not None:
+            self.fill()
+        return super().tick()
+
+    def in_a_hurry(self) -> bool:
+        """Whether it is to be looked at soon again."""
+        return self._chunk is not None
+
+    def _first_is_short(self) -> bool:
+        """Have a thread make the first call, and return whether it was over soon."""
+        self.fill()
+        end = time.monotonic() + _PATIENCE
+        with self._there:
+            self._awaited = True
+            try:
+                while self.state.decision is None and self.seats and (left := end - time.monotonic()) > 0:
+                    self._there.wait(left)
+            finally:
+                self._awaited = False
+        return not self.seats
+
+
+def results(flow: MapFlow, arguments: MapArguments, deadline: float | None, total: int | None) -> Iterator[Any]:
+    """The results of a `map`, one by one; when it is dropped, no call is made that was not begun."""
+    given = _give(flow, arguments.progress, deadline, total)
+    weakref.finalize(given, flow.close).atexit = False
+    return given
+
+
+def _give(
+    flow: MapFlow, progress: Callable[[int, int | None], object] | None, deadline: float | None, total: int | None
+) -> Iterator[Any]:
+    done = 0
+    try:
+        while outcomes := flow.next_outcomes(deadline):
+            outcomes.reverse()
+            while outcomes:
+                if type(outcomes[-1]) is Raised:
+                    raise outcomes.pop().error
+                if progress is not None:
+                    done += 1
+                    progress(done, total)
+                yield outcomes.pop()  # and keep nothing
+    finally:
+        flow.close()
+        if isinstance(progress, ProgressBar):
+            progress.close()
 
 
 def items_of(iterables: tuple[Iterable[Any], ...], *, lazily: bool) -> tuple[Iterator[tuple[Any, ...]], int | None]:
@@ -231,5 +449,7 @@ def items_of(iterables: tuple[Iterable[Any], ...], *, lazily: bool) -> tuple[Ite
         total = None
     if total is None or lazily:
         return zip(*iterables, strict=False), total
-    kept = [each if isinstance(each, range | tuple | str | bytes) else list(each) for each in iterables]
-    return zip(*kept, strict=False), total
+    kept = [
+        each if type(each) in (range, tuple, str, bytes) else list(itertools.islice(each, total)) for each in iterables
+    ]
+    return zip(*kept, strict=False), min((len(each) for each in kept), default=0)  # type: ignore[arg-type]

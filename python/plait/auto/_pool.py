@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextvars
 import functools
 import inspect
-import threading
+import os
+import types
 import weakref
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from plait import _core
 from plait._executor import MapArguments, positive_int
 from plait._future import Future
-from plait.auto import _slices
-from plait.auto._backlog import Backlog
-from plait.auto._choice import ASYNCIO, MODELS, PROCESSES, Costs
-from plait.auto._coroutines import LoopThread
-from plait.auto._engine import Executors, Function, usable_machine
+from plait.auto import _flow
+from plait.auto._calls import Call
+from plait.auto._choice import ASYNCIO, MODELS, Costs, of_coroutines
+from plait.auto._engine import Engine, engines
 from plait.auto._explain import Explanation, explain
-from plait.auto._flow import Flow, Watch
-from plait.auto._map import MapFlow, Results, items_of
+from plait.auto._map import MapFlow, items_of, results
+from plait.processes import _main
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -30,8 +31,8 @@ __all__ = ["Pool"]
 P = ParamSpec("P")
 T = TypeVar("T")
 
-#: Every so often a call of a function that is decided is measured.
-_MEASURED = 64
+_pools: weakref.WeakSet[Pool] = weakref.WeakSet()
+"""All of this process, to be made anew in a forked child."""
 
 
 class Pool(concurrent.futures.Executor):
@@ -62,47 +63,45 @@ class Pool(concurrent.futures.Executor):
     """
 
     def __init__(self, max_workers: int | None = None, *, models: Iterable[str] = MODELS) -> None:
+        _main.check_not_importing_main()
         self._max_workers = None if max_workers is None else positive_int("max_workers", max_workers)
         if isinstance(models, str):
             raise TypeError(f"models must be several of {', '.join(MODELS)}, not {models!r}")
         self._models = frozenset(models)
         if unknown := self._models - set(MODELS):
-            raise ValueError(f"models must be of {', '.join(MODELS)}, not {sorted(unknown)!r}")
+            raise ValueError(f"models must be of {', '.join(MODELS)}, not {sorted(map(repr, unknown))}")
         if not self._models - {ASYNCIO}:
             raise ValueError(f"models must have one for plain functions: serial, threads or processes, not {models!r}")
-        self._machine = usable_machine(self._max_workers)
-        self._costs = Costs()
-        self._executors = Executors(self._machine)
-        self._watch = Watch()
-        self._functions: weakref.WeakKeyDictionary[Any, tuple[Function, Backlog]] = weakref.WeakKeyDictionary()
-        self._lock = threading.Lock()
-        self._loop: LoopThread | None = None
-        self._flows: weakref.WeakSet[MapFlow] = weakref.WeakSet()
-        self._closed = False
-        self._measured = 0
+        self._begin()
+        _pools.add(self)
 
-    # ---- functions
-
-    def _known(self, function: Callable[..., Any]) -> tuple[Function, Backlog]:
-        key = _key(function)
-        known = self._functions.get(key)
-        if known is None:
-            with self._lock:
-                known = self._functions.get(key)
-                if known is None:
-                    state = Function(function, self._models, self._machine, self._costs)
-                    known = state, Backlog(function, state, self._executors, self._watch)
-                    self._functions[key] = known
-        return known
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise RuntimeError("cannot schedule new futures after shutdown")
+    def _begin(self) -> None:
+        self._engine = engine = Engine(self._max_workers, self._models, Costs())
+        # A pool that nobody has any more still does what was submitted.
+        weakref.finalize(self, engine.shutdown, wait=False, cancel=False).atexit = False
 
     # ---- the executor
 
+    def _known(self, fn: Callable[..., Any]) -> Any:
+        if self._engine.closed:
+            raise RuntimeError("cannot schedule new futures after shutdown")
+        key = fn.__code__ if type(fn) is types.FunctionType else _key(fn)
+        known = self._engine.functions.get(key)
+        if known is None:
+            if not callable(fn):
+                raise TypeError(f"fn must be a callable, not {fn!r}")
+            known = self._engine.known(key, fn)
+            if inspect.iscoroutinefunction(_innermost(fn)):
+                if ASYNCIO not in self._models:
+                    raise TypeError(f"fn is the coroutine function {fn!r}, and asyncio is not among the pool's models")
+                known[0].decision = of_coroutines()
+        seat = getattr(_flow.here, "seat", None)
+        if seat is not None and seat.engine is self._engine:
+            seat.nests = True
+        return known
+
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """Queue `fn(*args, **kwargs)` in the model that fits, and return its future.
+        """Queue `fn(*args, **kwargs)` in the model that fits, and return its future. It is never made by the caller.
 
         Raises:
             RuntimeError: The pool was shut down.
@@ -113,23 +112,14 @@ class Pool(concurrent.futures.Executor):
         ...     pool.submit(pow, 2, 10).result()
         1024
         """
-        self._check_open()
-        if not callable(fn):
-            raise TypeError(f"fn must be a callable, not {fn!r}")
-        if inspect.iscoroutinefunction(fn) and ASYNCIO in self._models:
-            return self._loop_thread().submit(fn, args, kwargs)
         state, backlog = self._known(fn)
         decision = state.decision
-        if decision is not None and backlog.empty:
-            self._measured += 1
-            if self._measured % _MEASURED:
-                if decision.plan.model == PROCESSES:
-                    return self._executors.processes().submit(fn, *args, **kwargs)
-                return self._executors.threads(decision.plan.workers).submit(fn, *args, **kwargs)
+        if decision is not None and decision.plan.model == ASYNCIO:
+            state.figures.calls += 1
+            coroutines: Future[T] = self._engine.loop().submit(fn, args, kwargs)
+            return coroutines
         future: Future[T] = Future()
-        import contextvars
-
-        backlog.add(_slices.Call(args, kwargs, contextvars.copy_context()), future)
+        backlog.add(Call(fn, args, kwargs, contextvars.copy_context()), future)
         return future
 
     def map(
@@ -165,31 +155,18 @@ class Pool(concurrent.futures.Executor):
         ...     list(pool.map(pow, [2, 3, 4], [5, 2, 1]))
         [32, 9, 4]
         """
-        self._check_open()
-        if not callable(fn):
-            raise TypeError(f"fn must be a callable, not {fn!r}")
         arguments = MapArguments.check(chunksize, buffersize, ordered, progress)
         deadline_ns = _core.deadline_ns(timeout)
+        if self._engine.closed and next(zip(*iterables, strict=False), None) is None:
+            return iter(list[T]())  # as the standard library has it: nothing is submitted
+        state, _ = self._known(fn)
         items, total = items_of(iterables, lazily=arguments.buffersize is not None)
         deadline = None if deadline_ns is None else deadline_ns / 1e9
-        if inspect.iscoroutinefunction(fn) and ASYNCIO in self._models:
-            fn = functools.partial(_awaited, self._loop_thread(), fn)
-        state, _ = self._known(fn)
-        flow = MapFlow(fn, state, self._executors, self._watch, items, total, arguments)
-        flow.pull()
-        flow.fill()
-        self._flows.add(flow)
-        if not flow.lazily and state.decision is None:
-            # Short calls are known at once; of long ones the watch will tell.
-            flow.learn_here()
-        inline = flow.inline()
-        return Results(flow, arguments, deadline, inline)
-
-    def _loop_thread(self) -> LoopThread:
-        with self._lock:
-            if self._loop is None:
-                self._loop = LoopThread()
-            return self._loop
+        flow = MapFlow(fn, state, self._engine, items, total, arguments)
+        self._engine.add_map(flow)
+        given: Iterator[T] = results(flow, arguments, deadline, total)
+        flow.start(inline=deadline is None)
+        return given
 
     def explain(self, fn: Callable[..., Any] | None = None) -> Explanation | list[Explanation]:
         """Return what was decided for a function, or for all: a dict whose text says the same in words.
@@ -207,49 +184,32 @@ class Pool(concurrent.futures.Executor):
         'serial'
         """
         if fn is None:
-            return [explain(state) for state, _ in list(self._functions.values())]
-        known = self._functions.get(_key(fn))
+            return [explain(state) for state, _ in list(self._engine.functions.values())]
+        known = self._engine.functions.get(_key(fn))
         if known is None:
             raise LookupError(f"this pool has not run {fn!r}")
         return explain(known[0])
 
-    def statistics(self) -> dict[str, int]:
-        """Return how many functions are known and decided.
-
-        >>> import plait
-        >>> plait.Pool().statistics()
-        {'functions': 0, 'decided': 0}
-        """
-        states = [state for state, _ in list(self._functions.values())]
-        return {"functions": len(states), "decided": sum(1 for state in states if state.decision is not None)}
-
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more tasks; what is queued is still done.
+
+        Leaving a `with` block does this and waits. It may be called again.
 
         Args:
             wait: Return when all is done.
             cancel_futures: Cancel what was not begun.
-        """
-        self._closed = True
-        backlogs = [backlog for _, backlog in list(self._functions.values())]
-        flows = list(self._flows)
-        if cancel_futures:
-            for backlog in backlogs:
-                backlog.cancel()
-            for flow in flows:
-                flow.close()
-        if self._loop is not None:
-            self._loop.close(wait=wait)
-        begun: list[Flow] = [*backlogs, *flows]
-        if wait:
-            self._end(begun, cancel_futures)
-        else:
-            threading.Thread(target=self._end, args=(begun, cancel_futures), name="plait-Pool-end").start()
 
-    def _end(self, begun: list[Flow], cancel_futures: bool) -> None:
-        for flow in begun:
-            flow.wait()
-        self._executors.shutdown(True, cancel_futures)
+        Raises:
+            RuntimeError: A task of this pool waits for the pool's end.
+
+        >>> import plait
+        >>> pool = plait.Pool()
+        >>> future = pool.submit(len, "abc")
+        >>> pool.shutdown()
+        >>> future.result()
+        3
+        """
+        self._engine.shutdown(wait=bool(wait), cancel=bool(cancel_futures))
 
     async def __aenter__(self) -> Self:
         return self
@@ -257,28 +217,38 @@ class Pool(concurrent.futures.Executor):
     async def __aexit__(self, *_: object) -> None:
         import asyncio
 
-        await asyncio.to_thread(self.shutdown)
+        self.shutdown(wait=False)
+        await asyncio.shield(asyncio.to_thread(self.shutdown))
 
     def __repr__(self) -> str:
-        figures = self.statistics()
-        return f"<plait.Pool max_workers={self._max_workers} functions={figures['functions']}>"
+        return f"<plait.Pool max_workers={self._max_workers} functions={len(self._engine.functions)}>"
+
+
+def _innermost(function: Any) -> Any:
+    while isinstance(function, functools.partial):
+        function = function.func
+    return function
 
 
 def _key(function: Any) -> Any:
     """What stands for a function: its code, so that a lambda that is made again and again is one function."""
-    while isinstance(function, functools.partial):
-        function = function.func
-    inner = getattr(function, "__func__", function)
-    code = getattr(inner, "__code__", None)
+    function = _innermost(function)
+    code = getattr(getattr(function, "__func__", function), "__code__", None)
     if code is not None:
         return code
-    try:
-        weakref.ref(function)
-        hash(function)
-    except TypeError:
-        return type(function)
-    return function
+    if inspect.isbuiltin(function):  # a method of an object: all objects' methods of that name
+        owner = function.__self__
+        return function if inspect.ismodule(owner) or owner is None else (type(owner), function.__name__)
+    return function if isinstance(function, type) else type(function)
 
 
-def _awaited(loop: LoopThread, function: Callable[..., Any], *args: Any) -> Any:
-    return loop.submit(function, args, {}).result()
+def _after_fork() -> None:
+    """A forked child has its parent's pools without anything in them: their work is the parent's."""
+    engines.clear()
+    for pool in list(_pools):
+        closed = pool._engine.closed
+        pool._begin()
+        pool._engine.closed = closed
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -8,9 +8,14 @@ from __future__ import annotations
 
 import ast
 import builtins
+import datetime
+import decimal
 import enum
 import functools
 import inspect
+import pathlib
+import re
+import sys
 import textwrap
 import types
 from typing import Any, NamedTuple
@@ -32,7 +37,32 @@ _CONSTANT = (
     range,
     enum.Enum,
     types.ModuleType,
+    re.Pattern,
+    datetime.date,
+    datetime.time,
+    datetime.timedelta,
+    decimal.Decimal,
+    pathlib.PurePath,
 )
+
+#: Methods of containers that change them.
+_MUTATING = {
+    "add", "append", "appendleft", "clear", "discard", "extend", "extendleft", "insert", "pop", "popitem", "popleft", "remove",
+    "reverse", "setdefault", "sort", "update",
+}  # fmt: skip
+
+#: Builtins that may change anything.
+_ANYTHING = {"delattr", "eval", "exec", "globals", "setattr", "vars"}
+
+#: Functions of the standard library that change the process, by module and name.
+_PROCESS = {
+    ("posix", "chdir"), ("posix", "fchdir"), ("posix", "putenv"), ("posix", "umask"), ("posix", "unsetenv"), ("os", "putenv"),
+    ("locale", "setlocale"), ("signal", "signal"), ("sys", "setrecursionlimit"), ("sys", "setswitchinterval"), ("time", "tzset"),
+    ("gc", "disable"), ("gc", "enable"), ("gc", "freeze"), ("faulthandler", "enable"),
+}  # fmt: skip
+
+#: Modules whose functions speak to what the process has set up.
+_SPEAKING = {"logging", "warnings"}
 
 #: Builtins that only look at what they are given.
 _LOOK = {
@@ -117,7 +147,7 @@ class _Search:
             return change
         if isinstance(function, types.MethodType):
             owner = function.__self__
-            return self._of_function(function.__func__, depth, {} if isinstance(owner, type) else {0: owner})
+            return self._of_function(function.__func__, depth, {0: owner})
         if isinstance(function, types.FunctionType):
             return self._of_function(function, depth, {})
         if isinstance(function, types.BuiltinMethodType | types.MethodWrapperType):
@@ -128,35 +158,59 @@ class _Search:
         if isinstance(function, type):
             made = function.__dict__.get("__init__")
             # What a class makes is new: its `self` may be changed.
-            return self._of_function(made, depth, {}) if isinstance(made, types.FunctionType) else None
+            return self._of_function(made, max(depth, 1), {}) if isinstance(made, types.FunctionType) else None
+        if isinstance(wrapped := getattr(function, "__wrapped__", None), types.FunctionType):
+            return self._of_function(wrapped, depth, {})  # of `functools.lru_cache`, say
         call = getattr(type(function), "__call__", None)
         if isinstance(call, types.FunctionType):
             return self._of_function(call, depth, {0: function})
         return None  # C code of a library, which keeps no state of the program
 
     def _of_function(self, function: object, depth: int, owners: dict[int, object]) -> Change | None:
-        function = inspect.unwrap(function) if callable(function) else function
         if not isinstance(function, types.FunctionType) or function in self._seen or depth > _DEPTH:
             return None
         self._seen.add(function)
         tree = _tree(function)
         if tree is None:
             return _by_code(function)
-        outer = inspect.getclosurevars(function)
-        known: dict[str, object] = {**outer.globals, **outer.nonlocals}
+        known = _names_of(function, tree)
         reader = _Reader(function, known, self, depth)
         arguments = [*tree.args.posonlyargs, *tree.args.args]
+        if depth == 0:
+            reader.arguments = {argument.arg for argument in (*arguments, *tree.args.kwonlyargs)}
+        for name, value in _defaults(function):
+            if _can_change(value):
+                reader.lasting[name] = _Lasting(f"the default of `{name}`", value)
         for at in owners:
             if at < len(arguments):
+                reader.arguments.discard(arguments[at].arg)
                 reader.lasting[arguments[at].arg] = _Lasting(f"`{arguments[at].arg}`, which it is a method of")
         for statement in tree.body if isinstance(tree.body, list) else [ast.Expr(tree.body)]:
             reader.visit(statement)
         return reader.change
 
 
+def _names_of(function: types.FunctionType, tree: ast.AST) -> dict[str, object]:
+    """What the names in a function, and in those within it, stand for outside of it."""
+    names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    known = {name: function.__globals__[name] for name in names if name in function.__globals__}
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        try:
+            known[name] = cell.cell_contents
+        except ValueError:  # it is empty
+            known[name] = None
+    return known
+
+
+def _defaults(function: types.FunctionType) -> list[tuple[str, object]]:
+    code, defaults = function.__code__, function.__defaults__ or ()
+    names = code.co_varnames[code.co_argcount - len(defaults) : code.co_argcount]
+    return [*zip(names, defaults, strict=True), *(function.__kwdefaults__ or {}).items()]
+
+
 def _can_change(value: object) -> bool:
     """Whether something can be changed in place, as far as we can tell."""
-    if isinstance(value, _CONSTANT) or isinstance(value, type) or inspect.isroutine(value):
+    if isinstance(value, _CONSTANT) or isinstance(value, type) or inspect.isroutine(value) or type(value).__name__ == "ufunc":
         return False
     if isinstance(value, tuple):
         items: tuple[object, ...] = value
@@ -193,8 +247,9 @@ def _by_code(function: types.FunctionType) -> Change | None:
             and instruction.argval in function.__code__.co_freevars
         ):
             return Change(f"sets `{instruction.argval}` of a function around it", function.__qualname__, 0)
-    outer = inspect.getclosurevars(function)
-    for name, value in (*outer.globals.items(), *outer.nonlocals.items()):
+    names = {name: function.__globals__[name] for name in function.__code__.co_names if name in function.__globals__}
+    cells = zip(function.__code__.co_freevars, (cell.cell_contents for cell in function.__closure__ or ()), strict=True)
+    for name, value in (*names.items(), *cells, *_defaults(function)):
         if _can_change(value):
             return Change(f"reaches `{name}`, and its source is not to be had", function.__qualname__, 0)
     return None
@@ -203,7 +258,7 @@ def _by_code(function: types.FunctionType) -> Change | None:
 def _tree(function: types.FunctionType) -> ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda | None:
     """The function's own node of its source; None where it is not to be had, or is not sure to be this function's."""
     try:
-        lines, first = inspect.getsourcelines(function)
+        lines, first = inspect.getsourcelines(function.__code__)
         tree = ast.parse(textwrap.dedent("".join(lines)))
     except (OSError, TypeError, SyntaxError, ValueError):
         return None
@@ -236,6 +291,8 @@ class _Reader(ast.NodeVisitor):
         self._search = search
         self._depth = depth
         self._declared: set[str] = set()
+        self.arguments: set[str] = set()
+        """Names of arguments, whose changes the caller sees."""
 
     def visit(self, node: ast.AST) -> None:
         """Read on, until a change is found."""
@@ -251,6 +308,8 @@ class _Reader(ast.NodeVisitor):
         match node:
             case ast.Name(id=name):
                 return self.lasting.get(name)
+            case ast.Attribute() if _can_change(value := self._value(node)):
+                return _Lasting(f"`{ast.unparse(node)}`", value)
             case ast.Attribute(value=inner) | ast.Subscript(value=inner) | ast.Starred(value=inner):
                 return self._part(inner)
             case ast.Call(func=ast.Attribute(value=inner)):
@@ -283,10 +342,17 @@ class _Reader(ast.NodeVisitor):
                     self._found(f"sets `{name}`, which is not its own", target)
                 elif root is not None:
                     self.lasting[name] = root
+                self.arguments.discard(name)
+                self._known.pop(name, None)
                 # A name that once leads out is taken to do so for ever: branches are not told apart.
             case ast.Attribute(value=inner) | ast.Subscript(value=inner):
+                self.visit(inner)
                 if (owner := self._root(inner)) is not None:
                     self._found(f"changes {owner.words}", target)
+                elif isinstance(self._value(inner), type | types.ModuleType):
+                    self._found(f"changes `{ast.unparse(inner)}`", target)
+                elif isinstance(inner, ast.Name) and inner.id in self.arguments:
+                    self._found(f"changes its argument `{inner.id}`", target)
             case ast.Tuple(elts=parts) | ast.List(elts=parts):
                 for part in parts:
                     self._store(part, root)
@@ -366,11 +432,31 @@ class _Reader(ast.NodeVisitor):
     visit_FunctionDef = _inner
     visit_AsyncFunctionDef = _inner
 
+    def _import(self, node: ast.Import | ast.ImportFrom) -> None:
+        for alias in node.names:
+            module = node.module if isinstance(node, ast.ImportFrom) else alias.name
+            found = sys.modules.get(module or "")
+            name = alias.asname or alias.name.partition(".")[0]
+            if isinstance(node, ast.ImportFrom):
+                self._known[name] = getattr(found, alias.name, None)
+            else:
+                self._known[name] = found if alias.asname else sys.modules.get(name)
+
+    visit_Import = _import
+    visit_ImportFrom = _import
+
     # ---- calls
+
+    def visit_Attribute(self, node: ast.Attribute) -> None:
+        """Find methods of what lasts that are taken without being called here."""
+        self.visit(node.value)
+        owner = self._root(node.value)
+        if owner is not None and node.attr not in _LOOKING and callable(getattr(type(owner.value), node.attr, None)):
+            self._found(f"takes `{node.attr}` of {owner.words}", node)
 
     def visit_Call(self, node: ast.Call) -> None:
         given = [*node.args, *(keyword.value for keyword in node.keywords)]
-        for value in (node.func, *given):
+        for value in (node.func.value if isinstance(node.func, ast.Attribute) else node.func, *given):
             self.visit(value)
         handed = next((root for value in given if (root := self._root(value))), None)
         match node.func:
@@ -378,14 +464,19 @@ class _Reader(ast.NodeVisitor):
                 owner = self._root(inner)
                 if owner is not None and name not in _LOOKING:
                     self._found(f"calls `{name}` of {owner.words}", node)
+                elif isinstance(inner, ast.Name) and inner.id in self.arguments and name in _MUTATING:
+                    self._found(f"calls `{name}` of its argument `{inner.id}`", node)
                 elif (
                     owner is None and handed is not None and isinstance(inner, ast.Name) and inner.id not in self._known
                 ):
                     self.lasting[inner.id] = handed  # a container of its own has it now
                 else:
                     self._called(self._value(node.func), handed, node)
-            case ast.Name():
-                self._called(self._value(node.func), handed, node)
+            case ast.Name(id=name):
+                called = self._value(node.func)
+                if called is None and name in self.lasting:
+                    self._found(f"calls `{name}`, which leads to {self.lasting[name].words}", node)
+                self._called(called, handed, node)
             case _:
                 if handed is not None:
                     self._found(f"hands {handed.words} to something that it calls", node)
@@ -402,12 +493,34 @@ class _Reader(ast.NodeVisitor):
                 return None
 
     def _called(self, called: object, handed: _Lasting | None, node: ast.Call) -> None:
+        if called is not None and (what := _changes_the_process(called)):
+            self._found(what, node)
+            return
         if handed is not None:
             if not _only_looks(called):
                 self._found(f"hands {handed.words} to `{ast.unparse(node.func)}`", node)
                 return
         if called is not None and _is_the_programs(called):
             self.change = self.change or self._search.of_callable(called, self._depth + 1)
+
+
+def _changes_the_process(called: Any) -> str:
+    """What a function that is not the program's changes in its process, in words; "" for nothing that is known."""
+    name, module = getattr(called, "__name__", ""), getattr(called, "__module__", None) or ""
+    if module == "builtins" and name in _ANYTHING:
+        return f"calls `{name}`"
+    if called is print and sys.stdout is not sys.__stdout__:
+        return "prints to a `sys.stdout` that only this process has"
+    if (module, name) in _PROCESS:
+        return f"calls `{name}`, which changes the process"
+    if module.partition(".")[0] in _SPEAKING and callable(called) and not isinstance(called, type):
+        return f"calls `{name}` of `{module}`, which this process has set up"
+    owner = getattr(called, "__self__", None)
+    if owner is None or isinstance(owner, types.ModuleType | type) or isinstance(called, types.FunctionType):
+        return ""
+    if _can_change(owner) and name not in _LOOKING and not _is_the_programs(called):
+        return f"calls `{name}` of a {type(owner).__name__} of `{type(owner).__module__}`"
+    return ""
 
 
 def _only_looks(called: object) -> bool:

@@ -17,6 +17,7 @@ from plait import _core
 from plait.loop import _names, _pipes, _subprocess
 from plait.loop._sockets import SocketLoop
 from plait.loop._standard import base, futures_, helpers
+from plait.observe import _sources
 
 if TYPE_CHECKING:
     import asyncio
@@ -89,7 +90,11 @@ class EventLoop(SocketLoop):
     """
 
     def __init__(self, *, prompt: bool = True) -> None:
-        self.prompt = prompt
+        try:
+            self.prompt = prompt
+        except TypeError:
+            self._closed = True  # nothing is there yet that its finalizer would have to close
+            raise
         # Not that of the selector loop, which makes a selector and a pair of sockets.
         base.BaseEventLoop.__init__(self)
         self._transports = weakref.WeakValueDictionary()
@@ -101,6 +106,7 @@ class EventLoop(SocketLoop):
         self._child_fds: set[int] = set()
         self._open_pipes: weakref.WeakSet[Any] = weakref.WeakSet()
         self._find_own()
+        _sources.add("loop", self)
 
     # ---- run
 

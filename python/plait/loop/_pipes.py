@@ -22,7 +22,7 @@ class ReadPipeTransport(_ReadBase):  # type: ignore[misc]
     max_size = 64 * 1024
 
     def __init__(self, loop: Any, *args: Any, **kwargs: Any) -> None:
-        super().__init__(loop, *args, **kwargs)
+        _ReadBase.__init__(self, loop, *args, **kwargs)
         loop._pipe_opened(self)
 
     def _read_ready(self) -> None:
@@ -47,7 +47,7 @@ class ReadPipeTransport(_ReadBase):  # type: ignore[misc]
 
     def _call_connection_lost(self, exc: BaseException | None) -> None:
         self._loop._open_pipes.discard(self)
-        super()._call_connection_lost(exc)
+        _ReadBase._call_connection_lost(self, exc)
 
 
 class WritePipeTransport(_WriteBase):  # type: ignore[misc]
@@ -61,7 +61,7 @@ class WritePipeTransport(_WriteBase):  # type: ignore[misc]
     """What was queued was given up."""
 
     def __init__(self, loop: Any, *args: Any, **kwargs: Any) -> None:
-        super().__init__(loop, *args, **kwargs)
+        _WriteBase.__init__(self, loop, *args, **kwargs)
         loop._pipe_opened(self)
 
     def write(self, data: Any) -> None:
@@ -69,12 +69,12 @@ class WritePipeTransport(_WriteBase):  # type: ignore[misc]
         loop = self._loop
         if not self._conn_lost and not self._closing:
             self._taken += len(data)
-        super().write(data)
+        _WriteBase.write(self, data)
         self._tell(loop)
 
     def _write_ready(self) -> None:
         loop = self._loop  # which is gone when that was the end
-        super()._write_ready()
+        _WriteBase._write_ready(self)
         self._tell(loop)
 
     def _tell(self, loop: Any) -> None:
@@ -85,8 +85,8 @@ class WritePipeTransport(_WriteBase):  # type: ignore[misc]
 
     def _close(self, exc: BaseException | None = None) -> None:
         self._dropped = self._dropped or bool(self._buffer)
-        super()._close(exc)
+        _WriteBase._close(self, exc)
 
     def _call_connection_lost(self, exc: BaseException | None) -> None:
         self._loop._open_pipes.discard(self)
-        super()._call_connection_lost(exc)
+        _WriteBase._call_connection_lost(self, exc)

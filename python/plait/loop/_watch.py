@@ -160,7 +160,7 @@ def _forked() -> None:
 os.register_at_fork(after_in_child=_forked)
 
 
-def check_threshold(threshold: float) -> None:
+def check_threshold(threshold: object) -> None:
     """Raise TypeError or ValueError unless it is one."""
     if not isinstance(threshold, (int, float)):
         raise TypeError(f"threshold must be a number of seconds, not {threshold!r}")

@@ -46,6 +46,7 @@ def measure() -> Costs:
     known["speed"] = Cost(1.0, max(_LEAST_SPREAD, _spread([_loop_seconds() for _ in range(15)])))
     known["wake"] = _cost(_wake_seconds, 5)
     known["gil_release"] = _release_cost()
+    known["gil_signal"] = _signal_cost()
     known["gil_switch"] = _switch_cost()
     known |= _thread_costs()
     known |= _process_costs()
@@ -134,25 +135,39 @@ def _release_cost(releases: int = 2000) -> Cost:
     return Cost(cost.seconds, max(cost.spread, 0.3))
 
 
-def _switch_cost(steps: int = 150, rounds: int = 5) -> Cost:
-    """CPU time that is lost with each switch of the GIL between two threads that compute in turns of one interval.
+def _signal_cost(turns: int = 250, rounds: int = 6) -> Cost:
+    """CPU time of a release of the GIL that finds another thread asleep for it: releases further apart than a wake-up."""
 
-    It is a small difference of large figures, so the rounds are added up, and what cannot be is not believed.
-    """
+    def release() -> None:
+        for _ in range(turns):
+            select.select((), (), (), 0)
+            _spin(800)
+
+    alone, both = _cpu_of(release, 1, 2 * rounds), _cpu_of(release, 2, rounds)
+    return _believed((both - alone) / (2 * turns * rounds), 1e-6, 30e-6)
+
+
+def _cpu_of(work: Callable[[], object], threads: int, rounds: int) -> float:
+    begin = time.process_time()
+    for _ in range(rounds):
+        _together(work, threads)
+    return time.process_time() - begin
+
+
+def _believed(seconds: float, least: float, most: float) -> Cost:
+    """A small difference of large figures: what cannot be is not believed."""
+    return Cost(min(max(seconds, least), most), 0.5)
+
+
+def _switch_cost(steps: int = 150, rounds: int = 5) -> Cost:
+    """CPU time that is lost with each switch of the GIL between two threads that compute in turns of one interval."""
 
     def build() -> None:
         for _ in range(steps):
             {str(number): [number] for number in range(500)}  # what it touches is what caches lose
 
-    def seconds(threads: int) -> float:
-        begin = time.process_time()
-        _together(build, threads)
-        return time.process_time() - begin
-
-    alone = sum(seconds(1) for _ in range(2 * rounds))
-    both = sum(seconds(2) for _ in range(rounds))
-    lost = (both - alone) / max(1.0, both / sys.getswitchinterval())
-    return Cost(min(max(lost, 10e-6), 300e-6), 0.5)
+    alone, both = _cpu_of(build, 1, 2 * rounds), _cpu_of(build, 2, rounds)
+    return _believed((both - alone) / max(1.0, both / sys.getswitchinterval()), 20e-6, 100e-6)
 
 
 def _thread_costs(tasks: int = 2000) -> dict[str, Cost]:

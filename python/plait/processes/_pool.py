@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from plait import _core
 from plait._executor import Options, Pool, View, check_initializer, may_spin, positive_int
 from plait._future import Future
+from plait.observe import _sources
 from plait.processes import _connect, _launch, _main
 
 if TYPE_CHECKING:
@@ -134,6 +135,7 @@ class ProcessPool(_core.ProcessPoolCore, Pool):
             timeout=options.timeout,
             retries=options.retries,
         )
+        _sources.add("processes", self)
 
     def _config(
         self,

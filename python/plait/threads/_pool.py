@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 from plait import _core
 from plait._executor import Options, Pool, View, check_initializer, may_spin, positive_int
 from plait._future import Future
+from plait.observe import _sources
+from plait.threads._hold import check_hold_warning
 
 if TYPE_CHECKING:
     import types
@@ -42,6 +44,7 @@ class ThreadPool(_core.ThreadPoolCore, Pool, concurrent.futures.ThreadPoolExecut
     - `map` costs little for small items, and takes `buffersize`, `ordered` and `progress`; inputs without a length are
       pulled as results are taken.
     - `options(timeout=..., priority=...)`, `await pool.submit(...)`, `async with`, `statistics()`.
+    - `hold_warning` tells of tasks that keep all other threads waiting.
     - Ctrl-C and other signals are handled while the main thread waits for a result.
 
     Threads are made when work waits and nobody is idle, and named `PREFIX_NUMBER`. When the interpreter exits, what was
@@ -52,14 +55,29 @@ class ThreadPool(_core.ThreadPoolCore, Pool, concurrent.futures.ThreadPoolExecut
         thread_name_prefix: What names of threads begin with; by default `ThreadPool-NUMBER`.
         initializer: Called in each thread before its first task. If it raises, the pool is broken.
         initargs: What `initializer` is called with.
+        hold_warning: Seconds. A task that holds the interpreter lock (the GIL) for longer in one stretch, and does not let go
+            although it is asked to, is logged once as a warning of the logger "plait.threads": the function, how long it
+            held the lock, and the calls that it was in meanwhile. Python code lets go when it is asked, so this finds code in C
+            that does not. The log has it as soon as the task lets go. Of a task that has not after ten times as long, the same
+            is written to standard error without the interpreter's help. Stretches of less than some switch intervals
+            (`sys.getswitchinterval()`) are never noticed. None: nobody looks, at no cost.
 
     Raises:
         TypeError, ValueError: An argument is not what it should be; the message names it and its value.
+
+    Warns:
+        RuntimeWarning: `hold_warning` is given and has no effect: there is no GIL, or this build's cannot be watched.
 
     >>> import plait
     >>> with plait.ThreadPool(2) as pool:
     ...     list(pool.map(abs, [-1, 2, -3]))
     [1, 2, 3]
+
+    What runs for long without letting go of the GIL is told of; this does not:
+
+    >>> with plait.ThreadPool(2, hold_warning=0.1) as pool:
+    ...     pool.submit(sum, [1, 2]).result()
+    3
 
     Read next: `submit`, `map`, `options`, `plait.Future`, `plait.TaskTimeout`.
     """
@@ -74,12 +92,15 @@ class ThreadPool(_core.ThreadPoolCore, Pool, concurrent.futures.ThreadPoolExecut
         thread_name_prefix: str = "",
         initializer: Callable[..., object] | None = None,
         initargs: Iterable[Any] = (),
+        *,
+        hold_warning: float | None = None,
     ) -> None:
         if max_workers is None:
             workers = min(32, _core.usable_cpus() + 4)
         else:
             workers = positive_int("max_workers", max_workers)
         check_initializer(initializer)
+        hold = check_hold_warning(hold_warning)
         self._max_workers = workers
         self._thread_name_prefix = thread_name_prefix or f"ThreadPool-{next(_numbers)}"
         self._initializer = cast("Callable[..., None] | None", initializer)
@@ -93,7 +114,9 @@ class ThreadPool(_core.ThreadPoolCore, Pool, concurrent.futures.ThreadPoolExecut
             future=Future,
             spin=may_spin(),
             gil=_has_gil(),
+            hold=hold,
         )
+        _sources.add("threads", self)
 
     if TYPE_CHECKING:  # at run time it is the core's, with this docstring and an example
 

@@ -13,10 +13,13 @@
 
 use std::sync::PoisonError;
 
+use plait_shm::histogram::Histogram;
 use plait_shm::idle::{give_token, take_token};
 use plait_shm::sync::{Arc, AtomicU32, Mutex, MutexGuard, Ordering};
+use plait_sys::time::monotonic_ns;
 
 use super::lanes::Lanes;
+use super::watch::stamp;
 
 /// Where one worker sleeps.
 #[derive(Debug)]
@@ -86,10 +89,13 @@ pub struct Figures {
     pub workers: usize,
     /// Workers that have nothing to do.
     pub idle: usize,
+    /// How long jobs have waited that were brought while somebody [watched](super::watch::watch).
+    pub waits: Histogram,
 }
 
 struct State<J> {
-    jobs: Lanes<J>,
+    /// With the time since when each waits, 0 where nobody wants to know.
+    jobs: Lanes<(J, u64)>,
     /// The last to lie down is the first to be woken: its memory is still warm.
     sleepers: Vec<Arc<Seat>>,
     looking: usize,
@@ -100,6 +106,7 @@ struct State<J> {
     most: usize,
     closed: bool,
     submitted: u64,
+    waits: Histogram,
 }
 
 /// See the module.
@@ -122,6 +129,7 @@ impl<J> Line<J> {
             most,
             closed: false,
             submitted: 0,
+            waits: Histogram::default(),
         };
         Self {
             state: Mutex::new(state),
@@ -153,7 +161,7 @@ impl<J> Line<J> {
             return Err(Closed(job));
         }
         state.submitted += 1;
-        state.jobs.push(job, priority);
+        state.jobs.push((job, stamp()), priority);
         self.show(&state);
         Ok(state.demand())
     }
@@ -161,7 +169,7 @@ impl<J> Line<J> {
     /// Brings a job back to where it was taken from; also when the line is closed.
     pub fn give_back(&self, job: J, priority: i32) -> Option<Arc<Seat>> {
         let mut state = self.lock();
-        state.jobs.push_front(job, priority);
+        state.jobs.push_front((job, 0), priority);
         self.show(&state);
         state.next_to_wake()
     }
@@ -175,7 +183,7 @@ impl<J> Line<J> {
         if state.workers > 0 {
             return Ok(state.next_to_wake());
         }
-        let jobs = state.jobs.drain();
+        let jobs = state.take_all();
         self.show(&state);
         Err(jobs)
     }
@@ -195,7 +203,10 @@ impl<J> Line<J> {
         if std::mem::take(looking) {
             state.looking -= 1;
         }
-        if let Some(job) = state.jobs.pop() {
+        if let Some((job, since)) = state.jobs.pop() {
+            if since != 0 {
+                state.waits.add(monotonic_ns().saturating_sub(since));
+            }
             self.show(&state);
             return (Next::Job(job), state.next_to_wake());
         }
@@ -243,7 +254,7 @@ impl<J> Line<J> {
     /// Takes out what waits.
     pub fn drain(&self) -> Vec<J> {
         let mut state = self.lock();
-        let jobs = state.jobs.drain();
+        let jobs = state.take_all();
         self.show(&state);
         jobs
     }
@@ -261,11 +272,16 @@ impl<J> Line<J> {
             queued: state.jobs.len(),
             workers: state.workers,
             idle: state.sleepers.len() + usize::from(state.spinning),
+            waits: state.waits,
         }
     }
 }
 
 impl<J> State<J> {
+    fn take_all(&mut self) -> Vec<J> {
+        self.jobs.drain().into_iter().map(|(job, _)| job).collect()
+    }
+
     #[inline]
     fn demand(&mut self) -> Demand {
         if self.jobs.len() > self.looking + self.sleepers.len() + self.starting && self.workers < self.most {

@@ -5,6 +5,7 @@
 //! | [`line`] | the protocol: who works, who sleeps, whom to wake |
 //! | [`lanes`] | the queue |
 //! | [`stream`] | many items for one job, and their results |
+//! | [`watch`] | whether somebody wants to know how long jobs wait |
 //! | [`waiter`] | a thread that waits for a result |
 //!
 //! The threads themselves are not made here. Whoever makes one has it loop over [`Crew::next`].
@@ -12,6 +13,7 @@
 pub mod lanes;
 pub mod line;
 pub mod stream;
+pub mod watch;
 #[cfg(not(loom))]
 pub mod waiter;
 

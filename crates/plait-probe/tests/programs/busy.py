@@ -25,7 +25,11 @@ def main():
         threading.Thread(target=function).start()
     with ThreadPoolExecutor(1, thread_name_prefix="pool") as pool:
         pool.submit(int).result()
-        child = subprocess.Popen([sys.executable, "-c", "import sys; print(flush=True); sys.stdin.read()"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        child = subprocess.Popen(
+            [sys.executable, "-c", "import sys; print(flush=True); sys.stdin.read()"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
         child.stdout.readline()
         print(flush=True)
         sys.stdin.read()

@@ -24,7 +24,7 @@ def inner_leaf(i):
 def made(n):
     names = {"spin": spin}
     source = f"def g{n}():\n    return spin({n % 50})\ndef f{n}():\n    return sum(g{n}() for _ in range(3))\n"
-    exec(source, names)  # noqa: S102
+    exec(source, names)
     return names
 
 
@@ -32,7 +32,7 @@ def one_after_the_other(n):
     for i in range(200):
         number = n * 200 + i
         names = made(number)
-        exec(f"def thread_{number}():\n    return f{number}()\n", names)  # noqa: S102
+        exec(f"def thread_{number}():\n    return f{number}()\n", names)
         thread = threading.Thread(target=names[f"thread_{number}"])
         thread.start()
         thread.join()
@@ -50,7 +50,7 @@ def tree(ended):
     for n in range(1, 64):
         calls = f"t{2 * n}(), t{2 * n + 1}()" if n < 32 else ""
         unused = ", ".join(f"a{i}=0" for i in range(n % 4))  # so that frames differ in size
-        exec(f"def t{n}({unused}):\n    return {calls or None}\n", names)  # noqa: S102
+        exec(f"def t{n}({unused}):\n    return {calls or None}\n", names)
     while ended.is_alive():
         names["t1"]()
 

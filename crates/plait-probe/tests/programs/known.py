@@ -27,8 +27,7 @@ class Base:
 
     def __call__(self):
         return (
-            self
-            + 1  # the line of an operator that is spread over several
+            self + 1  # the line of an operator that is spread over several
         )
 
     def __add__(self, other):
@@ -36,10 +35,7 @@ class Base:
 
     @property
     def shown(self):
-        return [
-            wait()
-            for _ in range(1)
-        ]
+        return [wait() for _ in range(1)]
 
 
 def nested():
@@ -86,7 +82,7 @@ def called_by_c():
 
 def executed():
     code = "def made():\n\n    wait()\n\n\nmade()\n"
-    exec(compile(code, "<made ☃>", "exec"), {"wait": wait})  # noqa: S102
+    exec(compile(code, "<made ☃>", "exec"), {"wait": wait})
 
 
 def naïve():
@@ -146,7 +142,11 @@ def main():
     waiting = 0
     while waiting < len(threads):
         frames = sys._current_frames()
-        waiting = sum(frames[thread.ident].f_back.f_back.f_code is wait.__code__ for thread in threads if frames[thread.ident].f_back and frames[thread.ident].f_back.f_back)
+        waiting = sum(
+            frames[thread.ident].f_back.f_back.f_code is wait.__code__
+            for thread in threads
+            if frames[thread.ident].f_back and frames[thread.ident].f_back.f_back
+        )
     frames = sys._current_frames()
     for function, thread in zip(functions, threads):
         show(function.__name__, thread.native_id, frames[thread.ident])

@@ -202,6 +202,14 @@ impl FutureCore {
     /// Raises:
     ///     RuntimeError: It has begun already, or an executor's task is behind it.
     fn set_running_or_notify_cancel(slf: &Bound<'_, Self>) -> PyResult<bool> {
+        {
+            let mut cell = slf.get().lock();
+            // Nobody waits, as in `end`.
+            if cell.condition.is_none() && matches!(cell.state, State::Pending) {
+                cell.state = State::Running;
+                return Ok(true);
+            }
+        }
         let condition = Self::condition_of(slf)?;
         condition.call_method0("acquire")?;
         let outcome = {

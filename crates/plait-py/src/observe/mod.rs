@@ -8,8 +8,10 @@
 //! | `load` | profiles as dicts |
 //! | `loops` | classes of loops, looked at while a profile runs |
 //! | `observer` | its beginning and end |
+//! | `outside` | another process, looked at from here |
 //! | `pooled` | tasks of pools that tell how long they waited |
 //! | `tally` | what a thread's time went to, for those who decide while the program runs |
+//! | `watch` | how long threads wait for the GIL, for who watches a service |
 
 mod awaited;
 mod coroutine;
@@ -17,12 +19,16 @@ mod journal;
 mod load;
 mod loops;
 mod observer;
+mod outside;
 mod pooled;
 mod tally;
+mod watch;
 
 use coroutine::UNNUMBERED;
 pub(crate) use coroutine::{ObservedCoroutine, handed_over, is_step};
 pub(crate) use loops::{Watch, observed};
+pub(crate) use observer::witnesses;
+pub(crate) use tally::tallies;
 
 use pyo3::prelude::*;
 
@@ -35,6 +41,8 @@ pub(crate) fn is_on() -> bool {
 pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<ObservedCoroutine>()?;
     module.add_class::<pooled::ObservedCall>()?;
+    module.add_class::<outside::Outside>()?;
+    module.add_class::<watch::GilWatch>()?;
     module.add_function(wrap_pyfunction!(load::load_profile, module)?)?;
     module.add_function(wrap_pyfunction!(load::write_perfetto, module)?)?;
     module.add_function(wrap_pyfunction!(loops::observing_methods, module)?)?;
@@ -46,6 +54,7 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(observer::observe_thread, module)?)?;
     module.add_function(wrap_pyfunction!(tally::gil_is_on, module)?)?;
     module.add_function(wrap_pyfunction!(tally::gil_tally, module)?)?;
+    module.add_function(wrap_pyfunction!(watch::gil_watch_forked, module)?)?;
     module.add_function(wrap_pyfunction!(tally::thread_ready_ns, module)?)?;
     module.add_function(wrap_pyfunction!(tally::thread_usage, module)?)?;
     module.add_function(wrap_pyfunction!(observer::observe_method, module)?)

@@ -117,7 +117,7 @@ fn end(code: Option<i32>) {
 }
 
 /// The frames of this thread, innermost first.
-fn witnesses(py: Python<'_>) -> Vec<Witness> {
+pub(crate) fn witnesses(py: Python<'_>) -> Vec<Witness> {
     let mut found = Vec::new();
     // SAFETY: attached; a borrowed reference, or null.
     let mut frame = unsafe { Bound::<PyAny>::from_borrowed_ptr_or_opt(py, ffi::PyEval_GetFrame().cast()) };

@@ -1,10 +1,7 @@
 //! What a thread's time went to, asked by those who decide while the program runs.
 
-use std::cell::RefCell;
-use std::fs::File;
-
 use plait_probe::observer::Interpreter;
-use plait_probe::proc::{Scheduled, Tasks, read_at};
+use plait_probe::proc::{Scheduled, Tasks};
 use plait_probe::tally::Tallies;
 use plait_sys::thread;
 use pyo3::prelude::*;
@@ -13,7 +10,7 @@ use pyo3::sync::PyOnceLock;
 use crate::gil;
 
 /// None where the GIL's events cannot be seen, or there is no GIL.
-fn tallies(py: Python<'_>) -> Option<Tallies> {
+pub(crate) fn tallies(py: Python<'_>) -> Option<Tallies> {
     static TALLIES: PyOnceLock<Option<Tallies>> = PyOnceLock::new();
     *TALLIES.get_or_init(py, || match gil::interpreter(py).0 {
         // SAFETY: they are this interpreter's, which is not unloaded.
@@ -45,20 +42,10 @@ pub(crate) fn thread_usage(py: Python<'_>, tid: u32) -> Option<(u64, u64, i64, i
 /// Nanoseconds that this thread was ready without a core; 0 where the kernel does not tell.
 #[pyfunction]
 pub(crate) fn thread_ready_ns() -> u64 {
-    thread_local! {
-        /// The thread that it is of, and its figures.
-        static MINE: RefCell<Option<(u32, File)>> = const { RefCell::new(None) };
-    }
-    let tid = thread::number();
-    MINE.with_borrow_mut(|mine| {
-        if mine.as_ref().is_none_or(|&(of, _)| of != tid) {
-            *mine = Tasks::own().open(tid, "schedstat").ok().map(|file| (tid, file));
-        }
-        let mut buffer = Vec::new();
-        let (_, file) = mine.as_ref()?;
-        Some(Scheduled::parse(read_at(file, &mut buffer).ok()?)?.ready)
-    })
-    .unwrap_or(0)
+    // Kept open, it would cost a descriptor for each thread of a pool.
+    let mut buffer = Vec::new();
+    let text = Tasks::own().read(thread::number(), "schedstat", &mut buffer).ok();
+    text.and_then(Scheduled::parse).map_or(0, |times| times.ready)
 }
 
 /// Whether threads take turns: there is a GIL, and it is on.

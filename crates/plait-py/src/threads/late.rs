@@ -136,7 +136,7 @@ impl Watched {
 }
 
 /// `threading.get_ident()`.
-fn this_thread() -> u64 {
+pub(super) fn this_thread() -> u64 {
     // SAFETY: it takes nothing, and the caller is attached.
     unsafe { pyo3::ffi::PyThread_get_thread_ident() as u64 }
 }

@@ -12,6 +12,7 @@ use pyo3::types::{PyIterator, PyTuple};
 use pyo3::{PyTraverseError, PyVisit, ffi};
 
 use super::call::{copy_context, in_context};
+use super::hold;
 use super::late::Watched;
 use super::worker::{Breath, Waiters, ring};
 use super::{Core, Rung, Work};
@@ -42,18 +43,31 @@ pub(crate) struct Job {
 
 impl Job {
     /// Does items until there are no more, or something goes before them. The threads to be woken.
-    pub(super) fn serve(self: &Arc<Self>, py: Python<'_>, core: &Core, breath: &mut Breath) -> Waiters {
+    pub(super) fn serve(
+        self: &Arc<Self>,
+        py: Python<'_>,
+        core: &Core,
+        breath: &mut Breath,
+        watched: Option<&hold::Watched>,
+    ) -> Waiters {
         // A context can be entered once at a time, so each thread has a copy.
         // SAFETY: it is a context; the call returns a new reference, or null with an exception set.
         let copy = unsafe { Bound::from_owned_ptr_or_err(py, ffi::PyContext_Copy(self.context.as_ptr())) };
-        let served = copy.and_then(|context| in_context(&context, || Ok(self.serve_in_context(py, core, breath))));
+        let served =
+            copy.and_then(|context| in_context(&context, || Ok(self.serve_in_context(py, core, breath, watched))));
         served.unwrap_or_else(|error| {
             error.write_unraisable(py, None);
             Waiters::new()
         })
     }
 
-    fn serve_in_context(self: &Arc<Self>, py: Python<'_>, core: &Core, breath: &mut Breath) -> Waiters {
+    fn serve_in_context(
+        self: &Arc<Self>,
+        py: Python<'_>,
+        core: &Core,
+        breath: &mut Breath,
+        watched: Option<&hold::Watched>,
+    ) -> Waiters {
         let mut result = None;
         loop {
             let (item, waiters, unwanted) = self.items.step(result);
@@ -61,7 +75,9 @@ impl Job {
             let Some(item) = item else { return waiters };
             ring(&waiters);
             let number = item.number;
+            let running = watched.map(|watched| watched.begin(py, &self.function));
             let outcome = self.run(py, item);
+            drop(running);
             breath.draw(py);
             if core.crew.has_before(self.priority) {
                 let (waiters, unwanted) = self.items.finish(number, outcome);

@@ -3,6 +3,7 @@
 //! | module | what |
 //! |---|---|
 //! | `call` | a call that waits for a thread |
+//! | `hold` | tasks that hold the GIL for long |
 //! | `late` | tasks with a timeout |
 //! | `mailbox` | ends of tasks that asyncio waits for, one wake-up of its loop for many |
 //! | `map` | one `map` under way |
@@ -10,6 +11,7 @@
 //! | `worker` | what its threads run |
 
 mod call;
+mod hold;
 mod late;
 pub(crate) mod mailbox;
 mod map;
@@ -53,6 +55,8 @@ pub(crate) struct Core {
     /// The exception that all are refused with, when an initializer has failed.
     broken: Mutex<Option<Py<PyAny>>>,
     max_workers: usize,
+    /// How long a task may hold the GIL in one stretch; 0 if nobody looks.
+    hold_ns: u64,
     cancelled: AtomicU64,
     timed_out: AtomicU64,
     /// Set when what was not begun is not done any more, items of maps that are under way included.
@@ -309,7 +313,14 @@ fn close_thread_pools(py: Python<'_>) -> PyResult<()> {
         core.shut_down(py, false)?;
     }
     cores.iter().try_for_each(|core| core.wait_for_end(py))?;
-    late::wait_until_told(py)
+    late::wait_until_told(py)?;
+    hold::wait_until_told(py)
+}
+
+/// Somebody wants to know how long tasks wait for a thread, or does not any more.
+#[pyfunction]
+fn watch_thread_pools(begins: bool) {
+    plait_pool::threads::watch::watch(begins);
 }
 
 pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
@@ -318,5 +329,7 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<worker::ThreadWorker>()?;
     module.add_class::<mailbox::Mailbox>()?;
     pool::add_submit(module.py())?;
-    module.add_function(wrap_pyfunction!(close_thread_pools, module)?)
+    module.add_function(wrap_pyfunction!(hold::watch_holds, module)?)?;
+    module.add_function(wrap_pyfunction!(close_thread_pools, module)?)?;
+    module.add_function(wrap_pyfunction!(watch_thread_pools, module)?)
 }

@@ -87,13 +87,22 @@ impl ThreadPoolCore {
     }
 
     /// Sets the pool up. Arguments were checked by the caller.
-    #[pyo3(signature = (*, max_workers, start, future, spin, gil))]
-    fn _open(&self, max_workers: usize, start: Py<PyAny>, future: Py<PyType>, spin: bool, gil: bool) -> PyResult<()> {
+    #[pyo3(signature = (*, max_workers, start, future, spin, gil, hold))]
+    fn _open(
+        &self,
+        max_workers: usize,
+        start: Py<PyAny>,
+        future: Py<PyType>,
+        spin: bool,
+        gil: bool,
+        hold: Option<f64>,
+    ) -> PyResult<()> {
         let core = Core {
             crew: Crew::new(max_workers, spin, gil),
             start,
             broken: None.into(),
             max_workers,
+            hold_ns: nanoseconds(hold),
             cancelled: AtomicU64::new(0),
             timed_out: AtomicU64::new(0),
             given_up: AtomicU32::new(0),
@@ -186,6 +195,12 @@ impl ThreadPoolCore {
         dict.set_item("workers", figures.workers)?;
         dict.set_item("workers_idle", figures.idle)?;
         Ok(dict)
+    }
+
+    /// How long tasks have waited that were submitted while somebody watched: their number by bucket (those of `GilWatch`), and seconds in all.
+    fn _waits(&self) -> PyResult<(Vec<u64>, f64)> {
+        let waits = self.core()?.figures().waits;
+        Ok((waits.counts.to_vec(), waits.sum as f64 / 1e9))
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {

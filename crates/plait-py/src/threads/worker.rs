@@ -15,6 +15,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyTuple;
 
+use super::hold;
 use super::late::Watched;
 use super::{Begun, Core, Work};
 use crate::calling;
@@ -117,14 +118,18 @@ fn look_around(py: Python<'_>) {
 fn work(py: Python<'_>, core: &Arc<Core>) {
     let mut worker = core.crew.worker();
     let mut breath = Breath::new();
+    let watched = match core.hold_ns {
+        0 => None,
+        limit_ns => hold::Watched::enlist(py, limit_ns),
+    };
     let mut waiters = Waiters::new();
     loop {
         match core.crew.next(&mut worker) {
             Next::Job(work) => {
                 ring(&std::mem::take(&mut waiters));
                 waiters = match work {
-                    Work::Call(future) => run(py, future.into_bound(py)),
-                    Work::Serve(job) => job.serve(py, core, &mut breath),
+                    Work::Call(future) => run(py, future.into_bound(py), watched.as_ref()),
+                    Work::Serve(job) => job.serve(py, core, &mut breath, watched.as_ref()),
                 };
                 if !waiters.is_empty() && core.crew.has_jobs() {
                     ring(&std::mem::take(&mut waiters));
@@ -137,6 +142,8 @@ fn work(py: Python<'_>, core: &Arc<Core>) {
         }
     }
     ring(&waiters);
+    // Before it has left: who waits for that then waits for what is still to be told.
+    drop(watched);
     core.leave();
 }
 
@@ -151,10 +158,11 @@ fn idle(py: Python<'_>, core: &Core, worker: &mut Worker, waiters: &mut Waiters,
 
 /// Runs the call behind a future. The threads to be woken.
 #[inline]
-fn run(py: Python<'_>, future: Bound<'_, FutureCore>) -> Waiters {
+fn run(py: Python<'_>, future: Bound<'_, FutureCore>, watched: Option<&hold::Watched>) -> Waiters {
     let Some(mut call) = future.get().start(|call| Begun::of(py, call)) else {
         return Waiters::new();
     };
+    let running = watched.map(|watched| watched.begin(py, &call.function));
     let outcome = match call.timeout_ns {
         0 => call.run(py),
         _ => Watched::future(py, &future, &call).and_then(|watched| {
@@ -164,6 +172,6 @@ fn run(py: Python<'_>, future: Bound<'_, FutureCore>) -> Waiters {
         }),
     };
     // An idle thread keeps nothing of a task alive, and neither does a finished future.
-    drop(call);
+    drop((running, call));
     FutureCore::finish(&future, outcome)
 }

@@ -112,7 +112,7 @@ impl Slot {
         };
         // Pairs with the fence of `write` [board.begin].
         fence(Acquire);
-        let whole = count % 2 == 0 && used == 1 && self.count.load(Relaxed) == count;
+        let whole = count & 1 == 0 && used == 1 && self.count.load(Relaxed) == count;
         whole.then_some((count, wait))
     }
 }

@@ -158,15 +158,23 @@ impl<O: Observer> World<O> {
         match (one.op, one.gil) {
             (Op::Hold(hold), Some(gil))
                 if hold.releases > 0
-                    && self.config.release_ns > 0
+                    && hold.ns > 0
                     && one.stage == Stage::Working
                     && self.gils[gil.0 as usize].contended() =>
             {
-                let cost = f64::from(hold.releases) * self.config.release_ns as f64;
+                let cost = f64::from(hold.releases) * self.release_ns(hold);
                 hold.ns as f64 / (hold.ns as f64 + cost)
             }
             _ => 1.0,
         }
+    }
+
+    /// What a short release costs while somebody wants the GIL: the release, and the signal if somebody sleeps by then, who does not
+    /// while on the way from the signal before.
+    fn release_ns(&self, hold: Hold) -> f64 {
+        let gap = hold.ns as f64 / f64::from(hold.releases);
+        let asleep = (gap / self.cores.wake_ns().max(1) as f64).min(1.0);
+        self.config.release_ns as f64 + self.config.signal_ns as f64 * asleep
     }
 
     pub(super) fn core_alarm(&mut self, core: u32, program: &mut impl Program) {

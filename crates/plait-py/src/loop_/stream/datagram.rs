@@ -257,7 +257,7 @@ impl StreamCore {
     /// Reads one; false when there is none, and after an error.
     fn read_datagram(slf: &Bound<'_, Self>, protocol: &Bound<'_, PyAny>) -> PyResult<bool> {
         let py = slf.py();
-        let (data, from, size) = match Self::receive_datagram(slf) {
+        let (data, from) = match Self::receive_datagram(slf) {
             Ok(Some(received)) => received,
             Ok(None) => return Ok(false),
             Err(error) if error.is_instance_of::<PyOSError>(py) => {
@@ -268,7 +268,6 @@ impl StreamCore {
                 return Self::fatal(slf, error, "Fatal read error on datagram transport").map(|()| false);
             }
         };
-        slf.get().with(py, |state| state.count_read(py, size));
         let told = protocol
             .call_method1(intern!(py, "datagram_received"), (data, from))
             .map(drop);
@@ -288,10 +287,8 @@ impl StreamCore {
         }
     }
 
-    /// One datagram, where it came from, and its size.
-    fn receive_datagram<'py>(
-        slf: &Bound<'py, Self>,
-    ) -> PyResult<Option<(Bound<'py, PyAny>, Bound<'py, PyAny>, usize)>> {
+    /// One datagram, and where it came from.
+    fn receive_datagram<'py>(slf: &Bound<'py, Self>) -> PyResult<Option<(Bound<'py, PyAny>, Bound<'py, PyAny>)>> {
         let (py, core) = (slf.py(), slf.get());
         if core.with(py, |state| matches!(state.sockname, Name::V4(..))) {
             return match read_datagram(py, core.fd())? {
@@ -300,8 +297,8 @@ impl StreamCore {
                         Some(from) => core.address(py, from)?,
                         None => py.None().into_bound(py),
                     };
-                    let size = data.as_bytes().len();
-                    Ok(Some((data.into_any(), from, size)))
+                    core.with(py, |state| state.count_read(py, data.as_bytes().len()));
+                    Ok(Some((data.into_any(), from)))
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),
                 Err(error) => Err(os_error(py, &error)),
@@ -311,7 +308,8 @@ impl StreamCore {
             Ok(received) => {
                 let (data, from): (Bound<'_, PyAny>, _) = received.extract()?;
                 let size = data.len()?;
-                Ok(Some((data, from, size)))
+                core.with(py, |state| state.count_read(py, size));
+                Ok(Some((data, from)))
             }
             Err(error) if would_block(py, &error) => Ok(None),
             Err(error) => Err(error),

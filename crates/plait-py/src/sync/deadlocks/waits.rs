@@ -279,10 +279,11 @@ pub(in crate::sync) fn wait(py: Python<'_>, target: Target, wake: Wake, timed: b
 fn posting(who: u32, object: Option<&Object>, text: &str) -> Posted {
     let source = object.map(|object| object.segment().source());
     let mut words = [0; WORDS];
-    let mut bytes = text.as_bytes();
-    if bytes.len() > WORDS * 8 {
-        bytes = &bytes[..text.floor_char_boundary(WORDS * 8)];
+    let mut end = text.len().min(WORDS * 8);
+    while !text.is_char_boundary(end) {
+        end -= 1;
     }
+    let bytes = &text.as_bytes()[..end];
     for (word, chunk) in words.iter_mut().zip(bytes.chunks(8)) {
         let mut eight = [0; 8];
         eight[..chunk.len()].copy_from_slice(chunk);

@@ -1,0 +1,197 @@
+"""What is known of a function, and what was decided for it."""
+
+from __future__ import annotations
+
+import threading
+import time
+import weakref
+from typing import TYPE_CHECKING, Any
+
+from plait import _core
+from plait.auto import _choice
+from plait.auto._choice import ASYNCIO, PROCESSES, Costs, Decision, Machine
+from plait.auto._figures import Figures, Sample
+from plait.auto._writes import find_change
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from plait.auto._calls import Call
+
+#: Seconds of calls after which a function is known well enough, and as many calls.
+LEARN_SECONDS = 0.005
+LEARN_CALLS = 8
+
+#: Seconds of short calls that are enough.
+_LEARN_SHORT = 0.001
+
+#: Calls after which it is decided, however short they are.
+_LEARN_MANY = 256
+
+#: What pickling and unpickling a byte of an array takes, in seconds.
+_ARRAY_BYTE = 0.3e-9
+
+
+class Function:
+    """What is known of a function, and what was decided.
+
+    Attributes:
+        name: Its name, for people.
+        figures: What its calls took.
+        decision: None while it is learnt.
+        refused: Models that it cannot be run in, and why.
+        factors: How many times as long as predicted a model takes.
+        decided: How often it was decided.
+    """
+
+    def __init__(self, function: Callable[..., Any], models: frozenset[str], machine: Machine, costs: Costs) -> None:
+        self.name = name_of(function)
+        self.figures = Figures()
+        self.decision: Decision | None = None
+        self.decided = 0
+        self.machine = machine
+        self.costs = costs
+        self.refused: dict[str, str] = {
+            model: "is not among the pool's models" for model in _choice.MODELS if model not in models
+        }
+        self.refused.setdefault(ASYNCIO, "is no coroutine function")
+        self.factors: dict[str, float] = {}
+        self._example: weakref.ref[Callable[..., Any]] | None = _reference(function)
+        self._function: Callable[..., Any] | None = function if self._example is None else None
+        self._checked: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
+        self._sized = False
+        self.lock = threading.RLock()
+
+    # ---- whether it may leave
+
+    def why_not_leave(self, function: Callable[..., Any]) -> str:
+        """Why `function`, which is this one or another of the same code, may not leave this process; "" if it may."""
+        key = _without_bound(function)
+        try:
+            return self._checked[key]
+        except (KeyError, TypeError):
+            pass
+        change = find_change(function)
+        why = "" if change is None else f"may not leave this process: {change}"
+        if not why:
+            try:
+                _core.dumps(function, self.name)
+            except Exception as error:  # whatever its reducers raise
+                why = f"cannot be pickled: {error}"
+        try:
+            self._checked[key] = why
+        except TypeError:
+            pass
+        return why
+
+    def check(self) -> None:
+        """Find out, once, whether it may leave."""
+        function = self._function if self._example is None else self._example()
+        if PROCESSES not in self.refused and function is not None and (why := self.why_not_leave(function)):
+            self.refused[PROCESSES] = why
+
+    def size_arguments(self, call: Call) -> None:
+        """Find out, before its first call, what it takes to send arguments."""
+        with self.lock:
+            sized, self._sized = self._sized, True
+        if not sized and PROCESSES not in self.refused:
+            self._add_size((call.args, call.kwargs), "has arguments that cannot be pickled")
+
+    def size_result(self, result: object) -> None:
+        """Add what it takes to send a result, once."""
+        with self.lock:
+            first = not self.figures.result_sized
+            self.figures.result_sized = True
+        if first and PROCESSES not in self.refused:
+            self._add_size(result, "returns what cannot be pickled")
+
+    def _add_size(self, value: object, words: str) -> None:
+        guessed = _guess_size(value)
+        began = time.perf_counter()
+        if guessed is None:
+            try:
+                guessed = len(_core.dumps(value, self.name)), 0.0
+            except Exception as error:
+                self.refused[PROCESSES] = f"{words}: {error}"
+                return
+            guessed = guessed[0], 2 * (time.perf_counter() - began)
+        self.figures.size = (self.figures.size or 0) + guessed[0]
+        self.figures.pickling = (self.figures.pickling or 0.0) + guessed[1]
+
+    # ---- what is decided
+
+    def correct(self, model: str, factor: float) -> None:
+        """A model takes so many times as long as predicted with what was known until now."""
+        before = self.factors.get(model, 1.0)
+        self.factors[model] = min(10.0, max(0.7, before * factor**0.7))
+
+    def decide(self, calls: int, processes_run: bool, figures: Figures | None = None) -> Decision:
+        """Decide how to make so many calls; `figures` are others than those that are known."""
+        decision = self._choose(calls, processes_run, figures or self.figures)
+        if decision.plan.model == PROCESSES:
+            self.check()
+            if PROCESSES in self.refused:
+                decision = self._choose(calls, processes_run, figures or self.figures)
+        self.decision = decision
+        self.decided += 1
+        return decision
+
+    def _choose(self, calls: int, processes_run: bool, figures: Figures) -> Decision:
+        return _choice.choose(
+            figures,
+            self.machine,
+            self.costs,
+            max(1, calls),
+            refused=self.refused,
+            processes_run=processes_run,
+            factors=self.factors,
+            before=None if self.decision is None else self.decision.plan.model,
+        )
+
+    def known(self) -> bool:
+        """Whether enough is known to decide."""
+        figures = self.figures
+        seconds = sum(sample.alone for sample in figures.samples) / 1e9
+        return seconds >= LEARN_SECONDS or (
+            figures.calls >= LEARN_CALLS and (seconds >= _LEARN_SHORT or figures.calls >= _LEARN_MANY)
+        )
+
+    def assume_longer(self, sample: Sample) -> Sample:
+        """What a call that still runs may take: what has lasted so long lasts as long again, mostly."""
+        return Sample(sample.calls, *(2 * value if value > 0 else value for value in sample[1:]))
+
+
+def name_of(function: Any) -> str:
+    """A function's name, for people."""
+    while hasattr(function, "func"):
+        function = function.func
+    return f"{getattr(function, '__module__', None) or '?'}.{getattr(function, '__qualname__', type(function).__qualname__)}"
+
+
+def _reference(function: Any) -> weakref.ref[Any] | None:
+    try:
+        return None if hasattr(function, "__self__") else weakref.ref(function)
+    except TypeError:
+        return None
+
+
+def _without_bound(function: Any) -> Any:
+    """What says whether it may leave: of a method its function, for all objects."""
+    return getattr(function, "__func__", function)
+
+
+def _guess_size(value: Any) -> tuple[int, float] | None:
+    """Bytes, and seconds for both ways, of what need not be pickled to be known; None for the rest."""
+    if value is None or isinstance(value, int | float | bool | complex):
+        return 8, 0.3e-6
+    if isinstance(value, str | bytes | bytearray):
+        return len(value), 0.3e-6 + len(value) * _ARRAY_BYTE
+    if isinstance(value, tuple | dict) and len(value) <= 8:
+        items: Any = value.values() if isinstance(value, dict) else value
+        parts = [_guess_size(item) for item in items]
+        known = [part for part in parts if part is not None]
+        return (sum(part[0] for part in known), sum(part[1] for part in known)) if len(known) == len(parts) else None
+    nbytes = getattr(value, "nbytes", None)
+    if type(value).__module__ == "numpy" and isinstance(nbytes, int) and not value.dtype.hasobject:
+        return nbytes, 5e-6 + nbytes * _ARRAY_BYTE
+    return None

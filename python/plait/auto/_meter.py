@@ -1,0 +1,78 @@
+"""What a thread's calls take: measured by the thread itself, and seen by others while they run."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from plait import _core
+from plait.auto._figures import Sample
+
+
+class Meter:
+    """Measures the calls of one thread, from `start` on.
+
+    Attributes:
+        calls: How many have ended since.
+        began: When it was started, in nanoseconds; 0 before.
+        inside: Nanoseconds of these.
+        running: Whether a call is under way.
+    """
+
+    __slots__ = ("_cpu", "_held", "_ready", "_thread", "_wanted", "began", "calls", "inside", "running")
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.inside = 0
+        self.began = 0
+        self.running = False
+        self._thread = 0
+        self._cpu = self._ready = self._held = self._wanted = 0
+
+    def start(self) -> None:
+        """Begin to measure the calling thread."""
+        if not self._thread:
+            self._thread = threading.get_native_id()
+        tally = _core.gil_tally()
+        self._held, self._wanted = (-1, 0) if tally is None else tally
+        self._ready = _core.thread_ready_ns()
+        self._cpu = time.thread_time_ns()
+        self.calls = self.inside = 0
+        self.began = time.perf_counter_ns()
+
+    def ended(self, calls: int, began: int) -> int:
+        """Calls that began then have ended now; return now."""
+        now = time.perf_counter_ns()
+        self.calls += calls
+        self.inside += now - began
+        return now
+
+    def sample(self) -> Sample:
+        """What the calling thread's calls took since `start`."""
+        cpu = time.thread_time_ns() - self._cpu
+        ready = _core.thread_ready_ns() - self._ready
+        tally = _core.gil_tally()
+        seen = tally is not None and self._held >= 0
+        held, wanted = (tally[0] - self._held, tally[1] - self._wanted) if tally is not None and seen else (-1, 0)
+        wall = max(self.inside, 1)
+        # What was between the calls is none of theirs.
+        between = max(0, time.perf_counter_ns() - self.began - wall)
+        cpu = min(max(cpu - between, cpu * wall // (wall + between)), wall)
+        ready = min(max(0, ready - between), wall - cpu)
+        wanted = min(max(0, wanted - between), wall - cpu - ready)
+        return Sample(self.calls, wall, cpu, min(held, wall) if seen else -1, wanted, ready)
+
+    def glance(self) -> Sample | None:
+        """What another thread's calls took so far, with the one that still runs; None if that cannot be told."""
+        began = self.began
+        usage = _core.thread_usage(self._thread) if began else None
+        if usage is None:
+            return None
+        cpu, ready, held, wanted = usage
+        wall = max(time.perf_counter_ns() - began, 1)
+        calls, cpu, ready = self.calls + 1, min(max(cpu - self._cpu, 0), wall), max(ready - self._ready, 0)
+        seen = held >= 0 and self._held >= 0
+        held, wanted = (held - self._held, wanted - self._wanted) if seen else (-1, 0)
+        if self.began != began or not self.running:
+            return None  # it has begun anew meanwhile
+        return Sample(calls, wall, cpu, held, wanted, ready)

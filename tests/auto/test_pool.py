@@ -1,0 +1,425 @@
+"""The automatic pool: nothing is lost, nothing is made twice, nothing hangs; and what it decides follows from what calls do."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextvars
+import gc
+import itertools
+import os
+import textwrap
+import threading
+import time
+
+import pytest
+
+import plait
+from plait.auto import _choice
+from tests.auto import bodies
+
+WATCHDOG = 60
+
+
+@pytest.fixture
+def pool():
+    with plait.Pool() as pool:
+        yield pool
+
+
+def lines(path):
+    with open(path, encoding="ascii") as file:
+        return [int(line) for line in file]
+
+
+# ---- nothing is lost, nothing is made twice
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 17, 1000, 20_000])
+def test_map_gives_each_result_once_and_in_order(pool, count):
+    assert list(pool.map(bodies.square, range(count))) == [number * number for number in range(count)]
+
+
+@pytest.mark.parametrize("options", [{"chunksize": 3}, {"buffersize": 4}, {"buffersize": 1}, {"timeout": WATCHDOG}])
+def test_options_of_map_change_no_result(pool, options):
+    for numbers in (range(300), iter(range(300))):
+        assert list(pool.map(bodies.square, numbers, **options)) == [number * number for number in range(300)]
+
+
+def test_results_as_they_come(pool):
+    assert sorted(pool.map(bodies.square, range(5000), ordered=False)) == [n * n for n in range(5000)]
+    seconds = [0.3, *[0.001] * 30]
+    came = list(pool.map(bodies.nap, seconds, seconds, ordered=False))
+    assert sorted(came) == sorted(seconds)
+    assert came[0] != 0.3
+
+
+def test_each_call_is_made_once_whatever_is_decided_on_the_way(pool, tmp_path):
+    path = str(tmp_path / "calls")
+    with plait.Pool(models=["threads", "processes"]) as pool:
+        assert list(pool.map(bodies.note_and_spin, itertools.repeat(path), range(400))) == list(range(400))
+        futures = [pool.submit(bodies.note_and_spin, path, number) for number in range(400, 800)]
+        assert [future.result(WATCHDOG) for future in futures] == list(range(400, 800))
+    assert sorted(lines(path)) == list(range(800))
+
+
+def test_calls_that_change_half_way_are_made_once_each(pool):
+    made = []
+
+    def slow_from(number):
+        made.append(number)
+        return bodies.turns_slow(number)
+
+    count = 5040
+    assert list(pool.map(slow_from, range(count))) == list(range(count))
+    assert sorted(made) == list(range(count))
+    assert pool.explain(slow_from)["model"] == "threads"
+
+
+def test_many_threads_submit(pool):
+    answers = []
+
+    def submit(begin):
+        futures = [pool.submit(bodies.square, number) for number in range(begin, begin + 500)]
+        answers.extend(future.result(WATCHDOG) for future in futures)
+
+    threads = [threading.Thread(target=submit, args=(500 * place,)) for place in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(WATCHDOG)
+    assert sorted(answers) == [number * number for number in range(4000)]
+
+
+# ---- nothing hangs
+
+
+@pytest.mark.parametrize("workers", [None, 1, 2])
+def test_calls_that_wait_for_calls_of_their_own(workers):
+    with plait.Pool(workers) as pool:
+        assert pool.submit(bodies.fibonacci, pool, 7).result(WATCHDOG) == 13
+
+
+def test_a_map_within_a_map(pool):
+    def inner(number):
+        return sum(pool.map(bodies.square, range(number)))
+
+    assert list(pool.map(inner, range(20))) == [sum(n * n for n in range(number)) for number in range(20)]
+
+
+def test_calls_that_wait_for_one_another(pool):
+    barrier = threading.Barrier(12)
+    futures = [pool.submit(barrier.wait, WATCHDOG) for _ in range(12)]
+    assert sorted(future.result(WATCHDOG) for future in futures) == list(range(12))
+
+
+def test_short_calls_of_which_one_waits_for_a_later_one(pool):
+    gone = threading.Event()
+
+    def wait_or_set(number):
+        if number == 3000:
+            return gone.wait(WATCHDOG)
+        if number == 3001:
+            gone.set()
+        return True
+
+    with plait.Pool(4, models=["threads"]) as pool:
+        assert all(pool.map(wait_or_set, range(6000)))
+
+
+def test_the_caller_does_not_make_what_it_submits(pool):
+    begun = threading.Event()
+    own = threading.get_ident()
+
+    def who():
+        begun.wait(WATCHDOG)
+        return threading.get_ident()
+
+    futures = [pool.submit(who) for _ in range(3)]
+    begun.set()
+    assert own not in {future.result(WATCHDOG) for future in futures}
+
+
+# ---- errors
+
+
+def test_what_a_call_raises_while_it_is_learnt_and_later(pool):
+    futures = [pool.submit(bodies.refuse, number) for number in range(200)]
+    for number, future in enumerate(futures):
+        if number % 7 == 3:
+            with pytest.raises(ValueError, match=f"not {number}"):
+                future.result(WATCHDOG)
+        else:
+            assert future.result(WATCHDOG) == number
+
+
+def test_map_raises_where_the_call_raised(pool):
+    came = []
+    with pytest.raises(ValueError, match="not 3") as caught:
+        came.extend(pool.map(bodies.refuse, range(100)))
+    assert caught.traceback[-1].name == "refuse"
+    results = pool.map(bodies.refuse, range(100))
+    assert [next(results) for _ in range(3)] == [0, 1, 2]
+
+
+def test_results_that_no_process_can_send(pool):
+    with plait.Pool(models=["threads", "processes"]) as pool:
+        results = [pool.submit(bodies.locks_later, number) for number in range(300)]
+        came = [future.exception(WATCHDOG) for future in results]
+    # What was made in a process is told of; nothing is made again; what came later was made here.
+    assert all(error is None or isinstance(error, plait.NotPicklable) for error in came)
+    assert came[:150] == [None] * 150
+
+
+def test_a_worker_that_dies_costs_the_calls_that_it_had():
+    with plait.Pool(models=["processes"]) as pool:
+        while pool.submit(bodies.pid_after, 30_000).result(WATCHDOG) == os.getpid():
+            pass
+        futures = [pool.submit(bodies.die_at_77, os.getpid(), number) for number in range(200)]
+        came = [future.exception(WATCHDOG) for future in futures]
+    assert any(isinstance(error, plait.WorkerDied) for error in came)
+    assert all(error is None or isinstance(error, plait.WorkerDied) for error in came)
+    assert came.count(None) > 150
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"),
+    [
+        ({"max_workers": 0}, ValueError, "max_workers must be greater than 0, not 0"),
+        ({"max_workers": "2"}, TypeError, "max_workers must be an int, not '2'"),
+        ({"models": "threads"}, TypeError, "models must be several"),
+        ({"models": ["thread"]}, ValueError, "thread"),
+        ({"models": []}, ValueError, "models must have one for plain functions"),
+        ({"models": ["asyncio"]}, ValueError, "models must have one for plain functions"),
+        ({"models": [3]}, ValueError, "3"),
+    ],
+)
+def test_bad_arguments(arguments, error, words):
+    with pytest.raises(error, match=words):
+        plait.Pool(**arguments)
+
+
+def test_what_cannot_be_called(pool):
+    with pytest.raises(TypeError, match="fn must be a callable, not 3"):
+        pool.submit(3)
+    with pytest.raises(TypeError, match="fn must be a callable, not 3"):
+        pool.map(3, [1])
+    with pytest.raises(LookupError, match="this pool has not run"):
+        pool.explain(len)
+
+
+def test_a_timeout_of_map(pool):
+    results = pool.map(bodies.nap, [0.0, 5.0, 5.0], timeout=0.1)
+    with pytest.raises(TimeoutError):
+        list(results)
+
+
+# ---- what travels, and what stays
+
+
+def test_a_function_that_changes_what_outlives_it_stays(pool):
+    seen = set()
+
+    def remember(number):
+        bodies.spin(30_000)
+        seen.add(os.getpid())
+        return number
+
+    with plait.Pool(models=["threads", "processes"]) as pool:
+        assert list(pool.map(remember, range(150))) == list(range(150))
+        assert "remember" in pool.explain(remember)["refused"]["processes"]
+    assert seen == {os.getpid()}
+
+
+def test_context_variables_are_the_submitters():
+    variable = contextvars.ContextVar("variable", default=0)
+    variable.set(5)
+    with plait.Pool(models=["serial", "threads"]) as pool:
+        assert pool.submit(variable.get).result(WATCHDOG) == 5
+        assert set(pool.map(lambda _: variable.get(), range(1000))) == {5}
+        list(pool.map(variable.set, range(1000)))
+    assert variable.get() == 5
+
+
+# ---- coroutine functions
+
+
+async def twice(number):
+    await asyncio.sleep(0.01)
+    return 2 * number
+
+
+async def fail():
+    raise KeyError("no")
+
+
+def test_coroutine_functions_are_tasks_of_a_loop(pool):
+    assert pool.submit(twice, 2).result(WATCHDOG) == 4
+    assert list(pool.map(twice, range(300))) == [2 * number for number in range(300)]
+    assert pool.explain(twice)["model"] == "asyncio"
+    assert "asyncio" in str(pool.explain(twice))
+    with pytest.raises(KeyError):
+        pool.submit(fail).result(WATCHDOG)
+    with plait.Pool(models=["threads"]) as other, pytest.raises(TypeError, match="asyncio is not among"):
+        other.submit(twice, 1)
+
+
+def test_shutdown_waits_for_coroutines():
+    with plait.Pool() as pool:
+        futures = [pool.submit(twice, number) for number in range(10)]
+    assert [future.result(0) for future in futures] == [2 * number for number in range(10)]
+
+
+def test_in_a_loop():
+    async def main():
+        async with plait.Pool() as pool:
+            assert await pool.submit(bodies.square, 3) == 9
+            loop = asyncio.get_running_loop()
+            several = [loop.run_in_executor(pool, bodies.nap, 0.01, number) for number in range(50)]
+            assert await asyncio.gather(*several) == list(range(50))
+            last = pool.submit(bodies.nap, 0.1, 1)
+        assert last.done()
+
+    asyncio.run(main())
+
+
+# ---- the end
+
+
+def test_making_a_pool_starts_nothing():
+    before = set(threading.enumerate())
+    pool = plait.Pool()
+    assert set(threading.enumerate()) == before
+    pool.shutdown()
+
+
+def test_cancelled_futures_are_not_made():
+    gate = threading.Event()
+    with plait.Pool(1, models=["threads"]) as pool:
+        running = pool.submit(gate.wait, WATCHDOG)
+        while not running.running():
+            time.sleep(0.001)
+        waiting = [pool.submit(gate.wait, WATCHDOG) for _ in range(5)]
+        assert all(future.cancel() for future in waiting)
+        gate.set()
+        assert running.result(WATCHDOG)
+    assert all(future.cancelled() for future in waiting)
+    concurrent.futures.wait(waiting, WATCHDOG)
+
+
+def test_dropped_results_stop_their_map(pool):
+    made = []
+    gate = threading.Event()
+
+    def wait(number):
+        made.append(number)
+        gate.wait(WATCHDOG)
+
+    results = pool.map(wait, range(10_000))
+    del results
+    gc.collect()
+    gate.set()
+    pool.shutdown()
+    assert len(made) < 1000
+
+
+def test_shutdown_from_a_task():
+    pool = plait.Pool()
+    assert isinstance(pool.submit(pool.shutdown).exception(WATCHDOG), RuntimeError)
+    pool.shutdown()
+    pool.shutdown()
+    with pytest.raises(RuntimeError, match="cannot schedule new futures after shutdown"):
+        pool.submit(bodies.square, 1)
+
+
+def test_a_program_that_ends_waits_for_what_was_submitted(tmp_path, run_script):
+    path = tmp_path / "calls"
+    script = f"""
+        import time, plait
+
+        def work(number):
+            time.sleep(0.01)
+            return number
+
+        def note(future):
+            with open({str(path)!r}, "a", encoding="ascii") as file:
+                file.write(f"{{future.result()}}\\n")
+
+        if __name__ == "__main__":
+            pool = plait.Pool(2)
+            for number in range(20):
+                pool.submit(work, number).add_done_callback(note)
+            plait.Pool().submit(work, 20).add_done_callback(note)
+        """
+    run_script(textwrap.dedent(script))
+    assert sorted(lines(path)) == list(range(21))
+
+
+def test_a_forked_child_begins_anew(pool):
+    assert pool.submit(bodies.square, 2).result(WATCHDOG) == 4
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            code = 0 if pool.submit(bodies.square, 3).result(WATCHDOG) == 9 else 2
+            pool.shutdown()
+        finally:
+            os._exit(code)
+    assert os.waitpid(child, 0)[1] == 0
+    assert pool.submit(bodies.square, 4).result(WATCHDOG) == 16
+
+
+# ---- what is decided
+
+
+@pytest.mark.parametrize(
+    ("function", "items", "models"),
+    [
+        (bodies.square, range(20_000), {"serial"}),
+        (bodies.nap, [0.01] * 100, {"threads"}),
+    ],
+)
+def test_what_is_decided(pool, function, items, models):
+    list(pool.map(function, items))
+    explained = pool.explain(function)
+    assert explained["model"] in models
+    assert explained["figures"]["calls"] > 0
+    assert set(explained["predicted"]) >= {"serial", "threads"}
+    assert explained["model"] in str(explained)
+    assert bodies.__name__ in str(explained)
+    assert explained in pool.explain()
+
+
+def test_waiting_calls_get_many_more_threads_than_cores(pool):
+    list(pool.map(bodies.nap, [0.02] * 200))
+    assert pool.explain(bodies.nap)["workers"] > 4 * (os.cpu_count() or 1)
+
+
+def test_no_more_threads_than_may_be():
+    running, most, guard = 0, 0, threading.Lock()
+
+    def count(_):
+        nonlocal running, most
+        with guard:
+            running += 1
+            most = max(most, running)
+        time.sleep(0.005)
+        with guard:
+            running -= 1
+
+    with plait.Pool(3) as pool:
+        list(pool.map(count, range(60)))
+        for future in [pool.submit(count, 0) for _ in range(60)]:
+            future.result(WATCHDOG)
+    assert most <= 3
+
+
+def test_models_that_are_left_out_are_not_taken():
+    with plait.Pool(models=["serial"]) as pool:
+        list(pool.map(bodies.nap, [0.005] * 20))
+        assert pool.explain(bodies.nap)["model"] == "serial"
+        assert pool.explain(bodies.nap)["refused"]["threads"] == "is not among the pool's models"
+
+
+def test_a_tie_goes_to_what_is_in_use():
+    assert _choice.STAY > _choice.TIE

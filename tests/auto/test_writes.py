@@ -1,0 +1,347 @@
+"""What a function changes that outlives its call: found in its source, and nothing found where there is nothing."""
+
+# Bodies as people write them: some of what they do is odd on purpose.
+# ruff: noqa: B006, B008, PLW0603, PLW0602, E731, PLC3002, SIM115, S110
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import functools
+import hashlib
+import io
+import json
+import logging
+import math
+import os
+import random
+import re
+import sys
+import threading
+
+import pytest
+
+from benches.model import workloads
+from plait.auto._writes import find_change
+
+CACHE: dict = {}
+TABLE = {1: 2}
+COUNT = 0
+LOG: list = []
+CALLS: collections.Counter = collections.Counter()
+LOCK = threading.Lock()
+PATTERN = re.compile("a+")
+FILE = open(os.devnull, "w", encoding="ascii")
+logger = logging.getLogger("plait.tests")
+
+
+def counted(function):
+    @functools.wraps(function)
+    def wrapper(*arguments):
+        CALLS[function.__name__] += 1
+        return function(*arguments)
+
+    return wrapper
+
+
+def passed_on(function):
+    @functools.wraps(function)
+    def wrapper(*arguments):
+        return function(*arguments)
+
+    return wrapper
+
+
+class State:
+    total = 0
+
+    def __init__(self):
+        self.n = 0
+
+    def __call__(self, number):
+        self.n += number
+
+    def look(self, number):
+        return self.n + number
+
+    def change(self, number):
+        self.n = number
+
+    @classmethod
+    def change_class(cls, number):
+        cls.total += number
+
+
+def sets_global(number):
+    global COUNT
+    COUNT += number
+
+
+def fills(number):
+    CACHE[number] = 1
+
+
+def fills_by_another_name(number):
+    cache = CACHE
+    cache[number] = 2
+
+
+def adds_in_place(number):
+    log = LOG
+    log += [number]
+
+
+def appends(number):
+    LOG.append(number)
+
+
+def calls(number):
+    return appends(number)
+
+
+def calls_with_a_star(number):
+    return appends(*[number])
+
+
+def deletes(number):
+    del CACHE[number]
+
+
+@counted
+def is_counted(number):
+    return number
+
+
+@passed_on
+def appends_within(number):
+    LOG.append(number)
+
+
+def has_a_cache(number, cache={}):
+    cache[number] = 1
+
+
+def has_a_keyword_cache(number, *, cache=[]):
+    cache.append(number)
+
+
+def generates(number):
+    yield number
+    LOG.append(number)
+
+
+def logs(number):
+    logger.info("it is %s", number)
+
+
+def logs_by_the_module(number):
+    logging.info("it is %s", number)
+
+
+def draws(number):
+    return random.random() + number
+
+
+def seeds(number):
+    random.seed(number)
+
+
+def sets_environment(number):
+    os.environ["PLAIT_TEST_NOTHING"] = str(number)
+
+
+def changes_folder(path):
+    os.chdir(path)
+
+
+def writes_to_a_file(number):
+    FILE.write(str(number))
+
+
+def writes_to_stdout(number):
+    sys.stdout.write(str(number))
+
+
+def sets_by_name(number):
+    setattr(State, "total", number)
+
+
+def sets_a_class(number):
+    State.total = number
+
+
+def sets_a_module(number):
+    math.tau_of_mine = number
+
+
+def uses_globals(number):
+    globals()["COUNT"] = number
+
+
+def in_a_lambda(number):
+    return (lambda value: LOG.append(value))(number)
+
+
+def in_a_function_within(number):
+    def add(value):
+        LOG.append(value)
+
+    return add(number)
+
+
+def hands_a_method_on(numbers):
+    return list(map(LOG.append, numbers))
+
+
+def takes_a_method(number):
+    add = LOG.append
+    add(number)
+
+
+def takes_a_lock(number):
+    with LOCK:
+        return number
+
+
+def changes_its_argument(number, found):
+    found.append(number)
+
+
+def sets_in_its_argument(found):
+    found[0] = 1
+
+
+def imports_within(number):
+    import os as system
+
+    system.environ["PLAIT_TEST_NOTHING"] = str(number)
+
+
+def closures():
+    seen = set()
+    last = 0
+
+    def adds(number):
+        seen.add(number)
+
+    def sets(number):
+        nonlocal last
+        last = number
+
+    def looks(number):
+        return number in seen, last
+
+    return adds, sets, looks
+
+
+adds, sets, looks = closures()
+state = State()
+short = lambda number: LOG.append(number)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        sets_global, fills, fills_by_another_name, adds_in_place, appends, calls, calls_with_a_star, deletes, is_counted,
+        appends_within, has_a_cache, has_a_keyword_cache, generates, logs, logs_by_the_module, draws, seeds, sets_environment,
+        changes_folder, writes_to_a_file, writes_to_stdout, sets_by_name, sets_a_class, sets_a_module, uses_globals, in_a_lambda,
+        in_a_function_within, hands_a_method_on, takes_a_method, takes_a_lock, changes_its_argument, sets_in_its_argument,
+        imports_within, adds, sets, short, state, state.change, State.change_class, LOG.append,
+        functools.partial(appends, 1),
+    ],
+    ids=lambda function: getattr(function, "__name__", type(function).__name__),
+)  # fmt: skip
+def test_a_change_is_found(function):
+    assert find_change(function) is not None
+
+
+def pure(number):
+    return math.sqrt(number) + TABLE.get(1, 0) + len(TABLE)
+
+
+def hands_to_what_looks(number):
+    return json.dumps(TABLE), number
+
+
+def reads(number):
+    out = []
+    for key in TABLE:
+        out.append(key)
+    return out, [item for item in TABLE.items()], number
+
+
+def changes_its_own(number):
+    found = {}
+    found[number] = 1
+    found.update(a=2)
+
+    def inner():
+        found[1] = 2
+
+    inner()
+    return found
+
+
+def changes_a_copy(numbers):
+    numbers = sorted(numbers)
+    numbers.append(1)
+    return numbers
+
+
+def makes_an_object(number):
+    made = State()
+    made.change(number)
+    return made.n
+
+
+def draws_from_its_own(seed):
+    return random.Random(seed).random()
+
+
+def matches(text):
+    return PATTERN.sub("b", text), os.environ.get("HOME")
+
+
+@passed_on
+def doubles(number):
+    return 2 * number
+
+
+@functools.lru_cache
+def is_cached(number):
+    return number
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        pure, hands_to_what_looks, reads, changes_its_own, changes_a_copy, makes_an_object, draws_from_its_own, matches, doubles,
+        is_cached, looks, state.look, State, hashlib.sha256, abs, len, functools.partial(pow, 2), (lambda number: number * 2),
+        *(work.run for work in workloads.WORKS.values()),
+    ],
+    ids=lambda function: getattr(function, "__name__", type(function).__name__),
+)  # fmt: skip
+def test_nothing_is_found_where_there_is_nothing(function):
+    assert find_change(function) is None
+
+
+def test_what_is_printed_to_a_stdout_of_this_process_stays():
+    def prints(number):
+        print(number)
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        assert find_change(prints) is not None
+
+
+def test_a_change_says_what_and_where():
+    change = find_change(fills)
+    assert change is not None
+    assert str(change) == f"fills (line {fills.__code__.co_firstlineno + 1}) changes `CACHE`"
+
+
+def test_without_a_source_what_can_be_changed_counts_as_a_change():
+    names: dict = {"LOG": []}
+    exec("look = lambda number: number + len(LOG)", names)
+    exec("add = lambda number: number + 1", names)
+    assert find_change(names["look"]) is not None
+    assert find_change(names["add"]) is None

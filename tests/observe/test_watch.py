@@ -1,0 +1,316 @@
+"""`plait.watch()`: its figures are what happened, it costs nothing when it is closed, and others can read what it says."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import sysconfig
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+import plait
+from plait import _core
+from plait.observe import _metrics, _watch
+
+HAS_GIL = not sysconfig.get_config_var("Py_GIL_DISABLED")
+
+
+@pytest.fixture
+def watch() -> Iterator[plait.Watch]:
+    with plait.watch() as figures:
+        yield figures
+
+
+def contend() -> None:
+    """Two threads that want the interpreter lock at the same time."""
+    begun, over = threading.Event(), threading.Event()
+
+    def spin() -> None:
+        begun.set()
+        while not over.is_set():
+            sum(range(1000))
+
+    thread = threading.Thread(target=spin)
+    thread.start()
+    begun.wait()
+    for _ in range(20):
+        time.sleep(0.001)
+    over.set()
+    thread.join()
+
+
+def test_one_watch_at_a_time() -> None:
+    first = plait.watch()
+    assert plait.watch() is first
+    with first as entered, plait.watch() as again:
+        assert entered is again is first
+    assert first.closed
+    first.close()
+    with pytest.raises(RuntimeError, match="watch is closed"):
+        first.snapshot()
+    second = plait.watch()
+    assert second is not first
+    assert not second.closed
+    second.close()
+
+
+@pytest.mark.skipif(not HAS_GIL, reason="there is no GIL")
+def test_waits_for_the_gil(watch: plait.Watch) -> None:
+    before: Any = watch.snapshot()["gil"]
+    began = time.monotonic()
+    contend()
+    wall = time.monotonic() - began
+    after: Any = watch.snapshot()["gil"]
+    waits = after["wait"]["count"] - before["wait"]["count"]
+    waited = after["wait"]["sum"] - before["wait"]["sum"]
+    held = after["hold"]["sum"] - before["hold"]["sum"]
+    assert waits >= 20
+    assert after["hold"]["count"] - before["hold"]["count"] > waits / 2
+    assert 0 < waited < 2 * wall
+    assert 0 < held < wall * 1.01
+    for name in ("wait", "hold"):
+        counts = [count for _, count in after[name]["buckets"]]
+        assert counts == sorted(counts)
+        assert counts[-1] == after[name]["count"]
+        assert after[name]["buckets"][-1][0] == float("inf")
+
+
+@pytest.mark.skipif(not HAS_GIL, reason="there is no GIL")
+def test_how_long_the_gil_is_held(watch: plait.Watch) -> None:
+    before: Any = watch.snapshot()["gil"]["hold"]  # type: ignore[index]
+    gil = _core.GilWatch()
+    began = time.perf_counter()
+    sum(range(5_000_000))
+    length = time.perf_counter() - began
+    time.sleep(0)
+    after: Any = watch.snapshot()["gil"]["hold"]  # type: ignore[index]
+    assert after["sum"] - before["sum"] > length * 0.9
+    assert [bound for bound, _ in after["buckets"][:-1]] == pytest.approx(gil.figures()["bounds"])
+
+
+@pytest.mark.skipif(not HAS_GIL, reason="there is no GIL")
+def test_nothing_is_counted_when_nobody_watches(watch: plait.Watch) -> None:
+    before: Any = watch.snapshot()["gil"]
+    watch.close()
+    contend()
+    with plait.watch() as other:
+        after: Any = other.snapshot()["gil"]
+    # Those of the calls that begin and end the watch.
+    assert after["wait"]["count"] - before["wait"]["count"] < 10
+
+
+def test_loops(watch: plait.Watch) -> None:
+    before = watch.snapshot()["loops"]
+
+    async def block() -> None:
+        assert watch.snapshot()["loops"]["running"] == before["running"] + 1
+        await asyncio.sleep(0.001)
+        time.sleep(0.02)  # noqa: ASYNC251 - it is what is measured
+
+    plait.run(block())
+    gc.collect()
+    after = watch.snapshot()["loops"]
+    assert after["running"] == before["running"]
+    assert after["timers"] >= before["timers"]
+    loop = plait.EventLoop()
+    loop.run_until_complete(block())
+    between = watch.snapshot()["loops"]
+    loop.close()
+    assert between["callbacks"] > after["callbacks"]
+    assert between["timers"] == after["timers"] + 1
+    assert between["lag"]["sum"] - after["lag"]["sum"] > 0.019
+    late = [sum(count for bound, count in each["lag"]["buckets"] if bound < 0.015) for each in (after, between)]
+    assert between["lag"]["count"] - after["lag"]["count"] >= 1
+    assert late[1] >= late[0]
+    del loop
+    gc.collect()
+    gone = watch.snapshot()["loops"]
+    assert gone["callbacks"] >= between["callbacks"], "what only grows does not fall"
+    assert gone["lag"]["count"] >= between["lag"]["count"]
+
+
+def test_pools(watch: plait.Watch) -> None:
+    before = watch.snapshot()["threads"]
+    with plait.ThreadPool(1) as pool:
+        first = pool.submit(time.sleep, 0.03)
+        second = pool.submit(len, "abc")
+        assert watch.snapshot()["threads"]["pools"] == before["pools"] + 1
+        assert second.result() == 3
+        first.result()
+        after = watch.snapshot()["threads"]
+        assert after["submitted"] - before["submitted"] == 2
+        assert after["queue_wait"]["count"] - before["queue_wait"]["count"] == 2
+        assert after["queue_wait"]["sum"] - before["queue_wait"]["sum"] > 0.02
+        watch.close()
+        pool.submit(len, "abc").result()
+    del pool
+    gc.collect()
+    with plait.watch() as other:
+        last = other.snapshot()["threads"]
+        assert last["queue_wait"]["count"] == after["queue_wait"]["count"]
+        assert last["submitted"] >= after["submitted"]
+        processes = other.snapshot()["processes"]["submitted"]
+        with plait.ProcessPool(1) as workers:
+            workers.submit(len, "abc").result()
+            assert other.snapshot()["processes"]["submitted"] == processes + 1
+
+
+def test_the_text_is_prometheus_own(watch: plait.Watch) -> None:
+    contend()
+    parser: Any = pytest.importorskip("prometheus_client.parser")
+    snapshot = watch.snapshot()
+    families = {family.name: family for family in parser.text_string_to_metric_families(_metrics.text(snapshot))}
+    for metric in _metrics.metrics(snapshot):
+        family = families.pop(metric.name)
+        assert (family.type, family.documentation) == (metric.kind, metric.help)
+        if metric.kind == "histogram":
+            [count] = [each.value for each in family.samples if each.name.endswith("_count")]
+            [last] = [each.value for each in family.samples if each.labels.get("le") == "+Inf"]
+            assert count == last == metric.samples[0].value["count"]
+        else:
+            assert [each.value for each in family.samples] == [each.value for each in metric.samples]
+    assert not families
+
+
+def test_the_text(watch: plait.Watch) -> None:
+    with plait.ThreadPool(1) as pool:
+        pool.submit(len, "abc").result()
+        lines = watch.prometheus().splitlines()
+    assert "# TYPE plait_pool_submitted_tasks_total counter" in lines
+    [count] = [line for line in lines if line.startswith('plait_pool_queue_wait_seconds_count{pool="threads"} ')]
+    assert int(count.split()[-1]) >= 1
+    assert any(line.startswith('plait_loop_lag_seconds_bucket{le="+Inf"} ') for line in lines)
+
+
+def test_a_registry_of_prometheus() -> None:
+    client: Any = pytest.importorskip("prometheus_client")
+    registry = client.CollectorRegistry()
+    with plait.watch() as watch:
+        registry.register(watch.collector())
+        with plait.ThreadPool(1) as pool:
+            pool.submit(len, "abc").result()
+            said = client.generate_latest(registry).decode()
+        value = registry.get_sample_value
+        assert value("plait_pool_submitted_tasks_total", {"pool": "threads"}) >= 1
+        names = {line.split()[2] for line in said.splitlines() if line.startswith("# TYPE")}
+        own = {line.split()[2] for line in watch.prometheus().splitlines() if line.startswith("# TYPE")}
+        assert names == own
+    assert client.generate_latest(registry) == b""
+
+
+def test_instruments_of_opentelemetry() -> None:
+    metrics: Any = pytest.importorskip("opentelemetry.sdk.metrics")
+    export: Any = pytest.importorskip("opentelemetry.sdk.metrics.export")
+    reader = export.InMemoryMetricReader()
+    provider = metrics.MeterProvider([reader])
+
+    def read() -> dict[str, Any]:
+        data = reader.get_metrics_data()
+        resources = data.resource_metrics if data is not None else []
+        scopes = [scope for resource in resources for scope in resource.scope_metrics]
+        return {metric.name: list(metric.data.data_points) for scope in scopes for metric in scope.metrics}
+
+    with plait.watch() as watch:
+        watch.opentelemetry(provider)
+        with plait.ThreadPool(1) as pool:
+            pool.submit(len, "abc").result()
+            seen = read()
+            snapshot = watch.snapshot()
+        [waits] = seen["plait.pool.queue.wait.seconds.count"]
+        assert waits.value == snapshot["threads"]["queue_wait"]["count"] >= 1
+        assert dict(waits.attributes) == {"pool": "threads"}
+        assert {dict(point.attributes)["le"] for point in seen["plait.loop.lag.seconds.bucket"]} >= {"+Inf"}
+        assert {dict(point.attributes)["pool"] for point in seen["plait.pool.workers"]} == {"threads", "processes"}
+    assert not any(read().values())
+    provider.shutdown()
+
+
+def test_what_is_not_installed(run_script: Any) -> None:
+    source = """
+import sys, plait
+sys.modules["prometheus_client"] = sys.modules["opentelemetry"] = None
+with plait.watch() as watch:
+    for call in watch.collector, watch.opentelemetry:
+        try:
+            call()
+        except ModuleNotFoundError as error:
+            print(error)
+"""
+    lines = run_script(source).stdout.splitlines()
+    assert len(lines) == 2
+    assert "plait[prometheus]" in lines[0]
+    assert "plait[opentelemetry]" in lines[1]
+
+
+def test_a_forked_child_has_figures_of_its_own(run_script: Any) -> None:
+    source = """
+import os, threading, time, plait
+watch = plait.watch()
+with plait.ThreadPool(1) as pool:
+    pool.submit(len, "abc").result()
+for _ in range(50):
+    time.sleep(0)
+holds = watch.snapshot()["gil"] and watch.snapshot()["gil"]["hold"]["count"]
+child = os.fork()
+if child == 0:
+    figures = watch.snapshot()["gil"]
+    assert figures is None or figures["hold"]["count"] < 50 <= holds, figures
+    for _ in range(50):
+        time.sleep(0)
+    figures = watch.snapshot()["gil"]
+    assert figures is None or figures["hold"]["count"] >= 50, figures
+    watch.close()
+    plait.watch().close()
+    os._exit(7)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+after = watch.snapshot()["gil"]
+assert after is None or after["hold"]["count"] >= holds
+print("done")
+"""
+    env = {"PYTHONWARNINGS": "ignore::DeprecationWarning"}
+    assert run_script(source, env=env).stdout == "done\n"
+
+
+def test_many_threads_come_and_go(watch: plait.Watch) -> None:
+    """All their waits are in the sum, also while somebody asks."""
+    over = threading.Event()
+
+    def ask() -> None:
+        last = 0
+        while not over.is_set():
+            gil = watch.snapshot()["gil"]
+            count = 0 if gil is None else gil["hold"]["count"]
+            assert count >= last
+            last = count
+
+    asker = threading.Thread(target=ask)
+    asker.start()
+    before = watch.snapshot()["gil"]
+    for _ in range(20):
+        threads = [threading.Thread(target=time.sleep, args=(0,)) for _ in range(10)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    over.set()
+    asker.join()
+    after = watch.snapshot()["gil"]
+    if before is not None and after is not None:
+        assert after["hold"]["count"] - before["hold"]["count"] >= 200
+
+
+def test_finer_buckets_fall_into_coarser_ones() -> None:
+    spans = _watch._Spans()
+    spans.add_pairs([(1024e-9, 3), (1280e-9, 2), (2048e-9, 1), (1e9, 4)], 5.0)
+    figures = spans.figures()
+    assert [count for _, count in figures["buckets"][:3]] == [3, 6, 6]
+    assert figures == {"count": 10, "sum": 5.0, "buckets": figures["buckets"]}
+
+
+def test_it_is_not_loaded_before_it_is_used(run_script: Any) -> None:
+    source = "import sys, plait; plait.ThreadPool(1).shutdown(); print('plait.observe._watch' in sys.modules)"
+    assert run_script(source, way="-c").stdout == "False\n"
