@@ -91,6 +91,7 @@ __all__ = [
     "trim_memory",
     "usable_cpus",
     "usable_memory",
+    "watch_holds",
     "withdraw",
     "worker_open",
     "write_perfetto",
