@@ -93,6 +93,7 @@ __all__ = [
     "trim_memory",
     "usable_cpus",
     "usable_memory",
+    "watch_holds",
     "watch_thread_pools",
     "withdraw",
     "worker_open",
