@@ -323,6 +323,16 @@ def test_dropped_results_stop_their_map(pool):
     assert len(made) < 1000
 
 
+def test_short_calls_are_made_though_nobody_takes_results(tmp_path):
+    path = str(tmp_path / "calls")
+    pool = plait.Pool(models=["serial", "threads"])
+    results = pool.map(bodies.note, itertools.repeat(path, 0), [])
+    kept = [results, pool.map(bodies.note, [path] * 20_000, range(20_000))]
+    pool.shutdown()
+    assert lines(path) == list(range(20_000))
+    assert list(kept[1]) == list(range(20_000))
+
+
 def test_shutdown_from_a_task():
     pool = plait.Pool()
     assert isinstance(pool.submit(pool.shutdown).exception(WATCHDOG), RuntimeError)
