@@ -182,7 +182,7 @@ class Flow:
 
     def _start(self, seat: Seat) -> None:
         try:
-            self.engine.threads().submit(self._drain, seat)
+            _ = self.engine.threads().submit(self._drain, seat)
         except BaseException as error:  # no thread is to be had: who waits is told
             with self.lock:
                 self._coming -= 1

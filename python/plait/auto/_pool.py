@@ -116,8 +116,8 @@ class Pool(concurrent.futures.Executor):
         decision = state.decision
         if decision is not None and decision.plan.model == ASYNCIO:
             state.figures.calls += 1
-            coroutines: Future[T] = self._engine.loop().submit(fn, args, kwargs)
-            return coroutines
+            function: Any = fn
+            return self._engine.loop().submit(function, args, kwargs)
         future: Future[T] = Future()
         backlog.add(Call(fn, args, kwargs, contextvars.copy_context()), future)
         return future

@@ -210,7 +210,12 @@ def _defaults(function: types.FunctionType) -> list[tuple[str, object]]:
 
 def _can_change(value: object) -> bool:
     """Whether something can be changed in place, as far as we can tell."""
-    if isinstance(value, _CONSTANT) or isinstance(value, type) or inspect.isroutine(value) or type(value).__name__ == "ufunc":
+    if (
+        isinstance(value, _CONSTANT)
+        or isinstance(value, type)
+        or inspect.isroutine(value)
+        or type(value).__name__ == "ufunc"
+    ):
         return False
     if isinstance(value, tuple):
         items: tuple[object, ...] = value
