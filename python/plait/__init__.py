@@ -5,7 +5,8 @@ Public names are loaded when they are first used, so that `import plait` costs n
     from plait import ProcessPool
 
 The rooms behind them: `plait.processes` (the process pool), `plait.threads` (the thread pool), `plait.loop` (the event loop),
-`plait.sync` (channels and locks), `plait.shared` (shared memory), `plait.model` (predictions), `plait.auto` (the automatic pool),
+`plait.sync` (channels and locks), `plait.shared` (shared memory), `plait.model` (predictions), `plait.auto` (the
+automatic pool),
 `plait.errors` (every
 exception), `plait._future` and `plait._executor` (what all executors share), `plait._core` (the extension).
 """

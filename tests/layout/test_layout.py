@@ -41,7 +41,7 @@ HOMES = {
 }
 
 # The Python rooms that may open a door of the extension module. Between rooms, see [tool.importlinter] in pyproject.toml.
-DOORS = {"_future", "_executor", "loop", "model", "processes", "shared", "sync", "threads"}
+DOORS = {"_future", "_executor", "auto", "loop", "model", "observe", "processes", "shared", "sync", "threads"}
 
 PUBLIC = {
     "Barrier",
@@ -61,6 +61,7 @@ PUBLIC = {
     "Lock",
     "NotPicklable",
     "OwnerDied",
+    "Pool",
     "ProcessPool",
     "RLock",
     "Semaphore",

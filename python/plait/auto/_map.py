@@ -159,8 +159,7 @@ class MapFlow(Flow):
     # ---- calls
 
     def _go_on(self) -> None:
-        """Pull an input without a length as far ahead as is wanted, in the thread that takes results, which it belongs to; make short
-        calls here, and hand over the others."""
+        """Pull an input without a length, in the thread that takes results; make short calls, and hand over the others."""
         new = self._pull()
         if self._may_come and self._left and not self._is_there() and self._are_short():
             self._comes = True  # a thread that makes calls leaves now
