@@ -8,7 +8,8 @@
 For whom: somebody who asks what it costs not to choose, and us, who must keep that small.
 
 Method: every workload is a function of real work and its arguments, mapped by a new executor: `plait.Pool`, and by hand in a
-loop, in `ThreadPool(2)`, `ThreadPool(8)`, `ThreadPool(32)` and `ProcessPool`. All of these take turns in one process, in an order
+loop, in `ThreadPool(2)`, `ThreadPool(8)`, `ThreadPool(32)` and `ProcessPool`. All of these take turns in one process,
+in an order
 that is rotated from round to round, and a time is from making the executor to the last result. The regret of a round is the
 pool's time over the smallest of the others' medians; a cell shows the median of the rounds. Measurements of what waits for
 nobody say little on a machine that others use: the load is shown.
@@ -201,7 +202,8 @@ def row(found: dict[str, Any]) -> str:
 
 def page(results: list[dict[str, Any]], machine: str, rounds: int) -> str:
     regrets = sorted(found["regret"] for found in results)
-    head = "| workload | Pool, s | last decision | best by hand | its time, s | serial, s | regret |\n|---|---|---|---|---|---|---|"
+    names = ["workload", "Pool, s", "last decision", "best by hand", "its time, s", "serial, s", "regret"]
+    head = f"| {' | '.join(names)} |\n|{'---|' * len(names)}"
     rows = "\n".join(map(row, results))
     return (
         "# What it costs not to choose\n\n"

@@ -54,7 +54,7 @@ def test_results_as_they_come(pool):
     assert came[0] != 0.3
 
 
-def test_each_call_is_made_once_whatever_is_decided_on_the_way(pool, tmp_path):
+def test_each_call_is_made_once_whatever_is_decided_on_the_way(tmp_path):
     path = str(tmp_path / "calls")
     with plait.Pool(models=["threads", "processes"]) as pool:
         assert list(pool.map(bodies.note_and_spin, itertools.repeat(path), range(400))) == list(range(400))
@@ -113,7 +113,7 @@ def test_calls_that_wait_for_one_another(pool):
     assert sorted(future.result(WATCHDOG) for future in futures) == list(range(12))
 
 
-def test_short_calls_of_which_one_waits_for_a_later_one(pool):
+def test_short_calls_of_which_one_waits_for_a_later_one():
     gone = threading.Event()
 
     def wait_or_set(number):
@@ -162,7 +162,7 @@ def test_map_raises_where_the_call_raised(pool):
     assert [next(results) for _ in range(3)] == [0, 1, 2]
 
 
-def test_results_that_no_process_can_send(pool):
+def test_results_that_no_process_can_send():
     with plait.Pool(models=["threads", "processes"]) as pool:
         results = [pool.submit(bodies.locks_later, number) for number in range(300)]
         came = [future.exception(WATCHDOG) for future in results]
@@ -217,7 +217,7 @@ def test_a_timeout_of_map(pool):
 # ---- what travels, and what stays
 
 
-def test_a_function_that_changes_what_outlives_it_stays(pool):
+def test_a_function_that_changes_what_outlives_it_stays():
     seen = set()
 
     def remember(number):
@@ -321,6 +321,16 @@ def test_dropped_results_stop_their_map(pool):
     gate.set()
     pool.shutdown()
     assert len(made) < 1000
+
+
+def test_short_calls_are_made_though_nobody_takes_results(tmp_path):
+    path = str(tmp_path / "calls")
+    pool = plait.Pool(models=["serial", "threads"])
+    results = pool.map(bodies.note, itertools.repeat(path, 0), [])
+    kept = [results, pool.map(bodies.note, [path] * 20_000, range(20_000))]
+    pool.shutdown()
+    assert lines(path) == list(range(20_000))
+    assert list(kept[1]) == list(range(20_000))
 
 
 def test_shutdown_from_a_task():

@@ -61,6 +61,7 @@ PUBLIC = {
     "Lock",
     "NotPicklable",
     "OwnerDied",
+    "Pool",
     "ProcessPool",
     "Profile",
     "RLock",

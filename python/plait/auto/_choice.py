@@ -22,7 +22,8 @@ TIE = 0.05
 #: What is less than this much better is not changed to.
 STAY = 0.15
 
-#: Seconds of work in a slice, for those that are worth a message: long beside what a message costs, short beside what people notice.
+#: Seconds of work in a slice, for those that are worth a message: long beside what a message costs, short beside what
+#: people notice.
 SLICE = 0.003
 
 #: Calls in a slice at most.
@@ -160,9 +161,7 @@ def choose(
     plan = next(plan for plan in plans if plan.seconds <= best * (1 + TIE) + 20e-6)
     plan = next((each for each in plans if each.model == before and each.seconds <= best * (1 + STAY)), plan)
     others = {each.model: each.seconds for each in plans}
-    return Decision(
-        plan, _slice(figures, plan, calls), calls, others, refused, _why(figures, machine, plan, others, refused)
-    )
+    return Decision(plan, _slice(figures, plan, calls), calls, others, refused, _why(figures, machine, plan, refused))
 
 
 def of_coroutines() -> Decision:
@@ -178,9 +177,7 @@ def _slice(figures: Figures, plan: Plan, calls: int) -> int:
     return max(1, min(_calls_in(figures), fair))
 
 
-def _why(
-    figures: Figures, machine: Machine, plan: Plan, others: Mapping[str, float], refused: Mapping[str, str]
-) -> str:
+def _why(figures: Figures, machine: Machine, plan: Plan, refused: Mapping[str, str]) -> str:
     wall = figures.wall or 1e-9
     held, released, blocked = figures.held_on_cpu / wall, figures.released / wall, figures.blocked / wall
     does = f"a call takes {_seconds(wall)}: {held:.0%} with the GIL, {released:.0%} computing without it, {blocked:.0%} waiting"

@@ -1,6 +1,7 @@
 """What a pool has inside: threads, processes and a loop, made when they are first needed, and who may use how many of them.
 
-The *watch* is a thread that is there while calls are under way which may take long. It looks at them every few milliseconds, and
+The *watch* is a thread that is there while calls are under way which may take long. It looks at them every few
+milliseconds, and
 less and less often while nothing changes.
 """
 
@@ -157,7 +158,7 @@ class Engine:
     # ---- seats
 
     def take_seat(self, flow: Flow) -> Seat | None:
-        """A seat for another thread; None if there are as many as there may be: then `flow` is told of the next that is free."""
+        """A seat for another thread; None where there are enough: then `flow` is told of the next that is free."""
         from plait.auto._flow import Seat
 
         with self._lock:

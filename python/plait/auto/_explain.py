@@ -13,9 +13,12 @@ if TYPE_CHECKING:
 class Explanation(dict[str, Any]):
     """A decision as a dict, whose text says the same in words.
 
-    Keys: `function`; `model` (None while it is learnt), `workers`, `slice` (calls that go together); `why`; `figures` of a call (`calls`
-    so far, `wall`, `cpu`, `held`, `released`, `blocked` in seconds, `size` in bytes, `pickling` in seconds); `predicted`, seconds for
-    the calls that it was decided for, by model; `calls`, how many these are; `refused`, the models that it cannot be run in and why;
+    Keys: `function`; `model` (None while it is learnt), `workers`, `slice` (calls that go together); `why`; `figures`
+    of a call (`calls`
+    so far, `wall`, `cpu`, `held`, `released`, `blocked` in seconds, `size` in bytes, `pickling` in seconds);
+    `predicted`, seconds for
+    the calls that it was decided for, by model; `calls`, how many these are; `refused`, the models that it cannot be
+    run in and why;
     `decided`, how often.
     """
 

@@ -40,7 +40,7 @@ class Sample(NamedTuple):
 
 
 class Figures:
-    """Means over the last slices, for one call; times in seconds, sizes in bytes. One thread at a time adds to them, any may read.
+    """Means over the last slices, for one call; times in seconds, sizes in bytes. One thread at a time adds to them.
 
     Attributes:
         calls: How many were seen.
@@ -102,7 +102,7 @@ class Figures:
         return max(0.1, 1 - sum(sample.ready for sample in last) / wall) if wall else 1.0
 
     def changed(self, sample: Sample, *, at_once: bool) -> bool:
-        """Whether calls do not look like those before: two times in a row, or at once, far longer or shorter, or bound otherwise."""
+        """Whether calls, two times in a row or at once, are far longer or shorter than those before, or bound otherwise."""
         if len(self.samples) < 3:
             return False
         wall, before = sample.alone / sample.calls / 1e9, self.wall

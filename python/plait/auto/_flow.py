@@ -182,7 +182,7 @@ class Flow:
 
     def _start(self, seat: Seat) -> None:
         try:
-            self.engine.threads().submit(self._drain, seat)
+            _ = self.engine.threads().submit(self._drain, seat)
         except BaseException as error:  # no thread is to be had: who waits is told
             with self.lock:
                 self._coming -= 1
@@ -412,7 +412,7 @@ class Flow:
         self._paced = (self.made, now, state.decided)
 
     def tick(self) -> bool:
-        """Look at calls that take long: they may have changed, and others need not wait for their end. Return whether it decided."""
+        """Look at calls that take long, since others need not wait for their end; return whether it decided."""
         self.flush()
         state = self.state
         with self.lock:

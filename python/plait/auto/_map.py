@@ -27,8 +27,11 @@ if TYPE_CHECKING:
 #: Seconds of calls that the caller makes itself rather than hand them over.
 INLINE = 0.1
 
-#: Seconds that a call may take for the caller to make others itself.
-_SHORT = 0.0005
+#: Seconds that a call may take for the caller to make others itself, before it is decided and afterwards.
+_SHORT, _SHORT_SERIAL = 0.0005, 0.02
+
+#: Seconds after which a caller that does not come for results is not expected to make any.
+_AWAY = 0.01
 
 #: Nanoseconds of short calls that are made in one go.
 CHUNK_NS = 2_000_000
@@ -146,14 +149,22 @@ class MapFlow(Flow):
         self._told = 0.0
         self._inline = False
         """Whether the caller makes calls."""
+        self._may_come = False
+        """Whether the caller may make calls."""
+        self._comes = False
+        """Whether the caller will come for results soon, and make calls then."""
+        self._came = 0.0
+        """When it was last here."""
 
     # ---- calls
 
     def _go_on(self) -> None:
-        """Pull an input without a length as far ahead as is wanted, in the thread that takes results, which it belongs to; make short
-        calls here, and hand over the others."""
-        if self._pull():
-            self._make_short_ones()
+        """Pull an input without a length, in the thread that takes results; make short calls, and hand over the others."""
+        new = self._pull()
+        if self._may_come and self._left and not self._is_there() and self._are_short():
+            self._comes = True  # a thread that makes calls leaves now
+            self._make_short_ones(0)
+        if new or not self._comes:
             self.fill()
 
     def _pull(self) -> bool:
@@ -305,30 +316,38 @@ class MapFlow(Flow):
 
     def start(self, *, inline: bool) -> None:
         """Begin: with short calls in this thread, if it is not to return at once."""
+        self._may_come = inline
         self._pull()
         if inline:
-            self._make_short_ones()
+            self._make_short_ones(INLINE)
         self.fill()
 
     def _limits(self) -> tuple[int, int]:
         # While the caller makes calls, a thread makes the very first one: it may be long.
+        if self._comes and self._are_short():
+            return 0, 0
         return super()._limits() if not self._inline else (0 if self.state.figures.calls else 1, 0)
 
-    def _make_short_ones(self) -> None:
+    def _make_short_ones(self, seconds: float) -> None:
+        """Make calls for so long, or, for 0 seconds, until there is an outcome that is awaited."""
         with self.lock:
             if self.seats or self._messages or not self.waiting():
                 return
             self._inline = True
         try:
             if self.state.decision is not None or self.state.figures.calls or self._first_is_short():
-                self._make_some()
+                self._make_some(seconds)
         finally:
             self._inline = False
+            self._came = time.monotonic()
+            self._comes = self._may_come and self.state.decision is not None and self._are_short()
+            if self._comes:
+                self.engine.look(self)
 
-    def _make_some(self) -> None:
-        meter, end = Meter(), time.perf_counter_ns() + int(INLINE * 1e9)
+    def _make_some(self, seconds: float) -> None:
+        meter, end = Meter(), time.perf_counter_ns() + int(seconds * 1e9)
         meter.start()
-        while time.perf_counter_ns() < end and self._are_short():
+        while (time.perf_counter_ns() < end if seconds else not self._is_there()) and self._are_short():
             with self.lock:
                 chunk = None if self.seats else self._cut()
             if chunk is None:
@@ -352,7 +371,9 @@ class MapFlow(Flow):
     def _are_short(self) -> bool:
         """Whether calls are so short that nobody else would have made them sooner."""
         decision = self.state.decision
-        return (decision is None or decision.plan.model == SERIAL) and self.state.figures.wall < _SHORT
+        if decision is None:
+            return self.state.figures.wall < _SHORT
+        return decision.plan.model == SERIAL and self.state.figures.wall < _SHORT_SERIAL
 
     def _cut(self) -> _Chunk | None:
         """Cut off some items, about as many as take some milliseconds. The lock is held."""
@@ -392,13 +413,22 @@ class MapFlow(Flow):
                 self._put_back(chunk)
                 self._chunk_size = 1
                 self._inline = False  # others need not wait for it
+        if self._comes and not self._inline and time.monotonic() - self._came > _AWAY:
+            self._comes = False
+            self.fill()
         if chunk is not None:
             self.fill()
         return super().tick()
 
+    def wait(self) -> None:
+        """Return when it is idle."""
+        self._may_come = self._comes = False
+        self.fill()
+        super().wait()
+
     def in_a_hurry(self) -> bool:
         """Whether it is to be looked at soon again."""
-        return self._chunk is not None
+        return self._chunk is not None or (self._comes and self.waiting() > 0)
 
     def _first_is_short(self) -> bool:
         """Have a thread make the first call, and return whether it was over soon."""

@@ -55,12 +55,12 @@ class Meter:
         seen = tally is not None and self._held >= 0
         held, wanted = (tally[0] - self._held, tally[1] - self._wanted) if tally is not None and seen else (-1, 0)
         wall = max(self.inside, 1)
-        # What was between the calls is none of theirs.
-        between = max(0, time.perf_counter_ns() - self.began - wall)
-        cpu = min(max(cpu - between, cpu * wall // (wall + between)), wall)
-        ready = min(max(0, ready - between), wall - cpu)
-        wanted = min(max(0, wanted - between), wall - cpu - ready)
-        return Sample(self.calls, wall, cpu, min(held, wall) if seen else -1, wanted, ready)
+        # What was between the calls is none of theirs; what none of the clocks accounts for, they have waited for others.
+        total = max(time.perf_counter_ns() - self.began, wall)
+        blocked = min(max(0, total - cpu - wanted - ready), wall)
+        cpu = min(cpu, wall - blocked)
+        ready = min(ready, wall - blocked - cpu)
+        return Sample(self.calls, wall, cpu, min(held, wall) if seen else -1, wall - blocked - cpu - ready, ready)
 
     def glance(self) -> Sample | None:
         """What another thread's calls took so far, with the one that still runs; None if that cannot be told."""
@@ -73,6 +73,17 @@ class Meter:
         calls, cpu, ready = self.calls + 1, min(max(cpu - self._cpu, 0), wall), max(ready - self._ready, 0)
         seen = held >= 0 and self._held >= 0
         held, wanted = (held - self._held, wanted - self._wanted) if seen else (-1, 0)
+        if _is_ready(self._thread):  # since when, nobody says before it has a core again
+            ready = max(ready, wall - cpu - wanted)
         if self.began != began or not self.running:
             return None  # it has begun anew meanwhile
         return Sample(calls, wall, cpu, held, wanted, ready)
+
+
+def _is_ready(thread: int) -> bool:
+    """Whether a thread of this process has a core, or wants one."""
+    try:
+        with open(f"/proc/self/task/{thread}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split(None, 1)[0] == b"R"
+    except (OSError, IndexError):
+        return False

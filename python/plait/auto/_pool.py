@@ -38,14 +38,18 @@ _pools: weakref.WeakSet[Pool] = weakref.WeakSet()
 class Pool(concurrent.futures.Executor):
     """An executor that decides for each function how it is run, and changes its mind when the function changes.
 
-    The first calls of a function go to a thread and are measured: how long they compute, with the GIL and without it, how long they wait,
+    The first calls of a function go to a thread and are measured: how long they compute, with the GIL and without it,
+    how long they wait,
     what it takes to move arguments and results to another process. From that a model is chosen: `serial` (one after the other),
-    `threads` (as many as keep the cores busy while others wait), `processes`, or, for coroutine functions, tasks of an event loop.
+    `threads` (as many as keep the cores busy while others wait), `processes`, or, for coroutine functions, tasks of an
+    event loop.
     Calls go on to be measured, and it is decided anew when they look different, or take longer than was thought.
 
-    - Making a pool starts nothing. `submit` never runs the task in the caller; `map` does where items are too short to be handed over.
+    - Making a pool starts nothing. `submit` never runs the task in the caller; `map` does where items are too short to
+      be handed over.
     - No call is made twice.
-    - A function that changes what outlives its call (globals, closures, the object that it is a method of), that cannot be pickled, or whose
+    - A function that changes what outlives its call (globals, closures, the object that it is a method of), that
+      cannot be pickled, or whose
       results cannot, never leaves this process. Its source is read for that; what cannot be followed counts as a change.
     - `explain` tells what was decided, from which figures, and what the alternatives would have taken.
 
@@ -116,8 +120,8 @@ class Pool(concurrent.futures.Executor):
         decision = state.decision
         if decision is not None and decision.plan.model == ASYNCIO:
             state.figures.calls += 1
-            coroutines: Future[T] = self._engine.loop().submit(fn, args, kwargs)
-            return coroutines
+            function: Any = fn
+            return self._engine.loop().submit(function, args, kwargs)
         future: Future[T] = Future()
         backlog.add(Call(fn, args, kwargs, contextvars.copy_context()), future)
         return future
@@ -134,7 +138,8 @@ class Pool(concurrent.futures.Executor):
     ) -> Iterator[T]:
         """Apply `fn` to the items of `iterables` in the model that fits, yielding the results.
 
-        The model may change on the way. Inputs that have a length are all taken at the call; others are pulled as results are taken.
+        The model may change on the way. Inputs that have a length are all taken at the call; others are pulled as
+        results are taken.
 
         Args:
             fn: Called once per item, with one argument from each of the inputs.

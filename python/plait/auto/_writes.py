@@ -1,4 +1,4 @@
-"""Whether a function changes what outlives its call: then it cannot be moved to another process, where the change would be lost.
+"""Whether a function changes what outlives its call: in another process the change would be lost.
 
 The source is read, not run. What cannot be followed counts as a change if it is handed something that outlives the call and can
 be changed: a function that wrongly stays in this process is slower, one that wrongly leaves it is wrong.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ast
 import builtins
-import datetime
+import datetime as dt
 import decimal
 import enum
 import functools
@@ -38,9 +38,9 @@ _CONSTANT = (
     enum.Enum,
     types.ModuleType,
     re.Pattern,
-    datetime.date,
-    datetime.time,
-    datetime.timedelta,
+    dt.date,
+    dt.time,
+    dt.timedelta,
     decimal.Decimal,
     pathlib.PurePath,
 )
@@ -57,7 +57,8 @@ _ANYTHING = {"delattr", "eval", "exec", "globals", "setattr", "vars"}
 #: Functions of the standard library that change the process, by module and name.
 _PROCESS = {
     ("posix", "chdir"), ("posix", "fchdir"), ("posix", "putenv"), ("posix", "umask"), ("posix", "unsetenv"), ("os", "putenv"),
-    ("locale", "setlocale"), ("signal", "signal"), ("sys", "setrecursionlimit"), ("sys", "setswitchinterval"), ("time", "tzset"),
+    ("locale", "setlocale"), ("signal", "signal"), ("sys", "setrecursionlimit"), ("sys", "setswitchinterval"), ("time",
+    "tzset"),
     ("gc", "disable"), ("gc", "enable"), ("gc", "freeze"), ("faulthandler", "enable"),
 }  # fmt: skip
 
@@ -66,7 +67,8 @@ _SPEAKING = {"logging", "warnings"}
 
 #: Builtins that only look at what they are given.
 _LOOK = {
-    "abs", "all", "any", "ascii", "bool", "bytes", "callable", "chr", "complex", "dict", "divmod", "enumerate", "filter", "float",
+    "abs", "all", "any", "ascii", "bool", "bytes", "callable", "chr", "complex", "dict", "divmod", "enumerate",
+    "filter", "float",
     "format", "frozenset", "getattr", "hasattr", "hash", "hex", "id", "int", "isinstance", "issubclass", "iter", "len", "list",
     "map", "max", "min", "oct", "ord", "pow", "print", "range", "repr", "reversed", "round", "set", "slice", "sorted", "str",
     "sum", "tuple", "type", "zip",
@@ -75,13 +77,15 @@ _LOOK = {
 #: Methods that only look, of the containers that programs have most.
 _LOOKING = {
     "__contains__", "__getitem__", "__len__", "copy", "count", "difference", "endswith", "find", "get", "index", "intersection",
-    "isdisjoint", "issubset", "issuperset", "items", "keys", "most_common", "startswith", "symmetric_difference", "union", "values",
+    "isdisjoint", "issubset", "issuperset", "items", "keys", "most_common", "startswith", "symmetric_difference",
+    "union", "values",
     "tobytes", "tolist", "sum", "mean", "min", "max", "dot",
 }  # fmt: skip
 
 #: Modules whose functions only look at what they are given.
 _LOOKING_MODULES = {
-    "base64", "binascii", "collections", "hashlib", "_hashlib", "html", "itertools", "json", "math", "re", "statistics", "string",
+    "base64", "binascii", "collections", "hashlib", "_hashlib", "html", "itertools", "json", "math", "re",
+    "statistics", "string",
     "struct", "_struct", "textwrap", "zlib",
 }  # fmt: skip
 
@@ -161,7 +165,7 @@ class _Search:
             return self._of_function(made, max(depth, 1), {}) if isinstance(made, types.FunctionType) else None
         if isinstance(wrapped := getattr(function, "__wrapped__", None), types.FunctionType):
             return self._of_function(wrapped, depth, {})  # of `functools.lru_cache`, say
-        call = getattr(type(function), "__call__", None)
+        call = type(function).__dict__.get("__call__")
         if isinstance(call, types.FunctionType):
             return self._of_function(call, depth, {0: function})
         return None  # C code of a library, which keeps no state of the program
@@ -210,7 +214,7 @@ def _defaults(function: types.FunctionType) -> list[tuple[str, object]]:
 
 def _can_change(value: object) -> bool:
     """Whether something can be changed in place, as far as we can tell."""
-    if isinstance(value, _CONSTANT) or isinstance(value, type) or inspect.isroutine(value) or type(value).__name__ == "ufunc":
+    if isinstance(value, (*_CONSTANT, type)) or inspect.isroutine(value) or type(value).__name__ == "ufunc":
         return False
     if isinstance(value, tuple):
         items: tuple[object, ...] = value
@@ -391,8 +395,8 @@ class _Reader(ast.NodeVisitor):
         for statement in (*node.body, *node.orelse):
             self.visit(statement)
 
-    visit_For = _loop
-    visit_AsyncFor = _loop
+    visit_For = _loop  # noqa: N815
+    visit_AsyncFor = _loop  # noqa: N815
 
     def visit_comprehension(self, node: ast.comprehension) -> None:
         self.visit(node.iter)
@@ -405,10 +409,10 @@ class _Reader(ast.NodeVisitor):
             self.visit(generator)
         self.generic_visit(node)
 
-    visit_ListComp = _comprehend
-    visit_SetComp = _comprehend
-    visit_DictComp = _comprehend
-    visit_GeneratorExp = _comprehend
+    visit_ListComp = _comprehend  # noqa: N815
+    visit_SetComp = _comprehend  # noqa: N815
+    visit_DictComp = _comprehend  # noqa: N815
+    visit_GeneratorExp = _comprehend  # noqa: N815
 
     def _with(self, node: ast.With | ast.AsyncWith) -> None:
         for item in node.items:
@@ -420,8 +424,8 @@ class _Reader(ast.NodeVisitor):
         for statement in node.body:
             self.visit(statement)
 
-    visit_With = _with
-    visit_AsyncWith = _with
+    visit_With = _with  # noqa: N815
+    visit_AsyncWith = _with  # noqa: N815
 
     # ---- functions within, which see the same names
 
@@ -429,8 +433,8 @@ class _Reader(ast.NodeVisitor):
         for statement in node.body:
             self.visit(statement)
 
-    visit_FunctionDef = _inner
-    visit_AsyncFunctionDef = _inner
+    visit_FunctionDef = _inner  # noqa: N815
+    visit_AsyncFunctionDef = _inner  # noqa: N815
 
     def _import(self, node: ast.Import | ast.ImportFrom) -> None:
         for alias in node.names:
@@ -442,8 +446,8 @@ class _Reader(ast.NodeVisitor):
             else:
                 self._known[name] = found if alias.asname else sys.modules.get(name)
 
-    visit_Import = _import
-    visit_ImportFrom = _import
+    visit_Import = _import  # noqa: N815
+    visit_ImportFrom = _import  # noqa: N815
 
     # ---- calls
 
@@ -496,10 +500,9 @@ class _Reader(ast.NodeVisitor):
         if called is not None and (what := _changes_the_process(called)):
             self._found(what, node)
             return
-        if handed is not None:
-            if not _only_looks(called):
-                self._found(f"hands {handed.words} to `{ast.unparse(node.func)}`", node)
-                return
+        if handed is not None and not _only_looks(called):
+            self._found(f"hands {handed.words} to `{ast.unparse(node.func)}`", node)
+            return
         if called is not None and _is_the_programs(called):
             self.change = self.change or self._search.of_callable(called, self._depth + 1)
 
