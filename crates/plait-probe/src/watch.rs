@@ -381,7 +381,11 @@ mod tests {
         drop(watch);
         fake.take();
         fake.drop();
-        assert_eq!(count(&other.figures().holds), count(&after.holds) + 1, "one still watches");
+        assert_eq!(
+            count(&other.figures().holds),
+            count(&after.holds) + 1,
+            "one still watches"
+        );
         drop(other);
         fake.take();
         fake.drop();

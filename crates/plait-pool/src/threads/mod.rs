@@ -13,9 +13,9 @@
 pub mod lanes;
 pub mod line;
 pub mod stream;
-pub mod watch;
 #[cfg(not(loom))]
 pub mod waiter;
+pub mod watch;
 
 #[cfg(not(loom))]
 pub use crew::{Crew, Duty, Worker};
