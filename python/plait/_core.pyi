@@ -72,6 +72,7 @@ __all__ = [
     "deadlocks_end",
     "die_with_parent",
     "dumps",
+    "gil_watch_forked",
     "holding",
     "join_all",
     "limit_private_memory",
