@@ -6,8 +6,8 @@ Public names are loaded when they are first used, so that `import plait` costs n
 
 The rooms behind them: `plait.processes` (the process pool), `plait.threads` (the thread pool), `plait.loop` (the event loop),
 `plait.sync` (channels, locks, and watching them for deadlocks), `plait.shared` (shared memory), `plait.observe` (profiles),
-`plait.model` (predictions), `plait.compare` (the models side by side), `plait.cli` (the command), `plait.errors` (every
-exception), `plait._future` and `plait._executor` (what all executors share), `plait._core` (the extension).
+`plait.model` (predictions), `plait.advice` (advice), `plait.compare` (the models side by side), `plait.cli` (the command),
+`plait.errors` (every exception), `plait._future` and `plait._executor` (what all executors share), `plait._core` (the extension).
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from plait import errors as errors
     from plait._future import Future as Future
+    from plait.advice._advise import advise as advise
     from plait.errors import (
         BrokenBarrierError as BrokenBarrierError,
         ChannelEmpty as ChannelEmpty,
@@ -84,6 +85,7 @@ __all__ = [
     "ThreadPool",
     "WorkerDied",
     "__version__",
+    "advise",
     "aselect",
     "errors",
     "install",
@@ -124,6 +126,7 @@ _HOMES = {
     "TaskTimeout": "plait.errors",
     "ThreadPool": "plait.threads._pool",
     "WorkerDied": "plait.errors",
+    "advise": "plait.advice._advise",
     "aselect": "plait.sync._channel",
     "select": "plait.sync._channel",
     "install": "plait.loop._runner",

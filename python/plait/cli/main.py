@@ -2,7 +2,7 @@
 
 | exit code | what |
 |---|---|
-| the program's own | `plait profile` ran it; 128 + n if signal n ended it |
+| the program's own | `plait profile` or `plait advise` ran it; 128 + n if signal n ended it |
 | 1 | a rule of `--fail-if` was broken, and the program itself ended with 0 |
 | 2 | wrong usage |
 | 125 | plait itself failed |
@@ -25,6 +25,7 @@ usage: plait COMMAND ...
   plait profile [options] script.py [args ...]   run a program and tell what it did with its time
   plait profile [options] -m module [args ...]
   plait report FILE [options]                    the same of a profile that was saved
+  plait advise [options] script.py [args ...]    what its calls would take under each concurrency model
 
 `plait COMMAND --help` tells the options.
 """
@@ -61,7 +62,11 @@ def main(arguments: list[str] | None = None) -> int:
             from plait.cli import _report
 
             return _report.run(rest)
-        raise WrongUsage(f"there is no command {command!r}; there are profile and report")
+        if command == "advise":
+            from plait.cli import _advise
+
+            return _advise.run(rest)
+        raise WrongUsage(f"there is no command {command!r}; there are profile, report and advise")
     except WrongUsage as error:
         sys.stderr.write(f"plait: {error}\n")
         return 2
