@@ -43,9 +43,9 @@ def kind_of_wait(wait: Any) -> str:
     return "other" if call else "unknown"
 
 
-def dominant(meters: list[Meter]) -> Meter | None:
+def dominant(meters: list[Meter], fewest: int = FEWEST) -> Meter | None:
     """Return the meter of the calls that are the best tasks, the outermost that are made again and again, if there are any."""
-    repeated = sorted((each for each in meters if each.calls >= FEWEST), key=lambda each: each.total, reverse=True)
+    repeated = sorted((each for each in meters if each.calls >= fewest), key=lambda each: each.total, reverse=True)
     if not repeated:
         return None
     best = repeated[0]
@@ -72,10 +72,10 @@ def _inside(inner: Meter, outer: Meter) -> bool:
     return False
 
 
-def record(meters: Meters, wall: float, waits: dict[str, float]) -> dict[str, Any]:
+def record(meters: Meters, wall: float, waits: dict[str, float], fewest: int = FEWEST) -> dict[str, Any]:
     """Tell what is to be known of a program's calls."""
     each = [meter for meter in meters.all if meter.calls]
-    best = dominant(each)
+    best = dominant(each, fewest)
     told: dict[str, Any] = {
         "schema": 1,
         "kind": "plait calls",

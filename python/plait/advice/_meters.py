@@ -7,6 +7,7 @@ meters where they are made.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import sys
@@ -179,7 +180,7 @@ def measured(meter: Meter, function: Callable[..., Any], args: tuple[Any, ...], 
         state.lost += _now() - ended
 
 
-class _Steps:
+class Steps:
     """Awaits a coroutine, and remembers what its steps took and how long it awaited others."""
 
     def __init__(self, meter: Meter, coroutine: Any) -> None:
@@ -282,16 +283,22 @@ _GENERATES = 0x20 | 0x200  # generators, of both kinds: their calls only make th
 class Meters:
     """All meters of a program."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: str = "") -> None:
+        self._folder = folder
         self._of_code: dict[types.CodeType, Meter] = {}
         self._of_foreign: dict[Any, Meter] = {}
         self._changed: list[tuple[types.FunctionType, types.CodeType, types.CodeType]] = []
+        self._given: list[Meter] = []
         self._over = False
 
     @property
     def all(self) -> list[Meter]:
         """Every meter."""
-        return [*self._of_code.values(), *self._of_foreign.values()]
+        return [*self._given, *self._of_code.values(), *self._of_foreign.values()]
+
+    def add(self, meter: Meter) -> None:
+        """Take a meter in that others have filled."""
+        self._given.append(meter)
 
     def function(self, function: Any) -> Any:
         """Meter a function of the program, which has just been made; return it."""
@@ -319,7 +326,7 @@ class Meters:
         def call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             coroutine = body(*args, **kwargs)
             if len(meter.samples) < _ALL:
-                return _Steps(meter, coroutine)
+                return Steps(meter, coroutine)
             meter.more[0] += 1
             return coroutine
 
@@ -371,6 +378,35 @@ class Meters:
         meter.function = function
         return Foreign(meter, function)
 
+    def handed(self, function: Any) -> Any:
+        """Return what to hand to a pool for a function that it is to call, in other processes maybe."""
+        known = type(function) is types.FunctionType and hasattr(function, "__wrapped__")
+        here = function if known else self.called(function)
+        if self._over or not self._folder or (not known and here is function):
+            return function
+        inner = getattr(function, "__wrapped__", function)
+        meter = (
+            self._of_code.get(inner.__code__)
+            if known
+            else self._of_foreign.get(getattr(function, "__func__", function))
+        )
+        return function if meter is None else Handed(meter.name, function, self._folder, os.getpid(), here)
+
+    def gather(self) -> None:
+        """Take in what was seen in other processes."""
+        named = {meter.name: meter for meter in self.all}
+        for name in sorted(os.listdir(self._folder)):
+            if not name.endswith(".calls"):
+                continue
+            with open(os.path.join(self._folder, name), encoding="utf-8") as file:
+                for line in file:
+                    whose, *figures = line.rstrip("\n").split("\t")
+                    if whose in named and len(figures) == 6:
+                        began, wall, cpu, held, wanted, ready = map(int, figures)
+                        sample = Sample(None, began, wall, cpu)
+                        sample.held, sample.wanted, sample.ready = held, wanted, ready
+                        named[whose].samples.append(sample)
+
     def end(self) -> None:
         """Give functions their own code back."""
         self._over = True
@@ -397,6 +433,43 @@ class Foreign:
         return _itself, (self._function,)
 
     def __getattr__(self, name: str) -> Any:
+        return getattr(self._function, name)
+
+
+class Handed:
+    """A function that a pool is to call: in another process, what its calls take is written to a file there."""
+
+    def __init__(self, name: str, function: Any, folder: str, pid: int, here: Any = None) -> None:
+        self._name = name
+        self._function = function
+        self._folder = folder
+        self._pid = pid
+        self._here = function if here is None else here
+        self._meter = Meter(name, program=True)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if os.getpid() == self._pid:
+            return self._here(*args, **kwargs)
+        meter = self._meter
+        meter.parcels = [(0,) * 6] * _PARCELS  # they have been pickled
+        meter.short = 0
+        try:
+            return measured(meter, getattr(self._function, "__wrapped__", self._function), args, kwargs)
+        finally:
+            sample = meter.samples.pop()
+            figures = (sample.began, sample.wall, sample.cpu, sample.held, sample.wanted, sample.ready)
+            with (
+                contextlib.suppress(OSError),
+                open(f"{self._folder}/{os.getpid()}.calls", "a", encoding="utf-8") as file,
+            ):
+                file.write("\t".join([self._name, *map(str, figures)]) + "\n")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Handed, (self._name, self._function, self._folder, self._pid)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
         return getattr(self._function, name)
 
 

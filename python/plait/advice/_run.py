@@ -25,11 +25,12 @@ RECORD = "calls.json"
 def main(folder: str, script: str, arguments: list[str]) -> None:
     """Run a script; ends with its own exit code."""
     pid = os.getpid()
-    meters = Meters()
+    meters = Meters(folder)
     code, wall, waits = _execute(script, arguments, meters)
     if os.getpid() != pid:  # a fork that has come to the end of the script
         sys.exit(code)
     meters.end()
+    meters.gather()
     record = _find.record(meters, wall, waits)
     record["code"] = code if isinstance(code, int) else int(code is not None)
     path = os.path.join(folder, RECORD)
@@ -57,6 +58,7 @@ def _execute(script: str, arguments: list[str], meters: Meters) -> tuple[Any, fl
     sys.path.insert(0, os.path.realpath(folder))
     setattr(builtins, _source.FUNCTION, meters.function)
     setattr(builtins, _source.CALLED, meters.called)
+    setattr(builtins, _source.HANDED, meters.handed)
     sys.meta_path.insert(0, _source.Finder(folder))
     began = time.perf_counter()
     profiling, profile = _begin_profile()

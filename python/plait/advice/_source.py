@@ -18,12 +18,23 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from importlib.machinery import ModuleSpec
 
-FUNCTION, CALLED = "__plait_function__", "__plait_called__"
+FUNCTION, CALLED, HANDED = "__plait_function__", "__plait_called__", "__plait_handed__"
 
 _KNOWN = set(dir(builtins))
 
 #: What takes a function first, and calls it for each item.
-_MAPS = {"map", "imap", "imap_unordered", "starmap", "map_async", "submit", "apply_async", "to_thread", "filter"}
+_MAPS = {
+    "map",
+    "imap",
+    "imap_unordered",
+    "starmap",
+    "map_async",
+    "submit",
+    "apply",
+    "apply_async",
+    "to_thread",
+    "filter",
+}
 
 
 class _Rewriter(ast.NodeTransformer):
@@ -62,15 +73,16 @@ class _Rewriter(ast.NodeTransformer):
     def visit_Call(self, node: ast.Call) -> Any:
         name = getattr(node.func, "attr", getattr(node.func, "id", ""))
         if name in _MAPS and node.args and isinstance(node.args[0], ast.Name | ast.Attribute):
-            node.args[0] = self._called(node.args[0])
+            # A method's pool may be one of processes.
+            node.args[0] = self._wrapped(HANDED if isinstance(node.func, ast.Attribute) else CALLED, node.args[0])
         in_loop, is_named = self._loops > 0, isinstance(node.func, ast.Name | ast.Attribute)
         self.generic_visit(node)
         if in_loop and is_named and name not in _KNOWN:
-            node.func = self._called(node.func)
+            node.func = self._wrapped(CALLED, node.func)
         return node
 
-    def _called(self, node: Any) -> Any:
-        return ast.copy_location(ast.Call(ast.copy_location(ast.Name(CALLED, ast.Load()), node), [node], []), node)
+    def _wrapped(self, name: str, node: Any) -> Any:
+        return ast.copy_location(ast.Call(ast.copy_location(ast.Name(name, ast.Load()), node), [node], []), node)
 
 
 def compiled(source: bytes, path: str) -> types.CodeType:

@@ -40,6 +40,10 @@ _INTERPRETER = 6 << 20
 _AT_ONCE = 1000
 
 
+#: Runs that an interval comes from.
+_REPLICAS = 12
+
+
 class Predicted(NamedTuple):
     """What a model would take: seconds with their interval, workers, bytes beyond the program's own."""
 
@@ -88,17 +92,18 @@ class Work:
         return self._predict(model, best.workers, cores, costs, True) if interval else best
 
     def _predict(self, model: str, workers: int, cores: int, costs: Costs, interval: bool) -> Predicted:
+        found = self.given(model, workers, cores, costs, replicas=_REPLICAS if interval else 0)
+        begin = _start.first_pool().seconds if model == PROCESSES else 0.0
+        return found._replace(seconds=found.seconds + begin, low=found.low + begin, high=found.high + begin)
+
+    def given(self, model: str, workers: int, cores: int, costs: Costs, *, replicas: int = _REPLICAS) -> Predicted:
+        """Predict a model with so many workers, where this is not the program's first pool."""
         simulated = _SIMULATED[model]
         if model == THREADS and not self.record["gil"]:
             simulated = "free-threaded"
         work = self._tasks if model == ASYNCIO else self._threads
-        found = simulate(
-            work, model=simulated, workers=workers, cores=cores, costs=costs, replicas=20 if interval else 0
-        )
-        begin = _start.first_pool().seconds if model == PROCESSES else 0.0
-        return Predicted(
-            found.seconds + begin, found.low + begin, found.high + begin, workers, self._memory(model, workers)
-        )
+        found = simulate(work, model=simulated, workers=workers, cores=cores, costs=costs, replicas=replicas)
+        return Predicted(found.seconds, found.low, found.high, workers, self._memory(model, workers))
 
     def _numbers(self, model: str, cores: int) -> list[int]:
         """Numbers of workers that are worth a look."""

@@ -26,6 +26,8 @@ usage: plait COMMAND ...
   plait profile [options] -m module [args ...]
   plait report FILE [options]                    the same of a profile that was saved
   plait advise [options] script.py [args ...]    what its calls would take under each concurrency model
+  plait compare [options]                        asyncio, threads and processes, measured on this machine
+  plait compare [options] file.py:function       a function of yours under every model, measured
 
 `plait COMMAND --help` tells the options.
 """
@@ -66,7 +68,11 @@ def main(arguments: list[str] | None = None) -> int:
             from plait.cli import _advise
 
             return _advise.run(rest)
-        raise WrongUsage(f"there is no command {command!r}; there are profile, report and advise")
+        if command == "compare":
+            from plait.cli import _compare
+
+            return _compare.run(rest)
+        raise WrongUsage(f"there is no command {command!r}; there are profile, report, advise and compare")
     except WrongUsage as error:
         sys.stderr.write(f"plait: {error}\n")
         return 2
