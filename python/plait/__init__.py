@@ -7,7 +7,8 @@ Public names are loaded when they are first used, so that `import plait` costs n
 The rooms behind them: `plait.processes` (the process pool), `plait.threads` (the thread pool), `plait.loop` (the event loop),
 `plait.sync` (channels, locks, and watching them for deadlocks), `plait.shared` (shared memory), `plait.observe` (profiles),
 `plait.model` (predictions), `plait.advice` (advice), `plait.compare` (the models side by side), `plait.cli` (the command),
-`plait.errors` (every exception), `plait._future` and `plait._executor` (what all executors share), `plait._core` (the extension).
+`plait.errors` (every exception), `plait._future` and `plait._executor` (what all executors share), `plait._core` (the
+extension).
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ async def _await_each(meter: Meter, function: Any, arguments: Sequence[tuple[Any
 def predict_calls(
     record: dict[str, Any], model: str, workers: int | None, cores: int
 ) -> tuple[float, float, float] | None:
-    """Predict the calls of a record in a model: seconds, and from where to where nine of ten runs lie; None if there are too few."""
+    """Predict the calls of a record: seconds, and from where to where nine of ten runs lie; None if there are too few."""
     if record["tasks"] is None:
         return None
     work = Work(record)

@@ -67,7 +67,7 @@ p { margin: .2rem 0; }
 table { border-collapse: collapse; width: 100%; }
 th, td { text-align: left; vertical-align: top; padding: .35rem .8rem .35rem 0; border-top: 1px solid var(--line); }
 th { color: var(--faint); font-weight: normal; border-top: 0; }
-td.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+th.n, td.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 tr.best td:first-child { font-weight: bold; color: var(--good); }
 .refused { color: var(--bad); }
 code { font: .85rem ui-monospace, monospace; }
@@ -100,7 +100,9 @@ def page(advice: Advice) -> str:
 
 
 def _table(advice: Advice) -> str:
-    out = ['<div class="wide"><table><tr><th>model<th>time<th>from, to<th>workers<th>memory<th>why<th>to change</tr>']
+    out = [
+        '<div class="wide"><table><tr><th>model<th class="n">time<th class="n">from, to<th class="n">workers<th class="n">memory<th>why, and what to change</tr>'
+    ]
     for option in advice.options:
         best = ' class="best"' if option.model == advice.verdict else ""
         refused = (
@@ -112,7 +114,7 @@ def _table(advice: Advice) -> str:
             f'<td class="n">{_words.seconds(option.seconds)}'
             f'<td class="n">{_words.seconds(option.low)}, {_words.seconds(option.high)}'
             f'<td class="n">{workers}<td class="n">{_words.size(option.memory)}'
-            f"<td>{html.escape(option.reason)}.{refused}<td><code>{html.escape(option.change)}</code></tr>"
+            f"<td>{html.escape(option.reason)}.{refused}<br><code>{html.escape(option.change)}</code></tr>"
         )
     out.append("</table></div>")
     return "".join(out)

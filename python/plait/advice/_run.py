@@ -42,16 +42,17 @@ def main(folder: str, script: str, arguments: list[str]) -> None:
 
 def _execute(script: str, arguments: list[str], meters: Meters) -> tuple[Any, float, dict[str, float]]:
     """Run it: with what it would exit, how long it took, and what its threads waited for."""
-    with open(script, "rb") as file:
+    path = os.path.abspath(script)
+    with open(path, "rb") as file:
         source = file.read()
-    folder = os.path.dirname(os.path.abspath(script))
+    folder = os.path.dirname(path)
     module = types.ModuleType("__main__")
     module.__dict__.update(
-        __file__=script,
+        __file__=path,
         __builtins__=builtins,
         __spec__=None,
         __cached__=None,
-        __loader__=importlib.machinery.SourceFileLoader("__main__", script),
+        __loader__=importlib.machinery.SourceFileLoader("__main__", path),
     )
     sys.modules["__main__"] = module
     sys.argv[:] = [script, *arguments]
@@ -64,7 +65,7 @@ def _execute(script: str, arguments: list[str], meters: Meters) -> tuple[Any, fl
     profiling, profile = _begin_profile()
     code: Any = None
     try:
-        exec(_source.compiled(source, script), module.__dict__)
+        exec(_source.compiled(source, path), module.__dict__)
         _join_threads()
     except SystemExit as end:
         code = end.code

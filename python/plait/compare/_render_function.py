@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 _NOTE = (
     "Measured: the fastest round, the pool's start and end included. Predicted: by how the calls behaved one after the "
-    "other, for a machine that does nothing else."
+    "other, for a machine that does nothing else. A program's first pool of processes takes longer to start."
 )
 _SAME = {True: "the same", False: "DIFFERENT", None: "not known"}
 

@@ -18,6 +18,8 @@ import plait
 from plait.advice import measured_calls, predict_calls
 from plait.compare._cores import usable_cores
 
+_BY_IDENTITY: Any = object.__eq__
+
 Make = Callable[[], list[Any]]
 
 
@@ -103,12 +105,15 @@ def _compare(function: Any, arguments: list[tuple[Any, ...]], rounds: int, worke
         )
     else:
         makes["serial", None] = partial(_serial, function, arguments)
-        for many in threads:
-            makes["threads", many] = partial(_threads, function, arguments, many)
-        for many in sorted(set(workers or [cores])):
-            makes["processes", many] = partial(_processes, function, arguments, many)
+        for number in threads:
+            makes["threads", number] = partial(_threads, function, arguments, number)
+        for number in sorted(set(workers or [cores])):
+            makes["processes", number] = partial(_processes, function, arguments, number)
         failures["asyncio", None] = "it is no coroutine function: it would block the loop"
     record, raised = measured_calls(function, arguments)
+    if not coroutine:  # the first pool of processes starts their server too, which is none of a round's
+        with plait.ProcessPool(1) as pool:
+            pool.submit(abs, 0).result()
     times: dict[tuple[str, int | None], list[float]] = {way: [] for way in makes}
     results: dict[tuple[str, int | None], list[Any]] = {}
     for _ in range(rounds):
@@ -158,7 +163,7 @@ def _same(expected: list[Any] | None, found: list[Any]) -> bool | None:
             return pickle.dumps(expected) == pickle.dumps(found)
         except Exception:
             return None
-    if any(type(each).__eq__ is object.__eq__ and each is not None for each in expected):
+    if any(getattr(type(each), "__eq__", None) is _BY_IDENTITY and each is not None for each in expected):
         return None  # equal to itself alone
     return False
 
