@@ -451,7 +451,7 @@ class Handed:
         if os.getpid() == self._pid:
             return self._here(*args, **kwargs)
         meter = self._meter
-        meter.parcels = [(0,) * 6] * _PARCELS  # they have been pickled
+        meter.parcels = [(0, 0, 0, 0, 0, 0)] * _PARCELS  # they have been pickled
         meter.short = 0
         try:
             return measured(meter, getattr(self._function, "__wrapped__", self._function), args, kwargs)

@@ -52,7 +52,7 @@ def run(script: str, arguments: list[str], *, apart: bool) -> dict[str, Any]:
     home = os.path.dirname(os.path.dirname(os.path.abspath(plait.__file__)))
     flags: Any = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
     with tempfile.TemporaryDirectory(prefix="plait-advise-") as folder:
-        command = [sys.executable, *flags, "-c", _START, home, folder, script, *arguments]
+        command: list[str] = [sys.executable, *flags, "-c", _START, home, folder, script, *arguments]
         sys.stdout.flush()
         sys.stderr.flush()
         with subprocess.Popen(command, stdout=sys.stderr.fileno() if apart else None) as process:

@@ -100,9 +100,8 @@ def page(advice: Advice) -> str:
 
 
 def _table(advice: Advice) -> str:
-    out = [
-        '<div class="wide"><table><tr><th>model<th class="n">time<th class="n">from, to<th class="n">workers<th class="n">memory<th>why, and what to change</tr>'
-    ]
+    heads = "".join(f'<th class="n">{head}' for head in ("time", "from, to", "workers", "memory"))
+    out = [f'<div class="wide"><table><tr><th>model{heads}<th>why, and what to change</tr>']
     for option in advice.options:
         best = ' class="best"' if option.model == advice.verdict else ""
         refused = (
@@ -128,7 +127,9 @@ def _chart(advice: Advice) -> str:
     if not numbers or not every:
         return ""
     dot = advice.measured if advice.measured > 0 else None
-    low, high = min([*every, *([dot] if dot else [])]) / 1.15, max([*every, *([dot] if dot else [])]) * 1.15
+    if dot is not None:
+        every.append(dot)
+    low, high = min(every) / 1.15, max(every) * 1.15
     widest = max(numbers[-1], advice.cores, 2)
 
     def across(cores: float) -> float:

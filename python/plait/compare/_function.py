@@ -162,6 +162,9 @@ def compare_function(
             raise RuntimeError(f"the interpreter that made the calls came to a sudden end ({ended})") from None
     if "wrong" in told:
         raise FunctionError(told["wrong"])
-    ways = [Way(**{**each, "measured": tuple(each["measured"])}) for each in told["ways"]]
+    fields: list[dict[str, Any]] = told["ways"]
+    ways = [
+        Way(**{name: tuple(value) if name == "measured" else value for name, value in each.items()}) for each in fields
+    ]
     ways.sort(key=lambda way: (way.seconds is None, way.seconds))
     return FunctionComparison(f"{os.path.basename(path)}:{name}", told["calls"], rounds, tuple(ways), machine())

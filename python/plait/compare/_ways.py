@@ -56,13 +56,13 @@ def _load(path: str, name: str, over: str, calls: int) -> tuple[Any, list[tuple[
     if not callable(function):
         what = "is no function" if function is not None else "is not there"
         raise _WrongError(f"{name!r} {what} in {path!r}")
-    source = getattr(module, over, None) if over else getattr(module, "ITEMS", None)
+    source: Any = getattr(module, over, None) if over else getattr(module, "ITEMS", None)
     if source is None:
         if over:
             raise _WrongError(f"{over!r} is not there in {path!r}")
         return function, [()] * calls
     try:
-        items = list(source() if callable(source) else source)
+        items: list[Any] = list(source() if callable(source) else source)
     except BaseException as error:  # the user's
         raise _WrongError(f"{over or 'ITEMS'!r} gives no items: {_words(error)}") from None
     if not items:
@@ -163,7 +163,8 @@ def _same(expected: list[Any] | None, found: list[Any]) -> bool | None:
             return pickle.dumps(expected) == pickle.dumps(found)
         except Exception:
             return None
-    if any(getattr(type(each), "__eq__", None) is _BY_IDENTITY and each is not None for each in expected):
+    classes: list[Any] = [type(each) for each in expected if each is not None]
+    if any(each.__eq__ is _BY_IDENTITY for each in classes):
         return None  # equal to itself alone
     return False
 
