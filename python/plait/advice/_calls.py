@@ -18,12 +18,7 @@ if TYPE_CHECKING:
 def measured_calls(
     function: Any, arguments: Sequence[tuple[Any, ...]]
 ) -> tuple[dict[str, Any] | None, BaseException | None]:
-    """Call a function with each of these arguments, and tell what the calls took, or what one has raised.
-
-    >>> record, raised = measured_calls(sum, [([1, 2],), ([3],)])
-    >>> record["calls"], raised
-    (2, None)
-    """
+    """Call a function with each of these arguments, and tell what the calls took, or what one has raised."""
     meters = Meters()
     meter = Meter(f"{function.__module__}.{getattr(function, '__qualname__', 'function')}", program=True)
     meter.function = function
