@@ -139,6 +139,16 @@ for _ in range(12):
     values = step(values)
 """
 
+INNER = """
+def step(number):
+    return number * number % 7
+
+def work(count):
+    return sum(step(number) for number in range(count))
+
+print([work(3_000) for _ in range(30)][0])
+"""
+
 LINES = "print(sum(range(100)))\n"
 
 
@@ -169,6 +179,7 @@ def advised(folder: Path, source: str, *options: str) -> tuple[dict[str, Any], s
         pytest.param(TASKS, {"asyncio"}, "__main__.fetch", 30, id="tasks"),
         pytest.param(RECURSIVE, {"serial"}, "__main__.fib", 6, id="recursive"),
         pytest.param(CHAIN, {"serial"}, "__main__.step", 12, id="chain"),
+        pytest.param(INNER, {"serial"}, "__main__.work", 30, id="inner"),
         pytest.param(LINES, {None}, None, 0, id="lines"),
     ],
 )

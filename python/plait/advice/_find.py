@@ -45,7 +45,9 @@ def kind_of_wait(wait: Any) -> str:
 
 def dominant(meters: list[Meter], fewest: int = FEWEST) -> Meter | None:
     """Return the meter of the calls that are the best tasks, the outermost that are made again and again, if there are any."""
-    repeated = sorted((each for each in meters if each.calls >= fewest), key=lambda each: each.total, reverse=True)
+    repeated = sorted(
+        (each for each in meters if each.calls >= fewest and not each.left), key=lambda each: each.total, reverse=True
+    )
     if not repeated:
         return None
     best = repeated[0]
@@ -106,9 +108,10 @@ def _of(meter: Meter) -> dict[str, Any]:
         except (RecursionError, ValueError):
             change = None
     coroutine = bool(getattr(getattr(meter.function, "__code__", None), "co_flags", 0) & 0x80)
-    samples = sorted(meter.samples, key=lambda sample: sample.began)
+    samples = sorted(meter.sound, key=lambda sample: sample.began)
     step = max(1, math.ceil(len(samples) / _KEPT))
-    first, last = samples[0].began, max(sample.began + sample.wall for sample in samples)
+    first = min(sample.began for sample in meter.samples)
+    last = max(sample.began + sample.wall for sample in meter.samples)
     return {
         "tasks": meter.name,
         "calls": meter.calls,

@@ -75,6 +75,9 @@ class Meter:
         self.inner = 0
         self.short = 0
         self.left = False
+        #: Functions whose calls within these calls are still counted; and how many of these calls were slowed down by that.
+        self.inside: list[tuple[types.FunctionType, types.CodeType, Meter]] = []
+        self.slowed = 0
         self.recursive = False
         self.chained = 0
         self.last: Any = None
@@ -87,9 +90,22 @@ class Meter:
     @property
     def total(self) -> float:
         """Seconds that all calls would have taken one after the other."""
-        if not self.samples:
-            return 0.0
-        return sum(sample.alone for sample in self.samples) / len(self.samples) * self.calls / 1e9
+        samples = self.sound
+        return sum(sample.alone for sample in samples) / len(samples) * self.calls / 1e9 if samples else 0.0
+
+    @property
+    def sound(self) -> list[Sample]:
+        """Those of the samples that counting inner calls has not slowed down, if there are enough."""
+        sound = self.samples[self.slowed :]
+        return sound if len(sound) >= 3 else self.samples
+
+    def leave_inner(self) -> None:
+        """Leave the inner functions alone, now that this one has shown to be called again and again."""
+        for function, plain, inner in self.inside:
+            function.__code__ = plain
+            inner.left = True
+        self.inside.clear()
+        self.slowed = len(self.samples)
 
 
 class _State(threading.local):
@@ -173,6 +189,8 @@ def measured(meter: Meter, function: Callable[..., Any], args: tuple[Any, ...], 
             meter.short = meter.short + 1 if wall < _SHORT else 0
         stack.pop()
         meter.samples.append(sample)
+        if meter.inside and len(meter.samples) >= REPEATED:
+            meter.leave_inner()
         if parcel is not None:
             meter.parcels.append((*parcel, *_pickled(meter, result, "the result")))
         if meter.chained * 2 + 2 >= len(meter.samples):
@@ -342,6 +360,8 @@ class Meters:
                 function.__code__ = plain
             elif len(meter.samples) >= _ALL and not meter.recursive:
                 function.__code__ = _code("count", plain, body, meter.more)
+                for outer in stack:
+                    outer.inside.append((function, plain, meter))
             elif meter.recursive and not stack and threading.active_count() == 1:
                 # Its own calls of itself are none of ours.
                 ours, function.__code__ = function.__code__, plain

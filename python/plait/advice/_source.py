@@ -37,9 +37,24 @@ _MAPS = {
 }
 
 
+#: Methods of the interpreter's own objects, which are quick: to hand them on would take longer.
+_QUICK = {name for kind in (list, dict, set, tuple, str, bytes, bytearray, int, float) for name in dir(kind)} | {
+    "appendleft", "popleft", "write", "read", "readline", "group", "match", "search"
+}  # fmt: skip
+
+
 class _Rewriter(ast.NodeTransformer):
-    def __init__(self) -> None:
+    def __init__(self, tree: ast.AST, folder: str) -> None:
         self._loops = 0
+        self._foreign: set[str] = set()
+        self._own: set[str] = {"self", "cls"}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import):
+                for alias in node.names:
+                    names = self._own if _lies_in(folder, alias.name) else self._foreign
+                    names.add((alias.asname or alias.name).partition(".")[0])
+            elif isinstance(node, ast.ImportFrom) and not node.level and not _lies_in(folder, node.module or ""):
+                self._foreign.update(alias.asname or alias.name for alias in node.names)
 
     def _function(self, node: Any) -> Any:
         loops, self._loops = self._loops, 0
@@ -75,14 +90,34 @@ class _Rewriter(ast.NodeTransformer):
         if name in _MAPS and node.args and isinstance(node.args[0], ast.Name | ast.Attribute):
             # A method's pool may be one of processes.
             node.args[0] = self._wrapped(HANDED if isinstance(node.func, ast.Attribute) else CALLED, node.args[0])
-        in_loop, is_named = self._loops > 0, isinstance(node.func, ast.Name | ast.Attribute)
+        handed_on = self._loops > 0 and self._is_foreign(node.func)
         self.generic_visit(node)
-        if in_loop and is_named and name not in _KNOWN:
+        if handed_on:
             node.func = self._wrapped(CALLED, node.func)
         return node
 
+    def _is_foreign(self, node: ast.expr) -> bool:
+        """Whether what is called may be a function of another package; the program's own are seen without."""
+        if isinstance(node, ast.Name):
+            return node.id in self._foreign and node.id not in _KNOWN
+        root: ast.expr = node
+        while isinstance(root, ast.Attribute):
+            root = root.value
+        if not isinstance(node, ast.Attribute) or not isinstance(root, ast.Name):
+            return False
+        return root.id in self._foreign or (isinstance(node.value, ast.Name) and self._is_object(root.id, node.attr))
+
+    def _is_object(self, name: str, method: str) -> bool:
+        return name not in self._own and method not in _QUICK
+
     def _wrapped(self, name: str, node: Any) -> Any:
         return ast.copy_location(ast.Call(ast.copy_location(ast.Name(name, ast.Load()), node), [node], []), node)
+
+
+def _lies_in(folder: str, module: str) -> bool:
+    """Whether a module is the program's own."""
+    place = os.path.join(folder, module.partition(".")[0])
+    return os.path.isfile(f"{place}.py") or os.path.isdir(place)
 
 
 def compiled(source: bytes, path: str) -> types.CodeType:
@@ -91,7 +126,8 @@ def compiled(source: bytes, path: str) -> types.CodeType:
     Raises:
         SyntaxError: As Python would.
     """
-    tree: ast.Module = ast.fix_missing_locations(_Rewriter().visit(ast.parse(source, path)))
+    read = ast.parse(source, path)
+    tree: ast.Module = ast.fix_missing_locations(_Rewriter(read, os.path.dirname(path)).visit(read))
     return compile(tree, path, "exec", dont_inherit=True)
 
 
