@@ -163,8 +163,9 @@ def compare_function(
     if "wrong" in told:
         raise FunctionError(told["wrong"])
     fields: list[dict[str, Any]] = told["ways"]
-    ways = [
-        Way(**{name: tuple(value) if name == "measured" else value for name, value in each.items()}) for each in fields
-    ]
+    ways: list[Way] = []
+    for each in fields:
+        values: dict[str, Any] = {**each, "measured": tuple(each["measured"])}
+        ways.append(Way(**values))
     ways.sort(key=lambda way: (way.seconds is None, way.seconds))
     return FunctionComparison(f"{os.path.basename(path)}:{name}", told["calls"], rounds, tuple(ways), machine())
