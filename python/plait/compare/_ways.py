@@ -62,7 +62,8 @@ def _load(path: str, name: str, over: str, calls: int) -> tuple[Any, list[tuple[
             raise _WrongError(f"{over!r} is not there in {path!r}")
         return function, [()] * calls
     try:
-        items: list[Any] = list(source() if callable(source) else source)
+        iterable: Any = source() if callable(source) else source
+        items: list[Any] = list(iterable)
     except BaseException as error:  # the user's
         raise _WrongError(f"{over or 'ITEMS'!r} gives no items: {_words(error)}") from None
     if not items:
