@@ -6,9 +6,9 @@ Public names are loaded when they are first used, so that `import plait` costs n
 
 The rooms behind them: `plait.processes` (the process pool), `plait.threads` (the thread pool), `plait.loop` (the event loop),
 `plait.sync` (channels, locks, and watching them for deadlocks), `plait.shared` (shared memory), `plait.observe` (profiles),
-`plait.model` (predictions), `plait.auto` (the pool that chooses), `plait.compare` (the models side by side), `plait.cli` (the
-command), `plait.errors` (every exception), `plait._future` and `plait._executor` (what all executors share), `plait._core`
-(the extension).
+`plait.model` (predictions), `plait.auto` (the pool that chooses), `plait.advice` (advice), `plait.compare` (the models side by
+side), `plait.cli` (the command), `plait.errors` (every exception), `plait._future` and `plait._executor` (what all executors
+share), `plait._core` (the extension).
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from plait import errors as errors
     from plait._future import Future as Future
+    from plait.advice._advise import advise as advise
     from plait.auto._pool import Pool as Pool
     from plait.errors import (
         BrokenBarrierError as BrokenBarrierError,
@@ -89,6 +90,7 @@ __all__ = [
     "Watch",
     "WorkerDied",
     "__version__",
+    "advise",
     "aselect",
     "errors",
     "install",
@@ -132,6 +134,7 @@ _HOMES = {
     "ThreadPool": "plait.threads._pool",
     "Watch": "plait.observe._watch",
     "WorkerDied": "plait.errors",
+    "advise": "plait.advice._advise",
     "aselect": "plait.sync._channel",
     "select": "plait.sync._channel",
     "install": "plait.loop._runner",

@@ -33,7 +33,13 @@ FIGURES: dict[str, dict[str, dict[str, float]]] = {
     "waits": {
         "threads": {"speed_up": 25, "workers": 32, "sleepers_10": 0.1, "sleepers_1000": 0.2},
         "processes": {"speed_up": 7, "workers": 8},
-        "asyncio": {"speed_up": 40, "plait_speed_up": 45, "sleepers_10": 0.1, "sleepers_1000": 0.11, "sleepers_10000": 0.3},
+        "asyncio": {
+            "speed_up": 40,
+            "plait_speed_up": 45,
+            "sleepers_10": 0.1,
+            "sleepers_1000": 0.11,
+            "sleepers_10000": 0.3,
+        },
     },
     "creation": {
         "threads": {"unit": 5e-5, "plait_pooled": 1e-6},

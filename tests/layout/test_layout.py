@@ -41,7 +41,7 @@ HOMES = {
 }
 
 # The Python rooms that may open a door of the extension module. Between rooms, see [tool.importlinter] in pyproject.toml.
-DOORS = {"_future", "_executor", "auto", "loop", "model", "observe", "processes", "shared", "sync", "threads"}
+DOORS = {"_future", "_executor", "advice", "auto", "loop", "model", "observe", "processes", "shared", "sync", "threads"}
 
 PUBLIC = {
     "Barrier",
@@ -73,6 +73,7 @@ PUBLIC = {
     "Watch",
     "WorkerDied",
     "__version__",
+    "advise",
     "aselect",
     "errors",
     "select",

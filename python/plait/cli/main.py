@@ -2,7 +2,7 @@
 
 | exit code | what |
 |---|---|
-| the program's own | `plait profile` or `plait top` ran it; 128 + n if signal n ended it |
+| the program's own | `plait profile`, `plait top` or `plait advise` ran it; 128 + n if signal n ended it |
 | 1 | a rule of `--fail-if` was broken, and the program itself ended with 0 |
 | 2 | wrong usage |
 | 125 | plait itself failed |
@@ -27,6 +27,9 @@ usage: plait COMMAND ...
   plait report FILE [options]                    the same of a profile that was saved
   plait top [options] --pid N                    what the threads of a running program do
   plait top [options] -- command [args ...]
+  plait advise [options] script.py [args ...]    what its calls would take under each concurrency model
+  plait compare [options]                        asyncio, threads and processes, measured on this machine
+  plait compare [options] file.py:function       a function of yours under every model, measured
 
 `plait COMMAND --help` tells the options.
 """
@@ -67,7 +70,15 @@ def main(arguments: list[str] | None = None) -> int:
             from plait.cli import _top
 
             return _top.run(rest)
-        raise WrongUsage(f"there is no command {command!r}; there are profile, report and top")
+        if command == "advise":
+            from plait.cli import _advise
+
+            return _advise.run(rest)
+        if command == "compare":
+            from plait.cli import _compare
+
+            return _compare.run(rest)
+        raise WrongUsage(f"there is no command {command!r}; there are profile, report, top, advise and compare")
     except WrongUsage as error:
         sys.stderr.write(f"plait: {error}\n")
         return 2

@@ -1,0 +1,560 @@
+"""Meters: what calls of the program's functions spend their time on, taken while it runs.
+
+A function has its code replaced by a few instructions that hand the call to a meter, so that it is the same object to
+whoever has it, and goes back to its own code when enough is known. Calls of other packages' functions are handed to
+meters where they are made.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import sys
+import threading
+import time
+import types
+import warnings
+from typing import TYPE_CHECKING, Any
+
+from plait import _core
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+
+#: Calls of a function that are all looked at; of those after them each `_EACH`-th is.
+_ALL = 1000
+_EACH = 64
+
+#: Calls within calls of a function that is called again and again, after which the inner ones are left alone.
+_INNER = 500
+
+#: Calls that make a function one that is called again and again.
+REPEATED = 4
+
+#: Nanoseconds of a call below which asking the kernel would take longer than the call.
+_SHORT = 30_000
+
+#: Calls whose arguments and results are pickled, to see what that takes.
+_PARCELS = 3
+
+
+class Sample:
+    """What a call took; times in nanoseconds, -1 where it could not be seen."""
+
+    __slots__ = ("awaited", "began", "cpu", "held", "parent", "ready", "wall", "wanted")
+
+    def __init__(self, parent: Meter | None, began: int, wall: int, cpu: int) -> None:
+        self.parent = parent
+        self.began = began
+        self.wall = wall
+        self.cpu = cpu
+        self.held = -1
+        self.wanted = 0
+        self.ready = 0
+        self.awaited = 0
+
+    @property
+    def alone(self) -> int:
+        """How long it would have taken without others."""
+        return max(self.cpu, self.wall - self.wanted - self.ready)
+
+
+class Meter:
+    """What is known of a function's calls."""
+
+    def __init__(self, name: str, *, program: bool) -> None:
+        self.name = name
+        self.program = program
+        self.function: Any = None
+        self.samples: list[Sample] = []
+        #: Calls that were not looked at; a list, so that the function's instructions can have it.
+        self.more = [0]
+        self.parcels: list[tuple[int, int, int, int, int, int]] = []
+        self.unpicklable = ""
+        self.inner = 0
+        self.short = 0
+        self.left = False
+        #: Functions whose calls within these calls are still counted; and how many of these calls were slowed down by that.
+        self.inside: list[tuple[types.FunctionType, types.CodeType, Meter]] = []
+        self.slowed = 0
+        self.recursive = False
+        self.chained = 0
+        self.last: Any = None
+
+    @property
+    def calls(self) -> int:
+        """How many calls there were."""
+        return len(self.samples) + self.more[0]
+
+    @property
+    def total(self) -> float:
+        """Seconds that all calls would have taken one after the other."""
+        samples = self.sound
+        return sum(sample.alone for sample in samples) / len(samples) * self.calls / 1e9 if samples else 0.0
+
+    @property
+    def sound(self) -> list[Sample]:
+        """Those of the samples that counting inner calls has not slowed down, if there are enough."""
+        sound = self.samples[self.slowed :]
+        return sound if len(sound) >= 3 else self.samples
+
+    def leave_inner(self) -> None:
+        """Leave the inner functions alone, now that this one has shown to be called again and again."""
+        for function, plain, inner in self.inside:
+            function.__code__ = plain
+            inner.left = True
+        self.inside.clear()
+        self.slowed = len(self.samples)
+
+
+class _State(threading.local):
+    """Of a thread: the meters whose calls are under way, what metering took, and what steps of tasks took."""
+
+    def __init__(self) -> None:
+        self.stack: list[Meter] = []
+        self.lost = 0
+        self.steps = 0
+
+
+_state = _State()
+_now = time.perf_counter_ns
+
+
+def _parcel(meter: Meter, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[int, int, int]:
+    """Pickle what a call is given: nanoseconds of pickling, of unpickling, bytes."""
+    return _pickled(meter, (args, kwargs), "an argument")
+
+
+def _pickled(meter: Meter, value: Any, what: str) -> tuple[int, int, int]:
+    try:
+        began = _now()
+        data = pickle.dumps(value, 5)
+        middle = _now()
+        pickle.loads(data)
+        return middle - began, _now() - middle, len(data)
+    except Exception as error:  # whatever the program's classes raise
+        said = str(error).partition("\n")[0]
+        meter.unpicklable = meter.unpicklable or f"{what} cannot be pickled ({type(error).__name__}: {said[:80]})"
+        return 0, 0, 0
+
+
+def _is_result(meter: Meter, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether the call before returned what this one takes."""
+    last = meter.last
+    if last is None or isinstance(last, bool | str | bytes) or (isinstance(last, int) and -6 < last < 257):
+        return False
+    return any(each is last for each in args) or any(each is last for each in kwargs.values())
+
+
+def measured(meter: Meter, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Make a call, and remember what it took."""
+    entered = _now()
+    state = _state
+    stack = state.stack
+    if meter in stack:
+        meter.recursive = True
+        return function(*args, **kwargs)
+    if stack:
+        meter.inner += 1
+    parcel = _parcel(meter, args, kwargs) if len(meter.parcels) < _PARCELS else None
+    if _is_result(meter, args, kwargs):
+        meter.chained += 1
+    meter.last = None
+    exact = meter.short < 3
+    ready, tally, cpu = 0, None, 0
+    if exact:
+        ready, tally, cpu = _core.thread_ready_ns(), _core.gil_tally(), time.thread_time_ns()
+    parent = stack[-1] if stack else None
+    stack.append(meter)
+    began = _now()
+    state.lost += began - entered
+    lost = state.lost
+    result: Any = None
+    try:
+        result = function(*args, **kwargs)
+        return result
+    finally:
+        ended = _now()
+        inner = state.lost - lost
+        wall = max(0, ended - began - inner)
+        sample = Sample(parent, began, wall, wall)
+        if exact:
+            sample.cpu = max(0, time.thread_time_ns() - cpu - inner)
+            after = _core.gil_tally()
+            if tally is not None and after is not None:
+                sample.held = max(0, after[0] - tally[0] - inner)
+                sample.wanted = max(0, after[1] - tally[1])
+            sample.ready = max(0, _core.thread_ready_ns() - ready)
+            meter.short = meter.short + 1 if wall < _SHORT else 0
+        stack.pop()
+        meter.samples.append(sample)
+        if meter.inside and len(meter.samples) >= REPEATED:
+            meter.leave_inner()
+        if parcel is not None:
+            meter.parcels.append((*parcel, *_pickled(meter, result, "the result")))
+        if meter.chained * 2 + 2 >= len(meter.samples):
+            meter.last = result
+        state.lost += _now() - ended
+
+
+class Steps:
+    """Awaits a coroutine, and remembers what its steps took and how long it awaited others."""
+
+    def __init__(self, meter: Meter, coroutine: Any) -> None:
+        self._meter = meter
+        self._coroutine = coroutine
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        state, meter, coroutine = _state, self._meter, self._coroutine
+        outer = state.stack[-1] if state.stack else None
+        sample = Sample(outer, _now(), 0, 0)
+        send: Callable[[Any], Any] = coroutine.send
+        value: Any = None
+        try:
+            while True:
+                began, cpu, tally, before = _now(), time.thread_time_ns(), _core.gil_tally(), state.lost
+                state.stack.append(meter)
+                try:
+                    awaited = send(value)
+                except StopIteration as end:
+                    return end.value
+                finally:
+                    state.stack.pop()
+                    lost = state.lost - before
+                    took, spent, after = _now() - began - lost, time.thread_time_ns() - cpu - lost, _core.gil_tally()
+                    sample.wall += max(0, took)
+                    sample.cpu += max(0, spent)
+                    if tally is not None and after is not None:
+                        sample.held = max(0, sample.held) + max(0, after[0] - tally[0] - lost)
+                    state.steps += max(0, took)
+                began, others = _now(), state.steps
+                try:
+                    value = yield awaited
+                    send = coroutine.send
+                except GeneratorExit:
+                    coroutine.close()
+                    raise
+                except BaseException as error:  # it is the coroutine's
+                    value, send = error, coroutine.throw
+                # What other tasks computed meanwhile is not waited for, but would have been there first.
+                gap = max(0, _now() - began - (state.steps - others))
+                sample.awaited += gap
+                sample.wall += gap
+        finally:
+            meter.samples.append(sample)
+
+
+_MARK, _COUNT = "plait: the meter", "plait: the count"
+
+_TEMPLATES = {
+    "measure": f"""
+    def made(*args, **kwargs):
+        meter = {_MARK!r}
+        return meter(args, kwargs)
+""",
+    "count": f"""
+    def made(*args, **kwargs):
+        meter = {_MARK!r}
+        count = {_COUNT!r}
+        count[0] += 1
+        return meter(*args, **kwargs)
+""",
+    "await": f"""
+    async def made(*args, **kwargs):
+        meter = {_MARK!r}
+        return await meter(args, kwargs)
+""",
+}
+
+_codes: dict[tuple[str, int], types.CodeType] = {}
+
+
+def _code(kind: str, plain: types.CodeType, meter: Any, count: Any = None) -> types.CodeType:
+    """Instructions that call a meter, in a code object that can stand for `plain`."""
+    free = len(plain.co_freevars)
+    if (kind, free) not in _codes:
+        names = [f"outer{number}" for number in range(free)]
+        # What a function takes from outside has to be named in it, also where it cannot be reached.
+        named = f"        {', '.join(names)}\n" if names else ""
+        source = f"def make({', '.join(names)}):{_TEMPLATES[kind]}{named}    return made\n"
+        space: dict[str, Any] = {}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            exec(compile(source, "<plait>", "exec"), space)
+        _codes[kind, free] = space["make"](*[None] * free).__code__
+    template = _codes[kind, free]
+    put = {_MARK: meter, _COUNT: count}
+    constants = tuple(put.get(each, each) if isinstance(each, str) else each for each in template.co_consts)
+    return template.replace(
+        co_consts=constants,
+        co_name=plain.co_name,
+        co_qualname=plain.co_qualname,
+        co_filename=plain.co_filename,
+        co_firstlineno=plain.co_firstlineno,
+    )
+
+
+_GENERATES = 0x20 | 0x200  # generators, of both kinds: their calls only make them
+
+
+class Meters:
+    """All meters of a program."""
+
+    def __init__(self, folder: str = "") -> None:
+        self._folder = folder
+        self._of_code: dict[types.CodeType, Meter] = {}
+        self._of_foreign: dict[Any, Meter] = {}
+        self._changed: list[tuple[types.FunctionType, types.CodeType, types.CodeType]] = []
+        self._given: list[Meter] = []
+        self._over = False
+
+    @property
+    def all(self) -> list[Meter]:
+        """Every meter."""
+        return [*self._given, *self._of_code.values(), *self._of_foreign.values()]
+
+    def add(self, meter: Meter) -> None:
+        """Take a meter in that others have filled."""
+        self._given.append(meter)
+
+    def function(self, function: Any) -> Any:
+        """Meter a function of the program, which has just been made; return it."""
+        if self._over or type(function) is not types.FunctionType or function.__code__.co_flags & _GENERATES:
+            return function
+        plain = function.__code__
+        meter = self._of_code.get(plain)
+        if meter is None:
+            meter = self._of_code[plain] = Meter(f"{function.__module__}.{function.__qualname__}", program=True)
+        if meter.left:
+            return function
+        body = _clone(function)
+        meter.function = function
+        if plain.co_flags & 0x80:
+            put = self._meter_of_coroutines(meter, body)
+            function.__code__ = changed = _code("await", plain, put)
+        else:
+            put = self._meter_of_calls(meter, function, body, plain)
+            function.__code__ = changed = _code("measure", plain, put)
+        function.__wrapped__ = body  # type: ignore[attr-defined]
+        self._changed.append((function, plain, changed))
+        return function
+
+    def _meter_of_coroutines(self, meter: Meter, body: Callable[..., Any]) -> Callable[..., Any]:
+        def call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            coroutine = body(*args, **kwargs)
+            if len(meter.samples) < _ALL:
+                return Steps(meter, coroutine)
+            meter.more[0] += 1
+            return coroutine
+
+        return call
+
+    def _meter_of_calls(
+        self, meter: Meter, function: types.FunctionType, body: types.FunctionType, plain: types.CodeType
+    ) -> Callable[..., Any]:
+        def call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            stack = _state.stack
+            if stack and self._is_within(meter, stack):
+                meter.left = True
+                function.__code__ = plain
+            elif len(meter.samples) >= _ALL and not meter.recursive:
+                function.__code__ = _code("count", plain, body, meter.more)
+                for outer in stack:
+                    outer.inside.append((function, plain, meter))
+            elif meter.recursive and not stack and threading.active_count() == 1:
+                # Its own calls of itself are none of ours.
+                ours, function.__code__ = function.__code__, plain
+                try:
+                    return measured(meter, body, args, kwargs)
+                finally:
+                    function.__code__ = ours
+            return measured(meter, body, args, kwargs)
+
+        return call
+
+    @staticmethod
+    def _is_within(meter: Meter, stack: list[Meter]) -> bool:
+        """Whether a function has shown to be called within calls of one that is the better task."""
+        return meter.inner >= _INNER and any(len(each.samples) >= REPEATED and each is not meter for each in stack)
+
+    def called(self, function: Any) -> Any:
+        """Return what to call for a function that the program calls in a loop."""
+        if self._over or not _is_foreign(function):
+            return function
+        try:
+            key = getattr(function, "__func__", function)
+            meter = self._of_foreign.get(key)
+        except TypeError:
+            return function
+        if meter is None:
+            module = getattr(key, "__module__", None) or "builtins"
+            meter = self._of_foreign[key] = Meter(f"{module}.{key.__qualname__}", program=False)
+        if meter.left:
+            return function
+        if len(meter.samples) >= _ALL:
+            meter.more[0] += 1
+            return function
+        meter.function = function
+        return Foreign(meter, function)
+
+    def handed(self, function: Any) -> Any:
+        """Return what to hand to a pool for a function that it is to call, in other processes maybe."""
+        known = type(function) is types.FunctionType and hasattr(function, "__wrapped__")
+        here = function if known else self.called(function)
+        if self._over or not self._folder or (not known and here is function):
+            return function
+        inner = getattr(function, "__wrapped__", function)
+        meter = (
+            self._of_code.get(inner.__code__)
+            if known
+            else self._of_foreign.get(getattr(function, "__func__", function))
+        )
+        return function if meter is None else Handed(meter.name, function, self._folder, os.getpid(), here)
+
+    def gather(self) -> None:
+        """Take in what was seen in other processes."""
+        named = {meter.name: meter for meter in self.all}
+        for name in sorted(os.listdir(self._folder)):
+            if not name.endswith(".calls"):
+                continue
+            with open(os.path.join(self._folder, name), encoding="utf-8") as file:
+                for line in file:
+                    whose, *figures = line.rstrip("\n").split("\t")
+                    if whose in named and len(figures) == 6:
+                        began, wall, cpu, held, wanted, ready = map(int, figures)
+                        sample = Sample(None, began, wall, cpu)
+                        sample.held, sample.wanted, sample.ready = held, wanted, ready
+                        named[whose].samples.append(sample)
+
+    def end(self) -> None:
+        """Give functions their own code back."""
+        self._over = True
+        for function, plain, _ in self._changed:
+            function.__code__ = plain
+            function.__dict__.pop("__wrapped__", None)
+        self._changed.clear()
+
+
+class Foreign:
+    """A function of another package that is metered; to other processes it is that function."""
+
+    def __init__(self, meter: Meter, function: Callable[..., Any]) -> None:
+        self._meter = meter
+        self._function = function
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        meter = self._meter
+        if _state.stack and Meters._is_within(meter, _state.stack):
+            meter.left = True
+        return measured(meter, self._function, args, kwargs)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _itself, (self._function,)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._function, name)
+
+
+class Handed:
+    """A function that a pool is to call: in another process, what its calls take is written to a file there."""
+
+    def __init__(self, name: str, function: Any, folder: str, pid: int, here: Any = None) -> None:
+        self._name = name
+        self._function = function
+        self._folder = folder
+        self._pid = pid
+        self._here = function if here is None else here
+        self._meter = Meter(name, program=True)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if os.getpid() == self._pid:
+            return self._here(*args, **kwargs)
+        meter = self._meter
+        meter.parcels = [(0, 0, 0, 0, 0, 0)] * _PARCELS  # they have been pickled
+        meter.short = 0
+        try:
+            return measured(meter, getattr(self._function, "__wrapped__", self._function), args, kwargs)
+        finally:
+            sample = meter.samples.pop()
+            figures = (sample.began, sample.wall, sample.cpu, sample.held, sample.wanted, sample.ready)
+            with (
+                contextlib.suppress(OSError),
+                open(f"{self._folder}/{os.getpid()}.calls", "a", encoding="utf-8") as file,
+            ):
+                file.write("\t".join([self._name, *map(str, figures)]) + "\n")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Handed, (self._name, self._function, self._folder, self._pid)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self._function, name)
+
+
+def _itself(function: Any) -> Any:
+    return function
+
+
+#: Modules whose functions are quick, look at who calls them, or are what programs wait in for their own calls.
+_LEFT = {
+    "builtins", "sys", "inspect", "warnings", "logging", "typing", "traceback", "threading", "asyncio", "concurrent",
+    "contextlib", "dataclasses", "collections", "multiprocessing", "functools", "itertools", "operator", "plait",
+    "random", "math", "_thread", "gc", "types", "importlib", "signal", "atexit", "argparse", "queue", "_queue",
+}  # fmt: skip
+
+
+def _is_foreign(function: Any) -> bool:
+    if isinstance(function, types.BuiltinFunctionType):
+        owner = function.__self__
+        if owner is not None and not isinstance(owner, types.ModuleType):
+            return False
+    elif isinstance(function, types.MethodType):
+        if isinstance(function.__self__, type) or not isinstance(function.__func__, types.FunctionType):
+            return False
+        if getattr(function.__func__, "__wrapped__", None) is not None:
+            return False
+    elif not isinstance(function, types.FunctionType) or hasattr(function, "__wrapped__"):
+        return False
+    code = getattr(getattr(function, "__func__", function), "__code__", None)
+    if code is not None and code.co_flags & (_GENERATES | 0x80):
+        return False
+    module: Any = getattr(function, "__module__", None) or ""
+    return isinstance(module, str) and bool(module) and module.partition(".")[0] not in _LEFT | {"__main__"}
+
+
+def without_meters(trace: types.TracebackType | None) -> types.TracebackType | None:
+    """A traceback as it would be without meters."""
+    kept: list[types.TracebackType] = []
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        if not _is_ours(code):
+            kept.append(trace)
+        trace = trace.tb_next
+    made: types.TracebackType | None = None
+    for each in reversed(kept):
+        made = types.TracebackType(made, each.tb_frame, each.tb_lasti, each.tb_lineno)
+    return made
+
+
+def _is_ours(code: types.CodeType) -> bool:
+    return code.co_filename.startswith(_HERE) or code.co_varnames[:3] == ("args", "kwargs", "meter")
+
+
+_HERE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "")
+
+
+def _clone(function: types.FunctionType) -> types.FunctionType:
+    made = types.FunctionType(
+        function.__code__, function.__globals__, function.__name__, function.__defaults__, function.__closure__
+    )
+    made.__kwdefaults__ = function.__kwdefaults__
+    made.__qualname__ = function.__qualname__
+    made.__module__ = function.__module__
+    made.__doc__ = function.__doc__
+    if sys.version_info >= (3, 14):
+        made.__annotate__ = function.__annotate__
+    else:
+        made.__annotations__ = function.__annotations__
+    return made

@@ -1,0 +1,73 @@
+"""Runs a program once, metered, in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from typing import Any
+
+from plait.advice._run import RECORD
+
+_START = """
+import sys
+home, folder, script = sys.argv[1:4]
+if sys.path and not sys.path[0]:
+    del sys.path[0]
+sys.path.insert(0, home)
+from plait.advice._run import main
+sys.path.remove(home)
+main(folder, script, sys.argv[4:])
+"""
+
+
+class ProgramError(Exception):
+    """The program failed; `code` is what it ended with."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(f"the program failed: it ended with {code}")
+        self.code = code
+
+
+def run(script: str, arguments: list[str], *, apart: bool) -> dict[str, Any]:
+    """Run a script and return the record of its calls.
+
+    Args:
+        script: Its file.
+        arguments: What it is called with.
+        apart: Whether what it writes to standard output goes to standard error.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ProgramError: It failed.
+        RuntimeError: It has left no record.
+    """
+    if not os.path.isfile(script):
+        raise FileNotFoundError(2, "there is no such script", script)
+    import plait
+
+    home = os.path.dirname(os.path.dirname(os.path.abspath(plait.__file__)))
+    flags: Any = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+    with tempfile.TemporaryDirectory(prefix="plait-advise-") as folder:
+        command: list[str] = [sys.executable, *flags, "-c", _START, home, folder, script, *arguments]
+        sys.stdout.flush()
+        sys.stderr.flush()
+        with subprocess.Popen(command, stdout=sys.stderr.fileno() if apart else None) as process:
+            # The terminal sends Ctrl-C to the program too: what it makes of it is its own.
+            before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+            try:
+                status = process.wait()
+            finally:
+                signal.signal(signal.SIGINT, before)
+        code = 128 - status if status < 0 else status
+        if code:
+            raise ProgramError(code)
+        try:
+            with open(os.path.join(folder, RECORD), encoding="utf-8") as file:
+                record: dict[str, Any] = json.load(file)
+        except FileNotFoundError:
+            raise RuntimeError("the program left no record of its calls: it ended itself in the middle") from None
+    return record

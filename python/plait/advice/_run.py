@@ -1,0 +1,115 @@
+"""Runs a program with meters, in an interpreter that is its own, and leaves what they have seen in a folder.
+
+`main` stands for what the interpreter itself does with a script: its own `__main__`, its arguments, its path, its tracebacks.
+"""
+
+from __future__ import annotations
+
+import builtins
+import importlib.machinery
+import json
+import os
+import sys
+import threading
+import time
+import types
+from typing import Any
+
+from plait.advice import _find, _source
+from plait.advice._meters import Meters, without_meters
+
+#: The file in the folder.
+RECORD = "calls.json"
+
+
+def main(folder: str, script: str, arguments: list[str]) -> None:
+    """Run a script; ends with its own exit code."""
+    pid = os.getpid()
+    meters = Meters(folder)
+    code, wall, waits = _execute(script, arguments, meters)
+    if os.getpid() != pid:  # a fork that has come to the end of the script
+        sys.exit(code)
+    meters.end()
+    meters.gather()
+    record = _find.record(meters, wall, waits)
+    record["code"] = code if isinstance(code, int) else int(code is not None)
+    path = os.path.join(folder, RECORD)
+    with open(f"{path}.part", "w", encoding="utf-8") as file:
+        json.dump(record, file)
+    os.replace(f"{path}.part", path)
+    sys.exit(code)
+
+
+def _execute(script: str, arguments: list[str], meters: Meters) -> tuple[Any, float, dict[str, float]]:
+    """Run it: with what it would exit, how long it took, and what its threads waited for."""
+    path = os.path.abspath(script)
+    with open(path, "rb") as file:
+        source = file.read()
+    folder = os.path.dirname(path)
+    module = types.ModuleType("__main__")
+    module.__dict__.update(
+        __file__=path,
+        __builtins__=builtins,
+        __spec__=None,
+        __cached__=None,
+        __loader__=importlib.machinery.SourceFileLoader("__main__", path),
+    )
+    sys.modules["__main__"] = module
+    sys.argv[:] = [script, *arguments]
+    sys.path.insert(0, os.path.realpath(folder))
+    setattr(builtins, _source.FUNCTION, meters.function)
+    setattr(builtins, _source.CALLED, meters.called)
+    setattr(builtins, _source.HANDED, meters.handed)
+    sys.meta_path.insert(0, _source.Finder(folder))
+    began = time.perf_counter()
+    profiling, profile = _begin_profile()
+    code: Any = None
+    try:
+        exec(_source.compiled(source, path), module.__dict__)
+        _join_threads()
+    except SystemExit as end:
+        code = end.code
+    except BaseException as error:  # told as the interpreter would
+        told: BaseException | None = error
+        while told is not None:
+            told.__traceback__ = without_meters(told.__traceback__)
+            told = told.__cause__ or told.__context__
+        sys.excepthook(type(error), error, error.__traceback__)
+        code = 130 if isinstance(error, KeyboardInterrupt) else 1
+    wall = time.perf_counter() - began
+    if isinstance(code, str):
+        sys.stderr.write(f"{code}\n")
+        code = 1
+    return code, wall, _end_profile(profiling, profile)
+
+
+def _join_threads() -> None:
+    """Wait for threads that the interpreter would wait for at its end."""
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread() and not thread.daemon:
+            thread.join()
+
+
+def _begin_profile() -> tuple[Any, Any]:
+    from plait.observe._profile import profile
+
+    profiling = profile(rate=0, tasks=False, children=False)
+    try:
+        return profiling, profiling.__enter__()
+    except (OSError, RuntimeError):
+        return None, None
+
+
+def _end_profile(profiling: Any, profile: Any) -> dict[str, float]:
+    if profiling is None:
+        return {}
+    waits: dict[str, float] = {}
+    try:
+        profiling.__exit__(None, None, None)
+        for thread in profile.threads:
+            for wait in thread["waits"]:
+                what = _find.kind_of_wait(wait)
+                waits[what] = waits.get(what, 0.0) + wait["time"]
+    except (OSError, RuntimeError, ValueError):
+        return {}
+    return waits

@@ -1,0 +1,163 @@
+"""The program's source as it is run.
+
+Functions are handed to the meters when they are made, other packages' functions when they are called in a loop.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import importlib.abc
+import importlib.machinery
+import os
+import sysconfig
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import types
+    from collections.abc import Sequence
+    from importlib.machinery import ModuleSpec
+
+FUNCTION, CALLED, HANDED = "__plait_function__", "__plait_called__", "__plait_handed__"
+
+_KNOWN = set(dir(builtins))
+
+#: What takes a function first, and calls it for each item.
+_MAPS = {
+    "map",
+    "imap",
+    "imap_unordered",
+    "starmap",
+    "map_async",
+    "submit",
+    "apply",
+    "apply_async",
+    "to_thread",
+    "filter",
+}
+
+
+#: Methods of the interpreter's own objects, which are quick: to hand them on would take longer.
+_QUICK = {name for kind in (list, dict, set, tuple, str, bytes, bytearray, int, float) for name in dir(kind)} | {
+    "appendleft", "popleft", "write", "read", "readline", "group", "match", "search"
+}  # fmt: skip
+
+
+class _Rewriter(ast.NodeTransformer):
+    def __init__(self, tree: ast.AST, folder: str) -> None:
+        self._loops = 0
+        self._foreign: set[str] = set()
+        self._own: set[str] = {"self", "cls"}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import):
+                for alias in node.names:
+                    names = self._own if _lies_in(folder, alias.name) else self._foreign
+                    names.add((alias.asname or alias.name).partition(".")[0])
+            elif isinstance(node, ast.ImportFrom) and not node.level and not _lies_in(folder, node.module or ""):
+                self._foreign.update(alias.asname or alias.name for alias in node.names)
+
+    def _function(self, node: Any) -> Any:
+        loops, self._loops = self._loops, 0
+        self.generic_visit(node)
+        self._loops = loops
+        # The innermost one: nobody gets the function before.
+        node.decorator_list.append(ast.copy_location(ast.Name(FUNCTION, ast.Load()), node))
+        return node
+
+    visit_FunctionDef = _function
+    visit_AsyncFunctionDef = _function
+
+    def visit_Lambda(self, node: ast.Lambda) -> Any:
+        self.generic_visit(node)
+        return ast.copy_location(ast.Call(ast.copy_location(ast.Name(FUNCTION, ast.Load()), node), [node], []), node)
+
+    def _loop(self, node: Any) -> Any:
+        self._loops += 1
+        self.generic_visit(node)
+        self._loops -= 1
+        return node
+
+    visit_For = _loop
+    visit_While = _loop
+    visit_AsyncFor = _loop
+    visit_ListComp = _loop
+    visit_SetComp = _loop
+    visit_DictComp = _loop
+    visit_GeneratorExp = _loop
+
+    def visit_Call(self, node: ast.Call) -> Any:
+        name = getattr(node.func, "attr", getattr(node.func, "id", ""))
+        if name in _MAPS and node.args and isinstance(node.args[0], ast.Name | ast.Attribute):
+            # A method's pool may be one of processes.
+            node.args[0] = self._wrapped(HANDED if isinstance(node.func, ast.Attribute) else CALLED, node.args[0])
+        handed_on = self._loops > 0 and self._is_foreign(node.func)
+        self.generic_visit(node)
+        if handed_on:
+            node.func = self._wrapped(CALLED, node.func)
+        return node
+
+    def _is_foreign(self, node: ast.expr) -> bool:
+        """Whether what is called may be a function of another package; the program's own are seen without."""
+        if isinstance(node, ast.Name):
+            return node.id in self._foreign and node.id not in _KNOWN
+        root: ast.expr = node
+        while isinstance(root, ast.Attribute):
+            root = root.value
+        if not isinstance(node, ast.Attribute) or not isinstance(root, ast.Name):
+            return False
+        return root.id in self._foreign or (isinstance(node.value, ast.Name) and self._is_object(root.id, node.attr))
+
+    def _is_object(self, name: str, method: str) -> bool:
+        return name not in self._own and method not in _QUICK
+
+    def _wrapped(self, name: str, node: Any) -> Any:
+        return ast.copy_location(ast.Call(ast.copy_location(ast.Name(name, ast.Load()), node), [node], []), node)
+
+
+def _lies_in(folder: str, module: str) -> bool:
+    """Whether a module is the program's own."""
+    place = os.path.join(folder, module.partition(".")[0])
+    return os.path.isfile(f"{place}.py") or os.path.isdir(place)
+
+
+def compiled(source: bytes, path: str) -> types.CodeType:
+    """Compile a file of the program.
+
+    Raises:
+        SyntaxError: As Python would.
+    """
+    read = ast.parse(source, path)
+    tree: ast.Module = ast.fix_missing_locations(_Rewriter(read, os.path.dirname(path)).visit(read))
+    return compile(tree, path, "exec", dont_inherit=True)
+
+
+class _Loader(importlib.machinery.SourceFileLoader):
+    def get_code(self, fullname: str) -> types.CodeType:
+        """Compile the module anew: what lies in `__pycache__` is not metered, and is to stay that way."""
+        path = self.get_filename(fullname)
+        return compiled(self.get_data(path), path)
+
+
+class Finder(importlib.abc.MetaPathFinder):
+    """Finds modules that lie beside the script."""
+
+    def __init__(self, folder: str) -> None:
+        self._folder = os.path.join(os.path.realpath(folder), "")
+        paths = sysconfig.get_paths()
+        self._others = tuple(os.path.join(paths[name], "") for name in ("stdlib", "platlib", "purelib"))
+        import plait
+
+        self._others += (os.path.join(os.path.dirname(os.path.abspath(plait.__file__)), ""),)
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: types.ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """Find a module, if it is the program's own."""
+        spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
+        if spec is None or type(spec.loader) is not importlib.machinery.SourceFileLoader or not spec.origin:
+            return None
+        origin = os.path.realpath(spec.origin)
+        if not origin.startswith(self._folder) or origin.startswith(self._others) or "site-packages" in origin:
+            return None
+        spec.loader = _Loader(fullname, spec.origin)
+        return spec

@@ -1,0 +1,144 @@
+"""The words of an advice."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from plait.advice import _work
+
+if TYPE_CHECKING:
+    from plait.advice._work import Work
+
+
+def seconds(value: float) -> str:
+    """A time in three digits.
+
+    >>> seconds(0.0123), seconds(2.5e-6), seconds(12.0)
+    ('12.3 ms', '2.5 us', '12 s')
+    """
+    for factor, unit in ((1.0, "s"), (1e-3, "ms"), (1e-6, "us")):
+        if value >= factor:
+            return f"{value / factor:.3g} {unit}"
+    return f"{value / 1e-9:.0f} ns"
+
+
+def size(value: float) -> str:
+    """Bytes in a unit that suits them.
+
+    >>> size(0), size(3 << 20)
+    ('-', '3 MiB')
+    """
+    if value <= 0:
+        return "-"
+    for factor, unit in ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")):
+        if value >= factor:
+            return f"{value / factor:.0f} {unit}"
+    return f"{value:.0f} B"
+
+
+def times(value: int) -> str:
+    """So many times.
+
+    >>> times(1), times(2)
+    ('once', '2 times')
+    """
+    return "once" if value == 1 else f"{value} times"
+
+
+def does(work: Work) -> str:
+    """What a call does."""
+    wall = work.wall or 1e-9
+    parts = [
+        (work.held, "with the GIL" if work.record["gil"] else "computing"),
+        (work.asleep, "asleep with the GIL"),
+        (work.released, "computing without it"),
+        (work.blocked, "waiting"),
+    ]
+    told = ", ".join(f"{value / wall:.0%} {what}" for value, what in parts if value >= 0.005 * wall)
+    return f"a call takes {seconds(work.wall)}: {told}"
+
+
+def _bound(work: Work) -> str:
+    """What a call does most of."""
+    if work.blocked >= max(work.held, work.released):
+        return "waits"
+    return "released" if work.released > work.held else "held"
+
+
+def reason(model: str, work: Work, cores: int) -> str:
+    """Why a model takes that long."""
+    bound = _bound(work)
+    if model == _work.SERIAL:
+        return _serial(work, bound)
+    if model == _work.THREADS:
+        return _threads(work, bound, cores)
+    if model == _work.PROCESSES:
+        return _processes(work, bound, cores)
+    if model == _work.ASYNCIO:
+        return _asyncio(work)
+    if model == _work.INTERPRETERS:
+        return "as processes, in one process; from Python 3.14 on, and not all packages can be imported there"
+    return "a bound: what threads without a GIL take at least"
+
+
+#: Seconds of work for which nobody starts processes.
+_LITTLE = 0.1
+
+
+def _serial(work: Work, bound: str) -> str:
+    if work.wall * work.calls < _LITTLE:
+        return "one call after the other; so little work is not worth workers"
+    if bound == "waits":
+        return "one call after the other, and their waits add up"
+    return "one call after the other, on one core"
+
+
+def _threads(work: Work, bound: str, cores: int) -> str:
+    if bound == "waits":
+        return "threads wait side by side"
+    if bound == "held" and work.record["gil"]:
+        return "threads take turns with the GIL, and gain nothing"
+    if cores == 1:
+        return "threads take turns on one core"
+    if bound == "released":
+        return "C code lets go of the GIL, so threads compute side by side"
+    return "there is no GIL, so threads compute side by side"
+
+
+def _processes(work: Work, bound: str, cores: int) -> str:
+    if bound == "waits":
+        return "processes wait side by side, but cost more than threads"
+    if cores == 1:
+        return "processes take turns on one core"
+    if work.wall * work.calls < _LITTLE:
+        return "starting processes takes longer than the work"
+    return f"processes have a GIL each, and {cores} cores"
+
+
+def _asyncio(work: Work) -> str:
+    if work.blocked <= 0.05 * work.wall:
+        return "there is nothing to await"
+    if work.awaitable < 0.2:
+        return "what it waits for (files, locks, processes) cannot be awaited"
+    return "tasks wait side by side on one thread"
+
+
+def change(model: str, work: Work, workers: int) -> str:
+    """What to change in the program."""
+    name = work.record["tasks"].rpartition(".")[2]
+    name = "function" if name.startswith("<") else name
+    coroutine = work.record["coroutine"]
+    if model == _work.SERIAL:
+        return "call one after the other" if work.record["at_once"] > 1 else "nothing"
+    if model == _work.THREADS:
+        if coroutine:
+            return f"make {name} a function that blocks, and call it in plait.ThreadPool({workers})"
+        return f"with plait.ThreadPool({workers}) as pool: results = list(pool.map({name}, items))"
+    if model == _work.PROCESSES:
+        return f"with plait.ProcessPool({workers}) as pool: results = list(pool.map({name}, items))"
+    if model == _work.ASYNCIO:
+        gather = f"await asyncio.gather(*[{name}(item) for item in items])"
+        return gather if coroutine else f"make {name} a coroutine that awaits its waits; {gather}"
+    if model == _work.INTERPRETERS:
+        return f"concurrent.futures.InterpreterPoolExecutor({workers}), from Python 3.14 on"
+    return "run it with a free-threaded Python, with plait.ThreadPool"

@@ -1,0 +1,119 @@
+"""`plait advise`: what the calls that a program makes most of would take under each concurrency model."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Final
+
+from plait.cli import _usage
+from plait.cli._usage import Option, WrongUsage
+
+if TYPE_CHECKING:
+    from plait.advice import Advice
+
+__all__ = ["run"]
+
+_USAGE: Final = """\
+usage: plait advise [options] script.py [args ...]
+       plait advise [options] FILE
+
+Runs the script once, to its end, looks at the calls that it makes most of, and tells what these would take one
+after the other, in threads, processes, tasks of asyncio, subinterpreters, and without a GIL.
+Of FILE, a saved profile, it tells what its sums say: a profile has no calls.
+
+  --cores N[,N...]     numbers of cores to predict (1,2,4,8,64); the advice is for the
+                       only one, or else for this machine
+  --json               as JSON, to standard output; the program's own output goes to
+                       standard error then
+  --html FILE          as one page that needs nothing else
+  -q, --quiet          no table
+"""
+
+_OPTIONS: Final = {
+    "--cores": Option(True),
+    "--json": Option(False),
+    "--html": Option(True),
+    "--quiet": Option(False),
+    "--help": Option(False),
+}
+_SHORT: Final = {"-q": "--quiet", "-h": "--help"}
+
+
+def run(words: list[str]) -> int:
+    """Run the command; return the code to exit with."""
+    given, rest = _usage.parse(words, _OPTIONS, _SHORT)
+    if rest and not _is_script(rest[0]):  # a file has no arguments: options may follow
+        more, left = _usage.parse(rest[1:], _OPTIONS, _SHORT)
+        given, rest = given + more, [rest[0], *left]
+    elif len(rest) > 1:
+        more, left = _trailing(rest[1:])
+        given, rest = given + more, [rest[0], *left]
+    options = dict(given)
+    if "--help" in options:
+        sys.stdout.write(_USAGE)
+        return 0
+    if not rest:
+        raise WrongUsage("advise needs a script or a saved profile")
+    cores = _cores(options["--cores"]) if "--cores" in options else None
+    page = options.get("--html")
+    if "--html" in options and not page:
+        raise WrongUsage("a file needs a name")
+    as_json = "--json" in options
+    if not _is_script(rest[0]):
+        if len(rest) > 1:
+            raise WrongUsage(f"advise takes one file, not {rest[1]!r} as well")
+        advice = _of_file(rest[0], cores)
+    else:
+        from plait.advice import _advise, _program
+
+        try:
+            record = _program.run(rest[0], rest[1:], apart=as_json)
+        except FileNotFoundError:
+            raise WrongUsage(f"there is no script {rest[0]!r}") from None
+        except _program.ProgramError as error:
+            sys.stderr.write(f"plait: no advice: {error}\n")
+            return error.code
+        advice = _advise.of_calls(record, cores)
+    return _tell(advice, as_json, page, "--quiet" in options)
+
+
+def _trailing(words: list[str]) -> tuple[list[tuple[str, str | None]], list[str]]:
+    """Options may stand behind the script too, if nothing else does: else they are the program's."""
+    try:
+        more, left = _usage.parse(words, _OPTIONS, _SHORT)
+    except WrongUsage:
+        return [], words
+    return (more, left) if not left and not any(name == "--help" for name, _ in more) else ([], words)
+
+
+def _is_script(path: str) -> bool:
+    return path.endswith((".py", ".pyw"))
+
+
+def _cores(text: str | None) -> list[int]:
+    try:
+        cores = [int(word) for word in (text or "").split(",")]
+    except ValueError:
+        raise WrongUsage(f"--cores needs numbers, as in 1,2,4, not {text!r}") from None
+    if any(not 1 <= each <= 1024 for each in cores):
+        raise WrongUsage(f"--cores must be from 1 to 1024, not {text}")
+    return cores
+
+
+def _of_file(path: str, cores: list[int] | None) -> Advice:
+    from plait.advice import advise
+    from plait.observe._profile import Profile
+
+    return advise(Profile.load(path), cores=cores)
+
+
+def _tell(advice: Advice, as_json: bool, page: str | None, quiet: bool) -> int:
+    if page:
+        advice.to_html(page)
+    if as_json:
+        sys.stdout.write(json.dumps(advice.to_dict(), indent=2, allow_nan=False) + "\n")
+    elif not quiet:
+        sys.stdout.write(str(advice))
+    sys.stdout.flush()
+    return 0

@@ -1,0 +1,152 @@
+"""From records of calls to verdicts: ties, what is refused, what cannot be told."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import plait
+from plait.advice import _advise, _find, _render
+from plait.advice._meters import Meter, Sample
+
+
+def record(rows: list[list[float]], **more: Any) -> dict[str, Any]:
+    """Calls that each hold, hold asleep, compute without the GIL, and wait so long."""
+    return {
+        "gil": True,
+        "waits": {},
+        "speed": None,
+        "tasks": "module.work",
+        "calls": len(rows),
+        "items": rows,
+        "parcels": [],
+        "coroutine": False,
+        "change": None,
+        "unpicklable": "",
+        "chained": False,
+        "span": 1.0,
+        "at_once": 1,
+        "others": [],
+        **more,
+    }
+
+
+HOLDS = [[0.05, 0.0, 0.0, 0.0]] * 40
+RELEASES = [[0.002, 0.0, 0.05, 0.0]] * 40
+WAITS = [[0.001, 0.0, 0.0, 0.05]] * 40
+AWAITABLE = {"awaitable": 2.0}
+FILES = {"other": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("rows", "more", "verdict"),
+    [
+        (HOLDS, {}, "processes"),
+        (RELEASES, {}, "threads"),
+        (WAITS, {"waits": FILES}, "threads"),
+        (WAITS, {"waits": {}}, "threads"),
+        (WAITS, {"waits": AWAITABLE, "coroutine": True}, "asyncio"),
+        ([[0.0001, 0.0, 0.0, 0.0]] * 40, {}, "serial"),
+        (HOLDS, {"gil": False}, "threads"),
+        (HOLDS, {"chained": True}, "serial"),
+        (HOLDS, {"change": "work (line 3) sets `total`"}, None),
+        (HOLDS, {"unpicklable": "a lambda cannot be pickled"}, None),
+        (WAITS, {"waits": FILES, "change": "work (line 3) sets `total`"}, "threads"),
+    ],
+)
+def test_verdicts(rows: list[list[float]], more: dict[str, Any], verdict: str | None) -> None:
+    advice = _advise.of_calls(record(rows, **more), [4])
+    assert advice.verdict == verdict, advice.why
+    seconds = {option.model: option.seconds for option in advice.options}
+    assert seconds["serial"] == pytest.approx(sum(map(sum, rows)), rel=0.1)
+    if verdict is not None and not more.get("chained"):
+        assert seconds[verdict] <= 1.1 * min(seconds[each] for each in ("serial", "threads", "processes", "asyncio"))
+        assert advice.options[0].model in {verdict, "serial"}
+
+
+def test_one_core_gains_nothing() -> None:
+    assert _advise.of_calls(record(HOLDS), [1]).verdict == "serial"
+    assert _advise.of_calls(record(RELEASES), [1]).verdict == "serial"
+
+
+def test_the_reason_is_told() -> None:
+    advice = _advise.of_calls(record(HOLDS, unpicklable="a lambda cannot be pickled"), [4])
+    assert "not picklable: a lambda cannot be pickled" in advice.why
+    assert next(option for option in advice.options if option.model == "processes").refused
+
+
+def test_nothing_to_say() -> None:
+    nothing = record([], tasks=None, calls=0, others=[{"name": "module.main", "calls": 1, "seconds": 1.0}])
+    advice = _advise.of_calls(nothing, [4])
+    assert (advice.verdict, advice.tasks) == (None, None)
+    assert "too few samples" in advice.why
+    assert "module.main was called once" in advice.why
+    assert str(advice).startswith("Cannot tell: too few samples")
+    assert "<svg" not in _render.page(advice)
+
+
+def test_forms(tmp_path: Path) -> None:
+    advice = _advise.of_calls(record(HOLDS, tasks="module.<lambda> & co"), [1, 2, 4])
+    text = str(advice)
+    assert max(map(len, text.splitlines())) <= 80
+    page = _render.page(advice)
+    assert "&lt;lambda&gt; &amp; co" in page
+    assert "<lambda>" not in page
+    data = json.loads(json.dumps(advice.to_dict(), allow_nan=False))
+    assert list(data["what_if"]) == ["1", "2", "4"]
+    assert data["what_if"]["4"]["processes"] < data["what_if"]["2"]["processes"]
+    advice.to_html(tmp_path / "page.html")
+    assert (tmp_path / "page.html").read_text() == page
+
+
+def meter(name: str, calls: int, each: int, parent: Meter | None = None) -> Meter:
+    made = Meter(name, program=True)
+    made.samples = [Sample(parent, at * each, each, each) for at in range(calls)]
+    return made
+
+
+def test_the_outermost_repeated_calls_are_the_tasks() -> None:
+    main = meter("main", 1, 1_000_000)
+    work = meter("work", 20, 50_000, main)
+    part = meter("part", 2_000, 450, work)
+    assert _find.dominant([part, work, main]) is work
+    rounds = meter("rounds", 4, 250_000)
+    inner = meter("inner", 100, 9_000, rounds)
+    assert _find.dominant([rounds, inner]) is inner
+    assert _find.dominant([main]) is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (("nowhere.py",), FileNotFoundError),
+        ((3,), TypeError),
+        (("x.py", [0]), ValueError),
+        (("x.py", []), ValueError),
+        (("x.py", 4), TypeError),
+    ],
+)
+def test_bad_arguments(arguments: tuple[Any, ...], error: type[Exception]) -> None:
+    with pytest.raises(error):
+        plait.advise(arguments[0], **({"cores": arguments[1]} if len(arguments) > 1 else {}))
+
+
+def profile(**more: Any) -> plait.Profile:
+    evidence = {"sentence": "Threads compute.", "try": ["processes"], "figures": {}, "functions": []}
+    made: Any = {"threads": [{}], "wall": 1.0, "verdict": "cpu-bound", "evidence": evidence, **more}
+    return plait.Profile(made)
+
+
+def test_a_profile() -> None:
+    advice = plait.advise(profile(), cores=[2])
+    assert (advice.verdict, advice.cores) == (None, 2)
+    assert "no calls" in advice.why
+    assert "Threads compute (cpu-bound)" in advice.why
+
+
+def test_an_empty_profile() -> None:
+    with pytest.raises(ValueError, match="the profile is empty"):
+        plait.advise(profile(threads=[], wall=0.0))
