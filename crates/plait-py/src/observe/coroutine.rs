@@ -104,7 +104,11 @@ impl ObservedCoroutine {
         }
         let kept = Owner {
             task: task.clone().unbind(),
-            automatic: if named { None } else { task_name(task).map(Bound::unbind) },
+            automatic: if named {
+                None
+            } else {
+                task_name(task).map(Bound::unbind)
+            },
         };
         let before = self.owner.with(py, |owner| owner.replace(kept));
         drop(before);
