@@ -27,6 +27,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -157,7 +158,7 @@ def by_hand(work: Work) -> dict[str, Callable[[], object]]:
 
     found: dict[str, Callable[[], object]] = {"Pool": mapped(plait.Pool), "serial": serial}
     for workers in (2, 8, 32):
-        found[f"threads {workers}"] = mapped(lambda workers=workers: plait.ThreadPool(workers))
+        found[f"threads {workers}"] = mapped(partial(plait.ThreadPool, workers))
     try:
         pickle.dumps(work.run)
     except (pickle.PicklingError, AttributeError):

@@ -11,6 +11,7 @@ import os
 import textwrap
 import threading
 import time
+from typing import Any
 
 import pytest
 
@@ -77,7 +78,7 @@ def test_calls_that_change_half_way_are_made_once_each(pool):
 
 
 def test_many_threads_submit(pool):
-    answers = []
+    answers: list[int] = []
 
     def submit(begin):
         futures = [pool.submit(bodies.square, number) for number in range(begin, begin + 500)]
@@ -267,7 +268,8 @@ def test_coroutine_functions_are_tasks_of_a_loop(pool):
 def test_shutdown_waits_for_coroutines():
     with plait.Pool() as pool:
         futures = [pool.submit(twice, number) for number in range(10)]
-    assert [future.result(0) for future in futures] == [2 * number for number in range(10)]
+    answers: list[Any] = [future.result(0) for future in futures]
+    assert answers == [2 * number for number in range(10)]
 
 
 def test_in_a_loop():

@@ -171,7 +171,7 @@ def sets_a_class(number):
 
 
 def sets_a_module(number):
-    math.tau_of_mine = number
+    math.tau_of_mine = number  # type: ignore[attr-defined]
 
 
 def uses_globals(number):

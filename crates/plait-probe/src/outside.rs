@@ -271,7 +271,7 @@ impl Process {
     fn try_again(&mut self) {
         if self.reader.is_err() {
             self.tries += 1;
-            if self.tries <= TRIES || self.tries % RARELY == 0 {
+            if self.tries <= TRIES || self.tries.is_multiple_of(RARELY) {
                 self.reader = Reader::of(self.pid);
             }
         }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from plait import _core
 from plait.auto import _choice
@@ -186,12 +186,17 @@ def _guess_size(value: Any) -> tuple[int, float] | None:
         return 8, 0.3e-6
     if isinstance(value, str | bytes | bytearray):
         return len(value), 0.3e-6 + len(value) * _ARRAY_BYTE
-    if isinstance(value, tuple | dict) and len(value) <= 8:
-        items: Any = value.values() if isinstance(value, dict) else value
+    items: Any = None
+    if isinstance(value, dict):
+        items = list(cast("Any", value).values())
+    elif isinstance(value, tuple):
+        items = cast("Any", value)
+    if items is not None and len(items) <= 8:
         parts = [_guess_size(item) for item in items]
         known = [part for part in parts if part is not None]
         return (sum(part[0] for part in known), sum(part[1] for part in known)) if len(known) == len(parts) else None
-    nbytes = getattr(value, "nbytes", None)
-    if type(value).__module__ == "numpy" and isinstance(nbytes, int) and not value.dtype.hasobject:
+    array = cast("Any", value)
+    nbytes = getattr(array, "nbytes", None)
+    if type(array).__module__ == "numpy" and isinstance(nbytes, int) and not array.dtype.hasobject:
         return nbytes, 5e-6 + nbytes * _ARRAY_BYTE
     return None

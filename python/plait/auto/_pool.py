@@ -9,7 +9,7 @@ import inspect
 import os
 import types
 import weakref
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
 from plait import _core
 from plait._executor import MapArguments, positive_int
@@ -173,6 +173,10 @@ class Pool(concurrent.futures.Executor):
         flow.start(inline=deadline is None)
         return given
 
+    @overload
+    def explain(self, fn: Callable[..., Any]) -> Explanation: ...
+    @overload
+    def explain(self, fn: None = None) -> list[Explanation]: ...
     def explain(self, fn: Callable[..., Any] | None = None) -> Explanation | list[Explanation]:
         """Return what was decided for a function, or for all: a dict whose text says the same in words.
 

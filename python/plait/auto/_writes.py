@@ -18,7 +18,7 @@ import re
 import sys
 import textwrap
 import types
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 #: Calls deep that functions of the program are followed.
 _DEPTH = 6
@@ -130,7 +130,8 @@ class _Lasting(NamedTuple):
 
     def part(self) -> _Lasting | None:
         """What leads on from it; None where all that is in it is constant."""
-        if isinstance(self.value, _CONTAINERS) and _holds_constants(self.value):
+        value: Any = self.value
+        if isinstance(value, _CONTAINERS) and _holds_constants(cast("Any", value)):
             return None
         return _Lasting(self.words)
 
@@ -142,7 +143,7 @@ class _Search:
     def of_callable(self, function: object, depth: int) -> Change | None:
         if isinstance(function, functools.partial):
             # What is bound travels with each call: a change of it is lost.
-            bound: functools.partial[Any] = function
+            bound = cast("Any", function)
             values = [*bound.args, *bound.keywords.values()]
             kept = next((value for value in values if _can_change(value)), None)
             change = self.of_callable(bound.func, depth)
@@ -217,8 +218,7 @@ def _can_change(value: object) -> bool:
     if isinstance(value, (*_CONSTANT, type)) or inspect.isroutine(value) or type(value).__name__ == "ufunc":
         return False
     if isinstance(value, tuple):
-        items: tuple[object, ...] = value
-        return any(_can_change(item) for item in items)
+        return any(_can_change(item) for item in cast("tuple[object, ...]", value))
     return True
 
 
