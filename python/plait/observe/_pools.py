@@ -48,7 +48,7 @@ class _Watched:
     """A task of a pool of processes; stands before a method of its future until that is called."""
 
     def __init__(self, future: Any, function: Any) -> None:
-        self._future = future
+        self._future: Any = future
         self._function = function
         self._at = self._begun = time.monotonic_ns()
 
