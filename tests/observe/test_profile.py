@@ -423,7 +423,7 @@ def callback():
 async def main():
     loop = asyncio.get_running_loop()
     told = []
-    loop.set_exception_handler(lambda loop, context: told.append(str(context["exception"])))
+    loop.call_exception_handler = lambda context: told.append(str(context["exception"]))
     context = contextvars.copy_context()
     handle = asyncio.Handle(callback, (), loop, context)
     context.run(handle._run)

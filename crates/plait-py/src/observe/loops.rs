@@ -29,6 +29,9 @@ const INLINE: usize = 8;
 /// A callback that takes so many nanoseconds blocks its loop.
 const BLOCKS_NS: u64 = 50_000_000;
 
+/// A method to be put in its place; none if it is there.
+type Ours<'py> = Option<Bound<'py, PyAny>>;
+
 /// A method that is looked at: owned references, for ever, since a thread may be in the midst of calling it.
 struct Place {
     /// The method that stood there before.
@@ -53,7 +56,7 @@ impl Place {
         name: &'static CStr,
         pointer: ffi::PyMethodDefPointer,
         flags: c_int,
-    ) -> PyResult<Option<Bound<'py, PyAny>>> {
+    ) -> PyResult<Ours<'py>> {
         let py = class.py();
         let found = class.getattr(&*name.to_string_lossy())?;
         // SAFETY: null, or kept for ever; attached.
@@ -423,10 +426,7 @@ fn method<'py>(
 /// Methods `create_task` and `call_soon` for a class of loops, which look and then call those that it has now; `number` is the
 /// class's from now on. None where ours is there already.
 #[pyfunction]
-pub(crate) fn observing_methods<'py>(
-    kind: &Bound<'py, PyType>,
-    number: usize,
-) -> PyResult<(Option<Bound<'py, PyAny>>, Option<Bound<'py, PyAny>>)> {
+pub(crate) fn observing_methods<'py>(kind: &Bound<'py, PyType>, number: usize) -> PyResult<(Ours<'py>, Ours<'py>)> {
     let places = PLACES
         .get(number)
         .ok_or_else(|| PyValueError::new_err(format!("number must be below {MOST}, not {number}")))?;
@@ -445,7 +445,7 @@ pub(crate) fn observing_methods<'py>(
 
 /// A method `_run` for `asyncio.Handle`, which calls the one that it has now; None if it has ours already.
 #[pyfunction]
-pub(crate) fn observing_run<'py>(kind: &Bound<'py, PyType>) -> PyResult<Option<Bound<'py, PyAny>>> {
+pub(crate) fn observing_run<'py>(kind: &Bound<'py, PyType>) -> PyResult<Ours<'py>> {
     RUN.look(
         kind,
         c"_run",
