@@ -60,6 +60,7 @@ pub trait Folder {
 pub struct Directory {
     folder: PathBuf,
     stem: String,
+    extension: &'static str,
 }
 
 impl Directory {
@@ -68,13 +69,21 @@ impl Directory {
         Directory {
             folder: folder.into(),
             stem: stem.into(),
+            extension: "plait",
         }
+    }
+
+    /// The same files with another extension.
+    #[must_use]
+    pub fn with_extension(self, extension: &'static str) -> Directory {
+        Directory { extension, ..self }
     }
 
     /// The path of the file of a number.
     #[must_use]
     pub fn path(&self, number: u32) -> PathBuf {
-        self.folder.join(format!("{}.{number:08}.plait", self.stem))
+        self.folder
+            .join(format!("{}.{number:08}.{}", self.stem, self.extension))
     }
 
     fn draft_path(&self) -> PathBuf {
