@@ -364,3 +364,20 @@ assert all(thread["on_cpu_gil"] + thread["gil_wait"] + thread["ready"] > 0 for t
 # An end may come a little after whoever waits for it goes on.
 assert sum(thread["wall"] for thread in short) < 2 * true + 0.5, short
 """)
+
+
+def test_a_file_of_the_program_in_the_place_of_the_trace_is_let_alone(run_script: Any, tmp_path: Path) -> None:
+    text = """
+import os, plait, time
+with plait.profile(children=False):
+    numbers = os.listdir("/proc/self/fd")
+    numbers = [int(number) for number in numbers if os.path.exists(f"/proc/self/fd/{number}")]
+    [number] = [number for number in numbers if os.readlink(f"/proc/self/fd/{number}").endswith(".part")]
+    time.sleep(0.4)
+    mine = os.open(FILE, os.O_RDWR | os.O_CREAT)
+    os.dup2(mine, number)
+    time.sleep(0.6)
+assert os.fstat(number).st_size == 0, "it was written to"
+assert os.path.samestat(os.fstat(number), os.fstat(mine)), "it was closed"
+"""
+    run_script(text.replace("FILE", repr(str(tmp_path / "mine"))))
