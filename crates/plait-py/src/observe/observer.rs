@@ -16,15 +16,12 @@ use pyo3::prelude::*;
 use super::journal;
 use crate::gil;
 
-/// What a process writes at most, in bytes, before the oldest is rolled up into sums.
-const LIMIT: u64 = 256 << 20;
-
 /// Looks at this process from now on, and writes what it sees to files of a row, of which `path` is the name without their numbers.
 ///
 /// It ends when a file `over` appears, at the latest. `rate` is how often a second the holder of the GIL is looked at, 0 for no stacks.
-/// Together the files stay within `limit` bytes, besides sums.
+/// Together the files stay within `limit` bytes, besides sums: what is older is rolled up into those.
 #[pyfunction]
-#[pyo3(signature = (path, name, *, over, parent, rate=100.0, limit=LIMIT))]
+#[pyo3(signature = (path, name, *, over, parent, rate=100.0, limit=268_435_456))]
 pub(crate) fn observe_start(
     py: Python<'_>,
     path: PathBuf,
