@@ -589,3 +589,73 @@ if __name__ == "__main__":
             assert not _launch._retired
 """
     run_script(source)
+
+
+def test_a_long_run_stays_small_and_a_folder_of_its_files_is_read(run_script: Any, tmp_path: Path) -> None:
+    text = """
+import os, plait, threading, time
+from plait import _core
+folder = FOLDER
+os.mkdir(folder)
+limit = 64_000
+_core.observe_start(
+    os.path.join(folder, f"{os.getpid()}-1.part"), "long", over=os.path.join(folder, "over"), parent=1, limit=limit
+)
+def work():
+    for _ in range(3_000):
+        time.sleep(0.0002)
+began = time.monotonic()
+threads = [threading.Thread(target=work) for _ in range(4)]
+for each in threads: each.start()
+for each in threads: each.join()
+wall = time.monotonic() - began
+_core.observe_stop(0)
+names = sorted(os.listdir(folder))
+assert len(names) > 1 and all(name.endswith(".trace") for name in names), names
+assert not names[0].endswith(".00000000.trace"), names
+found = plait.Profile.load(folder)
+assert found.wall >= wall, (found.wall, wall)
+assert found.processes[0]["name"] == "long" and found.processes[0]["exit"] == 0
+assert len(found.threads) == 5, found.threads
+"""
+    run_script(text.replace("FOLDER", repr(str(tmp_path / "parts"))))
+
+
+def test_threads_that_live_for_a_few_milliseconds_have_their_own_times(run_script: Any) -> None:
+    run_script("""
+import plait, threading, time
+def work():
+    end = time.thread_time() + 0.003
+    while time.thread_time() < end: pass
+true = 0.0
+with plait.profile() as found:
+    for number in range(40):
+        thread = threading.Thread(target=work, name=f"short {number}")
+        began = time.monotonic()
+        thread.start()
+        thread.join()
+        true += time.monotonic() - began
+    time.sleep(2)
+short = [thread for thread in found.threads if thread["name"].startswith("short")]
+assert len(short) == 40, [thread["name"] for thread in found.threads]
+assert all(thread["on_cpu_gil"] + thread["gil_wait"] + thread["ready"] > 0 for thread in short), short
+# An end may come a little after whoever waits for it goes on.
+assert sum(thread["wall"] for thread in short) < 2 * true + 0.5, short
+""")
+
+
+def test_a_file_of_the_program_in_the_place_of_the_trace_is_let_alone(run_script: Any, tmp_path: Path) -> None:
+    text = """
+import os, plait, time
+with plait.profile(children=False):
+    numbers = os.listdir("/proc/self/fd")
+    numbers = [int(number) for number in numbers if os.path.exists(f"/proc/self/fd/{number}")]
+    [number] = [number for number in numbers if os.readlink(f"/proc/self/fd/{number}").endswith(".part")]
+    time.sleep(0.4)
+    mine = os.open(FILE, os.O_RDWR | os.O_CREAT)
+    os.dup2(mine, number)
+    time.sleep(0.6)
+assert os.fstat(number).st_size == 0, "it was written to"
+assert os.path.samestat(os.fstat(number), os.fstat(mine)), "it was closed"
+"""
+    run_script(text.replace("FILE", repr(str(tmp_path / "mine"))))

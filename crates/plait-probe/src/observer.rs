@@ -336,13 +336,13 @@ mod tests {
         let mut tids = Vec::new();
         let records = observed(settings, interpreter, |_| {
             for _ in 0..20 {
-                let short = std::thread::spawn(move || {
+                let short = std::thread::Builder::new().spawn(move || {
                     fake.take();
                     std::thread::sleep(HELD);
                     fake.drop();
                     thread::number()
                 });
-                tids.push(short.join().expect("no panic"));
+                tids.push(short.expect("spawn").join().expect("no panic"));
             }
             // Until the list of threads has been read more than once.
             std::thread::sleep(Duration::from_millis(1300));

@@ -8,7 +8,8 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
 use crate::file::{Error, Writer};
 use crate::fold::{Fold, Options};
@@ -60,6 +61,7 @@ pub trait Folder {
 pub struct Directory {
     folder: PathBuf,
     stem: String,
+    extension: &'static str,
 }
 
 impl Directory {
@@ -68,13 +70,21 @@ impl Directory {
         Directory {
             folder: folder.into(),
             stem: stem.into(),
+            extension: "plait",
         }
+    }
+
+    /// The same files with another extension.
+    #[must_use]
+    pub fn with_extension(self, extension: &'static str) -> Directory {
+        Directory { extension, ..self }
     }
 
     /// The path of the file of a number.
     #[must_use]
     pub fn path(&self, number: u32) -> PathBuf {
-        self.folder.join(format!("{}.{number:08}.plait", self.stem))
+        self.folder
+            .join(format!("{}.{number:08}.{}", self.stem, self.extension))
     }
 
     fn draft_path(&self) -> PathBuf {
@@ -83,15 +93,15 @@ impl Directory {
 }
 
 impl Folder for Directory {
-    type Out = File;
+    type Out = OwnFile;
     type In = File;
 
-    fn draft(&mut self) -> io::Result<File> {
-        File::create(self.draft_path())
+    fn draft(&mut self) -> io::Result<OwnFile> {
+        OwnFile::create(&self.draft_path())
     }
 
-    fn create(&mut self, number: u32) -> io::Result<File> {
-        File::create(self.path(number))
+    fn create(&mut self, number: u32) -> io::Result<OwnFile> {
+        OwnFile::create(&self.path(number))
     }
 
     fn open(&self, number: u32) -> io::Result<File> {
@@ -104,6 +114,55 @@ impl Folder for Directory {
 
     fn remove(&mut self, number: u32) -> io::Result<()> {
         fs::remove_file(self.path(number))
+    }
+}
+
+/// A file that is written to and closed only while its descriptor is still its own: a program may close all that it does not know, and
+/// then open files of its own by the same numbers.
+#[derive(Debug)]
+pub struct OwnFile {
+    file: Option<File>,
+    id: (u64, u64),
+}
+
+impl OwnFile {
+    fn create(path: &Path) -> io::Result<OwnFile> {
+        let file = File::create(path)?;
+        let id = id(&file)?;
+        Ok(OwnFile { file: Some(file), id })
+    }
+
+    /// The file, if it is still that.
+    fn own(&mut self) -> Option<&mut File> {
+        let own = self.id;
+        self.file.as_mut().filter(|file| id(file).is_ok_and(|id| id == own))
+    }
+}
+
+/// Device and number.
+fn id(file: &File) -> io::Result<(u64, u64)> {
+    file.metadata().map(|data| (data.dev(), data.ino()))
+}
+
+impl Write for OwnFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self.own() {
+            Some(file) => file.write(bytes),
+            None => Err(io::Error::other("the program has closed the file")),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(()) // nothing is kept back
+    }
+}
+
+impl Drop for OwnFile {
+    fn drop(&mut self) {
+        if self.own().is_none() {
+            // The number is another's now.
+            std::mem::forget(self.file.take());
+        }
     }
 }
 

@@ -1,13 +1,12 @@
 //! Starting and ending the observer of this process.
 
-use std::fs::{File, OpenOptions};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use plait_probe::observer::{Observer, Program, Settings, Sink};
 use plait_probe::stack::{Stacks, Witness};
 use plait_sys::time::monotonic_ns;
 use plait_sys::{cpu, thread};
-use plait_trace::file::Writer;
+use plait_trace::generations::{Directory, Generations};
 use plait_trace::record::{Method, Record};
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::ffi;
@@ -17,11 +16,12 @@ use pyo3::prelude::*;
 use super::journal;
 use crate::gil;
 
-/// Looks at this process from now on, and writes what it sees to `path`, which must not be there.
+/// Looks at this process from now on, and writes what it sees to files of a row, of which `path` is the name without their numbers.
 ///
 /// It ends when a file `over` appears, at the latest. `rate` is how often a second the holder of the GIL is looked at, 0 for no stacks.
+/// Together the files stay within `limit` bytes, besides sums: what is older is rolled up into those.
 #[pyfunction]
-#[pyo3(signature = (path, name, *, over, parent, rate=100.0))]
+#[pyo3(signature = (path, name, *, over, parent, rate=100.0, limit=268_435_456))]
 pub(crate) fn observe_start(
     py: Python<'_>,
     path: PathBuf,
@@ -29,6 +29,7 @@ pub(crate) fn observe_start(
     over: PathBuf,
     parent: u32,
     rate: f64,
+    limit: u64,
 ) -> PyResult<()> {
     if !(0.0..=10_000.0).contains(&rate) {
         return Err(PyValueError::new_err(format!(
@@ -38,7 +39,7 @@ pub(crate) fn observe_start(
     if journal::active().is_some() {
         return Err(PyRuntimeError::new_err("this process is observed already"));
     }
-    let sink = sink(path, over)?;
+    let sink = sink(&path, over, limit)?;
     let (interpreter, known) = gil::interpreter(py);
     let stacks = known.map(|known| Stacks::locate(&known, thread::number(), &witnesses(py)));
     let (stacks, unfit) = match stacks {
@@ -83,13 +84,17 @@ pub(crate) fn observe_start(
 }
 
 /// Writes each record, and hands over what there is whenever the observer has come to the end of a batch. Who has written everything gives the
-/// file its name; where the profile is over, it ends the observer.
-fn sink(path: PathBuf, over: PathBuf) -> PyResult<Sink> {
-    let file: File = OpenOptions::new().write(true).create_new(true).open(&path)?;
-    let mut writer = Writer::new(file, std::process::id());
+/// files their names; where the profile is over, it ends the observer.
+fn sink(path: &Path, over: PathBuf, limit: u64) -> PyResult<Sink> {
+    let (Some(folder), Some(stem)) = (path.parent(), path.file_stem()) else {
+        return Err(PyValueError::new_err(format!("path is no file's: {}", path.display())));
+    };
+    let files = Directory::new(folder, stem.to_string_lossy());
+    let (parts, whole) = (files.clone().with_extension("part"), files.with_extension("trace"));
+    let mut writer = Generations::new(parts, std::process::id(), limit)?;
     let mut ending = false;
     Ok(Box::new(move |record| {
-        // A full disk loses records, which a reader of the file sees; the program goes on.
+        // A full disk loses records, which a reader of the files sees; the program goes on.
         let _ = writer.write(record);
         match record {
             Record::Cost { .. } => {
@@ -101,7 +106,9 @@ fn sink(path: PathBuf, over: PathBuf) -> PyResult<Sink> {
             }
             Record::ProcessEnd { .. } => {
                 let _ = writer.flush();
-                let _ = std::fs::rename(&path, path.with_extension("trace"));
+                for number in writer.numbers() {
+                    let _ = std::fs::rename(writer.folder().path(number), whole.path(number));
+                }
             }
             _ => {}
         }
