@@ -57,6 +57,16 @@ pub(in crate::sync) enum Wake {
     Slot(Arc<Object>, usize, u32),
 }
 
+impl Wake {
+    /// Whether what it waits for may have come: it was woken, and has only to run.
+    pub(super) fn woken(&self) -> bool {
+        match self {
+            Self::Waiter(waiter) => waiter.woken().is_some(),
+            Self::Slot(..) => false,
+        }
+    }
+}
+
 /// A wait.
 pub(super) struct Entry {
     pub(super) number: u64,
