@@ -166,7 +166,7 @@ pub(crate) fn block_on(
             return Ok(Some(done));
         }
         if waiting.is_none() && deadlocks::on() {
-            let wake = Wake::Waiter(Arc::clone(&place.waiter));
+            let wake = Wake::Waiter(Arc::downgrade(&place.waiter));
             waiting = deadlocks::wait(py, operation.waits_for(), wake, deadline_ns.is_some(), false);
         }
         let until = match operation.nap() {

@@ -244,9 +244,11 @@ fn break_up(py: Python<'_>, found: &[Name], victim: u64, others: &mut Others) ->
         found
             .iter()
             .map(|&name| Step::of(py, &table, others, name))
-            .collect::<Option<Vec<_>>>()
+            .collect::<Vec<_>>()
     };
-    let Some(steps) = steps else { return Ok(()) };
+    let Some(steps) = steps.into_iter().collect::<Option<Vec<_>>>() else {
+        return Ok(());
+    };
     let told = steps
         .into_iter()
         .map(|step| step.tell(py))
@@ -281,7 +283,7 @@ fn any_timed(py: Python<'_>, found: &[Name]) -> bool {
             Name::Here(number) => table.find(*number),
             Name::There { .. } => None,
         });
-        mine.filter_map(|entry| Some((entry.number, entry.task.as_ref()?.clone_ref(py))))
+        mine.filter_map(|entry| Some((entry.number, entry.task(py)?.unbind())))
             .collect()
     };
     let mut any = false;
@@ -337,7 +339,7 @@ fn let_one_go_on(py: Python<'_>, number: u64) -> PyResult<()> {
 /// Whether a thread waits, and is not woken yet, where only threads of this process can end that.
 fn only_ours(entry: &Entry) -> bool {
     let ours = matches!(entry.target, Target::Lock(..) | Target::Local(_));
-    ours && !entry.timed && !entry.doomed && entry.task.is_none() && !entry.wake.woken()
+    ours && !entry.timed && !entry.doomed && entry.task.is_none() && !entry.thread_woken()
 }
 
 /// What a wait that is [`only_ours`] is for.
@@ -393,7 +395,7 @@ impl Step {
         let watched = slot.get();
         Some(Self::Here {
             thread: entry.thread,
-            task: entry.task.as_ref().map(|task| task.clone_ref(py)),
+            task: entry.task(py).map(Bound::unbind),
             // SAFETY: as above, and attached.
             lock: unsafe { Bound::from_borrowed_ptr(py, object).unbind() },
             taken: watched.and_then(|watched| watched.last_taken().tell(py)),
