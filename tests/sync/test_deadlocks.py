@@ -646,3 +646,36 @@ def test_a_channel_that_somebody_may_still_fill_is_waited_for(watch: DeadlockWat
 
     assert run(getter, getter, feeder, feeder) == [3, 3, None, None]
     assert not watch.report().deadlocks
+
+
+@pytest.mark.parametrize("make", [plait.Lock, plait.RLock])
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_wait_that_lost_its_lock_gives_nothing_back_whatever_is_raised_then(
+    watch: DeadlockWatch, make: Any, shared: bool
+) -> None:
+    other = plait.Lock()
+    condition = plait.Condition(make(shared=shared), shared=shared)
+
+    def waits() -> str:
+        with other:
+            try:
+                with condition:
+                    try:
+                        condition.wait()
+                    except plait.DeadlockError as error:
+                        raise ValueError("translated") from error
+            except ValueError as error:
+                assert condition.locked()
+                return str(error)
+        return "was notified"
+
+    def notifies() -> bool:
+        poll(lambda: condition.statistics()["waiting"] == 1)
+        with condition:
+            condition.notify()
+            with other:
+                return condition.locked()
+
+    results = run(waits, notifies)
+    assert len(watch.report().deadlocks) == 1
+    assert results[0] == "translated" or isinstance(results[1], plait.DeadlockError)

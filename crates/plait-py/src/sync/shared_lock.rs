@@ -415,6 +415,11 @@ impl SharedLockCore {
         Ok(self.lock.locked())
     }
 
+    /// Whether the calling thread, or the task that runs in it, has it.
+    fn _is_mine(&self, py: Python<'_>) -> PyResult<bool> {
+        Ok(self.owning(py)?.is_some())
+    }
+
     /// Give it back altogether; return what `_acquire_restore` is to be called with.
     fn _release_save(&self, py: Python<'_>) -> PyResult<(u32, bool)> {
         if !self.reentrant {

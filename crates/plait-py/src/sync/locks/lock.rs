@@ -159,6 +159,12 @@ impl LockCore {
         take_in_task(slf, "Lock.aacquire", 1)
     }
 
+    /// Whether the calling thread, or the task that runs in it, has it.
+    fn _is_mine(&self, py: Python<'_>) -> PyResult<bool> {
+        let task = || Ok(owner::task(py)?.is_some_and(|task| self.owner.is_task(&task)));
+        Ok(self.locked() && (self.owner.is_thread(owner::thread()) || task()?))
+    }
+
     #[getter(_owner)]
     fn owner(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
         if self.locked() { self.owner.object(py) } else { Ok(None) }
