@@ -7,11 +7,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use plait_shm::guarded::Kept;
+use plait_shm::monitor::lock::Owner;
 use plait_shm::monitor::object::Object;
 use plait_shm::order::{Noted, Order, Orders};
 use pyo3::prelude::*;
 
 use super::super::locks::owner;
+use super::super::shared_lock::TASK;
 use super::watched::{Slot, Watched};
 use super::{epoch, voice, watcher};
 
@@ -83,7 +85,7 @@ impl Mine {
         let mut news = Vec::new();
         if !holds.is_empty() {
             // Others may have given some of them back.
-            holds.retain(|held| held.is_held_by(party) && held.id != watched.id);
+            holds.retain(|held| held.is_still_held_by(party) && held.id != watched.id);
             if how != How::Try && !self.telling {
                 let all = holds.iter().fold(0, |sum: u64, held| sum.wrapping_add(mixed(held.id)));
                 for held in holds.iter() {
@@ -148,12 +150,13 @@ pub(in crate::sync) fn took_shared(
     object: &Bound<'_, PyAny>,
     slot: &Slot,
     lock: &Arc<Object>,
-    by_task: bool,
+    me: Owner,
     how: How,
 ) {
     share(lock);
+    slot.of(object).take_shared(lock, me);
     let thread = owner::thread();
-    let task = if by_task {
+    let task = if me.somebody & TASK != 0 {
         owner::task(object.py()).ok().flatten()
     } else {
         None
@@ -213,7 +216,7 @@ pub(super) fn holds(party: usize) -> Vec<Arc<Watched>> {
         }
     });
     let mut holds = holds.unwrap_or_default();
-    holds.retain(|held| held.is_held_by(party));
+    holds.retain(|held| held.is_still_held_by(party));
     holds
 }
 

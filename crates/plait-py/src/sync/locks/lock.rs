@@ -161,8 +161,11 @@ impl LockCore {
 
     /// Whether the calling thread, or the task that runs in it, has it.
     fn _is_mine(&self, py: Python<'_>) -> PyResult<bool> {
-        let task = || Ok(owner::task(py)?.is_some_and(|task| self.owner.is_task(&task)));
-        Ok(self.locked() && (self.owner.is_thread(owner::thread()) || task()?))
+        if !self.locked() {
+            return Ok(false);
+        }
+        let task = || owner::task(py).map(|task| task.is_some_and(|task| self.owner.is_task(&task)));
+        Ok(self.owner.is_thread(owner::thread()) || (self.owner.any_task() && task()?))
     }
 
     #[getter(_owner)]
