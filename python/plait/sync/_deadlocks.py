@@ -84,6 +84,7 @@ class DeadlockWatch:
             _watches.pop(self._key, None)
             if not _watches:
                 _core.deadlocks_end()
+                _orders.clear()
 
     def report(self) -> DeadlockReport:
         """Return what was found since the watch began."""
@@ -426,13 +427,15 @@ _orders: dict[tuple[int, int], _Order] = {}
 
 
 def ordered(
-    held: int,
-    taken: int,
+    order: tuple[int, int],
     locks: tuple[object | None, object | None],
     made: tuple[_Site | None, _Site | None],
     site: _Site | None,
+    gone: list[tuple[int, int]],
 ) -> None:
-    """One lock was taken by somebody who has another, for the first time."""
+    """One lock was taken by somebody who has another, for the first time. `gone` are the orders of locks that are no more."""
+    for each in gone:
+        _orders.pop(each, None)
     names = [
         f"{'a lock that is gone' if lock is None else _name(lock)}{', made' + _line(line) if line else ''}"
         for lock, line in zip(locks, made, strict=True)
@@ -441,7 +444,7 @@ def ordered(
     walk = [each for each in traceback.walk_stack(frame) if each[0].f_code not in _skipped]
     stack = traceback.StackSummary.extract(iter(reversed(walk[:20])), lookup_lines=False)
     where = f" ({_line(site).strip()})" if site else ""
-    _orders[held, taken] = _Order((names[0], names[1]), where, stack)
+    _orders[order] = _Order((names[0], names[1]), where, stack)
 
 
 def _name(lock: object) -> str:

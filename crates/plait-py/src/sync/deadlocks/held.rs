@@ -63,7 +63,15 @@ thread_local! {
     static MINE: RefCell<Mine> = RefCell::default();
 }
 
-static ORDERS: Kept<Option<Orders>> = Kept::new(None);
+static ORDERS: Kept<Option<Known>> = Kept::new(None);
+
+/// The orders that were seen.
+#[derive(Default)]
+struct Known {
+    orders: Orders,
+    /// Those of locks that are gone, of which the module that speaks to people has yet to hear.
+    gone: Vec<(u64, u64)>,
+}
 
 impl Mine {
     fn refresh(&mut self, epoch: u32) {
@@ -222,9 +230,16 @@ pub(super) fn holds(party: usize) -> Vec<Arc<Watched>> {
 
 /// A lock that is gone is in no order.
 pub(super) fn forget(id: u64) {
-    if let Some(orders) = ORDERS.lock().as_mut() {
-        orders.forget(id);
+    if let Some(known) = ORDERS.lock().as_mut() {
+        let gone = known.orders.forget(id);
+        known.gone.extend(gone.iter().map(|order| (order.held, order.taken)));
     }
+}
+
+/// Nobody watches any more.
+pub(super) fn forget_all() {
+    let known = ORDERS.lock().take();
+    drop(known);
 }
 
 /// While it lives, this thread's orders are not looked at.
@@ -255,7 +270,7 @@ fn note(py: Python<'_>, taken: &Arc<Watched>, party: usize, holds: &[Arc<Watched
             held: held.id,
             taken: taken.id,
         };
-        let noted = ORDERS.lock().get_or_insert_default().note(order, &ids);
+        let noted = ORDERS.lock().get_or_insert_default().orders.note(order, &ids);
         if let Err(error) = tell(py, &noted, order, held, taken, party) {
             error.write_unraisable(py, None);
         }
@@ -275,7 +290,9 @@ fn tell(
         let locks = (held.object(py), taken.object(py));
         let made = (held.made.tell(py), taken.made.tell(py));
         let site = held.taken(party).tell(py);
-        voice(py)?.call_method1("ordered", (order.held, order.taken, locks, made, site))?;
+        let gone = ORDERS.lock().as_mut().map(|known| std::mem::take(&mut known.gone));
+        let gone = gone.unwrap_or_default();
+        voice(py)?.call_method1("ordered", ((order.held, order.taken), locks, made, site, gone))?;
     }
     if let Noted::Inverts { circle, .. } = noted {
         let circle: Vec<(u64, u64)> = circle.iter().map(|order| (order.held, order.taken)).collect();
