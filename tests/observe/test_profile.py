@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -309,5 +310,281 @@ async def main():
 plain = {run}(main())
 with plait.profile():
     assert {run}(main()) == plain, plain
+"""
+    run_script(source)
+
+
+@pytest.mark.parametrize("run", LOOPS)
+def test_names_that_look_like_asyncios_are_names(run_script: Any, run: str) -> None:
+    source = f"""
+import asyncio, plait
+async def given():
+    await asyncio.sleep(0.01)
+async def automatic():
+    await asyncio.sleep(0.01)
+async def main():
+    loop = asyncio.get_running_loop()
+    tasks = [asyncio.create_task(given(), name=f"Task-{{number}}") for number in (1, 2)]
+    tasks += [loop.create_task(given(), name=f"Task-{{number}}") for number in (3, 4)]
+    tasks += [asyncio.create_task(automatic()) for _ in range(4)]
+    tasks[-1].set_name("Task-1")
+    await asyncio.gather(*tasks)
+with plait.profile() as found:
+    {run}(main())
+functions = [task["function"] for task in found.tasks]
+assert functions.count("given") == functions.count("automatic") == 4 and len(functions) == 9, functions
+names = sorted(task["name"] for task in found.tasks if task["function"] == "given")
+assert names == ["Task-1", "Task-2", "Task-3", "Task-4"], names
+assert [task["name"] for task in found.tasks].count("Task-1") == 3, found.tasks
+"""
+    run_script(source)
+
+
+def test_tasks_that_never_ran_are_told(run_script: Any) -> None:
+    source = """
+import asyncio, plait, time
+async def never():
+    pass
+async def main():
+    with plait.profile() as found:
+        tasks = [asyncio.create_task(never()) for _ in range(3)]
+        time.sleep(0.05)
+    told = [task for task in found.tasks if task["function"] == "never"]
+    assert len(told) == 3 and all(task["ready"] > 0.04 and task["steps"] == 0 for task in told), found.tasks
+    await asyncio.gather(*tasks)
+asyncio.run(main())
+"""
+    run_script(source)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="tasks are eager from 3.12 on")
+def test_eager_tasks_have_names_and_go_away(run_script: Any) -> None:
+    source = """
+import asyncio, gc, plait, weakref
+gc.disable()
+left = []
+async def waits():
+    await asyncio.sleep(0)
+async def ends():
+    return 1
+async def main():
+    loop = asyncio.get_running_loop()
+    loop.set_task_factory(asyncio.eager_task_factory)
+    for coroutine in (waits(), ends()):
+        name = coroutine.__name__
+        task = loop.create_task(coroutine, name=f"eager {name}")
+        await task
+        left.append(weakref.ref(task))
+        del task, coroutine
+    await asyncio.sleep(0)
+    assert [each() for each in left] == [None, None], left
+with plait.profile() as found:
+    asyncio.run(main())
+names = {task["function"]: task["name"] for task in found.tasks}
+assert names["waits"] == "eager waits" and names["ends"] == "eager ends", names
+"""
+    run_script(source)
+
+
+def test_a_method_of_a_profile_that_is_put_back_later_still_works(run_script: Any) -> None:
+    source = """
+import asyncio, plait
+from asyncio import base_events, events
+async def work():
+    await asyncio.sleep(0)
+places = [(base_events.BaseEventLoop, "create_task"), (base_events.BaseEventLoop, "call_soon"), (events.Handle, "_run")]
+with plait.profile():
+    kept = [getattr(*place) for place in places]
+for place, method in zip(places, kept):
+    setattr(*place, method)
+asyncio.run(work())
+for _ in range(2):
+    with plait.profile() as found:
+        asyncio.run(work())
+    assert "work" in [task["function"] for task in found.tasks], found.tasks
+async def fails():
+    asyncio.get_running_loop().call_soon(int, "x")
+    told = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: told.append(context["exception"]))
+    await asyncio.sleep(0.01)
+    assert [type(each) for each in told] == [ValueError], told
+with plait.profile():
+    asyncio.run(fails())
+asyncio.run(fails())
+"""
+    run_script(source)
+
+
+def test_a_handle_whose_context_is_entered_keeps_its_callback(run_script: Any) -> None:
+    source = """
+import asyncio, contextvars, plait
+def callback():
+    pass
+async def main():
+    loop = asyncio.get_running_loop()
+    told = []
+    loop.set_exception_handler(lambda loop, context: told.append(str(context["exception"])))
+    context = contextvars.copy_context()
+    handle = asyncio.Handle(callback, (), loop, context)
+    context.run(handle._run)
+    assert handle._callback is callback and handle._args == (), handle
+    return [each.split(":")[0] for each in told]
+plain = asyncio.run(main())
+assert len(plain) == 1
+with plait.profile():
+    assert asyncio.run(main()) == plain
+"""
+    run_script(source)
+
+
+def test_an_exit_ends_the_process_whatever_a_handler_raises(run_script: Any) -> None:
+    source = """
+import os, plait
+from plait.observe import _session
+def interrupted(code=None):
+    raise KeyboardInterrupt
+with plait.profile():
+    pid = os.fork()
+    if not pid:
+        _session.end = interrupted  # a signal that comes while the observer ends
+        try:
+            os._exit(3)
+        except BaseException:
+            os.abort()
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 3
+"""
+    run_script(source)
+
+
+def test_a_profile_that_cannot_begin_leaves_nothing(run_script: Any) -> None:
+    source = """
+import os, plait
+from plait.observe import _children
+install, leave, threads = _children.install, os._exit, len(os.listdir("/proc/self/task"))
+def fails():
+    install()
+    raise OSError(24, "too many")
+_children.install = fails
+try:
+    with plait.profile():
+        raise AssertionError("begun")
+except OSError as error:
+    assert error.errno == 24, error
+assert os._exit is leave and len(os.listdir("/proc/self/task")) == threads
+_children.install = install
+with plait.profile() as found:
+    pass
+assert len(found.processes) == 1, found.processes
+"""
+    run_script(source)
+
+
+def test_an_exec_of_nothing_is_no_end(run_script: Any) -> None:
+    source = """
+import os, plait, tempfile
+with plait.profile() as found, tempfile.TemporaryDirectory() as folder:
+    for path in ("no-such-program", folder):
+        try:
+            os.execvp(path, ["x"])
+        except OSError as error:
+            assert isinstance(error, (FileNotFoundError, PermissionError)), error
+    junk = os.path.join(folder, "junk")
+    with open(junk, "wb") as file:
+        file.write(b"\\0\\0")
+    os.chmod(junk, 0o755)
+    try:
+        os.execv(junk, ["x"])
+    except OSError as error:
+        assert error.errno == 8, error
+    try:
+        os.execv("a\\0b", ["x"])
+    except ValueError as error:
+        assert "null" in str(error), error
+# The one that looked like a program, and was none, has ended the observer once.
+assert {each["pid"] for each in found.processes} == {os.getpid()} and len(found.processes) <= 2, found.processes
+"""
+    run_script(source)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="Python warns from 3.12 on")
+def test_forks_are_warned_of_where_the_program_has_threads(run_script: Any) -> None:
+    source = """
+import os, plait, threading, warnings
+def fork():
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        pid = os.fork()
+        if not pid:
+            os._exit(0)
+    os.waitpid(pid, 0)
+    return [str(each.message) for each in told]
+with plait.profile():
+    assert fork() == [], "the observer is the only other thread"
+    over = threading.Event()
+    thread = threading.Thread(target=over.wait)
+    thread.start()
+    told, = fork()
+    assert "multi-threaded" in told, told
+    over.set()
+    thread.join()
+"""
+    run_script(source)
+
+
+def test_a_forking_pool_does_not_take_the_observer_for_a_thread_of_the_program(run_script: Any) -> None:
+    source = """
+import plait, warnings
+warnings.simplefilter("error")
+with plait.profile(), plait.ProcessPool(1, "fork") as pool:
+    assert pool.submit(abs, -1).result() == 1
+"""
+    run_script(source)
+
+
+def test_tasks_of_the_standard_pool_of_processes_are_told(run_script: Any) -> None:
+    source = """
+import concurrent.futures, plait, time
+def work(number):
+    time.sleep(0.1)
+    return number
+if __name__ == "__main__":
+    with plait.profile() as found, concurrent.futures.ProcessPoolExecutor(1) as pool:
+        tasks = [pool.submit(work, 1) for _ in range(4)]
+        assert [task.result() for task in tasks] == [1] * 4
+        assert list(pool.map(work, [1, 2, 3, 4], chunksize=2)) == [1, 2, 3, 4]
+        assert isinstance(pool.submit(work).exception(), TypeError)
+    told, = found.pools
+    # Two chunks of a map, and one that fails.
+    assert (told["pool"], told["function"], told["count"]) == ("ProcessPoolExecutor", "work", 7), told
+    assert told["run"] >= 0.8 and told["queue"] >= 0.1, told
+"""
+    run_script(source)
+
+
+def test_pools_of_a_profile_are_seen_though_there_were_some_before(run_script: Any) -> None:
+    source = """
+import os, plait
+from plait.processes import _launch
+def servers():
+    return [server.process.pid for server in _launch._servers.values()]
+with plait.ProcessPool(1) as before:
+    before.submit(os.getpid).result()
+    first, = servers()
+    with plait.profile() as found:
+        with plait.ProcessPool(1) as pool:
+            worker = pool.submit(os.getpid).result()
+        unseen = before.submit(os.getpid).result()
+        second, = servers()
+        assert second != first
+    assert servers() == [first]
+    seen = [each["pid"] for each in found.processes]
+    assert worker in seen and unseen not in seen, (found.processes, worker, unseen)
+    assert any(f"Process {first} was not observed" in each for each in found.limits), found.limits
+    with plait.ProcessPool(1) as pool:
+        pool.submit(os.getpid).result()
+    assert servers() == [first]
+    os.waitid(os.P_PID, second, os.WEXITED | os.WNOWAIT)  # no pool needs it any more
+    with plait.profile():
+        assert not _launch._retired
 """
     run_script(source)

@@ -3,7 +3,7 @@
 use std::ffi::{c_int, c_void};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Mutex, MutexGuard, OnceLock};
 
 use crate::gil::Gil;
 
@@ -32,6 +32,12 @@ impl FakeGil {
     /// Zeros are the initial state of all its parts.
     pub(crate) fn new() -> FakeGil {
         FakeGil(Box::leak(Box::new(Words([0; 30]))).0.as_ptr() as usize)
+    }
+
+    /// The one of all tests with an observer, whose hooks stay.
+    pub(crate) fn hooked() -> FakeGil {
+        static HOOKED: OnceLock<FakeGil> = OnceLock::new();
+        *HOOKED.get_or_init(FakeGil::new)
     }
 
     /// The address of a function of the object that is to be hooked: this program.

@@ -94,8 +94,8 @@ fn meters() -> &'static Guarded<Meters> {
 }
 
 thread_local! {
-    /// That of this thread. Without a destructor, so that it can be used for as long as the thread has anything to do with the GIL.
-    static MINE: Cell<Option<&'static Meter>> = const { Cell::new(None) };
+    /// That of this thread, and the session that it has joined. Without a destructor, so that it can be used for as long as the thread has anything to do with the GIL.
+    static MINE: Cell<Option<(&'static Meter, u32)>> = const { Cell::new(None) };
 }
 
 /// One thread's.
@@ -177,6 +177,16 @@ pub(crate) fn collect(session: u32, out: &mut Vec<&'static Meter>) {
     );
 }
 
+/// That of a thread, if it takes part in a session.
+pub(crate) fn find(session: u32, tid: Tid) -> Option<&'static Meter> {
+    let meters = meters().lock();
+    let is_it = |meter: &&&'static Meter| {
+        // Acquire: pairs with `join`; the meter is as new.
+        meter.session.load(Acquire) == session && meter.tid() == tid
+    };
+    meters.used.iter().find(is_it).copied()
+}
+
 /// Gives back the meter of a thread that has ended. Not used by anybody any more.
 pub(crate) fn free(meter: &'static Meter) {
     let mut meters = meters().lock();
@@ -222,25 +232,29 @@ pub(crate) fn event(did: Did) {
         return;
     }
     match MINE.get() {
-        Some(meter) if meter.session.load(Relaxed) == session => meter.turn(did),
-        mine => join(mine, session).turn(did),
+        Some((meter, joined)) if joined == session => meter.turn(did),
+        mine => join(mine.map(|(meter, _)| meter), session).turn(did),
     }
 }
 
 /// The calling thread takes part in a session.
 #[cold]
 fn join(mine: Option<&'static Meter>, session: u32) -> &'static Meter {
-    let generation = fork::generation();
-    // A forked child's list is empty: what its one thread had is in none.
-    let meter = mine
-        .filter(|meter| meter.generation.load(Relaxed) == generation)
-        .unwrap_or_else(|| {
-            let mut meters = meters().lock();
-            let meter = meters.free.pop().unwrap_or_else(|| Box::leak(Box::new(Meter::new())));
-            meters.used.push(meter);
-            meter
-        });
-    meter.tid.store(thread::number(), Relaxed);
+    let (generation, tid) = (fork::generation(), thread::number());
+    let mut meters = meters().lock();
+    // A forked child's list is empty: what its one thread had is in none. And a thread that was taken for gone has lost its own to others.
+    let kept = mine.filter(|&mine| {
+        mine.generation.load(Relaxed) == generation
+            && mine.tid() == tid
+            && meters.used.iter().any(|each| std::ptr::eq(*each, mine))
+    });
+    let meter = kept.unwrap_or_else(|| {
+        let meter = meters.free.pop().unwrap_or_else(|| Box::leak(Box::new(Meter::new())));
+        meters.used.push(meter);
+        meter
+    });
+    meter.tid.store(tid, Relaxed);
+    drop(meters);
     meter.generation.store(generation, Relaxed);
     meter.trail.change(|trail| {
         for word in [SPANS, HELD, WANTED, TAKES, LONGEST, LOST] {
@@ -250,7 +264,7 @@ fn join(mine: Option<&'static Meter>, session: u32) -> &'static Meter {
     });
     // Release: pairs with `collect`.
     meter.session.store(session, Release);
-    MINE.set(Some(meter));
+    MINE.set(Some((meter, session)));
     meter
 }
 

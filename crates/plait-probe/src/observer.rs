@@ -175,7 +175,7 @@ impl Observer {
         self.0.desk.text(text)
     }
 
-    /// Ends it: takes the hooks out, writes what is left and then `ProcessEnd` with `code`, drops the sink, and returns when all
+    /// Ends it: the hooks, which stay, measure no more; writes what is left and then `ProcessEnd` with `code`, drops the sink, and returns when all
     /// that is done. The caller does not hold the GIL: a thread of the program may wait for it inside a hook. Nothing the second time,
     /// and in a child of the process that started it.
     pub fn stop(&self, code: Option<i32>) {
@@ -283,7 +283,7 @@ mod tests {
     #[test]
     fn who_holds_and_who_waits_is_written_from_the_beginning_to_the_end() {
         let _turn = turn();
-        let fake = FakeGil::new();
+        let fake = FakeGil::hooked();
         let interpreter = Interpreter::Gil {
             gil: fake.gil(),
             function: FakeGil::function(),
@@ -324,10 +324,69 @@ mod tests {
         assert!(records.iter().any(counted));
     }
 
+    /// Threads that live shorter than a look, one after the other, and what was written of them.
+    fn short_lives(settings: Settings) {
+        const HELD: Duration = Duration::from_millis(1);
+        let _turn = turn();
+        let fake = FakeGil::hooked();
+        let interpreter = Interpreter::Gil {
+            gil: fake.gil(),
+            function: FakeGil::function(),
+        };
+        let mut tids = Vec::new();
+        let records = observed(settings, interpreter, |_| {
+            for _ in 0..20 {
+                let short = std::thread::spawn(move || {
+                    fake.take();
+                    std::thread::sleep(HELD);
+                    fake.drop();
+                    thread::number()
+                });
+                tids.push(short.join().expect("no panic"));
+            }
+            // Until the list of threads has been read more than once.
+            std::thread::sleep(Duration::from_millis(1300));
+        });
+        let (mut lived, mut all) = (0, (u64::MAX, 0));
+        for &tid in &tids {
+            let begins = records.iter().filter_map(|record| match *record {
+                Record::Thread { tid: of, at, .. } if of == tid => Some(at),
+                _ => None,
+            });
+            let ends: Vec<u64> = records
+                .iter()
+                .filter_map(|record| match *record {
+                    Record::ThreadEnd { tid: of, at } if of == tid => Some(at),
+                    _ => None,
+                })
+                .collect();
+            assert_eq!(ends.len(), 1, "{tid}");
+            let begin = begins.min().expect("it was seen");
+            lived += ends[0].saturating_sub(begin);
+            all = (all.0.min(begin), all.1.max(ends[0]));
+            assert!(total(&records, tid, GilSpan::Held) >= HELD, "{tid}");
+        }
+        // They were one after the other, and an end may come a little after whoever waits for it goes on.
+        assert!(lived < 2 * (all.1 - all.0), "{lived} in {all:?}");
+    }
+
+    #[test]
+    fn threads_that_live_shorter_than_a_look_have_their_own_times() {
+        short_lives(Settings::default());
+    }
+
+    #[test]
+    fn so_they_have_where_the_kernel_tells_of_no_switches() {
+        short_lives(Settings {
+            switches: false,
+            ..Settings::default()
+        });
+    }
+
     #[test]
     fn without_hooks_and_events_it_looks_from_time_to_time() {
         let _turn = turn();
-        let fake = FakeGil::new();
+        let fake = FakeGil::hooked();
         let interpreter = Interpreter::Gil {
             gil: fake.gil(),
             function: FakeGil::function(),

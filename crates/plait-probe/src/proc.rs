@@ -178,6 +178,13 @@ impl Tasks {
         }
     }
 
+    /// Whether a thread is there, as far as is known.
+    #[must_use]
+    pub fn has(&self, tid: Tid) -> bool {
+        let gone = |error: io::Error| error.kind() == io::ErrorKind::NotFound;
+        !std::fs::metadata(format!("{}/{tid}", self.folder)).is_err_and(gone)
+    }
+
     /// The threads there are, in no order; `out` is empty before.
     ///
     /// # Errors

@@ -283,14 +283,15 @@ mod tests {
     #[test]
     fn the_tally_of_a_thread_that_has_ended_goes_to_another() {
         let mine = || {
-            std::thread::spawn(|| {
-                begin(Doing::Holds);
-                MINE.get()
-                    .map(|tally| (std::ptr::from_ref(tally) as usize, tally.tid.load(Relaxed)))
-            })
-            .join()
-            .expect("it ends")
-            .expect("it has one")
+            let found = std::thread::scope(|scope| {
+                let thread = scope.spawn(|| {
+                    begin(Doing::Holds);
+                    MINE.get()
+                        .map(|tally| (std::ptr::from_ref(tally) as usize, tally.tid.load(Relaxed)))
+                });
+                thread.join()
+            });
+            found.expect("it ends").expect("it has one")
         };
         let ((first, one), (second, other)) = (mine(), mine());
         assert_eq!(first, second);

@@ -28,10 +28,19 @@ const MAGIC: [u8; 4] = *b"PLTR";
 const HEAD: usize = 28;
 /// A chunk is closed when it has grown to this.
 const CHUNK: usize = 64 << 10;
-/// A longer one is none of ours: a text of a record is at most as long as the record's writer had in memory.
-const LONGEST: usize = 64 << 20;
-/// More definitions than this are not made up for: no process has them.
-const MOST_LOST: u64 = 1 << 24;
+/// A longer one is none of ours: one that is not full yet gets one record more.
+const LONGEST: usize = 2 << 20;
+/// More definitions than these are in no process; and so many at most are made up for in a file, whatever it claims.
+const MOST: Defined = Defined {
+    texts: 1 << 17,
+    functions: 1 << 18,
+    frames: 1 << 18,
+};
+const MOST_LOST: u64 = 1 << 20;
+/// Bodies that turn out to be damaged are read so many bytes long, and as often as this the length of what was passed so far; then they are
+/// passed over as a whole, and what is whole within them is lost.
+const VAIN: u64 = 16 << 20;
+const VAIN_TIMES: u64 = 8;
 /// What stands for a text that was lost.
 const LOST: &str = "(lost)";
 
@@ -70,6 +79,19 @@ struct Defined {
 }
 
 impl Defined {
+    fn sum(&self) -> u64 {
+        self.texts + self.functions + self.frames
+    }
+
+    /// What these have that the others have not.
+    fn without(&self, others: &Defined) -> Defined {
+        Defined {
+            texts: self.texts.saturating_sub(others.texts),
+            functions: self.functions.saturating_sub(others.functions),
+            frames: self.frames.saturating_sub(others.frames),
+        }
+    }
+
     fn count(&mut self, record: &Record) {
         match record {
             Record::Begin { .. } => *self = Defined::default(),
@@ -279,6 +301,11 @@ pub struct Reader<R: Read> {
     open: Option<(Pid, usize, Memory)>,
     /// Definitions to make up for: how many of each are still missing.
     lost: Defined,
+    /// How many were made up for.
+    made_up: u64,
+    /// Bytes that were passed, and those that were read in vain.
+    passed: u64,
+    vain: u64,
 }
 
 impl<R: Read> Reader<R> {
@@ -299,6 +326,9 @@ impl<R: Read> Reader<R> {
             missing: Missing::default(),
             open: None,
             lost: Defined::default(),
+            made_up: 0,
+            passed: 0,
+            vain: 0,
         }
     }
 
@@ -317,6 +347,10 @@ impl<R: Read> Reader<R> {
         if self.buffer.len() - self.place >= length {
             return Ok(true);
         }
+        if self.ended {
+            return Ok(false);
+        }
+        self.passed += self.place as u64;
         self.buffer.drain(..self.place);
         self.place = 0;
         while self.buffer.len() < length && !self.ended {
@@ -324,7 +358,7 @@ impl<R: Read> Reader<R> {
             let got = self.input.by_ref().take(more).read_to_end(&mut self.buffer)?;
             self.ended = got == 0;
         }
-        Ok(self.buffer.len() >= length)
+        Ok(self.buffer.len() - self.place >= length)
     }
 
     fn word(&self, offset: usize) -> u32 {
@@ -376,7 +410,13 @@ impl<R: Read> Reader<R> {
             }
             let body = &self.buffer[self.place + HEAD..self.place + HEAD + length];
             if crc(body) != self.word(20) {
-                self.pass_over();
+                self.vain += length as u64;
+                if self.vain > VAIN + VAIN_TIMES * (self.passed + self.place as u64) {
+                    self.missing.damaged += (HEAD + length) as u64;
+                    self.place += HEAD + length;
+                } else {
+                    self.pass_over();
+                }
                 continue;
             }
             if self.enter(length) {
@@ -415,12 +455,20 @@ impl<R: Read> Reader<R> {
             })
         })();
         let (left, begins) = (decoder.bytes.len(), decoder.bytes.first() == Some(&BEGIN));
-        let plausible = |before: &Defined| before.texts.max(before.functions).max(before.frames) < MOST_LOST;
-        let Some(before) = before.filter(plausible) else {
+        let known = match self.sources.0.get(&pid) {
+            Some(source) if !begins => source.defined,
+            _ => Defined::default(),
+        };
+        let lost = before
+            .filter(|before| before.without(&MOST) == Defined::default())
+            .map(|before| before.without(&known))
+            .filter(|lost| self.made_up + lost.sum() <= MOST_LOST);
+        let Some(lost) = lost else {
             self.missing.damaged += (HEAD + length) as u64;
             self.place = end;
             return false;
         };
+        self.made_up += lost.sum();
         let source = self.sources.0.entry(pid).or_default();
         if begins {
             *source = Source {
@@ -430,11 +478,7 @@ impl<R: Read> Reader<R> {
         }
         self.missing.chunks += u64::from(sequence.saturating_sub(source.next));
         source.next = sequence.wrapping_add(1);
-        self.lost = Defined {
-            texts: before.texts.saturating_sub(source.defined.texts),
-            functions: before.functions.saturating_sub(source.defined.functions),
-            frames: before.frames.saturating_sub(source.defined.frames),
-        };
+        self.lost = lost;
         self.chunks += 1;
         self.place = end - left;
         self.open = Some((pid, end, Memory::default()));

@@ -6,6 +6,9 @@ use std::collections::HashMap;
 
 use crate::record::{GilSpan, Method, Record, Text, Tid, WaitKind, Why};
 
+/// Of a longer text the beginning is written, in bytes.
+const LONGEST_TEXT: usize = 1 << 16;
+
 /// Writes the records of one chunk.
 #[derive(Default)]
 pub(crate) struct Encoder {
@@ -279,8 +282,13 @@ impl Way<Text> for Plain {
 
 impl Way<String> for Plain {
     fn put(to: &mut Encoder, value: &String) {
-        to.number(value.len() as u64);
-        to.bytes.extend_from_slice(value.as_bytes());
+        let mut end = value.len().min(LONGEST_TEXT);
+        while !value.is_char_boundary(end) {
+            end -= 1;
+        }
+        let text = &value[..end];
+        to.number(text.len() as u64);
+        to.bytes.extend_from_slice(text.as_bytes());
     }
 
     fn take(from: &mut Decoder<'_>) -> Option<String> {

@@ -421,18 +421,76 @@ fn an_empty_file_holds_nothing() {
     assert_eq!(missing, Missing::default());
 }
 
-#[test]
-fn another_version_is_refused_by_its_number() {
-    let mut file = file(7, &[], 1);
-    file[4] = 9;
+fn crc(bytes: &[u8]) -> u32 {
     let mut crc = !0_u32;
-    for byte in &file[..24] {
+    for byte in bytes {
         crc ^= u32::from(*byte);
         for _ in 0..8 {
             crc = if crc & 1 == 0 { crc >> 1 } else { crc >> 1 ^ 0xedb8_8320 };
         }
     }
-    file[24..28].copy_from_slice(&(!crc).to_le_bytes());
+    !crc
+}
+
+/// The head of a first chunk, of a body of this length and sum.
+fn head(pid: Pid, length: u32, sum: u32) -> Vec<u8> {
+    let words = [1, pid, 0, length, sum];
+    let mut head = [&b"PLTR"[..], &words.map(u32::to_le_bytes).concat()].concat();
+    head.extend(crc(&head).to_le_bytes());
+    head
+}
+
+/// A chunk that claims that so many definitions of a kind came before it.
+fn claim(pid: Pid, count: u64) -> Vec<u8> {
+    let mut number = Vec::new();
+    let mut left = count;
+    while left >= 0x80 {
+        number.push(left as u8 | 0x80);
+        left >>= 7;
+    }
+    number.push(left as u8);
+    let body = [number, vec![0, 0], vec![15, 0, 1, 0]].concat();
+    [head(pid, body.len() as u32, crc(&body)), body].concat()
+}
+
+#[test]
+fn what_no_writer_can_have_defined_is_not_made_up_for() {
+    assert!(matches!(read(&claim(1, (1 << 17) + 1)).0, Err(Error::NotATrace)));
+    let (found, _) = read(&claim(1, 1 << 17));
+    assert!(found.unwrap().len() > 1 << 17);
+}
+
+#[test]
+fn a_small_file_of_claims_is_made_up_for_up_to_a_limit() {
+    let file: Vec<u8> = (1..=100).flat_map(|pid| claim(pid, 1 << 17)).collect();
+    let mut reader = Reader::new(&file[..]);
+    let records = reader.by_ref().filter(Result::is_ok).count();
+    assert!((1 << 20..(1 << 20) + 200).contains(&records), "{records}");
+    assert!(reader.missing().damaged > 0);
+}
+
+#[test]
+fn heads_alone_are_read_in_time_that_grows_with_the_file() {
+    let heads = head(1, 1 << 19, 7).repeat((1 << 20) / 28);
+    let (found, missing) = read(&heads);
+    assert!(matches!(found, Err(Error::NotATrace)) || missing.damaged + missing.tail == heads.len() as u64);
+}
+
+#[test]
+fn of_a_text_without_end_the_beginning_is_kept() {
+    let text = "ä".repeat(2 << 20);
+    let (found, missing) = read(&file(7, &[Record::Define { text: text.clone() }], 1));
+    let found = found.unwrap();
+    assert!(matches!(&found[1].1, Record::Define { text: kept } if text.starts_with(kept) && kept.len() == 1 << 16));
+    assert_eq!(missing, Missing::default());
+}
+
+#[test]
+fn another_version_is_refused_by_its_number() {
+    let mut file = file(7, &[], 1);
+    file[4] = 9;
+    let crc = crc(&file[..24]);
+    file[24..28].copy_from_slice(&crc.to_le_bytes());
     let (found, _) = read(&file);
     let error = found.unwrap_err();
     assert!(matches!(error, Error::Version(9)));

@@ -407,9 +407,9 @@ def _check_rate(rate: Any) -> None:
 def profile(save: Path | None = None, *, rate: float = 100.0, tasks: bool = True, children: bool = True) -> Profiling:
     """Profile what runs in a `with` block: all threads of the process, its tasks, and its children.
 
-    Threads that were there before are seen too. One more looks on beside them, which slows the program down by a few percent
-    at most. In any thread, also where an event loop runs; one profile at a time. `plait profile script.py` does the same for a
-    whole program.
+    Threads that were there before are seen too, workers of process pools that were there are not. One more thread looks on
+    beside them, which slows the program down by a few percent at most. In any thread, also where an event loop runs; one
+    profile at a time. `plait profile script.py` does the same for a whole program.
 
     Args:
         save: File to write the trace to, for `plait report` and `Profile.load`. While it is made its parts lie in a folder

@@ -111,6 +111,8 @@ def begin(settings: Settings, name: str, *, parent: int = 0) -> None:
     try:
         _observe(_session, name, parent)
         _install(_session)
+        if settings.children:
+            _set_servers_aside(settings)
     except BaseException:
         end()
         raise
@@ -124,7 +126,21 @@ def end(code: int | None = None) -> None:
         return
     _patches.restore_all()
     _imports.forget()
+    if (launch := sys.modules.get("plait.processes._launch")) is not None:
+        launch.bring_back()
     _stop(session, code)
+
+
+def _set_servers_aside(settings: Settings) -> None:
+    """Have pools start fork servers that know of this profile; say which ones do not."""
+    unseen: list[int] = []
+    if (launch := sys.modules.get("plait.processes._launch")) is not None:
+        unseen += launch.set_aside()
+    if (module := sys.modules.get("multiprocessing.forkserver")) is not None:
+        pid = module._forkserver._forkserver_pid
+        unseen += [] if pid is None else [pid]
+    for pid in unseen:
+        leave_word(settings, pid, ".note", "a fork server from before the profile, and so is no process that it forks")
 
 
 def _observe(session: _Session, name: str, parent: int = 0) -> None:

@@ -26,7 +26,17 @@ if TYPE_CHECKING:
 
     from plait.processes._server import RunWorker
 
-__all__ = ["Main", "connect_pool", "fork_pool", "is_near", "reap_ended", "start_early", "stop_servers"]
+__all__ = [
+    "Main",
+    "bring_back",
+    "connect_pool",
+    "fork_pool",
+    "is_near",
+    "reap_ended",
+    "set_aside",
+    "start_early",
+    "stop_servers",
+]
 
 START_TIMEOUT: Final = 30.0
 """Seconds that a server may take to start."""
@@ -143,6 +153,10 @@ class _Server:
 _lock = threading.Lock()
 _owner = os.getpid()
 _servers: dict[tuple[str, ...], _Server] = {}
+_aside: dict[tuple[str, ...], _Server] = {}
+"""Those of before a profile, until it is over."""
+_retired: list[_Server] = []
+"""Those of a profile that is over: they end with their pools."""
 _copies: list[int] = []
 _numbers = itertools.count(1)
 
@@ -273,6 +287,45 @@ def reap_ended(patience: float = 0.0) -> None:
             time.sleep(0.002)
 
 
+def set_aside() -> list[int]:
+    """Have servers of their own for the pools that are made from now on, until `bring_back`: a profile is in those alone.
+
+    Returns:
+        The process ids of the servers that there were. The pools that they have go on.
+    """
+    _disown_after_fork()
+    with _lock:
+        _reap_retired()
+        _aside.update(_servers)
+        _servers.clear()
+        return [server.process.pid for server in _aside.values()]
+
+
+def bring_back() -> None:
+    """Have the servers from before `set_aside` again; those that were started since end when they have no pool any more."""
+    _disown_after_fork()
+    with _lock:
+        for server in _servers.values():
+            # Not closed: who waits for it just now sees a broken pipe, and takes another one.
+            try:
+                server.control.shutdown(socket.SHUT_WR)
+            except OSError:  # it is gone
+                pass
+        _retired.extend(_servers.values())
+        _servers.clear()
+        _servers.update(_aside)
+        _aside.clear()
+        _reap_retired()
+
+
+def _reap_retired() -> None:
+    """Reap the retired servers that have ended."""
+    for server in [server for server in _retired if server.process.poll() is not None]:
+        server.control.close()
+        server.forget_said()
+        _retired.remove(server)
+
+
 def stop_servers() -> None:
     """End all fork servers of this process and wait for them.
 
@@ -281,7 +334,8 @@ def stop_servers() -> None:
     """
     _disown_after_fork()
     with _lock:
-        for server in _servers.values():
+        servers = [*_servers.values(), *_aside.values(), *_retired]
+        for server in servers:
             if not server.is_near():  # nobody has got to use it
                 server.process.kill()
             try:
@@ -290,7 +344,7 @@ def stop_servers() -> None:
                 pass
             server.control.close()
         deadline = time.monotonic() + _STOP_TIMEOUT
-        for server in _servers.values():
+        for server in servers:
             _await_end(server.process.pid, deadline)
             server.process.wait()
             server.forget_said()
@@ -298,6 +352,8 @@ def stop_servers() -> None:
             _await_end(pid, deadline)
             _has_ended(pid)
         _servers.clear()
+        _aside.clear()
+        _retired.clear()
         _copies.clear()
 
 
@@ -523,11 +579,13 @@ def _disown_after_fork() -> None:
         return
     _owner = os.getpid()
     _lock = threading.Lock()
-    for server in _servers.values():
+    for server in [*_servers.values(), *_aside.values(), *_retired]:
         server.control.close()
         server.forget_said()
         server.process.returncode = 0  # not ours to wait for, and no ResourceWarning
     _servers.clear()
+    _aside.clear()
+    _retired.clear()
     _copies.clear()
 
 

@@ -1,8 +1,9 @@
 //! The observer's thread: from look to look.
 
 mod begin;
+mod census;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
@@ -17,8 +18,9 @@ use super::threads::Thread;
 use super::waits::{Found, look};
 use super::{Running, Settings, Sink};
 use crate::gil::Gil;
-use crate::meter::{self, Doing, Meter, Open};
+use crate::meter::{self, Doing, Meter};
 use crate::proc::{Stat, Tasks, line};
+use census::settled;
 
 /// From one flush to the next, in nanoseconds.
 const FLUSH: u64 = 200_000_000;
@@ -75,6 +77,10 @@ pub(super) struct Sampler {
     began: u64,
     tasks: Tasks,
     threads: HashMap<Tid, Thread>,
+    /// Those that have ended, and may still be listed.
+    gone: HashSet<Tid>,
+    /// Those that have ended in this look.
+    leaving: Vec<Tid>,
     /// The names that others have handed in.
     names: HashMap<Tid, Text>,
     gil: GilSource,
@@ -105,41 +111,6 @@ pub(super) struct Sampler {
 }
 
 impl Sampler {
-    /// A thread that is not in the table yet.
-    fn first_sight(&mut self, tid: Tid, at: u64, born: bool) {
-        let mut thread = Thread::new(tid, at.max(self.began));
-        if !born {
-            thread.existed(&self.tasks, self.threads.len() < FILES, &mut self.buffer);
-            let stat = self
-                .tasks
-                .read(tid, "stat", &mut self.buffer)
-                .ok()
-                .and_then(Stat::parse);
-            thread.on = stat.is_some_and(|stat| stat.state == b'R');
-        }
-        let name = match self.names.get(&tid) {
-            Some(&name) => name,
-            None => {
-                let comm = self
-                    .tasks
-                    .read(tid, "comm", &mut self.buffer)
-                    .map(line)
-                    .unwrap_or_default();
-                self.shared.desk.text(&comm)
-            }
-        };
-        self.batch.push(Record::Thread {
-            tid,
-            at: thread.from,
-            name,
-            born,
-        });
-        self.threads.insert(tid, thread);
-        if let Some(frames) = &mut self.frames {
-            frames.forget_threads();
-        }
-    }
-
     pub(super) fn run(mut self, end: &EventFd) {
         let epoll = Epoll::create().and_then(|epoll| epoll.add_readable(end.as_fd(), 0).map(|()| epoll));
         if let Ok(epoll) = epoll {
@@ -208,10 +179,7 @@ impl Sampler {
             return;
         }
         match event.what {
-            What::Born => {
-                self.threads.remove(&event.tid);
-                self.first_sight(event.tid, event.at, true);
-            }
+            What::Born => self.born(event.tid, event.at),
             What::Ended => self.ended(event.tid, event.at),
             What::Named(name) => {
                 if self.threads.contains_key(&event.tid) && !self.names.contains_key(&event.tid) {
@@ -225,7 +193,7 @@ impl Sampler {
                 }
             }
             What::On | What::Off { .. } => {
-                if event.at < self.began {
+                if event.at < self.began || self.gone.contains(&event.tid) {
                     return;
                 }
                 if !self.threads.contains_key(&event.tid) {
@@ -235,24 +203,6 @@ impl Sampler {
                     thread.switch(event, &mut self.batch);
                 }
             }
-        }
-    }
-
-    fn ended(&mut self, tid: Tid, at: u64) {
-        let Some(mut thread) = self.threads.remove(&tid) else {
-            return;
-        };
-        if let Some(meter) = thread.meter {
-            let open = drained(&mut thread, meter, self.began, &mut self.batch);
-            thread.write_open(open.as_ref(), at, &mut self.batch);
-            meter::free(meter);
-        }
-        self.gone_takes += thread.takes;
-        self.gone_lost += thread.lost;
-        self.names.remove(&tid);
-        self.batch.push(Record::ThreadEnd { tid, at });
-        if let Some(frames) = &mut self.frames {
-            frames.forget_threads();
         }
     }
 
@@ -274,28 +224,6 @@ impl Sampler {
             }
         }
         news
-    }
-
-    fn take_meters(&mut self, session: u32, now: u64) {
-        let mut meters = std::mem::take(&mut self.meters);
-        meters.clear();
-        meter::collect(session, &mut meters);
-        for &meter in &meters {
-            let tid = meter.tid();
-            if !self.threads.contains_key(&tid) {
-                self.first_sight(tid, now, false);
-            }
-            let Some(thread) = self.threads.get_mut(&tid) else {
-                continue;
-            };
-            thread.meter = Some(meter);
-            if let Some(open) = drained(thread, meter, self.began, &mut self.batch)
-                && thread.part_is_due(now)
-            {
-                thread.write_open(Some(&open), now, &mut self.batch);
-            }
-        }
-        self.meters = meters;
     }
 
     /// Where there are no hooks: who has the GIL now, and who sleeps on it.
@@ -372,35 +300,6 @@ impl Sampler {
             }
         }
         news
-    }
-
-    /// Finds threads that no event has told of.
-    fn scan(&mut self, now: u64) {
-        let mut list = std::mem::take(&mut self.list);
-        list.clear();
-        if self.tasks.list(&mut list).is_ok() {
-            for &tid in &list {
-                if tid != self.own && !self.threads.contains_key(&tid) {
-                    self.first_sight(tid, now, false);
-                }
-            }
-            list.sort_unstable();
-            for thread in self.threads.values_mut() {
-                let missing = list.binary_search(&thread.tid).is_err();
-                thread.missing = if missing { thread.missing + 1 } else { 0 };
-            }
-            // Its own event may be on its way.
-            let gone: Vec<Tid> = self
-                .threads
-                .values()
-                .filter(|each| each.missing > 1)
-                .map(|each| each.tid)
-                .collect();
-            for tid in gone {
-                self.ended(tid, now);
-            }
-        }
-        self.list = list;
     }
 
     /// Looks up what those wait for that sleep for longer than a tick, and now and then those that do not.
@@ -523,6 +422,12 @@ impl Sampler {
             }
             (self.sink)(&record);
         }
+        // A name that was told meanwhile is known only now.
+        for tid in self.leaving.drain(..) {
+            if !self.threads.contains_key(&tid) {
+                self.names.remove(&tid);
+            }
+        }
     }
 
     /// Ends the meters' session, and writes what is left.
@@ -549,22 +454,4 @@ impl Sampler {
         self.batch.push(Record::ProcessEnd { at: now, code });
         self.write();
     }
-}
-
-/// Takes what a thread's meter has; None where the thread is in the middle of an event.
-fn drained(thread: &mut Thread, meter: &Meter, began: u64, out: &mut Vec<Record>) -> Option<Open> {
-    let open = meter.drain(began, &mut |span| thread.span(span, out))?;
-    thread.measured(&open);
-    Some(open)
-}
-
-/// The same at the end, when no thread begins an event any more.
-fn settled(thread: &mut Thread, meter: &Meter, began: u64, out: &mut Vec<Record>) -> Option<Open> {
-    for _ in 0..PATIENCE {
-        if let Some(open) = drained(thread, meter, began, out) {
-            return Some(open);
-        }
-        std::thread::yield_now();
-    }
-    None
 }

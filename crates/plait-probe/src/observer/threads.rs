@@ -42,6 +42,8 @@ pub(super) struct Thread {
     pub(super) stack_at: u64,
     /// How often it was not among the threads of the process.
     pub(super) missing: u8,
+    /// When it last was.
+    pub(super) listed: u64,
     /// Detail that was lost.
     pub(super) lost: u64,
     schedstat: Option<File>,
@@ -69,6 +71,7 @@ impl Thread {
             stacked: 0,
             stack_at: 0,
             missing: 0,
+            listed: from,
             lost: 0,
             schedstat: None,
             scheduled: Scheduled::default(),
@@ -80,6 +83,17 @@ impl Thread {
     pub(super) fn existed(&mut self, tasks: &Tasks, keep: bool, buffer: &mut Vec<u8>) {
         self.schedstat = keep.then(|| tasks.open(self.tid, "schedstat").ok()).flatten();
         self.count_switches(tasks, buffer);
+    }
+
+    /// What was known of it before it was known when it began.
+    pub(super) fn take_over(&mut self, seen: &Thread) {
+        (self.meter, self.takes, self.lost) = (seen.meter, seen.takes, seen.lost);
+        (self.doing, self.since, self.written) = (seen.doing, seen.since, seen.written);
+    }
+
+    /// The last time that something was seen of it.
+    pub(super) fn last_seen(&self) -> u64 {
+        self.state_since().max(self.listed)
     }
 
     /// Since when it does what it does.

@@ -325,9 +325,9 @@ impl ObservedCoroutine {
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         visit.call(&self.inner)?;
-        let owner = |owner: &Owner| {
-            visit.call(&owner.task)?;
-            visit.call(&owner.automatic)
+        let owner = |owner: &Option<Owner>| match owner {
+            Some(owner) => visit.call(&owner.task).and_then(|()| visit.call(&owner.automatic)),
+            None => Ok(()),
         };
         self.owner.look(owner).unwrap_or(Ok(()))?;
         self.awaited.look(|awaited| visit.call(awaited)).unwrap_or(Ok(()))

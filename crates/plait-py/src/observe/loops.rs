@@ -55,7 +55,7 @@ impl Place {
         flags: c_int,
     ) -> PyResult<Option<Bound<'py, PyAny>>> {
         let py = class.py();
-        let found = class.getattr(name.to_str()?)?;
+        let found = class.getattr(&*name.to_string_lossy())?;
         // SAFETY: null, or kept for ever; attached.
         let ours = unsafe { Bound::from_borrowed_ptr_or_opt(py, self.ours.load(Relaxed)) };
         let ours = match ours {

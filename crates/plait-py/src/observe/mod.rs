@@ -47,6 +47,7 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(load::write_perfetto, module)?)?;
     module.add_function(wrap_pyfunction!(loops::observing_methods, module)?)?;
     module.add_function(wrap_pyfunction!(loops::observing_run, module)?)?;
+    module.add_function(wrap_pyfunction!(pooled::observe_pooled, module)?)?;
     module.add_function(wrap_pyfunction!(observer::observe_start, module)?)?;
     module.add_function(wrap_pyfunction!(observer::observe_stop, module)?)?;
     module.add_function(wrap_pyfunction!(observer::observing, module)?)?;

@@ -72,6 +72,22 @@ impl ObservedCall {
     }
 }
 
+/// Tells of a task of a pool of processes: when it was handed in, began and ended, and how long it was pickled, in nanoseconds.
+#[pyfunction]
+pub(crate) fn observe_pooled(pool: &str, function: &Bound<'_, PyAny>, times: (u64, u64, u64), pickling: u64) {
+    let Some(journal) = journal::active() else { return };
+    let (at, begun, ended) = times;
+    journal.tell(Record::Pooled {
+        pool: journal.text(pool),
+        function: journal.text(&name(function)),
+        at,
+        begun,
+        ended,
+        pickling,
+        transfer: 0,
+    });
+}
+
 /// What a function calls itself; of a partial, and of one that runs in a context, the function behind.
 fn name(function: &Bound<'_, PyAny>) -> String {
     let py = function.py();

@@ -339,7 +339,8 @@ impl Log {
             Record::Thread { tid, at, name, born } => self.add_thread(tid, at, name, born),
             Record::ThreadEnd { tid, at } => {
                 let at = self.time(at);
-                self.thread(tid).end = Some(at);
+                // Whoever is found missing once more has ended before.
+                self.thread(tid).end.get_or_insert(at);
             }
             Record::Gil { tid, from, to, span } => {
                 let (from, to) = (self.time(from), self.time(to));
@@ -430,7 +431,9 @@ impl Log {
             self.recent = None;
         }
         let thread = self.thread(tid);
-        thread.name = name;
+        if name != Text::default() {
+            thread.name = name;
+        }
         thread.told = true;
         thread.see(at);
         if born {

@@ -1,6 +1,6 @@
 //! How observation begins: what each source says when it is asked for, and what all threads do at that time.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use plait_sys::perf::Switches;
@@ -36,6 +36,8 @@ impl Sampler {
             began: monotonic_ns(),
             tasks: Tasks::own(),
             threads: HashMap::new(),
+            gone: HashSet::new(),
+            leaving: Vec::new(),
             names: HashMap::new(),
             gil: GilSource::None,
             switches: None,
