@@ -150,6 +150,10 @@ fn look(board: &Board, number: u64, asked: bool) {
     match victim {
         Some(Name::Here(victim)) => {
             if !answered(board, &others.ask_tasks(&found)) {
+                // It may be stopped, or only busy: its interpreter lock is taken for that long.
+                if let Some(entry) = table().find_mut(number) {
+                    (entry.looked_at, entry.due_ns) = (false, time::monotonic_ns() + ANSWER_NS);
+                }
                 return;
             }
             let _ = Python::try_attach(|py| {
