@@ -19,7 +19,7 @@ from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Any
 
 from plait import _core, errors
-from plait.sync import _common, _condition, _locks
+from plait.sync import _common, _condition, _locks, _shared
 
 if TYPE_CHECKING:
     import asyncio
@@ -135,14 +135,15 @@ def watch_deadlocks(*, report: Report | None = None) -> DeadlockWatch:
     Channels, semaphores, events and notices of a condition belong to nobody, so to wait for one is no step of a circle: any
     thread could end it. It is a deadlock where none is left that could: where every thread of the process waits, without a
     timeout, for such things or locks that are not shared, or in `Thread.join`, and there are neither sleeping loops nor pools
-    nor signal handlers.
+    nor signal handlers; and it is so when the last of these waits has lasted for a moment, not only later, when a thread ends.
 
     It lasts until it is cancelled, in forked children too, and in every process that waits for a shared lock which a watching
-    process has used. While nobody watches it costs nothing; a lock costs some ten nanoseconds more while somebody does.
+    process has used, where `unwatch_deadlocks` ends it. While nobody watches it costs nothing; a lock costs some ten nanoseconds more while somebody does.
 
     Args:
-        report: Called with each `Inversion` and each `DeadlockError`, in the thread that has found it. Both are logged as
-            warnings of the logger "plait.sync" anyway.
+        report: Called with each `Inversion` and each `DeadlockError`, in the thread that has found it. It must not wait for
+            anybody: deadlocks are found by one thread, which goes on when it returns. Both are logged as warnings of the logger
+            "plait.sync" anyway, so the same goes for handlers of that.
 
     Returns:
         The watch: `cancel()` ends it, and so does leaving it as a `with` block; `report()` returns what it has found.
@@ -204,6 +205,7 @@ _skipped = _codes(
         _locks.Lock._aacquire_unless,
         _locks.Lock.recover,
         _locks.Lock.arecover,
+        _shared._AnyLock.__new__,
         _common.within,
         _common.shared_kind,
         _condition.Condition.__init__,
@@ -315,7 +317,17 @@ def everybody(waiting: list[tuple[int, object]]) -> errors.DeadlockError | None:
     frames = sys._current_frames()
     del frames[threading.get_ident()]
     waits = dict(waiting)
-    if not getattr(sys, "_is_gil_enabled", lambda: True)() or _others_may_come(len(frames)):
+    if not getattr(sys, "_is_gil_enabled", lambda: True)():
+        return None
+    # What costs least first: this is asked of each long wait.
+    joins: dict[int, threading.Thread] = {}
+    for thread, frame in frames.items():
+        if thread not in waits:
+            joined = _joins(frame)
+            if joined is None or joined.ident not in frames:
+                return None
+            joins[thread] = joined
+    if _others_may_come(len(frames)):
         return None
     told: list[str] = []
     parties: list[str] = []
@@ -323,10 +335,7 @@ def everybody(waiting: list[tuple[int, object]]) -> errors.DeadlockError | None:
         if thread in waits:
             text = _waits(_party(thread, None), waits[thread], _frame_line(frame))
         else:
-            joined = _joins(frame)
-            if joined is None or joined.ident not in frames:
-                return None
-            text = f"{_party(thread, None)} waits for the end of thread {joined.name!r}"
+            text = f"{_party(thread, None)} waits for the end of thread {joins[thread].name!r}"
         parties.append(_party(thread, None))
         told.append(f"  {text}")
     message = f"all {len(told)} threads of the process wait, and nobody is left to let one go on:\n" + "\n".join(told)
