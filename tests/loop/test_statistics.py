@@ -316,6 +316,22 @@ def test_a_pipe_that_breaks_counts_what_went_out(run: Callable[[Any], Any]) -> N
     run(main())
 
 
+def test_a_pipe_counts_bytes_and_not_what_it_refuses(run: Callable[[Any], Any]) -> None:
+    async def main() -> None:
+        reader, writer = os.pipe()
+        loop = asyncio.get_running_loop()
+        transport, _ = await loop.connect_write_pipe(asyncio.BaseProtocol, os.fdopen(writer, "wb"))
+        before = figures()["bytes_written"]
+        with pytest.raises((AssertionError, TypeError)):
+            transport.write("text" * 100)  # type: ignore[arg-type]
+        transport.write(b"1234")
+        assert figures()["bytes_written"] - before == 4
+        transport.close()
+        os.close(reader)
+
+    run(main())
+
+
 @pytest.mark.parametrize("debug", [False, True])
 def test_sockets_without_transports(run: Any, debug: bool, tmp_path: Path) -> None:
     async def main() -> None:

@@ -9,6 +9,7 @@ import pickle
 import random
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,7 +17,7 @@ import pytest
 
 import plait
 import plait.sync
-from plait.sync import DeadlockWatch, Inversion
+from plait.sync import DeadlockWatch, Inversion, _deadlocks
 
 HERE = __file__
 # As long as a wait may last before it counts as one that nobody ends: far longer than it takes to look.
@@ -428,6 +429,17 @@ def test_locks_that_are_gone_leave_nothing_behind(watch: DeadlockWatch) -> None:
     assert not watch.report().inversions
 
 
+def test_orders_of_locks_that_are_gone_are_forgotten(watch: DeadlockWatch) -> None:
+    outer = plait.Lock()
+    for _ in range(50):
+        inner = plait.Lock()
+        with outer, inner:
+            pass
+    assert 1 <= len(_deadlocks._orders) <= 2
+    watch.cancel()
+    assert not _deadlocks._orders
+
+
 def test_what_is_found_is_reported_and_logged(caplog: pytest.LogCaptureFixture) -> None:
     told: list[Inversion | plait.DeadlockError] = []
     one, other, meet = plait.Lock(), plait.Lock(), threading.Barrier(2)
@@ -646,3 +658,124 @@ def test_a_channel_that_somebody_may_still_fill_is_waited_for(watch: DeadlockWat
 
     assert run(getter, getter, feeder, feeder) == [3, 3, None, None]
     assert not watch.report().deadlocks
+
+
+@pytest.mark.parametrize("make", [plait.Lock, plait.RLock])
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_wait_that_lost_its_lock_gives_nothing_back_whatever_is_raised_then(
+    watch: DeadlockWatch, make: Any, shared: bool
+) -> None:
+    other = plait.Lock()
+    condition = plait.Condition(make(shared=shared), shared=shared)
+
+    def waits() -> str:
+        with other:
+            try:
+                with condition:
+                    try:
+                        condition.wait()
+                    except plait.DeadlockError as error:
+                        raise ValueError("translated") from error
+            except ValueError as error:
+                assert condition.locked()
+                return str(error)
+        return "was notified"
+
+    def notifies() -> bool:
+        poll(lambda: condition.statistics()["waiting"] == 1)
+        with condition:
+            condition.notify()
+            with other:
+                return condition.locked()
+
+    results = run(waits, notifies)
+    assert len(watch.report().deadlocks) == 1
+    assert results[0] == "translated" or isinstance(results[1], plait.DeadlockError)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_release_that_is_refused_says_nothing_of_a_lock(watch: DeadlockWatch, shared: bool) -> None:
+    one, other, meet = plait.RLock(shared=shared), plait.RLock(shared=shared), threading.Barrier(2)
+
+    def stranger() -> None:
+        with pytest.raises(RuntimeError, match="un-acquired"):
+            one.release()
+
+    with one:
+        run(stranger)
+    assert len(errors(run(in_order([one, other], meet), in_order([other, one], meet)))) == 1
+
+
+@pytest.mark.parametrize("make", [plait.EventLoop, asyncio.new_event_loop])
+def test_tasks_of_a_closed_loop_are_not_kept(watch: DeadlockWatch, make: Any) -> None:
+    def leave_one() -> weakref.ref[asyncio.Task[str]]:
+        lock, loop = plait.Lock(), make()
+
+        async def main() -> weakref.ref[asyncio.Task[str]]:
+            task = asyncio.get_running_loop().create_task(both(lock, lock, asyncio.Event(), asyncio.Event()))
+            for _ in range(10):
+                await asyncio.sleep(0)
+            assert lock.statistics()["waiting"] == 1
+            return weakref.ref(task)
+
+        assert lock.acquire()
+        loop.set_exception_handler(lambda *_: None)  # it would tell of a task that was destroyed
+        task: weakref.ref[asyncio.Task[str]] = loop.run_until_complete(main())
+        loop.close()
+        return task
+
+    task = leave_one()
+    gc.collect()
+    assert task() is None
+
+
+def test_a_thread_that_was_woken_and_cannot_run_yet_may_let_others_go_on(run_script: Any) -> None:
+    source = """
+import os, subprocess, sys, threading, plait, plait.sync
+
+first, *_, last = sorted(os.sched_getaffinity(0)) * 2
+os.sched_setaffinity(0, {last})
+busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+os.sched_setaffinity(0, {first})
+ask, answer = plait.Channel(), plait.Channel()
+
+def slow():
+    os.sched_setaffinity(0, {last})
+    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    while (number := ask.get()) >= 0:
+        answer.put(number)
+
+thread = threading.Thread(target=slow)
+try:
+    with plait.sync.watch_deadlocks():
+        thread.start()
+        for number in range(8):
+            ask.put(number)
+            assert answer.get() == number
+    print("fine")
+finally:
+    busy.kill()
+    busy.wait()
+    ask.put(-1)
+    thread.join()
+"""
+    assert run_script(source).stdout == "fine\n"
+
+
+def test_an_ended_watch_stays_ended(watch: DeadlockWatch) -> None:
+    lock = plait.Lock(shared=True)
+    with lock:
+        pass
+    watch.cancel()
+    with lock:
+        assert run(lambda: lock.acquire(timeout=0.01)) == [False]
+    plait.Lock(shared=True).acquire()
+    assert not _deadlocks._watches
+
+
+def test_a_shared_lock_was_made_where_the_program_made_it(watch: DeadlockWatch) -> None:
+    lock = plait.Lock(shared=True)
+    with lock, pytest.raises(plait.DeadlockError) as raised:
+        lock.acquire()
+    made = str(raised.value).split("it was made in ")[1]
+    assert made.startswith("test_a_shared_lock_was_made_where_the_program_made_it, " + HERE)

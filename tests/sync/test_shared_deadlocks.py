@@ -230,6 +230,45 @@ def test_a_holder_that_dies_is_no_deadlock(context: Any) -> None:
     assert run(context, [(survives, one, other, meet), (dies, other, one, meet)], 1) == ["the owner died"]
 
 
+def gives(signal: Any, results: Any) -> None:
+    """Give back what another has taken: at once, and after a while."""
+    for pause in (0, ENOUGH):
+        results.get(timeout=60)
+        time.sleep(pause)
+        signal.release()
+
+
+@both_ways
+def test_a_lock_that_another_process_gives_back_is_a_signal(context: Any, watch: plait.sync.DeadlockWatch) -> None:
+    signal, lock, asks = plait.Lock(shared=True), plait.Lock(), plait.Channel[int](2, shared=True)
+    process = context.Process(target=gives, args=(signal, asks))
+    process.start()
+    signal.acquire()
+    asks.put(1)
+    while signal.locked():
+        time.sleep(0.001)
+    with lock:
+        pass  # the signal is not taken: that is no order
+    with lock:
+        signal.acquire()
+    asks.put(2)
+    waits = threading.Event()
+
+    def waiter() -> None:
+        with lock:
+            waits.set()
+            signal.acquire()
+
+    thread = threading.Thread(target=waiter)
+    thread.start()
+    waits.wait()
+    with lock:
+        pass
+    thread.join()
+    process.join()
+    assert watch.report().deadlocks == watch.report().inversions == ()
+
+
 def takes_any(locks: list[Any], seed: int, ordered: bool, results: Any) -> None:
     quiet()
     dice, broken = random.Random(seed), 0

@@ -22,8 +22,10 @@ pub struct Order {
 pub struct Orders {
     /// By the lock that was held and the one that was taken: those that were held each time beside them.
     after: HashMap<Lock, HashMap<Lock, HashSet<Lock>>>,
-    /// Those that were told of.
-    told: HashSet<(Lock, Lock)>,
+    /// By the lock that was taken: those that were held.
+    before: HashMap<Lock, HashSet<Lock>>,
+    /// By each lock of an order that was told of: the other one.
+    told: HashMap<Lock, HashSet<Lock>>,
 }
 
 /// What a new order came to.
@@ -51,6 +53,7 @@ impl Orders {
         let (new, fewer) = match known.get_mut(&order.taken) {
             None => {
                 known.insert(order.taken, others);
+                self.before.entry(order.taken).or_default().insert(order.held);
                 (true, true)
             }
             Some(kept) => {
@@ -59,14 +62,15 @@ impl Orders {
                 (false, kept.len() < before)
             }
         };
-        let pair = (order.held.min(order.taken), order.held.max(order.taken));
-        if !fewer || self.told.contains(&pair) {
+        let told = self.told.get(&order.held);
+        if !fewer || told.is_some_and(|others| others.contains(&order.taken)) {
             return if new { Noted::New } else { Noted::Known };
         }
         match self.way_back(order) {
             Some(circle) if self.free(&circle) => {
                 for each in &circle {
-                    self.told.insert((each.held.min(each.taken), each.held.max(each.taken)));
+                    self.told.entry(each.held).or_default().insert(each.taken);
+                    self.told.entry(each.taken).or_default().insert(each.held);
                 }
                 Noted::Inverts { circle, new }
             }
@@ -75,11 +79,21 @@ impl Orders {
         }
     }
 
-    /// A lock that is gone.
-    pub fn forget(&mut self, lock: Lock) {
-        self.after.remove(&lock);
-        self.after.values_mut().for_each(|taken| drop(taken.remove(&lock)));
-        self.told.retain(|&(one, other)| one != lock && other != lock);
+    /// A lock that is gone: the orders that it was in. It takes as long as there are those.
+    pub fn forget(&mut self, lock: Lock) -> Vec<Order> {
+        let mut gone = Vec::new();
+        for taken in self.after.remove(&lock).into_iter().flat_map(HashMap::into_keys) {
+            gone.push(Order { held: lock, taken });
+            take_out(&mut self.before, taken, |held| held.remove(&lock), HashSet::is_empty);
+        }
+        for held in self.before.remove(&lock).into_iter().flatten() {
+            gone.push(Order { held, taken: lock });
+            take_out(&mut self.after, held, |taken| taken.remove(&lock).is_some(), HashMap::is_empty);
+        }
+        for other in self.told.remove(&lock).into_iter().flatten() {
+            take_out(&mut self.told, other, |others| others.remove(&lock), HashSet::is_empty);
+        }
+        gone
     }
 
     /// Whether no lock was held around all of them.
@@ -124,6 +138,16 @@ impl Orders {
             }
         }
         None
+    }
+}
+
+/// Takes something out of what is kept for `lock`, and that too once it is empty.
+fn take_out<T>(map: &mut HashMap<Lock, T>, lock: Lock, remove: impl Fn(&mut T) -> bool, empty: impl Fn(&T) -> bool) {
+    if let Some(kept) = map.get_mut(&lock)
+        && remove(kept)
+        && empty(kept)
+    {
+        map.remove(&lock);
     }
 }
 
@@ -177,9 +201,13 @@ mod tests {
     fn a_lock_that_is_gone_has_no_order() {
         let mut orders = Orders::default();
         assert_eq!(orders.note(order(1, 2), &[1]), Noted::New);
-        orders.forget(2);
+        assert_eq!(orders.forget(2), [order(1, 2)]);
         assert_eq!(orders.note(order(2, 1), &[2]), Noted::New);
-        orders.forget(1);
+        assert_eq!(orders.forget(1), [order(2, 1)]);
         assert_eq!(orders.note(order(1, 2), &[1]), Noted::New);
+        assert!(matches!(orders.note(order(2, 1), &[2]), Noted::Inverts { .. }));
+        assert_eq!(orders.forget(1), [order(1, 2), order(2, 1)]);
+        assert_eq!(orders.forget(2), []);
+        assert!(orders.after.is_empty() && orders.before.is_empty() && orders.told.is_empty());
     }
 }

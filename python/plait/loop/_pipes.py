@@ -67,9 +67,10 @@ class WritePipeTransport(_WriteBase):  # type: ignore[misc]
     def write(self, data: Any) -> None:
         """Write some bytes; what does not go out now is queued."""
         loop = self._loop
-        if not self._conn_lost and not self._closing:
-            self._taken += len(data)
-        _WriteBase.write(self, data)
+        taken = not self._conn_lost and not self._closing
+        _WriteBase.write(self, data)  # which refuses what is no bytes
+        if taken:
+            self._taken += memoryview(data).nbytes
         self._tell(loop)
 
     def _write_ready(self) -> None:

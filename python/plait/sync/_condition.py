@@ -42,14 +42,10 @@ class _TaskLock(_AnyLock, Protocol):
     def __aenter__(self) -> Any: ...
 
 
-def _lose(condition: AnyCondition, error: RuntimeError) -> None:
-    """Note that a wait ended without the lock: who waited for it would have done so for ever."""
-    error._without_lock = condition  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
-
-
-def _lost(condition: AnyCondition, error: BaseException | None) -> bool:
-    """Whether the lock is not the caller's to give back."""
-    return error is not None and getattr(error, "_without_lock", None) is condition
+def _has(lock: Any) -> bool:
+    """Whether the calling thread, or the task that runs in it, has the lock."""
+    has = getattr(lock, "_is_mine", None) or getattr(lock, "_is_owned", None)
+    return has is None or bool(has())
 
 
 class AnyCondition:
@@ -67,6 +63,7 @@ class AnyCondition:
         def _waiting(self) -> int: ...
 
     _lock: _AnyLock
+    _was_lost: bool
     acquire: Callable[..., bool]
     release: Callable[[], None]
     _is_owned: Callable[[], bool]
@@ -80,6 +77,7 @@ class AnyCondition:
         except AttributeError:
             raise TypeError(f"lock must be a lock or None, not {lock!r}") from None
         self._lock = lock  # type: ignore[misc]  # a slot of every condition
+        self._was_lost = False  # type: ignore[misc]  # likewise
         self._release_save = getattr(lock, "_release_save", lock.release)
         self._restore = getattr(lock, "_acquire_restore", self._acquire_again)
         if isinstance(lock, Lock):
@@ -102,8 +100,15 @@ class AnyCondition:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if not _lost(self, value):
+        if not self._is_lost():
             self.release()
+
+    def _is_lost(self) -> bool:
+        """Whether the lock is not the caller's to give back, since a wait ended without it: who waited for it would have done so for ever.
+
+        What the wait raised does not say so: the program may have caught it, and raised something else.
+        """
+        return self._was_lost and not _has(self._lock)
 
     def __aenter__(self) -> Any:
         return self._task_lock().__aenter__()
@@ -111,7 +116,7 @@ class AnyCondition:
     async def __aexit__(
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if not _lost(self, value):
+        if not self._is_lost():
             self.release()
 
     def _task_lock(self) -> _TaskLock:
@@ -148,8 +153,8 @@ class AnyCondition:
     def _take_back(self, saved: Any) -> None:
         try:
             self._restore(saved)
-        except RuntimeError as error:
-            _lose(self, error)
+        except RuntimeError:
+            self._was_lost = True  # type: ignore[misc]  # a slot of every condition
             raise
 
     def wait_for(self, predicate: Callable[[], T], timeout: float | None = None) -> T:
@@ -216,8 +221,8 @@ class AnyCondition:
                 break
             except asyncio.CancelledError as error:
                 cancelled = error
-            except RuntimeError as error:
-                _lose(self, error)
+            except RuntimeError:
+                self._was_lost = True  # type: ignore[misc]  # a slot of every condition
                 raise
         if cancelled is not None:
             try:
@@ -335,6 +340,7 @@ class Condition(_core.ConditionCore, AnyCondition, metaclass=ABCMeta):
         "_lock": "The lock.",
         "_release_save": "Gives the lock back altogether.",
         "_restore": "Takes the lock as often as before, with what `_release_save` returned.",
+        "_was_lost": "Whether a wait ever ended without the lock.",
         "acquire": "Take the lock: its own method.",
         "release": "Give the lock back: its own method.",
     }

@@ -19,7 +19,7 @@ from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Any
 
 from plait import _core, errors
-from plait.sync import _common, _condition, _locks
+from plait.sync import _common, _condition, _locks, _shared
 
 if TYPE_CHECKING:
     import asyncio
@@ -84,6 +84,7 @@ class DeadlockWatch:
             _watches.pop(self._key, None)
             if not _watches:
                 _core.deadlocks_end()
+                _orders.clear()
 
     def report(self) -> DeadlockReport:
         """Return what was found since the watch began."""
@@ -134,14 +135,15 @@ def watch_deadlocks(*, report: Report | None = None) -> DeadlockWatch:
     Channels, semaphores, events and notices of a condition belong to nobody, so to wait for one is no step of a circle: any
     thread could end it. It is a deadlock where none is left that could: where every thread of the process waits, without a
     timeout, for such things or locks that are not shared, or in `Thread.join`, and there are neither sleeping loops nor pools
-    nor signal handlers.
+    nor signal handlers; and it is so when the last of these waits has lasted for a moment, not only later, when a thread ends.
 
     It lasts until it is cancelled, in forked children too, and in every process that waits for a shared lock which a watching
-    process has used. While nobody watches it costs nothing; a lock costs some ten nanoseconds more while somebody does.
+    process has used, where `unwatch_deadlocks` ends it. While nobody watches it costs nothing; a lock costs some ten nanoseconds more while somebody does.
 
     Args:
-        report: Called with each `Inversion` and each `DeadlockError`, in the thread that has found it. Both are logged as
-            warnings of the logger "plait.sync" anyway.
+        report: Called with each `Inversion` and each `DeadlockError`, in the thread that has found it. It must not wait for
+            anybody: deadlocks are found by one thread, which goes on when it returns. Both are logged as warnings of the logger
+            "plait.sync" anyway, so the same goes for handlers of that.
 
     Returns:
         The watch: `cancel()` ends it, and so does leaving it as a `with` block; `report()` returns what it has found.
@@ -203,6 +205,7 @@ _skipped = _codes(
         _locks.Lock._aacquire_unless,
         _locks.Lock.recover,
         _locks.Lock.arecover,
+        _shared._AnyLock.__new__,
         _common.within,
         _common.shared_kind,
         _condition.Condition.__init__,
@@ -314,7 +317,17 @@ def everybody(waiting: list[tuple[int, object]]) -> errors.DeadlockError | None:
     frames = sys._current_frames()
     del frames[threading.get_ident()]
     waits = dict(waiting)
-    if not getattr(sys, "_is_gil_enabled", lambda: True)() or _others_may_come(len(frames)):
+    if not getattr(sys, "_is_gil_enabled", lambda: True)():
+        return None
+    # What costs least first: this is asked of each long wait.
+    joins: dict[int, threading.Thread] = {}
+    for thread, frame in frames.items():
+        if thread not in waits:
+            joined = _joins(frame)
+            if joined is None or joined.ident not in frames:
+                return None
+            joins[thread] = joined
+    if _others_may_come(len(frames)):
         return None
     told: list[str] = []
     parties: list[str] = []
@@ -322,10 +335,7 @@ def everybody(waiting: list[tuple[int, object]]) -> errors.DeadlockError | None:
         if thread in waits:
             text = _waits(_party(thread, None), waits[thread], _frame_line(frame))
         else:
-            joined = _joins(frame)
-            if joined is None or joined.ident not in frames:
-                return None
-            text = f"{_party(thread, None)} waits for the end of thread {joined.name!r}"
+            text = f"{_party(thread, None)} waits for the end of thread {joins[thread].name!r}"
         parties.append(_party(thread, None))
         told.append(f"  {text}")
     message = f"all {len(told)} threads of the process wait, and nobody is left to let one go on:\n" + "\n".join(told)
@@ -426,13 +436,15 @@ _orders: dict[tuple[int, int], _Order] = {}
 
 
 def ordered(
-    held: int,
-    taken: int,
+    order: tuple[int, int],
     locks: tuple[object | None, object | None],
     made: tuple[_Site | None, _Site | None],
     site: _Site | None,
+    gone: list[tuple[int, int]],
 ) -> None:
-    """One lock was taken by somebody who has another, for the first time."""
+    """One lock was taken by somebody who has another, for the first time. `gone` are the orders of locks that are no more."""
+    for each in gone:
+        _orders.pop(each, None)
     names = [
         f"{'a lock that is gone' if lock is None else _name(lock)}{', made' + _line(line) if line else ''}"
         for lock, line in zip(locks, made, strict=True)
@@ -441,7 +453,7 @@ def ordered(
     walk = [each for each in traceback.walk_stack(frame) if each[0].f_code not in _skipped]
     stack = traceback.StackSummary.extract(iter(reversed(walk[:20])), lookup_lines=False)
     where = f" ({_line(site).strip()})" if site else ""
-    _orders[held, taken] = _Order((names[0], names[1]), where, stack)
+    _orders[order] = _Order((names[0], names[1]), where, stack)
 
 
 def _name(lock: object) -> str:

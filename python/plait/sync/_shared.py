@@ -199,7 +199,7 @@ class SharedEvent(_Itself, _core.SharedEventCore):
 class SharedCondition(_Itself, _core.SharedConditionCore, AnyCondition):
     """A `plait.Condition` of any number of processes."""
 
-    __slots__ = ("_is_owned", "_lock", "_release_save", "_restore", "acquire", "release")
+    __slots__ = ("_is_owned", "_lock", "_release_save", "_restore", "_was_lost", "acquire", "release")
 
     def __new__(cls, lock: Any = None, segment: _core.Segment | None = None) -> Self:  # noqa: ARG004  # see __init__
         """Make one, or find the one in `segment`."""
@@ -209,19 +209,6 @@ class SharedCondition(_Itself, _core.SharedConditionCore, AnyCondition):
         if not isinstance(lock, _AnyLock | None):
             raise TypeError(f"lock of a shared condition must be a shared plait.Lock or plait.RLock, not {lock!r}")
         super().__init__(SharedRLock() if lock is None else lock)
-
-    # The lock's own, since a wait may end without the lock: see `OwnerDied`.
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        lock: Any = self._lock
-        lock.__exit__(kind, value, traceback)
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        lock: Any = self._lock
-        await lock.__aexit__(kind, value, traceback)
 
     def statistics(self) -> Any:
         """Return what goes on: whether the lock is `locked`, its `owner`, and who is `waiting` for a notice."""

@@ -114,7 +114,7 @@ impl Awaiting {
                     && deadlocks::on()
                     && let Some(place) = &place
                 {
-                    let wake = Wake::Waiter(Arc::clone(&place.waiter));
+                    let wake = Wake::Waiter(Arc::downgrade(&place.waiter));
                     watched = deadlocks::wait(py, operation.waits_for(), wake, false, true);
                 }
                 let mut inner = this.lock();

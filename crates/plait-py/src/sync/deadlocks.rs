@@ -83,6 +83,7 @@ fn deadlocks_begin(skipped: &Bound<'_, PyList>) -> PyResult<()> {
 fn deadlocks_end() {
     ON.store(false, Relaxed);
     watcher::end();
+    held::forget_all();
 }
 
 pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {

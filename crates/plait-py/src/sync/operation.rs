@@ -166,7 +166,7 @@ pub(crate) fn block_on(
             return Ok(Some(done));
         }
         if waiting.is_none() && deadlocks::on() {
-            let wake = Wake::Waiter(Arc::clone(&place.waiter));
+            let wake = Wake::Waiter(Arc::downgrade(&place.waiter));
             waiting = deadlocks::wait(py, operation.waits_for(), wake, deadline_ns.is_some(), false);
         }
         let until = match operation.nap() {
@@ -180,23 +180,22 @@ pub(crate) fn block_on(
             waiter: &place.waiter,
             deadline_ns: until,
         };
-        let waited = gil::wait(py, &awaited, true, until);
-        if let Some(raised) = waiting.as_ref().and_then(Waiting::doom) {
-            operation.leave(py, &mut place);
-            return Err(raised);
-        }
-        match waited {
-            Ok(true) => {}
-            Ok(false) if until != deadline_ns => {}
-            Ok(false) => {
-                operation.leave(py, &mut place);
-                // It may have come with the deadline.
-                return operation.attempt(py, None);
-            }
+        let waited = match gil::wait(py, &awaited, true, until) {
+            Ok(waited) => waited,
+            // First: what a signal's handler raised would be lost, and whoever waits for this one goes on as well.
             Err(raised) => {
                 operation.leave(py, &mut place);
                 return Err(raised);
             }
+        };
+        if let Some(raised) = waiting.as_ref().and_then(Waiting::doom) {
+            operation.leave(py, &mut place);
+            return Err(raised);
+        }
+        if !waited && until == deadline_ns {
+            operation.leave(py, &mut place);
+            // It may have come with the deadline.
+            return operation.attempt(py, None);
         }
     }
 }

@@ -141,17 +141,26 @@ impl SharedLockCore {
             this.lock.set_carrier(thread_number());
         }
         if deadlocks::on() {
-            let by_task = me.somebody & TASK != 0;
-            deadlocks::took_shared(slf.as_any(), &this.slot, this.lock.object(), by_task, how);
+            deadlocks::took_shared(slf.as_any(), &this.slot, this.lock.object(), me, how);
         }
     }
 
-    /// Notes that it is about to be given back, by the calling thread or the task that runs in it.
+    /// Notes that it is about to be given back by its owner.
     #[inline]
     fn note_given(&self) {
         if deadlocks::on() && self.lock.times() == 1 {
             deadlocks::gave_shared(&self.slot);
         }
+    }
+
+    /// Notes, while deadlocks are watched for, that it is given back by another than its owner: all who watch see that in the lock itself, since
+    /// only the owner's process knows of who took it.
+    #[inline]
+    fn note_passed(&self, py: Python<'_>) -> PyResult<()> {
+        if deadlocks::on() && self.lock.owner().is_some() && self.owning(py)?.is_none() {
+            self.lock.pass();
+        }
+        Ok(())
     }
 
     #[inline]
@@ -187,8 +196,9 @@ impl SharedLockCore {
 
     #[inline]
     fn give(&self, py: Python<'_>) -> PyResult<()> {
-        self.note_given();
         if !self.reentrant {
+            self.note_passed(py)?;
+            self.note_given();
             // Also of one that never took it: others see its death then, should that come before the next one is told.
             self.lock.object().seat().map_err(refused)?;
             return match self.lock.release() {
@@ -197,6 +207,7 @@ impl SharedLockCore {
             };
         }
         let owner = self.owning(py)?.ok_or_else(not_owned)?;
+        self.note_given();
         match self.lock.release_mine(owner) {
             true => Ok(()),
             false => Err(not_owned()),
@@ -413,6 +424,11 @@ impl SharedLockCore {
             return Ok(self.owning(py)?.is_some());
         }
         Ok(self.lock.locked())
+    }
+
+    /// Whether the calling thread, or the task that runs in it, has it.
+    fn _is_mine(&self, py: Python<'_>) -> PyResult<bool> {
+        Ok(self.owning(py)?.is_some())
     }
 
     /// Give it back altogether; return what `_acquire_restore` is to be called with.

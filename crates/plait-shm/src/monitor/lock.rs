@@ -45,6 +45,8 @@ struct Words {
     looked: AtomicU64,
     /// The thread in which the last task to take it ran.
     carrier: AtomicU32,
+    /// 1 once another gave it back than had taken it.
+    passed: AtomicU32,
 }
 
 /// Who owns a lock.
@@ -154,6 +156,12 @@ impl Behaviour for Rules {
 fn words(object: &Object) -> &Words {
     // SAFETY: the plan of a lock has them there; they are used as atomics only.
     unsafe { &*object.own().cast::<Words>() }
+}
+
+/// Who has the lock that is in this object, which is one.
+#[must_use]
+pub fn owner_of(object: &Object) -> Option<Owner> {
+    Owner::of(words(object).owner.load(Relaxed))
 }
 
 impl Lock {
@@ -388,7 +396,7 @@ impl Lock {
     /// Who has it.
     #[must_use]
     pub fn owner(&self) -> Option<Owner> {
-        Owner::of(self.words().owner.load(Relaxed))
+        owner_of(&self.object)
     }
 
     /// Says in which thread its owner runs, for an owner that is a task.
@@ -401,6 +409,18 @@ impl Lock {
     #[must_use]
     pub fn carrier(&self) -> u32 {
         self.words().carrier.load(Relaxed)
+    }
+
+    /// Says that another gives it back than has taken it: from now on anybody may.
+    pub fn pass(&self) {
+        // Relaxed: looked at twice by those who search for deadlocks.
+        self.words().passed.store(1, Relaxed);
+    }
+
+    /// Whether another ever gave it back than had taken it.
+    #[must_use]
+    pub fn passed(&self) -> bool {
+        self.words().passed.load(Relaxed) != 0
     }
 
     /// Whether somebody has it, or had it and died.

@@ -48,7 +48,7 @@ struct Header {
     /// Written last.
     magic: AtomicU64,
     kind: AtomicU32,
-    /// 1 once a process that watches for deadlocks has used it: those that wait at it do so too.
+    /// How often a process that watches for deadlocks has come to it; 0 where none of them is left. Those that wait at it watch too.
     deadlocks: AtomicU32,
     /// What it was made with.
     parameters: [AtomicU64; 4],
@@ -417,8 +417,9 @@ impl Object {
     pub fn show_board(&self, board: Source) -> io::Result<()> {
         let seat = self.seat()?;
         if !self.seats().has_board(seat) {
-            self.header().deadlocks.store(1, Relaxed);
             self.seats().hang_board(seat, board);
+            // Release: pairs with `deadlocks_watched`.
+            self.header().deadlocks.fetch_add(1, Release);
         }
         Ok(())
     }
@@ -439,11 +440,29 @@ impl Object {
         seat != 0 && (seat >> 32) as u32 == fork::generation() && self.seats().has_board(seat as u32 - 1)
     }
 
-    /// Whether deadlocks are watched for by somebody who uses it.
+    /// Whether deadlocks are watched for by another process that uses it.
     #[inline]
     #[must_use]
     pub fn deadlocks_watched(&self) -> bool {
-        self.header().deadlocks.load(Relaxed) != 0
+        // Acquire: pairs with `show_board`.
+        match self.header().deadlocks.load(Acquire) {
+            0 => false,
+            seen => self.others_watch(seen),
+        }
+    }
+
+    #[cold]
+    fn others_watch(&self, seen: u32) -> bool {
+        let me = Process::this().ok();
+        let watches = |&(seat, process): &(u32, Process)| {
+            self.seats().has_board(seat) && Some(process) != me && process.lives()
+        };
+        let any = self.seats().taken().any(|each| watches(&each));
+        if !any {
+            // Unless one has come since.
+            let _ = self.header().deadlocks.compare_exchange(seen, 0, Relaxed, Relaxed);
+        }
+        any
     }
 
     /// The objects that this process has a seat in.

@@ -117,7 +117,10 @@ impl<'a> Look<'a> {
 
     /// The waits that keep whoever has a shared lock from giving it back.
     fn owner(&mut self, lock: &Lock, found: &mut Vec<Name>) {
-        let Some(owner) = lock.owner() else { return };
+        // One that was ever given back by another than had taken it may be so again.
+        let Some(owner) = lock.owner().filter(|_| !lock.passed()) else {
+            return;
+        };
         let seats = lock.object().seats();
         let Some(process) = seats.holder(owner.seat) else {
             return;
@@ -165,9 +168,6 @@ impl<'a> Look<'a> {
                 // SAFETY: as above.
                 let (lock, slot) = unsafe { (&*lock, &*slot) };
                 let watched = slot.get();
-                if watched.is_some_and(|watched| !watched.kept()) {
-                    return;
-                }
                 let before = found.len();
                 self.owner(lock, found);
                 let itself = lock.owner().is_some_and(|owner| owner.somebody == entry.who);

@@ -7,11 +7,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use plait_shm::guarded::Kept;
+use plait_shm::monitor::lock::Owner;
 use plait_shm::monitor::object::Object;
 use plait_shm::order::{Noted, Order, Orders};
 use pyo3::prelude::*;
 
 use super::super::locks::owner;
+use super::super::shared_lock::TASK;
 use super::watched::{Slot, Watched};
 use super::{epoch, voice, watcher};
 
@@ -61,7 +63,15 @@ thread_local! {
     static MINE: RefCell<Mine> = RefCell::default();
 }
 
-static ORDERS: Kept<Option<Orders>> = Kept::new(None);
+static ORDERS: Kept<Option<Known>> = Kept::new(None);
+
+/// The orders that were seen.
+#[derive(Default)]
+struct Known {
+    orders: Orders,
+    /// Those of locks that are gone, of which the module that speaks to people has yet to hear.
+    gone: Vec<(u64, u64)>,
+}
 
 impl Mine {
     fn refresh(&mut self, epoch: u32) {
@@ -83,7 +93,7 @@ impl Mine {
         let mut news = Vec::new();
         if !holds.is_empty() {
             // Others may have given some of them back.
-            holds.retain(|held| held.is_held_by(party) && held.id != watched.id);
+            holds.retain(|held| held.is_still_held_by(party) && held.id != watched.id);
             if how != How::Try && !self.telling {
                 let all = holds.iter().fold(0, |sum: u64, held| sum.wrapping_add(mixed(held.id)));
                 for held in holds.iter() {
@@ -148,12 +158,13 @@ pub(in crate::sync) fn took_shared(
     object: &Bound<'_, PyAny>,
     slot: &Slot,
     lock: &Arc<Object>,
-    by_task: bool,
+    me: Owner,
     how: How,
 ) {
     share(lock);
+    slot.of(object).take_shared(lock, me);
     let thread = owner::thread();
-    let task = if by_task {
+    let task = if me.somebody & TASK != 0 {
         owner::task(object.py()).ok().flatten()
     } else {
         None
@@ -213,15 +224,22 @@ pub(super) fn holds(party: usize) -> Vec<Arc<Watched>> {
         }
     });
     let mut holds = holds.unwrap_or_default();
-    holds.retain(|held| held.is_held_by(party));
+    holds.retain(|held| held.is_still_held_by(party));
     holds
 }
 
 /// A lock that is gone is in no order.
 pub(super) fn forget(id: u64) {
-    if let Some(orders) = ORDERS.lock().as_mut() {
-        orders.forget(id);
+    if let Some(known) = ORDERS.lock().as_mut() {
+        let gone = known.orders.forget(id);
+        known.gone.extend(gone.iter().map(|order| (order.held, order.taken)));
     }
+}
+
+/// Nobody watches any more.
+pub(super) fn forget_all() {
+    let known = ORDERS.lock().take();
+    drop(known);
 }
 
 /// While it lives, this thread's orders are not looked at.
@@ -252,7 +270,7 @@ fn note(py: Python<'_>, taken: &Arc<Watched>, party: usize, holds: &[Arc<Watched
             held: held.id,
             taken: taken.id,
         };
-        let noted = ORDERS.lock().get_or_insert_default().note(order, &ids);
+        let noted = ORDERS.lock().get_or_insert_default().orders.note(order, &ids);
         if let Err(error) = tell(py, &noted, order, held, taken, party) {
             error.write_unraisable(py, None);
         }
@@ -272,7 +290,9 @@ fn tell(
         let locks = (held.object(py), taken.object(py));
         let made = (held.made.tell(py), taken.made.tell(py));
         let site = held.taken(party).tell(py);
-        voice(py)?.call_method1("ordered", (order.held, order.taken, locks, made, site))?;
+        let gone = ORDERS.lock().as_mut().map(|known| std::mem::take(&mut known.gone));
+        let gone = gone.unwrap_or_default();
+        voice(py)?.call_method1("ordered", ((order.held, order.taken), locks, made, site, gone))?;
     }
     if let Noted::Inverts { circle, .. } = noted {
         let circle: Vec<(u64, u64)> = circle.iter().map(|order| (order.held, order.taken)).collect();

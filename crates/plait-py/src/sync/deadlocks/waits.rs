@@ -3,7 +3,7 @@
 //! Whoever is about to sleep puts itself into the table, and takes itself out before it goes on. Objects are named there by address: they live
 //! for as long as the wait does, and so for as long as the table is held.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use plait_shm::guarded::{Guard, Kept};
 use plait_shm::monitor::board::{Board, Posted, WORDS};
@@ -12,6 +12,7 @@ use plait_shm::monitor::object::Object;
 use plait_sys::{fork, time};
 use pyo3::ffi;
 use pyo3::prelude::*;
+use pyo3::types::{PyWeakrefMethods, PyWeakrefReference};
 
 use super::super::Waiter;
 use super::super::inbox;
@@ -52,12 +53,12 @@ unsafe impl Send for Target {}
 /// How the one that waits is told.
 pub(in crate::sync) enum Wake {
     /// A thread or a task in the queues of this process, or a task that is told by the bell.
-    Waiter(Arc<Waiter>),
+    Waiter(Weak<Waiter>),
     /// A thread at a shared object: its gate and slot.
     Slot(Arc<Object>, usize, u32),
 }
 
-/// A wait.
+/// A wait. It keeps no task alive: that of a loop which was closed waits until the collector takes it.
 pub(super) struct Entry {
     pub(super) number: u64,
     /// A thread's number, or a task's address with a bit.
@@ -66,7 +67,7 @@ pub(super) struct Entry {
     pub(super) who: u32,
     /// The thread that waits, or that the task runs in.
     pub(super) thread: usize,
-    pub(super) task: Option<Py<PyAny>>,
+    pub(super) task: Option<Py<PyWeakrefReference>>,
     pub(super) since_ns: u64,
     /// It ends by itself.
     pub(super) timed: bool,
@@ -155,9 +156,25 @@ impl Entry {
         }
     }
 
+    /// The task that waits. To be dropped when the table is free.
+    pub(super) fn task<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
+        self.task.as_ref()?.bind(py).upgrade()
+    }
+
+    /// Whether this thread was woken: what it waits for may have come, and it has only to run.
+    pub(super) fn thread_woken(&self) -> bool {
+        match &self.wake {
+            // That of a thread: to drop it under the table runs no Python code.
+            Wake::Waiter(waiter) if self.task.is_none() => {
+                waiter.upgrade().is_some_and(|waiter| waiter.woken().is_some())
+            }
+            Wake::Waiter(_) | Wake::Slot(..) => false,
+        }
+    }
+
     pub(super) fn tell(&self) -> Tell {
         match &self.wake {
-            Wake::Waiter(waiter) => Tell::Waiter(Arc::clone(waiter)),
+            Wake::Waiter(waiter) => waiter.upgrade().map_or(Tell::Done, Tell::Waiter),
             Wake::Slot(object, gate, slot) => {
                 // Under the table, and so before the slot is another's.
                 object.poke(*gate, *slot);
@@ -234,6 +251,7 @@ pub(in crate::sync) fn wait(py: Python<'_>, target: Target, wake: Wake, timed: b
         Some(task) => (task.as_ptr() as usize | 1, shared_lock::number_of_task(task)),
         None => (thread, shared_lock::thread_number()),
     };
+    let weak = task.as_ref().map(PyWeakrefReference::new).transpose().ok()?;
     let posted = match &target {
         _ if timed => None,
         // SAFETY: the caller keeps it alive.
@@ -255,7 +273,7 @@ pub(in crate::sync) fn wait(py: Python<'_>, target: Target, wake: Wake, timed: b
         party,
         who,
         thread,
-        task: task.map(Bound::unbind),
+        task: weak.map(Bound::unbind),
         since_ns,
         due_ns: since_ns + watcher::PATIENCE_NS,
         timed,

@@ -4,8 +4,10 @@ use std::sync::atomic::{
     AtomicBool, AtomicU32, AtomicU64, AtomicUsize,
     Ordering::{Acquire, Relaxed, Release},
 };
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 
+use plait_shm::monitor::lock::{self, Owner};
+use plait_shm::monitor::object::Object;
 use pyo3::prelude::*;
 use pyo3::types::PyWeakrefReference;
 
@@ -36,6 +38,10 @@ pub(super) struct Watched {
     with: AtomicBool,
     /// Whether it was ever given back by another than had taken it.
     passed: AtomicBool,
+    /// Where it is, if others share it.
+    shared: OnceLock<Weak<Object>>,
+    /// Who has it, as others see that: one of them may have given it back.
+    somebody: AtomicU32,
     /// Whether it is in an order.
     pub(super) ordered: AtomicBool,
 }
@@ -76,6 +82,8 @@ impl Slot {
             taken: LastSite::default(),
             with: AtomicBool::new(false),
             passed: AtomicBool::new(false),
+            shared: OnceLock::new(),
+            somebody: AtomicU32::new(0),
             ordered: AtomicBool::new(false),
         };
         self.watched.get_or_init(|| Arc::new(made))
@@ -115,6 +123,25 @@ impl Watched {
     pub(super) fn is_held_by(&self, party: usize) -> bool {
         // Acquire: pairs with `take`.
         self.holder.load(Acquire) == party
+    }
+
+    /// `me` has taken it, which others share.
+    pub(super) fn take_shared(&self, object: &Arc<Object>, me: Owner) {
+        self.shared.get_or_init(|| Arc::downgrade(object));
+        self.somebody.store(me.somebody, Relaxed);
+    }
+
+    /// Whether `party`, which has taken it here, has it still: a process that shares it may have given it back.
+    #[inline]
+    pub(super) fn is_still_held_by(&self, party: usize) -> bool {
+        self.is_held_by(party) && self.shared.get().is_none_or(|shared| self.is_owned(shared))
+    }
+
+    #[cold]
+    fn is_owned(&self, shared: &Weak<Object>) -> bool {
+        let Some(object) = shared.upgrade() else { return false };
+        let (owner, somebody) = (lock::owner_of(&object), self.somebody.load(Relaxed));
+        object.seat().is_ok_and(|seat| owner == Some(Owner { seat, somebody }))
     }
 
     /// The thread in which `party` took it; 0 where that is not known.

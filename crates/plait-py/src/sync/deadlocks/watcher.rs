@@ -150,6 +150,10 @@ fn look(board: &Board, number: u64, asked: bool) {
     match victim {
         Some(Name::Here(victim)) => {
             if !answered(board, &others.ask_tasks(&found)) {
+                // It may be stopped, or only busy: its interpreter lock is taken for that long.
+                if let Some(entry) = table().find_mut(number) {
+                    (entry.looked_at, entry.due_ns) = (false, time::monotonic_ns() + ANSWER_NS);
+                }
                 return;
             }
             let _ = Python::try_attach(|py| {
@@ -244,9 +248,11 @@ fn break_up(py: Python<'_>, found: &[Name], victim: u64, others: &mut Others) ->
         found
             .iter()
             .map(|&name| Step::of(py, &table, others, name))
-            .collect::<Option<Vec<_>>>()
+            .collect::<Vec<_>>()
     };
-    let Some(steps) = steps else { return Ok(()) };
+    let Some(steps) = steps.into_iter().collect::<Option<Vec<_>>>() else {
+        return Ok(());
+    };
     let told = steps
         .into_iter()
         .map(|step| step.tell(py))
@@ -281,7 +287,7 @@ fn any_timed(py: Python<'_>, found: &[Name]) -> bool {
             Name::Here(number) => table.find(*number),
             Name::There { .. } => None,
         });
-        mine.filter_map(|entry| Some((entry.number, entry.task.as_ref()?.clone_ref(py))))
+        mine.filter_map(|entry| Some((entry.number, entry.task(py)?.unbind())))
             .collect()
     };
     let mut any = false;
@@ -302,13 +308,14 @@ fn any_timed(py: Python<'_>, found: &[Name]) -> bool {
 
 /// Where all threads of the process wait, and nobody else could end that, has the one go on that waits by this number.
 fn let_one_go_on(py: Python<'_>, number: u64) -> PyResult<()> {
-    let waiting: Vec<(usize, Py<PyAny>)> = {
+    let (numbers, waiting): (Vec<u64>, Vec<(usize, Py<PyAny>)>) = {
         let table = table();
-        let last = table.find(number).and_then(|entry| only_ours(py, entry));
-        if last.is_none() {
+        if !table.find(number).is_some_and(only_ours) {
             return Ok(());
         }
-        table.entries.iter().filter_map(|entry| only_ours(py, entry)).collect()
+        let ours = table.entries.iter().filter(|entry| only_ours(entry));
+        ours.filter_map(|entry| Some((entry.number, (entry.thread, waited_for(py, entry)?))))
+            .unzip()
     };
     let error = voice(py)?.call_method1("everybody", (waiting,))?;
     if error.is_none() {
@@ -316,6 +323,10 @@ fn let_one_go_on(py: Python<'_>, number: u64) -> PyResult<()> {
     }
     let tell = {
         let mut table = table();
+        // One that was woken meanwhile may let all others go on, however long it takes until it runs.
+        if !numbers.iter().all(|&each| table.find(each).is_some_and(only_ours)) {
+            return Ok(());
+        }
         // The others may be left to themselves once it has ended.
         let again = time::monotonic_ns() + PATIENCE_NS;
         for entry in table.entries.iter_mut().filter(|entry| !entry.timed) {
@@ -329,15 +340,21 @@ fn let_one_go_on(py: Python<'_>, number: u64) -> PyResult<()> {
     tell.map_or(Ok(()), |tell| go_on(py, tell, &error))
 }
 
-/// The thread that waits, and what for, where only threads of this process can end that.
-fn only_ours(py: Python<'_>, entry: &Entry) -> Option<(usize, Py<PyAny>)> {
-    let object = match entry.target {
-        Target::Lock(object, _) | Target::Local(object) => object,
-        Target::Shared(..) | Target::Other => return None,
-    };
-    let lasting = !entry.timed && !entry.doomed && entry.task.is_none();
-    // SAFETY: attached; the wait is in the table, which is held, so what it names lives.
-    lasting.then(|| (entry.thread, unsafe { Bound::from_borrowed_ptr(py, object).unbind() }))
+/// Whether a thread waits, and is not woken yet, where only threads of this process can end that.
+fn only_ours(entry: &Entry) -> bool {
+    let ours = matches!(entry.target, Target::Lock(..) | Target::Local(_));
+    ours && !entry.timed && !entry.doomed && entry.task.is_none() && !entry.thread_woken()
+}
+
+/// What a wait that is [`only_ours`] is for.
+fn waited_for(py: Python<'_>, entry: &Entry) -> Option<Py<PyAny>> {
+    match entry.target {
+        // SAFETY: attached; the wait is in the table, which is held, so what it names lives.
+        Target::Lock(object, _) | Target::Local(object) => unsafe {
+            Some(Bound::from_borrowed_ptr(py, object).unbind())
+        },
+        Target::Shared(..) | Target::Other => None,
+    }
 }
 
 /// A wait of a circle, for people.
@@ -382,7 +399,7 @@ impl Step {
         let watched = slot.get();
         Some(Self::Here {
             thread: entry.thread,
-            task: entry.task.as_ref().map(|task| task.clone_ref(py)),
+            task: entry.task(py).map(Bound::unbind),
             // SAFETY: as above, and attached.
             lock: unsafe { Bound::from_borrowed_ptr(py, object).unbind() },
             taken: watched.and_then(|watched| watched.last_taken().tell(py)),

@@ -159,6 +159,15 @@ impl LockCore {
         take_in_task(slf, "Lock.aacquire", 1)
     }
 
+    /// Whether the calling thread, or the task that runs in it, has it.
+    fn _is_mine(&self, py: Python<'_>) -> PyResult<bool> {
+        if !self.locked() {
+            return Ok(false);
+        }
+        let task = || owner::task(py).map(|task| task.is_some_and(|task| self.owner.is_task(&task)));
+        Ok(self.owner.is_thread(owner::thread()) || (self.owner.any_task() && task()?))
+    }
+
     #[getter(_owner)]
     fn owner(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
         if self.locked() { self.owner.object(py) } else { Ok(None) }

@@ -42,7 +42,18 @@ unsafe fn note_taken<C: Quick>(slf: *mut ffi::PyObject, how: How) {
     }
 }
 
-/// Notes that it is about to be given back for the last time.
+/// Whether `holder` is the calling thread, or the task that runs in it.
+///
+/// # Safety
+/// Attached.
+unsafe fn is_callers(holder: usize) -> bool {
+    // SAFETY: the caller's promise.
+    let py = unsafe { Python::assume_attached() };
+    let task = || owner::task(py).ok().flatten().map(|task| task.as_ptr() as usize | 1);
+    holder == owner::thread() || (holder & 1 == 1 && task() == Some(holder))
+}
+
+/// Notes that it is about to be given back for the last time. One that only its owner gives back is not, by another.
 ///
 /// # Safety
 /// Attached; `slf` is alive.
@@ -51,6 +62,8 @@ unsafe fn note_given<C: Quick>(slf: *mut ffi::PyObject) {
     // SAFETY: the caller's promise.
     if let Some(lock) = unsafe { this::<C>(&slf) }.holding()
         && lock.times() == 1
+        // SAFETY: the caller's promise.
+        && (!lock.reentrant() || unsafe { is_callers(lock.holder()) })
     {
         deadlocks::gave(lock.slot(), lock.holder());
     }
