@@ -370,6 +370,7 @@ mod tests {
             while watch.figures().waiting < 3 {
                 std::thread::sleep(Duration::from_millis(1));
             }
+            std::thread::sleep(Duration::from_millis(2));
             fake.drop();
         });
         let after = watch.figures();
