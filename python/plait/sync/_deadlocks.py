@@ -138,8 +138,8 @@ def watch_deadlocks(*, report: Report | None = None) -> DeadlockWatch:
     nor signal handlers; and it is so when the last of these waits has lasted for a moment, not only later, when a thread ends.
 
     It lasts until it is cancelled, in forked children too, and in every process that waits for a shared lock which a watching
-    process has used, where `unwatch_deadlocks` ends it. While nobody watches it costs nothing; a lock costs some ten nanoseconds
-    more while somebody does.
+    process has used, where `unwatch_deadlocks` ends it. While nobody watches it costs nothing; a lock costs some ten
+    nanoseconds more while somebody does.
 
     Args:
         report: Called with each `Inversion` and each `DeadlockError`, in the thread that has found it. It must not wait for
