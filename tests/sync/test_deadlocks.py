@@ -711,6 +711,9 @@ def test_tasks_of_a_closed_loop_are_not_kept(watch: DeadlockWatch, make: Any) ->
     def leave_one() -> weakref.ref[asyncio.Task[str]]:
         lock, loop = plait.Lock(), make()
 
+        def ignore(_loop: Any, _context: Any) -> None:
+            """Say nothing of a task that was destroyed."""
+
         async def main() -> weakref.ref[asyncio.Task[str]]:
             task = asyncio.get_running_loop().create_task(both(lock, lock, asyncio.Event(), asyncio.Event()))
             for _ in range(10):
@@ -719,7 +722,7 @@ def test_tasks_of_a_closed_loop_are_not_kept(watch: DeadlockWatch, make: Any) ->
             return weakref.ref(task)
 
         assert lock.acquire()
-        loop.set_exception_handler(lambda *_: None)  # it would tell of a task that was destroyed
+        loop.set_exception_handler(ignore)
         task: weakref.ref[asyncio.Task[str]] = loop.run_until_complete(main())
         loop.close()
         return task
@@ -749,7 +752,7 @@ thread = threading.Thread(target=slow)
 try:
     with plait.sync.watch_deadlocks():
         thread.start()
-        for number in range(8):
+        for number in range(20):
             ask.put(number)
             assert answer.get() == number
     print("fine")
