@@ -711,6 +711,9 @@ def test_tasks_of_a_closed_loop_are_not_kept(watch: DeadlockWatch, make: Any) ->
     def leave_one() -> weakref.ref[asyncio.Task[str]]:
         lock, loop = plait.Lock(), make()
 
+        def ignore(_loop: Any, _context: Any) -> None:
+            """Say nothing of a task that was destroyed."""
+
         async def main() -> weakref.ref[asyncio.Task[str]]:
             task = asyncio.get_running_loop().create_task(both(lock, lock, asyncio.Event(), asyncio.Event()))
             for _ in range(10):
@@ -719,7 +722,7 @@ def test_tasks_of_a_closed_loop_are_not_kept(watch: DeadlockWatch, make: Any) ->
             return weakref.ref(task)
 
         assert lock.acquire()
-        loop.set_exception_handler(lambda *_: None)  # it would tell of a task that was destroyed
+        loop.set_exception_handler(ignore)
         task: weakref.ref[asyncio.Task[str]] = loop.run_until_complete(main())
         loop.close()
         return task
@@ -731,11 +734,11 @@ def test_tasks_of_a_closed_loop_are_not_kept(watch: DeadlockWatch, make: Any) ->
 
 def test_a_thread_that_was_woken_and_cannot_run_yet_may_let_others_go_on(run_script: Any) -> None:
     source = """
-import os, subprocess, sys, threading, plait, plait.sync
+import os, subprocess, sys, threading, time, plait, plait.sync
 
 first, *_, last = sorted(os.sched_getaffinity(0)) * 2
 os.sched_setaffinity(0, {last})
-busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(6)]
 os.sched_setaffinity(0, {first})
 ask, answer = plait.Channel(), plait.Channel()
 
@@ -749,13 +752,16 @@ thread = threading.Thread(target=slow)
 try:
     with plait.sync.watch_deadlocks():
         thread.start()
-        for number in range(8):
+        number, end = 0, time.monotonic() + 2
+        while number < 100 and time.monotonic() < end:
+            number += 1
             ask.put(number)
             assert answer.get() == number
     print("fine")
 finally:
-    busy.kill()
-    busy.wait()
+    for process in busy:
+        process.kill()
+        process.wait()
     ask.put(-1)
     thread.join()
 """

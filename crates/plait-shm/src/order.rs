@@ -88,7 +88,12 @@ impl Orders {
         }
         for held in self.before.remove(&lock).into_iter().flatten() {
             gone.push(Order { held, taken: lock });
-            take_out(&mut self.after, held, |taken| taken.remove(&lock).is_some(), HashMap::is_empty);
+            take_out(
+                &mut self.after,
+                held,
+                |taken| taken.remove(&lock).is_some(),
+                HashMap::is_empty,
+            );
         }
         for other in self.told.remove(&lock).into_iter().flatten() {
             take_out(&mut self.told, other, |others| others.remove(&lock), HashSet::is_empty);

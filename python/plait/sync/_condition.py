@@ -104,9 +104,7 @@ class AnyCondition:
             self.release()
 
     def _is_lost(self) -> bool:
-        """Whether the lock is not the caller's to give back, since a wait ended without it.
-
-        Who waited for it would have done so for ever.
+        """Whether the lock is not the caller's to give back: a wait ended without it, which else would have lasted for ever.
 
         What the wait raised does not say so: the program may have caught it, and raised something else.
         """

@@ -135,7 +135,8 @@ def watch_deadlocks(*, report: Report | None = None) -> DeadlockWatch:
     Channels, semaphores, events and notices of a condition belong to nobody, so to wait for one is no step of a circle: any
     thread could end it. It is a deadlock where none is left that could: where every thread of the process waits, without a
     timeout, for such things or locks that are not shared, or in `Thread.join`, and there are neither sleeping loops nor pools
-    nor signal handlers; and it is so when the last of these waits has lasted for a moment, not only later, when a thread ends.
+    nor signal handlers; and where that is so when the last of these waits has lasted for a moment, not only later, when a
+    thread ends.
 
     It lasts until it is cancelled, in forked children too, and in every process that waits for a shared lock which a watching
     process has used, where `unwatch_deadlocks` ends it. While nobody watches it costs nothing; a lock costs some ten

@@ -454,9 +454,8 @@ impl Object {
     #[cold]
     fn others_watch(&self, seen: u32) -> bool {
         let me = Process::this().ok();
-        let watches = |&(seat, process): &(u32, Process)| {
-            self.seats().has_board(seat) && Some(process) != me && process.lives()
-        };
+        let watches =
+            |&(seat, process): &(u32, Process)| self.seats().has_board(seat) && Some(process) != me && process.lives();
         let any = self.seats().taken().any(|each| watches(&each));
         if !any {
             // Unless one has come since.

@@ -154,13 +154,7 @@ pub(in crate::sync) fn took(object: &Bound<'_, PyAny>, slot: &Slot, party: usize
 }
 
 /// A shared lock was taken by the calling thread, or by the task that runs in it.
-pub(in crate::sync) fn took_shared(
-    object: &Bound<'_, PyAny>,
-    slot: &Slot,
-    lock: &Arc<Object>,
-    me: Owner,
-    how: How,
-) {
+pub(in crate::sync) fn took_shared(object: &Bound<'_, PyAny>, slot: &Slot, lock: &Arc<Object>, me: Owner, how: How) {
     share(lock);
     slot.of(object).take_shared(lock, me);
     let thread = owner::thread();
