@@ -244,7 +244,8 @@ def test_a_child_that_is_killed(true: Any) -> None:
         (process,) = [each for each in profile["processes"] if each["pid"] == pid]
         (each,) = [each for each in profile["threads"] if each["pid"] == pid]
         assert process["wall"] >= 1.0 - 0.3, process  # all but its last moment
-        assert spent(each, "on_cpu_gil", "ready") >= 0.6, each
+        # A stretch of the GIL is written in parts of half a second.
+        assert spent(each, "on_cpu_gil", "ready") >= 0.4, each
         assert process["cpu"] <= cpu * 1.05 + 0.3
 
     true("killed_child", check)
