@@ -84,9 +84,13 @@ class Outcome:
         return self.status.startswith("ok")
 
 
-def environment(check: Check) -> dict[str, str]:
-    """This process's environment, with the interpreter that PyO3 builds for and cargo where rustup puts it."""
-    env = {**os.environ, "PYO3_PYTHON": PYTHON, **check.env}
+def environment(check: Check, folder: Path) -> dict[str, str]:
+    """This process's environment, with the interpreter that PyO3 builds for and cargo where rustup puts it.
+
+    Runs on several interpreters at a time each remember by themselves which tests failed.
+    """
+    remembered = f"-o cache_dir={shlex.quote(str(folder.resolve() / 'pytest'))}"
+    env = {**os.environ, "PYO3_PYTHON": PYTHON, "PYTEST_ADDOPTS": remembered, **check.env}
     cargo = Path(os.environ.get("CARGO_HOME", Path.home() / ".cargo")) / "bin"
     env["PATH"] = os.pathsep.join([str(Path(PYTHON).parent), env.get("PATH", os.defpath), str(cargo)])
     return env
@@ -125,7 +129,7 @@ def run(name: str, check: Check, folder: Path) -> Outcome:
             process = subprocess.Popen(
                 check.command,
                 cwd=ROOT,
-                env=environment(check),
+                env=environment(check, folder),
                 stdin=subprocess.DEVNULL,
                 stdout=written,
                 stderr=subprocess.STDOUT,
