@@ -159,7 +159,7 @@ if __name__ == "__main__":
     if not pid:
         os.execv(sys.executable, [sys.executable, "-c", "import time, sys; time.sleep(0.05); sys.exit(5)"])
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 5
-    print(sorted(name for name in os.environ if "PLAIT" in name or name == "PYTHONPATH"))
+    print(sorted(name for name in os.environ if "PLAIT_OBS" in name or name == "PYTHONPATH"))
 """
 
 
