@@ -208,7 +208,7 @@ def test_a_forked_child_has_a_watch_of_its_own():
             pool.submit(hog).result()
             child = os.fork()
         if not child:
-            told.clear()
+            told = threading.Event()  # the other's lock may have been held at the fork
             with plait.ThreadPool(1, hold_warning=0.1) as pool:
                 pool.submit(hog).result()
             print("child", flush=True)
