@@ -11,9 +11,10 @@ import sys
 import threading
 import time
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import plait
+from plait.compare._measure import timed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -98,12 +99,6 @@ def turns(quick: bool) -> Figures:
     }
 
 
-def _timed(call: Callable[[], Any]) -> float:
-    began = time.perf_counter()
-    call()
-    return time.perf_counter() - began
-
-
 def _gathered(function: Callable[[int], int], rounds: int, count: int) -> None:
     async def unit() -> int:
         return function(rounds)
@@ -144,12 +139,12 @@ def cores(quick: bool) -> Figures:
             list(executor.map(function, units))  # has its workers now
         times: dict[str, list[float]] = {}
         for _ in range(rounds):
-            took = _timed(partial(_in_turn, function, units))
+            took = timed(partial(_in_turn, function, units))
             times.setdefault("serial", []).append(took)
             for name, executor in executors.items():
-                took = _timed(partial(_mapped, executor, function, units))
+                took = timed(partial(_mapped, executor, function, units))
                 times.setdefault(name, []).append(took)
-            took = _timed(partial(_gathered, function, units[0], count))
+            took = timed(partial(_gathered, function, units[0], count))
             times.setdefault("asyncio", []).append(took)
         serial = min(times.pop("serial"))
         for name, each in times.items():

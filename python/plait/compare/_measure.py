@@ -8,7 +8,11 @@ import os
 import signal
 import subprocess
 import sys
-from typing import cast
+import time
+from typing import TYPE_CHECKING, cast
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 #: What a measurement gives: figures by model and name.
 Figures = dict[str, dict[str, float]]
@@ -53,3 +57,10 @@ def run(name: str, *, quick: bool) -> Figures:
         said = err.strip().splitlines()
         raise MeasurementError(f"exit code {process.returncode}: {said[-1] if said else 'without a word'}")
     return cast("Figures", json.loads(out.splitlines()[-1]))
+
+
+def timed(call: Callable[[], object]) -> float:
+    """Seconds that a call takes."""
+    began = time.perf_counter()
+    call()
+    return time.perf_counter() - began

@@ -14,6 +14,7 @@ from multiprocessing import shared_memory
 from typing import TYPE_CHECKING, Any
 
 import plait
+from plait.compare._measure import timed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -257,22 +258,16 @@ def sharing(quick: bool) -> Figures:
             pool.submit(_length, data).result()
             figures[model]["plait_hand_over"] = _median_of(3, partial(_hand_over, pool, data))
     with multiprocessing.get_context("fork").Pool(1) as copying:
-        figures["processes"]["hand_over"] = _median_of(3, lambda: _timed(lambda: copying.apply(_length, (data,))))
+        figures["processes"]["hand_over"] = _median_of(3, lambda: timed(lambda: copying.apply(_length, (data,))))
     memory = shared_memory.SharedMemory(create=True, size=size)
-    figures["processes"]["shared_memory"] = _median_of(3, lambda: _timed(lambda: _open(memory.name)))
+    figures["processes"]["shared_memory"] = _median_of(3, lambda: timed(lambda: _open(memory.name)))
     memory.close()
     memory.unlink()
     return figures
 
 
-def _timed(call: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    call()
-    return time.perf_counter() - began
-
-
 def _hand_over(pool: Any, data: bytearray) -> float:
-    return _timed(lambda: pool.submit(_length, data).result())
+    return timed(lambda: pool.submit(_length, data).result())
 
 
 def _open(name: str) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import plait
 from plait.compare._cores import spin
+from plait.compare._measure import timed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -72,12 +73,6 @@ async def _fetch_all(address: tuple[str, int], count: int) -> None:
     await asyncio.gather(*(_fetch_in_task(address) for _ in range(count)))
 
 
-def _timed(call: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    call()
-    return time.perf_counter() - began
-
-
 def waits(quick: bool) -> Figures:
     """Fetches from a server that takes 10 ms for each, and how long 10, 1,000 and 10,000 sleepers of 0.1 s take together."""
     server = _Server()  # forked before there are threads
@@ -98,11 +93,11 @@ def _waits(address: tuple[str, int], count: int, rounds: int) -> Figures:
         list(executor.map(_fetch, addresses[:50]))
     ratios: dict[str, list[float]] = {}
     for _ in range(rounds):
-        serial = _timed(partial(_fetch_in_turn, addresses[:25])) / 25 * count
+        serial = timed(partial(_fetch_in_turn, addresses[:25])) / 25 * count
         for name, executor in executors.items():
-            ratios.setdefault(name, []).append(serial / _timed(partial(_fetch_by, executor, addresses)))
-        ratios.setdefault("asyncio", []).append(serial / _timed(lambda: asyncio.run(_fetch_all(address, count))))
-        ratios.setdefault("plait", []).append(serial / _timed(lambda: plait.run(_fetch_all(address, count))))
+            ratios.setdefault(name, []).append(serial / timed(partial(_fetch_by, executor, addresses)))
+        ratios.setdefault("asyncio", []).append(serial / timed(lambda: asyncio.run(_fetch_all(address, count))))
+        ratios.setdefault("plait", []).append(serial / timed(lambda: plait.run(_fetch_all(address, count))))
     for executor in executors.values():
         executor.shutdown()
     figures: Figures = {
@@ -112,9 +107,9 @@ def _waits(address: tuple[str, int], count: int, rounds: int) -> Figures:
     for name, number in workers.items():
         figures[name]["workers"] = float(number)
     for number in (10, 1_000, 10_000):
-        figures["asyncio"][f"sleepers_{number}"] = _timed(partial(_tasks_sleep, number))
+        figures["asyncio"][f"sleepers_{number}"] = timed(partial(_tasks_sleep, number))
         try:
-            figures["threads"][f"sleepers_{number}"] = _timed(partial(_threads_sleep, number))
+            figures["threads"][f"sleepers_{number}"] = timed(partial(_threads_sleep, number))
         except (RuntimeError, MemoryError):
             pass  # so many threads cannot be had here, and the table says so
     return figures
