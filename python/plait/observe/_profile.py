@@ -18,6 +18,7 @@ from plait.observe import _session
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import TracebackType
+    from typing import BinaryIO
 
     from plait.observe._records import (
         Bursts,
@@ -257,9 +258,34 @@ def _from_json(path: str) -> ProfileRecord:
     return found
 
 
-def _traces(folder: str) -> list[str]:
+def _traces(folder: str, stem: str = "") -> list[str]:
     names = sorted(os.listdir(folder))
-    return [os.path.join(folder, name) for name in names if name.endswith((".part", ".trace"))]
+    found = [name for name in names if name.startswith(stem) and name.endswith((".part", ".trace"))]
+    return [os.path.join(folder, name) for name in found]
+
+
+def _whole_process(folder: str, stem: str) -> list[BinaryIO]:
+    """Open all traces of a process, in the order of their names, which begin with `stem`.
+
+    A child that still writes may give its files other names meanwhile, or make one of two: then all are opened anew, since
+    something would be missing, or there twice.
+    """
+    while True:
+        files: list[BinaryIO] = []
+        try:
+            for path in (before := _traces(folder, stem)):
+                files.append(open(path, "rb"))  # noqa: SIM115 - the caller closes them
+            if before == _traces(folder, stem) and all(map(_is_that, files)):
+                return files
+        except FileNotFoundError:
+            pass
+        for file in files:
+            file.close()
+
+
+def _is_that(file: BinaryIO) -> bool:
+    """Whether an open file is still the one of its name."""
+    return os.path.samestat(os.fstat(file.fileno()), os.stat(file.name))
 
 
 def _lives(name: str) -> bool:
@@ -285,12 +311,13 @@ def collect(folder: str, into: str, exits: dict[int, int] | None = None) -> Prof
         if not any(name.endswith(".part") and _lives(name) for name in os.listdir(folder)):
             break
         time.sleep(0.01)
-    traces = _traces(folder)
+    stems = {os.path.basename(trace).partition(".")[0] for trace in _traces(folder)}
     with open(into, "wb") as whole:
-        for trace in traces:
-            with open(trace, "rb") as part:
-                shutil.copyfileobj(part, whole)
-    if not traces:
+        for stem in sorted(stems):
+            for part in _whole_process(folder, f"{stem}."):
+                with part:
+                    shutil.copyfileobj(part, whole)
+    if not stems:
         raise RuntimeError("no process has left a trace: Python was not started, or with -I, -E or -S")
     record = _core.load_profile([into])
     for process in record["processes"]:
