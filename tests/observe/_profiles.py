@@ -300,6 +300,8 @@ def a_profile(
                 "wall": end - 0.1 * number,
                 "exit": 0 if number == 0 else None,
                 "cpu": cpu,
+                "faults_minor": 2_000,
+                "faults_major": 3,
                 "states": {
                     "new": 0.002,
                     "ready": 0.01 * end,
@@ -446,6 +448,25 @@ def a_profile(
                     "run": 9.1,
                     "pickling": 0.7,
                     "transfer": 0.2,
+                }
+            ]
+            if threads
+            else [],
+            "deadlocks": [
+                {
+                    "pid": 4242,
+                    "at": wall * 0.9,
+                    "parties": [
+                        {
+                            "tid": 100 + one,
+                            "name": name(one, f"worker-{one}"),
+                            "lock": f"threading.Lock (0x{one}0)",
+                            "where": "transfer (bank.py:12)",
+                            "holder": 101 - one,
+                            "holder_name": f"worker-{1 - one}",
+                        }
+                        for one in (0, 1)
+                    ],
                 }
             ]
             if threads

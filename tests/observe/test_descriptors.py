@@ -54,7 +54,7 @@ for number, file in enumerate(files):
     file.seek(0)
     assert file.read() == b"%d" % number, number
 whole(found)
-print(len(found.processes), *[each["how"] for each in found.methods if each["what"] == "descriptors"][:1])
+print(len(found.processes), [each for each in found.methods if each["what"] == "files"])
 """
 
 SANDBOX = """
@@ -80,8 +80,8 @@ with plait.profile(children=False):
     time.sleep(0.6)
 assert os.fstat(number).st_size == 0, "it was written to"
 assert os.path.samestat(os.fstat(number), os.fstat(mine.fileno())), "it was closed"
-print(*[each["how"] for each in found.methods if each["what"] == "descriptors"])
-[why] = [each["why"] for each in found.methods if each["what"] == "descriptors"]
+print(*[each["how"] for each in found.methods if each["what"] == "files"])
+[why] = [each["why"] for each in found.methods if each["what"] == "files"]
 assert "Operation not permitted" in why, why
 """
 
@@ -103,11 +103,11 @@ print(len(found.threads))
 
 
 def test_a_program_that_closes_everything(run_script: Any) -> None:
-    assert run_script(COMMON + CLOSES).stdout == "2 a table of the observer's own\n"
+    assert run_script(COMMON + CLOSES).stdout == "2 []\n"
 
 
 def test_where_a_sandbox_does_not_allow_it(run_script: Any) -> None:
-    assert run_script(COMMON + SANDBOX).stdout == "the program's table\n"
+    assert run_script(COMMON + SANDBOX).stdout == "open in the program's table of descriptors\n"
 
 
 def test_few_descriptors_and_many_threads(run_script: Any) -> None:

@@ -686,3 +686,33 @@ print("done")
 """
     env = {"PYTHONWARNINGS": "ignore::DeprecationWarning"}
     assert run_script(source, env=env).stdout == "done\n"
+
+
+def test_tasks_of_uvloop(run_script: Any) -> None:
+    pytest.importorskip("uvloop")
+    source = """
+import asyncio, time
+import plait, uvloop
+
+async def child():
+    await asyncio.sleep(0.05)
+    time.sleep(0.06)
+
+async def main():
+    assert type(asyncio.get_running_loop()).__module__.startswith("uvloop")
+    await asyncio.gather(*[asyncio.create_task(child(), name=f"child-{number}") for number in range(3)])
+
+with plait.profile() as found:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main())
+tasks = {each["name"]: each for each in found.tasks}
+for number in range(3):
+    each = tasks[f"child-{number}"]
+    assert each["function"] == "child" and each["steps"] == 2, each
+    assert 0.055 < each["running"] < 0.12 and each["longest_step"] > 0.055, each
+    assert each["awaiting"] > 0.045 and each["awaits"][0]["what"] == "sleep", each
+assert sum(each["ready"] for each in tasks.values()) > 0.15, "the second and the third wait for their turn"
+assert found.verdict == "loop-blocked"
+print("done")
+"""
+    assert run_script(source).stdout == "done\n"

@@ -645,6 +645,67 @@ for wait in (first.get, plait.Semaphore(0).acquire, plait.Event().wait, first.jo
     assert run_script(source).stdout == text * 4
 
 
+LEFT = """
+import logging, sys, threading, time, plait, plait.sync
+
+logging.disable()
+watch = plait.sync.watch_deadlocks()
+channel, done = plait.Channel(), []
+
+def get():
+    try:
+        channel.get()
+    except plait.DeadlockError as error:
+        done.append(str(error))
+        print(str(error).splitlines()[0].split(",")[0], flush=True)
+
+getter = threading.Thread(target=get, name="getter")
+getter.start()
+"""
+
+
+def test_who_is_left_alone_by_a_thread_that_ends_is_told(run_script: Any) -> None:
+    source = (
+        LEFT
+        + """
+worker = threading.Thread(target=time.sleep, args=(0.3,))
+worker.start()
+getter.join()
+assert not worker.is_alive() and len(done) == 1
+assert "waits for the end of thread 'getter'" in done[0], done
+watch.cancel()
+assert threading.Thread._delete.__module__ == threading.Thread.join.__module__ == "threading"
+"""
+    )
+    assert run_script(source).stdout == "all 2 threads of the process wait\n"
+
+
+def test_who_is_left_alone_by_a_thread_that_joins_is_told(run_script: Any) -> None:
+    assert run_script(LEFT + "time.sleep(0.3)\ngetter.join()\n").stdout == "all 2 threads of the process wait\n"
+
+
+def test_who_is_left_alone_by_the_end_of_the_main_thread_is_told(run_script: Any) -> None:
+    source = LEFT + "time.sleep(0.3)\n"
+    assert run_script(source).stdout == "all 2 threads of the process wait\n"
+
+
+def test_who_is_not_left_alone_by_a_thread_that_ends_waits_on(run_script: Any) -> None:
+    source = (
+        LEFT
+        + """
+for _ in range(20):
+    brief = threading.Thread(target=time.sleep, args=(0.01,))
+    brief.start()
+    brief.join()
+channel.put(3)
+getter.join()
+assert not done
+print("done")
+"""
+    )
+    assert run_script(source).stdout == "done\n"
+
+
 def test_a_channel_that_somebody_may_still_fill_is_waited_for(watch: DeadlockWatch) -> None:
     channel, lock = plait.Channel[int](), plait.Lock()
 

@@ -21,6 +21,7 @@ mod elf;
 mod fake;
 mod frames;
 pub mod gil;
+mod held;
 pub mod hooks;
 pub mod layout;
 mod lines;

@@ -8,8 +8,9 @@
 use crate::code::{Bad, Codes};
 use crate::frames::{Blocks, Frames};
 use crate::gil::Known;
+use crate::held::Kinds;
 use crate::layout::{GilPlace, Layout, TABLE};
-use crate::stacks::{self, Function, NoStack};
+use crate::stacks::{self, Function, Holder, NoStack};
 use plait_sys::peek::{Error, Memory};
 use std::collections::HashSet;
 use std::fmt;
@@ -145,6 +146,7 @@ pub struct Stacks {
     /// The threads that were there last time.
     past: Vec<PyThread>,
     stack: Stack,
+    kinds: Kinds,
 }
 
 impl Stacks {
@@ -186,6 +188,7 @@ impl Stacks {
             frames: Frames::default(),
             past: Vec::new(),
             stack: Stack::default(),
+            kinds: Kinds::new(),
         })
     }
 
@@ -364,6 +367,26 @@ impl Stacks {
         0
     }
 
+    /// The frames of Python of the stack that was last looked at, with their code and the instruction that they are at.
+    pub(crate) fn python_frames(&self) -> impl Iterator<Item = (usize, usize, Option<u32>)> {
+        let frames = self.frames.chain.iter().zip(&self.frames.codes);
+        frames
+            .filter(|&(_, &(code, _))| code != 0)
+            .map(|(&frame, &(code, instruction))| (frame, code, instruction))
+    }
+
+    pub(crate) fn memory(&self) -> &Memory {
+        &self.memory
+    }
+
+    pub(crate) fn past(&self) -> &[PyThread] {
+        &self.past
+    }
+
+    pub(crate) fn kinds(&mut self) -> &mut Kinds {
+        &mut self.kinds
+    }
+
     fn pointer(&self, address: usize) -> Result<usize, Error> {
         Ok(usize::try_from(self.memory.word(address)?).unwrap_or(0))
     }
@@ -395,6 +418,12 @@ impl stacks::Stacks for Stacks {
         out.extend(stack.frames.iter().map(|frame| (frame.function, frame.line)));
         self.stack = stack;
         Ok(read?)
+    }
+
+    fn holders(&mut self, thread: usize, words: &[usize], most: usize, out: &mut Vec<Holder>) -> Result<(), NoStack> {
+        let known = self.past.iter().find(|known| known.state == thread);
+        let thread = *known.ok_or(NoStack::Gone)?;
+        Ok(Stacks::holders(self, &thread, words, most, out)?)
     }
 
     fn function(&self, number: u32) -> Function {

@@ -24,6 +24,17 @@ pub struct Function {
     pub line: u32,
 }
 
+/// Who has a lock.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Holder {
+    /// The address of the word that those sleep on who wait for it.
+    pub word: usize,
+    /// The thread.
+    pub tid: Tid,
+    /// Whether it may take the lock again.
+    pub recursive: bool,
+}
+
 /// Reads stacks without the interpreter's help, by the thread that asks: it has no state of Python, and never gets one.
 pub trait Stacks: Send {
     /// The threads that have a state now, and the address of each one's state. `out` is empty before.
@@ -37,6 +48,13 @@ pub trait Stacks: Send {
     /// # Errors
     /// See [`NoStack`].
     fn stack(&mut self, thread: usize, out: &mut Vec<(u32, u32)>) -> Result<(), NoStack>;
+
+    /// Adds who has locks of the interpreter that sleep on `words`, as far as the innermost frames of the thread with that state tell, which
+    /// sleeps: so many of them at most.
+    ///
+    /// # Errors
+    /// See [`NoStack`].
+    fn holders(&mut self, thread: usize, words: &[usize], most: usize, out: &mut Vec<Holder>) -> Result<(), NoStack>;
 
     /// A function by a number that [`Stacks::stack`] has given; numbers begin with 0 and grow by one.
     fn function(&self, number: u32) -> Function;

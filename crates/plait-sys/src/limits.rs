@@ -69,6 +69,20 @@ fn total_memory_by_call() -> u64 {
     info.totalram as u64 * u64::from(info.mem_unit)
 }
 
+/// How many pages this process has touched that it did not have: those that were at hand, and those that came from a disk.
+#[must_use]
+pub fn page_faults() -> [u64; 2] {
+    let mut usage = std::mem::MaybeUninit::<libc::rusage>::uninit();
+    // SAFETY: the structure is ours, and as large as the kernel takes it to be.
+    let got = unsafe { libc::getrusage(libc::RUSAGE_SELF, usage.as_mut_ptr()) };
+    if got != 0 {
+        return [0; 2]; // only for another `who`
+    }
+    // SAFETY: the kernel has filled it.
+    let usage = unsafe { usage.assume_init() };
+    [usage.ru_minflt, usage.ru_majflt].map(|count| u64::try_from(count).unwrap_or(0))
+}
+
 /// How many processes the kernel has killed for want of memory, so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct OomKills {
@@ -134,6 +148,18 @@ mod tests {
     use crate::forked;
 
     const MIB: usize = 1 << 20;
+
+    #[test]
+    fn pages_that_are_touched_first_are_counted() {
+        let before = page_faults();
+        let pages = vec![1_u8; 4 << 20];
+        let after = page_faults();
+        assert!(
+            after[0] > before[0] && after[1] >= before[1],
+            "{before:?} {after:?} {}",
+            pages.len()
+        );
+    }
 
     /// Whether `len` bytes of private memory can be had; async-signal-safe.
     fn can_map(len: usize) -> bool {

@@ -78,6 +78,8 @@ pub struct Profile {
     pub blocked: Vec<Blocked>,
     /// By pool and function.
     pub pools: Vec<Pool>,
+    /// Threads that wait for one another's locks for ever.
+    pub deadlocks: Vec<Deadlock>,
     /// Every stack that was seen.
     pub stacks: Stacks,
     /// A lane per thread, then one per task.
@@ -150,6 +152,8 @@ pub struct Process {
     pub exit: Option<i32>,
     /// CPU time of its threads.
     pub cpu: u64,
+    /// How often it touched a page that it did not have: those that were at hand, and those that came from a disk.
+    pub faults: [u64; 2],
     /// How long its GIL was held, on a core or not.
     pub gil_held: u64,
     /// Its states.
@@ -328,6 +332,34 @@ pub struct Blocked {
     pub time: u64,
     /// How many other tasks the loop had then.
     pub others: u64,
+}
+
+/// A circle of threads, each of which waits for a lock that the next one has, and the last for one of the first.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Deadlock {
+    /// Their process.
+    pub pid: Pid,
+    /// When it was found.
+    pub at: u64,
+    /// The threads.
+    pub parties: Vec<Party>,
+}
+
+/// A thread of a deadlock.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Party {
+    /// Its number.
+    pub tid: Tid,
+    /// Its name.
+    pub name: String,
+    /// What it waits for.
+    pub lock: String,
+    /// Where.
+    pub place: String,
+    /// Who has that.
+    pub holder: Tid,
+    /// The name of that thread.
+    pub holder_name: String,
 }
 
 /// The tasks of a pool that call one function. Times are sums.

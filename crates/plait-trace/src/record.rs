@@ -114,7 +114,7 @@ impl WaitKind {
 /// A way of observing, so that a report can say which were used.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Method {
-    /// What it sees: `gil`, `switches`, `ready`, `waits`, `stacks`, `tasks`, `locks`, `pools`.
+    /// What it sees: `gil`, `switches`, `ready`, `waits`, `stacks`, `tasks`, `locks`, `pools`, `files` (the observer's).
     pub what: Text,
     /// How: for example `condition variables` or `sampled`.
     pub how: Text,
@@ -192,6 +192,19 @@ pub enum Record {
         frame: u32,
         weight: u64,
         why: Why,
+    },
+    /// How many pages the process has touched since observation began that it did not have: those that were at hand (`minor`), and those that
+    /// came from a disk.
+    Faults { at: u64, minor: u64, major: u64 },
+    /// A thread waits for a lock that will never come, in a circle with those that have the same `number`: what `lock`, at which `place`, and who
+    /// has it. Found at `at`.
+    Deadlock {
+        at: u64,
+        number: u32,
+        tid: Tid,
+        lock: Text,
+        place: Text,
+        holder: Tid,
     },
     /// What a wait waits for, seen once while it lasts: the system `call` or the lock, and the file or peer (`target`).
     Wait {

@@ -443,4 +443,6 @@ records! {
     35 TaskSums { task: Plain, to: Time, running: Plain, ready: Plain, awaiting: Plain, steps: Plain, longest: Plain }
     36 AwaitSums { task: Plain, what: Plain, place: Plain, count: Plain, time: Plain }
     37 PoolSums { pool: Plain, function: Plain, count: Plain, queue: Plain, run: Plain, pickling: Plain, transfer: Plain }
+    38 Deadlock { at: Time, number: Plain, tid: Thread, lock: Plain, place: Plain, holder: Thread }
+    39 Faults { at: Time, minor: Plain, major: Plain }
 }

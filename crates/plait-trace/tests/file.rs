@@ -207,6 +207,17 @@ fn sums() -> impl Strategy<Value = Record> {
                 time,
             }
         }),
+        (tid(), any::<(u64, u32)>(), text(), text(), tid()).prop_map(|(tid, (at, number), lock, place, holder)| {
+            Record::Deadlock {
+                at,
+                number,
+                tid,
+                lock,
+                place,
+                holder,
+            }
+        }),
+        any::<[u64; 3]>().prop_map(|[at, minor, major]| Record::Faults { at, minor, major }),
         (tid(), any::<(bool, u32, u64)>()).prop_map(|(tid, (io, bucket, count))| Record::BurstSums {
             tid,
             io,

@@ -80,6 +80,8 @@ class ProcessRecord(TypedDict):
     wall: float
     exit: int | None
     cpu: float
+    faults_minor: int
+    faults_major: int
     states: ProcessStates
 
 
@@ -222,6 +224,25 @@ class PoolRecord(TypedDict):
     transfer: float
 
 
+class PartyRecord(TypedDict):
+    """A thread of a deadlock: which lock it waits for, where, and who has that."""
+
+    tid: int
+    name: str
+    lock: str
+    where: str
+    holder: int
+    holder_name: str
+
+
+class DeadlockRecord(TypedDict):
+    """Threads of a process, each of which waits for a lock that the next one has, and the last for one of the first."""
+
+    pid: int
+    at: float
+    parties: list[PartyRecord]
+
+
 class FrameRecord(TypedDict):
     """A frame of a stack: which function, which line, and who called it (-1: nobody)."""
 
@@ -287,6 +308,7 @@ class ProfileRecord(TypedDict):
     functions: list[FunctionRecord]
     blocked: list[BlockedRecord]
     pools: list[PoolRecord]
+    deadlocks: list[DeadlockRecord]
     stacks: NotRequired[Stacks]
     lanes: NotRequired[list[Lane]]
     gil: NotRequired[list[GilLane]]

@@ -6,6 +6,7 @@ knows: names, lines, and whether a task will be cancelled.
 
 from __future__ import annotations
 
+import functools
 import gc
 import itertools
 import logging
@@ -84,6 +85,7 @@ class DeadlockWatch:
             _watches.pop(self._key, None)
             if not _watches:
                 _core.deadlocks_end()
+                _look_at_ends(False)
                 _orders.clear()
 
     def report(self) -> DeadlockReport:
@@ -134,9 +136,8 @@ def watch_deadlocks(*, report: Report | None = None) -> DeadlockWatch:
 
     Channels, semaphores, events and notices of a condition belong to nobody, so to wait for one is no step of a circle: any
     thread could end it. It is a deadlock where none is left that could: where every thread of the process waits, without a
-    timeout, for such things or locks that are not shared, or in `Thread.join`, and there are neither sleeping loops nor pools
-    nor signal handlers; and where that is so when the last of these waits has lasted for a moment, not only later, when a
-    thread ends.
+    timeout, for such things or locks that are not shared, in `Thread.join` or for the end of all threads at the end of the
+    program, and there are neither sleeping loops nor pools nor signal handlers.
 
     It lasts until it is cancelled, in forked children too, and in every process that waits for a shared lock which a watching
     process has used, where `unwatch_deadlocks` ends it. While nobody watches it costs nothing; a lock costs some ten
@@ -178,6 +179,7 @@ def watch_deadlocks(*, report: Report | None = None) -> DeadlockWatch:
         raise TypeError(f"report must be callable, not {report!r}")
     with _guard:
         _core.deadlocks_begin(_skipped)
+        _look_at_ends(True)
         watch = DeadlockWatch(next(_numbers), report)
         _watches[watch._key] = watch
     return watch
@@ -196,6 +198,44 @@ def join_in() -> None:
 
 def _codes(things: Iterable[Any]) -> list[CodeType]:
     return [thing.__code__ for thing in things]
+
+
+# Ends of threads, which may leave others alone.
+
+_join: Any = threading.Thread.join
+_delete: Any = threading.Thread._delete  # type: ignore[attr-defined]
+_shutdown: Any = threading._shutdown  # type: ignore[attr-defined]
+_registered = False
+
+
+@functools.wraps(_join)
+def _observed_join(self: threading.Thread, timeout: float | None = None) -> None:
+    if timeout is None:
+        _core.deadlocks_again()
+    _join(self, timeout)
+
+
+def _observed_delete(self: threading.Thread) -> None:
+    _core.deadlocks_again()
+    _delete(self)
+
+
+def _look_at_ends(looks: bool) -> None:
+    """Have waits that began long ago looked at again when a thread ends, or waits for the end of others."""
+    global _registered
+    thread: Any = threading.Thread
+    changes = (("join", _join, _observed_join), ("_delete", _delete, _observed_delete))
+    for name, ours, theirs in changes:
+        # Not where somebody else has put something in its place.
+        if getattr(thread, name) is (ours if looks else theirs):
+            setattr(thread, name, theirs if looks else ours)
+    if looks and not _registered:
+        _registered = True
+        module: Any = threading
+        try:
+            module._register_atexit(_core.deadlocks_again)
+        except RuntimeError:  # the program ends already
+            pass
 
 
 # Code that takes locks for its callers, or makes them.
@@ -322,13 +362,16 @@ def everybody(waiting: list[tuple[int, object]]) -> errors.DeadlockError | None:
     if not getattr(sys, "_is_gil_enabled", lambda: True)():
         return None
     # What costs least first: this is asked of each long wait.
-    joins: dict[int, threading.Thread] = {}
+    ends: dict[int, str] = {}
     for thread, frame in frames.items():
         if thread not in waits:
             joined = _joins(frame)
-            if joined is None or joined.ident not in frames:
+            if frame.f_code is _shutdown.__code__:
+                ends[thread] = "of all threads"
+            elif joined is not None and joined.ident in frames:
+                ends[thread] = f"of thread {joined.name!r}"
+            else:
                 return None
-            joins[thread] = joined
     if _others_may_come(len(frames)):
         return None
     told: list[str] = []
@@ -337,7 +380,7 @@ def everybody(waiting: list[tuple[int, object]]) -> errors.DeadlockError | None:
         if thread in waits:
             text = _waits(_party(thread, None), waits[thread], _frame_line(frame))
         else:
-            text = f"{_party(thread, None)} waits for the end of thread {joins[thread].name!r}"
+            text = f"{_party(thread, None)} waits for the end {ends[thread]}"
         parties.append(_party(thread, None))
         told.append(f"  {text}")
     message = f"all {len(told)} threads of the process wait, and nobody is left to let one go on:\n" + "\n".join(told)
@@ -367,7 +410,7 @@ def _others_may_come(threads: int) -> bool:
 
 def _joins(frame: FrameType) -> threading.Thread | None:
     """The thread whose end a thread waits for, without a timeout."""
-    join, wait = threading.Thread.join, getattr(threading.Thread, "_wait_for_tstate_lock", None)
+    join, wait = _join, getattr(threading.Thread, "_wait_for_tstate_lock", None)
     if wait is not None and frame.f_code is wait.__code__:
         if frame.f_locals.get("timeout") != -1 or not frame.f_locals.get("block"):
             return None

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use plait_trace::record::{Record, Tid};
 
 use crate::desk::Desk;
-use crate::stacks::{NoStack, Stacks};
+use crate::stacks::{Holder, NoStack, Stacks};
 
 /// So many frames get a number; beyond it, stacks end with the caller that has one.
 const MOST: usize = 1 << 18;
@@ -23,6 +23,11 @@ pub(super) struct Frames {
     stack: Vec<(u32, u32)>,
     refused: bool,
 }
+
+/// A lock that a thread waits for is a value of one of so many frames, the innermost.
+const NEAR: usize = 2;
+/// Files through which others wait.
+const BETWEEN: [&str; 2] = ["/threading.py", "/queue.py"];
 
 /// How long a list of threads is believed.
 const BELIEVED: u64 = 50_000_000;
@@ -104,6 +109,56 @@ impl Frames {
         (caller != 0).then_some(caller)
     }
 
+    /// Adds who has locks that sleep on `words`, as far as the frames of a thread tell.
+    pub(super) fn holders(&mut self, tid: Tid, words: &[usize], out: &mut Vec<Holder>) {
+        if let Some(&state) = self.threads.get(&tid) {
+            // Without a stack there is nothing to tell.
+            let _ = self.stacks.holders(state, words, usize::MAX, out);
+        }
+    }
+
+    /// Who has the lock that a thread sleeps for on `word`, where the lock itself says so; and where that thread is.
+    pub(super) fn owner(&mut self, tid: Tid, word: usize, now: u64) -> Option<(Tid, String)> {
+        if self.refused {
+            return None;
+        }
+        if now.saturating_sub(self.asked) > BELIEVED {
+            self.ask(now);
+        }
+        let (&state, mut found) = (self.threads.get(&tid)?, Vec::new());
+        self.stacks.holders(state, &[word], NEAR, &mut found).ok()?;
+        let owner = found.iter().find(|holder| holder.recursive && holder.tid != tid)?.tid;
+        Some((owner, self.place(owner)))
+    }
+
+    /// In words, where a thread is that sleeps: its innermost function that is not in between.
+    pub(super) fn place(&mut self, tid: Tid) -> String {
+        self.stack.clear();
+        if let Some(&state) = self.threads.get(&tid) {
+            // Without a stack it is not known.
+            let _ = self.stacks.stack(state, &mut self.stack);
+        }
+        let mut places = self
+            .stack
+            .iter()
+            .map(|&(number, line)| (self.stacks.function(number), line));
+        let own = places.find(|(function, _)| !BETWEEN.iter().any(|file| function.file.ends_with(file)));
+        own.map_or_else(String::new, |(function, line)| {
+            let file = function
+                .file
+                .rsplit_once('/')
+                .map_or(function.file.as_str(), |(_, name)| name);
+            format!("{} ({file}:{line})", function.name)
+        })
+    }
+
+    /// Knows which threads there are now.
+    pub(super) fn refresh(&mut self, now: u64) {
+        if !self.refused {
+            self.ask(now);
+        }
+    }
+
     fn number(&mut self, caller: u32, function: u32, line: u32, desk: &Desk, out: &mut Vec<Record>) -> Option<u32> {
         if let Some(&number) = self.frames.get(&(caller, function, line)) {
             return Some(number);
@@ -146,6 +201,10 @@ mod tests {
             assert_eq!(thread, 0x70);
             out.extend_from_slice(&self.0);
             self.0[0].1 += 1;
+            Ok(())
+        }
+
+        fn holders(&mut self, _: usize, _: &[usize], _: usize, _: &mut Vec<Holder>) -> Result<(), NoStack> {
             Ok(())
         }
 

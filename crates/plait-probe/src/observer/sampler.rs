@@ -2,14 +2,16 @@
 
 mod begin;
 mod census;
+mod deadlocks;
 
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::Arc;
 
+use plait_sys::limits::page_faults;
 use plait_sys::perf::{Event, Switches, What};
 use plait_sys::time::{monotonic_ns, thread_cpu_ns};
-use plait_trace::record::{Record, Text, Tid, Why};
+use plait_trace::record::{Record, Text, Tid, WaitKind, Why};
 
 use super::frames::Frames;
 use super::threads::Thread;
@@ -20,6 +22,7 @@ use crate::meter::{self, Doing, Meter};
 use crate::proc::{Stat, Tasks, line};
 use crate::stacks::Stacks;
 use census::settled;
+use deadlocks::Search;
 
 /// From one flush to the next, in nanoseconds.
 const FLUSH: u64 = 200_000_000;
@@ -116,6 +119,9 @@ pub(super) struct Sampler {
     files: usize,
     meters: Vec<&'static Meter>,
     list: Vec<Tid>,
+    deadlocks: Search,
+    /// Page faults before the beginning, and those that were written.
+    faults: [[u64; 2]; 2],
 }
 
 impl Sampler {
@@ -147,9 +153,11 @@ impl Sampler {
         self.idle = if news { 0 } else { self.idle.saturating_add(1) };
         self.look_at_waits(now);
         self.look_at_stacks(now);
+        self.look_for_deadlocks(now, false);
         if now - self.flushed >= FLUSH {
             self.keep_pace(now - self.flushed);
             self.flushed = now;
+            self.count_faults(now);
             self.cost(now);
         }
         self.write();
@@ -322,8 +330,16 @@ impl Sampler {
                 continue;
             }
             let found = look(&self.tasks, thread.tid, self.gil.gil(), &mut self.buffer);
+            let word = deadlocks::word_of(found.as_ref());
             if let Some(Found::Wait { kind, call, target }) = found {
                 thread.looked = now;
+                thread.locked = kind == WaitKind::Lock;
+                let owner = word.filter(|_| thread.core_since <= lasting);
+                let owner = owner.and_then(|word| Some((word, self.frames.as_mut()?.owner(thread.tid, word, now)?)));
+                thread.held_up = owner.map(|(word, (tid, place))| {
+                    let lock = self.shared.desk.text(&deadlocks::name(word, true));
+                    (lock, tid, self.shared.desk.text(&place))
+                });
                 let (call, target) = (self.shared.desk.text(&call), self.shared.desk.text(&target));
                 self.batch.push(Record::Wait {
                     tid: thread.tid,
@@ -407,6 +423,17 @@ impl Sampler {
         });
     }
 
+    /// Writes how many page faults there were, if there were more.
+    fn count_faults(&mut self, at: u64) {
+        let now = page_faults();
+        let [begin, written] = self.faults;
+        if now != written {
+            self.faults[1] = now;
+            let [minor, major] = [0, 1].map(|kind| now[kind].saturating_sub(begin[kind]));
+            self.batch.push(Record::Faults { at, minor, major });
+        }
+    }
+
     /// Writes what was handed in, which defines what the batch names, and then the batch.
     fn write(&mut self) {
         let mut handed_in = Vec::new();
@@ -438,6 +465,7 @@ impl Sampler {
     fn finish(mut self) {
         let now = monotonic_ns();
         self.take_switches(u64::MAX);
+        self.look_for_deadlocks(now, true);
         let has_gil = self.gil.gil().is_some();
         if let GilSource::Hooks { session, .. } = std::mem::replace(&mut self.gil, GilSource::None) {
             self.take_meters(session, now);
@@ -453,6 +481,7 @@ impl Sampler {
             thread.count_switches(&self.tasks, &mut self.buffer);
             thread.count(&self.tasks, now, &mut self.buffer, &mut self.batch);
         }
+        self.count_faults(now);
         self.cost(now);
         let code = *self.shared.code.lock();
         self.batch.push(Record::ProcessEnd { at: now, code });

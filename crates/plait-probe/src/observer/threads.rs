@@ -3,7 +3,7 @@
 use std::fs::File;
 
 use plait_sys::perf::{Event, What};
-use plait_trace::record::{GilSpan, Record, Tid};
+use plait_trace::record::{GilSpan, Record, Text, Tid};
 
 use crate::meter::{Doing, Meter, Open, Span};
 use crate::proc::{Scheduled, SwitchCount, Tasks, read_at};
@@ -36,6 +36,10 @@ pub(super) struct Thread {
     pub(super) ran: bool,
     /// When what it waits for was last looked up.
     pub(super) looked: u64,
+    /// Whether that was a lock.
+    pub(super) locked: bool,
+    /// The lock that it waits for, who has that, and where, where the lock says so.
+    pub(super) held_up: Option<(Text, Tid, Text)>,
     /// The beginning of the state whose stack was looked at.
     pub(super) stacked: u64,
     /// When its stack was last looked at.
@@ -68,6 +72,8 @@ impl Thread {
             switched: false,
             ran: true,
             looked: 0,
+            locked: false,
+            held_up: None,
             stacked: 0,
             stack_at: 0,
             missing: 0,
@@ -183,6 +189,16 @@ impl Thread {
         };
         if self.switched && on == self.on {
             return;
+        }
+        if let Some((lock, holder, where_held)) = self.held_up.take() {
+            out.push(Record::LockWait {
+                tid: self.tid,
+                from: self.core_since,
+                to: event.at,
+                lock,
+                holder,
+                where_held,
+            });
         }
         self.switches.forced += u64::from(!on && forced);
         self.switches.voluntary += u64::from(!on && !forced);

@@ -107,6 +107,13 @@ fn to_dict<'py>(py: Python<'py>, profile: &Profile) -> PyResult<Bound<'py, PyDic
             "pool": &pool.pool, "function": &pool.function, "count": pool.count, "queue": seconds(pool.queue),
             "run": seconds(pool.run), "pickling": seconds(pool.pickling), "transfer": seconds(pool.transfer),
         })))?,
+        "deadlocks": list(py, &profile.deadlocks, |each| Ok(dict!(py, {
+            "pid": each.pid, "at": seconds(each.at),
+            "parties": list(py, &each.parties, |party| Ok(dict!(py, {
+                "tid": party.tid, "name": &party.name, "lock": &party.lock, "where": &party.place,
+                "holder": party.holder, "holder_name": &party.holder_name,
+            })))?,
+        })))?,
         "stacks": stacks(py, &profile.stacks)?,
         "lanes": list(py, &profile.lanes, |each| lane(py, each))?,
         "gil": list(py, &profile.gil, |strip| Ok(dict!(py, {
@@ -143,6 +150,8 @@ fn process<'py>(py: Python<'py>, process: &profile::Process) -> PyResult<Bound<'
         "wall": seconds(process.wall),
         "exit": process.exit,
         "cpu": seconds(process.cpu),
+        "faults_minor": process.faults[0],
+        "faults_major": process.faults[1],
         "states": dict!(py, {
             "new": seconds(states.new), "ready": seconds(states.ready), "running": seconds(states.running),
             "waiting": seconds(states.waiting), "terminated": seconds(states.terminated),

@@ -6,6 +6,7 @@
 //! | `coroutine` | coroutines that tell when their task runs, and what it awaits |
 //! | `awaited` | what a coroutine awaits, in words |
 //! | `load` | profiles as dicts |
+//! | `lock_wait` | waits for plait's locks |
 //! | `loops` | classes of loops, looked at while a profile runs |
 //! | `observer` | its beginning and end |
 //! | `outside` | another process, looked at from here |
@@ -17,6 +18,7 @@ mod awaited;
 mod coroutine;
 mod journal;
 mod load;
+mod lock_wait;
 mod loops;
 mod observer;
 mod outside;
@@ -26,6 +28,7 @@ mod watch;
 
 use coroutine::UNNUMBERED;
 pub(crate) use coroutine::{ObservedCoroutine, handed_over, is_step};
+pub(crate) use lock_wait::LockWait;
 pub(crate) use loops::{Watch, gives_name, observed};
 pub(crate) use observer::witnesses;
 pub(crate) use pooled::{Laps, name as name_of_function};

@@ -86,7 +86,16 @@ fn deadlocks_end() {
     held::forget_all();
 }
 
+/// A thread is about to end, or to wait for the end of another.
+#[pyfunction]
+fn deadlocks_again() {
+    if on() {
+        watcher::look_again();
+    }
+}
+
 pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_function(wrap_pyfunction!(deadlocks_again, module)?)?;
     module.add_function(wrap_pyfunction!(deadlocks_begin, module)?)?;
     module.add_function(wrap_pyfunction!(deadlocks_end, module)?)
 }

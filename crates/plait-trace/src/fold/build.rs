@@ -1,6 +1,6 @@
 //! The digests of all processes as one profile: texts in place of numbers, times from the beginning.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use crate::fold::digest::{Digest, ThreadDigest};
 use crate::fold::stacks::Weighed;
@@ -9,8 +9,8 @@ use crate::fold::waits::{Key, Sum};
 use crate::fold::{Options, summary};
 use crate::lane::{Lane, NO_NOTE};
 use crate::profile::{
-    Await, Blocked, Frame, Function, GilStrip, LaneOf, Lock, MethodUsed, Owner, Place, Pool, Process, Profile, Sample,
-    Task, Thread, Wait,
+    Await, Blocked, Deadlock, Frame, Function, GilStrip, LaneOf, Lock, MethodUsed, Owner, Party, Place, Pool, Process,
+    Profile, Sample, Task, Thread, Wait,
 };
 use crate::record::{Text, Tid, WaitKind};
 use crate::state::State;
@@ -71,6 +71,7 @@ impl Builder {
         self.sum_functions(&digest, &places);
         let frames = self.samples(&digest, &places, base);
         self.blocked(&digest, &frames);
+        self.deadlocks(&digest);
         let threads = std::mem::take(&mut digest.threads);
         let cpu = threads
             .iter()
@@ -85,6 +86,7 @@ impl Builder {
             wall: digest.to - digest.from,
             exit: digest.log.code,
             cpu,
+            faults: digest.log.faults,
             gil_held: threads.iter().map(|thread| thread.held).fold(0, u64::saturating_add),
             states: summary::process_states(&digest, &threads, self.end),
         };
@@ -324,6 +326,28 @@ impl Builder {
             notes.push(words.clone());
             notes.len() as u32 - 1
         })
+    }
+
+    fn deadlocks(&mut self, digest: &Digest) {
+        let name = |tid| {
+            let thread = digest.threads.iter().find(|thread| thread.log.tid == tid);
+            thread.map_or_else(String::new, |thread| text(digest, thread.log.name))
+        };
+        let mut found: BTreeMap<u32, Deadlock> = BTreeMap::new();
+        for each in &digest.log.deadlocks {
+            let deadlock = found.entry(each.number).or_default();
+            deadlock.pid = digest.log.pid;
+            deadlock.at = each.at.saturating_sub(self.profile.origin);
+            deadlock.parties.push(Party {
+                tid: each.tid,
+                name: name(each.tid),
+                lock: text(digest, each.lock),
+                place: text(digest, each.place),
+                holder: each.holder,
+                holder_name: name(each.holder),
+            });
+        }
+        self.profile.deadlocks.extend(found.into_values());
     }
 
     fn blocked(&mut self, digest: &Digest, frames: &FramesOf) {

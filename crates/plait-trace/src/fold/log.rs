@@ -241,9 +241,23 @@ pub(crate) struct Log {
     pub(crate) tasks: HashMap<TaskId, TaskLog>,
     pub(crate) callbacks: Vec<Callback>,
     pub(crate) pools: HashMap<(Text, Text), PoolSums>,
+    pub(crate) deadlocks: Vec<Blocks>,
+    /// Minor and major.
+    pub(crate) faults: [u64; 2],
     pub(crate) cost: [u64; 3],
     by_tid: HashMap<Tid, usize>,
     recent: Option<(Tid, usize)>,
+}
+
+/// A thread of a deadlock.
+#[derive(Clone, Copy)]
+pub(crate) struct Blocks {
+    pub(crate) at: u64,
+    pub(crate) number: u32,
+    pub(crate) tid: Tid,
+    pub(crate) lock: Text,
+    pub(crate) place: Text,
+    pub(crate) holder: Tid,
 }
 
 impl Log {
@@ -605,6 +619,28 @@ impl Log {
                 time,
             } => {
                 self.task(task).await_sums(what, place, count, time.min(LATEST));
+            }
+            Record::Faults { at, minor, major } => {
+                self.time(at);
+                self.faults = [minor, major];
+            }
+            Record::Deadlock {
+                at,
+                number,
+                tid,
+                lock,
+                place,
+                holder,
+            } => {
+                let at = self.time(at);
+                self.deadlocks.push(Blocks {
+                    at,
+                    number,
+                    tid,
+                    lock,
+                    place,
+                    holder,
+                });
             }
             Record::PoolSums {
                 pool,

@@ -92,6 +92,16 @@ fn process(log: Log, from: u64, to: &mut Vec<Record>) {
         hooks,
         lost,
     });
+    let [minor, major] = log.faults;
+    to.push(Record::Faults { at: from, minor, major });
+    to.extend(log.deadlocks.into_iter().map(|each| Record::Deadlock {
+        at: each.at,
+        number: each.number,
+        tid: each.tid,
+        lock: each.lock,
+        place: each.place,
+        holder: each.holder,
+    }));
     for ((pool, function), sums) in log.pools {
         let (count, queue, run, pickling, transfer) = (sums.count, sums.queue, sums.run, sums.pickling, sums.transfer);
         to.push(Record::PoolSums {

@@ -93,7 +93,12 @@ pub(crate) fn tell(log: &mut Log) {
                     for_work.push((index, number))
                 }
                 // What waits through the standard library waits to be told of something: an event, a result, an end.
-                WaitKind::Lock if role == Role::User && is_itself(log, innermost, place) && to > wait.at => {
+                WaitKind::Lock
+                    if role == Role::User
+                        && is_itself(log, innermost, place)
+                        && to > wait.at
+                        && !told(&thread.lock_waits, wait.at) =>
+                {
                     turns.push(Turn {
                         thread: index,
                         from,
@@ -112,6 +117,12 @@ pub(crate) fn tell(log: &mut Log) {
     if !turns.is_empty() {
         hold(log, &roles, &turns);
     }
+}
+
+/// Whether somebody who knows has told of a wait that lasts at that time.
+fn told(waits: &[LockWait], at: u64) -> bool {
+    let after = waits.partition_point(|wait| wait.from <= at);
+    after.checked_sub(1).is_some_and(|last| waits[last].to >= at)
 }
 
 fn hold(log: &mut Log, roles: &[Role], turns: &[Turn]) {
@@ -148,6 +159,9 @@ fn hold(log: &mut Log, roles: &[Role], turns: &[Turn]) {
             holder,
             place,
         });
+    }
+    for thread in &mut log.threads {
+        thread.lock_waits.sort_by_key(|wait| wait.from);
     }
 }
 
@@ -321,6 +335,22 @@ mod tests {
         assert_eq!(words(&log, found.place), "holds (app.py:22)");
         assert_eq!(words(&log, found.lock), "lock at 5, wanted by takes (app.py:11)");
         assert!(of(&log, 3).lock_waits.is_empty());
+    }
+
+    #[test]
+    fn who_is_known_to_have_it_is_not_guessed() {
+        let mut log = log("takes", "/x/app.py", WaitKind::Lock);
+        log.add(Record::LockWait {
+            tid: 2,
+            from: 105,
+            to: 199,
+            lock: Text(1),
+            holder: 3,
+            where_held: Text(0),
+        });
+        tell(&mut log);
+        let holders: Vec<u32> = of(&log, 2).lock_waits.iter().map(|wait| wait.holder).collect();
+        assert_eq!(holders, [3]);
     }
 
     #[test]

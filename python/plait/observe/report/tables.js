@@ -69,7 +69,7 @@ function longestHold() {
 }
 
 function tables() {
-  const { functions, threads, tasks, blocked, pools, processes } = profile;
+  const { functions, threads, tasks, blocked, pools, deadlocks, processes } = profile;
   const several = new Set(threads.map((each) => each.pid)).size > 1;
   const time = (title, name, why) => [title, "time", (each) => each[name], why];
   table("functions", functions, [
@@ -135,6 +135,14 @@ function tables() {
     ["waits", "count", (each) => each.count],
     time("time", "time"),
   ], 5);
+  table("deadlocks", deadlocks.flatMap((each, circle) => each.parties.map((party) => ({ circle: circle + 1, pid: each.pid, at: each.at, ...party }))), [
+    ["thread", "name", (each) => [each.name || String(each.tid), `${each.tid}${several ? ` of ${each.pid}` : ""}`]],
+    ["waits for", "text", (each) => each.lock],
+    ["in", "text", (each) => each.where],
+    ["which has", "text", (each) => each.holder_name || String(each.holder)],
+    ["circle", "number", (each) => each.circle],
+    time("found", "at"),
+  ], 4, "Each of these threads waits for a lock that the next one has: none can go on.");
   table("pools", pools, [
     ["function", "name", (each) => each.function],
     ["pool", "text", (each) => each.pool],
@@ -150,6 +158,8 @@ function tables() {
     time("from", "start"),
     time("wall", "wall"),
     time("CPU", "cpu"),
+    ["faults", "count", (each) => each.faults_minor, "How often it touched a page of memory that it did not have, and that was at hand"],
+    ["from disk", "count", (each) => each.faults_major, "The same, where the page had to be read from a disk"],
     ...["new", "ready", "running", "waiting", "terminated"].map((state) => [state, "time", (each) => each.states[state]]),
     ["exit code", "number", (each) => each.exit],
   ], 3);

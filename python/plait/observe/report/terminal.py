@@ -25,6 +25,7 @@ LOOKS: Final[dict[StateName, tuple[str, str, str, str]]] = {
     "lock_wait": ("L", "L", "95", "waits for a lock"),
     "idle": ("·", ".", "90", "idle"),
 }
+_MOST_DEADLOCKS = 3
 _ASCII = str.maketrans({"µ": "u", "…": "~", "·": ".", "█": "#", "▓": "="})
 _VERDICT_COLORS: Final = {"idle": "1", "cpu-bound": "1;34", "gil-bound": "1;31", "io-bound": "1;32"}
 
@@ -59,7 +60,19 @@ def render(profile: ProfileRecord, *, width: int = WIDTH, color: bool = False, r
         The lines, each with its end.
     """
     summary = _Summary(max(60, width), color, rich)
-    for part in (_verdict, _threads, _processes, _tasks, _functions, _waits, _locks, _loops, _pools, _method):
+    for part in (
+        _verdict,
+        _deadlocks,
+        _threads,
+        _processes,
+        _tasks,
+        _functions,
+        _waits,
+        _locks,
+        _loops,
+        _pools,
+        _method,
+    ):
         part(summary, profile)
     return "\n".join(summary.lines) + "\n"
 
@@ -244,6 +257,23 @@ def _table(
 
 def _worst(each: Callable[[int], float], count: int) -> list[int]:
     return sorted(range(count), key=each, reverse=True)[:ROWS]
+
+
+def _deadlocks(summary: _Summary, profile: ProfileRecord) -> None:
+    """Each in full: who waits for a lock for ever reads nothing else."""
+    for each in profile["deadlocks"][:_MOST_DEADLOCKS]:
+        summary.title("Deadlock")
+        many = len(each["parties"])
+        said = "A thread waits for a lock that it has" if many == 1 else f"{many} threads wait for one another"
+        summary.wrap(f"{said}, and none can go on:" if many > 1 else f"{said}:", "  ", "  ")
+        for party in each["parties"]:
+            holder = party["holder_name"] or str(party["holder"])
+            where = f" in {party['where']}" if party["where"] else ""
+            summary.wrap(
+                f"{party['name'] or party['tid']} waits for {party['lock']}{where}, held by {holder}", "  - ", "    "
+            )
+    if (left := len(profile["deadlocks"]) - _MOST_DEADLOCKS) > 0:
+        summary.wrap(f"{left} more: see the page, or the JSON", "  ", "  ")
 
 
 def _processes(summary: _Summary, profile: ProfileRecord) -> None:

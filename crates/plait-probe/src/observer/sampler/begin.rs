@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::Arc;
 
+use plait_sys::limits::page_faults;
 use plait_sys::perf::Switches;
 use plait_sys::time::monotonic_ns;
 use plait_sys::{descriptors, thread};
@@ -12,7 +13,7 @@ use plait_trace::record::{Method, Record, Tid};
 use super::super::frames::Frames;
 use super::super::waits::{Found, look};
 use super::super::{Interpreter, Program, Running, Settings, Sink};
-use super::{FILES, GilSource, Sampler, Sources};
+use super::{FILES, GilSource, Sampler, Search, Sources};
 use crate::hooks::Hooks;
 use crate::meter::{self, Doing};
 use crate::proc::Tasks;
@@ -63,6 +64,8 @@ impl Sampler {
             files: 0,
             meters: Vec::new(),
             list: Vec::new(),
+            deadlocks: Search::default(),
+            faults: [page_faults(); 2],
         };
         sampler.install(&program, caller, &sources.separated);
         sampler.write();
@@ -94,18 +97,15 @@ impl Sampler {
         self.began_flushing();
     }
 
-    /// Says whose descriptors these are, and how many may be kept for files of threads.
+    /// How many descriptors may be kept for files of threads; says so where they are not the observer's own.
     fn keep_files(&mut self, separated: &io::Result<()>) {
         let used = self.switches.as_ref().map_or(0, Switches::descriptors);
         let most = usize::try_from(descriptors::most()).unwrap_or(usize::MAX);
         let left = match separated {
-            Ok(()) => {
-                self.method("descriptors", "a table of the observer's own", true, "");
-                most.saturating_sub(used + SPARE)
-            }
+            Ok(()) => most.saturating_sub(used + SPARE),
             Err(refused) => {
                 let why = format!("the kernel or a sandbox does not allow another: {refused}");
-                self.method("descriptors", "the program's table", false, &why);
+                self.method("files", "open in the program's table of descriptors", false, &why);
                 (most / PART).saturating_sub(used)
             }
         };

@@ -76,6 +76,8 @@ pub(super) struct Entry {
     pub(super) looked_at: bool,
     /// When it is to be looked at.
     pub(super) due_ns: u64,
+    /// When it is looked at once more, since somebody who could have ended it has ended, or waits for an end; 0 for not.
+    pub(super) again_ns: u64,
     pub(super) target: Target,
     pub(super) wake: Wake,
     doom: Arc<Doom>,
@@ -276,6 +278,7 @@ pub(in crate::sync) fn wait(py: Python<'_>, target: Target, wake: Wake, timed: b
         task: weak.map(Bound::unbind),
         since_ns,
         due_ns: since_ns + watcher::PATIENCE_NS,
+        again_ns: 0,
         timed,
         doomed: false,
         looked_at: timed,

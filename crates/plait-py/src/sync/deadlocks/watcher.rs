@@ -105,20 +105,43 @@ fn run(board: &Board) {
     }
 }
 
+/// A thread ends, or waits for the end of another: whoever waits for what belongs to nobody may be left alone with that.
+pub(super) fn look_again() {
+    let mut table = table();
+    let when = time::monotonic_ns() + PATIENCE_NS;
+    let mut any = false;
+    for entry in table.entries.iter_mut().filter(|entry| only_ours(entry)) {
+        entry.again_ns = when;
+        any = true;
+    }
+    let board = table.board.clone();
+    if any {
+        rouse(table, board);
+    }
+}
+
 /// The waits to be looked at now, and when the next one is.
 fn due(table: &mut Table, all: bool) -> (Vec<u64>, Option<u64>) {
     let now = time::monotonic_ns();
     let (mut due, mut next) = (Vec::new(), None::<u64>);
     for entry in table.entries.iter_mut().filter(|entry| !entry.timed && !entry.doomed) {
-        let when = entry.due_ns;
-        if all || (!entry.looked_at && when <= now) {
-            entry.looked_at |= when <= now;
-            due.push(entry.number);
+        let first = Some(entry.due_ns).filter(|_| !entry.looked_at);
+        let again = Some(entry.again_ns).filter(|&when| when != 0);
+        let is_due = |when: &u64| *when <= now;
+        if all || first.iter().chain(&again).any(is_due) {
+            entry.looked_at |= entry.due_ns <= now;
+            if again.is_some_and(|when| is_due(&when)) {
+                entry.again_ns = 0;
+            }
+            due.push((entry.since_ns, entry.number));
         }
-        if !entry.looked_at {
-            next = Some(next.map_or(when, |next| next.min(when)));
-        }
+        let first = Some(entry.due_ns).filter(|_| !entry.looked_at);
+        let again = Some(entry.again_ns).filter(|&when| when != 0);
+        next = [next, first, again].into_iter().flatten().min();
     }
+    // Who waits last is the first to be asked to give up.
+    due.sort_unstable_by_key(|&(since, _)| std::cmp::Reverse(since));
+    let due: Vec<u64> = due.into_iter().map(|(_, number)| number).collect();
     table.idle = due.is_empty() && next.is_none();
     (due, next)
 }

@@ -11,6 +11,7 @@ use pyo3::{PyClass, PyTraverseError, PyVisit};
 
 use super::done::Done;
 use super::{Patience, owner};
+use crate::observe::LockWait;
 use crate::sync::awaiting::Awaiting;
 use crate::sync::deadlocks::{self, Holding, How, Target};
 use crate::sync::inbox::{self, Task};
@@ -196,7 +197,12 @@ pub(super) fn take<C: Permitting>(slf: &Bound<'_, C>, count: u64, patience: Pati
         Patience::None => Ok(false),
         Patience::Until(deadline) => {
             let mut operation = Take::new(slf, By::Thread, count, how);
-            block_on(py, &mut operation, deadline).map(|taken| taken.is_some())
+            let wait = LockWait::begin(py, || slf.get().holding().map_or(0, Holding::holder));
+            let taken = block_on(py, &mut operation, deadline);
+            if let Some(wait) = wait {
+                wait.end(slf.as_any());
+            }
+            taken.map(|taken| taken.is_some())
         }
     }
 }

@@ -1,0 +1,232 @@
+//! Who has the locks of the standard library that others wait for, read from memory.
+//!
+//! A `threading.RLock` says itself who has it. A `threading.Lock` does not; but whoever has taken it by `with` keeps its `__exit__` on the stack of
+//! values of a frame, for as long as an exception there would be handled by that `with`. Whether a value is such a lock is known by the word that it
+//! sleeps on, which is the one that the kernel says somebody sleeps on: so nothing that only looks like one is taken for it. Locks that sleep on
+//! no word of their own, as from 3.14 on, are not found.
+
+use std::collections::HashMap;
+
+use crate::layout::Layout;
+use crate::stack::{Miss, PyThread, Stack, Stacks};
+use crate::stacks::Holder;
+
+/// Where the table of handlers is in a code object, in all versions that are looked at.
+const HANDLERS: usize = 40;
+/// Where a lock has the word that it sleeps on, and an `RLock` its owner and how often that has it.
+const WORD: usize = 16;
+const OWNER: usize = 24;
+const COUNT: usize = 32;
+/// Where a bound method of C has what describes it, whose first word is its name, and the object.
+const METHOD: usize = 16;
+const SELF: usize = 24;
+/// So many words of a frame, and bytes of a table, are looked at.
+const MOST: usize = 4096;
+
+/// What a value is, by the name of its type.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Kind {
+    Lock,
+    Recursive,
+    Method,
+    Other,
+}
+
+/// The kinds of types that were met, by address.
+pub(crate) type Kinds = HashMap<usize, Kind>;
+
+impl Stacks {
+    /// Adds who has locks that sleep on `words`, as far as the innermost frames of this thread, which sleeps, tell: so many at most.
+    ///
+    /// # Errors
+    /// The thread has no stack now.
+    pub fn holders(
+        &mut self,
+        thread: &PyThread,
+        words: &[usize],
+        most: usize,
+        out: &mut Vec<Holder>,
+    ) -> Result<(), Miss> {
+        if self.layout().minor() > 13 || self.layout().free_threaded() {
+            return Ok(());
+        }
+        let mut stack = Stack::default();
+        self.stack(thread, &mut stack)?;
+        let frames: Vec<_> = self.python_frames().take(most).collect();
+        for (frame, code, instruction) in frames {
+            // What cannot be read has moved: a thread that sleeps keeps its frames where they are.
+            let Some(values) = self.values(frame, code, instruction) else {
+                continue;
+            };
+            for (at, &value) in values.words.iter().enumerate() {
+                let kept = (values.locals..values.locals + values.kept).contains(&at);
+                self.value(thread, value, kept, words, out);
+            }
+        }
+        Ok(())
+    }
+
+    /// Local variables and values of a frame.
+    fn values(&self, frame: usize, code: usize, instruction: Option<u32>) -> Option<Values> {
+        let Layout {
+            frame: at, code: of, ..
+        } = *self.layout();
+        let half = |offset: usize| {
+            let mut bytes = [0; 4];
+            self.memory().read(code.wrapping_add(offset), &mut bytes).ok()?;
+            usize::try_from(u32::from_ne_bytes(bytes)).ok()
+        };
+        let (depth, locals) = (half(of.first_line - 4)?, half(of.first_line + 4)?);
+        if depth + locals > MOST {
+            return None;
+        }
+        let mut bytes = vec![0; 8 * (depth + locals)];
+        self.memory().read(frame.wrapping_add(at.size), &mut bytes).ok()?;
+        let words = bytes
+            .chunks_exact(8)
+            .map(|word| usize::from_ne_bytes(word.try_into().unwrap_or_default()));
+        let handlers = self.bytes_of(self.word(code.wrapping_add(HANDLERS))?)?;
+        Some(Values {
+            words: words.collect(),
+            locals,
+            kept: instruction.map_or(0, |at| kept(&handlers, at)).min(depth),
+        })
+    }
+
+    fn value(&mut self, thread: &PyThread, value: usize, kept: bool, words: &[usize], out: &mut Vec<Holder>) {
+        let kind = self.kind(value);
+        let (lock, kind, bound) = match kind {
+            Some(Kind::Method) => {
+                let Some(lock) = self.word(value.wrapping_add(SELF)) else {
+                    return;
+                };
+                (lock, self.kind(lock), true)
+            }
+            kind => (value, kind, false),
+        };
+        let recursive = kind == Some(Kind::Recursive);
+        if !recursive && (kind != Some(Kind::Lock) || !bound || !kept) {
+            return;
+        }
+        let Some(word) = self.word(lock.wrapping_add(WORD)).filter(|word| words.contains(word)) else {
+            return;
+        };
+        let tid = if recursive {
+            self.owner(lock)
+        } else {
+            self.leaves(value).then_some(thread.tid)
+        };
+        let found = tid.map(|tid| Holder { word, tid, recursive });
+        out.extend(found.filter(|found| !out.contains(found)));
+    }
+
+    /// Who has an `RLock`.
+    fn owner(&self, lock: usize) -> Option<u32> {
+        let (owner, count) = (
+            self.word(lock.wrapping_add(OWNER))?,
+            self.word(lock.wrapping_add(COUNT))?,
+        );
+        let threads = self.past().iter();
+        let mut owners = threads.filter(|thread| count > 0 && thread.ident == owner as u64);
+        owners.next().map(|thread| thread.tid)
+    }
+
+    /// Whether a bound method is `__exit__`.
+    fn leaves(&self, method: usize) -> bool {
+        let name = self
+            .word(method.wrapping_add(METHOD))
+            .and_then(|method| self.word(method));
+        name.is_some_and(|name| self.begins(name, b"__exit__\0"))
+    }
+
+    /// What a value is, if it is an object.
+    fn kind(&mut self, value: usize) -> Option<Kind> {
+        if value < 4096 || !value.is_multiple_of(8) {
+            return None;
+        }
+        let kind = self.word(value.wrapping_add(self.layout().object_type))?;
+        if let Some(&known) = self.kinds().get(&kind) {
+            return Some(known);
+        }
+        let name = self.word(kind.wrapping_add(self.layout().type_name))?;
+        let found = [
+            (&b"_thread.lock\0"[..], Kind::Lock),
+            (b"_thread.RLock\0", Kind::Recursive),
+            (b"builtin_function_or_method\0", Kind::Method),
+        ];
+        let found = found.iter().find(|(text, _)| self.begins(name, text));
+        let found = found.map_or(Kind::Other, |&(_, kind)| kind);
+        // A class that is gone leaves its address to another, which would be taken for it: others are looked at anew.
+        if found != Kind::Other {
+            self.kinds().insert(kind, found);
+        }
+        Some(found)
+    }
+
+    fn begins(&self, address: usize, text: &[u8]) -> bool {
+        let mut bytes = vec![0; text.len()];
+        self.memory().read(address, &mut bytes).is_ok() && bytes == text
+    }
+
+    /// The contents of an object of bytes.
+    fn bytes_of(&self, object: usize) -> Option<Vec<u8>> {
+        let at = self.layout().text;
+        let len = self.word(object.wrapping_add(at.bytes_length))?;
+        let mut bytes = vec![0; len.min(MOST)];
+        self.memory().read(object.wrapping_add(at.bytes), &mut bytes).ok()?;
+        Some(bytes)
+    }
+
+    fn word(&self, address: usize) -> Option<usize> {
+        self.memory().word(address).ok().map(|word| word as usize)
+    }
+}
+
+/// What lies in a frame.
+struct Values {
+    words: Vec<usize>,
+    /// How many local variables come first.
+    locals: usize,
+    /// How many values after them are there for sure.
+    kept: usize,
+}
+
+/// How many values of a frame its handler for an instruction keeps: 0 where it has none.
+fn kept(mut table: &[u8], instruction: u32) -> usize {
+    let mut number = || {
+        let mut value = 0_u32;
+        loop {
+            let (&byte, rest) = table.split_first()?;
+            table = rest;
+            value = value << 6 | u32::from(byte & 63);
+            if byte & 64 == 0 {
+                return Some(value);
+            }
+        }
+    };
+    let mut entry = || Some((number()?, number()?, number()?, number()?));
+    while let Some((start, length, _, depth)) = entry() {
+        if start > instruction {
+            break;
+        }
+        if instruction - start < length {
+            return (depth >> 1) as usize;
+        }
+    }
+    0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_that_handlers_keep() {
+        // 3..10 at depth 1, 70..80 at depth 2: the second start takes two bytes.
+        let table = [0x80 | 3, 7, 40, 1 << 1 | 1, 0x80 | 64 | 1, 6, 10, 50, 2 << 1];
+        assert_eq!([2, 3, 9, 10].map(|at| kept(&table, at)), [0, 1, 1, 0]);
+        assert_eq!([69, 70, 79, 80].map(|at| kept(&table, at)), [0, 2, 2, 0]);
+        assert_eq!(kept(&[], 5), 0);
+        assert_eq!(kept(&table[..3], 5), 0, "cut off");
+    }
+}

@@ -1,0 +1,174 @@
+"""A profile shows deadlocks of the standard library's locks, where it can see who has them, and none that are none."""
+
+from __future__ import annotations
+
+import sys
+import sysconfig
+from typing import Any
+
+import pytest
+
+SEES = sys.version_info < (3, 14) and not sysconfig.get_config_var("Py_GIL_DISABLED")
+
+COMMON = """
+import json, os, sys, threading, time
+import plait
+
+class Account:
+    def __init__(self, make):
+        self.lock = make()
+
+def pay(source, target, meet):
+    with source.lock:
+        meet.wait()
+        if KIND == "acquire":
+            target.lock.acquire()
+        with target.lock:
+            pass
+
+def stuck(make, parties):
+    accounts = [Account(make) for _ in range(parties)]
+    meet = threading.Barrier(parties)
+    threads = []
+    for one in range(parties):
+        arguments = (accounts[one], accounts[(one + 1) % parties], meet)
+        threads.append(threading.Thread(target=pay, args=arguments, name=f"pays-{one}", daemon=True))
+        threads[-1].start()
+    return threads
+"""
+
+FOUND = """
+KIND = "with"
+with plait.profile() as found:
+    threads = stuck(threading.MAKE, PARTIES)
+    time.sleep(WAITS)
+[deadlock] = found.deadlocks
+assert deadlock["pid"] == os.getpid()
+parties = {each["name"]: each for each in deadlock["parties"]}
+assert sorted(parties) == [f"pays-{one}" for one in range(PARTIES)]
+for one in range(PARTIES):
+    each = parties[f"pays-{one}"]
+    assert each["holder_name"] == f"pays-{(one + 1) % PARTIES}", each
+    assert each["tid"] == threads[one].native_id
+    assert each["where"].startswith("pay (") and each["where"].endswith(":14)"), each
+    assert each["lock"].startswith("threading.MAKE ("), each
+assert "Deadlock" in found.summary() and "held by pays-0" in found.summary()
+print("done")
+sys.stdout.flush()
+os._exit(0)
+"""
+
+NONE = """
+KIND = "with"
+over, lock, condition = threading.Event(), threading.Lock(), threading.Condition()
+signal = threading.Lock()
+signal.acquire()
+
+def keeps():
+    with lock:
+        over.wait()
+
+def wants():
+    with lock:
+        pass
+
+def notified():
+    with condition:
+        condition.wait()
+
+def taken_and_left():
+    with lock:  # a value of it may lie in this frame yet
+        pass
+    signal.acquire()
+
+with plait.profile() as found:
+    threads = [threading.Thread(target=each) for each in (taken_and_left, keeps, wants, wants, notified, over.wait)]
+    for thread in threads:
+        thread.start()
+        time.sleep(0.02)
+    time.sleep(1.3)
+assert found.deadlocks == [], found.deadlocks
+assert "Deadlock" not in found.summary()
+over.set()
+signal.release()
+with condition:
+    condition.notify()
+for thread in threads:
+    thread.join()
+print("done")
+"""
+
+
+@pytest.mark.skipif(not SEES, reason="locks do not sleep on words of their own here")
+@pytest.mark.parametrize(
+    ("make", "parties", "waits"), [("Lock", 2, 0.3), ("RLock", 2, 0.3), ("Lock", 3, 2.3), ("Lock", 1, 0.3)]
+)
+def test_deadlocks_are_shown(run_script: Any, make: str, parties: int, waits: float) -> None:
+    """At the end, and while the profile goes on."""
+    source = COMMON + FOUND.replace("MAKE", make).replace("PARTIES", str(parties)).replace("WAITS", str(waits))
+    assert run_script(source).stdout == "done\n"
+
+
+def test_what_is_none_is_not_shown(run_script: Any) -> None:
+    assert run_script(COMMON + NONE).stdout == "done\n"
+
+
+def test_faults_are_counted(run_script: Any) -> None:
+    source = """
+import mmap, plait
+pages = 4000
+memory = mmap.mmap(-1, pages * mmap.PAGESIZE)
+memory.madvise(getattr(mmap, "MADV_NOHUGEPAGE", 15))
+with plait.profile() as before:
+    pass
+with plait.profile() as found:
+    for page in range(pages):
+        memory[page * mmap.PAGESIZE] = 1
+[process], [little] = found.processes, before.processes
+assert pages <= process["faults_minor"] < 2 * pages, process
+assert little["faults_minor"] < pages / 2, little
+assert process["faults_major"] < pages / 2
+print("done")
+"""
+    assert run_script(source).stdout == "done\n"
+
+
+def test_who_has_a_lock_that_it_never_waited_for(run_script: Any) -> None:
+    source = """
+import threading, time
+import plait
+
+locks = {"plait.Lock": plait.Lock(), "plait.RLock": plait.RLock()}
+if SEES:
+    locks["threading.RLock"] = threading.RLock()
+
+def keeps(lock, begun):
+    with lock:
+        begun.set()
+        time.sleep(0.1)
+
+def wants(lock):
+    with lock:
+        pass
+
+with plait.profile() as found:
+    for name, lock in locks.items():
+        begun = threading.Event()
+        first = threading.Thread(target=keeps, args=(lock, begun), name=f"keeps {name}")
+        first.start()
+        begun.wait()
+        second = threading.Thread(target=wants, args=(lock,), name=f"wants {name}")
+        second.start()
+        first.join()
+        second.join()
+threads = {each["name"]: each for each in found.threads}
+for name in locks:
+    [wait] = threads[f"wants {name}"]["locks"]
+    assert wait["lock"].startswith(name) and wait["holder_name"] == f"keeps {name}", wait
+    assert wait["count"] == 1 and 0.08 < wait["time"] < 0.3, wait
+    assert threads[f"wants {name}"]["lock_wait"] >= wait["time"]
+    if name == "threading.RLock":
+        assert wait["where"].startswith("keeps ("), wait
+print("done")
+"""
+    assert run_script(source.replace("SEES", repr(SEES))).stdout == "done\n"
