@@ -17,6 +17,7 @@ use std::thread::JoinHandle;
 
 use plait_shm::guarded::Guarded;
 use plait_sys::event::EventFd;
+use plait_sys::time::monotonic_ns;
 use plait_sys::{fork, thread};
 use plait_trace::record::{Pid, Record, Text};
 
@@ -96,8 +97,8 @@ struct Running {
     desk: Desk,
     /// Raised when it is to end.
     end: Guarded<Option<Arc<EventFd>>>,
-    /// The code that the program ends with, for the last record; taken by the thread.
-    code: Guarded<Option<i32>>,
+    /// When it is over, and the code that the program ends with: for the last record.
+    over: Guarded<Option<(u64, Option<i32>)>>,
     thread: Guarded<Option<JoinHandle<()>>>,
     /// The fork of the program that has its thread.
     generation: u32,
@@ -137,7 +138,7 @@ impl Observer {
         let running = Arc::new(Running {
             desk: Desk::default(),
             end: Guarded::default(),
-            code: Guarded::default(),
+            over: Guarded::default(),
             thread: Guarded::default(),
             generation,
         });
@@ -185,7 +186,8 @@ impl Observer {
         let Some(thread) = self.0.thread.lock().take() else {
             return;
         };
-        *self.0.code.lock() = code;
+        // What the caller does from here on is no part of the program.
+        *self.0.over.lock() = Some((monotonic_ns(), code));
         let end = self.0.end.lock().take();
         if let Some(end) = end {
             end.signal();

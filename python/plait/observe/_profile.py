@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
 import sys
-import tempfile
-import threading
 import time
-import weakref
-from typing import TYPE_CHECKING, Any
+from _thread import allocate_lock
 
 from plait import _core
 from plait.observe import _session
+from plait.observe._settings import OVER, Settings
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import TracebackType
+    from typing import Any
 
     from plait.observe._records import (
         Bursts,
@@ -189,6 +187,8 @@ class Profile:
         _ = self.record
         if self._trace is None:
             raise ValueError("a profile that was read from JSON has no trace: use to_json")
+        import shutil
+
         shutil.copyfile(self._trace, path)
 
     def to_json(self, path: Path | None = None, *, whole: bool = False) -> str:
@@ -198,6 +198,8 @@ class Profile:
             path: Where to write it.
             whole: With every stack, lane and segment, as large as they are; by default the sums alone.
         """
+        import json
+
         record: dict[str, Any] = {name: value for name, value in self.record.items() if whole or name not in _LARGE}
         text = json.dumps(record, indent=None if whole else 2, allow_nan=False)
         if path is not None:
@@ -242,6 +244,8 @@ def _whole(traces: list[str], path: str) -> ProfileRecord:
 
 
 def _from_json(path: str) -> ProfileRecord:
+    import json
+
     with open(path, encoding="utf-8") as file:
         try:
             record: Any = json.load(file)
@@ -278,7 +282,7 @@ def collect(folder: str, into: str, exits: dict[int, int] | None = None) -> Prof
     Raises:
         RuntimeError: No process has left a trace.
     """
-    with open(os.path.join(folder, _session.OVER), "w"):
+    with open(os.path.join(folder, OVER), "w"):
         pass
     deadline = time.monotonic() + _PATIENCE
     while time.monotonic() < deadline:
@@ -286,10 +290,7 @@ def collect(folder: str, into: str, exits: dict[int, int] | None = None) -> Prof
             break
         time.sleep(0.01)
     traces = _traces(folder)
-    with open(into, "wb") as whole:
-        for trace in traces:
-            with open(trace, "rb") as part:
-                shutil.copyfileobj(part, whole)
+    _join(traces, into)
     if not traces:
         raise RuntimeError("no process has left a trace: Python was not started, or with -I, -E or -S")
     record = _core.load_profile([into])
@@ -298,6 +299,21 @@ def collect(folder: str, into: str, exits: dict[int, int] | None = None) -> Prof
             process["exit"] = exits.get(process["pid"])
     record["limits"].extend(_notes(folder))
     return record
+
+
+def _join(traces: list[str], into: str) -> None:
+    if len(traces) == 1:
+        try:
+            os.link(traces[0], into)
+            return
+        except OSError:  # a file is there, or the file system has no links
+            pass
+    import shutil
+
+    with open(into, "wb") as whole:
+        for trace in traces:
+            with open(trace, "rb") as part:
+                shutil.copyfileobj(part, whole)
 
 
 def _notes(folder: str) -> list[str]:
@@ -322,6 +338,8 @@ def _notes(folder: str) -> list[str]:
 
 
 def _discard(folder: str, owner: int) -> None:
+    import shutil
+
     if os.getpid() == owner:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -347,6 +365,8 @@ class Profiling:
             )
         try:
             if self._save is None:
+                import tempfile
+
                 self._folder = tempfile.mkdtemp(prefix="plait-profile-")
             else:
                 # Beside the file, so that it is found if the program dies.
@@ -354,8 +374,10 @@ class Profiling:
                 os.makedirs(self._folder)
             rate, tasks, children = self._settings
             try:
-                _session.begin(_session.Settings(self._folder, rate, tasks, children), _name())
+                _session.begin(Settings(self._folder, rate, tasks, children), _name())
             except BaseException:
+                import shutil
+
                 shutil.rmtree(self._folder, ignore_errors=True)
                 raise
         except BaseException:
@@ -377,17 +399,21 @@ class Profiling:
         self._profile._record = collect(self._folder, into)
         self._profile._trace = into
         if keep:
+            import shutil
+
             shutil.rmtree(self._folder, ignore_errors=True)
         else:
+            import weakref
+
             weakref.finalize(self._profile, _discard, self._folder, os.getpid())
 
 
-_turn = threading.Lock()
+_turn = allocate_lock()
 
 
 def _forked() -> None:
     global _turn
-    _turn = threading.Lock()
+    _turn = allocate_lock()
 
 
 os.register_at_fork(after_in_child=_forked)
