@@ -644,18 +644,45 @@ assert sum(thread["wall"] for thread in short) < 2 * true + 0.5, short
 """)
 
 
-def test_a_file_of_the_program_in_the_place_of_the_trace_is_let_alone(run_script: Any, tmp_path: Path) -> None:
-    text = """
-import os, plait, time
-with plait.profile(children=False):
-    numbers = os.listdir("/proc/self/fd")
-    numbers = [int(number) for number in numbers if os.path.exists(f"/proc/self/fd/{number}")]
-    [number] = [number for number in numbers if os.readlink(f"/proc/self/fd/{number}").endswith(".part")]
-    time.sleep(0.4)
-    mine = os.open(FILE, os.O_RDWR | os.O_CREAT)
-    os.dup2(mine, number)
-    time.sleep(0.6)
-assert os.fstat(number).st_size == 0, "it was written to"
-assert os.path.samestat(os.fstat(number), os.fstat(mine)), "it was closed"
+def test_children_that_still_write_when_it_ends(run_script: Any) -> None:
+    """Their files get other names, and become fewer, while they are put together."""
+    source = """
+import functools, os, signal, time
+import plait
+from plait import _core
+from plait.observe import _profile, _records
+
+_profile._PATIENCE = 0.0
+_core.observe_start = functools.partial(_core.observe_start, limit=1 << 15)
+
+def write():
+    while True:
+        for _ in range(200):
+            time.sleep(0)
+        time.sleep(0.0002)
+
+read, begun = os.pipe()
+for _ in range(6):
+    with plait.profile() as found:
+        children = []
+        for _ in range(4):
+            child = os.fork()
+            if not child:
+                os.write(begun, b"x")
+                write()
+            children.append(child)
+        for _ in children:
+            os.read(read, 1)
+        time.sleep(0.3)
+    for child in children:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    seen = {each["pid"] for each in found.processes}
+    assert seen == {os.getpid(), *children}, (seen, children)
+    for thread in found.threads:
+        parts = sum(thread[state] for state in _records.STATES)
+        assert abs(parts - thread["wall"]) <= 0.01 * thread["wall"] + 0.001, thread
+print("done")
 """
-    run_script(text.replace("FILE", repr(str(tmp_path / "mine"))))
+    env = {"PYTHONWARNINGS": "ignore::DeprecationWarning"}
+    assert run_script(source, env=env).stdout == "done\n"

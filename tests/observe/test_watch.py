@@ -159,6 +159,42 @@ def test_pools(watch: plait.Watch) -> None:
             assert other.snapshot()["processes"]["submitted"] == processes + 1
 
 
+def waits_of(text: str, pool: str) -> tuple[int, float, int]:
+    """How many waits a page for Prometheus tells of, their sum, and how many of at least 16 ms."""
+    name = "plait_pool_queue_wait_seconds"
+    values = dict(line.rsplit(" ", 1) for line in text.splitlines() if line.startswith(name))
+    count = int(values[f'{name}_count{{pool="{pool}"}}'])
+    below = [
+        int(value)
+        for key, value in values.items()
+        if "_bucket" in key and f'pool="{pool}"' in key and float(key.split('le="')[1].split('"')[0]) < 0.017
+    ]
+    return count, float(values[f'{name}_sum{{pool="{pool}"}}']), count - max(below)
+
+
+def test_waits_for_workers_of_a_pool_of_processes(watch: plait.Watch) -> None:
+    with plait.ProcessPool(1) as pool:
+        pool.submit(len, "abc").result()  # a worker is there then
+        before = waits_of(watch.prometheus(), "processes")
+        first = pool.submit(time.sleep, 0.05)
+        rest = [pool.submit(len, "abc") for _ in range(3)]
+        first.result()
+        assert [each.result() for each in rest] == [3, 3, 3]
+        assert list(pool.map(len, ["abc"] * 10, chunksize=5)) == [3] * 10
+        after = waits_of(watch.prometheus(), "processes")
+        assert after[0] - before[0] == 4 + 2, "calls, and chunks"
+        assert after[1] - before[1] > 3 * 0.04
+        assert after[2] - before[2] >= 3
+        watch.close()
+        assert pool.submit(len, "abc").result() == 3
+        with plait.watch() as other:
+            assert waits_of(other.prometheus(), "processes")[0] == after[0]
+    del pool
+    gc.collect()
+    with plait.watch() as other:
+        assert waits_of(other.prometheus(), "processes")[0] >= after[0], "what only grows does not fall"
+
+
 def test_the_text_is_prometheus_own(watch: plait.Watch) -> None:
     contend()
     parser: Any = pytest.importorskip("prometheus_client.parser")

@@ -8,6 +8,7 @@ use std::io;
 use std::mem::size_of;
 use std::os::fd::{AsFd, OwnedFd};
 
+use plait_shm::histogram::{BUCKETS, Histogram};
 use plait_shm::holds::Holds;
 use plait_shm::idle::Idle;
 use plait_shm::queue::TicketQueue;
@@ -102,6 +103,10 @@ pub struct Seat {
     pub offer_count: AtomicU64,
     /// Blocks of arguments that its worker goes on looking at after their tasks, 0 for none; see [`crate::blocks`].
     holds: [AtomicU64; HOLDS],
+    /// How long tasks have waited for a worker that were queued while somebody watched: by length, and the sum. Its worker alone adds to
+    /// them, one after the other.
+    waits: [AtomicU64; BUCKETS],
+    waited: AtomicU64,
     /// Set when its worker has forked: what it holds, a child that outlives it may look at for ever.
     pub forked: AtomicU32,
     /// Slots finished that the collector is to hear of.
@@ -147,6 +152,23 @@ impl Seat {
         }
     }
 
+    /// Counts a wait. For its worker.
+    pub fn count_wait(&self, length: u64) {
+        let count = &self.waits[Histogram::bucket(length)];
+        // Nobody else writes them, and who reads wants no more than sums that grow.
+        count.store(count.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        self.waited
+            .store(self.waited.load(Ordering::Relaxed) + length, Ordering::Relaxed);
+    }
+
+    /// Adds the waits that were counted.
+    pub fn add_waits(&self, to: &mut Histogram) {
+        for (sum, count) in to.counts.iter_mut().zip(&self.waits) {
+            *sum += count.load(Ordering::Relaxed);
+        }
+        to.sum += self.waited.load(Ordering::Relaxed);
+    }
+
     /// The ring of finished slots: the worker pushes, the collector pops.
     pub fn finished(&self) -> Ring<'_> {
         Ring {
@@ -174,8 +196,8 @@ pub struct Slot {
     pub items: AtomicU32,
     /// See [`KIND_CALL`].
     pub kind: AtomicU32,
-    /// Whether the worker is to write down when an item began.
-    pub timed: AtomicU32,
+    /// What the worker is to write down: see [`note`].
+    pub notes: AtomicU32,
     reserved: AtomicU32,
     /// When the current item began, monotonic nanoseconds; 0 before.
     pub started_ns: AtomicU64,
@@ -187,6 +209,18 @@ pub struct Slot {
     pub args_len: AtomicU64,
     args: UnsafeCell<[u8; INLINE]>,
     result: UnsafeCell<[u8; INLINE]>,
+    /// Since when the task waits for a worker, monotonic nanoseconds; only where somebody looks, see [`note`].
+    pub queued_ns: AtomicU64,
+}
+
+/// Bits of [`Slot::notes`].
+pub mod note {
+    /// When the current item began.
+    pub const TIMED: u32 = 1;
+    /// How long the task waited for a worker: somebody looks at that.
+    pub const QUEUED: u32 = 2;
+    /// The same, and it is counted among the waits of the pool.
+    pub const COUNTED: u32 = 4;
 }
 
 impl Slot {

@@ -14,6 +14,7 @@
 //! | [`processes`] | the parent's side: carries out what the supervisor decides |
 //! | [`spin`] | when waiting is worth a spin |
 //! | [`occupant`] | who may sit on a seat, and who does |
+//! | [`watch`] | whether somebody wants to know how long jobs and tasks wait |
 //! | `handoff` | when a worker is better woken on the CPU of the thread that waits for it |
 
 #[cfg(not(loom))]
@@ -35,5 +36,6 @@ pub mod spin;
 pub mod supervisor;
 pub mod task;
 pub mod threads;
+pub mod watch;
 #[cfg(not(loom))]
 pub mod worker;

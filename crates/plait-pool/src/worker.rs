@@ -16,7 +16,7 @@ use plait_sys::mem::Memfd;
 use plait_sys::{child, cpu, fork, futex, time};
 
 use crate::blocks::{Place, View, put_table};
-use crate::board::{Board, IN_SLOT, KIND_MAP, SeatState, Slot, offer};
+use crate::board::{Board, IN_SLOT, KIND_MAP, SeatState, Slot, note, offer};
 use crate::frames::{FrameWriter, PLACED, VALUE, WORD};
 use crate::spin::{Crowd, Spin};
 use crate::task::{ABANDONED, COLLECT, SUPERVISE, State, WAIT_EVENT, WAIT_FUTEX};
@@ -269,11 +269,26 @@ impl Worker {
         unsafe { self.args.bytes(entry.0.load(Ordering::Relaxed), len) }
     }
 
+    /// How long the task that this worker has just taken has waited, where somebody wants to know.
+    #[inline]
+    pub fn waited(&self, slot: u32) -> Option<u64> {
+        let slot = self.board.slot(slot);
+        let notes = slot.notes.load(Ordering::Relaxed); // published by the claim, as all of the slot
+        if notes & note::QUEUED == 0 {
+            return None;
+        }
+        let waited = time::monotonic_ns().saturating_sub(slot.queued_ns.load(Ordering::Relaxed));
+        if notes & note::COUNTED != 0 {
+            self.board.seat(self.seat).count_wait(waited);
+        }
+        Some(waited)
+    }
+
     /// Begins `item`; dies here when it was doomed.
     #[inline]
     pub fn begin(&self, slot: u32, item: u32) {
         let slot = self.board.slot(slot);
-        if slot.timed.load(Ordering::Relaxed) != 0 {
+        if slot.notes.load(Ordering::Relaxed) & note::TIMED != 0 {
             slot.started_ns.store(time::monotonic_ns(), Ordering::Relaxed); // published by the exchange in `begin`
         }
         if !slot.item().begin(item) {
@@ -390,7 +405,7 @@ impl Worker {
     /// Finishes `item` and begins the one after it. The time at which each began is of use only where there are timeouts.
     #[inline]
     pub fn advance(&self, slot: u32, item: u32) {
-        if self.board.slot(slot).timed.load(Ordering::Relaxed) != 0 {
+        if self.board.slot(slot).notes.load(Ordering::Relaxed) & note::TIMED != 0 {
             self.finish_item(slot, item);
             self.begin(slot, item + 1);
         } else if !self.board.slot(slot).item().advance(item) {

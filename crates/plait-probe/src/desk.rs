@@ -56,6 +56,50 @@ impl Turn {
     }
 }
 
+/// What tasks of a pool that call one function took, in nanoseconds, and how many there were: sums, since there may be many.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct Pooled {
+    /// How many have ended with this.
+    pub count: u64,
+    /// They waited for a worker.
+    pub queue: u64,
+    /// They ran.
+    pub run: u64,
+    /// Arguments and results were made into bytes, and back.
+    pub pickling: u64,
+    /// Those travelled.
+    pub transfer: u64,
+}
+
+impl Pooled {
+    fn add(&mut self, more: &Pooled) {
+        self.count += more.count;
+        self.queue += more.queue;
+        self.run += more.run;
+        self.pickling += more.pickling;
+        self.transfer += more.transfer;
+    }
+
+    fn record(&self, pool: Text, function: Text) -> Record {
+        let Pooled {
+            count,
+            queue,
+            run,
+            pickling,
+            transfer,
+        } = *self;
+        Record::PoolSums {
+            pool,
+            function,
+            count,
+            queue,
+            run,
+            pickling,
+            transfer,
+        }
+    }
+}
+
 /// See the module. A forked child finds it empty.
 #[derive(Default)]
 pub(crate) struct Desk(Guarded<Papers>);
@@ -64,6 +108,8 @@ pub(crate) struct Desk(Guarded<Papers>);
 struct Papers {
     records: Vec<Record>,
     turns: Vec<Turn>,
+    /// By pool and function; since the last time that the desk was cleared.
+    pools: HashMap<(Text, Text), Pooled>,
     texts: HashMap<Box<str>, u32>,
     lost: u64,
 }
@@ -108,13 +154,23 @@ impl Desk {
         }
     }
 
+    /// Adds to the sums of a pool and a function.
+    pub(crate) fn add_pooled(&self, pool: Text, function: Text, sums: &Pooled) {
+        self.0.lock().pools.entry((pool, function)).or_default().add(sums);
+    }
+
     /// Moves everything that lies here to the end of `into`.
     pub(crate) fn clear(&self, into: &mut Vec<Record>) {
-        let turns = {
+        let (turns, pools) = {
             let mut papers = self.0.lock();
             into.append(&mut papers.records);
-            std::mem::take(&mut papers.turns)
+            (std::mem::take(&mut papers.turns), std::mem::take(&mut papers.pools))
         };
+        into.extend(
+            pools
+                .iter()
+                .map(|(&(pool, function), sums)| sums.record(pool, function)),
+        );
         for turn in turns {
             turn.put(into);
         }
@@ -154,6 +210,26 @@ mod tests {
         assert_eq!((one, two, out.len()), (Text(1), Text(2), 3));
         desk.clear(&mut out);
         assert_eq!(out.len(), 3);
+    }
+
+    #[test]
+    fn tasks_of_pools_are_summed() {
+        let desk = Desk::default();
+        let (pool, one, two) = (desk.text("pool"), desk.text("one"), desk.text("two"));
+        let sums = |count| Pooled {
+            count,
+            run: 10 * count,
+            ..Pooled::default()
+        };
+        desk.add_pooled(pool, one, &sums(1));
+        desk.add_pooled(pool, two, &sums(5));
+        desk.add_pooled(pool, one, &sums(2));
+        let mut out = Vec::new();
+        desk.clear(&mut out);
+        assert_eq!(out.len(), 3 + 2);
+        assert!(out.contains(&sums(3).record(pool, one)) && out.contains(&sums(5).record(pool, two)));
+        desk.clear(&mut out);
+        assert_eq!(out.len(), 3 + 2);
     }
 
     #[test]

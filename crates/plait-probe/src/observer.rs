@@ -1,7 +1,8 @@
 //! The observer: a native thread beside the program, which writes down what its threads do.
 //!
 //! There is one in a process at a time. It never has a state of Python, asks nothing of the program and holds nothing that the program
-//! waits for. A fork leaves it behind: the child has none, calls [`after_fork`], and may start its own. A program that ends without
+//! waits for, and its descriptors are in a table of its own, where that is allowed: so no child has them, and a program that closes all
+//! descriptors closes none of them. A fork leaves it behind: the child has none, calls [`after_fork`], and may start its own. A program that ends without
 //! [`Observer::stop`] leaves what went to the sink by then; each batch ends with a [`Record::Cost`], which is a good time to flush.
 
 mod frames;
@@ -16,20 +17,23 @@ use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::thread::JoinHandle;
 
 use plait_shm::guarded::Guarded;
-use plait_sys::event::EventFd;
+use plait_sys::futex::{self, Scope, Wait};
 use plait_sys::time::monotonic_ns;
-use plait_sys::{fork, thread};
+use plait_sys::{descriptors, fork, thread};
 use plait_trace::record::{Pid, Record, Text};
 
 use crate::desk::Desk;
-pub use crate::desk::Turn;
+pub use crate::desk::{Pooled, Turn};
 use crate::gil::Gil;
 use crate::meter;
 use crate::stacks::Stacks;
-use sampler::Sampler;
+use sampler::{Sampler, Sources};
 
 /// Takes each record as it comes, on the observer's thread.
-pub type Sink = Box<dyn FnMut(&Record) + Send>;
+pub type Sink = Box<dyn FnMut(&Record)>;
+
+/// Makes the sink, on the observer's thread: what it opens is in that thread's table of descriptors.
+pub type OpenSink = Box<dyn FnOnce() -> io::Result<Sink> + Send>;
 
 /// What the program is, as whoever starts an observer knows.
 #[derive(Clone, Debug)]
@@ -95,13 +99,28 @@ pub struct Observer(Arc<Running>);
 /// What the observer's thread and its owners share.
 struct Running {
     desk: Desk,
-    /// Raised when it is to end.
-    end: Guarded<Option<Arc<EventFd>>>,
+    /// 1 when it is to end; the thread sleeps on it.
+    end: AtomicU32,
     /// When it is over, and the code that the program ends with: for the last record.
     over: Guarded<Option<(u64, Option<i32>)>>,
     thread: Guarded<Option<JoinHandle<()>>>,
     /// The fork of the program that has its thread.
     generation: u32,
+}
+
+impl Running {
+    /// Sleeps until a time, or until the observer is to end: whether it is.
+    fn sleep(&self, until: u64) -> bool {
+        loop {
+            // Acquire: pairs with `Observer::stop`, so that the code is there.
+            if self.end.load(Acquire) != 0 {
+                return true;
+            }
+            if futex::wait(&self.end, 0, Scope::Private, Some(until)) == Wait::TimedOut {
+                return false;
+            }
+        }
+    }
 }
 
 /// Which fork of the program has an observer now: its generation and 1, or 0.
@@ -112,12 +131,12 @@ impl Observer {
     /// beginning. It returns when everything is in place.
     ///
     /// # Errors
-    /// `AlreadyExists` while another one runs in this process; what the system says where it can start no thread.
+    /// `AlreadyExists` while another one runs in this process; what the system says where it can start no thread; what `sink` says.
     pub fn start(
         program: Program,
         settings: Settings,
         stacks: Option<Box<dyn Stacks>>,
-        sink: Sink,
+        sink: OpenSink,
     ) -> io::Result<Observer> {
         let generation = fork::generation();
         claim(generation)?;
@@ -133,29 +152,42 @@ impl Observer {
         program: Program,
         settings: Settings,
         stacks: Option<Box<dyn Stacks>>,
-        sink: Sink,
+        sink: OpenSink,
     ) -> io::Result<Observer> {
         let running = Arc::new(Running {
             desk: Desk::default(),
-            end: Guarded::default(),
+            end: AtomicU32::new(0),
             over: Guarded::default(),
             thread: Guarded::default(),
             generation,
         });
-        let end = Arc::new(EventFd::create()?);
-        *running.end.lock() = Some(Arc::clone(&end));
         let (ready, is_ready) = std::sync::mpsc::channel();
         let shared = Arc::clone(&running);
         let caller = thread::number();
         let thread = thread::spawn_native("plait-observer", move || {
-            let sampler = Sampler::begin(&shared, program, settings, caller, stacks, sink);
+            let separated = descriptors::separate();
+            let begun = sink().map(|sink| {
+                let sources = Sources { stacks, separated };
+                Sampler::begin(&shared, program, settings, caller, sources, sink)
+            });
             // Whoever waited for this may be gone: then nobody needs to know.
-            let _ = ready.send(());
-            sampler.run(&end);
+            match begun {
+                Ok(sampler) => {
+                    let _ = ready.send(Ok(()));
+                    sampler.run();
+                }
+                Err(refused) => {
+                    let _ = ready.send(Err(refused));
+                    return;
+                }
+            }
             OWNER.store(0, Release); // pairs with `claim`
         })?;
-        // An error is a thread that has panicked: it has said so, and `stop` finds it ended.
-        let _ = is_ready.recv();
+        // No answer is from a thread that has panicked: `stop` finds it ended.
+        if let Ok(Err(refused)) = is_ready.recv() {
+            let _ = thread.join();
+            return Err(refused);
+        }
         *running.thread.lock() = Some(thread);
         Ok(Observer(running))
     }
@@ -168,6 +200,11 @@ impl Observer {
     /// Takes a step of a task, whose `Task` record was handed in before.
     pub fn hand_in_turn(&self, turn: Turn) {
         self.0.desk.hand_in_turn(turn);
+    }
+
+    /// Takes what tasks of a pool took. Any thread, at any time.
+    pub fn hand_in_pooled(&self, pool: Text, function: Text, sums: &Pooled) {
+        self.0.desk.add_pooled(pool, function, sums);
     }
 
     /// The number of a text, for records that are handed in. Any thread, at any time.
@@ -188,11 +225,9 @@ impl Observer {
         };
         // What the caller does from here on is no part of the program.
         *self.0.over.lock() = Some((monotonic_ns(), code));
-        let end = self.0.end.lock().take();
-        if let Some(end) = end {
-            end.signal();
-        }
-        // A panic of the observer's thread was reported when it happened; the program goes on.
+        self.0.end.store(1, Release); // pairs with `Running::sleep`
+        futex::wake(&self.0.end, 1, Scope::Private);
+        // The observer's thread may have panicked; the program goes on.
         let _ = thread.join();
         // Clones may be kept for long.
         self.0.desk.forget();
@@ -233,7 +268,11 @@ mod tests {
     fn observed(settings: Settings, interpreter: Interpreter, work: impl FnOnce(&Observer)) -> Vec<Record> {
         let records = Arc::new(Mutex::new(Vec::new()));
         let kept = Arc::clone(&records);
-        let sink: Sink = Box::new(move |record| kept.lock().expect("no panic").push(record.clone()));
+        let sink: OpenSink = Box::new(move || {
+            Ok(Box::new(move |record: &Record| {
+                kept.lock().expect("no panic").push(record.clone());
+            }))
+        });
         let program = Program {
             name: "test".into(),
             python: "3".into(),
@@ -425,7 +464,8 @@ mod tests {
         assert!(total(&records, tid, GilSpan::Wanted) > Duration::ZERO);
         for record in &records {
             if let Record::Method(method) = record {
-                assert!(!method.exact && (method.what == Text(0) || !text(&records, method.what).is_empty()));
+                // Whose the descriptors are is known.
+                assert!(!method.exact || text(&records, method.what) == "descriptors");
             }
         }
     }
@@ -460,7 +500,7 @@ mod tests {
                 cores: 1,
                 interpreter: Interpreter::Unknown,
             };
-            let second = Observer::start(program, sampled(), None, Box::new(|_| ()));
+            let second = Observer::start(program, sampled(), None, Box::new(|| Ok(Box::new(|_: &Record| ()))));
             assert_eq!(
                 second.map(|_| ()).map_err(|error| error.kind()),
                 Err(io::ErrorKind::AlreadyExists)

@@ -27,6 +27,7 @@ use crate::calling;
 use crate::codec;
 use crate::error::{self, Subject};
 use crate::gil::{self, Waitable};
+use crate::observe::Laps;
 use crate::parts::Stored;
 use crate::payload;
 use crate::processes::CorePool;
@@ -260,7 +261,13 @@ impl FutureCore {
             }
         };
         let (outcome, task) = *raw;
-        match decoded(py, outcome, &task) {
+        let laps = Laps::begin();
+        let decoded = decoded(py, outcome, &task);
+        if let Some(mut laps) = laps {
+            laps.pickled();
+            laps.tell(task.function.bind(py));
+        }
+        match decoded {
             Ok(state) => slf.get().lock().state = state,
             Err(interrupted) => {
                 let (interruption, outcome) = *interrupted;

@@ -33,6 +33,18 @@ impl PidFd {
         PidFd { fd }
     }
 
+    /// A descriptor of the process, as one of ours: the same file.
+    ///
+    /// # Errors
+    /// It has none of that number; or the kernel (before 5.6), or a sandbox, does not allow it.
+    pub fn descriptor(&self, number: i32) -> io::Result<OwnedFd> {
+        // SAFETY: the call takes three numbers and touches no memory.
+        let fd = unsafe { libc::syscall(libc::SYS_pidfd_getfd, self.fd.as_raw_fd(), number, 0) };
+        let fd = check(fd as c_int)?;
+        // SAFETY: the kernel has just opened it for us, and nobody else knows it.
+        Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    }
+
     /// Sends a signal to the process; one that has ended already does not mind.
     pub fn signal(&self, signal: i32) -> io::Result<()> {
         let info = std::ptr::null::<libc::siginfo_t>();

@@ -17,6 +17,7 @@
 //! | [`limits`] | memory: the limit of a process, what it has used, kills for want of it      |
 //! | [`thread`] | native threads that no signal reaches                                       |
 //! | [`hold`]   | threads that are held instead of ended                                      |
+//! | [`descriptors`] | a thread's own table of descriptors                                      |
 //! | [`loader`] | which object an address lies in, where a function is                      |
 //! | [`perf`]   | switches, births and ends of threads, as the kernel writes them down         |
 //! | [`time`]   | the clocks: monotonic, CPU time of the thread and of the process            |
@@ -37,6 +38,7 @@ compile_error!("plait runs on Linux only");
 mod cgroup;
 pub mod child;
 pub mod cpu;
+pub mod descriptors;
 pub mod epoll;
 pub mod event;
 pub mod fork;

@@ -18,15 +18,9 @@ pub const CLOSED: i32 = libc::EBADF;
 
 const SENDING: SendFlags = SendFlags::NOSIGNAL.union(SendFlags::DONTWAIT);
 
-/// Who the socket of that number is connected to, in words; None for one that is not connected, and for what is no socket. The number may be
-/// anybody's, and be closed meanwhile: it is only looked at.
+/// Who a socket is connected to, in words; None for one that is not connected, and for what is no socket.
 #[must_use]
-pub fn peer(number: i32) -> Option<String> {
-    if number < 0 {
-        return None;
-    }
-    // SAFETY: used for one call that changes nothing, whatever the number is by then.
-    let fd = unsafe { BorrowedFd::borrow_raw(number) };
+pub fn peer(fd: BorrowedFd<'_>) -> Option<String> {
     let address = net::getpeername(fd).ok()??;
     if let Ok(address) = SocketAddr::try_from(address.clone()) {
         return Some(address.to_string());

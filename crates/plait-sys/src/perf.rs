@@ -15,6 +15,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::mm::{MapFlags, ProtFlags};
 
+use crate::descriptors;
+
 /// What happened.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum What {
@@ -129,6 +131,8 @@ const CLOSE_ON_EXEC: u64 = 8;
 /// `_IO('$', 5)`
 const SET_OUTPUT: libc::Ioctl = 0x2405;
 
+/// It takes so many descriptors at most.
+const MOST: usize = 4096;
 /// Sizes of a ring in pages of data, best first.
 const PAGES: [usize; 4] = [8, 4, 2, 1];
 /// Where the first page of a mapping has its words.
@@ -172,18 +176,18 @@ pub struct Switches {
 }
 
 impl Switches {
-    /// Of no thread yet.
+    /// Of no thread yet. It takes the first of so many `parts` of the descriptors that the process may have, and no more.
     #[must_use]
-    pub fn new() -> Switches {
+    pub fn new(parts: usize) -> Switches {
         let common = EXCLUDE_KERNEL | EXCLUDE_HYPERVISOR | COMM | TASK | IDS_ON_ALL | OWN_CLOCK | SWITCHES;
-        let most = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+        let most = usize::try_from(descriptors::most()).unwrap_or(usize::MAX);
         Switches {
             process: std::process::id(),
             flags: common | INHERIT | INHERIT_THREADS_ONLY,
             cpus: online(&std::fs::read_to_string("/sys/devices/system/cpu/online").unwrap_or_default()),
             rings: Vec::new(),
             events: Vec::new(),
-            most: most.map_or(4096, |most| most / 4).min(4096) as usize,
+            most: (most / parts).min(MOST),
             lost: 0,
             bytes: Vec::new(),
         }
@@ -238,16 +242,16 @@ impl Switches {
         self.lost
     }
 
+    /// How many descriptors it has.
+    #[must_use]
+    pub fn descriptors(&self) -> usize {
+        self.rings.len() + self.events.len()
+    }
+
     /// Bytes of a ring; 0 while there is none.
     #[must_use]
     pub fn room(&self) -> usize {
         self.rings.first().map_or(0, |ring| ring.len)
-    }
-}
-
-impl Default for Switches {
-    fn default() -> Self {
-        Self::new()
     }
 }
 
@@ -510,7 +514,7 @@ mod tests {
 
     /// The events of this thread and those that it starts; None where the kernel says no.
     fn followed() -> Option<Switches> {
-        let mut switches = Switches::new();
+        let mut switches = Switches::new(2);
         match switches.follow(thread::number()) {
             Ok(()) => Some(switches),
             Err(Refused::Forbidden(_) | Refused::Unknown(_) | Refused::Memory(_)) => None,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import FunctionType
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,10 +30,20 @@ def replace(owner: Any, name: str, new: Any) -> None:
     """Set `owner.name` until `restore_all`."""
     if was_left(owner, name):
         return
+    if isinstance(new, FunctionType):  # as which it can be pickled
+        new.__name__ = name
+        new.__module__, new.__qualname__ = _path(owner, name)
     has = _attributes(owner)
     before = has.get(name, _MISSING)
     setattr(owner, name, new)
     _replaced.append((owner, name, has.get(name), before))
+
+
+def _path(owner: Any, name: str) -> tuple[str, str]:
+    """Return module and path of an attribute."""
+    if isinstance(owner, type):
+        return owner.__module__, f"{owner.__qualname__}.{name}"
+    return owner.__name__, name
 
 
 def restore_all() -> None:

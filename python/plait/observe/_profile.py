@@ -15,7 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import TracebackType
-    from typing import Any
+    from typing import Any, BinaryIO
 
     from plait.observe._records import (
         Bursts,
@@ -261,9 +261,34 @@ def _from_json(path: str) -> ProfileRecord:
     return found
 
 
-def _traces(folder: str) -> list[str]:
+def _traces(folder: str, stem: str = "") -> list[str]:
     names = sorted(os.listdir(folder))
-    return [os.path.join(folder, name) for name in names if name.endswith((".part", ".trace"))]
+    found = [name for name in names if name.startswith(stem) and name.endswith((".part", ".trace"))]
+    return [os.path.join(folder, name) for name in found]
+
+
+def _whole_process(folder: str, stem: str) -> list[BinaryIO]:
+    """Open all traces of a process, in the order of their names, which begin with `stem`.
+
+    A child that still writes may give its files other names meanwhile, or make one of two: then all are opened anew, since
+    something would be missing, or there twice.
+    """
+    while True:
+        files: list[BinaryIO] = []
+        try:
+            for path in (before := _traces(folder, stem)):
+                files.append(open(path, "rb"))  # noqa: SIM115 - the caller closes them
+            if before == _traces(folder, stem) and all(map(_is_that, files)):
+                return files
+        except FileNotFoundError:
+            pass
+        for file in files:
+            file.close()
+
+
+def _is_that(file: BinaryIO) -> bool:
+    """Whether an open file is still the one of its name."""
+    return os.path.samestat(os.fstat(file.fileno()), os.stat(file.name))
 
 
 def _lives(name: str) -> bool:
@@ -289,9 +314,9 @@ def collect(folder: str, into: str, exits: dict[int, int] | None = None) -> Prof
         if not any(name.endswith(".part") and _lives(name) for name in os.listdir(folder)):
             break
         time.sleep(0.01)
-    traces = _traces(folder)
-    _join(traces, into)
-    if not traces:
+    stems = {os.path.basename(trace).partition(".")[0] for trace in _traces(folder)}
+    _join(folder, sorted(stems), into)
+    if not stems:
         raise RuntimeError("no process has left a trace: Python was not started, or with -I, -E or -S")
     record = _core.load_profile([into])
     for process in record["processes"]:
@@ -301,19 +326,14 @@ def collect(folder: str, into: str, exits: dict[int, int] | None = None) -> Prof
     return record
 
 
-def _join(traces: list[str], into: str) -> None:
-    if len(traces) == 1:
-        try:
-            os.link(traces[0], into)
-            return
-        except OSError:  # a file is there, or the file system has no links
-            pass
-    import shutil
-
+def _join(folder: str, stems: list[str], into: str) -> None:
+    """Put the files of all processes together."""
     with open(into, "wb") as whole:
-        for trace in traces:
-            with open(trace, "rb") as part:
-                shutil.copyfileobj(part, whole)
+        for stem in stems:
+            for part in _whole_process(folder, f"{stem}."):
+                with part:
+                    while some := part.read(1 << 20):
+                        whole.write(some)
 
 
 def _notes(folder: str) -> list[str]:

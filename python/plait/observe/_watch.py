@@ -155,7 +155,7 @@ class Watch:
             self._gil = _core.GilWatch()
         except RuntimeError as error:
             self._why = str(error)
-        _core.watch_thread_pools(True)
+        _core.watch_pools(True)
 
     def __enter__(self) -> Self:
         with _lock:
@@ -183,7 +183,7 @@ class Watch:
                 return
             self._closed = True
             self._gil = None
-            _core.watch_thread_pools(False)
+            _core.watch_pools(False)
 
     def snapshot(self) -> Snapshot:
         """Return the figures as they are now, in seconds and plain numbers.
@@ -194,7 +194,8 @@ class Watch:
         - `loops`: sums over plait's event loops, with the meanings of `EventLoop.statistics`; `running`, those that are not
           closed.
         - `threads` and `processes`: sums over the pools of each kind, with the meanings of their `statistics`; `pools`, how
-          many there are. `queue_wait` (threads) counts tasks that were submitted while the process was watched.
+          many there are. `queue_wait` counts tasks, and chunks of a `map` over processes, that were submitted while the process
+          was watched.
 
         Distributions have `count`, `sum` and `buckets`: pairs of an upper bound and how many did not exceed it. What counts
         something only grows, but what a loop or pool does between the last snapshot and its end is not in it.
@@ -323,11 +324,7 @@ def _of_loop(loop: Any) -> dict[str, Any]:
     return {**figures, "running": int(not loop.is_closed())}
 
 
-def _of_processes(pool: Any) -> dict[str, Any]:
-    return {**pool.statistics(), "pools": 1}
-
-
-def _of_threads(pool: Any) -> dict[str, Any]:
+def _of_pool(pool: Any) -> dict[str, Any]:
     spans = _Spans()
     spans.add(*pool._waits())
     return {**pool.statistics(), "pools": 1, "queue_wait": spans}
@@ -335,8 +332,8 @@ def _of_threads(pool: Any) -> dict[str, Any]:
 
 _KINDS: Final = (
     _Kind("loop", _LOOP_SUMS, _LOOP_NOW, ("lag", "timer_lag"), _of_loop),
-    _Kind("threads", ("submitted", "cancelled", "timed_out"), _POOL_NOW, ("queue_wait",), _of_threads),
-    _Kind("processes", _PROCESSES_SUMS, _POOL_NOW, (), _of_processes),
+    _Kind("threads", ("submitted", "cancelled", "timed_out"), _POOL_NOW, ("queue_wait",), _of_pool),
+    _Kind("processes", _PROCESSES_SUMS, _POOL_NOW, ("queue_wait",), _of_pool),
 )
 
 

@@ -30,6 +30,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use plait_shm::arena::{Arena, ArenaView, Block};
+use plait_shm::histogram::Histogram;
 use plait_shm::sync::{AtomicU32, Ordering};
 use plait_sys::event::EventFd;
 use plait_sys::limits::OomKills;
@@ -523,6 +524,15 @@ impl<T: Host> Pool<T> {
         } else {
             self.shared.lock().broken.clone()
         }
+    }
+
+    /// How long tasks and chunks have waited for a worker that were queued while somebody [watched](crate::watch::watch).
+    #[must_use]
+    pub fn waits(&self) -> Histogram {
+        let mut waits = Histogram::default();
+        let board = &self.shared.board;
+        (0..board.seats()).for_each(|seat| board.seat(seat).add_waits(&mut waits));
+        waits
     }
 
     /// Figures since the pool was made.

@@ -4,14 +4,15 @@ use std::sync::Arc;
 
 use plait_shm::arena::Block;
 use plait_shm::sync::Ordering;
-use plait_sys::cpu;
+use plait_sys::{cpu, time};
 
 use super::job::Job;
 use super::{Failure, Host, Inner, Pool, Record, Refusal, Segments, Shared, TaskOptions};
 use crate::blocks::Place;
-use crate::board::{IN_SLOT, INLINE, KIND_CALL, SLOTS};
+use crate::board::{IN_SLOT, INLINE, KIND_CALL, SLOTS, Slot, note};
 use crate::supervisor::{Doom, Event};
 use crate::task::{ABANDONED, COLLECT, Phase, SUPERVISE, State, WAIT_EVENT, WAIT_FUTEX};
+use crate::watch;
 use crate::worker::{wake_collector, wake_seat};
 
 /// Abandoned tasks that may pile up before they are looked at.
@@ -211,7 +212,8 @@ impl<T: Host> Shared<T> {
         slot.args_len.store(len as u64, Ordering::Relaxed);
         slot.items.store(items, Ordering::Relaxed);
         slot.kind.store(kind, Ordering::Relaxed);
-        slot.timed.store((options.timeout_ns > 0).into(), Ordering::Relaxed);
+        let timed = if options.timeout_ns > 0 { note::TIMED } else { 0 };
+        slot.notes.store(timed | self.queued_now(slot), Ordering::Relaxed);
         slot.started_ns.store(0, Ordering::Relaxed);
         slot.item().reset(0);
         slot.state().reset(Phase::Held);
@@ -229,6 +231,22 @@ impl<T: Host> Shared<T> {
             ..Record::empty()
         };
         Ok(index)
+    }
+
+    /// Notes since when a slot waits, where somebody wants to know: the bits that say so.
+    #[inline]
+    pub(super) fn queued_now(&self, slot: &Slot) -> u32 {
+        let (watched, looked_at) = watch::lookers();
+        if !looked_at {
+            return 0;
+        }
+        // Published with the state, as all of the slot.
+        slot.queued_ns.store(time::monotonic_ns(), Ordering::Relaxed);
+        if watched {
+            note::QUEUED | note::COUNTED
+        } else {
+            note::QUEUED
+        }
     }
 
     /// Arguments that do not fit into a slot.

@@ -15,7 +15,7 @@ use plait_sys::{futex, thread, time};
 
 use super::seats::Server;
 use super::{ALL_TOLD, Failure, Host, Inner, Lines, Pool, Refusal, Shared, WORKERS_GONE};
-use crate::board::{KIND_MAP, SeatState};
+use crate::board::{KIND_MAP, SeatState, note};
 use crate::supervisor::{Action, Cause, Doom, Event, Running};
 use crate::task::Phase;
 
@@ -381,6 +381,8 @@ impl<T: Host> Shared<T> {
         place.state().move_to(Phase::Held, 0);
         place.item().reset(item);
         place.started_ns.store(0, Ordering::Relaxed);
+        let timed = place.notes.load(Ordering::Relaxed) & note::TIMED;
+        place.notes.store(timed | self.queued_now(place), Ordering::Relaxed);
         self.enqueue(inner, slot);
         self.wake_one();
     }

@@ -19,7 +19,7 @@ use plait_shm::sync::{Arc, AtomicU32, Mutex, MutexGuard, Ordering};
 use plait_sys::time::monotonic_ns;
 
 use super::lanes::Lanes;
-use super::watch::stamp;
+use crate::watch::stamp;
 
 /// Where one worker sleeps.
 #[derive(Debug)]
@@ -89,7 +89,7 @@ pub struct Figures {
     pub workers: usize,
     /// Workers that have nothing to do.
     pub idle: usize,
-    /// How long jobs have waited that were brought while somebody [watched](super::watch::watch).
+    /// How long jobs have waited that were brought while somebody [watched](crate::watch::watch).
     pub waits: Histogram,
 }
 

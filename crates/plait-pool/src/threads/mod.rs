@@ -5,7 +5,6 @@
 //! | [`line`] | the protocol: who works, who sleeps, whom to wake |
 //! | [`lanes`] | the queue |
 //! | [`stream`] | many items for one job, and their results |
-//! | [`watch`] | whether somebody wants to know how long jobs wait |
 //! | [`waiter`] | a thread that waits for a result |
 //!
 //! The threads themselves are not made here. Whoever makes one has it loop over [`Crew::next`].
@@ -15,7 +14,6 @@ pub mod line;
 pub mod stream;
 #[cfg(not(loom))]
 pub mod waiter;
-pub mod watch;
 
 #[cfg(not(loom))]
 pub use crew::{Crew, Duty, Worker};

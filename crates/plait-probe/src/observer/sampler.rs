@@ -4,11 +4,9 @@ mod begin;
 mod census;
 
 use std::collections::{HashMap, HashSet};
-use std::os::fd::AsFd;
+use std::io;
 use std::sync::Arc;
 
-use plait_sys::epoll::Epoll;
-use plait_sys::event::EventFd;
 use plait_sys::perf::{Event, Switches, What};
 use plait_sys::time::{monotonic_ns, thread_cpu_ns};
 use plait_trace::record::{Record, Text, Tid, Why};
@@ -20,6 +18,7 @@ use super::{Running, Settings, Sink};
 use crate::gil::Gil;
 use crate::meter::{self, Doing, Meter};
 use crate::proc::{Stat, Tasks, line};
+use crate::stacks::Stacks;
 use census::settled;
 
 /// From one flush to the next, in nanoseconds.
@@ -44,7 +43,7 @@ const CROWDED: u64 = 1_000_000;
 const SHORT_WAITS: u64 = 200_000_000;
 /// A wait for the GIL that is so long is worth a look at who holds it.
 const LONG_WAIT: u64 = 2_000_000;
-/// So many files of threads are kept open.
+/// So many files of threads are kept open at most.
 const FILES: usize = 64;
 /// How often a thread that is in the middle of an event is looked at again at the end.
 const PATIENCE: u32 = 1000;
@@ -66,6 +65,13 @@ impl GilSource {
             GilSource::Hooks { gil, .. } | GilSource::Looks(gil) => Some(gil),
         }
     }
+}
+
+/// What the observer's thread finds when it begins.
+pub(super) struct Sources {
+    pub(super) stacks: Option<Box<dyn Stacks>>,
+    /// Whether it has descriptors of its own.
+    pub(super) separated: io::Result<()>,
 }
 
 /// What the thread has.
@@ -108,23 +114,21 @@ pub(super) struct Sampler {
     pace: u64,
     spent: u64,
     buffer: Vec<u8>,
+    /// So many files of threads are kept open.
+    files: usize,
     meters: Vec<&'static Meter>,
     list: Vec<Tid>,
 }
 
 impl Sampler {
-    pub(super) fn run(mut self, end: &EventFd) {
-        let epoll = Epoll::create().and_then(|epoll| epoll.add_readable(end.as_fd(), 0).map(|()| epoll));
-        if let Ok(epoll) = epoll {
-            let mut readable = Vec::new();
-            loop {
-                let pace = if self.idle >= TIRED { RESTING } else { self.pace };
-                let next = monotonic_ns() + self.settings.tick * pace;
-                if epoll.wait(&mut readable, Some(next)).is_err() || readable.contains(&0) {
-                    break;
-                }
-                self.tick(monotonic_ns());
+    pub(super) fn run(mut self) {
+        loop {
+            let pace = if self.idle >= TIRED { RESTING } else { self.pace };
+            let next = monotonic_ns() + self.settings.tick * pace;
+            if self.shared.sleep(next) {
+                break;
             }
+            self.tick(monotonic_ns());
         }
         self.finish();
     }

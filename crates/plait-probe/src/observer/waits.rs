@@ -1,5 +1,11 @@
 //! What a thread of this process waits for right now, in words.
 
+use std::fs::File;
+use std::io::Read;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::AsFd;
+
+use plait_sys::child::PidFd;
 use plait_sys::net;
 use plait_trace::record::{Tid, WaitKind};
 
@@ -27,7 +33,7 @@ pub(super) fn look(tasks: &Tasks, tid: Tid, gil: Option<&Gil>, buffer: &mut Vec<
     match tasks.read(tid, "syscall", buffer).ok().and_then(Call::parse) {
         Some(Call::Running) => Some(Found::Awake),
         Some(Call::Outside) => Some(other("page fault")),
-        Some(Call::In { number, arguments }) => Some(within(number, &arguments, gil)),
+        Some(Call::In { number, arguments }) => Some(within(tid, number, &arguments, gil)),
         None => {
             let function = line(tasks.read(tid, "wchan", buffer).ok()?);
             match waiting_in(&function) {
@@ -51,7 +57,7 @@ fn other(call: &str) -> Found {
     }
 }
 
-fn within(number: u64, arguments: &[u64; 6], gil: Option<&Gil>) -> Found {
+fn within(tid: Tid, number: u64, arguments: &[u64; 6], gil: Option<&Gil>) -> Found {
     let Some(waiting) = waiting(number) else {
         return other(&format!("system call {number}"));
     };
@@ -59,7 +65,7 @@ fn within(number: u64, arguments: &[u64; 6], gil: Option<&Gil>) -> Found {
         On::Word(index) if gil.is_some_and(|gil| gil.owns(arguments[index])) => return Found::Gil,
         On::Word(index) => format!("{:#x}", arguments[index]),
         // The kernel takes the lower half of it.
-        On::Descriptor(index) => target(arguments[index] as u32 as i32),
+        On::Descriptor(index) => target(tid, arguments[index] as u32 as i32),
         On::Nothing => String::new(),
     };
     Found::Wait {
@@ -69,21 +75,68 @@ fn within(number: u64, arguments: &[u64; 6], gil: Option<&Gil>) -> Found {
     }
 }
 
-/// What a descriptor of this process is: a path, a peer, a kind of file; empty when it is closed.
-fn target(descriptor: i32) -> String {
-    let link = std::fs::read_link(format!("/proc/self/fd/{descriptor}"));
+/// What a descriptor of a thread of this process is: a path, a peer, a kind of file; empty when it is closed. The calling thread may have none of
+/// the program's descriptors.
+fn target(tid: Tid, descriptor: i32) -> String {
+    let link = std::fs::read_link(format!("/proc/self/task/{tid}/fd/{descriptor}"));
     let name = link.map(|link| link.to_string_lossy().into_owned()).unwrap_or_default();
-    if name.starts_with("socket:") {
-        return net::peer(descriptor).filter(|peer| !peer.is_empty()).unwrap_or(name);
+    if let Some(number) = name.strip_prefix("socket:[").and_then(|rest| rest.strip_suffix(']')) {
+        return peer(descriptor, number).filter(|peer| !peer.is_empty()).unwrap_or(name);
     }
     name.strip_prefix("anon_inode:").map(str::to_owned).unwrap_or(name)
+}
+
+/// Whom a socket of this process is connected to, by its descriptor; where that is not to be had, by its number among the machine's.
+fn peer(descriptor: i32, number: &str) -> Option<String> {
+    let socket = PidFd::open(std::process::id()).and_then(|process| process.descriptor(descriptor));
+    if let Ok(socket) = socket {
+        return net::peer(socket.as_fd());
+    }
+    let tables = ["/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"];
+    tables.iter().find_map(|table| connected(&head(table), number))
+}
+
+/// So much of a table of sockets is read.
+const TABLE: u64 = 1 << 20;
+
+/// The beginning of a file.
+fn head(path: &str) -> String {
+    let mut text = String::new();
+    if let Ok(file) = File::open(path) {
+        // What is there is looked at all the same.
+        let _ = file.take(TABLE).read_to_string(&mut text);
+    }
+    text
+}
+
+/// The peer of the socket with this number in one of the kernel's tables.
+fn connected(table: &str, number: &str) -> Option<String> {
+    let mut rows = table.lines().skip(1).map(str::split_ascii_whitespace);
+    let mut row = rows.find(|row| row.clone().nth(9) == Some(number))?;
+    let (address, port) = row.nth(2)?.split_once(':')?;
+    let port = u16::from_str_radix(port, 16).ok()?;
+    // Words of four bytes, in the machine's order.
+    let word = |at: usize| {
+        let digits = address.get(at..at + 8)?;
+        u32::from_str_radix(digits, 16).ok().map(u32::to_ne_bytes)
+    };
+    let peer = match address.len() {
+        8 => SocketAddr::from((Ipv4Addr::from(word(0)?), port)),
+        _ => {
+            let mut bytes = [0; 16];
+            for (at, bytes) in bytes.chunks_exact_mut(4).enumerate() {
+                bytes.copy_from_slice(&word(8 * at)?);
+            }
+            SocketAddr::from((Ipv6Addr::from(bytes), port))
+        }
+    };
+    (port != 0).then(|| peer.to_string())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use plait_sys::thread;
-    use std::io::Read;
     use std::net::{TcpListener, TcpStream};
     use std::os::fd::AsRawFd;
     use std::sync::mpsc;
@@ -119,13 +172,52 @@ mod tests {
         })
     }
 
+    /// What a descriptor of this thread is.
+    fn own(descriptor: i32) -> String {
+        target(thread::number(), descriptor)
+    }
+
+    #[test]
+    fn a_thread_with_descriptors_of_its_own_sees_the_peers_of_others() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+        let near = TcpStream::connect(listener.local_addr().expect("bound")).expect("connect");
+        let name = listener.local_addr().expect("bound").to_string();
+        let (tid, number) = (thread::number(), near.as_raw_fd());
+        let there = std::thread::Builder::new().spawn(move || {
+            // Where it is not allowed, the thread shares them.
+            let _ = plait_sys::descriptors::separate();
+            (own(number), target(tid, number))
+        });
+        let (own, seen) = there.expect("spawn").join().expect("no panic");
+        assert_eq!(seen, name);
+        assert!(own.is_empty() || own == name, "{own}");
+        drop(near);
+    }
+
+    #[test]
+    fn peers_in_the_tables_of_the_kernel() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+        let near = TcpStream::connect(listener.local_addr().expect("bound")).expect("connect");
+        let link = std::fs::read_link(format!("/proc/self/fd/{}", near.as_raw_fd())).expect("link");
+        let link = link.to_string_lossy().into_owned();
+        let number = link.trim_start_matches("socket:[").trim_end_matches(']');
+        let table = head("/proc/thread-self/net/tcp");
+        let name = listener.local_addr().expect("bound").to_string();
+        assert!(table.len() as u64 == TABLE || connected(&table, number) == Some(name));
+        let words = [1_u32, 2, 3, 0x7f00_0001].map(|word| format!("{:08X}", u32::from_ne_bytes(word.to_be_bytes())));
+        let row = format!("  0: {0}:0050 {0}:1F90 01 0:0 00:0 0 0 0 77 1", words.concat());
+        let seen = connected(&format!("head\n{row}\n"), "77");
+        assert_eq!(seen.as_deref(), Some("[0:1:0:2:0:3:7f00:1]:8080"));
+        assert_eq!(connected(&format!("head\n{row}\n"), "78"), None);
+    }
+
     #[test]
     fn who_reads_from_a_peer() {
         let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
         let mut near = TcpStream::connect(listener.local_addr().expect("bound")).expect("connect");
         let (far, peer) = listener.accept().expect("accept");
         let name = listener.local_addr().expect("bound").to_string();
-        assert_eq!(target(far.as_raw_fd()), peer.to_string());
+        assert_eq!(own(far.as_raw_fd()), peer.to_string());
         let read = move || {
             let _ = near.read(&mut [0; 8]);
         };
@@ -139,7 +231,7 @@ mod tests {
     #[test]
     fn who_reads_from_a_pipe() {
         let (mut from, to) = std::io::pipe().expect("pipe");
-        let name = target(from.as_raw_fd());
+        let name = own(from.as_raw_fd());
         assert!(name.starts_with("pipe:["));
         let read = move || {
             let _ = from.read(&mut [0; 8]);
@@ -162,7 +254,7 @@ mod tests {
                 let address = u64::from_str_radix(&target[2..], 16).expect("hexadecimal");
                 let gil = Gil::fake(std::ptr::NonNull::new((address - 40) as *mut u8).expect("not null"));
                 let futex = if cfg!(target_arch = "x86_64") { 202 } else { 98 };
-                assert_eq!(within(futex, &[address, 0, 0, 0, 0, 0], Some(&gil)), Found::Gil);
+                assert_eq!(within(0, futex, &[address, 0, 0, 0, 0, 0], Some(&gil)), Found::Gil);
             }
             found => assert_eq!(found, None),
         }
@@ -170,8 +262,8 @@ mod tests {
 
     #[test]
     fn descriptors_in_words() {
-        assert_eq!(target(-1), "");
+        assert_eq!(own(-1), "");
         let file = std::fs::File::open("/proc/self/stat").expect("open");
-        assert!(target(file.as_raw_fd()).ends_with("/stat"));
+        assert!(own(file.as_raw_fd()).ends_with("/stat"));
     }
 }

@@ -5,7 +5,8 @@
 use std::cell::Cell;
 use std::sync::atomic::{AtomicPtr, Ordering::Acquire, Ordering::Release};
 
-use plait_probe::observer::{Observer, Turn};
+use plait_pool::watch;
+use plait_probe::observer::{Observer, Pooled, Turn};
 use plait_sys::thread;
 use plait_trace::record::{Record, Text};
 
@@ -23,12 +24,14 @@ pub(crate) fn active() -> Option<&'static Journal> {
 
 /// Begins a journal, which is the active one from now on.
 pub(crate) fn open(observer: Observer) {
+    watch::profile(true);
     // Release: pairs with `active`.
     ACTIVE.store(Box::into_raw(Box::new(Journal(observer))), Release);
 }
 
 /// Nobody tells anything any more, but for those who are in the midst of it.
 pub(crate) fn close() {
+    watch::profile(false);
     ACTIVE.store(std::ptr::null_mut(), Release);
 }
 
@@ -42,6 +45,11 @@ impl Journal {
     #[inline]
     pub(crate) fn tell_turn(&self, turn: Turn) {
         self.0.hand_in_turn(turn);
+    }
+
+    /// Tells what tasks of a pool that call one function took.
+    pub(crate) fn tell_pooled(&self, pool: &str, function: &str, sums: &Pooled) {
+        self.0.hand_in_pooled(self.0.text(pool), self.0.text(function), sums);
     }
 
     /// The number of a text.

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use plait_probe::observer::{Observer, Program, Settings, Sink};
+use plait_probe::observer::{Observer, OpenSink, Program, Settings, Sink};
 use plait_probe::stack::{Stacks, Witness};
 use plait_sys::time::monotonic_ns;
 use plait_sys::{cpu, thread};
@@ -85,15 +85,22 @@ pub(crate) fn observe_start(
 
 /// Writes each record, and hands over what there is whenever the observer has come to the end of a batch. Who has written everything gives the
 /// files their names; where the profile is over, it ends the observer.
-fn sink(path: &Path, over: PathBuf, limit: u64) -> PyResult<Sink> {
+fn sink(path: &Path, over: PathBuf, limit: u64) -> PyResult<OpenSink> {
     let (Some(folder), Some(stem)) = (path.parent(), path.file_stem()) else {
         return Err(PyValueError::new_err(format!("path is no file's: {}", path.display())));
     };
     let files = Directory::new(folder, stem.to_string_lossy());
     let (parts, whole) = (files.clone().with_extension("part"), files.with_extension("trace"));
-    let mut writer = Generations::new(parts, std::process::id(), limit)?;
+    Ok(Box::new(move || {
+        let writer = Generations::new(parts, std::process::id(), limit)?;
+        Ok(written(writer, whole, over))
+    }))
+}
+
+/// See [`sink`].
+fn written(mut writer: Generations<Directory>, whole: Directory, over: PathBuf) -> Sink {
     let mut ending = false;
-    Ok(Box::new(move |record| {
+    Box::new(move |record: &Record| {
         // A full disk loses records, which a reader of the files sees; the program goes on.
         let _ = writer.write(record);
         match record {
@@ -112,7 +119,7 @@ fn sink(path: &Path, over: PathBuf, limit: u64) -> PyResult<Sink> {
             }
             _ => {}
         }
-    }))
+    })
 }
 
 /// Ends the observer, without the GIL.

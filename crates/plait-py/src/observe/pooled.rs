@@ -1,5 +1,6 @@
-//! A task of a pool that tells how long it waited and ran. Without a frame of its own, so that tracebacks stay the program's.
+//! Tasks of pools that tell how long they waited, ran and travelled. What calls a function has no frame of its own, so that tracebacks stay the program's.
 
+use plait_probe::observer::Pooled;
 use plait_sys::time::monotonic_ns;
 use plait_trace::record::Record;
 use pyo3::intern;
@@ -7,6 +8,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 use pyo3::{PyTraverseError, PyVisit};
 
+use super::journal::Journal;
 use super::{awaited, journal};
 use crate::calling;
 
@@ -72,24 +74,86 @@ impl ObservedCall {
     }
 }
 
-/// Tells of a task of a pool of processes: when it was handed in, began and ended, and how long it was pickled, in nanoseconds.
+/// The pool of processes of this package, as a profile has it.
+pub(crate) const PROCESS_POOL: &str = "ProcessPool";
+
+/// What the steps of a task, or of several, take: from each call to the next. Only where a profile runs.
+pub(crate) struct Laps {
+    journal: &'static Journal,
+    last: u64,
+    sums: Pooled,
+}
+
+impl Laps {
+    /// The first step begins now. None where nobody wants to know.
+    #[inline]
+    pub(crate) fn begin() -> Option<Self> {
+        journal::active().map(|journal| Self {
+            journal,
+            last: monotonic_ns(),
+            sums: Pooled::default(),
+        })
+    }
+
+    fn lap(&mut self) -> u64 {
+        let now = monotonic_ns();
+        now.saturating_sub(std::mem::replace(&mut self.last, now))
+    }
+
+    /// The next step begins only now.
+    pub(crate) fn resume(&mut self) {
+        self.last = monotonic_ns();
+    }
+
+    /// It was a value that became bytes, or the other way.
+    pub(crate) fn pickled(&mut self) {
+        self.sums.pickling += self.lap();
+    }
+
+    /// Bytes went on their way.
+    pub(crate) fn moved(&mut self) {
+        self.sums.transfer += self.lap();
+    }
+
+    /// The function ran.
+    pub(crate) fn ran(&mut self) {
+        self.sums.run += self.lap();
+    }
+
+    /// So many tasks have ended, which had waited for so long.
+    pub(crate) fn ended(&mut self, count: u64, queue: u64) {
+        self.sums.count += count;
+        self.sums.queue += queue;
+    }
+
+    /// Tells of it as tasks of the pool of processes that call this.
+    pub(crate) fn tell(self, function: &Bound<'_, PyAny>) {
+        self.tell_of(&name(function));
+    }
+
+    /// The same, of a function by its name.
+    pub(crate) fn tell_of(self, function: &str) {
+        self.journal.tell_pooled(PROCESS_POOL, function, &self.sums);
+    }
+}
+
+/// Tells of tasks of a pool that call a function: how many have ended, and what they took in nanoseconds: `(queue, run, pickling, transfer)`.
 #[pyfunction]
-pub(crate) fn observe_pooled(pool: &str, function: &Bound<'_, PyAny>, times: (u64, u64, u64), pickling: u64) {
+pub(crate) fn observe_pooled(pool: &str, function: &Bound<'_, PyAny>, count: u64, times: (u64, u64, u64, u64)) {
     let Some(journal) = journal::active() else { return };
-    let (at, begun, ended) = times;
-    journal.tell(Record::Pooled {
-        pool: journal.text(pool),
-        function: journal.text(&name(function)),
-        at,
-        begun,
-        ended,
+    let (queue, run, pickling, transfer) = times;
+    let sums = Pooled {
+        count,
+        queue,
+        run,
         pickling,
-        transfer: 0,
-    });
+        transfer,
+    };
+    journal.tell_pooled(pool, &name(function), &sums);
 }
 
 /// What a function calls itself; of a partial, and of one that runs in a context, the function behind.
-fn name(function: &Bound<'_, PyAny>) -> String {
+pub(crate) fn name(function: &Bound<'_, PyAny>) -> String {
     let py = function.py();
     let Ok(inner) = function.getattr(intern!(py, "func")) else {
         return awaited::name_of(function);

@@ -15,6 +15,7 @@ use super::pool::place;
 use crate::codec;
 use crate::error;
 use crate::gil;
+use crate::observe::Laps;
 use crate::parts::Parts;
 use crate::payload;
 use crate::shared;
@@ -61,6 +62,8 @@ pub(super) struct Intake {
     pub(super) job: Arc<Job>,
     /// Each item is the one argument of its call, and not the tuple of them all.
     bare: bool,
+    /// The function, for a profile that runs.
+    pub(super) name: Option<String>,
     taken: Mutex<Taken>,
 }
 
@@ -88,7 +91,7 @@ impl<'py> Source<'py> {
 
     /// Puts the next item into a batch; false when there is none.
     #[inline]
-    fn put_next(&mut self, batch: &mut Batch, pool: &CorePool) -> PyResult<bool> {
+    fn put_next(&mut self, batch: &mut Batch, pool: &CorePool, laps: &mut Option<Laps>) -> PyResult<bool> {
         match self {
             Self::Range(_, _, 0) => return Ok(false),
             Self::Range(next, step, left) => {
@@ -99,12 +102,13 @@ impl<'py> Source<'py> {
             }
             Self::Values(values) => {
                 let Some(value) = values.next() else { return Ok(false) };
-                batch.add_one(pool, &value?)?;
+                let value = value?;
+                timed(laps, || batch.add_one(pool, &value))?;
             }
             Self::Tuples(tuples) => {
                 let Some(args) = tuples.next() else { return Ok(false) };
                 let args = args?.cast_into::<PyTuple>()?;
-                batch.add(args.py(), pool, &args)?;
+                timed(laps, || batch.add(args.py(), pool, &args))?;
             }
         }
         Ok(true)
@@ -184,12 +188,23 @@ impl Batch {
     }
 }
 
+/// Makes bytes of something, and counts how long that takes if a profile wants to know.
+#[inline]
+fn timed(laps: &mut Option<Laps>, encode: impl FnOnce() -> PyResult<()>) -> PyResult<()> {
+    let Some(laps) = laps else { return encode() };
+    laps.resume();
+    let encoded = encode();
+    laps.pickled();
+    encoded
+}
+
 impl Intake {
-    pub(super) fn new(pool: CorePool, job: Arc<Job>, bare: bool) -> Self {
+    pub(super) fn new(pool: CorePool, job: Arc<Job>, bare: bool, name: Option<String>) -> Self {
         Self {
             pool,
             job,
             bare,
+            name,
             taken: Mutex::default(),
         }
     }
@@ -216,20 +231,35 @@ impl Intake {
 
     /// Takes items from where they come from. Returns whether there are no more.
     pub(super) fn pull(&self, py: Python<'_>, source: &mut Source<'_>, most: Most) -> PyResult<bool> {
-        let mut batch = Batch::default();
-        let ended = self.pull_into(&mut batch, py, source, most);
+        let (mut batch, mut laps) = (Batch::default(), Laps::begin());
+        let ended = self.pull_into(&mut batch, &mut laps, py, source, most);
+        self.tell(laps);
         self.gather(batch);
         ended
     }
 
-    fn pull_into(&self, batch: &mut Batch, py: Python<'_>, source: &mut Source<'_>, most: Most) -> PyResult<bool> {
+    /// Tells a profile of what was done for the items.
+    fn tell(&self, laps: Option<Laps>) {
+        if let (Some(laps), Some(name)) = (laps, &self.name) {
+            laps.tell_of(name);
+        }
+    }
+
+    fn pull_into(
+        &self,
+        batch: &mut Batch,
+        laps: &mut Option<Laps>,
+        py: Python<'_>,
+        source: &mut Source<'_>,
+        most: Most,
+    ) -> PyResult<bool> {
         let mut bytes = 0;
         let items = match most {
             Most::Items(items) => items,
             Most::All | Most::Room => u64::MAX,
         };
         for _ in 0..items {
-            if !source.put_next(batch, &self.pool)? {
+            if !source.put_next(batch, &self.pool, laps)? {
                 return Ok(true);
             }
             if batch.full() {
@@ -285,10 +315,15 @@ impl Intake {
         if count == 0 && !last {
             return Ok(());
         }
+        let mut laps = Laps::begin();
         // Without the GIL, so that others have their turn while a long input is taken.
         let pushed = gil::detached(py, || {
             self.pool.push_items(&self.job, &items, count, &mut places, named, last)
         });
+        if let Some(laps) = &mut laps {
+            laps.moved();
+        }
+        self.tell(laps);
         pushed.map_err(|refusal| {
             self.unplace(&places);
             error::of_refusal(py, refusal)

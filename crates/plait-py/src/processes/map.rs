@@ -18,6 +18,7 @@ use crate::codec;
 use crate::error::{self, Subject};
 use crate::future::{Undecoded, decode_frame};
 use crate::gil::{self, Waitable};
+use crate::observe::{self, Laps};
 use crate::payload;
 
 /// What came of an item: its value, or its exception.
@@ -102,7 +103,15 @@ impl Waitable for NextPart<'_> {
 }
 
 impl MapCore {
-    pub(super) fn new(pool: CorePool, job: Arc<Job>, function: Py<PyAny>, options: TaskOptions, bare: bool) -> Self {
+    pub(super) fn new(
+        pool: CorePool,
+        job: Arc<Job>,
+        function: &Bound<'_, PyAny>,
+        options: TaskOptions,
+        bare: bool,
+    ) -> Self {
+        // Of a function that is not told of now, nothing is told later.
+        let name = observe::is_on().then(|| observe::name_of_function(function));
         let progress = Progress {
             part: None,
             ready: VecDeque::new(),
@@ -113,8 +122,8 @@ impl MapCore {
             busy: false,
         };
         Self {
-            intake: Arc::new(Intake::new(pool, job, bare)),
-            function,
+            intake: Arc::new(Intake::new(pool, job, bare, name)),
+            function: function.clone().unbind(),
             options,
             progress: Mutex::new(progress),
         }
@@ -222,6 +231,7 @@ impl MapCore {
         let Some(mut part) = self.lock().part.take() else {
             return Ok(None);
         };
+        let laps = Laps::begin();
         let outcome = self.outcome_of(py, &mut part);
         part.first += 1;
         part.count -= 1;
@@ -229,6 +239,10 @@ impl MapCore {
             Ok(_) => Self::decode_plain(py, &mut part),
             Err(_) => Vec::new(),
         };
+        if let (Some(mut laps), Some(name)) = (laps, &self.intake.name) {
+            laps.pickled();
+            laps.tell_of(name);
+        }
         let mut progress = self.lock();
         progress.taken += 1;
         progress.ready.extend(ready);

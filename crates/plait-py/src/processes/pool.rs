@@ -16,6 +16,7 @@ use super::{CorePool, PyHost, connect};
 use crate::error;
 use crate::future::{FutureCore, Task};
 use crate::gil::{self, Waitable};
+use crate::observe::Laps;
 use crate::parts::Parts;
 use crate::payload::{self, FunctionRef, FunctionTable};
 use crate::shared::{self, Held};
@@ -148,12 +149,16 @@ impl ProcessPoolCore {
         let py = function.py();
         let opened = self.opened()?;
         let future = opened.future.bind(py).call0()?;
+        let mut laps = Laps::begin();
         let slot = with_scratch(|buffer| {
             let mut parts = Parts::default();
             let (encoded, segments) = shared::collect(|| {
                 self.number(py, function)
                     .and_then(|number| payload::encode_call(py, number, function, args, kwargs, buffer, &mut parts))
             });
+            if let Some(laps) = &mut laps {
+                laps.pickled();
+            }
             match encoded {
                 Ok(()) if parts.is_empty() => self
                     .connected(function, |pool| {
@@ -175,6 +180,10 @@ impl ProcessPoolCore {
                 Err(error) => Err(error),
             }
         })?;
+        if let Some(mut laps) = laps {
+            laps.moved();
+            laps.tell(function);
+        }
         let Some(slot) = slot else { return Ok(future) };
         let task = Task {
             pool: opened.pool.clone(),
@@ -333,8 +342,7 @@ impl ProcessPoolCore {
                 pool.begin_job(buffer, segments.clone(), chunksize, options)
             })
         })?;
-        let function = r#fn.clone().unbind();
-        Ok(MapCore::new(self.pool()?.clone(), job, function, options, bare))
+        Ok(MapCore::new(self.pool()?.clone(), job, r#fn, options, bare))
     }
 
     /// Takes no more tasks.
@@ -402,6 +410,12 @@ impl ProcessPoolCore {
         dict.set_item("memory_held", figures.held)?;
         dict.set_item("memory_cap", figures.warm_cap)?;
         Ok(dict)
+    }
+
+    /// How long tasks have waited for a worker that were submitted while somebody watched: counts by bucket, and the sum in seconds.
+    fn _waits(&self) -> PyResult<(Vec<u64>, f64)> {
+        let waits = self.pool()?.waits();
+        Ok((waits.counts.to_vec(), waits.sum as f64 / 1e9))
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {

@@ -16,6 +16,7 @@ use pyo3::types::PyTuple;
 
 use crate::codec;
 use crate::gil;
+use crate::observe::Laps;
 use crate::parts::Parts;
 use crate::payload;
 use crate::shared;
@@ -75,6 +76,15 @@ struct Runner<'py> {
     forked: Option<i32>,
     /// A task ran into a limit: this process is not used any more.
     spent: bool,
+    /// What the task that runs takes, where a profile wants to know.
+    observed: Option<Observed<'py>>,
+}
+
+/// See [`Runner::observed`].
+struct Observed<'py> {
+    laps: Laps,
+    queue: u64,
+    function: Option<Bound<'py, PyAny>>,
 }
 
 #[pymethods]
@@ -106,6 +116,7 @@ impl PyWorker {
             generation: fork::generation(),
             forked: None,
             spent: false,
+            observed: None,
         };
         shared::keep_recent();
         runner.worker.ready();
@@ -150,7 +161,43 @@ impl<'py> Runner<'py> {
         }
     }
 
+    /// A step of the task has come to its end.
+    #[inline]
+    fn lap(&mut self, what: fn(&mut Laps)) {
+        if let Some(observed) = &mut self.observed {
+            what(&mut observed.laps);
+        }
+    }
+
+    fn runs(&mut self, function: &Bound<'py, PyAny>) {
+        if let Some(observed) = &mut self.observed {
+            observed.function = Some(function.clone());
+        }
+    }
+
+    #[cold]
+    fn tell(
+        &self,
+        slot: u32,
+        Observed {
+            mut laps,
+            queue,
+            function,
+        }: Observed<'py>,
+    ) {
+        if let Some(function) = function {
+            laps.ended(self.worker.slot(slot).items.load(Ordering::Relaxed).into(), queue);
+            laps.tell(&function);
+        }
+    }
+
     fn run_slot(&mut self, slot: u32, last: bool) {
+        let waited = self.worker.waited(slot);
+        self.observed = Laps::begin().map(|laps| Observed {
+            laps,
+            queue: waited.unwrap_or(0),
+            function: None,
+        });
         // To let go of a large value takes its time: whoever waits for it has it before.
         let mut written = None;
         if self.worker.slot(slot).kind.load(Ordering::Relaxed) == KIND_MAP {
@@ -174,6 +221,9 @@ impl<'py> Runner<'py> {
         if last || self.spent {
             // Said before the result is: whoever sees the result and submits again must not count on this worker.
             self.worker.retiring();
+        }
+        if let Some(observed) = self.observed.take() {
+            self.tell(slot, observed); // before the slot is another's
         }
         self.worker.finish(slot);
         drop(written);
@@ -210,7 +260,11 @@ impl<'py> Runner<'py> {
         let call = payload::decode_call(py, worker, bytes, &mut |py, number| {
             resolve(py, worker, functions, number)
         })?;
-        call.function.call(call.args, call.kwargs.as_ref())
+        self.runs(&call.function);
+        self.lap(Laps::pickled);
+        let result = call.function.call(call.args, call.kwargs.as_ref());
+        self.lap(Laps::ran);
+        result
     }
 
     /// Runs the items of a chunk, from the one that its lease names.
@@ -219,19 +273,25 @@ impl<'py> Runner<'py> {
         let place = self.worker.slot(slot);
         let (first, items) = (place.item().load().item, place.items.load(Ordering::Relaxed));
         let function = self.chunk_function(slot);
+        if let Ok(function) = &function {
+            self.runs(function);
+        }
         self.cursor = NOWHERE;
         if first < items {
             self.worker.begin(slot, first);
         }
         for item in first..items {
             shared::next_task();
-            let outcome = match (&function, self.item(slot, item)) {
+            let input = self.item(slot, item);
+            self.lap(Laps::pickled);
+            let outcome = match (&function, input) {
                 (_, Ok(Input::Nothing)) => None,
                 (Ok(function), Ok(Input::Number(number))) => Some(function.call1((number,))),
                 (Ok(function), Ok(Input::Arguments(args))) => Some(function.call1(args)),
                 (Err(error), _) => Some(Err(error.clone_ref(self.py))),
                 (_, Err(error)) => Some(Err(error)),
             };
+            self.lap(Laps::ran);
             match outcome {
                 Some(outcome) if self.in_forked_child(&outcome) => return,
                 Some(outcome) => drop(self.write(slot, outcome)),
@@ -303,6 +363,7 @@ impl<'py> Runner<'py> {
             && let Some(word) = codec::number_word(value)
             && self.worker.write_number(slot, word).is_ok()
         {
+            self.lap(Laps::moved);
             return outcome.ok();
         }
         self.write_any(slot, outcome)
@@ -316,6 +377,7 @@ impl<'py> Runner<'py> {
             Ok(value) => {
                 let (encoded, segments) =
                     shared::collect(|| payload::encode_value(self.py, &value, &mut buffer, &mut parts));
+                self.lap(Laps::pickled);
                 match encoded.and_then(|()| self.offer(slot, &segments)) {
                     Ok(()) => (Some(value), None),
                     Err(error) => (None, Some(error)),
@@ -353,6 +415,7 @@ impl<'py> Runner<'py> {
                 std::process::abort();
             }
         }
+        self.lap(Laps::moved);
         if buffer.capacity() > 1 << 20 {
             buffer = Vec::new();
         }

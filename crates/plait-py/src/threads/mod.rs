@@ -317,10 +317,10 @@ fn close_thread_pools(py: Python<'_>) -> PyResult<()> {
     hold::wait_until_told(py)
 }
 
-/// Somebody wants to know how long tasks wait for a thread, or does not any more.
+/// Somebody wants to know how long tasks wait for a thread or a process, or does not any more.
 #[pyfunction]
-fn watch_thread_pools(begins: bool) {
-    plait_pool::threads::watch::watch(begins);
+fn watch_pools(begins: bool) {
+    plait_pool::watch::watch(begins);
 }
 
 pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
@@ -331,5 +331,5 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     pool::add_submit(module.py())?;
     module.add_function(wrap_pyfunction!(hold::watch_holds, module)?)?;
     module.add_function(wrap_pyfunction!(close_thread_pools, module)?)?;
-    module.add_function(wrap_pyfunction!(watch_thread_pools, module)?)
+    module.add_function(wrap_pyfunction!(watch_pools, module)?)
 }

@@ -1,21 +1,26 @@
 //! How observation begins: what each source says when it is asked for, and what all threads do at that time.
 
 use std::collections::{HashMap, HashSet};
+use std::io;
 use std::sync::Arc;
 
 use plait_sys::perf::Switches;
-use plait_sys::thread;
 use plait_sys::time::{monotonic_ns, thread_cpu_ns};
+use plait_sys::{descriptors, thread};
 use plait_trace::record::{Method, Record, Tid};
 
 use super::super::frames::Frames;
 use super::super::waits::{Found, look};
 use super::super::{Interpreter, Program, Running, Settings, Sink};
-use super::{GilSource, Sampler};
+use super::{FILES, GilSource, Sampler, Sources};
 use crate::hooks::Hooks;
 use crate::meter::{self, Doing};
 use crate::proc::Tasks;
-use crate::stacks::Stacks;
+
+/// Of the program's own table, what is observed takes the first of so many parts at most.
+const PART: usize = 4;
+/// Descriptors of a table of the observer's own that are left for what is opened for a moment, and for the trace.
+const SPARE: usize = 12;
 
 impl Sampler {
     /// Puts everything in place, while `caller` waits and holds the GIL.
@@ -24,10 +29,10 @@ impl Sampler {
         program: Program,
         settings: Settings,
         caller: Tid,
-        stacks: Option<Box<dyn Stacks>>,
+        sources: Sources,
         sink: Sink,
     ) -> Sampler {
-        let stacks = stacks.filter(|_| settings.stacks != 0);
+        let stacks = sources.stacks.filter(|_| settings.stacks != 0);
         let mut sampler = Sampler {
             shared: Arc::clone(shared),
             settings,
@@ -56,16 +61,18 @@ impl Sampler {
             pace: 1,
             spent: 0,
             buffer: Vec::new(),
+            files: 0,
             meters: Vec::new(),
             list: Vec::new(),
         };
-        sampler.install(&program, caller);
+        sampler.install(&program, caller, &sources.separated);
         sampler.write();
         sampler
     }
 
-    fn install(&mut self, program: &Program, caller: Tid) {
-        self.follow();
+    fn install(&mut self, program: &Program, caller: Tid, separated: &io::Result<()>) {
+        self.follow(separated.is_ok());
+        self.keep_files(separated);
         self.hook(program.interpreter);
         let process = Record::Process {
             at: self.began,
@@ -90,6 +97,24 @@ impl Sampler {
         self.began_flushing();
     }
 
+    /// Says whose descriptors these are, and how many may be kept for files of threads.
+    fn keep_files(&mut self, separated: &io::Result<()>) {
+        let used = self.switches.as_ref().map_or(0, Switches::descriptors);
+        let most = usize::try_from(descriptors::most()).unwrap_or(usize::MAX);
+        let left = match separated {
+            Ok(()) => {
+                self.method("descriptors", "a table of the observer's own", true, "");
+                most.saturating_sub(used + SPARE)
+            }
+            Err(refused) => {
+                let why = format!("the kernel or a sandbox does not allow another: {refused}");
+                self.method("descriptors", "the program's table", false, &why);
+                (most / PART).saturating_sub(used)
+            }
+        };
+        self.files = left.min(FILES);
+    }
+
     fn began_flushing(&mut self) {
         (self.flushed, self.stacks_at) = (self.began, self.began);
         self.spent = thread_cpu_ns();
@@ -107,8 +132,9 @@ impl Sampler {
     }
 
     /// Follows all threads but this one; `list` has them afterwards, sorted.
-    fn follow(&mut self) {
-        let mut switches = self.settings.switches.then(Switches::new);
+    fn follow(&mut self, separated: bool) {
+        let part = if separated { 2 } else { PART };
+        let mut switches = self.settings.switches.then(|| Switches::new(part));
         let mut why = if switches.is_some() {
             String::new()
         } else {

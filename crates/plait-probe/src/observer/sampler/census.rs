@@ -3,7 +3,7 @@
 use plait_trace::record::{Record, Tid};
 
 use super::super::threads::Thread;
-use super::{FILES, GilSource, PATIENCE, Sampler};
+use super::{GilSource, PATIENCE, Sampler};
 use crate::meter::{self, Meter, Open, Span};
 use crate::proc::{Stat, line};
 
@@ -12,7 +12,7 @@ impl Sampler {
     pub(super) fn first_sight(&mut self, tid: Tid, at: u64, born: bool) {
         let mut thread = Thread::new(tid, at.max(self.began));
         if !born {
-            thread.existed(&self.tasks, self.threads.len() < FILES, &mut self.buffer);
+            thread.existed(&self.tasks, self.threads.len() < self.files, &mut self.buffer);
             let stat = self
                 .tasks
                 .read(tid, "stat", &mut self.buffer)

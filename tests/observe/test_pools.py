@@ -1,0 +1,112 @@
+"""What a profile says of pools of processes is what their tasks have measured themselves."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PROGRAM = Path(__file__).with_name("_pool_truths.py")
+TRIES = 3
+
+
+def near(figure: float, truth: float, room: float) -> bool:
+    return abs(figure - truth) <= max(0.05 * truth, room)
+
+
+def check(truth: dict[str, Any], name: str) -> None:
+    by_function = {each["function"]: each for each in truth["pools"]}
+    assert {each["pool"] for each in truth["pools"]} == {name}
+    task, number = by_function["task"], by_function["number"]
+    assert task["count"] == 6
+    assert near(task["pickling"], truth["pickling"], 0.01), (task, truth["pickling"])
+    assert near(task["run"], truth["run"], 0.006), (task, truth["run"])
+    assert number["count"] == 5
+    # The first of them waits for a worker to start, which the program does not count.
+    assert number["queue"] >= 0.95 * truth["queue"], (number, truth["queue"])
+    assert near(number["run"], 4 * 0.05, 0.01), number
+    assert number["pickling"] + number["transfer"] < 0.05, number
+    exchange = truth["exchange"]
+    assert exchange["verdict"] == "pickling-bound", exchange
+    [sums] = exchange["pools"]
+    assert sums["count"] == 4
+    assert sums["pickling"] > 10 * sums["run"]
+    assert truth["computes"]["verdict"] != "pickling-bound"
+
+
+@pytest.mark.parametrize(("kind", "name"), [("plait", "ProcessPool"), ("concurrent.futures", "ProcessPoolExecutor")])
+def test_stations_of_tasks(kind: str, name: str, run_script: Any, tmp_path: Path) -> None:
+    """A busy machine may take a core away between two clocks: what is wrong by itself is wrong each time."""
+    for left in reversed(range(TRIES)):
+        file = tmp_path / "truth.json"
+        run_script(PROGRAM, kind, str(file))
+        try:
+            check(json.loads(file.read_text()), name)
+        except AssertionError:
+            if not left:
+                raise
+        else:
+            return
+
+
+def test_workers_that_are_not_observed(run_script: Any) -> None:
+    """Their tasks are told of as the program sees them, by the standard library's pool."""
+    source = """
+import multiprocessing, time
+from concurrent.futures import ProcessPoolExecutor
+import plait
+
+if __name__ == "__main__":
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        pool.submit(len, "abc").result()
+        with plait.profile(children=False) as found:
+            pool.submit(time.sleep, 0.1).result()
+            assert pool.submit(len, [0] * 1000).result() == 1000
+        again = [pool.submit(len, "abc").result(), *pool.map(len, ["ab", "c"])]
+    by_function = {each["function"]: each for each in found.pools}
+    assert by_function["sleep"]["count"] == by_function["len"]["count"] == 1, found.pools
+    assert 0.1 <= by_function["sleep"]["run"] < 1, found.pools
+    assert again == [3, 2, 1]
+    print("done")
+"""
+    assert run_script(source).stdout == "done\n"
+
+
+def test_errors_and_deaths_are_told_as_ever(run_script: Any) -> None:
+    source = """
+import os, threading
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+import plait
+
+class Refuses:
+    def __reduce__(self):
+        raise ValueError("will not go")
+
+def refuses():
+    return Refuses()
+
+def fails():
+    raise KeyError("failed")
+
+def outcome(future):
+    try:
+        return future.result()
+    except Exception as error:
+        return type(error).__name__
+
+if __name__ == "__main__":
+    for kind in plait.ProcessPool, ProcessPoolExecutor:
+        with plait.profile() as found, kind(1) as pool:
+            futures = [pool.submit(len, Refuses()), pool.submit(refuses), pool.submit(fails), pool.submit(len, "abc")]
+            said = [outcome(each) for each in futures]
+            died = outcome(pool.submit(os._exit, 3))
+        print(said, died)
+        [each] = [each for each in found.pools if each["function"] == "fails"]
+        assert each["count"] == 1, found.pools
+"""
+    first, second = run_script(source).stdout.splitlines()
+    assert first == "['NotPicklable', 'NotPicklable', 'KeyError', 3] WorkerDied"
+    assert second == "['ValueError', 'ValueError', 'KeyError', 3] BrokenProcessPool"
