@@ -106,6 +106,8 @@ pub(super) struct Sampler {
     /// Records of this look.
     batch: Vec<Record>,
     flushed: u64,
+    /// When it last looked, and how often it has.
+    ticked: u64,
     ticks: u64,
     /// Whether threads have waited for cores.
     crowded: bool,
@@ -138,6 +140,7 @@ impl Sampler {
     }
 
     fn tick(&mut self, now: u64) {
+        self.ticked = now;
         self.ticks += 1;
         let mut news = self.take_switches(now.saturating_sub(SETTLED));
         news |= self.take_gil(now);
@@ -463,8 +466,10 @@ impl Sampler {
 
     /// Ends the meters' session, and writes what is left.
     fn finish(mut self) {
-        let now = monotonic_ns();
-        self.take_switches(u64::MAX);
+        let (over, code) = self.shared.over.lock().unwrap_or((u64::MAX, None));
+        // The last look may have been later.
+        let now = monotonic_ns().min(over).max(self.ticked);
+        self.take_switches(now);
         self.look_for_deadlocks(now, true);
         let has_gil = self.gil.gil().is_some();
         if let GilSource::Hooks { session, .. } = std::mem::replace(&mut self.gil, GilSource::None) {
@@ -483,7 +488,6 @@ impl Sampler {
         }
         self.count_faults(now);
         self.cost(now);
-        let code = *self.shared.code.lock();
         self.batch.push(Record::ProcessEnd { at: now, code });
         self.write();
     }
