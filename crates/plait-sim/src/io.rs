@@ -10,6 +10,8 @@ pub struct Resource {
     pub servers: Option<u32>,
     /// The wait is work of others on cores of this machine (a child process, a server beside it), and so competes for them.
     pub on_cores: bool,
+    /// Each process has its own, which its threads share: a lock within a C library.
+    pub in_process: bool,
 }
 
 /// For whom.
@@ -73,7 +75,7 @@ mod tests {
     fn those_beyond_the_limit_are_served_in_turn() {
         let mut service = Service::new(Resource {
             servers: Some(2),
-            on_cores: false,
+            ..Resource::default()
         });
         let request = |number| Request {
             client: Client::Token(number),

@@ -8,6 +8,7 @@
 use crate::calibrate::{Costs, Machine};
 use crate::engine::Chance;
 use crate::eventloop::EventLoop;
+use crate::io::Resource;
 use crate::pools::{Pool, Serial, Shape, Threads};
 use crate::program::{Outcome, Program, Stuck};
 use crate::tape::Tape;
@@ -250,9 +251,15 @@ fn run(
     seed: u64,
 ) -> Result<(f64, Outcome), Stuck> {
     let mut world = World::new(question.machine.world(costs, seed));
-    let resources = workload.resources.iter().map(|&resource| world.add_resource(resource));
+    let separate = question.model == Model::Processes;
+    let seen = workload.resources.iter().map(|&resource| Resource {
+        // A worker has one thread that works.
+        servers: resource.servers.filter(|_| !(separate && resource.in_process)),
+        ..resource
+    });
+    let resources = seen.map(|resource| world.add_resource(resource));
     let resources = resources.collect();
-    let tape = Tape::new(&workload.items, order, resources, costs, seed);
+    let tape = Tape::new(workload, order, resources, costs, seed);
     let ended = |outcome: Outcome, tape: &Tape| {
         let rest = (workload.count - order.len()) as f64;
         (outcome.ns as f64 + rest * tape.pace(outcome.ns), outcome)

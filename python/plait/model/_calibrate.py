@@ -78,6 +78,7 @@ def _identity() -> dict[str, Any]:
         "node": platform.node(),
         "processor": names[0] if names else platform.machine(),
         "cpus": _core.usable_cpus(),
+        "quota": list(_core.cpu_quota() or ()),
     }
 
 

@@ -86,10 +86,12 @@ class Resource:
         servers: How many waits are served at once. None: they overlap without limit.
         on_cores: The wait is work of others on this machine's CPUs (a child process, a server beside it), and competes for
             them.
+        in_process: Each process has its own, which its threads share: a lock within a C library.
     """
 
     servers: int | None = None
     on_cores: bool = False
+    in_process: bool = False
 
     def __post_init__(self) -> None:
         if self.servers is not None and not 1 <= self.servers < 2**32:
@@ -106,6 +108,7 @@ class Workload:
         resources: What bursts wait for, by name.
         speed: What `measure_speed` said when this was recorded, so that costs that were measured in a faster or slower phase
             of the machine are brought to the same. None: costs are taken as they are.
+        on_loop: The calls were recorded as coroutines, so what an event loop takes for their waits is among their bursts.
 
     Raises:
         ValueError: There are no items, fewer than were recorded, or one waits for a resource that is not there.
@@ -120,6 +123,7 @@ class Workload:
     count: int
     resources: Mapping[str, Resource]
     speed: float | None
+    on_loop: bool
     core: _core.WorkloadCore = field(repr=False, compare=False)
 
     def __init__(
@@ -128,6 +132,7 @@ class Workload:
         count: int | None = None,
         resources: Mapping[str, Resource] | None = None,
         speed: float | None = None,
+        on_loop: bool = False,
     ) -> None:
         recorded = tuple(items)
         known = dict(resources or {})
@@ -147,13 +152,14 @@ class Workload:
         core = _core.WorkloadCore(
             [(_bursts(item, places), _parcel(item.argument), _parcel(item.result)) for item in recorded],
             total,
-            [(None, False), *((one.servers, one.on_cores) for one in known.values())],
+            [(None, False, False), *((one.servers, one.on_cores, one.in_process) for one in known.values())],
         )
         for name, value in {
             "items": recorded,
             "count": total,
             "resources": known,
             "speed": speed,
+            "on_loop": on_loop,
             "core": core,
         }.items():
             object.__setattr__(self, name, value)

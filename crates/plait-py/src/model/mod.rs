@@ -27,7 +27,7 @@ impl WorkloadCore {
     fn new(
         items: Vec<(Vec<BurstTuple>, ParcelTuple, ParcelTuple)>,
         count: usize,
-        resources: Vec<(Option<u32>, bool)>,
+        resources: Vec<(Option<u32>, bool, bool)>,
     ) -> PyResult<Self> {
         let items = items.into_iter().map(|(bursts, argument, result)| {
             let bursts = bursts.into_iter().map(burst).collect::<PyResult<_>>()?;
@@ -43,7 +43,11 @@ impl WorkloadCore {
             count,
             resources: resources
                 .into_iter()
-                .map(|(servers, on_cores)| Resource { servers, on_cores })
+                .map(|(servers, on_cores, in_process)| Resource {
+                    servers,
+                    on_cores,
+                    in_process,
+                })
                 .collect(),
         };
         workload
