@@ -184,6 +184,8 @@ def main() -> None:
     result = stored()
     began = time.monotonic()
     names = [] if options.render else options.only or list(workloads.WORKS)
+    if names:
+        calibrate(refresh=True)
     for name in names:
         if options.missing and name in result["rows"]:
             continue

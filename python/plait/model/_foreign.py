@@ -31,7 +31,7 @@ class Beside(NamedTuple):
 
 
 def others() -> dict[int, float]:
-    """CPU seconds of every other process so far, the kernel's threads among them; without children of this one."""
+    """CPU seconds of every other process so far, the kernel's threads among them. Children that have ended are not."""
     own = os.getpid()
     found: dict[int, float] = {}
     for name in os.listdir("/proc"):
@@ -42,7 +42,7 @@ def others() -> dict[int, float]:
                 fields = file.read().rpartition(b")")[2].split()
         except OSError:
             continue  # it has ended
-        if len(fields) > 12 and int(fields[1]) != own:
+        if len(fields) > 12:
             found[int(name)] = (int(fields[11]) + int(fields[12])) * _TICK
     return found
 

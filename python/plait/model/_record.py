@@ -20,8 +20,8 @@ from plait.model._workload import Burst, Item, Parcel, Resource, Workload
 _GAP = 20e-6
 #: Calls that are shorter are looked at several at once: nanoseconds; and how long those are to be together.
 _SHORT, _TOGETHER = 30_000, 200_000
-#: Values that are pickled to see what that takes.
-_PARCELS = 64
+#: How often values are pickled to see what that takes, and how many at once at most.
+_PARCELS, _TOGETHER_PARCELS = 64, 64
 #: Share of the time that has to be spent waiting for others to be looked at.
 _WAITS = 0.05
 
@@ -179,22 +179,27 @@ def _bursts(look: _Look, share: float) -> tuple[Burst, ...]:
 
 
 def _parcels(arguments: Sequence[Any], results: Sequence[Any]) -> list[tuple[Parcel, Parcel]]:
-    """Of each call, those of the one before it that was looked at."""
+    """Of each call; those that were not looked at have what the ones before them had."""
     step = max(1, len(arguments) // _PARCELS)
     found: list[tuple[Parcel, Parcel]] = []
-    for place, (argument, result) in enumerate(zip(arguments, results, strict=True)):
-        found.append((_parcel(argument), _parcel(result)) if place % step == 0 else found[-1])
-    # The first one has looked up how its classes are pickled.
-    return found[1:2] + found[1:] if len(found) > 1 and step == 1 else found
+    for place in range(0, len(arguments), step):
+        # As many as a message may have: what each takes by itself is less than a clock can tell.
+        until = place + min(step, _TOGETHER_PARCELS)
+        both = _parcel(arguments[place:until]), _parcel(results[place:until])
+        found += [both] * step
+    return found[: len(arguments)]
 
 
-def _parcel(value: Any) -> Parcel:
-    """What it takes to pickle and unpickle a value; nothing if that cannot be done."""
+def _parcel(values: Sequence[Any]) -> Parcel:
+    """What it takes to pickle and unpickle one of these values; nothing if that cannot be done."""
     try:
+        pickle.dumps(values[0], pickle.HIGHEST_PROTOCOL)  # it looks up how its class is pickled
         begin = time.perf_counter()
-        pickled = pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
+        pickled = pickle.dumps(values, pickle.HIGHEST_PROTOCOL)
         between = time.perf_counter()
         pickle.loads(pickled)
+        end = time.perf_counter()
     except Exception:  # whatever the program's classes raise
         return Parcel()
-    return Parcel(between - begin, time.perf_counter() - between, len(pickled))
+    count = len(values)
+    return Parcel((between - begin) / count, (end - between) / count, len(pickled) // count)
