@@ -288,7 +288,7 @@ WORKS = {
     "sorting": Work(ordered, list(range(60))),
     "parsing": Work(nodes, paths(60)),
     "skewed": Work(primes, [400_000 if number % 20 == 7 else 8_000 for number in range(100)]),
-    "queens": Work(queens, [8, 9, 9, 8, 9, 9]),
+    "queens": Work(queens, [11, 12, 10, 12, 11, 12]),
     "remote": Work(ask, list(range(200)), helper="latency", awaitable=ask_async),
     "commits": Work(archive, list(range(40))),
     "csv": Work(rows, list(range(1, 201)), held_out=True),

@@ -675,7 +675,7 @@ class WorkloadCore:
         cls,
         items: Sequence[tuple[Sequence[tuple[int, int, int, int, int]], tuple[int, int, int], tuple[int, int, int]]],
         count: int,
-        resources: Sequence[tuple[int | None, bool, bool]],
+        resources: Sequence[tuple[int | None, bool, bool, int]],
     ) -> Self: ...
     def predict(
         self,
@@ -688,6 +688,7 @@ class WorkloadCore:
         quota: tuple[int, int] | None,
         warm: bool,
         chunk: int | None,
+        nice: int,
         replicas: int,
         bursts: int,
         seed: int,

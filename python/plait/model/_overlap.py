@@ -5,18 +5,37 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from plait.loop._runner import run
 from plait.model._simulate import simulate
-from plait.model._workload import Burst, Item, Workload
+from plait.model._workload import Burst, Item, Resource, Workload
 from plait.threads._pool import ThreadPool
 
 #: Calls of a probe at most, and seconds that they take one after the other.
 _CALLS, _SECONDS = 24, 1.0
+#: How often it is made: the quickest counts.
+_TIMES = 3
 #: What a probe takes longer than that is not chance.
 _TOLERANCE = 1.1
 _STEPS = 7
+_MOST_CONTENDED = 4.0
+
+
+class _Kind(NamedTuple):
+    """Bursts that may stand in line, and the line."""
+
+    kind: str
+    resource: str | None
+    line: Resource
+
+
+_KINDS = {
+    "released": _Kind("released", None, Resource(1, on_cores=True, in_process=True)),
+    "outside": _Kind("blocked", "outside", Resource(1)),
+    "beside": _Kind("blocked", "beside", Resource(1, on_cores=True)),
+    "children": _Kind("blocked", "children", Resource(1, on_cores=True)),
+}
 
 
 def with_limits(work: Workload, function: Callable[[Any], Any], arguments: Sequence[Any], at_once: int) -> Workload:
@@ -24,24 +43,31 @@ def with_limits(work: Workload, function: Callable[[Any], Any], arguments: Seque
     few = _few(work, at_once)
     if few < 2:
         return work
-    items = work.items[:few]
-    name = "outside" if _seconds(items, "blocked", "outside") > _seconds(items, "released", None) else "released"
-    if _seconds(items, *(("blocked", "outside") if name == "outside" else ("released", None))) <= 0:
+    some = Workload(work.items[:few], resources=work.resources, speed=work.speed, on_loop=work.on_loop)
+    most, kind = max((_seconds(some.items, each), name) for name, each in _KINDS.items())
+    if most <= 0.05 * some.serial_seconds:
         return work
-    taken = min(_timed(function, arguments[:few], at_once, on_loop=work.on_loop) for _ in range(2))
+    taken = min(_timed(function, arguments[:few], at_once, on_loop=work.on_loop) for _ in range(_TIMES))
 
-    def predicted(part: float) -> float:
-        some = _in_line(Workload(items, resources=work.resources, speed=work.speed, on_loop=work.on_loop), name, part)
+    def predicted(part: float, contended: float = 0.0) -> float:
+        limited = _in_line(some, _KINDS[kind], part, contended)
         model = "asyncio" if work.on_loop else "threads"
-        return simulate(some, model=model, workers=at_once, warm=True, replicas=0).seconds
+        return simulate(limited, model=model, workers=at_once, warm=True, replicas=0).seconds
 
     if taken <= _TOLERANCE * predicted(0.0):
         return work
-    low, high = 0.0, 1.0
+    if taken > predicted(1.0):
+        return _in_line(work, _KINDS[kind], 1.0, _found(lambda more: predicted(1.0, more), taken, _MOST_CONTENDED))
+    return _in_line(work, _KINDS[kind], _found(predicted, taken, 1.0), 0.0)
+
+
+def _found(predicted: Callable[[float], float], taken: float, most: float) -> float:
+    """Where it takes that long, in halving steps."""
+    low, high = 0.0, most
     for _ in range(_STEPS):
         middle = (low + high) / 2
         low, high = (middle, high) if predicted(middle) < taken else (low, middle)
-    return _in_line(work, name, (low + high) / 2)
+    return (low + high) / 2
 
 
 def _few(work: Workload, at_once: int) -> int:
@@ -55,8 +81,12 @@ def _few(work: Workload, at_once: int) -> int:
     return few
 
 
-def _seconds(items: Sequence[Item], kind: str, resource: str | None) -> float:
-    return sum(burst.seconds for item in items for burst in item.bursts if (burst.kind, burst.resource) == (kind, resource))
+def _is(burst: Burst, kind: _Kind) -> bool:
+    return (burst.kind, burst.resource) == (kind.kind, kind.resource)
+
+
+def _seconds(items: Sequence[Item], kind: _Kind) -> float:
+    return sum(burst.seconds for item in items for burst in item.bursts if _is(burst, kind))
 
 
 def _timed(function: Callable[[Any], Any], arguments: Sequence[Any], at_once: int, *, on_loop: bool) -> float:
@@ -81,19 +111,20 @@ async def _timed_on_loop(function: Callable[[Any], Any], arguments: Sequence[Any
     return time.perf_counter() - begin
 
 
-def _in_line(work: Workload, name: str, part: float) -> Workload:
+def _in_line(work: Workload, kind: _Kind, part: float, contended: float) -> Workload:
     """The workload with this part of such bursts standing in line."""
-    line = "line" if name == "outside" else "shared"
-    items = [Item(tuple(_split(item.bursts, name, line, part)), item.argument, item.result) for item in work.items]
-    return Workload(items, work.count, work.resources, work.speed, work.on_loop)
+    one = kind.line
+    line = Resource(one.servers, on_cores=one.on_cores, in_process=one.in_process, contended=contended)
+    items = [Item(tuple(_split(item.bursts, kind, part)), item.argument, item.result) for item in work.items]
+    return Workload(items, work.count, {**work.resources, "line": line}, work.speed, work.on_loop)
 
 
-def _split(bursts: Sequence[Burst], name: str, line: str, part: float) -> list[Burst]:
+def _split(bursts: Sequence[Burst], kind: _Kind, part: float) -> list[Burst]:
     found: list[Burst] = []
     for burst in bursts:
-        if name not in {burst.kind, burst.resource}:
+        if _is(burst, kind):
+            found.append(Burst(burst.kind, burst.seconds * (1.0 - part), resource=burst.resource))
+            found.append(Burst("blocked", burst.seconds * part, resource="line"))
+        else:
             found.append(burst)
-            continue
-        found.append(Burst(burst.kind, burst.seconds * (1.0 - part), resource=burst.resource))
-        found.append(Burst("blocked", burst.seconds * part, resource=line))
     return [burst for burst in found if burst.seconds > 0]

@@ -29,8 +29,6 @@ RESOURCES = {
     "children": Resource(on_cores=True),
     "beside": Resource(on_cores=True),
     "outside": Resource(),
-    "line": Resource(servers=1),
-    "shared": Resource(servers=1, on_cores=True, in_process=True),
 }
 
 

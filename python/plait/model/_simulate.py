@@ -59,6 +59,7 @@ def simulate(
     costs: Costs | None = None,
     warm: bool = False,
     chunksize: int | None = None,
+    nice: int = 0,
     replicas: int = 20,
     seed: int = 0,
 ) -> Prediction:
@@ -80,6 +81,7 @@ def simulate(
         costs: What the machine takes for itself. None: `calibrate()`, which takes up to two seconds once on each machine.
         warm: The pool's workers, or the loop, are there already.
         chunksize: Calls in a message to a process or interpreter. None: as many as take a few milliseconds.
+        nice: Nice value of the workers, from -20 to 19, beside 0 of the caller and of what resources have done on cores.
         replicas: How many runs the interval comes from.
         seed: Of chance: the same answer for the same seed.
 
@@ -110,6 +112,8 @@ def simulate(
         raise ValueError(f"quota must be positive, not {quota!r}")
     if chunksize is not None:
         positive_int("chunksize", chunksize)
+    if not -20 <= nice <= 19:
+        raise ValueError(f"nice must be from -20 to 19, not {nice!r}")
     if replicas < 0:
         raise ValueError(f"replicas must not be negative, and is {replicas!r}")
     machine = calibrate() if costs is None else costs
@@ -126,6 +130,7 @@ def simulate(
         quota=_quota(quota, there),
         warm=warm,
         chunk=chunksize,
+        nice=nice,
         replicas=replicas,
         bursts=_BURSTS,
         seed=seed,
