@@ -18,10 +18,13 @@ def record(rows: list[list[float]], **more: Any) -> dict[str, Any]:
     return {
         "gil": True,
         "waits": {},
+        "held_by_one": "",
+        "in_turn": False,
+        "method": False,
         "speed": None,
         "tasks": "module.work",
         "calls": len(rows),
-        "items": rows,
+        "items": [[*row, 0.0] for row in rows],
         "parcels": [],
         "coroutine": False,
         "change": None,
@@ -113,8 +116,8 @@ def test_the_outermost_repeated_calls_are_the_tasks() -> None:
     work = meter("work", 20, 50_000, main)
     part = meter("part", 2_000, 450, work)
     assert _find.dominant([part, work, main]) is work
-    rounds = meter("rounds", 4, 250_000)
-    inner = meter("inner", 100, 9_000, rounds)
+    rounds = meter("rounds", 4, 250_000_000)
+    inner = meter("inner", 100, 9_000_000, rounds)
     assert _find.dominant([rounds, inner]) is inner
     assert _find.dominant([main]) is None
 

@@ -11,7 +11,7 @@ from plait import _core
 from plait._executor import positive_int
 from plait.advice import _words
 from plait.advice._find import FEWEST
-from plait.advice._work import ASYNCIO, MODELS, PROCESSES, SERIAL, THREADS, Predicted, Work
+from plait.advice._work import ASYNCIO, INTERPRETERS, MODELS, PROCESSES, SERIAL, THREADS, Predicted, Work
 
 if TYPE_CHECKING:
     from plait.observe._profile import Profile
@@ -173,13 +173,16 @@ def _refused(record: dict[str, Any]) -> dict[str, str]:
     if record["chained"]:
         why = "each call takes what the one before returned"
         return dict.fromkeys((model for model in MODELS if model != SERIAL), why)
-    change, unpicklable = record["change"], record["unpicklable"]
+    change, unpicklable, held = record["change"], record["unpicklable"], record["held_by_one"]
+    if held:
+        why = f"shared state is used: all calls have {held}, which serves one of them at a time"
+        refused = dict.fromkeys((model for model in MODELS if model != SERIAL), why)
     if change:
         refused[PROCESSES] = f"shared state is written: {change}, which another process would not show"
     elif unpicklable:
         refused[PROCESSES] = f"not picklable: {unpicklable}"
-    elif record["coroutine"]:
-        refused[PROCESSES] = "a coroutine cannot be sent to another process"
+    if PROCESSES in refused:
+        refused[INTERPRETERS] = refused[PROCESSES]
     return refused
 
 
