@@ -32,7 +32,7 @@ _KNOWN = set(dir(builtins))
 _places = itertools.count()
 
 #: What takes a function first, and calls it for each item.
-_MAPS = {
+MAPS = {
     "map",
     "imap",
     "imap_unordered",
@@ -104,7 +104,7 @@ class _Rewriter(ast.NodeTransformer):
     def visit_Call(self, node: ast.Call) -> Any:
         name = getattr(node.func, "attr", getattr(node.func, "id", ""))
         place = 1 if name == _AFTER_A_POOL else 0
-        if name in _MAPS | {_AFTER_A_POOL} and len(node.args) > place:
+        if name in MAPS | {_AFTER_A_POOL} and len(node.args) > place:
             given = node.args[place]
             if isinstance(given, ast.Name | ast.Attribute):
                 # A method's pool may be one of processes.
