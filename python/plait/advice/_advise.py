@@ -249,7 +249,7 @@ def advise(profile: Profile | str | os.PathLike[str], *, cores: Sequence[int] | 
     from plait.advice import _program
 
     try:
-        record = _program.run(os.fspath(profile), [], apart=False)
+        record = _program.run([os.fspath(profile)], apart=False)
     except _program.ProgramError as error:
         raise RuntimeError(str(error)) from None
     return of_calls(record, cores)

@@ -149,14 +149,14 @@ def _lies_in(folder: str, module: str) -> bool:
     return os.path.isfile(f"{place}.py") or os.path.isdir(place)
 
 
-def compiled(source: bytes, path: str) -> types.CodeType:
-    """Compile a file of the program.
+def compiled(source: bytes, path: str, folder: str) -> types.CodeType:
+    """Compile a file of the program, whose own modules are in a folder.
 
     Raises:
         SyntaxError: As Python would.
     """
     read = ast.parse(source, path)
-    tree: ast.Module = ast.fix_missing_locations(_Rewriter(read, os.path.dirname(path)).visit(read))
+    tree: ast.Module = ast.fix_missing_locations(_Rewriter(read, folder).visit(read))
     return compile(tree, path, "exec", dont_inherit=True)
 
 
@@ -164,7 +164,7 @@ class _Loader(importlib.machinery.SourceFileLoader):
     def get_code(self, fullname: str) -> types.CodeType:
         """Compile the module anew: what lies in `__pycache__` is not metered, and is to stay that way."""
         path = self.get_filename(fullname)
-        return compiled(self.get_data(path), path)
+        return compiled(self.get_data(path), path, os.path.dirname(path))
 
 
 class Finder(importlib.abc.MetaPathFinder):
