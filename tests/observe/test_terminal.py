@@ -8,9 +8,10 @@ from typing import Any, cast
 
 import pytest
 
+from plait._words import seconds, size
 from plait.observe._records import STATES, States
 from plait.observe.report import terminal
-from plait.observe.report._words import figure, percent, plain, seconds, size
+from plait.observe.report._words import figure, percent, plain
 from tests.observe._profiles import NASTY, a_profile, in_json
 
 COLORS = re.compile(r"\x1b\[[0-9;]*m")

@@ -83,21 +83,20 @@ def _of_module(name: str, arguments: list[str]) -> _Main:
 
     sys.argv[:] = ["-m", *arguments]
     sys.path.insert(0, os.getcwd())
-    details: Any = runpy._get_module_details  # type: ignore[attr-defined]
+    runs: Any = runpy
     try:
-        _, spec, _ = details(name, ImportError)
+        spec: Any = runs._get_module_details(name, ImportError)[1]
     except ImportError as error:
         sys.stderr.write(f"{sys.executable}: {error}\n")
         sys.exit(1)
-    if not isinstance(spec.loader, importlib.machinery.SourceFileLoader):
+    loader: Any = spec.loader
+    if not isinstance(loader, importlib.machinery.SourceFileLoader):
         sys.stderr.write(f"{sys.executable}: {name} has no source to look at\n")
         sys.exit(1)
     path = os.path.abspath(spec.origin)
     sys.argv[0] = path
-    module = _made(
-        __file__=path, __spec__=spec, __cached__=spec.cached, __loader__=spec.loader, __package__=spec.parent
-    )
-    return _Main(module, spec.loader.get_data(path), path, os.getcwd())
+    module = _made(__file__=path, __spec__=spec, __cached__=spec.cached, __loader__=loader, __package__=spec.parent)
+    return _Main(module, loader.get_data(path), path, os.getcwd())
 
 
 def _made(**names: Any) -> types.ModuleType:

@@ -4,45 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from plait._words import seconds
 from plait.advice import _work
 
 if TYPE_CHECKING:
     from plait.advice._work import Work
-
-
-def seconds(value: float) -> str:
-    """A time in three digits.
-
-    >>> seconds(0.0123), seconds(2.5e-6), seconds(12.0)
-    ('12.3 ms', '2.5 us', '12 s')
-    """
-    for factor, unit in ((1.0, "s"), (1e-3, "ms"), (1e-6, "us")):
-        if value >= factor:
-            return f"{value / factor:.3g} {unit}"
-    return f"{value / 1e-9:.0f} ns"
-
-
-def size(value: float) -> str:
-    """Bytes in a unit that suits them.
-
-    >>> size(0), size(3 << 20)
-    ('-', '3 MiB')
-    """
-    if value <= 0:
-        return "-"
-    for factor, unit in ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")):
-        if value >= factor:
-            return f"{value / factor:.0f} {unit}"
-    return f"{value:.0f} B"
-
-
-def times(value: int) -> str:
-    """So many times.
-
-    >>> times(1), times(2)
-    ('once', '2 times')
-    """
-    return "once" if value == 1 else f"{value} times"
 
 
 def does(work: Work) -> str:

@@ -6,7 +6,7 @@ import math
 import statistics
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from plait.advice import _start
+from plait.advice._start import TYPICAL, start
 from plait.model import Burst, Item, Parcel, Resource, Workload, calibrate, simulate
 
 if TYPE_CHECKING:
@@ -28,13 +28,6 @@ _SIMULATED: Final[dict[str, Model]] = {
     INTERPRETERS: "interpreters",
     FREE: "free-threaded",
 }
-
-#: Bytes that a thread's stack and its state take, and those of a task.
-_THREAD, _TASK = 100 << 10, 3 << 10
-
-#: Bytes of an interpreter of its own in this process, without what the program imports in it.
-_INTERPRETER = 6 << 20
-
 
 #: Tasks at once at most: more gain next to nothing, and take long to simulate.
 _AT_ONCE = 1000
@@ -98,7 +91,7 @@ class Work:
 
     def _predict(self, model: str, workers: int, cores: int, costs: Costs, interval: bool) -> Predicted:
         found = self.given(model, workers, cores, costs, replicas=_REPLICAS if interval else 0)
-        begin = _start.first_pool().seconds if model == PROCESSES else 0.0
+        begin = start().seconds if model == PROCESSES else 0.0
         return found._replace(seconds=found.seconds + begin, low=found.low + begin, high=found.high + begin)
 
     def given(self, model: str, workers: int, cores: int, costs: Costs, *, replicas: int = _REPLICAS) -> Predicted:
@@ -122,15 +115,22 @@ class Work:
         return sorted({max(1, min(number, self.calls)) for number in numbers})
 
     def _memory(self, model: str, workers: int) -> float:
+        takes = start()
         if model == SERIAL:
             return 0.0
         if model == ASYNCIO:
-            return float(workers * _TASK)
+            return workers * takes.task
         if model in {THREADS, FREE}:
-            return float(workers * _THREAD)
+            return workers * takes.thread
         if model == INTERPRETERS:
-            return float(workers * (_INTERPRETER + self.parcel_bytes))
-        return workers * (_start.first_pool().worker_bytes + self.parcel_bytes)
+            return workers * ((takes.interpreter or TYPICAL.interpreter) + self.parcel_bytes)
+        return workers * (takes.process + self.parcel_bytes)
+
+
+def memory_is_measured(model: str) -> bool:
+    """Whether what a model's workers take was measured on this machine."""
+    takes = start()
+    return model == SERIAL or (takes.measured and (model != INTERPRETERS or takes.interpreter > 0))
 
 
 #: What calls wait for: for one another, in turn, and for processes that compute.

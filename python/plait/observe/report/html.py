@@ -20,8 +20,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Final, cast
 
+from plait._words import seconds, size
 from plait.observe._records import STATES, ProfileRecord
-from plait.observe.report._words import MEANINGS, TITLES, VERDICTS, about, figure, percent, plain, seconds, size
+from plait.observe.report._words import MEANINGS, TITLES, VERDICTS, about, figure, percent, plain
 
 SCRIPTS: Final = ("data.js", "lanes.js", "charts.js", "tables.js", "main.js")
 DEFLATED: Final = 1 << 17

@@ -7,8 +7,9 @@ import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final, TextIO
 
+from plait._words import seconds, size
 from plait.observe._records import STATES, ProfileRecord, StateName, States
-from plait.observe.report._words import VERDICTS, about, figure, percent, plain, seconds, short, size
+from plait.observe.report._words import VERDICTS, about, figure, percent, plain, short
 
 WIDTH: Final = 80
 ROWS: Final = 8
