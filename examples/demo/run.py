@@ -76,7 +76,6 @@ def run(folder: Path, paths: list[str], page: Path) -> tuple[dict[str, Any], dic
         "packed": sum(len(document.packed) for document in databases["serially"]),
         "delay": [NEAREST, FARTHEST],
         "ways": ways,
-        "profile": {"verdict": profile.verdict, "sentence": profile.evidence["sentence"]},
         "python": platform.python_version(),
         "cores": len(os.sched_getaffinity(0)),
         "plait": plait.__version__,
@@ -94,7 +93,7 @@ def report(result: dict[str, Any], databases: dict[str, list[Document]], page: P
     for explained in result["ways"]["plait.Pool"]["explained"].values():
         lines += [f"  {line}" for line in str(explained).splitlines()]
     shown = os.path.relpath(page) if page.is_relative_to(Path.cwd()) else page
-    lines += ["", f"Where its time went: {result['profile']['sentence']}", f"The whole profile is the page {shown}"]
+    lines += ["", f"Where the time of a run with plait.Pool went: {shown}"]
     return "\n".join(lines)
 
 
