@@ -11,9 +11,12 @@ import json
 import random
 from collections import defaultdict
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
-from plait.observe._records import STATES, Bursts, Lane, ProfileRecord, ThreadRecord
+from plait.observe._states import STATES
+
+if TYPE_CHECKING:
+    from plait.observe._records import Bursts, Lane, ProfileRecord, ThreadRecord
 
 INTERVAL = 0.005
 GIL, RELEASED, READY, WANTED, HELD_OFF, IO, LOCK, IDLE = range(8)

@@ -16,7 +16,7 @@ import pytest
 import plait
 from plait.cli import _usage
 from plait.cli.main import main
-from plait.observe._records import STATES
+from plait.observe._states import STATES
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -8,15 +8,18 @@ import random
 from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from plait.observe._records import STATES, ProfileRecord
+from plait.observe._states import STATES
 from plait.observe.report import html
 from plait.observe.report._words import TITLES, VERDICTS, seconds
 from tests.observe._chromium import Browser
 from tests.observe._profiles import GIL, IO, Player, a_profile, in_json, lane
+
+if TYPE_CHECKING:
+    from plait.observe._records import ProfileRecord
 
 RANGE = "(({ from, to }) => [Number(from), Number(to)])(document.getElementById('lanes').dataset)"
 # A copy of the lanes that may be read: the browser warns who reads the canvas itself.

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import io
 import re
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from plait.observe._records import STATES, States
+from plait.observe._states import STATES
 from plait.observe.report import terminal
 from plait.observe.report._words import figure, percent, plain, seconds, size
 from tests.observe._profiles import NASTY, a_profile, in_json
+
+if TYPE_CHECKING:
+    from plait.observe._records import States
 
 COLORS = re.compile(r"\x1b\[[0-9;]*m")
 CASES: dict[str, dict[str, Any]] = {

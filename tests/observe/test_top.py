@@ -23,7 +23,7 @@ import pytest
 
 from plait.cli import _top
 from plait.cli._usage import WrongUsage
-from plait.observe._records import STATES
+from plait.observe._states import STATES
 from plait.observe._top import Top
 from plait.observe.report import top as report
 from plait.observe.report.terminal import columns

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 import plait
-from plait.observe._records import STATES
+from plait.observe._states import STATES
 
 PROGRAMS = Path(__file__).with_name("_truths.py")
 TRIES = 3

@@ -36,21 +36,26 @@ const MOST: u64 = 1 << 28;
 /// The slots of the object which begins at `base`, for the function of each name, in their order.
 pub(crate) fn slots<const N: usize>(memory: &Memory, base: usize, names: [&str; N]) -> io::Result<[Vec<usize>; N]> {
     let dynamic = Dynamic::read(memory, base)?;
+    let tables = dynamic.relocations(memory)?;
+    let calls: Vec<(usize, u64)> = tables
+        .iter()
+        .flat_map(|table| table.chunks_exact(RELA))
+        .map(|entry| (word(entry, 0) as usize, word(entry, 8)))
+        .filter(|&(_, info)| KINDS.contains(&(info as u32)))
+        .map(|(offset, info)| (offset, info >> 32))
+        .collect();
+    // By one call of the kernel: there are thousands.
+    let last = calls.iter().map(|&(_, symbol)| symbol).max().unwrap_or(0);
+    let size = Some((last + 1) * SYMBOL as u64).filter(|&size| size < MOST);
+    let size = size.ok_or_else(no_object)? as usize;
     let symbols = Symbols {
-        memory,
-        symbols: dynamic.address(DT_SYMTAB)?,
+        symbols: memory.bytes(dynamic.address(DT_SYMTAB)?, size)?,
         strings: memory.bytes(dynamic.address(DT_STRTAB)?, dynamic.size(DT_STRSZ)?)?,
     };
     let mut found = std::array::from_fn(|_| Vec::new());
-    for table in dynamic.relocations(memory)? {
-        for entry in table.chunks_exact(RELA) {
-            let (offset, info) = (word(entry, 0), word(entry, 8));
-            if !KINDS.contains(&(info as u32)) {
-                continue;
-            }
-            if let Some(index) = symbols.which(info >> 32, &names)? {
-                found[index].push(dynamic.bias.wrapping_add(offset as usize));
-            }
+    for (offset, symbol) in calls {
+        if let Some(index) = symbols.which(symbol as usize, &names)? {
+            found[index].push(dynamic.bias.wrapping_add(offset));
         }
     }
     Ok(found)
@@ -144,19 +149,16 @@ impl Dynamic {
     }
 }
 
-struct Symbols<'a> {
-    memory: &'a Memory,
-    symbols: usize,
+struct Symbols {
+    symbols: Vec<u8>,
     strings: Vec<u8>,
 }
 
-impl Symbols<'_> {
-    /// Which of the names the symbol of that number has.
-    fn which(&self, number: u64, names: &[&str]) -> io::Result<Option<usize>> {
-        let symbol = self
-            .memory
-            .bytes(self.symbols.wrapping_add(number as usize * SYMBOL), 4)?;
-        let name = self.strings.get(half(&symbol, 0) as usize..).ok_or_else(no_object)?;
+impl Symbols {
+    /// Which of the names the symbol of that number, which was read, has.
+    fn which(&self, number: usize, names: &[&str]) -> io::Result<Option<usize>> {
+        let symbol = &self.symbols[number * SYMBOL..];
+        let name = self.strings.get(half(symbol, 0) as usize..).ok_or_else(no_object)?;
         let len = name.iter().position(|&byte| byte == 0).ok_or_else(no_object)?;
         Ok(names.iter().position(|each| each.as_bytes() == &name[..len]))
     }

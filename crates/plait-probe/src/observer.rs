@@ -18,6 +18,7 @@ use std::thread::JoinHandle;
 
 use plait_shm::guarded::Guarded;
 use plait_sys::futex::{self, Scope, Wait};
+use plait_sys::time::monotonic_ns;
 use plait_sys::{descriptors, fork, thread};
 use plait_trace::record::{Pid, Record, Text};
 
@@ -100,8 +101,8 @@ struct Running {
     desk: Desk,
     /// 1 when it is to end; the thread sleeps on it.
     end: AtomicU32,
-    /// The code that the program ends with, for the last record; taken by the thread.
-    code: Guarded<Option<i32>>,
+    /// When it is over, and the code that the program ends with: for the last record.
+    over: Guarded<Option<(u64, Option<i32>)>>,
     thread: Guarded<Option<JoinHandle<()>>>,
     /// The fork of the program that has its thread.
     generation: u32,
@@ -156,7 +157,7 @@ impl Observer {
         let running = Arc::new(Running {
             desk: Desk::default(),
             end: AtomicU32::new(0),
-            code: Guarded::default(),
+            over: Guarded::default(),
             thread: Guarded::default(),
             generation,
         });
@@ -222,7 +223,8 @@ impl Observer {
         let Some(thread) = self.0.thread.lock().take() else {
             return;
         };
-        *self.0.code.lock() = code;
+        // What the caller does from here on is no part of the program.
+        *self.0.over.lock() = Some((monotonic_ns(), code));
         self.0.end.store(1, Release); // pairs with `Running::sleep`
         futex::wake(&self.0.end, 1, Scope::Private);
         // The observer's thread may have panicked; the program goes on.

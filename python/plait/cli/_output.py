@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Final
 
 from plait.cli._usage import Option, WrongUsage
-from plait.observe import _rules
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import TextIO
+    from typing import Final, TextIO
 
     from plait.observe._profile import Profile
     from plait.observe._rules import Rule
@@ -52,6 +51,8 @@ class Output:
         self.quiet = False
         for name, value in given:
             if name == "--fail-if":
+                from plait.observe import _rules
+
                 try:
                     self.rules.append(_rules.parse(value or ""))
                 except ValueError as error:
@@ -80,6 +81,8 @@ class Output:
             terminal.show(profile.record, summary)
         kept = True
         for rule in self.rules:
+            from plait.observe import _rules
+
             what = _rules.broken(rule, profile.record)
             if what is not None:
                 kept = False

@@ -7,15 +7,16 @@ its signals, its end. This process waits for it, passes signals on, and puts the
 from __future__ import annotations
 
 import os
-import shutil
 import signal
-import subprocess
 import sys
-import tempfile
-from typing import Any, Final
 
 from plait.cli import _output, _usage
 from plait.cli._usage import Option, WrongUsage
+from plait.observe._settings import Settings, environment
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 __all__ = ["run"]
 
@@ -51,8 +52,6 @@ _PASSED_ON: Final = (
 
 def run(words: list[str]) -> int:
     """Run the command; return the code to exit with."""
-    from plait.observe import _session
-
     given, program = _usage.parse(words, _OPTIONS, _output.SHORT)
     names = {name for name, _ in given}
     if "--help" in names:
@@ -63,12 +62,39 @@ def run(words: list[str]) -> int:
     if sys.flags.no_site or sys.flags.ignore_environment or sys.flags.isolated:
         raise WrongUsage("profile cannot look into a Python that runs with -I, -E or -S")
     output = _output.Output(given)
-    folder = tempfile.mkdtemp(prefix="plait-profile-")
+    folder = _folder()
     try:
-        settings = _session.Settings(folder, _rate(given), "--no-tasks" not in names, "--no-children" not in names)
-        pid, status = _run_program(program, settings)
+        settings = Settings(folder, _rate(given), "--no-tasks" not in names, "--no-children" not in names)
+        pid, status = _run_program(program, settings, output)
         return _tell(folder, output, pid, _code(status))
     finally:
+        _remove(folder)
+
+
+def _folder() -> str:
+    """Make a folder that nobody else can look into, as `tempfile` does, which takes longer to load than the rest of this."""
+    tried = [os.environ.get(name) for name in ("TMPDIR", "TEMP", "TMP")]
+    for parent in filter(None, [*tried, "/tmp", "/var/tmp", "/usr/tmp"]):
+        folder = os.path.join(os.path.abspath(parent), f"plait-profile-{os.urandom(6).hex()}")
+        try:
+            os.mkdir(folder, 0o700)
+        except OSError:
+            continue
+        return folder
+    import tempfile
+
+    return tempfile.mkdtemp(prefix="plait-profile-")
+
+
+def _remove(folder: str) -> None:
+    """Remove it with its files."""
+    try:
+        for name in os.listdir(folder):
+            os.unlink(os.path.join(folder, name))
+        os.rmdir(folder)
+    except OSError:  # a process that lives on may write to it now
+        import shutil
+
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -90,20 +116,40 @@ def _code(status: int) -> int:
     return 128 - code if code < 0 else code
 
 
-def _run_program(program: list[str], settings: Any) -> tuple[int, int]:
-    """Run it to its end: its number, and the status of its end."""
-    from plait.observe import _children
+def _flags() -> list[str]:
+    """Return the options of this interpreter that its children are to have."""
+    first = sys.orig_argv[1] if len(sys.orig_argv) > 1 else "-"
+    if first == "-m" or not first.startswith("-"):  # it has none but those of the environment, which they get too
+        return []
+    import subprocess
 
-    flags: Any = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
-    command: list[str] = [sys.executable, *flags, *program]
-    environment = _children.environment(settings, dict(os.environb))
+    found: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+    return found
+
+
+def _load(output: _output.Output) -> None:
+    """Load what the report needs, while the program runs."""
+    from plait.observe import _profile
+
+    if not output.quiet:
+        from plait.observe.report import terminal
+
+        del terminal
+    del _profile
+
+
+def _run_program(program: list[str], settings: Settings, output: _output.Output) -> tuple[int, int]:
+    """Run it to its end: its number, and the status of its end."""
+    command = [sys.executable, *_flags(), *program]
+    changed = environment(settings, dict(os.environb))
     sys.stdout.flush()
     sys.stderr.flush()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     awaited = {*_PASSED_ON, signal.SIGCHLD}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, awaited)
     try:
-        pid = os.posix_spawn(sys.executable, command, environment, setsigmask=before)
+        pid = os.posix_spawn(sys.executable, command, changed, setsigmask=before)
+        _load(output)
         while True:
             ended, status = os.waitpid(pid, os.WNOHANG)
             if ended:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 __all__ = ["Option", "WrongUsage", "parse"]
 
 
@@ -11,12 +9,14 @@ class WrongUsage(Exception):
     """What was asked for makes no sense; the message says why."""
 
 
-class Option(NamedTuple):
-    """An option: whether it takes a value, which may also follow after `=`."""
+class Option:
+    """An option: whether it takes a value, which may also follow after `=`, or may take one after `=` only."""
 
-    takes_value: bool
-    may_take: bool = False
-    """Takes one after `=` only."""
+    __slots__ = ("may_take", "takes_value")
+
+    def __init__(self, takes_value: bool, may_take: bool = False) -> None:
+        self.takes_value = takes_value
+        self.may_take = may_take
 
 
 def parse(

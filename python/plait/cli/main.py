@@ -11,9 +11,12 @@
 from __future__ import annotations
 
 import sys
-from typing import Final
 
 from plait.cli._usage import WrongUsage
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 __all__ = ["FAILED", "main"]
 

@@ -11,31 +11,15 @@ import os
 import sys
 
 from plait.observe import _imports, _patches, _session
+from plait.observe._settings import PATH, SETTINGS, environment
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
     from types import ModuleType
     from typing import Any
 
-    from plait.observe._session import Settings
-
-__all__ = ["environment", "install"]
-
-_INJECT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "_inject")
-_PATH = b"PYTHONPATH"
-_SETTINGS = b"PLAIT_OBSERVE"
-
-
-def environment(settings: Settings, before: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
-    """Return the environment of a child that is to be observed, made from the one that it would have."""
-    changed = dict(before)
-    rest = changed.get(_PATH, b"")
-    inject = os.fsencode(_INJECT)
-    if inject not in rest.split(b":"):
-        changed[_PATH] = inject + b":" + rest if rest else inject
-    changed[_SETTINGS] = os.fsencode(str(settings))
-    return changed
+__all__ = ["install"]
 
 
 def install() -> None:
@@ -70,7 +54,7 @@ def _inherited(given: Any = None) -> dict[bytes, bytes] | None:
             before = {os.fsencode(name): os.fsencode(value) for name, value in given.items()}
     except Exception:  # it is for the real function to say what is wrong with it
         return None
-    if _SETTINGS in before:  # of another profile, which the program makes of that child
+    if SETTINGS in before:  # of another profile, which the program makes of that child
         return None
     return environment(settings, before)
 
@@ -129,18 +113,18 @@ def _look_at_os() -> None:
         changed = _inherited()
         if changed is None:
             return system(command)
-        before = os.environb.get(_PATH)
+        before = os.environb.get(PATH)
         # What C sees of the environment, not what Python shows.
-        os.putenv(_PATH, changed[_PATH])
-        os.putenv(_SETTINGS, changed[_SETTINGS])
+        os.putenv(PATH, changed[PATH])
+        os.putenv(SETTINGS, changed[SETTINGS])
         try:
             return system(command)
         finally:
-            os.unsetenv(_SETTINGS)
+            os.unsetenv(SETTINGS)
             if before is None:
-                os.unsetenv(_PATH)
+                os.unsetenv(PATH)
             else:
-                os.putenv(_PATH, before)
+                os.putenv(PATH, before)
 
     new_system.__name__ = new_system.__qualname__ = "system"
     _patches.replace(os, "posix_spawn", posix_spawn)

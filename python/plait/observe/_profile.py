@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
 import sys
-import tempfile
-import threading
 import time
-import weakref
-from typing import TYPE_CHECKING, Any
+from _thread import allocate_lock
 
 from plait import _core
 from plait.observe import _session
+from plait.observe._settings import OVER, Settings
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import TracebackType
-    from typing import BinaryIO
+    from typing import Any, BinaryIO
 
     from plait.observe._records import (
         Bursts,
@@ -200,6 +197,8 @@ class Profile:
         _ = self.record
         if self._trace is None:
             raise ValueError("a profile that was read from JSON has no trace: use to_json")
+        import shutil
+
         shutil.copyfile(self._trace, path)
 
     def to_json(self, path: Path | None = None, *, whole: bool = False) -> str:
@@ -209,6 +208,8 @@ class Profile:
             path: Where to write it.
             whole: With every stack, lane and segment, as large as they are; by default the sums alone.
         """
+        import json
+
         record: dict[str, Any] = {name: value for name, value in self.record.items() if whole or name not in _LARGE}
         text = json.dumps(record, indent=None if whole else 2, allow_nan=False)
         if path is not None:
@@ -253,6 +254,8 @@ def _whole(traces: list[str], path: str) -> ProfileRecord:
 
 
 def _from_json(path: str) -> ProfileRecord:
+    import json
+
     with open(path, encoding="utf-8") as file:
         try:
             record: Any = json.load(file)
@@ -315,7 +318,7 @@ def collect(folder: str, into: str, exits: dict[int, int] | None = None) -> Prof
     Raises:
         RuntimeError: No process has left a trace.
     """
-    with open(os.path.join(folder, _session.OVER), "w"):
+    with open(os.path.join(folder, OVER), "w"):
         pass
     deadline = time.monotonic() + _PATIENCE
     while time.monotonic() < deadline:
@@ -323,11 +326,7 @@ def collect(folder: str, into: str, exits: dict[int, int] | None = None) -> Prof
             break
         time.sleep(0.01)
     stems = {os.path.basename(trace).partition(".")[0] for trace in _traces(folder)}
-    with open(into, "wb") as whole:
-        for stem in sorted(stems):
-            for part in _whole_process(folder, f"{stem}."):
-                with part:
-                    shutil.copyfileobj(part, whole)
+    _join(folder, sorted(stems), into)
     if not stems:
         raise RuntimeError("no process has left a trace: Python was not started, or with -I, -E or -S")
     record = _core.load_profile([into])
@@ -336,6 +335,16 @@ def collect(folder: str, into: str, exits: dict[int, int] | None = None) -> Prof
             process["exit"] = exits.get(process["pid"])
     record["limits"].extend(_notes(folder))
     return record
+
+
+def _join(folder: str, stems: list[str], into: str) -> None:
+    """Put the files of all processes together."""
+    with open(into, "wb") as whole:
+        for stem in stems:
+            for part in _whole_process(folder, f"{stem}."):
+                with part:
+                    while some := part.read(1 << 20):
+                        whole.write(some)
 
 
 def _notes(folder: str) -> list[str]:
@@ -360,6 +369,8 @@ def _notes(folder: str) -> list[str]:
 
 
 def _discard(folder: str, owner: int) -> None:
+    import shutil
+
     if os.getpid() == owner:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -385,6 +396,8 @@ class Profiling:
             )
         try:
             if self._save is None:
+                import tempfile
+
                 self._folder = tempfile.mkdtemp(prefix="plait-profile-")
             else:
                 # Beside the file, so that it is found if the program dies.
@@ -392,8 +405,10 @@ class Profiling:
                 os.makedirs(self._folder)
             rate, tasks, children = self._settings
             try:
-                _session.begin(_session.Settings(self._folder, rate, tasks, children), _name())
+                _session.begin(Settings(self._folder, rate, tasks, children), _name())
             except BaseException:
+                import shutil
+
                 shutil.rmtree(self._folder, ignore_errors=True)
                 raise
         except BaseException:
@@ -415,17 +430,21 @@ class Profiling:
         self._profile._record = collect(self._folder, into)
         self._profile._trace = into
         if keep:
+            import shutil
+
             shutil.rmtree(self._folder, ignore_errors=True)
         else:
+            import weakref
+
             weakref.finalize(self._profile, _discard, self._folder, os.getpid())
 
 
-_turn = threading.Lock()
+_turn = allocate_lock()
 
 
 def _forked() -> None:
     global _turn
-    _turn = threading.Lock()
+    _turn = allocate_lock()
 
 
 os.register_at_fork(after_in_child=_forked)

@@ -7,23 +7,7 @@ made without it, or stored with `--json`, which leaves out `stacks`, `lanes`, `g
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, Literal, NotRequired, TypedDict
-
-StateName = Literal[
-    "on_cpu_gil", "on_cpu_released", "ready", "gil_wait", "gil_held_off_cpu", "io_wait", "lock_wait", "idle"
-]
-
-STATES: Final[tuple[StateName, ...]] = (
-    "on_cpu_gil",
-    "on_cpu_released",
-    "ready",
-    "gil_wait",
-    "gil_held_off_cpu",
-    "io_wait",
-    "lock_wait",
-    "idle",
-)
-"""All states in the order of their numbers, which are those of `State` in the crate `plait-trace`."""
+from typing import Literal, NotRequired, TypedDict
 
 
 class FunctionVerdict(TypedDict):

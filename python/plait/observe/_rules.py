@@ -16,7 +16,7 @@ import operator
 import re
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from plait.observe._records import STATES
+from plait.observe._states import STATES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -12,15 +12,14 @@ import time
 
 from plait import _core
 from plait.observe import _imports, _patches
+from plait.observe._settings import OVER, Settings
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Final
 
 __all__ = [
-    "OVER",
     "STARTED",
-    "Settings",
     "before_exec",
     "begin",
     "begin_in_child",
@@ -31,8 +30,6 @@ __all__ = [
     "leave_word",
 ]
 
-OVER: Final = "over"
-
 STARTED: Final = ".started"
 """Ends the names of files that tell of a child which was started, by its number; the program is in it."""
 
@@ -42,30 +39,6 @@ _MORE = (
     "plait.processes._server import main",
 )
 """What processes run that are no part of the program: they are not observed, but those that they fork are."""
-
-
-class Settings:
-    """How a profile is made; the same in all of its processes."""
-
-    __slots__ = ("children", "folder", "rate", "tasks")
-
-    def __init__(self, folder: str, rate: float, tasks: bool, children: bool) -> None:
-        self.folder = folder
-        self.rate = rate
-        self.tasks = tasks
-        self.children = children
-
-    def __str__(self) -> str:
-        """As children get them."""
-        return f"1:{self.rate!r}:{self.tasks:d}:{self.children:d}:{self.folder}"
-
-    @classmethod
-    def of(cls, text: str) -> Settings | None:
-        """Read what a child got; None if it comes from another version."""
-        parts = text.split(":", 4)
-        if len(parts) != 5 or parts[0] != "1":
-            return None
-        return cls(parts[4], float(parts[1]), parts[2] == "1", parts[3] == "1")
 
 
 class _Session:

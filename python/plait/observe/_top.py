@@ -6,7 +6,7 @@ import time
 from typing import Any, Final, TypedDict
 
 from plait import _core
-from plait.observe._records import STATES
+from plait.observe._states import STATES
 
 __all__ = ["Figures", "Place", "ProcessFigures", "ThreadFigures", "Top", "TopRecord"]
 

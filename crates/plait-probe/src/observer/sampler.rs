@@ -11,7 +11,7 @@ use std::sync::Arc;
 use plait_sys::limits::page_faults;
 use plait_sys::perf::{Event, Switches, What};
 use plait_sys::time::{monotonic_ns, thread_cpu_ns};
-use plait_trace::record::{Record, Text, Tid, WaitKind, Why};
+use plait_trace::record::{Record, Text, Tid, Why};
 
 use super::frames::Frames;
 use super::threads::Thread;
@@ -106,6 +106,8 @@ pub(super) struct Sampler {
     /// Records of this look.
     batch: Vec<Record>,
     flushed: u64,
+    /// When it last looked, and how often it has.
+    ticked: u64,
     ticks: u64,
     /// Whether threads have waited for cores.
     crowded: bool,
@@ -138,6 +140,7 @@ impl Sampler {
     }
 
     fn tick(&mut self, now: u64) {
+        self.ticked = now;
         self.ticks += 1;
         let mut news = self.take_switches(now.saturating_sub(SETTLED));
         news |= self.take_gil(now);
@@ -327,19 +330,20 @@ impl Sampler {
                 thread.looked + SHORT_WAITS <= now
             };
             if !due {
+                if let Some(word) = thread.lasts_at(lasting)
+                    && let Some(frames) = &mut self.frames
+                {
+                    thread.asked = now;
+                    let owner = frames.owner(thread.tid, word, now);
+                    let text = |text: &str| self.shared.desk.text(text);
+                    thread.held_up = owner.map(|(tid, place)| (text(&deadlocks::name(word, true)), tid, text(&place)));
+                }
                 continue;
             }
             let found = look(&self.tasks, thread.tid, self.gil.gil(), &mut self.buffer);
-            let word = deadlocks::word_of(found.as_ref());
+            thread.word = deadlocks::word_of(found.as_ref());
             if let Some(Found::Wait { kind, call, target }) = found {
                 thread.looked = now;
-                thread.locked = kind == WaitKind::Lock;
-                let owner = word.filter(|_| thread.core_since <= lasting);
-                let owner = owner.and_then(|word| Some((word, self.frames.as_mut()?.owner(thread.tid, word, now)?)));
-                thread.held_up = owner.map(|(word, (tid, place))| {
-                    let lock = self.shared.desk.text(&deadlocks::name(word, true));
-                    (lock, tid, self.shared.desk.text(&place))
-                });
                 let (call, target) = (self.shared.desk.text(&call), self.shared.desk.text(&target));
                 self.batch.push(Record::Wait {
                     tid: thread.tid,
@@ -463,8 +467,10 @@ impl Sampler {
 
     /// Ends the meters' session, and writes what is left.
     fn finish(mut self) {
-        let now = monotonic_ns();
-        self.take_switches(u64::MAX);
+        let (over, code) = self.shared.over.lock().unwrap_or((u64::MAX, None));
+        // The last look may have been later.
+        let now = monotonic_ns().min(over).max(self.ticked);
+        self.take_switches(now);
         self.look_for_deadlocks(now, true);
         let has_gil = self.gil.gil().is_some();
         if let GilSource::Hooks { session, .. } = std::mem::replace(&mut self.gil, GilSource::None) {
@@ -483,7 +489,6 @@ impl Sampler {
         }
         self.count_faults(now);
         self.cost(now);
-        let code = *self.shared.code.lock();
         self.batch.push(Record::ProcessEnd { at: now, code });
         self.write();
     }

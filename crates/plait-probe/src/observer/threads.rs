@@ -36,8 +36,9 @@ pub(super) struct Thread {
     pub(super) ran: bool,
     /// When what it waits for was last looked up.
     pub(super) looked: u64,
-    /// Whether that was a lock.
-    pub(super) locked: bool,
+    /// The word that it sleeps on, if that was a lock, and when it was asked who has that.
+    pub(super) word: Option<usize>,
+    pub(super) asked: u64,
     /// The lock that it waits for, who has that, and where, where the lock says so.
     pub(super) held_up: Option<(Text, Tid, Text)>,
     /// The beginning of the state whose stack was looked at.
@@ -72,7 +73,8 @@ impl Thread {
             switched: false,
             ran: true,
             looked: 0,
-            locked: false,
+            word: None,
+            asked: 0,
             held_up: None,
             stacked: 0,
             stack_at: 0,
@@ -105,6 +107,12 @@ impl Thread {
     /// Since when it does what it does.
     pub(super) fn state_since(&self) -> u64 {
         self.since.max(self.core_since)
+    }
+
+    /// The word that it sleeps on since before a time, for a lock of which it was not asked yet who has it.
+    pub(super) fn lasts_at(&self, lasting: u64) -> Option<usize> {
+        let known = self.looked >= self.core_since && self.asked < self.core_since.max(1);
+        self.word.filter(|_| known && self.core_since <= lasting)
     }
 
     /// Takes a span that the thread's meter has measured.

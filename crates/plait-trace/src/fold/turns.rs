@@ -64,6 +64,7 @@ struct Turn {
 /// A time in which a thread held the GIL.
 struct Hold {
     from: u64,
+    to: u64,
     thread: usize,
 }
 
@@ -143,6 +144,8 @@ fn hold(log: &mut Log, roles: &[Role], turns: &[Turn]) {
                 && (addresses.contains(&(thread, turn.target)) || places.contains(&(thread, turn.place)))
         };
         let latest = holds[before.saturating_sub(LOOK_BACK)..before].iter().rev();
+        // Who let go has held it within the wait.
+        let latest = latest.filter(|hold| hold.to > turn.from);
         let Some(holder) = latest.map(|hold| hold.thread).find(|&thread| uses(thread)) else {
             continue;
         };
@@ -240,6 +243,7 @@ fn holds(threads: &[ThreadLog]) -> Vec<Hold> {
                 .filter(|span| matches!(span.what, What::Held | What::Blurred(_)));
             held.map(move |span| Hold {
                 from: span.from,
+                to: span.to,
                 thread,
             })
         })
@@ -335,6 +339,25 @@ mod tests {
         assert_eq!(words(&log, found.place), "holds (app.py:22)");
         assert_eq!(words(&log, found.lock), "lock at 5, wanted by takes (app.py:11)");
         assert!(of(&log, 3).lock_waits.is_empty());
+    }
+
+    #[test]
+    fn who_had_the_gil_only_before_a_wait_did_not_let_go_in_it() {
+        let mut log = log("takes", "/x/app.py", WaitKind::Lock);
+        let one = log
+            .threads
+            .iter_mut()
+            .find(|thread| thread.tid == 1)
+            .expect("it is there");
+        one.gil.retain(|span| span.to < 100);
+        log.add(Record::Gil {
+            tid: 1,
+            from: 50,
+            to: 95,
+            span: GilSpan::Held,
+        });
+        tell(&mut log);
+        assert!(of(&log, 2).lock_waits.is_empty());
     }
 
     #[test]

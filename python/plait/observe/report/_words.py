@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Final
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from plait.observe._records import StateName
+    from typing import Final
+
+    from plait.observe._states import StateName
 
 TITLES: Final[dict[StateName, str]] = {
     "on_cpu_gil": "Running Python",

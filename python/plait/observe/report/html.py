@@ -18,10 +18,13 @@ from array import array
 from collections.abc import Iterable, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Final, cast
+from typing import TYPE_CHECKING, Final, cast
 
-from plait.observe._records import STATES, ProfileRecord
+from plait.observe._states import STATES
 from plait.observe.report._words import MEANINGS, TITLES, VERDICTS, about, figure, percent, plain, seconds, size
+
+if TYPE_CHECKING:
+    from plait.observe._records import ProfileRecord
 
 SCRIPTS: Final = ("data.js", "lanes.js", "charts.js", "tables.js", "main.js")
 DEFLATED: Final = 1 << 17

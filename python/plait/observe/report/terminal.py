@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
-from typing import Final, TextIO
 
-from plait.observe._records import STATES, ProfileRecord, StateName, States
+from plait.observe._states import STATES
 from plait.observe.report._words import VERDICTS, about, figure, percent, plain, seconds, short, size
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from typing import Final, TextIO
+
+    from plait.observe._records import ProfileRecord, States
+    from plait.observe._states import StateName
 
 WIDTH: Final = 80
 ROWS: Final = 8

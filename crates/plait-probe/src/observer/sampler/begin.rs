@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use plait_sys::limits::page_faults;
 use plait_sys::perf::Switches;
-use plait_sys::time::monotonic_ns;
+use plait_sys::time::{monotonic_ns, thread_cpu_ns};
 use plait_sys::{descriptors, thread};
 use plait_trace::record::{Method, Record, Tid};
 
@@ -55,6 +55,7 @@ impl Sampler {
             gone_lost: 0,
             batch: Vec::new(),
             flushed: 0,
+            ticked: 0,
             ticks: 0,
             crowded: false,
             idle: 0,
@@ -73,17 +74,19 @@ impl Sampler {
     }
 
     fn install(&mut self, program: &Program, caller: Tid, separated: &io::Result<()>) {
-        self.batch.push(Record::Process {
+        self.follow(separated.is_ok());
+        self.keep_files(separated);
+        self.hook(program.interpreter);
+        let process = Record::Process {
             at: self.began,
             parent: program.parent,
             name: self.shared.desk.text(&program.name),
             python: self.shared.desk.text(&program.python),
             switch_interval: program.switch_interval,
             cores: program.cores,
-        });
-        self.follow(separated.is_ok());
-        self.keep_files(separated);
-        self.hook(program.interpreter);
+        };
+        // What it took to get here is no part of the program.
+        self.batch.insert(0, process);
         let tids = std::mem::take(&mut self.list);
         for &tid in &tids {
             self.first_sight(tid, self.began, false);
@@ -114,6 +117,7 @@ impl Sampler {
 
     fn began_flushing(&mut self) {
         (self.flushed, self.stacks_at) = (self.began, self.began);
+        self.spent = thread_cpu_ns();
     }
 
     pub(super) fn method(&mut self, what: &str, how: &str, exact: bool, why: &str) {
@@ -177,7 +181,9 @@ impl Sampler {
         self.switches = switches;
     }
 
+    /// From here on everything is seen.
     fn hook(&mut self, interpreter: Interpreter) {
+        self.began = monotonic_ns();
         let (gil, function) = match interpreter {
             Interpreter::Gil { gil, function } => (gil, function),
             Interpreter::Unknown => {
