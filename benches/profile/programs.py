@@ -88,6 +88,10 @@ def bare_rows(size: int) -> None:
     read(size, len)
 
 
+def nothing(size: int) -> None:
+    """What is left is what a profiler itself takes to begin and end."""
+
+
 def run(parts: list[Callable[[], None]]) -> None:
     threads = [threading.Thread(target=part) for part in parts]
     for thread in threads:
@@ -97,6 +101,7 @@ def run(parts: list[Callable[[], None]]) -> None:
 
 
 PROGRAMS = {
+    "nothing": nothing,
     "computes": computes,
     "waits": waits,
     "longer_waits": longer_waits,
