@@ -168,7 +168,7 @@ pub fn prepare() {
 pub fn lap_ns() -> u64 {
     match LENGTH.load(Relaxed) {
         0 => monotonic_ns(),
-        length => (u128::from(Ticks::chosen(true).now()) * u128::from(length) >> 32) as u64,
+        length => ((u128::from(Ticks::chosen(true).now()) * u128::from(length)) >> 32) as u64,
     }
 }
 
