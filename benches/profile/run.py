@@ -10,11 +10,12 @@ GIL for every row of a query.
 
 Method: each program (`programs.py`) runs with a profiler and alone right before it, once in each round, and the order of
 profilers is rotated from round to round. plait and py-spy look at 100 stacks a second; viztracer writes down every call, as it
-comes. There are three figures, each of which is what is more than alone, as a share of the time that the program alone takes
-by the clock: medians of the rounds, and their range. The first is CPU time of the program's process while it works, all its
-threads together: what plait's hooks and its observer need is in it, what py-spy needs in its own process is not. The second is
-the program's time by the clock while it works. The third is that of the whole command, with its start, the report and the
-end, which are the same however long the program is: what they take is measured by a program that does nothing.
+comes, and so is measured with few programs. There are three figures, each of which is what is more than alone, as a share of
+the time that the program alone takes by the clock: medians of the rounds, and their range. The first is CPU time of the
+program's process while it works, all its threads together: what plait's hooks and its observer need is in it, what py-spy
+needs in its own process is not. The second is the program's time by the clock while it works. The third is that of the whole
+command, with its start, the report and the end, which are the same however long the program is: what they take is measured by
+a program that does nothing.
 """
 
 from __future__ import annotations
@@ -45,11 +46,14 @@ PROGRAMS = {
     "longer_waits": ("eight threads that wait for 10 ms each time", 100),
     "waits": ("eight threads that wait for 1 ms each time", 800),
     "mixed": ("four threads that wait beside one that computes", 70),
+    "tasks": ("a hundred tasks of asyncio that wait for 1 ms each time", 200),
     "rows": ("SQLite, 2.7 million pairs of letting go and taking in 2.3 s", 30_000),
     "bare_rows": ("SQLite, nothing done with the rows", 60_000),
 }
 # In percent, where it is not 3.
 AIMS = {"rows": 10, "bare_rows": 10}
+# What it takes a minute for says nothing new.
+VIZTRACER_RUNS = ("longer_waits", "mixed", "nothing")
 FIGURES = {"cpu": "CPU", "wall": "clock", "whole": "whole command"}
 
 
@@ -58,6 +62,8 @@ class Profiler(Peer):
     command: tuple[str, ...] = ()
     tool: str = ""
     """The program that has to be there."""
+    last: tuple[str, ...] = ()
+    """What the program gets besides."""
 
 
 PLAIT = (sys.executable, "-m", "plait", "profile", "-q", "--rate", RATE, "-o", "{file}")
@@ -66,6 +72,7 @@ VIZTRACER = (sys.executable, "-m", "viztracer", "--quiet", "-o", "{file}.json")
 PEERS = {
     "plait profile": Profiler(command=PLAIT, package="plait", ours=True),
     "py-spy record": Profiler(command=PY_SPY, package="py-spy", tool="py-spy"),
+    "plait.watch()": Profiler(last=("watch",), ours=True),
     "viztracer": Profiler(command=VIZTRACER, package="viztracer", tool="viztracer"),
 }
 
@@ -93,6 +100,8 @@ class ProfileRounds(PairedRounds[Profiler]):
     def measure(self, peer: Profiler, quick: bool) -> dict[str, float]:
         measured = {}
         for name, (_what, size) in {**PROGRAMS, "nothing": ("", 0)}.items():
+            if peer.tool == "viztracer" and name not in VIZTRACER_RUNS:
+                continue
             program = [str(HERE / "programs.py"), name, str(size // 4 if quick else size)]
             with tempfile.TemporaryDirectory() as folder:
                 command = [each.replace("{file}", str(Path(folder, "found"))) for each in peer.command]
@@ -100,7 +109,10 @@ class ProfileRounds(PairedRounds[Profiler]):
                     command[0] = found(peer.tool) or peer.tool
                 for kind, given in (("alone", [sys.executable]), ("profiled", command)):
                     began = time.perf_counter()
-                    done = subprocess.run([*given, *program], capture_output=True, text=True, check=True)
+                    last = peer.last if kind == "profiled" else ()
+                    done = subprocess.run(
+                        [*(given or [sys.executable]), *program, *last], capture_output=True, text=True, check=True
+                    )
                     own = json.loads([line for line in done.stdout.splitlines() if line.startswith("{")][-1])
                     own["whole"] = time.perf_counter() - began
                     measured.update({f"{name} {kind} {key}": value for key, value in own.items()})
@@ -109,12 +121,16 @@ class ProfileRounds(PairedRounds[Profiler]):
     def more(self, result: dict[str, Any], peer: str, name: str, figure: str) -> list[float]:
         more = []
         for each in result["rounds"]:
+            if f"{name} alone wall" not in each[peer]:
+                return []
             extra = each[peer][f"{name} profiled {figure}"] - each[peer][f"{name} alone {figure}"]
             more.append(100 * extra / each[peer][f"{name} alone wall"])
         return more
 
     def cell(self, result: dict[str, Any], peer: str, name: str, figure: str) -> str:
         more = self.more(result, peer, name, figure)
+        if not more:
+            return "-"
         return f"{statistics.median(more):.1f} ({min(more):.1f} to {max(more):.1f})"
 
     def start(self, result: dict[str, Any], peer: str) -> str:
@@ -137,11 +153,12 @@ class ProfileRounds(PairedRounds[Profiler]):
     def aims(self, result: dict[str, Any]) -> str:
         """Which of the aims the program's CPU time keeps."""
         lines = []
-        for name, (what, _size) in PROGRAMS.items():
-            aim, middle = AIMS.get(name, 3), statistics.median(self.more(result, "plait profile", name, "cpu"))
-            lines.append(
-                f"- {what}: {middle:.1f} %, {'below' if middle < aim else '**above**'} the {aim} % that it is to cost at most"
-            )
+        for peer in ("plait profile", "plait.watch()"):
+            for name, (what, _size) in PROGRAMS.items():
+                aim = AIMS.get(name, 3) if peer == "plait profile" else 1
+                middle = statistics.median(self.more(result, peer, name, "cpu"))
+                kept = "below" if middle < aim else "**above**"
+                lines.append(f"- {peer}, {what}: {middle:.1f} %, {kept} the {aim} % that it is to cost at most")
         return "\n".join(lines)
 
     def page(self, result: dict[str, Any]) -> str:
