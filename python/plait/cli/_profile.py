@@ -7,7 +7,6 @@ its signals, its end. This process waits for it, passes signals on, and puts the
 from __future__ import annotations
 
 import os
-import signal
 import sys
 
 from plait.cli import _output, _usage
@@ -16,7 +15,10 @@ from plait.observe._settings import Settings, environment
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import signal
     from typing import Final
+else:
+    import _signal as signal  # what makes enumerations of these numbers takes longer to load than all of this
 
 __all__ = ["run"]
 
@@ -171,7 +173,7 @@ def _tell(folder: str, output: _output.Output, pid: int, code: int) -> int:
 
     whole = os.path.join(folder, "whole")
     try:
-        record = _profile.collect(folder, whole, {pid: code})
+        record = _profile.collect(folder, whole, {pid: code}, detail=output.detail)
         kept = output.write(_profile.Profile(record, whole), sys.stderr)
     except BrokenPipeError:
         raise

@@ -18,7 +18,7 @@ use super::threads::Thread;
 use super::waits::{Found, look};
 use super::{Running, Settings, Sink};
 use crate::gil::Gil;
-use crate::meter::{self, Doing, Meter};
+use crate::meter::{self, Clock, Doing, Meter};
 use crate::proc::{Stat, Tasks, line};
 use crate::stacks::Stacks;
 use census::settled;
@@ -56,7 +56,7 @@ enum GilSource {
     /// There is none, or it was not found.
     None,
     /// Every event, in this session of the meters.
-    Hooks { gil: Gil, session: u32 },
+    Hooks { gil: Gil, session: u32, clock: Clock },
     /// Its holder and who waits, at each look.
     Looks(Gil),
 }
@@ -224,9 +224,13 @@ impl Sampler {
     /// Takes what there is of the GIL; whether there was anything.
     fn take_gil(&mut self, now: u64) -> bool {
         let before = self.batch.len();
-        match &self.gil {
+        match &mut self.gil {
             GilSource::None => return false,
-            GilSource::Hooks { session, .. } => self.take_meters(*session, now),
+            GilSource::Hooks { session, clock, .. } => {
+                clock.scale.look();
+                let (session, clock) = (*session, *clock);
+                self.take_meters(session, &clock, now);
+            }
             GilSource::Looks(gil) => {
                 let gil = *gil;
                 self.look_at_gil(&gil, now);
@@ -473,14 +477,16 @@ impl Sampler {
         self.take_switches(now);
         self.look_for_deadlocks(now, true);
         let has_gil = self.gil.gil().is_some();
-        if let GilSource::Hooks { session, .. } = std::mem::replace(&mut self.gil, GilSource::None) {
-            self.take_meters(session, now);
+        let mut measured = None;
+        if let GilSource::Hooks { session, mut clock, .. } = std::mem::replace(&mut self.gil, GilSource::None) {
+            clock.scale.look();
+            self.take_meters(session, &clock, now);
             meter::end();
+            measured = Some(clock);
         }
         for thread in self.threads.values_mut() {
-            let open = thread
-                .meter
-                .and_then(|meter| settled(thread, meter, self.began, &mut self.batch));
+            let meter = thread.meter.zip(measured.as_ref());
+            let open = meter.and_then(|(meter, clock)| settled(thread, meter, clock, &mut self.batch));
             if has_gil {
                 thread.write_open(open.as_ref(), now, &mut self.batch);
             }
