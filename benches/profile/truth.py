@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE))
+sys.path.insert(0, str(HERE.parents[1]))  # it may be started from anywhere
 
-import truths  # noqa: E402 - the folder has to be there first
+from benches.profile import truths
 
 STATES = ("on_cpu_gil", "on_cpu_released", "ready", "gil_wait", "gil_held_off_cpu", "io_wait", "lock_wait", "idle")
 NEAR = 0.05

@@ -282,7 +282,7 @@ def processes(truth: Truth) -> None:
     """CPU time of children, by how they are started."""
     found = truth["processes"] = {}
     for kind in ("fork", "spawn"):
-        context = multiprocessing.get_context(kind)
+        context: Any = multiprocessing.get_context(kind)
         told = context.SimpleQueue()
         children = [context.Process(target=burns, args=(told, 0.3)) for _ in range(2)]
         for child in children:
@@ -345,16 +345,16 @@ def tasks(truth: Truth) -> None:
         return time.perf_counter() - began
 
     async def main() -> None:
-        loop_tasks = {
+        stepping = {
             "busy": asyncio.create_task(steps(0.01, 0.02, 15), name="busy"),
             "calm": asyncio.create_task(steps(0.001, 0.05, 10), name="calm"),
-            "executor": asyncio.create_task(executor(), name="executor"),
         }
+        waits = asyncio.create_task(executor(), name="executor")
         found = truth["tasks"] = {}
-        for name in ("busy", "calm"):
-            ran, awaited = await loop_tasks[name]
+        for name, task in stepping.items():
+            ran, awaited = await task
             found[name] = {"running": ran, "awaiting+ready": awaited}
-        found["executor"] = {"awaiting+ready": await loop_tasks["executor"]}
+        found["executor"] = {"awaiting+ready": await waits}
         found["blocks"] = {"longest_step": await asyncio.create_task(blocks(), name="blocks")}
 
     asyncio.run(main())
