@@ -1,4 +1,4 @@
-"""What is profiled: `python programs.py NAME SIZE` runs one and prints what it took.
+"""What is profiled: `python programs.py NAME SIZE` runs one and prints what it took; with a third word, under `plait.watch()`.
 
 `cpu` is the CPU time of the whole process while it works, with all of its threads, whoever made them, and `wall` is by the
 clock.
@@ -7,6 +7,7 @@ clock.
 from __future__ import annotations
 
 import ast
+import asyncio
 import io
 import json
 import sqlite3
@@ -88,6 +89,24 @@ def bare_rows(size: int) -> None:
     read(size, len)
 
 
+def tasks(size: int) -> None:
+    """A hundred tasks of an event loop that wait for a millisecond each time, and do a little between."""
+
+    async def part() -> None:
+        for number in range(size):
+            await asyncio.sleep(SLEEP)
+            json.loads(json.dumps({"number": number, "list": list(range(20))}))
+
+    async def main() -> None:
+        await asyncio.gather(*(part() for _ in range(100)))
+
+    asyncio.run(main())
+
+
+def nothing(size: int) -> None:
+    """What is left is what a profiler itself takes to begin and end."""
+
+
 def run(parts: list[Callable[[], None]]) -> None:
     threads = [threading.Thread(target=part) for part in parts]
     for thread in threads:
@@ -97,16 +116,22 @@ def run(parts: list[Callable[[], None]]) -> None:
 
 
 PROGRAMS = {
+    "nothing": nothing,
     "computes": computes,
     "waits": waits,
     "longer_waits": longer_waits,
     "mixed": mixed,
+    "tasks": tasks,
     "rows": rows,
     "bare_rows": bare_rows,
 }
 
 if __name__ == "__main__":
-    name, size = sys.argv[1], int(sys.argv[2])
+    name, size, *watch = sys.argv[1], int(sys.argv[2]), *sys.argv[3:]
+    if watch:
+        import plait
+
+        plait.watch()
     began, cpu = time.perf_counter(), time.process_time()
     PROGRAMS[name](size)
     cpu = time.process_time() - cpu

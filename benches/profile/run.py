@@ -8,13 +8,14 @@ For whom: somebody who asks whether a program that is profiled is still the prog
 `plait profile` to cost less than 3 % of the run time in its default mode, and less than 10 % where a program lets go of the
 GIL for every row of a query.
 
-Method: each program (`programs.py`) runs once in each round with each profiler, in processes of its own, and the order is
-rotated from round to round. CPU time is compared, user and system, not the clock: on a busy machine the clock tells of
-others. plait and py-spy look at 100 stacks a second; viztracer writes down every call, as it comes. The first figure is CPU
-time of the program's process while it works, all its threads together: what plait's hooks and its observer need is in it,
-what py-spy needs in its own process is not. The second is that of the whole command, with start, observing and report. Both
-are what is more than alone in the same round, as a share of the time that the program takes by the clock, which is the
-shortest of its runs alone: the medians of the rounds, and their range.
+Method: each program (`programs.py`) runs with a profiler and alone right before it, once in each round, and the order of
+profilers is rotated from round to round. plait and py-spy look at 100 stacks a second; viztracer writes down every call, as it
+comes, and so is measured with few programs. There are three figures, each of which is what is more than alone, as a share of
+the time that the program alone takes by the clock: medians of the rounds, and their range. The first is CPU time of the
+program's process while it works, all its threads together: what plait's hooks and its observer need is in it, what py-spy
+needs in its own process is not. The second is the program's time by the clock while it works. The third is that of the whole
+command, with its start, the report and the end, which are the same however long the program is: what they take is measured by
+a program that does nothing.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,15 +42,19 @@ HERE = Path(__file__).resolve().parent
 RATE = "100"
 # By program: what it is, and its size.
 PROGRAMS = {
-    "computes": ("computes in Python", 60),
-    "longer_waits": ("eight threads that wait for 10 ms each time", 40),
-    "waits": ("eight threads that wait for 1 ms each time", 300),
-    "mixed": ("four threads that wait beside one that computes", 40),
-    "rows": ("SQLite, 2.7 million pairs of letting go and taking in 2.3 s", 20_000),
+    "computes": ("computes in Python", 100),
+    "longer_waits": ("eight threads that wait for 10 ms each time", 100),
+    "waits": ("eight threads that wait for 1 ms each time", 800),
+    "mixed": ("four threads that wait beside one that computes", 70),
+    "tasks": ("a hundred tasks of asyncio that wait for 1 ms each time", 200),
+    "rows": ("SQLite, 2.7 million pairs of letting go and taking in 2.3 s", 30_000),
     "bare_rows": ("SQLite, nothing done with the rows", 60_000),
 }
 # In percent, where it is not 3.
 AIMS = {"rows": 10, "bare_rows": 10}
+# What it takes a minute for says nothing new.
+VIZTRACER_RUNS = ("longer_waits", "mixed", "nothing")
+FIGURES = {"cpu": "CPU", "wall": "clock", "whole": "whole command"}
 
 
 @dataclass
@@ -56,26 +62,23 @@ class Profiler(Peer):
     command: tuple[str, ...] = ()
     tool: str = ""
     """The program that has to be there."""
+    last: tuple[str, ...] = ()
+    """What the program gets besides."""
 
 
 PLAIT = (sys.executable, "-m", "plait", "profile", "-q", "--rate", RATE, "-o", "{file}")
 PY_SPY = ("py-spy", "record", "--rate", RATE, "--format", "raw", "-o", "{file}", "--", sys.executable)
 VIZTRACER = (sys.executable, "-m", "viztracer", "--quiet", "-o", "{file}.json")
 PEERS = {
-    "alone": Profiler(),
     "plait profile": Profiler(command=PLAIT, package="plait", ours=True),
     "py-spy record": Profiler(command=PY_SPY, package="py-spy", tool="py-spy"),
+    "plait.watch()": Profiler(last=("watch",), ours=True),
     "viztracer": Profiler(command=VIZTRACER, package="viztracer", tool="viztracer"),
 }
 
 
 def found(tool: str) -> str | None:
     return shutil.which(tool, path=os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", "")]))
-
-
-def spent(before: os.times_result) -> float:
-    after = os.times()
-    return after.children_user + after.children_system - before.children_user - before.children_system
 
 
 class ProfileRounds(PairedRounds[Profiler]):
@@ -96,51 +99,66 @@ class ProfileRounds(PairedRounds[Profiler]):
 
     def measure(self, peer: Profiler, quick: bool) -> dict[str, float]:
         measured = {}
-        for name, (_what, size) in PROGRAMS.items():
+        for name, (_what, size) in {**PROGRAMS, "nothing": ("", 0)}.items():
+            if peer.tool == "viztracer" and name not in VIZTRACER_RUNS:
+                continue
+            program = [str(HERE / "programs.py"), name, str(size // 4 if quick else size)]
             with tempfile.TemporaryDirectory() as folder:
                 command = [each.replace("{file}", str(Path(folder, "found"))) for each in peer.command]
                 if peer.tool and command[0] == peer.tool:
                     command[0] = found(peer.tool) or peer.tool
-                program = [str(HERE / "programs.py"), name, str(size // 4 if quick else size)]
-                before = os.times()
-                done = subprocess.run(
-                    [*(command or [sys.executable]), *program], capture_output=True, text=True, check=True
-                )
-                whole = spent(before)
-            own = json.loads([line for line in done.stdout.splitlines() if line.startswith("{")][-1])
-            measured.update({f"{name} {key}": value for key, value in own.items()})
-            measured[f"{name} whole"] = whole
+                for kind, given in (("alone", [sys.executable]), ("profiled", command)):
+                    began = time.perf_counter()
+                    last = peer.last if kind == "profiled" else ()
+                    done = subprocess.run(
+                        [*(given or [sys.executable]), *program, *last], capture_output=True, text=True, check=True
+                    )
+                    own = json.loads([line for line in done.stdout.splitlines() if line.startswith("{")][-1])
+                    own["whole"] = time.perf_counter() - began
+                    measured.update({f"{name} {kind} {key}": value for key, value in own.items()})
         return measured
 
     def more(self, result: dict[str, Any], peer: str, name: str, figure: str) -> list[float]:
-        shortest = min(each["alone"][f"{name} wall"] for each in result["rounds"])
         more = []
         for each in result["rounds"]:
-            extra = each[peer][f"{name} {figure}"] - each["alone"][f"{name} {figure}"]
-            more.append(100 * extra / shortest)
+            if f"{name} alone wall" not in each[peer]:
+                return []
+            extra = each[peer][f"{name} profiled {figure}"] - each[peer][f"{name} alone {figure}"]
+            more.append(100 * extra / each[peer][f"{name} alone wall"])
         return more
 
     def cell(self, result: dict[str, Any], peer: str, name: str, figure: str) -> str:
         more = self.more(result, peer, name, figure)
+        if not more:
+            return "-"
         return f"{statistics.median(more):.1f} ({min(more):.1f} to {max(more):.1f})"
 
+    def start(self, result: dict[str, Any], peer: str) -> str:
+        """What start, report and end take, in milliseconds."""
+        each = [each[peer] for each in result["rounds"]]
+        more = [1000 * (each["nothing profiled whole"] - each["nothing alone whole"]) for each in each]
+        return f"{peer} {statistics.median(more):.0f} ms ({min(more):.0f} to {max(more):.0f})"
+
     def table(self, result: dict[str, Any]) -> str:
-        peers = [peer for peer in PEERS if peer in result["rounds"][0] and peer != "alone"]
-        heads = [f"{peer}, {figure}, %" for peer in peers for figure in ("program", "whole")]
+        peers = [peer for peer in PEERS if peer in result["rounds"][0]]
+        heads = [f"{peer}, {title}, %" for peer in peers for title in FIGURES.values()]
         lines = ["| program | " + " | ".join(heads) + " |", "|---|" + "---:|" * len(heads)]
         for name, (what, _size) in PROGRAMS.items():
-            cells = [self.cell(result, peer, name, figure) for peer in peers for figure in ("cpu", "whole")]
+            cells = [self.cell(result, peer, name, figure) for peer in peers for figure in FIGURES]
             lines.append(f"| {what} | {' | '.join(cells)} |")
-        return "\n".join(lines)
+        return "\n".join(
+            [*lines, "", f"Start, report and end take {', '.join(self.start(result, peer) for peer in peers)}."]
+        )
 
     def aims(self, result: dict[str, Any]) -> str:
-        """Which of the aims the program's own figure keeps."""
+        """Which of the aims the program's CPU time keeps."""
         lines = []
-        for name, (what, _size) in PROGRAMS.items():
-            aim, middle = AIMS.get(name, 3), statistics.median(self.more(result, "plait profile", name, "cpu"))
-            lines.append(
-                f"- {what}: {middle:.1f} %, {'below' if middle < aim else '**above**'} the {aim} % that it is to cost at most"
-            )
+        for peer in ("plait profile", "plait.watch()"):
+            for name, (what, _size) in PROGRAMS.items():
+                aim = AIMS.get(name, 3) if peer == "plait profile" else 1
+                middle = statistics.median(self.more(result, peer, name, "cpu"))
+                kept = "below" if middle < aim else "**above**"
+                lines.append(f"- {peer}, {what}: {middle:.1f} %, {kept} the {aim} % that it is to cost at most")
         return "\n".join(lines)
 
     def page(self, result: dict[str, Any]) -> str:
@@ -150,13 +168,11 @@ class ProfileRounds(PairedRounds[Profiler]):
 Made by `benches/profile/run.py`, whose first lines say how it is measured; the rounds are in `result.json`.
 
 CPython {result["python"]}, {result["machine"]}, load {result["load"]} at the end; {versions}.
-{len(result["rounds"])} rounds: more CPU time than the program alone, as a share of its time by the clock, median and range.
+{len(result["rounds"])} rounds: what is more than alone, as a share of the program's time by the clock, median and range.
 
 {self.table(result)}
 
 {self.aims(result)}
-
-What the whole command costs more is mostly start and report, which do not grow with the program's time.
 """
 
 

@@ -64,6 +64,14 @@ if __name__ == "__main__":
         with plait.profile(children=False) as found:
             pool.submit(time.sleep, 0.1).result()
             assert pool.submit(len, [0] * 1000).result() == 1000
+        with plait.ProcessPool(1) as ours:
+            ours.submit(len, "abc").result()
+            with plait.profile() as other:
+                values = {"values": list(range(300_000))}
+                assert ours.submit(len, values).result() == 1
+                sum(range(2_000_000))
+        assert other.verdict != "pickling-bound", other.evidence
+        assert [each["count"] for each in other.pools] == [0]
         again = [pool.submit(len, "abc").result(), *pool.map(len, ["ab", "c"])]
     by_function = {each["function"]: each for each in found.pools}
     assert by_function["sleep"]["count"] == by_function["len"]["count"] == 1, found.pools

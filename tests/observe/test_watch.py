@@ -204,9 +204,9 @@ def test_the_text_is_prometheus_own(watch: plait.Watch) -> None:
         family = families.pop(metric.name)
         assert (family.type, family.documentation) == (metric.kind, metric.help)
         if metric.kind == "histogram":
-            [count] = [each.value for each in family.samples if each.name.endswith("_count")]
-            [last] = [each.value for each in family.samples if each.labels.get("le") == "+Inf"]
-            assert count == last == metric.samples[0].value["count"]
+            counts = [each.value for each in family.samples if each.name.endswith("_count")]
+            last = [each.value for each in family.samples if each.labels.get("le") == "+Inf"]
+            assert counts == last == [each.value["count"] for each in metric.samples]
         else:
             assert [each.value for each in family.samples] == [each.value for each in metric.samples]
     assert not families

@@ -6,6 +6,7 @@
 //! no word of their own, as from 3.14 on, are not found.
 
 use std::collections::HashMap;
+use std::ops::Range;
 
 use crate::layout::Layout;
 use crate::stack::{Miss, PyThread, Stack, Stacks};
@@ -20,6 +21,8 @@ const COUNT: usize = 32;
 /// Where a bound method of C has what describes it, whose first word is its name, and the object.
 const METHOD: usize = 16;
 const SELF: usize = 24;
+/// A lock that a thread waits for is a value of one of so many frames, the innermost.
+pub(crate) const NEAR: usize = 2;
 /// So many words of a frame, and bytes of a table, are looked at.
 const MOST: usize = 4096;
 
@@ -53,43 +56,47 @@ impl Stacks {
         let mut stack = Stack::default();
         self.stack(thread, &mut stack)?;
         let frames: Vec<_> = self.python_frames().take(most).collect();
-        for (frame, code, instruction) in frames {
+        for (number, &(frame, code, instruction)) in frames.iter().enumerate() {
             // What cannot be read has moved: a thread that sleeps keeps its frames where they are.
-            let Some(values) = self.values(frame, code, instruction) else {
+            let Some(values) = self.values(frame, code, instruction, number < NEAR) else {
                 continue;
             };
             for (at, &value) in values.words.iter().enumerate() {
-                let kept = (values.locals..values.locals + values.kept).contains(&at);
-                self.value(thread, value, kept, words, out);
+                self.value(thread, value, values.kept.contains(&at), words, out);
             }
         }
         Ok(())
     }
 
-    /// Local variables and values of a frame.
-    fn values(&self, frame: usize, code: usize, instruction: Option<u32>) -> Option<Values> {
+    /// The values of a frame that are there for sure; of one that is `near`, local variables too, and what may be left of others.
+    fn values(&self, frame: usize, code: usize, instruction: Option<u32>, near: bool) -> Option<Values> {
         let Layout {
             frame: at, code: of, ..
         } = *self.layout();
+        // All that is wanted of it lies side by side.
+        let mut bytes = vec![0; of.first_line + 8 - HANDLERS];
+        self.memory().read(code.wrapping_add(HANDLERS), &mut bytes).ok()?;
         let half = |offset: usize| {
-            let mut bytes = [0; 4];
-            self.memory().read(code.wrapping_add(offset), &mut bytes).ok()?;
+            let bytes = bytes.get(offset - HANDLERS..offset - HANDLERS + 4)?.try_into().ok()?;
             usize::try_from(u32::from_ne_bytes(bytes)).ok()
         };
         let (depth, locals) = (half(of.first_line - 4)?, half(of.first_line + 4)?);
         if depth + locals > MOST {
             return None;
         }
-        let mut bytes = vec![0; 8 * (depth + locals)];
-        self.memory().read(frame.wrapping_add(at.size), &mut bytes).ok()?;
+        let handlers = self.bytes_of(usize::from_ne_bytes(bytes[..8].try_into().ok()?))?;
+        let kept = instruction.map_or(0, |at| kept(&handlers, at)).min(depth);
+        let (skipped, count) = if near { (0, locals + depth) } else { (locals, kept) };
+        let mut bytes = vec![0; 8 * count];
+        self.memory()
+            .read(frame.wrapping_add(at.size + 8 * skipped), &mut bytes)
+            .ok()?;
         let words = bytes
             .chunks_exact(8)
             .map(|word| usize::from_ne_bytes(word.try_into().unwrap_or_default()));
-        let handlers = self.bytes_of(self.word(code.wrapping_add(HANDLERS))?)?;
         Some(Values {
             words: words.collect(),
-            locals,
-            kept: instruction.map_or(0, |at| kept(&handlers, at)).min(depth),
+            kept: locals - skipped..locals - skipped + kept,
         })
     }
 
@@ -185,10 +192,8 @@ impl Stacks {
 /// What lies in a frame.
 struct Values {
     words: Vec<usize>,
-    /// How many local variables come first.
-    locals: usize,
-    /// How many values after them are there for sure.
-    kept: usize,
+    /// Which of them are there for sure.
+    kept: Range<usize>,
 }
 
 /// How many values of a frame its handler for an instruction keeps: 0 where it has none.

@@ -207,14 +207,14 @@ impl Drop for Hooks {
 mod tests {
     use super::*;
     use crate::fake::{FakeGil, turn};
-    use crate::meter::{Meter, Span};
-    use plait_sys::time::monotonic_ns;
+    use crate::meter::{Clock, Meter, Span};
+    use plait_sys::ticks::{Scale, Ticks};
     use plait_trace::record::GilSpan;
     use std::time::Duration;
 
-    fn spans(meter: &Meter) -> Vec<Span> {
+    fn spans(meter: &Meter, clock: &Clock) -> Vec<Span> {
         let mut spans = Vec::new();
-        while meter.drain(0, &mut |span| spans.push(span)).is_none() {}
+        while meter.drain(clock, &mut |span| spans.push(span)).is_none() {}
         spans
     }
 
@@ -228,7 +228,12 @@ mod tests {
         let _turn = turn();
         let fake = FakeGil::new();
         let own = thread_number();
-        let session = meter::begin(monotonic_ns(), &[own]);
+        let scale = Scale::new(Ticks::find());
+        let clock = Clock {
+            scale,
+            began: scale.clock().now(),
+        };
+        let session = meter::begin(&scale, clock.began, &[own]);
         fake.take(); // not hooked yet: as a program that runs when it is first looked at
         // SAFETY: it is ours, and this program stays loaded.
         let hooks = unsafe { Hooks::install(&fake.gil(), FakeGil::function()) }.expect("hooks");
@@ -247,7 +252,12 @@ mod tests {
         fake.drop();
         let mut meters = Vec::new();
         meter::collect(session, &mut meters);
-        let of = |tid| spans(meters.iter().find(|meter| meter.tid() == tid).expect("it took part"));
+        let of = |tid| {
+            spans(
+                meters.iter().find(|meter| meter.tid() == tid).expect("it took part"),
+                &clock,
+            )
+        };
         let (own, other) = (of(own), of(other));
         assert!(total(&own, GilSpan::Held) >= Duration::from_millis(30), "{own:?}");
         assert!(total(&other, GilSpan::Held) >= Duration::from_millis(10), "{other:?}");
@@ -260,7 +270,7 @@ mod tests {
             .iter()
             .find(|meter| meter.tid() == thread_number())
             .expect("it took part");
-        assert!(spans(meter).is_empty(), "nothing is measured any more");
+        assert!(spans(meter, &clock).is_empty(), "nothing is measured any more");
     }
 
     fn thread_number() -> u32 {

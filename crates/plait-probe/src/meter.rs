@@ -4,26 +4,30 @@
 //! adds to sums, and once in a while leaves a span on its [`Trail`]. Short spans are summed until they are worth a record; so are those that
 //! find no room on the trail: detail is lost then, and no sum is.
 //!
+//! Within a meter time is in ticks of the fastest clock that there is; who reads one gets nanoseconds.
+//!
 //! Meters live for ever, and go from threads that have ended to new ones.
 
 use std::cell::Cell;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
-use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 
 use plait_shm::guarded::Guarded;
 use plait_shm::trail::{Look, SPAN, Trail};
-use plait_sys::time::monotonic_ns;
+use plait_sys::ticks::{Scale, Ticks};
 use plait_sys::{fork, thread};
 use plait_trace::record::{GilSpan, Tid};
 
-/// Spans shorter than this many nanoseconds are summed.
-const SHORT: u64 = 50_000;
+/// Lengths that matter, in nanoseconds here and in ticks in [`LENGTHS`].
+const NANOSECONDS: [u64; 4] = [50_000, 2_000_000, 5_000, 3_000_000];
+/// Spans shorter than this are summed.
+const SHORT: usize = 0;
 /// Sums are written down when they cover so much time.
-const BLUR: u64 = 2_000_000;
+const BLUR: usize = 1;
 /// Who lets go and then waits at once has waited since it let go.
-const AT_ONCE: u64 = 5_000;
+const AT_ONCE: usize = 2;
 /// Who was made to let go wants it back, in all likelihood, if it does so within this time: until then it may sleep on the GIL's mutex.
-const BACK: u64 = 3_000_000;
+const BACK: usize = 3;
 /// Room for spans: those of half a tick at the least length that is not summed.
 const ROOM: usize = 512;
 
@@ -53,7 +57,7 @@ impl Doing {
 }
 
 // Words beside the trail's ring.
-/// The present state and since when: nanoseconds times eight, a bit for a thread that was made to let go, and the state.
+/// The present state and since when: ticks times eight, a bit for a thread that was made to let go, and the state.
 const NOW: usize = 0;
 /// What has been summed: how many spans, from when, and the sums. The last span's state, in case that it is the only one.
 const SPANS: usize = 1;
@@ -77,8 +81,16 @@ const SUMMED: u64 = 4;
 /// What the meters measure now: a number that is never used again, or 0 for nothing.
 static SESSION: AtomicU32 = AtomicU32::new(0);
 static SESSIONS: AtomicU32 = AtomicU32::new(0);
-/// When that began.
+/// When that began, in ticks.
 static BEGAN: AtomicU64 = AtomicU64::new(0);
+/// Whether ticks are the processor's.
+static PROCESSOR: AtomicBool = AtomicBool::new(false);
+static LENGTHS: [AtomicU64; 4] = [const { AtomicU64::new(0) }; 4];
+
+#[inline]
+fn lasts(length: usize) -> u64 {
+    LENGTHS[length].load(Relaxed)
+}
 
 /// The meters of threads that live, or lived when somebody last looked; and those that nobody has.
 #[derive(Default)]
@@ -108,7 +120,7 @@ pub(crate) struct Meter {
     generation: AtomicU32,
 }
 
-/// A span as it was measured.
+/// A span as it was measured, in nanoseconds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Span {
     pub(crate) from: u64,
@@ -117,9 +129,11 @@ pub(crate) struct Span {
     pub(crate) span: Option<GilSpan>,
 }
 
-/// Begins to measure. `began` is now. The threads that live are needed to know whose meters are free: their numbers, sorted.
-pub(crate) fn begin(began: u64, living: &[Tid]) -> u32 {
+/// Begins to measure, in the ticks of a scale; `began` is now, in those. The threads that live are needed to know whose meters are free:
+/// their numbers, sorted.
+pub(crate) fn begin(scale: &Scale, began: u64, living: &[Tid]) -> u32 {
     prune(living);
+    measure_in(scale);
     BEGAN.store(began, Relaxed);
     let session = SESSIONS.fetch_add(1, Relaxed) + 1;
     // Release: pairs with `event`.
@@ -137,19 +151,31 @@ pub(crate) fn forked() {
     end();
 }
 
-/// What an event costs, in nanoseconds: measured with a meter of nobody.
-pub(crate) fn cost() -> u64 {
+fn measure_in(scale: &Scale) {
+    // Whoever measures now sees both sooner or later: nobody does but in tests, where sessions follow one another.
+    PROCESSOR.store(scale.clock().is_processor(), Relaxed);
+    for (length, nanoseconds) in LENGTHS.iter().zip(NANOSECONDS) {
+        length.store(scale.ticks(nanoseconds), Relaxed);
+    }
+}
+
+#[inline]
+fn now() -> u64 {
+    Ticks::chosen(PROCESSOR.load(Relaxed)).now()
+}
+
+/// What an event costs, in nanoseconds: measured with a meter of nobody, before a session begins.
+pub(crate) fn cost(scale: &Scale) -> u64 {
     const EVENTS: u64 = 2000;
+    measure_in(scale);
     let meter = Meter::new();
-    meter
-        .trail
-        .change(|trail| trail.set(NOW, pack(Doing::Free, monotonic_ns())));
-    let before = monotonic_ns();
+    meter.trail.change(|trail| trail.set(NOW, pack(Doing::Free, now())));
+    let before = now();
     for _ in 0..EVENTS / 2 {
         meter.turn(Did::Take);
         meter.turn(Did::LetGo);
     }
-    (monotonic_ns() - before) / EVENTS
+    scale.long(now() - before) / EVENTS
 }
 
 /// Gives the meters of threads that do not live any more to others.
@@ -292,7 +318,7 @@ impl Meter {
         let word = self.trail.get(NOW);
         // A wait is many short ones, of a switch interval each.
         if Doing::of(word) != did.doing() {
-            self.turn_at(did, word, monotonic_ns());
+            self.turn_at(did, word, now());
         }
     }
 
@@ -302,7 +328,7 @@ impl Meter {
         let now = now.max(since);
         let length = now - since;
         let doing = did.doing();
-        if was == Doing::Free && (did == Did::WaitForOther || word & MADE != 0 && length < BACK) {
+        if was == Doing::Free && (did == Did::WaitForOther || word & MADE != 0 && length < lasts(BACK)) {
             was = Doing::Wants;
         }
         let made = if did == Did::OtherHasIt { MADE } else { 0 };
@@ -312,12 +338,12 @@ impl Meter {
                 Doing::Unknown => self.first(doing, since, now),
                 // One wait, whose first part was taken for something else.
                 Doing::Wants if doing == Doing::Wants => trail.set(NOW, pack(doing, since)),
-                Doing::Free if doing == Doing::Wants && length < AT_ONCE && trail.get(SPANS) == 0 => {
+                Doing::Free if doing == Doing::Wants && length < lasts(AT_ONCE) && trail.get(SPANS) == 0 => {
                     trail.set(NOW, pack(doing, since));
                 }
-                _ if length < SHORT => {
+                _ if length < lasts(SHORT) => {
                     self.add(was, since, length);
-                    if now - trail.get(FROM) >= BLUR {
+                    if now - trail.get(FROM) >= lasts(BLUR) {
                         self.flush(now);
                     }
                 }
@@ -385,16 +411,16 @@ impl Meter {
     }
 
     /// What the thread does and since when, after handing each span before that to `out`; sums that are not on the trail yet are not
-    /// among them, nor is what an event that ended after the session before has left: `began` is when this one did. None where the
-    /// thread is within an event: another time. For the one observer.
-    pub(crate) fn drain(&self, began: u64, out: &mut impl FnMut(Span)) -> Option<Open> {
+    /// among them, nor is what an event that ended after the session before has left. None where the thread is within an event: another
+    /// time. For the one observer.
+    pub(crate) fn drain(&self, clock: &Clock, out: &mut impl FnMut(Span)) -> Option<Open> {
         let seen = self.trail.look()?;
         while let Some(span) = self.trail.pop(&seen) {
-            if span[0] >= began {
-                out(read(span));
+            if span[0] >= clock.began {
+                out(read(span, &clock.scale));
             }
         }
-        Some(Open(seen))
+        Some(Open(seen, clock.scale))
     }
 }
 
@@ -408,14 +434,22 @@ fn summed(get: impl Fn(usize) -> u64, to: u64) -> [u64; SPAN] {
     [get(FROM), to, third, get(HELD), get(WANTED), get(LONGEST)]
 }
 
-fn read([from, to, third, held, wanted, longest]: [u64; SPAN]) -> Span {
+/// What a session's times are.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Clock {
+    pub(crate) scale: Scale,
+    /// When the session began, in ticks.
+    pub(crate) began: u64,
+}
+
+fn read([from, to, third, held, wanted, longest]: [u64; SPAN], scale: &Scale) -> Span {
     let span = if third & SUMMED != 0 {
         let takes = u32::try_from(third >> TAKES_SHIFT).unwrap_or(u32::MAX);
         Some(GilSpan::Blurred {
-            held,
-            wanted,
+            held: scale.long(held),
+            wanted: scale.long(wanted),
             takes,
-            longest,
+            longest: scale.long(longest),
         })
     } else {
         match Doing::of(third) {
@@ -425,12 +459,16 @@ fn read([from, to, third, held, wanted, longest]: [u64; SPAN]) -> Span {
             Doing::Unknown => None,
         }
     };
-    Span { from, to, span }
+    Span {
+        from: scale.at(from),
+        to: scale.at(to),
+        span,
+    }
 }
 
 /// What a thread is in the middle of.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Open(Look);
+pub(crate) struct Open(Look, Scale);
 
 impl Open {
     /// What it does.
@@ -438,8 +476,12 @@ impl Open {
         Doing::of(self.0.open[NOW])
     }
 
-    /// Since when.
+    /// Since when, in nanoseconds.
     pub(crate) fn since(&self) -> u64 {
+        self.1.at(self.ticks())
+    }
+
+    fn ticks(&self) -> u64 {
         self.0.open[NOW] >> SINCE_SHIFT
     }
 
@@ -450,23 +492,30 @@ impl Open {
 
     /// What has been summed and is not on the trail yet.
     pub(crate) fn sums(&self) -> Option<Span> {
-        (self.0.open[SPANS] != 0).then(|| read(summed(|word| self.0.open[word], self.since())))
+        (self.0.open[SPANS] != 0).then(|| read(summed(|word| self.0.open[word], self.ticks()), &self.1))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fake::turn;
+
+    const PLAIN: Clock = Clock {
+        scale: Scale::plain(),
+        began: 0,
+    };
 
     /// A meter that began at 1000, and events at times.
     fn measured(events: &[(Did, u64)]) -> (Vec<Span>, Open, Meter) {
+        measure_in(&Scale::plain());
         let meter = Meter::new();
         meter.trail.change(|trail| trail.set(NOW, pack(Doing::Unknown, 1000)));
         for &(did, at) in events {
             meter.turn_at(did, meter.trail.get(NOW), at);
         }
         let mut spans = Vec::new();
-        let open = meter.drain(0, &mut |span| spans.push(span)).expect("nobody else");
+        let open = meter.drain(&PLAIN, &mut |span| spans.push(span)).expect("nobody else");
         (spans, open, meter)
     }
 
@@ -480,6 +529,7 @@ mod tests {
 
     #[test]
     fn long_spans_are_spans_and_follow_one_another() {
+        let _turn = turn();
         let events = [
             (Did::Wait, 2000),
             (Did::Take, 102_000),
@@ -504,12 +554,14 @@ mod tests {
 
     #[test]
     fn who_lets_go_first_has_held_from_the_beginning() {
+        let _turn = turn();
         let (spans, ..) = measured(&[(Did::LetGo, 5000)]);
         assert_eq!(spans, [span(1000, 5000, GilSpan::Held)]);
     }
 
     #[test]
     fn short_spans_are_summed_and_a_single_one_stays_itself() {
+        let _turn = turn();
         let events = [
             (Did::Take, 2000),
             (Did::LetGo, 2300),
@@ -538,6 +590,7 @@ mod tests {
 
     #[test]
     fn sums_are_written_down_from_time_to_time() {
+        let _turn = turn();
         let mut events = Vec::new();
         for round in 0..100_000_u64 {
             events.push((Did::Take, 2000 + round * 100));
@@ -558,6 +611,7 @@ mod tests {
 
     #[test]
     fn a_wait_right_after_letting_go_began_then() {
+        let _turn = turn();
         let events = [
             (Did::Take, 2000),
             (Did::LetGo, 200_000),
@@ -570,6 +624,7 @@ mod tests {
 
     #[test]
     fn who_was_made_to_let_go_waits_from_then_on_if_it_comes_back_soon() {
+        let _turn = turn();
         let made = [
             (Did::Take, 2000),
             (Did::LetGo, 5_000_000),
@@ -588,6 +643,7 @@ mod tests {
 
     #[test]
     fn a_full_trail_loses_detail_and_no_sum() {
+        let _turn = turn();
         let rounds = 3 * ROOM as u64;
         let mut events = Vec::new();
         for round in 0..rounds {
@@ -608,7 +664,7 @@ mod tests {
         // With room again, the sums come before what follows them.
         meter.turn_at(Did::Take, meter.trail.get(NOW), open.since() + 1_000_000);
         let mut later = Vec::new();
-        meter.drain(0, &mut |span| later.push(span)).expect("nobody else");
+        meter.drain(&PLAIN, &mut |span| later.push(span)).expect("nobody else");
         assert_eq!(later.len(), 2);
         assert_eq!((later[0].from, later[0].to), (sums.from, sums.to));
         assert_eq!(later[1], span(sums.to, sums.to + 1_000_000, GilSpan::Free));

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64};
 use plait_shm::guarded::Guarded;
 pub use plait_shm::histogram::{BUCKETS, Histogram};
 use plait_sys::fork;
-use plait_sys::time::monotonic_ns;
+use plait_sys::ticks::{lap_ns, prepare};
 
 use crate::gil::Gil;
 use crate::hooks::{Hooks, Refused};
@@ -122,7 +122,7 @@ impl Ledger {
     fn turn(&self, did: Did) {
         // A wait is many short ones, of a switch interval each.
         if did != Did::Wait || self.doing() != Doing::Wants {
-            self.turn_at(did, monotonic_ns());
+            self.turn_at(did, lap_ns());
         }
     }
 
@@ -285,6 +285,7 @@ impl Watch {
     }
 
     fn begin() -> Watch {
+        prepare();
         let _guard = ledgers().lock();
         WATCHERS.fetch_add(1, Relaxed);
         if SESSION.load(Relaxed) == 0 {

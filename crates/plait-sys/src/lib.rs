@@ -21,6 +21,7 @@
 //! | [`loader`] | which object an address lies in, where a function is                      |
 //! | [`perf`]   | switches, births and ends of threads, as the kernel writes them down         |
 //! | [`time`]   | the clocks: monotonic, CPU time of the thread and of the process            |
+//! | [`ticks`]  | the processor's own clock, and what it is in nanoseconds                   |
 //! | [`fork`]   | which fork of the program is this?                                          |
 //!
 //! What every wrapper promises:
@@ -55,6 +56,7 @@ pub mod robust;
 pub mod signal;
 pub mod socket;
 pub mod thread;
+pub mod ticks;
 pub mod time;
 
 #[cfg(test)]

@@ -68,6 +68,11 @@ class Output:
         if any(not path for _, path in self.files):
             raise WrongUsage("a file needs a name")
 
+    @property
+    def detail(self) -> bool:
+        """Whether more than sums is wanted of the profile itself; the trace has everything in any case."""
+        return any(kind in {"html", "speedscope"} for kind, _ in self.files)
+
     def write(self, profile: Profile, summary: TextIO) -> bool:
         """Write everything, the summary to `summary`; return whether all rules were kept."""
         for kind, path in self.files:

@@ -7,7 +7,6 @@ its signals, its end. This process waits for it, passes signals on, and puts the
 from __future__ import annotations
 
 import os
-import signal
 import sys
 
 from plait.cli import _output, _usage
@@ -16,7 +15,10 @@ from plait.observe._settings import Settings, environment
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Final
+    import signal
+    from typing import Any, Final
+else:
+    import _signal as signal  # what makes enumerations of these numbers takes longer to load than all of this
 
 __all__ = ["run"]
 
@@ -123,8 +125,8 @@ def _flags() -> list[str]:
         return []
     import subprocess
 
-    found: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
-    return found
+    flags: Any = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+    return list(flags)
 
 
 def _load(output: _output.Output) -> None:
@@ -171,7 +173,7 @@ def _tell(folder: str, output: _output.Output, pid: int, code: int) -> int:
 
     whole = os.path.join(folder, "whole")
     try:
-        record = _profile.collect(folder, whole, {pid: code})
+        record = _profile.collect(folder, whole, {pid: code}, detail=output.detail)
         kept = output.write(_profile.Profile(record, whole), sys.stderr)
     except BrokenPipeError:
         raise

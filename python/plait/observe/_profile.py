@@ -307,13 +307,14 @@ def _lives(name: str) -> bool:
     return os.path.exists(f"/proc/{name.partition('-')[0]}")
 
 
-def collect(folder: str, into: str, exits: dict[int, int] | None = None) -> ProfileRecord:
+def collect(folder: str, into: str, exits: dict[int, int] | None = None, *, detail: bool = True) -> ProfileRecord:
     """End the profile in `folder`, wait until all processes have written what they have, and put it together in `into`.
 
     Args:
         folder: The folder of the profile.
         into: The trace file to write.
         exits: How processes have ended, by their numbers, where the caller knows.
+        detail: Whether stacks, lanes and strips are wanted too.
 
     Raises:
         RuntimeError: No process has left a trace.
@@ -329,7 +330,7 @@ def collect(folder: str, into: str, exits: dict[int, int] | None = None) -> Prof
     _join(folder, sorted(stems), into)
     if not stems:
         raise RuntimeError("no process has left a trace: Python was not started, or with -I, -E or -S")
-    record = _core.load_profile([into])
+    record = _core.load_profile([into], whole=detail)
     for process in record["processes"]:
         if process["exit"] is None and exits:
             process["exit"] = exits.get(process["pid"])

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use plait_trace::record::{Record, Tid};
 
 use crate::desk::Desk;
+use crate::held::NEAR;
 use crate::stacks::{Holder, NoStack, Stacks};
 
 /// So many frames get a number; beyond it, stacks end with the caller that has one.
@@ -24,8 +25,6 @@ pub(super) struct Frames {
     refused: bool,
 }
 
-/// A lock that a thread waits for is a value of one of so many frames, the innermost.
-const NEAR: usize = 2;
 /// Files through which others wait.
 const BETWEEN: [&str; 2] = ["/threading.py", "/queue.py"];
 

@@ -11,14 +11,14 @@ use std::sync::Arc;
 use plait_sys::limits::page_faults;
 use plait_sys::perf::{Event, Switches, What};
 use plait_sys::time::{monotonic_ns, thread_cpu_ns};
-use plait_trace::record::{Record, Text, Tid, WaitKind, Why};
+use plait_trace::record::{Record, Text, Tid, Why};
 
 use super::frames::Frames;
 use super::threads::Thread;
 use super::waits::{Found, look};
 use super::{Running, Settings, Sink};
 use crate::gil::Gil;
-use crate::meter::{self, Doing, Meter};
+use crate::meter::{self, Clock, Doing, Meter};
 use crate::proc::{Stat, Tasks, line};
 use crate::stacks::Stacks;
 use census::settled;
@@ -56,7 +56,7 @@ enum GilSource {
     /// There is none, or it was not found.
     None,
     /// Every event, in this session of the meters.
-    Hooks { gil: Gil, session: u32 },
+    Hooks { gil: Gil, session: u32, clock: Clock },
     /// Its holder and who waits, at each look.
     Looks(Gil),
 }
@@ -224,9 +224,13 @@ impl Sampler {
     /// Takes what there is of the GIL; whether there was anything.
     fn take_gil(&mut self, now: u64) -> bool {
         let before = self.batch.len();
-        match &self.gil {
+        match &mut self.gil {
             GilSource::None => return false,
-            GilSource::Hooks { session, .. } => self.take_meters(*session, now),
+            GilSource::Hooks { session, clock, .. } => {
+                clock.scale.look();
+                let (session, clock) = (*session, *clock);
+                self.take_meters(session, &clock, now);
+            }
             GilSource::Looks(gil) => {
                 let gil = *gil;
                 self.look_at_gil(&gil, now);
@@ -330,19 +334,20 @@ impl Sampler {
                 thread.looked + SHORT_WAITS <= now
             };
             if !due {
+                if let Some(word) = thread.lasts_at(lasting)
+                    && let Some(frames) = &mut self.frames
+                {
+                    thread.asked = now;
+                    let owner = frames.owner(thread.tid, word, now);
+                    let text = |text: &str| self.shared.desk.text(text);
+                    thread.held_up = owner.map(|(tid, place)| (text(&deadlocks::name(word, true)), tid, text(&place)));
+                }
                 continue;
             }
             let found = look(&self.tasks, thread.tid, self.gil.gil(), &mut self.buffer);
-            let word = deadlocks::word_of(found.as_ref());
+            thread.word = deadlocks::word_of(found.as_ref());
             if let Some(Found::Wait { kind, call, target }) = found {
                 thread.looked = now;
-                thread.locked = kind == WaitKind::Lock;
-                let owner = word.filter(|_| thread.core_since <= lasting);
-                let owner = owner.and_then(|word| Some((word, self.frames.as_mut()?.owner(thread.tid, word, now)?)));
-                thread.held_up = owner.map(|(word, (tid, place))| {
-                    let lock = self.shared.desk.text(&deadlocks::name(word, true));
-                    (lock, tid, self.shared.desk.text(&place))
-                });
                 let (call, target) = (self.shared.desk.text(&call), self.shared.desk.text(&target));
                 self.batch.push(Record::Wait {
                     tid: thread.tid,
@@ -472,14 +477,16 @@ impl Sampler {
         self.take_switches(now);
         self.look_for_deadlocks(now, true);
         let has_gil = self.gil.gil().is_some();
-        if let GilSource::Hooks { session, .. } = std::mem::replace(&mut self.gil, GilSource::None) {
-            self.take_meters(session, now);
+        let mut measured = None;
+        if let GilSource::Hooks { session, mut clock, .. } = std::mem::replace(&mut self.gil, GilSource::None) {
+            clock.scale.look();
+            self.take_meters(session, &clock, now);
             meter::end();
+            measured = Some(clock);
         }
         for thread in self.threads.values_mut() {
-            let open = thread
-                .meter
-                .and_then(|meter| settled(thread, meter, self.began, &mut self.batch));
+            let meter = thread.meter.zip(measured.as_ref());
+            let open = meter.and_then(|(meter, clock)| settled(thread, meter, clock, &mut self.batch));
             if has_gil {
                 thread.write_open(open.as_ref(), now, &mut self.batch);
             }

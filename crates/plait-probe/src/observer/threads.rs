@@ -10,6 +10,8 @@ use crate::proc::{Scheduled, SwitchCount, Tasks, read_at};
 
 /// A span of the GIL that lasts is written in parts of about this many nanoseconds.
 const PART: u64 = 500_000_000;
+/// Two spans between which there is less are one after the other.
+const SEAM: u64 = 100_000;
 
 /// See the module.
 pub(super) struct Thread {
@@ -36,8 +38,9 @@ pub(super) struct Thread {
     pub(super) ran: bool,
     /// When what it waits for was last looked up.
     pub(super) looked: u64,
-    /// Whether that was a lock.
-    pub(super) locked: bool,
+    /// The word that it sleeps on, if that was a lock, and when it was asked who has that.
+    pub(super) word: Option<usize>,
+    pub(super) asked: u64,
     /// The lock that it waits for, who has that, and where, where the lock says so.
     pub(super) held_up: Option<(Text, Tid, Text)>,
     /// The beginning of the state whose stack was looked at.
@@ -72,7 +75,8 @@ impl Thread {
             switched: false,
             ran: true,
             looked: 0,
-            locked: false,
+            word: None,
+            asked: 0,
             held_up: None,
             stacked: 0,
             stack_at: 0,
@@ -107,6 +111,12 @@ impl Thread {
         self.since.max(self.core_since)
     }
 
+    /// The word that it sleeps on since before a time, for a lock of which it was not asked yet who has it.
+    pub(super) fn lasts_at(&self, lasting: u64) -> Option<usize> {
+        let known = self.looked >= self.core_since && self.asked < self.core_since.max(1);
+        self.word.filter(|_| known && self.core_since <= lasting)
+    }
+
     /// Takes a span that the thread's meter has measured.
     pub(super) fn span(&mut self, Span { from, to, span }: Span, out: &mut Vec<Record>) {
         let span = match (span, self.assumed) {
@@ -117,7 +127,9 @@ impl Thread {
                 return;
             }
         };
-        let from = from.max(self.written);
+        // One begins where the one before has ended, which another look at the clocks may have put a little earlier.
+        let gap = from.saturating_sub(self.written);
+        let from = if gap < SEAM { self.written } else { from };
         if from >= to {
             return;
         }

@@ -31,26 +31,32 @@ fn seconds(ns: u64) -> f64 {
     ns as f64 / 1e9
 }
 
-/// The profile that these files hold together.
+/// The profile that these files hold together; its sums alone where `whole` is false.
 #[pyfunction]
-pub(crate) fn load_profile<'py>(py: Python<'py>, paths: Vec<PathBuf>) -> PyResult<Bound<'py, PyDict>> {
-    let profile = gil::detached(py, || read(&paths))?;
-    to_dict(py, &profile)
+#[pyo3(signature = (paths, *, whole=true))]
+pub(crate) fn load_profile<'py>(py: Python<'py>, paths: Vec<PathBuf>, whole: bool) -> PyResult<Bound<'py, PyDict>> {
+    let options = if whole { Options::default() } else { Options::sums() };
+    let profile = gil::detached(py, || read(&paths, options))?;
+    let record = to_dict(py, &profile)?;
+    if whole {
+        record.update(detail(py, &profile)?.as_mapping())?;
+    }
+    Ok(record)
 }
 
 /// Writes the profile that these files hold together for Perfetto's viewer.
 #[pyfunction]
 pub(crate) fn write_perfetto(py: Python<'_>, paths: Vec<PathBuf>, into: PathBuf) -> PyResult<()> {
     gil::detached(py, || {
-        let profile = read(&paths)?;
+        let profile = read(&paths, Options::default())?;
         let mut out = BufWriter::new(File::create(&into)?);
         plait_trace::perfetto::write(&profile, &mut out)?;
         Ok(out.flush()?)
     })
 }
 
-fn read(paths: &[PathBuf]) -> PyResult<Profile> {
-    let mut fold = Fold::new(Options::default());
+fn read(paths: &[PathBuf], options: Options) -> PyResult<Profile> {
+    let mut fold = Fold::new(options);
     let mut bytes = 0;
     for path in paths {
         let file = File::open(path)
@@ -114,6 +120,12 @@ fn to_dict<'py>(py: Python<'py>, profile: &Profile) -> PyResult<Bound<'py, PyDic
                 "holder": party.holder, "holder_name": &party.holder_name,
             })))?,
         })))?,
+    }))
+}
+
+/// What is as large as the program was long.
+fn detail<'py>(py: Python<'py>, profile: &Profile) -> PyResult<Bound<'py, PyDict>> {
+    Ok(dict!(py, {
         "stacks": stacks(py, &profile.stacks)?,
         "lanes": list(py, &profile.lanes, |each| lane(py, each))?,
         "gil": list(py, &profile.gil, |strip| Ok(dict!(py, {

@@ -54,6 +54,8 @@ enum Role {
 /// A wait for a lock that somebody had.
 struct Turn {
     thread: usize,
+    /// Which of the waits for known locks it is, if it is one.
+    told: Option<usize>,
     from: u64,
     to: u64,
     target: Text,
@@ -64,6 +66,7 @@ struct Turn {
 /// A time in which a thread held the GIL.
 struct Hold {
     from: u64,
+    to: u64,
     thread: usize,
 }
 
@@ -93,14 +96,10 @@ pub(crate) fn tell(log: &mut Log) {
                     for_work.push((index, number))
                 }
                 // What waits through the standard library waits to be told of something: an event, a result, an end.
-                WaitKind::Lock
-                    if role == Role::User
-                        && is_itself(log, innermost, place)
-                        && to > wait.at
-                        && !told(&thread.lock_waits, wait.at) =>
-                {
+                WaitKind::Lock if role == Role::User && is_itself(log, innermost, place) && to > wait.at => {
                     turns.push(Turn {
                         thread: index,
+                        told: told(&thread.lock_waits, wait.at),
                         from,
                         to,
                         target: wait.target,
@@ -114,15 +113,39 @@ pub(crate) fn tell(log: &mut Log) {
     for (thread, wait) in for_work {
         log.threads[thread].waits[wait].kind = WaitKind::Work;
     }
-    if !turns.is_empty() {
+    if !turns.is_empty() || log.threads.iter().any(|thread| !thread.lock_waits.is_empty()) {
         hold(log, &roles, &turns);
     }
 }
 
-/// Whether somebody who knows has told of a wait that lasts at that time.
-fn told(waits: &[LockWait], at: u64) -> bool {
+/// The wait that lasts at that time, of which somebody has told who knows the lock.
+fn told(waits: &[LockWait], at: u64) -> Option<usize> {
     let after = waits.partition_point(|wait| wait.from <= at);
-    after.checked_sub(1).is_some_and(|last| waits[last].to >= at)
+    after.checked_sub(1).filter(|&last| waits[last].to >= at)
+}
+
+/// Adds where those were that are known to have had a lock.
+fn place(log: &mut Log, roles: &[Role], number: &mut impl FnMut(&mut Log, String) -> Text) {
+    for thread in 0..log.threads.len() {
+        for wait in 0..log.threads[thread].lock_waits.len() {
+            let LockWait {
+                from,
+                to,
+                holder,
+                place,
+                ..
+            } = log.threads[thread].lock_waits[wait];
+            let holder = log.threads.iter().find(|thread| holder != 0 && thread.tid == holder);
+            let frame = holder
+                .filter(|_| place == Text(0))
+                .and_then(|holder| seen(&holder.stacks, from, to));
+            let at = frame.and_then(|frame| user(log, roles, frame)).map(|(_, place)| place);
+            if let Some(at) = at {
+                let held_at = described(log, at);
+                log.threads[thread].lock_waits[wait].place = number(log, held_at);
+            }
+        }
+    }
 }
 
 fn hold(log: &mut Log, roles: &[Role], turns: &[Turn]) {
@@ -136,22 +159,37 @@ fn hold(log: &mut Log, roles: &[Role], turns: &[Turn]) {
             Text(log.texts.len() as u32)
         })
     };
+    place(log, roles, &mut number);
     for turn in turns {
+        let known = turn
+            .told
+            .map_or(0, |told| log.threads[turn.thread].lock_waits[told].holder);
+        if known != 0 {
+            continue; // who was seen with it
+        }
         let before = holds.partition_point(|hold| hold.from <= turn.to);
         let uses = |thread: usize| {
             thread != turn.thread
                 && (addresses.contains(&(thread, turn.target)) || places.contains(&(thread, turn.place)))
         };
         let latest = holds[before.saturating_sub(LOOK_BACK)..before].iter().rev();
+        // Who let go has held it within the wait.
+        let latest = latest.filter(|hold| hold.to > turn.from);
         let Some(holder) = latest.map(|hold| hold.thread).find(|&thread| uses(thread)) else {
             continue;
         };
         let frame = seen(&log.threads[holder].stacks, turn.from, turn.to);
         let at = frame.and_then(|frame| user(log, roles, frame)).map(|(_, place)| place);
         let held_at = at.map_or_else(String::new, |place| described(log, place));
-        let lock = format!("{}, wanted by {}", words(log, turn.target), described(log, turn.place));
-        let (lock, place) = (number(log, lock), number(log, held_at));
         let holder = log.threads[holder].tid;
+        let place = number(log, held_at);
+        if let Some(told) = turn.told {
+            let wait = &mut log.threads[turn.thread].lock_waits[told];
+            (wait.holder, wait.place) = (holder, place);
+            continue;
+        }
+        let lock = format!("{}, wanted by {}", words(log, turn.target), described(log, turn.place));
+        let lock = number(log, lock);
         log.threads[turn.thread].lock_waits.push(LockWait {
             from: turn.from,
             to: turn.to,
@@ -240,6 +278,7 @@ fn holds(threads: &[ThreadLog]) -> Vec<Hold> {
                 .filter(|span| matches!(span.what, What::Held | What::Blurred(_)));
             held.map(move |span| Hold {
                 from: span.from,
+                to: span.to,
                 thread,
             })
         })
@@ -338,6 +377,25 @@ mod tests {
     }
 
     #[test]
+    fn who_had_the_gil_only_before_a_wait_did_not_let_go_in_it() {
+        let mut log = log("takes", "/x/app.py", WaitKind::Lock);
+        let one = log
+            .threads
+            .iter_mut()
+            .find(|thread| thread.tid == 1)
+            .expect("it is there");
+        one.gil.retain(|span| span.to < 100);
+        log.add(Record::Gil {
+            tid: 1,
+            from: 50,
+            to: 95,
+            span: GilSpan::Held,
+        });
+        tell(&mut log);
+        assert!(of(&log, 2).lock_waits.is_empty());
+    }
+
+    #[test]
     fn who_is_known_to_have_it_is_not_guessed() {
         let mut log = log("takes", "/x/app.py", WaitKind::Lock);
         log.add(Record::LockWait {
@@ -349,8 +407,31 @@ mod tests {
             where_held: Text(0),
         });
         tell(&mut log);
-        let holders: Vec<u32> = of(&log, 2).lock_waits.iter().map(|wait| wait.holder).collect();
-        assert_eq!(holders, [3]);
+        let [wait] = of(&log, 2).lock_waits[..] else {
+            panic!("one wait")
+        };
+        assert_eq!((wait.holder, wait.lock, wait.place), (3, Text(1), Text(0)));
+    }
+
+    #[test]
+    fn what_is_not_known_of_a_lock_that_is_told_of_is_found_out() {
+        for holder in [0, 1] {
+            let mut log = log("takes", "/x/app.py", WaitKind::Lock);
+            log.add(Record::LockWait {
+                tid: 2,
+                from: 105,
+                to: 199,
+                lock: Text(3),
+                holder,
+                where_held: Text(0),
+            });
+            tell(&mut log);
+            let [wait] = of(&log, 2).lock_waits[..] else {
+                panic!("one wait")
+            };
+            assert_eq!((wait.holder, wait.lock), (1, Text(3)));
+            assert_eq!(words(&log, wait.place), "holds (app.py:22)");
+        }
     }
 
     #[test]

@@ -200,8 +200,9 @@ impl Figures {
             let threads = profile.threads.iter().filter(|thread| thread.pid == process.pid);
             threads.map(|thread| active(&thread.times)).sum::<f64>() >= 0.1 * wall
         });
-        let pool =
-            |of: fn(&crate::profile::Pool) -> u64| profile.pools.iter().map(|pool| seconds(of(pool))).sum::<f64>();
+        // Of tasks of which none has ended it is not known how long they run: their workers may not be observed.
+        let pools = || profile.pools.iter().filter(|pool| pool.count > 0);
+        let pool = |of: fn(&crate::profile::Pool) -> u64| pools().map(|pool| seconds(of(pool))).sum::<f64>();
         let pickling = pool(|pool| pool.pickling) + pool(|pool| pool.transfer);
         let in_pickle = profile.functions.iter().filter(|function| pickles(&function.place));
         let in_pickle = share(

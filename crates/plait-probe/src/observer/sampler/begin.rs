@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use plait_sys::limits::page_faults;
 use plait_sys::perf::Switches;
+use plait_sys::ticks::{Scale, Ticks};
 use plait_sys::time::{monotonic_ns, thread_cpu_ns};
 use plait_sys::{descriptors, thread};
 use plait_trace::record::{Method, Record, Tid};
@@ -15,7 +16,7 @@ use super::super::waits::{Found, look};
 use super::super::{Interpreter, Program, Running, Settings, Sink};
 use super::{FILES, GilSource, Sampler, Search, Sources};
 use crate::hooks::Hooks;
-use crate::meter::{self, Doing};
+use crate::meter::{self, Clock, Doing};
 use crate::proc::Tasks;
 
 /// Of the program's own table, what is observed takes the first of so many parts at most.
@@ -200,10 +201,13 @@ impl Sampler {
             // not unloaded.
             match unsafe { Hooks::keep(&gil, function) } {
                 Ok(()) => {
-                    self.event_cost = meter::cost();
-                    self.began = monotonic_ns();
-                    let session = meter::begin(self.began, &self.list);
-                    self.gil = GilSource::Hooks { gil, session };
+                    let scale = Scale::new(Ticks::find());
+                    self.event_cost = meter::cost(&scale);
+                    let began = scale.clock().now();
+                    self.began = scale.at(began);
+                    let session = meter::begin(&scale, began, &self.list);
+                    let clock = Clock { scale, began };
+                    self.gil = GilSource::Hooks { gil, session, clock };
                     self.method("gil", "condition variables", true, "");
                     return;
                 }

@@ -4,7 +4,7 @@ use plait_trace::record::{Record, Tid};
 
 use super::super::threads::Thread;
 use super::{GilSource, PATIENCE, Sampler};
-use crate::meter::{self, Meter, Open, Span};
+use crate::meter::{self, Clock, Meter, Open, Span};
 use crate::proc::{Stat, line};
 
 impl Sampler {
@@ -63,7 +63,8 @@ impl Sampler {
             GilSource::None | GilSource::Looks(_) => None,
         });
         if let Some(meter) = meter {
-            let open = drained(&mut thread, meter, self.began, &mut self.batch);
+            let clock = self.clock();
+            let open = clock.and_then(|clock| drained(&mut thread, meter, &clock, &mut self.batch));
             thread.write_open(open.as_ref(), at, &mut self.batch);
             meter::free(meter);
         }
@@ -77,18 +78,25 @@ impl Sampler {
         }
     }
 
-    pub(super) fn take_meters(&mut self, session: u32, now: u64) {
+    fn clock(&self) -> Option<Clock> {
+        match self.gil {
+            GilSource::Hooks { clock, .. } => Some(clock),
+            GilSource::None | GilSource::Looks(_) => None,
+        }
+    }
+
+    pub(super) fn take_meters(&mut self, session: u32, clock: &Clock, now: u64) {
         let mut meters = std::mem::take(&mut self.meters);
         meters.clear();
         meter::collect(session, &mut meters);
         for &meter in &meters {
             let tid = meter.tid();
             let Some(thread) = self.threads.get_mut(&tid) else {
-                self.first_meter(tid, meter);
+                self.first_meter(tid, meter, clock);
                 continue;
             };
             thread.meter = Some(meter);
-            if let Some(open) = drained(thread, meter, self.began, &mut self.batch)
+            if let Some(open) = drained(thread, meter, clock, &mut self.batch)
                 && thread.part_is_due(now)
             {
                 thread.write_open(Some(&open), now, &mut self.batch);
@@ -98,10 +106,10 @@ impl Sampler {
     }
 
     /// A thread that nothing but its meter has told of: it is there since its first event, and may be gone since its last.
-    fn first_meter(&mut self, tid: Tid, meter: &'static Meter) {
+    fn first_meter(&mut self, tid: Tid, meter: &'static Meter, clock: &Clock) {
         let lives = self.tasks.has(tid);
         let mut spans = Vec::new();
-        let open = meter.drain(self.began, &mut |span| spans.push(span));
+        let open = meter.drain(clock, &mut |span| spans.push(span));
         // Without a span it is within its first event: another time.
         let (Some(open), Some(&Span { from, to, span })) = (open, spans.first()) else {
             return;
@@ -156,16 +164,16 @@ impl Sampler {
 }
 
 /// Takes what a thread's meter has; None where the thread is in the middle of an event.
-fn drained(thread: &mut Thread, meter: &Meter, began: u64, out: &mut Vec<Record>) -> Option<Open> {
-    let open = meter.drain(began, &mut |span| thread.span(span, out))?;
+fn drained(thread: &mut Thread, meter: &Meter, clock: &Clock, out: &mut Vec<Record>) -> Option<Open> {
+    let open = meter.drain(clock, &mut |span| thread.span(span, out))?;
     thread.measured(&open);
     Some(open)
 }
 
 /// The same at the end, when no thread begins an event any more.
-pub(super) fn settled(thread: &mut Thread, meter: &Meter, began: u64, out: &mut Vec<Record>) -> Option<Open> {
+pub(super) fn settled(thread: &mut Thread, meter: &Meter, clock: &Clock, out: &mut Vec<Record>) -> Option<Open> {
     for _ in 0..PATIENCE {
-        if let Some(open) = drained(thread, meter, began, out) {
+        if let Some(open) = drained(thread, meter, clock, out) {
             return Some(open);
         }
         std::thread::yield_now();

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use plait_sys::time::thread_cpu_ns;
 use plait_trace::record::{Record, Tid, WaitKind};
 
 use super::super::waits::{Found, look};
@@ -12,6 +13,9 @@ use crate::stacks::Holder;
 const LASTS: u64 = 1_000_000_000;
 /// From one search to the next.
 const AGAIN: u64 = 1_000_000_000;
+
+/// A search that takes time comes so many times that later again.
+const RARELY: u64 = 500;
 
 /// A thread that waits for a lock: since when it sleeps, and on which word.
 type Waits = Vec<(Tid, u64, usize)>;
@@ -32,11 +36,16 @@ impl Sampler {
         if self.frames.is_none() || (now < self.deadlocks.next && !last) {
             return;
         }
-        self.deadlocks.next = now + AGAIN;
+        let spent = thread_cpu_ns();
+        self.search_for_deadlocks(now, last);
+        self.deadlocks.next = now + AGAIN.max((thread_cpu_ns() - spent) * RARELY);
+    }
+
+    fn search_for_deadlocks(&mut self, now: u64, last: bool) {
         let mut waits: Waits = Vec::new();
         for thread in self.threads.values() {
             let lasts = last || thread.core_since + LASTS <= now;
-            if thread.on || !lasts || !(last || thread.locked && thread.looked >= thread.core_since) {
+            if thread.on || !lasts || !(last || thread.word.is_some() && thread.looked >= thread.core_since) {
                 continue;
             }
             if let Some(word) = word_of(look(&self.tasks, thread.tid, self.gil.gil(), &mut self.buffer).as_ref()) {
