@@ -10,6 +10,7 @@ import asyncio
 import ctypes
 import functools
 import hashlib
+import importlib.util
 import json
 import multiprocessing
 import operator
@@ -253,7 +254,6 @@ def released(truth: Truth) -> None:
         together(truth, **{name: part(call, state)})
 
 
-@program
 def numpy_released(truth: Truth) -> None:
     """A product of matrices on one thread of numpy's, and beside it one that computes in Python."""
     os.environ["OPENBLAS_NUM_THREADS"] = "1"
@@ -270,6 +270,10 @@ def numpy_released(truth: Truth) -> None:
         return {"on_cpu_released": spent}
 
     together(truth, product=product)
+
+
+if importlib.util.find_spec("numpy"):
+    program(numpy_released)
 
 
 def burns(pid: Any, seconds: float) -> None:

@@ -42,8 +42,10 @@ const COUNT: u64 = 4;
 const SCAN: u64 = 100;
 /// Who has waited for a core for so many nanoseconds since it was last counted does not have one whenever it wants.
 const CROWDED: u64 = 1_000_000;
-/// A thread's short waits are looked up so often, in nanoseconds.
+/// A thread's short waits are looked up so often, in nanoseconds, and more often in the beginning: each time that the thread is older by
+/// this part.
 const SHORT_WAITS: u64 = 200_000_000;
+const YOUNG: u64 = 8;
 /// A wait for the GIL that is so long is worth a look at who holds it.
 const LONG_WAIT: u64 = 2_000_000;
 /// So many files of threads are kept open at most.
@@ -331,7 +333,8 @@ impl Sampler {
             let due = if thread.core_since <= lasting {
                 thread.looked < thread.core_since.max(1)
             } else {
-                thread.looked + SHORT_WAITS <= now
+                let age = now.saturating_sub(thread.from);
+                thread.looked + SHORT_WAITS.min(age / YOUNG) <= now
             };
             if !due {
                 if let Some(word) = thread.lasts_at(lasting)

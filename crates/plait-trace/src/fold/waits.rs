@@ -55,7 +55,7 @@ impl<'a> Waits<'a> {
         }
         let usual = counts.into_iter().max_by_key(|&(key, count)| (count, key));
         // Some alike, and most of all: the short ones will be no different.
-        let usual = usual.filter(|&(_, count)| count >= 3 && count * 5 >= waits.len() * 3);
+        let usual = usual.filter(|&(_, count)| count >= 2 && count * 5 >= waits.len() * 3);
         Waits {
             waits,
             locks,
@@ -111,8 +111,9 @@ mod tests {
         let mut waits = Waits::new(&seen, &[]);
         assert_eq!(waits.of(40, 60).state(), State::Idle);
         assert_eq!(waits.of(70, 71).state(), State::Idle);
-        let few = [wait(50, WaitKind::Sleep)];
-        let mut waits = Waits::new(&few, &[]);
+        let few = [wait(50, WaitKind::Lock), wait(65, WaitKind::Lock)];
+        assert_eq!(Waits::new(&few, &[]).of(70, 80).state(), State::LockWait);
+        let mut waits = Waits::new(&few[..1], &[]);
         assert_eq!(waits.of(60, 70), Key::Unknown);
     }
 
