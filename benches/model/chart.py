@@ -103,7 +103,8 @@ def _legend() -> Iterator[str]:
         at += 40 + 7 * len(model)
     yield f"<g class='serial kept'><circle cx='{at + 5}' cy='48' r='4'/></g>"
     yield f"<text x='{at + 15}' y='52'>hollow: a work kept apart</text>"
-    yield f"<text x='{LEFT}' y='74'>The band is 15 % to either side of what was measured; a bar is the interval of a prediction.</text>"
+    said = "The band is 15 % to either side of what was measured; a bar is the interval of a prediction."
+    yield f"<text x='{LEFT}' y='74'>{said}</text>"
 
 
 def _ticks(low: float, high: float) -> list[float]:

@@ -16,22 +16,36 @@ DOCS = Path(__file__).resolve().parents[2] / "docs"
 METHOD = """\
 Made by `benches/model/run.py` from its [result.json](../benches/model/result.json): do not edit.
 
-For whom: somebody who is to believe `plait.simulate`, `plait advise` or `plait.Pool`, and us, who want to know where they are wrong.
+For whom: somebody who is to believe `plait.simulate`, `plait advise` or `plait.Pool`, and us, who want to know where they are
+wrong.
 
-**Method.** The calls of a function are made one after the other, and `plait.model.record` writes down what each is made of, exactly. What
-follows is predicted from that, from a probe of 24 of the calls in four threads (how far waits and C code without the GIL overlap), and from
-the costs that `plait.model.calibrate` measured on this machine. Then the calls are made for real in every way, in turns, in {rounds} rounds; a
-pool or a loop is started each time, in a program that has one already. Nothing is scaled afterwards. All of it is done once before, so that files are in the
-page cache. Where a work has a coroutine function too ("one by one", "asyncio 32"), that is recorded and predicted for itself, for it is other
-code. What it takes to start a worker process is measured with this program, whose main module they import.
+**Method.** The calls of a function are made one after the other, and `plait.model.record` writes down what each is made of,
+exactly. What follows is predicted from that, from a probe of the first of them in four threads (how far waits and C code
+without the GIL overlap), and from the costs that `plait.model.calibrate` measured on this machine. Then the calls are made
+for real in every way, in turns, in {rounds} rounds; a pool or a loop is started each time, in a program that has one already.
+The speed of the machine's cores is measured before and after each run (`measure_speed`), since other virtual machines change
+it by a factor of almost two within seconds, and the prediction is made for that speed; nothing is scaled afterwards. All of
+it is done once before, so that files are in the page cache. Where a work has a coroutine function too ("one by one", "asyncio
+32"), that is recorded and predicted for itself, for it is other code. What it takes to start a worker process is measured
+with this program, whose main module they import.
 
-Measured is the median of the rounds. An error is predicted time over measured time, less one. "As recorded" are the serial ways; all others are another
-model than the one that the work was recorded under. The works kept apart were not looked at while the simulator was made.
+Measured is the median of the rounds. An error is predicted time over measured time, less one. "As recorded" are the serial
+ways; all others are another model than the one that the work was recorded under. The works kept apart were not looked at
+while the simulator was made.
 """
+
+SUMMARY = """\
+Medians of the errors without their sign; of pairs of ways whose measured times differ by more than 10 %, those that are
+predicted in the right order; and of all measured times, those within the interval that is meant for nine of ten."""
+
+KINDS = """\
+Milliseconds of all calls as recorded: with the GIL on a core; asleep with it; on a core without it; waiting for what lies
+outside, for programs beside it that had cores meanwhile, and for children that had; and the part of those that the probe found
+to stand in line."""
 
 
 def measured(row: Row, way: str) -> float:
-    return statistics.median(row["measured"][way])
+    return float(statistics.median(row["measured"][way]))
 
 
 def error(row: Row, way: str) -> float:
@@ -87,8 +101,13 @@ def summary(rows: list[Row]) -> str:
     ]
     for title, those in groups(rows):
         (right, pairs), (inside, times) = ranking(those), covered(those)
-        own, other = (_median(those, [way for way in _ways(those) if as_recorded(way) is kind]) for kind in (True, False))
-        order, within = f"{right} of {pairs} ({right / max(pairs, 1):.0%})", f"{inside} of {times} ({inside / times:.0%})"
+        own, other = (
+            _median(those, [way for way in _ways(those) if as_recorded(way) is kind]) for kind in (True, False)
+        )
+        order, within = (
+            f"{right} of {pairs} ({right / max(pairs, 1):.0%})",
+            f"{inside} of {times} ({inside / times:.0%})",
+        )
         lines.append(f"| {title} ({len(those)}) | {own} | {other} | {order} | {within} |")
     return "\n".join(lines)
 
@@ -161,8 +180,7 @@ def page(rows: list[Row]) -> str:
         "# Predicted against measured",
         METHOD.format(rounds=len(last["measured"]["serial"])).rstrip(),
         "## How far off",
-        "Medians of the errors without their sign; of pairs of ways whose measured times differ by more than 10 %, those that are predicted in the right"
-        " order; and of all measured times, those within the interval that is meant for nine of ten.",
+        SUMMARY,
         summary(rows),
         by_way(rows),
         "![Predicted over measured seconds, each way of each work a mark](predictions.svg)",
@@ -173,8 +191,7 @@ def page(rows: list[Row]) -> str:
         "## Works kept apart",
         table(apart),
         "## What the works are made of",
-        "Milliseconds of all calls as recorded: with the GIL on a core; asleep with it; on a core without it; waiting for what lies outside, for programs"
-        " beside it that had cores meanwhile, and for children that had; and the part of those that the probe found to stand in line.",
+        KINDS,
         kinds(rows),
     ]
     return "\n\n".join(parts) + "\n"

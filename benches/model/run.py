@@ -17,6 +17,7 @@ import asyncio
 import json
 import os
 import platform
+import statistics
 import subprocess
 import sys
 import time
@@ -113,17 +114,19 @@ def child(name: str, rounds: int, costs: Costs) -> dict[str, Any]:
         if work.awaitable:
             recorded["coroutines"] = record(work.awaitable, work.arguments, probe=PROBES)
         took = time.perf_counter() - began
-        speeds = []
+        speeds: dict[str, list[float]] = {way: [] for way in ways}
         for turn in range(rounds):
             for way in ways[turn % len(ways) :] + ways[: turn % len(ways)]:
+                before = measure_speed()
                 measured[way].append(measure(work, way))
-            speeds.append(measure_speed())
+                speeds[way].append((before + measure_speed()) / 2)
     predicted = {}
     for way in ways:
         model, workers = WAYS[way]
         source = recorded["coroutines" if model == "asyncio" else "calls"]
-        one = plait.simulate(source, model=model, workers=workers, costs=costs)
-        predicted[way] = {"seconds": one.seconds, "low": one.low, "high": one.high, "details": dict(one.details)}
+        speed = statistics.median(speeds[way])
+        one = plait.simulate(source, model=model, workers=workers, costs=costs, speed=speed)
+        predicted[way] = {"seconds": one.seconds, "low": one.low, "high": one.high}
     return {
         "name": name,
         "held_out": work.held_out,
@@ -132,7 +135,7 @@ def child(name: str, rounds: int, costs: Costs) -> dict[str, Any]:
         "coroutine_kinds": kinds(recorded["coroutines"]) if work.awaitable else None,
         "releases": sum(burst.short_releases for item in recorded["calls"].items for burst in item.bursts),
         "bursts": sum(len(item.bursts) for item in recorded["calls"].items),
-        "speed": [recorded["calls"].speed, *speeds],
+        "speed": {"recorded": recorded["calls"].speed, **speeds},
         "recording": took,
         "measured": measured,
         "predicted": predicted,
@@ -197,7 +200,8 @@ def main() -> None:
         result["rows"][name] = row
         print(*render.lines_of(row), sep="\n", flush=True)
         if not options.dry:
-            STORED.write_text(json.dumps(result, indent=1) + "\n")
+            lines = [f"{json.dumps(name)}: {json.dumps(row)}" for name, row in result["rows"].items()]
+            STORED.write_text('{"rows": {\n' + ",\n".join(lines) + "\n}}\n")
     if not options.dry:
         render.write(result, list(workloads.WORKS))
     print(render.summary(list(result["rows"].values())))

@@ -9,6 +9,7 @@ import ast
 import asyncio
 import bz2
 import csv
+import decimal
 import difflib
 import gzip
 import hashlib
@@ -25,6 +26,7 @@ import subprocess
 import sys
 import tempfile
 import tokenize
+import tomllib
 import urllib.request
 import zlib
 from collections.abc import Awaitable, Callable, Iterator
@@ -144,7 +146,9 @@ def count_words(text: str) -> int:
 
 
 def matches(seed: int) -> int:
-    lines = "\n".join(f"10.0.{number % 256}.{seed % 256} GET /page/{number} {200 + number % 5}" for number in range(1500))
+    lines = "\n".join(
+        f"10.0.{number % 256}.{seed % 256} GET /page/{number} {200 + number % 5}" for number in range(1500)
+    )
     return len(re.findall(r"^(\d+\.\d+\.\d+\.\d+) (GET|POST) (\S+) (20[0-4])$", lines, re.MULTILINE))
 
 
@@ -159,7 +163,8 @@ def pack(size: int) -> int:
 def ordered(seed: int) -> int:
     chance = random.Random(seed)
     pairs = [(chance.random(), number) for number in range(6000)]
-    return sorted(pairs, key=lambda pair: (pair[0] * 7 % 1, pair[1]))[0][1]
+    pairs.sort(key=lambda pair: (pair[0] * 7 % 1, pair[1]))
+    return pairs[0][1]
 
 
 def nodes(path: str) -> int:
@@ -250,6 +255,37 @@ async def sort_in_child_async(number: int) -> int:
     return len((await child.communicate(lines.encode()))[0])
 
 
+def settings(size: int) -> int:
+    text = "\n".join(
+        f"[section_{number}]\nname = 'n {number}'\nvalues = [{number}, 2.5, true]" for number in range(size)
+    )
+    return len(tomllib.loads(text))
+
+
+def precise(places: int) -> int:
+    with decimal.localcontext(prec=places):
+        root = decimal.Decimal(2).sqrt()
+        return len(str(sum((root ** (number % 9) for number in range(300)), decimal.Decimal(0))))
+
+
+def lines_in_child(path: str) -> int:
+    return int(subprocess.run(["wc", "-l", path], capture_output=True, check=True).stdout.split()[0])
+
+
+async def lines_in_child_async(path: str) -> int:
+    child = await asyncio.create_subprocess_exec("wc", "-l", path, stdout=asyncio.subprocess.PIPE)
+    return int((await child.communicate())[0].split()[0])
+
+
+def replace(number: int) -> int:
+    with tempfile.TemporaryDirectory() as folder:
+        for name in range(12):
+            path = Path(folder, f"{name}.new")
+            path.write_text(f"{number} {name}\n" * 200)
+            path.rename(path.with_suffix(".txt"))
+        return sum(len(path.read_text()) for path in Path(folder).glob("*.txt"))
+
+
 @dataclass
 class Work:
     run: Callable[[Any], Any]
@@ -300,6 +336,10 @@ WORKS = {
     "pages": Work(page, list(range(150)), held_out=True),
     "diff": Work(compare, list(range(60)), held_out=True),
     "checksum": Work(checksum, paths(150, 1_000, 400_000) * 6, held_out=True),
+    "toml": Work(settings, [60 + number for number in range(60)], held_out=True),
+    "decimal": Work(precise, [400 + 10 * number for number in range(60)], held_out=True),
+    "wc": Work(lines_in_child, paths(100), held_out=True, awaitable=lines_in_child_async),
+    "files": Work(replace, list(range(100)), held_out=True),
     "sort": Work(sort_in_child, list(range(1, 81)), held_out=True, awaitable=sort_in_child_async),
 }
 

@@ -271,3 +271,12 @@ def test_priorities() -> None:
     assert seconds(work, "processes", nice=19) == pytest.approx(seconds(work, "processes"))
     with pytest.raises(ValueError, match="nice must be from -20 to 19, not 20"):
         seconds(work, "processes", nice=20)
+
+
+def test_a_slower_machine_takes_longer_for_what_it_computes_and_not_for_waits() -> None:
+    item = Item((Burst("hold", 0.010), Burst("blocked", 0.010)))
+    work = Workload([item] * 4, speed=0.001)
+    assert seconds(work, "serial", speed=0.002) == pytest.approx(0.120)
+    assert seconds(work, "serial") == pytest.approx(0.080)
+    with pytest.raises(ValueError, match="speed must be positive, not 0"):
+        seconds(work, "serial", speed=0)

@@ -140,7 +140,7 @@ impl Default for Costs {
             },
             byte: Cost::new(0.3, WIDE),
             speed: Cost::new(1.0, 0.05),
-            model: Cost::new(1.0, 0.08),
+            model: Cost::new(1.0, 0.12),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use plait_sim::{
     Burst, Cost, Costs, Effort, Error, Invalid, Item, Kind, LoopCosts, Machine, Model, Parcel, Prediction, Question,
-    Resource, TaskCosts, Workload, predict,
+    Resource, State, TaskCosts, Workload, predict,
 };
 
 const MS: u64 = 1_000_000;

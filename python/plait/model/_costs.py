@@ -28,8 +28,8 @@ class Costs:
 
     Args:
         known: Costs by name, as `(seconds, relative spread)`. Those that are missing are typical ones. "gil_hand_over" is no
-            time but a share, "speed" what recorded CPU time is multiplied with, and the spread of "model" how far predictions of
-            another model than the serial one are off.
+            time but a share, "speed" what recorded CPU time is multiplied with, and the spread of "model" how far predictions
+            of another model than the serial one are off.
         speeds: Speed of each CPU while 1, 2, 3, ... of them are busy, beside one that is busy alone; the last holds for more.
         speed: What `measure_speed` said when they were measured. None: not known.
 

@@ -1,7 +1,7 @@
 """What others did on this machine's cores meanwhile: children of this process, and programs beside it.
 
-A wait may be the work of somebody else on the same cores: a child, a server beside the client, the kernel's threads that write to
-a disk. Run side by side, such waits compete for the cores.
+A wait may be the work of somebody else on the same cores: a child, a server beside the client, the kernel's threads that
+write to a disk. Run side by side, such waits compete for the cores.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import time
 from collections.abc import Mapping
 from typing import NamedTuple
 
-_TICK = 1 / os.sysconf("SC_CLK_TCK")
+#: The kernel counts other processes' time in such steps, in seconds.
+TICK = 1 / os.sysconf("SC_CLK_TCK")
 _PAUSE = 0.1
 _BUSY = 0.2
 
@@ -43,19 +44,21 @@ def others() -> dict[int, float]:
         except OSError:
             continue  # it has ended
         if len(fields) > 12:
-            found[int(name)] = (int(fields[11]) + int(fields[12])) * _TICK
+            found[int(name)] = (int(fields[11]) + int(fields[12])) * TICK
     return found
 
 
 def between(before: Mapping[int, float], after: Mapping[int, float], seconds: float) -> Beside:
-    """What others did between two looks that were so many seconds apart; waits a little, to see who works without this program."""
+    """What others did between two looks, so many seconds apart; waits a little, to see who works without this program."""
     time.sleep(_PAUSE)
     later = others()
     served = load = 0.0
     for pid, so_far in after.items():
-        spent = so_far - before.get(pid, 0.0)
+        if pid not in before:
+            continue  # who has just begun does so without this program: its own children are counted when they end
+        spent = so_far - before[pid]
         idle = later.get(pid, so_far) - so_far
-        if idle > _BUSY * _PAUSE + _TICK:
+        if idle > _BUSY * _PAUSE + TICK:
             load += min(spent, seconds)
         else:
             served += spent

@@ -9,6 +9,7 @@ over.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import os
 import pickle
@@ -19,6 +20,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 
 from plait import _core
 from plait.loop._runner import run
@@ -28,6 +30,11 @@ from plait.threads._pool import ThreadPool
 
 _LEAST_SPREAD = 0.05
 _MOST_CORES = 16
+#: What a signal takes where it cannot be measured: on a machine whose cores are all busy.
+_SIGNAL = 4e-6
+#: Seconds for one figure.
+_LONGEST = 0.15
+_CPUS = os.sched_getaffinity(0)
 
 
 def measure_speed() -> float:
@@ -44,7 +51,7 @@ def measure() -> Costs:
     """Measure all of it, in a process that does nothing else."""
     known: dict[str, Cost] = {}
     known["speed"] = Cost(1.0, max(_LEAST_SPREAD, _spread([_loop_seconds() for _ in range(15)])))
-    known["wake"] = _cost(_wake_seconds, 5)
+    known["wake"] = _least(_wake_seconds, 12)
     known["gil_signal"] = _signal_cost()
     known["gil_release"] = _release_cost(known["gil_signal"].seconds / known["wake"].seconds)
     known["gil_switch"] = _switch_cost()
@@ -59,6 +66,21 @@ def measure() -> Costs:
 def _cost(seconds: Callable[[], float], rounds: int) -> Cost:
     measured = [seconds() for _ in range(rounds)]
     return Cost(max(0.0, statistics.median(measured)), max(_LEAST_SPREAD, _spread(measured)))
+
+
+def _least(seconds: Callable[[], float], rounds: int) -> Cost:
+    """Of what other programs can only make longer: the quickest round, of short ones."""
+    measured = sorted(_rounds(seconds, rounds))
+    return Cost(measured[0], max(_LEAST_SPREAD, _spread(measured[: len(measured) // 2])))
+
+
+def _rounds(seconds: Callable[[], float], rounds: int) -> list[float]:
+    """So many rounds, or as many as fit into the time that there is for one figure on a busy machine."""
+    found: list[float] = []
+    until = time.perf_counter() + _LONGEST
+    while len(found) < 4 or (len(found) < rounds and time.perf_counter() < until):
+        found.append(seconds())
+    return found
 
 
 def _spread(values: list[float]) -> float:
@@ -83,78 +105,104 @@ def _loop_seconds() -> float:
     return time.perf_counter() - begin
 
 
+def _stay(place: int) -> None:
+    """Keep the calling thread on a CPU of its own, so that the system's placing of threads has no part in a figure."""
+    cpus = sorted(_CPUS)
+    with contextlib.suppress(OSError):
+        os.sched_setaffinity(0, {cpus[place % len(cpus)]})
+
+
+def _go() -> None:
+    """Let the calling thread go wherever it may."""
+    with contextlib.suppress(OSError):
+        os.sched_setaffinity(0, _CPUS)
+
+
 def _nothing(value: object) -> object:
     return value
 
 
-def _wake_seconds(turns: int = 200) -> float:
+def _wake_seconds(turns: int = 60) -> float:
     """Two threads wake each other in turn: half of a round trip."""
     ping, pong = threading.Lock(), threading.Lock()
     ping.acquire()
     pong.acquire()
 
     def answer() -> None:
+        _stay(1)
         for _ in range(turns):
             ping.acquire()
             pong.release()
 
     thread = threading.Thread(target=answer)
     thread.start()
+    _stay(0)
     begin = time.perf_counter()
     for _ in range(turns):
         ping.release()
         pong.acquire()
     seconds = time.perf_counter() - begin
+    _go()
     thread.join()
     return seconds / turns / 2
 
 
 def _together(work: Callable[[], object], threads: int) -> float:
     """Seconds until so many threads have each done it."""
-    others = [threading.Thread(target=work) for _ in range(threads - 1)]
+
+    def apart(place: int) -> None:
+        _stay(place)
+        work()
+
+    others = [threading.Thread(target=apart, args=(place,)) for place in range(1, threads)]
     begin = time.perf_counter()
     for thread in others:
         thread.start()
-    work()
+    apart(0)
     for thread in others:
         thread.join()
-    return time.perf_counter() - begin
+    seconds = time.perf_counter() - begin
+    _go()
+    return seconds
 
 
-def _release_cost(signalled: float, releases: int = 15_000) -> Cost:
-    """What a release of the GIL costs more when another thread wants it, whose releases are as short; beside the signal to it, which
-    takes that share of the time between two releases.
+def _release_cost(signalled: float, releases: int = 5_000) -> Cost:
+    """What a release of the GIL costs more when another thread wants it, whose releases are as short.
+
+    The signal to that thread is not in it: that takes the share `signalled` of the time between two releases.
     """
 
     def release() -> None:
         for _ in range(releases):
             select.select((), (), (), 0)
 
-    def extra() -> float:
-        alone = _together(release, 1)
-        return (_together(release, 2) - (2 + 2 * signalled) * alone) / (2 * releases)
-
-    cost = _cost(extra, 3)
-    return Cost(cost.seconds, max(cost.spread, 0.3))
+    alone, both = (min(_rounds(partial(_together, release, threads), 12)) for threads in (1, 2))
+    return _believed((both - (2 + 2 * signalled) * alone) / (2 * releases), 0.0, 2e-6)
 
 
-def _signal_cost(turns: int = 250, rounds: int = 6) -> Cost:
-    """CPU time of a release of the GIL that finds another thread asleep for it: releases further apart than a wake-up."""
+def _signal_cost(turns: int = 150, rounds: int = 20) -> Cost:
+    """What a release of the GIL costs more that finds another thread asleep for it: releases further apart than a wake-up."""
 
     def release() -> None:
         for _ in range(turns):
             select.select((), (), (), 0)
             _spin(800)
 
-    alone, both = _cpu_of(release, 1, 2 * rounds), _cpu_of(release, 2, rounds)
-    return _believed((both - alone) / (2 * turns * rounds), 1e-6, 30e-6)
+    # The quickest: what else runs on the machine makes both longer, and the difference too.
+    alone, both = (min(_rounds(partial(_together, release, threads), rounds)) for threads in (1, 2))
+    seconds = (both - 2 * alone) / (2 * turns)
+    return Cost(seconds if 1e-6 <= seconds <= 12e-6 else _SIGNAL, 0.5)
 
 
 def _cpu_of(work: Callable[[], object], threads: int, rounds: int) -> float:
-    begin = time.process_time()
-    for _ in range(rounds):
+    """CPU time of so many threads that each do it: of the round that took least."""
+
+    def once() -> float:
+        begin = time.process_time()
         _together(work, threads)
-    return time.process_time() - begin
+        return time.process_time() - begin
+
+    return min(_rounds(once, rounds))
 
 
 def _believed(seconds: float, least: float, most: float) -> Cost:
@@ -170,7 +218,7 @@ def _switch_cost(steps: int = 150, rounds: int = 5) -> Cost:
             {str(number): [number] for number in range(500)}  # what it touches is what caches lose
 
     alone, both = _cpu_of(build, 1, 2 * rounds), _cpu_of(build, 2, rounds)
-    return _believed((both - alone) / max(1.0, both / sys.getswitchinterval()), 20e-6, 100e-6)
+    return _believed((both - 2 * alone) / max(1.0, both / sys.getswitchinterval()), 20e-6, 100e-6)
 
 
 def _thread_costs(tasks: int = 2000) -> dict[str, Cost]:

@@ -8,12 +8,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from plait.loop._runner import run
-from plait.model._simulate import simulate
+from plait.model._simulate import Model, simulate
 from plait.model._workload import Burst, Item, Resource, Workload
 from plait.threads._pool import ThreadPool
 
-#: Calls of a probe at most, and seconds that they take one after the other.
-_CALLS, _SECONDS = 24, 1.0
+#: Calls of a probe at most, and seconds that they take one after the other: the system spreads threads over cores by then.
+_CALLS, _SECONDS = 200, 0.25
 #: How often it is made: the quickest counts.
 _TIMES = 3
 #: What a probe takes longer than that is not chance.
@@ -51,7 +51,7 @@ def with_limits(work: Workload, function: Callable[[Any], Any], arguments: Seque
 
     def predicted(part: float, contended: float = 0.0) -> float:
         limited = _in_line(some, _KINDS[kind], part, contended)
-        model = "asyncio" if work.on_loop else "threads"
+        model: Model = "asyncio" if work.on_loop else "threads"
         return simulate(limited, model=model, workers=at_once, warm=True, replicas=0).seconds
 
     if taken <= _TOLERANCE * predicted(0.0):

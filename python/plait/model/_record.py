@@ -22,8 +22,8 @@ _GAP = 20e-6
 _SHORT, _TOGETHER = 30_000, 200_000
 #: How often values are pickled to see what that takes, and how many at once at most.
 _PARCELS, _TOGETHER_PARCELS = 64, 64
-#: Share of the time that has to be spent waiting for others to be looked at.
-_WAITS = 0.05
+#: Share of the time that has to be spent waiting for others to be looked at, and how many of the kernel's ticks.
+_WAITS, _TICKS = 0.05, 5
 
 RESOURCES = {
     "children": Resource(on_cores=True),
@@ -100,7 +100,7 @@ def record(function: Callable[[Any], Any], arguments: Iterable[Any], *, probe: i
     Args:
         function: Takes one argument; a coroutine function is awaited on an event loop of its own.
         arguments: What it is called with. All calls are made.
-        probe: Call it once more with up to 24 of the arguments, in so many threads (or tasks), to learn how far waits and C
+        probe: Call it again with the first of the arguments, in so many threads (or tasks), to learn how far waits and C
             code without the GIL can overlap. None: that is not looked at, and they overlap without limit.
 
     Returns:
@@ -127,15 +127,18 @@ def record(function: Callable[[Any], Any], arguments: Iterable[Any], *, probe: i
     before = measure_speed()
     watch, foreign = _Watch(), _foreign.others()
     began = time.perf_counter()
-    if on_loop:
-        run(watch.run_async(function, given))
-    else:
-        watch.run(function, given)
+    try:
+        if on_loop:
+            run(watch.run_async(function, given))
+        else:
+            watch.run(function, given)
+    finally:
+        _core.followed_gil()  # a call that raised has left it on
     seconds = time.perf_counter() - began
     looks = watch.looks
     waited = sum(max(0, look.wall - look.cpu - look.ready) for look in looks) / 1e9
     served = 0.0
-    if waited > _WAITS * seconds:
+    if waited > max(_WAITS * seconds, _TICKS * _foreign.TICK):
         served = _foreign.between(foreign, _foreign.others(), seconds).served
     speed = (before + measure_speed()) / 2
     share = min(1.0, served / waited) if waited > 0 else 0.0
@@ -143,9 +146,7 @@ def record(function: Callable[[Any], Any], arguments: Iterable[Any], *, probe: i
     items: list[Item] = []
     for look in looks:
         bursts = _bursts(look, share)
-        items += [
-            Item(bursts, *parcels[len(items) + number]) for number in range(look.calls)
-        ]
+        items += [Item(bursts, *parcels[len(items) + number]) for number in range(look.calls)]
     work = Workload(items, resources=RESOURCES, speed=speed, on_loop=on_loop)
     return work if probe is None else with_limits(work, function, given, probe)
 

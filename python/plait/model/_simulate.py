@@ -11,7 +11,7 @@ from typing import Literal
 from plait import _core
 from plait._executor import positive_int
 from plait.model._calibrate import calibrate
-from plait.model._costs import Costs
+from plait.model._costs import Cost, Costs
 from plait.model._workload import Burst, Item, Workload
 
 Model = Literal["serial", "threads", "processes", "asyncio", "interpreters", "free-threaded"]
@@ -60,6 +60,7 @@ def simulate(
     warm: bool = False,
     chunksize: int | None = None,
     nice: int = 0,
+    speed: float | None = None,
     replicas: int = 20,
     seed: int = 0,
 ) -> Prediction:
@@ -82,6 +83,7 @@ def simulate(
         warm: The pool's workers, or the loop, are there already.
         chunksize: Calls in a message to a process or interpreter. None: as many as take a few milliseconds.
         nice: Nice value of the workers, from -20 to 19, beside 0 of the caller and of what resources have done on cores.
+        speed: What `measure_speed` says when the work is to be done. None: the machine is as fast as when it was recorded.
         replicas: How many runs the interval comes from.
         seed: Of chance: the same answer for the same seed.
 
@@ -93,13 +95,13 @@ def simulate(
 
     >>> from plait import simulate
     >>> from plait.model import Burst, Costs
-    >>> calls = [[Burst("hold", 0.010), Burst("blocked", 0.030)]] * 100
+    >>> calls = [[Burst("hold", 0.010), Burst("blocked", 0.030)]] * 200
     >>> for model in ["serial", "threads", "processes"]:
     ...     prediction = simulate(calls, model=model, workers=4, cores=4, costs=Costs(), warm=True)
     ...     print(f"{prediction.model}: {prediction.seconds:.1f} s")
-    serial: 4.0 s
-    threads: 1.2 s
-    processes: 1.0 s
+    serial: 8.0 s
+    threads: 2.5 s
+    processes: 2.0 s
 
     Read next: `plait.model.Workload`, `plait.model.what_if`, `plait.model.calibrate`.
     """
@@ -114,15 +116,22 @@ def simulate(
         positive_int("chunksize", chunksize)
     if not -20 <= nice <= 19:
         raise ValueError(f"nice must be from -20 to 19, not {nice!r}")
+    if speed is not None and not speed > 0:
+        raise ValueError(f"speed must be positive, not {speed!r}")
     if replicas < 0:
         raise ValueError(f"replicas must not be negative, and is {replicas!r}")
     machine = calibrate() if costs is None else costs
     if "interval" not in machine.known:
         machine = Costs({**machine.known, "interval": (sys.getswitchinterval(), 0.0)}, machine.speeds, machine.speed)
+    known = dict(machine.known)
     if work.on_loop:
-        machine = Costs({**machine.known, "loop.wake": (0.0, 0.0)}, machine.speeds, machine.speed)
+        known["loop.wake"] = Cost(0.0, 0.0)
+    if speed is not None and work.speed is not None:
+        recorded = machine.all["speed"]
+        known["speed"] = Cost(recorded.seconds * speed / work.speed, recorded.spread)
+    machine = Costs(known, machine.speeds, machine.speed)
     ns, low, high, bound, items, details = work.core.predict(
-        machine.core(work.speed),
+        machine.core(speed or work.speed),
         model,
         many,
         there,
