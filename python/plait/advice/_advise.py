@@ -155,7 +155,7 @@ def of_calls(record: dict[str, Any], cores: Sequence[int] | None = None) -> Advi
             model,
             *each,
             _words.reason(model, work, here),
-            _words.change(model, work, each.workers),
+            _words.change(model, work, each.workers, refused.get(model, "")),
             refused.get(model, ""),
             memory_is_measured(model),
         )

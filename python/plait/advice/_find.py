@@ -117,8 +117,6 @@ def _of(meter: Meter) -> dict[str, Any]:
     coroutine = bool(getattr(getattr(meter.function, "__code__", None), "co_flags", 0) & 0x80)
     samples = sorted(meter.sound, key=lambda sample: sample.began)
     step = max(1, math.ceil(len(samples) / _KEPT))
-    first = min(sample.began for sample in meter.samples)
-    last = max(sample.began + sample.wall for sample in meter.samples)
     items = [_item(sample, coroutine) for sample in _without_outliers(samples)[::step]]
     in_turn = _takes_turns(samples)
     if in_turn:
@@ -138,7 +136,7 @@ def _of(meter: Meter) -> dict[str, Any]:
         "chained": meter.chained >= 2 and meter.chained * 2 >= len(samples) - 1,
         "in_turn": in_turn,
         "method": meter.owner is not None,
-        "span": (last - first) / 1e9,
+        "span": _under_way(meter) / 1e9,
         "at_once": _at_once(samples),
     }
 
@@ -190,6 +188,16 @@ def _item(sample: Sample, coroutine: bool) -> list[float]:
         held, released = sample.cpu, 0
     children = min(sample.children, blocked)
     return [held / 1e9, asleep / 1e9, released / 1e9, (blocked - children) / 1e9, children / 1e9]
+
+
+def _under_way(meter: Meter) -> float:
+    """For how long a call was under way, at least one; of those that were not looked at as of the others."""
+    together, until = 0, 0
+    for sample in sorted(meter.samples, key=lambda sample: sample.began):
+        end = sample.began + sample.wall
+        together += max(0, end - max(until, sample.began))
+        until = max(until, end)
+    return together / len(meter.samples) * meter.calls
 
 
 def _at_once(samples: list[Sample]) -> int:

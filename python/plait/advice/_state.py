@@ -28,13 +28,33 @@ def change(meter: Meter) -> str | None:
     found = None
     if meter.program:
         try:
-            found = find_change(meter.function)
+            found = find_change(_with_own_names(meter.function, {}))
         except (RecursionError, ValueError):
             found = None
     if found is not None and not _draws(found.what):
         return str(found)
     name = getattr(meter.function, "__qualname__", "it")
     return f"{name} {meter.change}" if meter.change else None
+
+
+def _with_own_names(function: Any, made: dict[Any, Any]) -> Any:
+    """A function, and those of its module that it calls, without globals that their own names hide: the loop that calls
+    a function often has a variable with the name of its argument.
+    """
+    if type(function) is not types.FunctionType:
+        return function
+    if function not in made:
+        code, space = function.__code__, dict[str, Any]()
+        seen = types.FunctionType(code, space, function.__name__, function.__defaults__, function.__closure__)
+        seen.__kwdefaults__ = function.__kwdefaults__
+        seen.__qualname__, seen.__module__ = function.__qualname__, function.__module__
+        made[function] = seen
+        own = {*code.co_varnames, *code.co_cellvars}
+        space.update((name, value) for name, value in function.__globals__.items() if name not in own)
+        for name in set(_names(code)) & space.keys():
+            if getattr(space[name], "__module__", None) == function.__module__:
+                space[name] = _with_own_names(space[name], made)
+    return made[function]
 
 
 def _draws(what: str) -> bool:
