@@ -38,8 +38,9 @@ def change(meter: Meter) -> str | None:
 
 
 def _with_own_names(function: Any, made: dict[Any, Any]) -> Any:
-    """A function, and those of its module that it calls, without globals that their own names hide: the loop that calls
-    a function often has a variable with the name of its argument.
+    """A function, and those of its module that it calls, without globals that their own names hide.
+
+    The loop that calls a function often has a variable with the name of its argument.
     """
     if type(function) is not types.FunctionType:
         return function
