@@ -216,6 +216,40 @@ if __name__ == "__main__":
         score(row)
 """
 
+LOGS = f"""
+import logging
+
+log = logging.getLogger(__name__)
+
+def count(rounds):{LOOP}
+    log.debug("counted %s", total)
+    logging.info("counted")
+    return total
+
+if __name__ == "__main__":
+    for _ in range(24):
+        count(400_000)
+"""
+
+SEMAPHORE = """
+import asyncio
+
+async def fetch(number):
+    await asyncio.sleep(0.03)
+    return sum(range(20_000))
+
+async def main():
+    free = asyncio.Semaphore(8)
+
+    async def limited(number):
+        async with free:
+            return await fetch(number)
+
+    await asyncio.gather(*[limited(number) for number in range(40)])
+
+asyncio.run(main())
+"""
+
 COROUTINE_THAT_COMPUTES = f"""
 import asyncio
 
@@ -280,6 +314,8 @@ def advised(folder: Path, *program: str) -> dict[str, Any]:
         pytest.param(SMALL_CALLS_IN_A_LOOP, {"processes"}, "__main__.work", 60, id="small-calls-in-a-loop"),
         pytest.param(KEYS, {"processes"}, "__main__.order", 40, id="keys"),
         pytest.param(NAMES_OF_THE_LOOP, {"processes"}, "__main__.score", 24, id="names-of-the-loop"),
+        pytest.param(LOGS, {"processes"}, "__main__.count", 24, id="logs"),
+        pytest.param(SEMAPHORE, {"asyncio"}, "__main__.main.<locals>.limited", 40, id="semaphore"),
         pytest.param(COROUTINE_THAT_COMPUTES, {"processes"}, "__main__.count", 24, id="coroutine-that-computes"),
         pytest.param(POOL_OF_PROCESSES, {"processes"}, "__main__.count", 24, id="pool-of-processes"),
         pytest.param(EXECUTOR_OF_A_LOOP, {"processes"}, "__main__.count", 24, id="executor-of-a-loop"),

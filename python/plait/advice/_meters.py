@@ -47,10 +47,14 @@ _COMPARED = 64 << 20
 _PARCELS = 3
 
 
+#: Where a coroutine awaits something: file and line of the innermost one.
+Place = tuple[str, int]
+
+
 class Sample:
     """What a call took; times in nanoseconds, -1 where it could not be seen."""
 
-    __slots__ = ("awaited", "began", "children", "cpu", "held", "parent", "ready", "wall", "wanted")
+    __slots__ = ("awaited", "awaits", "began", "children", "cpu", "held", "parent", "ready", "wall", "wanted")
 
     def __init__(self, parent: Meter | None, began: int, wall: int, cpu: int) -> None:
         self.parent = parent
@@ -61,6 +65,8 @@ class Sample:
         self.wanted = 0
         self.ready = 0
         self.awaited = 0
+        #: Of each await where it stands, how long it took, and how long other tasks computed meanwhile.
+        self.awaits: list[tuple[Place, int, int]] = []
         #: What processes computed that it has started and waited for.
         self.children = 0
 
@@ -300,6 +306,7 @@ class Steps:
                     if tally is not None and after is not None:
                         sample.held = max(0, sample.held) + max(0, after[0] - tally[0] - lost)
                     state.steps += max(0, took)
+                place = _place(coroutine)
                 began, others = _now(), state.steps
                 try:
                     value = yield awaited
@@ -309,12 +316,20 @@ class Steps:
                     raise
                 except BaseException as error:  # it is the coroutine's
                     value, send = error, coroutine.throw
-                # What other tasks computed meanwhile is not waited for, but would have been there first.
-                gap = max(0, _now() - began - (state.steps - others))
-                sample.awaited += gap
-                sample.wall += gap
+                gap, computed = _now() - began, state.steps - others
+                sample.awaits.append((place, gap, min(gap, computed)))
+                # Until more is known: what other tasks computed meanwhile was not waited for.
+                sample.awaited += max(0, gap - computed)
+                sample.wall += max(0, gap - computed)
         finally:
             meter.samples.append(sample)
+
+
+def _place(coroutine: Any) -> Place:
+    while (inner := getattr(coroutine, "cr_await", None)) is not None and hasattr(inner, "cr_frame"):
+        coroutine = inner
+    frame = getattr(coroutine, "cr_frame", None)
+    return ("", 0) if frame is None else (frame.f_code.co_filename, frame.f_lineno)
 
 
 _MARK, _COUNT = "plait: the meter", "plait: the count"
