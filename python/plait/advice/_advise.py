@@ -153,13 +153,13 @@ def of_calls(record: dict[str, Any], cores: Sequence[int] | None = None) -> Advi
     options = tuple(
         Option(
             model,
-            *each,
+            *found[model],
             _words.reason(model, work, here),
-            _words.change(model, work, each.workers, refused.get(model, "")),
+            _words.change(model, work, found[model].workers, refused.get(model, "")),
             refused.get(model, ""),
             memory_is_measured(model),
         )
-        for model, each in sorted(found.items(), key=lambda pair: _rank(pair, found, work))
+        for model in _ranked(found, work)
     )
     what_if = {many: {model: work.predict(model, many, interval=False).seconds for model in MODELS} for many in shown}
     return Advice(
@@ -174,14 +174,16 @@ def _simplest(work: Work) -> list[str]:
     return [SERIAL, THREADS, ASYNCIO, PROCESSES]
 
 
-def _rank(pair: tuple[str, Predicted], found: dict[str, Predicted], work: Work) -> tuple[float, int]:
-    """The quickest first, but the simplest of those that tie with it."""
-    order = _simplest(work)
-    best = min(found[model].seconds for model in order)
-    model, predicted = pair
-    if model in order and predicted.seconds <= best * (1 + TIE):
-        return 0.0, order.index(model)
-    return predicted.seconds, len(order)
+def _ranked(found: dict[str, Predicted], work: Work) -> list[str]:
+    """The models, the quickest that a program can take first, of those that tie the simplest; the others where they fall."""
+    left, ranked = _simplest(work), list[str]()
+    while left:
+        ranked.append(_best(found, left))
+        left.remove(ranked[-1])
+    for model in sorted(found.keys() - set(ranked), key=lambda model: found[model].seconds):
+        slower = (at for at, other in enumerate(ranked) if at and found[other].seconds > found[model].seconds)
+        ranked.insert(next(slower, len(ranked)), model)
+    return ranked
 
 
 def _refused(record: dict[str, Any]) -> dict[str, str]:
