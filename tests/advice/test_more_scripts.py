@@ -250,6 +250,17 @@ async def main():
 asyncio.run(main())
 """
 
+LOOP_IN_A_CLASS = """
+import time
+
+class Waits:
+    def all(self):
+        for _ in range(30):
+            time.sleep(0.01)
+
+Waits().all()
+"""
+
 COROUTINE_THAT_COMPUTES = f"""
 import asyncio
 
@@ -316,6 +327,7 @@ def advised(folder: Path, *program: str) -> dict[str, Any]:
         pytest.param(NAMES_OF_THE_LOOP, {"processes"}, "__main__.score", 24, id="names-of-the-loop"),
         pytest.param(LOGS, {"processes"}, "__main__.count", 24, id="logs"),
         pytest.param(SEMAPHORE, {"asyncio"}, "__main__.main.<locals>.limited", 40, id="semaphore"),
+        pytest.param(LOOP_IN_A_CLASS, {"threads", "asyncio"}, "time.sleep", 30, id="loop-in-a-class"),
         pytest.param(COROUTINE_THAT_COMPUTES, {"processes"}, "__main__.count", 24, id="coroutine-that-computes"),
         pytest.param(POOL_OF_PROCESSES, {"processes"}, "__main__.count", 24, id="pool-of-processes"),
         pytest.param(EXECUTOR_OF_A_LOOP, {"processes"}, "__main__.count", 24, id="executor-of-a-loop"),

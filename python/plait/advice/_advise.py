@@ -234,8 +234,8 @@ def advise(profile: Profile | str | os.PathLike[str], *, cores: Sequence[int] | 
     r"""Say under which concurrency model the work of a program would take how long.
 
     Args:
-        profile: A profile, or the path of a script, which is run once, to its end, in an interpreter of its own. What a
-            profile holds is no calls but threads: of it only a coarse statement can be made, without a verdict.
+        profile: A profile, or the path of a script, which is run once, to its end, in an interpreter of its own. Of a
+            profile, the tasks, the calls of pools, the threads, or the functions that the program calls in a loop are taken.
         cores: Numbers of cores to predict. A single one is what the verdict is for; else it is for this machine.
 
     Returns:
