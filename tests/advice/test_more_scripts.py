@@ -172,7 +172,7 @@ def fib(number):
     return number if number < 2 else fib(number - 1) + fib(number - 2)
 
 def main():
-    print([fib(23) for _ in range(40)][0])
+    print([fib(25) for _ in range(40)][0])
 
 if __name__ == "__main__":
     main()
