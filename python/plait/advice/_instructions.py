@@ -73,15 +73,31 @@ def longer(changed: Callable[[types.FunctionType, types.CodeType], types.CodeTyp
     def other(number: int) -> int:
         return number
 
-    def took(function: Callable[[int], int]) -> float:
-        began = time.thread_time_ns()  # others may have the GIL
-        for number in _ROUNDS:
-            function(number)
-        return (time.thread_time_ns() - began) / len(_ROUNDS)
-
     assert isinstance(plain, types.FunctionType)
     other.__code__ = changed(plain, other.__code__)
-    return max(0.0, min(took(other) for _ in range(5)) - min(took(plain) for _ in range(5)))
+    return max(0.0, min(_took(other) for _ in range(5)) - min(_took(plain) for _ in range(5)))
+
+
+def plain_cost() -> float:
+    """Nanoseconds that a call of a small function takes."""
+
+    def plain(number: int) -> int:
+        return number
+
+    def loop() -> float:
+        began = time.thread_time_ns()
+        for _ in _ROUNDS:
+            pass
+        return (time.thread_time_ns() - began) / len(_ROUNDS)
+
+    return max(0.0, min(_took(plain) for _ in range(5)) - min(loop() for _ in range(5)))
+
+
+def _took(function: Callable[[int], int]) -> float:
+    began = time.thread_time_ns()  # others may have the GIL
+    for number in _ROUNDS:
+        function(number)
+    return (time.thread_time_ns() - began) / len(_ROUNDS)
 
 
 _ROUNDS = range(400)

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from plait.advice import _find, _source
 from plait.advice._instructions import without_meters
-from plait.advice._meters import Meters, cost_of_again, cost_of_count
+from plait.advice._meters import Meters, learn_costs
 
 #: The file in the folder.
 RECORD = "calls.json"
@@ -27,8 +27,7 @@ def main(folder: str, program: list[str]) -> None:
     """Run a script, `-m module` or `-c code`, with its arguments; ends with its own exit code."""
     pid = os.getpid()
     meters = Meters(folder)
-    for cost in (cost_of_count, cost_of_again):
-        cost()  # measured now, while nothing else runs
+    learn_costs()
     code, wall, waits = _execute(_main_module(program), meters)
     if os.getpid() != pid:  # a fork that has come to the end of the script
         sys.exit(code)
