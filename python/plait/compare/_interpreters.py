@@ -83,7 +83,7 @@ def interpreters(quick: bool) -> Figures:
     figures.update(_waits(200 if quick else 800))
     figures.update(_switch(500 if quick else 3_000))
     figures.update(_talk(300 if quick else 2_000))
-    figures.update(_sharing(64 << 20))
+    figures.update(_sharing(8 << 20 if quick else 64 << 20))
     figures.update(_crashes())
     figures.update(_lag(60 if quick else 200))
     return {"subinterpreters": figures}
