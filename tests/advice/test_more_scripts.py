@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+COMPUTES = "threads" if sysconfig.get_config_var("Py_GIL_DISABLED") else "processes"
 
 LOOP = """
     total = 0
@@ -316,21 +319,21 @@ def advised(folder: Path, *program: str) -> dict[str, Any]:
         pytest.param(CHILDREN, {"threads", "asyncio"}, "__main__.run", 16, id="children"),
         pytest.param(LOCK, {"serial"}, "__main__.guarded", 16, id="lock"),
         pytest.param(CONNECTION, {None}, "__main__.ask", 20, id="connection"),
-        pytest.param(CHANCE, {"processes"}, "__main__.inside", 24, id="chance"),
-        pytest.param(METHOD, {"processes"}, "__main__.Counter.count", 24, id="method"),
+        pytest.param(CHANCE, {COMPUTES}, "__main__.inside", 24, id="chance"),
+        pytest.param(METHOD, {COMPUTES}, "__main__.Counter.count", 24, id="method"),
         pytest.param(METHOD_THAT_WRITES, {None}, "__main__.Log.count", 24, id="method-that-writes"),
         pytest.param(ARGUMENT, {None}, "__main__.count", 24, id="argument"),
-        pytest.param(DECORATED, {"processes"}, "__main__.count", 24, id="decorated"),
-        pytest.param(RECURSIVE, {"processes"}, "__main__.fib", 40, id="recursive"),
-        pytest.param(SMALL_CALLS_IN_A_LOOP, {"processes"}, "__main__.work", 60, id="small-calls-in-a-loop"),
-        pytest.param(KEYS, {"processes"}, "__main__.order", 40, id="keys"),
-        pytest.param(NAMES_OF_THE_LOOP, {"processes"}, "__main__.score", 24, id="names-of-the-loop"),
-        pytest.param(LOGS, {"processes"}, "__main__.count", 24, id="logs"),
+        pytest.param(DECORATED, {COMPUTES}, "__main__.count", 24, id="decorated"),
+        pytest.param(RECURSIVE, {COMPUTES}, "__main__.fib", 40, id="recursive"),
+        pytest.param(SMALL_CALLS_IN_A_LOOP, {COMPUTES}, "__main__.work", 60, id="small-calls-in-a-loop"),
+        pytest.param(KEYS, {COMPUTES}, "__main__.order", 40, id="keys"),
+        pytest.param(NAMES_OF_THE_LOOP, {COMPUTES}, "__main__.score", 24, id="names-of-the-loop"),
+        pytest.param(LOGS, {COMPUTES}, "__main__.count", 24, id="logs"),
         pytest.param(SEMAPHORE, {"asyncio"}, "__main__.main.<locals>.limited", 40, id="semaphore"),
         pytest.param(LOOP_IN_A_CLASS, {"threads", "asyncio"}, "time.sleep", 30, id="loop-in-a-class"),
-        pytest.param(COROUTINE_THAT_COMPUTES, {"processes"}, "__main__.count", 24, id="coroutine-that-computes"),
-        pytest.param(POOL_OF_PROCESSES, {"processes"}, "__main__.count", 24, id="pool-of-processes"),
-        pytest.param(EXECUTOR_OF_A_LOOP, {"processes"}, "__main__.count", 24, id="executor-of-a-loop"),
+        pytest.param(COROUTINE_THAT_COMPUTES, {COMPUTES}, "__main__.count", 24, id="coroutine-that-computes"),
+        pytest.param(POOL_OF_PROCESSES, {COMPUTES}, "__main__.count", 24, id="pool-of-processes"),
+        pytest.param(EXECUTOR_OF_A_LOOP, {COMPUTES}, "__main__.count", 24, id="executor-of-a-loop"),
     ],
 )
 def test_verdict(tmp_path: Path, source: str, verdicts: set[str | None], tasks: str, calls: int) -> None:
@@ -361,7 +364,7 @@ def test_a_module_and_code(tmp_path: Path) -> None:
     main = "import sys\nfrom .work import count\nassert sys.argv[1:] == ['a', '--b'], sys.argv\n"
     (package / "__main__.py").write_text(f"{main}for _ in range(24):\n    count(400_000)\n")
     said = advised(tmp_path, "-m", "package", "a", "--b")
-    assert (said["verdict"], said["tasks"]) == ("processes", "package.work.count")
+    assert (said["verdict"], said["tasks"]) == (COMPUTES, "package.work.count")
     code = "import sys, time\nassert sys.argv == ['-c', '--b']\nfor _ in range(30): time.sleep(0.01)"
     said = advised(tmp_path, "-c", code, "--b")
     assert said["verdict"] in {"threads", "asyncio"}

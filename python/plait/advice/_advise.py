@@ -147,7 +147,7 @@ def of_calls(record: dict[str, Any], cores: Sequence[int] | None = None) -> Advi
         seen = f"; {most[0]['name']} was called {times(most[0]['calls'])}" if most else ""
         return nothing(f"too few samples: no function of the program was called {FEWEST} times or more{seen}", here)
     work = Work(record)
-    refused = _refused(record)
+    refused = _refused(record, work)
     found = {model: work.predict(model, here, interval=True) for model in MODELS}
     verdict, why = _decide(record, work, found, refused, here)
     options = tuple(
@@ -186,7 +186,7 @@ def _ranked(found: dict[str, Predicted], work: Work) -> list[str]:
     return ranked
 
 
-def _refused(record: dict[str, Any]) -> dict[str, str]:
+def _refused(record: dict[str, Any], work: Work) -> dict[str, str]:
     """Models that the calls cannot be run in as they are, and why."""
     refused: dict[str, str] = {}
     if record["chained"]:
@@ -198,6 +198,8 @@ def _refused(record: dict[str, Any]) -> dict[str, str]:
         refused = dict.fromkeys((model for model in MODELS if model != SERIAL), why)
     if change:
         refused[PROCESSES] = f"shared state is written: {change}, which another process would not show"
+        if not record["gil"] and work.blocked < work.held:
+            refused[THREADS] = f"shared state is written: {change}, which threads would do side by side"
     elif unpicklable:
         refused[PROCESSES] = f"not picklable: {unpicklable}"
     if PROCESSES in refused:
