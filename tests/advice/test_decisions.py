@@ -122,6 +122,19 @@ def test_the_outermost_repeated_calls_are_the_tasks() -> None:
     assert _find.dominant([main]) is None
 
 
+def test_an_await_takes_as_long_as_while_the_others_are_idle() -> None:
+    sleep, lock = ("/lib/asyncio/tasks.py", 649), ("/lib/asyncio/locks.py", 120)
+    waits = [(sleep, 20_000_000, 0)] * 3 + [(sleep, 95_000_000, 90_000_000), (sleep, 30_000_000, 30_000_000)]
+    samples: list[Sample] = []
+    for place, gap, computed in waits:
+        made = Sample(None, 0, 9_000_000 + gap - computed, 9_000_000)
+        made.awaited, made.awaits = gap - computed, [(place, gap, computed), (lock, 50_000_000, 1_000_000)]
+        samples.append(made)
+    _find._settle_awaits(samples)
+    assert [sample.awaited for sample in samples] == [20_000_000] * 5
+    assert [sample.wall for sample in samples] == [29_000_000] * 5
+
+
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import html.parser
 import json
+import sys
 from typing import Any
 
 import pytest
 
 from plait import _core
-from plait.compare import Comparison, Row, _measure, _render, textbook
+from plait.compare import Comparison, Row, _interpreters, _measure, _render, textbook
 
 #: Figures as a machine with two cores and a GIL has them.
 FIGURES: dict[str, dict[str, dict[str, float]]] = {
@@ -79,14 +80,16 @@ FIGURES: dict[str, dict[str, dict[str, float]]] = {
 def measured(monkeypatch: pytest.MonkeyPatch) -> Comparison:
     """The table of a machine that fails to measure memory, and gives the figures above else."""
 
-    def run(name: str, *, quick: bool) -> Any:
+    def run(name: str, *, quick: bool, environment: Any = None) -> Any:
         assert quick
+        assert not environment
         if name == "memory":
             raise _measure.MeasurementError("exit code 3: no memory | here")
         return FIGURES[name]
 
     monkeypatch.setattr(_measure, "run", run)
     monkeypatch.setattr(_core, "gil_is_on", lambda: True)
+    monkeypatch.setattr(_interpreters, "are_there", lambda: False)
     return textbook(quick=True)
 
 
@@ -122,9 +125,76 @@ def test_figures_that_contradict_a_claim_say_so(
     monkeypatch: pytest.MonkeyPatch, topic: str, measurement: str, model: str, changes: dict[str, float]
 ) -> None:
     figures = {**FIGURES, measurement: {**FIGURES[measurement], model: {**FIGURES[measurement][model], **changes}}}
-    monkeypatch.setattr(_measure, "run", lambda name, *, quick: figures[name])
+    monkeypatch.setattr(_measure, "run", lambda name, **_: figures[name])
     monkeypatch.setattr(_core, "gil_is_on", lambda: True)
+    monkeypatch.setattr(_interpreters, "are_there", lambda: False)
     assert row(textbook(quick=True), topic).holds is False
+
+
+def test_where_other_programs_have_the_cores_a_claim_on_them_is_not_refuted(monkeypatch: pytest.MonkeyPatch) -> None:
+    processes = {**FIGURES["cores"]["processes"], "python": 0.9, "plait_python": 0.9, "cores_free": 1.1}
+    figures = {**FIGURES, "cores": {**FIGURES["cores"], "processes": processes}}
+    monkeypatch.setattr(_measure, "run", lambda name, **_: figures[name])
+    monkeypatch.setattr(_core, "gil_is_on", lambda: True)
+    monkeypatch.setattr(_interpreters, "are_there", lambda: False)
+    comparison = textbook(quick=True)
+    for topic in ("Parallelism", "CPU-bound performance"):
+        assert row(comparison, topic).holds is None
+        assert "Other programs were busy: of 2 cores 1.1 were to be had." in row(comparison, topic).note
+
+
+#: As CPython 3.14 has them on two cores.
+SUBINTERPRETERS: dict[str, float] = {
+    "unit": 0.02, "unit_10": 2.5e6, "units": 2, "python": 1.9, "released": 1.9, "speed_up": 7.5, "workers": 8, "switch": 4e-6,
+    "interpreters.Queue per second": 2e5, "interpreters.Queue there and back": 0.01, "bytes": 1 << 26, "seen": 0,
+    "hand_over": 0.05, "view": 3e-4, "exception": 2, "crash": 0, "thread_p50": 1.1e-3, "thread_p99": 2e-3,
+}  # fmt: skip
+
+
+def test_subinterpreters_have_a_column_and_a_row_where_they_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    figures: dict[str, Any] = {**FIGURES, "interpreters": {"subinterpreters": SUBINTERPRETERS}}
+    figures["memory"] = {
+        "asyncio": {"unit_10": 1e3, "unit_1000": 1e3},
+        "threads": {"unit_10": 2e4, "unit_1000": 2e4},
+        "processes": {"unit_10": 1e7},
+    }
+    monkeypatch.setattr(_measure, "run", lambda name, **_: figures[name])
+    monkeypatch.setattr(_core, "gil_is_on", lambda: True)
+    monkeypatch.setattr(_interpreters, "are_there", lambda: True)
+    comparison = textbook(quick=True)
+    assert comparison.title == "asyncio, threads, processes and subinterpreters"
+    assert all("subinterpreters" in row.measured for row in comparison.rows)
+    assert row(comparison, "Subinterpreters").holds is True
+    assert "1.9x" in _render.markdown(comparison)
+    figures["interpreters"] = {"subinterpreters": {**SUBINTERPRETERS, "python": 1.0}}
+    assert row(textbook(quick=True), "Subinterpreters").holds is False
+
+
+def test_without_a_gil_threads_are_measured_with_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads = {**FIGURES["cores"]["threads"], "python": 1.9}
+    figures = {**FIGURES, "cores": {**FIGURES["cores"], "threads": threads}, "with_gil": {"threads": {"python": 1.0}}}
+    asked: dict[str, Any] = {}
+
+    def run(name: str, *, quick: bool, environment: Any = None) -> Any:
+        asked[name] = environment
+        if name == "memory":
+            raise _measure.MeasurementError("not here")
+        return figures[name]
+
+    monkeypatch.setattr(_measure, "run", run)
+    monkeypatch.setattr(_core, "gil_is_on", lambda: False)
+    monkeypatch.setattr(_interpreters, "are_there", lambda: False)
+    found = row(textbook(quick=True), "Free-threading")
+    assert asked["with_gil"] == {"PYTHON_GIL": "1"}
+    assert found.holds is True
+    assert found.measured["threads"] == "Python code without the GIL 1.9x, with it 1.0x"
+
+
+@pytest.mark.skipif(sys.version_info < (3, 14), reason="interpreters of their own are in the library from 3.14 on")
+def test_subinterpreters_are_measured_for_real() -> None:
+    figures = _measure.run("interpreters", quick=True)["subinterpreters"]
+    assert figures.keys() == SUBINTERPRETERS.keys()
+    assert (figures["seen"], figures["exception"], figures["crash"]) == (0, 2, 0)
 
 
 def test_a_measurement_that_fails_leaves_the_others(measured: Comparison) -> None:
@@ -186,7 +256,7 @@ def test_it_is_measured_for_real(name: str) -> None:
 
 
 def test_an_interpreter_that_fails_is_an_error_that_says_how(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(_measure.HOMES, "nothing", "plait.compare._words")
+    monkeypatch.setitem(_measure.HOMES, "nothing", "plait.compare._render")
     with pytest.raises(_measure.MeasurementError, match=r"exit code 1: KeyError: 'nothing'"):
         _measure.run("nothing", quick=True)
     monkeypatch.setattr(_measure, "PATIENCE", 0.01)

@@ -147,19 +147,19 @@ def of_calls(record: dict[str, Any], cores: Sequence[int] | None = None) -> Advi
         seen = f"; {most[0]['name']} was called {times(most[0]['calls'])}" if most else ""
         return nothing(f"too few samples: no function of the program was called {FEWEST} times or more{seen}", here)
     work = Work(record)
-    refused = _refused(record)
+    refused = _refused(record, work)
     found = {model: work.predict(model, here, interval=True) for model in MODELS}
     verdict, why = _decide(record, work, found, refused, here)
     options = tuple(
         Option(
             model,
-            *each,
+            *found[model],
             _words.reason(model, work, here),
-            _words.change(model, work, each.workers),
+            _words.change(model, work, found[model].workers, refused.get(model, "")),
             refused.get(model, ""),
             memory_is_measured(model),
         )
-        for model, each in sorted(found.items(), key=lambda pair: _rank(pair, found, work))
+        for model in _ranked(found, work)
     )
     what_if = {many: {model: work.predict(model, many, interval=False).seconds for model in MODELS} for many in shown}
     return Advice(
@@ -174,17 +174,19 @@ def _simplest(work: Work) -> list[str]:
     return [SERIAL, THREADS, ASYNCIO, PROCESSES]
 
 
-def _rank(pair: tuple[str, Predicted], found: dict[str, Predicted], work: Work) -> tuple[float, int]:
-    """The quickest first, but the simplest of those that tie with it."""
-    order = _simplest(work)
-    best = min(found[model].seconds for model in order)
-    model, predicted = pair
-    if model in order and predicted.seconds <= best * (1 + TIE):
-        return 0.0, order.index(model)
-    return predicted.seconds, len(order)
+def _ranked(found: dict[str, Predicted], work: Work) -> list[str]:
+    """The models, the quickest that a program can take first, of those that tie the simplest; the others where they fall."""
+    left, ranked = _simplest(work), list[str]()
+    while left:
+        ranked.append(_best(found, left))
+        left.remove(ranked[-1])
+    for model in sorted(found.keys() - set(ranked), key=lambda model: found[model].seconds):
+        slower = (at for at, other in enumerate(ranked) if at and found[other].seconds > found[model].seconds)
+        ranked.insert(next(slower, len(ranked)), model)
+    return ranked
 
 
-def _refused(record: dict[str, Any]) -> dict[str, str]:
+def _refused(record: dict[str, Any], work: Work) -> dict[str, str]:
     """Models that the calls cannot be run in as they are, and why."""
     refused: dict[str, str] = {}
     if record["chained"]:
@@ -196,6 +198,8 @@ def _refused(record: dict[str, Any]) -> dict[str, str]:
         refused = dict.fromkeys((model for model in MODELS if model != SERIAL), why)
     if change:
         refused[PROCESSES] = f"shared state is written: {change}, which another process would not show"
+        if not record["gil"] and work.blocked < work.held:
+            refused[THREADS] = f"shared state is written: {change}, which threads would do side by side"
     elif unpicklable:
         refused[PROCESSES] = f"not picklable: {unpicklable}"
     if PROCESSES in refused:
@@ -232,8 +236,8 @@ def advise(profile: Profile | str | os.PathLike[str], *, cores: Sequence[int] | 
     r"""Say under which concurrency model the work of a program would take how long.
 
     Args:
-        profile: A profile, or the path of a script, which is run once, to its end, in an interpreter of its own. What a
-            profile holds is no calls but threads: of it only a coarse statement can be made, without a verdict.
+        profile: A profile, or the path of a script, which is run once, to its end, in an interpreter of its own. Of a
+            profile, the tasks, the calls of pools, the threads, or the functions that the program calls in a loop are taken.
         cores: Numbers of cores to predict. A single one is what the verdict is for; else it is for this machine.
 
     Returns:

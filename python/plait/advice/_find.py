@@ -115,10 +115,10 @@ def record(meters: Meters, wall: float, waits: dict[str, float], fewest: int = F
 
 def _of(meter: Meter) -> dict[str, Any]:
     coroutine = bool(getattr(getattr(meter.function, "__code__", None), "co_flags", 0) & 0x80)
+    if coroutine:
+        _settle_awaits(meter.samples)
     samples = sorted(meter.sound, key=lambda sample: sample.began)
     step = max(1, math.ceil(len(samples) / _KEPT))
-    first = min(sample.began for sample in meter.samples)
-    last = max(sample.began + sample.wall for sample in meter.samples)
     items = [_item(sample, coroutine) for sample in _without_outliers(samples)[::step]]
     in_turn = _takes_turns(samples)
     if in_turn:
@@ -138,9 +138,38 @@ def _of(meter: Meter) -> dict[str, Any]:
         "chained": meter.chained >= 2 and meter.chained * 2 >= len(samples) - 1,
         "in_turn": in_turn,
         "method": meter.owner is not None,
-        "span": (last - first) / 1e9,
+        "span": _under_way(meter) / 1e9,
         "at_once": _at_once(samples),
     }
+
+
+#: Files of the event loop's locks, whose waits are for other tasks.
+_LOCKS = ("/asyncio/locks.py", "/plait/sync/")
+
+
+def _settle_awaits(samples: list[Sample]) -> None:
+    """Tell how long awaits would have taken alone.
+
+    While others compute, nobody sees when what is awaited has come. It took as long as at the same place while the others
+    were idle; where they never were, as long as the shortest there, at most.
+    """
+    seen: dict[Any, list[int]] = {}
+    shortest: dict[Any, int] = {}
+    for sample in samples:
+        for place, gap, computed in sample.awaits:
+            shortest[place] = min(gap, shortest.get(place, gap))
+            if computed <= 0.2 * gap:
+                seen.setdefault(place, []).append(gap - computed)
+    usual = {place: statistics.median(seen[place]) if place in seen else shortest[place] for place in shortest}
+    for sample in samples:
+        steps = sample.wall - sample.awaited
+        sample.awaited = 0
+        for place, gap, computed in sample.awaits:
+            alone = gap - computed
+            if place[0].endswith(_LOCKS[0]) or _LOCKS[1] in place[0]:
+                continue  # in a run of its own it would have been free
+            sample.awaited += round(alone if computed <= 0.2 * gap else min(gap, max(alone, usual[place])))
+        sample.wall = steps + sample.awaited
 
 
 def _takes_turns(samples: list[Sample]) -> bool:
@@ -162,19 +191,28 @@ def _takes_turns(samples: list[Sample]) -> bool:
 
 def _without_outliers(samples: list[Sample]) -> list[Sample]:
     """Short calls were timed by the clock alone: those that another program has interrupted say nothing."""
-    light = [sample.wall for sample in samples if sample.held < 0]
+    light = [sample.wall for sample in samples if _is_light(sample)]
     if len(light) < 8:
         return samples
     most = 20 * statistics.median(light)
-    kept = [sample for sample in samples if sample.held >= 0 or sample.wall <= most]
+    kept = [sample for sample in samples if not _is_light(sample) or sample.wall <= most]
     # The first ones, which were asked of the kernel, took longer by that.
-    return [sample for sample in kept if sample.held < 0] if len(light) > len(samples) // 2 else kept
+    return [sample for sample in kept if _is_light(sample)] if len(light) > len(samples) // 2 else kept
+
+
+def _is_light(sample: Sample) -> bool:
+    """Whether only the clock was asked; what is held cannot be seen of others either where there is no GIL."""
+    return sample.held < 0 and sample.cpu == sample.wall
 
 
 def _item(sample: Sample, coroutine: bool) -> list[float]:
     """Seconds: with the GIL on a core, with it asleep, on a core without it, waiting, waiting for processes that compute."""
     if sample.held < 0:
-        return [sample.cpu / 1e9, 0.0, 0.0, sample.awaited / 1e9, 0.0]
+        blocked = sample.awaited if coroutine else max(0, sample.wall - sample.ready - sample.cpu)
+        if not coroutine and blocked < max(20_000, sample.wall // 50):
+            blocked = 0
+        children = min(sample.children, blocked)
+        return [sample.cpu / 1e9, 0.0, 0.0, (blocked - children) / 1e9, children / 1e9]
     held = min(sample.held, sample.cpu)
     if coroutine:
         asleep, blocked = 0, sample.awaited
@@ -190,6 +228,16 @@ def _item(sample: Sample, coroutine: bool) -> list[float]:
         held, released = sample.cpu, 0
     children = min(sample.children, blocked)
     return [held / 1e9, asleep / 1e9, released / 1e9, (blocked - children) / 1e9, children / 1e9]
+
+
+def _under_way(meter: Meter) -> float:
+    """For how long a call was under way, at least one; of those that were not looked at as of the others."""
+    together, until = 0, 0
+    for sample in sorted(meter.samples, key=lambda sample: sample.began):
+        end = sample.began + sample.wall
+        together += max(0, end - max(until, sample.began))
+        until = max(until, end)
+    return together / len(meter.samples) * meter.calls
 
 
 def _at_once(samples: list[Sample]) -> int:

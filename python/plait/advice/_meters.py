@@ -12,21 +12,19 @@ import contextlib
 import os
 import pickle
 import resource
-import sys
 import threading
 import time
 import types
-import warnings
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from plait import _core
+from plait.advice._instructions import GENERATES, clone, instructions, longer, plain_cost
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
-#: Calls of a function that are all looked at; of those after them each `_EACH`-th is.
+#: Calls of a function that are looked at; those after them are counted.
 _ALL = 1000
-_EACH = 64
 
 #: Calls within calls of a function that is called again and again, after which the inner ones are left alone.
 _INNER = 500
@@ -47,10 +45,14 @@ _COMPARED = 64 << 20
 _PARCELS = 3
 
 
+#: Where a coroutine awaits something: file and line of the innermost one.
+Place = tuple[str, int]
+
+
 class Sample:
     """What a call took; times in nanoseconds, -1 where it could not be seen."""
 
-    __slots__ = ("awaited", "began", "children", "cpu", "held", "parent", "ready", "wall", "wanted")
+    __slots__ = ("awaited", "awaits", "began", "children", "cpu", "held", "parent", "ready", "wall", "wanted")
 
     def __init__(self, parent: Meter | None, began: int, wall: int, cpu: int) -> None:
         self.parent = parent
@@ -61,6 +63,8 @@ class Sample:
         self.wanted = 0
         self.ready = 0
         self.awaited = 0
+        #: Of each await where it stands, how long it took, and how long other tasks computed meanwhile.
+        self.awaits: list[tuple[Place, int, int]] = []
         #: What processes computed that it has started and waited for.
         self.children = 0
 
@@ -241,6 +245,8 @@ def measured(meter: Meter, function: Callable[..., Any], args: tuple[Any, ...], 
             inner += round(more * cost_of_count())
         if state.again > again:
             inner += round((state.again - again) * cost_of_again())
+        if not exact:
+            inner += round(_costs.get("clock", 0.0))
         wall = max(0, ended - began - inner)
         sample = Sample(parent, began, wall, wall)
         if exact:
@@ -300,6 +306,7 @@ class Steps:
                     if tally is not None and after is not None:
                         sample.held = max(0, sample.held) + max(0, after[0] - tally[0] - lost)
                     state.steps += max(0, took)
+                place = _place(coroutine)
                 began, others = _now(), state.steps
                 try:
                     value = yield awaited
@@ -309,65 +316,49 @@ class Steps:
                     raise
                 except BaseException as error:  # it is the coroutine's
                     value, send = error, coroutine.throw
-                # What other tasks computed meanwhile is not waited for, but would have been there first.
-                gap = max(0, _now() - began - (state.steps - others))
-                sample.awaited += gap
-                sample.wall += gap
+                gap, computed = _now() - began, state.steps - others
+                sample.awaits.append((place, gap, min(gap, computed)))
+                # Until more is known: what other tasks computed meanwhile was not waited for.
+                sample.awaited += max(0, gap - computed)
+                sample.wall += max(0, gap - computed)
         finally:
             meter.samples.append(sample)
 
 
-_MARK, _COUNT = "plait: the meter", "plait: the count"
-
-_TEMPLATES = {
-    "measure": f"""
-    def made(*args, **kwargs):
-        meter = {_MARK!r}
-        return meter(args, kwargs)
-""",
-    "count": f"""
-    def made(*args, **kwargs):
-        meter = {_MARK!r}
-        count = {_COUNT!r}
-        count[0] += 1
-        return meter(*args, **kwargs)
-""",
-    "await": f"""
-    async def made(*args, **kwargs):
-        meter = {_MARK!r}
-        return await meter(args, kwargs)
-""",
-}
-
-_codes: dict[tuple[str, int], types.CodeType] = {}
-
-
-def _code(kind: str, plain: types.CodeType, meter: Any, count: Any = None) -> types.CodeType:
-    """Instructions that call a meter, in a code object that can stand for `plain`."""
-    free = len(plain.co_freevars)
-    if (kind, free) not in _codes:
-        names = [f"outer{number}" for number in range(free)]
-        # What a function takes from outside has to be named in it, also where it cannot be reached.
-        named = f"        {', '.join(names)}\n" if names else ""
-        source = f"def make({', '.join(names)}):{_TEMPLATES[kind]}{named}    return made\n"
-        space: dict[str, Any] = {}
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            exec(compile(source, "<plait>", "exec"), space)
-        _codes[kind, free] = space["make"](*[None] * free).__code__
-    template = _codes[kind, free]
-    put = {_MARK: meter, _COUNT: count}
-    constants = tuple(put.get(each, each) if isinstance(each, str) else each for each in template.co_consts)
-    return template.replace(
-        co_consts=constants,
-        co_name=plain.co_name,
-        co_qualname=plain.co_qualname,
-        co_filename=plain.co_filename,
-        co_firstlineno=plain.co_firstlineno,
-    )
+def _place(coroutine: Any) -> Place:
+    while (inner := getattr(coroutine, "cr_await", None)) is not None and hasattr(inner, "cr_frame"):
+        coroutine = inner
+    frame = getattr(coroutine, "cr_frame", None)
+    return ("", 0) if frame is None else (frame.f_code.co_filename, frame.f_lineno)
 
 
 _costs: dict[str, float] = {}
+
+
+def learn_costs() -> None:
+    """Find out what metering costs, while nothing else runs."""
+    cost_of_count()
+    cost_of_again()
+    cost_of_clock()
+
+
+def cost_of_clock() -> float:
+    """Nanoseconds that a short call seems to take longer, by looking at the clock.
+
+    >>> 0 <= cost_of_clock() < 1e6
+    True
+    """
+    if "clock" not in _costs:
+
+        def nothing(number: int) -> int:
+            return number
+
+        meter = Meter("", program=True)
+        meter.parcels, meter.short = [(0, 0, 0, 0, 0, 0)] * _PARCELS, 3
+        for number in range(200):
+            measured(meter, nothing, (number,), {})
+        _costs["clock"] = max(0.0, min(sample.wall for sample in meter.samples) - plain_cost())
+    return _costs["clock"]
 
 
 def cost_of_count() -> float:
@@ -377,7 +368,7 @@ def cost_of_count() -> float:
     True
     """
     if "count" not in _costs:
-        _costs["count"] = _longer(lambda plain, code: _code("count", code, plain, [0]))
+        _costs["count"] = longer(lambda plain, code: instructions("count", code, plain, [0]))
     return _costs["count"]
 
 
@@ -396,36 +387,11 @@ def cost_of_again() -> float:
             meter.recursive = True
             call = meters.meter_of_calls(meter, plain, plain, plain.__code__)
             _state.stack.append(meter)
-            return _code("measure", plain.__code__, call)
+            return instructions("measure", plain.__code__, call)
 
-        _costs["again"] = _longer(changed)
+        _costs["again"] = longer(changed)
         _state.stack.pop()
     return _costs["again"]
-
-
-def _longer(changed: Callable[[types.FunctionType, types.CodeType], types.CodeType]) -> float:
-    """Nanoseconds that a call of a small function takes longer with other instructions."""
-
-    def plain(number: int) -> int:
-        return number
-
-    def other(number: int) -> int:
-        return number
-
-    def took(function: Callable[[int], int]) -> float:
-        began = time.thread_time_ns()  # others may have the GIL
-        for number in _ROUNDS:
-            function(number)
-        return (time.thread_time_ns() - began) / len(_ROUNDS)
-
-    assert isinstance(plain, types.FunctionType)
-    other.__code__ = changed(plain, other.__code__)
-    return max(0.0, min(took(other) for _ in range(5)) - min(took(plain) for _ in range(5)))
-
-
-_ROUNDS = range(400)
-
-_GENERATES = 0x20 | 0x200  # generators, of both kinds: their calls only make them
 
 
 class Meters:
@@ -453,7 +419,7 @@ class Meters:
 
     def function(self, function: Any) -> Any:
         """Meter a function of the program, which has just been made; return it."""
-        if self._over or type(function) is not types.FunctionType or function.__code__.co_flags & _GENERATES:
+        if self._over or type(function) is not types.FunctionType or function.__code__.co_flags & GENERATES:
             return function
         plain = function.__code__
         meter = self._of_code.get(plain)
@@ -463,14 +429,14 @@ class Meters:
             meter.left = True  # what is made within calls of a better task
         if meter.left:
             return function
-        body = _clone(function)
+        body = clone(function)
         meter.function = function
         if plain.co_flags & 0x80:
             put = self._meter_of_coroutines(meter, body)
-            function.__code__ = changed = _code("await", plain, put)
+            function.__code__ = changed = instructions("await", plain, put)
         else:
             put = self.meter_of_calls(meter, function, body, plain)
-            function.__code__ = changed = _code("measure", plain, put)
+            function.__code__ = changed = instructions("measure", plain, put)
         function.__wrapped__ = body  # type: ignore[attr-defined]
         self._changed.append((function, plain, changed))
         return function
@@ -506,7 +472,7 @@ class Meters:
                 meter.left = True
                 function.__code__ = plain
             elif len(meter.samples) >= _ALL and not meter.recursive:
-                function.__code__ = _code("count", plain, body, meter.more)
+                function.__code__ = instructions("count", plain, body, meter.more)
                 for outer in stack:
                     outer.inside.append((function, plain, meter))
             elif self.alone():
@@ -678,43 +644,7 @@ def _is_foreign(function: Any) -> bool:
     elif not isinstance(function, types.FunctionType) or hasattr(function, "__wrapped__"):
         return False
     code = getattr(getattr(function, "__func__", function), "__code__", None)
-    if code is not None and code.co_flags & (_GENERATES | 0x80):
+    if code is not None and code.co_flags & (GENERATES | 0x80):
         return False
     module: Any = getattr(function, "__module__", None) or ""
     return isinstance(module, str) and bool(module) and module != "__main__" and not is_left(module)
-
-
-def without_meters(trace: types.TracebackType | None) -> types.TracebackType | None:
-    """A traceback as it would be without meters."""
-    kept: list[types.TracebackType] = []
-    while trace is not None:
-        code = trace.tb_frame.f_code
-        if not _is_ours(code):
-            kept.append(trace)
-        trace = trace.tb_next
-    made: types.TracebackType | None = None
-    for each in reversed(kept):
-        made = types.TracebackType(made, each.tb_frame, each.tb_lasti, each.tb_lineno)
-    return made
-
-
-def _is_ours(code: types.CodeType) -> bool:
-    return code.co_filename.startswith(_HERE) or code.co_varnames[:3] == ("args", "kwargs", "meter")
-
-
-_HERE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "")
-
-
-def _clone(function: types.FunctionType) -> types.FunctionType:
-    made = types.FunctionType(
-        function.__code__, function.__globals__, function.__name__, function.__defaults__, function.__closure__
-    )
-    made.__kwdefaults__ = function.__kwdefaults__
-    made.__qualname__ = function.__qualname__
-    made.__module__ = function.__module__
-    made.__doc__ = function.__doc__
-    if sys.version_info >= (3, 14):
-        made.__annotate__ = function.__annotate__
-    else:
-        made.__annotations__ = function.__annotations__
-    return made

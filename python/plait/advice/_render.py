@@ -8,6 +8,7 @@ import textwrap
 from typing import TYPE_CHECKING
 
 from plait._words import seconds, size, times
+from plait.advice._work import MODELS
 
 if TYPE_CHECKING:
     from plait.advice._advise import Advice, Option
@@ -89,7 +90,7 @@ svg .grid { stroke: var(--line); }
 svg .dot { fill: var(--ink); stroke: var(--paper); stroke-width: 2; }
 """
 
-_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 760, 360, 64, 150, 16, 40
+_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 800, 360, 64, 190, 16, 40
 
 
 def page(advice: Advice) -> str:
@@ -154,24 +155,27 @@ def _chart(advice: Advice) -> str:
     for mark in _marks(low, high):
         y = down(mark)
         out.append(f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        out.append(f'<text x="{_LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{seconds(mark)}</text>')
+        out.append(f'<text x="{_LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{seconds(mark, 2)}</text>')
     for cores in numbers:
         x = across(cores)
         out.append(f'<text x="{x:.1f}" y="{_HEIGHT - 20}" text-anchor="middle">{cores}</text>')
     middle = (_LEFT + _WIDTH - _RIGHT) / 2
     out.append(f'<text x="{middle:.0f}" y="{_HEIGHT - 3}" text-anchor="middle">cores</text>')
-    for at, model in enumerate(models):
+    refused = {option.model for option in advice.options if option.refused}
+    for model in models:
         points = " ".join(
             f"{across(cores):.1f},{down(advice.what_if[cores][model]):.1f}"
             for cores in numbers
             if advice.what_if[cores][model] > 0
         )
         dashes = ' stroke-dasharray="5 4"' if model in {"free-threaded", "subinterpreters"} else ""
-        out.append(f'<polyline points="{points}" fill="none" stroke="var(--c{at})" stroke-width="2"{dashes}/>')
-    for y, at, model in _labels({model: down(advice.what_if[numbers[-1]][model]) for model in models}):
-        out.append(
-            f'<text x="{_WIDTH - _RIGHT + 8}" y="{y + 4:.1f}" style="fill:var(--c{at})">{html.escape(model)}</text>'
-        )
+        wide = 3.5 if model == advice.verdict else 2
+        colour = f"var(--c{MODELS.index(model)})"
+        out.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="{wide}"{dashes}/>')
+    for y, model in _labels({model: down(advice.what_if[numbers[-1]][model]) for model in models}):
+        words = f"{model} (not as it is)" if model in refused else model
+        colour = f"var(--c{MODELS.index(model)})"
+        out.append(f'<text x="{_WIDTH - _RIGHT + 8}" y="{y + 4:.1f}" style="fill:{colour}">{html.escape(words)}</text>')
     if dot:
         x, y = across(advice.cores), down(dot)
         words = f"measured run: {seconds(dot)}, {advice.at_once} at once"
@@ -196,13 +200,13 @@ def _marks(low: float, high: float) -> list[float]:
     return found
 
 
-def _labels(places: dict[str, float]) -> list[tuple[float, int, str]]:
+def _labels(places: dict[str, float]) -> list[tuple[float, str]]:
     """Where names stand beside their lines, so that none lies on another."""
-    found: list[tuple[float, int, str]] = []
+    found: list[tuple[float, str]] = []
     least = float(_TOP)
-    for place, at, model in sorted((place, at, model) for at, (model, place) in enumerate(places.items())):
+    for place, model in sorted((place, model) for model, place in places.items()):
         y = max(place, least)
-        found.append((y, at, model))
+        found.append((y, model))
         least = y + 15
     over = max(0.0, least - 15 - (_HEIGHT - _BOTTOM))
-    return [(y - over, at, model) for y, at, model in found]
+    return [(y - over, model) for y, model in found]

@@ -16,7 +16,8 @@ import types
 from typing import Any, NamedTuple
 
 from plait.advice import _find, _source
-from plait.advice._meters import Meters, without_meters
+from plait.advice._instructions import without_meters
+from plait.advice._meters import Meters, learn_costs
 
 #: The file in the folder.
 RECORD = "calls.json"
@@ -26,6 +27,7 @@ def main(folder: str, program: list[str]) -> None:
     """Run a script, `-m module` or `-c code`, with its arguments; ends with its own exit code."""
     pid = os.getpid()
     meters = Meters(folder)
+    learn_costs()
     code, wall, waits = _execute(_main_module(program), meters)
     if os.getpid() != pid:  # a fork that has come to the end of the script
         sys.exit(code)

@@ -117,7 +117,7 @@ class _Rewriter(ast.NodeTransformer):
         self.generic_visit(node)
         if handed_on:
             # Once the place is known to have nothing to look at, it has to cost next to nothing.
-            place_name = f"{PLACE}{next(_places)}"
+            place_name = f"{PLACE}{next(_places)}__"
             setattr(builtins, place_name, True)
             looked_at = self._wrapped(CALLED, node.func, place_name)
             chosen = ast.IfExp(ast.Name(place_name, ast.Load()), looked_at, node.func)

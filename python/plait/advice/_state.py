@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import pickle
 import socket
 import sys
@@ -28,18 +29,43 @@ def change(meter: Meter) -> str | None:
     found = None
     if meter.program:
         try:
-            found = find_change(meter.function)
+            found = find_change(_with_own_names(meter.function, {}))
         except (RecursionError, ValueError):
             found = None
-    if found is not None and not _draws(found.what):
+    if found is not None:
         return str(found)
     name = getattr(meter.function, "__qualname__", "it")
     return f"{name} {meter.change}" if meter.change else None
 
 
-def _draws(what: str) -> bool:
-    """Whether all that is changed is the state of the module `random`: other numbers are as good."""
-    return what.endswith("of a Random of `random`")
+def _with_own_names(function: Any, made: dict[Any, Any]) -> Any:
+    """A function, and those of its module that it calls, without globals that their own names hide.
+
+    The loop that calls a function often has a variable with the name of its argument.
+    """
+    if type(function) is not types.FunctionType:
+        return function
+    if function not in made:
+        code, space = function.__code__, dict[str, Any]()
+        seen = types.FunctionType(code, space, function.__name__, function.__defaults__, function.__closure__)
+        seen.__kwdefaults__ = function.__kwdefaults__
+        seen.__qualname__, seen.__module__ = function.__qualname__, function.__module__
+        made[function] = seen
+        own = {*code.co_varnames, *code.co_cellvars}
+        space.update(
+            (name, value) for name, value in function.__globals__.items() if name not in own and not _as_good(value)
+        )
+        for name in set(_names(code)) & space.keys():
+            if getattr(space[name], "__module__", None) == function.__module__:
+                space[name] = _with_own_names(space[name], made)
+    return made[function]
+
+
+def _as_good(value: Any) -> bool:
+    """Whether other processes have something that is as good: other numbers from `random`, a log of their own."""
+    owner = getattr(value, "__self__", None)
+    name = getattr(value, "__name__", "") if isinstance(value, types.ModuleType) else type(owner).__module__
+    return name in {"random", "logging", "warnings", "numpy.random"} or isinstance(value, logging.Logger)
 
 
 def held_by_one(meter: Meter) -> str:

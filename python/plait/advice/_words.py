@@ -103,8 +103,21 @@ def _asyncio(work: Work) -> str:
     return "tasks wait side by side on one thread"
 
 
-def change(model: str, work: Work, workers: int) -> str:
-    """What to change in the program."""
+def change(model: str, work: Work, workers: int, refused: str = "") -> str:
+    """What to change in the program, also where it cannot be run so as it is."""
+    name = work.record["tasks"].rpartition(".")[2]
+    name = "the function" if name.startswith("<") else name
+    first = ""
+    if refused.startswith("shared state is written"):
+        first = f"let {name} return what it changes, and put that together afterwards; "
+    elif refused.startswith("shared state is used"):
+        first = f"let each call of {name} have one of its own; "
+    elif refused.startswith("not picklable"):
+        first = f"give {name} a name of its own at the top of a module, and arguments that can be pickled; "
+    return first + _change(model, work, workers)
+
+
+def _change(model: str, work: Work, workers: int) -> str:
     name = work.record["tasks"].rpartition(".")[2]
     name = "function" if name.startswith("<") else f"object.{name}" if work.record["method"] else name
     coroutine = work.record["coroutine"]
@@ -121,6 +134,8 @@ def change(model: str, work: Work, workers: int) -> str:
         if _bound(work) == "waits":
             return f"def run(item): return asyncio.run({name}(item)); " + pool.format("run")
         return f"make {name} a function without async; " + pool.format(name)
+    if model == _work.ASYNCIO and not coroutine and work.blocked * work.awaitable <= 0.05 * work.wall:
+        return f"nothing that would help: {name} awaits nothing"
     if model == _work.ASYNCIO:
         gather = f"await asyncio.gather(*[{name}(item) for item in items])"
         return gather if coroutine else f"make {name} a coroutine that awaits its waits; {gather}"

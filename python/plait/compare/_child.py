@@ -7,7 +7,7 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
-from plait.compare._measure import HOMES
+from plait.compare._measure import HOMES, MORE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def main() -> None:
     """Take the measurement that the command line names."""
     name, quick = sys.argv[1], sys.argv[2:] == ["quick"]
-    measure: Callable[[bool], Figures] = getattr(importlib.import_module(HOMES[name]), name)
+    measure: Callable[[bool], Figures] = getattr(importlib.import_module({**HOMES, **MORE}[name]), name)
     sys.stdout.write(json.dumps(measure(quick)) + "\n")
 
 

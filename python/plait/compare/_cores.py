@@ -113,6 +113,25 @@ def _mapped(executor: concurrent.futures.Executor, function: Callable[[int], int
     list(executor.map(function, units))
 
 
+def _share(seconds: float) -> float:
+    """The share of a core that this process gets if it computes for a while."""
+    began, spent = time.perf_counter(), time.process_time()
+    while time.perf_counter() - began < seconds:
+        spin(1_000)
+    return (time.process_time() - spent) / (time.perf_counter() - began)
+
+
+def with_gil(quick: bool) -> Figures:
+    """How much faster threads are than one after the other, where the interpreter was told to have its GIL."""
+    count, rounds = max(2, _core.usable_cpus()), 3 if quick else 5
+    units = [rounds_for(spin, 0.1)] * count
+    with concurrent.futures.ThreadPoolExecutor(count) as pool:
+        _mapped(pool, spin, units)
+        alone = min(timed(partial(_in_turn, spin, units)) for _ in range(rounds))
+        together = min(timed(partial(_mapped, pool, spin, units)) for _ in range(rounds))
+    return {"threads": {"python": alone / together, "gil": float(_core.gil_is_on())}}
+
+
 def cores(quick: bool) -> Figures:
     """As many units of the same work as there are cores (two at least), against one after the other: each model's speed-up.
 
@@ -128,12 +147,14 @@ def cores(quick: bool) -> Figures:
         "plait threads": plait.ThreadPool(count),
         "plait processes": plait.ProcessPool(count),
     }
+    free: list[float] = []
     for kind, function in (("python", spin), ("released", digest)):
         units = [rounds_for(function, seconds)] * count
         for executor in executors.values():
             list(executor.map(function, units))  # has its workers now
         times: dict[str, list[float]] = {}
         for _ in range(rounds):
+            free.append(sum(executors["plait processes"].map(_share, [0.03] * count, chunksize=1)))
             took = timed(partial(_in_turn, function, units))
             times.setdefault("serial", []).append(took)
             for name, executor in executors.items():
@@ -148,4 +169,5 @@ def cores(quick: bool) -> Figures:
     for executor in executors.values():
         executor.shutdown()
     figures["threads"]["switch_interval"] = sys.getswitchinterval()
+    figures["processes"]["cores_free"] = max(free)
     return figures

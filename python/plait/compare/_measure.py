@@ -12,7 +12,7 @@ import time
 from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 #: What a measurement gives: figures by model and name.
 Figures = dict[str, dict[str, float]]
@@ -31,6 +31,12 @@ HOMES = {
     "crashes": "plait.compare._crashes",
 }
 
+#: What only some interpreters have.
+MORE = {
+    "interpreters": "plait.compare._interpreters",
+    "with_gil": "plait.compare._cores",
+}
+
 #: Seconds after which a measurement is given up.
 PATIENCE = 120.0
 
@@ -39,11 +45,17 @@ class MeasurementError(RuntimeError):
     """A measurement failed; its message says how."""
 
 
-def run(name: str, *, quick: bool) -> Figures:
-    """Take a measurement in a new interpreter, whose children end with it."""
+def run(name: str, *, quick: bool, environment: Mapping[str, str] | None = None) -> Figures:
+    """Take a measurement in a new interpreter, whose children end with it; with more in its environment."""
     command = [sys.executable, "-m", "plait.compare._child", name, *(["quick"] if quick else [])]
     with subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, process_group=0
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        process_group=0,
+        env={**os.environ, **(environment or {})},
     ) as process:
         try:
             out, err = process.communicate(timeout=PATIENCE)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from plait.compare._comparison import Comparison, Row
 
-_VERDICTS = {True: "holds", False: "does not hold here", None: "nothing follows"}
+_VERDICTS = {True: "holds", False: "does not hold here", None: "cannot be told here"}
 
 
 def _verdict(row: Row) -> str:
@@ -28,13 +28,16 @@ def _where(machine: Mapping[str, object]) -> str:
 def text(comparison: Comparison, *, width: int = 80) -> str:
     """The table as text, in so many columns."""
     lines = [comparison.title, _where(comparison.machine), ""]
+    names = max(10, *map(len, comparison.models))
     for row in comparison.rows:
         lines += [
             row.topic,
             *textwrap.wrap(f'"{row.claim}" {_verdict(row)}.', width - 2, initial_indent="  ", subsequent_indent="  "),
         ]
         for model, measured in row.measured.items():
-            lines += textwrap.wrap(measured, width, initial_indent=f"  {model:<10} ", subsequent_indent=" " * 13)
+            lines += textwrap.wrap(
+                measured, width, initial_indent=f"  {model:<{names}} ", subsequent_indent=" " * (names + 3)
+            )
         if row.note:
             lines += textwrap.wrap(row.note, width, initial_indent="  (", subsequent_indent="   ")
             lines[-1] += ")"
@@ -84,7 +87,7 @@ section { border-top: 1px solid var(--line); padding: 1rem 0; }
 .claim b { color: var(--good); }
 .claim b.no { color: var(--bad); }
 .claim b.none { color: var(--faint); }
-dl { display: grid; grid-template-columns: 6.5rem 1fr; gap: .2rem 1rem; margin: 0; }
+dl { display: grid; grid-template-columns: 8.5rem 1fr; gap: .2rem 1rem; margin: 0; }
 dt { color: var(--faint); }
 dd { margin: 0; }
 svg { display: block; width: 100%; max-width: 44rem; height: auto; margin-top: .6rem; }
@@ -121,7 +124,8 @@ def _chart(row: Row) -> str:
     if row.shown is None:
         return ""
     key, words = row.shown
-    bars = [(model, figures[key]) for model, figures in row.values.items() if figures.get(key, 0.0) > 0]
+    order = [model for model in row.measured if model in row.values]
+    bars = [(model, row.values[model][key]) for model in order if row.values[model].get(key, 0.0) > 0]
     if len(bars) < 2:
         return ""
     longest = max(value for _, value in bars)

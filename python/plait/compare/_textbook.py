@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from plait import _core, _words
 from plait._words import rate, ratio
-from plait.compare import _measure
+from plait.compare import _interpreters, _measure
 from plait.compare._comparison import Comparison, Row
 
 if TYPE_CHECKING:
@@ -65,14 +65,53 @@ def textbook(*, quick: bool = False, progress: Callable[[str], None] | None = No
             taken[name] = _measure.run(name, quick=quick)
         except _measure.MeasurementError as error:
             failures[name] = str(error)
+    more = _take_more(taken, failures, quick, progress)
     rows: list[Row] = []
     for topic, claim, needs, make, shown in _ROWS:
         if needs in failures:
             rows.append(Row(topic, claim, {}, note=f"not measured: {failures[needs]}"))
         else:
             measured, holds, note = make(taken[needs])
-            rows.append(Row(topic, claim, measured, taken[needs], holds, note, shown))
-    return Comparison("asyncio, threads and processes", MODELS, tuple(rows), machine(), time.monotonic() - began)
+            values = dict(taken[needs])
+            if "interpreters" in taken and topic in _INTERPRETERS:
+                values["subinterpreters"] = taken["interpreters"]["subinterpreters"]
+                measured["subinterpreters"] = _INTERPRETERS[topic](values["subinterpreters"])
+            rows.append(Row(topic, claim, measured, values, holds, note, shown))
+    rows += _more_rows(taken, failures)
+    models = (*MODELS, *more)
+    title = f"{', '.join(models[:-1])} and {models[-1]}"
+    return Comparison(title, models, tuple(rows), machine(), time.monotonic() - began)
+
+
+def _take_more(
+    taken: dict[str, Figures], failures: dict[str, str], quick: bool, progress: Callable[[str], None] | None
+) -> list[str]:
+    """Measure what only some interpreters have; return the models that this adds."""
+    wanted: dict[str, dict[str, str]] = {}
+    if _interpreters.are_there():
+        wanted["interpreters"] = {}
+    if not _core.gil_is_on():
+        wanted["with_gil"] = {"PYTHON_GIL": "1"}
+    for name, environment in wanted.items():
+        if progress is not None:
+            progress(name)
+        try:
+            taken[name] = _measure.run(name, quick=quick, environment=environment)
+        except _measure.MeasurementError as error:
+            failures[name] = str(error)
+    return ["subinterpreters"] if "interpreters" in wanted else []
+
+
+def _more_rows(taken: dict[str, Figures], failures: dict[str, str]) -> list[Row]:
+    """Rows of what only some interpreters have."""
+    rows: list[Row] = []
+    for topic, claim, needs, make in _MORE_ROWS:
+        if needs in failures:
+            rows.append(Row(topic, claim, {}, note=f"not measured: {failures[needs]}"))
+        elif needs in taken:
+            measured, holds, note = make(taken)
+            rows.append(Row(topic, claim, measured, taken[needs], holds, note))
+    return rows
 
 
 #: What a row makes of figures: in words by model, whether the claim holds, and a note.
@@ -97,8 +136,8 @@ def _parallelism(figures: Figures) -> _Made:
     }
     alone = figures["threads"]["python"] < 1 + _NOISE * 2 or not _core.gil_is_on()
     several = figures["processes"]["python"] > 1 + _NOISE
-    note = "Against the same units one after the other; the machine's other work counts against whoever uses several cores."
-    return measured, alone and several and figures["asyncio"]["python"] < 1 + _NOISE, note
+    holds = alone and several and figures["asyncio"]["python"] < 1 + _NOISE
+    return _unless_busy(figures, measured, holds, "Against the same units one after the other.")
 
 
 def _gil(figures: Figures) -> _Made:
@@ -110,7 +149,8 @@ def _gil(figures: Figures) -> _Made:
     }
     if not _core.gil_is_on():
         return measured, None, "This interpreter runs without a GIL."
-    return measured, released > python + _NOISE, f"Switch interval {seconds(figures['threads']['switch_interval'])}."
+    interval = f"Switch interval {seconds(figures['threads']['switch_interval'])}."
+    return _unless_busy(figures, measured, released > python + _NOISE, interval)
 
 
 def _memory_sharing(figures: Figures) -> _Made:
@@ -135,11 +175,12 @@ def _cpu(figures: Figures) -> _Made:
         for model in MODELS
     }
     best = max(MODELS, key=lambda model: figures[model]["python"])
-    return (
-        measured,
-        best == "processes" or not _core.gil_is_on(),
-        f"Speed-up with {figures['threads']['units']:.0f} workers.",
-    )
+    workers = f"Speed-up with {figures['threads']['units']:.0f} workers."
+    if not _core.gil_is_on():
+        return measured, None, f"{workers} Without a GIL threads gain too."
+    gains = figures["processes"]["python"] > 1 + _NOISE
+    others = max(figures[model]["python"] for model in ("asyncio", "threads")) < 1 + 2 * _NOISE
+    return _unless_busy(figures, measured, best == "processes" and gains and others, workers)
 
 
 def _io(figures: Figures) -> _Made:
@@ -259,6 +300,88 @@ def _lag(figures: Figures) -> _Made:
     starved = threads["thread_p50"] > 2 * threads["quiet_p50"] or not _core.gil_is_on()
     return measured, starved, "Median time of an answer from a server that takes 1 ms for it."
 
+
+def _unless_busy(cores: Figures | None, measured: dict[str, str], holds: bool, note: str) -> _Made:
+    """Where other programs had the cores, a claim on them that seems not to hold says nothing."""
+    if cores is not None:
+        units = cores["processes"].get("units", 0.0)
+        free = cores["processes"].get("cores_free", units)
+        if free < 0.8 * units:
+            busy = f"Other programs were busy: of {units:.0f} cores {free:.1f} were to be had."
+            return measured, True if holds else None, f"{busy} {note}"
+    return measured, holds, note
+
+
+#: What the rows say of subinterpreters.
+_INTERPRETERS: dict[str, Callable[[dict[str, float]], str]] = {
+    "Type of concurrency": lambda _: "pre-emptive, by the operating system alone: each has a thread and a GIL",
+    "Parallelism": lambda found: f"{ratio(found['python'])} the speed with {found['units']:.0f} units of Python code",
+    "Effect of the GIL": lambda found: (
+        f"each has its own: Python code {ratio(found['python'])}, hashing in C {ratio(found['released'])}"
+    ),
+    "Memory sharing": lambda found: (
+        f"not shared: {bytes_(found['bytes'])} copied in {seconds(found['hand_over'])}"
+        + (f", shown as a memoryview in {seconds(found['view'])}" if "view" in found else "")
+    ),
+    "CPU-bound performance": lambda found: ratio(found["python"]),
+    "I/O-bound performance": lambda found: f"{ratio(found['speed_up'])} with {found['workers']:.0f}",
+    "Overhead: to create": lambda found: f"{seconds(found['unit'])} an interpreter",
+    "Overhead: memory": lambda found: f"{bytes_(found['unit_10'])} with 10",
+    "Communication": lambda found: (
+        f"interpreters.Queue {rate(found['interpreters.Queue per second'])}, "
+        f"{seconds(found['interpreters.Queue there and back'])} there and back"
+    ),
+    "Fault tolerance": lambda found: (
+        f"others went on after an exception {found['exception']:.0f} of 2, after a crash {found['crash']:.0f} of 2"
+    ),
+    "Context switch": lambda found: seconds(found["switch"]),
+    "Scalability": lambda _: "not tried with thousands",
+    "I/O beside computation": lambda found: f"beside an interpreter that computes {seconds(found['thread_p50'])}",
+}
+
+
+def _subinterpreters(taken: dict[str, Figures]) -> _Made:
+    figures = taken["interpreters"]["subinterpreters"]
+    unit, own = figures["unit"], figures["unit_10"]
+    measured = {
+        "subinterpreters": f"Python code {ratio(figures['python'])}; {seconds(unit)} to make and end one; {bytes_(own)} each"
+    }
+    told: list[str] = []
+    holds = figures["python"] > 1 + _NOISE
+    if "creation" in taken:
+        spawned = taken["creation"]["processes"]["unit_spawn"]
+        told.append(f"{seconds(spawned)} to start and end one with a new interpreter")
+        holds = holds and unit < spawned
+    if "memory" in taken:
+        each = taken["memory"]["processes"]["unit_10"]
+        told.append(f"{bytes_(each)} each")
+        holds = holds and own < each
+    if told:
+        measured["processes"] = "; ".join(told)
+    note = "Packages whose C code was not made for it cannot be imported in one."
+    return _unless_busy(taken.get("cores"), measured, holds, note)
+
+
+def _free_threading(taken: dict[str, Figures]) -> _Made:
+    with_gil = taken["with_gil"]["threads"]["python"]
+    note = "The same interpreter, the second figure with PYTHON_GIL=1."
+    if "cores" not in taken:
+        return {"threads": f"with the GIL {ratio(with_gil)}"}, None, note
+    without = taken["cores"]["threads"]["python"]
+    measured = {"threads": f"Python code without the GIL {ratio(without)}, with it {ratio(with_gil)}"}
+    return _unless_busy(taken["cores"], measured, without > 1 + _NOISE, note)
+
+
+#: Rows of what only some interpreters have: topic, claim, the measurement it needs, and what it makes of all of them.
+_MORE_ROWS: tuple[tuple[str, str, str, Callable[[dict[str, Figures]], _Made]], ...] = (
+    (
+        "Subinterpreters",
+        "Each has a GIL: they use several cores as processes do, at less cost.",
+        "interpreters",
+        _subinterpreters,
+    ),
+    ("Free-threading", "Without a GIL, threads use several cores for Python code.", "with_gil", _free_threading),
+)
 
 #: The figure that a chart shows, and how it is put in words.
 _Shown = tuple[str, "Callable[[float], str]"] | None

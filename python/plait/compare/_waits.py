@@ -25,7 +25,7 @@ _DELAY = 0.01  # seconds that the server takes for an answer
 _SHORT = 0.001  # the same where the answer itself is what is looked at
 
 
-class _Server:
+class Server:
     """A server in a process of its own: it answers each line, after the delay that the line says."""
 
     def __init__(self) -> None:
@@ -75,7 +75,7 @@ async def _fetch_all(address: tuple[str, int], count: int) -> None:
 
 def waits(quick: bool) -> Figures:
     """Fetches from a server that takes 10 ms for each, and how long 10, 1,000 and 10,000 sleepers of 0.1 s take together."""
-    server = _Server()  # forked before there are threads
+    server = Server()  # forked before there are threads
     try:
         return _waits(server.address, 50 if quick else 200, 2 if quick else 3)
     finally:
@@ -146,22 +146,20 @@ def _threads_sleep(count: int) -> None:
 
 def lag(quick: bool) -> Figures:
     """How long an answer takes that a server gives after 1 ms, while something computes: a thread, a process, the loop."""
-    server = _Server()
+    server = Server()
     try:
         count = 60 if quick else 200
         figures: Figures = {"threads": {}, "processes": {}, "asyncio": {}}
         for name, computing in (("quiet", _nothing), ("thread", _in_thread), ("process", _in_process)):
             blocking, awaited, ours = (
-                computing(lambda: _ask_blocking(server.address, count)),
+                computing(lambda: ask_blocking(server.address, count)),
                 computing(lambda: asyncio.run(_ask(server.address, count))),
                 computing(lambda: plait.run(_ask(server.address, count))),
             )
-            figures["threads"].update(_quantiles(blocking, name))
-            figures["asyncio"].update(_quantiles(awaited, name))
-            figures["asyncio"].update(_quantiles(ours, f"plait_{name}"))
-        figures["asyncio"].update(
-            _quantiles(asyncio.run(_ask_beside_callbacks(server.address, count // 4)), "callback")
-        )
+            figures["threads"].update(quantiles(blocking, name))
+            figures["asyncio"].update(quantiles(awaited, name))
+            figures["asyncio"].update(quantiles(ours, f"plait_{name}"))
+        figures["asyncio"].update(quantiles(asyncio.run(_ask_beside_callbacks(server.address, count // 4)), "callback"))
         figures["processes"] = {
             key: value for key, value in figures["threads"].items() if key.startswith(("quiet", "process"))
         }
@@ -170,12 +168,14 @@ def lag(quick: bool) -> Figures:
         server.close()
 
 
-def _quantiles(times: Sequence[float], name: str) -> dict[str, float]:
+def quantiles(times: Sequence[float], name: str) -> dict[str, float]:
+    """The median and what all but one of a hundred are within, with a name before them."""
     ordered = sorted(times)
     return {f"{name}_p50": ordered[len(ordered) // 2], f"{name}_p99": ordered[len(ordered) * 99 // 100]}
 
 
-def _ask_blocking(address: tuple[str, int], count: int) -> list[float]:
+def ask_blocking(address: tuple[str, int], count: int) -> list[float]:
+    """How long each of so many answers took, on one connection."""
     times: list[float] = []
     with socket.create_connection(address) as connection:
         for _ in range(count):
