@@ -42,8 +42,8 @@ _PATIENCE = 0.05
 #: Items of an input without a length that are pulled ahead of who takes results.
 _AHEAD = 1024
 
-#: Seconds between two times that who waits is told of short calls.
-_TELL = 0.0005
+#: Seconds between two times that who waits is told, where there are so many threads that it waits for others soon.
+_TELL, _MANY = 0.002, 3
 
 
 #: Results that are so small that those of a chunk may be kept until it is used up.
@@ -283,9 +283,10 @@ class MapFlow(Flow):
             slot.outcomes = [outcome]
         if not self._ordered:
             self._slots.extend(part.sinks)
-        if self._awaited:
+        if self._awaited and self._is_there():
             now = time.monotonic()
-            if now - self._told > _TELL or self.state.figures.wall > _TELL:
+            # To wake somebody up costs all threads the GIL for a moment; of many, another one comes soon.
+            if now - self._told > _TELL or len(self.seats) < _MANY:
                 self._told = now
                 self.flush()
 
@@ -371,7 +372,7 @@ class MapFlow(Flow):
                 break
             self.engine.look(self)
             self._make_chunk(chunk, meter)
-            if meter.calls >= self.state.figures.calls or meter.inside > CHUNK_NS:
+            if meter.calls >= self.state.figures.remembered or meter.inside > CHUNK_NS:
                 self._learn(meter)
         self._learn(meter)
 
