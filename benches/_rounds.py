@@ -255,10 +255,7 @@ class Bench(Rounds[P]):
         versions = ", ".join(f"{name} {version}" for name, version in where["versions"].items())
         rounds = 1 + max(row["round"] for row in result["rounds"])
         counted = "One round" if rounds == 1 else f"Medians of {rounds} rounds and their range"
-        return (
-            f"{counted}; {self.place(where)}, Python {where['python']}, {versions},"
-            f" {where['date']}"
-        )
+        return f"{counted}; {self.place(where)}, Python {where['python']}, {versions}, {where['date']}"
 
     def loads(self, result: dict[str, Any]) -> str:
         loads = [row["load"] for row in result["rounds"]]

@@ -77,7 +77,7 @@ def page_with(page: str, result: dict[str, Any]) -> str:
     _, end, after = rest.partition(MARKERS[1])
     if not begin or not end:
         raise ValueError(f"no markers {' and '.join(MARKERS)}")
-    lines = ["| stage | | serially | by hand | | `plait.Pool` | it chose |", "|---|---|---:|---:|---|---:|---|"]
+    lines = ["| stage | | serially | by hand | | `plait.Pool` | its last choice |", "|---|---|---:|---:|---|---:|---|"]
     lines += [f"| {' | '.join(row)} |" for row in rows(result)]
     caption = f"{heading(result)}, Python {result['python']}, plait {result['plait']}, {result['date']}; one run."
     return "\n".join([before + begin, *lines, "", caption, end + after])
