@@ -208,8 +208,8 @@ def _limit_memory(limit: int) -> None:
         # The allocator has set it aside, so that tasks would get it in spite of the limit, and all else would fail.
         raise MemoryError(
             f"a worker has {used} bytes of private memory when it starts, more than the pool's limit of {limit}: a forked "
-            "one has what the program has, and without the GIL that is a gigabyte at least, unless the program was started with "
-            "MIMALLOC_ARENA_RESERVE=0 in its environment"
+            "one has what the program has, and without the GIL that is a gigabyte at least, unless the program was started "
+            "with MIMALLOC_ARENA_RESERVE=0 in its environment"
         )
     _core.limit_private_memory(limit)
 
