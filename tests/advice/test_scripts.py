@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ def work(rounds):
         total += number * number
     return total
 """
+GIL = not sysconfig.get_config_var("Py_GIL_DISABLED")
+COMPUTES = "processes" if GIL else "threads"
 
 CPU = f"""{WORK}
 if __name__ == "__main__":
@@ -167,19 +170,19 @@ def advised(folder: Path, source: str, *options: str) -> tuple[dict[str, Any], s
 @pytest.mark.parametrize(
     ("source", "verdicts", "tasks", "calls"),
     [
-        pytest.param(CPU, {"processes"}, "__main__.work", 24, id="cpu"),
+        pytest.param(CPU, {COMPUTES}, "__main__.work", 24, id="cpu"),
         pytest.param(SLEEPS, {"threads", "asyncio"}, "__main__.fetch", 25, id="sleeps"),
         pytest.param(SOCKETS, {"threads", "asyncio"}, "__main__.ask", 20, id="sockets"),
         pytest.param(RELEASED, {"threads"}, "zlib.compress", 16, id="released"),
         pytest.param(TINY, {"serial"}, "__main__.add", 20_000, id="tiny"),
         pytest.param(SHARED, {None}, "__main__.work", 24, id="shared"),
-        pytest.param(LAMBDA, {None}, "__main__.<lambda>", 24, id="lambda"),
-        pytest.param(EXECUTOR, {"processes"}, "__main__.work", 24, id="executor"),
-        pytest.param(PROCESSES, {"processes"}, "__main__.work", 24, id="processes"),
+        pytest.param(LAMBDA, {None if GIL else COMPUTES}, "__main__.<lambda>", 24, id="lambda"),
+        pytest.param(EXECUTOR, {COMPUTES}, "__main__.work", 24, id="executor"),
+        pytest.param(PROCESSES, {COMPUTES}, "__main__.work", 24, id="processes"),
         pytest.param(TASKS, {"asyncio"}, "__main__.fetch", 30, id="tasks"),
         pytest.param(RECURSIVE, {"serial"}, "__main__.fib", 6, id="recursive"),
         pytest.param(CHAIN, {"serial"}, "__main__.step", 12, id="chain"),
-        pytest.param(INNER, {"serial"}, "__main__.work", 30, id="inner"),
+        pytest.param(INNER, {"serial"} if GIL else {"serial", "threads"}, "__main__.work", 30, id="inner"),
         pytest.param(LINES, {None}, None, 0, id="lines"),
     ],
 )
@@ -201,7 +204,7 @@ def test_reasons_are_told(tmp_path: Path) -> None:
     assert "shared state is written" in said["why"]
     assert "`append` of `results`" in said["why"]
     assert set(said["predicted"]) == {"serial", "threads", "processes", "asyncio", "subinterpreters", "free-threaded"}
-    assert set(said["refused"]) == {"processes"}
+    assert set(said["refused"]) == ({"processes"} if GIL else {"processes", "threads"})
 
 
 def test_the_program_is_what_it_is_without(tmp_path: Path) -> None:

@@ -131,7 +131,7 @@ def of_calls(record: dict[str, Any], cores: Sequence[int] | None = None) -> Advi
         seen = f"; {most[0]['name']} was called {_words.times(most[0]['calls'])}" if most else ""
         return nothing(f"too few samples: no function of the program was called {FEWEST} times or more{seen}", here)
     work = Work(record)
-    refused = _refused(record)
+    refused = _refused(record, work)
     found = {model: work.predict(model, here, interval=True) for model in MODELS}
     verdict, why = _decide(record, work, found, refused, here)
     options = tuple(
@@ -167,7 +167,7 @@ def _rank(pair: tuple[str, Predicted], found: dict[str, Predicted], work: Work) 
     return predicted.seconds, len(order)
 
 
-def _refused(record: dict[str, Any]) -> dict[str, str]:
+def _refused(record: dict[str, Any], work: Work) -> dict[str, str]:
     """Models that the calls cannot be run in as they are, and why."""
     refused: dict[str, str] = {}
     if record["chained"]:
@@ -176,6 +176,8 @@ def _refused(record: dict[str, Any]) -> dict[str, str]:
     change, unpicklable = record["change"], record["unpicklable"]
     if change:
         refused[PROCESSES] = f"shared state is written: {change}, which another process would not show"
+        if not record["gil"] and work.blocked < work.held:
+            refused[THREADS] = f"shared state is written: {change}, which threads would do side by side"
     elif unpicklable:
         refused[PROCESSES] = f"not picklable: {unpicklable}"
     elif record["coroutine"]:

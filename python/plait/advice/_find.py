@@ -129,19 +129,27 @@ def _of(meter: Meter) -> dict[str, Any]:
 
 def _without_outliers(samples: list[Sample]) -> list[Sample]:
     """Short calls were timed by the clock alone: those that another program has interrupted say nothing."""
-    light = [sample.wall for sample in samples if sample.held < 0]
+    light = [sample.wall for sample in samples if _is_light(sample)]
     if len(light) < 8:
         return samples
     most = 20 * statistics.median(light)
-    kept = [sample for sample in samples if sample.held >= 0 or sample.wall <= most]
+    kept = [sample for sample in samples if not _is_light(sample) or sample.wall <= most]
     # The first ones, which were asked of the kernel, took longer by that.
-    return [sample for sample in kept if sample.held < 0] if len(light) > len(samples) // 2 else kept
+    return [sample for sample in kept if _is_light(sample)] if len(light) > len(samples) // 2 else kept
+
+
+def _is_light(sample: Sample) -> bool:
+    """Whether only the clock was asked; what is held cannot be seen of others either where there is no GIL."""
+    return sample.held < 0 and sample.cpu == sample.wall
 
 
 def _item(sample: Sample, coroutine: bool) -> list[float]:
     """Seconds: with the GIL on a core, with it asleep, on a core without it, waiting."""
     if sample.held < 0:
-        return [sample.cpu / 1e9, 0.0, 0.0, sample.awaited / 1e9]
+        blocked = sample.awaited if coroutine else max(0, sample.wall - sample.ready - sample.cpu)
+        if not coroutine and blocked < max(20_000, sample.wall // 50):
+            blocked = 0
+        return [sample.cpu / 1e9, 0.0, 0.0, blocked / 1e9]
     held = min(sample.held, sample.cpu)
     if coroutine:
         asleep, blocked = 0, sample.awaited

@@ -64,6 +64,8 @@ class Work:
         means = [statistics.fmean(column) for column in zip(*rows, strict=True)]
         self.held, self.asleep, self.released, self.blocked = means
         self.wall = sum(means)
+        if not record["gil"]:  # whoever computes keeps nobody from it, and what a call costs beside that stays
+            rows = [[0.0, asleep, held + released, blocked] for held, asleep, released, blocked in rows]
         waits: dict[str, float] = record["waits"]
         known = waits.get("awaitable", 0.0) + waits.get("other", 0.0)
         # Waits for locks are those of the main thread for others, most often.
@@ -98,11 +100,8 @@ class Work:
 
     def given(self, model: str, workers: int, cores: int, costs: Costs, *, replicas: int = _REPLICAS) -> Predicted:
         """Predict a model with so many workers, where this is not the program's first pool."""
-        simulated = _SIMULATED[model]
-        if model == THREADS and not self.record["gil"]:
-            simulated = "free-threaded"
         work = self._tasks if model == ASYNCIO else self._threads
-        found = simulate(work, model=simulated, workers=workers, cores=cores, costs=costs, replicas=replicas)
+        found = simulate(work, model=_SIMULATED[model], workers=workers, cores=cores, costs=costs, replicas=replicas)
         return Predicted(found.seconds, found.low, found.high, workers, self._memory(model, workers))
 
     def _numbers(self, model: str, cores: int) -> list[int]:
