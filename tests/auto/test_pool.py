@@ -332,7 +332,7 @@ def test_short_calls_are_made_though_nobody_takes_results(tmp_path):
     results = pool.map(bodies.note, itertools.repeat(path, 0), [])
     kept = [results, pool.map(bodies.note, [path] * 20_000, range(20_000))]
     pool.shutdown()
-    assert lines(path) == list(range(20_000))
+    assert sorted(lines(path)) == list(range(20_000))  # by two threads side by side, without the GIL
     assert list(kept[1]) == list(range(20_000))
 
 
