@@ -24,5 +24,7 @@ def test_signatures_take_all_that_the_standard_library_takes(name):
     theirs = inspect.signature(getattr(concurrent.futures.ThreadPoolExecutor, name)).parameters
     ours = inspect.signature(getattr(plait.ThreadPool, name)).parameters
     for parameter, theirs_too in theirs.items():
+        if theirs_too.kind is theirs_too.VAR_KEYWORD:  # from 3.14 on, for its own subclasses; it takes none
+            continue
         assert parameter in ours
         assert theirs_too.kind == ours[parameter].kind, parameter

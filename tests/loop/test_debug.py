@@ -41,6 +41,7 @@ SAME = [
     (r"\[<FrameSummary .*?>\]", "[frames]"),
     (r"read=\w+ write=<\w+, bufsize=\d+>", "read= write="),
     (r"(?<=py:)\d+", "N"),
+    (r"_ThreadSafeHandle", "Handle"),  # from 3.14 on; ours are all safe
     (r"name='/?[\w/.]+'|<fd:\d+>|name=\d+", "name="),
 ]
 

@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Any
 
 import pytest
@@ -53,10 +53,23 @@ def test_what_it_raises_is_the_callers() -> None:
     async def outer() -> None:
         with pytest.raises(KeyError, match="inner"):
             plait.run(bad(), nested=True)
-        with pytest.raises(ValueError, match="coroutine"):
+        with pytest.raises(ValueError if sys.version_info < (3, 14) else TypeError, match="coroutine"):
             plait.run(3, nested=True)  # type: ignore[arg-type]
 
     plait.run(outer())
+
+
+@pytest.mark.skipif(sys.version_info < (3, 14), reason="asyncio.run takes coroutines only")
+def test_it_takes_whatever_can_be_awaited() -> None:
+    class Later:
+        def __await__(self) -> Generator[Any, None, int]:
+            yield from asyncio.sleep(0).__await__()
+            return 5
+
+    async def outer() -> int:
+        return plait.run(Later(), nested=True)  # type: ignore[arg-type]
+
+    assert plait.run(Later()) == plait.run(outer()) == 5  # type: ignore[arg-type]
 
 
 def test_in_ipython_it_is_nested_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:

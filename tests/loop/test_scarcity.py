@@ -190,9 +190,11 @@ def test_a_process_is_waited_for_by_a_thread_when_no_descriptor_is_left(
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
     async def main() -> int | None:
-        process = await asyncio.create_subprocess_exec(sys.executable, "-c", "raise SystemExit(7)")
+        command = sys.executable, "-c", "input(); raise SystemExit(7)"
+        process = await asyncio.create_subprocess_exec(*command, stdin=asyncio.subprocess.PIPE)
         assert any(each.name == f"waitpid-{process.pid}" for each in threading.enumerate())
-        return await process.wait()
+        await process.communicate(b"end\n")
+        return process.returncode
 
     monkeypatch.setattr(os, "pidfd_open", refuse)
     assert run(main()) == 7

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+import plait
 from plait.loop._tls import TlsTransport
 from tests.loop._tls import Contexts, Echo, Recorder, connect, peer, serving, until
 
@@ -33,6 +34,31 @@ def test_closing_below_while_tls_is_being_set_up_is_an_error(run: Any, tls: Cont
                 await upgrade
 
     run(main())
+
+
+def test_what_the_client_has_sent_before_the_server_begins(tls: Contexts) -> None:
+    """It lies in the server's reader. The standard library takes it from there since 3.14 only."""
+
+    async def main() -> None:
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            waits: Any = reader
+            await waits._wait_for_data("serve")
+            await writer.start_tls(tls.server)
+            writer.write(await reader.readline())
+            writer.close()
+            await writer.wait_closed()
+
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        await writer.start_tls(tls.client, server_hostname="localhost")
+        writer.write(b"ping\n")
+        assert await reader.readline() == b"ping\n"
+        writer.close()
+        await writer.wait_closed()
+        server.close()
+        await server.wait_closed()
+
+    plait.run(main())
 
 
 def test_tls_in_tls(runner: asyncio.Runner, tls: Contexts) -> None:

@@ -258,7 +258,7 @@ def test_writing_something_else_is_refused_and_harms_nothing(runner: asyncio.Run
     async def main() -> None:
         one, other = await joined()
         for wrong in ("text", 5, None, [b"x"]):
-            with pytest.raises(TypeError, match="data argument must be a bytes-like object, not '"):
+            with pytest.raises(TypeError, match=r"data argument must be a bytes.* object, not '"):
                 one.transport.write(wrong)
         with pytest.raises(TypeError):
             one.transport.writelines([b"a", "text"])

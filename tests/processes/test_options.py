@@ -8,6 +8,7 @@ import itertools
 import os
 import random
 import signal
+import sysconfig
 import time
 from concurrent.futures.process import BrokenProcessPool
 
@@ -524,6 +525,15 @@ def test_limit_in_one_item_of_a_map(tally):
         with pytest.raises(plait.LimitExceeded):
             next(results)
         check_usable(pool)
+
+
+@pytest.mark.skipif(not sysconfig.get_config_var("Py_GIL_DISABLED"), reason="of builds without the GIL")
+@pytest.mark.filterwarnings("ignore:the process is forked")
+def test_a_forked_worker_whose_allocator_has_more_than_the_limit(capfd):
+    limits = plait.Limits(memory=300 << 20)
+    with plait.ProcessPool(1, limits=limits, mp_context="fork") as pool, pytest.raises(BrokenProcessPool):
+        pool.submit(len, "").result(WATCHDOG)
+    assert "MIMALLOC_ARENA_RESERVE=0" in capfd.readouterr().err
 
 
 def test_worker_died_can_be_pickled(pool):

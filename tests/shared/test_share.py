@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import copy
 import gc
 import pickle
@@ -55,6 +56,19 @@ def test_what_was_shared_is_a_copy() -> None:
     handle = plait.share(original)
     original[0] = 1
     assert handle.get().tolist() == [0, 0, 0]
+
+
+def test_one_handle_for_threads_that_get_it_at_once() -> None:
+    def get() -> Any:
+        begin.wait()
+        return make(*parts)
+
+    begin = threading.Barrier(8)
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        for _ in range(200):
+            make, parts = plait.share([1]).__reduce__()  # the handle is gone, its memory is not
+            handles = [future.result() for future in [pool.submit(get) for _ in range(8)]]
+            assert all(handle is handles[0] for handle in handles)
 
 
 def test_one_object_and_one_handle_in_a_process() -> None:

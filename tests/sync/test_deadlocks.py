@@ -7,6 +7,7 @@ import gc
 import logging
 import pickle
 import random
+import sysconfig
 import threading
 import time
 import weakref
@@ -22,6 +23,7 @@ from plait.sync import DeadlockWatch, Inversion, _deadlocks
 HERE = __file__
 # As long as a wait may last before it counts as one that nobody ends: far longer than it takes to look.
 ENOUGH = 0.2
+NO_GIL = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 
 
 @pytest.fixture
@@ -604,6 +606,7 @@ def test_random_locks_in_any_order_all_come_to_an_end(watch: DeadlockWatch, seed
     assert all(lock.acquire(False) for lock in locks)
 
 
+@pytest.mark.skipif(NO_GIL, reason="what other threads do cannot be looked at without the GIL")
 def test_all_threads_that_wait_for_channels_are_told(watch: DeadlockWatch, run_script: Any) -> None:
     source = """
 import logging, threading, plait, plait.sync

@@ -241,16 +241,20 @@ def _slice(figures: Figures, plan: Plan, calls: int) -> int:
 
 def _why(figures: Figures, machine: Machine, plan: Plan, refused: Mapping[str, str]) -> str:
     wall = figures.wall or 1e-9
-    held, released, blocked = figures.held_on_cpu / wall, figures.released / wall, figures.blocked / wall
-    does = f"a call takes {_seconds(wall)}: {held:.0%} with the GIL, {released:.0%} computing without it, {blocked:.0%} waiting"
-    if plan.model == THREADS:
-        reason = (
-            "threads wait side by side"
-            if blocked > max(held, released)
-            else "threads compute without the GIL side by side"
-        )
+    if machine.gil:
+        held, released, blocked = figures.held_on_cpu / wall, figures.released / wall, figures.blocked / wall
+        computes = f"{held:.0%} with the GIL, {released:.0%} computing without it"
+    else:
+        held, released, blocked = 0.0, figures.cpu / wall, figures.blocked / wall
+        computes = f"{released:.0%} computing"
+    does = f"a call takes {_seconds(wall)}: {computes}, {blocked:.0%} waiting"
+    if plan.model == THREADS and blocked > max(held, released):
+        reason = "threads wait side by side"
+    elif plan.model == THREADS:
+        reason = "threads compute without the GIL side by side"
     elif plan.model == PROCESSES:
-        reason = f"processes have a GIL each, and {machine.cores} cores"
+        each = "a GIL each" if machine.gil else "nothing in common to wait for"
+        reason = f"processes have {each}, and {machine.cores} cores"
     elif PROCESSES in refused and held > 0.5:
         reason = f"threads would take turns, and it {refused[PROCESSES]}"
     elif held > 0.5:

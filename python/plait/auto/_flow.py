@@ -165,8 +165,9 @@ class Flow:
         self.fill()
 
     def set_room(self) -> None:
-        self.most, messages = self._limits()
-        self.room = _ANY if messages else self.most
+        with self.lock:  # or what was decided before may be written over what was decided since
+            self.most, messages = self._limits()
+            self.room = _ANY if messages else self.most
 
     def fill(self) -> None:
         """Hand over calls while there are some, and room for them."""

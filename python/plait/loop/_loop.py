@@ -164,7 +164,7 @@ class EventLoop(SocketLoop):
         In all: `turns`, `callbacks` (called, those of timers and of ready sockets included), `timers` (that went off),
         `opened` (transports of the three kinds), `accepted` (connections taken off listening sockets).
         Bytes: `bytes_read` and `bytes_written`, by transports and by the methods `sock_...` and `sendfile`; with TLS as they go
-        over the socket. A `sendfile` that is cancelled counts nothing.
+        over the socket. A `sendfile` that is cancelled or fails counts nothing.
         Seconds: `awake` (in turns: callbacks, and looking at sockets in between), `asleep` (waiting for something to do),
         `held_up` (woken, but waiting for the interpreter lock).
 

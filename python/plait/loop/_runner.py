@@ -63,8 +63,8 @@ def run(
 
     Raises:
         RuntimeError: An event loop is running in this thread.
-        TypeError: `main` is an awaitable, but no coroutine.
-        ValueError: `main` is no coroutine, or `watch` is not above 0.
+        TypeError: `main` is an awaitable, but no coroutine; from Python 3.14 on, when it cannot be awaited at all.
+        ValueError: Before 3.14, `main` is neither; or `watch` is not above 0.
 
     >>> async def main():
     ...     await asyncio.sleep(0.001)
@@ -108,6 +108,7 @@ def _run_beside(main: Coroutine[Any, Any, T], debug: bool | None, prompt: bool, 
     task: asyncio.Task[T] | None = None
     interrupted = False
     outcome: Future[T] = Future()
+    may_run = inspect.iscoroutine if sys.version_info < (3, 14) else inspect.isawaitable  # as `asyncio.run` has it
 
     async def guarded() -> T:
         nonlocal task
@@ -118,7 +119,7 @@ def _run_beside(main: Coroutine[Any, Any, T], debug: bool | None, prompt: bool, 
 
     def work() -> None:
         try:
-            outcome.set_result(_run(guarded() if inspect.iscoroutine(main) else main, debug, prompt, watch))
+            outcome.set_result(_run(guarded() if may_run(main) else main, debug, prompt, watch))
         except BaseException as error:  # it is the caller's
             outcome.set_exception(error)
 

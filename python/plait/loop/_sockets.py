@@ -183,10 +183,10 @@ class SocketLoop(_core.LoopCore, Newest):
             if resume_reading:
                 transp.resume_reading()
 
-    def _sock_sendfile_update_filepos(self, fileno: int, offset: int, total_sent: int) -> None:
-        # The end of `sendfile`, however it came.
-        self._count_written(total_sent)
-        super()._sock_sendfile_update_filepos(fileno, offset, total_sent)
+    async def _sock_sendfile_native(self, sock: Any, file: Any, offset: int, count: int | None) -> int:
+        sent = await super()._sock_sendfile_native(sock, file, offset, count)
+        self._count_written(sent)
+        return sent
 
     async def _accept_connection2(self, *args: Any, **kwargs: Any) -> None:
         # Of a listening socket that is no plain one.

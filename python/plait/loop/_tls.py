@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from asyncio import constants, exceptions, transports
+from asyncio.streams import StreamReaderProtocol
 from typing import Any, Final
 
 from plait import _core
@@ -222,13 +223,25 @@ async def upgrade(
     # Nothing is to arrive before the connection has begun.
     transport.pause_reading()
     transport.set_protocol(upgraded)
-    made = loop.call_soon(upgraded.connection_made, transport)
-    resumed = loop.call_soon(transport.resume_reading)
+    later = [loop.call_soon(upgraded.connection_made, transport)]
+    if server_side and (early := _taken_early(protocol)):
+        later.append(loop.call_soon(upgraded.data_received, early))
+    later.append(loop.call_soon(transport.resume_reading))
     try:
         await waiter
     except BaseException:
         transport.close()
-        made.cancel()
-        resumed.cancel()
+        for handle in later:
+            handle.cancel()
         raise
     return upgraded
+
+
+def _taken_early(protocol: Any) -> bytes:
+    """Take back what a stream reader has got of the client's TLS already, as asyncio does from 3.14 on."""
+    reader: Any = getattr(protocol, "_stream_reader", None) if isinstance(protocol, StreamReaderProtocol) else None
+    if reader is None:
+        return b""
+    early = bytes(reader._buffer)
+    reader._buffer.clear()
+    return early

@@ -441,10 +441,19 @@ def _run_interpreter(control_fd: int, said: int, preload: tuple[str, ...]) -> su
             stderr=said,
             process_group=0,
             close_fds=True,
+            env=_environ(),
         )
     finally:
         os.close(config)
         os.close(stderr)
+
+
+def _environ() -> dict[str, str] | None:
+    """The environment of a server; None for this one's. Workers get their pools'."""
+    if "t" not in sys.abiflags:
+        return None
+    # The allocator of a build without the GIL would take a gigabyte in advance, which a limit of memory would count as used.
+    return {"MIMALLOC_ARENA_RESERVE": "0", **os.environ}
 
 
 def _await_ready(process: subprocess.Popen[bytes], control: socket.socket, said: int, timeout: float) -> None:

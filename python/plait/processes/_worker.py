@@ -176,8 +176,6 @@ def resemble(config: dict[str, Any]) -> None:
 
 def _set_up(config: dict[str, Any], seat: int, prepared: Prepared | None) -> None:
     """Make the worker resemble the parent, limit it, and run the initializer; print what fails, and raise it."""
-    from plait import _core
-
     multiprocessing.process.current_process().name = f"{config['process_name']}-worker-{seat}"
     try:
         if prepared is None:
@@ -185,7 +183,7 @@ def _set_up(config: dict[str, Any], seat: int, prepared: Prepared | None) -> Non
         elif prepared.error is not None:
             raise prepared.error
         if config["memory_limit"] is not None:
-            _core.limit_private_memory(config["memory_limit"])
+            _limit_memory(config["memory_limit"])
     except BaseException:
         sys.stderr.write(f"Process {multiprocessing.process.current_process().name}:\n")
         _print_exception()
@@ -201,6 +199,19 @@ def _set_up(config: dict[str, Any], seat: int, prepared: Prepared | None) -> Non
 
         logging.getLogger("concurrent.futures").critical("Exception in initializer:", exc_info=True)
         raise
+
+
+def _limit_memory(limit: int) -> None:
+    from plait import _core
+
+    if "t" in sys.abiflags and (used := _core.private_memory()) >= limit:
+        # The allocator has set it aside, so that tasks would get it in spite of the limit, and all else would fail.
+        raise MemoryError(
+            f"a worker has {used} bytes of private memory when it starts, more than the pool's limit of {limit}: a forked "
+            "one has what the program has, and without the GIL that is a gigabyte at least, unless the program was started "
+            "with MIMALLOC_ARENA_RESERVE=0 in its environment"
+        )
+    _core.limit_private_memory(limit)
 
 
 def _apply_environ(environ: dict[str, str]) -> None:

@@ -17,7 +17,9 @@ class Limits:
     boundary.
 
     Args:
-        memory: Bytes of private memory of one worker, its interpreter included. `None`: no limit.
+        memory: Bytes of private memory of one worker, its interpreter included. `None`: no limit. Builds without the GIL take a
+            gigabyte in advance, but not in workers; a pool with `mp_context="fork"` and a lower limit needs a program that
+            was started with `MIMALLOC_ARENA_RESERVE=0` in its environment.
 
     Raises:
         TypeError: `memory` is not an int.

@@ -29,9 +29,13 @@ _handles: weakref.WeakValueDictionary[tuple[int, int], Shared[Any]] = weakref.We
 """The handles of this process by their memory: each object is unpickled once."""
 
 
+_making = threading.RLock()
+"""Held for an instant by who looks a handle up, or there were several of one object."""
+
+
 def _after_fork() -> None:
-    global _first
-    _first = threading.Lock()  # another thread of the parent may hold the old one for ever
+    global _first, _making
+    _first, _making = threading.Lock(), threading.RLock()  # another thread of the parent may hold the old ones for ever
 
 
 os.register_at_fork(after_in_child=_after_fork)
@@ -171,4 +175,5 @@ def _handle(segment: _core.Segment, pickled: int, buffers: tuple[tuple[int, int]
     made._pickled = pickled
     made._buffers = buffers
     made._value = _UNREAD
-    return _handles.setdefault(segment.identity, made)
+    with _making:
+        return _handles.setdefault(segment.identity, made)

@@ -218,6 +218,6 @@ class RLock(_core.RLockCore, _OwnedLock, metaclass=ABCMeta):
 
     def __repr__(self) -> str:
         now = self.statistics()
-        held = f" owner={now['owner']!r} count={now['count']}" if now["locked"] else ""
-        state = "locked" if now["locked"] else "unlocked"
-        return f"<{state} plait.{type(self).__name__} object{held} waiting={now['waiting']} at {id(self):#x}>"
+        held = f" owner={now['owner']!r}" if now["locked"] else ""
+        state, count, waiting = "locked" if now["locked"] else "unlocked", now["count"], now["waiting"]
+        return f"<{state} plait.{type(self).__name__} object{held} count={count} waiting={waiting} at {id(self):#x}>"

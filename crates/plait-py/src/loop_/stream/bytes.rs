@@ -135,23 +135,28 @@ pub(crate) enum Given<'a, 'py> {
 }
 
 impl<'a, 'py> Given<'a, 'py> {
-    /// The bytes of `data`, where it is of a type that may be written.
+    /// The bytes of `data`, where it is of a type that may be written, to a stream or as a datagram.
     #[inline]
-    pub(crate) fn of(data: &'a Bound<'py, PyAny>) -> PyResult<Self> {
+    pub(crate) fn of(data: &'a Bound<'py, PyAny>, to_stream: bool) -> PyResult<Self> {
         match data.cast_exact::<PyBytes>() {
             Ok(bytes) => Ok(Given::Object(bytes)),
-            Err(_) => Self::of_other(data),
+            Err(_) => Self::of_other(data, to_stream),
         }
     }
 
-    fn of_other(data: &'a Bound<'py, PyAny>) -> PyResult<Self> {
+    fn of_other(data: &'a Bound<'py, PyAny>, to_stream: bool) -> PyResult<Self> {
         let may = data.is_instance_of::<PyBytes>()
             || data.is_instance_of::<PyByteArray>()
             || data.is_instance_of::<PyMemoryView>();
         if !may {
+            // The standard library's words.
+            let wanted = match to_stream && data.py().version_info() >= (3, 14) {
+                true => "bytes, bytearray, or memoryview",
+                false => "bytes-like",
+            };
+            let kind = data.get_type().name()?.repr()?;
             return Err(PyTypeError::new_err(format!(
-                "data argument must be a bytes-like object, not {}",
-                data.get_type().name()?.repr()?
+                "data argument must be a {wanted} object, not {kind}"
             )));
         }
         Self::of_any(data)

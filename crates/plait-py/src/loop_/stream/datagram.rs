@@ -183,7 +183,7 @@ impl StreamCore {
         address: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<()> {
         let (py, core) = (slf.py(), slf.get());
-        let given = Given::of(data)?;
+        let given = Given::of(data, false)?;
         let target = core.target(address, py)?;
         let offer = core.stream(py, |stream| stream.offer(given.bytes().len() + HEADER, None));
         match offer {

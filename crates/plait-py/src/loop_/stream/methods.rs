@@ -251,7 +251,7 @@ impl StreamCore {
     /// Writes `data`; what does not go out now is queued.
     pub(in crate::loop_) fn write(slf: &Bound<'_, Self>, data: &Bound<'_, PyAny>) -> PyResult<()> {
         let (py, core) = (slf.py(), slf.get());
-        let given = Given::of(data)?;
+        let given = Given::of(data, true)?;
         let bytes = given.bytes();
         // The queue gets what was given, or a copy of it, only if it has to wait.
         let written = core.put(
