@@ -21,6 +21,8 @@ import pytest
 
 import plait
 from plait.auto import _choice
+from plait.auto._figures import Figures, Sample
+from plait.auto._paces import Paces
 from tests.auto import bodies
 
 WATCHDOG = 60
@@ -522,6 +524,19 @@ def test_models_that_are_left_out_are_not_taken():
         list(pool.map(bodies.nap, [0.005] * 20))
         assert pool.explain(bodies.nap)["model"] == "serial"
         assert pool.explain(bodies.nap)["refused"]["threads"] == "is not among the pool's models"
+
+
+@pytest.mark.parametrize("gil", [True, False])
+def test_reasons_speak_of_the_gil_only_where_there_is_one(gil):
+    figures = Figures()
+    figures.add(Sample(calls=10, wall=100_000_000, cpu=99_000_000))
+    machine = _choice.Machine(cores=2, most=None, gil=gil)
+    decision = _choice.choose(
+        figures, machine, _choice.Costs(), 100, refused={"processes": "is refused"}, start=0.0, paces=Paces()
+    )
+    assert decision.plan.model == ("serial" if gil else "threads")
+    assert ("99% with the GIL" in decision.why) is gil
+    assert ("take turns" in decision.why) is gil
 
 
 def test_a_tie_goes_to_what_is_in_use():
