@@ -164,6 +164,10 @@ class ProfileRounds(PairedRounds[Profiler]):
         return "\n".join(lines)
 
     def page(self, result: dict[str, Any]) -> str:
+        busy = result["load"] > 2
+        warning = (
+            "\n**The machine was busy with other things: differences of some percent are noise.**\n" if busy else ""
+        )
         versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
         return f"""# What it costs to profile a program
 
@@ -171,7 +175,7 @@ Made by `benches/profile/run.py`, whose first lines say how it is measured; the 
 
 CPython {result["python"]}, {result["machine"]}, load {result["load"]} at the end; {versions}.
 {len(result["rounds"])} rounds: what is more than alone, as a share of the program's time by the clock, median and range.
-
+{warning}
 {self.table(result)}
 
 {self.aims(result)}
