@@ -11,11 +11,11 @@ GIL for every row of a query.
 Method: each program (`programs.py`) runs with a profiler and alone right before it, once in each round, and the order of
 profilers is rotated from round to round. plait and py-spy look at 100 stacks a second; viztracer writes down every call, as it
 comes, and so is measured with few programs. There are three figures, each of which is what is more than alone, as a share of
-the time that the program alone takes by the clock: medians of the rounds, and their range. The first is CPU time of the
-program's process while it works, all its threads together: what plait's hooks and its observer need is in it, what py-spy
-needs in its own process is not. The second is the program's time by the clock while it works. The third is that of the whole
-command, with its start, the report and the end, which are the same however long the program is: what they take is measured by
-a program that does nothing.
+the time that the program alone takes by the clock (for CPU time the shortest of all its runs alone, since on a busy machine
+the clock tells of others): medians of the rounds, and their range. The first is CPU time of the program's process while it
+works, all its threads together: what plait's hooks and its observer need is in it, what py-spy needs in its own process is
+not. The second is the program's time by the clock while it works. The third is that of the whole command, with its start, the
+report and the end, which are the same however long the program is: what they take is measured by a program that does nothing.
 """
 
 from __future__ import annotations
@@ -119,12 +119,14 @@ class ProfileRounds(PairedRounds[Profiler]):
         return measured
 
     def more(self, result: dict[str, Any], peer: str, name: str, figure: str) -> list[float]:
+        alone = f"{name} alone wall"
+        if any(alone not in each[peer] for each in result["rounds"]):
+            return []
+        shortest = min(own[alone] for each in result["rounds"] for own in each.values() if alone in own)
         more = []
         for each in result["rounds"]:
-            if f"{name} alone wall" not in each[peer]:
-                return []
             extra = each[peer][f"{name} profiled {figure}"] - each[peer][f"{name} alone {figure}"]
-            more.append(100 * extra / each[peer][f"{name} alone wall"])
+            more.append(100 * extra / (shortest if figure == "cpu" else each[peer][alone]))
         return more
 
     def cell(self, result: dict[str, Any], peer: str, name: str, figure: str) -> str:
@@ -162,6 +164,10 @@ class ProfileRounds(PairedRounds[Profiler]):
         return "\n".join(lines)
 
     def page(self, result: dict[str, Any]) -> str:
+        busy = result["load"] > 2
+        warning = (
+            "\n**The machine was busy with other things: differences of some percent are noise.**\n" if busy else ""
+        )
         versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
         return f"""# What it costs to profile a program
 
@@ -169,7 +175,7 @@ Made by `benches/profile/run.py`, whose first lines say how it is measured; the 
 
 CPython {result["python"]}, {result["machine"]}, load {result["load"]} at the end; {versions}.
 {len(result["rounds"])} rounds: what is more than alone, as a share of the program's time by the clock, median and range.
-
+{warning}
 {self.table(result)}
 
 {self.aims(result)}
