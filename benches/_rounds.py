@@ -254,8 +254,9 @@ class Bench(Rounds[P]):
         where = result["environment"]
         versions = ", ".join(f"{name} {version}" for name, version in where["versions"].items())
         rounds = 1 + max(row["round"] for row in result["rounds"])
+        counted = "One round" if rounds == 1 else f"Medians of {rounds} rounds and their range"
         return (
-            f"Medians of {rounds} rounds and their range; {self.place(where)}, Python {where['python']}, {versions},"
+            f"{counted}; {self.place(where)}, Python {where['python']}, {versions},"
             f" {where['date']}"
         )
 

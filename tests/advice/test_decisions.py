@@ -18,10 +18,13 @@ def record(rows: list[list[float]], **more: Any) -> dict[str, Any]:
     return {
         "gil": True,
         "waits": {},
+        "held_by_one": "",
+        "in_turn": False,
+        "method": False,
         "speed": None,
         "tasks": "module.work",
         "calls": len(rows),
-        "items": rows,
+        "items": [[*row, 0.0] for row in rows],
         "parcels": [],
         "coroutine": False,
         "change": None,
@@ -113,8 +116,8 @@ def test_the_outermost_repeated_calls_are_the_tasks() -> None:
     work = meter("work", 20, 50_000, main)
     part = meter("part", 2_000, 450, work)
     assert _find.dominant([part, work, main]) is work
-    rounds = meter("rounds", 4, 250_000)
-    inner = meter("inner", 100, 9_000, rounds)
+    rounds = meter("rounds", 4, 250_000_000)
+    inner = meter("inner", 100, 9_000_000, rounds)
     assert _find.dominant([rounds, inner]) is inner
     assert _find.dominant([main]) is None
 
@@ -136,15 +139,45 @@ def test_bad_arguments(arguments: tuple[Any, ...], error: type[Exception]) -> No
 
 def profile(**more: Any) -> plait.Profile:
     evidence = {"sentence": "Threads compute.", "try": ["processes"], "figures": {}, "functions": []}
-    made: Any = {"threads": [{}], "wall": 1.0, "verdict": "cpu-bound", "evidence": evidence, **more}
+    thread = {"pid": 1, "name": "MainThread", "on_cpu_gil": 1.0, "waits": []}
+    made: Any = {
+        "threads": [thread],
+        "processes": [{"name": "program.py"}],
+        "tasks": [],
+        "pools": [],
+        "functions": [],
+        "wall": 1.0,
+        "verdict": "cpu-bound",
+        "evidence": evidence,
+        **more,
+    }
     return plait.Profile(made)
 
 
-def test_a_profile() -> None:
+def test_a_profile_without_calls() -> None:
     advice = plait.advise(profile(), cores=[2])
-    assert (advice.verdict, advice.cores) == (None, 2)
-    assert "no calls" in advice.why
+    assert (advice.verdict, advice.tasks, advice.cores) == (None, None, 2)
+    assert "no function was seen to be called again and again" in advice.why
     assert "Threads compute (cpu-bound)" in advice.why
+
+
+def test_a_profile_with_tasks() -> None:
+    tasks = [
+        {"pid": 1, "function": "fetch", "start": 0.0, "wall": 0.5, "running": 0.001, "awaiting": 0.4, "awaits": []}
+    ] * 20
+    advice = plait.advise(profile(tasks=tasks), cores=[2])
+    assert (advice.verdict, advice.tasks, advice.calls, advice.at_once) == ("asyncio", "fetch", 20, 20)
+
+
+def test_a_profile_of_threads_that_wait_for_locks(tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text("def work():\n    pass\n")
+    states = dict.fromkeys(("on_cpu_gil", "gil_held_off_cpu", "on_cpu_released", "io_wait", "ready", "gil_wait"), 0.01)
+    each = {"pid": 1, "start": 0.0, "wall": 1.0, "waits": [], "lock_wait": 0.9, **states}
+    threads = [{**each, "name": name} for name in ("MainThread", *(f"Thread-{at} (work)" for at in range(1, 5)))]
+    functions = [{"function": "work", "file": str(tmp_path / "program.py"), "line": 1}]
+    advice = plait.advise(profile(threads=threads, functions=functions))
+    assert advice.verdict is None
+    assert "waited for locks" in advice.why
 
 
 def test_an_empty_profile() -> None:

@@ -201,7 +201,7 @@ def test_reasons_are_told(tmp_path: Path) -> None:
     assert "shared state is written" in said["why"]
     assert "`append` of `results`" in said["why"]
     assert set(said["predicted"]) == {"serial", "threads", "processes", "asyncio", "subinterpreters", "free-threaded"}
-    assert set(said["refused"]) == {"processes"}
+    assert set(said["refused"]) == {"processes", "subinterpreters"}
 
 
 def test_the_program_is_what_it_is_without(tmp_path: Path) -> None:
@@ -309,11 +309,31 @@ def test_bad_input(tmp_path: Path, words: tuple[str, ...], code: int, said: str)
     assert "Traceback" not in ran.stderr
 
 
-def test_a_saved_profile(tmp_path: Path) -> None:
-    (tmp_path / "program.py").write_text(LINES)
+@pytest.mark.parametrize(
+    ("source", "verdicts", "tasks"),
+    [
+        pytest.param(CPU, {"processes"}, "__main__.work", id="loop"),
+        pytest.param(SLEEPS, {"threads", "asyncio"}, "__main__.fetch", id="waits"),
+        pytest.param(SHARED, {None}, "__main__.work", id="shared"),
+        pytest.param(EXECUTOR, {"processes"}, "__main__.work", id="pool"),
+        pytest.param(TASKS, {"asyncio"}, "__main__.fetch", id="tasks"),
+        pytest.param(LINES, {None}, None, id="lines"),
+    ],
+)
+def test_a_saved_profile(tmp_path: Path, source: str, verdicts: set[str | None], tasks: str | None) -> None:
+    (tmp_path / "program.py").write_text(source)
     assert plait("profile", "-q", "-o", "saved.trace", "program.py", cwd=tmp_path).returncode == 0
-    ran = plait("advise", "saved.trace", "--json", cwd=tmp_path)
+    ran = plait("advise", "saved.trace", "--json", "--cores", "4", cwd=tmp_path)
     assert ran.returncode == 0, ran.stderr
     said = json.loads(ran.stdout)
+    assert said["tasks"] == tasks
+    assert said["verdict"] in verdicts, said["why"]
+
+
+def test_a_saved_profile_without_its_program(tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(CPU)
+    assert plait("profile", "-q", "-o", "saved.trace", "program.py", cwd=tmp_path).returncode == 0
+    (tmp_path / "program.py").unlink()
+    said = json.loads(plait("advise", "saved.trace", "--json", cwd=tmp_path).stdout)
     assert (said["verdict"], said["tasks"]) == (None, None)
-    assert "a profile has threads and no calls" in said["why"]
+    assert "too few samples" in said["why"]

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from plait.compare import Comparison, Row, _measure, _render, _textbook, textbook
+from plait import _core
+from plait.compare import Comparison, Row, _measure, _render, textbook
 
 #: Figures as a machine with two cores and a GIL has them.
 FIGURES: dict[str, dict[str, dict[str, float]]] = {
@@ -85,7 +86,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> Comparison:
         return FIGURES[name]
 
     monkeypatch.setattr(_measure, "run", run)
-    monkeypatch.setattr(_textbook, "gil_is_on", lambda: True)
+    monkeypatch.setattr(_core, "gil_is_on", lambda: True)
     return textbook(quick=True)
 
 
@@ -122,7 +123,7 @@ def test_figures_that_contradict_a_claim_say_so(
 ) -> None:
     figures = {**FIGURES, measurement: {**FIGURES[measurement], model: {**FIGURES[measurement][model], **changes}}}
     monkeypatch.setattr(_measure, "run", lambda name, *, quick: figures[name])
-    monkeypatch.setattr(_textbook, "gil_is_on", lambda: True)
+    monkeypatch.setattr(_core, "gil_is_on", lambda: True)
     assert row(textbook(quick=True), topic).holds is False
 
 

@@ -41,7 +41,20 @@ HOMES = {
 }
 
 # The Python rooms that may open a door of the extension module. Between rooms, see [tool.importlinter] in pyproject.toml.
-DOORS = {"_future", "_executor", "advice", "auto", "loop", "model", "observe", "processes", "shared", "sync", "threads"}
+DOORS = {
+    "_future",
+    "_executor",
+    "advice",
+    "auto",
+    "compare",
+    "loop",
+    "model",
+    "observe",
+    "processes",
+    "shared",
+    "sync",
+    "threads",
+}
 
 PUBLIC = {
     "Barrier",

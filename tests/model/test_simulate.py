@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import sys
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 import plait
-from plait import simulate
+from plait import _core, simulate
 from plait.model import Burst, Costs, Item, Parcel, Resource, Workload, calibrate, measure_speed, what_if
 from plait.model._calibrate import _load, _path
 
@@ -226,3 +227,47 @@ thread.join()
 
 def test_the_package_has_the_name() -> None:
     assert plait.simulate is simulate
+
+
+CGROUP_2 = {
+    "proc/self/cgroup": "0::/pod/app\n",
+    "proc/self/mountinfo": "30 23 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n",
+    "sys/fs/cgroup/pod/app/cpu.max": "max 100000\n",
+    "sys/fs/cgroup/pod/cpu.max": "150000 100000\n",
+}
+CGROUP_1 = {
+    "proc/self/cgroup": "2:cpu,cpuacct:/jobs/7\n",
+    "proc/self/mountinfo": "32 31 0:29 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu,cpuacct\n",
+    "sys/fs/cgroup/cpu/jobs/7/cpu.cfs_quota_us": "50000\n",
+    "sys/fs/cgroup/cpu/jobs/7/cpu.cfs_period_us": "200000\n",
+}
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [(CGROUP_2, (150_000_000, 100_000_000)), (CGROUP_1, (50_000_000, 200_000_000)), ({}, None)],
+)
+def test_the_quota_of_a_container_is_found(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch, files: dict[str, str], expected: tuple[int, int] | None
+) -> None:
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    found = _core.cpu_quota(str(tmp_path))
+    assert found == expected
+    cores = _core.usable_cpus()
+    many = [[Burst("hold", 0.010)]] * (100 * cores)
+    monkeypatch.setattr(_core, "cpu_quota", lambda: found)
+    here = simulate(many, model="processes", costs=FREE).seconds
+    free = simulate(many, model="processes", costs=FREE, quota=math.inf).seconds
+    share = 1.0 if expected is None else min(1.0, expected[0] / expected[1] / cores)
+    assert here == pytest.approx(free / share, rel=0.15)
+    # More cores than there are: that is another machine.
+    assert simulate(many, model="processes", cores=cores + 1, costs=FREE).seconds < free
+
+
+def test_priorities() -> None:
+    work = [[Burst("hold", 0.010)]] * 8
+    assert seconds(work, "processes", nice=19) == pytest.approx(seconds(work, "processes"))
+    with pytest.raises(ValueError, match="nice must be from -20 to 19, not 20"):
+        seconds(work, "processes", nice=20)

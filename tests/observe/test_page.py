@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
+from plait._words import seconds
 from plait.observe._states import STATES
 from plait.observe.report import html
-from plait.observe.report._words import TITLES, VERDICTS, seconds
+from plait.observe.report._words import TITLES, VERDICTS
 from tests.observe._chromium import Browser
 from tests.observe._profiles import GIL, IO, Player, a_profile, in_json, lane
 

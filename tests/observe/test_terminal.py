@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
+from plait._words import seconds, size
 from plait.observe._states import STATES
 from plait.observe.report import terminal
-from plait.observe.report._words import figure, percent, plain, seconds, size
+from plait.observe.report._words import figure, percent, plain
 from tests.observe._profiles import NASTY, a_profile, in_json
 
 if TYPE_CHECKING:

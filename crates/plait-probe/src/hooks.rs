@@ -24,6 +24,7 @@ use crate::elf;
 use crate::gil::Gil;
 use crate::memory::Memory;
 use crate::meter::{self, Did};
+use crate::stretches;
 use crate::tally;
 use crate::watch;
 
@@ -72,6 +73,7 @@ static SWITCH_COND: AtomicUsize = AtomicUsize::new(0);
 fn seen(did: Did) {
     meter::event(did);
     tally::event(did);
+    stretches::event(did);
     watch::event(did);
 }
 

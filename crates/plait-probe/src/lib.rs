@@ -5,6 +5,7 @@
 //! | [`gil`] | where the GIL's structure lies: per-version offsets as data |
 //! | [`hooks`] | every taking and letting go of the GIL |
 //! | [`tally`] | how long a thread has held the GIL, for who decides while the program runs |
+//! | [`stretches`] | what one thread's time is made of, stretch by stretch |
 //! | [`watch`] | how long threads hold the GIL and wait for it, all together |
 //! | [`proc`] | what `/proc` says of threads |
 //! | [`calls`] | what a thread waits for, by its system call |
@@ -33,6 +34,7 @@ pub mod outside;
 pub mod proc;
 pub mod stack;
 pub mod stacks;
+pub mod stretches;
 mod symbols;
 pub mod tally;
 pub mod target;

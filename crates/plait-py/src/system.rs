@@ -1,5 +1,7 @@
 //! A few calls to the system for the Python side.
 
+use std::path::PathBuf;
+
 use pyo3::prelude::*;
 
 use plait_sys::{child, cpu, limits, mem};
@@ -8,6 +10,15 @@ use plait_sys::{child, cpu, limits, mem};
 #[pyfunction]
 fn usable_cpus() -> usize {
     cpu::usable_cpus()
+}
+
+/// CPU time that this process's container may use: quota and period, in nanoseconds. None without a limit. `root` is where the file
+/// system begins.
+#[pyfunction]
+#[pyo3(signature = (root = PathBuf::from("/")))]
+fn cpu_quota(root: PathBuf) -> Option<(u64, u64)> {
+    let quota = cpu::cpu_quota(&root)?;
+    Some((quota.us.saturating_mul(1000), quota.period_us.saturating_mul(1000)))
 }
 
 /// Bytes of memory that this process may use: the machine's, or its container's.
@@ -54,6 +65,7 @@ fn trim_memory() {
 
 pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(usable_cpus, module)?)?;
+    module.add_function(wrap_pyfunction!(cpu_quota, module)?)?;
     module.add_function(wrap_pyfunction!(usable_memory, module)?)?;
     module.add_function(wrap_pyfunction!(become_subreaper, module)?)?;
     module.add_function(wrap_pyfunction!(die_with_parent, module)?)?;

@@ -93,6 +93,8 @@ pub struct Costs {
     /// How far work of the same kind is off from one run to the next: the speed of the machine's cores. `ns` is 1, or what the
     /// recorded work has to be multiplied with.
     pub speed: Cost,
+    /// How far predictions of another model than the serial one have been off, beside what bursts and the other costs explain. `ns` is 1.
+    pub model: Cost,
 }
 
 impl Default for Costs {
@@ -138,6 +140,7 @@ impl Default for Costs {
             },
             byte: Cost::new(0.3, WIDE),
             speed: Cost::new(1.0, 0.05),
+            model: Cost::new(1.0, 0.08),
         }
     }
 }
@@ -172,6 +175,7 @@ impl Costs {
             ("loop.start", &mut self.event_loop.start),
             ("byte", &mut self.byte),
             ("speed", &mut self.speed),
+            ("model", &mut self.model),
         ];
         let mut all: Vec<_> = alone.into_iter().map(|(name, cost)| (name.to_owned(), cost)).collect();
         let pools = [

@@ -16,6 +16,12 @@ use std::collections::BinaryHeap;
 /// Weight of a thread with nice value 0.
 pub const WEIGHT: u32 = 1024;
 
+/// The weight of a nice value: a step is worth a tenth of a core to two threads that share one, as in the kernel's table.
+#[must_use]
+pub fn weight_of(nice: i8) -> u32 {
+    (f64::from(WEIGHT) / 1.25_f64.powi(i32::from(nice.clamp(-20, 19)))).round() as u32
+}
+
 /// CPU time that may be used in each period, by all cores together.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Quota {
@@ -323,6 +329,14 @@ mod tests {
         cores.enter(B, &mut late, true);
         assert_eq!(late.virtual_ns, 96_000_000);
         assert!(cores.beaten(&share(100_000_000, None)) && !cores.beaten(&share(95_000_000, None)));
+    }
+
+    #[test]
+    fn a_step_of_nice_is_a_tenth_of_a_core() {
+        assert_eq!(weight_of(0), WEIGHT);
+        let (one, other) = (f64::from(weight_of(0)), f64::from(weight_of(1)));
+        assert!((one / (one + other) - 0.55).abs() < 0.01);
+        assert!(weight_of(-20) > 80 * WEIGHT && weight_of(19) > 10);
     }
 
     #[test]

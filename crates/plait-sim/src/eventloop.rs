@@ -6,7 +6,6 @@
 use crate::calibrate::LoopCosts;
 use crate::program::{Ctl, Op, Program, ThreadId};
 use crate::tape::{Tape, call};
-use crate::workload::Kind;
 use std::collections::VecDeque;
 
 pub(crate) struct EventLoop<'a> {
@@ -50,8 +49,8 @@ impl<'a> EventLoop<'a> {
             return None;
         };
         self.at[task] += 1;
-        if let Kind::Blocked { resource } = burst.kind {
-            world.call(self.tape.resource(resource), burst.ns, task as u32);
+        if let Some(resource) = self.tape.awaited(burst) {
+            world.call(resource, burst.ns, task as u32);
             self.waiting += 1;
             self.current = None;
             return None;

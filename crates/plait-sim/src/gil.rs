@@ -59,7 +59,12 @@ impl Gil {
 
     /// Somebody else wants it.
     pub(crate) fn contended(&self) -> bool {
-        !self.sleepers.is_empty() || self.coming > 0
+        self.waiting() > 0
+    }
+
+    /// How many others want it.
+    pub(crate) fn waiting(&self) -> usize {
+        self.sleepers.len() + self.coming as usize
     }
 
     pub(crate) fn take(&mut self, thread: ThreadId) -> Take {

@@ -10,6 +10,10 @@ pub struct Resource {
     pub servers: Option<u32>,
     /// The wait is work of others on cores of this machine (a child process, a server beside it), and so competes for them.
     pub on_cores: bool,
+    /// Each process has its own, which its threads share: a lock within a C library.
+    pub in_process: bool,
+    /// Percent by which serving takes longer for those that had to stand in line: they are in one another's way.
+    pub contended_percent: u32,
 }
 
 /// For whom.
@@ -48,7 +52,9 @@ impl Service {
             .servers
             .is_some_and(|servers| self.active >= servers.max(1))
         {
-            self.line.push_back(request);
+            let more = u128::from(request.ns) * u128::from(self.resource.contended_percent) / 100;
+            let ns = request.ns.saturating_add(u64::try_from(more).unwrap_or(u64::MAX));
+            self.line.push_back(Request { ns, ..request });
             return None;
         }
         self.active += 1;
@@ -70,10 +76,28 @@ mod tests {
     use super::*;
 
     #[test]
+    fn who_stands_in_line_is_served_more_slowly() {
+        let mut service = Service::new(Resource {
+            servers: Some(1),
+            contended_percent: 50,
+            ..Resource::default()
+        });
+        let request = |ns| Request {
+            client: Client::Token(0),
+            ns,
+        };
+        assert_eq!(service.ask(request(10)).map(|one| one.ns), Some(10));
+        assert!(service.ask(request(10)).is_none());
+        assert_eq!(service.served().map(|one| one.ns), Some(15));
+        assert!(service.served().is_none());
+        assert_eq!(service.ask(request(10)).map(|one| one.ns), Some(10));
+    }
+
+    #[test]
     fn those_beyond_the_limit_are_served_in_turn() {
         let mut service = Service::new(Resource {
             servers: Some(2),
-            on_cores: false,
+            ..Resource::default()
         });
         let request = |number| Request {
             client: Client::Token(number),

@@ -31,7 +31,7 @@ mod workload;
 mod world;
 
 pub use calibrate::{Cost, Costs, LoopCosts, Machine, TaskCosts};
-pub use cores::{CoresConfig, Quota, WEIGHT};
+pub use cores::{CoresConfig, Quota, WEIGHT, weight_of};
 pub use engine::Chance;
 pub use io::Resource;
 pub use program::{

@@ -3,13 +3,14 @@
 use crate::calibrate::Costs;
 use crate::engine::Chance;
 use crate::program::{Hold, Op, ResourceId};
-use crate::workload::{Burst, Item, Kind, Parcel};
+use crate::workload::{Burst, Item, Kind, Parcel, Workload};
 
 /// Items as they come.
 pub(crate) struct Tape<'a> {
     items: &'a [Item],
     order: &'a [u32],
     resources: Vec<ResourceId>,
+    in_process: Vec<bool>,
     /// What CPU time is multiplied with.
     speed: f64,
     byte_ns: f64,
@@ -47,14 +48,15 @@ struct Progress {
 
 impl<'a> Tape<'a> {
     pub(crate) fn new(
-        items: &'a [Item],
+        workload: &'a Workload,
         order: &'a [u32],
         resources: Vec<ResourceId>,
         costs: &Costs,
         seed: u64,
     ) -> Self {
         Self {
-            items,
+            items: &workload.items,
+            in_process: workload.resources.iter().map(|resource| resource.in_process).collect(),
             order,
             resources,
             speed: costs.speed.ns,
@@ -94,7 +96,15 @@ impl<'a> Tape<'a> {
         }
     }
 
-    pub(crate) fn resource(&self, resource: u32) -> ResourceId {
+    /// Whether a task of an event loop can await this burst. What is done within the process it cannot.
+    pub(crate) fn awaited(&self, burst: &Burst) -> Option<ResourceId> {
+        match burst.kind {
+            Kind::Blocked { resource } if !self.in_process[resource as usize] => Some(self.resource(resource)),
+            _ => None,
+        }
+    }
+
+    fn resource(&self, resource: u32) -> ResourceId {
         self.resources[resource as usize]
     }
 

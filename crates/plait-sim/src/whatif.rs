@@ -2,12 +2,14 @@
 //!
 //! The prediction is the median of a few runs of the items as recorded, at the costs as measured. Its interval comes from
 //! more runs, each with a sample drawn anew from those that were recorded (a bootstrap) and with costs drawn from their
-//! spread: what lies between the 5th and the 95th of a hundred of them. Long workloads are run in part, and go on at the
+//! spread, among them how far predictions have been off: what lies between the 5th and the 95th of a hundred of them. Long workloads are run in part, and go on at the
 //! pace of the middle of that part.
 
 use crate::calibrate::{Costs, Machine};
+use crate::cores::weight_of;
 use crate::engine::Chance;
 use crate::eventloop::EventLoop;
+use crate::io::Resource;
 use crate::pools::{Pool, Serial, Shape, Threads};
 use crate::program::{Outcome, Program, Stuck};
 use crate::tape::Tape;
@@ -62,6 +64,8 @@ pub struct Question {
     pub warm: bool,
     /// Items in a message to a process or interpreter. `None`: as many as take some milliseconds.
     pub chunk: Option<usize>,
+    /// Nice value of the workers, from -20 to 19. Those who call, and who serves on cores, have 0.
+    pub nice: i8,
 }
 
 /// How much to compute for an answer.
@@ -154,7 +158,12 @@ pub fn predict(workload: &Workload, costs: &Costs, question: &Question, effort: 
     for _ in 0..effort.replicas {
         let order = resampled(workload, items, &mut chance);
         let drawn = costs.draw(&mut chance);
-        times.push(run(workload, &drawn, question, &order, chance.word())?.0);
+        let off = match question.model {
+            Model::Serial => 1.0,
+            _ if costs.model.ns > 0.0 => drawn.model.ns / costs.model.ns,
+            _ => 1.0,
+        };
+        times.push(run(workload, &drawn, question, &order, chance.word())?.0 * off);
     }
     times.sort_by(f64::total_cmp);
     Ok(Prediction {
@@ -250,9 +259,15 @@ fn run(
     seed: u64,
 ) -> Result<(f64, Outcome), Stuck> {
     let mut world = World::new(question.machine.world(costs, seed));
-    let resources = workload.resources.iter().map(|&resource| world.add_resource(resource));
+    let separate = question.model == Model::Processes;
+    let seen = workload.resources.iter().map(|&resource| Resource {
+        // A worker has one thread that works.
+        servers: resource.servers.filter(|_| !(separate && resource.in_process)),
+        ..resource
+    });
+    let resources = seen.map(|resource| world.add_resource(resource));
     let resources = resources.collect();
-    let tape = Tape::new(&workload.items, order, resources, costs, seed);
+    let tape = Tape::new(workload, order, resources, costs, seed);
     let ended = |outcome: Outcome, tape: &Tape| {
         let rest = (workload.count - order.len()) as f64;
         (outcome.ns as f64 + rest * tape.pace(outcome.ns), outcome)
@@ -277,7 +292,9 @@ fn run(
             let workers = question.workers.min(order.len());
             let threads = Threads {
                 caller: first,
-                workers: (0..workers).map(|_| world.add_thread(shared)).collect(),
+                workers: (0..workers)
+                    .map(|_| world.add_weighted(shared, weight_of(question.nice)))
+                    .collect(),
             };
             let task_costs = match question.model {
                 Model::Processes => costs.processes,

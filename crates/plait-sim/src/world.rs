@@ -79,6 +79,8 @@ struct Thread {
     /// It looks for the GIL after a sleep, and the number of switches when that began.
     looking: Option<Looking>,
     hand_over: HandOver,
+    /// When it let the GIL go last.
+    let_go: u64,
     /// What it serves, if it is not a thread of the program.
     serves: Option<(ResourceId, Client)>,
 }
@@ -195,6 +197,7 @@ impl<O: Observer> World<O> {
             wait: 0,
             looking: None,
             hand_over: HandOver::Undecided,
+            let_go: 0,
             serves: None,
         });
         id

@@ -271,7 +271,7 @@ fn waits_overlap_as_far_as_they_are_served() {
         let mut world = World::new(config(1));
         let disk = world.add_resource(Resource {
             servers,
-            on_cores: false,
+            ..Resource::default()
         });
         for _ in 0..8 {
             let thread = world.add_thread(None);
@@ -289,6 +289,7 @@ fn waits_for_work_on_this_machine_share_its_cores() {
     let children = world.add_resource(Resource {
         servers: None,
         on_cores: true,
+        ..Resource::default()
     });
     for _ in 0..8 {
         let thread = world.add_thread(None);

@@ -37,6 +37,7 @@ fn free() -> Costs {
         },
         byte: none,
         speed: Cost::new(1.0, 0.0),
+        model: Cost::new(1.0, 0.0),
     }
 }
 
@@ -62,6 +63,7 @@ fn question(model: Model, workers: usize, cores: usize) -> Question {
         machine: Machine::new(cores),
         warm: false,
         chunk: Some(1),
+        nice: 0,
     }
 }
 
@@ -288,4 +290,67 @@ fn nonsense_is_refused() {
     let empty = workload(vec![], 0);
     let asked = predict(&empty, &free(), &question(Model::Serial, 1, 1), Effort::default());
     assert_eq!(asked, Err(Error::Invalid(Invalid::NoItems)));
+}
+
+#[test]
+fn what_a_process_has_for_itself_holds_up_its_own_threads_only() {
+    let lock = Burst::new(Kind::Blocked { resource: 1 }, 10 * MS);
+    let one = Item {
+        bursts: vec![lock],
+        ..Item::default()
+    };
+    let shared = Resource {
+        servers: Some(1),
+        on_cores: true,
+        in_process: true,
+        ..Resource::default()
+    };
+    let work = Workload {
+        items: vec![one],
+        count: 8,
+        resources: vec![Resource::default(), shared],
+    };
+    let costs = free();
+    assert_eq!(ms(&ask(&work, &costs, Model::Threads, 4, 4)), 80.0);
+    assert_eq!(ms(&ask(&work, &costs, Model::Interpreters, 4, 4)), 80.0);
+    assert_eq!(ms(&ask(&work, &costs, Model::Processes, 4, 4)), 20.0);
+    // Nor can a task of an event loop await it.
+    assert_eq!(ms(&ask(&work, &costs, Model::Asyncio, 8, 4)), 80.0);
+}
+
+#[test]
+fn nice_workers_give_way_to_what_else_wants_the_core() {
+    // One worker that computes, and one whose child does, on one core.
+    let child = Resource {
+        on_cores: true,
+        ..Resource::default()
+    };
+    let computes = item(&[(Kind::HoldCpu, 100 * MS)]);
+    let starts = Item {
+        bursts: vec![Burst::new(Kind::Blocked { resource: 1 }, 100 * MS)],
+        ..Item::default()
+    };
+    let work = Workload {
+        items: vec![computes, starts],
+        count: 2,
+        resources: vec![Resource::default(), child],
+    };
+    let waited = |nice| {
+        let question = Question {
+            nice,
+            ..question(Model::Processes, 2, 1)
+        };
+        let answer = predict(&work, &free(), &question, Effort::default()).expect("it ends");
+        assert_eq!(ms(&answer), 200.0);
+        answer
+            .outcome
+            .threads
+            .iter()
+            .map(|times| times.of(State::IoWait))
+            .sum::<u64>()
+            / MS
+    };
+    let (even, nice) = (waited(0), waited(19));
+    assert!((180..=200).contains(&even), "{even}");
+    assert!((100..=112).contains(&nice), "{nice}");
 }

@@ -93,7 +93,13 @@ fn run(config: WorldConfig, lists: Vec<Vec<Plan>>, gils: usize) -> (Outcome, Vec
     let gils: Vec<_> = (0..gils).map(|_| world.add_gil()).collect();
     let resources = [(None, false), (Some(1), false), (None, true)]
         .into_iter()
-        .map(|(servers, on_cores)| world.add_resource(Resource { servers, on_cores }))
+        .map(|(servers, on_cores)| {
+            world.add_resource(Resource {
+                servers,
+                on_cores,
+                ..Resource::default()
+            })
+        })
         .collect();
     for number in 0..lists.len() {
         // The last of each round has none.

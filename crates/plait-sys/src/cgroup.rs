@@ -17,9 +17,16 @@ pub(crate) enum Hierarchy {
 /// The directories of our group and of those above it up to the mount point, our own first. None where there is no such
 /// hierarchy.
 pub(crate) fn lineage(hierarchy: Hierarchy) -> Vec<PathBuf> {
-    let text = |path| std::fs::read_to_string(path).unwrap_or_default();
-    let (groups, mounts) = (text("/proc/self/cgroup"), text("/proc/self/mountinfo"));
-    find(&groups, &mounts, hierarchy).unwrap_or_default()
+    lineage_under(Path::new("/"), hierarchy)
+}
+
+/// The same in the file system that begins at `root`.
+pub(crate) fn lineage_under(root: &Path, hierarchy: Hierarchy) -> Vec<PathBuf> {
+    let text = |path| std::fs::read_to_string(root.join(path)).unwrap_or_default();
+    let (groups, mounts) = (text("proc/self/cgroup"), text("proc/self/mountinfo"));
+    let found = find(&groups, &mounts, hierarchy).unwrap_or_default();
+    let rooted = |path: PathBuf| root.join(path.strip_prefix("/").unwrap_or(&path));
+    found.into_iter().map(rooted).collect()
 }
 
 /// The text of a file of a group, if there is one that we may read.

@@ -22,8 +22,29 @@ pub fn current_cpu() -> u32 {
 /// whole CPUs, rounded up. Reads `/proc` and `/sys`: ask once.
 #[must_use]
 pub fn usable_cpus() -> usize {
-    let quota = quota_cpus().unwrap_or(usize::MAX);
+    let quota = cpu_quota(Path::new("/")).map_or(usize::MAX, Quota::cpus);
     affinity_cpus().min(quota).max(1)
+}
+
+/// CPU time that a control group may use in each period.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Quota {
+    /// CPU time, in microseconds.
+    pub us: u64,
+    /// The period, in microseconds.
+    pub period_us: u64,
+}
+
+impl Quota {
+    /// Whole CPUs, rounded up.
+    fn cpus(self) -> usize {
+        usize::try_from(self.us.div_ceil(self.period_us)).unwrap_or(usize::MAX)
+    }
+
+    /// Parts of a CPU, in millionths.
+    fn share(self) -> u128 {
+        u128::from(self.us) * 1_000_000 / u128::from(self.period_us)
+    }
 }
 
 fn affinity_cpus() -> usize {
@@ -125,36 +146,37 @@ impl Mask {
     }
 }
 
-/// The least quota on the way from our control group to the root, of either version.
-fn quota_cpus() -> Option<usize> {
-    let unified = cgroup::lineage(Hierarchy::Unified).into_iter();
-    let legacy = cgroup::lineage(Hierarchy::Legacy("cpu")).into_iter();
+/// The least quota on the way from our control group to the root, of either version. `root` is where the file system begins: `/`.
+#[must_use]
+pub fn cpu_quota(root: &Path) -> Option<Quota> {
+    let unified = cgroup::lineage_under(root, Hierarchy::Unified).into_iter();
+    let legacy = cgroup::lineage_under(root, Hierarchy::Legacy("cpu")).into_iter();
     let unified = unified.filter_map(|directory| unified_quota(&directory));
     let legacy = legacy.filter_map(|directory| legacy_quota(&directory));
-    unified.chain(legacy).min()
+    unified.chain(legacy).min_by_key(|quota| quota.share())
 }
 
-fn unified_quota(directory: &Path) -> Option<usize> {
+fn unified_quota(directory: &Path) -> Option<Quota> {
     parse_cpu_max(&cgroup::read(directory, "cpu.max")?)
 }
 
-fn legacy_quota(directory: &Path) -> Option<usize> {
+fn legacy_quota(directory: &Path) -> Option<Quota> {
     let quota = cgroup::read(directory, "cpu.cfs_quota_us")?;
     let period = cgroup::read(directory, "cpu.cfs_period_us")?;
     parse_cfs(&quota, &period)
 }
 
 /// `cpu.max` is "quota period" in microseconds, or "max period" for none.
-fn parse_cpu_max(text: &str) -> Option<usize> {
+fn parse_cpu_max(text: &str) -> Option<Quota> {
     let (quota, period) = text.trim().split_once(' ')?;
     parse_cfs(quota, period)
 }
 
-/// Whole CPUs, rounded up. The quota is -1 or "max" where there is none.
-fn parse_cfs(quota: &str, period: &str) -> Option<usize> {
-    let quota: u64 = quota.trim().parse().ok()?;
-    let period: u64 = period.trim().parse().ok()?;
-    (period > 0).then(|| quota.div_ceil(period) as usize)
+/// The quota is -1 or "max" where there is none.
+fn parse_cfs(quota: &str, period: &str) -> Option<Quota> {
+    let us: u64 = quota.trim().parse().ok()?;
+    let period_us: u64 = period.trim().parse().ok()?;
+    (us > 0 && period_us > 0).then_some(Quota { us, period_us })
 }
 
 #[cfg(test)]
@@ -162,22 +184,86 @@ mod tests {
     use super::*;
     use crate::forked;
 
+    fn cpus(quota: Option<Quota>) -> Option<usize> {
+        quota.map(Quota::cpus)
+    }
+
     #[test]
     fn cpu_max_is_rounded_up_to_whole_cpus() {
-        assert_eq!(parse_cpu_max("max 100000\n"), None);
-        assert_eq!(parse_cpu_max("100000 100000\n"), Some(1));
-        assert_eq!(parse_cpu_max("150000 100000\n"), Some(2));
-        assert_eq!(parse_cpu_max("1000 100000\n"), Some(1));
-        assert_eq!(parse_cpu_max("400000 50000\n"), Some(8));
-        assert_eq!(parse_cpu_max(""), None);
-        assert_eq!(parse_cpu_max("5 0"), None);
+        assert_eq!(cpus(parse_cpu_max("max 100000\n")), None);
+        assert_eq!(cpus(parse_cpu_max("100000 100000\n")), Some(1));
+        assert_eq!(cpus(parse_cpu_max("150000 100000\n")), Some(2));
+        assert_eq!(cpus(parse_cpu_max("1000 100000\n")), Some(1));
+        assert_eq!(cpus(parse_cpu_max("400000 50000\n")), Some(8));
+        assert_eq!(cpus(parse_cpu_max("")), None);
+        assert_eq!(cpus(parse_cpu_max("5 0")), None);
     }
 
     #[test]
     fn a_quota_of_version_1_may_be_absent() {
-        assert_eq!(parse_cfs("-1\n", "100000\n"), None);
-        assert_eq!(parse_cfs("250000\n", "100000\n"), Some(3));
-        assert_eq!(parse_cfs("", "100000\n"), None);
+        assert_eq!(cpus(parse_cfs("-1\n", "100000\n")), None);
+        assert_eq!(cpus(parse_cfs("250000\n", "100000\n")), Some(3));
+        assert_eq!(cpus(parse_cfs("", "100000\n")), None);
+    }
+
+    /// A file system of our own with these files.
+    struct Root(std::path::PathBuf);
+
+    impl Drop for Root {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn root(name: &str, files: &[(&str, &str)]) -> Root {
+        let root = Root(std::env::temp_dir().join(format!("plait-{name}-{}", std::process::id())));
+        for (path, text) in files {
+            let path = root.0.join(path);
+            std::fs::create_dir_all(path.parent().expect("it has one")).expect("a directory");
+            std::fs::write(path, text).expect("a file");
+        }
+        root
+    }
+
+    #[test]
+    fn the_least_quota_of_a_group_and_those_above_it_counts() {
+        let mounts = "30 23 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n";
+        let files = |own, above| {
+            let files = [
+                ("proc/self/cgroup", "0::/pod/app\n"),
+                ("proc/self/mountinfo", mounts),
+                ("sys/fs/cgroup/pod/app/cpu.max", own),
+                ("sys/fs/cgroup/pod/cpu.max", above),
+            ];
+            root("version-2", &files)
+        };
+        let found = |own, above| cpu_quota(&files(own, above).0);
+        let quota = |us, period_us| Some(Quota { us, period_us });
+        assert_eq!(found("250000 100000\n", "max 100000\n"), quota(250_000, 100_000));
+        assert_eq!(found("250000 100000\n", "75000 50000\n"), quota(75_000, 50_000));
+        assert_eq!(found("max 100000\n", "max 100000\n"), None);
+    }
+
+    #[test]
+    fn a_group_of_version_1_has_a_quota_too() {
+        let files = [
+            ("proc/self/cgroup", "2:cpu,cpuacct:/jobs/7\n0::/\n"),
+            (
+                "proc/self/mountinfo",
+                "32 31 0:29 / /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct\n",
+            ),
+            ("sys/fs/cgroup/cpu,cpuacct/jobs/7/cpu.cfs_quota_us", "-1\n"),
+            ("sys/fs/cgroup/cpu,cpuacct/jobs/7/cpu.cfs_period_us", "100000\n"),
+            ("sys/fs/cgroup/cpu,cpuacct/jobs/cpu.cfs_quota_us", "150000\n"),
+            ("sys/fs/cgroup/cpu,cpuacct/jobs/cpu.cfs_period_us", "100000\n"),
+        ];
+        let files = root("version-1", &files);
+        let expected = Some(Quota {
+            us: 150_000,
+            period_us: 100_000,
+        });
+        assert_eq!(cpu_quota(&files.0), expected);
+        assert_eq!(cpu_quota(&files.0.join("nowhere")), None);
     }
 
     #[test]

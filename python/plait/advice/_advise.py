@@ -9,9 +9,20 @@ from typing import TYPE_CHECKING, Any
 
 from plait import _core
 from plait._executor import positive_int
+from plait._words import seconds, times
 from plait.advice import _words
 from plait.advice._find import FEWEST
-from plait.advice._work import ASYNCIO, MODELS, PROCESSES, SERIAL, THREADS, Predicted, Work
+from plait.advice._work import (
+    ASYNCIO,
+    INTERPRETERS,
+    MODELS,
+    PROCESSES,
+    SERIAL,
+    THREADS,
+    Predicted,
+    Work,
+    memory_is_measured,
+)
 
 if TYPE_CHECKING:
     from plait.observe._profile import Profile
@@ -33,7 +44,8 @@ class Option:
         low: Nine of ten runs take from so long,
         high: to so long, by how the calls vary and how well the machine's costs are known.
         workers: With how many workers.
-        memory: Bytes beyond the program's own.
+        memory: Bytes beyond the program's own: of the workers, and of what is sent to them.
+        memory_measured: Whether what a worker takes was measured on this machine, rather than on another one.
         reason: Why that, in a sentence.
         change: What to change in the program.
         refused: Why it cannot be taken as the program is; empty where it can.
@@ -48,6 +60,7 @@ class Option:
     reason: str
     change: str
     refused: str = ""
+    memory_measured: bool = True
 
 
 @dataclass(frozen=True)
@@ -92,6 +105,9 @@ class Advice:
             "calls": self.calls,
             "cores": self.cores,
             "memory": {option.model: option.memory for option in self.options},
+            "memory_from": {
+                option.model: "measured" if option.memory_measured else "typical" for option in self.options
+            },
             "reasons": {option.model: option.reason for option in self.options},
             "changes": {option.model: option.change for option in self.options},
             "refused": {option.model: option.refused for option in self.options if option.refused},
@@ -128,7 +144,7 @@ def of_calls(record: dict[str, Any], cores: Sequence[int] | None = None) -> Advi
     here = shown[0] if cores is not None and len(shown) == 1 else _core.usable_cpus()
     if record["tasks"] is None or not record["items"]:
         most = record["others"][:1]
-        seen = f"; {most[0]['name']} was called {_words.times(most[0]['calls'])}" if most else ""
+        seen = f"; {most[0]['name']} was called {times(most[0]['calls'])}" if most else ""
         return nothing(f"too few samples: no function of the program was called {FEWEST} times or more{seen}", here)
     work = Work(record)
     refused = _refused(record)
@@ -141,6 +157,7 @@ def of_calls(record: dict[str, Any], cores: Sequence[int] | None = None) -> Advi
             _words.reason(model, work, here),
             _words.change(model, work, each.workers),
             refused.get(model, ""),
+            memory_is_measured(model),
         )
         for model, each in sorted(found.items(), key=lambda pair: _rank(pair, found, work))
     )
@@ -173,13 +190,16 @@ def _refused(record: dict[str, Any]) -> dict[str, str]:
     if record["chained"]:
         why = "each call takes what the one before returned"
         return dict.fromkeys((model for model in MODELS if model != SERIAL), why)
-    change, unpicklable = record["change"], record["unpicklable"]
+    change, unpicklable, held = record["change"], record["unpicklable"], record["held_by_one"]
+    if held:
+        why = f"shared state is used: all calls have {held}, which serves one of them at a time"
+        refused = dict.fromkeys((model for model in MODELS if model != SERIAL), why)
     if change:
         refused[PROCESSES] = f"shared state is written: {change}, which another process would not show"
     elif unpicklable:
         refused[PROCESSES] = f"not picklable: {unpicklable}"
-    elif record["coroutine"]:
-        refused[PROCESSES] = "a coroutine cannot be sent to another process"
+    if PROCESSES in refused:
+        refused[INTERPRETERS] = refused[PROCESSES]
     return refused
 
 
@@ -191,13 +211,13 @@ def _decide(
     if record["chained"]:
         return SERIAL, f"{does}; {refused[THREADS]}, so that none can begin earlier"
     if record["calls"] < FEWEST:
-        return None, f"too few samples: {record['tasks']} was called {_words.times(record['calls'])}"
+        return None, f"too few samples: {record['tasks']} was called {times(record['calls'])}"
     best = _best(found, order)
     if best in refused:
         left = _best(found, [model for model in order if model not in refused])
         return None, (
-            f"{does}; {best} would take {_words.seconds(found[best].seconds)}, {left} takes "
-            f"{_words.seconds(found[left].seconds)}, but {refused[best]}"
+            f"{does}; {best} would take {seconds(found[best].seconds)}, {left} takes "
+            f"{seconds(found[left].seconds)}, but {refused[best]}"
         )
     return best, f"{does}; {_words.reason(best, work, cores)}"
 
@@ -246,7 +266,7 @@ def advise(profile: Profile | str | os.PathLike[str], *, cores: Sequence[int] | 
     from plait.advice import _program
 
     try:
-        record = _program.run(os.fspath(profile), [], apart=False)
+        record = _program.run([os.fspath(profile)], apart=False)
     except _program.ProgramError as error:
         raise RuntimeError(str(error)) from None
     return of_calls(record, cores)

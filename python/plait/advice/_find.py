@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-import pickle
 import resource
 import statistics
 import sys
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import plait
 from plait import _core
-from plait.auto._writes import find_change
+from plait.advice import _state
 from plait.model import measure_speed
 
 if TYPE_CHECKING:
@@ -20,14 +20,20 @@ if TYPE_CHECKING:
 #: Calls below which nothing is said.
 FEWEST = 3
 
+#: The share of another function's time from which on a function has all of it.
+_AS_MUCH = 0.8
+
+#: Seconds of a call that is a task rather than a part of one, where there are only a few of the outer ones.
+_WORTH_A_TASK = 0.0005
+
 #: Recorded calls that are kept.
 _KEPT = 1000
 
 
 def kind_of_wait(wait: Any) -> str:
-    """What a wait is to an event loop: "awaitable" (peers, timers), "lock", "other" (files, processes), or "unknown"."""
+    """What a wait is to an event loop: "awaitable" (peers, timers, child processes), "lock", "other" (files), or "unknown"."""
     kind, call, target = wait["kind"], wait["call"], wait["target"]
-    if kind == "sleep" or "sleep" in call:
+    if kind in {"sleep", "child"} or "sleep" in call or call.startswith("wait"):
         return "awaitable"
     if target.startswith(("socket", "pipe", "tcp", "udp", "unix")) or call in {
         "connect",
@@ -50,13 +56,19 @@ def dominant(meters: list[Meter], fewest: int = FEWEST) -> Meter | None:
     )
     if not repeated:
         return None
-    best = repeated[0]
-    for inner in repeated[1:]:
+    # Both are measured, and meters within a call take of its time: the outer one may seem to have taken less.
+    most = repeated[0]
+    around = [each for each in repeated[1:] if each.total >= _AS_MUCH * most.total and _inside(most, each)]
+    best = most
+    for outer in around:
+        if _inside(best, outer):
+            best = outer
+    for inner in repeated:
         # A few rounds of many calls: the calls are the tasks.
         if (
             best.calls < 8
-            and inner.calls >= 8 * best.calls
-            and inner.total >= 0.8 * best.total
+            and inner.calls >= 2 * best.calls
+            and inner.total >= max(_AS_MUCH * best.total, _WORTH_A_TASK * inner.calls)
             and _inside(inner, best)
         ):
             best = inner
@@ -64,13 +76,14 @@ def dominant(meters: list[Meter], fewest: int = FEWEST) -> Meter | None:
 
 
 def _inside(inner: Meter, outer: Meter) -> bool:
+    """Whether a meter's calls are made within those of another."""
     seen: set[int] = set()
     at: Meter | None = inner
     while at is not None and id(at) not in seen:
-        if at is outer:
-            return True
         seen.add(id(at))
         at = at.samples[0].parent if at.samples else None
+        if at is outer:
+            return True
     return False
 
 
@@ -91,7 +104,7 @@ def record(meters: Meters, wall: float, waits: dict[str, float], fewest: int = F
         "tasks": None,
         "calls": 0,
         "others": [
-            {"name": other.name, "calls": other.calls, "seconds": other.total}
+            {"name": other.told_name, "calls": other.calls, "seconds": other.total}
             for other in sorted(each, key=lambda other: other.total, reverse=True)[:8]
         ],
     }
@@ -101,30 +114,50 @@ def record(meters: Meters, wall: float, waits: dict[str, float], fewest: int = F
 
 
 def _of(meter: Meter) -> dict[str, Any]:
-    change = None
-    if meter.program:
-        try:
-            change = find_change(meter.function)
-        except (RecursionError, ValueError):
-            change = None
     coroutine = bool(getattr(getattr(meter.function, "__code__", None), "co_flags", 0) & 0x80)
     samples = sorted(meter.sound, key=lambda sample: sample.began)
     step = max(1, math.ceil(len(samples) / _KEPT))
     first = min(sample.began for sample in meter.samples)
     last = max(sample.began + sample.wall for sample in meter.samples)
+    items = [_item(sample, coroutine) for sample in _without_outliers(samples)[::step]]
+    in_turn = _takes_turns(samples)
+    if in_turn:
+        # What is longer than the shortest wait is a wait for one another.
+        least = min(item[3] for item in items)
+        items = [[*item[:3], least, *item[4:]] for item in items]
     return {
-        "tasks": meter.name,
+        "tasks": meter.told_name,
         "calls": meter.calls,
         "seconds": meter.total,
         "coroutine": coroutine,
-        "items": [_item(sample, coroutine) for sample in _without_outliers(samples)[::step]],
+        "items": items,
         "parcels": [[each / 1e9 for each in parcel] for parcel in meter.parcels],
-        "change": None if change is None else str(change),
-        "unpicklable": meter.unpicklable or _cannot_be_pickled(meter.function),
+        "change": _state.change(meter),
+        "held_by_one": _state.held_by_one(meter),
+        "unpicklable": meter.unpicklable or _state.cannot_be_pickled(meter.function),
         "chained": meter.chained >= 2 and meter.chained * 2 >= len(samples) - 1,
+        "in_turn": in_turn,
+        "method": meter.owner is not None,
         "span": (last - first) / 1e9,
         "at_once": _at_once(samples),
     }
+
+
+def _takes_turns(samples: list[Sample]) -> bool:
+    """Whether calls that were under way at once came to their ends one after the other, as under a lock that each needs."""
+    waits = [max(sample.awaited, sample.alone - sample.cpu) for sample in samples]
+    least = min(waits)
+    if (
+        len(samples) < 4
+        or _at_once(samples) < 3
+        or least < 0.5 * statistics.median(s.alone for s in samples) / len(samples)
+    ):
+        return False
+    if least < 500_000 or statistics.fmean(waits) < 1.8 * least:
+        return False
+    ends = sorted(sample.began + sample.wall for sample in samples)
+    gaps = [after - before for before, after in itertools.pairwise(ends)]
+    return sum(gap >= 0.7 * least for gap in gaps) >= 0.9 * len(gaps)
 
 
 def _without_outliers(samples: list[Sample]) -> list[Sample]:
@@ -139,9 +172,9 @@ def _without_outliers(samples: list[Sample]) -> list[Sample]:
 
 
 def _item(sample: Sample, coroutine: bool) -> list[float]:
-    """Seconds: with the GIL on a core, with it asleep, on a core without it, waiting."""
+    """Seconds: with the GIL on a core, with it asleep, on a core without it, waiting, waiting for processes that compute."""
     if sample.held < 0:
-        return [sample.cpu / 1e9, 0.0, 0.0, sample.awaited / 1e9]
+        return [sample.cpu / 1e9, 0.0, 0.0, sample.awaited / 1e9, 0.0]
     held = min(sample.held, sample.cpu)
     if coroutine:
         asleep, blocked = 0, sample.awaited
@@ -155,20 +188,8 @@ def _item(sample: Sample, coroutine: bool) -> list[float]:
     released = sample.cpu - held
     if released < max(2_000, sample.cpu // 50):
         held, released = sample.cpu, 0
-    return [held / 1e9, asleep / 1e9, released / 1e9, blocked / 1e9]
-
-
-def _cannot_be_pickled(function: Any) -> str:
-    try:
-        pickle.dumps(function)
-    except Exception as error:  # whatever it is bound to raises
-        name = getattr(function, "__name__", "it")
-        if name == "<lambda>":
-            return "a lambda cannot be pickled"
-        if "<locals>" in getattr(function, "__qualname__", ""):
-            return f"{name} is made within a function, and cannot be pickled"
-        return f"{name} cannot be pickled ({type(error).__name__}: {str(error)[:80]})"
-    return ""
+    children = min(sample.children, blocked)
+    return [held / 1e9, asleep / 1e9, released / 1e9, (blocked - children) / 1e9, children / 1e9]
 
 
 def _at_once(samples: list[Sample]) -> int:

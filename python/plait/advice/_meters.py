@@ -7,15 +7,17 @@ meters where they are made.
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import os
 import pickle
+import resource
 import sys
 import threading
 import time
 import types
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from plait import _core
 
@@ -32,8 +34,14 @@ _INNER = 500
 #: Calls that make a function one that is called again and again.
 REPEATED = 4
 
+#: Times that a place in a loop calls what no meter is for, after which it is left.
+_PLAIN = 16
+
 #: Nanoseconds of a call below which asking the kernel would take longer than the call.
 _SHORT = 30_000
+
+#: Bytes of arguments up to which they are compared after the call.
+_COMPARED = 64 << 20
 
 #: Calls whose arguments and results are pickled, to see what that takes.
 _PARCELS = 3
@@ -42,7 +50,7 @@ _PARCELS = 3
 class Sample:
     """What a call took; times in nanoseconds, -1 where it could not be seen."""
 
-    __slots__ = ("awaited", "began", "cpu", "held", "parent", "ready", "wall", "wanted")
+    __slots__ = ("awaited", "began", "children", "cpu", "held", "parent", "ready", "wall", "wanted")
 
     def __init__(self, parent: Meter | None, began: int, wall: int, cpu: int) -> None:
         self.parent = parent
@@ -53,6 +61,8 @@ class Sample:
         self.wanted = 0
         self.ready = 0
         self.awaited = 0
+        #: What processes computed that it has started and waited for.
+        self.children = 0
 
     @property
     def alone(self) -> int:
@@ -72,6 +82,10 @@ class Meter:
         self.more = [0]
         self.parcels: list[tuple[int, int, int, int, int, int]] = []
         self.unpicklable = ""
+        #: Of its arguments one that it was seen to change, in words.
+        self.change = ""
+        #: The object that it is a method of, in its first call.
+        self.owner: Any = None
         self.inner = 0
         self.short = 0
         self.left = False
@@ -86,6 +100,12 @@ class Meter:
     def calls(self) -> int:
         """How many calls there were."""
         return len(self.samples) + self.more[0]
+
+    @property
+    def told_name(self) -> str:
+        """The name by which the program has it: decorators may have given it another one."""
+        module, name = getattr(self.function, "__module__", None), getattr(self.function, "__qualname__", None)
+        return f"{module}.{name}" if self.program and module and name else self.name
 
     @property
     def total(self) -> float:
@@ -115,28 +135,65 @@ class _State(threading.local):
         self.stack: list[Meter] = []
         self.lost = 0
         self.steps = 0
+        #: Calls that a function made of itself, which came by its meter.
+        self.again = 0
 
 
 _state = _State()
 _now = time.perf_counter_ns
 
 
-def _parcel(meter: Meter, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[int, int, int]:
-    """Pickle what a call is given: nanoseconds of pickling, of unpickling, bytes."""
+def _parcel(meter: Meter, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Parcel:
+    """Pickle what a call is given."""
+    if args and not meter.parcels:
+        first: Any = args[0]
+        meter.owner = first if hasattr(first.__class__, getattr(meter.function, "__name__", "")) else None
     return _pickled(meter, (args, kwargs), "an argument")
 
 
-def _pickled(meter: Meter, value: Any, what: str) -> tuple[int, int, int]:
+class _Parcel(NamedTuple):
+    """A pickle: nanoseconds of pickling, of unpickling, and itself; empty where there is none."""
+
+    pickle: int
+    unpickle: int
+    data: bytes
+
+    @property
+    def figures(self) -> tuple[int, int, int]:
+        return self.pickle, self.unpickle, len(self.data)
+
+
+def _pickled(meter: Meter, value: Any, what: str) -> _Parcel:
     try:
         began = _now()
         data = pickle.dumps(value, 5)
         middle = _now()
         pickle.loads(data)
-        return middle - began, _now() - middle, len(data)
+        return _Parcel(middle - began, _now() - middle, data)
     except Exception as error:  # whatever the program's classes raise
         said = str(error).partition("\n")[0]
         meter.unpicklable = meter.unpicklable or f"{what} cannot be pickled ({type(error).__name__}: {said[:80]})"
-        return 0, 0, 0
+        return _Parcel(0, 0, b"")
+
+
+def _changed(before: bytes, args: tuple[Any, ...], kwargs: dict[str, Any], function: Any) -> str:
+    """Which argument a call has changed, in words; "" for none that can be seen."""
+    if not before or len(before) > _COMPARED:
+        return ""
+    try:
+        if pickle.dumps((args, kwargs), 5) == before:
+            return ""
+        old, old_named = pickle.loads(before)
+        pairs = [*enumerate(zip(old, args, strict=True)), *((name, (old_named[name], kwargs[name])) for name in kwargs)]
+        # Once more through pickle, which forgets what was the same object as what.
+        for place, (was, now) in pairs:
+            if pickle.dumps(was, 5) != pickle.dumps(pickle.loads(pickle.dumps(now, 5)), 5):
+                names = getattr(getattr(function, "__code__", None), "co_varnames", ())
+                name = names[place] if isinstance(place, int) and place < len(names) else place
+                return f"changes its argument `{name}`"
+    except Exception:  # the program's classes
+        return ""
+    return ""
 
 
 def _is_result(meter: Meter, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
@@ -162,11 +219,13 @@ def measured(meter: Meter, function: Callable[..., Any], args: tuple[Any, ...], 
         meter.chained += 1
     meter.last = None
     exact = meter.short < 3
-    ready, tally, cpu = 0, None, 0
+    ready, tally, cpu, children = 0, None, 0, 0
     if exact:
+        children = _of_children()
         ready, tally, cpu = _core.thread_ready_ns(), _core.gil_tally(), time.thread_time_ns()
     parent = stack[-1] if stack else None
     stack.append(meter)
+    counted, again = {id(inner): inner.more[0] for _, _, inner in meter.inside}, state.again
     began = _now()
     state.lost += began - entered
     lost = state.lost
@@ -177,6 +236,11 @@ def measured(meter: Meter, function: Callable[..., Any], args: tuple[Any, ...], 
     finally:
         ended = _now()
         inner = state.lost - lost
+        if meter.inside:
+            more = sum(each.more[0] - counted.get(id(each), 0) for _, _, each in meter.inside)
+            inner += round(more * cost_of_count())
+        if state.again > again:
+            inner += round((state.again - again) * cost_of_again())
         wall = max(0, ended - began - inner)
         sample = Sample(parent, began, wall, wall)
         if exact:
@@ -186,16 +250,24 @@ def measured(meter: Meter, function: Callable[..., Any], args: tuple[Any, ...], 
                 sample.held = max(0, after[0] - tally[0] - inner)
                 sample.wanted = max(0, after[1] - tally[1])
             sample.ready = max(0, _core.thread_ready_ns() - ready)
+            sample.children = _of_children() - children
             meter.short = meter.short + 1 if wall < _SHORT else 0
         stack.pop()
         meter.samples.append(sample)
         if meter.inside and len(meter.samples) >= REPEATED:
             meter.leave_inner()
         if parcel is not None:
-            meter.parcels.append((*parcel, *_pickled(meter, result, "the result")))
+            meter.parcels.append((*parcel.figures, *_pickled(meter, result, "the result").figures))
+            meter.change = meter.change or _changed(parcel.data, args, kwargs, function)
         if meter.chained * 2 + 2 >= len(meter.samples):
             meter.last = result
         state.lost += _now() - ended
+
+
+def _of_children() -> int:
+    """Nanoseconds that processes have computed that were started by this one and have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return round((used.ru_utime + used.ru_stime) * 1e9)
 
 
 class Steps:
@@ -295,6 +367,64 @@ def _code(kind: str, plain: types.CodeType, meter: Any, count: Any = None) -> ty
     )
 
 
+_costs: dict[str, float] = {}
+
+
+def cost_of_count() -> float:
+    """Nanoseconds that a call takes longer that is only counted.
+
+    >>> 0 <= cost_of_count() < 1e6
+    True
+    """
+    if "count" not in _costs:
+        _costs["count"] = _longer(lambda plain, code: _code("count", code, plain, [0]))
+    return _costs["count"]
+
+
+def cost_of_again() -> float:
+    """Nanoseconds that a call takes longer that a function makes of itself, where it passes by the meter.
+
+    >>> 0 <= cost_of_again() < 1e6
+    True
+    """
+    if "again" not in _costs:
+
+        def changed(plain: types.FunctionType, _: types.CodeType) -> types.CodeType:
+            meters = Meters()
+            meters.alone = lambda: threading.active_count() == 0
+            meter = Meter("", program=True)
+            meter.recursive = True
+            call = meters.meter_of_calls(meter, plain, plain, plain.__code__)
+            _state.stack.append(meter)
+            return _code("measure", plain.__code__, call)
+
+        _costs["again"] = _longer(changed)
+        _state.stack.pop()
+    return _costs["again"]
+
+
+def _longer(changed: Callable[[types.FunctionType, types.CodeType], types.CodeType]) -> float:
+    """Nanoseconds that a call of a small function takes longer with other instructions."""
+
+    def plain(number: int) -> int:
+        return number
+
+    def other(number: int) -> int:
+        return number
+
+    def took(function: Callable[[int], int]) -> float:
+        began = time.thread_time_ns()  # others may have the GIL
+        for number in _ROUNDS:
+            function(number)
+        return (time.thread_time_ns() - began) / len(_ROUNDS)
+
+    assert isinstance(plain, types.FunctionType)
+    other.__code__ = changed(plain, other.__code__)
+    return max(0.0, min(took(other) for _ in range(5)) - min(took(plain) for _ in range(5)))
+
+
+_ROUNDS = range(400)
+
 _GENERATES = 0x20 | 0x200  # generators, of both kinds: their calls only make them
 
 
@@ -307,6 +437,9 @@ class Meters:
         self._of_foreign: dict[Any, Meter] = {}
         self._changed: list[tuple[types.FunctionType, types.CodeType, types.CodeType]] = []
         self._given: list[Meter] = []
+        self._plain_at: dict[str, int] = {}
+        #: Whether no other thread of Python's could make a call meanwhile.
+        self.alone: Callable[[], bool] = lambda: threading.active_count() == 1
         self._over = False
 
     @property
@@ -326,6 +459,8 @@ class Meters:
         meter = self._of_code.get(plain)
         if meter is None:
             meter = self._of_code[plain] = Meter(f"{function.__module__}.{function.__qualname__}", program=True)
+        if any(len(each.samples) >= REPEATED for each in _state.stack):
+            meter.left = True  # what is made within calls of a better task
         if meter.left:
             return function
         body = _clone(function)
@@ -334,7 +469,7 @@ class Meters:
             put = self._meter_of_coroutines(meter, body)
             function.__code__ = changed = _code("await", plain, put)
         else:
-            put = self._meter_of_calls(meter, function, body, plain)
+            put = self.meter_of_calls(meter, function, body, plain)
             function.__code__ = changed = _code("measure", plain, put)
         function.__wrapped__ = body  # type: ignore[attr-defined]
         self._changed.append((function, plain, changed))
@@ -350,11 +485,23 @@ class Meters:
 
         return call
 
-    def _meter_of_calls(
+    def meter_of_calls(
         self, meter: Meter, function: types.FunctionType, body: types.FunctionType, plain: types.CodeType
     ) -> Callable[..., Any]:
+        """What the instructions of a function call instead of its body."""
+
         def call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             stack = _state.stack
+            if meter in stack:
+                # Its own calls of itself are none of ours; where other threads call it too, they still pass by here.
+                if not meter.recursive:
+                    meter.recursive = True
+                    meter.slowed = len(meter.samples) + 1
+                if self.alone():
+                    function.__code__ = plain
+                else:
+                    _state.again += 1
+                return body(*args, **kwargs)
             if stack and self._is_within(meter, stack):
                 meter.left = True
                 function.__code__ = plain
@@ -362,13 +509,16 @@ class Meters:
                 function.__code__ = _code("count", plain, body, meter.more)
                 for outer in stack:
                     outer.inside.append((function, plain, meter))
-            elif meter.recursive and not stack and threading.active_count() == 1:
-                # Its own calls of itself are none of ours.
-                ours, function.__code__ = function.__code__, plain
+            elif self.alone():
+                # Once it is known to be recursive, its first call of itself need not come by.
+                ours = function.__code__
+                if meter.recursive:
+                    function.__code__ = plain
                 try:
                     return measured(meter, body, args, kwargs)
                 finally:
-                    function.__code__ = ours
+                    if meter.recursive and not meter.left:
+                        function.__code__ = ours
             return measured(meter, body, args, kwargs)
 
         return call
@@ -378,9 +528,12 @@ class Meters:
         """Whether a function has shown to be called within calls of one that is the better task."""
         return meter.inner >= _INNER and any(len(each.samples) >= REPEATED and each is not meter for each in stack)
 
-    def called(self, function: Any) -> Any:
-        """Return what to call for a function that the program calls in a loop."""
+    def called(self, function: Any, place: str = "") -> Any:
+        """Return what to call for a function that the program calls in a loop, at a place that may be left from now on."""
         if self._over or not _is_foreign(function):
+            self._plain_at[place] = seen = self._plain_at.get(place, 0) + 1
+            if place and seen >= _PLAIN:
+                setattr(builtins, place, False)
             return function
         try:
             key = getattr(function, "__func__", function)
@@ -391,6 +544,8 @@ class Meters:
             module = getattr(key, "__module__", None) or "builtins"
             meter = self._of_foreign[key] = Meter(f"{module}.{key.__qualname__}", program=False)
         if meter.left:
+            if place:
+                setattr(builtins, place, False)
             return function
         if len(meter.samples) >= _ALL:
             meter.more[0] += 1
@@ -505,6 +660,11 @@ _LEFT = {
 }  # fmt: skip
 
 
+def is_left(module: str) -> bool:
+    """Whether no function of a module is looked at."""
+    return module.partition(".")[0] in _LEFT
+
+
 def _is_foreign(function: Any) -> bool:
     if isinstance(function, types.BuiltinFunctionType):
         owner = function.__self__
@@ -521,7 +681,7 @@ def _is_foreign(function: Any) -> bool:
     if code is not None and code.co_flags & (_GENERATES | 0x80):
         return False
     module: Any = getattr(function, "__module__", None) or ""
-    return isinstance(module, str) and bool(module) and module.partition(".")[0] not in _LEFT | {"__main__"}
+    return isinstance(module, str) and bool(module) and module != "__main__" and not is_left(module)
 
 
 def without_meters(trace: types.TracebackType | None) -> types.TracebackType | None:

@@ -8,19 +8,22 @@ import signal
 import subprocess
 import sys
 import tempfile
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from plait.advice._run import RECORD
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 _START = """
 import sys
-home, folder, script = sys.argv[1:4]
+home, folder = sys.argv[1:3]
 if sys.path and not sys.path[0]:
     del sys.path[0]
 sys.path.insert(0, home)
 from plait.advice._run import main
 sys.path.remove(home)
-main(folder, script, sys.argv[4:])
+main(folder, sys.argv[3:])
 """
 
 
@@ -32,12 +35,11 @@ class ProgramError(Exception):
         self.code = code
 
 
-def run(script: str, arguments: list[str], *, apart: bool) -> dict[str, Any]:
-    """Run a script and return the record of its calls.
+def run(program: Sequence[str], *, apart: bool) -> dict[str, Any]:
+    """Run a program and return the record of its calls.
 
     Args:
-        script: Its file.
-        arguments: What it is called with.
+        program: A script, or "-m" and a module, or "-c" and code; then what it is called with.
         apart: Whether what it writes to standard output goes to standard error.
 
     Raises:
@@ -45,14 +47,14 @@ def run(script: str, arguments: list[str], *, apart: bool) -> dict[str, Any]:
         ProgramError: It failed.
         RuntimeError: It has left no record.
     """
-    if not os.path.isfile(script):
-        raise FileNotFoundError(2, "there is no such script", script)
+    if program[0] not in {"-m", "-c"} and not os.path.isfile(program[0]):
+        raise FileNotFoundError(2, "there is no such script", program[0])
     import plait
 
     home = os.path.dirname(os.path.dirname(os.path.abspath(plait.__file__)))
     flags: Any = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
     with tempfile.TemporaryDirectory(prefix="plait-advise-") as folder:
-        command: list[str] = [sys.executable, *flags, "-c", _START, home, folder, script, *arguments]
+        command: list[str] = [sys.executable, *flags, "-c", _START, home, folder, *program]
         sys.stdout.flush()
         sys.stderr.flush()
         with subprocess.Popen(command, stdout=sys.stderr.fileno() if apart else None) as process:

@@ -7,28 +7,40 @@ import math
 import textwrap
 from typing import TYPE_CHECKING
 
-from plait.advice import _words
+from plait._words import seconds, size, times
 
 if TYPE_CHECKING:
-    from plait.advice._advise import Advice
+    from plait.advice._advise import Advice, Option
+
+
+_REMARK = (
+    "Memory is what is there beyond the program's own: of the workers, as measured on this machine, and of what is sent "
+    "to them; ~ where only typical figures are known."
+)
+
+
+def _memory(option: Option) -> str:
+    return "-" if not option.memory else f"{'' if option.memory_measured else '~'}{size(option.memory)}"
 
 
 def text(advice: Advice, *, width: int = 80) -> str:
     """The advice as text, in so many columns."""
     if advice.tasks is None:
         return "\n".join(textwrap.wrap(f"Cannot tell: {advice.why}.", width)) + "\n"
-    lines = textwrap.wrap(f"{advice.tasks}, called {_words.times(advice.calls)}; {advice.cores} cores", width)
+    lines = textwrap.wrap(f"{advice.tasks}, called {times(advice.calls)}; {advice.cores} cores", width)
     lines += textwrap.wrap(f"{advice.verdict or 'cannot tell'}: {advice.why}.", width)
-    lines += ["", f"  {'model':<16} {'workers':>7} {'seconds':>9}  {'interval':<21} {'memory':>8}"]
+    lines += ["", f"  {'model':<16} {'workers':>7} {'seconds':>9}  {'interval':<21} {'memory':>9}"]
     for option in advice.options:
         mark = ">" if option.model == advice.verdict else " "
         interval = f"{option.low:.3g} to {option.high:.3g}"
         workers = str(option.workers) if option.model not in {"serial", "asyncio"} else ""
         lines.append(
-            f"{mark} {option.model:<16} {workers:>7} {option.seconds:>9.3g}  {interval:<21} {_words.size(option.memory):>8}"
+            f"{mark} {option.model:<16} {workers:>7} {option.seconds:>9.3g}  {interval:<21} {_memory(option):>9}"
         )
         for words in (f"{option.reason}.", *([f"Not as it is: {option.refused}."] if option.refused else [])):
             lines += textwrap.wrap(words, width, initial_indent="    ", subsequent_indent="    ")
+    lines.append("")
+    lines += textwrap.wrap(_REMARK, width)
     lines.append("")
     chosen = next((option for option in advice.options if option.model == advice.verdict), None)
     if chosen is not None and chosen.change != "nothing":
@@ -91,7 +103,7 @@ def page(advice: Advice) -> str:
         f"<p><b>{html.escape(advice.verdict or 'Cannot tell')}</b>: {html.escape(advice.why)}.</p>",
     ]
     if advice.tasks:
-        out.append(f'<p class="faint">Called {_words.times(advice.calls)}; for {advice.cores} cores.</p>')
+        out.append(f'<p class="faint">Called {times(advice.calls)}; for {advice.cores} cores.</p>')
         out.append(_table(advice))
         out.append("<h2>On other numbers of cores</h2>")
         out.append(_chart(advice))
@@ -110,12 +122,12 @@ def _table(advice: Advice) -> str:
         workers = str(option.workers) if option.model not in {"serial", "asyncio"} else ""
         out.append(
             f"<tr{best}><td>{html.escape(option.model)}"
-            f'<td class="n">{_words.seconds(option.seconds)}'
-            f'<td class="n">{_words.seconds(option.low)}, {_words.seconds(option.high)}'
-            f'<td class="n">{workers}<td class="n">{_words.size(option.memory)}'
+            f'<td class="n">{seconds(option.seconds)}'
+            f'<td class="n">{seconds(option.low)}, {seconds(option.high)}'
+            f'<td class="n">{workers}<td class="n">{_memory(option)}'
             f"<td>{html.escape(option.reason)}.{refused}<br><code>{html.escape(option.change)}</code></tr>"
         )
-    out.append("</table></div>")
+    out.append(f'</table></div><p class="faint">{html.escape(_REMARK)}</p>')
     return "".join(out)
 
 
@@ -123,7 +135,7 @@ def _chart(advice: Advice) -> str:
     """Lines of the predicted time over cores, both on scales of doublings, and a dot for the run that was measured."""
     numbers = sorted(advice.what_if)
     models = [option.model for option in advice.options]
-    every = [seconds for each in advice.what_if.values() for seconds in each.values() if seconds > 0]
+    every = [time for each in advice.what_if.values() for time in each.values() if time > 0]
     if not numbers or not every:
         return ""
     dot = advice.measured if advice.measured > 0 else None
@@ -135,14 +147,14 @@ def _chart(advice: Advice) -> str:
     def across(cores: float) -> float:
         return _LEFT + math.log(cores) / math.log(widest) * (_WIDTH - _LEFT - _RIGHT)
 
-    def down(seconds: float) -> float:
-        return _TOP + math.log(high / seconds) / math.log(high / low) * (_HEIGHT - _TOP - _BOTTOM)
+    def down(time: float) -> float:
+        return _TOP + math.log(high / time) / math.log(high / low) * (_HEIGHT - _TOP - _BOTTOM)
 
     out = [f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="Predicted time over cores">']
-    for seconds in _marks(low, high):
-        y = down(seconds)
+    for mark in _marks(low, high):
+        y = down(mark)
         out.append(f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        out.append(f'<text x="{_LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{_words.seconds(seconds)}</text>')
+        out.append(f'<text x="{_LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{seconds(mark)}</text>')
     for cores in numbers:
         x = across(cores)
         out.append(f'<text x="{x:.1f}" y="{_HEIGHT - 20}" text-anchor="middle">{cores}</text>')
@@ -162,11 +174,11 @@ def _chart(advice: Advice) -> str:
         )
     if dot:
         x, y = across(advice.cores), down(dot)
-        words = f"measured run: {_words.seconds(dot)}, {advice.at_once} at once"
+        words = f"measured run: {seconds(dot)}, {advice.at_once} at once"
         out.append(f'<circle class="dot" cx="{x:.1f}" cy="{y:.1f}" r="5"><title>{words}</title></circle>')
     out.append("</svg>")
     if dot:
-        out.append(f'<p class="faint">The dot is the run that was measured: {_words.seconds(dot)}, with ')
+        out.append(f'<p class="faint">The dot is the run that was measured: {seconds(dot)}, with ')
         out.append(
             f"{advice.at_once} {'call' if advice.at_once == 1 else 'calls'} at once, and whatever else the machine did.</p>"
         )

@@ -1,6 +1,6 @@
 """Runs a program with meters, in an interpreter that is its own, and leaves what they have seen in a folder.
 
-`main` stands for what the interpreter itself does with a script: its own `__main__`, its arguments, its path, its tracebacks.
+`main` stands for what the interpreter itself does with a program: its own `__main__`, its arguments, its path, its tracebacks.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 import types
-from typing import Any
+from typing import Any, NamedTuple
 
 from plait.advice import _find, _source
 from plait.advice._meters import Meters, without_meters
@@ -22,11 +22,11 @@ from plait.advice._meters import Meters, without_meters
 RECORD = "calls.json"
 
 
-def main(folder: str, script: str, arguments: list[str]) -> None:
-    """Run a script; ends with its own exit code."""
+def main(folder: str, program: list[str]) -> None:
+    """Run a script, `-m module` or `-c code`, with its arguments; ends with its own exit code."""
     pid = os.getpid()
     meters = Meters(folder)
-    code, wall, waits = _execute(script, arguments, meters)
+    code, wall, waits = _execute(_main_module(program), meters)
     if os.getpid() != pid:  # a fork that has come to the end of the script
         sys.exit(code)
     meters.end()
@@ -40,32 +40,83 @@ def main(folder: str, script: str, arguments: list[str]) -> None:
     sys.exit(code)
 
 
-def _execute(script: str, arguments: list[str], meters: Meters) -> tuple[Any, float, dict[str, float]]:
-    """Run it: with what it would exit, how long it took, and what its threads waited for."""
+class _Main(NamedTuple):
+    """What is to run as `__main__`: the module, its source, its file's name, and the folder of its own modules."""
+
+    module: types.ModuleType
+    source: bytes
+    path: str
+    folder: str
+
+
+def _main_module(program: list[str]) -> _Main:
+    """Set up `__main__`, the arguments and the path as the interpreter would."""
+    if program[0] == "-c":
+        return _of_code(program[1], program[2:])
+    if program[0] == "-m":
+        return _of_module(program[1], program[2:])
+    script, *arguments = program
     path = os.path.abspath(script)
     with open(path, "rb") as file:
         source = file.read()
     folder = os.path.dirname(path)
-    module = types.ModuleType("__main__")
-    module.__dict__.update(
-        __file__=path,
-        __builtins__=builtins,
-        __spec__=None,
-        __cached__=None,
-        __loader__=importlib.machinery.SourceFileLoader("__main__", path),
-    )
-    sys.modules["__main__"] = module
+    loader = importlib.machinery.SourceFileLoader("__main__", path)
+    module = _made(__file__=path, __spec__=None, __cached__=None, __loader__=loader)
     sys.argv[:] = [script, *arguments]
     sys.path.insert(0, os.path.realpath(folder))
+    return _Main(module, source, path, folder)
+
+
+def _of_code(code: str, arguments: list[str]) -> _Main:
+    import linecache
+
+    name = "<string>"
+    linecache.cache[name] = (len(code), None, code.splitlines(keepends=True), name)
+    module = _made(__spec__=None, __loader__=importlib.machinery.BuiltinImporter)
+    sys.argv[:] = ["-c", *arguments]
+    sys.path.insert(0, "")
+    return _Main(module, code.encode(), name, os.getcwd())
+
+
+def _of_module(name: str, arguments: list[str]) -> _Main:
+    import runpy
+
+    sys.argv[:] = ["-m", *arguments]
+    sys.path.insert(0, os.getcwd())
+    runs: Any = runpy
+    try:
+        spec: Any = runs._get_module_details(name, ImportError)[1]
+    except ImportError as error:
+        sys.stderr.write(f"{sys.executable}: {error}\n")
+        sys.exit(1)
+    loader: Any = spec.loader
+    if not isinstance(loader, importlib.machinery.SourceFileLoader):
+        sys.stderr.write(f"{sys.executable}: {name} has no source to look at\n")
+        sys.exit(1)
+    path = os.path.abspath(spec.origin)
+    sys.argv[0] = path
+    module = _made(__file__=path, __spec__=spec, __cached__=spec.cached, __loader__=loader, __package__=spec.parent)
+    return _Main(module, loader.get_data(path), path, os.getcwd())
+
+
+def _made(**names: Any) -> types.ModuleType:
+    module = types.ModuleType("__main__")
+    module.__dict__.update(__builtins__=builtins, **names)
+    sys.modules["__main__"] = module
+    return module
+
+
+def _execute(main: _Main, meters: Meters) -> tuple[Any, float, dict[str, float]]:
+    """Run it: with what it would exit, how long it took, and what its threads waited for."""
     setattr(builtins, _source.FUNCTION, meters.function)
     setattr(builtins, _source.CALLED, meters.called)
     setattr(builtins, _source.HANDED, meters.handed)
-    sys.meta_path.insert(0, _source.Finder(folder))
+    sys.meta_path.insert(0, _source.Finder(main.folder))
     began = time.perf_counter()
     profiling, profile = _begin_profile()
     code: Any = None
     try:
-        exec(_source.compiled(source, path), module.__dict__)
+        exec(_source.compiled(main.source, main.path, main.folder), main.module.__dict__)
         _join_threads()
     except SystemExit as end:
         code = end.code

@@ -9,9 +9,12 @@ import ast
 import builtins
 import importlib.abc
 import importlib.machinery
+import itertools
 import os
 import sysconfig
 from typing import TYPE_CHECKING, Any
+
+from plait.advice._meters import is_left
 
 if TYPE_CHECKING:
     import types
@@ -20,10 +23,16 @@ if TYPE_CHECKING:
 
 FUNCTION, CALLED, HANDED = "__plait_function__", "__plait_called__", "__plait_handed__"
 
+#: What the names of places begin with, where other packages' functions are called in loops; they are builtins, true while the
+#: place is looked at.
+PLACE = "__plait_place_"
+
 _KNOWN = set(dir(builtins))
 
+_places = itertools.count()
+
 #: What takes a function first, and calls it for each item.
-_MAPS = {
+MAPS = {
     "map",
     "imap",
     "imap_unordered",
@@ -35,6 +44,10 @@ _MAPS = {
     "to_thread",
     "filter",
 }
+
+#: What takes a function to call by the name `target`, or after the pool that is to call it.
+_STARTS = {"Thread", "Process", "Timer"}
+_AFTER_A_POOL = "run_in_executor"
 
 
 #: Methods of the interpreter's own objects, which are quick: to hand them on would take longer.
@@ -51,10 +64,13 @@ class _Rewriter(ast.NodeTransformer):
         for node in ast.walk(tree):
             if isinstance(node, ast.Import):
                 for alias in node.names:
-                    names = self._own if _lies_in(folder, alias.name) else self._foreign
+                    own = _lies_in(folder, alias.name) or is_left(alias.name)
+                    names = self._own if own else self._foreign
                     names.add((alias.asname or alias.name).partition(".")[0])
-            elif isinstance(node, ast.ImportFrom) and not node.level and not _lies_in(folder, node.module or ""):
-                self._foreign.update(alias.asname or alias.name for alias in node.names)
+            elif isinstance(node, ast.ImportFrom):
+                own = node.level > 0 or _lies_in(folder, node.module or "") or is_left(node.module or "")
+                names = self._own if own else self._foreign
+                names.update(alias.asname or alias.name for alias in node.names)
 
     def _function(self, node: Any) -> Any:
         loops, self._loops = self._loops, 0
@@ -87,13 +103,25 @@ class _Rewriter(ast.NodeTransformer):
 
     def visit_Call(self, node: ast.Call) -> Any:
         name = getattr(node.func, "attr", getattr(node.func, "id", ""))
-        if name in _MAPS and node.args and isinstance(node.args[0], ast.Name | ast.Attribute):
-            # A method's pool may be one of processes.
-            node.args[0] = self._wrapped(HANDED if isinstance(node.func, ast.Attribute) else CALLED, node.args[0])
+        place = 1 if name == _AFTER_A_POOL else 0
+        if name in MAPS | {_AFTER_A_POOL} and len(node.args) > place:
+            given = node.args[place]
+            if isinstance(given, ast.Name | ast.Attribute):
+                # A method's pool may be one of processes.
+                node.args[place] = self._wrapped(HANDED if isinstance(node.func, ast.Attribute) else CALLED, given)
+        if name in _STARTS:
+            for keyword in node.keywords:
+                if keyword.arg == "target" and isinstance(keyword.value, ast.Name | ast.Attribute):
+                    keyword.value = self._wrapped(HANDED, keyword.value)
         handed_on = self._loops > 0 and self._is_foreign(node.func)
         self.generic_visit(node)
         if handed_on:
-            node.func = self._wrapped(CALLED, node.func)
+            # Once the place is known to have nothing to look at, it has to cost next to nothing.
+            place_name = f"{PLACE}{next(_places)}"
+            setattr(builtins, place_name, True)
+            looked_at = self._wrapped(CALLED, node.func, place_name)
+            chosen = ast.IfExp(ast.Name(place_name, ast.Load()), looked_at, node.func)
+            node.func = ast.copy_location(chosen, node.func)
         return node
 
     def _is_foreign(self, node: ast.expr) -> bool:
@@ -110,8 +138,9 @@ class _Rewriter(ast.NodeTransformer):
     def _is_object(self, name: str, method: str) -> bool:
         return name not in self._own and method not in _QUICK
 
-    def _wrapped(self, name: str, node: Any) -> Any:
-        return ast.copy_location(ast.Call(ast.copy_location(ast.Name(name, ast.Load()), node), [node], []), node)
+    def _wrapped(self, name: str, node: Any, *words: str) -> Any:
+        given: list[ast.expr] = [node, *map(ast.Constant, words)]
+        return ast.copy_location(ast.Call(ast.copy_location(ast.Name(name, ast.Load()), node), given, []), node)
 
 
 def _lies_in(folder: str, module: str) -> bool:
@@ -120,14 +149,14 @@ def _lies_in(folder: str, module: str) -> bool:
     return os.path.isfile(f"{place}.py") or os.path.isdir(place)
 
 
-def compiled(source: bytes, path: str) -> types.CodeType:
-    """Compile a file of the program.
+def compiled(source: bytes, path: str, folder: str) -> types.CodeType:
+    """Compile a file of the program, whose own modules are in a folder.
 
     Raises:
         SyntaxError: As Python would.
     """
     read = ast.parse(source, path)
-    tree: ast.Module = ast.fix_missing_locations(_Rewriter(read, os.path.dirname(path)).visit(read))
+    tree: ast.Module = ast.fix_missing_locations(_Rewriter(read, folder).visit(read))
     return compile(tree, path, "exec", dont_inherit=True)
 
 
@@ -135,7 +164,7 @@ class _Loader(importlib.machinery.SourceFileLoader):
     def get_code(self, fullname: str) -> types.CodeType:
         """Compile the module anew: what lies in `__pycache__` is not metered, and is to stay that way."""
         path = self.get_filename(fullname)
-        return compiled(self.get_data(path), path)
+        return compiled(self.get_data(path), path, os.path.dirname(path))
 
 
 class Finder(importlib.abc.MetaPathFinder):

@@ -4,45 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from plait._words import seconds
 from plait.advice import _work
 
 if TYPE_CHECKING:
     from plait.advice._work import Work
-
-
-def seconds(value: float) -> str:
-    """A time in three digits.
-
-    >>> seconds(0.0123), seconds(2.5e-6), seconds(12.0)
-    ('12.3 ms', '2.5 us', '12 s')
-    """
-    for factor, unit in ((1.0, "s"), (1e-3, "ms"), (1e-6, "us")):
-        if value >= factor:
-            return f"{value / factor:.3g} {unit}"
-    return f"{value / 1e-9:.0f} ns"
-
-
-def size(value: float) -> str:
-    """Bytes in a unit that suits them.
-
-    >>> size(0), size(3 << 20)
-    ('-', '3 MiB')
-    """
-    if value <= 0:
-        return "-"
-    for factor, unit in ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")):
-        if value >= factor:
-            return f"{value / factor:.0f} {unit}"
-    return f"{value:.0f} B"
-
-
-def times(value: int) -> str:
-    """So many times.
-
-    >>> times(1), times(2)
-    ('once', '2 times')
-    """
-    return "once" if value == 1 else f"{value} times"
 
 
 def does(work: Work) -> str:
@@ -52,7 +18,8 @@ def does(work: Work) -> str:
         (work.held, "with the GIL" if work.record["gil"] else "computing"),
         (work.asleep, "asleep with the GIL"),
         (work.released, "computing without it"),
-        (work.blocked, "waiting"),
+        (work.blocked - work.children, "waiting"),
+        (work.children, "waiting for processes that compute"),
     ]
     told = ", ".join(f"{value / wall:.0%} {what}" for value, what in parts if value >= 0.005 * wall)
     return f"a call takes {seconds(work.wall)}: {told}"
@@ -88,12 +55,18 @@ _LITTLE = 0.1
 def _serial(work: Work, bound: str) -> str:
     if work.wall * work.calls < _LITTLE:
         return "one call after the other; so little work is not worth workers"
+    if work.record["in_turn"]:
+        return "one call after the other, which they do anyway: they wait for one another, as for a lock"
     if bound == "waits":
         return "one call after the other, and their waits add up"
     return "one call after the other, on one core"
 
 
 def _threads(work: Work, bound: str, cores: int) -> str:
+    if work.record["in_turn"]:
+        return _IN_TURN
+    if bound == "waits" and work.children > 0.5 * work.wall:
+        return "threads wait side by side, for processes that share the cores"
     if bound == "waits":
         return "threads wait side by side"
     if bound == "held" and work.record["gil"]:
@@ -105,7 +78,12 @@ def _threads(work: Work, bound: str, cores: int) -> str:
     return "there is no GIL, so threads compute side by side"
 
 
+_IN_TURN = "calls wait for one another, as for a lock: at once, they take their turns"
+
+
 def _processes(work: Work, bound: str, cores: int) -> str:
+    if work.record["in_turn"]:
+        return _IN_TURN
     if bound == "waits":
         return "processes wait side by side, but cost more than threads"
     if cores == 1:
@@ -118,15 +96,17 @@ def _processes(work: Work, bound: str, cores: int) -> str:
 def _asyncio(work: Work) -> str:
     if work.blocked <= 0.05 * work.wall:
         return "there is nothing to await"
+    if work.record["in_turn"]:
+        return _IN_TURN
     if work.awaitable < 0.2:
-        return "what it waits for (files, locks, processes) cannot be awaited"
+        return "what it waits for (files, locks) cannot be awaited"
     return "tasks wait side by side on one thread"
 
 
 def change(model: str, work: Work, workers: int) -> str:
     """What to change in the program."""
     name = work.record["tasks"].rpartition(".")[2]
-    name = "function" if name.startswith("<") else name
+    name = "function" if name.startswith("<") else f"object.{name}" if work.record["method"] else name
     coroutine = work.record["coroutine"]
     if model == _work.SERIAL:
         return "call one after the other" if work.record["at_once"] > 1 else "nothing"
@@ -135,7 +115,12 @@ def change(model: str, work: Work, workers: int) -> str:
             return f"make {name} a function that blocks, and call it in plait.ThreadPool({workers})"
         return f"with plait.ThreadPool({workers}) as pool: results = list(pool.map({name}, items))"
     if model == _work.PROCESSES:
-        return f"with plait.ProcessPool({workers}) as pool: results = list(pool.map({name}, items))"
+        pool = f"with plait.ProcessPool({workers}) as pool: results = list(pool.map({{}}, items))"
+        if not coroutine:
+            return pool.format(name)
+        if _bound(work) == "waits":
+            return f"def run(item): return asyncio.run({name}(item)); " + pool.format("run")
+        return f"make {name} a function without async; " + pool.format(name)
     if model == _work.ASYNCIO:
         gather = f"await asyncio.gather(*[{name}(item) for item in items])"
         return gather if coroutine else f"make {name} a coroutine that awaits its waits; {gather}"

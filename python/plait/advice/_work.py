@@ -6,8 +6,8 @@ import math
 import statistics
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from plait.advice import _start
-from plait.model import Burst, Item, Parcel, Workload, calibrate, simulate
+from plait.advice._start import TYPICAL, start
+from plait.model import Burst, Item, Parcel, Resource, Workload, calibrate, simulate
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,13 +28,6 @@ _SIMULATED: Final[dict[str, Model]] = {
     INTERPRETERS: "interpreters",
     FREE: "free-threaded",
 }
-
-#: Bytes that a thread's stack and its state take, and those of a task.
-_THREAD, _TASK = 100 << 10, 3 << 10
-
-#: Bytes of an interpreter of its own in this process, without what the program imports in it.
-_INTERPRETER = 6 << 20
-
 
 #: Tasks at once at most: more gain next to nothing, and take long to simulate.
 _AT_ONCE = 1000
@@ -62,7 +55,8 @@ class Work:
         self.calls: int = record["calls"]
         rows: list[list[float]] = record["items"]
         means = [statistics.fmean(column) for column in zip(*rows, strict=True)]
-        self.held, self.asleep, self.released, self.blocked = means
+        self.held, self.asleep, self.released, waiting, self.children = means
+        self.blocked = waiting + self.children
         self.wall = sum(means)
         waits: dict[str, float] = record["waits"]
         known = waits.get("awaitable", 0.0) + waits.get("other", 0.0)
@@ -70,11 +64,15 @@ class Work:
         share = waits.get("awaitable", 0.0) / known if known > 0 else 0.0
         self.awaitable: float = 1.0 if record["coroutine"] else share
         argument, result = _parcels(record["parcels"])
-        self._threads = Workload([_item(row, argument, result, 1.0) for row in rows], self.calls, speed=record["speed"])
-        self._tasks = self._threads
-        if self.awaitable < 1.0 and self.blocked > 0:
-            items = [_item(row, argument, result, self.awaitable) for row in rows]
-            self._tasks = Workload(items, self.calls, speed=record["speed"])
+        turn = record["in_turn"]
+        resources = {_TURN: Resource(servers=1), _CHILDREN: Resource(on_cores=True)}
+
+        def workload(awaitable: float) -> Workload:
+            items = [_item(row, argument, result, awaitable, turn) for row in rows]
+            return Workload(items, self.calls, resources, speed=record["speed"])
+
+        self._threads = workload(1.0)
+        self._tasks = workload(self.awaitable) if self.awaitable < 1.0 and waiting > 0 else self._threads
         self.parcel_bytes = argument.size_bytes + result.size_bytes
 
     def predict(self, model: str, cores: int, *, interval: bool) -> Predicted:
@@ -93,7 +91,7 @@ class Work:
 
     def _predict(self, model: str, workers: int, cores: int, costs: Costs, interval: bool) -> Predicted:
         found = self.given(model, workers, cores, costs, replicas=_REPLICAS if interval else 0)
-        begin = _start.first_pool().seconds if model == PROCESSES else 0.0
+        begin = start().seconds if model == PROCESSES else 0.0
         return found._replace(seconds=found.seconds + begin, low=found.low + begin, high=found.high + begin)
 
     def given(self, model: str, workers: int, cores: int, costs: Costs, *, replicas: int = _REPLICAS) -> Predicted:
@@ -117,24 +115,36 @@ class Work:
         return sorted({max(1, min(number, self.calls)) for number in numbers})
 
     def _memory(self, model: str, workers: int) -> float:
+        takes = start()
         if model == SERIAL:
             return 0.0
         if model == ASYNCIO:
-            return float(workers * _TASK)
+            return workers * takes.task
         if model in {THREADS, FREE}:
-            return float(workers * _THREAD)
+            return workers * takes.thread
         if model == INTERPRETERS:
-            return float(workers * (_INTERPRETER + self.parcel_bytes))
-        return workers * (_start.first_pool().worker_bytes + self.parcel_bytes)
+            return workers * ((takes.interpreter or TYPICAL.interpreter) + self.parcel_bytes)
+        return workers * (takes.process + self.parcel_bytes)
 
 
-def _item(row: Sequence[float], argument: Parcel, result: Parcel, awaitable: float) -> Item:
-    held, asleep, released, blocked = row
+def memory_is_measured(model: str) -> bool:
+    """Whether what a model's workers take was measured on this machine."""
+    takes = start()
+    return model == SERIAL or (takes.measured and (model != INTERPRETERS or takes.interpreter > 0))
+
+
+#: What calls wait for: for one another, in turn, and for processes that compute.
+_TURN, _CHILDREN = "turn", "children"
+
+
+def _item(row: Sequence[float], argument: Parcel, result: Parcel, awaitable: float, turn: bool) -> Item:
+    held, asleep, released, blocked, children = row
     bursts = [
         Burst("hold", held / 2),
         Burst("held_off_cpu", asleep + blocked * (1 - awaitable)),
         Burst("released", released),
-        Burst("blocked", blocked * awaitable),
+        Burst("blocked", blocked * awaitable, resource=_TURN if turn else None),
+        Burst("blocked", children, resource=_CHILDREN),
         Burst("hold", held / 2),
     ]
     return Item(tuple(burst for burst in bursts if burst.seconds > 0), argument, result)

@@ -165,11 +165,11 @@ class Pool(concurrent.futures.Executor):
         if self._engine.closed and next(zip(*iterables, strict=False), None) is None:
             return iter(list[T]())  # as the standard library has it: nothing is submitted
         state, _ = self._known(fn)
-        items, total = items_of(iterables, lazily=arguments.buffersize is not None)
+        items = items_of(iterables, lazily=arguments.buffersize is not None)
         deadline = None if deadline_ns is None else deadline_ns / 1e9
-        flow = MapFlow(fn, state, self._engine, items, total, arguments)
+        flow = MapFlow(fn, state, self._engine, items, arguments)
         self._engine.add_map(flow)
-        given: Iterator[T] = results(flow, arguments, deadline, total)
+        given: Iterator[T] = results(flow, arguments, deadline, items.total)
         flow.start(inline=deadline is None)
         return given
 

@@ -16,11 +16,13 @@ __all__ = ["run"]
 
 _USAGE: Final = """\
 usage: plait advise [options] script.py [args ...]
+       plait advise [options] -m module [args ...]
+       plait advise [options] -c code [args ...]
        plait advise [options] FILE
 
-Runs the script once, to its end, looks at the calls that it makes most of, and tells what these would take one
+Runs the program once, to its end, looks at the calls that it makes most of, and tells what these would take one
 after the other, in threads, processes, tasks of asyncio, subinterpreters, and without a GIL.
-Of FILE, a saved profile, it tells what its sums say: a profile has no calls.
+Of FILE, a saved profile, it takes the tasks, the calls of pools, the threads or the functions called in loops.
 
   --cores N[,N...]     numbers of cores to predict (1,2,4,8,64); the advice is for the
                        only one, or else for this machine
@@ -37,6 +39,8 @@ _OPTIONS: Final = {
     "--quiet": Option(False),
     "--help": Option(False),
 }
+#: What stands before a program that is no file.
+_NAMED: Final = ("-m", "-c")
 _SHORT: Final = {"-q": "--quiet", "-h": "--help"}
 
 
@@ -47,14 +51,15 @@ def run(words: list[str]) -> int:
         more, left = _usage.parse(rest[1:], _OPTIONS, _SHORT)
         given, rest = given + more, [rest[0], *left]
     elif len(rest) > 1:
-        more, left = _trailing(rest[1:])
-        given, rest = given + more, [rest[0], *left]
+        program = 2 if rest[0] in _NAMED else 1
+        more, left = _trailing(rest[program:])
+        given, rest = given + more, [*rest[:program], *left]
     options = dict(given)
     if "--help" in options:
         sys.stdout.write(_USAGE)
         return 0
-    if not rest:
-        raise WrongUsage("advise needs a script or a saved profile")
+    if not rest or (rest[0] in _NAMED and len(rest) < 2):
+        raise WrongUsage("advise needs a script, -m module, -c code, or a saved profile")
     cores = _cores(options["--cores"]) if "--cores" in options else None
     page = options.get("--html")
     if "--html" in options and not page:
@@ -68,7 +73,7 @@ def run(words: list[str]) -> int:
         from plait.advice import _advise, _program
 
         try:
-            record = _program.run(rest[0], rest[1:], apart=as_json)
+            record = _program.run(rest, apart=as_json)
         except FileNotFoundError:
             raise WrongUsage(f"there is no script {rest[0]!r}") from None
         except _program.ProgramError as error:
@@ -87,8 +92,8 @@ def _trailing(words: list[str]) -> tuple[list[tuple[str, str | None]], list[str]
     return (more, left) if not left and not any(name == "--help" for name, _ in more) else ([], words)
 
 
-def _is_script(path: str) -> bool:
-    return path.endswith((".py", ".pyw"))
+def _is_script(word: str) -> bool:
+    return word in _NAMED or word.endswith((".py", ".pyw"))
 
 
 def _cores(text: str | None) -> list[int]:

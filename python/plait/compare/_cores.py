@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import hashlib
-import os
 import statistics
 import sys
 import threading
@@ -14,6 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import plait
+from plait import _core
 from plait.compare._measure import timed
 
 if TYPE_CHECKING:
@@ -49,11 +49,6 @@ def rounds_for(function: Callable[[int], int], seconds: float) -> int:
         if took > seconds / 8:
             return max(1, int(rounds * seconds / took))
         rounds *= 4
-
-
-def usable_cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0))
 
 
 def turns(quick: bool) -> Figures:
@@ -123,7 +118,7 @@ def cores(quick: bool) -> Figures:
 
     Of each the quickest round counts: what else the machine does can only slow one down.
     """
-    count = max(2, usable_cores())
+    count = max(2, _core.usable_cpus())
     seconds = 0.1 if quick else 0.25
     rounds = 3 if quick else 5
     figures: Figures = {name: {"units": float(count)} for name in ("threads", "processes", "asyncio")}

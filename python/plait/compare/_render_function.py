@@ -6,8 +6,8 @@ import html
 import textwrap
 from typing import TYPE_CHECKING
 
+from plait._words import seconds
 from plait.compare._render import _STYLE, _where
-from plait.compare._words import seconds
 
 if TYPE_CHECKING:
     from plait.compare._function import FunctionComparison, Way

@@ -8,9 +8,10 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
+from plait import _core, _words
+from plait._words import rate, ratio
 from plait.compare import _measure
 from plait.compare._comparison import Comparison, Row
-from plait.compare._words import bytes_, rate, ratio, seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,18 +24,22 @@ MODELS = ("asyncio", "threads", "processes")
 _NOISE = 0.15
 
 
-def gil_is_on() -> bool:
-    """Whether this interpreter has a GIL, and it is on."""
-    enabled: Callable[[], bool] | None = getattr(sys, "_is_gil_enabled", None)
-    return enabled is None or enabled()
+def seconds(value: float) -> str:
+    """A time in two digits: a machine's noise leaves no more."""
+    return _words.seconds(value, 2)
+
+
+def bytes_(value: float) -> str:
+    """A size in two digits."""
+    return _words.size(value, 2)
 
 
 def machine() -> dict[str, object]:
     """Where it was measured."""
     return {
         "python": platform.python_version(),
-        "gil": gil_is_on(),
-        "cores": len(os.sched_getaffinity(0)),
+        "gil": _core.gil_is_on(),
+        "cores": _core.usable_cpus(),
         "switch_interval": sys.getswitchinterval(),
         "system": f"{platform.system()} {platform.release()}",
         "load": os.getloadavg()[0],
@@ -90,7 +95,7 @@ def _parallelism(figures: Figures) -> _Made:
     measured = {
         model: f"{ratio(figures[model]['python'])} the speed with {units:.0f} units of Python code" for model in MODELS
     }
-    alone = figures["threads"]["python"] < 1 + _NOISE * 2 or not gil_is_on()
+    alone = figures["threads"]["python"] < 1 + _NOISE * 2 or not _core.gil_is_on()
     several = figures["processes"]["python"] > 1 + _NOISE
     note = "Against the same units one after the other; the machine's other work counts against whoever uses several cores."
     return measured, alone and several and figures["asyncio"]["python"] < 1 + _NOISE, note
@@ -103,7 +108,7 @@ def _gil(figures: Figures) -> _Made:
         "threads": f"Python code {ratio(python)}, hashing in C that lets go of the GIL {ratio(released)}",
         "processes": f"each has its own: Python code {ratio(figures['processes']['python'])}",
     }
-    if not gil_is_on():
+    if not _core.gil_is_on():
         return measured, None, "This interpreter runs without a GIL."
     return measured, released > python + _NOISE, f"Switch interval {seconds(figures['threads']['switch_interval'])}."
 
@@ -130,7 +135,11 @@ def _cpu(figures: Figures) -> _Made:
         for model in MODELS
     }
     best = max(MODELS, key=lambda model: figures[model]["python"])
-    return measured, best == "processes" or not gil_is_on(), f"Speed-up with {figures['threads']['units']:.0f} workers."
+    return (
+        measured,
+        best == "processes" or not _core.gil_is_on(),
+        f"Speed-up with {figures['threads']['units']:.0f} workers.",
+    )
 
 
 def _io(figures: Figures) -> _Made:
@@ -247,7 +256,7 @@ def _lag(figures: Figures) -> _Made:
         "threads": f"quiet {seconds(threads['quiet_p50'])}; beside a thread that computes {seconds(threads['thread_p50'])}",
         "processes": f"beside a process that computes {seconds(processes['process_p50'])}",
     }
-    starved = threads["thread_p50"] > 2 * threads["quiet_p50"] or not gil_is_on()
+    starved = threads["thread_p50"] > 2 * threads["quiet_p50"] or not _core.gil_is_on()
     return measured, starved, "Median time of an answer from a server that takes 1 ms for it."
 
 

@@ -15,8 +15,8 @@ from functools import partial
 from typing import Any
 
 import plait
+from plait import _core
 from plait.advice import measured_calls, predict_calls
-from plait.compare._cores import usable_cores
 
 _BY_IDENTITY: Any = object.__eq__
 
@@ -93,7 +93,7 @@ def _words(error: BaseException) -> str:
 
 
 def _compare(function: Any, arguments: list[tuple[Any, ...]], rounds: int, workers: list[int]) -> dict[str, Any]:
-    cores = usable_cores()
+    cores = _core.usable_cpus()
     coroutine = inspect.iscoroutinefunction(function)
     threads = sorted(set(workers or [cores, 4 * cores]))
     makes: dict[tuple[str, int | None], Make] = {}

@@ -8,6 +8,7 @@ it knows and what not.
 from plait.model._calibrate import calibrate as calibrate
 from plait.model._costs import Cost as Cost, Costs as Costs
 from plait.model._measure import measure_speed as measure_speed
+from plait.model._record import record as record
 from plait.model._simulate import Model as Model, Prediction as Prediction, simulate as simulate, what_if as what_if
 from plait.model._workload import (
     Burst as Burst,
@@ -29,6 +30,7 @@ __all__ = [
     "Workload",
     "calibrate",
     "measure_speed",
+    "record",
     "simulate",
     "what_if",
 ]

@@ -18,7 +18,7 @@ from plait import _core
 from plait.model._costs import Costs
 from plait.processes._launch import _executable
 
-_FORMAT = 1
+_FORMAT = 2
 _lock = threading.Lock()
 _known: Costs | None = None
 
@@ -78,6 +78,7 @@ def _identity() -> dict[str, Any]:
         "node": platform.node(),
         "processor": names[0] if names else platform.machine(),
         "cpus": _core.usable_cpus(),
+        "quota": list(_core.cpu_quota() or ()),
     }
 
 

@@ -45,8 +45,8 @@ def measure() -> Costs:
     known: dict[str, Cost] = {}
     known["speed"] = Cost(1.0, max(_LEAST_SPREAD, _spread([_loop_seconds() for _ in range(15)])))
     known["wake"] = _cost(_wake_seconds, 5)
-    known["gil_release"] = _release_cost()
     known["gil_signal"] = _signal_cost()
+    known["gil_release"] = _release_cost(known["gil_signal"].seconds / known["wake"].seconds)
     known["gil_switch"] = _switch_cost()
     known |= _thread_costs()
     known |= _process_costs()
@@ -121,17 +121,20 @@ def _together(work: Callable[[], object], threads: int) -> float:
     return time.perf_counter() - begin
 
 
-def _release_cost(releases: int = 2000) -> Cost:
-    """What a release of the GIL costs more when another thread wants it, whose releases are as short."""
+def _release_cost(signalled: float, releases: int = 15_000) -> Cost:
+    """What a release of the GIL costs more when another thread wants it, whose releases are as short; beside the signal to it, which
+    takes that share of the time between two releases.
+    """
 
     def release() -> None:
         for _ in range(releases):
             select.select((), (), (), 0)
 
     def extra() -> float:
-        return (_together(release, 2) - 2 * _together(release, 1)) / (2 * releases)
+        alone = _together(release, 1)
+        return (_together(release, 2) - (2 + 2 * signalled) * alone) / (2 * releases)
 
-    cost = _cost(extra, 5)
+    cost = _cost(extra, 3)
     return Cost(cost.seconds, max(cost.spread, 0.3))
 
 

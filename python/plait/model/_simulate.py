@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -58,6 +59,7 @@ def simulate(
     costs: Costs | None = None,
     warm: bool = False,
     chunksize: int | None = None,
+    nice: int = 0,
     replicas: int = 20,
     seed: int = 0,
 ) -> Prediction:
@@ -74,10 +76,12 @@ def simulate(
         workers: How many workers the pool has, or how many tasks there are at once. None: as many as cores; for "asyncio"
             all.
         cores: How many CPUs there are. None: those that this process may use.
-        quota: CPUs' worth of time that a container may use, such as 1.5. None: no limit beyond `cores`.
+        quota: CPUs' worth of time that a container may use, such as 1.5; `math.inf` for no limit beyond `cores`. None: that of
+            the container that this process is in, unless `cores` asks for more than there are.
         costs: What the machine takes for itself. None: `calibrate()`, which takes up to two seconds once on each machine.
         warm: The pool's workers, or the loop, are there already.
         chunksize: Calls in a message to a process or interpreter. None: as many as take a few milliseconds.
+        nice: Nice value of the workers, from -20 to 19, beside 0 of the caller and of what resources have done on cores.
         replicas: How many runs the interval comes from.
         seed: Of chance: the same answer for the same seed.
 
@@ -108,25 +112,38 @@ def simulate(
         raise ValueError(f"quota must be positive, not {quota!r}")
     if chunksize is not None:
         positive_int("chunksize", chunksize)
+    if not -20 <= nice <= 19:
+        raise ValueError(f"nice must be from -20 to 19, not {nice!r}")
     if replicas < 0:
         raise ValueError(f"replicas must not be negative, and is {replicas!r}")
     machine = calibrate() if costs is None else costs
     if "interval" not in machine.known:
         machine = Costs({**machine.known, "interval": (sys.getswitchinterval(), 0.0)}, machine.speeds, machine.speed)
+    if work.on_loop:
+        machine = Costs({**machine.known, "loop.wake": (0.0, 0.0)}, machine.speeds, machine.speed)
     ns, low, high, bound, items, details = work.core.predict(
         machine.core(work.speed),
         model,
         many,
         there,
         speeds=list(machine.speeds),
-        quota=None if quota is None else (max(1, round(quota * _PERIOD_NS)), _PERIOD_NS),
+        quota=_quota(quota, there),
         warm=warm,
         chunk=chunksize,
+        nice=nice,
         replicas=replicas,
         bursts=_BURSTS,
         seed=seed,
     )
     return Prediction(model, many, there, ns / 1e9, low / 1e9, high / 1e9, bound, items, details)
+
+
+def _quota(asked: float | None, cores: int) -> tuple[int, int] | None:
+    """CPU time in a period, and the period, in nanoseconds."""
+    if asked is None:
+        # More cores than there are: the question is about another machine.
+        return _core.cpu_quota() if cores <= _core.usable_cpus() else None
+    return None if math.isinf(asked) else (max(1, round(asked * _PERIOD_NS)), _PERIOD_NS)
 
 
 def _workers(work: Workload, model: Model, cores: int) -> int:

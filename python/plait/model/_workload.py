@@ -13,6 +13,7 @@ Kind = Literal["hold", "held_off_cpu", "released", "blocked"]
 _NUMBERS: dict[str, int] = {"hold": 0, "held_off_cpu": 1, "released": 2, "blocked": 3}
 _LONGEST = 2.0**60 / 1e9
 _MOST_RELEASES = 2**32 - 1
+_MOST_CONTENDED = 1000
 
 
 def _check_seconds(name: str, value: float) -> None:
@@ -86,14 +87,20 @@ class Resource:
         servers: How many waits are served at once. None: they overlap without limit.
         on_cores: The wait is work of others on this machine's CPUs (a child process, a server beside it), and competes for
             them.
+        in_process: Each process has its own, which its threads share: a lock within a C library.
+        contended: How much longer serving takes for those that had to stand in line, as a share: 0.5 for half as long again.
     """
 
     servers: int | None = None
     on_cores: bool = False
+    in_process: bool = False
+    contended: float = 0.0
 
     def __post_init__(self) -> None:
         if self.servers is not None and not 1 <= self.servers < 2**32:
             raise ValueError(f"servers must be at least 1, not {self.servers!r}")
+        if not 0 <= self.contended <= _MOST_CONTENDED:
+            raise ValueError(f"contended must be from 0 to {_MOST_CONTENDED}, not {self.contended!r}")
 
 
 @dataclass(frozen=True)
@@ -106,6 +113,7 @@ class Workload:
         resources: What bursts wait for, by name.
         speed: What `measure_speed` said when this was recorded, so that costs that were measured in a faster or slower phase
             of the machine are brought to the same. None: costs are taken as they are.
+        on_loop: The calls were recorded as coroutines, so what an event loop takes for their waits is among their bursts.
 
     Raises:
         ValueError: There are no items, fewer than were recorded, or one waits for a resource that is not there.
@@ -120,6 +128,7 @@ class Workload:
     count: int
     resources: Mapping[str, Resource]
     speed: float | None
+    on_loop: bool
     core: _core.WorkloadCore = field(repr=False, compare=False)
 
     def __init__(
@@ -128,6 +137,7 @@ class Workload:
         count: int | None = None,
         resources: Mapping[str, Resource] | None = None,
         speed: float | None = None,
+        on_loop: bool = False,
     ) -> None:
         recorded = tuple(items)
         known = dict(resources or {})
@@ -147,13 +157,14 @@ class Workload:
         core = _core.WorkloadCore(
             [(_bursts(item, places), _parcel(item.argument), _parcel(item.result)) for item in recorded],
             total,
-            [(None, False), *((one.servers, one.on_cores) for one in known.values())],
+            [(None, False, False, 0), *map(_resource, known.values())],
         )
         for name, value in {
             "items": recorded,
             "count": total,
             "resources": known,
             "speed": speed,
+            "on_loop": on_loop,
             "core": core,
         }.items():
             object.__setattr__(self, name, value)
@@ -163,6 +174,10 @@ class Workload:
         """How long all calls take one after the other, by the bursts alone."""
         recorded = sum(burst.seconds for item in self.items for burst in item.bursts)
         return recorded / len(self.items) * self.count
+
+
+def _resource(one: Resource) -> tuple[int | None, bool, bool, int]:
+    return one.servers, one.on_cores, one.in_process, round(100 * one.contended)
 
 
 def _ns(seconds: float) -> int:

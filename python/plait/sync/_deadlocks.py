@@ -359,7 +359,7 @@ def everybody(waiting: list[tuple[int, object]]) -> errors.DeadlockError | None:
     frames = sys._current_frames()
     del frames[threading.get_ident()]
     waits = dict(waiting)
-    if not getattr(sys, "_is_gil_enabled", lambda: True)():
+    if not _core.gil_is_on():
         return None
     # What costs least first: this is asked of each long wait.
     ends: dict[int, str] = {}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import itertools
-import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator
@@ -113,7 +112,7 @@ class ThreadPool(_core.ThreadPoolCore, Pool, concurrent.futures.ThreadPoolExecut
             start=_Starter(self),
             future=Future,
             spin=may_spin(),
-            gil=_has_gil(),
+            gil=_core.gil_is_on(),
             hold=hold,
         )
         _sources.add("threads", self)
@@ -347,11 +346,6 @@ def _initializer_failed(error: BaseException) -> BrokenThreadPool:
 
 def look_around() -> None:
     """Do nothing: where a function begins, the interpreter lets others have their turn."""
-
-
-def _has_gil() -> bool:
-    enabled: Callable[[], bool] = getattr(sys, "_is_gil_enabled", lambda: True)
-    return enabled()
 
 
 def _at_exit() -> None:

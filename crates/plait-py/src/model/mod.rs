@@ -27,7 +27,7 @@ impl WorkloadCore {
     fn new(
         items: Vec<(Vec<BurstTuple>, ParcelTuple, ParcelTuple)>,
         count: usize,
-        resources: Vec<(Option<u32>, bool)>,
+        resources: Vec<(Option<u32>, bool, bool, u32)>,
     ) -> PyResult<Self> {
         let items = items.into_iter().map(|(bursts, argument, result)| {
             let bursts = bursts.into_iter().map(burst).collect::<PyResult<_>>()?;
@@ -43,7 +43,12 @@ impl WorkloadCore {
             count,
             resources: resources
                 .into_iter()
-                .map(|(servers, on_cores)| Resource { servers, on_cores })
+                .map(|(servers, on_cores, in_process, contended_percent)| Resource {
+                    servers,
+                    on_cores,
+                    in_process,
+                    contended_percent,
+                })
                 .collect(),
         };
         workload
@@ -53,7 +58,7 @@ impl WorkloadCore {
     }
 
     /// How long it takes: `(ns, low_ns, high_ns, bound, items, counts)`.
-    #[pyo3(signature = (costs, model, workers, cores, *, speeds, quota, warm, chunk, replicas, bursts, seed))]
+    #[pyo3(signature = (costs, model, workers, cores, *, speeds, quota, warm, chunk, nice, replicas, bursts, seed))]
     #[expect(clippy::too_many_arguments, reason = "Python names them")]
     fn predict(
         &self,
@@ -66,6 +71,7 @@ impl WorkloadCore {
         quota: Option<(u64, u64)>,
         warm: bool,
         chunk: Option<usize>,
+        nice: i8,
         replicas: usize,
         bursts: usize,
         seed: u64,
@@ -80,6 +86,7 @@ impl WorkloadCore {
             },
             warm,
             chunk,
+            nice,
         };
         let effort = Effort { replicas, bursts, seed };
         let answer = gil::detached(py, || predict(&self.0, &costs.0, &question, effort));

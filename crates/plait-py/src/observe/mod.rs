@@ -59,6 +59,8 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(observer::observe_thread, module)?)?;
     module.add_function(wrap_pyfunction!(tally::gil_is_on, module)?)?;
     module.add_function(wrap_pyfunction!(tally::gil_tally, module)?)?;
+    module.add_function(wrap_pyfunction!(tally::follow_gil, module)?)?;
+    module.add_function(wrap_pyfunction!(tally::followed_gil, module)?)?;
     module.add_function(wrap_pyfunction!(watch::gil_watch_forked, module)?)?;
     module.add_function(wrap_pyfunction!(tally::thread_ready_ns, module)?)?;
     module.add_function(wrap_pyfunction!(tally::thread_usage, module)?)?;

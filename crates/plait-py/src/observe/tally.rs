@@ -39,6 +39,23 @@ pub(crate) fn thread_usage(py: Python<'_>, tid: u32) -> Option<(u64, u64, i64, i
     Some((on_cpu, ready, held, wanted))
 }
 
+/// Begins to look at what this thread's time is made of. False where that cannot be seen.
+#[pyfunction]
+pub(crate) fn follow_gil(py: Python<'_>) -> bool {
+    tallies(py).inspect(|tallies| tallies.follow()).is_some()
+}
+
+/// Ends what `follow_gil` began: stretches of time in order, each as whether the GIL was held, nanoseconds of it, those on a core,
+/// and how often the GIL was let go for an instant.
+#[pyfunction]
+pub(crate) fn followed_gil(py: Python<'_>) -> Vec<(bool, u64, u64, u32)> {
+    let found = tallies(py).map(|tallies| tallies.followed()).unwrap_or_default();
+    found
+        .into_iter()
+        .map(|each| (each.held, each.wall, each.cpu, each.releases))
+        .collect()
+}
+
 /// Nanoseconds that this thread was ready without a core; 0 where the kernel does not tell.
 #[pyfunction]
 pub(crate) fn thread_ready_ns() -> u64 {

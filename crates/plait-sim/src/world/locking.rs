@@ -18,7 +18,9 @@ impl<O: Observer> World<O> {
         match lock.take(thread) {
             Take::Taken { switched, wake } => {
                 one.stage = Stage::Entering;
-                one.lost += if switched { self.config.switch_ns } else { 0 };
+                if switched {
+                    self.lose(thread);
+                }
                 if let Some(forced) = wake {
                     self.make_ready(forced, true);
                 }
@@ -39,6 +41,15 @@ impl<O: Observer> World<O> {
                 false
             }
         }
+    }
+
+    /// What a thread loses because another had the GIL: its caches are colder the longer that was, up to a switch interval.
+    fn lose(&mut self, thread: ThreadId) {
+        let now = self.agenda.now();
+        let one = &mut self.threads[thread.index()];
+        let away = (now - one.let_go).min(self.config.interval_ns);
+        let part = away as f64 / self.config.interval_ns.max(1) as f64;
+        one.lost += (self.config.switch_ns as f64 * part) as u64;
     }
 
     pub(super) fn sleep_for_gil(&mut self, thread: ThreadId) {
@@ -97,6 +108,7 @@ impl<O: Observer> World<O> {
     /// Lets the GIL go. True if the thread has to sleep until another has it.
     pub(super) fn release(&mut self, core: u32, thread: ThreadId, gil: GilId) -> bool {
         let Dropped { signal, forced } = self.gils[gil.0 as usize].drop(thread);
+        self.threads[thread.index()].let_go = self.agenda.now();
         if let Some(sleeper) = signal {
             self.threads[thread.index()].lost += self.config.signal_ns;
             self.make_ready(sleeper, true);
@@ -130,13 +142,15 @@ impl<O: Observer> World<O> {
     }
 
     pub(super) fn hand_over(&mut self, core: u32, from: ThreadId, to: ThreadId) {
-        let switch_ns = self.config.switch_ns;
         let next = &mut self.threads[to.index()];
         next.looking = None;
         next.wait = next.wait.wrapping_add(1);
         next.stage = Stage::Entering;
-        next.lost += switch_ns;
+        self.lose(to);
         self.make_ready(to, true);
+        // It happened to look, so the wake-up is behind it.
+        self.threads[to.index()].woke = false;
+        self.threads[from.index()].let_go = self.agenda.now();
         let one = &mut self.threads[from.index()];
         one.hand_over = HandOver::Undecided;
         one.stage = Stage::Taking;

@@ -162,18 +162,20 @@ impl<O: Observer> World<O> {
                     && one.stage == Stage::Working
                     && self.gils[gil.0 as usize].contended() =>
             {
-                let cost = f64::from(hold.releases) * self.release_ns(hold);
+                let waiting = self.gils[gil.0 as usize].waiting();
+                let cost = f64::from(hold.releases) * self.release_ns(hold, waiting);
                 hold.ns as f64 / (hold.ns as f64 + cost)
             }
             _ => 1.0,
         }
     }
 
-    /// What a short release costs while somebody wants the GIL: the release, and the signal if somebody sleeps by then, who does not
-    /// while on the way from the signal before.
-    fn release_ns(&self, hold: Hold) -> f64 {
+    /// What a short release costs while somebody wants the GIL: the release, and the signal if somebody sleeps by then. Who was woken
+    /// is on the way for as long as a wake-up takes, while the next signal goes to another, if there is one; they need cores to look.
+    fn release_ns(&self, hold: Hold, waiting: usize) -> f64 {
         let gap = hold.ns as f64 / f64::from(hold.releases);
-        let asleep = (gap / self.cores.wake_ns().max(1) as f64).min(1.0);
+        let sleepers = waiting.min(self.cores.cores.len()) as f64;
+        let asleep = (sleepers * gap / self.cores.wake_ns().max(1) as f64).min(1.0);
         self.config.release_ns as f64 + self.config.signal_ns as f64 * asleep
     }
 

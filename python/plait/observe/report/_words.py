@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from plait._words import seconds
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Final
@@ -62,41 +64,11 @@ def plain(text: str) -> str:
     return _CONTROLS.sub(lambda found: " " if found[0] in "\t\n\r" else "\ufffd", text)
 
 
-def seconds(value: float) -> str:
-    """A time in at most eight characters: `1.23 s`, `45.1 ms`, `310 µs`."""
-    size = abs(value)
-    if size < 5e-10:
-        return "0"
-    for below, unit, scale in ((1e-6, "ns", 1e9), (1e-3, "µs", 1e6), (1.0, "ms", 1e3)):
-        if size < below * 0.9995:
-            return f"{_three(value * scale)} {unit}"
-    if size < 600:
-        return f"{_three(value)} s" if size < 99.95 else f"{value:.0f} s"
-    if size < 6 * 3600:
-        return f"{value / 60:.0f} min"
-    return f"{value / 3600:.1f} h"
-
-
-def _three(value: float) -> str:
-    """Three digits that count."""
-    size = abs(value)
-    return f"{value:.2f}" if size < 9.995 else f"{value:.1f}" if size < 99.95 else f"{value:.0f}"
-
-
 def percent(part: float) -> str:
     """A share in at most five characters."""
     if 0 < part < 0.001:
         return "<0.1%"
     return f"{part:.1%}" if abs(part) < 0.0995 else f"{part:.0%}"
-
-
-def size(count: float) -> str:
-    """So many bytes."""
-    for unit in ("B", "KiB", "MiB"):
-        if abs(count) < 1024:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.1f} GiB"
 
 
 def figure(name: str, value: float) -> tuple[str, str]:

@@ -20,8 +20,9 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, cast
 
+from plait._words import seconds, size
 from plait.observe._states import STATES
-from plait.observe.report._words import MEANINGS, TITLES, VERDICTS, about, figure, percent, plain, seconds, size
+from plait.observe.report._words import MEANINGS, TITLES, VERDICTS, about, figure, percent, plain
 
 if TYPE_CHECKING:
     from plait.observe._records import ProfileRecord

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import unicodedata
 
+from plait._words import seconds, size
 from plait.observe._states import STATES
-from plait.observe.report._words import VERDICTS, about, figure, percent, plain, seconds, short, size
+from plait.observe.report._words import VERDICTS, about, figure, percent, plain, short
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

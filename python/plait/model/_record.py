@@ -1,0 +1,203 @@
+"""Runs calls one after the other, and writes down what each is made of: a workload for `simulate`."""
+
+from __future__ import annotations
+
+import inspect
+import pickle
+import time
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+from plait import _core
+from plait._executor import positive_int
+from plait.loop._runner import run
+from plait.model import _foreign
+from plait.model._measure import measure_speed
+from plait.model._overlap import with_limits
+from plait.model._workload import Burst, Item, Parcel, Resource, Workload
+
+#: A gap between the clock and a thread's CPU time that is shorter says nothing: seconds.
+_GAP = 20e-6
+#: Calls that are shorter are looked at several at once: nanoseconds; and how long those are to be together.
+_SHORT, _TOGETHER = 30_000, 200_000
+#: How often values are pickled to see what that takes, and how many at once at most.
+_PARCELS, _TOGETHER_PARCELS = 64, 64
+#: Share of the time that has to be spent waiting for others to be looked at.
+_WAITS = 0.05
+
+RESOURCES = {
+    "children": Resource(on_cores=True),
+    "beside": Resource(on_cores=True),
+    "outside": Resource(),
+}
+
+
+class _Look(NamedTuple):
+    """What was seen of some calls."""
+
+    calls: int
+    stretches: list[tuple[bool, int, int, int]]
+    wall: int
+    cpu: int
+    ready: int
+    children: int
+
+
+class _Watch:
+    """Looks at the calling thread, call by call."""
+
+    def __init__(self) -> None:
+        self.looks: list[_Look] = []
+        self.results: list[Any] = []
+
+    def begin(self) -> None:
+        self._children = _foreign.children_ns()
+        self._ready = _core.thread_ready_ns()
+        self._cpu = time.thread_time_ns()
+        self._began = time.perf_counter_ns()
+        self._follows = _core.follow_gil()
+
+    def end(self, calls: int) -> None:
+        wall = time.perf_counter_ns() - self._began
+        stretches = _core.followed_gil() if self._follows else []
+        cpu = time.thread_time_ns() - self._cpu
+        ready = _core.thread_ready_ns() - self._ready
+        self.looks.append(_Look(calls, stretches, wall, cpu, ready, _foreign.children_ns() - self._children))
+
+    @property
+    def together(self) -> int:
+        """How many calls to look at at once: several, if they are short."""
+        if len(self.looks) < 8:
+            return 1
+        mean = sum(look.wall for look in self.looks[-8:]) / sum(look.calls for look in self.looks[-8:])
+        return 1 if mean >= _SHORT else max(1, int(_TOGETHER / max(mean, 100.0)))
+
+    def run(self, function: Callable[[Any], Any], arguments: Sequence[Any]) -> None:
+        place = 0
+        while place < len(arguments):
+            some = arguments[place : place + self.together]
+            self.begin()
+            made = [function(one) for one in some]
+            self.end(len(some))
+            self.results += made
+            place += len(some)
+
+    async def run_async(self, function: Callable[[Any], Awaitable[Any]], arguments: Sequence[Any]) -> None:
+        for one in arguments:
+            self.begin()
+            made = await function(one)
+            self.end(1)
+            self.results.append(made)
+
+
+def record(function: Callable[[Any], Any], arguments: Iterable[Any], *, probe: int | None = None) -> Workload:
+    """Call a function with each of the arguments, one after the other, and write down what the calls are made of.
+
+    Each call is divided into bursts: with the GIL on a core, asleep with it, on a core without it, waiting. Of waits it is
+    found out how much of them children and other programs of this machine have worked meanwhile. Time in which another
+    program had the core is left out.
+
+    Args:
+        function: Takes one argument; a coroutine function is awaited on an event loop of its own.
+        arguments: What it is called with. All calls are made.
+        probe: Call it once more with up to 24 of the arguments, in so many threads (or tasks), to learn how far waits and C
+            code without the GIL can overlap. None: that is not looked at, and they overlap without limit.
+
+    Returns:
+        The workload, for `simulate`.
+
+    Raises:
+        ValueError: There are no arguments.
+        Exception: What a call raises.
+
+    >>> from plait import simulate
+    >>> from plait.model import Costs, record
+    >>> work = record(sorted, [list(range(5000, 0, -1))] * 20)
+    >>> work.count
+    20
+    >>> simulate(work, model="serial", costs=Costs()).seconds > 0
+    True
+    """
+    given = list(arguments)
+    if not given:
+        raise ValueError("arguments must not be empty")
+    if probe is not None:
+        positive_int("probe", probe)
+    on_loop = inspect.iscoroutinefunction(function)
+    before = measure_speed()
+    watch, foreign = _Watch(), _foreign.others()
+    began = time.perf_counter()
+    if on_loop:
+        run(watch.run_async(function, given))
+    else:
+        watch.run(function, given)
+    seconds = time.perf_counter() - began
+    looks = watch.looks
+    waited = sum(max(0, look.wall - look.cpu - look.ready) for look in looks) / 1e9
+    served = 0.0
+    if waited > _WAITS * seconds:
+        served = _foreign.between(foreign, _foreign.others(), seconds).served
+    speed = (before + measure_speed()) / 2
+    share = min(1.0, served / waited) if waited > 0 else 0.0
+    parcels = _parcels(given, watch.results)
+    items: list[Item] = []
+    for look in looks:
+        bursts = _bursts(look, share)
+        items += [
+            Item(bursts, *parcels[len(items) + number]) for number in range(look.calls)
+        ]
+    work = Workload(items, resources=RESOURCES, speed=speed, on_loop=on_loop)
+    return work if probe is None else with_limits(work, function, given, probe)
+
+
+def _bursts(look: _Look, share: float) -> tuple[Burst, ...]:
+    """Of one call, if several were looked at, of the average."""
+    stretches = look.stretches or [(True, look.wall, look.cpu, 0)]
+    gap = sum(max(0, wall - cpu) for _, wall, cpu, _ in stretches)
+    # Others had the core: that is no part of the work.
+    kept = max(0.0, 1.0 - look.ready / gap) if gap else 0.0
+    blocked = sum(max(0, wall - cpu) for held, wall, cpu, _ in stretches if not held or not look.stretches) * kept
+    children = min(1.0, look.children / blocked) if blocked else 0.0
+    found: list[Burst] = []
+    for held, wall, cpu, releases in stretches:
+        asleep = (wall - cpu) * kept / 1e9 / look.calls
+        on_cpu = cpu / 1e9 / look.calls
+        if asleep < _GAP / look.calls:
+            asleep = 0.0
+        if held and look.stretches:
+            found.append(Burst("hold", on_cpu, round(releases / look.calls)))
+            found.append(Burst("held_off_cpu", asleep))
+            continue
+        # Without events all that is on a core counts as with the GIL.
+        found.append(Burst("released" if look.stretches else "hold", on_cpu))
+        beside = min(share, 1.0 - children)
+        parts = {"children": children, "beside": beside, "outside": 1.0 - children - beside}
+        found += [Burst("blocked", asleep * part, resource=name) for name, part in parts.items() if part > 0.02]
+    return tuple(burst for burst in found if burst.seconds > 0)
+
+
+def _parcels(arguments: Sequence[Any], results: Sequence[Any]) -> list[tuple[Parcel, Parcel]]:
+    """Of each call; those that were not looked at have what the ones before them had."""
+    step = max(1, len(arguments) // _PARCELS)
+    found: list[tuple[Parcel, Parcel]] = []
+    for place in range(0, len(arguments), step):
+        # As many as a message may have: what each takes by itself is less than a clock can tell.
+        until = place + min(step, _TOGETHER_PARCELS)
+        both = _parcel(arguments[place:until]), _parcel(results[place:until])
+        found += [both] * step
+    return found[: len(arguments)]
+
+
+def _parcel(values: Sequence[Any]) -> Parcel:
+    """What it takes to pickle and unpickle one of these values; nothing if that cannot be done."""
+    try:
+        pickle.dumps(values[0], pickle.HIGHEST_PROTOCOL)  # it looks up how its class is pickled
+        begin = time.perf_counter()
+        pickled = pickle.dumps(values, pickle.HIGHEST_PROTOCOL)
+        between = time.perf_counter()
+        pickle.loads(pickled)
+        end = time.perf_counter()
+    except Exception:  # whatever the program's classes raise
+        return Parcel()
+    count = len(values)
+    return Parcel((between - begin) / count, (end - between) / count, len(pickled) // count)

@@ -1,0 +1,130 @@
+"""Work that is recorded: what a call is made of."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import subprocess
+import sys
+import time
+from typing import Any
+
+import pytest
+
+from plait import _core, simulate
+from plait.model import Burst, Costs, Workload, record
+
+GIL = pytest.mark.skipif(not _core.gil_is_on(), reason="there is no GIL to be seen")
+
+
+def total(work: Workload, kind: str, resource: str | None = None) -> float:
+    """Seconds of all bursts of a kind."""
+    bursts = [burst for item in work.items for burst in item.bursts]
+    return sum(burst.seconds for burst in bursts if burst.kind == kind and resource in {None, burst.resource})
+
+
+def count(below: int) -> int:
+    return sum(range(below))
+
+
+async def nap(seconds: float) -> None:
+    await asyncio.sleep(seconds)
+
+
+def test_what_computes_with_the_gil_holds_it() -> None:
+    work = record(count, [200_000] * 10)
+    assert (work.count, len(work.items), work.on_loop) == (10, 10, False)
+    assert total(work, "hold") > 0.9 * work.serial_seconds
+    assert work.speed is not None
+    assert work.speed > 0
+
+
+@GIL
+def test_what_computes_without_the_gil_is_released() -> None:
+    data = bytes(5_000_000)
+    work = record(lambda _: hashlib.sha256(data).digest(), range(5))
+    assert total(work, "released") > 0.8 * work.serial_seconds
+    assert total(work, "hold") < 0.2 * work.serial_seconds
+
+
+def test_waits_are_blocked() -> None:
+    work = record(time.sleep, [0.005] * 5)
+    assert total(work, "blocked") >= 0.024
+    assert total(work, "hold") + total(work, "released") < 0.01
+
+
+def test_work_of_children_wants_cores() -> None:
+    command = [sys.executable, "-I", "-S", "-c", "sum(range(3_000_000))"]
+    work = record(lambda _: subprocess.run(command, check=True).returncode, range(3))
+    assert total(work, "blocked", "children") > 0.5 * total(work, "blocked")
+    assert work.resources["children"].on_cores
+
+
+@GIL
+def test_instants_without_the_gil_are_counted() -> None:
+    clock = time.sleep
+
+    def release(_: int) -> None:
+        for _ in range(100):
+            clock(0)
+
+    work = record(release, range(10))
+    releases = sum(burst.short_releases for item in work.items for burst in item.bursts)
+    # A few were longer than an instant.
+    assert 500 <= releases <= 1000
+
+
+def test_tiny_calls_are_looked_at_together() -> None:
+    work = record(abs, range(5000))
+    assert len(work.items) == 5000
+    assert work.items[4000] == work.items[4001]
+    assert 0 < work.serial_seconds < 1.0
+
+
+def test_coroutines_are_awaited_one_by_one() -> None:
+    work = record(nap, [0.004] * 5)
+    assert work.on_loop
+    assert total(work, "blocked") >= 0.018
+    together = simulate(work, model="asyncio", costs=Costs()).seconds
+    assert 0.004 <= together < 0.6 * work.serial_seconds
+
+
+def test_a_probe_finds_what_stands_in_line() -> None:
+    import threading
+
+    lock = threading.Lock()
+
+    def one_at_a_time(seconds: float) -> None:
+        with lock:
+            time.sleep(seconds)
+
+    work = record(one_at_a_time, [0.004] * 12, probe=4)
+    assert total(work, "blocked", "line") > 0.5 * total(work, "blocked")
+    free = record(time.sleep, [0.004] * 12, probe=4)
+    assert total(free, "blocked", "line") < 0.5 * total(free, "blocked")
+
+
+def test_bad_arguments_and_errors_of_calls() -> None:
+    with pytest.raises(ValueError, match="arguments must not be empty"):
+        record(abs, [])
+    with pytest.raises(ValueError, match="probe"):
+        record(abs, [1], probe=0)
+    with pytest.raises(ZeroDivisionError):
+        record(lambda number: 1 // number, [1, 0])
+    assert record(count, [1000]).count == 1  # and it can be done again
+
+
+def test_what_cannot_be_pickled_has_no_parcel() -> None:
+    made: list[Any] = [lambda: 1] * 3
+    work = record(lambda function: function(), made)
+    assert work.items[0].argument.size_bytes == 0
+    assert work.items[0].result.size_bytes > 0
+
+
+def test_a_following_that_was_not_begun_is_empty() -> None:
+    assert _core.followed_gil() == []
+
+
+def test_kinds_are_those_of_bursts() -> None:
+    work = record(count, [1000])
+    assert all(isinstance(burst, Burst) for item in work.items for burst in item.bursts)
