@@ -143,9 +143,7 @@ def record(function: Callable[[Any], Any], arguments: Iterable[Any], *, probe: i
     items: list[Item] = []
     for look in looks:
         bursts = _bursts(look, share)
-        items += [
-            Item(bursts, *parcels[len(items) + number]) for number in range(look.calls)
-        ]
+        items += [Item(bursts, *parcels[len(items) + number]) for number in range(look.calls)]
     work = Workload(items, resources=RESOURCES, speed=speed, on_loop=on_loop)
     return work if probe is None else with_limits(work, function, given, probe)
 
