@@ -18,10 +18,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # it may be started from anywhere
 
-import truths  # noqa: E402 - the folder has to be there first
+from benches.profile import truths
+
+HERE = Path(__file__).resolve().parent
 
 STATES = ("on_cpu_gil", "on_cpu_released", "ready", "gil_wait", "gil_held_off_cpu", "io_wait", "lock_wait", "idle")
 NEAR = 0.05

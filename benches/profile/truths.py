@@ -282,7 +282,7 @@ def processes(truth: Truth) -> None:
     """CPU time of children, by how they are started."""
     found = truth["processes"] = {}
     for kind in ("fork", "spawn"):
-        context = multiprocessing.get_context(kind)
+        context: Any = multiprocessing.get_context(kind)
         told = context.SimpleQueue()
         children = [context.Process(target=burns, args=(told, 0.3)) for _ in range(2)]
         for child in children:
@@ -317,8 +317,8 @@ def crowded(truth: Truth) -> None:
         child.join()
 
 
-async def steps(computing: float, sleeping: float, times: int) -> tuple[float, float]:
-    ran = awaited = 0.0
+async def steps(made: float, computing: float, sleeping: float, times: int) -> tuple[float, float]:
+    ran, awaited = 0.0, time.perf_counter() - made
     for _ in range(times):
         began = time.perf_counter()
         spin(computing)
@@ -339,22 +339,21 @@ def tasks(truth: Truth) -> None:
         await asyncio.sleep(0.05)
         return blocked
 
-    async def executor() -> float:
-        began = time.perf_counter()
+    async def executor(made: float) -> float:
         await asyncio.get_running_loop().run_in_executor(None, time.sleep, 0.3)
-        return time.perf_counter() - began
+        return time.perf_counter() - made
 
     async def main() -> None:
-        loop_tasks = {
-            "busy": asyncio.create_task(steps(0.01, 0.02, 15), name="busy"),
-            "calm": asyncio.create_task(steps(0.001, 0.05, 10), name="calm"),
-            "executor": asyncio.create_task(executor(), name="executor"),
+        stepping = {
+            "busy": asyncio.create_task(steps(time.perf_counter(), 0.01, 0.02, 15), name="busy"),
+            "calm": asyncio.create_task(steps(time.perf_counter(), 0.001, 0.05, 10), name="calm"),
         }
+        waits = asyncio.create_task(executor(time.perf_counter()), name="executor")
         found = truth["tasks"] = {}
-        for name in ("busy", "calm"):
-            ran, awaited = await loop_tasks[name]
+        for name, task in stepping.items():
+            ran, awaited = await task
             found[name] = {"running": ran, "awaiting+ready": awaited}
-        found["executor"] = {"awaiting+ready": await loop_tasks["executor"]}
+        found["executor"] = {"awaiting+ready": await waits}
         found["blocks"] = {"longest_step": await asyncio.create_task(blocks(), name="blocks")}
 
     asyncio.run(main())

@@ -16,7 +16,7 @@ from plait.observe._settings import Settings, environment
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal
-    from typing import Final
+    from typing import Any, Final
 else:
     import _signal as signal  # what makes enumerations of these numbers takes longer to load than all of this
 
@@ -125,8 +125,8 @@ def _flags() -> list[str]:
         return []
     import subprocess
 
-    found: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
-    return found
+    flags: Any = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+    return list(flags)
 
 
 def _load(output: _output.Output) -> None:

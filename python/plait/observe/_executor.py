@@ -120,7 +120,7 @@ def _look_at_pickles(module: Any) -> None:
 
     def observed_dumps(cls: Any, obj: Any, protocol: Any = None) -> Any:
         nonlocal ran
-        kind = type(obj)
+        kind = type(obj)  # pyright: ignore[reportUnknownVariableType]
         if kind is not call and kind is not result:
             return dumps(cls, obj, protocol)
         began = time.monotonic_ns()
@@ -140,7 +140,7 @@ def _look_at_pickles(module: Any) -> None:
         moved, _here.moved = _here.moved, 0
         began = time.monotonic_ns()
         obj = loads(data, **options)
-        kind = type(obj)
+        kind = type(obj)  # pyright: ignore[reportUnknownVariableType]
         if kind is call:
             now = time.monotonic_ns()
             function = obj.fn
