@@ -81,8 +81,29 @@ def taken_and_left():
         pass
     signal.acquire()
 
+left = threading.Lock()
+of_a_lock = threading.Condition(left)
+first, second = threading.RLock(), threading.RLock()
+
+def notified_late():
+    with left:
+        of_a_lock.wait()  # takes it again while somebody else has it, within the `with`
+
+def notifies():
+    time.sleep(0.1)
+    with left:
+        of_a_lock.notify()
+        over.wait()
+
+def gives_up(mine, others):
+    with mine:
+        time.sleep(0.1)
+        others.acquire(timeout=20)
+
 with plait.profile() as found:
-    threads = [threading.Thread(target=each) for each in (taken_and_left, keeps, wants, wants, notified, over.wait)]
+    targets = (taken_and_left, keeps, wants, wants, notified, over.wait, notified_late, notifies)
+    threads = [threading.Thread(target=target) for target in targets]
+    threads += [threading.Thread(target=gives_up, args=locks, daemon=True) for locks in ((first, second), (second, first))]
     for thread in threads:
         thread.start()
         time.sleep(0.02)
@@ -94,15 +115,14 @@ signal.release()
 with condition:
     condition.notify()
 for thread in threads:
-    thread.join()
+    if not thread.daemon:
+        thread.join()
 print("done")
 """
 
 
 @pytest.mark.skipif(not SEES, reason="locks do not sleep on words of their own here")
-@pytest.mark.parametrize(
-    ("make", "parties", "waits"), [("Lock", 2, 0.3), ("RLock", 2, 0.3), ("Lock", 3, 2.3), ("Lock", 1, 0.3)]
-)
+@pytest.mark.parametrize(("make", "parties", "waits"), [("Lock", 2, 0.3), ("RLock", 2, 0.3), ("Lock", 3, 2.3)])
 def test_deadlocks_are_shown(run_script: Any, make: str, parties: int, waits: float) -> None:
     """At the end, and while the profile goes on."""
     source = COMMON + FOUND.replace("MAKE", make).replace("PARTIES", str(parties)).replace("WAITS", str(waits))
@@ -172,3 +192,40 @@ for name in locks:
 print("done")
 """
     assert run_script(source.replace("SEES", repr(SEES))).stdout == "done\n"
+
+
+def test_a_wait_for_a_lock_runs_no_code_of_the_program(run_script: Any) -> None:
+    """There handlers of signals would run, and what they raise would be lost."""
+    source = """
+import threading
+import plait
+
+class Named(threading.Thread):
+    asked = 0
+
+    @property
+    def native_id(self):
+        Named.asked += 1
+        return self._native_id
+
+lock, taken, over = plait.Lock(), threading.Event(), threading.Event()
+
+def holds():
+    with lock:
+        taken.set()
+        over.wait()
+
+with plait.profile() as found:
+    thread = Named(target=holds)
+    thread.start()
+    taken.wait()
+    asked = Named.asked
+    assert not lock.acquire(timeout=0.05)
+    assert Named.asked == asked, Named.asked
+    over.set()
+    thread.join()
+[main] = [each for each in found.threads if each["name"] == "MainThread"]
+assert [each["holder"] for each in main["locks"] if each["lock"].startswith("plait.Lock")] == [thread._native_id], main["locks"]
+print("done")
+"""
+    assert run_script(source).stdout == "done\n"

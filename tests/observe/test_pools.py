@@ -118,3 +118,20 @@ if __name__ == "__main__":
     first, second = run_script(source).stdout.splitlines()
     assert first == "['NotPicklable', 'NotPicklable', 'KeyError', 3] WorkerDied"
     assert second == "['ValueError', 'ValueError', 'KeyError', 3] BrokenProcessPool"
+
+
+def test_picklers_that_extend_the_one_of_multiprocessing_are_their_own(run_script: Any) -> None:
+    source = """
+import concurrent.futures.process, pickle
+from multiprocessing.reduction import ForkingPickler
+import plait
+
+class Pickler(ForkingPickler):
+    def reducer_override(self, obj):
+        return (complex, (1, 2)) if type(obj) is complex else NotImplemented
+
+with plait.profile():
+    print(pickle.loads(Pickler.dumps(5j)), pickle.loads(ForkingPickler.dumps(5j)))
+print(pickle.loads(Pickler.dumps(5j)))
+"""
+    assert run_script(source).stdout == "(1+2j) 5j\n(1+2j)\n"

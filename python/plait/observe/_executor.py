@@ -114,19 +114,20 @@ def _look_at_items(module: Any) -> None:
 def _look_at_pickles(module: Any) -> None:
     pickler: Any = multiprocessing.reduction.ForkingPickler
     call, result = module._CallItem, module._ResultItem
-    dumps, loads = pickler.dumps, pickler.loads
+    # A class that extends it has reducers of its own.
+    dumps, loads = vars(pickler)["dumps"].__func__, pickler.loads
     ran: _Ran | None = None
 
-    def observed_dumps(_: Any, obj: Any, protocol: Any = None) -> Any:
+    def observed_dumps(cls: Any, obj: Any, protocol: Any = None) -> Any:
         nonlocal ran
         kind = type(obj)  # pyright: ignore[reportUnknownVariableType]
         if kind is not call and kind is not result:
-            return dumps(obj, protocol)
+            return dumps(cls, obj, protocol)
         began = time.monotonic_ns()
         if kind is result and ran is not None:
             setattr(obj, _TIMES, (*ran.times, began - ran.begun))
         try:
-            return dumps(obj, protocol)
+            return dumps(cls, obj, protocol)
         finally:
             took = time.monotonic_ns() - began
             if kind is result and ran is not None:

@@ -267,7 +267,11 @@ def _from_json(path: str) -> ProfileRecord:
         known = False
     if not known:
         raise ValueError(f"{path!r} is JSON, but no profile of plait with schema 1")
+    # What those of older versions lack.
     record.setdefault("deadlocks", [])
+    for process in record.get("processes", ()):
+        process.setdefault("faults_minor", 0)
+        process.setdefault("faults_major", 0)
     found: ProfileRecord = record
     return found
 

@@ -366,7 +366,7 @@ def everybody(waiting: list[tuple[int, object]]) -> errors.DeadlockError | None:
     for thread, frame in frames.items():
         if thread not in waits:
             joined = _joins(frame)
-            if frame.f_code is _shutdown.__code__:
+            if frame.f_code is _shutdown.__code__ and _awaited_at_exit(thread, frames):
                 ends[thread] = "of all threads"
             elif joined is not None and joined.ident in frames:
                 ends[thread] = f"of thread {joined.name!r}"
@@ -406,6 +406,12 @@ def _others_may_come(threads: int) -> bool:
         except OSError:
             return True  # it has just ended: somebody runs
     return others != threads
+
+
+def _awaited_at_exit(thread: int, frames: dict[int, FrameType]) -> bool:
+    """Whether there are others that a thread waits for when the interpreter ends: not daemons."""
+    others = [threading._active.get(other) for other in frames if other != thread]  # type: ignore[attr-defined]
+    return any(not other.daemon for other in others if other is not None)
 
 
 def _joins(frame: FrameType) -> threading.Thread | None:

@@ -478,7 +478,6 @@ impl Sampler {
         // The last look may have been later.
         let now = monotonic_ns().min(over).max(self.ticked);
         self.take_switches(now);
-        self.look_for_deadlocks(now, true);
         let has_gil = self.gil.gil().is_some();
         let mut measured = None;
         if let GilSource::Hooks { session, mut clock, .. } = std::mem::replace(&mut self.gil, GilSource::None) {
@@ -496,6 +495,8 @@ impl Sampler {
             thread.count_switches(&self.tasks, &mut self.buffer);
             thread.count(&self.tasks, now, &mut self.buffer, &mut self.batch);
         }
+        // It takes its time, in which meters would run on.
+        self.look_for_deadlocks(now, true);
         self.count_faults(now);
         self.cost(now);
         self.batch.push(Record::ProcessEnd { at: now, code });

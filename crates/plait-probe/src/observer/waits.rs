@@ -1,5 +1,7 @@
 //! What a thread of this process waits for right now, in words.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::Read;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -7,6 +9,7 @@ use std::os::fd::AsFd;
 
 use plait_sys::child::PidFd;
 use plait_sys::net;
+use plait_sys::time::monotonic_ns;
 use plait_trace::record::{Tid, WaitKind};
 
 use crate::calls::{On, waiting, waiting_in};
@@ -48,6 +51,25 @@ pub(super) fn look(tasks: &Tasks, tid: Tid, gil: Option<&Gil>, buffer: &mut Vec<
         }
     }
 }
+
+/// The word that a thread sleeps on which waits for a lock for as long as it takes; None where it does not, or may give up.
+pub(super) fn sleeps_on(tasks: &Tasks, tid: Tid, gil: Option<&Gil>, buffer: &mut Vec<u8>) -> Option<usize> {
+    let Call::In { number, arguments } = tasks.read(tid, "syscall", buffer).ok().and_then(Call::parse)? else {
+        return None;
+    };
+    let word = match waiting(number)? {
+        waiting if waiting.kind != WaitKind::Lock => return None,
+        waiting => match waiting.on {
+            On::Word(index) => arguments[index],
+            _ => return None,
+        },
+    };
+    let ends = arguments[TIMEOUT] != 0 || gil.is_some_and(|gil| gil.owns(word));
+    usize::try_from(word).ok().filter(|_| !ends)
+}
+
+/// Which argument of a wait on a word says until when; 0 is for ever.
+const TIMEOUT: usize = 3;
 
 fn other(call: &str) -> Found {
     Found::Wait {
@@ -92,12 +114,38 @@ fn peer(descriptor: i32, number: &str) -> Option<String> {
     if let Ok(socket) = socket {
         return net::peer(socket.as_fd());
     }
-    let tables = ["/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"];
-    tables.iter().find_map(|table| connected(&head(table), number))
+    PEERS.with_borrow_mut(|peers| peers.of(number, monotonic_ns()))
 }
 
-/// So much of a table of sockets is read.
+/// So much of a table of sockets is read, and not again for so many nanoseconds: it has all sockets of the machine.
 const TABLE: u64 = 1 << 20;
+const KEPT: u64 = 1_000_000_000;
+
+thread_local! {
+    /// Those that the observer's thread has seen in the tables.
+    static PEERS: RefCell<Peers> = RefCell::default();
+}
+
+/// Peers of sockets by their numbers, as the kernel's tables had them when they were last read.
+#[derive(Default)]
+struct Peers {
+    known: HashMap<String, String>,
+    read: Option<u64>,
+}
+
+impl Peers {
+    fn of(&mut self, number: &str, now: u64) -> Option<String> {
+        let stale = self.read.is_none_or(|read| now >= read + KEPT);
+        if stale && !self.known.contains_key(number) {
+            self.read = Some(now);
+            self.known.clear();
+            for table in ["/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"] {
+                self.known.extend(connected(&head(table)));
+            }
+        }
+        self.known.get(number).cloned()
+    }
+}
 
 /// The beginning of a file.
 fn head(path: &str) -> String {
@@ -109,13 +157,19 @@ fn head(path: &str) -> String {
     text
 }
 
-/// The peer of the socket with this number in one of the kernel's tables.
-fn connected(table: &str, number: &str) -> Option<String> {
-    let mut rows = table.lines().skip(1).map(str::split_ascii_whitespace);
-    let mut row = rows.find(|row| row.clone().nth(9) == Some(number))?;
-    let (address, port) = row.nth(2)?.split_once(':')?;
+/// The sockets that have a peer in one of the kernel's tables, by their numbers.
+fn connected(table: &str) -> impl Iterator<Item = (String, String)> {
+    table.lines().skip(1).filter_map(|row| {
+        let mut row = row.split_ascii_whitespace();
+        let peer = peer_of(row.nth(2)?)?;
+        Some((row.nth(6)?.to_owned(), peer))
+    })
+}
+
+/// An address as the kernel's tables have it: words of four bytes in the machine's order, and a port.
+fn peer_of(text: &str) -> Option<String> {
+    let (address, port) = text.split_once(':')?;
     let port = u16::from_str_radix(port, 16).ok()?;
-    // Words of four bytes, in the machine's order.
     let word = |at: usize| {
         let digits = address.get(at..at + 8)?;
         u32::from_str_radix(digits, 16).ok().map(u32::to_ne_bytes)
@@ -203,12 +257,21 @@ mod tests {
         let number = link.trim_start_matches("socket:[").trim_end_matches(']');
         let table = head("/proc/thread-self/net/tcp");
         let name = listener.local_addr().expect("bound").to_string();
-        assert!(table.len() as u64 == TABLE || connected(&table, number) == Some(name));
+        let seen: HashMap<_, _> = connected(&table).collect();
+        assert!(table.len() as u64 == TABLE || seen.get(number) == Some(&name));
+        let mut peers = Peers::default();
+        assert!(table.len() as u64 == TABLE || peers.of(number, 1) == Some(name));
+        // One that is not there does not have them read again at once.
+        peers.known.insert("none".into(), "kept".into());
+        assert_eq!((peers.of("x", KEPT), peers.known.contains_key("none")), (None, true));
+        assert_eq!(
+            (peers.of("x", KEPT + 1), peers.known.contains_key("none")),
+            (None, false)
+        );
         let words = [1_u32, 2, 3, 0x7f00_0001].map(|word| format!("{:08X}", u32::from_ne_bytes(word.to_be_bytes())));
         let row = format!("  0: {0}:0050 {0}:1F90 01 0:0 00:0 0 0 0 77 1", words.concat());
-        let seen = connected(&format!("head\n{row}\n"), "77");
-        assert_eq!(seen.as_deref(), Some("[0:1:0:2:0:3:7f00:1]:8080"));
-        assert_eq!(connected(&format!("head\n{row}\n"), "78"), None);
+        let seen: Vec<_> = connected(&format!("head\n{row}\nshort\n")).collect();
+        assert_eq!(seen, [("77".into(), "[0:1:0:2:0:3:7f00:1]:8080".into())]);
     }
 
     #[test]

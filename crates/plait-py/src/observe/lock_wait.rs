@@ -41,7 +41,8 @@ impl LockWait {
         let kind = lock
             .get_type()
             .name()
-            .map_or_else(|_| String::new(), |name| name.to_string());
+            .and_then(|name| name.extract::<String>())
+            .unwrap_or_default();
         let text = format!("plait.{kind} at {:#x}", lock.as_ptr() as usize);
         self.journal.tell(Record::LockWait {
             tid: journal::tid(),
@@ -54,11 +55,11 @@ impl LockWait {
     }
 }
 
-/// The kernel's number of a thread.
+/// The kernel's number of a thread. No Python code runs for that: it would run handlers of signals, and nobody could raise what those do.
 fn tid_of(py: Python<'_>, holder: usize) -> PyResult<Tid> {
-    if holder & TASK != 0 {
+    if holder == 0 || holder & TASK != 0 {
         return Ok(0);
     }
     let threads = py.import("threading")?.getattr("_active")?;
-    threads.get_item(holder)?.getattr("native_id")?.extract()
+    threads.get_item(holder)?.getattr("_native_id")?.extract()
 }

@@ -5,12 +5,13 @@ use std::collections::HashMap;
 use plait_sys::time::thread_cpu_ns;
 use plait_trace::record::{Record, Tid, WaitKind};
 
-use super::super::waits::{Found, look};
+use super::super::waits::{Found, sleeps_on};
 use super::Sampler;
 use crate::stacks::Holder;
 
-/// A wait for a lock that is so long, in nanoseconds, is looked at.
+/// A wait for a lock that is so long, in nanoseconds, is looked at; at the end of the profile, one that is so long.
 const LASTS: u64 = 1_000_000_000;
+const LASTS_AT_LAST: u64 = 100_000_000;
 /// From one search to the next.
 const AGAIN: u64 = 1_000_000_000;
 
@@ -44,11 +45,11 @@ impl Sampler {
     fn search_for_deadlocks(&mut self, now: u64, last: bool) {
         let mut waits: Waits = Vec::new();
         for thread in self.threads.values() {
-            let lasts = last || thread.core_since + LASTS <= now;
+            let lasts = thread.core_since + if last { LASTS_AT_LAST } else { LASTS } <= now;
             if thread.on || !lasts || !(last || thread.word.is_some() && thread.looked >= thread.core_since) {
                 continue;
             }
-            if let Some(word) = word_of(look(&self.tasks, thread.tid, self.gil.gil(), &mut self.buffer).as_ref()) {
+            if let Some(word) = sleeps_on(&self.tasks, thread.tid, self.gil.gil(), &mut self.buffer) {
                 waits.push((thread.tid, thread.core_since, word));
             }
         }
@@ -70,8 +71,10 @@ impl Sampler {
         frames.refresh(now);
         let words: Vec<usize> = waits.iter().map(|&(.., word)| word).collect();
         let mut holders = Vec::new();
-        for &(tid, ..) in waits {
+        for &(tid, _, word) in waits {
             frames.holders(tid, &words, &mut holders);
+            // Who sleeps on a lock within its `with`, as in a condition's wait, has let go of it there.
+            holders.retain(|holder| holder.recursive || (holder.tid, holder.word) != (tid, word));
         }
         let steps: HashMap<Tid, Holder> = waits
             .iter()
@@ -79,7 +82,7 @@ impl Sampler {
             .collect();
         // Who sleeps still, on the same word, has slept all the while.
         let mut stays = |&(tid, _, word): &(Tid, u64, usize)| {
-            word_of(look(&self.tasks, tid, self.gil.gil(), &mut self.buffer).as_ref()) == Some(word)
+            sleeps_on(&self.tasks, tid, self.gil.gil(), &mut self.buffer) == Some(word)
         };
         let staying: Vec<Tid> = waits.iter().filter(|wait| stays(wait)).map(|wait| wait.0).collect();
         let mut found = circles(&steps);
