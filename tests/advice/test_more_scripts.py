@@ -200,7 +200,7 @@ def order(start):
     return sorted(rows, key=lambda row: row[0])[0]
 
 if __name__ == "__main__":
-    for start in range(40):
+    for start in range(120):
         order(start)
 """
 
@@ -326,7 +326,7 @@ def advised(folder: Path, *program: str) -> dict[str, Any]:
         pytest.param(DECORATED, {COMPUTES}, "__main__.count", 24, id="decorated"),
         pytest.param(RECURSIVE, {COMPUTES}, "__main__.fib", 40, id="recursive"),
         pytest.param(SMALL_CALLS_IN_A_LOOP, {COMPUTES}, "__main__.work", 60, id="small-calls-in-a-loop"),
-        pytest.param(KEYS, {COMPUTES}, "__main__.order", 40, id="keys"),
+        pytest.param(KEYS, {COMPUTES}, "__main__.order", 120, id="keys"),
         pytest.param(NAMES_OF_THE_LOOP, {COMPUTES}, "__main__.score", 24, id="names-of-the-loop"),
         pytest.param(LOGS, {COMPUTES}, "__main__.count", 24, id="logs"),
         pytest.param(SEMAPHORE, {"asyncio"}, "__main__.main.<locals>.limited", 40, id="semaphore"),
