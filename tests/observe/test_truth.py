@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from plait.observe._states import STATES
 PROGRAMS = Path(__file__).with_name("_truths.py")
 TRIES = 3
 Found = tuple[dict[str, Any], dict[str, Any]]
+
+NEEDS_GIL = pytest.mark.skipif(bool(sysconfig.get_config_var("Py_GIL_DISABLED")), reason="there is no GIL")
 
 
 def near(figure: float, truth: float, room: float = 0.004) -> bool:
@@ -75,6 +78,7 @@ def true(run_script: Any, tmp_path: Path) -> Callable[[str, Callable[[dict[str, 
     return run
 
 
+@NEEDS_GIL
 def test_the_gil_held_off_cpu(true: Any) -> None:
     def check(truth: dict[str, Any], profile: dict[str, Any]) -> None:
         holder, measured = thread(profile, "holder"), truth["threads"]["holder"]["measured"]
@@ -89,6 +93,7 @@ def test_the_gil_held_off_cpu(true: Any) -> None:
     true("holds_off_cpu", check)
 
 
+@NEEDS_GIL
 def test_the_gil_held_by_one_call(true: Any) -> None:
     def check(truth: dict[str, Any], profile: dict[str, Any]) -> None:
         sorter, measured = thread(profile, "sorter"), truth["threads"]["sorter"]["measured"]
@@ -169,6 +174,7 @@ def test_a_blocked_loop(true: Any, name: str) -> None:
     true(name, check)
 
 
+@NEEDS_GIL
 @pytest.mark.parametrize("name", ["standard_convoy", "plait_convoy"])
 def test_a_convoy(true: Any, name: str) -> None:
     def check(truth: dict[str, Any], profile: dict[str, Any]) -> None:

@@ -48,7 +48,10 @@ _filter: Final[Any] = ("ignore", _OfTheObserver(), DeprecationWarning, None, 0)
 
 def _before_fork() -> None:
     """Stand before all other filters: what the program has set since decides about everything else."""
-    filters: Any = warnings.filters
+    in_context: Any = getattr(
+        warnings, "_get_filters", None
+    )  # those that `catch_warnings` has put in their place, from 3.14 on
+    filters: Any = warnings.filters if in_context is None else in_context()
     if not _has_one_thread() or (filters and filters[0] is _filter):
         return
     # What was shown before and what was not stays as it is: no other warning passes this filter in another way.
