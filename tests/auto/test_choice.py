@@ -137,3 +137,23 @@ def test_processes_that_start_late_are_worth_it_only_for_much():
         for calls in (50, 1000)
     ]
     assert chosen == [SERIAL, PROCESSES]
+
+
+def test_what_was_seen_of_shorter_calls_is_forgotten():
+    paces = Paces()
+    paces.add(THREADS, 2, 40, 0.1, 0.001, figures_of(0.001, 0.001, 0.0))
+    for wall in (0.0019, 0.0024):
+        paces.check(wall)
+        assert paces.saw(THREADS)
+    paces.check(0.004)
+    assert not paces.saw(THREADS)
+
+
+def test_a_plan_that_was_seen_is_left_only_for_much_more():
+    figures, paces, machine = figures_of(0.00005, 0.00195, 0.0), Paces(), Machine(2, None)
+    paces.add(THREADS, 2, 40, 40 * 0.00125, _choice.in_threads(figures, machine, Costs(), 2), figures)
+    chosen = [
+        _choice.choose(figures, machine, Costs(), 1000, refused=REFUSED, start=0.0, paces=paces, before=before)
+        for before in (None, THREADS)
+    ]
+    assert [decision.plan.model for decision in chosen] == [PROCESSES, THREADS]

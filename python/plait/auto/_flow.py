@@ -434,6 +434,7 @@ class Flow:
                 self._decide_again()
             else:
                 figures.add(sample)
+                state.paces.check(figures.wall)
                 self._learnt += 1
                 if self._learnt & (self._learnt - 1) == 0:  # it is known better and better
                     self._decide_again()
