@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
 from hypothesis import given, strategies as st
@@ -44,7 +45,7 @@ def test_predictions_agree_with_the_simulator(shape, length, cores):
     call = [Burst("hold", held), Burst("released", released), Burst("blocked", blocked)]
     figures, machine, costs, calls = figures_of(held, released, blocked), Machine(cores, None), Costs(), 300
     several = (2, 8, 32) if blocked else (2, cores)
-    plans = [(SERIAL, 1), (PROCESSES, cores), *((THREADS, workers) for workers in several)]
+    plans: list[tuple[Any, int]] = [(SERIAL, 1), (PROCESSES, cores), *((THREADS, workers) for workers in several)]
     for model, workers in plans:
         each = {
             SERIAL: lambda _: figures.wall,
@@ -57,7 +58,8 @@ def test_predictions_agree_with_the_simulator(shape, length, cores):
 
 def climb(figures: Figures, machine: Machine, calls: int, seconds_each) -> list[int]:
     """The numbers of threads that are tried one after the other, where so many take so long for a call."""
-    paces, costs, tried = Paces(), Costs(), []
+    paces, costs = Paces(), Costs()
+    tried: list[int] = []
     for _ in range(20):
         workers = _choice.threads_to_try(figures, machine, costs, calls, paces)
         if tried and workers == tried[-1] and not paces.wants(THREADS, workers):
