@@ -45,7 +45,7 @@ from benches.model.workloads import Work
 from plait.auto._meter import Meter
 
 HERE = Path(__file__).resolve().parent
-ROUNDS, QUICK_ROUNDS = 5, 2
+ROUNDS, QUICK_ROUNDS = 3, 1
 
 
 def square(number: int) -> int:
@@ -148,18 +148,7 @@ WORKS = {**OWN, **workloads.WORKS}
 
 
 #: Those that are also submitted call by call.
-SUBMITTED = (
-    "python",
-    "few-long",
-    "skewed",
-    "sleep",
-    "closure",
-    "compute-and-wait",
-    "turns-to-waiting",
-    "json",
-    "hashing",
-    "sqlite",
-)
+SUBMITTED = ("python", "skewed", "sleep", "closure", "compute-and-wait", "hashing")
 USES = ("map", "submit", "as_completed")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
 from hypothesis import given, strategies as st
@@ -44,7 +45,7 @@ def test_predictions_agree_with_the_simulator(shape, length, cores):
     call = [Burst("hold", held), Burst("released", released), Burst("blocked", blocked)]
     figures, machine, costs, calls = figures_of(held, released, blocked), Machine(cores, None), Costs(), 300
     several = (2, 8, 32) if blocked else (2, cores)
-    plans = [(SERIAL, 1), (PROCESSES, cores), *((THREADS, workers) for workers in several)]
+    plans: list[tuple[Any, int]] = [(SERIAL, 1), (PROCESSES, cores), *((THREADS, workers) for workers in several)]
     for model, workers in plans:
         each = {
             SERIAL: lambda _: figures.wall,
@@ -57,7 +58,8 @@ def test_predictions_agree_with_the_simulator(shape, length, cores):
 
 def climb(figures: Figures, machine: Machine, calls: int, seconds_each) -> list[int]:
     """The numbers of threads that are tried one after the other, where so many take so long for a call."""
-    paces, costs, tried = Paces(), Costs(), []
+    paces, costs = Paces(), Costs()
+    tried: list[int] = []
     for _ in range(20):
         workers = _choice.threads_to_try(figures, machine, costs, calls, paces)
         if tried and workers == tried[-1] and not paces.wants(THREADS, workers):
@@ -137,3 +139,23 @@ def test_processes_that_start_late_are_worth_it_only_for_much():
         for calls in (50, 1000)
     ]
     assert chosen == [SERIAL, PROCESSES]
+
+
+def test_what_was_seen_of_shorter_calls_is_forgotten():
+    paces = Paces()
+    paces.add(THREADS, 2, 40, 0.1, 0.001, figures_of(0.001, 0.001, 0.0))
+    for wall in (0.0019, 0.0024):
+        paces.check(wall)
+        assert paces.saw(THREADS)
+    paces.check(0.004)
+    assert not paces.saw(THREADS)
+
+
+def test_a_plan_that_was_seen_is_left_only_for_much_more():
+    figures, paces, machine = figures_of(0.00005, 0.00195, 0.0), Paces(), Machine(2, None)
+    paces.add(THREADS, 2, 40, 40 * 0.00125, _choice.in_threads(figures, machine, Costs(), 2), figures)
+    chosen = [
+        _choice.choose(figures, machine, Costs(), 1000, refused=REFUSED, start=0.0, paces=paces, before=before)
+        for before in (None, THREADS)
+    ]
+    assert [decision.plan.model for decision in chosen] == [PROCESSES, THREADS]

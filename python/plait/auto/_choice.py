@@ -20,8 +20,8 @@ MODELS = (SERIAL, THREADS, ASYNCIO, PROCESSES)
 #: What is less than this much better is a tie.
 TIE = 0.05
 
-#: What is less than this much better is not changed to.
-STAY = 0.1
+#: What is less than this much better is not changed to; and from a plan whose pace was seen, to one that is only promised.
+STAY, STAY_SEEN = 0.1, 0.3
 
 #: Which part of a core's work is done meanwhile, while processes start.
 _MEANWHILE = 0.7
@@ -132,7 +132,14 @@ def threads_to_try(figures: Figures, machine: Machine, costs: Costs, calls: int,
     seen = [(1, figures.wall), *paces.of_threads(figures, machine, costs)]
     if len(seen) == 1:
         wanted = threads_for(figures, machine)
-        return min(most, wanted if wanted <= machine.cores else max(machine.cores, min(_FIRST_WAITING, wanted // 2)))
+        return min(
+            most,
+            wanted
+            if wanted <= machine.cores
+            else min(_FIRST_WAITING, wanted)
+            if wanted > 2 * machine.cores
+            else machine.cores,
+        )
     fastest = min(each for _, each in seen)
     place = next(place for place, (_, each) in enumerate(seen) if each <= fastest * (1 + TIE))
     workers, each = seen[place]
@@ -221,7 +228,8 @@ def choose(
         plans.append(Plan(PROCESSES, workers, start + max(left * each, figures.wall)))
     best = min(plan.seconds for plan in plans)
     plan = next(plan for plan in plans if plan.seconds <= best * (1 + TIE) + 20e-6)
-    plan = next((each for each in plans if each.model == before and each.seconds <= best * (1 + STAY)), plan)
+    stay = STAY_SEEN if paces.saw(before) and not paces.saw(plan.model) else STAY
+    plan = next((each for each in plans if each.model == before and each.seconds <= best * (1 + stay)), plan)
     others = {each.model: each.seconds for each in plans}
     return Decision(plan, _slice(figures, plan, calls), calls, others, refused, _why(figures, machine, plan, refused))
 

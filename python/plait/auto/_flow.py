@@ -425,7 +425,7 @@ class Flow:
                 # Like is compared with like: waits for the GIL and a core belong to the plan.
                 sample = Sample(sample.calls, sample.wall, sample.cpu)
                 state.figures.calls += sample.calls
-                patience = 2 if state.decision is not None and state.decision.plan.model == PROCESSES else 3
+                patience = 2 if state.decision.plan.model == PROCESSES else 3
                 if figures.changed(sample, patience=patience, factor=3.0):
                     self._begin_anew(own)
                 else:
@@ -435,6 +435,7 @@ class Flow:
                 self._decide_again()
             else:
                 figures.add(sample)
+                state.paces.check(figures.wall)
                 self._learnt += 1
                 if self._learnt & (self._learnt - 1) == 0:  # it is known better and better
                     self._decide_again()

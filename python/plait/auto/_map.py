@@ -502,7 +502,7 @@ def _give(
                     done += 1
                     progress(done, total)
                 count = 1 if raised or progress is not None else len(outcomes)
-                yield map(list.pop, itertools.repeat(outcomes, count))
+                yield map(list[Any].pop, itertools.repeat(outcomes, count))
     finally:
         flow.close()
         if isinstance(progress, ProgressBar):

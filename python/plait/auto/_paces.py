@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from plait.auto import _choice
-from plait.auto._choice import PROCESSES, THREADS
+from plait.auto._choice import PROCESSES, SERIAL, THREADS
 
 if TYPE_CHECKING:
     from plait.auto._choice import Costs, Machine
@@ -21,6 +21,9 @@ _LEAST_SPREAD = 0.15
 _LOTS = 3
 
 _LEAST_FACTOR, _MOST_FACTOR = 0.3, 20.0
+
+#: Calls that become so many times as long, little by little, are others: what was seen before says nothing of them.
+_DRIFT = 1.3
 
 
 class _Seen(NamedTuple):
@@ -40,10 +43,21 @@ class Paces:
 
     def __init__(self) -> None:
         self._seen: dict[tuple[str, int], _Seen] = {}
+        self._wall = 0.0
+        """How long a call took that was alone, when these were seen."""
 
     def forget(self) -> None:
         """The function is another than it was."""
         self._seen.clear()
+
+    def check(self, wall: float) -> None:
+        """Forget what was seen, if calls that are alone take other times now than those that it was held against."""
+        if self._seen and not 1 / _DRIFT < self._wall / wall < _DRIFT:
+            self.forget()
+
+    def saw(self, model: str | None) -> bool:
+        """Whether any plan of a model was tried: one call after the other always was."""
+        return model == SERIAL or any(which == model for which, _ in self._seen)
 
     def wants(self, model: str, workers: int) -> bool:
         """Whether more is to be seen of a plan."""
@@ -52,6 +66,7 @@ class Paces:
 
     def add(self, model: str, workers: int, calls: int, seconds: float, predicted: float, figures: Figures) -> None:
         """So many calls took so many seconds in all, and one was predicted to take `predicted` without what was seen before."""
+        self._wall = figures.wall
         seen = self._seen.get((model, workers), _Seen(0, 0, 0.0, 1.0))
         calls, seconds = seen.calls // 2 + calls, seen.seconds / 2 + seconds
         factor = min(_MOST_FACTOR, max(_LEAST_FACTOR, seconds / calls / max(predicted, 1e-9)))
