@@ -352,7 +352,7 @@ def _in_loop(at: int, frames: Sequence[Any], functions: Sequence[Any]) -> int | 
 
 def _divide(lane: Any, function_at: list[tuple[float, int | None]], spent: dict[int, dict[str, float]]) -> None:
     """Add a thread's time to the functions that its samples were in, each until the next one."""
-    from plait.observe._records import STATES
+    from plait.observe._states import STATES
 
     place = 0
     for start, length, state in zip(lane["start"], lane["length"], lane["state"], strict=True):

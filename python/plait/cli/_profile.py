@@ -127,8 +127,8 @@ def _flags() -> list[str]:
         return []
     import subprocess
 
-    flags: Any = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
-    return list(flags)
+    own: Any = subprocess
+    return [*own._args_from_interpreter_flags()]
 
 
 def _load(output: _output.Output) -> None:

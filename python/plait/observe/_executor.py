@@ -115,7 +115,8 @@ def _look_at_pickles(module: Any) -> None:
     pickler: Any = multiprocessing.reduction.ForkingPickler
     call, result = module._CallItem, module._ResultItem
     # A class that extends it has reducers of its own.
-    dumps, loads = vars(pickler)["dumps"].__func__, pickler.loads
+    members: dict[str, Any] = dict(vars(pickler))
+    dumps, loads = members["dumps"].__func__, pickler.loads
     ran: _Ran | None = None
 
     def observed_dumps(cls: Any, obj: Any, protocol: Any = None) -> Any:

@@ -410,8 +410,7 @@ def _others_may_come(threads: int) -> bool:
 
 def _awaited_at_exit(thread: int, frames: dict[int, FrameType]) -> bool:
     """Whether there are others that a thread waits for when the interpreter ends: not daemons."""
-    others = [threading._active.get(other) for other in frames if other != thread]  # type: ignore[attr-defined]
-    return any(not other.daemon for other in others if other is not None)
+    return any(not each.daemon and each.ident in frames and each.ident != thread for each in threading.enumerate())
 
 
 def _joins(frame: FrameType) -> threading.Thread | None:
