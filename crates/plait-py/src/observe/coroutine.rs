@@ -2,7 +2,7 @@
 //! program, which to everybody who asks the task it still is.
 
 use std::ffi::CStr;
-use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use plait_probe::observer::Turn;
 use plait_sys::time::monotonic_ns;
@@ -19,8 +19,11 @@ use super::journal::{self, Journal};
 use crate::calling;
 use crate::loop_::Guarded;
 
-/// An await that lasts so many nanoseconds is described, and so is one of many shorter ones that last as long together.
+/// An await that lasts so many nanoseconds is described, and so is one of many shorter ones that last as long together: a task's
+/// first ones, and those after them.
 const LASTING_NS: u64 = 1_000_000;
+const LASTING_LATER_NS: u64 = 10_000_000;
+const FIRST: u32 = 16;
 
 /// Numbers of tasks that asyncio has not numbered begin here.
 pub(crate) const UNNUMBERED: u64 = 1 << 32;
@@ -42,8 +45,9 @@ pub(crate) struct ObservedCoroutine {
     left: AtomicU64,
     /// When it was handed to the loop again; 0 while it was not.
     woken: AtomicU64,
-    /// How long awaits lasted that were not described.
+    /// How long awaits lasted that were not described, and how many were.
     undescribed: AtomicU64,
+    described: AtomicU32,
     /// What the last step has yielded.
     awaited: Guarded<Option<Py<PyAny>>>,
 }
@@ -75,6 +79,7 @@ impl ObservedCoroutine {
             made,
             woken: AtomicU64::new(made),
             undescribed: AtomicU64::new(0),
+            described: AtomicU32::new(0),
             awaited: Guarded::new(None),
         }
     }
@@ -156,9 +161,11 @@ impl ObservedCoroutine {
         if left != 0 {
             // All waits that are long, and of the short ones those that a look now and then meets.
             let undescribed = self.undescribed.load(Relaxed) + now.saturating_sub(left);
-            let described = undescribed >= LASTING_NS;
+            let often = self.described.load(Relaxed);
+            let described = undescribed >= if often < FIRST { LASTING_NS } else { LASTING_LATER_NS };
             self.undescribed.store(if described { 0 } else { undescribed }, Relaxed);
             if described {
+                self.described.store(often.saturating_add(1), Relaxed);
                 let before = before.as_ref().map(|before| before.bind(py));
                 awaited = awaited::describe(self.journal, self.inner.bind(py), before);
                 now = monotonic_ns();
