@@ -115,8 +115,7 @@ def _look_at_pickles(module: Any) -> None:
     pickler: Any = multiprocessing.reduction.ForkingPickler
     call, result = module._CallItem, module._ResultItem
     # A class that extends it has reducers of its own.
-    members: dict[str, Any] = dict(vars(pickler))
-    dumps, loads = members["dumps"].__func__, pickler.loads
+    dumps, loads = pickler.__dict__["dumps"].__func__, pickler.loads
     ran: _Ran | None = None
 
     def observed_dumps(cls: Any, obj: Any, protocol: Any = None) -> Any:
