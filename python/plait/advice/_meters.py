@@ -10,15 +10,15 @@ from __future__ import annotations
 import builtins
 import contextlib
 import os
-import pickle
 import resource
 import threading
 import time
 import types
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from plait import _core
 from plait.advice._instructions import GENERATES, clone, instructions, longer, plain_cost
+from plait.advice._pickles import Given, pickled, pickling, why
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -37,9 +37,6 @@ _PLAIN = 16
 
 #: Nanoseconds of a call below which asking the kernel would take longer than the call.
 _SHORT = 30_000
-
-#: Bytes of arguments up to which they are compared after the call.
-_COMPARED = 64 << 20
 
 #: Calls whose arguments and results are pickled, to see what that takes.
 _PARCELS = 3
@@ -147,57 +144,24 @@ _state = _State()
 _now = time.perf_counter_ns
 
 
-def _parcel(meter: Meter, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Parcel:
+def _given(meter: Meter, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Given:
     """Pickle what a call is given."""
     if args and not meter.parcels:
         first: Any = args[0]
         meter.owner = first if hasattr(first.__class__, getattr(meter.function, "__name__", "")) else None
-    return _pickled(meter, (args, kwargs), "an argument")
+    given = Given(args, kwargs)
+    meter.unpicklable = meter.unpicklable or given.unpicklable
+    return given
 
 
-class _Parcel(NamedTuple):
-    """A pickle: nanoseconds of pickling, of unpickling, and itself; empty where there is none."""
-
-    pickle: int
-    unpickle: int
-    data: bytes
-
-    @property
-    def figures(self) -> tuple[int, int, int]:
-        return self.pickle, self.unpickle, len(self.data)
-
-
-def _pickled(meter: Meter, value: Any, what: str) -> _Parcel:
+def _add_parcel(meter: Meter, given: Given, result: Any) -> None:
     try:
-        began = _now()
-        data = pickle.dumps(value, 5)
-        middle = _now()
-        pickle.loads(data)
-        return _Parcel(middle - began, _now() - middle, data)
+        took, size, _ = pickled(result)
     except Exception as error:  # whatever the program's classes raise
-        said = str(error).partition("\n")[0]
-        meter.unpicklable = meter.unpicklable or f"{what} cannot be pickled ({type(error).__name__}: {said[:80]})"
-        return _Parcel(0, 0, b"")
-
-
-def _changed(before: bytes, args: tuple[Any, ...], kwargs: dict[str, Any], function: Any) -> str:
-    """Which argument a call has changed, in words; "" for none that can be seen."""
-    if not before or len(before) > _COMPARED:
-        return ""
-    try:
-        if pickle.dumps((args, kwargs), 5) == before:
-            return ""
-        old, old_named = pickle.loads(before)
-        pairs = [*enumerate(zip(old, args, strict=True)), *((name, (old_named[name], kwargs[name])) for name in kwargs)]
-        # Once more through pickle, which forgets what was the same object as what.
-        for place, (was, now) in pairs:
-            if pickle.dumps(was, 5) != pickle.dumps(pickle.loads(pickle.dumps(now, 5)), 5):
-                names = getattr(getattr(function, "__code__", None), "co_varnames", ())
-                name = names[place] if isinstance(place, int) and place < len(names) else place
-                return f"changes its argument `{name}`"
-    except Exception:  # the program's classes
-        return ""
-    return ""
+        meter.unpicklable = meter.unpicklable or why("the result", error)
+        took, size = 0, 0
+    # To make it anew takes about as long.
+    meter.parcels.append((given.took, given.took, given.size, took, took, size))
 
 
 def _is_result(meter: Meter, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
@@ -218,7 +182,7 @@ def measured(meter: Meter, function: Callable[..., Any], args: tuple[Any, ...], 
         return function(*args, **kwargs)
     if stack:
         meter.inner += 1
-    parcel = _parcel(meter, args, kwargs) if len(meter.parcels) < _PARCELS else None
+    given = _given(meter, args, kwargs) if len(meter.parcels) < _PARCELS else None
     if _is_result(meter, args, kwargs):
         meter.chained += 1
     meter.last = None
@@ -262,9 +226,9 @@ def measured(meter: Meter, function: Callable[..., Any], args: tuple[Any, ...], 
         meter.samples.append(sample)
         if meter.inside and len(meter.samples) >= REPEATED:
             meter.leave_inner()
-        if parcel is not None:
-            meter.parcels.append((*parcel.figures, *_pickled(meter, result, "the result").figures))
-            meter.change = meter.change or _changed(parcel.data, args, kwargs, function)
+        if given is not None:
+            meter.change = meter.change or given.change(function)
+            _add_parcel(meter, given, result)
         if meter.chained * 2 + 2 >= len(meter.samples):
             meter.last = result
         state.lost += _now() - ended
@@ -457,6 +421,8 @@ class Meters:
         """What the instructions of a function call instead of its body."""
 
         def call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            if pickling.now:
+                return body(*args, **kwargs)
             stack = _state.stack
             if meter in stack:
                 # Its own calls of itself are none of ours; where other threads call it too, they still pass by here.
@@ -566,6 +532,8 @@ class Foreign:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         meter = self._meter
+        if pickling.now:
+            return self._function(*args, **kwargs)
         if _state.stack and Meters._is_within(meter, _state.stack):
             meter.left = True
         return measured(meter, self._function, args, kwargs)
