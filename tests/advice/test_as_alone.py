@@ -88,6 +88,17 @@ for number in range(8):
 print("done")
 """
 
+LEFT_OPEN = """
+from concurrent.futures import {kind}PoolExecutor
+
+def work(number):
+    return number + 1
+
+if __name__ == "__main__":
+    pool = {kind}PoolExecutor(2)
+    print(sum(future.result() for future in [pool.submit(work, number) for number in range(20)]))
+"""
+
 
 def run(folder: Path, *words: str, status: int = 0) -> subprocess.CompletedProcess[str]:
     ran = subprocess.run([sys.executable, *words], cwd=folder, capture_output=True, text=True, timeout=60, check=False)
@@ -106,6 +117,8 @@ def advise(folder: Path, *words: str) -> dict[str, Any]:
         pytest.param(DELETED, id="an-end-that-deletes"),
         pytest.param(MADE_ONCE, id="a-constructor"),
         pytest.param(LARGE, id="a-large-argument"),
+        pytest.param(LEFT_OPEN.format(kind="Thread"), id="threads-left-open"),
+        pytest.param(LEFT_OPEN.format(kind="Process"), id="processes-left-open"),
     ],
 )
 def test_it_writes_the_same(tmp_path: Path, source: str) -> None:

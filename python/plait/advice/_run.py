@@ -137,7 +137,10 @@ def _execute(main: _Main, meters: Meters) -> tuple[Any, float, dict[str, float]]
 
 
 def _join_threads() -> None:
-    """Wait for threads that the interpreter would wait for at its end."""
+    """Wait for threads that the interpreter would wait for at its end, told to end as it does."""
+    calls: Any = getattr(threading, "_threading_atexits", [])
+    while calls:  # executors that were left open have their workers end
+        calls.pop()()
     for thread in threading.enumerate():
         if thread is not threading.current_thread() and not thread.daemon:
             thread.join()
