@@ -132,3 +132,178 @@ def test_it_writes_the_same(tmp_path: Path, source: str) -> None:
 def test_what_pickling_calls_is_no_work(tmp_path: Path) -> None:
     (tmp_path / "program.py").write_text(REDUCER.replace("number in range(8)", "number in range(2)"))
     assert advise(tmp_path, "program.py")["tasks"] is None
+
+
+def test_one_that_takes_any_function(tmp_path: Path) -> None:
+    source = """
+import functools, inspect, sys, threading, warnings
+
+def double(function):
+    @functools.wraps(function)
+    def call(*args):
+        return 2 * function(*args)
+    return call
+
+@double
+def twice(number):
+    return number
+
+def work(number, /, first=1, *more, second, third=3, **named):
+    return number, first, more, second, third, named
+
+def caller():
+    return sys._getframe(1).f_code.co_name
+
+def old():
+    warnings.warn("old", stacklevel=2)
+
+class Jobs:
+    def __init__(self):
+        self.all = {}
+
+    def submit(self, function):
+        self.all[function.__name__] = function
+
+    def map(self, function):
+        return function is print, function is work
+
+def outer():
+    old()
+    return caller()
+
+def add(number):
+    return number + 1
+
+jobs = Jobs()
+for function in (work, print):
+    jobs.submit(function)
+print(list(jobs.all), jobs.map(print), jobs.map(work))
+print(outer(), inspect.getfullargspec(work), work.__code__.co_argcount, work.__code__.co_varnames)
+print(work(1, second=2), work(1, 2, 3, 4, second=5, third=6, number=7))
+for call in (lambda: work(), lambda: work(1), lambda: work(number=1, second=2)):
+    try:
+        call()
+    except TypeError as error:
+        print(error)
+thread = threading.Thread(target=add, args=(1,))
+print(thread.name)
+thread.start()
+thread.join()
+"""
+    (tmp_path / "program.py").write_text(source)
+    alone = run(tmp_path, "program.py")
+    ran = run(tmp_path, "-m", "plait", "advise", "-q", "program.py")
+    assert ran.stdout == alone.stdout
+    assert ran.stderr == alone.stderr
+
+
+def test_the_automatic_pool_knows_its_functions(tmp_path: Path) -> None:
+    source = """
+import plait
+
+def work(number):
+    return number * number
+
+if __name__ == "__main__":
+    with plait.Pool() as pool:
+        print(sum(pool.map(work, range(200))))
+        print("model" in pool.explain(work))
+"""
+    (tmp_path / "program.py").write_text(source)
+    assert run(tmp_path, "-m", "plait", "advise", "-q", "program.py").stdout.splitlines()[0] == "2646700"
+
+
+@pytest.mark.parametrize("kind", ["Process", "Thread"])
+def test_a_decorated_function_that_a_pool_is_handed(tmp_path: Path, kind: str) -> None:
+    source = f"""
+import concurrent.futures, functools
+
+def named(function):
+    @functools.wraps(function)
+    def wrapper(*args, **kwargs):
+        return function(*args, **kwargs) + 1
+    return wrapper
+
+@named
+def count(rounds):
+    return sum(number * number for number in range(rounds))
+
+if __name__ == "__main__":
+    with concurrent.futures.{kind}PoolExecutor(2) as pool:
+        for future in [pool.submit(count, 3) for _ in range(1500)]:
+            assert future.result() == 6
+"""
+    (tmp_path / "program.py").write_text(source)
+    said = advise(tmp_path, "program.py")
+    assert (said["tasks"], said["calls"], said["verdict"]) == ("__main__.count", 1500, "serial")
+
+
+DEEP = """
+import threading, time
+
+def walk(number):
+    return 0 if number == 0 else 1 + walk(number - 1)
+
+threading.Thread(target=time.sleep, args=(0.5,), daemon=True).start()
+for _ in range(6):
+    print(walk(900))
+"""
+
+
+def test_recursion_beside_threads(tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(DEEP)
+    said = advise(tmp_path, "program.py")
+    assert (said["tasks"], said["calls"]) == ("__main__.walk", 6)
+
+
+def test_functions_that_are_sent_by_value(tmp_path: Path) -> None:
+    pytest.importorskip("cloudpickle")
+    source = """
+import pickle, subprocess, sys, cloudpickle
+
+def fib(number):
+    return number if number < 2 else fib(number - 1) + fib(number - 2)
+
+def work(numbers):
+    return sorted(map(lambda number: fib(number), numbers))
+
+print(work([3, 2, 1]), flush=True)
+sent = cloudpickle.dumps(work)
+code = "import pickle, sys; print(pickle.load(sys.stdin.buffer)([8, 9, 3]))"
+subprocess.run([sys.executable, "-c", code], input=sent)
+"""
+    (tmp_path / "program.py").write_text(source)
+    assert run(tmp_path, "-m", "plait", "advise", "-q", "program.py").stdout.splitlines() == [
+        "[1, 1, 2]",
+        "[2, 21, 34]",
+    ]
+
+
+def test_what_is_made_again_and_again_is_not_kept(tmp_path: Path) -> None:
+    source = """
+import resource
+
+def call(function):
+    return function()
+
+for _ in range(400):
+    data = bytearray(1 << 20)
+    def outer(data):
+        return call(lambda: len(data))
+    outer(data)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 200 << 10)
+"""
+    (tmp_path / "program.py").write_text(source)
+    assert run(tmp_path, "-m", "plait", "advise", "-q", "program.py").stdout == "True\n"
+
+
+def test_functions_of_one_source_are_looked_at_up_to_a_number(tmp_path: Path) -> None:
+    source = """
+metered = set()
+for _ in range(3000):
+    made = lambda number: number
+    metered.add(hasattr(made, "__wrapped__"))
+print(metered == {True, False}, hasattr(made, "__wrapped__"))
+"""
+    (tmp_path / "program.py").write_text(source)
+    assert run(tmp_path, "-m", "plait", "advise", "-q", "program.py").stdout == "True False\n"

@@ -87,7 +87,8 @@ class Given:
         self.took = self.size = 0
         self._before: list[tuple[int | str, Any, bytes]] = []
         seen = set[int]()
-        for name, value in [*enumerate(args), *kwargs.items()]:
+        named: list[tuple[int | str, Any]] = [*enumerate(args), *kwargs.items()]
+        for name, value in named:
             if id(value) in seen:
                 continue
             seen.add(id(value))

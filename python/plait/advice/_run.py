@@ -16,6 +16,7 @@ import types
 from typing import Any, NamedTuple
 
 from plait.advice import _find, _source
+from plait.advice._handed import Handing, gather
 from plait.advice._instructions import without_meters
 from plait.advice._meters import Meters, learn_costs
 
@@ -32,7 +33,7 @@ def main(folder: str, program: list[str]) -> None:
     if os.getpid() != pid:  # a fork that has come to the end of the script
         sys.exit(code)
     meters.end()
-    meters.gather()
+    meters.gather(gather(folder))
     record = _find.record(meters, wall, waits)
     record["code"] = code if isinstance(code, int) else int(code is not None)
     path = os.path.join(folder, RECORD)
@@ -112,7 +113,8 @@ def _execute(main: _Main, meters: Meters) -> tuple[Any, float, dict[str, float]]
     """Run it: with what it would exit, how long it took, and what its threads waited for."""
     setattr(builtins, _source.FUNCTION, meters.function)
     setattr(builtins, _source.CALLED, meters.called)
-    setattr(builtins, _source.HANDED, meters.handed)
+    setattr(builtins, _source.HANDING, Handing(meters))
+    os.register_at_fork(after_in_child=meters.end)  # nobody would hear of what is seen there
     sys.meta_path.insert(0, _source.Finder(main.folder))
     began = time.perf_counter()
     profiling, profile = _begin_profile()
