@@ -89,6 +89,8 @@ class Meter:
         self.inner = 0
         self.short = 0
         self.left = False
+        #: Whether calls were made in other processes.
+        self.elsewhere = False
         #: Functions that were made of its code.
         self.made = 0
         #: Functions whose calls within these calls are still counted; and how many of these calls were slowed down by that.
@@ -422,6 +424,7 @@ class Meters:
         named = {meter.name: meter for meter in self.all}
         for name in seen.keys() & named.keys():
             calls, rows = seen[name]
+            named[name].elsewhere = True
             named[name].more[0] += calls - len(rows)
             for began, wall, cpu, held, wanted, ready in rows:
                 sample = Sample(None, began, wall, cpu)
