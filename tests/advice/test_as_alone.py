@@ -307,3 +307,23 @@ print(metered == {True, False}, hasattr(made, "__wrapped__"))
 """
     (tmp_path / "program.py").write_text(source)
     assert run(tmp_path, "-m", "plait", "advise", "-q", "program.py").stdout == "True False\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "given"),
+    [
+        (["--json", "program.py", "a", "--json"], ["a", "--json"]),
+        (["program.py", "--json", "a", "-q"], ["a", "-q"]),
+        (["program.py", "--json", "--cores=1,2", "--", "--json", "--"], ["--json", "--"]),
+        (["program.py", "--cores", "1", "--json", "--other", "--json"], ["--other", "--json"]),
+        (["--json", "program.py", "--help"], ["--help"]),
+        (["--json", "program.py", "--", "a"], ["a"]),
+        (["--json", "--", "program.py", "--json", "--", "a"], ["--json", "--", "a"]),
+        (["-m", "program", "--json", "--", "-q"], ["-q"]),
+    ],
+)
+def test_whose_words_these_are(tmp_path: Path, words: list[str], given: list[str]) -> None:
+    (tmp_path / "program.py").write_text("import sys\nprint(sys.argv[1:])\n")
+    ran = run(tmp_path, "-m", "plait", "advise", *words)
+    assert json.loads(ran.stdout)["schema"] == 1
+    assert ran.stderr == f"{given}\n"
