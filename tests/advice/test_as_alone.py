@@ -327,3 +327,41 @@ def test_whose_words_these_are(tmp_path: Path, words: list[str], given: list[str
     ran = run(tmp_path, "-m", "plait", "advise", *words)
     assert json.loads(ran.stdout)["schema"] == 1
     assert ran.stderr == f"{given}\n"
+
+
+def test_a_package_that_imports_its_work(tmp_path: Path) -> None:
+    package = tmp_path / "package"
+    package.mkdir()
+    (package / "__init__.py").write_text("from .core import work\n")
+    (package / "core.py").write_text("def work(count):\n    return sum(range(count))\n")
+    (package / "__main__.py").write_text("from . import work\nfor _ in range(20):\n    work(9)\n")
+    assert advise(tmp_path, "-m", "package")["tasks"] == "package.core.work"
+
+
+def test_a_script_by_another_name(tmp_path: Path) -> None:
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "lib" / "helper.py").write_text("def work(count):\n    return sum(range(count))\n")
+    source = "import helper, sys\nfor _ in range(20):\n    helper.work(9)\nprint(__file__, sys.path[0], sys.argv)\n"
+    (tmp_path / "lib" / "tool.py").write_text(source)
+    (tmp_path / "bin" / "tool.py").symlink_to(tmp_path / "lib" / "tool.py")
+    alone = run(tmp_path, "bin/tool.py")
+    ran = run(tmp_path, "-m", "plait", "advise", "--json", "bin/tool.py")
+    assert ran.stderr == alone.stdout
+    assert json.loads(ran.stdout)["tasks"] == "helper.work"
+
+
+def test_a_program_that_profiles_itself(tmp_path: Path) -> None:
+    source = """
+import plait
+
+def work(count):
+    return sum(range(count))
+
+with plait.profile() as profile:
+    for _ in range(50):
+        work(20_000)
+print(profile.verdict is not None, len(profile.threads) > 0)
+"""
+    (tmp_path / "program.py").write_text(source)
+    assert run(tmp_path, "-m", "plait", "advise", "-q", "program.py").stdout == "True True\n"

@@ -116,7 +116,7 @@ def record(meters: Meters, wall: float, waits: dict[str, float], fewest: int = F
 
 def _locked(told: dict[str, Any], waits: dict[str, float]) -> float:
     """The share of calls' waits that was for locks, where calls were under way at once: what no thread waited for otherwise."""
-    waited = sum(item[3] + item[4] for item in told["items"])
+    waited: float = sum(item[3] + item[4] for item in told["items"])
     if not waits or told["coroutine"] or told["at_once"] < 3 or waited <= 0:
         return 0.0
     return max(0.0, 1 - sum(took for what, took in waits.items() if what != "lock") / waited)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import builtins
+import contextlib
 import importlib.machinery
 import json
 import os
@@ -29,7 +30,8 @@ def main(folder: str, program: list[str]) -> None:
     pid = os.getpid()
     meters = Meters(folder)
     learn_costs()
-    code, wall, waits = _execute(_main_module(program), meters)
+    _look(meters, _folder(program))
+    code, wall, waits = _execute(_main_module(program))
     if os.getpid() != pid:  # a fork that has come to the end of the script
         sys.exit(code)
     meters.end()
@@ -52,6 +54,20 @@ class _Main(NamedTuple):
     folder: str
 
 
+def _folder(program: list[str]) -> str:
+    """Where the program's own modules lie."""
+    return os.getcwd() if program[0] in {"-c", "-m"} else os.path.dirname(os.path.realpath(program[0]))
+
+
+def _look(meters: Meters, folder: str) -> None:
+    """From now on, hand functions of the program's modules to the meters."""
+    setattr(builtins, _source.FUNCTION, meters.function)
+    setattr(builtins, _source.CALLED, meters.called)
+    setattr(builtins, _source.HANDING, Handing(meters))
+    os.register_at_fork(after_in_child=meters.end)  # nobody would hear of what is seen there
+    sys.meta_path.insert(0, _source.Finder(folder))
+
+
 def _main_module(program: list[str]) -> _Main:
     """Set up `__main__`, the arguments and the path as the interpreter would."""
     if program[0] == "-c":
@@ -62,11 +78,11 @@ def _main_module(program: list[str]) -> _Main:
     path = os.path.abspath(script)
     with open(path, "rb") as file:
         source = file.read()
-    folder = os.path.dirname(path)
     loader = importlib.machinery.SourceFileLoader("__main__", path)
     module = _made(__file__=path, __spec__=None, __cached__=None, __loader__=loader)
     sys.argv[:] = [script, *arguments]
-    sys.path.insert(0, os.path.realpath(folder))
+    folder = _folder(program)
+    sys.path.insert(0, folder)
     return _Main(module, source, path, folder)
 
 
@@ -109,15 +125,10 @@ def _made(**names: Any) -> types.ModuleType:
     return module
 
 
-def _execute(main: _Main, meters: Meters) -> tuple[Any, float, dict[str, float]]:
+def _execute(main: _Main) -> tuple[Any, float, dict[str, float]]:
     """Run it: with what it would exit, how long it took, and what its threads waited for."""
-    setattr(builtins, _source.FUNCTION, meters.function)
-    setattr(builtins, _source.CALLED, meters.called)
-    setattr(builtins, _source.HANDING, Handing(meters))
-    os.register_at_fork(after_in_child=meters.end)  # nobody would hear of what is seen there
-    sys.meta_path.insert(0, _source.Finder(main.folder))
     began = time.perf_counter()
-    profiling, profile = _begin_profile()
+    profiling = _Profiling()
     code: Any = None
     try:
         exec(_source.compiled(main.source, main.path, main.folder), main.module.__dict__)
@@ -135,7 +146,7 @@ def _execute(main: _Main, meters: Meters) -> tuple[Any, float, dict[str, float]]
     if isinstance(code, str):
         sys.stderr.write(f"{code}\n")
         code = 1
-    return code, wall, _end_profile(profiling, profile)
+    return code, wall, profiling.end()
 
 
 def _join_threads() -> None:
@@ -148,26 +159,38 @@ def _join_threads() -> None:
             thread.join()
 
 
-def _begin_profile() -> tuple[Any, Any]:
-    from plait.observe._profile import profile
+class _Profiling:
+    """A profile that looks at what threads wait for, and gives way to one of the program's own."""
 
-    profiling = profile(rate=0, tasks=False, children=False)
-    try:
-        return profiling, profiling.__enter__()
-    except (OSError, RuntimeError):
-        return None, None
+    def __init__(self) -> None:
+        from plait.observe import _profile
 
+        self._profile: Any = None
+        self._others = _profile.giving_way
+        self._made: Any = _profile.profile(rate=0, tasks=False, children=False)
+        try:
+            self._profile = self._made.__enter__()
+        except (OSError, RuntimeError):
+            return
+        self._others.append(self._give_way)
 
-def _end_profile(profiling: Any, profile: Any) -> dict[str, float]:
-    if profiling is None:
-        return {}
-    waits: dict[str, float] = {}
-    try:
-        profiling.__exit__(None, None, None)
-        for thread in profile.threads:
-            for wait in thread["waits"]:
-                what = _find.kind_of_wait(wait)
-                waits[what] = waits.get(what, 0.0) + wait["time"]
-    except (OSError, RuntimeError, ValueError):
-        return {}
-    return waits
+    def _give_way(self) -> None:
+        self._profile = None
+        with contextlib.suppress(OSError, RuntimeError, ValueError):
+            self._made.__exit__(None, None, None)
+
+    def end(self) -> dict[str, float]:
+        """Seconds of waits by their kinds; empty where not all was seen."""
+        waits: dict[str, float] = {}
+        if self._profile is None:
+            return waits
+        self._others.clear()
+        try:
+            self._made.__exit__(None, None, None)
+            for thread in self._profile.threads:
+                for wait in thread["waits"]:
+                    what = _find.kind_of_wait(wait)
+                    waits[what] = waits.get(what, 0.0) + wait["time"]
+        except (OSError, RuntimeError, ValueError):
+            return {}
+        return waits

@@ -16,7 +16,7 @@ from plait import _core
 from plait.observe import _session
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from types import TracebackType
 
     from plait.observe._records import (
@@ -340,6 +340,8 @@ class Profiling:
     def __enter__(self) -> Profile:
         if self._began:
             raise RuntimeError("a profile can be made once: call plait.profile() again for another one")
+        while giving_way:
+            giving_way.pop()()
         if _session.current() is not None or not _turn.acquire(blocking=False):
             raise RuntimeError(
                 "this process is being profiled already: one profile at a time, and a program that runs under "
@@ -381,6 +383,9 @@ class Profiling:
         else:
             weakref.finalize(self._profile, _discard, self._folder, os.getpid())
 
+
+#: What ends a profile that only looks on while a program runs that may make one of its own.
+giving_way: list[Callable[[], object]] = []
 
 _turn = threading.Lock()
 
