@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -365,3 +367,35 @@ print(profile.verdict is not None, len(profile.threads) > 0)
 """
     (tmp_path / "program.py").write_text(source)
     assert run(tmp_path, "-m", "plait", "advise", "-q", "program.py").stdout == "True True\n"
+
+
+SLEEPS = """
+import time
+
+def work(number=0):
+    print("begun", flush=True)
+    time.sleep(60)
+
+if __name__ == "__main__":
+    work()
+"""
+
+
+@pytest.mark.parametrize("words", [("advise", "program.py"), ("compare", "program.py:work")])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_the_program_ends_with_the_command(tmp_path: Path, words: tuple[str, ...], number: int) -> None:
+    (tmp_path / "program.py").write_text(SLEEPS)
+    (tmp_path / "folders").mkdir()
+    command = [sys.executable, "-m", "plait", *words]
+    environment = os.environ | {"TMPDIR": str(tmp_path / "folders")}
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"begun\n"
+        process.send_signal(number)
+        process.stdout.read()  # to its end: nobody has it any more
+        status = process.wait(timeout=30)
+    if number == signal.SIGTERM:
+        assert status == 128 + number
+        assert list((tmp_path / "folders").iterdir()) == []

@@ -17,6 +17,7 @@ import types
 from typing import Any, NamedTuple
 
 from plait.advice import _find, _source
+from plait.advice._children import end_with
 from plait.advice._handed import Handing, gather
 from plait.advice._instructions import without_meters
 from plait.advice._meters import Meters, learn_costs
@@ -25,13 +26,14 @@ from plait.advice._meters import Meters, learn_costs
 RECORD = "calls.json"
 
 
-def main(folder: str, program: list[str]) -> None:
+def main(folder: str, parent: int, program: list[str]) -> None:
     """Run a script, `-m module` or `-c code`, with its arguments; ends with its own exit code."""
+    end_with(parent)
     pid = os.getpid()
     meters = Meters(folder)
     learn_costs()
     _look(meters, _folder(program))
-    code, wall, waits = _execute(_main_module(program))
+    code, wall, waits = _execute(_main_module(program), folder)
     if os.getpid() != pid:  # a fork that has come to the end of the script
         sys.exit(code)
     meters.end()
@@ -125,10 +127,10 @@ def _made(**names: Any) -> types.ModuleType:
     return module
 
 
-def _execute(main: _Main) -> tuple[Any, float, dict[str, float]]:
+def _execute(main: _Main, folder: str) -> tuple[Any, float, dict[str, float]]:
     """Run it: with what it would exit, how long it took, and what its threads waited for."""
     began = time.perf_counter()
-    profiling = _Profiling()
+    profiling = _Profiling(folder)
     code: Any = None
     try:
         exec(_source.compiled(main.source, main.path, main.folder), main.module.__dict__)
@@ -162,12 +164,14 @@ def _join_threads() -> None:
 class _Profiling:
     """A profile that looks at what threads wait for, and gives way to one of the program's own."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: str) -> None:
         from plait.observe import _profile
 
         self._profile: Any = None
         self._others = _profile.giving_way
-        self._made: Any = _profile.profile(rate=0, tasks=False, children=False)
+        self._made: Any = _profile.profile(
+            save=os.path.join(folder, "waits.trace"), rate=0, tasks=False, children=False
+        )
         try:
             self._profile = self._made.__enter__()
         except (OSError, RuntimeError):
