@@ -16,9 +16,9 @@ VALGRIND := valgrind -q --error-exitcode=1 --leak-check=full --errors-for-leak-k
 help: ## This list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 
-demo: ## Index the standard library in one process, with ProcessPoolExecutor and with plait
+demo: ## Fetch, index, pack and store the standard library's sources: serially, with executors picked by hand, with plait.Pool
 	$(SETUP) demo
-	$(RUN) examples/index_source.py
+	$(RUN) examples/demo/run.py
 
 test: ## Every check; CHECK="name ..." for some of them, CHECK=list for their names
 	$(SETUP) test frames check

@@ -254,10 +254,8 @@ class Bench(Rounds[P]):
         where = result["environment"]
         versions = ", ".join(f"{name} {version}" for name, version in where["versions"].items())
         rounds = 1 + max(row["round"] for row in result["rounds"])
-        return (
-            f"Medians of {rounds} rounds and their range; {self.place(where)}, Python {where['python']}, {versions},"
-            f" {where['date']}"
-        )
+        counted = "One round" if rounds == 1 else f"Medians of {rounds} rounds and their range"
+        return f"{counted}; {self.place(where)}, Python {where['python']}, {versions}, {where['date']}"
 
     def loads(self, result: dict[str, Any]) -> str:
         loads = [row["load"] for row in result["rounds"]]

@@ -3,21 +3,27 @@
     make bench                 measure, store result.json, render README.md here
     make bench QUICK=1         a short run that only prints its table
     run.py --render            render again from the stored result
-    run.py --only NAME ...     some workloads
+    run.py --only NAME ...     some workloads, printed
+    run.py --seconds N         begin no workload after so many seconds; called again, it goes on where it was
 
 For whom: somebody who asks what it costs not to choose, and us, who must keep that small.
 
-Method: every workload is a function of real work and its arguments, mapped by a new executor: `plait.Pool`, and by hand in a
-loop, in `ThreadPool(2)`, `ThreadPool(8)`, `ThreadPool(32)` and `ProcessPool`. All of these take turns in one process,
-in an order
+Method: every workload is a function of real work and its arguments, given to a new executor: `plait.Pool`, and by hand to a
+loop, to `ThreadPool(2)`, `ThreadPool(8)`, `ThreadPool(32)` and `ProcessPool`; of "map" in one `map`, of "submit" and
+"as_completed" call by call, whose results are asked for in order, or as they come. All of these take turns in one process, in
+an order
 that is rotated from round to round, and a time is from making the executor to the last result. The regret of a round is the
 pool's time over the smallest of the others' medians; a cell shows the median of the rounds. Measurements of what waits for
 nobody say little on a machine that others use: the load is shown.
+
+What it costs to watch is measured apart: of a function that does nothing, beside the same in a loop and in a `ThreadPool`, and
+of the clocks alone.
 """
 
 from __future__ import annotations
 
 import argparse
+import concurrent.futures
 import hashlib
 import json
 import os
@@ -36,6 +42,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # it may be starte
 import plait
 from benches.model import workloads
 from benches.model.workloads import Work
+from plait.auto._meter import Meter
 
 HERE = Path(__file__).resolve().parent
 ROUNDS, QUICK_ROUNDS = 5, 2
@@ -140,12 +147,43 @@ OWN = {
 WORKS = {**OWN, **workloads.WORKS}
 
 
-def by_hand(work: Work) -> dict[str, Callable[[], object]]:
-    def mapped(make: Callable[[], Any]) -> Callable[[], object]:
+#: Those that are also submitted call by call.
+SUBMITTED = (
+    "python",
+    "few-long",
+    "skewed",
+    "sleep",
+    "closure",
+    "compute-and-wait",
+    "turns-to-waiting",
+    "json",
+    "hashing",
+    "sqlite",
+)
+USES = ("map", "submit", "as_completed")
+
+
+def cases() -> dict[str, tuple[Work, str]]:
+    """Workloads and how the executors are used, by what the table calls them."""
+    found = {name: (work, "map") for name, work in WORKS.items()}
+    return found | {f"{name}, {use}": (WORKS[name], use) for use in USES[1:] for name in SUBMITTED}
+
+
+def use_executor(executor: Any, work: Work, use: str) -> None:
+    if use == "map":
+        list(executor.map(work.run, work.arguments))
+        return
+    futures = [executor.submit(work.run, argument) for argument in work.arguments]
+    for future in futures if use == "submit" else concurrent.futures.as_completed(futures):
+        future.result()
+
+
+def by_hand(work: Work, use: str = "map") -> dict[str, Callable[[], object]]:
+    def used(make: Callable[[], Any]) -> Callable[[], object]:
         def run() -> float:
             began = time.perf_counter()
             with make() as executor:
-                list(executor.map(work.run, work.arguments))
+                use_executor(executor, work, use)
                 return time.perf_counter() - began
 
         return run
@@ -157,26 +195,26 @@ def by_hand(work: Work) -> dict[str, Callable[[], object]]:
         del results
         return took
 
-    found: dict[str, Callable[[], object]] = {"Pool": mapped(plait.Pool), "serial": serial}
+    found: dict[str, Callable[[], object]] = {"Pool": used(plait.Pool), "serial": serial}
     for workers in (2, 8, 32):
-        found[f"threads {workers}"] = mapped(partial(plait.ThreadPool, workers))
+        found[f"threads {workers}"] = used(partial(plait.ThreadPool, workers))
     try:
         pickle.dumps(work.run)
     except (pickle.PicklingError, AttributeError):
         return found
-    found["processes"] = mapped(plait.ProcessPool)
+    found["processes"] = used(plait.ProcessPool)
     return found
 
 
-def measure(name: str, work: Work, rounds: int) -> dict[str, Any]:
+def measure(name: str, work: Work, use: str, rounds: int) -> dict[str, Any]:
     seconds: dict[str, list[float]] = {}
     with workloads.helper(work):
-        candidates = list(by_hand(work).items())
+        candidates = list(by_hand(work, use).items())
         for turn in range(rounds):
             for which, run in candidates[turn % len(candidates) :] + candidates[: turn % len(candidates)]:
                 seconds.setdefault(which, []).append(float(str(run())))
         with plait.Pool() as pool:
-            list(pool.map(work.run, work.arguments))
+            use_executor(pool, work, use)
             explained = pool.explain(work.run)
     assert not isinstance(explained, list)
     medians = {which: statistics.median(values) for which, values in seconds.items()}
@@ -193,58 +231,147 @@ def measure(name: str, work: Work, rounds: int) -> dict[str, Any]:
     }
 
 
+def nothing(number: int) -> int:
+    return number
+
+
+def watching(rounds: int) -> dict[str, float]:
+    """Microseconds for a task that does nothing, and for the clocks that are read for each and for each slice of tasks."""
+    numbers = list(range(50_000))
+
+    def each(run: Callable[[], object]) -> float:
+        took = []
+        for _ in range(rounds):
+            began = time.perf_counter()
+            run()
+            took.append((time.perf_counter() - began) / len(numbers) * 1e6)
+        return statistics.median(took)
+
+    def mapped(make: Callable[[], Any]) -> object:
+        with make() as executor:
+            return list(executor.map(nothing, numbers))
+
+    def submitted(make: Callable[[], Any]) -> object:
+        with make() as executor:
+            futures = [executor.submit(nothing, number) for number in numbers]
+            return [future.result() for future in futures]
+
+    meter = Meter()
+    meter.start()
+
+    def clocks() -> None:
+        for _ in numbers:
+            meter.running = True
+            began = time.perf_counter_ns()
+            meter.running = False
+            meter.ended(1, began)
+
+    def slices() -> None:
+        for _ in numbers:
+            meter.sample()
+            meter.start()
+
+    return {
+        "a loop": each(lambda: [nothing(number) for number in numbers]),
+        "Pool.map": each(lambda: mapped(plait.Pool)),
+        "ThreadPool(1).map": each(lambda: mapped(partial(plait.ThreadPool, 1))),
+        "Pool.submit and result": each(lambda: submitted(plait.Pool)),
+        "ThreadPool(1).submit and result": each(lambda: submitted(partial(plait.ThreadPool, 1))),
+        "clocks of a submitted task": each(clocks),
+        "clocks of a slice of tasks, one in 3 ms": each(slices),
+    }
+
+
 def row(found: dict[str, Any]) -> str:
     medians = {which: statistics.median(values) for which, values in found["seconds"].items()}
-    chosen = found["model"] + (f" {found['workers']}" if found["model"] in ("threads", "processes") else "")
+    chosen = str(found["model"]) + (f" {found['workers']}" if found["model"] in ("threads", "processes") else "")
     return (
         f"| {found['name']} | {medians['Pool']:.3f} | {chosen} | {found['best']} | {medians[found['best']]:.3f} | "
         f"{medians['serial']:.3f} | {found['regret']:+.0%} |"
     )
 
 
-def page(results: list[dict[str, Any]], machine: str, rounds: int) -> str:
+def summary(results: list[dict[str, Any]]) -> str:
     regrets = sorted(found["regret"] for found in results)
+    return f"Regret over {len(results)} workloads: median {statistics.median(regrets):+.0%}, worst {regrets[-1]:+.0%}."
+
+
+def page(results: list[dict[str, Any]], watched: dict[str, float], machine: str, rounds: int) -> str:
     names = ["workload", "Pool, s", "last decision", "best by hand", "its time, s", "serial, s", "regret"]
     head = f"| {' | '.join(names)} |\n|{'---|' * len(names)}"
-    rows = "\n".join(map(row, results))
+    parts = [
+        "# What it costs not to choose",
+        "Made by `benches/auto/run.py`, whose first lines say how it is measured; the rounds are in `result.json`.",
+        f"{machine}. {rounds} rounds.",
+    ]
+    for title, called in (("## `map`", False), ("## Call by call", True)):
+        those = [found for found in results if ("," in found["name"]) is called]
+        if those:
+            parts += [title, "\n".join([head, *map(row, those)]), summary(those)]
+    if watched:
+        rows = [f"| {what} | {took:.3f} |" for what, took in watched.items()]
+        parts += ["## What watching costs", "\n".join(["| a task that does nothing | us |", "|---|---|", *rows])]
+    return "\n\n".join(parts) + "\n"
+
+
+def described() -> str:
+    cores = len(os.sched_getaffinity(0))
     return (
-        "# What it costs not to choose\n\n"
-        "Made by `benches/auto/run.py`, whose first lines say how it is measured; the rounds are in `result.json`.\n\n"
-        f"{machine}. {rounds} rounds.\n\n{head}\n{rows}\n\n"
-        f"Regret over {len(results)} workloads: median {statistics.median(regrets):+.0%}, worst {regrets[-1]:+.0%}.\n"
+        f"CPython {platform.python_version()}, {cores} cores, Linux {platform.release()}, "
+        f"load {os.getloadavg()[0]:.1f} at the end; plait {plait.__version__}"
     )
 
 
-def main() -> None:
+def unfinished(path: Path, rounds: int) -> dict[str, Any]:
+    """What an earlier run has measured of the same, if it was not finished."""
+    try:
+        known = json.loads(path.read_text())
+    except (OSError, ValueError):
+        known = {}
+    same = known.get("rounds") == rounds and known.get("plait") == plait.__version__
+    return known if same else {"rounds": rounds, "plait": plait.__version__, "results": {}, "watching": {}}
+
+
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--render", action="store_true")
     parser.add_argument("--only", nargs="*")
+    parser.add_argument("--seconds", type=float, default=float("inf"))
     options = parser.parse_args()
-    stored = HERE / "result.json"
+    stored, part = HERE / "result.json", HERE / ".unfinished.json"
     if options.render:
         known = json.loads(stored.read_text())
-        (HERE / "README.md").write_text(page(known["results"], known["machine"], known["rounds"]))
-        return
+        (HERE / "README.md").write_text(page(known["results"], known["watching"], known["machine"], known["rounds"]))
+        return 0
     rounds = QUICK_ROUNDS if options.quick else ROUNDS
-    results = []
-    for name, work in WORKS.items():
-        if options.only and name not in options.only:
+    printed = options.quick or options.only
+    known = unfinished(part, rounds) if not printed else {"rounds": rounds, "results": {}, "watching": {}}
+    end = time.monotonic() + options.seconds
+    for name, (work, use) in cases().items():
+        if (options.only and name not in options.only) or name in known["results"]:
             continue
-        results.append(measure(name, work, rounds))
-        print(row(results[-1]), file=sys.stderr, flush=True)
-    cores = len(os.sched_getaffinity(0))
-    machine = (
-        f"CPython {platform.python_version()}, {cores} cores, Linux {platform.release()}, "
-        f"load {os.getloadavg()[0]:.1f} at the end; plait {plait.__version__}"
-    )
-    text = page(results, machine, rounds)
-    if options.quick or options.only:
+        if time.monotonic() > end:
+            print("not finished: call it again", file=sys.stderr)
+            return 3
+        known["results"][name] = measure(name, work, use, rounds)
+        print(row(known["results"][name]), file=sys.stderr, flush=True)
+        if not printed:
+            part.write_text(json.dumps(known))
+    if not options.only:
+        known["watching"] = watching(rounds)
+    results = [known["results"][name] for name in cases() if name in known["results"]]
+    machine = described()
+    text = page(results, known["watching"], machine, rounds)
+    if printed:
         print(text)
-        return
-    stored.write_text(json.dumps({"machine": machine, "rounds": rounds, "results": results}, indent=1) + "\n")
+        return 0
+    whole = {"machine": machine, "rounds": rounds, "results": results, "watching": known["watching"]}
+    stored.write_text(json.dumps(whole, indent=1) + "\n")
     (HERE / "README.md").write_text(text)
+    part.unlink(missing_ok=True)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -46,6 +46,16 @@ def note_and_spin(path, number):
     return number
 
 
+def note_and_change(path, number):
+    """Computes at first, waits then, and computes again."""
+    note(path, number)
+    if 150 <= number < 300:
+        time.sleep(0.002)
+    else:
+        spin(20_000)
+    return number
+
+
 def lock(steps):
     spin(steps)
     return threading.Lock()

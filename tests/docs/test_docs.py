@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import doctest
 import importlib
+import inspect
+import json
 import pkgutil
 import re
+import signal
+import textwrap
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import plait
+from examples.demo import table, ways
 
 ROOT = Path(__file__).resolve().parents[2]
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE | doctest.IGNORE_EXCEPTION_DETAIL
@@ -67,6 +73,7 @@ class Greeter:
     def greet(self, name):
         return "hello " + name
 """
+DEMO = ROOT / "examples" / "demo" / "run.py"
 
 
 @pytest.fixture
@@ -74,34 +81,83 @@ def sources(tmp_path: Path) -> Path:
     folder = tmp_path / "sources"
     (folder / "site-packages").mkdir(parents=True)
     (folder / "greeter.py").write_text(LAWFUL)
+    (folder / "grüße an alle.py").write_text(LAWFUL)
     (folder / "broken.py").write_text("def (:\n")
     (folder / "zeros.py").write_bytes(b"\0\0")
     (folder / "site-packages" / "foreign.py").write_text(LAWFUL)
     return folder
 
 
-def test_index_source(run_script: Any, sources: Path) -> None:
-    result = run_script(ROOT / "examples" / "index_source.py", str(sources), "--workers", "2")
-    assert result.stdout.startswith("3 files, 4 lines, 2 skipped")
-    assert "Greeter.greet" in result.stdout
-    assert "greeter.py:3" in result.stdout
-    assert "all three results are equal" in result.stdout
+def test_demo(run_script: Any, sources: Path, tmp_path: Path) -> None:
+    page = tmp_path / "pages" / "profile.html"
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    result = run_script(DEMO, "--folder", str(sources), "--page", str(page), env={"TMPDIR": str(scratch)})
+    assert result.stdout.startswith("4 documents, 0.0 MB")
+    assert "All 3 databases are equal" in result.stdout
+    assert "2 lines  Greeter.greet  greeter.py:3" in result.stdout
+    assert "2 lines  Greeter.greet  grüße an alle.py:3" in result.stdout
+    for stage in ("fetch", "index", "pack", "store"):
+        assert f"examples.demo.stages.{stage}: " in result.stdout, "explained"
     assert "\x1b" not in result.stdout + result.stderr, "colour without a terminal"
-    assert max(map(len, result.stdout.splitlines())) <= 80
+    assert page.read_text().startswith("<!DOCTYPE html>")
+    assert not list(scratch.iterdir()), "left behind"
 
 
-def test_index_source_of_a_missing_folder(run_script: Any, tmp_path: Path) -> None:
-    result = run_script(ROOT / "examples" / "index_source.py", str(tmp_path / "nowhere"), check=False)
+def test_demo_tells_of_a_difference(run_script: Any, sources: Path, tmp_path: Path) -> None:
+    program = f"""
+import sys
+sys.path.insert(0, {str(ROOT)!r})
+from examples.demo import run, ways
+
+def forgets_the_last(urls, database, lap):
+    ways.serially(urls[:-1], database, lap)
+
+run.WAYS["by hand"] = forgets_the_last
+sys.exit(run.main())
+"""
+    result = run_script(program, "--folder", str(sources), "--page", str(tmp_path / "profile.html"), check=False)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr.endswith("demo: not what the serial run made: by hand\n")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_demo_leaves_nothing_when_it_is_interrupted(run_script: Any, tmp_path: Path, number: signal.Signals) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+
+    def interrupt(process: Any) -> None:
+        while not list(scratch.glob("plait-demo-*/*.sqlite")) and process.poll() is None:  # the first way is done
+            time.sleep(0.01)
+        process.send_signal(number)
+
+    result = run_script(DEMO, "--documents", "30", env={"TMPDIR": str(scratch)}, check=False, during=interrupt)
+    assert result.returncode == 128 + number, result.stderr
+    assert not list(scratch.iterdir()), "left behind"
+
+
+def test_demo_of_a_missing_folder(run_script: Any, tmp_path: Path) -> None:
+    result = run_script(DEMO, "--folder", str(tmp_path / "nowhere"), check=False)
     assert (result.returncode, result.stdout) == (2, "")
-    assert result.stderr == f"index_source: no such folder: {tmp_path / 'nowhere'}\n"
+    assert result.stderr == f"demo: no such folder: {tmp_path / 'nowhere'}\n"
 
 
-def test_index_source_of_an_empty_folder(run_script: Any, tmp_path: Path) -> None:
+def test_demo_of_an_empty_folder(run_script: Any, tmp_path: Path) -> None:
     folder = tmp_path / "empty"
     folder.mkdir()
-    result = run_script(ROOT / "examples" / "index_source.py", str(folder), check=False)
+    result = run_script(DEMO, "--folder", str(folder), check=False)
     assert (result.returncode, result.stdout) == (2, "")
-    assert result.stderr == f"index_source: no Python files in {folder}\n"
+    assert result.stderr == f"demo: no Python files in {folder}\n"
+
+
+def test_readme_has_the_stored_result_of_the_demo() -> None:
+    readme = (ROOT / "README.md").read_text()
+    assert table.page_with(readme, json.loads(DEMO.with_name("result.json").read_text())) == readme
+
+
+def test_readme_has_the_program_of_the_demo() -> None:
+    source = textwrap.dedent(inspect.getsource(ways.with_pool))
+    assert f"```py\n{source}```" in (ROOT / "README.md").read_text()
 
 
 @pytest.mark.parametrize(

@@ -244,6 +244,16 @@ def test_every_output_is_written(script: Any, tmp_path: Path) -> None:
     assert plait.Profile.load(tmp_path / "out.json").wall == plait.Profile.load(tmp_path / "out.plait").wall
 
 
+def test_a_closed_output(script: Any, tmp_path: Path) -> None:
+    asked = "import sys; sys.exit(sys.stdout is not None)"
+    command = 'exec "$0" -m plait profile "$@" >&-'
+    ran = subprocess.run(
+        ["sh", "-c", command, sys.executable, script(asked)], capture_output=True, text=True, timeout=60
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stderr.startswith("plait profile of program.py")
+
+
 def test_rules_decide_the_exit_code(script: Any, tmp_path: Path) -> None:
     path = script("import time; time.sleep(0.1)")
     kept = plain("-m", "plait", "profile", "-q", "--fail-if", "gil_wait>99%", path)
@@ -262,11 +272,12 @@ def test_rules_decide_the_exit_code(script: Any, tmp_path: Path) -> None:
         (["nonsense"], "no command"),
         (["profile"], "needs a program"),
         (["profile", "-m"], "needs a program"),
-        (["profile", "--nonsense", "x.py"], "no option"),
-        (["profile", "--rate", "fast", "x.py"], "fast"),
-        (["profile", "--rate", "-1", "x.py"], "-1"),
-        (["profile", "--fail-if", "nonsense", "x.py"], "no rule"),
-        (["profile", "--fail-if", "speed>1", "x.py"], "no figure"),
+        (["profile", "nowhere.py"], "there is no file 'nowhere.py'"),
+        (["profile", "--nonsense", "-"], "no option"),
+        (["profile", "--rate", "fast", "-"], "fast"),
+        (["profile", "--rate", "-1", "-"], "-1"),
+        (["profile", "--fail-if", "nonsense", "-"], "no rule"),
+        (["profile", "--fail-if", "speed>1", "-"], "no figure"),
         (["profile", "--output"], "needs a value"),
         (["report"], "needs a file"),
         (["report", "one", "two"], "one file"),

@@ -324,6 +324,8 @@ def test_order_and_width() -> None:
         lines = [*report.heading(record, "python x" * 30, width), *report.table(record, report.Order(), width)]
         assert {columns(line) for line in lines} == {width}
         assert not any("\x1b" in line for line in lines)
+    assert report.heading(record, "x", 80)[1].rstrip().endswith("0 switches/s  1.0 s, 3 looks")
+    assert report.heading(record, "x", 40)[1].rstrip() == "1 process, 3 threads  CPU 12000%", "no half of a figure"
 
 
 def test_threads_that_end_are_kept_in_bounds(start: Callable[..., subprocess.Popen[str]]) -> None:

@@ -10,11 +10,17 @@ from plait.auto._calls import Call, Part, Raised
 from plait.auto._flow import SLICE_NS, Flow
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextvars import Context
+
     from plait._future import Future
     from plait.auto._engine import Engine
     from plait.auto._flow import Seat
     from plait.auto._function import Function
     from plait.auto._meter import Meter
+
+_Queued = tuple["Callable[..., Any]", tuple[Any, ...], dict[str, Any], "Context", "Future[Any]"]
+"""A function, its arguments, the context it was submitted in, and the future of what comes of it. Plain: it is soon made."""
 
 #: Calls longer than so many seconds travel alone: what comes of one is not held back by another.
 _ALONE = 0.001
@@ -25,13 +31,13 @@ class Backlog(Flow):
 
     def __init__(self, state: Function, engine: Engine) -> None:
         super().__init__(state, engine)
-        self._calls: deque[tuple[Call, Future[Any]]] = deque()
+        self._calls: deque[_Queued] = deque()
         self._seen = 0
 
-    def add(self, call: Call, future: Future[Any]) -> None:
+    def add(self, queued: _Queued) -> None:
         """Queue a call, and hand over what there is room for."""
         self._seen += 1
-        self._calls.append((call, future))
+        self._calls.append(queued)
         # A thread that gives up its seat looks for calls once more afterwards: one of both sees the other.
         if len(self.seats) < self.room:
             self.fill()
@@ -40,31 +46,36 @@ class Backlog(Flow):
         """Take out calls."""
         if self.state.figures.wall > _ALONE:
             most = min(most, 1)
-        taken: list[tuple[Call, Future[Any]]] = []
+        taken: list[_Queued] = []
         while len(taken) < most:
             try:
                 taken.append(self._calls.popleft())
             except IndexError:
                 break
-        return Part([call for call, _ in taken], [future for _, future in taken]) if taken else None
+        return Part([Call(*queued[:4]) for queued in taken], [queued[4] for queued in taken]) if taken else None
 
     def make_next(self, seat: Seat, meter: Meter) -> bool:
         """Make calls for a seat, without a lock while there are some."""
         if self.state.decision is None:
             return super().make_next(seat, meter)
-        end = meter.began + SLICE_NS
-        now = 0
+        end = time.perf_counter_ns() + SLICE_NS
+        now, patient = 0, self.state.figures.wall < _ALONE
         while now < end and len(self.seats) <= self.most and not self._kept:
             try:
-                call, future = self._calls.popleft()
+                function, args, kwargs, context, future = self._calls.popleft()
             except IndexError:
-                break
+                if not patient:
+                    break
+                # Who submits goes on meanwhile: to leave and to come back for each call would take longer than the calls.
+                patient = False
+                time.sleep(0)
+                continue
             if not future.set_running_or_notify_cancel():
                 continue
             meter.running = True
             began = time.perf_counter_ns()
             try:
-                result = call.context.run(call.function, *call.args, **call.kwargs)  # type: ignore[union-attr]
+                result = context.run(function, *args, **kwargs)
             except BaseException as error:  # it is the caller's
                 now = meter.ended(1, began)
                 future.set_exception(error)
@@ -73,7 +84,9 @@ class Backlog(Flow):
                 future.set_result(result)
                 del result
             self.made += 1
-            del call, future
+            del function, args, kwargs, context, future
+            if self.made >= self._next_look:
+                self._look_at_pace()
         return True if now >= end else super().make_next(seat, meter)
 
     def begin(self, part: Part) -> Part | None:

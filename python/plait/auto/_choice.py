@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from plait.auto._figures import Figures
+    from plait.auto._paces import Paces
 
 SERIAL, THREADS, PROCESSES, ASYNCIO = "serial", "threads", "processes", "asyncio"
 
@@ -20,7 +21,19 @@ MODELS = (SERIAL, THREADS, ASYNCIO, PROCESSES)
 TIE = 0.05
 
 #: What is less than this much better is not changed to.
-STAY = 0.15
+STAY = 0.1
+
+#: Which part of a core's work is done meanwhile, while processes start.
+_MEANWHILE = 0.7
+
+#: Threads that are tried first for calls that wait, and how many times as many then.
+_FIRST_WAITING, _STEP, _GIANT_STEP = 8, 2, 4
+
+#: How much of what more threads promise has to come true for more still to be tried: 1 is all of it, as a power.
+_WORTH_A_STEP, _WORTH_A_GIANT_STEP = 0.35, 0.8
+
+#: And how little of it is too little for so many threads.
+_LITTLE = 0.2
 
 #: Seconds of work in a slice, for those that are worth a message: long beside what a message costs, short beside what
 #: people notice.
@@ -36,15 +49,17 @@ class Costs:
 
     Attributes:
         thread_task: A call that one of several threads takes.
+        gil_take: To get the GIL back after a call has let it go, while others want it too; nobody else has it meanwhile.
+        thread_start: A thread more.
         process_task: A slice handed to a process and back.
-        process_start: From nothing to the first result of a process pool.
         byte: Moving a byte to a process or back, beside pickling it.
         gil_switch: What another thread that computes adds to each time that the GIL changes hands, as a share of held time.
     """
 
     thread_task: float = 10e-6
+    gil_take: float = 90e-6
+    thread_start: float = 80e-6
     process_task: float = 15e-6
-    process_start: float = 0.12
     byte: float = 0.3e-9
     gil_switch: float = 0.06
 
@@ -71,6 +86,11 @@ class Plan:
     model: str
     workers: int
     seconds: float
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """What is done, without how long it takes."""
+        return self.model, self.workers
 
 
 @dataclass(frozen=True)
@@ -99,26 +119,66 @@ def threads_for(figures: Figures, machine: Machine) -> int:
     busy = max(figures.held_on_cpu if machine.gil else 0.0, figures.cpu / machine.cores)
     wanted = math.ceil(1.25 * figures.wall / busy) if busy > 0 else 10_000
     most = machine.most if machine.most is not None else 256
-    return max(1, min(wanted if figures.blocked > 0.05 * figures.wall else machine.cores, most))
+    return max(1, min(wanted if _waits(figures) else machine.cores, most))
 
 
-def _in_threads(figures: Figures, machine: Machine, costs: Costs, calls: int, workers: int) -> float:
+def threads_to_try(figures: Figures, machine: Machine, costs: Costs, calls: int, paces: Paces) -> int:
+    """How many threads are best, or promise to be: as many as were seen to be, or more while more have helped.
+
+    Waits need not overlap as they should, and the GIL may change hands more often than is good: what was seen counts.
+    """
+    most = machine.most if machine.most is not None else 256
+    most = max(1, min(most if _waits(figures) else min(machine.cores, most), calls))
+    seen = [(1, figures.wall), *paces.of_threads(figures, machine, costs)]
+    if len(seen) == 1:
+        wanted = threads_for(figures, machine)
+        return min(most, wanted if wanted <= machine.cores else max(machine.cores, min(_FIRST_WAITING, wanted // 2)))
+    fastest = min(each for _, each in seen)
+    place = next(place for place, (_, each) in enumerate(seen) if each <= fastest * (1 + TIE))
+    workers, each = seen[place]
+    if place == 0:
+        return min(most, seen[1][0])
+    fewer, before = seen[place - 1]
+    came_true = math.log(before / each) / math.log(workers / fewer)
+    if came_true < _LITTLE and workers > 2 * fewer:
+        return min(math.isqrt(fewer * workers), most)  # so little would be had with fewer threads too
+    if place + 1 == len(seen):
+        step = (
+            _GIANT_STEP
+            if came_true > _WORTH_A_GIANT_STEP and workers >= _FIRST_WAITING
+            else _STEP
+            if came_true > _WORTH_A_STEP
+            else 1
+        )
+        # A thread has to be worth its start.
+        worth = max(workers, int(math.sqrt(calls * figures.wall / costs.thread_start)))
+        workers = min(step * workers, worth)
+    return min(workers, most)
+
+
+def _waits(figures: Figures) -> bool:
+    return figures.blocked > 0.05 * figures.wall
+
+
+def in_threads(figures: Figures, machine: Machine, costs: Costs, workers: int) -> float:
+    """Seconds for a call, of many that so many threads make."""
     held = figures.held_on_cpu if machine.gil else 0.0
     if workers > 1 and held > 0.5 * figures.wall:
         held *= 1 + costs.gil_switch
-    each = max(held, figures.cpu / machine.cores, figures.wall / workers)
-    return calls * (each + costs.thread_task)
+    if workers > 1 and machine.gil and figures.blocked + figures.released > 0.05 * figures.wall:
+        held += costs.gil_take
+    return max(held, figures.cpu / machine.cores, figures.wall / workers) + costs.thread_task
 
 
-def _in_processes(figures: Figures, machine: Machine, costs: Costs, calls: int, workers: int, running: bool) -> float:
+def in_processes(figures: Figures, machine: Machine, costs: Costs, workers: int) -> float:
+    """Seconds for a call, of many that so many processes make."""
     moving = (figures.pickling or 0.0) + (figures.size or 0) * costs.byte
     # The caller pickles and unpickles one after the other; the workers do their half side by side.
     each = max(moving, (figures.cpu + moving) / min(machine.cores, workers), (figures.wall + moving) / workers)
-    begin = 0.0 if running else costs.process_start
-    return begin + calls * each + math.ceil(calls / _calls_in(figures)) * costs.process_task / max(1, workers)
+    return each + costs.process_task / calls_in(figures) / workers
 
 
-def _calls_in(figures: Figures) -> int:
+def calls_in(figures: Figures) -> int:
     """Calls that fill a slice."""
     return max(1, min(_MOST_CALLS, int(SLICE / figures.wall) if figures.wall > 0 else _MOST_CALLS))
 
@@ -130,8 +190,8 @@ def choose(
     calls: int,
     *,
     refused: Mapping[str, str],
-    processes_run: bool,
-    factors: Mapping[str, float],
+    start: float,
+    paces: Paces,
     before: str | None = None,
 ) -> Decision:
     """Decide how to make so many calls of a function with these figures.
@@ -142,21 +202,23 @@ def choose(
         costs: What the models cost.
         calls: How many are to be made, as far as anybody knows.
         refused: Models that cannot be taken, and why.
-        processes_run: Whether there are workers already.
-        factors: How many times as long as predicted a model has taken, where that is known.
+        start: Seconds until there are worker processes; 0 where there are.
+        paces: How fast the models were seen to be.
         before: The model that is in use, which another has to beat by more.
     """
     plans: list[Plan] = []
     if SERIAL not in refused:
         plans.append(Plan(SERIAL, 1, calls * figures.wall))
     if THREADS not in refused:
-        workers = min(threads_for(figures, machine), max(1, calls))
-        plans.append(Plan(THREADS, workers, _in_threads(figures, machine, costs, calls, workers)))
+        workers = threads_to_try(figures, machine, costs, calls, paces)
+        each = in_threads(figures, machine, costs, workers) * paces.factor(THREADS, workers)
+        plans.append(Plan(THREADS, workers, max(calls * each, figures.wall) + workers * costs.thread_start))
     if PROCESSES not in refused:
         workers = max(1, min(machine.cores, machine.most or machine.cores, calls))
-        seconds = _in_processes(figures, machine, costs, calls, workers, processes_run)
-        plans.append(Plan(PROCESSES, workers, seconds))
-    plans = [replace(plan, seconds=plan.seconds * factors.get(plan.model, 1.0)) for plan in plans]
+        each = in_processes(figures, machine, costs, workers) * paces.factor(PROCESSES, workers)
+        # A thread goes on until there are processes.
+        left = max(0.0, calls - _MEANWHILE * start / figures.wall) if figures.wall > 0 else calls
+        plans.append(Plan(PROCESSES, workers, start + max(left * each, figures.wall)))
     best = min(plan.seconds for plan in plans)
     plan = next(plan for plan in plans if plan.seconds <= best * (1 + TIE) + 20e-6)
     plan = next((each for each in plans if each.model == before and each.seconds <= best * (1 + STAY)), plan)
@@ -174,7 +236,7 @@ def of_coroutines() -> Decision:
 def _slice(figures: Figures, plan: Plan, calls: int) -> int:
     """Calls in a slice: few enough that all workers have some, and that the last ones end together."""
     fair = max(1, calls // (4 * plan.workers))
-    return max(1, min(_calls_in(figures), fair))
+    return max(1, min(calls_in(figures), fair))
 
 
 def _why(figures: Figures, machine: Machine, plan: Plan, refused: Mapping[str, str]) -> str:

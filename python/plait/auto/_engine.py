@@ -8,6 +8,7 @@ less and less often while nothing changes.
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 import weakref
@@ -37,11 +38,17 @@ _MOST_AT_ALL = 4096
 #: Seconds between two looks of the watch, at first and at last, and how long it stays without anything to look at.
 _TICK, _TICK_MOST, _LINGER = 0.005, 0.08, 0.5
 
+#: The switch interval while processes start, in seconds.
+_SOON = 0.0002
+
 #: Seconds without a call that ends after which calls that wait for others get more threads.
 _STUCK = 0.02
 
 #: And those which have none, but could have by what may be.
 _STUCK_LONG = 0.1
+
+_starts = {False: 0.12, True: 0.012}
+"""Seconds that processes take to start: where a fork server runs, and where not. The last ones seen."""
 
 engines: weakref.WeakSet[Engine] = weakref.WeakSet()
 """All of this process, to be waited for when the interpreter exits."""
@@ -62,6 +69,7 @@ class Engine:
         self._threads: ThreadPool | None = None
         self._processes: ProcessPool | None = None
         self._starting = False
+        self._started = self._start_takes = 0.0
         self._loop: LoopThread | None = None
         self._seats = 0
         self._more = 0
@@ -103,26 +111,44 @@ class Engine:
                 self._loop = LoopThread()
             return self._loop
 
+    def start_seconds(self) -> float:
+        """Seconds until processes take calls, as far as anybody knows."""
+        if self.processes_ready or PROCESSES not in self.models:
+            return 0.0
+        if self._starting:
+            return max(0.002, self._start_takes - (time.monotonic() - self._started))
+        from plait.processes import _launch
+
+        return _starts[_launch.is_running()]
+
     def start_processes(self, flow: Flow) -> None:
         """See to it that there are processes, and tell `flow` when they take calls."""
+        from plait.processes import _launch
+
         with self._lock:
             if self.processes_ready or self._starting:
                 return
             self._starting = True
+            self._started = time.monotonic()
+            near = _launch.is_running()
+            self._start_takes = _starts[near]
+        _hurry()
 
         def started(future: concurrent.futures.Future[int]) -> None:
+            _calm()
             failure = "was cancelled" if future.cancelled() else future.exception()
             if failure is not None:
                 self._refuse_processes(f"cannot run in processes, which do not start: {failure}")
             else:
                 self.processes_ready = True
+                _starts[near] = time.monotonic() - self._started
             for other in {flow, *self._flows()}:
-                other.set_room()
-                other.fill()
+                other.processes_begin()
 
         try:
             self.processes().submit(os.getpid).add_done_callback(started)
         except Exception as error:
+            _calm()
             self._refuse_processes(f"cannot run in processes, which do not start: {error}")
 
     def _refuse_processes(self, why: str) -> None:
@@ -130,7 +156,7 @@ class Engine:
         for state, backlog in list(self.functions.values()):
             state.refused[PROCESSES] = why
             if state.decision is not None and state.decision.plan.model == PROCESSES:
-                state.decide(backlog.left(), False)
+                state.decide(backlog.left(), 0.0)
 
     def _flows(self) -> list[Flow]:
         with self._lock:
@@ -281,6 +307,46 @@ class Engine:
         for pool in (self._threads, self._processes):
             if pool is not None:
                 pool.shutdown(wait=False)
+
+
+_guard = threading.Lock()
+_hurried = 0
+_interval = 0.0
+
+
+def _hurry() -> None:
+    """Have threads that compute let go of the GIL sooner.
+
+    To start processes takes a dozen steps that let the GIL go; beside a thread that computes, each of them waits for a whole
+    switch interval otherwise, which is more than all the rest.
+    """
+    global _hurried, _interval
+    with _guard:
+        _hurried += 1
+        if _hurried == 1 and sys.getswitchinterval() > _SOON:
+            _interval = sys.getswitchinterval()
+            sys.setswitchinterval(_SOON)
+
+
+def _calm() -> None:
+    """Take that back, unless the program has set an interval meanwhile."""
+    global _hurried, _interval
+    with _guard:
+        _hurried -= 1
+        if _hurried == 0 and _interval:
+            if abs(sys.getswitchinterval() - _SOON) < 1e-6:
+                sys.setswitchinterval(_interval)
+            _interval = 0.0
+
+
+def after_fork() -> None:
+    """A forked child has none of its parent's pools."""
+    global _guard, _hurried
+    engines.clear()
+    _guard = threading.Lock()
+    if _hurried:
+        _hurried = 1
+        _calm()
 
 
 def _at_exit() -> None:

@@ -17,9 +17,8 @@ class Explanation(dict[str, Any]):
     of a call (`calls`
     so far, `wall`, `cpu`, `held`, `released`, `blocked` in seconds, `size` in bytes, `pickling` in seconds);
     `predicted`, seconds for
-    the calls that it was decided for, by model; `calls`, how many these are; `refused`, the models that it cannot be
-    run in and why;
-    `decided`, how often.
+    the calls that it was decided for, by model; `calls`, how many these are; `seen`, how many times as long as predicted
+    plans took that were tried; `refused`, the models that it cannot be run in and why; `decided`, how often.
     """
 
     def __str__(self) -> str:
@@ -32,6 +31,8 @@ class Explanation(dict[str, Any]):
             for model in MODELS
             if model in self["predicted"]
         ]
+        if self["seen"]:
+            lines.append("  seen: " + ", ".join(f"{plan} takes {factor:.2g}x" for plan, factor in self["seen"].items()))
         lines += [f"  {model:<10} {why}" for model, why in self["refused"].items()]
         return "\n".join(lines)
 
@@ -59,6 +60,7 @@ def explain(state: Function) -> Explanation:
         figures=shown,
         predicted={} if decision is None else dict(decision.others),
         calls=None if decision is None else decision.calls,
+        seen=state.paces.shown(),
         refused=dict(state.refused),
         decided=state.decided,
     )

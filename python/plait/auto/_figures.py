@@ -10,6 +10,9 @@ from typing import NamedTuple
 WINDOW = 32
 
 
+#: Slices after which the first one, which may be longer than all others, need not be believed.
+_FIRST_COUNTS = 3
+
 #: Seconds in which nothing is waited for.
 _NOISE = 20e-6
 
@@ -66,6 +69,8 @@ class Figures:
         self.pickling: float | None = None
         self.result_sized = False
         self._odd = 0
+        self._odd_before: Sample | None = None
+        self._begun = False
 
     def add(self, sample: Sample) -> None:
         """Remember a slice."""
@@ -73,12 +78,21 @@ class Figures:
             return
         samples = self.samples
         samples.append(sample)
+        if len(samples) == _FIRST_COUNTS and not self._begun:
+            self._begun = True
+            if samples[0].alone / samples[0].calls > 1.5 * min(each.alone / each.calls for each in samples):
+                _ = samples.popleft()  # what is done but once, such as an import
         self.calls += sample.calls
         seconds = sum(each.calls for each in samples) * 1e9
         self.wall = sum(each.alone for each in samples) / seconds
         self.cpu = sum(each.cpu for each in samples) / seconds
         self.held = sum(each.cpu if each.held < 0 else each.held for each in samples) / seconds
         self.spread = _variation([each.alone / each.calls for each in samples])
+
+    @property
+    def remembered(self) -> int:
+        """How many calls these are of."""
+        return sum(sample.calls for sample in self.samples)
 
     @property
     def held_on_cpu(self) -> float:
@@ -101,17 +115,24 @@ class Figures:
         wall = sum(sample.wall for sample in last)
         return max(0.1, 1 - sum(sample.ready for sample in last) / wall) if wall else 1.0
 
-    def changed(self, sample: Sample, *, at_once: bool) -> bool:
-        """Whether calls, two times in a row or at once, are far longer or shorter than those before, or bound otherwise."""
+    def changed(self, sample: Sample, *, patience: int, factor: float = 2.0) -> bool:
+        """Whether calls, so many times in a row, are far longer or shorter than those before, or bound otherwise."""
         if len(self.samples) < 3:
             return False
         wall, before = sample.alone / sample.calls / 1e9, self.wall
         # Means of many slices hide how far slices are apart by nature: that much is no change.
-        most = 2 + 2 * min(self.spread, 2.0)
+        most = factor * (1 + min(self.spread, 2.0))
         odd = not 1 / most < (wall + 5e-6) / (before + 5e-6) < most or self.bound_otherwise(sample)
         odd = odd and (wall < before or sample.alone > 1_000_000)
         self._odd = self._odd + 1 if odd else 0
-        return self._odd > 1 or (odd and at_once)
+        if self._odd >= patience:
+            return True
+        self._odd_before = sample if odd else None
+        return False
+
+    def last_odd(self) -> Sample | None:
+        """The slice before, if that was as odd as the one that was seen to be a change."""
+        return self._odd_before
 
     def bound_otherwise(self, sample: Sample) -> bool:
         """Whether calls compute where those before waited, or the other way round."""
@@ -128,6 +149,7 @@ class Figures:
     def forget(self) -> None:
         """Begin anew, but for what is known of sizes."""
         self._odd = 0
+        self._odd_before = None
         self.samples.clear()
 
 

@@ -6,6 +6,7 @@ decided for its function, which is decided anew while it runs: threads leave bet
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from functools import partial
@@ -13,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from plait.auto import _calls
 from plait.auto._calls import Part, Raised
-from plait.auto._choice import ASYNCIO, PROCESSES, SERIAL, SLICE
+from plait.auto._choice import ASYNCIO, PROCESSES, SLICE, THREADS
+from plait.auto._figures import Sample
 from plait.auto._meter import Meter
 from plait.errors import NotPicklable
 
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     import concurrent.futures
 
     from plait.auto._engine import Engine
-    from plait.auto._figures import Figures, Sample
+    from plait.auto._figures import Figures
     from plait.auto._function import Function
 
 #: Messages that a worker process has waiting beside the one that it works on.
@@ -30,11 +32,17 @@ _AHEAD = 1
 #: Tasks on the loop at a time, for one `map`.
 _LOOP_TASKS = 1000
 
-#: Seconds of a flow after which its pace is compared with the prediction.
-_PACE = 0.05
+#: Seconds of calls that say something of their pace: of threads, of processes; and how many calls.
+_PACE, _PACE_PROCESSES, _PACE_CALLS = 0.004, 0.01, 4
 
-#: Of threads that do little, so many let their calls go unmeasured for one that is.
-_MEASURED = 16
+#: Slices of a plan's calls after which it is known how long they take, and how many calls may wait for one another before.
+_KNOWN, _CROWD = 3, 8
+
+#: Threads that are added though no call has ended, since all that have begun do nothing but wait.
+_MOST_UNSEEN = 128
+
+#: Of threads that do little, or that are more than a few, so many let their calls go unmeasured for one that is.
+_MEASURED, _FEW = 8, 4
 
 #: Nanoseconds after which a call that still runs is long enough to decide on.
 _LONG_NS = 3_000_000
@@ -77,7 +85,15 @@ class Flow:
         self._more = 0
         """Seats beyond those decided for: calls that have one wait for calls that have none."""
         self.made = 0
-        self._paced = (0, 0.0, 0)
+        self._since = (0, 0.0)
+        """Calls that had been made, and when, at the beginning of those whose pace is looked at."""
+        self._next_look = _ANY
+        """So many calls are made when their pace is looked at."""
+        self._slow_start = False
+        self._made_then = -1
+        """Calls that had been made when the watch was last here."""
+        self._stale: set[Seat] = set()
+        """Seats whose meters count since times when they were not alone."""
         self.most = 1
         """So many seats there may be."""
         self.room = 1
@@ -224,16 +240,17 @@ class Flow:
     def _make_all(self, seat: Seat) -> None:
         meter, state = seat.meter, self.state
         self._number += 1
-        measured = state.decision is None or state.figures.wall > 1e-3 or self._number % _MEASURED == 0
+        few = state.decision is None or state.decision.plan.workers <= _FEW
+        measured = self._number % _MEASURED == 0 or (few and state.figures.wall > 1e-3)
         meter.start()
         self.engine.look(self)
         while self.make_next(seat, meter):
-            learns = state.decision is None and meter.calls >= state.figures.calls
-            if learns or time.perf_counter_ns() - meter.began >= SLICE_NS:
-                self._learn(meter)
+            learns = state.decision is None and meter.calls >= state.figures.remembered
+            if learns or (measured and time.perf_counter_ns() - meter.began >= SLICE_NS):
+                self._learn(meter, seat)
                 measured = True
         if measured:
-            self._learn(meter)
+            self._learn(meter, seat)
 
     def make_next(self, seat: Seat, meter: Meter) -> bool:
         """Make a call for a seat, or some; return whether there was one."""
@@ -262,6 +279,8 @@ class Flow:
             state.size_result(outcome)
         self.made += 1
         self.deliver(begun, [outcome])
+        if self.made >= self._next_look:
+            self._look_at_pace()
 
     # ---- processes, and the loop
 
@@ -300,6 +319,7 @@ class Flow:
         self.fill()
 
     def _arrived(self, part: Part, future: concurrent.futures.Future[Any]) -> None:
+        sample: Sample | None = None
         if future.cancelled():
             outcomes: list[Any] = [Raised(_cancelled())] * len(part.calls)
         elif (error := future.exception()) is not None:
@@ -310,10 +330,13 @@ class Flow:
                     self._decide()
         else:
             outcomes, sample = future.result()
-            self._learn_from(sample)
         self.made += len(part.calls)
         self._over(part, outcomes)
         self._arrive()
+        if sample is not None:
+            self._learn_from(sample)
+        if self.made >= self._next_look:
+            self._look_at_pace()
 
     def _send_to_loop(self, part: Part) -> None:
         [call] = part.calls
@@ -346,34 +369,74 @@ class Flow:
 
     # ---- what is learnt
 
-    def _learn(self, meter: Meter) -> None:
+    def _learn(self, meter: Meter, seat: Seat | None = None) -> None:
         if meter.calls:
-            self._learn_from(meter.sample())
+            self._learn_from(meter.sample(), seat)
         meter.start()
         self.flush()
 
-    def _learn_from(self, sample: Sample) -> None:
-        state = self.state
+    def _in_company(self) -> bool:
+        """Whether calls share the process, or the cores, with others of the same plan."""
+        decision = self.state.decision
+        return decision is not None and decision.plan.workers > 1
+
+    def _begin_anew(self, sample: Sample) -> None:
+        """A crowd's calls are others than before: see what one takes by itself, if there are enough to be worth it."""
+        state, decision = self.state, self.state.decision
+        if decision is None or self.left() <= 2 * decision.plan.workers:
+            return
+        if decision.plan.model == PROCESSES:
+            state.begin_anew(sample)
+            self._decide()
+        else:
+            state.begin_anew(None)
+            self._next_look = _ANY
+            self._stale = set(self.seats)
+            self.set_room()
+
+    def _was_stale(self, seat: Seat) -> bool:
+        stale = seat in self._stale
+        self._stale.discard(seat)
+        return stale
+
+    def processes_begin(self) -> None:
+        """There are processes now."""
+        with self.state.lock:
+            self.set_room()
+            self._slow_start = True
+            self._begin_pace()
+        self.fill()
+
+    def _learn_from(self, sample: Sample, seat: Seat | None = None) -> None:
+        state, own = self.state, sample
         before = state.decision
+        if seat is not None and not self._in_company() and (self.seats - {seat} or self._was_stale(seat)):
+            return  # it was not alone
         with state.lock:
+            figures = state.crowd if self._in_company() and state.figures.samples else state.figures
             if state.decision is None or not state.figures.samples:
                 state.figures.add(sample)
                 if state.decision is not None:
                     self._decide_again()
                 elif state.known():
                     self._decide()
-            elif state.figures.changed(sample, at_once=self._glanced > 0):
-                state.figures.forget()
-                state.figures.add(sample)
-                state.factors.clear()
+            elif figures is state.crowd:
+                # Like is compared with like: waits for the GIL and a core belong to the plan.
+                sample = Sample(sample.calls, sample.wall, sample.cpu)
+                state.figures.calls += sample.calls
+                patience = 2 if state.decision is not None and state.decision.plan.model == PROCESSES else 3
+                if figures.changed(sample, patience=patience, factor=3.0):
+                    self._begin_anew(own)
+                else:
+                    figures.add(sample)
+            elif figures.changed(sample, patience=1 if self._glanced else 2):
+                state.begin_anew(sample)
                 self._decide_again()
             else:
-                state.figures.add(sample)
+                figures.add(sample)
                 self._learnt += 1
                 if self._learnt & (self._learnt - 1) == 0:  # it is known better and better
                     self._decide_again()
-                else:
-                    self._compare_pace()
         if state.decision is not before:
             self.engine.look(self)
             self.fill()
@@ -385,31 +448,60 @@ class Flow:
 
     def _decide(self, figures: Figures | None = None) -> None:
         self._glanced = 0.0 if figures is None else figures.wall
-        self.state.decide(self.left(), self.engine.processes_ready, figures)
+        before = self.state.decision
+        decision = self.state.decide(self.left(), self.engine.start_seconds(), figures)
         self.set_room()
-        self._paced = (self.made, time.monotonic(), self.state.decided)
-        decision = self.state.decision
-        if decision is not None and decision.plan.model == PROCESSES:
+        if before is None or before.plan.key != decision.plan.key:
+            self._stale = set(self.seats) if before is not None and before.plan.workers > 1 else set()
+            self._slow_start = True
+            self._begin_pace()
+        if decision.plan.model == PROCESSES:
             self.engine.start_processes(self)
 
-    def _compare_pace(self) -> None:
-        """Hold the prediction against what is: a model that is slower here than it should be is thought so from now on."""
-        (made, since, decided), now, state = self._paced, time.monotonic(), self.state
-        decision = state.decision
-        if decision is None or decision.plan.model == SERIAL or now - since < _PACE:
+    # ---- how fast it is
+
+    def _begin_pace(self) -> None:
+        """Look at the pace of the calls from here on."""
+        decision = self.state.decision
+        if decision is None or decision.plan.workers == 1 or not self.state.paces.wants(*decision.plan.key):
+            self._next_look = _ANY
             return
-        with self.lock:
-            threads, messages = self._limits()
-            # Where calls come one by one, it is not the model that sets the pace.
-            full = self.waiting() > 0 and (len(self.seats) >= threads if threads else self._messages >= messages)
-        calls = self.made - made
-        if full and decided == state.decided and calls >= 4 * decision.plan.workers:
-            predicted = decision.others[decision.plan.model] / max(1, decision.calls)
-            # Other programs slow all models down alike.
-            share = state.figures.share_of_machine()
-            state.correct(decision.plan.model, (now - since) * share / calls / max(predicted, 1e-9))
+        workers = decision.plan.workers
+        self._since = self.made, time.monotonic()
+        # As many for each worker. The first ones of a plan are none of these, since much is new to new workers.
+        self._next_look = self.made + workers * math.ceil(_PACE_CALLS / workers)
+
+    def _look_at_pace(self) -> None:
+        """Enough calls have been made in a plan to hold what was predicted of it against what is."""
+        state, now = self.state, time.monotonic()
+        with state.lock:
+            decision = state.decision
+            if decision is None or self.made < self._next_look:
+                return
+            with self.lock:
+                threads, messages = self._limits()
+                # Where calls come one by one, it is not the model that sets the pace.
+                full = self.waiting() > 0 and (len(self.seats) >= threads if threads else self._messages >= messages)
+            made, since = self._since
+            calls, seconds = self.made - made, now - since
+            processes = decision.plan.model == PROCESSES
+            if self._slow_start and processes and seconds < _PACE_PROCESSES:
+                self._next_look = self.made + decision.plan.workers
+                return
+            if self._slow_start or not full or not state.figures.samples:
+                self._begin_pace()
+                self._slow_start = False
+                return
+            if seconds < (_PACE_PROCESSES if processes else _PACE):
+                self._next_look = self.made + decision.plan.workers
+                return
+            state.add_pace(decision.plan, calls, seconds)
+            before = decision.plan.key
             self._decide_again()
-        self._paced = (self.made, now, state.decided)
+            if state.decision is None or state.decision.plan.key == before:
+                self._begin_pace()
+        self.engine.look(self)
+        self.fill()
 
     def tick(self) -> bool:
         """Look at calls that take long, since others need not wait for their end; return whether it decided."""
@@ -419,7 +511,15 @@ class Flow:
             meters = [seat.meter for seat in self.seats if seat.meter.running]
             if state.decision is not None and not self.waiting():
                 return False
+        if self._all_wait_unseen(meters):
+            return True
+        made, self._made_then = self._made_then, self.made
+        if self._in_company() and made != self.made:
+            return False  # others end meanwhile: it is not all calls that have become long
+        each = self._thought()
         for meter in meters:
+            if not meter.is_late(_LONG_NS, 1.5e9 * each):
+                continue  # to look costs a moment, in which nobody else has the GIL
             sample = meter.glance()
             if sample is not None and sample.alone >= _LONG_NS and self._is_news(sample):
                 with state.lock:
@@ -429,14 +529,48 @@ class Flow:
                 return True
         return False
 
+    def _all_wait_unseen(self, meters: list[Meter]) -> bool:
+        """Where none of a plan's calls has ended yet, and all of its threads wait, add some; return whether it did."""
+        state = self.state
+        with state.lock:
+            decision = state.decision
+            if decision is None or decision.plan.model != THREADS or not self._glanced or self._coming:
+                return False
+            if self.made != self._since[0]:
+                return False
+            workers = decision.plan.workers
+            if not len(meters) == workers < min(_MOST_UNSEEN, self.engine.machine.most or _MOST_UNSEEN):
+                return False
+            samples = [sample for meter in meters if (sample := meter.glance()) is not None]
+            cpu, wall = sum(sample.cpu for sample in samples), sum(sample.alone for sample in samples)
+            if len(samples) < workers or cpu * 4 * workers > wall:
+                return False
+            state.take_threads(min(4 * workers, _MOST_UNSEEN, self.engine.machine.most or _MOST_UNSEEN))
+            self.set_room()
+            self._slow_start = True
+            self._begin_pace()
+        self.fill()
+        return True
+
+    def _thought(self) -> float:
+        """How long a call is thought to take in the plan that is in use."""
+        state, decision = self.state, self.state.decision
+        if decision is None or not self._in_company():
+            return state.figures.wall
+        # Calls may wait for one another, those of an earlier plan among them: how long they do is not known yet.
+        others = max(decision.plan.workers, len(self.seats), _CROWD)
+        alone = state.figures.wall * others
+        return max(alone, 2 * state.crowd.wall) if len(state.crowd.samples) >= _KNOWN else alone
+
     def _is_news(self, sample: Sample) -> bool:
         """Whether a call that still runs is not what was decided for."""
         state = self.state
         if state.decision is None:
             return True
-        wall = self._glanced or state.figures.wall
+        figures = state.crowd if self._in_company() and state.crowd.samples else state.figures
+        wall = self._glanced or self._thought()
         each = sample.alone / sample.calls / 1e9
-        return each > 2 * wall or (each > 1.5 * wall and state.figures.bound_otherwise(sample))
+        return each > 2 * wall or (each > 1.5 * wall and figures.bound_otherwise(sample))
 
     def stuck(self) -> bool:
         """Whether calls wait while those that have threads do little but wait too."""

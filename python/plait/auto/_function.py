@@ -5,12 +5,14 @@ from __future__ import annotations
 import threading
 import time
 import weakref
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 from plait import _core
 from plait.auto import _choice
-from plait.auto._choice import ASYNCIO, PROCESSES, Costs, Decision, Machine
+from plait.auto._choice import ASYNCIO, PROCESSES, THREADS, Costs, Decision, Machine, Plan
 from plait.auto._figures import Figures, Sample
+from plait.auto._paces import Paces
 from plait.auto._writes import find_change
 
 if TYPE_CHECKING:
@@ -40,7 +42,9 @@ class Function:
         figures: What its calls took.
         decision: None while it is learnt.
         refused: Models that it cannot be run in, and why.
-        factors: How many times as long as predicted a model takes.
+        paces: How fast the models were seen to be.
+        crowd: What calls take in the plan that is in use, where that has several workers: they get into each other's way, so
+            `figures` are of calls that had the process for themselves, as far as there were any.
         decided: How often it was decided.
     """
 
@@ -55,12 +59,18 @@ class Function:
             model: "is not among the pool's models" for model in _choice.MODELS if model not in models
         }
         self.refused.setdefault(ASYNCIO, "is no coroutine function")
-        self.factors: dict[str, float] = {}
+        self.paces = Paces()
+        self.crowd = Figures()
         self._example: weakref.ref[Callable[..., Any]] | None = _reference(function)
         self._function: Callable[..., Any] | None = function if self._example is None else None
         self._checked: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
+        self._code: object = None
         self._sized = False
         self.lock = threading.RLock()
+
+    def keep_code(self, function: Any) -> None:
+        """Keep what the function is known by."""
+        self._code = getattr(_innermost(function), "__code__", None)
 
     # ---- whether it may leave
 
@@ -120,40 +130,63 @@ class Function:
 
     # ---- what is decided
 
-    def correct(self, model: str, factor: float) -> None:
-        """A model takes so many times as long as predicted with what was known until now."""
-        before = self.factors.get(model, 1.0)
-        self.factors[model] = min(10.0, max(0.7, before * factor**0.7))
+    def add_pace(self, plan: Plan, calls: int, seconds: float) -> None:
+        """So many calls took so many seconds in all."""
+        predict = _choice.in_threads if plan.model == THREADS else _choice.in_processes
+        predicted = predict(self.figures, self.machine, self.costs, plan.workers)
+        self.paces.add(plan.model, plan.workers, calls, seconds, predicted, self.figures)
 
-    def decide(self, calls: int, processes_run: bool, figures: Figures | None = None) -> Decision:
+    def begin_anew(self, sample: Sample | None) -> None:
+        """The function is another from this sample on, or from now on."""
+        before = self.figures.last_odd() if sample is not None else None
+        for figures in (self.figures, self.crowd):
+            figures.forget()
+        self.paces.forget()
+        if sample is None:
+            self.decision = None
+            return
+        if before is not None:
+            self.figures.add(before)
+        self.figures.add(sample)
+
+    def decide(self, calls: int, start: float, figures: Figures | None = None) -> Decision:
         """Decide how to make so many calls; `figures` are others than those that are known."""
-        decision = self._choose(calls, processes_run, figures or self.figures)
+        decision = self._choose(calls, start, figures or self.figures)
         if decision.plan.model == PROCESSES:
             self.check()
             if PROCESSES in self.refused:
-                decision = self._choose(calls, processes_run, figures or self.figures)
+                decision = self._choose(calls, start, figures or self.figures)
+        before = None if self.decision is None else self.decision.plan
+        if before is None or before.key != decision.plan.key:
+            self.crowd.forget()
         self.decision = decision
         self.decided += 1
         return decision
 
-    def _choose(self, calls: int, processes_run: bool, figures: Figures) -> Decision:
+    def _choose(self, calls: int, start: float, figures: Figures) -> Decision:
         return _choice.choose(
             figures,
             self.machine,
             self.costs,
             max(1, calls),
             refused=self.refused,
-            processes_run=processes_run,
-            factors=self.factors,
+            start=start,
+            paces=self.paces if figures is self.figures else Paces(),
             before=None if self.decision is None else self.decision.plan.model,
         )
+
+    def take_threads(self, workers: int) -> None:
+        """Go on with so many threads instead of those decided for."""
+        if self.decision is not None:
+            self.decision = replace(self.decision, plan=replace(self.decision.plan, workers=workers))
+            self.crowd.forget()
 
     def known(self) -> bool:
         """Whether enough is known to decide."""
         figures = self.figures
         seconds = sum(sample.alone for sample in figures.samples) / 1e9
         return seconds >= LEARN_SECONDS or (
-            figures.calls >= LEARN_CALLS and (seconds >= _LEARN_SHORT or figures.calls >= _LEARN_MANY)
+            figures.remembered >= LEARN_CALLS and (seconds >= _LEARN_SHORT or figures.remembered >= _LEARN_MANY)
         )
 
     def assume_longer(self, sample: Sample) -> Sample:
@@ -161,10 +194,15 @@ class Function:
         return Sample(sample.calls, *(2 * value if value > 0 else value for value in sample[1:]))
 
 
-def name_of(function: Any) -> str:
-    """A function's name, for people."""
+def _innermost(function: Any) -> Any:
     while hasattr(function, "func"):
         function = function.func
+    return getattr(function, "__func__", function)
+
+
+def name_of(function: Any) -> str:
+    """A function's name, for people."""
+    function = _innermost(function)
     return f"{getattr(function, '__module__', None) or '?'}.{getattr(function, '__qualname__', type(function).__qualname__)}"
 
 

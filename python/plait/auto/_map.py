@@ -8,7 +8,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from plait._executor import ProgressBar
 from plait.auto._calls import Call, Part, Raised
@@ -17,7 +17,7 @@ from plait.auto._flow import Flow
 from plait.auto._meter import Meter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
     from plait._executor import MapArguments
     from plait.auto._engine import Engine
@@ -42,71 +42,85 @@ _PATIENCE = 0.05
 #: Items of an input without a length that are pulled ahead of who takes results.
 _AHEAD = 1024
 
-#: Seconds between two times that who waits is told of short calls.
-_TELL = 0.0005
+#: Seconds between two times that who waits is told, where there are so many threads that it waits for others soon.
+_TELL, _MANY = 0.002, 3
 
 
-_END: Any = object()
-"""After the last of some items."""
+#: Results that are so small that those of a chunk may be kept until it is used up.
+_SMALL = {int, float, bool, str, bytes, complex, type(None)}
 
 
 class _Slot:
-    """The place of an item's outcome among the results, or of some."""
+    """The place of an item's outcome among the results, or of some; `raised` says that some of them are errors."""
 
-    __slots__ = ("outcomes",)
+    __slots__ = ("outcomes", "raised")
 
     def __init__(self) -> None:
         self.outcomes: list[Any] | None = None
+        self.raised = False
 
 
 class _Chunk:
     """Short calls that one thread makes in one go. Where one of them is not short after all, those behind it are taken back."""
 
-    def __init__(self, items: list[tuple[Any, ...]], slot: _Slot, inline: bool) -> None:
+    def __init__(self, items: list[Any], bare: bool, slot: _Slot, inline: bool) -> None:
         self.slot = slot
+        self.raised = False
         self.seen = -1
         """How many were left when the watch came by."""
-        self.taken_back = False
-        self._items: deque[Any] = deque(items)
-        self._items.append(_END)
+        self._all = items
+        self._items = items.copy()
+        self._bare = bare
+        """Whether an item is an argument, not a tuple of some."""
+        self._calls: Any = iter(self._items)
+        self._taken_from = -1
+        """Where what was taken back begins."""
         self._inline = inline
         """Whether the caller makes them, whom Ctrl-C interrupts."""
 
     def make(self, function: Callable[..., Any]) -> list[Any]:
         """Make the calls; return what came of them."""
         outcomes: list[Any] = []
-        items = iter(self._items.popleft, _END)
+        calls: Iterator[Any] = (map if self._bare else itertools.starmap)(function, self._calls)
         while True:
             try:
-                outcomes.extend(itertools.starmap(function, items))
+                outcomes.extend(calls)
             except BaseException as error:  # it is raised when its turn comes
                 if isinstance(error, KeyboardInterrupt) and self._inline:
                     raise
                 outcomes.append(Raised(error))
+                self.raised = True
             else:
-                return outcomes
+                if len(self._calls.__reduce__()) != 3:
+                    return outcomes
+                # It is not the items that have come to an end.
+                outcomes.append(Raised(RuntimeError("a call raised StopIteration")))
+                self.raised = True
 
     def left(self) -> int:
         """How many have not begun."""
-        return len(self._items)
+        return int(self._calls.__length_hint__())
 
-    def take_back(self) -> list[tuple[Any, ...]]:
-        """Take out what has not begun, once."""
-        if self.taken_back:
+    def take_back(self) -> list[Any]:
+        """Take out what has not begun, if that was not done before."""
+        if self._taken_from >= 0:
             return []
-        self.taken_back = True
-        self._items.appendleft(_END)
-        while True:
-            try:
-                return [item for item in self._items if item is not _END]
-            except RuntimeError:  # the end was taken meanwhile
-                continue
+        self._items.clear()  # who makes them finds the end
+        state = self._calls.__reduce__()
+        if len(state) != 3:
+            return []  # it found it already, and sees by itself how many it has made
+        self._taken_from = begun = int(state[2])
+        return self._all[begun:]
+
+    def rest(self, made: int) -> list[Any]:
+        """What was not made, and nobody has taken back."""
+        return self._all[made:] if self._taken_from < 0 else []
 
 
 class _Rest(NamedTuple):
     """What was left of a chunk, and a slot that holds its place among the results until all of it has places of its own."""
 
-    items: deque[tuple[Any, ...]]
+    items: deque[Any]
     end: _Slot
 
 
@@ -118,22 +132,23 @@ class MapFlow(Flow):
         function: Callable[..., Any],
         state: Function,
         engine: Engine,
-        items: Iterator[tuple[Any, ...]],
-        total: int | None,
+        items: Items,
         arguments: MapArguments,
     ) -> None:
         super().__init__(state, engine)
         self._function = function
-        self._items = items
-        self._total = total
+        self._items = items.items
+        self._bare = items.bare
+        self._sequence = items.sequence
+        self._at = 0
         self._context = contextvars.copy_context()
         self._most = arguments.chunksize
         self._window = arguments.buffersize if arguments.buffersize is not None else _AHEAD
-        self._lazily = total is None or arguments.buffersize is not None
-        self._pulled: deque[tuple[Any, ...]] = deque()
+        self._lazily = items.total is None or arguments.buffersize is not None
+        self._pulled: deque[Any] = deque()
         self._returned: deque[_Rest] = deque()
         """Items that were taken and not begun."""
-        self._left = 0 if self._lazily or total is None else total
+        self._left = 0 if self._lazily or items.total is None else items.total
         """Items that can be taken now."""
         self._chunk_size = 1
         self._chunk: _Chunk | None = None
@@ -189,18 +204,20 @@ class MapFlow(Flow):
             return None
         most = min(most, self._left if self._most is None else self._most)
         items, slots = self._take(most, lambda items: [_Slot() for _ in items])
-        context = self._context
-        return Part([Call(self._function, item, {}, context.copy()) for item in items], slots) if items else None
+        context, bare = self._context, self._bare
+        calls = [Call(self._function, (item,) if bare else item, {}, context.copy()) for item in items]
+        return Part(calls, slots) if items else None
 
-    def _take(
-        self, most: int, places: Callable[[list[tuple[Any, ...]]], list[_Slot]]
-    ) -> tuple[list[tuple[Any, ...]], list[_Slot]]:
+    def _take(self, most: int, places: Callable[[list[Any]], list[_Slot]]) -> tuple[list[Any], list[_Slot]]:
         """Take out items, and give them places among the results. The lock is held."""
         rest = self._returned[0] if self._returned else None
         if rest is not None:
             items = [rest.items.popleft() for _ in range(min(most, len(rest.items)))]
         elif self._lazily:
             items = [self._pulled.popleft() for _ in range(min(most, len(self._pulled)))]
+        elif self._sequence is not None:
+            items = list(self._sequence[self._at : self._at + most])
+            self._at += len(items)
         else:
             items = list(itertools.islice(self._items, most))
         self._left -= len(items)
@@ -217,9 +234,8 @@ class MapFlow(Flow):
             rest.end.outcomes = []
         return items, slots
 
-    def _put_back(self, chunk: _Chunk) -> bool:
-        """Let what a chunk has not begun be taken by others; its place among the results is kept. The lock is held."""
-        items = chunk.take_back()
+    def _put_back(self, chunk: _Chunk, items: list[Any]) -> bool:
+        """Let what is left of a chunk be taken by others; its place among the results is kept. The lock is held."""
         if not items:
             return False
         rest = _Rest(deque(items), _Slot())
@@ -263,12 +279,14 @@ class MapFlow(Flow):
     def deliver(self, part: Part, outcomes: list[Any]) -> None:
         """Put outcomes into their slots, and tell who waits, but not too often."""
         for slot, outcome in zip(part.sinks, outcomes, strict=True):
+            slot.raised = type(outcome) is Raised
             slot.outcomes = [outcome]
         if not self._ordered:
             self._slots.extend(part.sinks)
-        if self._awaited:
+        if self._awaited and self._is_there():
             now = time.monotonic()
-            if now - self._told > _TELL or self.state.figures.wall > _TELL:
+            # To wake somebody up costs all threads the GIL for a moment; of many, another one comes soon.
+            if now - self._told > _TELL or len(self.seats) < _MANY:
                 self._told = now
                 self.flush()
 
@@ -281,20 +299,20 @@ class MapFlow(Flow):
     def _is_there(self) -> bool:
         return bool(self._slots) and self._slots[0].outcomes is not None
 
-    def next_outcomes(self, deadline: float | None) -> list[Any]:
-        """The next outcomes; none where there are no more."""
+    def next_outcomes(self, deadline: float | None) -> tuple[list[Any], bool]:
+        """The next outcomes, and whether there are errors among them; none where there are no more."""
         self._go_on()
         while True:
             if not self._is_there():
                 if self._is_coming():
                     self._await(deadline)
                 if not self._is_there():
-                    return []
+                    return [], False
             with self.lock:
-                outcomes = self._slots.popleft().outcomes
-            if outcomes:
+                slot = self._slots.popleft()
+            if outcomes := slot.outcomes:
                 self._given += len(outcomes)
-                return outcomes
+                return outcomes, slot.raised
 
     def _is_coming(self) -> bool:
         with self.lock:
@@ -354,7 +372,7 @@ class MapFlow(Flow):
                 break
             self.engine.look(self)
             self._make_chunk(chunk, meter)
-            if meter.calls >= self.state.figures.calls or meter.inside > CHUNK_NS:
+            if meter.calls >= self.state.figures.remembered or meter.inside > CHUNK_NS:
                 self._learn(meter)
         self._learn(meter)
 
@@ -380,7 +398,7 @@ class MapFlow(Flow):
         if not self.waiting():
             return None
         items, [slot] = self._take(min(self._chunk_size, self._left), lambda _: [_Slot()])
-        self._chunk = chunk = _Chunk(items, slot, self._inline)
+        self._chunk = chunk = _Chunk(items, self._bare, slot, self._inline)
         return chunk
 
     def _make_chunk(self, chunk: _Chunk, meter: Meter) -> None:
@@ -390,13 +408,14 @@ class MapFlow(Flow):
         meter.running = False
         took = meter.ended(len(outcomes), began) - began
         with self.lock:
-            whole = not self._put_back(chunk)
+            whole = not self._put_back(chunk, chunk.rest(len(outcomes)))
             self._chunk = None
             if took < CHUNK_NS // 2 and whole:
                 self._chunk_size *= 2
             elif took > 2 * CHUNK_NS:
                 self._chunk_size = max(1, min(self._chunk_size, len(outcomes) // 2))
         self.made += len(outcomes)
+        chunk.slot.raised = chunk.raised
         chunk.slot.outcomes = outcomes
         if not self._ordered:
             self._slots.append(chunk.slot)
@@ -410,7 +429,7 @@ class MapFlow(Flow):
                 if chunk.seen != (left := chunk.left()):
                     chunk.seen = left
                     return False
-                self._put_back(chunk)
+                self._put_back(chunk, chunk.take_back())
                 self._chunk_size = 1
                 self._inline = False  # others need not wait for it
         if self._comes and not self._inline and time.monotonic() - self._came > _AWAY:
@@ -444,42 +463,79 @@ class MapFlow(Flow):
         return not self.seats
 
 
+class _Results(itertools.chain[Any]):
+    """The results of a `map`: an iterator that takes lists of them from a generator."""
+
+    given: Generator[Iterable[Any], None, None]
+
+    def close(self) -> None:
+        """Make no call that was not begun."""
+        self.given.close()
+
+
 def results(flow: MapFlow, arguments: MapArguments, deadline: float | None, total: int | None) -> Iterator[Any]:
     """The results of a `map`, one by one; when it is dropped, no call is made that was not begun."""
     given = _give(flow, arguments.progress, deadline, total)
     weakref.finalize(given, flow.close).atexit = False
-    return given
+    made = cast("_Results", _Results.from_iterable(given))
+    made.given = given
+    return made
 
 
 def _give(
     flow: MapFlow, progress: Callable[[int, int | None], object] | None, deadline: float | None, total: int | None
-) -> Iterator[Any]:
+) -> Generator[Iterable[Any], None, None]:
     done = 0
     try:
-        while outcomes := flow.next_outcomes(deadline):
-            outcomes.reverse()
+        while True:
+            outcomes, raised = flow.next_outcomes(deadline)
+            if not outcomes:
+                return
+            if progress is None and not raised and type(outcomes[0]) in _SMALL and type(outcomes[-1]) in _SMALL:
+                yield outcomes
+                continue
+            outcomes.reverse()  # results are popped, so that nobody keeps them
             while outcomes:
                 if type(outcomes[-1]) is Raised:
                     raise outcomes.pop().error
                 if progress is not None:
                     done += 1
                     progress(done, total)
-                yield outcomes.pop()  # and keep nothing
+                count = 1 if raised or progress is not None else len(outcomes)
+                yield map(list.pop, itertools.repeat(outcomes, count))
     finally:
         flow.close()
         if isinstance(progress, ProgressBar):
             progress.close()
 
 
-def items_of(iterables: tuple[Iterable[Any], ...], *, lazily: bool) -> tuple[Iterator[tuple[Any, ...]], int | None]:
-    """The inputs as tuples of arguments, and how many there are. Those with a length are taken as they are now."""
+class Items(NamedTuple):
+    """The input of a `map`.
+
+    Attributes:
+        items: One by one.
+        total: How many there are; None if the input does not say.
+        bare: Whether an item is a call's only argument, not a tuple of its arguments.
+        sequence: All of them, where they can be had by slices.
+    """
+
+    items: Iterator[Any]
+    total: int | None
+    bare: bool
+    sequence: Sequence[Any] | None
+
+
+def items_of(iterables: tuple[Iterable[Any], ...], *, lazily: bool) -> Items:
+    """The inputs. Those with a length are taken as they are now."""
     try:
         total: int | None = min((len(iterable) for iterable in iterables), default=0)  # type: ignore[arg-type]
     except TypeError:
         total = None
+    bare = len(iterables) == 1
     if total is None or lazily:
-        return zip(*iterables, strict=False), total
-    kept = [
+        return Items(iter(iterables[0]) if bare else zip(*iterables, strict=False), total, bare, None)
+    kept: list[Any] = [
         each if type(each) in (range, tuple, str, bytes) else list(itertools.islice(each, total)) for each in iterables
     ]
-    return zip(*kept, strict=False), min((len(each) for each in kept), default=0)  # type: ignore[arg-type]
+    total = min((len(each) for each in kept), default=0)
+    return Items(iter(()), total, True, kept[0]) if bare else Items(zip(*kept, strict=False), total, False, None)

@@ -62,6 +62,11 @@ class Meter:
         ready = min(ready, wall - blocked - cpu)
         return Sample(self.calls, wall, cpu, min(held, wall) if seen else -1, wall - blocked - cpu - ready, ready)
 
+    def is_late(self, least: int, each: float) -> bool:
+        """Whether calls and the one that runs have taken so many nanoseconds, and each of them more than is thought."""
+        took = time.perf_counter_ns() - self.began
+        return self.running and took >= least and took > each * (self.calls + 1)
+
     def glance(self) -> Sample | None:
         """What another thread's calls took so far, with the one that still runs; None if that cannot be told."""
         began = self.began

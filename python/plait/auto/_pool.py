@@ -15,9 +15,8 @@ from plait import _core
 from plait._executor import MapArguments, positive_int
 from plait._future import Future
 from plait.auto import _flow
-from plait.auto._calls import Call
 from plait.auto._choice import ASYNCIO, MODELS, Costs, of_coroutines
-from plait.auto._engine import Engine, engines
+from plait.auto._engine import Engine, after_fork
 from plait.auto._explain import Explanation, explain
 from plait.auto._map import MapFlow, items_of, results
 from plait.processes import _main
@@ -25,6 +24,9 @@ from plait.processes import _main
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from typing import Self
+
+    from plait.auto._backlog import Backlog
+    from plait.auto._function import Function
 
 __all__ = ["Pool"]
 
@@ -86,22 +88,26 @@ class Pool(concurrent.futures.Executor):
 
     # ---- the executor
 
-    def _known(self, fn: Callable[..., Any]) -> Any:
-        if self._engine.closed:
+    def _known(self, fn: Callable[..., Any]) -> tuple[Function, Backlog]:
+        engine = self._engine
+        if engine.closed:
             raise RuntimeError("cannot schedule new futures after shutdown")
-        key = fn.__code__ if type(fn) is types.FunctionType else _key(fn)
-        known = self._engine.functions.get(key)
-        if known is None:
-            if not callable(fn):
-                raise TypeError(f"fn must be a callable, not {fn!r}")
-            known = self._engine.known(key, fn)
-            if inspect.iscoroutinefunction(_innermost(fn)):
-                if ASYNCIO not in self._models:
-                    raise TypeError(f"fn is the coroutine function {fn!r}, and asyncio is not among the pool's models")
-                known[0].decision = of_coroutines()
+        known = engine.functions.get(id(fn.__code__) if type(fn) is types.FunctionType else _key(fn)) or self._meet(fn)
         seat = getattr(_flow.here, "seat", None)
-        if seat is not None and seat.engine is self._engine:
+        if seat is not None and seat.engine is engine:
             seat.nests = True
+        return known
+
+    def _meet(self, fn: Callable[..., Any]) -> tuple[Function, Backlog]:
+        """What there is to know of a function that is new."""
+        if not callable(fn):
+            raise TypeError(f"fn must be a callable, not {fn!r}")
+        known = self._engine.known(_key(fn), fn)
+        known[0].keep_code(fn)
+        if inspect.iscoroutinefunction(_innermost(fn)):
+            if ASYNCIO not in self._models:
+                raise TypeError(f"fn is the coroutine function {fn!r}, and asyncio is not among the pool's models")
+            known[0].decision = of_coroutines()
         return known
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
@@ -123,7 +129,7 @@ class Pool(concurrent.futures.Executor):
             function: Any = fn
             return self._engine.loop().submit(function, args, kwargs)
         future: Future[T] = Future()
-        backlog.add(Call(fn, args, kwargs, contextvars.copy_context()), future)
+        backlog.add((fn, args, kwargs, contextvars.copy_context(), future))
         return future
 
     def map(
@@ -165,11 +171,11 @@ class Pool(concurrent.futures.Executor):
         if self._engine.closed and next(zip(*iterables, strict=False), None) is None:
             return iter(list[T]())  # as the standard library has it: nothing is submitted
         state, _ = self._known(fn)
-        items, total = items_of(iterables, lazily=arguments.buffersize is not None)
+        items = items_of(iterables, lazily=arguments.buffersize is not None)
         deadline = None if deadline_ns is None else deadline_ns / 1e9
-        flow = MapFlow(fn, state, self._engine, items, total, arguments)
+        flow = MapFlow(fn, state, self._engine, items, arguments)
         self._engine.add_map(flow)
-        given: Iterator[T] = results(flow, arguments, deadline, total)
+        given: Iterator[T] = results(flow, arguments, deadline, items.total)
         flow.start(inline=deadline is None)
         return given
 
@@ -240,11 +246,14 @@ def _innermost(function: Any) -> Any:
 
 
 def _key(function: Any) -> Any:
-    """What stands for a function: its code, so that a lambda that is made again and again is one function."""
+    """What stands for a function: its code, so that a lambda that is made again and again is one function.
+
+    It is the code's identity, since it takes long to compare code by what is in it.
+    """
     function = _innermost(function)
     code = getattr(getattr(function, "__func__", function), "__code__", None)
     if code is not None:
-        return code
+        return id(code)
     if inspect.isbuiltin(function):  # a method of an object: all objects' methods of that name
         owner = function.__self__
         return function if inspect.ismodule(owner) or owner is None else (type(owner), function.__name__)
@@ -253,7 +262,7 @@ def _key(function: Any) -> Any:
 
 def _after_fork() -> None:
     """A forked child has its parent's pools without anything in them: their work is the parent's."""
-    engines.clear()
+    after_fork()
     for pool in list(_pools):
         closed = pool._engine.closed
         pool._begin()

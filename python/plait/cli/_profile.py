@@ -60,6 +60,8 @@ def run(words: list[str]) -> int:
         return 0
     if not program or (program[0] in {"-m", "-c"} and len(program) < 2):
         raise WrongUsage("profile needs a program: a script, -m module or -c code")
+    if not program[0].startswith("-") and not os.path.exists(program[0]):
+        raise WrongUsage(f"there is no file {program[0]!r}")  # rather than a report on an interpreter that found none
     if sys.flags.no_site or sys.flags.ignore_environment or sys.flags.isolated:
         raise WrongUsage("profile cannot look into a Python that runs with -I, -E or -S")
     output = _output.Output(given)

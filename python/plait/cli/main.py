@@ -45,6 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
         The code to exit with.
     """
     words = sys.argv[1:] if arguments is None else arguments
+    _replace_closed()
     if not words:
         sys.stderr.write(_USAGE)
         return 2
@@ -90,3 +91,10 @@ def main(arguments: list[str] | None = None) -> int:
     except (OSError, ValueError, RuntimeError) as error:
         sys.stderr.write(f"plait: {error}\n")
         return FAILED
+
+
+def _replace_closed() -> None:
+    """Let what is written to a stream that was closed from the beginning go nowhere, and its number be no other file's."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open("/dev/null", "w"))  # noqa: SIM115 - for as long as the process lives

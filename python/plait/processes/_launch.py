@@ -32,6 +32,7 @@ __all__ = [
     "connect_pool",
     "fork_pool",
     "is_near",
+    "is_running",
     "reap_ended",
     "set_aside",
     "start_early",
@@ -178,6 +179,14 @@ def start_early(preload: tuple[str, ...] = (), main: Main | None = None) -> None
                 server.prepare(main)
     except (OSError, RuntimeError):
         pass
+
+
+def is_running() -> bool:
+    """Whether there is a fork server that serves pools at once."""
+    _disown_after_fork()
+    with _lock:
+        server = _servers.get(())
+        return server is not None and server.is_near()
 
 
 def is_near(preload: tuple[str, ...] = ()) -> bool:

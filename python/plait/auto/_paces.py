@@ -1,0 +1,84 @@
+"""How fast the models were seen to be, beside what was predicted of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from plait.auto import _choice
+from plait.auto._choice import PROCESSES, THREADS
+
+if TYPE_CHECKING:
+    from plait.auto._choice import Costs, Machine
+    from plait.auto._figures import Figures
+
+#: How far predictions are off, as the variance of their logarithm.
+_DOUBT = 0.1
+
+#: Slices whose lengths vary by less may do so by chance.
+_LEAST_SPREAD = 0.15
+
+#: Of what was seen of a plan, the first so many lots of calls count: later ones may be longer or shorter by themselves.
+_LOTS = 3
+
+_LEAST_FACTOR, _MOST_FACTOR = 0.3, 20.0
+
+
+class _Seen(NamedTuple):
+    lots: int
+    calls: int
+    seconds: float
+    factor: float
+
+
+class Paces:
+    """How many times as long as predicted the plans took that were tried, since the function last changed.
+
+    >>> paces = Paces()
+    >>> paces.factor("threads", 2)
+    1.0
+    """
+
+    def __init__(self) -> None:
+        self._seen: dict[tuple[str, int], _Seen] = {}
+
+    def forget(self) -> None:
+        """The function is another than it was."""
+        self._seen.clear()
+
+    def wants(self, model: str, workers: int) -> bool:
+        """Whether more is to be seen of a plan."""
+        seen = self._seen.get((model, workers))
+        return seen is None or seen.lots < _LOTS
+
+    def add(self, model: str, workers: int, calls: int, seconds: float, predicted: float, figures: Figures) -> None:
+        """So many calls took so many seconds in all, and one was predicted to take `predicted` without what was seen before."""
+        seen = self._seen.get((model, workers), _Seen(0, 0, 0.0, 1.0))
+        calls, seconds = seen.calls // 2 + calls, seen.seconds / 2 + seconds
+        factor = min(_MOST_FACTOR, max(_LEAST_FACTOR, seconds / calls / max(predicted, 1e-9)))
+        # Of calls that differ, a few say little: the more they do, the more the prediction is believed.
+        spread = max(figures.spread, _LEAST_SPREAD)
+        chance = spread * spread * (1 / max(1, len(figures.samples)) + 1 / calls) + _DOUBT / 2 / (seen.lots + 1)
+        self._seen[model, workers] = _Seen(seen.lots + 1, calls, seconds, factor ** (_DOUBT / (_DOUBT + chance)))
+
+    def factor(self, model: str, workers: int) -> float:
+        """How many times as long as predicted a plan takes; of threads in another number, as with the next fewer ones."""
+        if model == PROCESSES:
+            seen = self._seen.get((model, workers))
+            return seen.factor if seen else 1.0
+        fewer = [count for which, count in self._seen if which == model and count <= workers]
+        return self._seen[model, max(fewer)].factor if fewer else 1.0
+
+    def of_threads(self, figures: Figures, machine: Machine, costs: Costs) -> list[tuple[int, float]]:
+        """Numbers of threads that were tried, the fewest first, with the seconds that a call took."""
+        tried = sorted(workers for model, workers in self._seen if model == THREADS and workers > 1)
+        return [
+            (workers, _choice.in_threads(figures, machine, costs, workers) * self._seen[THREADS, workers].factor)
+            for workers in tried
+        ]
+
+    def shown(self) -> dict[str, float]:
+        """Factors by plan, for people."""
+        return {
+            f"{model} {workers}" if model == THREADS else model: seen.factor
+            for (model, workers), seen in self._seen.items()
+        }
