@@ -399,3 +399,13 @@ def test_the_program_ends_with_the_command(tmp_path: Path, words: tuple[str, ...
     if number == signal.SIGTERM:
         assert status == 128 + number
         assert list((tmp_path / "folders").iterdir()) == []
+
+
+@pytest.mark.parametrize("guarded", [True, False])
+def test_what_to_change_in_a_script(tmp_path: Path, guarded: bool) -> None:
+    begin = 'if __name__ == "__main__":' if guarded else "if True:"
+    source = f"def add(one, other):\n    return one + other\n\n{begin}\n    for number in range(9):\n        add(number, 1)\n"
+    (tmp_path / "program.py").write_text(source)
+    change = advise(tmp_path, "program.py")["changes"]["processes"]
+    assert "list(pool.map(add, *zip(*items)))" in change
+    assert ("__main__" in change) is not guarded

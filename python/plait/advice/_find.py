@@ -147,9 +147,18 @@ def _of(meter: Meter) -> dict[str, Any]:
         "chained": meter.chained >= 2 and meter.chained * 2 >= len(samples) - 1,
         "in_turn": in_turn,
         "method": meter.owner is not None,
+        "arguments": _arguments(meter),
         "span": _under_way(meter) / 1e9,
         "at_once": _at_once(samples),
     }
+
+
+def _arguments(meter: Meter) -> int:
+    """How many arguments a call is given; of calls in other processes as many as it needs."""
+    code: Any = getattr(meter.function, "__code__", None)
+    if meter.arguments is not None or code is None:
+        return 1 if meter.arguments is None else meter.arguments
+    return int(code.co_argcount) - len(meter.function.__defaults__ or ())
 
 
 #: Files of the event loop's locks, whose waits are for other tasks.

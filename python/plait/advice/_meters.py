@@ -86,6 +86,8 @@ class Meter:
         self.change = ""
         #: The object that it is a method of, in its first call.
         self.owner: Any = None
+        #: How many arguments its first call was given, as far as they have no names.
+        self.arguments: int | None = None
         self.inner = 0
         self.short = 0
         self.left = False
@@ -150,6 +152,8 @@ def _given(meter: Meter, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Given
     if args and not meter.parcels:
         first: Any = args[0]
         meter.owner = first if hasattr(first.__class__, getattr(meter.function, "__name__", "")) else None
+    if meter.arguments is None:
+        meter.arguments = len(args) - (meter.owner is not None)
     given = Given(args, kwargs)
     meter.unpicklable = meter.unpicklable or given.unpicklable
     return given
@@ -512,6 +516,8 @@ class _Coroutine(Called):
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         meter, coroutine = self._meter, self.body(*args, **kwargs)
+        if meter.arguments is None:
+            meter.arguments = len(args)
         if meter in _state.stack:
             return coroutine  # its own await of itself
         if len(meter.samples) < LOOKED_AT and not self._meters.over:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import ast
 import builtins
 import contextlib
 import importlib.machinery
@@ -33,12 +34,14 @@ def main(folder: str, parent: int, program: list[str]) -> None:
     meters = Meters(folder)
     learn_costs()
     _look(meters, _folder(program))
-    code, wall, waits = _execute(_main_module(program), folder)
+    program_main = _main_module(program)
+    code, wall, waits = _execute(program_main, folder)
     if os.getpid() != pid:  # a fork that has come to the end of the script
         sys.exit(code)
     meters.end()
     meters.gather(gather(folder))
     record = _find.record(meters, wall, waits)
+    record["guarded"] = _is_guarded(program_main)
     record["code"] = code if isinstance(code, int) else int(code is not None)
     path = os.path.join(folder, RECORD)
     with open(f"{path}.part", "w", encoding="utf-8") as file:
@@ -54,6 +57,14 @@ class _Main(NamedTuple):
     source: bytes
     path: str
     folder: str
+
+
+def _is_guarded(main: _Main) -> bool:
+    """Whether processes can import it without running it again."""
+    if not os.path.isfile(main.path):
+        return True  # they cannot import it
+    tests = (node.test for node in ast.parse(main.source).body if isinstance(node, ast.If))
+    return any(isinstance(each, ast.Name) and each.id == "__name__" for test in tests for each in ast.walk(test))
 
 
 def _folder(program: list[str]) -> str:
