@@ -8,12 +8,12 @@ import mmap
 import os
 import sys
 import threading
+import types
 from typing import TYPE_CHECKING, Any
 
 from plait.advice._meters import LOOKED_AT, PARCELS, Meter, measured
 
 if TYPE_CHECKING:
-    import types
     from collections.abc import Callable
 
     from plait.advice._meters import Meters
@@ -36,9 +36,13 @@ _THREADS = {
 _KNOWN = ("concurrent", "multiprocessing", "plait", "asyncio", "builtins")
 
 
+#: What may be a pool's; what else can be called may not like to be asked.
+_METHODS = (types.FunctionType, types.MethodType, types.BuiltinMethodType)
+
+
 def _classes(names: dict[str, str]) -> tuple[type, ...]:
     """Those of the classes that the program has imported."""
-    found = (getattr(sys.modules.get(module), name, None) for module, name in names.items())
+    found: list[Any] = [getattr(sys.modules.get(module), name, None) for module, name in names.items()]
     return tuple(each for each in found if isinstance(each, type))
 
 
@@ -52,9 +56,11 @@ class Handing:
         """Return what to call for something that takes a function, to call it again and again."""
         if call is map or call is filter:
             return functools.partial(self._call, call, 0, self._meters.called)
-        owner: Any = getattr(call, "__self__", None)
         if isinstance(call, type):
             return self._starting(call)
+        if type(call) not in _METHODS:
+            return call
+        owner: Any = getattr(call, "__self__", None)
         if owner is None:
             known = call is getattr(sys.modules.get("asyncio"), "to_thread", None)
             return functools.partial(self._call, call, 0, self._meters.called) if known else call
@@ -94,8 +100,8 @@ class Handing:
         return start
 
     def _run_in_executor(self, call: Any, *args: Any, **kwargs: Any) -> Any:
-        pool = args[0] if args else None
-        put = self._meters.called if pool is None else self._put(type(pool))
+        kind: type = type(args[0] if args else None)
+        put = self._meters.called if kind is type(None) else self._put(kind)
         return call(*args, **kwargs) if put is None else self._call(call, 1, put, *args, **kwargs)
 
     @staticmethod

@@ -500,7 +500,7 @@ class Called:
         finally:
             with self._lock:
                 self._under_way -= 1
-                if meter.recursive and not meter.left and not self._under_way:
+                if meter.recursive and not (meter.left or self._under_way or self._meters.over):
                     function.__code__ = self.instructions
 
     def __reduce__(self) -> tuple[Any, ...]:
