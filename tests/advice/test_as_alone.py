@@ -35,6 +35,28 @@ for number in range(5):
 print("written")
 """
 
+ENDS = """
+class Thing:
+    def __init__(self, number):
+        self.number = number
+
+    def __del__(self):
+        print("ended", self.number)
+
+    def work(self):
+        return self.number
+
+def make(number):
+    return Thing(number)
+
+for number in range(5):
+    thing = Thing(number)
+    thing.work()
+    del thing
+    make(-number)
+    print("made", number)
+"""
+
 MADE_ONCE = """
 class Connection:
     opened = 0
@@ -117,6 +139,7 @@ def advise(folder: Path, *words: str) -> dict[str, Any]:
     "source",
     [
         pytest.param(DELETED, id="an-end-that-deletes"),
+        pytest.param(ENDS, id="when-things-end"),
         pytest.param(MADE_ONCE, id="a-constructor"),
         pytest.param(LARGE, id="a-large-argument"),
         pytest.param(LEFT_OPEN.format(kind="Thread"), id="threads-left-open"),

@@ -146,7 +146,7 @@ def _of(meter: Meter) -> dict[str, Any]:
         "unpicklable": meter.unpicklable or _state.cannot_be_pickled(meter.function),
         "chained": meter.chained >= 2 and meter.chained * 2 >= len(samples) - 1,
         "in_turn": in_turn,
-        "method": meter.owner is not None,
+        "method": meter.method,
         "arguments": _arguments(meter),
         "span": _under_way(meter) / 1e9,
         "at_once": _at_once(samples),

@@ -73,7 +73,7 @@ class Handing:
         put = self._put(type(owner))
         return call if put is None else functools.partial(self._call, call, 0, put)
 
-    def _put(self, kind: type) -> Callable[[Any], Any] | None:
+    def _put(self, kind: type[Any]) -> Callable[[Any], Any] | None:
         """What stands for a function that a pool of some class is handed; None where it has to be the function itself."""
         if issubclass(kind, _classes(_THREADS)):
             return self._meters.called
@@ -87,7 +87,7 @@ class Handing:
             return function
         return Handed(meter.name, function, self._meters.folder, os.getpid())
 
-    def _starting(self, kind: type) -> Any:
+    def _starting(self, kind: type[Any]) -> Any:
         put = self._put(kind)
         if put is None:
             return kind
@@ -100,7 +100,7 @@ class Handing:
         return start
 
     def _run_in_executor(self, call: Any, *args: Any, **kwargs: Any) -> Any:
-        kind: type = type(args[0] if args else None)
+        kind: type[Any] = type(args[0] if args else None)
         put = self._meters.called if kind is type(None) else self._put(kind)
         return call(*args, **kwargs) if put is None else self._call(call, 1, put, *args, **kwargs)
 

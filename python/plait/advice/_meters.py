@@ -16,6 +16,7 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 from plait import _core
+from plait.advice._held import held_by
 from plait.advice._instructions import GENERATES, clone, instructions, is_ours, longer, plain_cost
 from plait.advice._pickles import Given, pickled, pickling, why
 
@@ -70,6 +71,10 @@ class Sample:
         return max(self.cpu, self.wall - self.wanted - self.ready)
 
 
+def _nothing() -> None:
+    """There is no result."""
+
+
 class Meter:
     """What is known of a function's calls."""
 
@@ -84,8 +89,10 @@ class Meter:
         self.unpicklable = ""
         #: Of its arguments one that it was seen to change, in words.
         self.change = ""
-        #: The object that it is a method of, in its first call.
-        self.owner: Any = None
+        #: Whether it is a method, and what its object has that is only for one call at a time. None of them is kept: its
+        #: end is the program's.
+        self.method = False
+        self.held: set[str] = set()
         #: How many arguments its first call was given, as far as they have no names.
         self.arguments: int | None = None
         self.inner = 0
@@ -100,7 +107,7 @@ class Meter:
         self.slowed = 0
         self.recursive = False
         self.chained = 0
-        self.last: Any = None
+        self.last: Callable[[], Any] = _nothing
 
     @property
     def calls(self) -> int:
@@ -151,9 +158,9 @@ def _given(meter: Meter, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Given
     """Pickle what a call is given."""
     if args and not meter.parcels:
         first: Any = args[0]
-        meter.owner = first if hasattr(first.__class__, getattr(meter.function, "__name__", "")) else None
+        meter.method = hasattr(first.__class__, getattr(meter.function, "__name__", ""))
     if meter.arguments is None:
-        meter.arguments = len(args) - (meter.owner is not None)
+        meter.arguments = len(args) - meter.method
     given = Given(args, kwargs)
     meter.unpicklable = meter.unpicklable or given.unpicklable
     return given
@@ -171,10 +178,18 @@ def _add_parcel(meter: Meter, given: Given, result: Any) -> None:
 
 def _is_result(meter: Meter, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     """Whether the call before returned what this one takes."""
-    last = meter.last
+    last = meter.last()
     if last is None or isinstance(last, bool | str | bytes) or (isinstance(last, int) and -6 < last < 257):
         return False
     return any(each is last for each in args) or any(each is last for each in kwargs.values())
+
+
+def _kept(result: Any) -> Callable[[], Any]:
+    """What gives a result back while the program has it."""
+    try:
+        return weakref.ref(result)
+    except TypeError:  # those of the interpreter's own classes cannot be looked at so, and their end is nobody's
+        return lambda: result
 
 
 def measured(meter: Meter, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -190,7 +205,7 @@ def measured(meter: Meter, function: Callable[..., Any], args: tuple[Any, ...], 
     given = _given(meter, args, kwargs) if len(meter.parcels) < PARCELS else None
     if _is_result(meter, args, kwargs):
         meter.chained += 1
-    meter.last = None
+    meter.last = _nothing
     exact = meter.short < 3
     ready, tally, cpu, children = 0, None, 0, 0
     if exact:
@@ -231,9 +246,11 @@ def measured(meter: Meter, function: Callable[..., Any], args: tuple[Any, ...], 
             meter.leave_inner()
         if given is not None:
             meter.change = meter.change or given.change(function)
+            if meter.method and args:
+                meter.held |= held_by(args[0])
             _add_parcel(meter, given, result)
         if meter.chained * 2 + 2 >= len(meter.samples):
-            meter.last = result
+            meter.last = _kept(result)
         state.lost += _now() - ended
 
 
