@@ -9,7 +9,7 @@ import os
 import sys
 import threading
 import types
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from plait.advice._meters import LOOKED_AT, PARCELS, Meter, measured
 
@@ -46,6 +46,10 @@ def _classes(names: dict[str, str]) -> tuple[type, ...]:
     return tuple(each for each in found if isinstance(each, type))
 
 
+def _class_of(thing: object) -> type[Any]:
+    return type(thing)
+
+
 class Handing:
     """Decides what a program hands on, by what it hands it to."""
 
@@ -57,7 +61,7 @@ class Handing:
         if call is map or call is filter:
             return functools.partial(self._call, call, 0, self._meters.called)
         if isinstance(call, type):
-            return self._starting(call)
+            return self._starting(cast("type[Any]", call))
         if type(call) not in _METHODS:
             return call
         owner: Any = getattr(call, "__self__", None)
@@ -70,7 +74,7 @@ class Handing:
             return call
         if name == "run_in_executor":
             return functools.partial(self._run_in_executor, call)
-        put = self._put(type(owner))
+        put = self._put(_class_of(owner))
         return call if put is None else functools.partial(self._call, call, 0, put)
 
     def _put(self, kind: type[Any]) -> Callable[[Any], Any] | None:
@@ -100,7 +104,7 @@ class Handing:
         return start
 
     def _run_in_executor(self, call: Any, *args: Any, **kwargs: Any) -> Any:
-        kind: type[Any] = type(args[0] if args else None)
+        kind = _class_of(args[0] if args else None)
         put = self._meters.called if kind is type(None) else self._put(kind)
         return call(*args, **kwargs) if put is None else self._call(call, 1, put, *args, **kwargs)
 
