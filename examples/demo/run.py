@@ -43,11 +43,14 @@ def standard_library() -> Path:
 
 
 def documents_of(folder: Path, count: int) -> list[str]:
-    """Paths of Python files below `folder`, spread evenly over all but tests and what was installed."""
+    """Paths of Python files that lie below `folder`, spread evenly over all but tests and what was installed."""
     found: list[str] = []
+    whole = folder.resolve()
     for here, folders, names in os.walk(folder):
         folders[:] = sorted(set(folders) - {"site-packages", "dist-packages", "__pycache__", "test", "tests"})
-        found += [os.path.relpath(os.path.join(here, name), folder) for name in sorted(names) if name.endswith(".py")]
+        paths = [Path(here, name) for name in sorted(names) if name.endswith(".py")]
+        # The server gives nothing away that lies elsewhere.
+        found += [str(path.relative_to(folder)) for path in paths if path.resolve().is_relative_to(whole)]
     count = min(count, len(found))
     return [found[number * len(found) // count] for number in range(count)]
 

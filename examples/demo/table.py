@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from examples.demo.ways import CORES, FETCHING
+from examples.demo.ways import FETCHING
 
 MARKERS = ("<!-- demo -->", "<!-- /demo -->")
 STAGES = {
@@ -15,8 +15,8 @@ STAGES = {
 }
 PICKED = {
     "fetch": f"ThreadPoolExecutor({FETCHING})",
-    "index": f"ProcessPoolExecutor({CORES})",
-    "pack": f"ThreadPoolExecutor({CORES})",
+    "index": "ProcessPoolExecutor({cores})",
+    "pack": "ThreadPoolExecutor({cores})",
     "store": "a loop",
 }
 
@@ -33,7 +33,8 @@ def rows(result: dict[str, Any]) -> list[list[str]]:
     for stage, what in STAGES.items():
         alone, by_hand, pool = (ways[name]["stages"][stage] for name in ways)
         how = chosen(ways["plait.Pool"]["explained"][stage])
-        found.append([stage, what, f"{alone:.2f}", f"{by_hand:.2f}", PICKED[stage], f"{pool:.2f}", how])
+        picked = PICKED[stage].format(cores=result["cores"])
+        found.append([stage, what, f"{alone:.2f}", f"{by_hand:.2f}", picked, f"{pool:.2f}", how])
     alone, by_hand, pool = (ways[name]["total"] for name in ways)
     found.append(
         [

@@ -81,6 +81,29 @@ def test_the_reason_is_told() -> None:
     assert next(option for option in advice.options if option.model == "processes").refused
 
 
+@pytest.mark.parametrize(
+    ("more", "model", "said"),
+    [
+        ({"arguments": 1}, "threads", "pool.map(work, items)"),
+        ({"arguments": 2}, "threads", "pool.map(work, *zip(*items))"),
+        ({"arguments": 2}, "processes", "pool.map(work, *zip(*items))"),
+        ({"arguments": 0}, "processes", "pool.submit(work) for _ in range(40)"),
+        ({"arguments": 2, "coroutine": True, "waits": AWAITABLE}, "asyncio", "work(*item) for item in items"),
+        ({"arguments": 0, "coroutine": True, "waits": AWAITABLE}, "asyncio", "work() for _ in range(40)"),
+        ({"guarded": False}, "processes", 'below if __name__ == "__main__":'),
+    ],
+)
+def test_what_to_change(more: dict[str, Any], model: str, said: str) -> None:
+    options = _advise.of_calls(record(WAITS if "coroutine" in more else HOLDS, **more), [4]).options
+    assert said in next(option.change for option in options if option.model == model)
+
+
+def test_calls_that_wait_for_locks() -> None:
+    advice = _advise.of_calls(record(WAITS, locked=0.8), [4])
+    assert advice.verdict is None
+    assert "80% of the waits are for locks" in advice.why
+
+
 def test_nothing_to_say() -> None:
     nothing = record([], tasks=None, calls=0, others=[{"name": "module.main", "calls": 1, "seconds": 1.0}])
     advice = _advise.of_calls(nothing, [4])

@@ -75,6 +75,23 @@ for thread in threads:
     thread.join()
 """
 
+LOCK_AGAIN_AND_AGAIN = """
+import threading, time
+
+lock = threading.Lock()
+
+def guarded(number):
+    for _ in range(3):
+        with lock:
+            time.sleep(0.005)
+
+threads = [threading.Thread(target=guarded, args=(number,)) for number in range(8)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+"""
+
 CONNECTION = """
 import socket, threading, time
 
@@ -318,6 +335,7 @@ def advised(folder: Path, *program: str) -> dict[str, Any]:
         pytest.param(DATABASE, {"threads"}, "__main__.query", 12, id="database"),
         pytest.param(CHILDREN, {"threads", "asyncio"}, "__main__.run", 16, id="children"),
         pytest.param(LOCK, {"serial"}, "__main__.guarded", 16, id="lock"),
+        pytest.param(LOCK_AGAIN_AND_AGAIN, {None, "serial"}, "__main__.guarded", 8, id="lock-again-and-again"),
         pytest.param(CONNECTION, {None}, "__main__.ask", 20, id="connection"),
         pytest.param(CHANCE, {COMPUTES}, "__main__.inside", 24, id="chance"),
         pytest.param(METHOD, {COMPUTES}, "__main__.Counter.count", 24, id="method"),

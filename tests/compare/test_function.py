@@ -49,6 +49,9 @@ class Shape:
     def area(side):
         return side * side
 
+def not_a_number(number):
+    return float("nan"), number
+
 def dies(number):
     os.abort()
 
@@ -91,6 +94,11 @@ def test_what_it_is_called_with(file: Path, name: str, options: tuple[str, ...],
     found, ways = compared(file, name, *options)
     assert found["calls"] == calls
     assert ways["threads"]["same_results"] is True
+
+
+def test_results_that_are_not_equal_to_themselves(file: Path) -> None:
+    _, ways = compared(file, "not_a_number")
+    assert all(ways[model]["same_results"] for model in ("serial", "threads", "processes"))
 
 
 def test_a_coroutine_function(file: Path) -> None:

@@ -85,6 +85,8 @@ def sources(tmp_path: Path) -> Path:
     (folder / "broken.py").write_text("def (:\n")
     (folder / "zeros.py").write_bytes(b"\0\0")
     (folder / "site-packages" / "foreign.py").write_text(LAWFUL)
+    (tmp_path / "elsewhere.py").write_text(LAWFUL)
+    (folder / "linked.py").symlink_to(tmp_path / "elsewhere.py")
     return folder
 
 
@@ -153,6 +155,11 @@ def test_demo_of_an_empty_folder(run_script: Any, tmp_path: Path) -> None:
 def test_readme_has_the_stored_result_of_the_demo() -> None:
     readme = (ROOT / "README.md").read_text()
     assert table.page_with(readme, json.loads(DEMO.with_name("result.json").read_text())) == readme
+
+
+def test_the_demo_tells_of_the_cores_that_it_had() -> None:
+    result = json.loads(DEMO.with_name("result.json").read_text()) | {"cores": 64}
+    assert "ProcessPoolExecutor(64)" in "\n".join(table.table(result))
 
 
 def test_readme_has_the_program_of_the_demo() -> None:

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 #: What is less than this much better is a tie, which goes to the simpler model.
 TIE = 0.10
 
+#: The share of calls' waits from which on their being for locks leaves open what calls would do side by side.
+_LOCKED = 0.5
+
 #: Cores that a chart shows.
 CORES = (1, 2, 4, 8, 64)
 
@@ -195,6 +198,9 @@ def _refused(record: dict[str, Any], work: Work) -> dict[str, str]:
     change, unpicklable, held = record["change"], record["unpicklable"], record["held_by_one"]
     if held:
         why = f"shared state is used: all calls have {held}, which serves one of them at a time"
+        refused = dict.fromkeys((model for model in MODELS if model != SERIAL), why)
+    elif record.get("locked", 0.0) > _LOCKED:
+        why = f"{record['locked']:.0%} of the waits are for locks, so what its calls can do side by side is not known"
         refused = dict.fromkeys((model for model in MODELS if model != SERIAL), why)
     if change:
         refused[PROCESSES] = f"shared state is written: {change}, which another process would not show"

@@ -110,7 +110,16 @@ def record(meters: Meters, wall: float, waits: dict[str, float], fewest: int = F
     }
     if best is not None:
         told |= _of(best)
+        told["locked"] = 0.0 if told["in_turn"] or best.elsewhere else _locked(told, waits)
     return told
+
+
+def _locked(told: dict[str, Any], waits: dict[str, float]) -> float:
+    """The share of calls' waits that was for locks, where calls were under way at once: what no thread waited for otherwise."""
+    waited: float = sum(item[3] + item[4] for item in told["items"])
+    if not waits or told["coroutine"] or told["at_once"] < 3 or waited <= 0:
+        return 0.0
+    return max(0.0, 1 - sum(took for what, took in waits.items() if what != "lock") / waited)
 
 
 def _of(meter: Meter) -> dict[str, Any]:
@@ -137,10 +146,19 @@ def _of(meter: Meter) -> dict[str, Any]:
         "unpicklable": meter.unpicklable or _state.cannot_be_pickled(meter.function),
         "chained": meter.chained >= 2 and meter.chained * 2 >= len(samples) - 1,
         "in_turn": in_turn,
-        "method": meter.owner is not None,
+        "method": meter.method,
+        "arguments": _arguments(meter),
         "span": _under_way(meter) / 1e9,
         "at_once": _at_once(samples),
     }
+
+
+def _arguments(meter: Meter) -> int:
+    """How many arguments a call is given; of calls in other processes as many as it needs."""
+    code: Any = getattr(meter.function, "__code__", None)
+    if meter.arguments is not None or code is None:
+        return 1 if meter.arguments is None else meter.arguments
+    return int(code.co_argcount) - len(meter.function.__defaults__ or ())
 
 
 #: Files of the event loop's locks, whose waits are for other tasks.

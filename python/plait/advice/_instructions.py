@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 import time
@@ -17,51 +18,71 @@ GENERATES = 0x20 | 0x200  # generators, of both kinds: their calls only make the
 _MARK, _COUNT = "plait: the meter", "plait: the count"
 
 _TEMPLATES = {
-    "measure": f"""
-    def made(*args, **kwargs):
-        meter = {_MARK!r}
-        return meter(args, kwargs)
-""",
-    "count": f"""
-    def made(*args, **kwargs):
-        meter = {_MARK!r}
-        count = {_COUNT!r}
-        count[0] += 1
-        return meter(*args, **kwargs)
-""",
-    "await": f"""
-    async def made(*args, **kwargs):
-        meter = {_MARK!r}
-        return await meter(args, kwargs)
-""",
+    "measure": f"return {_MARK!r}",
+    "count": f"{_COUNT!r}[0] += 1; return {_MARK!r}",
+    "await": f"return await {_MARK!r}",
 }
 
-_codes: dict[tuple[str, int], types.CodeType] = {}
+#: What these instructions have among their constants, to be told from others.
+_OURS = "plait: instructions of its own"
+
+_codes: dict[tuple[Any, ...], types.CodeType] = {}
 
 
 def instructions(kind: str, plain: types.CodeType, meter: Any, count: Any = None) -> types.CodeType:
-    """Instructions that call a meter, in a code object that can stand for `plain`."""
-    free = len(plain.co_freevars)
-    if (kind, free) not in _codes:
-        names = [f"outer{number}" for number in range(free)]
-        # What a function takes from outside has to be named in it, also where it cannot be reached.
-        named = f"        {', '.join(names)}\n" if names else ""
-        source = f"def make({', '.join(names)}):{_TEMPLATES[kind]}{named}    return made\n"
-        space: dict[str, Any] = {}
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            exec(compile(source, "<plait>", "exec"), space)
-        _codes[kind, free] = space["make"](*[None] * free).__code__
-    template = _codes[kind, free]
+    """Instructions that call a meter, in a code object that can stand for `plain`, and takes what that takes."""
+    given = plain.co_argcount + plain.co_kwonlyargcount
+    flags = plain.co_flags & (inspect.CO_VARARGS | inspect.CO_VARKEYWORDS)
+    names = plain.co_varnames[: given + flags.bit_count()]
+    key = kind, len(plain.co_freevars), plain.co_posonlyargcount, plain.co_argcount, flags, names
+    template = _codes.get(key)
+    if template is None:
+        template = _codes[key] = _template(kind, plain, names, flags)
     put = {_MARK: meter, _COUNT: count}
     constants = tuple(put.get(each, each) if isinstance(each, str) else each for each in template.co_consts)
     return template.replace(
-        co_consts=constants,
+        co_consts=(*constants, _OURS),
         co_name=plain.co_name,
         co_qualname=plain.co_qualname,
         co_filename=plain.co_filename,
         co_firstlineno=plain.co_firstlineno,
+        co_varnames=names,
+        co_freevars=plain.co_freevars,
     )
+
+
+def _template(kind: str, plain: types.CodeType, names: tuple[str, ...], flags: int) -> types.CodeType:
+    # Names of its own: those of the function may be no words here.
+    own = [f"given{number}" for number in range(len(names))]
+    only, many, named = plain.co_posonlyargcount, plain.co_argcount, plain.co_kwonlyargcount
+    rest = own[many + named :]
+    takes = [*own[:only], *(["/"] if only else []), *own[only:many]]
+    hands = own[:many]
+    if flags & inspect.CO_VARARGS:
+        hands.append(f"*{rest[0]}")
+        takes.append(f"*{rest[0]}")
+    elif named:
+        takes.append("*")
+    takes += own[many : many + named]
+    hands += [f"**{{{name!r}: {mine}}}" for name, mine in zip(names[many:], own[many : many + named], strict=False)]
+    if flags & inspect.CO_VARKEYWORDS:
+        hands.append(f"**{rest[-1]}")
+        takes.append(f"**{rest[-1]}")
+    free = [f"outer{number}" for number in range(len(plain.co_freevars))]
+    # What a function takes from outside has to be named in it, also where it cannot be reached.
+    source = f"""
+def make({", ".join(free)}):
+    {"async " if kind == "await" else ""}def made({", ".join(takes)}):
+        {_TEMPLATES[kind]}({", ".join(hands)})
+        {", ".join(free)}
+    return made
+"""
+    space: dict[str, Any] = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        exec(compile(source, "<plait>", "exec"), space)
+    code: types.CodeType = space["make"](*[None] * len(free)).__code__
+    return code
 
 
 def longer(changed: Callable[[types.FunctionType, types.CodeType], types.CodeType]) -> float:
@@ -123,7 +144,7 @@ def without_meters(trace: types.TracebackType | None) -> types.TracebackType | N
     kept: list[types.TracebackType] = []
     while trace is not None:
         code = trace.tb_frame.f_code
-        if not _is_ours(code):
+        if not is_ours(code) and not code.co_filename.startswith(_HERE):
             kept.append(trace)
         trace = trace.tb_next
     made: types.TracebackType | None = None
@@ -132,8 +153,9 @@ def without_meters(trace: types.TracebackType | None) -> types.TracebackType | N
     return made
 
 
-def _is_ours(code: types.CodeType) -> bool:
-    return code.co_filename.startswith(_HERE) or code.co_varnames[:3] == ("args", "kwargs", "meter")
+def is_ours(code: types.CodeType) -> bool:
+    """Whether these instructions stand for others."""
+    return code.co_consts[-1:] == (_OURS,)
 
 
 _HERE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "")

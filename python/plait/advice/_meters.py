@@ -8,23 +8,23 @@ meters where they are made.
 from __future__ import annotations
 
 import builtins
-import contextlib
-import os
-import pickle
 import resource
 import threading
 import time
 import types
-from typing import TYPE_CHECKING, Any, NamedTuple
+import weakref
+from typing import TYPE_CHECKING, Any
 
 from plait import _core
-from plait.advice._instructions import GENERATES, clone, instructions, longer, plain_cost
+from plait.advice._held import held_by
+from plait.advice._instructions import GENERATES, clone, instructions, is_ours, longer, plain_cost
+from plait.advice._pickles import Given, pickled, pickling, why
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
 #: Calls of a function that are looked at; those after them are counted.
-_ALL = 1000
+LOOKED_AT = 1000
 
 #: Calls within calls of a function that is called again and again, after which the inner ones are left alone.
 _INNER = 500
@@ -38,11 +38,8 @@ _PLAIN = 16
 #: Nanoseconds of a call below which asking the kernel would take longer than the call.
 _SHORT = 30_000
 
-#: Bytes of arguments up to which they are compared after the call.
-_COMPARED = 64 << 20
-
 #: Calls whose arguments and results are pickled, to see what that takes.
-_PARCELS = 3
+PARCELS = 3
 
 
 #: Where a coroutine awaits something: file and line of the innermost one.
@@ -74,6 +71,10 @@ class Sample:
         return max(self.cpu, self.wall - self.wanted - self.ready)
 
 
+def _nothing() -> None:
+    """There is no result."""
+
+
 class Meter:
     """What is known of a function's calls."""
 
@@ -88,17 +89,25 @@ class Meter:
         self.unpicklable = ""
         #: Of its arguments one that it was seen to change, in words.
         self.change = ""
-        #: The object that it is a method of, in its first call.
-        self.owner: Any = None
+        #: Whether it is a method, and what its object has that is only for one call at a time. None of them is kept: its
+        #: end is the program's.
+        self.method = False
+        self.held: set[str] = set()
+        #: How many arguments its first call was given, as far as they have no names.
+        self.arguments: int | None = None
         self.inner = 0
         self.short = 0
         self.left = False
+        #: Whether calls were made in other processes.
+        self.elsewhere = False
+        #: Functions that were made of its code.
+        self.made = 0
         #: Functions whose calls within these calls are still counted; and how many of these calls were slowed down by that.
         self.inside: list[tuple[types.FunctionType, types.CodeType, Meter]] = []
         self.slowed = 0
         self.recursive = False
         self.chained = 0
-        self.last: Any = None
+        self.last: Callable[[], Any] = _nothing
 
     @property
     def calls(self) -> int:
@@ -139,73 +148,48 @@ class _State(threading.local):
         self.stack: list[Meter] = []
         self.lost = 0
         self.steps = 0
-        #: Calls that a function made of itself, which came by its meter.
-        self.again = 0
 
 
 _state = _State()
 _now = time.perf_counter_ns
 
 
-def _parcel(meter: Meter, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Parcel:
+def _given(meter: Meter, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Given:
     """Pickle what a call is given."""
     if args and not meter.parcels:
         first: Any = args[0]
-        meter.owner = first if hasattr(first.__class__, getattr(meter.function, "__name__", "")) else None
-    return _pickled(meter, (args, kwargs), "an argument")
+        meter.method = hasattr(first.__class__, getattr(meter.function, "__name__", ""))
+    if meter.arguments is None:
+        meter.arguments = len(args) - meter.method
+    given = Given(args, kwargs)
+    meter.unpicklable = meter.unpicklable or given.unpicklable
+    return given
 
 
-class _Parcel(NamedTuple):
-    """A pickle: nanoseconds of pickling, of unpickling, and itself; empty where there is none."""
-
-    pickle: int
-    unpickle: int
-    data: bytes
-
-    @property
-    def figures(self) -> tuple[int, int, int]:
-        return self.pickle, self.unpickle, len(self.data)
-
-
-def _pickled(meter: Meter, value: Any, what: str) -> _Parcel:
+def _add_parcel(meter: Meter, given: Given, result: Any) -> None:
     try:
-        began = _now()
-        data = pickle.dumps(value, 5)
-        middle = _now()
-        pickle.loads(data)
-        return _Parcel(middle - began, _now() - middle, data)
+        took, size, _ = pickled(result)
     except Exception as error:  # whatever the program's classes raise
-        said = str(error).partition("\n")[0]
-        meter.unpicklable = meter.unpicklable or f"{what} cannot be pickled ({type(error).__name__}: {said[:80]})"
-        return _Parcel(0, 0, b"")
-
-
-def _changed(before: bytes, args: tuple[Any, ...], kwargs: dict[str, Any], function: Any) -> str:
-    """Which argument a call has changed, in words; "" for none that can be seen."""
-    if not before or len(before) > _COMPARED:
-        return ""
-    try:
-        if pickle.dumps((args, kwargs), 5) == before:
-            return ""
-        old, old_named = pickle.loads(before)
-        pairs = [*enumerate(zip(old, args, strict=True)), *((name, (old_named[name], kwargs[name])) for name in kwargs)]
-        # Once more through pickle, which forgets what was the same object as what.
-        for place, (was, now) in pairs:
-            if pickle.dumps(was, 5) != pickle.dumps(pickle.loads(pickle.dumps(now, 5)), 5):
-                names = getattr(getattr(function, "__code__", None), "co_varnames", ())
-                name = names[place] if isinstance(place, int) and place < len(names) else place
-                return f"changes its argument `{name}`"
-    except Exception:  # the program's classes
-        return ""
-    return ""
+        meter.unpicklable = meter.unpicklable or why("the result", error)
+        took, size = 0, 0
+    # To make it anew takes about as long.
+    meter.parcels.append((given.took, given.took, given.size, took, took, size))
 
 
 def _is_result(meter: Meter, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     """Whether the call before returned what this one takes."""
-    last = meter.last
+    last = meter.last()
     if last is None or isinstance(last, bool | str | bytes) or (isinstance(last, int) and -6 < last < 257):
         return False
     return any(each is last for each in args) or any(each is last for each in kwargs.values())
+
+
+def _kept(result: Any) -> Callable[[], Any]:
+    """What gives a result back while the program has it."""
+    try:
+        return weakref.ref(result)
+    except TypeError:  # those of the interpreter's own classes cannot be looked at so, and their end is nobody's
+        return lambda: result
 
 
 def measured(meter: Meter, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -218,10 +202,10 @@ def measured(meter: Meter, function: Callable[..., Any], args: tuple[Any, ...], 
         return function(*args, **kwargs)
     if stack:
         meter.inner += 1
-    parcel = _parcel(meter, args, kwargs) if len(meter.parcels) < _PARCELS else None
+    given = _given(meter, args, kwargs) if len(meter.parcels) < PARCELS else None
     if _is_result(meter, args, kwargs):
         meter.chained += 1
-    meter.last = None
+    meter.last = _nothing
     exact = meter.short < 3
     ready, tally, cpu, children = 0, None, 0, 0
     if exact:
@@ -229,7 +213,7 @@ def measured(meter: Meter, function: Callable[..., Any], args: tuple[Any, ...], 
         ready, tally, cpu = _core.thread_ready_ns(), _core.gil_tally(), time.thread_time_ns()
     parent = stack[-1] if stack else None
     stack.append(meter)
-    counted, again = {id(inner): inner.more[0] for _, _, inner in meter.inside}, state.again
+    counted = {id(inner): inner.more[0] for _, _, inner in meter.inside}
     began = _now()
     state.lost += began - entered
     lost = state.lost
@@ -243,8 +227,6 @@ def measured(meter: Meter, function: Callable[..., Any], args: tuple[Any, ...], 
         if meter.inside:
             more = sum(each.more[0] - counted.get(id(each), 0) for _, _, each in meter.inside)
             inner += round(more * cost_of_count())
-        if state.again > again:
-            inner += round((state.again - again) * cost_of_again())
         if not exact:
             inner += round(_costs.get("clock", 0.0))
         wall = max(0, ended - began - inner)
@@ -262,11 +244,13 @@ def measured(meter: Meter, function: Callable[..., Any], args: tuple[Any, ...], 
         meter.samples.append(sample)
         if meter.inside and len(meter.samples) >= REPEATED:
             meter.leave_inner()
-        if parcel is not None:
-            meter.parcels.append((*parcel.figures, *_pickled(meter, result, "the result").figures))
-            meter.change = meter.change or _changed(parcel.data, args, kwargs, function)
+        if given is not None:
+            meter.change = meter.change or given.change(function)
+            if meter.method and args:
+                meter.held |= held_by(args[0])
+            _add_parcel(meter, given, result)
         if meter.chained * 2 + 2 >= len(meter.samples):
-            meter.last = result
+            meter.last = _kept(result)
         state.lost += _now() - ended
 
 
@@ -338,7 +322,6 @@ _costs: dict[str, float] = {}
 def learn_costs() -> None:
     """Find out what metering costs, while nothing else runs."""
     cost_of_count()
-    cost_of_again()
     cost_of_clock()
 
 
@@ -354,7 +337,7 @@ def cost_of_clock() -> float:
             return number
 
         meter = Meter("", program=True)
-        meter.parcels, meter.short = [(0, 0, 0, 0, 0, 0)] * _PARCELS, 3
+        meter.parcels, meter.short = [(0, 0, 0, 0, 0, 0)] * PARCELS, 3
         for number in range(200):
             measured(meter, nothing, (number,), {})
         _costs["clock"] = max(0.0, min(sample.wall for sample in meter.samples) - plain_cost())
@@ -372,41 +355,18 @@ def cost_of_count() -> float:
     return _costs["count"]
 
 
-def cost_of_again() -> float:
-    """Nanoseconds that a call takes longer that a function makes of itself, where it passes by the meter.
-
-    >>> 0 <= cost_of_again() < 1e6
-    True
-    """
-    if "again" not in _costs:
-
-        def changed(plain: types.FunctionType, _: types.CodeType) -> types.CodeType:
-            meters = Meters()
-            meters.alone = lambda: threading.active_count() == 0
-            meter = Meter("", program=True)
-            meter.recursive = True
-            call = meters.meter_of_calls(meter, plain, plain, plain.__code__)
-            _state.stack.append(meter)
-            return instructions("measure", plain.__code__, call)
-
-        _costs["again"] = longer(changed)
-        _state.stack.pop()
-    return _costs["again"]
-
-
 class Meters:
     """All meters of a program."""
 
     def __init__(self, folder: str = "") -> None:
-        self._folder = folder
+        self.folder = folder
         self._of_code: dict[types.CodeType, Meter] = {}
         self._of_foreign: dict[Any, Meter] = {}
-        self._changed: list[tuple[types.FunctionType, types.CodeType, types.CodeType]] = []
+        self._changed: list[tuple[weakref.ref[types.FunctionType], types.CodeType]] = []
         self._given: list[Meter] = []
         self._plain_at: dict[str, int] = {}
-        #: Whether no other thread of Python's could make a call meanwhile.
-        self.alone: Callable[[], bool] = lambda: threading.active_count() == 1
-        self._over = False
+        #: Whether nothing is to be seen any more.
+        self.over = False
 
     @property
     def all(self) -> list[Meter]:
@@ -419,7 +379,7 @@ class Meters:
 
     def function(self, function: Any) -> Any:
         """Meter a function of the program, which has just been made; return it."""
-        if self._over or type(function) is not types.FunctionType or function.__code__.co_flags & GENERATES:
+        if self.over or type(function) is not types.FunctionType or function.__code__.co_flags & GENERATES:
             return function
         plain = function.__code__
         meter = self._of_code.get(plain)
@@ -429,74 +389,25 @@ class Meters:
             meter.left = True  # what is made within calls of a better task
         if meter.left:
             return function
+        meter.made += 1
+        if meter.made > LOOKED_AT or _looks_at_callers(plain):
+            return function
         body = clone(function)
         meter.function = function
-        if plain.co_flags & 0x80:
-            put = self._meter_of_coroutines(meter, body)
-            function.__code__ = changed = instructions("await", plain, put)
-        else:
-            put = self.meter_of_calls(meter, function, body, plain)
-            function.__code__ = changed = instructions("measure", plain, put)
+        kind = _Coroutine if plain.co_flags & 0x80 else Called
+        function.__code__ = kind(self, meter, function, body).instructions
         function.__wrapped__ = body  # type: ignore[attr-defined]
-        self._changed.append((function, plain, changed))
+        self._changed.append((weakref.ref(function), plain))
         return function
 
-    def _meter_of_coroutines(self, meter: Meter, body: Callable[..., Any]) -> Callable[..., Any]:
-        def call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            coroutine = body(*args, **kwargs)
-            if len(meter.samples) < _ALL:
-                return Steps(meter, coroutine)
-            meter.more[0] += 1
-            return coroutine
-
-        return call
-
-    def meter_of_calls(
-        self, meter: Meter, function: types.FunctionType, body: types.FunctionType, plain: types.CodeType
-    ) -> Callable[..., Any]:
-        """What the instructions of a function call instead of its body."""
-
-        def call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            stack = _state.stack
-            if meter in stack:
-                # Its own calls of itself are none of ours; where other threads call it too, they still pass by here.
-                if not meter.recursive:
-                    meter.recursive = True
-                    meter.slowed = len(meter.samples) + 1
-                if self.alone():
-                    function.__code__ = plain
-                else:
-                    _state.again += 1
-                return body(*args, **kwargs)
-            if stack and self._is_within(meter, stack):
-                meter.left = True
-                function.__code__ = plain
-            elif len(meter.samples) >= _ALL and not meter.recursive:
-                function.__code__ = instructions("count", plain, body, meter.more)
-                for outer in stack:
-                    outer.inside.append((function, plain, meter))
-            elif self.alone():
-                # Once it is known to be recursive, its first call of itself need not come by.
-                ours = function.__code__
-                if meter.recursive:
-                    function.__code__ = plain
-                try:
-                    return measured(meter, body, args, kwargs)
-                finally:
-                    if meter.recursive and not meter.left:
-                        function.__code__ = ours
-            return measured(meter, body, args, kwargs)
-
-        return call
-
     @staticmethod
-    def _is_within(meter: Meter, stack: list[Meter]) -> bool:
+    def is_within(meter: Meter, stack: list[Meter]) -> bool:
         """Whether a function has shown to be called within calls of one that is the better task."""
         return meter.inner >= _INNER and any(len(each.samples) >= REPEATED and each is not meter for each in stack)
 
     def called(self, function: Any, place: str = "") -> Any:
         """Return what to call for a function that the program calls in a loop, at a place that may be left from now on."""
-        if self._over or not _is_foreign(function):
+        if self.over or not _is_foreign(function):
             self._plain_at[place] = seen = self._plain_at.get(place, 0) + 1
             if place and seen >= _PLAIN:
                 setattr(builtins, place, False)
@@ -513,48 +424,123 @@ class Meters:
             if place:
                 setattr(builtins, place, False)
             return function
-        if len(meter.samples) >= _ALL:
+        if len(meter.samples) >= LOOKED_AT:
             meter.more[0] += 1
             return function
         meter.function = function
         return Foreign(meter, function)
 
-    def handed(self, function: Any) -> Any:
-        """Return what to hand to a pool for a function that it is to call, in other processes maybe."""
-        known = type(function) is types.FunctionType and hasattr(function, "__wrapped__")
-        here = function if known else self.called(function)
-        if self._over or not self._folder or (not known and here is function):
-            return function
-        inner = getattr(function, "__wrapped__", function)
-        meter = (
-            self._of_code.get(inner.__code__)
-            if known
-            else self._of_foreign.get(getattr(function, "__func__", function))
-        )
-        return function if meter is None else Handed(meter.name, function, self._folder, os.getpid(), here)
+    def meter_of(self, function: Any) -> Meter | None:
+        """The meter of a function that the program hands on, if there is to be one."""
+        if self.over:
+            return None
+        if type(function) is types.FunctionType and (meter := self._of_code.get(own_code(function))) is not None:
+            return meter
+        if self.called(function) is function:
+            return None
+        return self._of_foreign.get(getattr(function, "__func__", function))
 
-    def gather(self) -> None:
+    def gather(self, seen: dict[str, tuple[int, list[list[int]]]]) -> None:
         """Take in what was seen in other processes."""
         named = {meter.name: meter for meter in self.all}
-        for name in sorted(os.listdir(self._folder)):
-            if not name.endswith(".calls"):
-                continue
-            with open(os.path.join(self._folder, name), encoding="utf-8") as file:
-                for line in file:
-                    whose, *figures = line.rstrip("\n").split("\t")
-                    if whose in named and len(figures) == 6:
-                        began, wall, cpu, held, wanted, ready = map(int, figures)
-                        sample = Sample(None, began, wall, cpu)
-                        sample.held, sample.wanted, sample.ready = held, wanted, ready
-                        named[whose].samples.append(sample)
+        for name in seen.keys() & named.keys():
+            calls, rows = seen[name]
+            named[name].elsewhere = True
+            named[name].more[0] += calls - len(rows)
+            for began, wall, cpu, held, wanted, ready in rows:
+                sample = Sample(None, began, wall, cpu)
+                sample.held, sample.wanted, sample.ready = held, wanted, ready
+                named[name].samples.append(sample)
 
     def end(self) -> None:
         """Give functions their own code back."""
-        self._over = True
-        for function, plain, _ in self._changed:
-            function.__code__ = plain
-            function.__dict__.pop("__wrapped__", None)
+        self.over = True
+        for reference, plain in self._changed:
+            function = reference()
+            if function is not None:
+                function.__code__ = plain
+                if getattr(function.__dict__.get("__wrapped__"), "__code__", None) is plain:
+                    del function.__dict__["__wrapped__"]
         self._changed.clear()
+
+
+class Called:
+    """What the instructions of a function call instead of its body."""
+
+    _KIND = "measure"
+
+    def __init__(self, meters: Meters, meter: Meter, function: types.FunctionType, body: types.FunctionType) -> None:
+        self._meters = meters
+        self._meter = meter
+        # The function has these instructions: with it, it would be kept for ever.
+        self._function = weakref.ref(function)
+        self.body = body
+        self._lock = threading.RLock()
+        self._under_way = 0
+        self.instructions = instructions(self._KIND, body.__code__, self)
+
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+        body, meter, function = self.body, self._meter, self._function()
+        if pickling.now or self._meters.over or function is None:
+            return body(*args, **kwargs)
+        stack, plain = _state.stack, body.__code__
+        if meter in stack:
+            # Its own calls of itself are none of ours, and would be deeper than they are.
+            if not meter.recursive:
+                meter.recursive = True
+                meter.slowed = len(meter.samples) + 1
+            function.__code__ = plain
+            return body(*args, **kwargs)
+        if stack and Meters.is_within(meter, stack):
+            meter.left = True
+            function.__code__ = plain
+        elif len(meter.samples) >= LOOKED_AT and not meter.recursive:
+            function.__code__ = instructions("count", plain, body, meter.more)
+            for outer in stack:
+                outer.inside.append((function, plain, meter))
+        else:
+            return self._outermost(function, args, kwargs)
+        return measured(meter, body, args, kwargs)
+
+    def _outermost(self, function: types.FunctionType, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """One that may turn out to call itself: the function has its own instructions until none of these is under way."""
+        meter, body = self._meter, self.body
+        with self._lock:
+            self._under_way += 1
+            if meter.recursive:
+                function.__code__ = body.__code__
+        try:
+            if len(meter.samples) >= LOOKED_AT:
+                meter.more[0] += 1
+                return body(*args, **kwargs)
+            return measured(meter, body, args, kwargs)
+        finally:
+            with self._lock:
+                self._under_way -= 1
+                if meter.recursive and not (meter.left or self._under_way or self._meters.over):
+                    function.__code__ = self.instructions
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        from plait.advice import _handed
+
+        names = {name: getattr(builtins, name) for name in dir(builtins) if name.startswith("__plait_")}
+        as_they_are = {name: False if isinstance(value, bool) else _itself for name, value in names.items()}
+        return _handed.Plain, (), (self.body, as_they_are)
+
+
+class _Coroutine(Called):
+    _KIND = "await"
+
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+        meter, coroutine = self._meter, self.body(*args, **kwargs)
+        if meter.arguments is None:
+            meter.arguments = len(args)
+        if meter in _state.stack:
+            return coroutine  # its own await of itself
+        if len(meter.samples) < LOOKED_AT and not self._meters.over:
+            return Steps(meter, coroutine)
+        meter.more[0] += 1
+        return coroutine
 
 
 class Foreign:
@@ -564,57 +550,55 @@ class Foreign:
         self._meter = meter
         self._function = function
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         meter = self._meter
-        if _state.stack and Meters._is_within(meter, _state.stack):
+        if pickling.now:
+            return self._function(*args, **kwargs)
+        if _state.stack and Meters.is_within(meter, _state.stack):
             meter.left = True
         return measured(meter, self._function, args, kwargs)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _itself, (self._function,)
 
+    def __eq__(self, other: object) -> bool:
+        return bool(self._function == (other._function if isinstance(other, Foreign) else other))
+
+    def __hash__(self) -> int:
+        return hash(self._function)
+
+    def __repr__(self) -> str:
+        return repr(self._function)
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self._function, name)
 
 
-class Handed:
-    """A function that a pool is to call: in another process, what its calls take is written to a file there."""
-
-    def __init__(self, name: str, function: Any, folder: str, pid: int, here: Any = None) -> None:
-        self._name = name
-        self._function = function
-        self._folder = folder
-        self._pid = pid
-        self._here = function if here is None else here
-        self._meter = Meter(name, program=True)
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if os.getpid() == self._pid:
-            return self._here(*args, **kwargs)
-        meter = self._meter
-        meter.parcels = [(0, 0, 0, 0, 0, 0)] * _PARCELS  # they have been pickled
-        meter.short = 0
-        try:
-            return measured(meter, getattr(self._function, "__wrapped__", self._function), args, kwargs)
-        finally:
-            sample = meter.samples.pop()
-            figures = (sample.began, sample.wall, sample.cpu, sample.held, sample.wanted, sample.ready)
-            with (
-                contextlib.suppress(OSError),
-                open(f"{self._folder}/{os.getpid()}.calls", "a", encoding="utf-8") as file,
-            ):
-                file.write("\t".join([self._name, *map(str, figures)]) + "\n")
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Handed, (self._name, self._function, self._folder, self._pid)
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):
-            raise AttributeError(name)
-        return getattr(self._function, name)
+def _looks_at_callers(code: types.CodeType) -> bool:
+    """Whether a function asks who has called it, and would find a meter."""
+    names = code.co_names
+    return (
+        not _FRAMES.isdisjoint(names)
+        or ("inspect" in names and "stack" in names)
+        or any(isinstance(each, tuple) and "stacklevel" in each for each in code.co_consts)
+    )
 
 
-def _itself(function: Any) -> Any:
+#: Names of functions that ask for their callers.
+_FRAMES = {"_getframe", "_getframemodulename", "currentframe", "getouterframes", "extract_stack"}
+
+
+def own_code(function: types.FunctionType) -> types.CodeType:
+    """A function's own instructions, also while others stand for them."""
+    code = function.__code__
+    for each in code.co_consts if is_ours(code) else ():
+        body = each.body if isinstance(each, Called) else each
+        if isinstance(body, types.FunctionType):
+            return body.__code__
+    return code
+
+
+def _itself(function: Any, *_: str) -> Any:
     return function
 
 

@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from typing import TYPE_CHECKING, Any
 
+from plait.advice._children import ended_by
 from plait.advice._run import RECORD
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Generator, Sequence
 
 _START = """
 import sys
-home, folder = sys.argv[1:3]
+home, folder, parent = sys.argv[1:4]
 if sys.path and not sys.path[0]:
     del sys.path[0]
 sys.path.insert(0, home)
+from plait.advice._children import ended_by
 from plait.advice._run import main
 sys.path.remove(home)
-main(folder, sys.argv[3:])
+main(folder, int(parent), sys.argv[4:])
 """
 
 
@@ -33,6 +37,19 @@ class ProgramError(Exception):
     def __init__(self, code: int) -> None:
         super().__init__(f"the program failed: it ended with {code}")
         self.code = code
+
+
+@contextlib.contextmanager
+def _without_interrupts() -> Generator[None]:
+    """The terminal sends Ctrl-C to the program too: what it makes of it is its own."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def run(program: Sequence[str], *, apart: bool) -> dict[str, Any]:
@@ -54,16 +71,16 @@ def run(program: Sequence[str], *, apart: bool) -> dict[str, Any]:
     home = os.path.dirname(os.path.dirname(os.path.abspath(plait.__file__)))
     flags: Any = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
     with tempfile.TemporaryDirectory(prefix="plait-advise-") as folder:
-        command: list[str] = [sys.executable, *flags, "-c", _START, home, folder, *program]
+        command: list[str] = [sys.executable, *flags, "-c", _START, home, folder, str(os.getpid()), *program]
         sys.stdout.flush()
         sys.stderr.flush()
-        with subprocess.Popen(command, stdout=sys.stderr.fileno() if apart else None) as process:
-            # The terminal sends Ctrl-C to the program too: what it makes of it is its own.
-            before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-            try:
-                status = process.wait()
-            finally:
-                signal.signal(signal.SIGINT, before)
+        stdout = sys.stderr.fileno() if apart else None
+        with (
+            subprocess.Popen(command, stdout=stdout) as process,
+            ended_by(process.send_signal),
+            _without_interrupts(),
+        ):
+            status = process.wait()
         code = 128 - status if status < 0 else status
         if code:
             raise ProgramError(code)

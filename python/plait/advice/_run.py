@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import ast
 import builtins
+import contextlib
 import importlib.machinery
 import json
 import os
@@ -16,6 +18,8 @@ import types
 from typing import Any, NamedTuple
 
 from plait.advice import _find, _source
+from plait.advice._children import end_with
+from plait.advice._handed import Handing, gather
 from plait.advice._instructions import without_meters
 from plait.advice._meters import Meters, learn_costs
 
@@ -23,17 +27,21 @@ from plait.advice._meters import Meters, learn_costs
 RECORD = "calls.json"
 
 
-def main(folder: str, program: list[str]) -> None:
+def main(folder: str, parent: int, program: list[str]) -> None:
     """Run a script, `-m module` or `-c code`, with its arguments; ends with its own exit code."""
+    end_with(parent)
     pid = os.getpid()
     meters = Meters(folder)
     learn_costs()
-    code, wall, waits = _execute(_main_module(program), meters)
+    _look(meters, _folder(program))
+    program_main = _main_module(program)
+    code, wall, waits = _execute(program_main, folder)
     if os.getpid() != pid:  # a fork that has come to the end of the script
         sys.exit(code)
     meters.end()
-    meters.gather()
+    meters.gather(gather(folder))
     record = _find.record(meters, wall, waits)
+    record["guarded"] = _is_guarded(program_main)
     record["code"] = code if isinstance(code, int) else int(code is not None)
     path = os.path.join(folder, RECORD)
     with open(f"{path}.part", "w", encoding="utf-8") as file:
@@ -51,6 +59,28 @@ class _Main(NamedTuple):
     folder: str
 
 
+def _is_guarded(main: _Main) -> bool:
+    """Whether processes can import it without running it again."""
+    if not os.path.isfile(main.path):
+        return True  # they cannot import it
+    tests = (node.test for node in ast.parse(main.source).body if isinstance(node, ast.If))
+    return any(isinstance(each, ast.Name) and each.id == "__name__" for test in tests for each in ast.walk(test))
+
+
+def _folder(program: list[str]) -> str:
+    """Where the program's own modules lie."""
+    return os.getcwd() if program[0] in {"-c", "-m"} else os.path.dirname(os.path.realpath(program[0]))
+
+
+def _look(meters: Meters, folder: str) -> None:
+    """From now on, hand functions of the program's modules to the meters."""
+    setattr(builtins, _source.FUNCTION, meters.function)
+    setattr(builtins, _source.CALLED, meters.called)
+    setattr(builtins, _source.HANDING, Handing(meters))
+    os.register_at_fork(after_in_child=meters.end)  # nobody would hear of what is seen there
+    sys.meta_path.insert(0, _source.Finder(folder))
+
+
 def _main_module(program: list[str]) -> _Main:
     """Set up `__main__`, the arguments and the path as the interpreter would."""
     if program[0] == "-c":
@@ -61,11 +91,11 @@ def _main_module(program: list[str]) -> _Main:
     path = os.path.abspath(script)
     with open(path, "rb") as file:
         source = file.read()
-    folder = os.path.dirname(path)
     loader = importlib.machinery.SourceFileLoader("__main__", path)
     module = _made(__file__=path, __spec__=None, __cached__=None, __loader__=loader)
     sys.argv[:] = [script, *arguments]
-    sys.path.insert(0, os.path.realpath(folder))
+    folder = _folder(program)
+    sys.path.insert(0, folder)
     return _Main(module, source, path, folder)
 
 
@@ -108,14 +138,10 @@ def _made(**names: Any) -> types.ModuleType:
     return module
 
 
-def _execute(main: _Main, meters: Meters) -> tuple[Any, float, dict[str, float]]:
+def _execute(main: _Main, folder: str) -> tuple[Any, float, dict[str, float]]:
     """Run it: with what it would exit, how long it took, and what its threads waited for."""
-    setattr(builtins, _source.FUNCTION, meters.function)
-    setattr(builtins, _source.CALLED, meters.called)
-    setattr(builtins, _source.HANDED, meters.handed)
-    sys.meta_path.insert(0, _source.Finder(main.folder))
     began = time.perf_counter()
-    profiling, profile = _begin_profile()
+    profiling = _Profiling(folder)
     code: Any = None
     try:
         exec(_source.compiled(main.source, main.path, main.folder), main.module.__dict__)
@@ -133,36 +159,53 @@ def _execute(main: _Main, meters: Meters) -> tuple[Any, float, dict[str, float]]
     if isinstance(code, str):
         sys.stderr.write(f"{code}\n")
         code = 1
-    return code, wall, _end_profile(profiling, profile)
+    return code, wall, profiling.end()
 
 
 def _join_threads() -> None:
-    """Wait for threads that the interpreter would wait for at its end."""
+    """Wait for threads that the interpreter would wait for at its end, told to end as it does."""
+    calls: Any = getattr(threading, "_threading_atexits", [])
+    while calls:  # executors that were left open have their workers end
+        calls.pop()()
     for thread in threading.enumerate():
         if thread is not threading.current_thread() and not thread.daemon:
             thread.join()
 
 
-def _begin_profile() -> tuple[Any, Any]:
-    from plait.observe._profile import profile
+class _Profiling:
+    """A profile that looks at what threads wait for, and gives way to one of the program's own."""
 
-    profiling = profile(rate=0, tasks=False, children=False)
-    try:
-        return profiling, profiling.__enter__()
-    except (OSError, RuntimeError):
-        return None, None
+    def __init__(self, folder: str) -> None:
+        from plait.observe import _profile
 
+        self._profile: Any = None
+        self._others = _profile.giving_way
+        self._made: Any = _profile.profile(
+            save=os.path.join(folder, "waits.trace"), rate=0, tasks=False, children=False
+        )
+        try:
+            self._profile = self._made.__enter__()
+        except (OSError, RuntimeError):
+            return
+        self._others.append(self._give_way)
 
-def _end_profile(profiling: Any, profile: Any) -> dict[str, float]:
-    if profiling is None:
-        return {}
-    waits: dict[str, float] = {}
-    try:
-        profiling.__exit__(None, None, None)
-        for thread in profile.threads:
-            for wait in thread["waits"]:
-                what = _find.kind_of_wait(wait)
-                waits[what] = waits.get(what, 0.0) + wait["time"]
-    except (OSError, RuntimeError, ValueError):
-        return {}
-    return waits
+    def _give_way(self) -> None:
+        self._profile = None
+        with contextlib.suppress(OSError, RuntimeError, ValueError):
+            self._made.__exit__(None, None, None)
+
+    def end(self) -> dict[str, float]:
+        """Seconds of waits by their kinds; empty where not all was seen."""
+        waits: dict[str, float] = {}
+        if self._profile is None:
+            return waits
+        self._others.clear()
+        try:
+            self._made.__exit__(None, None, None)
+            for thread in self._profile.threads:
+                for wait in thread["waits"]:
+                    what = _find.kind_of_wait(wait)
+                    waits[what] = waits.get(what, 0.0) + wait["time"]
+        except (OSError, RuntimeError, ValueError):
+            return {}
+        return waits

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from importlib.machinery import ModuleSpec
 
-FUNCTION, CALLED, HANDED = "__plait_function__", "__plait_called__", "__plait_handed__"
+FUNCTION, CALLED, HANDING = "__plait_function__", "__plait_called__", "__plait_handing__"
 
 #: What the names of places begin with, where other packages' functions are called in loops; they are builtins, true while the
 #: place is looked at.
@@ -43,11 +43,11 @@ MAPS = {
     "apply_async",
     "to_thread",
     "filter",
+    "run_in_executor",
 }
 
-#: What takes a function to call by the name `target`, or after the pool that is to call it.
-_STARTS = {"Thread", "Process", "Timer"}
-_AFTER_A_POOL = "run_in_executor"
+#: What takes a function to call by the name `target`.
+_STARTS = {"Thread", "Process"}
 
 
 #: Methods of the interpreter's own objects, which are quick: to hand them on would take longer.
@@ -103,16 +103,8 @@ class _Rewriter(ast.NodeTransformer):
 
     def visit_Call(self, node: ast.Call) -> Any:
         name = getattr(node.func, "attr", getattr(node.func, "id", ""))
-        place = 1 if name == _AFTER_A_POOL else 0
-        if name in MAPS | {_AFTER_A_POOL} and len(node.args) > place:
-            given = node.args[place]
-            if isinstance(given, ast.Name | ast.Attribute):
-                # A method's pool may be one of processes.
-                node.args[place] = self._wrapped(HANDED if isinstance(node.func, ast.Attribute) else CALLED, given)
-        if name in _STARTS:
-            for keyword in node.keywords:
-                if keyword.arg == "target" and isinstance(keyword.value, ast.Name | ast.Attribute):
-                    keyword.value = self._wrapped(HANDED, keyword.value)
+        starts = name in _STARTS and any(keyword.arg == "target" for keyword in node.keywords)
+        hands = starts or (name in MAPS and len(node.args) > 0)
         handed_on = self._loops > 0 and self._is_foreign(node.func)
         self.generic_visit(node)
         if handed_on:
@@ -122,6 +114,8 @@ class _Rewriter(ast.NodeTransformer):
             looked_at = self._wrapped(CALLED, node.func, place_name)
             chosen = ast.IfExp(ast.Name(place_name, ast.Load()), looked_at, node.func)
             node.func = ast.copy_location(chosen, node.func)
+        if hands:  # what with is decided when it is known what to
+            node.func = self._wrapped(HANDING, node.func)
         return node
 
     def _is_foreign(self, node: ast.expr) -> bool:

@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import pickle
-import socket
 import sys
 import types
 from typing import TYPE_CHECKING, Any
 
+from plait.advice._held import is_held
 from plait.auto._writes import find_change
 
 if TYPE_CHECKING:
     from plait.advice._meters import Meter
-
-#: Classes of what one call has to itself at a time, by module and name: those of modules that the program may not have.
-_CONNECTIONS = {
-    ("sqlite3", "Connection"), ("sqlite3", "Cursor"), ("http.client", "HTTPConnection"), ("http.client", "HTTPSConnection"),
-    ("ftplib", "FTP"), ("smtplib", "SMTP"), ("imaplib", "IMAP4"), ("poplib", "POP3"), ("telnetlib", "Telnet"),
-    ("ssl", "SSLSocket"), ("multiprocessing.connection", "Connection"), ("asyncio.streams", "StreamReader"),
-    ("asyncio.streams", "StreamWriter"),
-}  # fmt: skip
 
 
 def change(meter: Meter) -> str | None:
@@ -75,31 +66,20 @@ def held_by_one(meter: Meter) -> str:
         return ""
     names = set(_names(getattr(function, "__wrapped__", function).__code__))
     for name in sorted(names & set(function.__globals__)):
-        if _is_held(function.__globals__[name]):
+        if is_held(function.__globals__[name]):
             return f"`{name}`"
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=False):
         try:
-            if _is_held(cell.cell_contents):
+            if is_held(cell.cell_contents):
                 return f"`{name}`"
         except ValueError:  # it is empty
             continue
-    for name, value in sorted(getattr(meter.owner, "__dict__", {}).items()):
-        if name in names and _is_held(value):
-            return f"`self.{name}`"
-    return ""
+    return next((f"`self.{name}`" for name in sorted(names & meter.held)), "")
 
 
 def _names(code: types.CodeType) -> list[str]:
     inner = [name for each in code.co_consts if isinstance(each, types.CodeType) for name in _names(each)]
     return [*code.co_names, *inner]
-
-
-def _is_held(value: Any) -> bool:
-    if isinstance(value, socket.socket):
-        return True
-    if isinstance(value, io.IOBase):
-        return value not in (sys.stdin, sys.stdout, sys.stderr)
-    return any((kind.__module__, kind.__name__) in _CONNECTIONS for kind in type(value).__mro__)
 
 
 def cannot_be_pickled(function: Any) -> str:

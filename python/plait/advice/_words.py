@@ -121,24 +121,37 @@ def _change(model: str, work: Work, workers: int) -> str:
     name = work.record["tasks"].rpartition(".")[2]
     name = "function" if name.startswith("<") else f"object.{name}" if work.record["method"] else name
     coroutine = work.record["coroutine"]
+    given = work.record.get("arguments", 1)
+    call = f"{name}({'item' if given == 1 else '*item'})"
     if model == _work.SERIAL:
         return "call one after the other" if work.record["at_once"] > 1 else "nothing"
     if model == _work.THREADS:
         if coroutine:
             return f"make {name} a function that blocks, and call it in plait.ThreadPool({workers})"
-        return f"with plait.ThreadPool({workers}) as pool: results = list(pool.map({name}, items))"
+        return f"with plait.ThreadPool({workers}) as pool: results = {_mapped(name, given, work.calls)}"
     if model == _work.PROCESSES:
-        pool = f"with plait.ProcessPool({workers}) as pool: results = list(pool.map({{}}, items))"
+        pool = f"with plait.ProcessPool({workers}) as pool: results = "
+        if not work.record.get("guarded", True):
+            pool = f'below if __name__ == "__main__":, since processes import the script: {pool}'
         if not coroutine:
-            return pool.format(name)
+            return pool + _mapped(name, given, work.calls)
         if _bound(work) == "waits":
-            return f"def run(item): return asyncio.run({name}(item)); " + pool.format("run")
-        return f"make {name} a function without async; " + pool.format(name)
+            return f"def run(item): return asyncio.run({call}); {pool}{_mapped('run', 1, work.calls)}"
+        return f"make {name} a function without async; {pool}{_mapped(name, given, work.calls)}"
     if model == _work.ASYNCIO and not coroutine and work.blocked * work.awaitable <= 0.05 * work.wall:
         return f"nothing that would help: {name} awaits nothing"
     if model == _work.ASYNCIO:
-        gather = f"await asyncio.gather(*[{name}(item) for item in items])"
+        gather = f"await asyncio.gather(*[{call} for item in items])"
+        if not given:
+            gather = f"await asyncio.gather(*[{name}() for _ in range({work.calls})])"
         return gather if coroutine else f"make {name} a coroutine that awaits its waits; {gather}"
     if model == _work.INTERPRETERS:
         return f"concurrent.futures.InterpreterPoolExecutor({workers}), from Python 3.14 on"
     return "run it with a free-threaded Python, with plait.ThreadPool"
+
+
+def _mapped(name: str, given: int, calls: int) -> str:
+    """How a pool makes the calls, whose arguments are `items`, or tuples in them."""
+    if not given:
+        return f"[call.result() for call in [pool.submit({name}) for _ in range({calls})]]"
+    return f"list(pool.map({name}, {'items' if given == 1 else '*zip(*items)'}))"

@@ -30,6 +30,10 @@ Of FILE, a saved profile, it takes the tasks, the calls of pools, the threads or
                        standard error then
   --html FILE          as one page that needs nothing else
   -q, --quiet          no table
+
+Options stand before the program or directly behind it. Its own arguments begin at the first
+word that is none of them, or after --: plait advise script.py --json -- --json gives the
+program --json.
 """
 
 _OPTIONS: Final = {
@@ -39,6 +43,8 @@ _OPTIONS: Final = {
     "--quiet": Option(False),
     "--help": Option(False),
 }
+#: Options that are the program's own where they stand behind it.
+_OF_THE_PROGRAM: Final = ("--help", "-h")
 #: What stands before a program that is no file.
 _NAMED: Final = ("-m", "-c")
 _SHORT: Final = {"-q": "--quiet", "-h": "--help"}
@@ -47,12 +53,13 @@ _SHORT: Final = {"-q": "--quiet", "-h": "--help"}
 def run(words: list[str]) -> int:
     """Run the command; return the code to exit with."""
     given, rest = _usage.parse(words, _OPTIONS, _SHORT)
+    ended = len(rest) < len(words) and words[len(words) - len(rest) - 1] == "--"
     if rest and not _is_script(rest[0]):  # a file has no arguments: options may follow
         more, left = _usage.parse(rest[1:], _OPTIONS, _SHORT)
         given, rest = given + more, [rest[0], *left]
-    elif len(rest) > 1:
-        program = 2 if rest[0] in _NAMED else 1
-        more, left = _trailing(rest[program:])
+    elif not ended:
+        program = 2 if rest[:1] and rest[0] in _NAMED else 1
+        more, left = _behind(rest[program:])
         given, rest = given + more, [*rest[:program], *left]
     options = dict(given)
     if "--help" in options:
@@ -83,13 +90,18 @@ def run(words: list[str]) -> int:
     return _tell(advice, as_json, page, "--quiet" in options)
 
 
-def _trailing(words: list[str]) -> tuple[list[tuple[str, str | None]], list[str]]:
-    """Options may stand behind the script too, if nothing else does: else they are the program's."""
-    try:
-        more, left = _usage.parse(words, _OPTIONS, _SHORT)
-    except WrongUsage:
-        return [], words
-    return (more, left) if not left and not any(name == "--help" for name, _ in more) else ([], words)
+def _behind(words: list[str]) -> tuple[list[tuple[str, str | None]], list[str]]:
+    """Options directly behind the program, up to the first word that is none; and the program's own arguments."""
+    found: list[tuple[str, str | None]] = []
+    while words and words[0] != "--":
+        name, equals, _ = words[0].partition("=")
+        option = _OPTIONS.get(_SHORT.get(name, name))
+        if option is None or name in _OF_THE_PROGRAM:
+            return found, words
+        takes = 2 if option.takes_value and not equals else 1
+        found += _usage.parse(words[:takes], _OPTIONS, _SHORT)[0]
+        words = words[takes:]
+    return found, words[1:]
 
 
 def _is_script(word: str) -> bool:

@@ -12,6 +12,8 @@ import tempfile
 from dataclasses import dataclass
 from typing import Any
 
+from plait.advice._children import ended_by
+
 
 @dataclass(frozen=True)
 class Way:
@@ -107,12 +109,14 @@ class FunctionError(Exception):
 
 _START = """
 import sys
-home = sys.argv[1]
+home, parent = sys.argv[1:3]
 if sys.path and not sys.path[0]:
     del sys.path[0]
 sys.path.insert(0, home)
+from plait.advice._children import end_with
+end_with(int(parent))
 from plait.compare._ways import main
-main(*sys.argv[2:])
+main(*sys.argv[3:])
 """
 
 
@@ -143,12 +147,18 @@ def compare_function(
     with tempfile.TemporaryDirectory(prefix="plait-compare-") as folder:
         into = os.path.join(folder, "ways.json")
         words = [into, os.path.abspath(path), name, over or "", str(calls), str(rounds), ",".join(map(str, workers))]
-        command = [sys.executable, "-c", _START, home, *words]
+        command = [sys.executable, "-c", _START, home, str(os.getpid()), *words]
         sys.stdout.flush()
         # What the function prints is not the table.
-        with subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=sys.stderr.fileno(), process_group=0
-        ) as process:
+        with (
+            subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=sys.stderr.fileno(),
+                process_group=0,
+            ) as process,
+            ended_by(lambda number: sys.exit(128 + number)),
+        ):
             try:
                 status = process.wait()
             finally:

@@ -47,16 +47,21 @@ class MeasurementError(RuntimeError):
 
 def run(name: str, *, quick: bool, environment: Mapping[str, str] | None = None) -> Figures:
     """Take a measurement in a new interpreter, whose children end with it; with more in its environment."""
+    from plait.advice._children import ended_by  # measurements themselves do without
+
     command = [sys.executable, "-m", "plait.compare._child", name, *(["quick"] if quick else [])]
-    with subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        process_group=0,
-        env={**os.environ, **(environment or {})},
-    ) as process:
+    with (
+        subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            process_group=0,
+            env={**os.environ, **(environment or {})},
+        ) as process,
+        ended_by(lambda number: sys.exit(128 + number)),
+    ):
         try:
             out, err = process.communicate(timeout=PATIENCE)
         except subprocess.TimeoutExpired:

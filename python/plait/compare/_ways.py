@@ -7,6 +7,7 @@ import importlib
 import inspect
 import json
 import os
+import pickle
 import sys
 import time
 import traceback
@@ -157,17 +158,26 @@ def _same(expected: list[Any] | None, found: list[Any]) -> bool | None:
     try:
         if bool(expected == found):
             return True
+        settled = True
     except Exception:  # arrays have no single answer
-        import pickle
-
-        try:
-            return pickle.dumps(expected) == pickle.dumps(found)
-        except Exception:
-            return None
+        settled = False
+    # What is not equal to itself, as NaN, has the same pickle still.
+    if _pickles(expected) == (pickles := _pickles(found)) and pickles:
+        return True
+    if not settled:
+        return False if pickles else None
     classes: list[Any] = [type(each) for each in expected if each is not None]
     if any(each.__eq__ is _BY_IDENTITY for each in classes):
         return None  # equal to itself alone
     return False
+
+
+def _pickles(results: list[Any]) -> list[bytes]:
+    """A pickle of each, whatever it shares with the others; none where one cannot be pickled."""
+    try:
+        return [pickle.dumps(each) for each in results]
+    except Exception:  # whatever their classes raise
+        return []
 
 
 def _serial(function: Any, arguments: list[tuple[Any, ...]]) -> list[Any]:

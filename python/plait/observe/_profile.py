@@ -13,7 +13,7 @@ from plait.observe._settings import OVER, Settings
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from types import TracebackType
     from typing import Any, BinaryIO
 
@@ -394,6 +394,8 @@ class Profiling:
     def __enter__(self) -> Profile:
         if self._began:
             raise RuntimeError("a profile can be made once: call plait.profile() again for another one")
+        while giving_way:
+            giving_way.pop()()
         if _session.current() is not None or not _turn.acquire(blocking=False):
             raise RuntimeError(
                 "this process is being profiled already: one profile at a time, and a program that runs under "
@@ -443,6 +445,9 @@ class Profiling:
 
             weakref.finalize(self._profile, _discard, self._folder, os.getpid())
 
+
+#: What ends a profile that only looks on while a program runs that may make one of its own.
+giving_way: list[Callable[[], object]] = []
 
 _turn = allocate_lock()
 
