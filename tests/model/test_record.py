@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from typing import Any
 
 import pytest
@@ -27,6 +28,14 @@ def total(work: Workload, kind: str, resource: str | None = None) -> float:
 
 def count(below: int) -> int:
     return sum(range(below))
+
+
+def identity(value: Any) -> Any:
+    return value
+
+
+class Result:
+    """Something whose end can be seen."""
 
 
 async def nap(seconds: float) -> None:
@@ -117,6 +126,36 @@ def test_what_cannot_be_pickled_has_no_parcel() -> None:
     work = record(lambda function: function(), made)
     assert work.items[0].argument.size_bytes == 0
     assert work.items[0].result.size_bytes > 0
+
+
+def test_a_shared_value_is_pickled_for_each_call() -> None:
+    big = bytes(20_000)
+    few, many = record(identity, [big] * 20), record(identity, [big] * 1000)
+    assert few.items[0].argument.size_bytes > 20_000
+    assert {item.argument.size_bytes for item in many.items} == {few.items[0].argument.size_bytes}
+    assert {item.result.size_bytes for item in many.items} == {few.items[0].result.size_bytes}
+    # Numbers of calls that parts do not divide evenly.
+    assert len(record(identity, range(1001)).items) == 1001
+
+
+def test_results_are_dropped_as_they_come() -> None:
+    alive: weakref.WeakSet[Result] = weakref.WeakSet()
+    most = 0
+
+    def make(_: int) -> Result:
+        nonlocal most
+        most = max(most, len(alive))
+        alive.add(made := Result())
+        return made
+
+    async def make_later(number: int) -> Result:
+        return make(number)
+
+    assert record(make, range(20_000)).items[0].result.size_bytes > 0
+    # Short ones are looked at together.
+    assert most <= 2000
+    assert record(make_later, range(300)).items[299].result.size_bytes > 0
+    assert not alive
 
 
 def test_a_following_that_was_not_begun_is_empty() -> None:
