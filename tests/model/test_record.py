@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import gc
 import hashlib
 import os
 import subprocess
@@ -99,6 +101,41 @@ def test_coroutines_are_awaited_one_by_one() -> None:
     assert 0.004 <= together < 0.6 * work.serial_seconds
 
 
+class Fetcher:
+    async def __call__(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+
+def test_objects_that_are_called_as_coroutines_are_awaited() -> None:
+    for function in (Fetcher(), Fetcher().__call__, functools.partial(nap)):
+        work = record(function, [0.004] * 2)
+        assert work.on_loop
+        assert total(work, "blocked") >= 0.007
+
+
+@pytest.mark.filterwarnings("error")
+def test_what_is_to_be_awaited_is_told_from_results() -> None:
+    def begin(seconds: float) -> Any:
+        return nap(seconds)
+
+    with pytest.raises(TypeError, match=r"begin returned <coroutine object nap .*needs a coroutine function"):
+        record(begin, [0.1])
+    with pytest.raises(TypeError, match="Fetcher object at .* returned <coroutine"):
+        record(functools.partial(Fetcher()), [0.1])
+    gc.collect()
+
+
+@pytest.mark.filterwarnings("error")
+def test_within_a_loop_there_is_no_other() -> None:
+    async def main() -> None:
+        with pytest.raises(RuntimeError, match=r"record\(\) of a coroutine function cannot be called while an event loop"):
+            record(nap, [0.001])
+        assert not record(count, [100]).on_loop
+
+    asyncio.run(main())
+    gc.collect()
+
+
 def test_a_probe_finds_what_stands_in_line() -> None:
     lock = threading.Lock()
 
@@ -116,6 +153,8 @@ def test_bad_arguments_and_errors_of_calls() -> None:
         record(abs, [])
     with pytest.raises(ValueError, match="probe"):
         record(abs, [1], probe=0)
+    with pytest.raises(TypeError, match="not callable"):
+        record(5, [1])  # type: ignore[arg-type]
     with pytest.raises(ZeroDivisionError):
         record(lambda number: 1 // number, [1, 0])
     assert record(count, [1000]).count == 1  # and it can be done again

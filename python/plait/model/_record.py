@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 from plait import _core
 from plait._executor import positive_int
-from plait.loop._runner import run
+from plait.loop._runner import _in_ipython, run
+from plait.loop._standard import events_
 from plait.model import _foreign
 from plait.model._measure import measure_speed
 from plait.model._overlap import with_limits
@@ -121,17 +122,22 @@ class _Watch:
             self.begin()
             made = [function(one) for one in some]
             self.end(len(some))
+            if not place and inspect.isawaitable(made[0]):
+                raise _awaitable(function, made[0])
             self._sample(place, made)
             del made  # now, and not while the next ones are looked at
             place += len(some)
 
     async def run_async(self, function: Callable[[Any], Awaitable[Any]], arguments: Sequence[Any]) -> None:
-        for place, one in enumerate(arguments):
-            self.begin()
-            made = await function(one)
-            self.end(1)
-            self._sample(place, [made])
-            del made
+        try:
+            for place, one in enumerate(arguments):
+                self.begin()
+                made = await function(one)
+                self.end(1)
+                self._sample(place, [made])
+                del made
+        finally:
+            _core.followed_gil()  # as in `record`, whose thread may be another
 
     def _sample(self, place: int, made: list[Any]) -> None:
         """Look at those of some results that are among the first of their part."""
@@ -152,7 +158,8 @@ def record(function: Callable[[Any], Any], arguments: Iterable[Any], *, probe: i
     program had the core is left out.
 
     Args:
-        function: Takes one argument; a coroutine function is awaited on an event loop of its own.
+        function: Takes one argument; a coroutine function, or an object whose `__call__` is one, is awaited on an event loop
+            of its own.
         arguments: What it is called with. All calls are made.
         probe: Call it again with the first of the arguments, in so many threads (or tasks), to learn how far waits and C
             code without the GIL can overlap. None: that is not looked at, and they overlap without limit.
@@ -161,7 +168,9 @@ def record(function: Callable[[Any], Any], arguments: Iterable[Any], *, probe: i
         The workload, for `simulate`.
 
     Raises:
-        ValueError: There are no arguments.
+        ValueError: There are no arguments, or `probe` is not positive.
+        TypeError: The function is no coroutine function, but what it returns is to be awaited.
+        RuntimeError: It is a coroutine function, and an event loop is running in this thread.
         Exception: What a call raises.
 
     >>> from plait import simulate
@@ -177,7 +186,9 @@ def record(function: Callable[[Any], Any], arguments: Iterable[Any], *, probe: i
         raise ValueError("arguments must not be empty")
     if probe is not None:
         positive_int("probe", probe)
-    on_loop = inspect.iscoroutinefunction(function)
+    on_loop = _is_coroutine_function(function)
+    if on_loop and events_._get_running_loop() is not None and not _in_ipython():
+        raise RuntimeError("record() of a coroutine function cannot be called while an event loop runs in this thread")
     before = measure_speed()
     watch, foreign = _Watch(len(given)), _foreign.others()
     began = time.perf_counter()
@@ -204,6 +215,19 @@ def record(function: Callable[[Any], Any], arguments: Iterable[Any], *, probe: i
         items += [Item(bursts, *parcels[(len(items) + number) // part]) for number in range(look.calls)]
     work = Workload(items, resources=RESOURCES, speed=speed, on_loop=on_loop)
     return work if probe is None else with_limits(work, function, given, probe)
+
+
+def _is_coroutine_function(function: Callable[[Any], Any]) -> bool:
+    called: object = getattr(type(function), "__call__", None)
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(called)
+
+
+def _awaitable(function: Callable[[Any], Any], result: Any) -> TypeError:
+    """What to raise for a function that has only begun what it does."""
+    if inspect.iscoroutine(result):
+        result.close()
+    name = getattr(function, "__qualname__", None) or repr(function)
+    return TypeError(f"{name} returned {result!r}, which is to be awaited: record() needs a coroutine function for that")
 
 
 def _bursts(look: _Look, share: float) -> tuple[Burst, ...]:
