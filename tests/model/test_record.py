@@ -6,6 +6,7 @@ import asyncio
 import functools
 import gc
 import hashlib
+import itertools
 import os
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from typing import Any
 import pytest
 
 from plait import _core, simulate
-from plait.model import Burst, Costs, Workload, record
+from plait.model import Burst, Costs, Workload, _overlap, record
 
 GIL = pytest.mark.skipif(not _core.gil_is_on(), reason="there is no GIL to be seen")
 
@@ -99,6 +100,39 @@ def test_coroutines_are_awaited_one_by_one() -> None:
     assert total(work, "blocked") >= 0.018
     together = simulate(work, model="asyncio", costs=Costs()).seconds
     assert 0.004 <= together < 0.6 * work.serial_seconds
+
+
+@pytest.mark.parametrize("error", [ValueError, asyncio.CancelledError])
+def test_a_probe_that_fails_leaves_the_recording(error: type[BaseException]) -> None:
+    calls = itertools.count()
+
+    def once(seconds: float) -> None:
+        if next(calls) >= 6:
+            raise error
+        time.sleep(seconds)
+
+    async def once_later(seconds: float) -> None:
+        once(seconds)
+        await asyncio.sleep(seconds)
+
+    for function in (once, once_later):
+        calls = itertools.count()
+        work = record(function, [0.004] * 6, probe=2)
+        assert (len(work.items), next(calls) > 6) == (6, True)
+        assert total(work, "blocked", "line") == 0
+
+
+@pytest.mark.parametrize(("longest", "rounds"), [(60.0, 3), (0.0, 1)])
+def test_a_long_probe_is_made_once(monkeypatch: pytest.MonkeyPatch, longest: float, rounds: int) -> None:
+    monkeypatch.setattr(_overlap, "_LONG", longest)
+    calls = itertools.count()
+
+    def wait(seconds: float) -> None:
+        next(calls)
+        time.sleep(seconds)
+
+    record(wait, [0.004] * 6, probe=2)
+    assert next(calls) == 6 + 6 * rounds
 
 
 class Fetcher:

@@ -161,8 +161,10 @@ def record(function: Callable[[Any], Any], arguments: Iterable[Any], *, probe: i
         function: Takes one argument; a coroutine function, or an object whose `__call__` is one, is awaited on an event loop
             of its own.
         arguments: What it is called with. All calls are made.
-        probe: Call it again with the first of the arguments, in so many threads (or tasks), to learn how far waits and C
-            code without the GIL can overlap. None: that is not looked at, and they overlap without limit.
+        probe: Call it again with the first of the arguments (200 at most), in so many threads (or tasks), to learn how far
+            waits and C code without the GIL can overlap. If there are such, those calls are made three times, or once if they
+            take over a second; what is learned from them needs `calibrate()`. If one of them raises, the recording goes
+            without. None: that is not looked at, and they overlap without limit.
 
     Returns:
         The workload, for `simulate`.
@@ -170,7 +172,8 @@ def record(function: Callable[[Any], Any], arguments: Iterable[Any], *, probe: i
     Raises:
         ValueError: There are no arguments, or `probe` is not positive.
         TypeError: The function is no coroutine function, but what it returns is to be awaited.
-        RuntimeError: It is a coroutine function, and an event loop is running in this thread.
+        RuntimeError: It is a coroutine function, and an event loop is running in this thread; or the probe's `calibrate()`
+            fails.
         Exception: What a call raises.
 
     >>> from plait import simulate
