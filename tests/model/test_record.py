@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from plait import _core, simulate
-from plait.model import Burst, Costs, Workload, _overlap, record
+from plait.model import Costs, Workload, _overlap, _record, record
 
 GIL = pytest.mark.skipif(not _core.gil_is_on(), reason="there is no GIL to be seen")
 
@@ -235,6 +235,30 @@ def test_a_following_that_was_not_begun_is_empty() -> None:
     assert _core.followed_gil() == []
 
 
-def test_kinds_are_those_of_bursts() -> None:
-    work = record(count, [1000])
-    assert all(isinstance(burst, Burst) for item in work.items for burst in item.bursts)
+@GIL
+def test_of_very_many_stretches_the_last_are_put_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    def naps(_: int) -> None:
+        for _ in range(20):
+            time.sleep(0.0002)
+            count(2000)
+
+    kinds = lambda work: [len([burst for burst in item.bursts if burst.kind == "hold"]) for item in work.items]  # noqa: E731
+    assert min(kinds(record(naps, range(8)))) > 10
+    monkeypatch.setattr(_record, "_STRETCHES", 100)
+    work = record(naps, range(8))
+    assert kinds(work)[0] > 10
+    assert kinds(work)[-4:] == [1] * 4
+    assert all(sum(burst.seconds for burst in item.bursts if burst.kind == "blocked") > 0.004 for item in work.items)
+
+
+@GIL
+def test_of_a_recording_within_a_call_nothing_is_seen_of_the_gil() -> None:
+    data = bytes(3_000_000)
+
+    def outer(_: int) -> None:
+        record(count, [1000])
+        hashlib.sha256(data).digest()
+
+    work = record(outer, range(3))
+    assert total(work, "released") == 0
+    assert total(work, "hold") > 0

@@ -27,6 +27,8 @@ _PARTS = 64
 _PICKLED, _ENOUGH = 64, 0.001
 #: Share of the time that has to be spent waiting for others to be looked at, and how many of the kernel's ticks.
 _WAITS, _TICKS = 0.05, 5
+#: Stretches of all calls that are kept in their order; of calls after that two each, with the GIL and without.
+_STRETCHES = 100_000
 
 RESOURCES = {
     "children": Resource(on_cores=True),
@@ -90,6 +92,7 @@ class _Watch:
 
     def __init__(self, calls: int) -> None:
         self.looks: list[_Look] = []
+        self._stretches = 0
         self._part = _part(calls)
         self.results: list[_Sample] = []
 
@@ -105,6 +108,9 @@ class _Watch:
         stretches = _core.followed_gil() if self._follows else []
         cpu = time.thread_time_ns() - self._cpu
         ready = _core.thread_ready_ns() - self._ready
+        if self._stretches + len(stretches) > _STRETCHES:
+            stretches = _merged(stretches)
+        self._stretches += len(stretches)
         self.looks.append(_Look(calls, stretches, wall, cpu, ready, _foreign.children_ns() - self._children))
 
     @property
@@ -155,7 +161,8 @@ def record(function: Callable[[Any], Any], arguments: Iterable[Any], *, probe: i
 
     Each call is divided into bursts: with the GIL on a core, asleep with it, on a core without it, waiting. Of waits it is
     found out how much of them children and other programs of this machine have worked meanwhile. Time in which another
-    program had the core is left out.
+    program had the core is left out. Of a call that itself calls `record`, it is not seen when it had the GIL: all its time
+    on a core counts as with it.
 
     Args:
         function: Takes one argument; a coroutine function, or an object whose `__call__` is one, is awaited on an event loop
@@ -218,6 +225,17 @@ def record(function: Callable[[Any], Any], arguments: Iterable[Any], *, probe: i
         items += [Item(bursts, *parcels[(len(items) + number) // part]) for number in range(look.calls)]
     work = Workload(items, resources=RESOURCES, speed=speed, on_loop=on_loop)
     return work if probe is None else with_limits(work, function, given, probe)
+
+
+def _merged(stretches: Sequence[tuple[bool, int, int, int]]) -> list[tuple[bool, int, int, int]]:
+    """All with the GIL as one, and all without."""
+    found: list[tuple[bool, int, int, int]] = []
+    for held in (True, False):
+        some = [(wall, cpu, releases) for had, wall, cpu, releases in stretches if had == held]
+        if some:
+            wall, cpu, releases = map(sum, zip(*some, strict=True))
+            found.append((held, wall, cpu, releases))
+    return found
 
 
 def _is_coroutine_function(function: Callable[[Any], Any]) -> bool:
