@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from plait import _core, simulate
-from plait.model import Costs, Workload, _overlap, _record, record
+from plait.model import Costs, Workload, _foreign, _overlap, _record, record
 
 GIL = pytest.mark.skipif(not _core.gil_is_on(), reason="there is no GIL to be seen")
 
@@ -262,3 +262,12 @@ def test_of_a_recording_within_a_call_nothing_is_seen_of_the_gil() -> None:
     work = record(outer, range(3))
     assert total(work, "released") == 0
     assert total(work, "hold") > 0
+
+
+def test_a_number_that_is_another_process_by_now_takes_nothing_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    later = {1: 5.0, 2: 1.0, 3: 0.25}
+    monkeypatch.setattr(_foreign, "others", lambda: later)
+    assert _foreign.between({1: 4.0, 2: 30.0}, later, 1.0) == _foreign.Beside(1.0, 0.0)
+    busy = {number: spent + 1.0 for number, spent in later.items()}
+    monkeypatch.setattr(_foreign, "others", lambda: busy)
+    assert _foreign.between({1: 4.5, 2: 30.0}, later, 1.0) == _foreign.Beside(0.0, 0.5)

@@ -329,10 +329,17 @@ def test_the_quota_of_a_container_is_found(
 
 
 def test_priorities() -> None:
-    work = [[Burst("hold", 0.010)]] * 8
-    assert seconds(work, "processes", nice=19) == pytest.approx(seconds(work, "processes"))
-    with pytest.raises(ValueError, match="nice must be from -20 to 19, not 20"):
-        seconds(work, "processes", nice=20)
+    # A worker that computes, and one that waits for what a child does on the same core.
+    items = [Item((Burst("hold", 0.100),)), Item((Burst("blocked", 0.100, resource="child"),))]
+    work = Workload(items, resources={"child": Resource(on_cores=True)})
+
+    def waited(nice: int) -> float:
+        ask = simulate(work, model="processes", workers=2, cores=1, nice=nice, costs=FREE, chunksize=1)
+        assert ask.seconds == pytest.approx(0.200)
+        return ask.details["io_wait"]
+
+    assert 0.180 <= waited(0) <= 0.200
+    assert 0.100 <= waited(19) <= 0.112
 
 
 def test_a_slower_machine_takes_longer_for_what_it_computes_and_not_for_waits() -> None:
