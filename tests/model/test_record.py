@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import gc
 import hashlib
+import itertools
 import os
 import subprocess
 import sys
 import threading
 import time
+import weakref
 from typing import Any
 
 import pytest
 
 from plait import _core, simulate
-from plait.model import Burst, Costs, Workload, record
+from plait.model import Costs, Workload, _foreign, _overlap, _record, record
 
 GIL = pytest.mark.skipif(not _core.gil_is_on(), reason="there is no GIL to be seen")
 
@@ -27,6 +31,14 @@ def total(work: Workload, kind: str, resource: str | None = None) -> float:
 
 def count(below: int) -> int:
     return sum(range(below))
+
+
+def identity(value: Any) -> Any:
+    return value
+
+
+class Result:
+    """Something whose end can be seen."""
 
 
 async def nap(seconds: float) -> None:
@@ -90,6 +102,74 @@ def test_coroutines_are_awaited_one_by_one() -> None:
     assert 0.004 <= together < 0.6 * work.serial_seconds
 
 
+@pytest.mark.parametrize("error", [ValueError, asyncio.CancelledError])
+def test_a_probe_that_fails_leaves_the_recording(error: type[BaseException]) -> None:
+    calls = itertools.count()
+
+    def once(seconds: float) -> None:
+        if next(calls) >= 6:
+            raise error
+        time.sleep(seconds)
+
+    async def once_later(seconds: float) -> None:
+        once(seconds)
+        await asyncio.sleep(seconds)
+
+    for function in (once, once_later):
+        calls = itertools.count()
+        work = record(function, [0.004] * 6, probe=2)
+        assert (len(work.items), next(calls) > 6) == (6, True)
+        assert total(work, "blocked", "line") == 0
+
+
+@pytest.mark.parametrize(("longest", "rounds"), [(60.0, 3), (0.0, 1)])
+def test_a_long_probe_is_made_once(monkeypatch: pytest.MonkeyPatch, longest: float, rounds: int) -> None:
+    monkeypatch.setattr(_overlap, "_LONG", longest)
+    calls = itertools.count()
+
+    def wait(seconds: float) -> None:
+        next(calls)
+        time.sleep(seconds)
+
+    record(wait, [0.004] * 6, probe=2)
+    assert next(calls) == 6 + 6 * rounds
+
+
+class Fetcher:
+    async def __call__(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+
+def test_objects_that_are_called_as_coroutines_are_awaited() -> None:
+    for function in (Fetcher(), Fetcher().__call__, functools.partial(nap)):
+        work = record(function, [0.004] * 2)
+        assert work.on_loop
+        assert total(work, "blocked") >= 0.007
+
+
+@pytest.mark.filterwarnings("error")
+def test_what_is_to_be_awaited_is_told_from_results() -> None:
+    def begin(seconds: float) -> Any:
+        return nap(seconds)
+
+    with pytest.raises(TypeError, match=r"begin returned <coroutine object nap .*needs a coroutine function"):
+        record(begin, [0.1])
+    with pytest.raises(TypeError, match="Fetcher object at .* returned <coroutine"):
+        record(functools.partial(Fetcher()), [0.1])
+    gc.collect()
+
+
+@pytest.mark.filterwarnings("error")
+def test_within_a_loop_there_is_no_other() -> None:
+    async def main() -> None:
+        with pytest.raises(RuntimeError, match=r"record\(\) of a coroutine function cannot be called while an event loop"):
+            record(nap, [0.001])
+        assert not record(count, [100]).on_loop
+
+    asyncio.run(main())
+    gc.collect()
+
+
 def test_a_probe_finds_what_stands_in_line() -> None:
     lock = threading.Lock()
 
@@ -107,6 +187,8 @@ def test_bad_arguments_and_errors_of_calls() -> None:
         record(abs, [])
     with pytest.raises(ValueError, match="probe"):
         record(abs, [1], probe=0)
+    with pytest.raises(TypeError, match="not callable"):
+        record(5, [1])  # type: ignore[arg-type]
     with pytest.raises(ZeroDivisionError):
         record(lambda number: 1 // number, [1, 0])
     assert record(count, [1000]).count == 1  # and it can be done again
@@ -119,10 +201,73 @@ def test_what_cannot_be_pickled_has_no_parcel() -> None:
     assert work.items[0].result.size_bytes > 0
 
 
+def test_a_shared_value_is_pickled_for_each_call() -> None:
+    big = bytes(20_000)
+    few, many = record(identity, [big] * 20), record(identity, [big] * 1000)
+    assert few.items[0].argument.size_bytes > 20_000
+    assert {item.argument.size_bytes for item in many.items} == {few.items[0].argument.size_bytes}
+    assert {item.result.size_bytes for item in many.items} == {few.items[0].result.size_bytes}
+    # Numbers of calls that parts do not divide evenly.
+    assert len(record(identity, range(1001)).items) == 1001
+
+
+def test_results_are_dropped_as_they_come() -> None:
+    alive: weakref.WeakSet[Result] = weakref.WeakSet()
+    most = 0
+
+    def make(_: int) -> Result:
+        nonlocal most
+        most = max(most, len(alive))
+        alive.add(made := Result())
+        return made
+
+    async def make_later(number: int) -> Result:
+        return make(number)
+
+    assert record(make, range(20_000)).items[0].result.size_bytes > 0
+    # Short ones are looked at together.
+    assert most <= 2000
+    assert record(make_later, range(300)).items[299].result.size_bytes > 0
+    assert not alive
+
+
 def test_a_following_that_was_not_begun_is_empty() -> None:
     assert _core.followed_gil() == []
 
 
-def test_kinds_are_those_of_bursts() -> None:
-    work = record(count, [1000])
-    assert all(isinstance(burst, Burst) for item in work.items for burst in item.bursts)
+@GIL
+def test_of_very_many_stretches_the_last_are_put_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    def naps(_: int) -> None:
+        for _ in range(20):
+            time.sleep(0.0002)
+            count(2000)
+
+    kinds = lambda work: [len([burst for burst in item.bursts if burst.kind == "hold"]) for item in work.items]  # noqa: E731
+    assert min(kinds(record(naps, range(8)))) > 10
+    monkeypatch.setattr(_record, "_STRETCHES", 100)
+    work = record(naps, range(8))
+    assert kinds(work)[0] > 10
+    assert kinds(work)[-4:] == [1] * 4
+    assert all(sum(burst.seconds for burst in item.bursts if burst.kind == "blocked") > 0.004 for item in work.items)
+
+
+@GIL
+def test_of_a_recording_within_a_call_nothing_is_seen_of_the_gil() -> None:
+    data = bytes(3_000_000)
+
+    def outer(_: int) -> None:
+        record(count, [1000])
+        hashlib.sha256(data).digest()
+
+    work = record(outer, range(3))
+    assert total(work, "released") == 0
+    assert total(work, "hold") > 0
+
+
+def test_a_number_that_is_another_process_by_now_takes_nothing_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    later = {1: 5.0, 2: 1.0, 3: 0.25}
+    monkeypatch.setattr(_foreign, "others", lambda: later)
+    assert _foreign.between({1: 4.0, 2: 30.0}, later, 1.0) == _foreign.Beside(1.0, 0.0)
+    busy = {number: spent + 1.0 for number, spent in later.items()}
+    monkeypatch.setattr(_foreign, "others", lambda: busy)
+    assert _foreign.between({1: 4.5, 2: 30.0}, later, 1.0) == _foreign.Beside(0.0, 0.5)

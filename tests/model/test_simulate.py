@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
+import pwd
 import re
 import sys
 import threading
@@ -14,7 +16,7 @@ import pytest
 
 import plait
 from plait import _core, simulate
-from plait.model import Burst, Costs, Item, Parcel, Resource, Workload, calibrate, measure_speed, what_if
+from plait.model import Burst, Costs, Item, Parcel, Resource, Workload, _calibrate, calibrate, measure_speed, what_if
 from plait.model._calibrate import _load, _path
 
 FREE = Costs(
@@ -199,6 +201,66 @@ def test_a_home_that_cannot_be_written_to_is_no_error(tmp_path: Any, monkeypatch
     assert 0 < measure_speed() < 60
 
 
+def test_without_a_home_costs_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody(number: int) -> None:
+        raise KeyError(number)
+
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    monkeypatch.setattr(_calibrate, "_known", None)
+    monkeypatch.setattr(_calibrate, "_measure_apart", Costs)
+    assert calibrate(refresh=True) == Costs()
+
+
+def test_what_the_interpreter_prints_beside_costs_is_left_out(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text("import sys; sys.stdout.write('[1]\\nwelcome ')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(_calibrate, "_PROGRAM", f"print('\\n' + {json.dumps(Costs().to_json())!r})")
+    assert _calibrate._measure_apart() == Costs()
+
+
+@pytest.mark.parametrize(
+    ("program", "message"),
+    [
+        ("raise SystemExit('no room')", "no room"),
+        ("print('[3]')", r"the interpreter said '\[3\]'"),
+        ("import time; time.sleep(60)", "timed out"),
+    ],
+)
+def test_an_interpreter_that_cannot_measure(program: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_calibrate, "_PROGRAM", program)
+    monkeypatch.setattr(_calibrate, "_LONGEST", 0.5 if "sleep" in program else 60.0)
+    with pytest.raises(RuntimeError, match=f"costs could not be measured: .*{message}"):
+        _calibrate._measure_apart()
+
+
+def test_an_interpreter_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_calibrate, "_executable", lambda: "/nowhere/python")
+    with pytest.raises(RuntimeError, match="costs could not be measured: .*/nowhere/python"):
+        _calibrate._measure_apart()
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"identity": 0, "costs": {"known": {"wake": [1' + "0" * 400 + ", 0]}}}"])
+def test_stored_costs_that_are_broken_are_not_taken(text: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_calibrate, "_identity", lambda: 0)
+    (tmp_path / "costs").write_text(text)
+    assert _load(tmp_path / "costs") is None
+
+
+def test_costs_that_cannot_be_written_leave_nothing(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(value: object, file: Any) -> None:
+        file.write("{")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(_calibrate, "_measure_apart", Costs)
+    monkeypatch.setattr(json, "dump", full)
+    assert _calibrate._measure_and_store(tmp_path / "plait" / "costs") == Costs()
+    assert list((tmp_path / "plait").iterdir()) == []
+
+
 def test_a_fork_while_another_thread_measures_does_not_hang_the_child(run_script: Any) -> None:
     source = """
 import os, threading
@@ -267,10 +329,17 @@ def test_the_quota_of_a_container_is_found(
 
 
 def test_priorities() -> None:
-    work = [[Burst("hold", 0.010)]] * 8
-    assert seconds(work, "processes", nice=19) == pytest.approx(seconds(work, "processes"))
-    with pytest.raises(ValueError, match="nice must be from -20 to 19, not 20"):
-        seconds(work, "processes", nice=20)
+    # A worker that computes, and one that waits for what a child does on the same core.
+    items = [Item((Burst("hold", 0.100),)), Item((Burst("blocked", 0.100, resource="child"),))]
+    work = Workload(items, resources={"child": Resource(on_cores=True)})
+
+    def waited(nice: int) -> float:
+        ask = simulate(work, model="processes", workers=2, cores=1, nice=nice, costs=FREE, chunksize=1)
+        assert ask.seconds == pytest.approx(0.200)
+        return ask.details["io_wait"]
+
+    assert 0.180 <= waited(0) <= 0.200
+    assert 0.100 <= waited(19) <= 0.112
 
 
 def test_a_slower_machine_takes_longer_for_what_it_computes_and_not_for_waits() -> None:

@@ -42,7 +42,10 @@ async def _await_each(meter: Meter, function: Any, arguments: Sequence[tuple[Any
 def predict_calls(
     record: dict[str, Any], model: str, workers: int | None, cores: int
 ) -> tuple[float, float, float] | None:
-    """Predict the calls of a record: seconds, and from where to where nine of ten runs lie; None if there are too few."""
+    """Predict the calls of a record: seconds, and an interval that is meant for nine of ten runs; None if there are too few.
+
+    About six of ten lie there in docs/predictions.md.
+    """
     if record["tasks"] is None:
         return None
     work = Work(record)

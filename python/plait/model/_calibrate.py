@@ -19,6 +19,8 @@ from plait.model._costs import Costs
 from plait.processes._launch import _executable
 
 _FORMAT = 2
+#: Seconds after which the interpreter that measures is given up.
+_LONGEST = 60.0
 _lock = threading.Lock()
 _known: Costs | None = None
 
@@ -29,7 +31,7 @@ def calibrate(*, refresh: bool = False) -> Costs:
     The first call on a machine takes up to two seconds; a fresh interpreter makes pools and an event loop and times tasks
     that do nothing. The result lies in the user's cache directory (`$XDG_CACHE_HOME/plait`, or `~/.cache/plait`), under a
     name made from the processor, the kernel, the number of CPUs, the interpreter and plait's version. Where that cannot be
-    written it holds for this process.
+    written, or the user has no home, it holds for this process.
 
     Args:
         refresh: Measure again.
@@ -38,7 +40,7 @@ def calibrate(*, refresh: bool = False) -> Costs:
         The costs, as `simulate` takes them.
 
     Raises:
-        RuntimeError: The interpreter that measures cannot be started, or fails.
+        RuntimeError: The interpreter that measures cannot be started, fails, or takes longer than a minute.
 
     >>> from plait.model import calibrate
     >>> costs = calibrate()
@@ -84,7 +86,10 @@ def _identity() -> dict[str, Any]:
 
 def _path() -> Path:
     cache = os.environ.get("XDG_CACHE_HOME")
-    base = Path(cache) if cache and os.path.isabs(cache) else Path("~/.cache").expanduser()
+    try:
+        base = Path(cache) if cache and os.path.isabs(cache) else Path("~/.cache").expanduser()
+    except RuntimeError:  # the user has no home: there is nothing to read, nor can it be written
+        base = Path(os.devnull)
     name = hashlib.sha256(json.dumps(_identity(), sort_keys=True).encode()).hexdigest()[:16]
     return base / "plait" / f"costs-{name}.json"
 
@@ -93,7 +98,7 @@ def _load(path: Path) -> Costs | None:
     try:
         stored = json.loads(path.read_text())
         return Costs.from_json(stored["costs"]) if stored["identity"] == _identity() else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):
         return None  # not there, or not ours
 
 
@@ -102,8 +107,13 @@ def _measure_and_store(path: Path) -> Costs:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
-            json.dump({"identity": _identity(), "costs": costs.to_json()}, file)
-        Path(file.name).replace(path)
+            try:
+                json.dump({"identity": _identity(), "costs": costs.to_json()}, file)
+                file.close()
+                os.replace(file.name, path)
+            except BaseException:
+                os.unlink(file.name)
+                raise
     except OSError:
         pass
     return costs
@@ -114,7 +124,7 @@ _PROGRAM = """
 import json, sys
 sys.path[:] = json.loads(sys.argv[1])
 from plait.model._measure import measure
-print(json.dumps(measure().to_json()))
+print("\\n" + json.dumps(measure().to_json()))
 """
 
 
@@ -123,7 +133,23 @@ def _measure_apart() -> Costs:
     here = os.getcwd()
     places = json.dumps([place or here for place in sys.path])
     command = [_executable(), "-c", _PROGRAM, places]
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+            timeout=_LONGEST,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise RuntimeError(f"the machine's costs could not be measured: {error}") from error
     if done.returncode:
         raise RuntimeError(f"the machine's costs could not be measured: {done.stderr.strip() or done.returncode}")
-    return Costs.from_json(json.loads(done.stdout))
+    # What the interpreter imports at its start may have printed something.
+    last = done.stdout.rstrip().rpartition("\n")[2]
+    try:
+        return Costs.from_json(json.loads(last))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise RuntimeError(f"the machine's costs could not be measured: the interpreter said {last!r}") from None

@@ -56,7 +56,7 @@ def between(before: Mapping[int, float], after: Mapping[int, float], seconds: fl
     for pid, so_far in after.items():
         if pid not in before:
             continue  # who has just begun does so without this program: its own children are counted when they end
-        spent = so_far - before[pid]
+        spent = max(0.0, so_far - before[pid])  # the number may be another process's by now
         idle = later.get(pid, so_far) - so_far
         if idle > _BUSY * _PAUSE + TICK:
             load += min(spent, seconds)

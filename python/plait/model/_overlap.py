@@ -14,8 +14,8 @@ from plait.threads._pool import ThreadPool
 
 #: Calls of a probe at most, and seconds that they take one after the other: the system spreads threads over cores by then.
 _CALLS, _SECONDS = 200, 0.25
-#: How often it is made: the quickest counts.
-_TIMES = 3
+#: How often it is made, unless that takes longer than so many seconds: the quickest counts.
+_TIMES, _LONG = 3, 1.0
 #: What a probe takes longer than that is not chance.
 _TOLERANCE = 1.1
 _STEPS = 7
@@ -39,7 +39,10 @@ _KINDS = {
 
 
 def with_limits(work: Workload, function: Callable[[Any], Any], arguments: Sequence[Any], at_once: int) -> Workload:
-    """The workload, with the part of its waits, or of its work without the GIL, that stands in line."""
+    """The workload, with the part of its waits, or of its work without the GIL, that stands in line.
+
+    It stays as it is if a call of the probe fails: those that were recorded did not.
+    """
     few = _few(work, at_once)
     if few < 2:
         return work
@@ -47,7 +50,10 @@ def with_limits(work: Workload, function: Callable[[Any], Any], arguments: Seque
     most, kind = max((_seconds(some.items, each), name) for name, each in _KINDS.items())
     if most <= 0.05 * some.serial_seconds:
         return work
-    taken = min(_timed(function, arguments[:few], at_once, on_loop=work.on_loop) for _ in range(_TIMES))
+    try:
+        taken = _quickest(function, arguments[:few], at_once, on_loop=work.on_loop)
+    except (Exception, asyncio.CancelledError):  # it is the function's
+        return work
 
     def predicted(part: float, contended: float = 0.0) -> float:
         limited = _in_line(some, _KINDS[kind], part, contended)
@@ -87,6 +93,13 @@ def _is(burst: Burst, kind: _Kind) -> bool:
 
 def _seconds(items: Sequence[Item], kind: _Kind) -> float:
     return sum(burst.seconds for item in items for burst in item.bursts if _is(burst, kind))
+
+
+def _quickest(function: Callable[[Any], Any], arguments: Sequence[Any], at_once: int, *, on_loop: bool) -> float:
+    taken = _timed(function, arguments, at_once, on_loop=on_loop)
+    for _ in range(_TIMES - 1 if taken <= _LONG else 0):
+        taken = min(taken, _timed(function, arguments, at_once, on_loop=on_loop))
+    return taken
 
 
 def _timed(function: Callable[[Any], Any], arguments: Sequence[Any], at_once: int, *, on_loop: bool) -> float:

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 from plait import _core
 from plait._executor import positive_int
-from plait.loop._runner import run
+from plait.loop._runner import _in_ipython, run
+from plait.loop._standard import events_
 from plait.model import _foreign
 from plait.model._measure import measure_speed
 from plait.model._overlap import with_limits
@@ -20,10 +21,14 @@ from plait.model._workload import Burst, Item, Parcel, Resource, Workload
 _GAP = 20e-6
 #: Calls that are shorter are looked at several at once: nanoseconds; and how long those are to be together.
 _SHORT, _TOGETHER = 30_000, 200_000
-#: How often values are pickled to see what that takes, and how many at once at most.
-_PARCELS, _TOGETHER_PARCELS = 64, 64
+#: How many parts of the calls are looked at for what their values take to be pickled, at least where there are so many calls.
+_PARTS = 64
+#: Values of a part that are pickled at most, and the seconds after which there are enough of them.
+_PICKLED, _ENOUGH = 64, 0.001
 #: Share of the time that has to be spent waiting for others to be looked at, and how many of the kernel's ticks.
 _WAITS, _TICKS = 0.05, 5
+#: Stretches of all calls that are kept in their order; of calls after that two each, with the GIL and without.
+_STRETCHES = 100_000
 
 RESOURCES = {
     "children": Resource(on_cores=True),
@@ -43,12 +48,53 @@ class _Look(NamedTuple):
     children: int
 
 
-class _Watch:
-    """Looks at the calling thread, call by call."""
+class _Sample:
+    """What it takes to pickle and unpickle some values that are much alike, each by itself: a shared one is sent each time."""
 
     def __init__(self) -> None:
+        self._count = self._size = 0
+        self._pickle = self._unpickle = 0.0
+        self._possible = True
+
+    def add(self, values: Sequence[Any]) -> None:
+        if not values or not self._possible or self._pickle + self._unpickle > _ENOUGH:
+            return
+        try:
+            begin = time.perf_counter()
+            pickle.dumps(values[0], pickle.HIGHEST_PROTOCOL)  # it looks up how its class is pickled
+            enough = 1 + int(_ENOUGH / (time.perf_counter() - begin + 1e-9))
+            # What each takes is less than a clock can tell.
+            begin = time.perf_counter()
+            pickled = [pickle.dumps(value, pickle.HIGHEST_PROTOCOL) for value in values[:enough]]
+            between = time.perf_counter()
+            for one in pickled:
+                pickle.loads(one)
+            end = time.perf_counter()
+        except Exception:  # whatever the program's classes raise
+            self._possible = False
+            return
+        self._count += len(pickled)
+        self._pickle += between - begin
+        self._unpickle += end - between
+        self._size += sum(map(len, pickled))
+
+    @property
+    def parcel(self) -> Parcel:
+        """Of one value; nothing if they cannot be pickled."""
+        if not self._possible or not self._count:
+            return Parcel()
+        count = self._count
+        return Parcel(self._pickle / count, self._unpickle / count, self._size // count)
+
+
+class _Watch:
+    """Looks at the calling thread, call by call; results are dropped as they come."""
+
+    def __init__(self, calls: int) -> None:
         self.looks: list[_Look] = []
-        self.results: list[Any] = []
+        self._stretches = 0
+        self._part = _part(calls)
+        self.results: list[_Sample] = []
 
     def begin(self) -> None:
         self._children = _foreign.children_ns()
@@ -62,6 +108,9 @@ class _Watch:
         stretches = _core.followed_gil() if self._follows else []
         cpu = time.thread_time_ns() - self._cpu
         ready = _core.thread_ready_ns() - self._ready
+        if self._stretches + len(stretches) > _STRETCHES:
+            stretches = _merged(stretches)
+        self._stretches += len(stretches)
         self.looks.append(_Look(calls, stretches, wall, cpu, ready, _foreign.children_ns() - self._children))
 
     @property
@@ -79,15 +128,32 @@ class _Watch:
             self.begin()
             made = [function(one) for one in some]
             self.end(len(some))
-            self.results += made
+            if not place and inspect.isawaitable(made[0]):
+                raise _awaitable(function, made[0])
+            self._sample(place, made)
+            del made  # now, and not while the next ones are looked at
             place += len(some)
 
     async def run_async(self, function: Callable[[Any], Awaitable[Any]], arguments: Sequence[Any]) -> None:
-        for one in arguments:
-            self.begin()
-            made = await function(one)
-            self.end(1)
-            self.results.append(made)
+        try:
+            for place, one in enumerate(arguments):
+                self.begin()
+                made = await function(one)
+                self.end(1)
+                self._sample(place, [made])
+                del made
+        finally:
+            _core.followed_gil()  # as in `record`, whose thread may be another
+
+    def _sample(self, place: int, made: list[Any]) -> None:
+        """Look at those of some results that are among the first of their part."""
+        until = place + len(made)
+        for part in range(place // self._part, (until - 1) // self._part + 1):
+            if part == len(self.results):
+                self.results.append(_Sample())
+            begin = part * self._part
+            end = begin + min(self._part, _PICKLED)
+            self.results[part].add(made[max(0, begin - place) : max(0, end - place)])
 
 
 def record(function: Callable[[Any], Any], arguments: Iterable[Any], *, probe: int | None = None) -> Workload:
@@ -95,19 +161,26 @@ def record(function: Callable[[Any], Any], arguments: Iterable[Any], *, probe: i
 
     Each call is divided into bursts: with the GIL on a core, asleep with it, on a core without it, waiting. Of waits it is
     found out how much of them children and other programs of this machine have worked meanwhile. Time in which another
-    program had the core is left out.
+    program had the core is left out. Of a call that itself calls `record`, it is not seen when it had the GIL: all its time
+    on a core counts as with it.
 
     Args:
-        function: Takes one argument; a coroutine function is awaited on an event loop of its own.
+        function: Takes one argument; a coroutine function, or an object whose `__call__` is one, is awaited on an event loop
+            of its own.
         arguments: What it is called with. All calls are made.
-        probe: Call it again with the first of the arguments, in so many threads (or tasks), to learn how far waits and C
-            code without the GIL can overlap. None: that is not looked at, and they overlap without limit.
+        probe: Call it again with the first of the arguments (200 at most), in so many threads (or tasks), to learn how far
+            waits and C code without the GIL can overlap. If there are such, those calls are made three times, or once if they
+            take over a second; what is learned from them needs `calibrate()`. If one of them raises, the recording goes
+            without. None: that is not looked at, and they overlap without limit.
 
     Returns:
         The workload, for `simulate`.
 
     Raises:
-        ValueError: There are no arguments.
+        ValueError: There are no arguments, or `probe` is not positive.
+        TypeError: The function is no coroutine function, but what it returns is to be awaited.
+        RuntimeError: It is a coroutine function, and an event loop is running in this thread; or the probe's `calibrate()`
+            fails.
         Exception: What a call raises.
 
     >>> from plait import simulate
@@ -123,9 +196,11 @@ def record(function: Callable[[Any], Any], arguments: Iterable[Any], *, probe: i
         raise ValueError("arguments must not be empty")
     if probe is not None:
         positive_int("probe", probe)
-    on_loop = inspect.iscoroutinefunction(function)
+    on_loop = _is_coroutine_function(function)
+    if on_loop and events_._get_running_loop() is not None and not _in_ipython():
+        raise RuntimeError("record() of a coroutine function cannot be called while an event loop runs in this thread")
     before = measure_speed()
-    watch, foreign = _Watch(), _foreign.others()
+    watch, foreign = _Watch(len(given)), _foreign.others()
     began = time.perf_counter()
     try:
         if on_loop:
@@ -142,13 +217,38 @@ def record(function: Callable[[Any], Any], arguments: Iterable[Any], *, probe: i
         served = _foreign.between(foreign, _foreign.others(), seconds).served
     speed = (before + measure_speed()) / 2
     share = min(1.0, served / waited) if waited > 0 else 0.0
-    parcels = _parcels(given, watch.results)
+    part = _part(len(given))
+    parcels = list(zip(_arguments(given, part), (sample.parcel for sample in watch.results), strict=True))
     items: list[Item] = []
     for look in looks:
         bursts = _bursts(look, share)
-        items += [Item(bursts, *parcels[len(items) + number]) for number in range(look.calls)]
+        items += [Item(bursts, *parcels[(len(items) + number) // part]) for number in range(look.calls)]
     work = Workload(items, resources=RESOURCES, speed=speed, on_loop=on_loop)
     return work if probe is None else with_limits(work, function, given, probe)
+
+
+def _merged(stretches: Sequence[tuple[bool, int, int, int]]) -> list[tuple[bool, int, int, int]]:
+    """All with the GIL as one, and all without."""
+    found: list[tuple[bool, int, int, int]] = []
+    for held in (True, False):
+        some = [(wall, cpu, releases) for had, wall, cpu, releases in stretches if had == held]
+        if some:
+            wall, cpu, releases = map(sum, zip(*some, strict=True))
+            found.append((held, wall, cpu, releases))
+    return found
+
+
+def _is_coroutine_function(function: Callable[[Any], Any]) -> bool:
+    called: object = getattr(type(function), "__call__", None)
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(called)
+
+
+def _awaitable(function: Callable[[Any], Any], result: Any) -> TypeError:
+    """What to raise for a function that has only begun what it does."""
+    if inspect.iscoroutine(result):
+        result.close()
+    name = getattr(function, "__qualname__", None) or repr(function)
+    return TypeError(f"{name} returned {result!r}, which is to be awaited: record() needs a coroutine function for that")
 
 
 def _bursts(look: _Look, share: float) -> tuple[Burst, ...]:
@@ -177,28 +277,16 @@ def _bursts(look: _Look, share: float) -> tuple[Burst, ...]:
     return tuple(burst for burst in found if burst.seconds > 0)
 
 
-def _parcels(arguments: Sequence[Any], results: Sequence[Any]) -> list[tuple[Parcel, Parcel]]:
-    """Of each call; those that were not looked at have what the ones before them had."""
-    step = max(1, len(arguments) // _PARCELS)
-    found: list[tuple[Parcel, Parcel]] = []
-    for place in range(0, len(arguments), step):
-        # As many as a message may have: what each takes by itself is less than a clock can tell.
-        until = place + min(step, _TOGETHER_PARCELS)
-        both = _parcel(arguments[place:until]), _parcel(results[place:until])
-        found += [both] * step
-    return found[: len(arguments)]
+def _part(calls: int) -> int:
+    """How many calls make up a part, whose first values stand for all of it."""
+    return max(1, calls // _PARTS)
 
 
-def _parcel(values: Sequence[Any]) -> Parcel:
-    """What it takes to pickle and unpickle one of these values; nothing if that cannot be done."""
-    try:
-        pickle.dumps(values[0], pickle.HIGHEST_PROTOCOL)  # it looks up how its class is pickled
-        begin = time.perf_counter()
-        pickled = pickle.dumps(values, pickle.HIGHEST_PROTOCOL)
-        between = time.perf_counter()
-        pickle.loads(pickled)
-        end = time.perf_counter()
-    except Exception:  # whatever the program's classes raise
-        return Parcel()
-    count = len(values)
-    return Parcel((between - begin) / count, (end - between) / count, len(pickled) // count)
+def _arguments(given: Sequence[Any], part: int) -> list[Parcel]:
+    """Of each part."""
+    found: list[Parcel] = []
+    for place in range(0, len(given), part):
+        sample = _Sample()
+        sample.add(given[place : place + min(part, _PICKLED)])
+        found.append(sample.parcel)
+    return found

@@ -25,8 +25,9 @@ _BURSTS = 4096
 class Prediction:
     """How long a workload takes under a model.
 
-    `low` to `high` is where nine of ten runs lie, as far as that comes from how the bursts vary and how well the costs are
-    known; what the model does not know is not in it. Of a `bound` the true time is `seconds` or longer.
+    `low` to `high` is meant for nine of ten runs, as far as that comes from how the bursts vary and how well the costs are
+    known; what the model does not know is not in it, and about six of ten runs lie there in docs/predictions.md. Of a `bound`
+    the true time is `seconds` or longer.
     """
 
     model: Model
