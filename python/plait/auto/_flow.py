@@ -12,6 +12,7 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from plait._executor import uninterrupted
 from plait.auto import _calls
 from plait.auto._calls import Part, Raised
 from plait.auto._choice import ASYNCIO, PROCESSES, SLICE, THREADS
@@ -58,10 +59,12 @@ here = threading.local()
 class Seat:
     """A thread that makes calls of a flow, or is about to."""
 
-    __slots__ = ("engine", "meter", "nests")
+    __slots__ = ("coming", "engine", "meter", "nests")
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
+        self.coming = True
+        """Whether its thread has not begun."""
         self.meter = Meter()
         self.nests = False
         """Whether a call of it has given the pool calls of its own, which it may wait for."""
@@ -85,6 +88,10 @@ class Flow:
         self._more = 0
         """Seats beyond those decided for: calls that have one wait for calls that have none."""
         self.made = 0
+        self._tally = threading.Lock()
+        """For `made`: without a GIL, counts of several threads are lost otherwise, and the pace looks slower than it is."""
+        self._told_of = 0
+        """How many of these the function was told of."""
         self._since = (0, 0.0)
         """Calls that had been made, and when, at the beginning of those whose pace is looked at."""
         self._next_look = _ANY
@@ -99,6 +106,7 @@ class Flow:
         self.room = 1
         """So many seats there may be before a new call needs no thought."""
         self._number = 0
+        """Seats so far, about: where two threads count at a time, another one of them is measured."""
         self._learnt = 0
         self._glanced = 0.0
         """How long a call takes that was decided on before it ended; 0 where that was not so."""
@@ -140,6 +148,7 @@ class Flow:
 
     def wait(self) -> None:
         """Return when it is idle."""
+        self.fill()  # who queued a call may have been interrupted before it was handed over
         with self.lock:
             self._rest.wait_for(self.idle)
 
@@ -171,6 +180,20 @@ class Flow:
 
     def fill(self) -> None:
         """Hand over calls while there are some, and room for them."""
+        with self.lock:
+            some = self._has_room()
+        if some:
+            uninterrupted(self._fill)
+
+    def _has_room(self) -> bool:
+        """Whether there is a call to hand over, and room for it. The lock is held."""
+        threads, messages = self._limits()
+        waiting = self.waiting()
+        return bool(waiting and self._messages < messages) or (
+            len(self.seats) < threads and self._coming < waiting + len(self._kept)
+        )
+
+    def _fill(self) -> None:
         while True:
             part = seat = None
             with self.lock:
@@ -184,9 +207,7 @@ class Flow:
                         self._coming += 1
             if part is not None:
                 self._send(part)
-            elif seat is not None:
-                self._start(seat)
-            else:
+            elif seat is None or not self._start(seat):
                 return
 
     def _batch(self) -> int:
@@ -197,18 +218,29 @@ class Flow:
 
     # ---- threads
 
-    def _start(self, seat: Seat) -> None:
+    def _start(self, seat: Seat) -> bool:
+        """Have a thread make calls; return whether it can be had."""
         try:
             _ = self.engine.threads().submit(self._drain, seat)
-        except BaseException as error:  # no thread is to be had: who waits is told
+        except (
+            BaseException
+        ) as error:  # there are no more threads; or a signal's handler raised, and the thread may run
             with self.lock:
-                self._coming -= 1
-                self.seats.discard(seat)
-                alone = not self.seats and not self._messages
-                part = self.pop(self.waiting()) if alone else None
-            self.engine.leave_seat(seat)
-            if part is not None:
+                given_up, seat.coming = seat.coming, False
+                part = None
+                if given_up:
+                    self._coming -= 1
+                    self.seats.discard(seat)
+                    alone = not self.seats and not self._messages and isinstance(error, Exception)
+                    part = self.pop(self.waiting()) if alone else None
+            if given_up:
+                self.engine.give_back(seat)
+            if part is not None:  # who waits is told
                 self._over(part, [Raised(error)] * len(part.calls))
+            if not isinstance(error, Exception):
+                raise
+            return False
+        return True
 
     def _next(self, seat: Seat) -> Part | None:
         """A call for a seat; the seat is given up where there is none, or a seat too many. The lock is held."""
@@ -224,10 +256,13 @@ class Flow:
 
     def _drain(self, seat: Seat) -> None:
         """Make calls, one after the other: what a seat's thread does."""
+        with self.lock:
+            if not seat.coming:
+                return  # it was given up meanwhile
+            seat.coming = False
+            self._coming -= 1
         outer, here.seat = getattr(here, "seat", None), seat
         try:
-            with self.lock:
-                self._coming -= 1
             self._make_all(seat)
         finally:
             here.seat = outer
@@ -278,7 +313,8 @@ class Flow:
         meter.ended(1, began)
         if not state.figures.result_sized and not isinstance(outcome, Raised):
             state.size_result(outcome)
-        self.made += 1
+        with self._tally:
+            self.made += 1
         self.deliver(begun, [outcome])
         if self.made >= self._next_look:
             self._look_at_pace()
@@ -331,7 +367,8 @@ class Flow:
                     self._decide()
         else:
             outcomes, sample = future.result()
-        self.made += len(part.calls)
+        with self._tally:
+            self.made += len(part.calls)
         self._over(part, outcomes)
         self._arrive()
         if sample is not None:
@@ -361,6 +398,7 @@ class Flow:
         self._tell_rest()
 
     def _tell_rest(self) -> None:
+        self.tell_made()
         with self.lock:
             idle = self.idle()
             if idle:
@@ -370,9 +408,16 @@ class Flow:
 
     # ---- what is learnt
 
+    def tell_made(self) -> None:
+        """Let the function know how many calls were made as it is decided now."""
+        with self.state.lock:
+            made = self.made
+            self.state.count(made - self._told_of)
+            self._told_of = made
+
     def _learn(self, meter: Meter, seat: Seat | None = None) -> None:
         if meter.calls:
-            self._learn_from(meter.sample(), seat)
+            uninterrupted(partial(self._learn_from, meter.sample(), seat))
         meter.start()
         self.flush()
 
@@ -451,6 +496,7 @@ class Flow:
     def _decide(self, figures: Figures | None = None) -> None:
         self._glanced = 0.0 if figures is None else figures.wall
         before = self.state.decision
+        self.tell_made()
         decision = self.state.decide(self.left(), self.engine.start_seconds(), figures)
         self.set_room()
         if before is None or before.plan.key != decision.plan.key:
@@ -547,6 +593,7 @@ class Flow:
             cpu, wall = sum(sample.cpu for sample in samples), sum(sample.alone for sample in samples)
             if len(samples) < workers or cpu * 4 * workers > wall:
                 return False
+            self.tell_made()
             state.take_threads(min(4 * workers, _MOST_UNSEEN, self.engine.machine.most or _MOST_UNSEEN))
             self.set_room()
             self._slow_start = True
