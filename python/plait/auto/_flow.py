@@ -33,11 +33,15 @@ _AHEAD = 1
 #: Tasks on the loop at a time, for one `map`.
 _LOOP_TASKS = 1000
 
-#: Seconds of calls that say something of their pace: of threads, of processes; and how many calls.
-_PACE, _PACE_PROCESSES, _PACE_CALLS = 0.004, 0.01, 4
+#: Seconds of calls that say something of their pace: of those that wait, of those that compute; and how many calls, of those
+#: that wait in all, of those that compute for each worker, where they are not long.
+_PACE, _PACE_COMPUTING, _PACE_CALLS, _PACE_LONG = 0.004, 0.02, 4, 0.05
 
 #: Slices of a plan's calls after which it is known how long they take, and how many calls may wait for one another before.
 _KNOWN, _CROWD = 3, 8
+
+#: Which part of their time calls wait more than was thought to be others.
+_OTHERWISE = 0.25
 
 #: Threads that are added though no call has ended, since all that have begun do nothing but wait.
 _MOST_UNSEEN = 128
@@ -286,7 +290,7 @@ class Flow:
                 self._learn(meter, seat)
                 measured = True
         if measured:
-            self._learn(meter, seat)
+            self._learn(meter, seat, last=True)
 
     def make_next(self, seat: Seat, meter: Meter) -> bool:
         """Make a call for a seat, or some; return whether there was one."""
@@ -415,10 +419,11 @@ class Flow:
             self.state.count(made - self._told_of)
             self._told_of = made
 
-    def _learn(self, meter: Meter, seat: Seat | None = None) -> None:
+    def _learn(self, meter: Meter, seat: Seat | None = None, *, last: bool = False) -> None:
         if meter.calls:
             uninterrupted(partial(self._learn_from, meter.sample(), seat))
-        meter.start()
+        if not last:
+            meter.start()
         self.flush()
 
     def _in_company(self) -> bool:
@@ -439,6 +444,19 @@ class Flow:
             self._next_look = _ANY
             self._stale = set(self.seats)
             self.set_room()
+
+    def _compare(self, sample: Sample) -> None:
+        """Where calls in processes wait, and those that were seen before did not, go by what they do there."""
+        state, crowd, known = self.state, self.state.crowd, self.state.figures
+        decision = state.decision
+        if decision is None or decision.plan.model != PROCESSES or len(crowd.samples) < 2 * _KNOWN:
+            return
+        if crowd.blocked / max(crowd.wall, 1e-9) - known.blocked / max(known.wall, 1e-9) > _OTHERWISE:
+            seen = [*crowd.samples]
+            state.begin_anew(sample)
+            for each in seen:
+                state.figures.add(each)
+            self._decide_again()
 
     def _was_stale(self, seat: Seat) -> bool:
         stale = seat in self._stale
@@ -475,6 +493,7 @@ class Flow:
                     self._begin_anew(own)
                 else:
                     figures.add(sample)
+                    self._compare(own)
             elif figures.changed(sample, patience=1 if self._glanced else 2):
                 state.begin_anew(sample)
                 self._decide_again()
@@ -517,7 +536,17 @@ class Flow:
         workers = decision.plan.workers
         self._since = self.made, time.monotonic()
         # As many for each worker. The first ones of a plan are none of these, since much is new to new workers.
-        self._next_look = self.made + workers * math.ceil(_PACE_CALLS / workers)
+        each = (
+            _PACE_CALLS
+            if self._computes() and self.state.figures.wall < _PACE_LONG
+            else math.ceil(_PACE_CALLS / workers)
+        )
+        self._next_look = self.made + workers * each
+
+    def _computes(self) -> bool:
+        """Whether cores, or the GIL, are what the workers share."""
+        decision, figures = self.state.decision, self.state.figures
+        return decision is not None and (decision.plan.model == PROCESSES or figures.blocked < 0.5 * figures.wall)
 
     def _look_at_pace(self) -> None:
         """Enough calls have been made in a plan to hold what was predicted of it against what is."""
@@ -533,14 +562,15 @@ class Flow:
             made, since = self._since
             calls, seconds = self.made - made, now - since
             processes = decision.plan.model == PROCESSES
-            if self._slow_start and processes and seconds < _PACE_PROCESSES:
+            least = _PACE_COMPUTING if self._computes() else _PACE
+            if self._slow_start and processes and seconds < least:
                 self._next_look = self.made + decision.plan.workers
                 return
             if self._slow_start or not full or not state.figures.samples:
                 self._begin_pace()
                 self._slow_start = False
                 return
-            if seconds < (_PACE_PROCESSES if processes else _PACE):
+            if seconds < least:
                 self._next_look = self.made + decision.plan.workers
                 return
             state.add_pace(decision.plan, calls, seconds)
@@ -616,6 +646,8 @@ class Flow:
         state = self.state
         if state.decision is None:
             return True
+        if not self._glanced and state.figures.seconds > 2e-9 * sample.alone:
+            return False  # a long one among others: what they take in all is known better than what it will
         figures = state.crowd if self._in_company() and state.crowd.samples else state.figures
         wall = self._glanced or self._thought()
         each = sample.alone / sample.calls / 1e9

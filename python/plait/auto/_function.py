@@ -78,6 +78,9 @@ class Function:
         self.refused.setdefault(ASYNCIO, "is no coroutine function")
         self.paces = Paces()
         self.crowd = Figures()
+        self._changes = 0
+        """How many times another model was taken, calls that have changed or not."""
+        self._last: str | None = None
         self._example: weakref.ref[Callable[..., Any]] | None = _reference(function)
         self._function: Callable[..., Any] | None = function if self._example is None else None
         self._checked: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
@@ -205,6 +208,8 @@ class Function:
         if before is None or before.key != decision.plan.key:
             self.crowd.forget()
         self.decision = decision
+        self._changes += self._last is not None and self._last != decision.plan.model
+        self._last = decision.plan.model
         self.decided += 1
         return decision
 
@@ -218,6 +223,7 @@ class Function:
             start=start,
             paces=self.paces if figures is self.figures else Paces(),
             before=None if self.decision is None else self.decision.plan.model,
+            changes=self._changes,
         )
 
     def take_threads(self, workers: int) -> None:

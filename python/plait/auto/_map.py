@@ -36,6 +36,9 @@ _AWAY = 0.01
 #: Nanoseconds of short calls that are made in one go.
 CHUNK_NS = 2_000_000
 
+#: Nanoseconds after which calls of the caller are measured again.
+_MEASURE_NS = 10_000_000
+
 #: Seconds for which the caller waits to see whether calls are short.
 _PATIENCE = 0.05
 
@@ -169,6 +172,8 @@ class MapFlow(Flow):
         """Whether the caller may make calls."""
         self._comes = False
         """Whether the caller will come for results soon, and make calls then."""
+        self._measured = 0
+        """When the caller's calls were last measured."""
         self._came = 0.0
         """When it was last here."""
 
@@ -374,8 +379,12 @@ class MapFlow(Flow):
                 self.engine.look(self)
 
     def _make_some(self, seconds: float) -> None:
-        meter, end = Meter(), time.perf_counter_ns() + int(seconds * 1e9)
-        meter.start()
+        meter, now = Meter(), time.perf_counter_ns()
+        end = now + int(seconds * 1e9)
+        measured = self.state.decision is None or now - self._measured > _MEASURE_NS
+        if measured:
+            self._measured = now
+            meter.start()
         while (time.perf_counter_ns() < end if seconds else not self._is_there()) and self._are_short():
             with self.lock:
                 chunk = None if self.seats else self._cut()
@@ -383,9 +392,10 @@ class MapFlow(Flow):
                 break
             self.engine.look(self)
             self._make_chunk(chunk, meter)
-            if meter.calls >= self.state.figures.remembered or meter.inside > CHUNK_NS:
+            if measured and (meter.calls >= self.state.figures.remembered or meter.inside > CHUNK_NS):
                 self._learn(meter)
-        self._learn(meter)
+        if measured:
+            self._learn(meter, last=True)
 
     def make_next(self, seat: Seat, meter: Meter) -> bool:
         """Make a call for a seat, or several that are short."""
