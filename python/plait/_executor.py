@@ -7,13 +7,16 @@ import concurrent.futures
 import itertools
 import math
 import os
+import signal
 import sys
+import threading
 import time
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, ParamSpec, Protocol, TypeVar
 
 from plait import _core
 
 if TYPE_CHECKING:
+    import types
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from typing import Self
 
@@ -29,6 +32,7 @@ __all__ = [
     "map_items",
     "may_spin",
     "positive_int",
+    "uninterrupted",
 ]
 
 P = ParamSpec("P")
@@ -470,3 +474,27 @@ class ProgressBar:
         if self._terminal and self._shown:
             sys.stderr.write("\r" + " " * self._shown + "\r")
             sys.stderr.flush()
+
+
+def uninterrupted(work: Callable[[], object]) -> None:
+    """Do something whole: what Ctrl-C does, it does afterwards.
+
+    In the main thread a signal's handler may raise between any two instructions. What is counted in one and done in the
+    next would never be put right: a thread that is expected for ever, or one that nobody knows of.
+    """
+    before = signal.getsignal(signal.SIGINT) if threading.get_ident() == threading.main_thread().ident else None
+    if not callable(before):
+        work()
+        return
+    came: list[types.FrameType | None] = []
+
+    def later(_number: int, frame: types.FrameType | None) -> None:
+        came.append(frame)
+
+    try:
+        signal.signal(signal.SIGINT, later)
+        work()
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if came:
+            before(signal.SIGINT, came[0])

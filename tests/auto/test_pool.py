@@ -10,6 +10,7 @@ import hashlib
 import itertools
 import os
 import random
+import signal
 import sys
 import textwrap
 import threading
@@ -453,6 +454,90 @@ def test_a_forked_child_begins_anew(pool):
     assert pool.submit(bodies.square, 4).result(WATCHDOG) == 16
 
 
+# ---- Ctrl-C
+
+INTERRUPTED = """
+    import os, sys, time, plait
+
+    def tiny(number):
+        sum(range(300))
+        return note(number)
+
+    def nap(number):
+        note(number)
+        time.sleep(0.01)
+
+    def compute(number):
+        note(number)
+        return sum(range(300_000))
+
+    def note(number):
+        os.write(file, b"%d\\n" % number)
+        return number
+
+    function, use = {"tiny": tiny, "nap": nap, "compute": compute}[sys.argv[1]], sys.argv[2]
+    file = os.open(sys.argv[3], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    if __name__ == "__main__":
+        try:
+            with plait.Pool() as pool:
+                note(0)
+                if use == "map":
+                    list(pool.map(function, range(1_000_000)))
+                else:
+                    for future in [pool.submit(function, number) for number in range(20_000)]:
+                        future.result()
+        except KeyboardInterrupt:
+            os.write(file, b"-1\\n")
+            time.sleep(0.1)
+            print("interrupted", flush=True)
+    """
+
+
+@pytest.mark.parametrize("use", ["map", "submit"])
+@pytest.mark.parametrize("function", ["tiny", "nap", "compute"])
+def test_ctrl_c_ends_a_program_whenever_it_comes(function, use, tmp_path, run_script):
+    def interrupt(process):
+        while not path.exists() or not path.read_bytes():
+            time.sleep(0.005)
+        time.sleep(random.uniform(0, 0.06))
+        process.send_signal(signal.SIGINT)
+
+    for turn in range(2):
+        path = tmp_path / f"calls{turn}"
+        ended = run_script(
+            textwrap.dedent(INTERRUPTED), function, use, str(path), during=interrupt, timeout=WATCHDOG / 2
+        )
+        assert ended.stdout.endswith("interrupted\n")
+        assert lines(path)[-1] == -1  # no call begins afterwards
+
+
+def test_ctrl_c_while_a_thread_starts(monkeypatch):
+    start = threading.Thread.start
+
+    def interrupted(thread):
+        if threading.current_thread() is threading.main_thread():
+            signal.raise_signal(signal.SIGINT)
+        start(thread)
+
+    for make in (lambda: plait.ThreadPool(2), plait.Pool):
+        with monkeypatch.context() as patched:
+            pool = make()
+            patched.setattr(threading.Thread, "start", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                pool.submit(time.sleep, 0)
+        pool.shutdown()
+
+
+def test_where_no_thread_can_be_had_who_waits_is_told(monkeypatch):
+    def fail(_):
+        raise RuntimeError("can't start new thread")
+
+    with plait.Pool() as pool, monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", fail)
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            pool.submit(time.sleep, 0).result(WATCHDOG)
+
+
 # ---- what is decided
 
 
@@ -472,6 +557,15 @@ def test_what_is_decided(pool, function, items, models):
     assert explained["model"] in str(explained)
     assert bodies.__name__ in str(explained)
     assert explained in pool.explain()
+
+
+def test_what_is_explained_is_what_most_was_made_by(pool):
+    list(pool.map(bodies.nap, [0.01] * 100))
+    for _ in range(3):
+        list(pool.map(bodies.nap, [0.0]))
+    explained = pool.explain(bodies.nap)
+    assert explained["model"] == "threads"
+    assert 50 < sum(explained["made"].values()) <= 103
 
 
 def test_the_switch_interval_is_as_before_when_processes_have_started():

@@ -18,6 +18,7 @@ import random
 import re
 import sys
 import threading
+import warnings
 
 import pytest
 
@@ -211,6 +212,46 @@ def sets_in_its_argument(found):
     found[0] = 1
 
 
+def fills_what_its_argument_has(found):
+    found.numbers.append(1)
+
+
+def sets_in_what_its_argument_has(found):
+    found.numbers[0] = 1
+
+
+def fills_rows(rows):
+    for row in rows:
+        row.append(1)
+
+
+class Kept:
+    def __init__(self):
+        self.asked = []
+
+    def get(self, number):
+        self.asked.append(number)
+        return number
+
+    def note(self, number):
+        self.asked.append(number)
+
+    def asks(self, number):
+        return self.get(number)
+
+
+kept = Kept()
+
+
+def asks_what_is_kept(number):
+    return kept.get(number)
+
+
+def silences_for_good(number):
+    warnings.simplefilter("ignore")
+    return number
+
+
 def imports_within(number):
     import os as system
 
@@ -248,6 +289,8 @@ short = lambda number: LOG.append(number)
         in_a_function_within, hands_a_method_on, takes_a_method, takes_a_lock, changes_its_argument, sets_in_its_argument,
         imports_within, adds, sets, short, state, state.change, State.change_class, LOG.append,
         functools.partial(appends, 1),
+        fills_what_its_argument_has, sets_in_what_its_argument_has, fills_rows, Kept.note, kept.note, kept.asks, asks_what_is_kept,
+        silences_for_good,
     ],
     ids=lambda function: getattr(function, "__name__", type(function).__name__),
 )  # fmt: skip
@@ -302,6 +345,24 @@ def matches(text):
     return PATTERN.sub("b", text), os.environ.get("HOME")
 
 
+row = Kept()
+
+
+def has_an_argument_of_that_name(row):
+    return row.asked
+
+
+def has_a_local_of_that_name(number):
+    row = [number]
+    return [row[0] for row in [row, row]]
+
+
+def silences_for_a_while(number):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return math.sqrt(number)
+
+
 @passed_on
 def doubles(number):
     return 2 * number
@@ -316,6 +377,7 @@ def is_cached(number):
     "function",
     [
         pure, hands_to_what_looks, reads, changes_its_own, changes_a_copy, makes_an_object, draws_from_its_own, matches, doubles,
+        has_an_argument_of_that_name, has_a_local_of_that_name, silences_for_a_while,
         is_cached, looks, state.look, State, hashlib.sha256, abs, len, functools.partial(pow, 2), (lambda number: number * 2),
         *(work.run for work in workloads.WORKS.values()),
     ],
@@ -345,3 +407,12 @@ def test_without_a_source_what_can_be_changed_counts_as_a_change():
     exec("add = lambda number: number + 1", names)
     assert find_change(names["look"]) is not None
     assert find_change(names["add"]) is None
+
+
+def test_methods_of_arguments_are_followed_where_their_class_is_known():
+    def asks(it, number):
+        return it.get(number)
+
+    assert find_change(asks) is None
+    assert find_change(asks, (Kept, int)) is not None
+    assert find_change(asks, (dict, int)) is None

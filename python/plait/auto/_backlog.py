@@ -33,6 +33,7 @@ class Backlog(Flow):
         super().__init__(state, engine)
         self._calls: deque[_Queued] = deque()
         self._seen = 0
+        """Calls that came, about: nothing is counted on it but how many more may come."""
 
     def add(self, queued: _Queued) -> None:
         """Queue a call, and hand over what there is room for."""
@@ -83,7 +84,8 @@ class Backlog(Flow):
                 now = meter.ended(1, began)
                 future.set_result(result)
                 del result
-            self.made += 1
+            with self._tally:
+                self.made += 1
             del function, args, kwargs, context, future
             if self.made >= self._next_look:
                 self._look_at_pace()

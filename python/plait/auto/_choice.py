@@ -23,11 +23,17 @@ TIE = 0.05
 #: What is less than this much better is not changed to; and from a plan whose pace was seen, to one that is only promised.
 STAY, STAY_SEEN = 0.1, 0.3
 
+#: How much better what is only promised has to be, the more, for each time that the model was changed before.
+_STAY_MORE = 0.4
+
 #: Which part of a core's work is done meanwhile, while processes start.
 _MEANWHILE = 0.7
 
 #: Threads that are tried first for calls that wait, and how many times as many then.
 _FIRST_WAITING, _STEP, _GIANT_STEP = 8, 2, 4
+
+#: And for calls that do next to nothing else.
+_FIRST_IDLE = 32
 
 #: How much of what more threads promise has to come true for more still to be tried: 1 is all of it, as a power.
 _WORTH_A_STEP, _WORTH_A_GIANT_STEP = 0.35, 0.8
@@ -136,6 +142,8 @@ def threads_to_try(figures: Figures, machine: Machine, costs: Costs, calls: int,
             most,
             wanted
             if wanted <= machine.cores
+            else _FIRST_IDLE
+            if wanted >= 4 * _FIRST_IDLE
             else min(_FIRST_WAITING, wanted)
             if wanted > 2 * machine.cores
             else machine.cores,
@@ -144,7 +152,7 @@ def threads_to_try(figures: Figures, machine: Machine, costs: Costs, calls: int,
     place = next(place for place, (_, each) in enumerate(seen) if each <= fastest * (1 + TIE))
     workers, each = seen[place]
     if place == 0:
-        return min(most, seen[1][0])
+        return min(most, seen[1][0], _FIRST_WAITING)
     fewer, before = seen[place - 1]
     came_true = math.log(before / each) / math.log(workers / fewer)
     if came_true < _LITTLE and workers > 2 * fewer:
@@ -200,6 +208,7 @@ def choose(
     start: float,
     paces: Paces,
     before: str | None = None,
+    changes: int = 0,
 ) -> Decision:
     """Decide how to make so many calls of a function with these figures.
 
@@ -212,6 +221,7 @@ def choose(
         start: Seconds until there are worker processes; 0 where there are.
         paces: How fast the models were seen to be.
         before: The model that is in use, which another has to beat by more.
+        changes: How many times another model was taken so far.
     """
     plans: list[Plan] = []
     if SERIAL not in refused:
@@ -228,7 +238,7 @@ def choose(
         plans.append(Plan(PROCESSES, workers, start + max(left * each, figures.wall)))
     best = min(plan.seconds for plan in plans)
     plan = next(plan for plan in plans if plan.seconds <= best * (1 + TIE) + 20e-6)
-    stay = STAY_SEEN if paces.saw(before) and not paces.saw(plan.model) else STAY
+    stay = STAY if paces.saw(plan.model) or not paces.saw(before) else STAY_SEEN + _STAY_MORE * max(0, changes - 1)
     plan = next((each for each in plans if each.model == before and each.seconds <= best * (1 + stay)), plan)
     others = {each.model: each.seconds for each in plans}
     return Decision(plan, _slice(figures, plan, calls), calls, others, refused, _why(figures, machine, plan, refused))

@@ -12,9 +12,11 @@ import sys
 import threading
 import time
 import weakref
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from plait import _core
+from plait._executor import uninterrupted
 from plait.auto._choice import PROCESSES, Costs, Machine
 from plait.auto._flow import here
 from plait.auto._function import Function
@@ -142,7 +144,7 @@ class Engine:
             else:
                 self.processes_ready = True
                 _starts[near] = time.monotonic() - self._started
-            for other in {flow, *self._flows()}:
+            for other in {flow, *self.flows()}:
                 other.processes_begin()
 
         try:
@@ -158,7 +160,8 @@ class Engine:
             if state.decision is not None and state.decision.plan.model == PROCESSES:
                 state.decide(backlog.left(), 0.0)
 
-    def _flows(self) -> list[Flow]:
+    def flows(self) -> list[Flow]:
+        """All that have calls."""
         with self._lock:
             backlogs: list[Flow] = [backlog for _, backlog in self.functions.values()]
             return [*backlogs, *self.maps]
@@ -196,11 +199,16 @@ class Engine:
             self._seated.add(seat)
             return seat
 
-    def leave_seat(self, seat: Seat) -> None:
-        """Give up a seat, to a flow that waits for one."""
+    def give_back(self, seat: Seat) -> None:
+        """Give up a seat that nobody has taken: there are no more threads."""
         with self._lock:
             self._seated.discard(seat)
             self._seats -= 1
+
+    def leave_seat(self, seat: Seat) -> None:
+        """Give up a seat, to a flow that waits for one."""
+        self.give_back(seat)
+        with self._lock:
             starved = next(iter(self._starved), None)
             if starved is None:
                 self._more = 0
@@ -213,9 +221,13 @@ class Engine:
 
     def look(self, flow: Flow) -> None:
         """Have the watch look at a flow."""
-        with self._condition:
+        with self._lock:
             if flow in self._looked_at and self._tick <= _TICK:
                 return
+        uninterrupted(partial(self._look, flow))
+
+    def _look(self, flow: Flow) -> None:
+        with self._lock:
             self._looked_at[flow] = None
             self._tick = _TICK
             if self._watch is None:
@@ -246,7 +258,7 @@ class Engine:
                     if done:
                         with self._lock:
                             self._looked_at.pop(flow, None)
-            now, total = time.monotonic(), sum(flow.made for flow in self._flows())
+            now, total = time.monotonic(), sum(flow.made for flow in self.flows())
             if total != made:
                 made, since = total, now
             elif now - since > _STUCK and self._add_seats():
@@ -262,7 +274,7 @@ class Engine:
         with self._lock:
             if not any(seat.nests for seat in self._seated):
                 return False
-            flows = [flow for flow in self._flows() if flow.waiting()]
+            flows = [flow for flow in self.flows() if flow.waiting()]
             if not flows:
                 return False
             self._more += max(1, self._seats // 2)
@@ -280,7 +292,7 @@ class Engine:
         if wait and getattr(here, "seat", None) is not None and here.seat.engine is self:
             raise RuntimeError("cannot join current thread")
         self.closed = True
-        flows = self._flows()
+        flows = self.flows()
         if cancel:
             for flow in flows:
                 flow.cancel()
@@ -300,7 +312,7 @@ class Engine:
         """Shut the executors down, if the pool was shut down, and all is done."""
         if not self.closed:
             return
-        for flow in self._flows():
+        for flow in self.flows():
             with flow.lock:
                 if not flow.idle():
                     return

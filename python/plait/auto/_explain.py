@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from plait.auto._choice import MODELS, _seconds
+from plait.auto._choice import MODELS, THREADS, _seconds
 
 if TYPE_CHECKING:
     from plait.auto._function import Function
 
 
 class Explanation(dict[str, Any]):
-    """A decision as a dict, whose text says the same in words.
+    """The decision that most of the work was done by as a dict, whose text says the same in words.
 
     Keys: `function`; `model` (None while it is learnt), `workers`, `slice` (calls that go together); `why`; `figures`
     of a call (`calls`
     so far, `wall`, `cpu`, `held`, `released`, `blocked` in seconds, `size` in bytes, `pickling` in seconds);
-    `predicted`, seconds for
+    `made`, calls by plan; `predicted`, seconds for
     the calls that it was decided for, by model; `calls`, how many these are; `seen`, how many times as long as predicted
     plans took that were tried; `refused`, the models that it cannot be run in and why; `decided`, how often.
     """
@@ -31,16 +31,22 @@ class Explanation(dict[str, Any]):
             for model in MODELS
             if model in self["predicted"]
         ]
+        if len(self["made"]) > 1:
+            lines.append("  made: " + ", ".join(f"{calls} by {plan}" for plan, calls in self["made"].items()))
         if self["seen"]:
             lines.append("  seen: " + ", ".join(f"{plan} takes {factor:.2g}x" for plan, factor in self["seen"].items()))
         lines += [f"  {model:<10} {why}" for model, why in self["refused"].items()]
         return "\n".join(lines)
 
 
+def _shown(model: str, workers: int) -> str:
+    return f"{model} {workers}" if model == THREADS else model
+
+
 def explain(state: Function) -> Explanation:
     """What is known and decided of a function."""
     state.check()
-    figures, decision = state.figures, state.decision
+    figures, decision = state.figures, state.most_made()
     shown: dict[str, Any] = {
         "calls": figures.calls,
         "wall": figures.wall,
@@ -60,6 +66,7 @@ def explain(state: Function) -> Explanation:
         figures=shown,
         predicted={} if decision is None else dict(decision.others),
         calls=None if decision is None else decision.calls,
+        made={_shown(*key): made.calls for key, made in list(state.made.items())},
         seen=state.paces.shown(),
         refused=dict(state.refused),
         decided=state.decided,

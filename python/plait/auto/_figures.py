@@ -95,6 +95,11 @@ class Figures:
         return sum(sample.calls for sample in self.samples)
 
     @property
+    def seconds(self) -> float:
+        """How long the calls took that are remembered, all in all."""
+        return sum(sample.alone for sample in self.samples) / 1e9
+
+    @property
     def held_on_cpu(self) -> float:
         """How long it holds the GIL on a core."""
         return min(self.held, self.cpu)

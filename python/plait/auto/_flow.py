@@ -12,6 +12,7 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from plait._executor import uninterrupted
 from plait.auto import _calls
 from plait.auto._calls import Part, Raised
 from plait.auto._choice import ASYNCIO, PROCESSES, SLICE, THREADS
@@ -32,11 +33,15 @@ _AHEAD = 1
 #: Tasks on the loop at a time, for one `map`.
 _LOOP_TASKS = 1000
 
-#: Seconds of calls that say something of their pace: of threads, of processes; and how many calls.
-_PACE, _PACE_PROCESSES, _PACE_CALLS = 0.004, 0.01, 4
+#: Seconds of calls that say something of their pace: of those that wait, of those that compute; and how many calls, of those
+#: that wait in all, of those that compute for each worker, where they are not long.
+_PACE, _PACE_COMPUTING, _PACE_CALLS, _PACE_LONG = 0.004, 0.02, 4, 0.05
 
 #: Slices of a plan's calls after which it is known how long they take, and how many calls may wait for one another before.
 _KNOWN, _CROWD = 3, 8
+
+#: Which part of their time calls wait more than was thought to be others.
+_OTHERWISE = 0.25
 
 #: Threads that are added though no call has ended, since all that have begun do nothing but wait.
 _MOST_UNSEEN = 128
@@ -58,10 +63,12 @@ here = threading.local()
 class Seat:
     """A thread that makes calls of a flow, or is about to."""
 
-    __slots__ = ("engine", "meter", "nests")
+    __slots__ = ("coming", "engine", "meter", "nests")
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
+        self.coming = True
+        """Whether its thread has not begun."""
         self.meter = Meter()
         self.nests = False
         """Whether a call of it has given the pool calls of its own, which it may wait for."""
@@ -85,6 +92,10 @@ class Flow:
         self._more = 0
         """Seats beyond those decided for: calls that have one wait for calls that have none."""
         self.made = 0
+        self._tally = threading.Lock()
+        """For `made`: without a GIL, counts of several threads are lost otherwise, and the pace looks slower than it is."""
+        self._told_of = 0
+        """How many of these the function was told of."""
         self._since = (0, 0.0)
         """Calls that had been made, and when, at the beginning of those whose pace is looked at."""
         self._next_look = _ANY
@@ -99,6 +110,7 @@ class Flow:
         self.room = 1
         """So many seats there may be before a new call needs no thought."""
         self._number = 0
+        """Seats so far, about: where two threads count at a time, another one of them is measured."""
         self._learnt = 0
         self._glanced = 0.0
         """How long a call takes that was decided on before it ended; 0 where that was not so."""
@@ -140,6 +152,7 @@ class Flow:
 
     def wait(self) -> None:
         """Return when it is idle."""
+        self.fill()  # who queued a call may have been interrupted before it was handed over
         with self.lock:
             self._rest.wait_for(self.idle)
 
@@ -171,6 +184,20 @@ class Flow:
 
     def fill(self) -> None:
         """Hand over calls while there are some, and room for them."""
+        with self.lock:
+            some = self._has_room()
+        if some:
+            uninterrupted(self._fill)
+
+    def _has_room(self) -> bool:
+        """Whether there is a call to hand over, and room for it. The lock is held."""
+        threads, messages = self._limits()
+        waiting = self.waiting()
+        return bool(waiting and self._messages < messages) or (
+            len(self.seats) < threads and self._coming < waiting + len(self._kept)
+        )
+
+    def _fill(self) -> None:
         while True:
             part = seat = None
             with self.lock:
@@ -184,9 +211,7 @@ class Flow:
                         self._coming += 1
             if part is not None:
                 self._send(part)
-            elif seat is not None:
-                self._start(seat)
-            else:
+            elif seat is None or not self._start(seat):
                 return
 
     def _batch(self) -> int:
@@ -197,18 +222,29 @@ class Flow:
 
     # ---- threads
 
-    def _start(self, seat: Seat) -> None:
+    def _start(self, seat: Seat) -> bool:
+        """Have a thread make calls; return whether it can be had."""
         try:
             _ = self.engine.threads().submit(self._drain, seat)
-        except BaseException as error:  # no thread is to be had: who waits is told
+        except (
+            BaseException
+        ) as error:  # there are no more threads; or a signal's handler raised, and the thread may run
             with self.lock:
-                self._coming -= 1
-                self.seats.discard(seat)
-                alone = not self.seats and not self._messages
-                part = self.pop(self.waiting()) if alone else None
-            self.engine.leave_seat(seat)
-            if part is not None:
+                given_up, seat.coming = seat.coming, False
+                part = None
+                if given_up:
+                    self._coming -= 1
+                    self.seats.discard(seat)
+                    alone = not self.seats and not self._messages and isinstance(error, Exception)
+                    part = self.pop(self.waiting()) if alone else None
+            if given_up:
+                self.engine.give_back(seat)
+            if part is not None:  # who waits is told
                 self._over(part, [Raised(error)] * len(part.calls))
+            if not isinstance(error, Exception):
+                raise
+            return False
+        return True
 
     def _next(self, seat: Seat) -> Part | None:
         """A call for a seat; the seat is given up where there is none, or a seat too many. The lock is held."""
@@ -224,10 +260,13 @@ class Flow:
 
     def _drain(self, seat: Seat) -> None:
         """Make calls, one after the other: what a seat's thread does."""
+        with self.lock:
+            if not seat.coming:
+                return  # it was given up meanwhile
+            seat.coming = False
+            self._coming -= 1
         outer, here.seat = getattr(here, "seat", None), seat
         try:
-            with self.lock:
-                self._coming -= 1
             self._make_all(seat)
         finally:
             here.seat = outer
@@ -251,7 +290,7 @@ class Flow:
                 self._learn(meter, seat)
                 measured = True
         if measured:
-            self._learn(meter, seat)
+            self._learn(meter, seat, last=True)
 
     def make_next(self, seat: Seat, meter: Meter) -> bool:
         """Make a call for a seat, or some; return whether there was one."""
@@ -278,7 +317,8 @@ class Flow:
         meter.ended(1, began)
         if not state.figures.result_sized and not isinstance(outcome, Raised):
             state.size_result(outcome)
-        self.made += 1
+        with self._tally:
+            self.made += 1
         self.deliver(begun, [outcome])
         if self.made >= self._next_look:
             self._look_at_pace()
@@ -331,7 +371,8 @@ class Flow:
                     self._decide()
         else:
             outcomes, sample = future.result()
-        self.made += len(part.calls)
+        with self._tally:
+            self.made += len(part.calls)
         self._over(part, outcomes)
         self._arrive()
         if sample is not None:
@@ -361,6 +402,7 @@ class Flow:
         self._tell_rest()
 
     def _tell_rest(self) -> None:
+        self.tell_made()
         with self.lock:
             idle = self.idle()
             if idle:
@@ -370,10 +412,18 @@ class Flow:
 
     # ---- what is learnt
 
-    def _learn(self, meter: Meter, seat: Seat | None = None) -> None:
+    def tell_made(self) -> None:
+        """Let the function know how many calls were made as it is decided now."""
+        with self.state.lock:
+            made = self.made
+            self.state.count(made - self._told_of)
+            self._told_of = made
+
+    def _learn(self, meter: Meter, seat: Seat | None = None, *, last: bool = False) -> None:
         if meter.calls:
-            self._learn_from(meter.sample(), seat)
-        meter.start()
+            uninterrupted(partial(self._learn_from, meter.sample(), seat))
+        if not last:
+            meter.start()
         self.flush()
 
     def _in_company(self) -> bool:
@@ -394,6 +444,19 @@ class Flow:
             self._next_look = _ANY
             self._stale = set(self.seats)
             self.set_room()
+
+    def _compare(self, sample: Sample) -> None:
+        """Where calls in processes wait, and those that were seen before did not, go by what they do there."""
+        state, crowd, known = self.state, self.state.crowd, self.state.figures
+        decision = state.decision
+        if decision is None or decision.plan.model != PROCESSES or len(crowd.samples) < 2 * _KNOWN:
+            return
+        if crowd.blocked / max(crowd.wall, 1e-9) - known.blocked / max(known.wall, 1e-9) > _OTHERWISE:
+            seen = [*crowd.samples]
+            state.begin_anew(sample)
+            for each in seen:
+                state.figures.add(each)
+            self._decide_again()
 
     def _was_stale(self, seat: Seat) -> bool:
         stale = seat in self._stale
@@ -430,6 +493,7 @@ class Flow:
                     self._begin_anew(own)
                 else:
                     figures.add(sample)
+                    self._compare(own)
             elif figures.changed(sample, patience=1 if self._glanced else 2):
                 state.begin_anew(sample)
                 self._decide_again()
@@ -451,6 +515,7 @@ class Flow:
     def _decide(self, figures: Figures | None = None) -> None:
         self._glanced = 0.0 if figures is None else figures.wall
         before = self.state.decision
+        self.tell_made()
         decision = self.state.decide(self.left(), self.engine.start_seconds(), figures)
         self.set_room()
         if before is None or before.plan.key != decision.plan.key:
@@ -471,7 +536,17 @@ class Flow:
         workers = decision.plan.workers
         self._since = self.made, time.monotonic()
         # As many for each worker. The first ones of a plan are none of these, since much is new to new workers.
-        self._next_look = self.made + workers * math.ceil(_PACE_CALLS / workers)
+        each = (
+            _PACE_CALLS
+            if self._computes() and self.state.figures.wall < _PACE_LONG
+            else math.ceil(_PACE_CALLS / workers)
+        )
+        self._next_look = self.made + workers * each
+
+    def _computes(self) -> bool:
+        """Whether cores, or the GIL, are what the workers share."""
+        decision, figures = self.state.decision, self.state.figures
+        return decision is not None and (decision.plan.model == PROCESSES or figures.blocked < 0.5 * figures.wall)
 
     def _look_at_pace(self) -> None:
         """Enough calls have been made in a plan to hold what was predicted of it against what is."""
@@ -487,14 +562,15 @@ class Flow:
             made, since = self._since
             calls, seconds = self.made - made, now - since
             processes = decision.plan.model == PROCESSES
-            if self._slow_start and processes and seconds < _PACE_PROCESSES:
+            least = _PACE_COMPUTING if self._computes() else _PACE
+            if self._slow_start and processes and seconds < least:
                 self._next_look = self.made + decision.plan.workers
                 return
             if self._slow_start or not full or not state.figures.samples:
                 self._begin_pace()
                 self._slow_start = False
                 return
-            if seconds < (_PACE_PROCESSES if processes else _PACE):
+            if seconds < least:
                 self._next_look = self.made + decision.plan.workers
                 return
             state.add_pace(decision.plan, calls, seconds)
@@ -547,6 +623,7 @@ class Flow:
             cpu, wall = sum(sample.cpu for sample in samples), sum(sample.alone for sample in samples)
             if len(samples) < workers or cpu * 4 * workers > wall:
                 return False
+            self.tell_made()
             state.take_threads(min(4 * workers, _MOST_UNSEEN, self.engine.machine.most or _MOST_UNSEEN))
             self.set_room()
             self._slow_start = True
@@ -569,6 +646,8 @@ class Flow:
         state = self.state
         if state.decision is None:
             return True
+        if not self._glanced and state.figures.seconds > 2e-9 * sample.alone:
+            return False  # a long one among others: what they take in all is known better than what it will
         figures = state.crowd if self._in_company() and state.crowd.samples else state.figures
         wall = self._glanced or self._thought()
         each = sample.alone / sample.calls / 1e9

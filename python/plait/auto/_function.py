@@ -5,12 +5,12 @@ from __future__ import annotations
 import threading
 import time
 import weakref
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 from plait import _core
 from plait.auto import _choice
-from plait.auto._choice import ASYNCIO, PROCESSES, THREADS, Costs, Decision, Machine, Plan
+from plait.auto._choice import ASYNCIO, PROCESSES, SERIAL, THREADS, Costs, Decision, Machine, Plan
 from plait.auto._figures import Figures, Sample
 from plait.auto._paces import Paces
 from plait.auto._writes import find_change
@@ -34,6 +34,21 @@ _LEARN_MANY = 256
 _ARRAY_BYTE = 0.3e-9
 
 
+@dataclass
+class Made:
+    """Calls that were made by one plan.
+
+    Attributes:
+        decision: The first one for it.
+        calls: How many.
+        seconds: How long they would have taken one after the other.
+    """
+
+    decision: Decision
+    calls: int = 0
+    seconds: float = 0.0
+
+
 class Function:
     """What is known of a function, and what was decided.
 
@@ -46,6 +61,7 @@ class Function:
         crowd: What calls take in the plan that is in use, where that has several workers: they get into each other's way, so
             `figures` are of calls that had the process for themselves, as far as there were any.
         decided: How often it was decided.
+        made: Calls by plan.
     """
 
     def __init__(self, function: Callable[..., Any], models: frozenset[str], machine: Machine, costs: Costs) -> None:
@@ -53,6 +69,7 @@ class Function:
         self.figures = Figures()
         self.decision: Decision | None = None
         self.decided = 0
+        self.made: dict[tuple[str, int], Made] = {}
         self.machine = machine
         self.costs = costs
         self.refused: dict[str, str] = {
@@ -61,11 +78,16 @@ class Function:
         self.refused.setdefault(ASYNCIO, "is no coroutine function")
         self.paces = Paces()
         self.crowd = Figures()
+        self._changes = 0
+        """How many times another model was taken, calls that have changed or not."""
+        self._last: str | None = None
         self._example: weakref.ref[Callable[..., Any]] | None = _reference(function)
         self._function: Callable[..., Any] | None = function if self._example is None else None
         self._checked: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
         self._code: object = None
         self._sized = False
+        self._kinds: tuple[type, ...] = ()
+        """The classes of the first call's arguments."""
         self.lock = threading.RLock()
 
     def keep_code(self, function: Any) -> None:
@@ -81,7 +103,7 @@ class Function:
             return self._checked[key]
         except (KeyError, TypeError):
             pass
-        change = find_change(function)
+        change = find_change(function, self._kinds)
         why = "" if change is None else f"may not leave this process: {change}"
         if not why:
             try:
@@ -104,6 +126,8 @@ class Function:
         """Find out, before its first call, what it takes to send arguments."""
         with self.lock:
             sized, self._sized = self._sized, True
+            if not sized:
+                self._kinds = tuple(type(argument) for argument in call.args)
         if not sized and PROCESSES not in self.refused:
             self._add_size((call.args, call.kwargs), "has arguments that cannot be pickled")
 
@@ -136,6 +160,30 @@ class Function:
         predicted = predict(self.figures, self.machine, self.costs, plan.workers)
         self.paces.add(plan.model, plan.workers, calls, seconds, predicted, self.figures)
 
+    def count(self, calls: int) -> None:
+        """So many calls were made as it is decided now. The lock is held."""
+        decision = self.decision
+        if decision is not None and calls:
+            made = self.made.setdefault(decision.plan.key, Made(decision))
+            made.calls += calls
+            # A call that was decided on while it ran is none of the figures.
+            thought = decision.others.get(SERIAL, decision.plan.seconds) / max(1, decision.calls)
+            made.seconds += calls * max(thought, self.figures.wall)
+
+    def most_made(self) -> Decision | None:
+        """The decision that most of the work was done by; of one model's, the one with most of that model's."""
+        with self.lock:
+            if not self.made:
+                return self.decision
+            models = {
+                model: sum(made.seconds for (which, _), made in self.made.items() if which == model)
+                for model, _ in self.made
+            }
+            model = max(models, key=models.__getitem__)
+            return max(
+                (made for (which, _), made in self.made.items() if which == model), key=lambda made: made.seconds
+            ).decision
+
     def begin_anew(self, sample: Sample | None) -> None:
         """The function is another from this sample on, or from now on."""
         before = self.figures.last_odd() if sample is not None else None
@@ -160,6 +208,8 @@ class Function:
         if before is None or before.key != decision.plan.key:
             self.crowd.forget()
         self.decision = decision
+        self._changes += self._last is not None and self._last != decision.plan.model
+        self._last = decision.plan.model
         self.decided += 1
         return decision
 
@@ -173,6 +223,7 @@ class Function:
             start=start,
             paces=self.paces if figures is self.figures else Paces(),
             before=None if self.decision is None else self.decision.plan.model,
+            changes=self._changes,
         )
 
     def take_threads(self, workers: int) -> None:

@@ -36,6 +36,9 @@ _AWAY = 0.01
 #: Nanoseconds of short calls that are made in one go.
 CHUNK_NS = 2_000_000
 
+#: Nanoseconds after which calls of the caller are measured again.
+_MEASURE_NS = 10_000_000
+
 #: Seconds for which the caller waits to see whether calls are short.
 _PATIENCE = 0.05
 
@@ -159,8 +162,9 @@ class MapFlow(Flow):
         self._ordered = arguments.ordered
         self._slots: deque[_Slot] = deque()
         """In the order of items; without order, those that are done."""
-        self._there = threading.Condition(threading.RLock())
-        self._awaited = False
+        self._gate = threading.RLock()
+        self._bell: threading.Lock | None = None
+        """Locked, and released when there is news for who waits. A `Condition` that Ctrl-C leaves may keep its lock."""
         self._told = 0.0
         self._inline = False
         """Whether the caller makes calls."""
@@ -168,6 +172,8 @@ class MapFlow(Flow):
         """Whether the caller may make calls."""
         self._comes = False
         """Whether the caller will come for results soon, and make calls then."""
+        self._measured = 0
+        """When the caller's calls were last measured."""
         self._came = 0.0
         """When it was last here."""
 
@@ -270,8 +276,12 @@ class MapFlow(Flow):
         """Make no more calls."""
         with self.lock:
             self._closed = True
+            self._may_come = self._comes = self._inline = False
             self._pulled.clear()
             self._returned.clear()
+            chunk, self._chunk = self._chunk, None
+            if chunk is not None:
+                _ = chunk.take_back()
         self._tell_rest()
 
     # ---- results
@@ -283,7 +293,7 @@ class MapFlow(Flow):
             slot.outcomes = [outcome]
         if not self._ordered:
             self._slots.extend(part.sinks)
-        if self._awaited and self._is_there():
+        if self._bell is not None and self._is_there():
             now = time.monotonic()
             # To wake somebody up costs all threads the GIL for a moment; of many, another one comes soon.
             if now - self._told > _TELL or len(self.seats) < _MANY:
@@ -292,9 +302,11 @@ class MapFlow(Flow):
 
     def flush(self) -> None:
         """Tell who waits."""
-        if self._awaited:
-            with self._there:
-                self._there.notify_all()
+        if self._bell is not None:
+            with self._gate:
+                bell, self._bell = self._bell, None
+                if bell is not None:
+                    bell.release()
 
     def _is_there(self) -> bool:
         return bool(self._slots) and self._slots[0].outcomes is not None
@@ -304,8 +316,8 @@ class MapFlow(Flow):
         self._go_on()
         while True:
             if not self._is_there():
-                if self._is_coming():
-                    self._await(deadline)
+                if self._is_coming() and not self._await(lambda: self._is_there() or not self._is_coming(), deadline):
+                    raise TimeoutError
                 if not self._is_there():
                     return [], False
             with self.lock:
@@ -318,17 +330,21 @@ class MapFlow(Flow):
         with self.lock:
             return self._taken > self._given or self.waiting() > 0
 
-    def _await(self, deadline: float | None) -> None:
-        with self._there:
-            self._awaited = True
-            try:
-                while not self._is_there() and self._is_coming():
-                    left = None if deadline is None else deadline - time.monotonic()
-                    if left is not None and left <= 0:
-                        raise TimeoutError
-                    self._there.wait(left)
-            finally:
-                self._awaited = False
+    def _await(self, over: Callable[[], bool], deadline: float | None) -> bool:
+        """Wait until it is over, and return True, or for so long."""
+        try:
+            while True:
+                bell = threading.Lock()
+                _ = bell.acquire()
+                self._bell = bell
+                if over():
+                    return True
+                left = -1.0 if deadline is None else deadline - time.monotonic()
+                if deadline is not None and left <= 0:
+                    return False
+                _ = bell.acquire(timeout=min(left, threading.TIMEOUT_MAX))
+        finally:
+            self._bell = None
 
     # ---- the caller's own part
 
@@ -363,8 +379,12 @@ class MapFlow(Flow):
                 self.engine.look(self)
 
     def _make_some(self, seconds: float) -> None:
-        meter, end = Meter(), time.perf_counter_ns() + int(seconds * 1e9)
-        meter.start()
+        meter, now = Meter(), time.perf_counter_ns()
+        end = now + int(seconds * 1e9)
+        measured = self.state.decision is None or now - self._measured > _MEASURE_NS
+        if measured:
+            self._measured = now
+            meter.start()
         while (time.perf_counter_ns() < end if seconds else not self._is_there()) and self._are_short():
             with self.lock:
                 chunk = None if self.seats else self._cut()
@@ -372,9 +392,10 @@ class MapFlow(Flow):
                 break
             self.engine.look(self)
             self._make_chunk(chunk, meter)
-            if meter.calls >= self.state.figures.remembered or meter.inside > CHUNK_NS:
+            if measured and (meter.calls >= self.state.figures.remembered or meter.inside > CHUNK_NS):
                 self._learn(meter)
-        self._learn(meter)
+        if measured:
+            self._learn(meter, last=True)
 
     def make_next(self, seat: Seat, meter: Meter) -> bool:
         """Make a call for a seat, or several that are short."""
@@ -414,7 +435,8 @@ class MapFlow(Flow):
                 self._chunk_size *= 2
             elif took > 2 * CHUNK_NS:
                 self._chunk_size = max(1, min(self._chunk_size, len(outcomes) // 2))
-        self.made += len(outcomes)
+        with self._tally:
+            self.made += len(outcomes)
         chunk.slot.raised = chunk.raised
         chunk.slot.outcomes = outcomes
         if not self._ordered:
@@ -452,14 +474,7 @@ class MapFlow(Flow):
     def _first_is_short(self) -> bool:
         """Have a thread make the first call, and return whether it was over soon."""
         self.fill()
-        end = time.monotonic() + _PATIENCE
-        with self._there:
-            self._awaited = True
-            try:
-                while self.state.decision is None and self.seats and (left := end - time.monotonic()) > 0:
-                    self._there.wait(left)
-            finally:
-                self._awaited = False
+        _ = self._await(lambda: self.state.decision is not None or not self.seats, time.monotonic() + _PATIENCE)
         return not self.seats
 
 

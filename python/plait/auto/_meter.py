@@ -9,6 +9,10 @@ from plait import _core
 from plait.auto._figures import Sample
 
 
+#: Nanoseconds in which nobody waits for a core: to ask takes long beside less.
+_READY_NS = 500_000
+
+
 class Meter:
     """Measures the calls of one thread, from `start` on.
 
@@ -33,9 +37,9 @@ class Meter:
         """Begin to measure the calling thread."""
         if not self._thread:
             self._thread = threading.get_native_id()
+            self._ready = _core.thread_ready_ns()
         tally = _core.gil_tally()
         self._held, self._wanted = (-1, 0) if tally is None else tally
-        self._ready = _core.thread_ready_ns()
         self._cpu = time.thread_time_ns()
         self.calls = self.inside = 0
         self.began = time.perf_counter_ns()
@@ -50,7 +54,10 @@ class Meter:
     def sample(self) -> Sample:
         """What the calling thread's calls took since `start`."""
         cpu = time.thread_time_ns() - self._cpu
-        ready = _core.thread_ready_ns() - self._ready
+        ready = 0
+        if time.perf_counter_ns() - self.began > _READY_NS:
+            ready, self._ready = -self._ready, _core.thread_ready_ns()
+            ready += self._ready
         tally = _core.gil_tally()
         seen = tally is not None and self._held >= 0
         held, wanted = (tally[0] - self._held, tally[1] - self._wanted) if tally is not None and seen else (-1, 0)

@@ -174,9 +174,13 @@ class Pool(concurrent.futures.Executor):
         items = items_of(iterables, lazily=arguments.buffersize is not None)
         deadline = None if deadline_ns is None else deadline_ns / 1e9
         flow = MapFlow(fn, state, self._engine, items, arguments)
-        self._engine.add_map(flow)
-        given: Iterator[T] = results(flow, arguments, deadline, items.total)
-        flow.start(inline=deadline is None)
+        try:
+            self._engine.add_map(flow)
+            given: Iterator[T] = results(flow, arguments, deadline, items.total)
+            flow.start(inline=deadline is None)
+        except BaseException:  # Ctrl-C, say: nobody gets the results, whose end would be that of the calls
+            flow.close()
+            raise
         return given
 
     @overload
@@ -185,6 +189,9 @@ class Pool(concurrent.futures.Executor):
     def explain(self, fn: None = None) -> list[Explanation]: ...
     def explain(self, fn: Callable[..., Any] | None = None) -> Explanation | list[Explanation]:
         """Return what was decided for a function, or for all: a dict whose text says the same in words.
+
+        It describes the decision that most of the work was done by, not that for the last few calls;
+        `made` has the calls by plan.
 
         Args:
             fn: A function that was submitted or mapped; None for a list of all of them.
@@ -199,16 +206,21 @@ class Pool(concurrent.futures.Executor):
         'serial'
         """
         if fn is None:
+            for flow in self._engine.flows():
+                flow.tell_made()
             return [explain(state) for state, _ in list(self._engine.functions.values())]
         known = self._engine.functions.get(_key(fn))
         if known is None:
             raise LookupError(f"this pool has not run {fn!r}")
+        for flow in self._engine.flows():
+            flow.tell_made()
         return explain(known[0])
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more tasks; what is queued is still done.
 
-        Leaving a `with` block does this and waits. It may be called again.
+        Leaving a `with` block does this and waits; left by Ctrl-C, it cancels what was not begun. It may be called
+        again.
 
         Args:
             wait: Return when all is done.
@@ -225,6 +237,15 @@ class Pool(concurrent.futures.Executor):
         3
         """
         self._engine.shutdown(wait=bool(wait), cancel=bool(cancel_futures))
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_val: BaseException | None,
+        exc_tb: types.TracebackType | None,
+    ) -> None:
+        # Who pressed Ctrl-C does not want what was not begun.
+        self.shutdown(cancel_futures=exc_type is not None and issubclass(exc_type, KeyboardInterrupt))
 
     async def __aenter__(self) -> Self:
         return self

@@ -18,6 +18,7 @@ import re
 import sys
 import textwrap
 import types
+import warnings
 from typing import Any, NamedTuple, cast
 
 #: Calls deep that functions of the program are followed.
@@ -110,8 +111,10 @@ class Change(NamedTuple):
         return f"{self.function}{where} {self.what}"
 
 
-def find_change(function: object) -> Change | None:
+def find_change(function: object, kinds: tuple[type, ...] = ()) -> Change | None:
     """Return a change that `function` may make to what outlives its call, or None if it makes none.
+
+    `kinds` are the classes of its first arguments, as far as they are known: methods of the program's own ones are followed.
 
     >>> total = 0
     >>> def add(number: int) -> int:
@@ -119,7 +122,7 @@ def find_change(function: object) -> Change | None:
     >>> find_change(abs) is None
     True
     """
-    return _Search().of_callable(function, 0)
+    return _Search(kinds).of_callable(function, 0)
 
 
 class _Lasting(NamedTuple):
@@ -137,8 +140,9 @@ class _Lasting(NamedTuple):
 
 
 class _Search:
-    def __init__(self) -> None:
+    def __init__(self, kinds: tuple[type, ...] = ()) -> None:
         self._seen: set[object] = set()
+        self._kinds = kinds
 
     def of_callable(self, function: object, depth: int) -> Change | None:
         if isinstance(function, functools.partial):
@@ -171,7 +175,13 @@ class _Search:
             return self._of_function(call, depth, {0: function})
         return None  # C code of a library, which keeps no state of the program
 
-    def _of_function(self, function: object, depth: int, owners: dict[int, object]) -> Change | None:
+    def of_method(self, method: object, depth: int) -> Change | None:
+        """What a method changes of its object, and of what outlives that."""
+        return self._of_function(method, depth, {}, of_argument=True)
+
+    def _of_function(
+        self, function: object, depth: int, owners: dict[int, object], *, of_argument: bool = False
+    ) -> Change | None:
         if not isinstance(function, types.FunctionType) or function in self._seen or depth > _DEPTH:
             return None
         self._seen.add(function)
@@ -183,12 +193,16 @@ class _Search:
         arguments = [*tree.args.posonlyargs, *tree.args.args]
         if depth == 0:
             reader.arguments = {argument.arg for argument in (*arguments, *tree.args.kwonlyargs)}
+            reader.kinds = dict(zip([argument.arg for argument in arguments][len(owners) :], self._kinds, strict=False))
+        elif of_argument and arguments:
+            reader.arguments = {arguments[0].arg}
         for name, value in _defaults(function):
             if _can_change(value):
                 reader.lasting[name] = _Lasting(f"the default of `{name}`", value)
-        for at in owners:
+        for at, value in owners.items():
             if at < len(arguments):
                 reader.arguments.discard(arguments[at].arg)
+                reader.kinds[arguments[at].arg] = type(value)
                 reader.lasting[arguments[at].arg] = _Lasting(f"`{arguments[at].arg}`, which it is a method of")
         for statement in tree.body if isinstance(tree.body, list) else [ast.Expr(tree.body)]:
             reader.visit(statement)
@@ -198,6 +212,8 @@ class _Search:
 def _names_of(function: types.FunctionType, tree: ast.AST) -> dict[str, object]:
     """What the names in a function, and in those within it, stand for outside of it."""
     names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    code = function.__code__
+    names &= _global_names(code) - {*code.co_varnames, *code.co_cellvars}  # a name of its own hides a global
     known = {name: function.__globals__[name] for name in names if name in function.__globals__}
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
         try:
@@ -205,6 +221,13 @@ def _names_of(function: types.FunctionType, tree: ast.AST) -> dict[str, object]:
         except ValueError:  # it is empty
             known[name] = None
     return known
+
+
+def _global_names(code: types.CodeType) -> set[str]:
+    """Names that some code, and what is within it, looks up outside; those of attributes among them."""
+    return set(code.co_names).union(
+        *(_global_names(each) for each in code.co_consts if isinstance(each, types.CodeType))
+    )
 
 
 def _defaults(function: types.FunctionType) -> list[tuple[str, object]]:
@@ -296,7 +319,11 @@ class _Reader(ast.NodeVisitor):
         self._depth = depth
         self._declared: set[str] = set()
         self.arguments: set[str] = set()
-        """Names of arguments, whose changes the caller sees."""
+        """Names of arguments, and of parts of them, whose changes the caller sees."""
+        self.kinds: dict[str, type] = {}
+        """Classes of arguments."""
+        self._put_back = 0
+        """How many blocks are entered that put back what is changed in `warnings`."""
 
     def visit(self, node: ast.AST) -> None:
         """Read on, until a change is found."""
@@ -331,6 +358,18 @@ class _Reader(ast.NodeVisitor):
         whole = self._root(node)
         return None if whole is None else whole.part()
 
+    def _argument(self, node: ast.AST) -> str | None:
+        """The argument that an expression is, or is a part of."""
+        while isinstance(node, ast.Attribute | ast.Subscript):
+            node = node.value
+        return node.id if isinstance(node, ast.Name) and node.id in self.arguments else None
+
+    def _store_value(self, target: ast.expr, value: ast.expr) -> None:
+        part = self._argument(value)
+        self._store(target, self._root(value))
+        if part is not None and isinstance(target, ast.Name):
+            self.arguments.add(target.id)
+
     # ---- names
 
     def visit_Global(self, node: ast.Global) -> None:
@@ -347,6 +386,7 @@ class _Reader(ast.NodeVisitor):
                 elif root is not None:
                     self.lasting[name] = root
                 self.arguments.discard(name)
+                self.kinds.pop(name, None)
                 self._known.pop(name, None)
                 # A name that once leads out is taken to do so for ever: branches are not told apart.
             case ast.Attribute(value=inner) | ast.Subscript(value=inner):
@@ -355,8 +395,8 @@ class _Reader(ast.NodeVisitor):
                     self._found(f"changes {owner.words}", target)
                 elif isinstance(self._value(inner), type | types.ModuleType):
                     self._found(f"changes `{ast.unparse(inner)}`", target)
-                elif isinstance(inner, ast.Name) and inner.id in self.arguments:
-                    self._found(f"changes its argument `{inner.id}`", target)
+                elif argument := self._argument(inner):
+                    self._found(f"changes its argument `{argument}`", target)
             case ast.Tuple(elts=parts) | ast.List(elts=parts):
                 for part in parts:
                     self._store(part, root)
@@ -368,12 +408,12 @@ class _Reader(ast.NodeVisitor):
     def visit_Assign(self, node: ast.Assign) -> None:
         self.visit(node.value)
         for target in node.targets:
-            self._store(target, self._root(node.value))
+            self._store_value(target, node.value)
 
     def visit_AnnAssign(self, node: ast.AnnAssign) -> None:
         if node.value is not None:
             self.visit(node.value)
-            self._store(node.target, self._root(node.value))
+            self._store_value(node.target, node.value)
 
     def visit_AugAssign(self, node: ast.AugAssign) -> None:
         self.visit(node.value)
@@ -391,7 +431,10 @@ class _Reader(ast.NodeVisitor):
 
     def _loop(self, node: ast.For | ast.AsyncFor) -> None:
         self.visit(node.iter)
+        part = self._argument(node.iter)
         self._store(node.target, self._part(node.iter))
+        if part is not None and isinstance(node.target, ast.Name):
+            self.arguments.add(node.target.id)
         for statement in (*node.body, *node.orelse):
             self.visit(statement)
 
@@ -415,14 +458,19 @@ class _Reader(ast.NodeVisitor):
     visit_GeneratorExp = _comprehend  # noqa: N815
 
     def _with(self, node: ast.With | ast.AsyncWith) -> None:
+        entered = 0
         for item in node.items:
             self.visit(item.context_expr)
+            if isinstance(item.context_expr, ast.Call):
+                entered += self._value(item.context_expr.func) is warnings.catch_warnings
             if (owner := self._root(item.context_expr)) is not None:
                 self._found(f"enters {owner.words}", item.context_expr)  # a lock, a file, a connection
             if item.optional_vars is not None:
                 self._store(item.optional_vars, self._root(item.context_expr))
+        self._put_back += entered
         for statement in node.body:
             self.visit(statement)
+        self._put_back -= entered
 
     visit_With = _with  # noqa: N815
     visit_AsyncWith = _with  # noqa: N815
@@ -466,10 +514,16 @@ class _Reader(ast.NodeVisitor):
         match node.func:
             case ast.Attribute(value=inner, attr=name):
                 owner = self._root(inner)
-                if owner is not None and name not in _LOOKING:
+                kind = self.kinds.get(inner.id) if isinstance(inner, ast.Name) else None
+                if kind is None and owner is not None:
+                    kind = type(owner.value)
+                method = getattr(kind, name, None)
+                if owner is not None and (name not in _LOOKING or _is_the_programs(method)):
                     self._found(f"calls `{name}` of {owner.words}", node)
-                elif isinstance(inner, ast.Name) and inner.id in self.arguments and name in _MUTATING:
-                    self._found(f"calls `{name}` of its argument `{inner.id}`", node)
+                elif name in _MUTATING and (argument := self._argument(inner)) and not _is_the_programs(method):
+                    self._found(f"calls `{name}` of its argument `{argument}`", node)
+                elif owner is None and _is_the_programs(method):
+                    self.change = self.change or self._search.of_method(method, self._depth + 1)
                 elif (
                     owner is None and handed is not None and isinstance(inner, ast.Name) and inner.id not in self._known
                 ):
@@ -497,6 +551,8 @@ class _Reader(ast.NodeVisitor):
                 return None
 
     def _called(self, called: object, handed: _Lasting | None, node: ast.Call) -> None:
+        if self._put_back and getattr(called, "__module__", None) == "warnings":
+            return
         if called is not None and (what := _changes_the_process(called)):
             self._found(what, node)
             return

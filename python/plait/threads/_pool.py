@@ -12,7 +12,7 @@ from concurrent.futures.thread import BrokenThreadPool
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 from plait import _core
-from plait._executor import Options, Pool, View, check_initializer, may_spin, positive_int
+from plait._executor import Options, Pool, View, check_initializer, may_spin, positive_int, uninterrupted
 from plait._future import Future
 from plait.observe import _sources
 from plait.threads._hold import check_hold_warning
@@ -327,13 +327,19 @@ class _Starter:
             target=worker,
             args=(pool._initializer, pool._initargs, _initializer_failed),
         )
-        pool._threads.add(thread)
-        try:
-            thread.start()
-        except RuntimeError:
-            pool._threads.discard(thread)  # the system has no more
-            raise
-        _threads.add(thread)
+
+        def start() -> None:
+            pool._threads.add(thread)
+            try:
+                thread.start()
+            except RuntimeError:
+                pool._threads.discard(thread)  # the system has no more
+                raise
+            _threads.add(thread)
+
+        uninterrupted(
+            start
+        )  # who waits for the pool's end joins threads, and one that was half started cannot be joined
 
 
 def _initializer_failed(error: BaseException) -> BrokenThreadPool:
