@@ -238,7 +238,7 @@ def _merged(stretches: Sequence[tuple[bool, int, int, int]]) -> list[tuple[bool,
     return found
 
 
-def _is_coroutine_function(function: Callable[[Any], Any]) -> bool:
+def _is_coroutine_function(function: object) -> bool:
     if inspect.iscoroutinefunction(function):
         return True
     return callable(function) and inspect.iscoroutinefunction(type(function).__call__)
