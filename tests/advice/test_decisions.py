@@ -81,6 +81,18 @@ def test_the_reason_is_told() -> None:
     assert next(option for option in advice.options if option.model == "processes").refused
 
 
+@pytest.mark.parametrize(("gil", "more"), [(True, set[str]()), (False, {"threads"})])
+def test_what_is_written_to_is_not_for_threads_without_a_gil(gil: bool, more: set[str]) -> None:
+    change = "work (line 3) sets `total`"
+    advice = _advise.of_calls(record(HOLDS, gil=gil, change=change), [4])
+    refused = {option.model: option.refused for option in advice.options if option.refused}
+    assert refused.keys() == {"processes", "subinterpreters", "free-threaded"} | more
+    assert refused["free-threaded"] == f"shared state is written: {change}, which threads would do side by side"
+    # Those that wait meet seldom.
+    waits = _advise.of_calls(record(WAITS, gil=gil, change=change), [4])
+    assert {option.model for option in waits.options if option.refused} == {"processes", "subinterpreters"}
+
+
 def test_nothing_to_say() -> None:
     nothing = record([], tasks=None, calls=0, others=[{"name": "module.main", "calls": 1, "seconds": 1.0}])
     advice = _advise.of_calls(nothing, [4])
