@@ -75,12 +75,6 @@ def test_one_core_gains_nothing() -> None:
     assert _advise.of_calls(record(RELEASES), [1]).verdict == "serial"
 
 
-def test_the_reason_is_told() -> None:
-    advice = _advise.of_calls(record(HOLDS, unpicklable="a lambda cannot be pickled"), [4])
-    assert "not picklable: a lambda cannot be pickled" in advice.why
-    assert next(option for option in advice.options if option.model == "processes").refused
-
-
 @pytest.mark.parametrize(("gil", "more"), [(True, set[str]()), (False, {"threads"})])
 def test_what_is_written_to_is_not_for_threads_without_a_gil(gil: bool, more: set[str]) -> None:
     change = "work (line 3) sets `total`"
@@ -91,6 +85,12 @@ def test_what_is_written_to_is_not_for_threads_without_a_gil(gil: bool, more: se
     # Those that wait meet seldom.
     waits = _advise.of_calls(record(WAITS, gil=gil, change=change), [4])
     assert {option.model for option in waits.options if option.refused} == {"processes", "subinterpreters"}
+
+
+def test_the_reason_is_told() -> None:
+    advice = _advise.of_calls(record(HOLDS, unpicklable="a lambda cannot be pickled"), [4])
+    assert "not picklable: a lambda cannot be pickled" in advice.why
+    assert next(option for option in advice.options if option.model == "processes").refused
 
 
 def test_nothing_to_say() -> None:
