@@ -75,6 +75,18 @@ def test_one_core_gains_nothing() -> None:
     assert _advise.of_calls(record(RELEASES), [1]).verdict == "serial"
 
 
+@pytest.mark.parametrize(("gil", "more"), [(True, set[str]()), (False, {"threads"})])
+def test_what_is_written_to_is_not_for_threads_without_a_gil(gil: bool, more: set[str]) -> None:
+    change = "work (line 3) sets `total`"
+    advice = _advise.of_calls(record(HOLDS, gil=gil, change=change), [4])
+    refused = {option.model: option.refused for option in advice.options if option.refused}
+    assert refused.keys() == {"processes", "subinterpreters", "free-threaded"} | more
+    assert refused["free-threaded"] == f"shared state is written: {change}, which threads would do side by side"
+    # Those that wait meet seldom.
+    waits = _advise.of_calls(record(WAITS, gil=gil, change=change), [4])
+    assert {option.model for option in waits.options if option.refused} == {"processes", "subinterpreters"}
+
+
 def test_the_reason_is_told() -> None:
     advice = _advise.of_calls(record(HOLDS, unpicklable="a lambda cannot be pickled"), [4])
     assert "not picklable: a lambda cannot be pickled" in advice.why

@@ -204,7 +204,7 @@ def test_reasons_are_told(tmp_path: Path) -> None:
     assert "shared state is written" in said["why"]
     assert "`append` of `results`" in said["why"]
     assert set(said["predicted"]) == {"serial", "threads", "processes", "asyncio", "subinterpreters", "free-threaded"}
-    assert set(said["refused"]) == {"processes", "subinterpreters"} | (set() if GIL else {"threads"})
+    assert set(said["refused"]) == {"processes", "subinterpreters", "free-threaded"} | (set() if GIL else {"threads"})
 
 
 def test_the_program_is_what_it_is_without(tmp_path: Path) -> None:

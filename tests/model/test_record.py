@@ -154,7 +154,7 @@ def test_what_is_to_be_awaited_is_told_from_results() -> None:
 
     with pytest.raises(TypeError, match=r"begin returned <coroutine object nap .*needs a coroutine function"):
         record(begin, [0.1])
-    with pytest.raises(TypeError, match="Fetcher object at .* returned <coroutine"):
+    with pytest.raises(TypeError, match=r"Fetcher object at .* returned <coroutine"):
         record(functools.partial(Fetcher()), [0.1])
     gc.collect()
 
@@ -162,7 +162,9 @@ def test_what_is_to_be_awaited_is_told_from_results() -> None:
 @pytest.mark.filterwarnings("error")
 def test_within_a_loop_there_is_no_other() -> None:
     async def main() -> None:
-        with pytest.raises(RuntimeError, match=r"record\(\) of a coroutine function cannot be called while an event loop"):
+        with pytest.raises(
+            RuntimeError, match=r"record\(\) of a coroutine function cannot be called while an event loop"
+        ):
             record(nap, [0.001])
         assert not record(count, [100]).on_loop
 

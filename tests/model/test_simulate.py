@@ -140,7 +140,8 @@ def test_many_threads_ask_at_once() -> None:
         (lambda: Resource(0), "servers must be at least 1, not 0"),
         (lambda: Workload([]), "items must have"),
         (lambda: Workload([Item(())] * 2, count=1), "count must be at least .*2, not 1"),
-        (lambda: Workload([Item(())], speed=0.0), r"speed must be positive, not 0\.0"),
+        (lambda: Workload([Item(())], speed=0.0), r"speed must be from .*, not 0\.0"),
+        (lambda: Workload([Item(())], speed=math.inf), "speed must be from .*, not inf"),
         (lambda: Workload([Item((Burst("blocked", 1.0, resource="x"),))]), "waits for 'x'"),
         (lambda: Costs({"magic": (1.0, 0.0)}), "no cost is called 'magic'; there are .*wake"),
         (lambda: Costs({"wake": (-1.0, 0.0)}), "the cost 'wake' must not be negative"),
@@ -148,14 +149,37 @@ def test_many_threads_ask_at_once() -> None:
         (lambda: simulate(HOLD, model="magic", costs=FREE), "model must be one of 'serial', .*'magic'"),  # type: ignore[arg-type]
         (lambda: simulate(HOLD, model="threads", workers=0, costs=FREE), "workers must be .*0"),
         (lambda: simulate(HOLD, model="threads", cores=0, costs=FREE), "cores must be .*0"),
-        (lambda: simulate(HOLD, model="threads", quota=0.0, costs=FREE), r"quota must be positive, not 0\.0"),
+        (lambda: simulate(HOLD, model="threads", quota=0.0, costs=FREE), r"quota must be positive, .*, not 0\.0"),
         (lambda: simulate(HOLD, model="threads", chunksize=0, costs=FREE), "chunksize must be .*0"),
-        (lambda: simulate(HOLD, model="threads", replicas=-1, costs=FREE), "replicas must not be negative"),
+        (lambda: simulate(HOLD, model="threads", replicas=-1, costs=FREE), "replicas must be from 0 to .*-1"),
+        (lambda: seconds(HOLD, "threads", replicas=2**70), "replicas must be from 0 to .*, not 1180591620717411303424"),
+        (lambda: seconds(HOLD, "threads", seed=-1), "seed must be from 0 to .*, not -1"),
+        (lambda: seconds(HOLD, "threads", quota=1e12), r"quota must be positive, .*, not 1000000000000\.0"),
+        (lambda: seconds(HOLD, "threads", quota=math.nan), "quota must be positive, .*, not nan"),
+        (lambda: seconds(HOLD, "threads", quota=10**400), "quota is too large: 1000"),
+        (lambda: seconds(HOLD, "threads", speed=math.inf), "speed must be from .*, not inf"),
+        (lambda: seconds(HOLD, "threads", speed=1e300), r"speed must be from .*, not 1e\+300"),
+        (lambda: seconds(HOLD, "threads", nice=20), "nice must be from -20 to 19, not 20"),
     ],
 )
 def test_nonsense_is_refused_by_name_and_value(make: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"nice": 0.5}, r"nice must be an int, not 0\.5"),
+        ({"replicas": 2.0}, r"replicas must be an int, not 2\.0"),
+        ({"seed": None}, "seed must be an int, not None"),
+        ({"quota": "2"}, "quota must be a number, not '2'"),
+        ({"speed": "1"}, "speed must be a number, not '1'"),
+    ],
+)
+def test_what_is_no_number_is_refused_by_name_and_value(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        seconds(HOLD, "threads", **arguments)
 
 
 def test_costs_survive_json() -> None:
@@ -213,9 +237,7 @@ def test_without_a_home_costs_are_measured(monkeypatch: pytest.MonkeyPatch) -> N
     assert calibrate(refresh=True) == Costs()
 
 
-def test_what_the_interpreter_prints_beside_costs_is_left_out(
-    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_the_interpreter_prints_beside_costs_is_left_out(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "sitecustomize.py").write_text("import sys; sys.stdout.write('[1]\\nwelcome ')")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     monkeypatch.setattr(_calibrate, "_PROGRAM", f"print('\\n' + {json.dumps(Costs().to_json())!r})")
@@ -239,11 +261,13 @@ def test_an_interpreter_that_cannot_measure(program: str, message: str, monkeypa
 
 def test_an_interpreter_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_calibrate, "_executable", lambda: "/nowhere/python")
-    with pytest.raises(RuntimeError, match="costs could not be measured: .*/nowhere/python"):
+    with pytest.raises(RuntimeError, match=r"costs could not be measured: .*/nowhere/python"):
         _calibrate._measure_apart()
 
 
-@pytest.mark.parametrize("text", ["[" * 100_000, '{"identity": 0, "costs": {"known": {"wake": [1' + "0" * 400 + ", 0]}}}"])
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, '{"identity": 0, "costs": {"known": {"wake": [1' + "0" * 400 + ", 0]}}}"]
+)
 def test_stored_costs_that_are_broken_are_not_taken(text: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_calibrate, "_identity", lambda: 0)
     (tmp_path / "costs").write_text(text)
@@ -347,5 +371,5 @@ def test_a_slower_machine_takes_longer_for_what_it_computes_and_not_for_waits() 
     work = Workload([item] * 4, speed=0.001)
     assert seconds(work, "serial", speed=0.002) == pytest.approx(0.120)
     assert seconds(work, "serial") == pytest.approx(0.080)
-    with pytest.raises(ValueError, match="speed must be positive, not 0"):
+    with pytest.raises(ValueError, match=r"speed must be from .*, not 0"):
         seconds(work, "serial", speed=0)

@@ -14,6 +14,7 @@ from plait.advice import _words
 from plait.advice._find import FEWEST
 from plait.advice._work import (
     ASYNCIO,
+    FREE,
     INTERPRETERS,
     MODELS,
     PROCESSES,
@@ -204,8 +205,9 @@ def _refused(record: dict[str, Any], work: Work) -> dict[str, str]:
         refused = dict.fromkeys((model for model in MODELS if model != SERIAL), why)
     if change:
         refused[PROCESSES] = f"shared state is written: {change}, which another process would not show"
-        if not record["gil"] and work.blocked < work.held:
-            refused[THREADS] = f"shared state is written: {change}, which threads would do side by side"
+        if work.blocked < work.held:
+            why = f"shared state is written: {change}, which threads would do side by side"
+            refused |= dict.fromkeys((FREE,) if record["gil"] else (THREADS, FREE), why)
     elif unpicklable:
         refused[PROCESSES] = f"not picklable: {unpicklable}"
     if PROCESSES in refused:

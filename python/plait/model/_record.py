@@ -238,9 +238,10 @@ def _merged(stretches: Sequence[tuple[bool, int, int, int]]) -> list[tuple[bool,
     return found
 
 
-def _is_coroutine_function(function: Callable[[Any], Any]) -> bool:
-    called: object = getattr(type(function), "__call__", None)
-    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(called)
+def _is_coroutine_function(function: object) -> bool:
+    if inspect.iscoroutinefunction(function):
+        return True
+    return callable(function) and inspect.iscoroutinefunction(type(function).__call__)
 
 
 def _awaitable(function: Callable[[Any], Any], result: Any) -> TypeError:
@@ -248,7 +249,9 @@ def _awaitable(function: Callable[[Any], Any], result: Any) -> TypeError:
     if inspect.iscoroutine(result):
         result.close()
     name = getattr(function, "__qualname__", None) or repr(function)
-    return TypeError(f"{name} returned {result!r}, which is to be awaited: record() needs a coroutine function for that")
+    return TypeError(
+        f"{name} returned {result!r}, which is to be awaited: record() needs a coroutine function for that"
+    )
 
 
 def _bursts(look: _Look, share: float) -> tuple[Burst, ...]:

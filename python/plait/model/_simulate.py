@@ -12,13 +12,15 @@ from plait import _core
 from plait._executor import positive_int
 from plait.model._calibrate import calibrate
 from plait.model._costs import Cost, Costs
-from plait.model._workload import Burst, Item, Workload
+from plait.model._workload import Burst, Item, Workload, check_speed, number
 
 Model = Literal["serial", "threads", "processes", "asyncio", "interpreters", "free-threaded"]
 
 MODELS: tuple[Model, ...] = ("serial", "threads", "processes", "asyncio", "interpreters", "free-threaded")
 _PERIOD_NS = 100_000_000
 _BURSTS = 4096
+_MOST_QUOTA = 1e6
+_MOST_REPLICAS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -111,16 +113,15 @@ def simulate(
         raise ValueError(f"model must be one of {', '.join(map(repr, MODELS))}, not {model!r}")
     there = _core.usable_cpus() if cores is None else positive_int("cores", cores)
     many = _workers(work, model, there) if workers is None else positive_int("workers", workers)
-    if quota is not None and not quota > 0:
-        raise ValueError(f"quota must be positive, not {quota!r}")
+    if quota is not None:
+        _check_quota(quota)
     if chunksize is not None:
         positive_int("chunksize", chunksize)
-    if not -20 <= nice <= 19:
-        raise ValueError(f"nice must be from -20 to 19, not {nice!r}")
-    if speed is not None and not speed > 0:
-        raise ValueError(f"speed must be positive, not {speed!r}")
-    if replicas < 0:
-        raise ValueError(f"replicas must not be negative, and is {replicas!r}")
+    _check_int("nice", nice, -20, 19)
+    if speed is not None:
+        check_speed(speed)
+    _check_int("replicas", replicas, 0, _MOST_REPLICAS)
+    _check_int("seed", seed, 0, 2**64 - 1)
     machine = calibrate() if costs is None else costs
     if "interval" not in machine.known:
         machine = Costs({**machine.known, "interval": (sys.getswitchinterval(), 0.0)}, machine.speeds, machine.speed)
@@ -146,6 +147,19 @@ def simulate(
         seed=seed,
     )
     return Prediction(model, many, there, ns / 1e9, low / 1e9, high / 1e9, bound, items, details)
+
+
+def _check_quota(value: object) -> None:
+    given = number("quota", value)
+    if not (0 < given <= _MOST_QUOTA or given == math.inf):
+        raise ValueError(f"quota must be positive, and {_MOST_QUOTA:.0e} at most or math.inf, not {value!r}")
+
+
+def _check_int(name: str, value: object, least: int, most: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an int, not {value!r}")
+    if not least <= value <= most:
+        raise ValueError(f"{name} must be from {least} to {most}, not {value!r}")
 
 
 def _quota(asked: float | None, cores: int) -> tuple[int, int] | None:

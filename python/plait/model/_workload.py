@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Literal
 
 from plait import _core
@@ -11,6 +12,7 @@ from plait import _core
 Kind = Literal["hold", "held_off_cpu", "released", "blocked"]
 
 _NUMBERS: dict[str, int] = {"hold": 0, "held_off_cpu": 1, "released": 2, "blocked": 3}
+_SHORTEST = 1e-12
 _LONGEST = 2.0**60 / 1e9
 _MOST_RELEASES = 2**32 - 1
 _MOST_CONTENDED = 1000
@@ -19,6 +21,22 @@ _MOST_CONTENDED = 1000
 def _check_seconds(name: str, value: float) -> None:
     if not 0 <= value <= _LONGEST:
         raise ValueError(f"{name} must be from 0 to {_LONGEST:.0f} seconds, not {value!r}")
+
+
+def number(name: str, value: object) -> float:
+    """Return a real number, or raise TypeError or ValueError that names the argument."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name} must be a number, not {value!r}")
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(f"{name} is too large: {value!r}") from None
+
+
+def check_speed(value: object) -> None:
+    """Raise TypeError or ValueError unless it can be what `measure_speed` says."""
+    if not _SHORTEST <= number("speed", value) <= _LONGEST:
+        raise ValueError(f"speed must be from {_SHORTEST} to {_LONGEST:.0f} seconds, not {value!r}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,8 +164,8 @@ class Workload:
         total = len(recorded) if count is None else count
         if total < len(recorded):
             raise ValueError(f"count must be at least the number of items, {len(recorded)}, not {count!r}")
-        if speed is not None and not speed > 0:
-            raise ValueError(f"speed must be positive, not {speed!r}")
+        if speed is not None:
+            check_speed(speed)
         # The first one stands for waits without a name.
         places: dict[str | None, int] = {None: 0, **{name: place for place, name in enumerate(known, 1)}}
         for item in recorded:
