@@ -16,7 +16,7 @@ from plait._executor import uninterrupted
 from plait.auto import _calls
 from plait.auto._calls import Part, Raised
 from plait.auto._choice import ASYNCIO, PROCESSES, SLICE, THREADS
-from plait.auto._figures import Sample
+from plait.auto._figures import Figures, Sample
 from plait.auto._meter import Meter
 from plait.errors import NotPicklable
 
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     import concurrent.futures
 
     from plait.auto._engine import Engine
-    from plait.auto._figures import Figures
     from plait.auto._function import Function
 
 #: Messages that a worker process has waiting beside the one that it works on.
@@ -42,6 +41,9 @@ _KNOWN, _CROWD = 3, 8
 
 #: Which part of their time calls wait more than was thought to be others.
 _OTHERWISE = 0.25
+
+#: Calls that compute so many times as long are others: so much is not because cores are shared.
+_GROWN = 1.6
 
 #: Threads that are added though no call has ended, since all that have begun do nothing but wait.
 _MOST_UNSEEN = 128
@@ -112,6 +114,8 @@ class Flow:
         self._number = 0
         """Seats so far, about: where two threads count at a time, another one of them is measured."""
         self._learnt = 0
+        self._elsewhere = Figures()
+        """What calls in processes take there, each of which has a GIL of its own."""
         self._glanced = 0.0
         """How long a call takes that was decided on before it ended; 0 where that was not so."""
 
@@ -446,15 +450,19 @@ class Flow:
             self.set_room()
 
     def _compare(self, sample: Sample) -> None:
-        """Where calls in processes wait, and those that were seen before did not, go by what they do there."""
-        state, crowd, known = self.state, self.state.crowd, self.state.figures
-        decision = state.decision
-        if decision is None or decision.plan.model != PROCESSES or len(crowd.samples) < 2 * _KNOWN:
+        """Where calls in processes wait or compute otherwise than those that were seen before, go by what they do there."""
+        state, known = self.state, self.state.figures
+        if state.decision is None or state.decision.plan.model != PROCESSES:
             return
-        if crowd.blocked / max(crowd.wall, 1e-9) - known.blocked / max(known.wall, 1e-9) > _OTHERWISE:
-            seen = [*crowd.samples]
+        self._elsewhere.add(sample)
+        there = self._elsewhere
+        if len(there.samples) < 2 * _KNOWN:
+            return
+        waits = there.blocked / max(there.wall, 1e-9) - known.blocked / max(known.wall, 1e-9) > _OTHERWISE
+        most = _GROWN * (1 + min(1.0, there.spread))
+        if waits or not 1 / most < (there.cpu + 5e-6) / (known.cpu + 5e-6) < most:
             state.begin_anew(sample)
-            for each in seen:
+            for each in list(there.samples)[:-1]:
                 state.figures.add(each)
             self._decide_again()
 
@@ -488,13 +496,13 @@ class Flow:
                 # Like is compared with like: waits for the GIL and a core belong to the plan.
                 sample = Sample(sample.calls, sample.wall, sample.cpu)
                 state.figures.calls += sample.calls
-                patience = 2 if state.decision.plan.model == PROCESSES else 3
+                patience = (2 if state.decision.plan.model == PROCESSES else 3) + state.anew
                 if figures.changed(sample, patience=patience, factor=3.0):
                     self._begin_anew(own)
                 else:
                     figures.add(sample)
                     self._compare(own)
-            elif figures.changed(sample, patience=1 if self._glanced else 2):
+            elif figures.changed(sample, patience=(1 if self._glanced else 2) + state.anew):
                 state.begin_anew(sample)
                 self._decide_again()
             else:
@@ -502,6 +510,7 @@ class Flow:
                 state.paces.check(figures.wall)
                 self._learnt += 1
                 if self._learnt & (self._learnt - 1) == 0:  # it is known better and better
+                    figures.result_sized = False
                     self._decide_again()
         if state.decision is not before:
             self.engine.look(self)
@@ -521,6 +530,7 @@ class Flow:
         if before is None or before.plan.key != decision.plan.key:
             self._stale = set(self.seats) if before is not None and before.plan.workers > 1 else set()
             self._slow_start = True
+            self._elsewhere.forget()
             self._begin_pace()
         if decision.plan.model == PROCESSES:
             self.engine.start_processes(self)

@@ -30,6 +30,9 @@ _LEARN_SHORT = 0.001
 #: Calls after which it is decided, however short they are.
 _LEARN_MANY = 256
 
+#: How many slices more than at first it takes at most to believe a change.
+_MOST_ANEW = 6
+
 #: What pickling and unpickling a byte of an array takes, in seconds.
 _ARRAY_BYTE = 0.3e-9
 
@@ -62,6 +65,8 @@ class Function:
             `figures` are of calls that had the process for themselves, as far as there were any.
         decided: How often it was decided.
         made: Calls by plan.
+        anew: How many times it was another than before: calls that are now long and now short are so by nature, and it takes
+            the more of them to believe the next change.
     """
 
     def __init__(self, function: Callable[..., Any], models: frozenset[str], machine: Machine, costs: Costs) -> None:
@@ -78,6 +83,7 @@ class Function:
         self.refused.setdefault(ASYNCIO, "is no coroutine function")
         self.paces = Paces()
         self.crowd = Figures()
+        self.anew = 0
         self._changes = 0
         """How many times another model was taken, calls that have changed or not."""
         self._last: str | None = None
@@ -86,6 +92,8 @@ class Function:
         self._checked: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
         self._code: object = None
         self._sized = False
+        self._arguments = 0, 0.0
+        """Bytes and seconds of a call's arguments."""
         self._kinds: tuple[type, ...] = ()
         """The classes of the first call's arguments."""
         self.lock = threading.RLock()
@@ -129,17 +137,20 @@ class Function:
             if not sized:
                 self._kinds = tuple(type(argument) for argument in call.args)
         if not sized and PROCESSES not in self.refused:
-            self._add_size((call.args, call.kwargs), "has arguments that cannot be pickled")
+            self._arguments = self._measure((call.args, call.kwargs), "has arguments that cannot be pickled")
+            self.figures.size, self.figures.pickling = self._arguments
 
     def size_result(self, result: object) -> None:
-        """Add what it takes to send a result, once."""
+        """Add what it takes to send a result, instead of what is known of an earlier one: they may grow."""
         with self.lock:
             first = not self.figures.result_sized
             self.figures.result_sized = True
         if first and PROCESSES not in self.refused:
-            self._add_size(result, "returns what cannot be pickled")
+            size, pickling = self._measure(result, "returns what cannot be pickled")
+            self.figures.size, self.figures.pickling = self._arguments[0] + size, self._arguments[1] + pickling
 
-    def _add_size(self, value: object, words: str) -> None:
+    def _measure(self, value: object, words: str) -> tuple[int, float]:
+        """Bytes that are sent, and the seconds that it takes to make and to read them."""
         guessed = _guess_size(value)
         began = time.perf_counter()
         if guessed is None:
@@ -147,10 +158,9 @@ class Function:
                 guessed = len(_core.dumps(value, self.name)), 0.0
             except Exception as error:
                 self.refused[PROCESSES] = f"{words}: {error}"
-                return
+                return 0, 0.0
             guessed = guessed[0], 3 * (time.perf_counter() - began)  # to unpickle takes twice as long
-        self.figures.size = (self.figures.size or 0) + guessed[0]
-        self.figures.pickling = (self.figures.pickling or 0.0) + guessed[1]
+        return guessed
 
     # ---- what is decided
 
@@ -186,6 +196,7 @@ class Function:
 
     def begin_anew(self, sample: Sample | None) -> None:
         """The function is another from this sample on, or from now on."""
+        self.anew = min(self.anew + 1, _MOST_ANEW)
         before = self.figures.last_odd() if sample is not None else None
         for figures in (self.figures, self.crowd):
             figures.forget()

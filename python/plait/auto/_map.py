@@ -45,7 +45,8 @@ _PATIENCE = 0.05
 #: Items of an input without a length that are pulled ahead of who takes results.
 _AHEAD = 1024
 
-#: Seconds between two times that who waits is told, where there are so many threads that it waits for others soon.
+#: Seconds between two times that who waits is told, where calls are so short, or there are so many threads, that another one
+#: tells it soon.
 _TELL, _MANY = 0.002, 3
 
 
@@ -295,8 +296,8 @@ class MapFlow(Flow):
             self._slots.extend(part.sinks)
         if self._bell is not None and self._is_there():
             now = time.monotonic()
-            # To wake somebody up costs all threads the GIL for a moment; of many, another one comes soon.
-            if now - self._told > _TELL or len(self.seats) < _MANY:
+            # To wake somebody up costs all threads the GIL for a moment.
+            if now - self._told > _TELL or (len(self.seats) < _MANY and self.state.figures.wall > _TELL):
                 self._told = now
                 self.flush()
 
@@ -437,6 +438,8 @@ class MapFlow(Flow):
                 self._chunk_size = max(1, min(self._chunk_size, len(outcomes) // 2))
         with self._tally:
             self.made += len(outcomes)
+        if not self.state.figures.result_sized and outcomes and not chunk.raised:
+            self.state.size_result(outcomes[-1])
         chunk.slot.raised = chunk.raised
         chunk.slot.outcomes = outcomes
         if not self._ordered:

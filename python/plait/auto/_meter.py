@@ -8,7 +8,6 @@ import time
 from plait import _core
 from plait.auto._figures import Sample
 
-
 #: Nanoseconds in which nobody waits for a core: to ask takes long beside less.
 _READY_NS = 500_000
 
