@@ -21,6 +21,9 @@ from plait.model._workload import Burst, Item, Parcel, Resource, Workload
 _GAP = 20e-6
 #: Calls that are shorter are looked at several at once: nanoseconds; and how long those are to be together.
 _SHORT, _TOGETHER = 30_000, 200_000
+#: What a look at a thread takes at most where nobody keeps it from its core: nanoseconds.
+_LOOK = 30_000
+
 #: How many parts of the calls are looked at for what their values take to be pickled, at least where there are so many calls.
 _PARTS = 64
 #: Values of a part that are pickled at most, and the seconds after which there are enough of them.
@@ -98,6 +101,7 @@ class _Watch:
 
     def begin(self) -> None:
         self._children = _foreign.children_ns()
+        self._asked = time.perf_counter_ns()
         self._ready = _core.thread_ready_ns()
         self._cpu = time.thread_time_ns()
         self._began = time.perf_counter_ns()
@@ -108,6 +112,11 @@ class _Watch:
         stretches = _core.followed_gil() if self._follows else []
         cpu = time.thread_time_ns() - self._cpu
         ready = _core.thread_ready_ns() - self._ready
+        # What keeps this thread from its core between the looks is no part of the call, but was counted.
+        over = time.perf_counter_ns()
+        seen = sum(stretch[1] for stretch in stretches) if stretches else wall
+        beside = (self._began - self._asked, over - self._began - wall, wall - seen)
+        ready = max(0, ready - sum(max(0, each - _LOOK) for each in beside))
         if self._stretches + len(stretches) > _STRETCHES:
             stretches = _merged(stretches)
         self._stretches += len(stretches)
