@@ -364,7 +364,7 @@ def test_verdict(tmp_path: Path, source: str, verdicts: set[str | None], tasks: 
 @pytest.mark.parametrize(
     ("source", "said"),
     [
-        (METHOD_THAT_WRITES, "shared state is written: Log.count changes its argument `self`"),
+        (METHOD_THAT_WRITES, "calls `append` of its argument `self`"),
         (ARGUMENT, "shared state is written: count changes its argument `totals`"),
         (CONNECTION, "all calls have `here`, which serves one of them at a time"),
     ],
