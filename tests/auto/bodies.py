@@ -86,3 +86,15 @@ def die_at_77(parent, number):
     if number == 77 and os.getpid() != parent:
         os._exit(3)
     return number
+
+
+row = [0]
+
+
+def hides_a_global(row):
+    spin(1_000)
+    return row
+
+
+def numbers(count):
+    return list(range(count))

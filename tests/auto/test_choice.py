@@ -76,9 +76,13 @@ WAITS = figures_of(10e-6, 0.0, 0.005)
 
 def test_threads_become_more_while_more_help():
     tried = climb(WAITS, Machine(2, None), 10_000, lambda workers: 0.005 / workers)
-    assert tried[0] == 8
+    assert tried[0] == 32
     assert tried == sorted(tried)
     assert tried[-1] >= 128
+
+
+def test_threads_are_few_at_first_where_calls_also_compute():
+    assert climb(figures_of(0.0001, 0.0, 0.005), Machine(2, None), 10_000, lambda workers: 0.005 / workers)[0] == 8
 
 
 def test_threads_become_fewer_where_more_do_not_help():
@@ -130,6 +134,21 @@ def test_what_was_seen_counts_more_than_what_was_predicted():
     for _ in range(3):
         paces.add(PROCESSES, 2, 40, 40 * 0.003, _choice.in_processes(figures, machine, Costs(), 2), figures)
     assert chosen(PROCESSES) == SERIAL
+
+
+def test_what_is_only_promised_has_to_promise_more_after_changes_of_mind():
+    figures, machine = figures_of(0.002, 0.0, 0.0), Machine(2, None)
+
+    def chosen(changes, paces):
+        decision = _choice.choose(
+            figures, machine, Costs(), 1000, refused={}, start=0.0, paces=paces, before=SERIAL, changes=changes
+        )
+        return decision.plan.model
+
+    assert [chosen(changes, Paces()) for changes in (0, 1, 5)] == [PROCESSES, PROCESSES, SERIAL]
+    seen = Paces()
+    seen.add(PROCESSES, 2, 40, 40 * 0.001, _choice.in_processes(figures, machine, Costs(), 2), figures)
+    assert chosen(5, seen) == PROCESSES  # that much was seen
 
 
 def test_processes_that_start_late_are_worth_it_only_for_much():

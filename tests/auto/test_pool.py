@@ -454,6 +454,18 @@ def test_a_forked_child_begins_anew(pool):
     assert pool.submit(bodies.square, 4).result(WATCHDOG) == 16
 
 
+def test_results_that_grow_are_weighed_again():
+    with plait.Pool(models=["serial", "threads", "processes"]) as pool:
+        list(pool.map(bodies.numbers, range(1000)))
+        assert pool.explain(bodies.numbers)["figures"]["size"] > 500
+
+
+def test_a_function_whose_argument_has_the_name_of_a_global_may_leave():
+    with plait.Pool(models=["threads", "processes"]) as pool:
+        list(pool.map(bodies.hides_a_global, [1] * 20))
+        assert "processes" not in pool.explain(bodies.hides_a_global)["refused"]
+
+
 # ---- Ctrl-C
 
 INTERRUPTED = """

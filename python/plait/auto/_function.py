@@ -135,7 +135,7 @@ class Function:
         with self.lock:
             sized, self._sized = self._sized, True
             if not sized:
-                self._kinds = tuple(type(argument) for argument in call.args)
+                self._kinds = tuple(map(type, call.args))
         if not sized and PROCESSES not in self.refused:
             self._arguments = self._measure((call.args, call.kwargs), "has arguments that cannot be pickled")
             self.figures.size, self.figures.pickling = self._arguments

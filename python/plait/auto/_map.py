@@ -303,11 +303,10 @@ class MapFlow(Flow):
 
     def flush(self) -> None:
         """Tell who waits."""
-        if self._bell is not None:
-            with self._gate:
-                bell, self._bell = self._bell, None
-                if bell is not None:
-                    bell.release()
+        with self._gate:
+            bell, self._bell = self._bell, None
+            if bell is not None:
+                bell.release()
 
     def _is_there(self) -> bool:
         return bool(self._slots) and self._slots[0].outcomes is not None
