@@ -349,12 +349,13 @@ row = Kept()
 
 
 def has_an_argument_of_that_name(row):
-    return row.asked
+    return pure(row)
 
 
 def has_a_local_of_that_name(number):
     row = [number]
-    return [row[0] for row in [row, row]]
+    row.append(1)
+    return [pure(row) for row in [row, row]]
 
 
 def silences_for_a_while(number):

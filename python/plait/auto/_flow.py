@@ -51,6 +51,9 @@ _MOST_UNSEEN = 128
 #: Of threads that do little, or that are more than a few, so many let their calls go unmeasured for one that is.
 _MEASURED, _FEW = 8, 4
 
+#: How many times as long slices are where threads share the GIL, which is held while clocks are read.
+_CROWD_SLICES = 4
+
 #: Nanoseconds after which a call that still runs is long enough to decide on.
 _LONG_NS = 3_000_000
 
@@ -290,7 +293,8 @@ class Flow:
         self.engine.look(self)
         while self.make_next(seat, meter):
             learns = state.decision is None and meter.calls >= state.figures.remembered
-            if learns or (measured and time.perf_counter_ns() - meter.began >= SLICE_NS):
+            least = _CROWD_SLICES * SLICE_NS if self._in_company() else SLICE_NS
+            if learns or (measured and time.perf_counter_ns() - meter.began >= least):
                 self._learn(meter, seat)
                 measured = True
         if measured:
