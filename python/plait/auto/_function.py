@@ -33,6 +33,9 @@ _LEARN_MANY = 256
 #: How many slices more than at first it takes at most to believe a change.
 _MOST_ANEW = 6
 
+#: What it takes to read whether a function may leave, in seconds.
+_READ = 0.01
+
 #: What pickling and unpickling a byte of an array takes, in seconds.
 _ARRAY_BYTE = 0.3e-9
 
@@ -92,6 +95,7 @@ class Function:
         self._checked: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
         self._code: object = None
         self._sized = False
+        self._was_read = False
         self._arguments = 0, 0.0
         """Bytes and seconds of a call's arguments."""
         self._kinds: tuple[type, ...] = ()
@@ -126,6 +130,7 @@ class Function:
 
     def check(self) -> None:
         """Find out, once, whether it may leave."""
+        self._was_read = True
         function = self._function if self._example is None else self._example()
         if PROCESSES not in self.refused and function is not None and (why := self.why_not_leave(function)):
             self.refused[PROCESSES] = why
@@ -231,7 +236,7 @@ class Function:
             self.costs,
             max(1, calls),
             refused=self.refused,
-            start=start,
+            start=start + (0.0 if self._was_read else _READ),
             paces=self.paces if figures is self.figures else Paces(),
             before=None if self.decision is None else self.decision.plan.model,
             changes=self._changes,
