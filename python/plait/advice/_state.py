@@ -9,7 +9,7 @@ import types
 from typing import TYPE_CHECKING, Any
 
 from plait.advice._held import is_held
-from plait.auto._writes import find_change
+from plait.auto._writes import find_change, names_within
 
 if TYPE_CHECKING:
     from plait.advice._meters import Meter
@@ -20,7 +20,7 @@ def change(meter: Meter) -> str | None:
     found = None
     if meter.program:
         try:
-            found = find_change(_with_own_names(meter.function, {}))
+            found = find_change(_without_as_good(meter.function, {}))
         except (RecursionError, ValueError):
             found = None
     if found is not None:
@@ -29,11 +29,8 @@ def change(meter: Meter) -> str | None:
     return f"{name} {meter.change}" if meter.change else None
 
 
-def _with_own_names(function: Any, made: dict[Any, Any]) -> Any:
-    """A function, and those of its module that it calls, without globals that their own names hide.
-
-    The loop that calls a function often has a variable with the name of its argument.
-    """
+def _without_as_good(function: Any, made: dict[Any, Any]) -> Any:
+    """A function, and those of its module that it calls, without globals of which another process has one as good."""
     if type(function) is not types.FunctionType:
         return function
     if function not in made:
@@ -42,13 +39,10 @@ def _with_own_names(function: Any, made: dict[Any, Any]) -> Any:
         seen.__kwdefaults__ = function.__kwdefaults__
         seen.__qualname__, seen.__module__ = function.__qualname__, function.__module__
         made[function] = seen
-        own = {*code.co_varnames, *code.co_cellvars}
-        space.update(
-            (name, value) for name, value in function.__globals__.items() if name not in own and not _as_good(value)
-        )
-        for name in set(_names(code)) & space.keys():
+        space.update((name, value) for name, value in function.__globals__.items() if not _as_good(value))
+        for name in names_within(code) & space.keys():
             if getattr(space[name], "__module__", None) == function.__module__:
-                space[name] = _with_own_names(space[name], made)
+                space[name] = _without_as_good(space[name], made)
     return made[function]
 
 
@@ -64,7 +58,7 @@ def held_by_one(meter: Meter) -> str:
     function: Any = meter.function
     if not meter.program or not isinstance(function, types.FunctionType):
         return ""
-    names = set(_names(getattr(function, "__wrapped__", function).__code__))
+    names = names_within(getattr(function, "__wrapped__", function).__code__)
     for name in sorted(names & set(function.__globals__)):
         if is_held(function.__globals__[name]):
             return f"`{name}`"
@@ -75,11 +69,6 @@ def held_by_one(meter: Meter) -> str:
         except ValueError:  # it is empty
             continue
     return next((f"`self.{name}`" for name in sorted(names & meter.held)), "")
-
-
-def _names(code: types.CodeType) -> list[str]:
-    inner = [name for each in code.co_consts if isinstance(each, types.CodeType) for name in _names(each)]
-    return [*code.co_names, *inner]
 
 
 def cannot_be_pickled(function: Any) -> str:

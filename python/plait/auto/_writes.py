@@ -213,7 +213,7 @@ def _names_of(function: types.FunctionType, tree: ast.AST) -> dict[str, object]:
     """What the names in a function, and in those within it, stand for outside of it."""
     names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
     code = function.__code__
-    names &= _global_names(code) - {*code.co_varnames, *code.co_cellvars}  # a name of its own hides a global
+    names &= names_within(code) - {*code.co_varnames, *code.co_cellvars}  # a name of its own hides a global
     known = {name: function.__globals__[name] for name in names if name in function.__globals__}
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
         try:
@@ -223,10 +223,10 @@ def _names_of(function: types.FunctionType, tree: ast.AST) -> dict[str, object]:
     return known
 
 
-def _global_names(code: types.CodeType) -> set[str]:
+def names_within(code: types.CodeType) -> set[str]:
     """Names that some code, and what is within it, looks up outside; those of attributes among them."""
     return set(code.co_names).union(
-        *(_global_names(each) for each in code.co_consts if isinstance(each, types.CodeType))
+        *(names_within(each) for each in code.co_consts if isinstance(each, types.CodeType))
     )
 
 
