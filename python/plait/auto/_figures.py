@@ -51,6 +51,7 @@ class Figures:
         cpu: How much of it is on a core.
         held: How long it holds the GIL; what it computes, where that could not be seen.
         spread: The coefficient of variation between slices.
+        remembered: How many calls these are of.
         size: Pickled size of arguments and result; None before it is known.
         pickling: What pickling and unpickling both takes; None before it is known.
         result_sized: Whether a result is among these.
@@ -62,12 +63,16 @@ class Figures:
     """
 
     def __init__(self) -> None:
-        self.samples: deque[Sample] = deque(maxlen=WINDOW)
+        self.samples: deque[Sample] = deque()
         self.calls = 0
         self.wall = self.cpu = self.held = self.spread = 0.0
         self.size: int | None = None
         self.pickling: float | None = None
         self.result_sized = False
+        self.remembered = 0
+        self._alone = self._cpu = self._held = 0
+        self._each = self._squares = 0.0
+        """Sums over the slices: of their means, and of the squares of these."""
         self._odd = 0
         self._odd_before: Sample | None = None
         self._begun = False
@@ -77,27 +82,40 @@ class Figures:
         if sample.calls <= 0:
             return
         samples = self.samples
+        if len(samples) == WINDOW:
+            self._count(samples.popleft(), -1)
         samples.append(sample)
+        self._count(sample, 1)
         if len(samples) == _FIRST_COUNTS and not self._begun:
             self._begun = True
             if samples[0].alone / samples[0].calls > 1.5 * min(each.alone / each.calls for each in samples):
-                _ = samples.popleft()  # what is done but once, such as an import
+                self._count(samples.popleft(), -1)  # what is done but once, such as an import
         self.calls += sample.calls
-        seconds = sum(each.calls for each in samples) * 1e9
-        self.wall = sum(each.alone for each in samples) / seconds
-        self.cpu = sum(each.cpu for each in samples) / seconds
-        self.held = sum(each.cpu if each.held < 0 else each.held for each in samples) / seconds
-        self.spread = _variation([each.alone / each.calls for each in samples])
+        seconds = self.remembered * 1e9
+        self.wall, self.cpu, self.held = self._alone / seconds, self._cpu / seconds, self._held / seconds
+        self.spread = self._variation()
 
-    @property
-    def remembered(self) -> int:
-        """How many calls these are of."""
-        return sum(sample.calls for sample in self.samples)
+    def _count(self, sample: Sample, times: int) -> None:
+        alone = sample.alone
+        each = alone / sample.calls
+        self.remembered += times * sample.calls
+        self._alone += times * alone
+        self._cpu += times * sample.cpu
+        self._held += times * (sample.cpu if sample.held < 0 else sample.held)
+        self._each += times * each
+        self._squares += times * each * each
+
+    def _variation(self) -> float:
+        count = len(self.samples)
+        if count < 2 or self._each <= 0:
+            return 0.0
+        mean = self._each / count
+        return math.sqrt(max(0.0, self._squares - count * mean * mean) / (count - 1)) / mean
 
     @property
     def seconds(self) -> float:
         """How long the calls took that are remembered, all in all."""
-        return sum(sample.alone for sample in self.samples) / 1e9
+        return self._alone / 1e9
 
     @property
     def held_on_cpu(self) -> float:
@@ -113,12 +131,6 @@ class Figures:
     def blocked(self) -> float:
         """How long it waits for others: for files, peers, timers. What is very short is not told from noise."""
         return max(0.0, self.wall - self.cpu) if self.wall > _NOISE else 0.0
-
-    def share_of_machine(self) -> float:
-        """Which part of their time lately calls did not wait for a core."""
-        last = list(self.samples)[-8:]
-        wall = sum(sample.wall for sample in last)
-        return max(0.1, 1 - sum(sample.ready for sample in last) / wall) if wall else 1.0
 
     def changed(self, sample: Sample, *, patience: int, factor: float = 2.0) -> bool:
         """Whether calls, so many times in a row, are far longer or shorter than those before, or bound otherwise."""
@@ -156,10 +168,6 @@ class Figures:
         self._odd = 0
         self._odd_before = None
         self.samples.clear()
-
-
-def _variation(values: list[float]) -> float:
-    if len(values) < 2:
-        return 0.0
-    mean = sum(values) / len(values)
-    return math.sqrt(sum((each - mean) ** 2 for each in values) / (len(values) - 1)) / mean if mean else 0.0
+        self.remembered = 0
+        self._alone = self._cpu = self._held = 0
+        self._each = self._squares = 0.0

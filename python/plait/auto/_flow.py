@@ -57,6 +57,9 @@ _CROWD_SLICES = 4
 #: Nanoseconds after which a call that still runs is long enough to decide on.
 _LONG_NS = 3_000_000
 
+#: Seconds of calls after which processes may be started, though it is not decided yet.
+_FORESEEN = 0.001
+
 _ANY = 1 << 30
 
 SLICE_NS = int(SLICE * 1e9)
@@ -121,6 +124,8 @@ class Flow:
         """What calls in processes take there, each of which has a GIL of its own."""
         self._glanced = 0.0
         """How long a call takes that was decided on before it ended; 0 where that was not so."""
+        self._foreseen = False
+        """Whether processes were started before it was decided."""
 
     # ---- for those who have calls
 
@@ -496,6 +501,8 @@ class Flow:
                     self._decide_again()
                 elif state.known():
                     self._decide()
+                elif state.figures.seconds > _FORESEEN:
+                    self._foresee()
             elif figures is state.crowd:
                 # Like is compared with like: waits for the GIL and a core belong to the plan.
                 sample = Sample(sample.calls, sample.wall, sample.cpu)
@@ -519,6 +526,12 @@ class Flow:
         if state.decision is not before:
             self.engine.look(self)
             self.fill()
+
+    def _foresee(self) -> None:
+        """Let processes start while the function is still learnt, if they are what it comes to."""
+        if not self._foreseen and self.state.foresees_processes(self.left(), self.engine.start_seconds()):
+            self._foreseen = True
+            self.engine.start_processes(self)
 
     def _decide_again(self) -> None:
         decision = self.state.decision

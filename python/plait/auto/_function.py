@@ -34,7 +34,7 @@ _LEARN_MANY = 256
 _MOST_ANEW = 6
 
 #: What it takes to read whether a function may leave, in seconds.
-_READ = 0.01
+_READ = 0.002
 
 #: What pickling and unpickling a byte of an array takes, in seconds.
 _ARRAY_BYTE = 0.3e-9
@@ -229,6 +229,13 @@ class Function:
         self.decided += 1
         return decision
 
+    def foresees_processes(self, calls: int, start: float) -> bool:
+        """Whether what is known so far speaks for processes, and nothing against them."""
+        if self._choose(calls, start, self.figures).plan.model != PROCESSES:
+            return False
+        self.check()
+        return PROCESSES not in self.refused
+
     def _choose(self, calls: int, start: float, figures: Figures) -> Decision:
         return _choice.choose(
             figures,
@@ -251,7 +258,7 @@ class Function:
     def known(self) -> bool:
         """Whether enough is known to decide."""
         figures = self.figures
-        seconds = sum(sample.alone for sample in figures.samples) / 1e9
+        seconds = figures.seconds
         return seconds >= LEARN_SECONDS or (
             figures.remembered >= LEARN_CALLS and (seconds >= _LEARN_SHORT or figures.remembered >= _LEARN_MANY)
         )

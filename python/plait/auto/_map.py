@@ -42,6 +42,9 @@ _MEASURE_NS = 10_000_000
 #: Seconds for which the caller waits to see whether calls are short.
 _PATIENCE = 0.05
 
+#: Seconds of work that a worker process gets at a time, at most; and of how many such rounds the work should still have.
+_LONG_SLICE, _ROUNDS = 0.012, 8
+
 #: Items of an input without a length that are pulled ahead of who takes results.
 _AHEAD = 1024
 
@@ -252,6 +255,15 @@ class MapFlow(Flow):
         self._left += len(items)
         self._taken -= len(items)
         return True
+
+    def _batch(self) -> int:
+        """Many items at first, since each message costs the caller's process some time, and few at last."""
+        fewest, wall, plan = super()._batch(), self.state.figures.wall, self.state.decision
+        if plan is None or not wall:
+            return fewest
+        waiting, workers = self.waiting(), plan.plan.workers
+        seconds = min(_LONG_SLICE, waiting * wall / (_ROUNDS * workers))
+        return max(fewest, min(int(seconds / wall), waiting // (2 * workers)))
 
     def waiting(self) -> int:
         """Items that can be taken."""

@@ -13,6 +13,7 @@ import decimal
 import enum
 import functools
 import inspect
+import linecache
 import pathlib
 import re
 import sys
@@ -284,11 +285,17 @@ def _by_code(function: types.FunctionType) -> Change | None:
 
 def _tree(function: types.FunctionType) -> ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda | None:
     """The function's own node of its source; None where it is not to be had, or is not sure to be this function's."""
+    code = function.__code__
+    linecache.checkcache(code.co_filename)
+    # To look for the module and for the function's end among tokens, as `inspect` does, takes ten times as long.
+    lines = linecache.getlines(code.co_filename, function.__globals__)[code.co_firstlineno - 1 : _last_line(code)]
     try:
-        lines, first = inspect.getsourcelines(function.__code__)
         tree = ast.parse(textwrap.dedent("".join(lines)))
-    except (OSError, TypeError, SyntaxError, ValueError):
-        return None
+    except (SyntaxError, ValueError):
+        try:
+            tree = ast.parse(textwrap.dedent(inspect.getsource(code)))
+        except (OSError, TypeError, SyntaxError, ValueError):
+            return None
     found = [
         node
         for node in ast.walk(tree)
@@ -298,8 +305,14 @@ def _tree(function: types.FunctionType) -> ast.FunctionDef | ast.AsyncFunctionDe
     ]
     if len(found) != 1:
         return None  # several lambdas on a line: which of them it is nobody says
-    ast.increment_lineno(tree, first - 1)
+    ast.increment_lineno(tree, code.co_firstlineno - 1)
     return found[0]
+
+
+def _last_line(code: types.CodeType) -> int:
+    """The last line that has any code: what is behind it does nothing."""
+    within = (_last_line(each) for each in code.co_consts if isinstance(each, types.CodeType))
+    return max(code.co_firstlineno, *(end or 0 for _, end, _, _ in code.co_positions()), *within)
 
 
 def _argument_names(arguments: ast.arguments) -> tuple[str, ...]:
@@ -590,14 +603,16 @@ def _only_looks(called: object) -> bool:
     return (module or "").partition(".")[0] in _LOOKING_MODULES
 
 
+@functools.cache
+def _library_paths() -> tuple[str, ...]:
+    import sysconfig
+
+    return tuple(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib"))
+
+
 def _is_the_programs(called: object) -> bool:
     """Whether a callable is Python code that is neither the standard library's nor an installed package's."""
-    module = inspect.getmodule(called)
-    file = getattr(module, "__file__", None) or ""
-    if file:
-        import sysconfig
-
-        paths = sysconfig.get_paths()
-        if file.startswith((paths["stdlib"], paths["purelib"], paths["platlib"])):
-            return False
+    module = sys.modules.get(getattr(called, "__module__", None) or "")
+    if (getattr(module, "__file__", None) or "").startswith(_library_paths()):
+        return False
     return isinstance(called, types.FunctionType | types.MethodType | functools.partial | type)
