@@ -16,10 +16,14 @@ use crate::gil::Gil;
 use crate::hooks::{Hooks, Refused};
 use crate::meter::{Did, Doing};
 
+/// Nanoseconds without the GIL in which another thread, which has to be woken for it, does not get it: two threads that let go for
+/// 1.2 us at a time take as long as one, and for 2.4 us little more than half as long.
+const SHORT: u64 = 2_000;
+
 /// Times of a thread, in nanoseconds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Times {
-    /// It held the GIL.
+    /// It held the GIL, or let go of it for less than [`SHORT`], in which nobody else gets it.
     pub held: u64,
     /// It waited for it.
     pub wanted: u64,
@@ -200,7 +204,8 @@ impl Tally {
     #[inline]
     fn turn_at(&self, was: u32, doing: u32, now: u64) {
         let length = now.saturating_sub(self.since.load(Relaxed));
-        if let Some(sum) = self.sum(was) {
+        let free_for_short = was == Doing::Free as u32 && length < SHORT;
+        if let Some(sum) = if free_for_short { Some(&self.held) } else { self.sum(was) } {
             sum.store(sum.load(Relaxed) + length, Relaxed);
         }
         self.since.store(now, Relaxed);
@@ -257,11 +262,24 @@ mod tests {
         tally.begin(7, Doing::Holds, 1000);
         let (holds, wants, free) = (Doing::Holds as u32, Doing::Wants as u32, Doing::Free as u32);
         tally.turn_at(holds, free, 1100);
-        tally.turn_at(free, wants, 1500);
-        tally.turn_at(wants, holds, 1530);
-        assert_eq!(tally.times(1600), Times { held: 170, wanted: 30 });
-        tally.turn_at(holds, wants, 1600);
-        assert_eq!(tally.times(1650), Times { held: 170, wanted: 80 });
+        tally.turn_at(free, wants, 5500);
+        tally.turn_at(wants, holds, 5530);
+        assert_eq!(tally.times(5600), Times { held: 170, wanted: 30 });
+        tally.turn_at(holds, wants, 5600);
+        assert_eq!(tally.times(5650), Times { held: 170, wanted: 80 });
+    }
+
+    #[test]
+    fn what_is_let_go_of_for_too_short_for_others_counts_as_held() {
+        let tally = Tally::new();
+        let (holds, free) = (Doing::Holds as u32, Doing::Free as u32);
+        tally.begin(7, Doing::Holds, 0);
+        tally.turn_at(holds, free, 1000);
+        tally.turn_at(free, holds, 2000);
+        assert_eq!(tally.times(3000), Times { held: 3000, wanted: 0 });
+        tally.turn_at(holds, free, 3000);
+        tally.turn_at(free, holds, 3000 + SHORT);
+        assert_eq!(tally.times(3000 + SHORT), Times { held: 3000, wanted: 0 });
     }
 
     #[test]

@@ -6,7 +6,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from plait.auto._calls import Call, Part, Raised
+from plait.auto._calls import Call, Lot, Part, Raised
 from plait.auto._flow import SLICE_NS, Flow
 
 if TYPE_CHECKING:
@@ -43,10 +43,11 @@ class Backlog(Flow):
         if len(self.seats) < self.room:
             self.fill()
 
+    def _batch(self) -> int:
+        return 1 if self.state.figures.wall > _ALONE else super()._batch()
+
     def pop(self, most: int) -> Part | None:
         """Take out calls."""
-        if self.state.figures.wall > _ALONE:
-            most = min(most, 1)
         taken: list[_Queued] = []
         while len(taken) < most:
             try:
@@ -108,8 +109,9 @@ class Backlog(Flow):
         """Those that wait; and as many as came until now may come again."""
         return len(self._calls) + self._seen
 
-    def deliver(self, part: Part, outcomes: list[Any]) -> None:
+    def deliver(self, part: Part | Lot, outcomes: list[Any], *, raised: bool) -> None:  # noqa: ARG002
         """Give each future its outcome."""
+        assert isinstance(part, Part)
         for future, outcome in zip(part.sinks, outcomes, strict=True):
             if isinstance(outcome, Raised):
                 future.set_exception(outcome.error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import pickle
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -10,7 +11,7 @@ from plait.auto._meter import Meter
 from plait.errors import NotPicklable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator
     from contextvars import Context
 
     from plait.auto._figures import Sample
@@ -31,6 +32,48 @@ class Part(NamedTuple):
     calls: list[Call]
     sinks: list[Any]
 
+    @property
+    def size(self) -> int:
+        """How many calls."""
+        return len(self.calls)
+
+    def why_not_leave(self, why: Callable[[Callable[..., Any]], str]) -> str:
+        """What `why` says against one of the functions; "" if it says nothing."""
+        return next((words for call in self.calls if (words := why(call.function))), "")
+
+    def message(self) -> tuple[Any, ...]:
+        """What a worker process is to call, and with what. Contexts stay."""
+        return in_process, [Call(call.function, call.args, call.kwargs) for call in self.calls]
+
+
+class Lot(NamedTuple):
+    """Items of a `map`, whose outcomes come together.
+
+    Attributes:
+        function: It is called with each.
+        items: Arguments, or tuples of arguments.
+        bare: Whether they are arguments.
+        slot: The place of the outcomes.
+    """
+
+    function: Callable[..., Any]
+    items: list[Any]
+    bare: bool
+    slot: Any
+
+    @property
+    def size(self) -> int:
+        """How many calls."""
+        return len(self.items)
+
+    def why_not_leave(self, why: Callable[[Callable[..., Any]], str]) -> str:
+        """What `why` says against the function; "" if it says nothing."""
+        return why(self.function)
+
+    def message(self) -> tuple[Any, ...]:
+        """What a worker process is to call, and with what."""
+        return lot_in_process, self.function, self.items, self.bare
+
 
 class Raised:
     """What a call raised."""
@@ -41,8 +84,9 @@ class Raised:
         self.error = error
 
 
-#: What every process takes.
-_PLAIN = (int, float, complex, str, bytes, bool, type(None))
+#: What every process takes, and what may hold what it takes.
+_PLAIN: frozenset[type] = frozenset({int, float, complex, str, bytes, bool, type(None)})
+_CONTAINERS: frozenset[type] = frozenset({dict, list, tuple, set, frozenset})
 
 
 def make(call: Call) -> Any:
@@ -54,30 +98,88 @@ def make(call: Call) -> Any:
         return Raised(error)
 
 
-def for_process(calls: Sequence[Call]) -> list[Call]:
-    """The calls as they travel: contexts stay."""
-    return [Call(call.function, call.args, call.kwargs) for call in calls]
+def make_each(
+    function: Callable[..., Any], items: Any, bare: bool, *, by_caller: bool = False
+) -> tuple[list[Any], bool]:
+    """Call `function` with each item of an iterator of a list; return the outcomes, and whether there are errors among them.
+
+    Items are arguments, or tuples of arguments if they are not `bare`. Ctrl-C is no outcome of calls that are made `by_caller`.
+    """
+    outcomes: list[Any] = []
+    raised = False
+    calls: Iterator[Any] = (map if bare else itertools.starmap)(function, items)
+    while True:
+        try:
+            outcomes.extend(calls)
+        except BaseException as error:  # it is raised when its turn comes
+            if isinstance(error, KeyboardInterrupt) and by_caller:
+                raise
+            outcomes.append(Raised(error))
+            raised = True
+        else:
+            if len(items.__reduce__()) != 3:
+                return outcomes, raised
+            # It is not the items that have come to an end.
+            outcomes.append(Raised(RuntimeError("a call raised StopIteration")))
+            raised = True
 
 
-def in_process(calls: list[Call]) -> tuple[list[Any], Sample]:
-    """Make calls in a worker process; return their outcomes, each of which can travel, and what they took."""
+class Packed(NamedTuple):
+    """Outcomes as a pickle: where it was made, it could be made."""
+
+    data: bytes
+
+    def outcomes(self) -> list[Any]:
+        """The outcomes themselves."""
+        return pickle.loads(self.data)  # type: ignore[no-any-return]
+
+
+def in_process(calls: list[Call]) -> tuple[Packed | list[Any], bool, Sample]:
+    """Make calls in a worker process; return outcomes that can travel, whether any is an error, and what the calls took."""
     meter = Meter()
     meter.start()
     outcomes = [make(call) for call in calls]
     meter.ended(len(calls), meter.began)
     sample = meter.sample()
-    return [_to_travel(outcome, call, len(calls) > 1) for call, outcome in zip(calls, outcomes, strict=True)], sample
+    raised = any(type(outcome) is Raised for outcome in outcomes)
+    return _to_travel(outcomes, calls[0].function, raised), raised, sample
 
 
-def _to_travel(outcome: Any, call: Call, with_others: bool) -> Any:
-    """An outcome, or what says why it cannot travel: one call's result must not cost those of others."""
-    if isinstance(outcome, _PLAIN):
-        return outcome
-    if isinstance(outcome, Raised):
-        return Raised(_error_to_travel(outcome.error))
-    if with_others:
+def lot_in_process(
+    function: Callable[..., Any], items: list[Any], bare: bool
+) -> tuple[Packed | list[Any], bool, Sample]:
+    """Like `in_process`, for the items of a `Lot`."""
+    meter = Meter()
+    meter.start()
+    outcomes, raised = make_each(function, iter(items), bare)
+    meter.ended(len(outcomes), meter.began)
+    sample = meter.sample()
+    return _to_travel(outcomes, function, raised), raised, sample
+
+
+def _to_travel(outcomes: list[Any], function: Callable[..., Any], raised: bool) -> Packed | list[Any]:
+    """Outcomes that can travel: what cannot is replaced by what says why, since it must not cost the others."""
+    if raised:
+        outcomes = [
+            Raised(_error_to_travel(outcome.error)) if isinstance(outcome, Raised) else outcome for outcome in outcomes
+        ]
+    kinds: set[type] = {type(outcome) for outcome in outcomes}
+    if len(outcomes) == 1 or kinds <= _PLAIN | {Raised}:
+        return outcomes
+    what = f"the result of {getattr(function, '__qualname__', function)}"
+    if kinds <= _PLAIN | _CONTAINERS:
+        # To pickle them here and send that takes half as long as to pickle them for a trial.
         try:
-            _core.dumps(outcome, f"the result of {getattr(call.function, '__qualname__', call.function)}")
+            return Packed(_core.dumps(outcomes, what))
+        except Exception:  # whatever their reducers raise
+            pass
+    return [_one_to_travel(outcome, what) for outcome in outcomes]
+
+
+def _one_to_travel(outcome: Any, what: str) -> Any:
+    if type(outcome) not in _PLAIN and not isinstance(outcome, Raised):
+        try:
+            _core.dumps(outcome, what)
         except Exception as error:  # whatever its reducers raise
             return Raised(error if isinstance(error, NotPicklable) else NotPicklable(f"the result: {error!r}"))
     return outcome

@@ -224,15 +224,17 @@ def choose(
         changes: How many times another model was taken so far.
     """
     plans: list[Plan] = []
+    held = figures.held_on_cpu / figures.cpu if machine.gil and figures.cpu > 0 else 0.0
+    released = max(0.0, 1 - 2 * held)
     if SERIAL not in refused:
         plans.append(Plan(SERIAL, 1, calls * figures.wall))
     if THREADS not in refused:
         workers = threads_to_try(figures, machine, costs, calls, paces)
-        each = in_threads(figures, machine, costs, workers) * paces.factor(THREADS, workers)
+        each = in_threads(figures, machine, costs, workers) * paces.factor(THREADS, workers, released)
         plans.append(Plan(THREADS, workers, max(calls * each, figures.wall) + workers * costs.thread_start))
     if PROCESSES not in refused:
         workers = max(1, min(machine.cores, machine.most or machine.cores, calls))
-        each = in_processes(figures, machine, costs, workers) * paces.factor(PROCESSES, workers)
+        each = in_processes(figures, machine, costs, workers) * paces.factor(PROCESSES, workers, released)
         # A thread goes on until there are processes.
         left = max(0.0, calls - _MEANWHILE * start / figures.wall) if figures.wall > 0 else calls
         plans.append(Plan(PROCESSES, workers, start + max(left * each, figures.wall)))

@@ -50,7 +50,7 @@ _STUCK = 0.02
 _STUCK_LONG = 0.1
 
 _starts = {False: 0.12, True: 0.012}
-"""Seconds that processes take to start: where a fork server runs, and where not. The last ones seen."""
+"""Seconds that processes take to start: where a fork server runs, and where not. What was seen last counts half."""
 
 engines: weakref.WeakSet[Engine] = weakref.WeakSet()
 """All of this process, to be waited for when the interpreter exits."""
@@ -143,7 +143,10 @@ class Engine:
                 self._refuse_processes(f"cannot run in processes, which do not start: {failure}")
             else:
                 self.processes_ready = True
-                _starts[near] = time.monotonic() - self._started
+                took = time.monotonic() - self._started
+                _starts[near] = (
+                    _starts[near] + min(took, 2 * _starts[near])
+                ) / 2  # one of them may have met with a busy machine
             for other in {flow, *self.flows()}:
                 other.processes_begin()
 

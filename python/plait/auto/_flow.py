@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from plait._executor import uninterrupted
 from plait.auto import _calls
-from plait.auto._calls import Part, Raised
+from plait.auto._calls import Lot, Packed, Part, Raised
 from plait.auto._choice import ASYNCIO, PROCESSES, SLICE, THREADS
 from plait.auto._figures import Figures, Sample
 from plait.auto._meter import Meter
@@ -26,8 +26,9 @@ if TYPE_CHECKING:
     from plait.auto._engine import Engine
     from plait.auto._function import Function
 
-#: Messages that a worker process has waiting beside the one that it works on.
-_AHEAD = 1
+#: Seconds of work that wait in the queue for each worker process, beside what it works on: so long it may take until a core is
+#: free for the thread that sends more. And messages, which are one at least.
+_AHEAD, _MOST_AHEAD = 0.006, 6
 
 #: Tasks on the loop at a time, for one `map`.
 _LOOP_TASKS = 1000
@@ -129,7 +130,7 @@ class Flow:
 
     # ---- for those who have calls
 
-    def pop(self, most: int) -> Part | None:
+    def pop(self, most: int) -> Part | Lot | None:
         """Take out as many calls, or fewer; None if there are none now. The lock is held."""
         raise NotImplementedError
 
@@ -145,8 +146,13 @@ class Flow:
         """The part without calls that were cancelled; None if no call is left."""
         return part
 
-    def deliver(self, part: Part, outcomes: list[Any]) -> None:
-        """Hand out what came of a part."""
+    def keep(self, part: Part | Lot) -> None:
+        """Have threads make calls that may not leave. The lock is held."""
+        assert isinstance(part, Part)
+        self._kept.append(part)
+
+    def deliver(self, part: Part | Lot, outcomes: list[Any], *, raised: bool) -> None:
+        """Hand out what came of a part; `raised` says that there are errors among it."""
         raise NotImplementedError
 
     def flush(self) -> None:
@@ -179,7 +185,7 @@ class Flow:
         if model != PROCESSES:
             return workers + self._more, 0
         if self.engine.processes_ready:
-            return 1 if self._kept else 0, workers * (1 + _AHEAD)
+            return 1 if self._kept else 0, workers * (1 + self._ahead())
         return 1, 0  # one thread goes on until there are processes
 
     def add_seats(self) -> None:
@@ -232,6 +238,11 @@ class Flow:
             return 1
         return max(1, min(decision.slice, self.waiting() // (2 * decision.plan.workers)))
 
+    def _ahead(self) -> int:
+        """How many messages wait for each worker process."""
+        seconds = self._batch() * self.state.figures.wall
+        return max(1, min(_MOST_AHEAD, math.ceil(_AHEAD / seconds))) if seconds else 1
+
     # ---- threads
 
     def _start(self, seat: Seat) -> bool:
@@ -252,7 +263,7 @@ class Flow:
             if given_up:
                 self.engine.give_back(seat)
             if part is not None:  # who waits is told
-                self._over(part, [Raised(error)] * len(part.calls))
+                self._over(part, [Raised(error)] * part.size, raised=True)
             if not isinstance(error, Exception):
                 raise
             return False
@@ -263,6 +274,7 @@ class Flow:
         if len(self.seats) <= max(self._limits()[0], 1 if self._kept else 0):
             part = self._kept.pop() if self._kept else self.pop(1)
             if part is not None:
+                assert isinstance(part, Part)
                 return part
         self.seats.discard(seat)
         if not self.seats and self._more:
@@ -292,18 +304,25 @@ class Flow:
     def _make_all(self, seat: Seat) -> None:
         meter, state = seat.meter, self.state
         self._number += 1
-        few = state.decision is None or state.decision.plan.workers <= _FEW
-        measured = self._number % _MEASURED == 0 or (few and state.figures.wall > 1e-3)
+        turn = self._number % _MEASURED == 0
+        measured = turn or self._is_worth_measuring()
         meter.start()
         self.engine.look(self)
         while self.make_next(seat, meter):
             learns = state.decision is None and meter.calls >= state.figures.remembered
             least = _CROWD_SLICES * SLICE_NS if self._in_company() else SLICE_NS
+            measured = measured or self._is_worth_measuring()
             if learns or (measured and time.perf_counter_ns() - meter.began >= least):
                 self._learn(meter, seat)
                 measured = True
         if measured:
             self._learn(meter, seat, last=True)
+
+    def _is_worth_measuring(self) -> bool:
+        """Whether each thread's calls are looked at: there are few, and calls take so long that it is no matter, or nobody knows."""
+        state = self.state
+        few = state.decision is None or state.decision.plan.workers <= _FEW
+        return few and (state.figures.wall > 1e-3 or not state.figures.samples)
 
     def make_next(self, seat: Seat, meter: Meter) -> bool:
         """Make a call for a seat, or some; return whether there was one."""
@@ -332,61 +351,62 @@ class Flow:
             state.size_result(outcome)
         with self._tally:
             self.made += 1
-        self.deliver(begun, [outcome])
+        self.deliver(begun, [outcome], raised=isinstance(outcome, Raised))
         if self.made >= self._next_look:
             self._look_at_pace()
 
     # ---- processes, and the loop
 
-    def _send(self, part: Part) -> None:
+    def _send(self, part: Part | Lot) -> None:
         decision = self.state.decision
         if decision is not None and decision.plan.model == ASYNCIO:
+            assert isinstance(part, Part)
             self._send_to_loop(part)
             return
-        for call in part.calls:
-            if why := self.state.why_not_leave(call.function):
-                self._keep(part, why)
-                return
-        begun = self.begin(part)
+        if why := part.why_not_leave(self.state.why_not_leave):
+            self._keep(part, why)
+            return
+        begun = self.begin(part) if isinstance(part, Part) else part
         if begun is None:
             self._arrive()
             return
         try:
-            future = self.engine.processes().submit(_calls.in_process, _calls.for_process(begun.calls))
+            future = self.engine.processes().submit(*begun.message())
             if future.done() and isinstance(error := future.exception(), NotPicklable):
                 self._keep(begun, f"has arguments that cannot be pickled: {error}")  # they have not left
                 return
         except BaseException as error:  # the pool is broken, say
-            self._over(begun, [Raised(error)] * len(begun.calls))
+            self._over(begun, [Raised(error)] * begun.size, raised=True)
             self._arrive()
             return
         future.add_done_callback(partial(self._arrived, begun))
 
-    def _keep(self, part: Part, why: str) -> None:
+    def _keep(self, part: Part | Lot, why: str) -> None:
         """A part may not leave, and nor does anything of its function from now on."""
         with self.lock:
-            self._kept.append(part)
+            self.keep(part)
             self._messages -= 1
         with self.state.lock:
             self.state.refused[PROCESSES] = why
             self._decide()
         self.fill()
 
-    def _arrived(self, part: Part, future: concurrent.futures.Future[Any]) -> None:
+    def _arrived(self, part: Part | Lot, future: concurrent.futures.Future[Any]) -> None:
         sample: Sample | None = None
-        if future.cancelled():
-            outcomes: list[Any] = [Raised(_cancelled())] * len(part.calls)
-        elif (error := future.exception()) is not None:
-            outcomes = [Raised(error)] * len(part.calls)
+        outcomes: list[Any] | Packed
+        try:
+            outcomes, raised, sample = future.result()
+            if isinstance(outcomes, Packed):
+                outcomes = outcomes.outcomes()
+        except BaseException as error:  # it was cancelled; a worker has died; what came cannot be read
+            outcomes, raised = [Raised(error)] * part.size, True
             if isinstance(error, NotPicklable):
                 with self.state.lock:
                     self.state.refused[PROCESSES] = f"returns what cannot be pickled: {error}"
                     self._decide()
-        else:
-            outcomes, sample = future.result()
         with self._tally:
-            self.made += len(part.calls)
-        self._over(part, outcomes)
+            self.made += part.size
+        self._over(part, outcomes, raised=raised)
         self._arrive()
         if sample is not None:
             self._learn_from(sample)
@@ -399,13 +419,13 @@ class Flow:
 
         def ended(future: concurrent.futures.Future[Any]) -> None:
             error = _cancelled() if future.cancelled() else future.exception()
-            self._over(part, [future.result() if error is None else Raised(error)])
+            self._over(part, [future.result() if error is None else Raised(error)], raised=error is not None)
             self._arrive()
 
         future.add_done_callback(ended)
 
-    def _over(self, part: Part, outcomes: list[Any]) -> None:
-        self.deliver(part, outcomes)
+    def _over(self, part: Part | Lot, outcomes: list[Any], *, raised: bool) -> None:
+        self.deliver(part, outcomes, raised=raised)
         self.flush()
 
     def _arrive(self) -> None:
@@ -673,7 +693,8 @@ class Flow:
         state = self.state
         if state.decision is None:
             return True
-        if not self._glanced and state.figures.seconds > 2e-9 * sample.alone:
+        known = max(state.figures.seconds, self.made * state.figures.wall)
+        if not self._glanced and known > 2e-9 * sample.alone:
             return False  # a long one among others: what they take in all is known better than what it will
         figures = state.crowd if self._in_company() and state.crowd.samples else state.figures
         wall = self._glanced or self._thought()

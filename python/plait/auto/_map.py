@@ -11,7 +11,8 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from plait._executor import ProgressBar
-from plait.auto._calls import Call, Part, Raised
+from plait.auto import _calls
+from plait.auto._calls import Call, Lot, Part, Raised
 from plait.auto._choice import SERIAL
 from plait.auto._flow import Flow
 from plait.auto._meter import Meter
@@ -44,6 +45,9 @@ _PATIENCE = 0.05
 
 #: Seconds of work that a worker process gets at a time, at most; and of how many such rounds the work should still have.
 _LONG_SLICE, _ROUNDS = 0.012, 8
+
+#: And at least, unless a call takes longer, or there would not be some for each.
+_LEAST_SLICE = 0.001
 
 #: Items of an input without a length that are pulled ahead of who takes results.
 _AHEAD = 1024
@@ -87,22 +91,8 @@ class _Chunk:
 
     def make(self, function: Callable[..., Any]) -> list[Any]:
         """Make the calls; return what came of them."""
-        outcomes: list[Any] = []
-        calls: Iterator[Any] = (map if self._bare else itertools.starmap)(function, self._calls)
-        while True:
-            try:
-                outcomes.extend(calls)
-            except BaseException as error:  # it is raised when its turn comes
-                if isinstance(error, KeyboardInterrupt) and self._inline:
-                    raise
-                outcomes.append(Raised(error))
-                self.raised = True
-            else:
-                if len(self._calls.__reduce__()) != 3:
-                    return outcomes
-                # It is not the items that have come to an end.
-                outcomes.append(Raised(RuntimeError("a call raised StopIteration")))
-                self.raised = True
+        outcomes, self.raised = _calls.make_each(function, self._calls, self._bare, by_caller=self._inline)
+        return outcomes
 
     def left(self) -> int:
         """How many have not begun."""
@@ -208,18 +198,28 @@ class MapFlow(Flow):
             self._left += len(pulled)
         return bool(pulled)
 
-    def pop(self, most: int) -> Part | None:
+    def pop(self, most: int) -> Part | Lot | None:
         """Take out the next items."""
         if self._closed or not self._left:
             return None
-        most = min(most, self._left if self._most is None else self._most)
-        items, slots = self._take(most, lambda items: [_Slot() for _ in items])
-        context, bare = self._context, self._bare
-        calls = [Call(self._function, (item,) if bare else item, {}, context.copy()) for item in items]
-        return Part(calls, slots) if items else None
+        items, slot = self._take(min(most, self._left if self._most is None else self._most))
+        if not items:
+            return None
+        if most > 1:
+            return Lot(self._function, items, self._bare, slot)
+        call = Call(self._function, (items[0],) if self._bare else items[0], {}, self._context.copy())
+        return Part([call], [slot])
 
-    def _take(self, most: int, places: Callable[[list[Any]], list[_Slot]]) -> tuple[list[Any], list[_Slot]]:
-        """Take out items, and give them places among the results. The lock is held."""
+    def keep(self, part: Part | Lot) -> None:
+        """Have threads make calls that may not leave. The lock is held."""
+        if isinstance(part, Part):
+            super().keep(part)
+        else:
+            self._put_back(part.slot, part.items)
+            part.slot.outcomes = []
+
+    def _take(self, most: int) -> tuple[list[Any], _Slot]:
+        """Take out items, and give them a place among the results. The lock is held."""
         rest = self._returned[0] if self._returned else None
         if rest is not None:
             items = [rest.items.popleft() for _ in range(min(most, len(rest.items)))]
@@ -232,25 +232,23 @@ class MapFlow(Flow):
             items = list(itertools.islice(self._items, most))
         self._left -= len(items)
         self._taken += len(items)
-        slots = places(items)
+        slot = _Slot()
         if self._ordered and rest is None:
-            self._slots.extend(slots)
+            self._slots.append(slot)
         elif self._ordered and rest is not None:
-            place = self._slots.index(rest.end)
-            for at, slot in enumerate(slots, place):
-                self._slots.insert(at, slot)
+            self._slots.insert(self._slots.index(rest.end), slot)
         if rest is not None and not rest.items:
             self._returned.popleft()
             rest.end.outcomes = []
-        return items, slots
+        return items, slot
 
-    def _put_back(self, chunk: _Chunk, items: list[Any]) -> bool:
-        """Let what is left of a chunk be taken by others; its place among the results is kept. The lock is held."""
+    def _put_back(self, slot: _Slot, items: list[Any]) -> bool:
+        """Let what is left of what had one place be taken by others; they come behind it. The lock is held."""
         if not items:
             return False
         rest = _Rest(deque(items), _Slot())
         if self._ordered:
-            self._slots.insert(self._slots.index(chunk.slot) + 1, rest.end)
+            self._slots.insert(self._slots.index(slot) + 1, rest.end)
         self._returned.appendleft(rest)
         self._left += len(items)
         self._taken -= len(items)
@@ -263,7 +261,8 @@ class MapFlow(Flow):
             return fewest
         waiting, workers = self.waiting(), plan.plan.workers
         seconds = min(_LONG_SLICE, waiting * wall / (_ROUNDS * workers))
-        return max(fewest, min(int(seconds / wall), waiting // (2 * workers)))
+        most = max(waiting // (2 * workers), min(int(_LEAST_SLICE / wall), -(-waiting // workers)))
+        return max(fewest, min(int(max(seconds, _LEAST_SLICE) / wall), most))
 
     def waiting(self) -> int:
         """Items that can be taken."""
@@ -281,7 +280,7 @@ class MapFlow(Flow):
             part = self.pop(1)
             self._closed = True
         if part is not None:
-            self.deliver(part, [Raised(concurrent.futures.CancelledError())])
+            self.deliver(part, [Raised(concurrent.futures.CancelledError())], raised=True)
             self.flush()
         self._tell_rest()
 
@@ -299,13 +298,13 @@ class MapFlow(Flow):
 
     # ---- results
 
-    def deliver(self, part: Part, outcomes: list[Any]) -> None:
-        """Put outcomes into their slots, and tell who waits, but not too often."""
-        for slot, outcome in zip(part.sinks, outcomes, strict=True):
-            slot.raised = type(outcome) is Raised
-            slot.outcomes = [outcome]
+    def deliver(self, part: Part | Lot, outcomes: list[Any], *, raised: bool) -> None:
+        """Put outcomes into their slot, and tell who waits, but not too often."""
+        [slot] = [part.slot] if isinstance(part, Lot) else part.sinks
+        slot.raised = raised
+        slot.outcomes = outcomes
         if not self._ordered:
-            self._slots.extend(part.sinks)
+            self._slots.append(slot)
         if self._bell is not None and self._is_there():
             now = time.monotonic()
             # To wake somebody up costs all threads the GIL for a moment.
@@ -430,7 +429,7 @@ class MapFlow(Flow):
         """Cut off some items, about as many as take some milliseconds. The lock is held."""
         if not self.waiting():
             return None
-        items, [slot] = self._take(min(self._chunk_size, self._left), lambda _: [_Slot()])
+        items, slot = self._take(min(self._chunk_size, self._left))
         self._chunk = chunk = _Chunk(items, self._bare, slot, self._inline)
         return chunk
 
@@ -441,7 +440,7 @@ class MapFlow(Flow):
         meter.running = False
         took = meter.ended(len(outcomes), began) - began
         with self.lock:
-            whole = not self._put_back(chunk, chunk.rest(len(outcomes)))
+            whole = not self._put_back(chunk.slot, chunk.rest(len(outcomes)))
             self._chunk = None
             if took < CHUNK_NS // 2 and whole:
                 self._chunk_size *= 2
@@ -465,7 +464,7 @@ class MapFlow(Flow):
                 if chunk.seen != (left := chunk.left()):
                     chunk.seen = left
                     return False
-                self._put_back(chunk, chunk.take_back())
+                self._put_back(chunk.slot, chunk.take_back())
                 self._chunk_size = 1
                 self._inline = False  # others need not wait for it
         if self._comes and not self._inline and time.monotonic() - self._came > _AWAY:

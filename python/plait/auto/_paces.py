@@ -37,7 +37,7 @@ class Paces:
     """How many times as long as predicted the plans took that were tried, since the function last changed.
 
     >>> paces = Paces()
-    >>> paces.factor("threads", 2)
+    >>> paces.factor("threads", 2, released=1.0)
     1.0
     """
 
@@ -75,13 +75,21 @@ class Paces:
         chance = spread * spread * (1 / max(1, len(figures.samples)) + 1 / calls) + _DOUBT / 2 / (seen.lots + 1)
         self._seen[model, workers] = _Seen(seen.lots + 1, calls, seconds, factor ** (_DOUBT / (_DOUBT + chance)))
 
-    def factor(self, model: str, workers: int) -> float:
-        """How many times as long as predicted a plan takes; of threads in another number, as with the next fewer ones."""
-        if model == PROCESSES:
-            seen = self._seen.get((model, workers))
-            return seen.factor if seen else 1.0
-        fewer = [count for which, count in self._seen if which == model and count <= workers]
-        return self._seen[model, max(fewer)].factor if fewer else 1.0
+    def factor(self, model: str, workers: int, released: float) -> float:
+        """How many times as long as predicted a plan takes; of threads in another number, as with the next fewer ones.
+
+        Of a model that was not tried, as far as the other one's workers were slowed down by what all workers share, whatever
+        they are: cores that are no whole ones, memory. It is all of it where the GIL is `released` (0 to 1) while they compute.
+        """
+        found = self._of(model, workers)
+        if found is not None:
+            return found
+        other = self._of(PROCESSES if model == THREADS else THREADS, workers)
+        return max(1.0, other) ** released if other is not None else 1.0
+
+    def _of(self, model: str, workers: int) -> float | None:
+        fewer = [count for which, count in self._seen if which == model and (count <= workers or model == PROCESSES)]
+        return self._seen[model, max(fewer)].factor if fewer else None
 
     def of_threads(self, figures: Figures, machine: Machine, costs: Costs) -> list[tuple[int, float]]:
         """Numbers of threads that were tried, the fewest first, with the seconds that a call took."""

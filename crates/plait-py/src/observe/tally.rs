@@ -19,7 +19,8 @@ pub(crate) fn tallies(py: Python<'_>) -> Option<Tallies> {
     })
 }
 
-/// Nanoseconds that this thread has held the GIL, and waited for it, since it first asked; None where that cannot be seen.
+/// Nanoseconds that this thread has held the GIL, or let go of it for too short for others to get it, and those that it waited for it,
+/// since it first asked; None where that cannot be seen.
 #[pyfunction]
 pub(crate) fn gil_tally(py: Python<'_>) -> Option<(u64, u64)> {
     let times = tallies(py)?.mine();
