@@ -205,7 +205,11 @@ impl Tally {
     fn turn_at(&self, was: u32, doing: u32, now: u64) {
         let length = now.saturating_sub(self.since.load(Relaxed));
         let free_for_short = was == Doing::Free as u32 && length < SHORT;
-        if let Some(sum) = if free_for_short { Some(&self.held) } else { self.sum(was) } {
+        if let Some(sum) = if free_for_short {
+            Some(&self.held)
+        } else {
+            self.sum(was)
+        } {
             sum.store(sum.load(Relaxed) + length, Relaxed);
         }
         self.since.store(now, Relaxed);

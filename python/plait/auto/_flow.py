@@ -319,7 +319,7 @@ class Flow:
             self._learn(meter, seat, last=True)
 
     def _is_worth_measuring(self) -> bool:
-        """Whether each thread's calls are looked at: there are few, and calls take so long that it is no matter, or nobody knows."""
+        """Whether each thread's calls are looked at: there are few threads, and calls are long, or nobody knows how long."""
         state = self.state
         few = state.decision is None or state.decision.plan.workers <= _FEW
         return few and (state.figures.wall > 1e-3 or not state.figures.samples)
