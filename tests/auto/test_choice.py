@@ -82,7 +82,13 @@ def test_threads_become_more_while_more_help():
 
 
 def test_threads_are_few_at_first_where_calls_also_compute():
-    assert climb(figures_of(0.0001, 0.0, 0.005), Machine(2, None), 10_000, lambda workers: 0.005 / workers)[0] == 8
+    for held, released, blocked, first in (
+        (0.0001, 0.0, 0.005, 16),
+        (0.00005, 0.001, 0.003, 8),
+        (0.001, 0.0, 0.001, 2),
+    ):
+        figures = figures_of(held, released, blocked)
+        assert climb(figures, Machine(2, None), 10_000, lambda workers: 0.005 / workers)[0] == first
 
 
 def test_threads_become_fewer_where_more_do_not_help():

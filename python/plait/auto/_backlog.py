@@ -6,6 +6,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from plait._executor import uninterrupted
 from plait.auto._calls import Call, Lot, Part, Raised
 from plait.auto._flow import SLICE_NS, Flow
 
@@ -25,6 +26,9 @@ _Queued = tuple["Callable[..., Any]", tuple[Any, ...], dict[str, Any], "Context"
 #: Calls longer than so many seconds travel alone: what comes of one is not held back by another.
 _ALONE = 0.001
 
+#: Calls after which it is decided anew, and again for each time that they have doubled.
+_MANY = 64
+
 
 class Backlog(Flow):
     """Submitted calls of one function, each with its future."""
@@ -34,11 +38,16 @@ class Backlog(Flow):
         self._calls: deque[_Queued] = deque()
         self._seen = 0
         """Calls that came, about: nothing is counted on it but how many more may come."""
+        self._many = _MANY
+        """So many calls have come when it is decided anew, since there are so many more of them."""
 
     def add(self, queued: _Queued) -> None:
         """Queue a call, and hand over what there is room for."""
         self._seen += 1
         self._calls.append(queued)
+        if self._seen >= self._many:
+            self._many = 2 * self._seen
+            uninterrupted(self.take_up)
         # A thread that gives up its seat looks for calls once more afterwards: one of both sees the other.
         if len(self.seats) < self.room:
             self.fill()

@@ -26,14 +26,15 @@ STAY, STAY_SEEN = 0.1, 0.3
 #: How much better what is only promised has to be, the more, for each time that the model was changed before.
 _STAY_MORE = 0.4
 
-#: Which part of a core's work is done meanwhile, while processes start.
-_MEANWHILE = 0.7
+#: Which part of a core's work is done meanwhile, while processes start; how long new ones take until they are as fast as
+#: old ones; and how much better they have to be in the end, since a start that met with a busy machine has gained nothing.
+_MEANWHILE, _WARM, _WORTH_A_START = 0.7, 0.005, 1.1
 
 #: Threads that are tried first for calls that wait, and how many times as many then.
 _FIRST_WAITING, _STEP, _GIANT_STEP = 8, 2, 4
 
-#: And for calls that do next to nothing else.
-_FIRST_IDLE = 32
+#: And for calls that wait for most of their time, and for those that do next to nothing else.
+_FIRST_WAITING_MOST, _MOST_OF_IT, _FIRST_IDLE = 16, 0.8, 32
 
 #: How much of what more threads promise has to come true for more still to be tried: 1 is all of it, as a power.
 _WORTH_A_STEP, _WORTH_A_GIANT_STEP = 0.35, 0.8
@@ -137,17 +138,7 @@ def threads_to_try(figures: Figures, machine: Machine, costs: Costs, calls: int,
     most = max(1, min(most if _waits(figures) else min(machine.cores, most), calls))
     seen = [(1, figures.wall), *paces.of_threads(figures, machine, costs)]
     if len(seen) == 1:
-        wanted = threads_for(figures, machine)
-        return min(
-            most,
-            wanted
-            if wanted <= machine.cores
-            else _FIRST_IDLE
-            if wanted >= 4 * _FIRST_IDLE
-            else min(_FIRST_WAITING, wanted)
-            if wanted > 2 * machine.cores
-            else machine.cores,
-        )
+        return min(most, _first_threads(figures, machine))
     fastest = min(each for _, each in seen)
     place = next(place for place, (_, each) in enumerate(seen) if each <= fastest * (1 + TIE))
     workers, each = seen[place]
@@ -169,6 +160,18 @@ def threads_to_try(figures: Figures, machine: Machine, costs: Costs, calls: int,
         worth = max(workers, int(math.sqrt(calls * figures.wall / costs.thread_start)))
         workers = min(step * workers, worth)
     return min(workers, most)
+
+
+def _first_threads(figures: Figures, machine: Machine) -> int:
+    """How many threads to begin with: what waits need not overlap as it should."""
+    wanted = threads_for(figures, machine)
+    if wanted <= machine.cores:
+        return wanted
+    if wanted >= 4 * _FIRST_IDLE:
+        return _FIRST_IDLE
+    if wanted <= 2 * machine.cores:
+        return machine.cores
+    return min(wanted, _FIRST_WAITING_MOST if figures.blocked > _MOST_OF_IT * figures.wall else _FIRST_WAITING)
 
 
 def _waits(figures: Figures) -> bool:
@@ -234,14 +237,16 @@ def choose(
         plans.append(Plan(THREADS, workers, max(calls * each, figures.wall) + workers * costs.thread_start))
     if PROCESSES not in refused:
         workers = max(1, min(machine.cores, machine.most or machine.cores, calls))
+        start += _WARM if start else 0.0
         each = in_processes(figures, machine, costs, workers) * paces.factor(PROCESSES, workers, released)
         # A thread goes on until there are processes.
         left = max(0.0, calls - _MEANWHILE * start / figures.wall) if figures.wall > 0 else calls
         plans.append(Plan(PROCESSES, workers, start + max(left * each, figures.wall)))
-    best = min(plan.seconds for plan in plans)
-    plan = next(plan for plan in plans if plan.seconds <= best * (1 + TIE) + 20e-6)
+    asked = {plan.model: plan.seconds * (_WORTH_A_START if start and plan.model == PROCESSES else 1) for plan in plans}
+    best = min(asked.values())
+    plan = next(plan for plan in plans if asked[plan.model] <= best * (1 + TIE) + 20e-6)
     stay = STAY if paces.saw(plan.model) or not paces.saw(before) else STAY_SEEN + _STAY_MORE * max(0, changes - 1)
-    plan = next((each for each in plans if each.model == before and each.seconds <= best * (1 + stay)), plan)
+    plan = next((each for each in plans if each.model == before and asked[each.model] <= best * (1 + stay)), plan)
     others = {each.model: each.seconds for each in plans}
     return Decision(plan, _slice(figures, plan, calls), calls, others, refused, _why(figures, machine, plan, refused))
 

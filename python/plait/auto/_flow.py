@@ -547,6 +547,15 @@ class Flow:
             self.engine.look(self)
             self.fill()
 
+    def take_up(self) -> None:
+        """Decide for the calls that there are now: what is known may be of fewer ones, or of other days."""
+        with self.state.lock:
+            decision = self.state.decision
+            if decision is not None and decision.plan.model != ASYNCIO:
+                self._decide()
+                self._slow_start = True
+                self._begin_pace()
+
     def _foresee(self) -> None:
         """Let processes start while the function is still learnt, if they are what it comes to."""
         if not self._foreseen and self.state.foresees_processes(self.left(), self.engine.start_seconds()):

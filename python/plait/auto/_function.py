@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from plait.auto._calls import Call
 
 #: Seconds of calls after which a function is known well enough, and as many calls.
-LEARN_SECONDS = 0.005
+LEARN_SECONDS = 0.003
 LEARN_CALLS = 8
 
 #: Seconds of short calls that are enough.

@@ -79,13 +79,11 @@ class _Chunk:
         self.raised = False
         self.seen = -1
         """How many were left when the watch came by."""
-        self._all = items
-        self._items = items.copy()
+        self._items = items
         self._bare = bare
         """Whether an item is an argument, not a tuple of some."""
-        self._calls: Any = iter(self._items)
-        self._taken_from = -1
-        """Where what was taken back begins."""
+        self._calls: Any = iter(items)
+        self._taken_back = False
         self._inline = inline
         """Whether the caller makes them, whom Ctrl-C interrupts."""
 
@@ -100,18 +98,20 @@ class _Chunk:
 
     def take_back(self) -> list[Any]:
         """Take out what has not begun, if that was not done before."""
-        if self._taken_from >= 0:
+        if self._taken_back:
             return []
+        items = self._items.copy()
         self._items.clear()  # who makes them finds the end
         state = self._calls.__reduce__()
         if len(state) != 3:
-            return []  # it found it already, and sees by itself how many it has made
-        self._taken_from = begun = int(state[2])
-        return self._all[begun:]
+            self._items.extend(items)  # it found it already, and sees by itself how many it has made
+            return []
+        self._taken_back = True
+        return items[int(state[2]) :]
 
     def rest(self, made: int) -> list[Any]:
         """What was not made, and nobody has taken back."""
-        return self._all[made:] if self._taken_from < 0 else []
+        return self._items[made:] if not self._taken_back else []
 
 
 class _Rest(NamedTuple):
@@ -221,12 +221,14 @@ class MapFlow(Flow):
     def _take(self, most: int) -> tuple[list[Any], _Slot]:
         """Take out items, and give them a place among the results. The lock is held."""
         rest = self._returned[0] if self._returned else None
+        items: list[Any]
         if rest is not None:
             items = [rest.items.popleft() for _ in range(min(most, len(rest.items)))]
         elif self._lazily:
             items = [self._pulled.popleft() for _ in range(min(most, len(self._pulled)))]
         elif self._sequence is not None:
-            items = list(self._sequence[self._at : self._at + most])
+            taken: Any = self._sequence[self._at : self._at + most]
+            items = taken if isinstance(taken, list) else list(taken)  # pyright: ignore[reportUnknownVariableType]
             self._at += len(items)
         else:
             items = list(itertools.islice(self._items, most))
@@ -363,6 +365,7 @@ class MapFlow(Flow):
         """Begin: with short calls in this thread, if it is not to return at once."""
         self._may_come = inline
         self._pull()
+        self.take_up()
         if inline:
             self._make_short_ones(INLINE)
         self.fill()
@@ -563,7 +566,12 @@ def items_of(iterables: tuple[Iterable[Any], ...], *, lazily: bool) -> Items:
     if total is None or lazily:
         return Items(iter(iterables[0]) if bare else zip(*iterables, strict=False), total, bare, None)
     kept: list[Any] = [
-        each if type(each) in (range, tuple, str, bytes) else list(itertools.islice(each, total)) for each in iterables
+        each
+        if type(each) in (range, tuple, str, bytes)
+        else each[:total]
+        if type(each) is list
+        else list(itertools.islice(each, total))
+        for each in iterables
     ]
     total = min((len(each) for each in kept), default=0)
     return Items(iter(()), total, True, kept[0]) if bare else Items(zip(*kept, strict=False), total, False, None)

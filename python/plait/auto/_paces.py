@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, NamedTuple
 
 from plait.auto import _choice
@@ -19,6 +20,9 @@ _LEAST_SPREAD = 0.15
 
 #: Of what was seen of a plan, the first so many lots of calls count: later ones may be longer or shorter by themselves.
 _LOTS = 3
+
+#: How much of what slows one model down slows the other one down too, as a power.
+_SHARED = 0.5
 
 _LEAST_FACTOR, _MOST_FACTOR = 0.3, 20.0
 
@@ -73,19 +77,21 @@ class Paces:
         # Of calls that differ, a few say little: the more they do, the more the prediction is believed.
         spread = max(figures.spread, _LEAST_SPREAD)
         chance = spread * spread * (1 / max(1, len(figures.samples)) + 1 / calls) + _DOUBT / 2 / (seen.lots + 1)
-        self._seen[model, workers] = _Seen(seen.lots + 1, calls, seconds, factor ** (_DOUBT / (_DOUBT + chance)))
+        doubt = max(_DOUBT, math.log(factor) ** 2)  # so far off it is not by chance
+        self._seen[model, workers] = _Seen(seen.lots + 1, calls, seconds, factor ** (doubt / (doubt + chance)))
 
     def factor(self, model: str, workers: int, released: float) -> float:
         """How many times as long as predicted a plan takes; of threads in another number, as with the next fewer ones.
 
-        Of a model that was not tried, as far as the other one's workers were slowed down by what all workers share, whatever
-        they are: cores that are no whole ones, memory. It is all of it where the GIL is `released` (0 to 1) while they compute.
+        Of a model that was not tried, as far as the other one's workers may have been slowed down by what all workers share,
+        whatever they are: cores that are no whole ones, memory. That is the more the more the GIL is `released` (0 to 1) while
+        they compute.
         """
         found = self._of(model, workers)
         if found is not None:
             return found
         other = self._of(PROCESSES if model == THREADS else THREADS, workers)
-        return max(1.0, other) ** released if other is not None else 1.0
+        return max(1.0, other) ** (_SHARED * released) if other is not None else 1.0
 
     def _of(self, model: str, workers: int) -> float | None:
         fewer = [count for which, count in self._seen if which == model and (count <= workers or model == PROCESSES)]
