@@ -302,7 +302,9 @@ class MapFlow(Flow):
 
     def deliver(self, part: Part | Lot, outcomes: list[Any], *, raised: bool) -> None:
         """Put outcomes into their slot, and tell who waits, but not too often."""
-        [slot] = [part.slot] if isinstance(part, Lot) else part.sinks
+        self._put(part.slot if isinstance(part, Lot) else part.sinks[0], outcomes, raised=raised)
+
+    def _put(self, slot: _Slot, outcomes: list[Any], *, raised: bool) -> None:
         slot.raised = raised
         slot.outcomes = outcomes
         if not self._ordered:
@@ -413,13 +415,41 @@ class MapFlow(Flow):
 
     def make_next(self, seat: Seat, meter: Meter) -> bool:
         """Make a call for a seat, or several that are short."""
+        chunk = one = None
         with self.lock:
-            alone = len(self.seats) == 1 <= self._limits()[0] and not self._kept
-            chunk = self._cut() if alone and self.state.figures.calls and self._are_short() else None
-        if chunk is None:
+            if self.state.figures.calls and not self._kept and len(self.seats) <= self._limits()[0] and self.waiting():
+                if len(self.seats) == 1 and self._are_short():
+                    chunk = self._cut()
+                else:
+                    one = self._take(1)
+        if chunk is not None:
+            self._make_chunk(chunk, meter)
+        elif one is not None and one[0]:
+            self._make_one(*one, meter)
+        else:
             return super().make_next(seat, meter)
-        self._make_chunk(chunk, meter)
         return True
+
+    def _make_one(self, items: list[Any], slot: _Slot, meter: Meter) -> None:
+        """Make the call for an item; like `_make` for a `Part`, in fewer steps."""
+        arguments, figures = items if self._bare else items[0], self.state.figures
+        context = self._context.copy()
+        meter.running = True
+        began = time.perf_counter_ns()
+        raised = False
+        try:
+            outcome = context.run(self._function, *arguments)
+        except BaseException as error:  # it is raised when its turn comes
+            outcome, raised = Raised(error), True
+        meter.running = False
+        meter.ended(1, began)
+        if not figures.result_sized and not raised:
+            self.state.size_result(outcome)
+        with self._tally:
+            self.made += 1
+        self._put(slot, [outcome], raised=raised)
+        if self.made >= self._next_look:
+            self._look_at_pace()
 
     def _are_short(self) -> bool:
         """Whether calls are so short that nobody else would have made them sooner."""
