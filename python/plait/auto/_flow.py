@@ -642,7 +642,8 @@ class Flow:
         self.flush()
         state = self.state
         with self.lock:
-            meters = [seat.meter for seat in self.seats if seat.meter.running]
+            running = [seat for seat in self.seats if seat.meter.running]
+            meters = [seat.meter for seat in running]
             if state.decision is not None and not self.waiting():
                 return False
         if self._all_wait_unseen(meters):
@@ -650,11 +651,11 @@ class Flow:
         made, self._made_then = self._made_then, self.made
         if self._in_company() and made != self.made:
             return False  # others end meanwhile: it is not all calls that have become long
-        each = self._thought()
-        for meter in meters:
-            if not meter.is_late(_LONG_NS, 1.5e9 * each):
-                continue  # to look costs a moment, in which nobody else has the GIL
-            sample = meter.glance()
+        each, alone = self._thought(), not self._in_company()
+        for seat in running:
+            if (alone and seat in self._stale) or not seat.meter.is_late(_LONG_NS, 1.5e9 * each):
+                continue  # its calls began in company; or to look costs a moment, in which nobody else has the GIL
+            sample = seat.meter.glance()
             if sample is not None and sample.alone >= _LONG_NS and self._is_news(sample):
                 with state.lock:
                     self._decide(state.figures.if_only(state.assume_longer(sample)))
