@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import pickle
+import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from plait import _core
@@ -54,12 +55,16 @@ class Lot(NamedTuple):
         items: Arguments, or tuples of arguments.
         bare: Whether they are arguments.
         slot: The place of the outcomes.
+        step: After so many calls it is looked at the clock.
+        most: Nanoseconds after which those that have not begun come back.
     """
 
     function: Callable[..., Any]
     items: list[Any]
     bare: bool
     slot: Any
+    step: int
+    most: int
 
     @property
     def size(self) -> int:
@@ -72,7 +77,7 @@ class Lot(NamedTuple):
 
     def message(self) -> tuple[Any, ...]:
         """What a worker process is to call, and with what."""
-        return lot_in_process, self.function, self.items, self.bare
+        return lot_in_process, self.function, self.items, self.bare, self.step, self.most
 
 
 class Raised:
@@ -146,12 +151,19 @@ def in_process(calls: list[Call]) -> tuple[Packed | list[Any], bool, Sample]:
 
 
 def lot_in_process(
-    function: Callable[..., Any], items: list[Any], bare: bool
+    function: Callable[..., Any], items: list[Any], bare: bool, step: int, most: int
 ) -> tuple[Packed | list[Any], bool, Sample]:
-    """Like `in_process`, for the items of a `Lot`."""
+    """Like `in_process`, for the items of a `Lot`: fewer outcomes than items where they take too long."""
     meter = Meter()
     meter.start()
-    outcomes, raised = make_each(function, iter(items), bare)
+    outcomes: list[Any] = []
+    raised = False
+    for at in range(0, len(items), step):
+        some, failed = make_each(function, iter(items[at : at + step]), bare)
+        outcomes += some
+        raised = raised or failed
+        if time.perf_counter_ns() - meter.began > most:
+            break
     meter.ended(len(outcomes), meter.began)
     sample = meter.sample()
     return _to_travel(outcomes, function, raised), raised, sample

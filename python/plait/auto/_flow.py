@@ -151,6 +151,10 @@ class Flow:
         assert isinstance(part, Part)
         self._kept.append(part)
 
+    def take_back(self, part: Part | Lot, outcomes: list[Any]) -> bool:
+        """Have calls of a part made by others that were not; whether there is an error among the outcomes for it."""
+        raise NotImplementedError
+
     def deliver(self, part: Part | Lot, outcomes: list[Any], *, raised: bool) -> None:
         """Hand out what came of a part; `raised` says that there are errors among it."""
         raise NotImplementedError
@@ -405,7 +409,9 @@ class Flow:
                     self.state.refused[PROCESSES] = f"returns what cannot be pickled: {error}"
                     self._decide()
         with self._tally:
-            self.made += part.size
+            self.made += len(outcomes)
+        if len(outcomes) < part.size:
+            raised = self.take_back(part, outcomes) or raised
         self._over(part, outcomes, raised=raised)
         self._arrive()
         if sample is not None:

@@ -49,6 +49,9 @@ _LONG_SLICE, _ROUNDS = 0.012, 8
 #: And at least, unless a call takes longer, or there would not be some for each.
 _LEAST_SLICE = 0.001
 
+#: How many times as long as thought a slice may take before the rest of it is given back.
+_PATIENT = 1.5
+
 #: Items of an input without a length that are pulled ahead of who takes results.
 _AHEAD = 1024
 
@@ -206,7 +209,10 @@ class MapFlow(Flow):
         if not items:
             return None
         if most > 1:
-            return Lot(self._function, items, self._bare, slot)
+            wall = self.state.figures.wall
+            step = max(1, int(_LEAST_SLICE / wall)) if wall else 1
+            most = int(1e9 * (_PATIENT * len(items) * wall + _LEAST_SLICE))
+            return Lot(self._function, items, self._bare, slot, step, most)
         call = Call(self._function, (items[0],) if self._bare else items[0], {}, self._context.copy())
         return Part([call], [slot])
 
@@ -217,6 +223,19 @@ class MapFlow(Flow):
         else:
             self._put_back(part.slot, part.items)
             part.slot.outcomes = []
+
+    def take_back(self, part: Part | Lot, outcomes: list[Any]) -> bool:
+        """Have others make calls of a lot that have not begun; after `cancel`, there is an error in their place."""
+        import concurrent.futures
+
+        assert isinstance(part, Lot)
+        with self.lock:
+            closed = self._closed
+            if not closed:
+                self._put_back(part.slot, part.items[len(outcomes) :])
+        if closed:
+            outcomes.append(Raised(concurrent.futures.CancelledError()))
+        return closed
 
     def _take(self, most: int) -> tuple[list[Any], _Slot]:
         """Take out items, and give them a place among the results. The lock is held."""
