@@ -17,9 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 from plait import _core
 from plait._executor import uninterrupted
+from plait.auto import _calls
 from plait.auto._choice import PROCESSES, Costs, Machine
 from plait.auto._flow import here
 from plait.auto._function import Function
+from plait.processes import _launch
 from plait.threads._pool import ThreadPool  # first, so that at exit it is closed last
 
 if TYPE_CHECKING:
@@ -52,6 +54,8 @@ _STUCK_LONG = 0.1
 _starts = {False: 0.12, True: 0.012}
 """Seconds that processes take to start: where a fork server runs, and where not. What was seen last counts half."""
 
+_launch.import_ahead(_calls.__name__)
+
 engines: weakref.WeakSet[Engine] = weakref.WeakSet()
 """All of this process, to be waited for when the interpreter exits."""
 
@@ -67,6 +71,8 @@ class Engine:
         self.functions: dict[Any, tuple[Function, Backlog]] = {}
         self.maps: weakref.WeakSet[Flow] = weakref.WeakSet()
         self.processes_ready = False
+        self._first: concurrent.futures.Future[int] | None = None
+        """What the processes are asked first, when they start: before anything that was handed to them."""
         self._lock = threading.RLock()
         self._threads: ThreadPool | None = None
         self._processes: ProcessPool | None = None
@@ -119,14 +125,10 @@ class Engine:
             return 0.0
         if self._starting:
             return max(0.002, self._start_takes - (time.monotonic() - self._started))
-        from plait.processes import _launch
-
         return _starts[_launch.is_running()]
 
     def start_processes(self, flow: Flow) -> None:
         """See to it that there are processes, and tell `flow` when they take calls."""
-        from plait.processes import _launch
-
         with self._lock:
             if self.processes_ready or self._starting:
                 return
@@ -151,10 +153,23 @@ class Engine:
                 other.processes_begin()
 
         try:
-            self.processes().submit(os.getpid).add_done_callback(started)
+            pool = self.processes()
+            pool._will_call(flow.state.function())
+            pool._will_call(_calls.lot_in_process)
+            self._first = pool.submit(os.getpid)
+            self._first.add_done_callback(started)
         except Exception as error:
             _calm()
             self._refuse_processes(f"cannot run in processes, which do not start: {error}")
+
+    def processes_take(self) -> bool:
+        """Whether processes take calls, or will as soon as they have started."""
+        return self._first is not None
+
+    def processes_never_began(self) -> bool:
+        """Whether they could not be started: what they were given was not begun."""
+        first = self._first
+        return first is not None and first.done() and (first.cancelled() or first.exception() is not None)
 
     def _refuse_processes(self, why: str) -> None:
         self.models -= {PROCESSES}

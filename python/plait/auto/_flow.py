@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import threading
 import time
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -188,9 +189,9 @@ class Flow:
             return 0, _LOOP_TASKS
         if model != PROCESSES:
             return workers + self._more, 0
-        if self.engine.processes_ready:
-            return 1 if self._kept else 0, workers * (1 + self._ahead())
-        return 1, 0  # one thread goes on until there are processes
+        messages = workers * (1 + self._ahead()) if self.engine.processes_take() else 0
+        # One thread goes on until there are processes.
+        return 1 if self._kept or not self.engine.processes_ready else 0, messages
 
     def add_seats(self) -> None:
         """Let there be more threads: those that there are wait for calls that wait for one."""
@@ -403,6 +404,9 @@ class Flow:
             if isinstance(outcomes, Packed):
                 outcomes = outcomes.outcomes()
         except BaseException as error:  # it was cancelled; a worker has died; what came cannot be read
+            if isinstance(error, BrokenProcessPool) and self.engine.processes_never_began():
+                self._keep(part, self.state.refused.get(PROCESSES, "cannot run in processes"))
+                return
             outcomes, raised = [Raised(error)] * part.size, True
             if isinstance(error, NotPicklable):
                 with self.state.lock:

@@ -128,10 +128,14 @@ class Function:
             pass
         return why
 
+    def function(self) -> Callable[..., Any] | None:
+        """The one that was met first, if it is still there."""
+        return self._function if self._example is None else self._example()
+
     def check(self) -> None:
         """Find out, once, whether it may leave."""
         self._was_read = True
-        function = self._function if self._example is None else self._example()
+        function = self.function()
         if PROCESSES not in self.refused and function is not None and (why := self.why_not_leave(function)):
             self.refused[PROCESSES] = why
 

@@ -26,7 +26,7 @@ class Connect:
         self._spec = pickle.dumps(place, protocol=5)
         self._has_main = _can_import(place["main"])
         self._modules: dict[str, None] = {}  # in the order in which they came
-        self._note(initializer)
+        self.note(initializer)
 
     def __call__(self, wait: bool, function: object = None) -> int | None:
         """Return the descriptor of a connection; None if that would take time, and `wait` is false.
@@ -35,7 +35,7 @@ class Connect:
             wait: Wait for the server.
             function: What the first task calls. Its module is imported once for all workers, with the main module.
         """
-        self._note(function)
+        self.note(function)
         main = _launch.Main(self._spec, tuple(self._modules)) if self._has_main or self._modules else None
         if not wait:
             _launch.start_early(self._preload, main)  # the one that the constructor started may have failed since
@@ -43,8 +43,11 @@ class Connect:
                 return None
         return _launch.connect_pool(self._preload, main).detach()
 
-    def _note(self, function: object) -> None:
-        """Note the module that workers import with a function, if it is neither the main module nor in the server."""
+    def note(self, function: object) -> None:
+        """Note the module that workers import with a function, if it is neither the main module nor in the server.
+
+        It says something to workers that have not been asked for yet.
+        """
         while isinstance(function, functools.partial):
             function = function.func
         try:

@@ -160,6 +160,7 @@ _retired: list[_Server] = []
 """Those of a profile that is over: they end with their pools."""
 _copies: list[int] = []
 _numbers = itertools.count(1)
+_ahead: list[str] = []
 
 
 def start_early(preload: tuple[str, ...] = (), main: Main | None = None) -> None:
@@ -503,14 +504,20 @@ def _strings(values: Iterable[object]) -> list[str]:
     return [value for value in values if isinstance(value, str)]
 
 
+def import_ahead(module: str) -> None:
+    """Have servers that are started from now on import a module that does nothing but define things."""
+    if module not in _ahead:
+        _ahead.append(module)
+
+
 def _standard_modules() -> tuple[str, ...]:
-    """Return what this program has imported of the standard library.
+    """Return what this program has imported of the standard library, and what `import_ahead` was told.
 
     Workers import the main module and those of their functions again, and these mostly import the same. In the server it is
     done once for all workers and pools, and shared by them. Only for the standard library is that sure to change nothing.
     """
     home = os.path.dirname(os.__file__) + os.sep
-    found: list[str] = []
+    found = _ahead.copy()
     for name, module in list(sys.modules.items()):
         top = name.partition(".")[0]
         # Private ones are imported by those that need them.

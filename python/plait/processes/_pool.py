@@ -123,6 +123,7 @@ class ProcessPool(_core.ProcessPoolCore, Pool):
         place = _connect.place(forked)
         config, held = _core.holding(lambda: self._config(place, initializer, arguments, limits, forked))
         connect = _connect.by_fork if forked else _connect.Connect(modules, place, initializer)
+        self._connect = connect
         self._open(
             max_workers=workers,
             config=config,
@@ -247,6 +248,11 @@ class ProcessPool(_core.ProcessPoolCore, Pool):
         3
         """
         return PoolView(self, self._options.changed(timeout, retries, priority))
+
+    def _will_call(self, function: object) -> None:
+        """Have a function's module imported once for all workers, if none was started yet."""
+        if isinstance(self._connect, _connect.Connect):
+            self._connect.note(function)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more tasks; what is queued is still run, then the workers exit.
