@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
     from plait._future import Future
     from plait.auto._engine import Engine
-    from plait.auto._flow import Seat
     from plait.auto._function import Function
     from plait.auto._meter import Meter
+    from plait.auto._seat import Seat
 
 _Queued = tuple["Callable[..., Any]", tuple[Any, ...], dict[str, Any], "Context", "Future[Any]"]
 """A function, its arguments, the context it was submitted in, and the future of what comes of it. Plain: it is soon made."""

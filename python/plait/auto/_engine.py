@@ -19,8 +19,8 @@ from plait import _core
 from plait._executor import uninterrupted
 from plait.auto import _calls
 from plait.auto._choice import PROCESSES, Costs, Machine
-from plait.auto._flow import here
 from plait.auto._function import Function
+from plait.auto._seat import here
 from plait.processes import _launch
 from plait.threads._pool import ThreadPool  # first, so that at exit it is closed last
 
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
     from plait.auto._backlog import Backlog
     from plait.auto._coroutines import LoopThread
-    from plait.auto._flow import Flow, Seat
+    from plait.auto._flow import Flow
+    from plait.auto._seat import Seat
     from plait.processes._pool import ProcessPool
 
 #: Threads at most where nobody says.
@@ -206,7 +207,7 @@ class Engine:
 
     def take_seat(self, flow: Flow) -> Seat | None:
         """A seat for another thread; None where there are enough: then `flow` is told of the next that is free."""
-        from plait.auto._flow import Seat
+        from plait.auto._seat import Seat
 
         with self._lock:
             if self._seats >= (self.machine.most or MOST_THREADS) + self._more:

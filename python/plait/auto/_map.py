@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     from plait._executor import MapArguments
     from plait.auto._engine import Engine
-    from plait.auto._flow import Seat
     from plait.auto._function import Function
+    from plait.auto._seat import Seat
 
 #: Seconds of calls that the caller makes itself rather than hand them over.
 INLINE = 0.1
@@ -411,7 +411,7 @@ class MapFlow(Flow):
             self._came = time.monotonic()
             self._comes = self._may_come and self.state.decision is not None and self._are_short()
             if self._comes:
-                self.engine.look(self)
+                self.look()
 
     def _make_some(self, seconds: float) -> None:
         meter, now = Meter(), time.perf_counter_ns()
@@ -425,7 +425,7 @@ class MapFlow(Flow):
                 chunk = None if self.seats else self._cut()
             if chunk is None:
                 break
-            self.engine.look(self)
+            self.look()
             self._make_chunk(chunk, meter)
             if measured and (meter.calls >= self.state.figures.remembered or meter.inside > CHUNK_NS):
                 self._learn(meter)

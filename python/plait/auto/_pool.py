@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 from plait import _core
 from plait._executor import MapArguments, positive_int
 from plait._future import Future
-from plait.auto import _flow
 from plait.auto._choice import ASYNCIO, MODELS, Costs, of_coroutines
 from plait.auto._engine import Engine, after_fork
 from plait.auto._explain import Explanation, explain
 from plait.auto._map import MapFlow, items_of, results
+from plait.auto._seat import here
 from plait.processes import _main
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ class Pool(concurrent.futures.Executor):
         if engine.closed:
             raise RuntimeError("cannot schedule new futures after shutdown")
         known = engine.functions.get(id(fn.__code__) if type(fn) is types.FunctionType else _key(fn)) or self._meet(fn)
-        seat = getattr(_flow.here, "seat", None)
+        seat = getattr(here, "seat", None)
         if seat is not None and seat.engine is engine:
             seat.nests = True
         return known

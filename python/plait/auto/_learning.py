@@ -1,0 +1,383 @@
+"""What a flow's calls tell of their function while they are made: it is learnt from them, and decided anew.
+
+The calls themselves are handed over in `_flow.py`.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from functools import partial
+from typing import TYPE_CHECKING
+
+from plait._executor import uninterrupted
+from plait.auto._choice import ASYNCIO, PROCESSES, THREADS
+from plait.auto._figures import Figures, Sample
+
+if TYPE_CHECKING:
+    from plait.auto._engine import Engine
+    from plait.auto._function import Function
+    from plait.auto._meter import Meter
+    from plait.auto._seat import Seat
+
+#: Seconds of calls that say something of their pace: of those that wait, of those that compute; and how many calls, of those
+#: that wait in all, of those that compute for each worker, where they are not long.
+_PACE, _PACE_COMPUTING, _PACE_CALLS, _PACE_LONG = 0.004, 0.02, 4, 0.05
+
+#: Slices of a plan's calls after which it is known how long they take, and how many calls may wait for one another before.
+_KNOWN, _CROWD = 3, 8
+
+#: Which part of their time calls wait more than was thought to be others.
+_OTHERWISE = 0.25
+
+#: Calls that compute so many times as long are others: so much is not because cores are shared.
+_GROWN = 1.6
+
+#: Threads that are added though no call has ended, since all that have begun do nothing but wait.
+_MOST_UNSEEN = 128
+
+#: Nanoseconds after which a call that still runs is long enough to decide on.
+_LONG_NS = 3_000_000
+
+#: Seconds of calls after which processes may be started, though it is not decided yet.
+_FORESEEN = 0.001
+
+ANY = 1 << 30
+
+
+class Learner:
+    """See the module."""
+
+    def __init__(self, state: Function, engine: Engine) -> None:
+        self.state = state
+        self.engine = engine
+        # Finalizers may run anywhere, and may use the pool.
+        self.lock = threading.RLock()
+        self.seats: set[Seat] = set()
+        self._coming: int = 0
+        """Seats whose threads have not taken a call yet."""
+        self._messages: int = 0
+        """Messages that are with processes, or tasks on the loop."""
+        self.made: int = 0
+        self._tally = threading.Lock()
+        """For `made`: without a GIL, counts of several threads are lost otherwise, and the pace looks slower than it is."""
+        self._told_of = 0
+        """How many of these the function was told of."""
+        self._since = (0, 0.0)
+        """Calls that had been made, and when, at the beginning of those whose pace is looked at."""
+        self._next_look = ANY
+        """So many calls are made when their pace is looked at."""
+        self._slow_start = False
+        self._made_then = -1
+        """Calls that had been made when the watch was last here."""
+        self._stale: set[Seat] = set()
+        """Seats whose meters count since times when they were not alone."""
+        self._learnt = 0
+        self._elsewhere = Figures()
+        """What calls in processes take there, each of which has a GIL of its own."""
+        self._glanced = 0.0
+        """How long a call takes that was decided on before it ended; 0 where that was not so."""
+        self._foreseen = False
+        """Whether processes were started before it was decided."""
+
+    # ---- what it knows of the calls
+
+    def waiting(self) -> int:
+        """How many calls can be taken now. The lock is held."""
+        raise NotImplementedError
+
+    def left(self) -> int:
+        """How many calls are still to be made, as far as anybody knows."""
+        raise NotImplementedError
+
+    def _limits(self) -> tuple[int, int]:
+        """How many threads and messages there may be."""
+        raise NotImplementedError
+
+    def set_room(self) -> None:
+        """Go by what is decided now."""
+        raise NotImplementedError
+
+    def fill(self) -> None:
+        """Hand over calls while there are some, and room for them."""
+        raise NotImplementedError
+
+    def flush(self) -> None:
+        """Tell those who wait of all that was delivered."""
+
+    def look(self) -> None:
+        """Have the watch look at it."""
+        raise NotImplementedError
+
+    def start_processes(self) -> None:
+        """See to it that there are processes."""
+        raise NotImplementedError
+
+    # ---- what is learnt
+
+    def tell_made(self) -> None:
+        """Let the function know how many calls were made as it is decided now."""
+        with self.state.lock:
+            made = self.made
+            self.state.count(made - self._told_of)
+            self._told_of = made
+
+    def _learn(self, meter: Meter, seat: Seat | None = None, *, last: bool = False) -> None:
+        if meter.calls:
+            uninterrupted(partial(self._learn_from, meter.sample(), seat))
+        if not last:
+            meter.start()
+        self.flush()
+
+    def _in_company(self) -> bool:
+        """Whether calls share the process, or the cores, with others of the same plan."""
+        decision = self.state.decision
+        return decision is not None and decision.plan.workers > 1
+
+    def _begin_anew(self, sample: Sample) -> None:
+        """A crowd's calls are others than before: see what one takes by itself, if there are enough to be worth it."""
+        state, decision = self.state, self.state.decision
+        if decision is None or self.left() <= 2 * decision.plan.workers:
+            return
+        if decision.plan.model == PROCESSES:
+            state.begin_anew(sample)
+            self._decide()
+        else:
+            state.begin_anew(None)
+            self._next_look = ANY
+            self._stale = set(self.seats)
+            self.set_room()
+
+    def _compare(self, sample: Sample) -> None:
+        """Where calls in processes wait or compute otherwise than those that were seen before, go by what they do there."""
+        state, known = self.state, self.state.figures
+        if state.decision is None or state.decision.plan.model != PROCESSES:
+            return
+        self._elsewhere.add(sample)
+        there = self._elsewhere
+        if len(there.samples) < 2 * _KNOWN:
+            return
+        waits = there.blocked / max(there.wall, 1e-9) - known.blocked / max(known.wall, 1e-9) > _OTHERWISE
+        most = _GROWN * (1 + min(1.0, there.spread))
+        if waits or not 1 / most < (there.cpu + 5e-6) / (known.cpu + 5e-6) < most:
+            state.begin_anew(sample)
+            for each in list(there.samples)[:-1]:
+                state.figures.add(each)
+            self._decide_again()
+
+    def _was_stale(self, seat: Seat) -> bool:
+        stale = seat in self._stale
+        self._stale.discard(seat)
+        return stale
+
+    def processes_begin(self) -> None:
+        """There are processes now."""
+        with self.state.lock:
+            self.set_room()
+            self._slow_start = True
+            self._begin_pace()
+        self.fill()
+
+    def _learn_from(self, sample: Sample, seat: Seat | None = None) -> None:
+        state, own = self.state, sample
+        before = state.decision
+        if seat is not None and not self._in_company() and (self.seats - {seat} or self._was_stale(seat)):
+            return  # it was not alone
+        with state.lock:
+            figures = state.crowd if self._in_company() and state.figures.samples else state.figures
+            if state.decision is None or not state.figures.samples:
+                state.figures.add(sample)
+                if state.decision is not None:
+                    self._decide_again()
+                elif state.known():
+                    self._decide()
+                elif state.figures.seconds > _FORESEEN:
+                    self._foresee()
+            elif figures is state.crowd:
+                # Like is compared with like: waits for the GIL and a core belong to the plan.
+                sample = Sample(sample.calls, sample.wall, sample.cpu)
+                state.figures.calls += sample.calls
+                patience = (2 if state.decision.plan.model == PROCESSES else 3) + state.anew
+                if figures.changed(sample, patience=patience, factor=3.0):
+                    self._begin_anew(own)
+                else:
+                    figures.add(sample)
+                    self._compare(own)
+            elif figures.changed(sample, patience=(1 if self._glanced else 2) + state.anew):
+                state.begin_anew(sample)
+                self._decide_again()
+            else:
+                figures.add(sample)
+                state.paces.check(figures.wall)
+                self._learnt += 1
+                if self._learnt & (self._learnt - 1) == 0:  # it is known better and better
+                    figures.result_sized = False
+                    self._decide_again()
+        if state.decision is not before:
+            self.look()
+            self.fill()
+
+    def take_up(self) -> None:
+        """Decide for the calls that there are now: what is known may be of fewer ones, or of other days."""
+        with self.state.lock:
+            decision = self.state.decision
+            if decision is not None and decision.plan.model != ASYNCIO:
+                self._decide()
+                self._slow_start = True
+                self._begin_pace()
+
+    def _foresee(self) -> None:
+        """Let processes start while the function is still learnt, if they are what it comes to."""
+        if not self._foreseen and self.state.foresees_processes(self.left(), self.engine.start_seconds()):
+            self._foreseen = True
+            self.start_processes()
+
+    def _decide_again(self) -> None:
+        decision = self.state.decision
+        if decision is None or self.left() > decision.plan.workers:  # for the last few it is too late
+            self._decide()
+
+    def _decide(self, figures: Figures | None = None) -> None:
+        self._glanced = 0.0 if figures is None else figures.wall
+        before = self.state.decision
+        self.tell_made()
+        decision = self.state.decide(self.left(), self.engine.start_seconds(), figures)
+        self.set_room()
+        if before is None or before.plan.key != decision.plan.key:
+            self._stale = set(self.seats) if before is not None and before.plan.workers > 1 else set()
+            self._slow_start = True
+            self._elsewhere.forget()
+            self._begin_pace()
+        if decision.plan.model == PROCESSES:
+            self.start_processes()
+
+    # ---- how fast it is
+
+    def _begin_pace(self) -> None:
+        """Look at the pace of the calls from here on."""
+        decision = self.state.decision
+        if decision is None or decision.plan.workers == 1 or not self.state.paces.wants(*decision.plan.key):
+            self._next_look = ANY
+            return
+        workers = decision.plan.workers
+        self._since = self.made, time.monotonic()
+        # As many for each worker. The first ones of a plan are none of these, since much is new to new workers.
+        each = (
+            _PACE_CALLS
+            if self._computes() and self.state.figures.wall < _PACE_LONG
+            else math.ceil(_PACE_CALLS / workers)
+        )
+        self._next_look = self.made + workers * each
+
+    def _computes(self) -> bool:
+        """Whether cores, or the GIL, are what the workers share."""
+        decision, figures = self.state.decision, self.state.figures
+        return decision is not None and (decision.plan.model == PROCESSES or figures.blocked < 0.5 * figures.wall)
+
+    def _look_at_pace(self) -> None:
+        """Enough calls have been made in a plan to hold what was predicted of it against what is."""
+        state, now = self.state, time.monotonic()
+        with state.lock:
+            decision = state.decision
+            if decision is None or self.made < self._next_look:
+                return
+            with self.lock:
+                threads, messages = self._limits()
+                # Where calls come one by one, it is not the model that sets the pace.
+                full = self.waiting() > 0 and (len(self.seats) >= threads if threads else self._messages >= messages)
+            made, since = self._since
+            calls, seconds = self.made - made, now - since
+            processes = decision.plan.model == PROCESSES
+            least = _PACE_COMPUTING if self._computes() else _PACE
+            if self._slow_start and processes and seconds < least:
+                self._next_look = self.made + decision.plan.workers
+                return
+            if self._slow_start or not full or not state.figures.samples:
+                self._begin_pace()
+                self._slow_start = False
+                return
+            if seconds < least:
+                self._next_look = self.made + decision.plan.workers
+                return
+            state.add_pace(decision.plan, calls, seconds)
+            before = decision.plan.key
+            self._decide_again()
+            if state.decision is None or state.decision.plan.key == before:
+                self._begin_pace()
+        self.look()
+        self.fill()
+
+    def tick(self) -> bool:
+        """Look at calls that take long, since others need not wait for their end; return whether it decided."""
+        self.flush()
+        state = self.state
+        with self.lock:
+            running = [seat for seat in self.seats if seat.meter.running]
+            meters = [seat.meter for seat in running]
+            if state.decision is not None and not self.waiting():
+                return False
+        if self._all_wait_unseen(meters):
+            return True
+        made, self._made_then = self._made_then, self.made
+        if self._in_company() and made != self.made:
+            return False  # others end meanwhile: it is not all calls that have become long
+        each, alone = self._thought(), not self._in_company()
+        for seat in running:
+            if (alone and seat in self._stale) or not seat.meter.is_late(_LONG_NS, 1.5e9 * each):
+                continue  # its calls began in company; or to look costs a moment, in which nobody else has the GIL
+            sample = seat.meter.glance()
+            if sample is not None and sample.alone >= _LONG_NS and self._is_news(sample):
+                with state.lock:
+                    self._decide(state.figures.if_only(state.assume_longer(sample)))
+                self.flush()
+                self.fill()
+                return True
+        return False
+
+    def _all_wait_unseen(self, meters: list[Meter]) -> bool:
+        """Where none of a plan's calls has ended yet, and all of its threads wait, add some; return whether it did."""
+        state = self.state
+        with state.lock:
+            decision = state.decision
+            if decision is None or decision.plan.model != THREADS or not self._glanced or self._coming:
+                return False
+            if self.made != self._since[0]:
+                return False
+            workers = decision.plan.workers
+            if not len(meters) == workers < min(_MOST_UNSEEN, self.engine.machine.most or _MOST_UNSEEN):
+                return False
+            samples = [sample for meter in meters if (sample := meter.glance()) is not None]
+            cpu, wall = sum(sample.cpu for sample in samples), sum(sample.alone for sample in samples)
+            if len(samples) < workers or cpu * 4 * workers > wall:
+                return False
+            self.tell_made()
+            state.take_threads(min(4 * workers, _MOST_UNSEEN, self.engine.machine.most or _MOST_UNSEEN))
+            self.set_room()
+            self._slow_start = True
+            self._begin_pace()
+        self.fill()
+        return True
+
+    def _thought(self) -> float:
+        """How long a call is thought to take in the plan that is in use."""
+        state, decision = self.state, self.state.decision
+        if decision is None or not self._in_company():
+            return state.figures.wall
+        # Calls may wait for one another, those of an earlier plan among them: how long they do is not known yet.
+        others = max(decision.plan.workers, len(self.seats), _CROWD)
+        alone = state.figures.wall * others
+        return max(alone, 2 * state.crowd.wall) if len(state.crowd.samples) >= _KNOWN else alone
+
+    def _is_news(self, sample: Sample) -> bool:
+        """Whether a call that still runs is not what was decided for."""
+        state = self.state
+        if state.decision is None:
+            return True
+        known = max(state.figures.seconds, self.made * state.figures.wall)
+        if not self._glanced and known > 2e-9 * sample.alone:
+            return False  # a long one among others: what they take in all is known better than what it will
+        figures = state.crowd if self._in_company() and state.crowd.samples else state.figures
+        wall = self._glanced or self._thought()
+        each = sample.alone / sample.calls / 1e9
+        return each > 2 * wall or (each > 1.5 * wall and figures.bound_otherwise(sample))
