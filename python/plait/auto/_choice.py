@@ -229,7 +229,7 @@ def choose(
     plans: list[Plan] = []
     held = figures.held_on_cpu / figures.cpu if machine.gil and figures.cpu > 0 else 0.0
     released = max(0.0, 1 - 2 * held)
-    if SERIAL not in refused:
+    if SERIAL not in refused or {THREADS, PROCESSES} <= refused.keys():  # somewhere it has to run
         plans.append(Plan(SERIAL, 1, calls * figures.wall))
     if THREADS not in refused:
         workers = threads_to_try(figures, machine, costs, calls, paces)
