@@ -39,6 +39,9 @@ _FIRST_WAITING_MOST, _MOST_OF_IT, _FIRST_IDLE = 16, 0.8, 32
 #: How much of what more threads promise has to come true for more still to be tried: 1 is all of it, as a power.
 _WORTH_A_STEP, _WORTH_A_GIANT_STEP = 0.35, 0.8
 
+#: Which part of the number of threads whose starts take as long as the calls then: the last ones of these gain next to nothing.
+_WORTH_ITS_START = 0.7
+
 #: And how little of it is too little for so many threads.
 _LITTLE = 0.2
 
@@ -157,7 +160,7 @@ def threads_to_try(figures: Figures, machine: Machine, costs: Costs, calls: int,
             else 1
         )
         # A thread has to be worth its start.
-        worth = max(workers, int(math.sqrt(calls * figures.wall / costs.thread_start)))
+        worth = max(workers, int(_WORTH_ITS_START * math.sqrt(calls * figures.wall / costs.thread_start)))
         workers = min(step * workers, worth)
     return min(workers, most)
 
