@@ -51,7 +51,8 @@ class Flow(Learner):
 
     def __init__(self, state: Function, engine: Engine) -> None:
         super().__init__(state, engine)
-        self._rest = threading.Condition(self.lock)
+        self._bells: list[threading.Lock] = []
+        """Locked, and released when it is idle, for who waits for that. A `Condition` that Ctrl-C leaves may keep its lock."""
         self._kept: list[Part] = []
         """Parts that were to leave and may not."""
         self._more = 0
@@ -107,8 +108,14 @@ class Flow(Learner):
     def wait(self) -> None:
         """Return when it is idle."""
         self.fill()  # who queued a call may have been interrupted before it was handed over
-        with self.lock:
-            self._rest.wait_for(self.idle)
+        while True:
+            bell = threading.Lock()
+            _ = bell.acquire()
+            with self.lock:
+                if self.idle():
+                    return
+                self._bells.append(bell)
+            _ = bell.acquire()
 
     def _limits(self) -> tuple[int, int]:
         """How many threads and messages there may be."""
@@ -379,8 +386,8 @@ class Flow(Learner):
         self.tell_made()
         with self.lock:
             idle = self.idle()
-            if idle:
-                self._rest.notify_all()
+            while idle and self._bells:
+                self._bells.pop().release()
         if idle:
             self.engine.settle()
 
