@@ -41,7 +41,12 @@ def test_a_slice_gives_an_outcome_for_each_item(step):
 
 def test_a_slice_that_takes_too_long_gives_back_what_has_not_begun():
     made = []
-    outcomes, _ = made_there(lambda number: made.append(number) or number, list(range(10)), step=4, most=0)
+
+    def keep(number):
+        made.append(number)
+        return number
+
+    outcomes, _ = made_there(keep, list(range(10)), step=4, most=0)
     assert outcomes == made == [0, 1, 2, 3]
 
 
