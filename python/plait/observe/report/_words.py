@@ -50,7 +50,11 @@ FIGURES: Final[dict[str, str]] = {
     "gil_wait_share": "waiting for the GIL",
     "ready_share": "ready, no core",
     "lock_share": "waiting for locks",
-    "io_share": "waiting for I/O",
+    "active_share": "running, or wanting to",
+    "io_share": "waiting for I/O, nothing running",
+    "gil_wall_share": "time with waits for the GIL",
+    "ready_wall_share": "time with waits for a core",
+    "lock_wall_share": "time with waits for locks",
     "pickling_share": "pickling",
     "blocked_share": "loop blocked",
 }
