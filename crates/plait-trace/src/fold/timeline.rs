@@ -342,7 +342,8 @@ fn by_switches(cutter: &mut Cutter<'_>, from: u64, to: u64, bursts: &mut Histogr
     let mut tails = Tails {
         windows: windows(log, from, to).into_iter().peekable(),
     };
-    let mut waits = Waits::new(&log.waits, &log.lock_waits);
+    let slept = Stretches::new(&log.switches, from, to).filter(|each| matches!(each.2, Between::Voluntary(_)));
+    let mut waits = Waits::among(&log.waits, &log.lock_waits, slept.map(|(from, to, _)| (from, to)));
     let mut burst = 0;
     for (from, to, now) in Stretches::new(&log.switches, from, to) {
         match now {
