@@ -319,9 +319,10 @@ mod tests {
         let _turn = turn();
         for _ in 0..2 {
             let sink: OpenSink = Box::new(|| {
-                Ok(Box::new(|record: &Record| match record {
-                    Record::Cost { .. } => panic!("no room for {record:?}"),
-                    _ => {}
+                Ok(Box::new(|record: &Record| {
+                    if let Record::Cost { .. } = record {
+                        panic!("no room for {record:?}");
+                    }
                 }))
             });
             let program = Program {
