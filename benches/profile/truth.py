@@ -4,7 +4,8 @@
 
 Each program runs three times under `plait profile --json`, and the middle one of how far each figure is off is shown. A
 figure is good within 5 % of the truth, or within 2 ms, which a program needs around what it measures. Run it on a quiet
-machine: figures are of the scheduler too. With `--store` they go to `truth.json`, by version of Python, and to `TRUTH.md`.
+machine: figures are of the scheduler too. With `--store` they go to `truth.json`, by version of Python, and to `TRUTH.md`;
+of programs that were not run now, those that are there stay.
 """
 
 from __future__ import annotations
@@ -92,12 +93,18 @@ def page(result: dict[str, Any]) -> str:
     versions = list(result)
     lines += ["| program | whose | figure | " + " | ".join(f"{each}: true | found | off" for each in versions) + " |"]
     lines += ["|---|---|---|" + "---:|---:|---:|" * len(versions)]
-    for number, row in enumerate(result[versions[0]]):
+    found = {(row["program"], row["who"], row["figure"], each): row for each in versions for row in result[each]}
+    for program, who, figure in dict.fromkeys(key[:3] for key in found):
         cells = []
         for version in versions:
-            same = result[version][number]
-            cells += [f"{same['true'] * 1e3:.1f}", f"{same['found'] * 1e3:.1f}", f"{same['off']:+.1%}"]
-        lines.append(f"| {row['program']} | {row['who']} | {row['figure']} | {' | '.join(cells)} |")
+            same = found.get((program, who, figure, version))  # what is next to nothing may be left out
+            times = (
+                [f"{same['true'] * 1e3:.1f}", f"{same['found'] * 1e3:.1f}", f"{same['off']:+.1%}"]
+                if same
+                else ["-"] * 3
+            )
+            cells += times
+        lines.append(f"| {program} | {who} | {figure} | {' | '.join(cells)} |")
     wrong = sum(not good(row["true"], row["found"]) for rows in result.values() for row in rows)
     total = sum(len(rows) for rows in result.values())
     return "\n".join([*lines, "", f"{total - wrong} of {total} figures are good.", ""])
@@ -116,6 +123,9 @@ def main() -> None:
     if "--store" in sys.argv:
         stored = HERE / "truth.json"
         result = json.loads(stored.read_text()) if stored.exists() else {}
+        before = result.get(platform.python_version(), [])
+        rows += [row for row in before if row["program"] not in names]
+        rows.sort(key=lambda row: list(truths.PROGRAMS).index(row["program"]))
         result[platform.python_version()] = rows
         stored.write_text(json.dumps(result, indent=1) + "\n")
         (HERE / "TRUTH.md").write_text(page(result))

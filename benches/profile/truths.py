@@ -152,6 +152,21 @@ def short_waits(truth: Truth) -> None:
 
 
 @program
+def alternating(truth: Truth) -> None:
+    """One thread waits for time and for a lock in turns, each for less than a look."""
+    never = threading.Event()
+
+    def part() -> dict[str, float]:
+        slept = waited = 0.0
+        for _ in range(400):
+            slept += around(lambda: time.sleep(0.001))
+            waited += around(lambda: never.wait(0.001))
+        return {"io_wait": slept, "lock_wait": waited}
+
+    together(truth, both=part)
+
+
+@program
 def a_lock(truth: Truth) -> None:
     """One thread has a lock for 100 ms each time, another wants it."""
     lock, turn, over = threading.Lock(), threading.Barrier(2), threading.Barrier(2)

@@ -137,6 +137,20 @@ def spinners_and_sleeper(truth: Truth) -> None:
 
 
 @program
+def stages(truth: Truth) -> None:
+    """Many threads fetch something and queue for the GIL for a short while; then one computes for longer."""
+
+    def fetch() -> list[float]:
+        waited = sleeps(1, 0.05)
+        spin(0.003)
+        return waited
+
+    began = time.perf_counter()
+    together(truth, **{f"fetcher{number}": fetch for number in range(40)})
+    spin(5 * (time.perf_counter() - began))
+
+
+@program
 def sleepers(truth: Truth) -> None:
     together(truth, **{f"sleeper{i}": lambda: sleeps(4, 0.1) for i in range(4)})
 

@@ -135,3 +135,39 @@ with plait.profile():
 print(pickle.loads(Pickler.dumps(5j)))
 """
     assert run_script(source).stdout == "(1+2j) 5j\n(1+2j)\n"
+
+
+def test_no_code_of_the_program_runs_to_name_what_it_calls(run_script: Any) -> None:
+    """What it raised, or a signal handler meanwhile, would be nobody's."""
+    source = """
+import asyncio, json, time
+from concurrent.futures import ThreadPoolExecutor
+import plait
+
+asked = []
+
+class Call:
+    def __getattr__(self, name):
+        asked.append(name)
+        raise RuntimeError(name)
+
+    def __call__(self):
+        time.sleep(0.06)  # longer than a callback that nobody talks of
+        return 42
+
+async def main():
+    loop = asyncio.get_running_loop()
+    loop.call_soon(Call())
+    await asyncio.gather(*(asyncio.sleep(0.1) for _ in range(3)))
+
+with plait.profile() as found:
+    for kind in (ThreadPoolExecutor, plait.ThreadPool):
+        with kind(1) as pool:
+            assert pool.submit(Call()).result() == 42
+    asyncio.run(main())
+assert [each["function"] for each in found.pools] == ["Call", "Call"], found.pools
+blocked = json.loads(found.to_json())["blocked"]
+assert any("Call" in each["callback"] for each in blocked), blocked
+assert not {"func", "__func__", "__wrapped__", "__qualname__", "__name__", "__code__"} & set(asked), asked
+"""
+    run_script(source)

@@ -119,6 +119,18 @@ def test_two_spinners_and_a_sleeper(true: Any) -> None:
     true("spinners_and_sleeper", check)
 
 
+@NEEDS_GIL
+def test_a_stage_of_many_threads_and_a_longer_one_that_computes(true: Any) -> None:
+    def check(truth: dict[str, Any], profile: dict[str, Any]) -> None:
+        figures = profile["evidence"]["figures"]
+        waited = sum(thread(profile, name)["gil_wait"] for name in truth["threads"])
+        assert waited > 0.1 * profile["wall"], "more than the verdict once went by"
+        assert figures["gil_wall_share"] < 0.3, figures
+        assert profile["verdict"] in ("cpu-bound", "ready-bound")  # the last on a busy machine
+
+    true("stages", check)
+
+
 def test_sleepers(true: Any) -> None:
     def check(truth: dict[str, Any], profile: dict[str, Any]) -> None:
         for name, own in truth["threads"].items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import sqlite3
 import sysconfig
 import threading
 import time
@@ -90,6 +91,46 @@ def test_how_long_the_gil_is_held(watch: plait.Watch) -> None:
     after: Any = watch.snapshot()["gil"]["hold"]  # type: ignore[index]
     assert after["sum"] - before["sum"] > length * 0.9
     assert [bound for bound, _ in after["buckets"][:-1]] == pytest.approx(gil.figures()["bounds"])
+
+
+@pytest.mark.skipif(not HAS_GIL, reason="there is no GIL")
+def test_very_many_holds_are_counted_and_a_long_one_that_somebody_waits_for_is_among_them(watch: plait.Watch) -> None:
+    connection = sqlite3.connect(":memory:")
+    source = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n WHERE x < 100000) SELECT x FROM n"
+    before: Any = watch.snapshot()["gil"]
+    began = time.perf_counter()
+    for _row in connection.execute(source):  # lets go of it for each
+        pass
+    wall = time.perf_counter() - began
+    between: Any = watch.snapshot()["gil"]
+    held = between["hold"]["sum"] - before["hold"]["sum"]
+    assert between["hold"]["count"] - before["hold"]["count"] > 90_000
+    assert 0 < held < wall * 1.01
+    over = threading.Event()
+
+    def wants_it() -> None:
+        while not over.is_set():
+            time.sleep(0.001)
+
+    thread = threading.Thread(target=wants_it)
+    thread.start()
+    for _row in connection.execute(source):
+        pass
+    began = time.perf_counter()
+    sum(range(8_000_000))
+    length = time.perf_counter() - began
+    over.set()
+    thread.join()
+    connection.close()
+    after: Any = watch.snapshot()["gil"]
+    assert after["wait"]["count"] > between["wait"]["count"]
+    assert long_ones(after["hold"], length / 8) > long_ones(between["hold"], length / 8)
+    assert long_ones(after["wait"], length / 8) > long_ones(between["wait"], length / 8)
+
+
+def long_ones(spans: Any, length: float) -> int:
+    """How many took as long, or a little less: as the buckets have it."""
+    return int(spans["count"]) - max(count for bound, count in spans["buckets"] if bound <= length)
 
 
 @pytest.mark.skipif(not HAS_GIL, reason="there is no GIL")

@@ -19,9 +19,12 @@ use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 
 use plait_shm::guarded::Guarded;
 use plait_sys::loader;
+use plait_sys::ticks::lap_ns;
 
 use crate::elf;
 use crate::gil::Gil;
+use crate::holding;
+use crate::looks::{self, PLACES, Place, Places};
 use crate::memory::Memory;
 use crate::meter::{self, Did};
 use crate::stretches;
@@ -65,49 +68,105 @@ const NAMES: [(&CStr, bool); 3] = [
 
 /// The real functions, in that order; set before any slot points here, and never changed to others.
 static REAL: [AtomicUsize; 3] = [const { AtomicUsize::new(0) }; 3];
-/// The GIL's condition variables. An address that no condition variable has, while nothing is hooked.
-static COND: AtomicUsize = AtomicUsize::new(0);
-static SWITCH_COND: AtomicUsize = AtomicUsize::new(0);
 
-#[inline]
+/// Tells those who look.
 fn seen(did: Did) {
-    meter::event(did);
-    tally::event(did);
-    stretches::event(did);
-    watch::event(did);
+    let looks = looks::now();
+    if looks & looks::METER != 0 {
+        meter::event(did);
+    }
+    if looks & looks::TALLY != 0 {
+        tally::event(did);
+    }
+    if looks & looks::STRETCHES != 0 {
+        stretches::event(did);
+    }
+    if looks & looks::WATCH != 0 {
+        match did {
+            Did::Take if holding::leave_out() => {}
+            Did::Take => holding::take(),
+            Did::LetGo => holding::let_go(),
+            Did::Wait => watch::wait(),
+            Did::WaitForOther | Did::OtherHasIt => watch::event(did, lap_ns()),
+        }
+    } else if did == Did::Take {
+        holding::rest();
+    }
 }
 
-// These are "C-unwind" and have nothing to drop, since a thread may be cancelled or ended within a wait.
+// These are "C-unwind" and have nothing to drop, since a thread may be cancelled or ended within a wait. What takes and lets go may do so
+// ten million times in a second: what a watch and a profile need then is in their way, and nothing else.
 
 unsafe extern "C-unwind" fn signal(cond: *mut c_void) -> c_int {
-    let address = cond as usize;
-    if address == COND.load(Relaxed) {
-        seen(Did::LetGo);
-    } else if address == SWITCH_COND.load(Relaxed) {
-        seen(Did::Take);
+    let Places {
+        cond: ours,
+        switch_cond,
+    } = &PLACES;
+    if ours.is_at(cond) {
+        match ours.is_quiet() {
+            true => 0,
+            false => told(Did::LetGo, cond, ours),
+        }
+    } else if switch_cond.is_at(cond) {
+        match switch_cond.is_quiet() && holding::leave_out() {
+            true => 0,
+            false => told(Did::Take, cond, switch_cond),
+        }
+    } else {
+        real_signal(cond)
     }
+}
+
+/// Nobody is there to be woken, most of the time: then nobody is. Who signals has the mutex, and so nobody comes meanwhile. Who waited
+/// before there were hooks, and is not counted, waits for a switch interval at most; at the other condition variable nobody waits while
+/// somebody has the GIL who hooks.
+#[inline(never)]
+fn told(did: Did, cond: *mut c_void, place: &Place) -> c_int {
+    seen(did);
+    match place.has_waiters() {
+        true => real_signal(cond),
+        false => 0,
+    }
+}
+
+#[inline]
+fn real_signal(cond: *mut c_void) -> c_int {
     // SAFETY: the C library's function of that name, which has this type; the caller's arguments.
     unsafe { std::mem::transmute::<usize, Wake>(REAL[0].load(Relaxed))(cond) }
 }
 
 unsafe extern "C-unwind" fn timed_wait(cond: *mut c_void, mutex: *mut c_void, until: *const c_void) -> c_int {
-    if cond as usize == COND.load(Relaxed) {
+    let ours = PLACES.cond.is_at(cond);
+    if ours {
         seen(Did::Wait);
+        PLACES.cond.enter();
     }
     // SAFETY: as above.
-    unsafe { std::mem::transmute::<usize, TimedWait>(REAL[1].load(Relaxed))(cond, mutex, until) }
+    let result = unsafe { std::mem::transmute::<usize, TimedWait>(REAL[1].load(Relaxed))(cond, mutex, until) };
+    if ours {
+        PLACES.cond.leave();
+    }
+    result
 }
 
 unsafe extern "C-unwind" fn wait(cond: *mut c_void, mutex: *mut c_void) -> c_int {
     // Who was made to let go waits until somebody else has taken it.
-    let forced = cond as usize == SWITCH_COND.load(Relaxed);
-    if forced {
-        seen(Did::WaitForOther);
-    } else if cond as usize == COND.load(Relaxed) {
-        seen(Did::Wait);
+    let forced = PLACES.switch_cond.is_at(cond);
+    let (place, did) = if forced {
+        (Some(&PLACES.switch_cond), Did::WaitForOther)
+    } else {
+        let ours = PLACES.cond.is_at(cond);
+        (ours.then_some(&PLACES.cond), Did::Wait)
+    };
+    if let Some(place) = place {
+        seen(did);
+        place.enter();
     }
     // SAFETY: as above.
     let result = unsafe { std::mem::transmute::<usize, Wait>(REAL[2].load(Relaxed))(cond, mutex) };
+    if let Some(place) = place {
+        place.leave();
+    }
     if forced {
         // It may want it again at once, or have wanted to let go.
         seen(Did::OtherHasIt);
@@ -157,8 +216,8 @@ impl Hooks {
                 unsafe { hooks.point(slot, here) }.map_err(Refused::Protected)?;
             }
         }
-        COND.store(gil.cond(), Relaxed);
-        SWITCH_COND.store(gil.switch_cond(), Relaxed);
+        PLACES.cond.put(gil.cond());
+        PLACES.switch_cond.put(gil.switch_cond());
         Ok(hooks)
     }
 

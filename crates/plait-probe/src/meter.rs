@@ -18,6 +18,8 @@ use plait_sys::ticks::{Scale, Ticks};
 use plait_sys::{fork, thread};
 use plait_trace::record::{GilSpan, Tid};
 
+use crate::looks;
+
 /// Lengths that matter, in nanoseconds here and in ticks in [`LENGTHS`].
 const NANOSECONDS: [u64; 4] = [50_000, 2_000_000, 5_000, 3_000_000];
 /// Spans shorter than this are summed.
@@ -138,16 +140,19 @@ pub(crate) fn begin(scale: &Scale, began: u64, living: &[Tid]) -> u32 {
     let session = SESSIONS.fetch_add(1, Relaxed) + 1;
     // Release: pairs with `event`.
     SESSION.store(session, Release);
+    looks::begin(looks::METER);
     session
 }
 
 /// Measures no more. Threads within an event finish it.
 pub(crate) fn end() {
+    looks::end(looks::METER);
     SESSION.store(0, Relaxed);
 }
 
 /// In a forked child: nothing is measured until somebody begins.
 pub(crate) fn forked() {
+    looks::forked();
     end();
 }
 

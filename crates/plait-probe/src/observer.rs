@@ -10,6 +10,7 @@ mod sampler;
 mod threads;
 mod waits;
 
+use std::any::Any;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
@@ -103,6 +104,8 @@ struct Running {
     end: AtomicU32,
     /// When it is over, and the code that the program ends with: for the last record.
     over: Guarded<Option<(u64, Option<i32>)>>,
+    /// 1 when it has ended, for others that want that too: they sleep on it.
+    ended: AtomicU32,
     thread: Guarded<Option<JoinHandle<()>>>,
     /// The fork of the program that has its thread.
     generation: u32,
@@ -158,6 +161,7 @@ impl Observer {
             desk: Desk::default(),
             end: AtomicU32::new(0),
             over: Guarded::default(),
+            ended: AtomicU32::new(0),
             thread: Guarded::default(),
             generation,
         });
@@ -214,24 +218,44 @@ impl Observer {
     }
 
     /// Ends it: the hooks, which stay, measure no more; writes what is left and then `ProcessEnd` with `code`, drops the sink, and returns when all
-    /// that is done. The caller does not hold the GIL: a thread of the program may wait for it inside a hook. Nothing the second time,
-    /// and in a child of the process that started it.
-    pub fn stop(&self, code: Option<i32>) {
+    /// that is done. The caller does not hold the GIL: a thread of the program may wait for it inside a hook. Who comes second waits until the
+    /// first is done. Nothing in a child of the process that started it.
+    ///
+    /// # Errors
+    /// The observer had failed before: why. What went to the sink by then is there.
+    pub fn stop(&self, code: Option<i32>) -> Result<(), String> {
         if self.0.generation != fork::generation() {
-            return;
+            return Ok(());
         }
         let Some(thread) = self.0.thread.lock().take() else {
-            return;
+            // Acquire: pairs with the end below.
+            while self.0.ended.load(Acquire) == 0 {
+                let _ = futex::wait(&self.0.ended, 0, Scope::Private, None);
+            }
+            return Ok(());
         };
         // What the caller does from here on is no part of the program.
         *self.0.over.lock() = Some((monotonic_ns(), code));
         self.0.end.store(1, Release); // pairs with `Running::sleep`
         futex::wake(&self.0.end, 1, Scope::Private);
-        // The observer's thread may have panicked; the program goes on.
-        let _ = thread.join();
+        let ended = thread.join();
+        if ended.is_err() {
+            meter::end();
+            OWNER.store(0, Release); // pairs with `claim`
+        }
         // Clones may be kept for long.
         self.0.desk.forget();
+        self.0.ended.store(1, Release); // pairs with the wait above
+        futex::wake(&self.0.ended, u32::MAX, Scope::Private);
+        ended.map_err(|panic| said(&*panic))
     }
+}
+
+/// What a thread said that has panicked. It has no standard error to say it at: its descriptors are its own.
+fn said(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+    text.unwrap_or("it does not say why").to_owned()
 }
 
 /// Takes the place of this process's one observer.
@@ -283,11 +307,44 @@ mod tests {
         };
         let observer = Observer::start(program, settings, None, sink).expect("start");
         work(&observer);
-        observer.stop(Some(3));
-        observer.stop(None);
+        observer.stop(Some(3)).expect("it has not failed");
+        observer.stop(None).expect("nothing the second time");
         let records = std::mem::take(&mut *records.lock().expect("no panic"));
         assert!(matches!(records.last(), Some(Record::ProcessEnd { code: Some(3), .. })));
         records
+    }
+
+    #[test]
+    fn who_fails_says_so_to_who_ends_it_and_another_may_begin() {
+        let _turn = turn();
+        for _ in 0..2 {
+            let sink: OpenSink = Box::new(|| {
+                Ok(Box::new(|record: &Record| {
+                    if let Record::Cost { .. } = record {
+                        panic!("no room for {record:?}");
+                    }
+                }))
+            });
+            let program = Program {
+                name: "test".into(),
+                python: "3".into(),
+                parent: 1,
+                switch_interval: 0,
+                cores: 1,
+                interpreter: Interpreter::FreeThreaded,
+            };
+            let observer = Observer::start(program, Settings::default(), None, sink).expect("start");
+            let other = observer.clone();
+            let found = std::thread::scope(|scope| {
+                let ends = [&observer, &other].map(|each| scope.spawn(|| each.stop(None)));
+                ends.map(|end| end.join().expect("it does not panic here"))
+            });
+            let why: Vec<_> = found.iter().filter_map(|ended| ended.as_ref().err()).collect();
+            assert!(
+                matches!(why[..], [why] if why.contains("no room for Cost")),
+                "{found:?}"
+            );
+        }
     }
 
     fn text(records: &[Record], number: Text) -> String {

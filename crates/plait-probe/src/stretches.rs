@@ -7,6 +7,7 @@ use std::cell::{Cell, RefCell};
 
 use plait_sys::time::{monotonic_ns, thread_cpu_ns};
 
+use crate::looks;
 use crate::meter::{Did, Doing};
 use crate::tally::Tallies;
 
@@ -55,6 +56,7 @@ impl Tallies {
             *tape = Some(Tape::new(cost, monotonic_ns(), thread_cpu_ns()));
         });
         ON.set(true);
+        looks::begin(looks::STRETCHES);
     }
 
     /// Ends that, and says what was seen, in order. The calling thread holds the GIL.

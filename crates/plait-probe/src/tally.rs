@@ -5,7 +5,7 @@
 
 use std::cell::Cell;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
+use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use plait_shm::guarded::Guarded;
 use plait_sys::time::monotonic_ns;
@@ -14,6 +14,7 @@ use plait_trace::record::Tid;
 
 use crate::gil::Gil;
 use crate::hooks::{Hooks, Refused};
+use crate::looks;
 use crate::meter::{Did, Doing};
 
 /// Nanoseconds without the GIL in which another thread, which has to be woken for it, does not get it: two threads that let go for
@@ -57,9 +58,6 @@ static TALLIES: std::sync::OnceLock<Guarded<Vec<&'static Tally>>> = std::sync::O
 fn tallies() -> &'static Guarded<Vec<&'static Tally>> {
     TALLIES.get_or_init(Guarded::default)
 }
-
-/// Whether any thread has ever asked: most programs have none that does, and this is looked at with each event.
-static COUNTS: AtomicBool = AtomicBool::new(false);
 
 thread_local! {
     /// That of this thread. Without a destructor, so that it can be used for as long as the thread has anything to do with the GIL.
@@ -151,7 +149,8 @@ fn begin(doing: Doing) {
         tally.begin(tid, doing, monotonic_ns());
         tally
     };
-    COUNTS.store(true, Relaxed);
+    // Most programs have no thread that asks.
+    looks::begin(looks::TALLY);
     MINE.set(Some(tally));
     // Where the thread is ending already, its tally is nobody else's any more.
     let _ = LEASE.try_with(|_| ());
@@ -160,9 +159,7 @@ fn begin(doing: Doing) {
 /// The calling thread did this.
 #[inline]
 pub(crate) fn event(did: Did) {
-    if COUNTS.load(Relaxed)
-        && let Some(tally) = MINE.get()
-    {
+    if let Some(tally) = MINE.get() {
         tally.turn(did);
     }
 }

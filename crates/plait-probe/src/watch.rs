@@ -1,7 +1,11 @@
 //! How long the threads of this process wait for the GIL and hold it, all together and while it runs: for who watches a service.
 //!
-//! Each thread has a ledger of histograms that it alone writes, from within the interpreter's own calls; who asks sums all of them. A
+//! Each thread has a ledger of its waits that it alone writes, from within the interpreter's own calls; who asks sums all of them. A
 //! ledger is never emptied: a thread that ends leaves it, with what is in it, to another.
+//!
+//! Waits are counted one by one: who waits has lost more time already than that takes. Of holds there may be millions in a second, in
+//! which nobody else has any interest, and to look at the clock for each would cost more than all else here. So they are timed one by one
+//! while somebody waits, or while there are few; else every n-th is, and the others are taken to be as long ([`holding`](crate::holding)).
 
 use std::cell::Cell;
 use std::sync::OnceLock;
@@ -14,7 +18,9 @@ use plait_sys::fork;
 use plait_sys::ticks::{lap_ns, prepare};
 
 use crate::gil::Gil;
+use crate::holding;
 use crate::hooks::{Hooks, Refused};
+use crate::looks;
 use crate::meter::Did;
 
 /// Who was made to let go wants it back, in all likelihood, if it does so within this time.
@@ -31,13 +37,14 @@ pub struct Figures {
     pub waiting: u64,
 }
 
-struct Spans {
+/// Spans that one thread at a time counts, and others read.
+pub(crate) struct Spans {
     counts: [AtomicU64; BUCKETS],
     sum: AtomicU64,
 }
 
 impl Spans {
-    const fn new() -> Spans {
+    pub(crate) const fn new() -> Spans {
         Spans {
             counts: [const { AtomicU64::new(0) }; BUCKETS],
             sum: AtomicU64::new(0),
@@ -46,17 +53,24 @@ impl Spans {
 
     /// By the owner alone.
     #[inline]
-    fn add(&self, length: u64) {
+    pub(crate) fn add(&self, length: u64, times: u64) {
         let count = &self.counts[Histogram::bucket(length)];
-        count.store(count.load(Relaxed) + 1, Relaxed);
-        self.sum.store(self.sum.load(Relaxed) + length, Relaxed);
+        count.store(count.load(Relaxed) + times, Relaxed);
+        self.sum.store(self.sum.load(Relaxed) + length * times, Relaxed);
     }
 
-    fn add_to(&self, histogram: &mut Histogram) {
+    pub(crate) fn add_to(&self, histogram: &mut Histogram) {
         for (count, sum) in self.counts.iter().zip(&mut histogram.counts) {
             *sum += count.load(Relaxed);
         }
         histogram.sum += self.sum.load(Relaxed);
+    }
+
+    /// Where nobody else can be in it.
+    pub(crate) fn clear(&self) {
+        for each in self.counts.iter().chain([&self.sum]) {
+            each.store(0, Relaxed);
+        }
     }
 }
 
@@ -64,11 +78,9 @@ impl Spans {
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
 enum Doing {
-    /// Nobody knows.
-    Unknown,
-    Holds,
+    /// It holds the GIL, or neither holds nor wants it, or nobody knows.
+    Other,
     Wants,
-    Free,
     /// It was made to let go, and somebody else has it: it may want it back, or may have wanted to let go.
     Made,
 }
@@ -76,11 +88,9 @@ enum Doing {
 impl Doing {
     fn of(number: u32) -> Doing {
         match number {
-            1 => Doing::Holds,
-            2 => Doing::Wants,
-            3 => Doing::Free,
-            4 => Doing::Made,
-            _ => Doing::Unknown,
+            1 => Doing::Wants,
+            2 => Doing::Made,
+            _ => Doing::Other,
         }
     }
 }
@@ -97,7 +107,6 @@ struct Ledger {
     /// When somebody else had it.
     made: AtomicU64,
     waits: Spans,
-    holds: Spans,
 }
 
 impl Ledger {
@@ -110,7 +119,6 @@ impl Ledger {
             since: AtomicU64::new(0),
             made: AtomicU64::new(0),
             waits: Spans::new(),
-            holds: Spans::new(),
         }
     }
 
@@ -118,58 +126,47 @@ impl Ledger {
         Doing::of(self.doing.load(Relaxed))
     }
 
-    #[inline]
-    fn turn(&self, did: Did) {
-        // A wait is many short ones, of a switch interval each.
-        if did != Did::Wait || self.doing() != Doing::Wants {
-            self.turn_at(did, lap_ns());
-        }
-    }
-
-    #[inline]
-    fn turn_at(&self, did: Did, now: u64) {
+    /// Of what it was: how long the wait was that has ended, and since when it waits for what comes.
+    fn turn(&self, did: Did, now: u64) {
         let was = self.doing();
         let length = now.saturating_sub(self.since.load(Relaxed));
         let mut since = now;
-        if was == Doing::Made {
-            let made = self.made.load(Relaxed);
-            if now.saturating_sub(made) >= BACK || did == Did::LetGo {
-                self.waits.add(length - now.saturating_sub(made).min(length));
-            } else if did == Did::Take {
-                self.waits.add(length);
-            } else {
-                since = now - length;
+        match was {
+            Doing::Wants if did == Did::Take => self.waits.add(length, 1),
+            Doing::Wants => since = now - length,
+            Doing::Made => {
+                let away = now.saturating_sub(self.made.load(Relaxed));
+                if away >= BACK || did == Did::LetGo {
+                    self.waits.add(length - away.min(length), 1);
+                } else if did == Did::Take {
+                    self.waits.add(length, 1);
+                } else {
+                    since = now - length;
+                }
             }
+            Doing::Other => {}
         }
         let doing = match did {
-            Did::Take => {
-                if was == Doing::Wants {
-                    self.waits.add(length);
-                }
-                Doing::Holds
-            }
-            Did::LetGo => {
-                if was == Doing::Holds {
-                    self.holds.add(length);
-                }
-                Doing::Free
-            }
-            Did::Wait | Did::WaitForOther => {
-                if was == Doing::Wants {
-                    since = now - length;
-                }
-                Doing::Wants
-            }
-            Did::OtherHasIt => {
-                self.made.store(now, Relaxed);
-                if was == Doing::Wants {
-                    since = now - length;
-                }
-                Doing::Made
-            }
+            Did::Take | Did::LetGo => Doing::Other,
+            Did::Wait | Did::WaitForOther => Doing::Wants,
+            Did::OtherHasIt => Doing::Made,
         };
+        if doing == Doing::Made {
+            self.made.store(now, Relaxed);
+            holding::expect(now + BACK);
+        }
         self.since.store(since, Relaxed);
+        self.becomes(was, doing);
+    }
+
+    fn becomes(&self, was: Doing, doing: Doing) {
         self.doing.store(doing as u32, Relaxed);
+        match (was, doing) {
+            (Doing::Wants, Doing::Wants) => {}
+            (Doing::Wants, _) => holding::waiters(-1),
+            (_, Doing::Wants) => holding::waiters(1),
+            _ => {}
+        }
     }
 }
 
@@ -187,11 +184,15 @@ fn ledgers() -> &'static Guarded<Vec<&'static Ledger>> {
 }
 
 fn new_session() {
-    SESSION.store(SESSIONS.fetch_add(1, Relaxed) + 1, Relaxed);
+    holding::begin();
+    // Release: pairs with `mine`; who is in this session counts after it has begun.
+    SESSION.store(SESSIONS.fetch_add(1, Relaxed) + 1, Release);
 }
 
 /// In a forked child: its figures begin anew.
 pub fn forked() {
+    looks::forked();
+    holding::forget();
     if SESSION.load(Relaxed) != 0 {
         new_session();
     }
@@ -212,27 +213,41 @@ impl Drop for Lease {
     fn drop(&mut self) {
         ENDED.set(true);
         if let Some(ledger) = MINE.take() {
-            ledger.doing.store(Doing::Unknown as u32, Relaxed);
+            if ledger.session.load(Relaxed) == SESSION.load(Relaxed) {
+                ledger.becomes(ledger.doing(), Doing::Other);
+            }
             // Release: pairs with `join`: who takes it goes on from these sums.
             ledger.used.store(0, Release);
         }
     }
 }
 
-/// The calling thread did this.
-#[inline]
-pub(crate) fn event(did: Did) {
-    let session = SESSION.load(Relaxed);
-    if session == 0 {
-        return;
+/// The calling thread did this, which is about a wait, or may end one.
+#[cold]
+pub(crate) fn event(did: Did, now: u64) {
+    if let Some(ledger) = mine() {
+        ledger.turn(did, now);
     }
-    match MINE.get() {
-        Some(ledger) if ledger.session.load(Relaxed) == session => ledger.turn(did),
-        mine => {
-            if let Some(ledger) = join(mine, session) {
-                ledger.turn(did);
-            }
-        }
+}
+
+/// The calling thread begins to wait, or goes on: a wait is many short ones, of a switch interval each. With the GIL's mutex.
+#[cold]
+pub(crate) fn wait() {
+    if let Some(ledger) = mine()
+        && ledger.doing() != Doing::Wants
+    {
+        let now = lap_ns();
+        ledger.turn(Did::Wait, now);
+        holding::somebody_waits(now);
+    }
+}
+
+fn mine() -> Option<&'static Ledger> {
+    // Acquire: pairs with `new_session`.
+    match (SESSION.load(Acquire), MINE.get()) {
+        (0, _) => None,
+        (session, Some(ledger)) if ledger.session.load(Relaxed) == session => Some(ledger),
+        (session, mine) => join(mine, session),
     }
 }
 
@@ -259,7 +274,7 @@ fn join(mine: Option<&'static Ledger>, session: u32) -> Option<&'static Ledger> 
             ledger
         });
     ledger.generation.store(generation, Relaxed);
-    ledger.doing.store(Doing::Unknown as u32, Relaxed);
+    ledger.doing.store(Doing::Other as u32, Relaxed);
     ledger.session.store(session, Relaxed);
     MINE.set(Some(ledger));
     let _ = LEASE.try_with(|_| ());
@@ -291,16 +306,19 @@ impl Watch {
         if SESSION.load(Relaxed) == 0 {
             new_session();
         }
+        looks::begin(looks::WATCH);
         Watch(())
     }
 
     /// What there is now. Sums only grow; in a forked child they begin anew.
     #[must_use]
     pub fn figures(&self) -> Figures {
-        let mut figures = Figures::default();
+        let mut figures = Figures {
+            holds: holding::figures(),
+            ..Figures::default()
+        };
         for ledger in ledgers().lock().iter() {
             ledger.waits.add_to(&mut figures.waits);
-            ledger.holds.add_to(&mut figures.holds);
             figures.waiting += u64::from(ledger.doing() == Doing::Wants);
         }
         figures
@@ -311,6 +329,7 @@ impl Drop for Watch {
     fn drop(&mut self) {
         let _guard = ledgers().lock();
         if WATCHERS.fetch_sub(1, Relaxed) == 1 {
+            looks::end(looks::WATCH);
             SESSION.store(0, Relaxed);
         }
     }
@@ -343,13 +362,11 @@ mod tests {
             (Did::Take, 50_000_000),
             (Did::LetGo, 50_000_500),
         ] {
-            ledger.turn_at(did, now);
+            ledger.turn(did, now);
         }
-        let (mut waits, mut holds) = (Histogram::default(), Histogram::default());
+        let mut waits = Histogram::default();
         ledger.waits.add_to(&mut waits);
-        ledger.holds.add_to(&mut holds);
         assert_eq!((count(&waits), waits.sum), (2, 104_000));
-        assert_eq!((count(&holds), holds.sum), (3, 2_500));
     }
 
     #[test]

@@ -56,6 +56,8 @@ pub struct Profile {
     pub verdict: Verdict,
     /// Why that.
     pub evidence: Evidence,
+    /// What its wall time went to.
+    pub moments: Moments,
     /// What looking has cost.
     pub overhead: Overhead,
     /// How things were observed.
@@ -88,6 +90,31 @@ pub struct Profile {
     pub gil: Vec<GilStrip>,
     /// What lanes say of their segments.
     pub notes: Vec<String>,
+}
+
+/// What the wall time went to, in seconds: each moment counts once, however many threads there are.
+#[derive(Clone, Copy, PartialEq, Default, Debug)]
+pub struct Moments {
+    /// A thread ran or wanted to.
+    pub active: f64,
+    /// The same without the part that was for want of cores.
+    pub cored: f64,
+    /// None did, and one waited for something outside or for time to pass.
+    pub io: f64,
+    /// A thread ran, wanted to, waited for its turn at a lock, or for something outside.
+    pub busy: f64,
+    /// A thread waited for the GIL, of `cored`.
+    pub any_gil: f64,
+    /// A thread waited for a core.
+    pub any_ready: f64,
+    /// A thread waited for its turn at a lock.
+    pub any_lock: f64,
+    /// `active` divided evenly among those that ran or wanted to: the part of those that waited for the GIL.
+    pub gil: f64,
+    /// The same for cores.
+    pub ready: f64,
+    /// `busy` divided in the same way: the part of those that waited for their turn at a lock.
+    pub lock: f64,
 }
 
 /// What looking has cost.

@@ -344,3 +344,76 @@ fn two_threads_that_compute_on_a_busy_machine_are_still_bound_by_the_gil() {
     }
     check(&story.profile(), Verdict::GilBound, &["waiting for the GIL"]);
 }
+
+/// Ninety threads that fetch for some time, in which each waits for the GIL for most of what it does not wait for its peer.
+fn fetches(story: &mut Story, wall: u64, until: u64) {
+    for tid in 100..190 {
+        story.thread(tid, "fetcher");
+        story.switch(tid, 0, false, false);
+        story.wait(tid, MS, WaitKind::Read, "recv", "127.0.0.1:8000");
+        let turn = u64::from(tid - 100) * until / 100;
+        story.gil(tid, until / 10, until / 10 + turn, GilSpan::Wanted);
+        story.gil(tid, until / 10 + turn, until / 10 + turn + until / 100, GilSpan::Held);
+        story.switch(tid, until / 10 + turn, true, false);
+        story.switch(tid, until / 10 + turn + until / 100, false, false);
+        // Then it has nothing to do.
+        story.wait(tid, until + 20 * MS, WaitKind::Work, "queue", "");
+        story.switch(tid, wall, true, false);
+    }
+}
+
+#[test]
+fn a_short_stage_of_many_threads_does_not_outweigh_a_long_one_that_computes() {
+    let wall = 2_000 * MS;
+    let mut story = Story::begin(7, wall);
+    story.thread(7, "MainThread");
+    fetches(&mut story, wall, 400 * MS);
+    let index = story.frame("index", "app.py", 40);
+    story.switch(7, 0, false, false);
+    story.wait(7, 20 * MS, WaitKind::Lock, "futex", "");
+    computes(&mut story, 7, 420 * MS, 1_990 * MS);
+    for tick in 0..150 {
+        story.stack(7, (430 + tick * 10) * MS, index, Why::Tick);
+    }
+    let profile = story.profile();
+    check(&profile, Verdict::CpuBound, &["index (app.py:40)"]);
+    let figure = |wanted| profile.evidence.figures.iter().find(|(name, _)| *name == wanted);
+    let (_, waits) = figure("gil_wall_share").expect("it is among them");
+    assert!(
+        (0.1..0.25).contains(waits),
+        "once each moment, not once each thread: {waits}"
+    );
+}
+
+#[test]
+fn a_stage_of_many_threads_that_is_most_of_the_time_is_what_counts() {
+    let wall = 500 * MS;
+    let mut story = Story::begin(7, wall);
+    story.thread(7, "MainThread");
+    fetches(&mut story, wall, 400 * MS);
+    story.switch(7, 0, false, false);
+    story.wait(7, 20 * MS, WaitKind::Lock, "futex", "");
+    computes(&mut story, 7, 420 * MS, 490 * MS);
+    check(&story.profile(), Verdict::GilBound, &["waiting for the GIL"]);
+}
+
+#[test]
+fn threads_that_sleep_beside_one_that_computes_do_not_make_it_wait() {
+    let mut story = Story::begin(7, 1_000 * MS);
+    story.thread(7, "MainThread");
+    computes(&mut story, 7, 0, 450 * MS);
+    for tid in 10..40 {
+        story.thread(tid, "refresher");
+        story.switch(tid, 0, false, false);
+        story.wait(tid, 20 * MS, WaitKind::Sleep, "sleep", "");
+        story.switch(tid, 450 * MS, true, false);
+        story.switch(tid, 450 * MS + 1, false, false);
+        story.wait(tid, 600 * MS, WaitKind::Work, "queue", "");
+        story.switch(tid, 1_000 * MS, true, false);
+    }
+    // After that there is nothing to do.
+    story.switch(7, 450 * MS + 1, false, false);
+    story.wait(7, 600 * MS, WaitKind::Work, "queue", "");
+    story.switch(7, 1_000 * MS, true, false);
+    check(&story.profile(), Verdict::CpuBound, &["on 0.5 cores"]);
+}

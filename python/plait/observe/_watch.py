@@ -190,7 +190,8 @@ class Watch:
 
         - `gil`: `wait` and `hold`, every wait of a thread for the interpreter lock and every time that one held it, of all
           threads since the process was first watched, those that have ended included; `waiting`, threads that wait now. None
-          where there is nothing to see, and `gil_why` says why.
+          where there is nothing to see, and `gil_why` says why. Where it is taken more than some twenty thousand times in a
+          second and nobody waits, one hold in so many is timed and the others are taken to be as long.
         - `loops`: sums over plait's event loops, with the meanings of `EventLoop.statistics`; `running`, those that are not
           closed.
         - `threads` and `processes`: sums over the pools of each kind, with the meanings of their `statistics`; `pools`, how
@@ -285,8 +286,8 @@ def watch() -> Watch:
     While a watch is open, every call returns that one, so a program may call it wherever figures are wanted. It is closed by
     `close()`, or as a context manager when the last `with` ends.
 
-    It costs two readings of the clock for each time that a thread lets go of the interpreter lock and takes it again, and
-    nothing when it is closed. Figures are summed when somebody asks.
+    It costs a few readings of the clock for each wait for the interpreter lock, and for some of the times that it is taken
+    without one; nothing when it is closed. Figures are summed when somebody asks.
 
     >>> import plait
     >>> with plait.watch() as figures:

@@ -1,6 +1,7 @@
 //! What a suspended coroutine awaits, in words: the function that is awaited innermost, and the line of the program that it comes from.
 
 use plait_trace::record::Text;
+use pyo3::ffi;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -59,11 +60,31 @@ pub(crate) fn is_task(object: &Bound<'_, PyAny>) -> bool {
     })
 }
 
+/// An attribute of an object, unless the program has code of its own for that (`__getattr__`): it would run where the program has not called
+/// it, signal handlers with it, and what those raise would be nobody's.
+pub(crate) fn attribute<'py>(object: &Bound<'py, PyAny>, name: &Bound<'py, PyString>) -> Option<Bound<'py, PyAny>> {
+    let kind = object.get_type();
+    // SAFETY: a type that is alive; one that is ready has this slot, and it never changes where the type is not the program's.
+    let (flags, get) = unsafe {
+        (
+            ffi::PyType_GetFlags(kind.as_type_ptr()),
+            (*kind.as_type_ptr()).tp_getattro,
+        )
+    };
+    let generic = get.is_some_and(|get| get as usize == ffi::PyObject_GenericGetAttr as *const () as usize);
+    let of_c = flags & ffi::Py_TPFLAGS_HEAPTYPE == 0;
+    if generic || of_c {
+        object.getattr(name).ok()
+    } else {
+        None
+    }
+}
+
 /// What a coroutine, or anything else that runs, calls itself.
 pub(crate) fn name_of(object: &Bound<'_, PyAny>) -> String {
     let py = object.py();
     for name in [intern!(py, "__qualname__"), intern!(py, "__name__")] {
-        if let Ok(found) = object.getattr(name).and_then(|name| name.extract()) {
+        if let Some(found) = attribute(object, name).and_then(|name| name.extract().ok()) {
             return found;
         }
     }

@@ -3,7 +3,8 @@
 //! One journal for each profile. It is never freed: a thread that has found it may still tell something when the profile is over.
 
 use std::cell::Cell;
-use std::sync::atomic::{AtomicPtr, Ordering::Acquire, Ordering::Release};
+use std::sync::atomic::AtomicPtr;
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 use plait_pool::watch;
 use plait_probe::observer::{Observer, Pooled, Turn};
@@ -14,6 +15,8 @@ use plait_trace::record::{Record, Text};
 pub(crate) struct Journal(pub(crate) Observer);
 
 static ACTIVE: AtomicPtr<Journal> = AtomicPtr::new(std::ptr::null_mut());
+/// The one that was closed last.
+static LAST: AtomicPtr<Journal> = AtomicPtr::new(std::ptr::null_mut());
 
 /// The journal of the profile that runs in this process, if there is one.
 #[inline]
@@ -29,10 +32,22 @@ pub(crate) fn open(observer: Observer) {
     ACTIVE.store(Box::into_raw(Box::new(Journal(observer))), Release);
 }
 
-/// Nobody tells anything any more, but for those who are in the midst of it.
-pub(crate) fn close() {
-    watch::profile(false);
-    ACTIVE.store(std::ptr::null_mut(), Release);
+/// Nobody tells anything any more, but for those who are in the midst of it. Gives the journal that was the last: somebody else may have closed
+/// it, and be about to end its observer.
+pub(crate) fn close() -> Option<&'static Journal> {
+    let active = ACTIVE.load(Acquire);
+    if !active.is_null() {
+        LAST.store(active, Release);
+        // Another one may have closed it, and the next have begun. Release: pairs with `active`, which finds null.
+        if ACTIVE
+            .compare_exchange(active, std::ptr::null_mut(), Release, Relaxed)
+            .is_ok()
+        {
+            watch::profile(false);
+        }
+    }
+    // SAFETY: null, or a journal, which is never freed. Acquire: pairs with the store above.
+    unsafe { LAST.load(Acquire).as_ref() }
 }
 
 impl Journal {
@@ -80,7 +95,7 @@ pub(crate) fn tid() -> u32 {
 
 /// A child was forked: this thread has another number, and what the parent had begun is the parent's.
 pub(crate) fn forked() {
-    close();
+    let _ = close();
     TID.set(0);
     RUNS.set((0, 0));
 }

@@ -373,16 +373,17 @@ fn named(callback: &Bound<'_, PyAny>) -> String {
     let mut inner = callback.clone();
     // Through partial objects and bound methods to what has code.
     for name in [intern!(py, "func"), intern!(py, "__func__"), intern!(py, "__wrapped__")] {
-        if let Ok(next) = inner.getattr(name) {
+        if let Some(next) = awaited::attribute(&inner, name) {
             inner = next;
         }
     }
     let name = awaited::name_of(&inner);
-    let code = inner.getattr(intern!(py, "__code__"));
-    let place = code.and_then(|code| {
-        let file: String = code.getattr(intern!(py, "co_filename"))?.extract()?;
-        let line: u32 = code.getattr(intern!(py, "co_firstlineno"))?.extract()?;
-        Ok(format!("{name} ({file}:{line})"))
+    let place = awaited::attribute(&inner, intern!(py, "__code__")).and_then(|code| {
+        let file: String = awaited::attribute(&code, intern!(py, "co_filename"))?.extract().ok()?;
+        let line: u32 = awaited::attribute(&code, intern!(py, "co_firstlineno"))?
+            .extract()
+            .ok()?;
+        Some(format!("{name} ({file}:{line})"))
     });
     place.unwrap_or(name)
 }

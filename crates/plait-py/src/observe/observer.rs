@@ -1,5 +1,6 @@
 //! Starting and ending the observer of this process.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use plait_probe::observer::{Observer, OpenSink, Program, Settings, Sink};
@@ -122,11 +123,16 @@ fn written(mut writer: Generations<Directory>, whole: Directory, over: PathBuf) 
     })
 }
 
-/// Ends the observer, without the GIL.
+/// Ends the observer, without the GIL, and returns when it has ended, also where somebody else does that.
 fn end(code: Option<i32>) {
-    if let Some(journal) = journal::active() {
-        journal::close();
-        journal.0.stop(code);
+    let Some(journal) = journal::close() else { return };
+    if let Err(why) = journal.0.stop(code) {
+        // The program goes on; who reads the report has to know.
+        let _ = writeln!(
+            std::io::stderr(),
+            "plait: the observer of process {} has failed: {why}. What it saw until then is in the profile.",
+            std::process::id()
+        );
     }
 }
 

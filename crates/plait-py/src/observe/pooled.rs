@@ -155,15 +155,13 @@ pub(crate) fn observe_pooled(pool: &str, function: &Bound<'_, PyAny>, count: u64
 /// What a function calls itself; of a partial, and of one that runs in a context, the function behind.
 pub(crate) fn name(function: &Bound<'_, PyAny>) -> String {
     let py = function.py();
-    let Ok(inner) = function.getattr(intern!(py, "func")) else {
+    let Some(inner) = awaited::attribute(function, intern!(py, "func")) else {
         return awaited::name_of(function);
     };
     let name = awaited::name_of(&inner);
     if name != "Context.run" {
         return name;
     }
-    let first = function
-        .getattr(intern!(py, "args"))
-        .and_then(|arguments| arguments.get_item(0));
+    let first = awaited::attribute(function, intern!(py, "args")).and_then(|arguments| arguments.get_item(0).ok());
     first.map_or(name, |first| awaited::name_of(&first))
 }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use crate::fold::digest::{Digest, ThreadDigest};
+use crate::fold::moments::{Sweep, Windows};
 use crate::fold::stacks::Weighed;
 use crate::fold::tasks::{PoolSums, TaskDigest};
 use crate::fold::waits::{Key, Sum};
@@ -18,14 +19,20 @@ use crate::verdict;
 
 const LOST: &str = "(lost)";
 
-pub(crate) fn profile(mut digests: Vec<Digest>, options: Options) -> Profile {
+pub(crate) fn profile(mut digests: Vec<Digest>, windows: Windows, options: Options) -> Profile {
     digests.sort_by_key(|digest| digest.from);
     let origin = digests.first().map_or(0, |digest| digest.from);
     let end = digests.iter().map(|digest| digest.to).max().unwrap_or(origin);
     let mut builder = Builder {
         options,
         end,
-        ..Builder::default()
+        profile: Profile::default(),
+        sweep: Sweep::new(windows),
+        notes: HashMap::new(),
+        functions: HashMap::new(),
+        pools: HashMap::new(),
+        crowded: HashMap::new(),
+        tasks: Vec::new(),
     };
     builder.profile.origin = origin;
     builder.profile.wall = end - origin;
@@ -35,10 +42,10 @@ pub(crate) fn profile(mut digests: Vec<Digest>, options: Options) -> Profile {
     builder.finish()
 }
 
-#[derive(Default)]
 struct Builder {
     options: Options,
     profile: Profile,
+    sweep: Sweep,
     end: u64,
     notes: HashMap<String, u32>,
     functions: HashMap<Place, usize>,
@@ -300,6 +307,8 @@ impl Builder {
             waits: waits(digest, thread),
             locks: locks(digest, thread, name),
         });
+        let turns = verdict::turns(&self.profile.threads[index], self.profile.wall);
+        self.sweep.add(thread, turns);
         if self.options.lane == 0 {
             return;
         }
@@ -456,6 +465,7 @@ impl Builder {
         let cores = (cpu / wall).clamp(1.0, f64::from(profile.cores.max(1)));
         let cost = profile.overhead.observer_cpu.saturating_add(profile.overhead.hooks_cpu) as f64;
         profile.overhead.fraction = cost / (wall * cores);
+        profile.moments = self.sweep.finish();
         profile.limits = summary::limits(&profile);
         verdict::judge(&mut profile);
         profile

@@ -6,6 +6,7 @@ use crate::burst::Histogram;
 use crate::fold::Options;
 use crate::fold::hold::{self, Hold};
 use crate::fold::log::{Log, Stack, ThreadLog, What};
+use crate::fold::moments::{Strip, Windows};
 use crate::fold::stacks::{FrameSums, Weighed, Weigher};
 use crate::fold::tasks::{self, Tasks};
 use crate::fold::timeline::{self, Segment};
@@ -39,6 +40,8 @@ pub(crate) struct ThreadDigest {
     pub(crate) waits: HashMap<Key, Sum>,
     pub(crate) frames: HashMap<u32, FrameSums>,
     pub(crate) samples: Vec<Weighed>,
+    /// Its time by window.
+    pub(crate) strip: Strip,
     /// Its waits for the GIL.
     pub(crate) gil_waits: Vec<(u64, u64)>,
     /// Keys are states, notes indices into `notes`.
@@ -57,20 +60,34 @@ pub(crate) struct Digest {
     pub(crate) strip: Lane,
 }
 
-/// `rolling`: what comes later goes on from here, so a thread is cut where its lines are whole, and what lies behind is kept as it is.
-pub(crate) fn digest(mut log: Log, options: Options, rolling: bool) -> Digest {
+/// What a digest is for.
+#[derive(Clone, Copy)]
+pub(crate) enum Purpose {
+    /// To be seen, with what the wall time went to.
+    Profile(Windows),
+    /// What comes later goes on from here, so a thread is cut where its lines are whole, and what lies behind is kept as it is.
+    Roll,
+}
+
+/// From where to where a process was there.
+pub(crate) fn extent(log: &Log) -> (u64, u64) {
     let (first, last) = log.span.unwrap_or_default();
     let from = log.begun.unwrap_or(first);
-    let to = log.ended.unwrap_or(last).max(from);
+    (from, log.ended.unwrap_or(last).max(from))
+}
+
+pub(crate) fn digest(mut log: Log, options: Options, purpose: Purpose) -> Digest {
+    let (from, to) = extent(&log);
     turns::tell(&mut log);
     let logs = std::mem::take(&mut log.threads);
     let lane = options.lane.min(options.lanes / logs.len().max(1)).max(FEWEST);
     let mut threads: Vec<_> = logs
         .into_iter()
-        .filter_map(|thread| thread_digest(thread, (from, to), lane, rolling))
+        .filter_map(|thread| thread_digest(thread, (from, to), lane, purpose))
         .collect();
     threads.sort_by_key(|thread| (thread.from, thread.log.tid));
     let strip = hold::charge(&mut threads, options.lane);
+    let rolling = matches!(purpose, Purpose::Roll);
     let tasks = tasks::digest(&mut log, &threads, (from, to), options, rolling);
     Digest {
         log,
@@ -83,7 +100,7 @@ pub(crate) fn digest(mut log: Log, options: Options, rolling: bool) -> Digest {
 }
 
 /// From where to where a thread was there, and where the detail begins.
-fn extent(log: &ThreadLog, (from, to): (u64, u64)) -> (u64, u64, u64) {
+fn extent_of_thread(log: &ThreadLog, (from, to): (u64, u64)) -> (u64, u64, u64) {
     // Of one whose beginning was lost, what was seen first is all that is known.
     let first = if log.told {
         from
@@ -100,14 +117,14 @@ fn extent(log: &ThreadLog, (from, to): (u64, u64)) -> (u64, u64, u64) {
     (start, detail, log.end.map_or(to, |end| end.clamp(detail, to)))
 }
 
-fn thread_digest(mut log: ThreadLog, process: (u64, u64), lane: usize, rolling: bool) -> Option<ThreadDigest> {
+fn thread_digest(mut log: ThreadLog, process: (u64, u64), lane: usize, purpose: Purpose) -> Option<ThreadDigest> {
     if log.seen.is_none() && log.base.span.is_none() && log.end.is_none() {
         return None;
     }
     log.sort();
-    let (from, detail, mut to) = extent(&log, process);
+    let (from, detail, mut to) = extent_of_thread(&log, process);
     let mut rest = ThreadLog::default();
-    if rolling && log.end.is_none() {
+    if matches!(purpose, Purpose::Roll) && log.end.is_none() {
         // Spans of the GIL are written when they end: behind the last one only the other line is known.
         to = log.gil.last().map_or(to, |span| span.to.clamp(detail, to));
         rest = log.split_off(to);
@@ -130,7 +147,10 @@ fn thread_digest(mut log: ThreadLog, process: (u64, u64), lane: usize, rolling: 
     };
     done.waits = base.waits;
     done.frames = base.frames;
-    cut(&mut done, &log, detail, lane);
+    if let Purpose::Profile(windows) = purpose {
+        done.strip.spread(windows, from, detail, &base.times);
+    }
+    cut(&mut done, &log, detail, lane, purpose);
     let counted = |of: fn(&crate::fold::log::Counted) -> u64| {
         let first = if log.born.is_some() && detail == from {
             0
@@ -177,7 +197,7 @@ fn thread_digest(mut log: ThreadLog, process: (u64, u64), lane: usize, rolling: 
 }
 
 /// Cuts the detail into segments, and sums them up in every way that is wanted.
-fn cut(done: &mut ThreadDigest, log: &ThreadLog, detail: u64, lane: usize) {
+fn cut(done: &mut ThreadDigest, log: &ThreadLog, detail: u64, lane: usize, purpose: Purpose) {
     let mut lanes = LaneBuilder::new(lane);
     let mut notes: HashMap<Key, u32> = HashMap::new();
     let mut weigher = Weigher::new(&log.stacks);
@@ -187,6 +207,9 @@ fn cut(done: &mut ThreadDigest, log: &ThreadLog, detail: u64, lane: usize) {
     let mut whole = |segment: Segment| {
         let length = segment.to - segment.from;
         done.times.add(segment.state, length);
+        if let Purpose::Profile(windows) = purpose {
+            done.strip.add(windows, segment.from, segment.to, segment.state);
+        }
         weigher.segment(segment);
         if let Some(key) = segment.key {
             done.waits.entry(key).or_default().add(1, length);

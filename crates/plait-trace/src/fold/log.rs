@@ -42,7 +42,7 @@ pub(crate) struct Blur {
 pub(crate) struct Switch(u64);
 
 impl Switch {
-    fn new(at: u64, on: bool, forced: bool) -> Switch {
+    pub(crate) fn new(at: u64, on: bool, forced: bool) -> Switch {
         Switch(at << 2 | u64::from(on) << 1 | u64::from(forced))
     }
 

@@ -9,6 +9,7 @@
 //! | `stacks` | the time around each stack that was seen |
 //! | `digest` | a process after all of that, in its own numbers |
 //! | `hold` | who held the GIL, and who waited for whom |
+//! | `moments` | what the wall time went to |
 //! | `tasks` | tasks of event loops, callbacks that held them, tasks of pools |
 //! | `roll` | a digest as records: the sums of what is dropped |
 //! | `summary` | sums over what a profile lists |
@@ -18,6 +19,7 @@ mod build;
 mod digest;
 mod hold;
 mod log;
+mod moments;
 mod roll;
 mod stacks;
 mod summary;
@@ -33,7 +35,9 @@ use crate::file::{Error, Missing, Reader, Sources};
 use crate::profile::Profile;
 use crate::record::{Pid, Record};
 
+use digest::Purpose;
 use log::Log;
+use moments::Windows;
 
 /// How much of the detail is wanted. Sums are the same whatever it says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -136,8 +140,14 @@ impl Fold {
     #[must_use]
     pub fn finish(self) -> Profile {
         let options = self.options;
-        let logs = self.logs.into_iter().filter(|log| !log.is_empty());
-        build::profile(logs.map(|log| digest::digest(log, options, false)).collect(), options)
+        let logs: Vec<_> = self.logs.into_iter().filter(|log| !log.is_empty()).collect();
+        let from = logs.iter().map(|log| digest::extent(log).0).min().unwrap_or(0);
+        let to = logs.iter().map(|log| digest::extent(log).1).max().unwrap_or(from);
+        let windows = Windows::new(from, to);
+        let digests = logs
+            .into_iter()
+            .map(|log| digest::digest(log, options, Purpose::Profile(windows)));
+        build::profile(digests.collect(), windows, options)
     }
 
     /// The sums of what was taken of a process, as records from which a fold goes on, and the number of its last chunk.
@@ -146,7 +156,9 @@ impl Fold {
             .current
             .get(&pid)
             .map(|&index| std::mem::take(&mut self.logs[index]));
-        let records = log.map_or_else(Vec::new, |log| roll::records(digest::digest(log, self.options, true)));
+        let records = log.map_or_else(Vec::new, |log| {
+            roll::records(digest::digest(log, self.options, Purpose::Roll))
+        });
         (records, self.sources.last(pid))
     }
 }

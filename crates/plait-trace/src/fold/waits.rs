@@ -40,27 +40,85 @@ impl Sum {
     }
 }
 
+/// Waits that are shorter are looked up now and then, and those that last, each.
+const SHORT: u64 = 10_000_000;
+/// After so many looks it is known what a thread waits for, in all likelihood.
+const LOOKS: usize = 4;
+
 /// Tells what the waits of a thread waited for. They are asked for in order of time.
 pub(crate) struct Waits<'a> {
     waits: &'a [Wait],
     locks: &'a [LockWait],
-    usual: Key,
+    usual: Usual,
+}
+
+/// What waits are that nobody has looked at.
+enum Usual {
+    Unknown,
+    One(Key),
+    /// By how often each was seen, and how long those are that were taken for it: looks come at any time, so they meet what takes long
+    /// more often.
+    Several(Vec<(Key, usize, u64)>),
+}
+
+impl Usual {
+    fn of(counts: HashMap<Key, usize>) -> Usual {
+        let all: usize = counts.values().sum();
+        let mut counts: Vec<_> = counts.into_iter().filter(|&(_, count)| count >= 2).collect();
+        counts.sort_by_key(|&(key, count)| (std::cmp::Reverse(count), key));
+        match counts.first() {
+            // Some alike, and most of all: the others will be no different.
+            Some(&(key, count)) if count * 5 >= all * 3 => Usual::One(key),
+            Some(_) if all >= LOOKS => Usual::Several(counts.into_iter().map(|(key, count)| (key, count, 0)).collect()),
+            _ => Usual::Unknown,
+        }
+    }
+
+    /// Of one that takes so long.
+    fn next(&mut self, length: u64) -> Key {
+        match self {
+            Usual::Unknown => Key::Unknown,
+            Usual::One(key) => *key,
+            Usual::Several(several) => {
+                // Whose share is furthest from what it should be.
+                let least = several.iter_mut().min_by_key(|(_, count, time)| *time / *count as u64);
+                least.map_or(Key::Unknown, |(key, _, time)| {
+                    *time += length;
+                    *key
+                })
+            }
+        }
+    }
 }
 
 impl<'a> Waits<'a> {
     pub(crate) fn new(waits: &'a [Wait], locks: &'a [LockWait]) -> Waits<'a> {
-        let mut counts: HashMap<Key, usize> = HashMap::new();
-        for wait in waits {
-            *counts.entry(key(wait)).or_default() += 1;
+        Waits::among(waits, locks, std::iter::empty())
+    }
+
+    /// The same where it is known from when to when all waits are: what is seen in those that last says nothing of the short ones.
+    pub(crate) fn among(
+        waits: &'a [Wait],
+        locks: &'a [LockWait],
+        stretches: impl Iterator<Item = (u64, u64)>,
+    ) -> Waits<'a> {
+        let mut short: HashMap<Key, usize> = HashMap::new();
+        let mut left = waits;
+        for (from, to) in stretches {
+            left = &left[left.partition_point(|wait| wait.at < from)..];
+            if let Some(wait) = left.first().filter(|wait| wait.at <= to && to - from < SHORT) {
+                *short.entry(key(wait)).or_default() += 1;
+            }
         }
-        let usual = counts.into_iter().max_by_key(|&(key, count)| (count, key));
-        // Some alike, and most of all: the short ones will be no different.
-        let usual = usual.filter(|&(_, count)| count >= 2 && count * 5 >= waits.len() * 3);
-        Waits {
-            waits,
-            locks,
-            usual: usual.map_or(Key::Unknown, |(key, _)| key),
+        let mut usual = Usual::of(short);
+        if matches!(usual, Usual::Unknown) {
+            let mut counts: HashMap<Key, usize> = HashMap::new();
+            for wait in waits {
+                *counts.entry(key(wait)).or_default() += 1;
+            }
+            usual = Usual::of(counts);
         }
+        Waits { waits, locks, usual }
     }
 
     /// Of a wait from a time to another.
@@ -83,7 +141,7 @@ impl<'a> Waits<'a> {
         }
         match self.waits.first() {
             Some(wait) if wait.at <= to => key(wait),
-            _ => self.usual,
+            _ => self.usual.next(to - from),
         }
     }
 }
@@ -115,6 +173,41 @@ mod tests {
         assert_eq!(Waits::new(&few, &[]).of(70, 80).state(), State::LockWait);
         let mut waits = Waits::new(&few[..1], &[]);
         assert_eq!(waits.of(60, 70), Key::Unknown);
+    }
+
+    #[test]
+    fn short_waits_of_several_kinds_are_divided_as_they_were_seen() {
+        let kinds = [WaitKind::Sleep, WaitKind::Lock, WaitKind::Sleep, WaitKind::Lock];
+        let seen: Vec<_> = (0..20)
+            .map(|number| wait(10 + number * 100, kinds[number as usize % 4]))
+            .collect();
+        let mut waits = Waits::new(&seen, &[]);
+        let mut sums = [0; 2];
+        for number in 0..1000 {
+            let from = 3000 + number * 10;
+            match waits.of(from, from + 3).state() {
+                State::IoWait => sums[0] += 3,
+                State::LockWait => sums[1] += 3,
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(sums, [1500, 1500]);
+    }
+
+    #[test]
+    fn what_lasting_waits_are_says_nothing_of_short_ones() {
+        let lasting = (0..10).map(|number| wait(number * 100_000_000 + 5_000_000, WaitKind::Work));
+        let short = (0..3).map(|number| wait(2_000_000_000 + number * 1_000_000, WaitKind::Lock));
+        let seen: Vec<_> = lasting.chain(short).collect();
+        let stretches = (0..10)
+            .map(|number| (number * 100_000_000, number * 100_000_000 + 50_000_000))
+            .chain((0..3).map(|number| (1_999_900_000 + number * 1_000_000, 2_000_100_000 + number * 1_000_000)));
+        let mut waits = Waits::among(&seen, &[], stretches);
+        assert_eq!(waits.of(3_000_000_000, 3_001_000_000).state(), State::LockWait);
+        assert_eq!(
+            Waits::new(&seen, &[]).of(3_000_000_000, 3_001_000_000).state(),
+            State::Idle
+        );
     }
 
     #[test]

@@ -1,11 +1,12 @@
 //! What holds a program back, why one thinks so, and what to try: from the sums of a profile alone.
 //!
 //! The parts are asked in this order, and the first that is large enough is the verdict: pickling, a blocked loop, then whichever is
-//! largest of waiting for the GIL, for cores and for locks; then computing, doing nothing, and I/O.
+//! largest of waiting for the GIL, for cores and for locks; then computing, doing nothing, and I/O. They are parts of the program's wall
+//! time, in which each moment counts once ([`Moments`]): what a program's time went to is not what most of its threads did.
 
 mod words;
 
-use crate::profile::{Blocked, Function, Place, Profile, Times, Wait};
+use crate::profile::{Blocked, Function, Moments, Place, Profile, Thread, Times, Wait};
 use crate::record::WaitKind;
 use crate::state::State;
 
@@ -74,13 +75,14 @@ pub struct FunctionEvidence {
 
 /// From which share on a part is what holds a program back.
 mod limit {
-    /// Of the time that threads could have run.
+    /// Of the threads that could have run.
     pub(super) const GIL: f64 = 0.2;
     pub(super) const READY: f64 = 0.2;
-    /// Of the time of threads that have work.
+    /// Of the threads that have work.
     pub(super) const LOCK: f64 = 0.2;
-    /// Of the wall time, that a thread must hold the GIL at all.
-    pub(super) const GIL_BUSY: f64 = 0.4;
+    /// Of the wall time in which the program did or wanted something: in less there was somebody who waited, and it is not what its time
+    /// went to, however many did.
+    pub(super) const OFTEN: f64 = 0.4;
     /// Of the wall time: a wait that is less does not matter, however large its share.
     pub(super) const WAIT: f64 = 0.1;
     /// Of what pools did.
@@ -104,6 +106,7 @@ const LONG_WAIT: u64 = 20;
 struct Figures {
     wall: f64,
     times: Times,
+    moments: Moments,
     cores_used: f64,
     /// The share of its process's time in which the GIL was held, where that was most.
     gil_busy: f64,
@@ -156,6 +159,19 @@ fn contended(waits: &[Wait], wall: u64, known: u64) -> u64 {
     )
 }
 
+/// How long a thread waited for its turn at locks.
+fn waited_for_turn(thread: &Thread, wall: u64) -> u64 {
+    let held = thread.locks.iter().filter(|lock| lock.holder != 0);
+    let known = held.map(|lock| lock.time).fold(0, u64::saturating_add);
+    contended(&thread.waits, wall, known)
+}
+
+/// The part of a thread's waits for locks that was for its turn.
+pub(crate) fn turns(thread: &Thread, wall: u64) -> f64 {
+    let all = seconds(thread.times.of(State::LockWait));
+    share(seconds(waited_for_turn(thread, wall)), all).min(1.0)
+}
+
 fn pickles(place: &Place) -> bool {
     let files = [
         "multiprocessing/reduction.py",
@@ -178,19 +194,13 @@ impl Figures {
         let mut busy_threads = 0.0;
         for thread in &profile.threads {
             times.merge(&thread.times);
-            let known = thread
-                .locks
-                .iter()
-                .filter(|lock| lock.holder != 0)
-                .map(|lock| lock.time)
-                .fold(0, u64::saturating_add);
-            waiting_for_turn = waiting_for_turn.saturating_add(contended(&thread.waits, profile.wall, known));
+            waiting_for_turn = waiting_for_turn.saturating_add(waited_for_turn(thread, profile.wall));
             if active(&thread.times) >= 0.1 * seconds(profile.wall) {
                 busy_threads += 1.0;
             }
         }
         let wall = seconds(profile.wall);
-        let wanted = active(&times);
+        let moments = profile.moments;
         let contended = seconds(waiting_for_turn);
         let busy = profile
             .processes
@@ -232,14 +242,11 @@ impl Figures {
             wall,
             cores_used: share(seconds(times.on_cpu()), wall),
             gil_busy: busy.fold(0.0, f64::max),
-            // Without the time that had no core: it would have been a wait for the GIL, or a use of it, as the rest was.
-            gil_share: share(
-                seconds(times.of(State::GilWait)),
-                wanted - seconds(times.of(State::Ready)),
-            ),
-            ready_share: share(seconds(times.of(State::Ready)), wanted),
+            gil_share: share(moments.gil, moments.cored),
+            ready_share: share(moments.ready, moments.active),
             contended,
-            lock_share: share(contended, contended + wanted + seconds(times.of(State::IoWait))),
+            lock_share: share(moments.lock, moments.busy),
+            moments,
             pickling,
             pickling_share,
             blocked,
@@ -261,28 +268,28 @@ impl Figures {
         if share(self.blocked, self.wall) >= limit::BLOCKED {
             return Verdict::LoopBlocked;
         }
-        let large = |share: f64, limit: f64, time: f64| {
-            let time = self::share(time, self.wall);
-            if share >= limit && time >= limit::WAIT {
-                share
-            } else {
-                0.0
-            }
+        let Moments {
+            any_gil,
+            any_ready,
+            any_lock,
+            active,
+            cored,
+            busy,
+            ..
+        } = self.moments;
+        // Of the time that it is a part of, in which the program did or wanted something.
+        let large = |part: f64, limit: f64, time: f64, of: f64| {
+            let often = share(time, of) >= limit::OFTEN && share(time, self.wall) >= limit::WAIT;
+            if part >= limit && often { part } else { 0.0 }
         };
-        let busy = self.gil_busy >= limit::GIL_BUSY;
-        let gil = if busy {
-            large(self.gil_share, limit::GIL, seconds(self.times.of(State::GilWait)))
-        } else {
-            0.0
-        };
+        let gil = large(self.gil_share, limit::GIL, any_gil, cored + (busy - active));
         // Processes each of which uses one core for want of the GIL do not lack cores, unless there are fewer than processes.
         let enough = gil > 0.0 && self.busy_processes <= profile.cores;
-        let ready = if enough {
-            0.0
-        } else {
-            large(self.ready_share, limit::READY, seconds(self.times.of(State::Ready)))
+        let ready = match enough {
+            true => 0.0,
+            false => large(self.ready_share, limit::READY, any_ready, busy),
         };
-        let lock = large(self.lock_share, limit::LOCK, self.contended);
+        let lock = large(self.lock_share, limit::LOCK, any_lock, busy);
         let waits = [
             (Verdict::GilBound, gil),
             (Verdict::ReadyBound, ready),
@@ -309,8 +316,8 @@ impl Figures {
             };
         }
         let parts = [
-            (Verdict::IoBound, io),
-            (Verdict::CpuBound, seconds(self.times.on_cpu())),
+            (Verdict::IoBound, self.moments.io),
+            (Verdict::CpuBound, self.moments.active),
         ];
         let largest = parts
             .into_iter()
@@ -366,7 +373,7 @@ pub(crate) fn judge(profile: &mut Profile) {
 }
 
 fn named(figures: &Figures) -> Vec<(&'static str, f64)> {
-    let io = share(seconds(figures.times.of(State::IoWait)), seconds(figures.times.sum()));
+    let moments = &figures.moments;
     vec![
         ("wall", figures.wall),
         ("cores_used", figures.cores_used),
@@ -374,7 +381,11 @@ fn named(figures: &Figures) -> Vec<(&'static str, f64)> {
         ("gil_wait_share", figures.gil_share),
         ("ready_share", figures.ready_share),
         ("lock_share", figures.lock_share),
-        ("io_share", io),
+        ("active_share", share(moments.active, figures.wall)),
+        ("io_share", share(moments.io, figures.wall)),
+        ("gil_wall_share", share(moments.any_gil, figures.wall)),
+        ("ready_wall_share", share(moments.any_ready, figures.wall)),
+        ("lock_wall_share", share(moments.any_lock, figures.wall)),
         ("pickling_share", figures.pickling_share),
         ("blocked_share", share(figures.blocked, figures.wall)),
         ("busy_threads", figures.busy_threads),

@@ -72,15 +72,12 @@ pub(super) fn sentence(verdict: Verdict, figures: &Figures, profile: &Profile) -
             text + "."
         }
         Verdict::IoBound => {
-            let whole = figures.times.sum() - figures.times.of(State::LockWait) - figures.times.of(State::Idle);
-            let io = figures
-                .times
-                .of(State::IoWait)
-                .saturating_add(figures.times.of(State::GilHeldOffCpu));
-            let share = percent(share(seconds(io), seconds(whole)));
-            let mut text = format!("The program waits: {share} of the time of its threads went to I/O and sleeping");
+            let share = percent(share(figures.moments.io, figures.wall));
+            let mut text = format!(
+                "The program waits: for {share} of its {wall} nothing ran, and it waited for I/O or for time to pass"
+            );
             if let Some(wait) = worst_wait(profile, State::IoWait) {
-                text += &format!(", most of all to {wait}");
+                text += &format!(", most of all for {wait}");
             }
             text + &format!("; it used {} of one core.", percent(figures.cores_used))
         }

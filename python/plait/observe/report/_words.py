@@ -50,7 +50,11 @@ FIGURES: Final[dict[str, str]] = {
     "gil_wait_share": "waiting for the GIL",
     "ready_share": "ready, no core",
     "lock_share": "waiting for locks",
+    "active_share": "active",
     "io_share": "waiting for I/O",
+    "gil_wall_share": "GIL contended",
+    "ready_wall_share": "cores contended",
+    "lock_wall_share": "locks contended",
     "pickling_share": "pickling",
     "blocked_share": "loop blocked",
 }
