@@ -23,7 +23,7 @@ const COND_BYTES: usize = 48;
 const MUTEX_BYTES: usize = if cfg!(target_arch = "aarch64") { 48 } else { 40 };
 
 /// The first bytes of `_PyRuntime` where it begins with a table of offsets.
-const COOKIE: u64 = u64::from_le_bytes(*b"xdebugpy");
+pub(crate) const COOKIE: u64 = u64::from_le_bytes(*b"xdebugpy");
 
 /// Where a version has the structure.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

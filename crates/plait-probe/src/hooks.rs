@@ -131,24 +131,42 @@ impl Hooks {
     /// # Safety
     /// `gil` is that interpreter's, and the interpreter stays loaded.
     pub(crate) unsafe fn install(gil: &Gil, function: usize) -> Result<Hooks, Refused> {
-        let base = loader::object_of(function).ok_or(Refused::NoObject)?;
-        let memory = Memory::open().map_err(Refused::Unreadable)?;
-        let names = NAMES.map(|(name, _)| name.to_str().expect("no such bytes"));
-        let found = elf::slots(&memory, base, names).map_err(Refused::Unreadable)?;
-        for (index, (name, needed)) in NAMES.iter().enumerate() {
-            let real = loader::function(name);
-            if *needed && (found[index].is_empty() || real.is_none()) {
-                return Err(Refused::Static(names[index]));
-            }
-            REAL[index].store(real.unwrap_or(0), Relaxed);
-        }
         let here = [
             signal as Wake as usize,
             timed_wait as TimedWait as usize,
             wait as Wait as usize,
         ];
+        // SAFETY: these have the types of the functions of those names.
+        let hooks = unsafe { Hooks::point_all(function, &NAMES, here, &REAL) }?;
+        COND.store(gil.cond(), Relaxed);
+        SWITCH_COND.store(gil.switch_cond(), Relaxed);
+        Ok(hooks)
+    }
+
+    /// Points the slots of functions at those of `here`, in the object that has `function` somewhere in its code, after what they are really has gone
+    /// to `real`. Of each name: whether the object cannot do without it.
+    ///
+    /// # Safety
+    /// Those of `here` have the types of the functions of those names, and the object stays loaded.
+    pub(crate) unsafe fn point_all<const N: usize>(
+        function: usize,
+        names: &[(&'static CStr, bool); N],
+        here: [usize; N],
+        real: &[AtomicUsize; N],
+    ) -> Result<Hooks, Refused> {
+        let base = loader::object_of(function).ok_or(Refused::NoObject)?;
+        let memory = Memory::open().map_err(Refused::Unreadable)?;
+        let texts = names.map(|(name, _)| name.to_str().expect("no such bytes"));
+        let found = elf::slots(&memory, base, texts).map_err(Refused::Unreadable)?;
+        for (index, (name, needed)) in names.iter().enumerate() {
+            let found_real = loader::function(name);
+            if *needed && (found[index].is_empty() || found_real.is_none()) {
+                return Err(Refused::Static(texts[index]));
+            }
+            real[index].store(found_real.unwrap_or(0), Relaxed);
+        }
         let mut hooks = Hooks { slots: Vec::new() };
-        for (slots, (here, real)) in found.into_iter().zip(here.into_iter().zip(&REAL)) {
+        for (slots, (here, real)) in found.into_iter().zip(here.into_iter().zip(real)) {
             if real.load(Relaxed) == 0 {
                 continue;
             }
@@ -157,8 +175,6 @@ impl Hooks {
                 unsafe { hooks.point(slot, here) }.map_err(Refused::Protected)?;
             }
         }
-        COND.store(gil.cond(), Relaxed);
-        SWITCH_COND.store(gil.switch_cond(), Relaxed);
         Ok(hooks)
     }
 

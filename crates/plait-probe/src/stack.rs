@@ -420,6 +420,11 @@ impl stacks::Stacks for Stacks {
         Ok(read?)
     }
 
+    fn code(&mut self, code: usize) -> Option<u32> {
+        self.codes.look(&self.memory, &self.layout, &[code]).ok()?;
+        self.codes.place(code, None).map(|(function, _)| function)
+    }
+
     fn holders(&mut self, thread: usize, words: &[usize], most: usize, out: &mut Vec<Holder>) -> Result<(), NoStack> {
         let known = self.past.iter().find(|known| known.state == thread);
         let thread = *known.ok_or(NoStack::Gone)?;

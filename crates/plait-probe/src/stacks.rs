@@ -49,6 +49,9 @@ pub trait Stacks: Send {
     /// See [`NoStack`].
     fn stack(&mut self, thread: usize, out: &mut Vec<(u32, u32)>) -> Result<(), NoStack>;
 
+    /// The number of the function whose code object lies there; None if none does.
+    fn code(&mut self, code: usize) -> Option<u32>;
+
     /// Adds who has locks of the interpreter that sleep on `words`, as far as the innermost frames of the thread with that state tell, which
     /// sleeps: so many of them at most.
     ///

@@ -167,6 +167,8 @@ impl Ledger {
                 }
                 Doing::Made
             }
+            // Told to meters alone.
+            Did::Park | Did::Stop | Did::Ask | Did::Wake => return,
         };
         self.since.store(since, Relaxed);
         self.doing.store(doing as u32, Relaxed);

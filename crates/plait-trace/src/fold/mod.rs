@@ -9,6 +9,7 @@
 //! | `stacks` | the time around each stack that was seen |
 //! | `digest` | a process after all of that, in its own numbers |
 //! | `hold` | who held the GIL, and who waited for whom |
+//! | `pauses` | pauses in which one thread stopped all others |
 //! | `tasks` | tasks of event loops, callbacks that held them, tasks of pools |
 //! | `roll` | a digest as records: the sums of what is dropped |
 //! | `summary` | sums over what a profile lists |
@@ -18,6 +19,7 @@ mod build;
 mod digest;
 mod hold;
 mod log;
+mod pauses;
 mod roll;
 mod stacks;
 mod summary;

@@ -102,6 +102,22 @@ fn process(log: Log, from: u64, to: &mut Vec<Record>) {
         place: each.place,
         holder: each.holder,
     }));
+    for ((tid, collects, frame), sums) in log.pauses {
+        let mut first = (sums.time, sums.longest, sums.stood);
+        for (bucket, count) in sums.lengths.steps() {
+            let (time, longest, stood) = std::mem::take(&mut first);
+            to.push(Record::PauseSums {
+                tid,
+                collects,
+                frame,
+                bucket,
+                count,
+                time,
+                longest,
+                stood,
+            });
+        }
+    }
     for ((pool, function), sums) in log.pools {
         let (count, queue, run, pickling, transfer) = (sums.count, sums.queue, sums.run, sums.pickling, sums.transfer);
         to.push(Record::PoolSums {
@@ -167,6 +183,12 @@ fn waits(thread: &ThreadDigest, to: &mut Vec<Record>) {
             target: Text(0),
             count,
             time,
+        },
+        Key::World => Record::StopSums {
+            tid,
+            count: thread.stops,
+            time,
+            longest: thread.longest_stop,
         },
         Key::Lock(lock, holder, where_held) => Record::LockSums {
             tid,
