@@ -26,7 +26,7 @@ pub(super) struct Thread {
     pub(super) since: u64,
     /// How far its spans of the GIL are written.
     written: u64,
-    /// Takes of the GIL so far.
+    /// Takes of the GIL so far, and sleeps in the parking lot: each is two events.
     pub(super) takes: u64,
     /// Whether it has a core, since when, and whether it lost it by force.
     pub(super) on: bool,
@@ -144,7 +144,8 @@ impl Thread {
         self.takes += match span {
             GilSpan::Held => 1,
             GilSpan::Blurred { takes, .. } => u64::from(takes),
-            GilSpan::Wanted | GilSpan::Free | GilSpan::Parked | GilSpan::Stopped | GilSpan::Asking => 0,
+            GilSpan::Parked | GilSpan::Stopped | GilSpan::Asking => 1,
+            GilSpan::Wanted | GilSpan::Free => 0,
         };
         out.push(Record::Gil {
             tid: self.tid,

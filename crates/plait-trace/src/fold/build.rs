@@ -6,7 +6,7 @@ use crate::fold::digest::{Digest, ThreadDigest};
 use crate::fold::stacks::Weighed;
 use crate::fold::tasks::{PoolSums, TaskDigest};
 use crate::fold::waits::{Key, Sum};
-use crate::fold::{Options, summary};
+use crate::fold::{Options, WORLD, summary};
 use crate::lane::{Lane, NO_NOTE};
 use crate::profile::{
     Await, Blocked, Deadlock, Frame, Function, GilStrip, LaneOf, Lock, MethodUsed, Owner, Party, Pauses, Place, Pool, Process,
@@ -17,8 +17,6 @@ use crate::state::State;
 use crate::verdict;
 
 const LOST: &str = "(lost)";
-/// What waits are called in which a thread stands still, in place of a system call.
-const WORLD: &str = "stop-the-world";
 
 pub(crate) fn profile(mut digests: Vec<Digest>, options: Options) -> Profile {
     digests.sort_by_key(|digest| digest.from);

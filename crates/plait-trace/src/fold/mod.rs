@@ -37,6 +37,9 @@ use crate::record::{Pid, Record};
 
 use log::Log;
 
+/// What waits are called in which a thread stands still, in place of a system call.
+pub(crate) const WORLD: &str = "stop-the-world";
+
 /// How much of the detail is wanted. Sums are the same whatever it says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Options {

@@ -96,7 +96,7 @@ pub(crate) fn tell(threads: &mut [ThreadDigest], ends: &[PauseEnd], sums: &mut P
         for stand in &pause.stands {
             let length = stand.to.min(pause.to).saturating_sub(stand.from);
             let thread = &mut threads[stand.thread];
-            thread.stops += 1;
+            thread.stops = thread.stops.saturating_add(1);
             thread.longest_stop = thread.longest_stop.max(length);
             stood = stood.saturating_add(length);
         }

@@ -5,6 +5,7 @@
 
 mod words;
 
+use crate::fold::WORLD;
 use crate::profile::{Blocked, Function, Place, Profile, Times, Wait};
 use crate::record::WaitKind;
 use crate::state::State;
@@ -112,6 +113,9 @@ struct Figures {
     /// Seconds of waits for a turn at a lock, without those for another thread's work.
     contended: f64,
     lock_share: f64,
+    /// Seconds of those in which threads stood still, because another one had stopped them.
+    stopped: f64,
+    stopped_share: f64,
     pickling: f64,
     pickling_share: f64,
     blocked: f64,
@@ -145,7 +149,8 @@ fn contended(waits: &[Wait], wall: u64, known: u64) -> u64 {
                 .iter()
                 .any(|name| word.contains(name))
         });
-        wait.state == State::LockWait && !for_work && wait.time / wait.count.max(1) < wall / LONG_WAIT
+        let stopped = wait.call == WORLD;
+        wait.state == State::LockWait && !stopped && !for_work && wait.time / wait.count.max(1) < wall / LONG_WAIT
     };
     known.max(
         waits
@@ -175,6 +180,7 @@ impl Figures {
     fn of(profile: &Profile) -> Figures {
         let mut times = Times::default();
         let mut waiting_for_turn = 0_u64;
+        let mut stopped = 0_u64;
         let mut busy_threads = 0.0;
         for thread in &profile.threads {
             times.merge(&thread.times);
@@ -184,6 +190,7 @@ impl Figures {
                 .filter(|lock| lock.holder != 0)
                 .map(|lock| lock.time)
                 .fold(0, u64::saturating_add);
+            stopped = stopped.saturating_add(thread.stop_the_world);
             waiting_for_turn = waiting_for_turn.saturating_add(contended(&thread.waits, profile.wall, known));
             if active(&thread.times) >= 0.1 * seconds(profile.wall) {
                 busy_threads += 1.0;
@@ -191,7 +198,9 @@ impl Figures {
         }
         let wall = seconds(profile.wall);
         let wanted = active(&times);
-        let contended = seconds(waiting_for_turn);
+        let stopped = seconds(stopped);
+        let contended = seconds(waiting_for_turn) + stopped;
+        let with_work = contended + wanted + seconds(times.of(State::IoWait));
         let busy = profile
             .processes
             .iter()
@@ -239,7 +248,9 @@ impl Figures {
             ),
             ready_share: share(seconds(times.of(State::Ready)), wanted),
             contended,
-            lock_share: share(contended, contended + wanted + seconds(times.of(State::IoWait))),
+            lock_share: share(contended, with_work),
+            stopped,
+            stopped_share: share(stopped, with_work),
             pickling,
             pickling_share,
             blocked,
@@ -367,7 +378,7 @@ pub(crate) fn judge(profile: &mut Profile) {
 
 fn named(figures: &Figures) -> Vec<(&'static str, f64)> {
     let io = share(seconds(figures.times.of(State::IoWait)), seconds(figures.times.sum()));
-    vec![
+    let mut named = vec![
         ("wall", figures.wall),
         ("cores_used", figures.cores_used),
         ("gil_busy", figures.gil_busy),
@@ -378,7 +389,11 @@ fn named(figures: &Figures) -> Vec<(&'static str, f64)> {
         ("pickling_share", figures.pickling_share),
         ("blocked_share", share(figures.blocked, figures.wall)),
         ("busy_threads", figures.busy_threads),
-    ]
+    ];
+    if figures.stopped > 0.0 {
+        named.push(("stopped_share", figures.stopped_share));
+    }
+    named
 }
 
 /// What holds a function back, if it did enough to tell.

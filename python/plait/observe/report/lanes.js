@@ -1,6 +1,6 @@
 // The timeline: lanes of processes, threads and tasks on one canvas that is as large as what is seen of it.
 
-const HEIGHTS = [1, 1, 0.72, 0.72, 1, 0.45, 0.72, 0.2]; // running stands tall, waiting is low
+const HEIGHTS = [1, 1, 0.72, 0.72, 1, 0.45, 0.72, 0.2, 0.72]; // running stands tall, waiting is low
 const OF_STATE = STATES.map((_, state) => state);
 const ORDER = [0, 1, 4, 3, 2, 6, 5, 7]; // from the floor of a lane upwards
 const ROWS = { process: 30, gil: 20, thread: 25, heading: 26, task: 17 };
