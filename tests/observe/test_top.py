@@ -326,7 +326,8 @@ def test_order_and_width() -> None:
         assert not any("\x1b" in line for line in lines)
     process["gil"] = False
     free = report.table(record, report.Order("stop_the_world"), 80)
-    assert free[0].split()[:-2] == ["TID", "THREAD", "CPU", "PY", "C", "RDY", "IO", "LCK", "STW*", "IDL"]
+    assert "STW*" in free[0]
+    assert not {"GIL", "HLD"} & set(free[0].split())
     assert {columns(line) for line in free} == {80}
     assert "stopped 0%" in report.heading(record, "x", 80)[1]
     process["gil"] = True

@@ -438,6 +438,10 @@ impl stacks::Stacks for Stacks {
         self.codes.place(code, None).map(|(function, _)| function)
     }
 
+    fn lock_of(&self, word: usize) -> usize {
+        Stacks::lock_of(self, word)
+    }
+
     fn holders(&mut self, thread: usize, words: &[usize], most: usize, out: &mut Vec<Holder>) -> Result<(), NoStack> {
         let known = self.past.iter().find(|known| known.state == thread);
         let thread = *known.ok_or(NoStack::Gone)?;

@@ -116,7 +116,12 @@ impl Frames {
         frame.unwrap_or(0)
     }
 
-    /// Adds who has locks that sleep on `words`, as far as the frames of a thread tell.
+    /// By what the lock is known for which a thread sleeps on that word.
+    pub(super) fn lock_of(&self, word: usize) -> usize {
+        if self.refused { word } else { self.stacks.lock_of(word) }
+    }
+
+    /// Adds who has locks that are known by `words`, as far as the frames of a thread tell.
     pub(super) fn holders(&mut self, tid: Tid, words: &[usize], out: &mut Vec<Holder>) {
         if let Some(&state) = self.threads.get(&tid) {
             // Without a stack there is nothing to tell.
@@ -124,7 +129,7 @@ impl Frames {
         }
     }
 
-    /// Who has the lock that a thread sleeps for on `word`, where the lock itself says so; and where that thread is.
+    /// Who has the lock that a thread sleeps for, and that is known by `word`, where the lock itself says so; and where that thread is.
     pub(super) fn owner(&mut self, tid: Tid, word: usize, now: u64) -> Option<(Tid, String)> {
         if self.refused {
             return None;
@@ -213,6 +218,10 @@ mod tests {
 
         fn code(&mut self, code: usize) -> Option<u32> {
             (code == 0x80).then_some(1)
+        }
+
+        fn lock_of(&self, word: usize) -> usize {
+            word
         }
 
         fn holders(&mut self, _: usize, _: &[usize], _: usize, _: &mut Vec<Holder>) -> Result<(), NoStack> {

@@ -354,7 +354,10 @@ impl Sampler {
                 }
                 continue;
             }
-            let found = look(&self.tasks, thread.tid, self.gil.gil(), &mut self.buffer);
+            let mut found = look(&self.tasks, thread.tid, self.gil.gil(), &mut self.buffer);
+            if let Some(frames) = &self.frames {
+                deadlocks::name_lock(found.as_mut(), frames);
+            }
             thread.word = deadlocks::word_of(found.as_ref());
             if let Some(Found::Wait { kind, call, target }) = found {
                 thread.looked = now;
