@@ -176,7 +176,14 @@ impl Stacks {
     }
 
     /// The same as `value` of a lock of the parking lot; `before` is the value before it, where both are kept.
-    fn parked(&mut self, thread: &PyThread, value: usize, before: Option<usize>, words: &[usize], out: &mut Vec<Holder>) {
+    fn parked(
+        &mut self,
+        thread: &PyThread,
+        value: usize,
+        before: Option<usize>,
+        words: &[usize],
+        out: &mut Vec<Holder>,
+    ) {
         let recursive = match self.kind(value) {
             Some(Kind::Recursive) => true,
             Some(Kind::Lock) => false,

@@ -25,7 +25,7 @@ const NANOSECONDS: [u64; 4] = [50_000, 2_000_000, 5_000, 3_000_000];
 const SHORT: usize = 0;
 /// Sums are written down when they cover so much time.
 const BLUR: usize = 1;
-/// Who lets go and then waits at once has waited since it let go.
+/// Who lets go and then waits at once has waited since it let go. Pauses that end so soon after one another are told once.
 const AT_ONCE: usize = 2;
 /// Who was made to let go wants it back, in all likelihood, if it does so within this time: until then it may sleep on the GIL's mutex.
 const BACK: usize = 3;
@@ -129,7 +129,7 @@ fn meters() -> &'static Guarded<Meters> {
 thread_local! {
     /// That of this thread, and the session that it has joined. Without a destructor, so that it can be used for as long as the thread has anything to do with the GIL.
     static MINE: Cell<Option<(&'static Meter, u32)>> = const { Cell::new(None) };
-    /// When this thread last let others go on, in ticks.
+    /// When this thread last told that it lets others go on, in ticks.
     static PAUSED: Cell<u64> = const { Cell::new(0) };
 }
 
@@ -313,7 +313,8 @@ pub(crate) fn event(did: Did) {
     }
 }
 
-/// The calling thread, which had stopped all others, lets them go on: is about to wake one of them, and may have woken others just now.
+/// The calling thread, which had stopped all others, lets them go on: is about to wake one of them, and may have woken others just now, or have stopped
+/// and started all in an instant: so what follows within 5 us is not told.
 pub(crate) fn pause(pause: Pause) {
     // Acquire: pairs with `begin`.
     let session = SESSION.load(Acquire);
@@ -325,7 +326,8 @@ pub(crate) fn pause(pause: Pause) {
         mine => join(mine.map(|(meter, _)| meter), session),
     };
     let now = now();
-    if now.saturating_sub(PAUSED.replace(now)) >= lasts(SHORT) {
+    if now.saturating_sub(PAUSED.get()) >= lasts(AT_ONCE) {
+        PAUSED.set(now);
         meter.pause_at(pause, now);
     }
 }
@@ -395,7 +397,10 @@ impl Meter {
         let now = now.max(since);
         let length = now - since;
         let doing = did.doing();
-        if was == Doing::Free && !doing.counts() && (did == Did::WaitForOther || word & MADE != 0 && length < lasts(BACK)) {
+        if was == Doing::Free
+            && !doing.counts()
+            && (did == Did::WaitForOther || word & MADE != 0 && length < lasts(BACK))
+        {
             was = Doing::Wants;
         }
         let made = if did == Did::OtherHasIt { MADE } else { 0 };

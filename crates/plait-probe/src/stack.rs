@@ -321,7 +321,10 @@ impl Stacks {
     /// Whether a thread stands still because another one has stopped the world; false where that cannot be seen.
     pub fn stands_still(&self, thread: &PyThread) -> bool {
         const SUSPENDED: u32 = 2;
-        let state = self.layout.thread_state.map(|at| self.memory.word(thread.state.wrapping_add(at)));
+        let state = self
+            .layout
+            .thread_state
+            .map(|at| self.memory.word(thread.state.wrapping_add(at)));
         // A number of four bytes.
         matches!(state, Some(Ok(state)) if state as u32 == SUSPENDED)
     }

@@ -319,7 +319,12 @@ pub enum Record {
         time: u64,
     },
     /// The same of the times that it stood still: the `longest`, and how many.
-    StopSums { tid: Tid, count: u64, time: u64, longest: u64 },
+    StopSums {
+        tid: Tid,
+        count: u64,
+        time: u64,
+        longest: u64,
+    },
     /// The same of pauses that a thread has asked for in one `frame`: how many had a length in a `bucket`; and in the first of these records, how long
     /// they were, the longest, and how long threads `stood` still for them, together.
     PauseSums {

@@ -508,7 +508,10 @@ fn pauses_are_summed_by_who_asked_and_threads_by_how_long_they_stood_still() {
     let [main, worker] = &profile.threads[..] else {
         panic!("two threads")
     };
-    assert_eq!((worker.stop_the_world, worker.stops, worker.longest_stop), (51 * MS, 3, 30 * MS));
+    assert_eq!(
+        (worker.stop_the_world, worker.stops, worker.longest_stop),
+        (51 * MS, 3, 30 * MS)
+    );
     assert_eq!(worker.times.of(State::LockWait), 51 * MS);
     assert_eq!((main.stop_the_world, main.stops), (0, 0), "it has never lost its core");
     let [known, unknown] = &profile.pauses[..] else {
@@ -516,7 +519,10 @@ fn pauses_are_summed_by_who_asked_and_threads_by_how_long_they_stood_still() {
     };
     assert_eq!((known.tid, known.name.as_str(), known.collects), (7, "main", true));
     assert_eq!((known.time, known.longest, known.stood), (51 * MS, 30 * MS, 50 * MS));
-    assert_eq!(known.place.as_ref().map(|place| place.function.as_str()), Some("collect"));
+    assert_eq!(
+        known.place.as_ref().map(|place| place.function.as_str()),
+        Some("collect")
+    );
     assert_eq!(known.lengths.bursts().count, 2);
     assert_eq!((unknown.tid, unknown.time, unknown.lengths.bursts().count), (0, MS, 1));
 }

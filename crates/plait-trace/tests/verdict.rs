@@ -52,7 +52,13 @@ fn threads_that_stand_still_for_the_collector_are_told_so() {
         });
     }
     let profile = story.profile();
-    let words = ["stand still", "30 %", "collect garbage", "MainThread", "build (app.py:12)"];
+    let words = [
+        "stand still",
+        "30 %",
+        "collect garbage",
+        "MainThread",
+        "build (app.py:12)",
+    ];
     check(&profile, Verdict::LockBound, &words);
     assert!(profile.evidence.tries[0].contains("gc."));
 }

@@ -112,7 +112,8 @@ impl Frames {
     /// to `out`.
     pub(super) fn code(&mut self, code: usize, desk: &Desk, out: &mut Vec<Record>) -> u32 {
         let function = self.stacks.code(code);
-        let frame = function.and_then(|function| self.number(0, function, self.stacks.function(function).line, desk, out));
+        let frame =
+            function.and_then(|function| self.number(0, function, self.stacks.function(function).line, desk, out));
         frame.unwrap_or(0)
     }
 
@@ -286,7 +287,10 @@ mod tests {
         );
         assert_eq!(frames.thread_of(0x70, 1 << 40), Some(7));
         out.clear();
-        assert_eq!((frames.code(0x80, &desk, &mut out), frames.code(0x88, &desk, &mut out)), (4, 0));
+        assert_eq!(
+            (frames.code(0x80, &desk, &mut out), frames.code(0x88, &desk, &mut out)),
+            (4, 0)
+        );
         assert_eq!(
             out,
             [Record::Frame {

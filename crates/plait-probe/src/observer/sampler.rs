@@ -334,7 +334,7 @@ impl Sampler {
     fn look_at_waits(&mut self, now: u64) {
         let lasting = now.saturating_sub(self.settings.tick);
         for thread in self.threads.values_mut() {
-            if thread.on || thread.forced || thread.doing == Doing::Wants {
+            if thread.on || thread.forced || matches!(thread.doing, Doing::Wants | Doing::Stopped | Doing::Asking) {
                 continue;
             }
             let due = if thread.core_since <= lasting {

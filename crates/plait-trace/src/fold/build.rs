@@ -9,8 +9,8 @@ use crate::fold::waits::{Key, Sum};
 use crate::fold::{Options, WORLD, summary};
 use crate::lane::{Lane, NO_NOTE};
 use crate::profile::{
-    Await, Blocked, Deadlock, Frame, Function, GilStrip, LaneOf, Lock, MethodUsed, Owner, Party, Pauses, Place, Pool, Process,
-    Profile, Sample, Task, Thread, Wait,
+    Await, Blocked, Deadlock, Frame, Function, GilStrip, LaneOf, Lock, MethodUsed, Owner, Party, Pauses, Place, Pool,
+    Process, Profile, Sample, Task, Thread, Wait,
 };
 use crate::record::{Text, Tid, WaitKind};
 use crate::state::State;

@@ -642,10 +642,7 @@ impl Log {
                 let base = &mut self.thread(tid).base;
                 base.stops = base.stops.saturating_add(count);
                 base.longest_stop = base.longest_stop.max(longest.min(LATEST));
-                base.waits
-                    .entry(Key::World)
-                    .or_default()
-                    .add(count, time.min(LATEST));
+                base.waits.entry(Key::World).or_default().add(count, time.min(LATEST));
             }
             Record::PauseSums {
                 tid,

@@ -14,6 +14,8 @@ use crate::record::Tid;
 const ROUND: u64 = 500_000;
 /// Whom an asker waits for stands still when that wait ends, or so much later. Else the wait was for a pause before, which nobody has slept through.
 const STANDS: u64 = 5_000_000;
+/// An end that comes so soon after another one of the same thread may not be told.
+const UNTOLD: u64 = 10_000;
 /// What two threads tell of one instant is so close together.
 const SEAM: u64 = 100_000;
 
@@ -89,8 +91,9 @@ pub(crate) fn tell(threads: &mut [ThreadDigest], ends: &[PauseEnd], sums: &mut P
         }
     }
     let others: Vec<Pause> = pauses.iter_mut().filter_map(Pause::settle).collect();
+    let untold = together(loose, &pauses);
     pauses.extend(others);
-    pauses.extend(together(loose));
+    pauses.extend(untold);
     for pause in pauses.iter().filter(|pause| pause.from < pause.to) {
         let mut stood = 0_u64;
         for stand in &pause.stands {
@@ -100,7 +103,11 @@ pub(crate) fn tell(threads: &mut [ThreadDigest], ends: &[PauseEnd], sums: &mut P
             thread.longest_stop = thread.longest_stop.max(length);
             stood = stood.saturating_add(length);
         }
-        let frame = if pause.frame == 0 { seen(threads, pause) } else { pause.frame };
+        let frame = if pause.frame == 0 {
+            seen(threads, pause)
+        } else {
+            pause.frame
+        };
         let sum = sums.entry((pause.asker, pause.collects, frame)).or_default();
         let length = pause.to - pause.from;
         sum.time = sum.time.saturating_add(length);
@@ -167,8 +174,9 @@ fn stands(threads: &[ThreadDigest]) -> Vec<Stand> {
     found
 }
 
-/// Pauses whose end nobody has told: those that stood still at one time did so for one. It was over when the first of them went on.
-fn together(stands: Vec<Stand>) -> Vec<Pause> {
+/// Pauses whose end nobody has told: those that stood still at one time did so for one. It was over when the first of them went on, and right after the end
+/// of the one before, if it began so.
+fn together(stands: Vec<Stand>, told: &[Pause]) -> Vec<Pause> {
     let mut found: Vec<Pause> = Vec::new();
     for stand in stands {
         match found.last_mut() {
@@ -176,12 +184,20 @@ fn together(stands: Vec<Stand>) -> Vec<Pause> {
                 last.to = last.to.min(stand.to);
                 last.stands.push(stand);
             }
-            _ => found.push(Pause {
-                from: stand.from,
-                to: stand.to,
-                stands: vec![stand],
-                ..Pause::default()
-            }),
+            _ => {
+                let before = told.partition_point(|pause| pause.to <= stand.from).checked_sub(1);
+                let before = before.map(|before| &told[before]);
+                let before = before.filter(|before| stand.from - before.to < UNTOLD);
+                found.push(Pause {
+                    asker: before.map_or(0, |before| before.asker),
+                    collects: before.is_some_and(|before| before.collects),
+                    frame: before.map_or(0, |before| before.frame),
+                    from: stand.from,
+                    to: before.map_or(stand.to, |before| stand.to.min(before.to + UNTOLD)),
+                    stands: vec![stand],
+                    ..Pause::default()
+                });
+            }
         }
     }
     found
@@ -239,7 +255,10 @@ mod tests {
         let mut sums = Pauses::new();
         tell(&mut threads, &[end(1, 30), end(1, 30)], &mut sums);
         let sum = &sums[&(1, true, 3)];
-        assert_eq!((sum.time, sum.longest, sum.lengths.bursts().count), (20 * MS, 20 * MS, 1));
+        assert_eq!(
+            (sum.time, sum.longest, sum.lengths.bursts().count),
+            (20 * MS, 20 * MS, 1)
+        );
         assert_eq!(sum.stood, (30 - 11 + 30 - 12) * MS);
         assert_eq!((threads[1].stops, threads[1].longest_stop), (1, 19 * MS));
         assert_eq!(sums.len(), 1, "an end that nobody has waited for is the same one");
@@ -259,6 +278,20 @@ mod tests {
     }
 
     #[test]
+    fn one_that_follows_another_at_once_is_of_the_same_asker_and_as_short() {
+        let at = 20 * MS;
+        let mut threads = [thread(
+            2,
+            &[(10 * MS, at, What::Stopped), (at + 4000, at + 8 * MS, What::Stopped)],
+        )];
+        let mut sums = Pauses::new();
+        tell(&mut threads, &[end(1, 20)], &mut sums);
+        let sum = &sums[&(1, true, 3)];
+        assert_eq!((sum.time, sum.lengths.bursts().count), (10 * MS + 6000, 2));
+        assert_eq!(sums.len(), 1);
+    }
+
+    #[test]
     fn a_wait_for_others_is_of_the_pause_that_follows_or_of_one_of_its_own() {
         let mut threads = [
             thread(1, &spans(&[(10, 11, What::Asking), (100, 101, What::Asking)])),
@@ -266,7 +299,11 @@ mod tests {
         ];
         let mut sums = Pauses::new();
         tell(&mut threads, &[end(1, 70)], &mut sums);
-        assert_eq!(sums[&(1, true, 3)].longest, 10 * MS, "what it waited for long before was another");
+        assert_eq!(
+            sums[&(1, true, 3)].longest,
+            10 * MS,
+            "what it waited for long before was another"
+        );
         let others = &sums[&(1, false, 0)];
         assert_eq!((others.time, others.lengths.bursts().count), (2 * MS, 2));
     }

@@ -111,7 +111,9 @@ impl Cutter<'_> {
                 (_, What::Blurred(_)) => self.blur.push((at, until, core)),
                 (Core::Ready, _) => self.emit(at, until, State::Ready, None),
                 (Core::On, What::Held) => self.emit(at, until, State::OnCpuGil, None),
-                (Core::On, What::Free | What::Parked | What::Stopped | What::Asking) => self.emit(at, until, State::OnCpuReleased, None),
+                (Core::On, What::Free | What::Parked | What::Stopped | What::Asking) => {
+                    self.emit(at, until, State::OnCpuReleased, None)
+                }
                 (_, What::Wanted) => self.emit(at, until, State::GilWait, None),
                 (Core::Off(_), What::Held) => self.emit(at, until, State::GilHeldOffCpu, None),
                 (Core::Off(key), What::Free) => self.emit(at, until, key.state(), Some(key)),
@@ -450,7 +452,10 @@ fn counted_stretch(cutter: &mut Cutter<'_>, waits: &mut Waits<'_>, from: u64, to
     };
     let (held, free) = (of(What::Held), of(What::Free));
     // All that a thread does asleep.
-    let wanted = [What::Wanted, What::Parked, What::Stopped, What::Asking].map(of).iter().sum();
+    let wanted = [What::Wanted, What::Parked, What::Stopped, What::Asking]
+        .map(of)
+        .iter()
+        .sum();
     let (on, ready) = known.unwrap_or((held, 0));
     let split = split(on, ready, to - from - on - ready, held, wanted);
     let ready_held = held - split.held_on - split.held_off;
@@ -473,14 +478,7 @@ fn counted_stretch(cutter: &mut Cutter<'_>, waits: &mut Waits<'_>, from: u64, to
                     _ => (State::LockWait, Some(Key::World)),
                 };
                 let parts = [ready_wanted, 0, wanted - ready_wanted];
-                cutter.share(
-                    from,
-                    to,
-                    parts,
-                    &mut done[1],
-                    [State::Ready, State::Ready, state],
-                    key,
-                );
+                cutter.share(from, to, parts, &mut done[1], [State::Ready, State::Ready, state], key);
             }
             What::Free | What::Blurred(_) => {
                 let key = waits.of(from, to);

@@ -239,7 +239,11 @@ fn stopped_sentence(figures: &Figures, profile: &Profile) -> String {
         percent(figures.stopped_share)
     );
     if let Some(worst) = profile.pauses.iter().max_by_key(|pauses| pauses.stood) {
-        let what = if worst.collects { "to collect garbage" } else { "for something else than garbage" };
+        let what = if worst.collects {
+            "to collect garbage"
+        } else {
+            "for something else than garbage"
+        };
         text += &format!(", most of all {what}");
         if !worst.name.is_empty() {
             text += &format!(", in {}", worst.name);
