@@ -39,11 +39,12 @@ async function unpack() {
   };
 }
 
-const KINDS = 9;
+const HOLDERS = 8;
+const KINDS = Math.max(HOLDERS, STATES.length);
 const STRIDE = 16;
 
 /**
- * Spans in order, each of one of nine kinds. Every sixteenth knows what all before it add up to, so the time of each kind in
+ * Spans in order, each of one of some kinds: states, or holders of the GIL. Every sixteenth knows what all before it add up to, so the time of each kind in
  * any range costs two searches and at most thirty steps, however many spans lie in it.
  */
 class Spans {

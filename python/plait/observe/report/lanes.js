@@ -31,7 +31,7 @@ class Timeline {
     for (const [, first, count] of about.gil) {
       const own = new Set();
       for (let i = first; i < first + count; i++) own.add(heldBy[i]);
-      [...own].sort((a, b) => total.get(b) - total.get(a)).forEach((thread, place) => this.rankOf.set(thread, Math.min(place, KINDS - 1)));
+      [...own].sort((a, b) => total.get(b) - total.get(a)).forEach((thread, place) => this.rankOf.set(thread, Math.min(place, HOLDERS - 1)));
     }
   }
 

@@ -280,9 +280,9 @@ def _pauses(summary: _Summary, profile: ProfileRecord) -> None:
         at = each["at"]
         where = f", {at['function']} {short(at['file'])}:{at['line']}" if at else ""
         times = [seconds(each[name]) for name in ("time", "longest", "stood")]
-        rows.append((f"{asked_by(each)}{where}", [f"{each['count']:,}", *times]))
+        rows.append((f"by {asked_by(each)}{where}", [f"{each['count']:,}", *times]))
     heads = [("times", 8), ("time", 10), ("longest", 10), ("stood", 10)]
-    _table(summary, "Stop-the-world, asked for by", heads, rows, len(pauses["askers"]))
+    _table(summary, "Stop-the-world", heads, rows, len(pauses["askers"]))
     if pauses["count"]:
         lengths = pauses["lengths"]
         text = f"half of them up to {seconds(lengths['p50'])}, 99% up to {seconds(lengths['p99'])}"
