@@ -71,6 +71,7 @@ def render(profile: ProfileRecord) -> str:
     words = {
         "states": [{"name": name, "title": title, "meaning": meaning} for name, title, meaning in described_states],
         "verdicts": VERDICTS,
+        "gil": not without_gil(profile),
     }
     parts = {
         **_top(profile),

@@ -2,7 +2,7 @@
 
 const HEIGHTS = [1, 1, 0.72, 0.72, 1, 0.45, 0.72, 0.2, 0.72]; // running stands tall, waiting is low
 const OF_STATE = STATES.map((_, state) => state);
-const ORDER = [0, 1, 4, 3, 2, 6, 5, 7]; // from the floor of a lane upwards
+const ORDER = [0, 1, 4, 3, 2, 8, 6, 5, 7].filter((k) => k < STATES.length); // from the floor of a lane upwards
 const ROWS = { process: 30, gil: 20, thread: 25, heading: 26, task: 17 };
 const PAPER = 3000; // as many pixels of lanes are printed at most
 

@@ -91,7 +91,7 @@ def table(record: TopRecord, order: Order, width: int) -> list[str]:
         order: How processes, and the threads of each, are sorted.
         width: How many columns of a terminal a row takes, 60 at least.
     """
-    shown = columns(record)
+    shown = columns(record, order)
     lines = [_titles(order, width, shown)]
     threads: dict[int, list[ThreadFigures]] = {}
     for thread in record["threads"]:
@@ -102,10 +102,10 @@ def table(record: TopRecord, order: Order, width: int) -> list[str]:
     return lines
 
 
-def columns(record: TopRecord) -> list[str]:
-    """Return those columns that say something of these processes."""
+def columns(record: TopRecord, order: Order) -> list[str]:
+    """Return those columns that say something of these processes, and the one that they are sorted by."""
     hidden = {"gil_wait", "gil_held_off_cpu"} if _free(record) else {"stop_the_world"}
-    return [column for column in COLUMNS if column not in hidden]
+    return [column for column in COLUMNS if column not in hidden or column == order.column]
 
 
 def _free(record: TopRecord) -> bool:
