@@ -98,7 +98,9 @@ def test_without_a_gil_lanes_tell_who_stands_still_from_who_waits_for_locks() ->
         if kind == "thread":
             found = list(states[first : first + count])
             assert [state == len(STATES) for state in found] == [state == 3 for state in lane["state"]]
-    assert [each["name"] for each in json.loads(Page(report.render(with_gil)).scripts[0][1])["words"]["states"]] == list(STATES)
+    assert [
+        each["name"] for each in json.loads(Page(report.render(with_gil)).scripts[0][1])["words"]["states"]
+    ] == list(STATES)
 
 
 def test_names_stay_where_they_are() -> None:

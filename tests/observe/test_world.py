@@ -1,7 +1,7 @@
 """What takes the GIL's place where there is none: pauses of the world, and waits for the interpreter's locks.
 
-The programs (`_world_truths.py`) know their answer. On a busy machine one may lose its core between a look at its clock and what it
-looks at: so it is tried again when its figures differ.
+The programs (`_world_truths.py`) know their answer. On a busy machine one may lose its core between a look at its clock and
+what it looks at: so it is tried again when its figures differ.
 """
 
 from __future__ import annotations
@@ -190,7 +190,9 @@ def test_from_outside(tmp_path: Path) -> None:
             process.stdout.readline()
             command = [sys.executable, "-m", "plait", "top", "--json", "--once", "-i", "1.5", "--pid", str(process.pid)]
             ran = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
-            shown = subprocess.run([each for each in command if each != "--json"], capture_output=True, text=True, timeout=60)
+            shown = subprocess.run(
+                [each for each in command if each != "--json"], capture_output=True, text=True, timeout=60
+            )
         finally:
             process.kill()
     record = json.loads(ran.stdout)

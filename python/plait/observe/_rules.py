@@ -30,7 +30,17 @@ SCOPES: Final = ("program", "thread", "process", "task", "function")
 _STOPPED: Final = ("stop_the_world", "longest_stop")
 
 FIGURES: Final = {
-    "program": (*STATES, *_STOPPED, "longest_gil_hold", "loop_blocked", "overhead", "wall", "processes", "threads", "tasks"),
+    "program": (
+        *STATES,
+        *_STOPPED,
+        "longest_gil_hold",
+        "loop_blocked",
+        "overhead",
+        "wall",
+        "processes",
+        "threads",
+        "tasks",
+    ),
     "thread": (*STATES, *_STOPPED, "longest_gil_hold", "wall", "switches_voluntary", "switches_forced"),
     "process": ("cpu", "wall"),
     "task": ("running", "ready", "awaiting", "longest_step", "wall", "steps"),

@@ -63,9 +63,9 @@ def render(profile: ProfileRecord) -> str:
     small = {key: value for key, value in profile.items() if key not in {"lanes", "gil", "stacks"}}
     script = '(() => {\n"use strict";\n' + "\n".join(_asset(name) for name in SCRIPTS) + "\n})();"
     style = _asset("style.css")
-    described_states = [(name, TITLES[name], MEANINGS[name]) for name in STATES]
+    described_states: list[tuple[str, str, str]] = [(name, TITLES[name], MEANINGS[name]) for name in STATES]
     if without_gil(profile):
-        described_states = [(name, *WITHOUT_GIL.get(name, (title, why))) for name, title, why in described_states]
+        described_states = [(name, *WITHOUT_GIL.get(name, (TITLES[name], MEANINGS[name]))) for name in STATES]
     if (pauses := profile.get("stop_the_world")) is not None and pauses["count"]:
         described_states.append((STOPPED, *STOPPED_WORDS))
     words = {

@@ -22,7 +22,7 @@ from plait.observe.report._words import (
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
-    from typing import Any, Final, TextIO
+    from typing import Any, Final, Literal, TextIO
 
     from plait.observe._records import ProfileRecord, States
 
@@ -246,7 +246,9 @@ def _threads(summary: _Summary, profile: ProfileRecord) -> None:
     heads = ("runs", "stopped", "locks") if free else ("Python", "GIL wait", "I/O")
     bar = summary.width - 54
     summary.title(
-        f"Threads ({len(threads):,})", f"{'wall':>9}{heads[0]:>8}{heads[1]:>10}{heads[2]:>6}  ", f"{'their time':<{bar}}"
+        f"Threads ({len(threads):,})",
+        f"{'wall':>9}{heads[0]:>8}{heads[1]:>10}{heads[2]:>6}  ",
+        f"{'their time':<{bar}}",
     )
     made: list[str] = []
     used: dict[str, float] = {}
@@ -374,7 +376,10 @@ def _functions(summary: _Summary, profile: ProfileRecord) -> None:
         if max(each["self_cpu"], each["caused_gil_wait"], each["longest_gil_hold"]) > 0
     ]
     free = without_gil(profile)
-    names = ("self_cpu", "lock_wait", "io_wait") if free else ("self_cpu", "caused_gil_wait", "longest_gil_hold")
+    names: tuple[Literal["self_cpu", "lock_wait", "io_wait", "caused_gil_wait", "longest_gil_hold"], ...]
+    names = ("self_cpu", "caused_gil_wait", "longest_gil_hold")
+    if free:
+        names = ("self_cpu", "lock_wait", "io_wait")
     rows: list[tuple[str, Sequence[str]]] = []
     for index in _worst(
         lambda index: functions[index]["self_cpu"] + functions[index]["caused_gil_wait"], len(functions)

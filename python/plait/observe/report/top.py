@@ -73,7 +73,13 @@ def heading(record: TopRecord, program: str, width: int) -> list[str]:
     waits = sum(process["stop_the_world" if free else "gil_wait"] for process in processes)
     counts = f"{_many(len(processes), 'process', 'processes')}, {_many(len(record['threads']), 'thread', 'threads')}"
     seen = f"{record['seconds']:.1f} s, {_many(record['looks'], 'look', 'looks')}"
-    figures = [counts, f"CPU {cpu:.0%}", f"{'stopped' if free else 'GIL wait'} {waits:.0%}", f"{switches:.0f} switches/s", seen]
+    figures = [
+        counts,
+        f"CPU {cpu:.0%}",
+        f"{'stopped' if free else 'GIL wait'} {waits:.0%}",
+        f"{switches:.0f} switches/s",
+        seen,
+    ]
     while len(figures) > 1 and len("  ".join(figures)) > width:
         figures.pop()  # rather than half of it
     return [cut(program, width), cut("  ".join(figures), width)]
