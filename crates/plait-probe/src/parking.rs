@@ -103,9 +103,10 @@ pub(crate) unsafe fn keep(world: &World, function: usize) -> Result<(), Refused>
             clock_wait as ClockWait as usize,
             timed_wait as TimedWait as usize,
         ];
+        // First, so that no sleep is taken for another.
+        let _ = WORLD.set(*world);
         // SAFETY: these have the types of the functions of those names.
         *kept = Some(unsafe { Hooks::point_all(function, &NAMES, here, &REAL) }?);
-        let _ = WORLD.set(*world);
     }
     Ok(())
 }
