@@ -97,16 +97,95 @@ unsafe extern "C-unwind" fn post(semaphore: *mut c_void) -> c_int {
 pub(crate) unsafe fn keep(world: &World, function: usize) -> Result<(), Refused> {
     let mut kept = KEPT.get_or_init(Guarded::default).lock();
     if kept.is_none() {
-        let here = [
-            wait as Wait as usize,
-            post as Post as usize,
-            clock_wait as ClockWait as usize,
-            timed_wait as TimedWait as usize,
-        ];
         // First, so that no sleep is taken for another.
         let _ = WORLD.set(*world);
-        // SAFETY: these have the types of the functions of those names.
-        *kept = Some(unsafe { Hooks::point_all(function, &NAMES, here, &REAL) }?);
+        // SAFETY: the caller's promise.
+        *kept = Some(unsafe { install(function) }?);
     }
     Ok(())
+}
+
+/// # Safety
+/// The object that has `function` somewhere in its code stays loaded.
+unsafe fn install(function: usize) -> Result<Hooks, Refused> {
+    let here = [
+        wait as Wait as usize,
+        post as Post as usize,
+        clock_wait as ClockWait as usize,
+        timed_wait as TimedWait as usize,
+    ];
+    // SAFETY: these have the types of the functions of those names; the caller's promise.
+    unsafe { Hooks::point_all(function, &NAMES, here, &REAL) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fake::{FakeGil, turn};
+    use crate::meter::Clock;
+    use crate::proc::{Stat, Tasks};
+    use plait_sys::thread;
+    use plait_sys::ticks::{Scale, Ticks};
+    use plait_trace::record::GilSpan;
+    use std::time::Duration;
+
+    unsafe extern "C-unwind" {
+        fn sem_init(semaphore: *mut c_void, shared: c_int, value: u32) -> c_int;
+        fn sem_wait(semaphore: *mut c_void) -> c_int;
+        fn sem_post(semaphore: *mut c_void) -> c_int;
+        fn sem_timedwait(semaphore: *mut c_void, until: *const c_void) -> c_int;
+    }
+
+    #[repr(C, align(16))]
+    struct Semaphore([u64; 4]);
+
+    #[test]
+    fn sleeps_are_measured_and_say_what_they_are() {
+        const SLEEP: Duration = Duration::from_millis(20);
+        let _turn = turn();
+        let scale = Scale::new(Ticks::find());
+        let clock = Clock {
+            scale,
+            began: scale.clock().now(),
+        };
+        let session = meter::begin(&scale, clock.began, &[]);
+        // SAFETY: this program stays loaded.
+        let hooks = unsafe { install(FakeGil::function()) }.expect("hooks");
+        let semaphore = Box::leak(Box::new(Semaphore([0; 4]))).0.as_mut_ptr() as usize;
+        // SAFETY: room for one.
+        unsafe { sem_init(semaphore as *mut c_void, 0, 0) };
+        let (send, begun) = std::sync::mpsc::channel();
+        let sleeper = std::thread::spawn(move || {
+            send.send(thread::number()).expect("the test waits");
+            let semaphore = semaphore as *mut c_void;
+            let past = [1_u64, 0];
+            // SAFETY: it was made, and is never freed; two words of a time.
+            let late = unsafe {
+                assert_eq!(sem_wait(semaphore), 0);
+                sem_timedwait(semaphore, past.as_ptr().cast())
+            };
+            let errno = std::io::Error::last_os_error().kind();
+            assert_eq!((late, errno), (-1, std::io::ErrorKind::TimedOut));
+        });
+        let (tid, mut buffer) = (begun.recv().expect("it sends"), Vec::new());
+        let asleep = |stat: &[u8]| Stat::parse(stat).is_some_and(|stat| stat.state == b'S');
+        while !asleep(Tasks::own().read(tid, "stat", &mut buffer).expect("it lives")) {
+            std::thread::yield_now();
+        }
+        std::thread::sleep(SLEEP);
+        // SAFETY: it was made just now.
+        unsafe { sem_post(semaphore as *mut c_void) };
+        sleeper.join().expect("no panic");
+        let meter = meter::find(session, tid).expect("it took part");
+        let mut slept = Vec::new();
+        meter.drain(&clock, &mut |span| {
+            if span.span == Some(GilSpan::Parked) {
+                slept.push(Duration::from_nanos(span.to - span.from));
+            }
+        });
+        meter::end();
+        drop(hooks);
+        assert_eq!(slept.len(), 2, "{slept:?}");
+        assert!(slept[0] >= SLEEP, "{slept:?}");
+    }
 }
