@@ -65,8 +65,8 @@ impl Doing {
         }
     }
 
-    /// Whether each span of it counts by itself, however short: there is a sleep behind each, and sums of them are of no use.
-    fn counts(self) -> bool {
+    /// Whether it sleeps in the interpreter's parking lot.
+    fn sleeps(self) -> bool {
         matches!(self, Doing::Parked | Doing::Stopped | Doing::Asking)
     }
 }
@@ -91,7 +91,10 @@ const SINCE_SHIFT: u32 = 4;
 const DOING: u64 = 7;
 const DOING_BITS: u32 = 3;
 
-/// Above the state in a span's third word: how many takes it sums.
+/// In the word of takes, above those: how many sleeps there were.
+const SLEEP: u64 = 1 << 32;
+
+/// Above the state in a span's third word: how many takes or sleeps it sums.
 const TAKES_SHIFT: u32 = 8;
 /// A span that is a sum.
 const SUMMED: u64 = 8;
@@ -150,6 +153,8 @@ pub(crate) struct Span {
     pub(crate) to: u64,
     /// None for what nobody knows.
     pub(crate) span: Option<GilSpan>,
+    /// How many sleeps it sums, if it is a sleep.
+    pub(crate) sleeps: u64,
     /// What is no span, but the end of a pause.
     pub(crate) pause: Option<Pause>,
 }
@@ -398,7 +403,7 @@ impl Meter {
         let length = now - since;
         let doing = did.doing();
         if was == Doing::Free
-            && !doing.counts()
+            && !doing.sleeps()
             && (did == Did::WaitForOther || word & MADE != 0 && length < lasts(BACK))
         {
             was = Doing::Wants;
@@ -413,7 +418,8 @@ impl Meter {
                 Doing::Free if doing == Doing::Wants && length < lasts(AT_ONCE) && trail.get(SPANS) == 0 => {
                     trail.set(NOW, pack(doing, since));
                 }
-                _ if length < lasts(SHORT) && !was.counts() => {
+                // Each pause counts, however short.
+                _ if length < lasts(SHORT) && !matches!(was, Doing::Stopped | Doing::Asking) => {
                     self.add(was, since, length);
                     if now - trail.get(FROM) >= lasts(BLUR) {
                         self.flush(now);
@@ -453,7 +459,7 @@ impl Meter {
             trail.set(FROM, since);
         }
         // The count, and below it the state of the last.
-        trail.set(SPANS, ((spans >> DOING_BITS) + 1) << DOING_BITS | was as u64);
+        trail.set(SPANS, (spans & !DOING) + (1 << DOING_BITS) | was as u64);
         match was {
             Doing::Holds => {
                 trail.set(HELD, trail.get(HELD) + length);
@@ -463,7 +469,8 @@ impl Meter {
                 }
             }
             Doing::Wants => trail.set(WANTED, trail.get(WANTED) + length),
-            Doing::Free | Doing::Unknown | Doing::Parked | Doing::Stopped | Doing::Asking => {}
+            Doing::Parked => trail.set(TAKES, trail.get(TAKES) + SLEEP),
+            Doing::Free | Doing::Unknown | Doing::Stopped | Doing::Asking => {}
         }
     }
 
@@ -508,9 +515,12 @@ impl Meter {
 /// The sums as a span up to `to`.
 fn summed(get: impl Fn(usize) -> u64, to: u64) -> [u64; SPAN] {
     let spans = get(SPANS);
+    let (takes, sleeps) = (get(TAKES) % SLEEP, get(TAKES) / SLEEP);
     let third = match spans >> DOING_BITS {
         1 => spans & DOING,
-        _ => SUMMED | get(TAKES) << TAKES_SHIFT,
+        // Without a GIL: what lies between them is short.
+        _ if takes == 0 && sleeps > 0 => Doing::Parked as u64 | sleeps << TAKES_SHIFT,
+        _ => SUMMED | takes << TAKES_SHIFT,
     };
     [get(FROM), to, third, get(HELD), get(WANTED), get(LONGEST)]
 }
@@ -551,6 +561,11 @@ fn read([from, to, third, held, wanted, longest]: [u64; SPAN], scale: &Scale) ->
         from: scale.at(from),
         to: scale.at(to),
         span,
+        sleeps: if third & SUMMED != 0 {
+            1
+        } else {
+            (third >> TAKES_SHIFT).max(1)
+        },
         pause,
     }
 }
@@ -613,6 +628,7 @@ mod tests {
             from,
             to,
             span: Some(span),
+            sleeps: 1,
             pause: None,
         }
     }
@@ -631,6 +647,7 @@ mod tests {
             from: 1000,
             to: 2000,
             span: None,
+            sleeps: 1,
             pause: None,
         };
         let expected = [
@@ -733,7 +750,7 @@ mod tests {
     }
 
     #[test]
-    fn sleeps_count_however_short_and_pauses_end_between_them() {
+    fn short_sleeps_are_one_and_each_pause_counts() {
         let _turn = turn();
         let events = [
             (Did::Ask, 2000),
@@ -743,11 +760,10 @@ mod tests {
             (Did::Stop, 102_300),
             (Did::Wake, 102_400),
         ];
-        let (spans, open, meter) = measured(&events);
+        let (mut spans, open, meter) = measured(&events);
         let expected = [
             span(2000, 2100, GilSpan::Asking),
-            span(2100, 2200, GilSpan::Free),
-            span(2200, 2300, GilSpan::Parked),
+            span(2100, 2300, GilSpan::Parked),
             span(2300, 102_300, GilSpan::Free),
             span(102_300, 102_400, GilSpan::Stopped),
         ];
@@ -764,6 +780,7 @@ mod tests {
             from: 102_500,
             to: 102_500,
             span: None,
+            sleeps: 1,
             pause: Some(pause),
         };
         assert_eq!(later, [expected]);

@@ -121,7 +121,14 @@ impl Thread {
     }
 
     /// Takes a span that the thread's meter has measured.
-    pub(super) fn span(&mut self, Span { from, to, span, pause }: Span, out: &mut Vec<Record>) {
+    pub(super) fn span(&mut self, span: Span, out: &mut Vec<Record>) {
+        let Span {
+            from,
+            to,
+            span,
+            sleeps,
+            pause,
+        } = span;
         if let Some(pause) = pause {
             self.pauses.push((from, pause));
             return;
@@ -144,7 +151,7 @@ impl Thread {
         self.takes += match span {
             GilSpan::Held => 1,
             GilSpan::Blurred { takes, .. } => u64::from(takes),
-            GilSpan::Parked | GilSpan::Stopped | GilSpan::Asking => 1,
+            GilSpan::Parked | GilSpan::Stopped | GilSpan::Asking => sleeps,
             GilSpan::Wanted | GilSpan::Free => 0,
         };
         out.push(Record::Gil {
@@ -302,6 +309,7 @@ mod tests {
                 from: 50,
                 to: 200,
                 span: None,
+                sleeps: 1,
                 pause: None,
             },
             &mut out,
@@ -315,6 +323,7 @@ mod tests {
                 from: 200,
                 to: 400,
                 span: Some(GilSpan::Wanted),
+                sleeps: 1,
                 pause: None,
             },
             &mut out,
@@ -324,6 +333,7 @@ mod tests {
                 from: 400,
                 to: 450,
                 span: Some(GilSpan::Held),
+                sleeps: 1,
                 pause: None,
             },
             &mut out,
@@ -345,6 +355,7 @@ mod tests {
                 from: 100,
                 to: 200,
                 span: None,
+                sleeps: 1,
                 pause: None,
             },
             &mut out,
