@@ -459,7 +459,7 @@ impl Meter {
             trail.set(FROM, since);
         }
         // The count, and below it the state of the last.
-        trail.set(SPANS, (spans & !DOING) + (1 << DOING_BITS) | was as u64);
+        trail.set(SPANS, ((spans & !DOING) + (1 << DOING_BITS)) | was as u64);
         match was {
             Doing::Holds => {
                 trail.set(HELD, trail.get(HELD) + length);
@@ -760,7 +760,7 @@ mod tests {
             (Did::Stop, 102_300),
             (Did::Wake, 102_400),
         ];
-        let (mut spans, open, meter) = measured(&events);
+        let (spans, open, meter) = measured(&events);
         let expected = [
             span(2000, 2100, GilSpan::Asking),
             span(2100, 2300, GilSpan::Parked),

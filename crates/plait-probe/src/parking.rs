@@ -155,7 +155,7 @@ mod tests {
         // SAFETY: room for one.
         unsafe { sem_init(semaphore as *mut c_void, 0, 0) };
         let (send, begun) = std::sync::mpsc::channel();
-        let sleeper = std::thread::spawn(move || {
+        let sleeper = thread::spawn_native("sleeper", move || {
             send.send(thread::number()).expect("the test waits");
             let semaphore = semaphore as *mut c_void;
             let past = [1_u64, 0];
@@ -166,7 +166,8 @@ mod tests {
             };
             let errno = std::io::Error::last_os_error().kind();
             assert_eq!((late, errno), (-1, std::io::ErrorKind::TimedOut));
-        });
+        })
+        .expect("spawn");
         let (tid, mut buffer) = (begun.recv().expect("it sends"), Vec::new());
         let asleep = |stat: &[u8]| Stat::parse(stat).is_some_and(|stat| stat.state == b'S');
         while !asleep(Tasks::own().read(tid, "stat", &mut buffer).expect("it lives")) {
