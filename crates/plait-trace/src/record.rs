@@ -25,7 +25,7 @@ pub enum GilSpan {
     Wanted,
     /// Neither.
     Free,
-    /// It slept on a lock of the interpreter's.
+    /// It slept on a lock of the interpreter's, once or again and again.
     Parked,
     /// It stood still: another thread had stopped the world.
     Stopped,
@@ -120,7 +120,7 @@ impl WaitKind {
 /// A way of observing, so that a report can say which were used.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Method {
-    /// What it sees: `gil`, `switches`, `ready`, `waits`, `stacks`, `tasks`, `locks`, `pools`, `files` (the observer's).
+    /// What it sees: `gil`, `switches`, `ready`, `waits`, `stacks`, `tasks`, `locks`, `pauses`, `pools`, `files` (the observer's).
     pub what: Text,
     /// How: for example `condition variables` or `sampled`.
     pub how: Text,
