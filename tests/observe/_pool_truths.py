@@ -7,7 +7,9 @@ KIND is the pool. What it has measured, and what a profile of it says, go to FIL
 
 from __future__ import annotations
 
+import functools
 import json
+import multiprocessing
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -78,5 +80,7 @@ def main(kind: Any) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    kinds = {"plait": plait.ProcessPool, "concurrent.futures": ProcessPoolExecutor}
+    # A fork server of the first profile does not know of the others, and from 3.14 on it would make the workers.
+    executor = functools.partial(ProcessPoolExecutor, mp_context=multiprocessing.get_context("fork"))
+    kinds = {"plait": plait.ProcessPool, "concurrent.futures": executor}
     Path(sys.argv[2]).write_text(json.dumps(main(kinds[sys.argv[1]])))

@@ -487,3 +487,33 @@ def a_profile(
 def in_json(profile: ProfileRecord) -> ProfileRecord:
     """As it comes back from a file of JSON."""
     return cast("ProfileRecord", json.loads(json.dumps(profile)))
+
+
+def without_gil(profile: ProfileRecord) -> ProfileRecord:
+    """The same program without a GIL: who waited for it, or slept with it, stood still or waited for a lock."""
+    record: Any = in_json(profile)
+    record["methods"][0] = {"what": "gil", "how": "none", "exact": True, "why": "a free-threaded build has none"}
+    record["notes"].append("stop-the-world")
+    stood = 0.0
+    for each in record["threads"]:
+        each["on_cpu_released"] += each["on_cpu_gil"]
+        each["stop_the_world"] = each["gil_wait"]
+        each["lock_wait"] += each["gil_wait"] + each["gil_held_off_cpu"]
+        each["stops"], each["longest_stop"] = 3, each["gil_wait"] / 2
+        each |= {"on_cpu_gil": 0.0, "gil_wait": 0.0, "gil_held_off_cpu": 0.0, "longest_gil_hold": 0.0, "gil_takes": 0}
+        stood += each["stop_the_world"]
+    for each in record["lanes"]:
+        if each["kind"] == "thread":
+            for at, state in enumerate(each["state"]):
+                if state == WANTED:
+                    each["state"][at], each["note"][at] = LOCK, len(record["notes"]) - 1
+                elif state in {GIL, HELD_OFF}:
+                    each["state"][at] = RELEASED if state == GIL else LOCK
+    record["gil"] = []
+    place = {"function": "query", "file": "/srv/shop/db.py", "line": 70}
+    asker = {"pid": 4242, "tid": 4242, "name": "MainThread", "collects": True, "at": place}
+    figures = {"count": 3, "time": stood / 2, "longest": stood / 4, "stood": stood}
+    lengths = {"count": 3, "p50": stood / 8, "p90": stood / 4, "p99": stood / 4, "max": stood / 4, "buckets": [0, 3]}
+    unknown = {"pid": 4242, "tid": 0, "name": "", "collects": False, "at": None, **dict.fromkeys(figures, 0)}
+    record["stop_the_world"] = {**figures, "lengths": lengths, "askers": [{**asker, **figures}, unknown]}
+    return cast("ProfileRecord", record)

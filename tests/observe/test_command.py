@@ -100,11 +100,11 @@ def test_its_own_sitecustomize_runs(script: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_signals_go_to_the_program(script: Any, tmp_path: Path, number: signal.Signals) -> None:
     source = f"""
-import signal, sys
+import signal, sys, time
 signal.signal({int(number)}, lambda *_: sys.exit(42))
 print("ready", flush=True)
-while True:
-    signal.pause()
+while True:  # a signal that comes right before a wait of its own would find nobody
+    time.sleep(0.05)
 """
     path = script(source)
     with subprocess.Popen(
@@ -259,6 +259,8 @@ def test_rules_decide_the_exit_code(script: Any, tmp_path: Path) -> None:
     path = script("import time; time.sleep(0.1)")
     kept = plain("-m", "plait", "profile", "-q", "--fail-if", "gil_wait>99%", path)
     assert (kept.returncode, kept.stderr) == (0, "")
+    rules = ["--fail-if", "stop_the_world>99%", "--fail-if", "thread:longest_stop>1s"]
+    assert plain("-m", "plait", "profile", "-q", *rules, path).returncode == 0
     broken = plain("-m", "plait", "profile", "-q", "--fail-if", "wall > 50ms", path)
     assert broken.returncode == 1
     assert "wall" in broken.stderr

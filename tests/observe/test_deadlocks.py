@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-SEES = sys.version_info < (3, 14) and not sysconfig.get_config_var("Py_GIL_DISABLED")
+# Where locks of earlier builds without a GIL sleep is not known.
+SEES = sys.version_info >= (3, 14) or not sysconfig.get_config_var("Py_GIL_DISABLED")
 
 COMMON = """
 import json, os, sys, threading, time

@@ -28,7 +28,7 @@ def whole(found):
     assert main["wall"] > 0.98 * found.wall, (main, found.wall)
     states = ("on_cpu_gil", "on_cpu_released", "ready", "gil_wait", "gil_held_off_cpu", "io_wait", "lock_wait", "idle")
     assert abs(sum(main[state] for state in states) - main["wall"]) < 0.01 * main["wall"]
-    assert main["on_cpu_gil"] + main["ready"] > 0.55, main
+    assert main["on_cpu_gil"] + main["on_cpu_released"] + main["ready"] > 0.55, main
     assert 0.25 < main["io_wait"] + main["ready"], main
     assert found.overhead["lost_records"] == 0
 """

@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
+from plait.observe._states import STATES
 from plait.observe.report import html as report
-from tests.observe._profiles import NASTY, a_profile, in_json
+from tests.observe._profiles import NASTY, a_profile, in_json, without_gil
 
 
 class Page(html.parser.HTMLParser):
@@ -82,6 +83,24 @@ def test_the_page_carries_the_whole_profile(name: str) -> None:
             assert lengths[first + at] * tick == pytest.approx(lane["length"][at], abs=3 * tick)
     words = 3 * segments + 3 * about["held"] + 4 * about["samples"] + 3 * about["frames"]
     assert len(columns) == 4 * words + segments
+
+
+def test_without_a_gil_lanes_tell_who_stands_still_from_who_waits_for_locks() -> None:
+    with_gil = a_profile()
+    profile = without_gil(with_gil)
+    page = Page(report.render(profile))
+    _, about, columns = unpacked(page)
+    words = json.loads(page.scripts[0][1])["words"]["states"]
+    assert [each["name"] for each in words] == [*STATES, "stop_the_world"]
+    assert words[1]["title"] == "Running"
+    states = columns[len(columns) - about["segments"] :]
+    for lane, (kind, _, first, count) in zip(with_gil["lanes"], about["lanes"], strict=True):
+        if kind == "thread":
+            found = list(states[first : first + count])
+            assert [state == len(STATES) for state in found] == [state == 3 for state in lane["state"]]
+    assert [
+        each["name"] for each in json.loads(Page(report.render(with_gil)).scripts[0][1])["words"]["states"]
+    ] == list(STATES)
 
 
 def test_names_stay_where_they_are() -> None:

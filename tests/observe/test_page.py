@@ -15,9 +15,9 @@ import pytest
 from plait._words import seconds
 from plait.observe._states import STATES
 from plait.observe.report import html
-from plait.observe.report._words import TITLES, VERDICTS
+from plait.observe.report._words import STOPPED_WORDS, TITLES, VERDICTS
 from tests.observe._chromium import Browser
-from tests.observe._profiles import GIL, IO, Player, a_profile, in_json, lane
+from tests.observe._profiles import GIL, IO, Player, a_profile, in_json, lane, without_gil
 
 if TYPE_CHECKING:
     from plait.observe._records import ProfileRecord
@@ -389,6 +389,16 @@ def test_a_hundred_thousand_segments(show: Any, record_property: Any) -> None:
 def test_it_can_be_printed(show: Any) -> None:
     browser = show(a_profile())
     assert len(browser.call("Page.printToPDF", printBackground=True)["data"]) > 20_000
+
+
+def test_without_a_gil_it_shows_who_stood_still(show: Any) -> None:
+    browser = show(without_gil(a_profile()))
+    legend = browser.run("[...document.querySelectorAll('#legend b')].map((each) => each.textContent)")
+    assert legend[1] == "Running"
+    assert legend[-1] == STOPPED_WORDS[0]
+    assert browser.run("document.getElementById('pauses').hidden") is False
+    assert "MainThread" in browser.run("document.getElementById('pauses').textContent")
+    assert "stood still" in browser.run("document.querySelector('#threads thead').textContent")
 
 
 def test_all_states_have_their_legend(show: Any) -> None:

@@ -12,7 +12,7 @@ from plait._words import seconds, size
 from plait.observe._states import STATES
 from plait.observe.report import terminal
 from plait.observe.report._words import figure, percent, plain
-from tests.observe._profiles import NASTY, a_profile, in_json
+from tests.observe._profiles import NASTY, a_profile, in_json, without_gil
 
 if TYPE_CHECKING:
     from plait.observe._records import States
@@ -60,6 +60,22 @@ def test_it_says_what_there_is_to_say() -> None:
         assert wanted in flat, wanted
     for title in ("Threads (7)", "Processes (2)", "Tasks (12)", "Functions (7)", "Waits (", "Locks (", "Pools (1)"):
         assert title in text
+
+
+@pytest.mark.parametrize("width", [60, 80])
+def test_without_a_gil_it_says_who_stood_still(width: int) -> None:
+    profile = without_gil(a_profile())
+    text = terminal.render(profile, width=width)
+    assert [line for line in text.split("\n") if terminal.columns(line) > width] == []
+    flat = " ".join(text.split())
+    for wanted in ("runs stopped locks", "S stands still", "▓ runs", "Stop-the-world (2)", "3 pauses, half of them"):
+        assert wanted in flat, wanted
+    assert "by MainThread coll" in flat
+    assert "by not known" in flat
+    assert "GIL wait" not in flat
+    summary = terminal._Summary(80, color=False, rich=True)
+    states: Any = {**dict.fromkeys(STATES, 0.0), "lock_wait": 4.0, "stop_the_world": 3.0}
+    assert summary.bar(states, 20) == "L" * 5 + "S" * 15
 
 
 def test_bars_are_as_long_as_their_states() -> None:

@@ -122,7 +122,7 @@ def test_json_adds_up(start: Callable[..., subprocess.Popen[str]]) -> None:
         assert threads["spin"]["top"]["function"] == "spin"
         assert threads["spin"]["cpu"] > threads["MainThread"]["cpu"]
         # As busy as the machine lets it be.
-        assert sum(threads["spin"][state] for state in ("on_cpu_gil", "ready", "gil_wait")) > 0.7
+        assert sum(threads["spin"][state] for state in ("on_cpu_gil", "on_cpu_released", "ready", "gil_wait")) > 0.7
         assert threads["MainThread"]["io_wait"] + threads["MainThread"]["gil_wait"] > 0.5
 
 
@@ -300,14 +300,14 @@ def test_the_process_of_another_user(start: Callable[..., subprocess.Popen[str]]
 
 
 def row(pid: int, tid: int, name: str, **figures: float) -> Any:
-    shares = dict.fromkeys(("cpu", *STATES, "switches"), 0.0) | figures
+    shares = dict.fromkeys(("cpu", *STATES, "stop_the_world", "switches"), 0.0) | figures
     return {"pid": pid, "tid": tid, "name": name, "seconds": 1.0, "top": None, "call": None, **shares}
 
 
 def test_order_and_width() -> None:
     threads = [row(7, 7, "b" * 40, cpu=0.2), row(7, 9, "名前" * 9, cpu=0.9, switches=1e6), row(7, 8, "a\x1b[2J")]
     threads[1]["top"] = {"function": "f" * 60, "file": "/a/b/c.py", "line": 3}
-    process: Any = {**row(7, 7, "python", cpu=120.0), "parent": 1, "python": "3.13.0", "why": None}
+    process: Any = {**row(7, 7, "python", cpu=120.0), "parent": 1, "python": "3.13.0", "gil": True, "why": None}
     record: Any = {"schema": 1, "pid": 7, "at": 0.0, "seconds": 1.0, "looks": 3}
     record |= {"processes": [process], "threads": threads}
 
@@ -324,6 +324,13 @@ def test_order_and_width() -> None:
         lines = [*report.heading(record, "python x" * 30, width), *report.table(record, report.Order(), width)]
         assert {columns(line) for line in lines} == {width}
         assert not any("\x1b" in line for line in lines)
+    process["gil"] = False
+    free = report.table(record, report.Order("stop_the_world"), 80)
+    assert "STW*" in free[0]
+    assert not {"GIL", "HLD"} & set(free[0].split())
+    assert {columns(line) for line in free} == {80}
+    assert "stopped 0%" in report.heading(record, "x", 80)[1]
+    process["gil"] = True
     assert report.heading(record, "x", 80)[1].rstrip().endswith("0 switches/s  1.0 s, 3 looks")
     assert report.heading(record, "x", 40)[1].rstrip() == "1 process, 3 threads  CPU 12000%", "no half of a figure"
 

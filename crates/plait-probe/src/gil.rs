@@ -22,8 +22,13 @@ const SWITCH_COND: usize = MUTEX + MUTEX_BYTES;
 const COND_BYTES: usize = 48;
 const MUTEX_BYTES: usize = if cfg!(target_arch = "aarch64") { 48 } else { 40 };
 
+/// Builds that can do without a GIL begin its structure with whether there is one: a number, and padding.
+pub(crate) const ENABLED_BYTES: usize = 8;
+/// The word of the table that says whether it is such a build.
+const FREE_THREADED: usize = 8 * 2;
+
 /// The first bytes of `_PyRuntime` where it begins with a table of offsets.
-const COOKIE: u64 = u64::from_le_bytes(*b"xdebugpy");
+pub(crate) const COOKIE: u64 = u64::from_le_bytes(*b"xdebugpy");
 
 /// Where a version has the structure.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -160,7 +165,9 @@ fn find(memory: &Memory, known: &Known) -> Option<usize> {
                 return None;
             }
             let offset = memory.word(known.runtime.checked_add(entry)?).ok()?;
-            follow(usize::try_from(offset).ok()?)
+            let free_threaded = memory.word(known.runtime.checked_add(FREE_THREADED)?).ok()? != 0;
+            let enabled = if free_threaded { ENABLED_BYTES } else { 0 };
+            follow(usize::try_from(offset).ok()?)?.checked_add(enabled)
         }
     }
 }
@@ -216,6 +223,11 @@ mod tests {
         fake.runtime[0] = COOKIE;
         fake.runtime[14] = 48 * 8;
         assert!(fake.found(&fake.known(13)));
+        fake.runtime[2] = 1;
+        assert!(!fake.found(&fake.known(13)));
+        fake.gil.insert(0, 1);
+        fake.interpreter[48] = fake.gil.as_ptr() as u64;
+        assert!(fake.found(&fake.known(13)), "one of a build that can do without");
         fake.runtime[0] = 1;
         assert!(!fake.found(&fake.known(13)));
     }

@@ -2,8 +2,10 @@
 //!
 //! A `threading.RLock` says itself who has it. A `threading.Lock` does not; but whoever has taken it by `with` keeps its `__exit__` on the stack of
 //! values of a frame, for as long as an exception there would be handled by that `with`. Whether a value is such a lock is known by the word that it
-//! sleeps on, which is the one that the kernel says somebody sleeps on: so nothing that only looks like one is taken for it. Locks that sleep on
-//! no word of their own, as from 3.14 on, are not found.
+//! sleeps on, which is the one that the kernel says somebody sleeps on: so nothing that only looks like one is taken for it.
+//!
+//! From 3.14 on locks have no such word: who waits sleeps on a semaphore of its own, in the interpreter's parking lot, and beside that lies which lock it
+//! is for. There a lock is known by where it lies, as the entry says; and the `__exit__` that is kept is the type's, with the lock behind it.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -12,12 +14,25 @@ use crate::layout::Layout;
 use crate::stack::{Miss, PyThread, Stack, Stacks};
 use crate::stacks::Holder;
 
-/// Where the table of handlers is in a code object, in all versions that are looked at.
+/// Where the table of handlers is in a code object, in all versions that are looked at, after a head of so many bytes.
 const HANDLERS: usize = 40;
+const HEAD: usize = 16;
+/// From this version on locks are in the parking lot.
+const PARKS: u8 = 14;
 /// Where a lock has the word that it sleeps on, and an `RLock` its owner and how often that has it.
 const WORD: usize = 16;
 const OWNER: usize = 24;
 const COUNT: usize = 32;
+/// From where a lock of the parking lot lies to the owner of an `RLock`.
+const PARKED_OWNER: usize = 8;
+/// From the semaphore of who waits there: back to which lock it is for, and on to its place in a list, next and previous.
+const PARKED_FOR: usize = 8;
+const PARKED_NEXT: usize = 32;
+const PARKED_PREVIOUS: usize = 40;
+/// Where a method of a type has what describes it, after the head.
+const DESCRIBED: usize = 24;
+/// Bits of a value that are no part of its address.
+const TAGS: usize = 3;
 /// Where a bound method of C has what describes it, whose first word is its name, and the object.
 const METHOD: usize = 16;
 const SELF: usize = 24;
@@ -32,6 +47,8 @@ pub(crate) enum Kind {
     Lock,
     Recursive,
     Method,
+    /// One of a type, without an object.
+    Unbound,
     Other,
 }
 
@@ -50,9 +67,6 @@ impl Stacks {
         most: usize,
         out: &mut Vec<Holder>,
     ) -> Result<(), Miss> {
-        if self.layout().minor() > 13 || self.layout().free_threaded() {
-            return Ok(());
-        }
         let mut stack = Stack::default();
         self.stack(thread, &mut stack)?;
         let frames: Vec<_> = self.python_frames().take(most).collect();
@@ -62,7 +76,14 @@ impl Stacks {
                 continue;
             };
             for (at, &value) in values.words.iter().enumerate() {
-                self.value(thread, value, values.kept.contains(&at), words, out);
+                let before = at.checked_sub(1).filter(|at| values.kept.contains(at));
+                let kept = values.kept.contains(&at);
+                if self.parks() {
+                    let before = before.filter(|_| kept).map(|at| values.words[at]);
+                    self.parked(thread, value & !TAGS, before.map(|before| before & !TAGS), words, out);
+                } else {
+                    self.value(thread, value, kept, words, out);
+                }
             }
         }
         Ok(())
@@ -74,10 +95,11 @@ impl Stacks {
             frame: at, code: of, ..
         } = *self.layout();
         // All that is wanted of it lies side by side.
-        let mut bytes = vec![0; of.first_line + 8 - HANDLERS];
-        self.memory().read(code.wrapping_add(HANDLERS), &mut bytes).ok()?;
+        let handlers = HANDLERS + self.head() - HEAD;
+        let mut bytes = vec![0; of.first_line + 8 - handlers];
+        self.memory().read(code.wrapping_add(handlers), &mut bytes).ok()?;
         let half = |offset: usize| {
-            let bytes = bytes.get(offset - HANDLERS..offset - HANDLERS + 4)?.try_into().ok()?;
+            let bytes = bytes.get(offset - handlers..offset - handlers + 4)?.try_into().ok()?;
             usize::try_from(u32::from_ne_bytes(bytes)).ok()
         };
         let (depth, locals) = (half(of.first_line - 4)?, half(of.first_line + 4)?);
@@ -127,15 +149,82 @@ impl Stacks {
         out.extend(found.filter(|found| !out.contains(found)));
     }
 
+    /// Bytes of the head of an object.
+    fn head(&self) -> usize {
+        self.layout().object_type + 8
+    }
+
+    /// Whether locks sleep in the parking lot.
+    fn parks(&self) -> bool {
+        self.layout().minor() >= PARKS
+    }
+
+    /// Which lock a thread waits for that sleeps on a word: the word itself, or what the parking lot says of the sleeper.
+    pub(crate) fn lock_of(&self, word: usize) -> usize {
+        let told = |of: usize| self.word(of);
+        let entry = || {
+            // In the list, as long as nobody has begun to wake it.
+            let (next, previous) = (
+                word.checked_add(PARKED_NEXT)?,
+                told(word.checked_add(PARKED_PREVIOUS)?)?,
+            );
+            let lock = told(word.checked_sub(PARKED_FOR)?)?;
+            (told(previous)? == next).then_some(lock)
+        };
+        let lock = if self.parks() { entry() } else { None };
+        lock.unwrap_or(word)
+    }
+
+    /// The same as `value` of a lock of the parking lot; `before` is the value before it, where both are kept.
+    fn parked(
+        &mut self,
+        thread: &PyThread,
+        value: usize,
+        before: Option<usize>,
+        words: &[usize],
+        out: &mut Vec<Holder>,
+    ) {
+        let recursive = match self.kind(value) {
+            Some(Kind::Recursive) => true,
+            Some(Kind::Lock) => false,
+            _ => return,
+        };
+        let word = value + self.head();
+        if !words.contains(&word) {
+            return;
+        }
+        let tid = if recursive {
+            let owner = self.word(word + PARKED_OWNER).unwrap_or(0);
+            self.thread_by(owner)
+        } else {
+            before.filter(|&before| self.leaves_by(before)).map(|_| thread.tid)
+        };
+        let found = tid.map(|tid| Holder { word, tid, recursive });
+        out.extend(found.filter(|found| !out.contains(found)));
+    }
+
+    /// Whether a method of a type is `__exit__`.
+    fn leaves_by(&mut self, method: usize) -> bool {
+        let is_one = self.kind(method) == Some(Kind::Unbound);
+        let described = self.word(method + self.head() + DESCRIBED).filter(|_| is_one);
+        let name = described.and_then(|described| self.word(described));
+        name.is_some_and(|name| self.begins(name, b"__exit__\0"))
+    }
+
+    /// The thread that `threading` knows by this number.
+    fn thread_by(&self, ident: usize) -> Option<u32> {
+        let threads = self.past().iter();
+        let mut found = threads.filter(|thread| ident != 0 && thread.ident == ident as u64);
+        found.next().map(|thread| thread.tid)
+    }
+
     /// Who has an `RLock`.
     fn owner(&self, lock: usize) -> Option<u32> {
         let (owner, count) = (
             self.word(lock.wrapping_add(OWNER))?,
             self.word(lock.wrapping_add(COUNT))?,
         );
-        let threads = self.past().iter();
-        let mut owners = threads.filter(|thread| count > 0 && thread.ident == owner as u64);
-        owners.next().map(|thread| thread.tid)
+        self.thread_by(if count > 0 { owner } else { 0 })
     }
 
     /// Whether a bound method is `__exit__`.
@@ -160,6 +249,7 @@ impl Stacks {
             (&b"_thread.lock\0"[..], Kind::Lock),
             (b"_thread.RLock\0", Kind::Recursive),
             (b"builtin_function_or_method\0", Kind::Method),
+            (b"method_descriptor\0", Kind::Unbound),
         ];
         let found = found.iter().find(|(text, _)| self.begins(name, text));
         let found = found.map_or(Kind::Other, |&(_, kind)| kind);

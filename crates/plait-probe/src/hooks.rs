@@ -88,6 +88,8 @@ fn seen(did: Did) {
             Did::LetGo => holding::let_go(),
             Did::Wait => watch::wait(),
             Did::WaitForOther | Did::OtherHasIt => watch::event(did, lap_ns()),
+            // Told to meters alone.
+            Did::Park | Did::Stop | Did::Ask | Did::Wake => {}
         }
     } else if did == Did::Take {
         holding::rest();
@@ -190,24 +192,42 @@ impl Hooks {
     /// # Safety
     /// `gil` is that interpreter's, and the interpreter stays loaded.
     pub(crate) unsafe fn install(gil: &Gil, function: usize) -> Result<Hooks, Refused> {
-        let base = loader::object_of(function).ok_or(Refused::NoObject)?;
-        let memory = Memory::open().map_err(Refused::Unreadable)?;
-        let names = NAMES.map(|(name, _)| name.to_str().expect("no such bytes"));
-        let found = elf::slots(&memory, base, names).map_err(Refused::Unreadable)?;
-        for (index, (name, needed)) in NAMES.iter().enumerate() {
-            let real = loader::function(name);
-            if *needed && (found[index].is_empty() || real.is_none()) {
-                return Err(Refused::Static(names[index]));
-            }
-            REAL[index].store(real.unwrap_or(0), Relaxed);
-        }
         let here = [
             signal as Wake as usize,
             timed_wait as TimedWait as usize,
             wait as Wait as usize,
         ];
+        // SAFETY: these have the types of the functions of those names.
+        let hooks = unsafe { Hooks::point_all(function, &NAMES, here, &REAL) }?;
+        PLACES.cond.put(gil.cond());
+        PLACES.switch_cond.put(gil.switch_cond());
+        Ok(hooks)
+    }
+
+    /// Points the slots of functions at those of `here`, in the object that has `function` somewhere in its code, after what they are really has gone
+    /// to `real`. Of each name: whether the object cannot do without it.
+    ///
+    /// # Safety
+    /// Those of `here` have the types of the functions of those names, and the object stays loaded.
+    pub(crate) unsafe fn point_all<const N: usize>(
+        function: usize,
+        names: &[(&'static CStr, bool); N],
+        here: [usize; N],
+        real: &[AtomicUsize; N],
+    ) -> Result<Hooks, Refused> {
+        let base = loader::object_of(function).ok_or(Refused::NoObject)?;
+        let memory = Memory::open().map_err(Refused::Unreadable)?;
+        let texts = names.map(|(name, _)| name.to_str().expect("no such bytes"));
+        let found = elf::slots(&memory, base, texts).map_err(Refused::Unreadable)?;
+        for (index, (name, needed)) in names.iter().enumerate() {
+            let found_real = loader::function(name);
+            if *needed && (found[index].is_empty() || found_real.is_none()) {
+                return Err(Refused::Static(texts[index]));
+            }
+            real[index].store(found_real.unwrap_or(0), Relaxed);
+        }
         let mut hooks = Hooks { slots: Vec::new() };
-        for (slots, (here, real)) in found.into_iter().zip(here.into_iter().zip(&REAL)) {
+        for (slots, (here, real)) in found.into_iter().zip(here.into_iter().zip(real)) {
             if real.load(Relaxed) == 0 {
                 continue;
             }
@@ -216,8 +236,6 @@ impl Hooks {
                 unsafe { hooks.point(slot, here) }.map_err(Refused::Protected)?;
             }
         }
-        PLACES.cond.put(gil.cond());
-        PLACES.switch_cond.put(gil.switch_cond());
         Ok(hooks)
     }
 

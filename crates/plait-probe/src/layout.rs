@@ -19,8 +19,6 @@ pub(crate) enum GilPlace {
     InRuntime(usize),
     /// Where the word so many bytes into the interpreter's state points.
     ByInterpreter(usize),
-    /// Nowhere: a free-threaded build.
-    None,
 }
 
 /// Where the innermost frame of a thread is.
@@ -115,6 +113,8 @@ pub struct Layout {
     pub(crate) thread_interpreter: usize,
     pub(crate) thread_ident: usize,
     pub(crate) thread_native: usize,
+    /// Whether it stands still while the world is stopped is said by a number there, where that is known.
+    pub(crate) thread_state: Option<usize>,
     /// The chunk that the newest frames lie in; the word after it is where they end.
     pub(crate) thread_chunk: usize,
     pub(crate) innermost: Innermost,
@@ -132,7 +132,7 @@ impl Layout {
         self.minor
     }
 
-    /// Whether it is a build without a GIL.
+    /// Whether it is a build that can do without a GIL.
     #[must_use]
     pub fn free_threaded(&self) -> bool {
         self.free_threaded
@@ -149,6 +149,7 @@ impl Layout {
             self.thread_interpreter,
             self.thread_ident,
             self.thread_native,
+            self.thread_state.unwrap_or(0),
             self.thread_chunk,
         ];
         used.into_iter().max().unwrap_or(0) + 16
@@ -189,6 +190,7 @@ const PYTHON_3_12: Layout = Layout {
     thread_interpreter: 16,
     thread_ident: 136,
     thread_native: 144,
+    thread_state: None,
     thread_chunk: 232,
     innermost: Innermost::ByCFrame { pointer: 56, offset: 0 },
     frame: FrameAt {
@@ -275,6 +277,8 @@ struct Form {
     thread_ident: usize,
     thread_native: usize,
     thread_chunk: usize,
+    /// `thread_state.status`; the thread's own state lies so far behind it.
+    thread_status: Option<(usize, usize)>,
     /// `interpreter_frame.previous`; executable, instr_ptr, localsplus and owner follow.
     frame: usize,
     owners: u8,
@@ -302,6 +306,7 @@ const FORM_3_13: Form = Form {
     thread_ident: 24,
     thread_native: 25,
     thread_chunk: 26,
+    thread_status: None,
     frame: 29,
     owners: 4,
     frame_copy: None,
@@ -325,6 +330,7 @@ const FORM_3_14: Form = Form {
     thread_ident: 27,
     thread_native: 28,
     thread_chunk: 29,
+    thread_status: Some((30, 12)),
     frame: 32,
     owners: 5,
     frame_copy: Some(38),
@@ -341,6 +347,7 @@ const FORM_3_15: Form = Form {
     thread_ident: 30,
     thread_native: 31,
     thread_chunk: 32,
+    thread_status: None,
     frame: 40,
     frame_copy: Some(46),
     code: 48,
@@ -381,15 +388,15 @@ fn from_table(table: &Table<'_>, minor: u8, form: &Form) -> Option<Layout> {
         interpreters: at(form.interpreters)?,
         interpreter_next: at(form.interpreter_next)?,
         threads: at(form.threads)?,
-        gil: if free_threaded {
-            GilPlace::None
-        } else {
-            GilPlace::ByInterpreter(at(form.gil)?)
-        },
+        gil: GilPlace::ByInterpreter(at(form.gil)?),
         thread_next: at(form.thread_next)?,
         thread_interpreter: at(form.thread_interpreter)?,
         thread_ident: at(form.thread_ident)?,
         thread_native: at(form.thread_native)?,
+        thread_state: match form.thread_status {
+            Some((status, behind)) if free_threaded => Some(at(status)? + behind),
+            _ => None,
+        },
         thread_chunk: at(form.thread_chunk)?,
         innermost: Innermost::InThread(at(form.thread_frame)?),
         frame: FrameAt {

@@ -4,6 +4,8 @@
 //! |---|---|
 //! | [`gil`] | where the GIL's structure lies: per-version offsets as data |
 //! | [`hooks`] | every taking and letting go of the GIL |
+//! | `parking` | every sleep on a lock of an interpreter without a GIL, and every time that a thread stands still |
+//! | [`world`] | where such an interpreter says that the world is stopped |
 //! | [`tally`] | how long a thread has held the GIL, for who decides while the program runs |
 //! | [`stretches`] | what one thread's time is made of, stretch by stretch |
 //! | [`watch`] | how long threads hold the GIL and wait for it, all together |
@@ -33,6 +35,7 @@ mod memory;
 mod meter;
 pub mod observer;
 pub mod outside;
+mod parking;
 pub mod proc;
 pub mod stack;
 pub mod stacks;
@@ -41,3 +44,4 @@ mod symbols;
 pub mod tally;
 pub mod target;
 pub mod watch;
+pub mod world;

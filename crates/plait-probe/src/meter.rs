@@ -1,4 +1,5 @@
-//! What each thread had to do with the GIL, measured by itself: a state that changes at each event, and the spans behind it.
+//! What each thread had to do with the GIL, or with what takes its place, measured by itself: a state that changes at each event, and the
+//! spans behind it.
 //!
 //! A thread's meter is written by that thread alone, from within the interpreter's own calls, and so has to be quick: it reads the clock,
 //! adds to sums, and once in a while leaves a span on its [`Trail`]. Short spans are summed until they are worth a record; so are those that
@@ -26,7 +27,7 @@ const NANOSECONDS: [u64; 4] = [50_000, 2_000_000, 5_000, 3_000_000];
 const SHORT: usize = 0;
 /// Sums are written down when they cover so much time.
 const BLUR: usize = 1;
-/// Who lets go and then waits at once has waited since it let go.
+/// Who lets go and then waits at once has waited since it let go. Pauses that end so soon after one another are told once.
 const AT_ONCE: usize = 2;
 /// Who was made to let go wants it back, in all likelihood, if it does so within this time: until then it may sleep on the GIL's mutex.
 const BACK: usize = 3;
@@ -45,21 +46,35 @@ pub(crate) enum Doing {
     Wants = 2,
     /// Neither.
     Free = 3,
+    /// It sleeps on a lock of the interpreter's.
+    Parked = 4,
+    /// It stands still: another thread has stopped the world.
+    Stopped = 5,
+    /// It waits until the others stand still.
+    Asking = 6,
 }
 
 impl Doing {
     fn of(number: u64) -> Doing {
-        match number & 3 {
+        match number & DOING {
             1 => Doing::Holds,
             2 => Doing::Wants,
             3 => Doing::Free,
+            4 => Doing::Parked,
+            5 => Doing::Stopped,
+            6 => Doing::Asking,
             _ => Doing::Unknown,
         }
+    }
+
+    /// Whether it sleeps in the interpreter's parking lot.
+    fn sleeps(self) -> bool {
+        matches!(self, Doing::Parked | Doing::Stopped | Doing::Asking)
     }
 }
 
 // Words beside the trail's ring.
-/// The present state and since when: ticks times eight, a bit for a thread that was made to let go, and the state.
+/// The present state and since when: ticks times sixteen, a bit for a thread that was made to let go, and the state.
 const NOW: usize = 0;
 /// What has been summed: how many spans, from when, and the sums. The last span's state, in case that it is the only one.
 const SPANS: usize = 1;
@@ -72,13 +87,22 @@ const LONGEST: usize = 6;
 const LOST: usize = 7;
 
 /// In the first word: it is free because it was made to let go.
-const MADE: u64 = 4;
-const SINCE_SHIFT: u32 = 3;
+const MADE: u64 = 8;
+const SINCE_SHIFT: u32 = 4;
+/// The bits of a state.
+const DOING: u64 = 7;
+const DOING_BITS: u32 = 3;
 
-/// Above the state in a span's third word: how many takes it sums.
+/// In the word of takes, above those: how many sleeps there were.
+const SLEEP: u64 = 1 << 32;
+
+/// Above the state in a span's third word: how many takes or sleeps it sums.
 const TAKES_SHIFT: u32 = 8;
 /// A span that is a sum.
-const SUMMED: u64 = 4;
+const SUMMED: u64 = 8;
+/// One that is the end of a pause which the thread had asked for, and whether that was to collect garbage.
+const PAUSE: u64 = 16;
+const COLLECTS: u64 = 32;
 
 /// What the meters measure now: a number that is never used again, or 0 for nothing.
 static SESSION: AtomicU32 = AtomicU32::new(0);
@@ -110,6 +134,8 @@ fn meters() -> &'static Guarded<Meters> {
 thread_local! {
     /// That of this thread, and the session that it has joined. Without a destructor, so that it can be used for as long as the thread has anything to do with the GIL.
     static MINE: Cell<Option<(&'static Meter, u32)>> = const { Cell::new(None) };
+    /// When this thread last told that it lets others go on, in ticks.
+    static PAUSED: Cell<u64> = const { Cell::new(0) };
 }
 
 /// One thread's.
@@ -129,6 +155,18 @@ pub(crate) struct Span {
     pub(crate) to: u64,
     /// None for what nobody knows.
     pub(crate) span: Option<GilSpan>,
+    /// How many sleeps it sums, if it is a sleep.
+    pub(crate) sleeps: u64,
+    /// What is no span, but the end of a pause.
+    pub(crate) pause: Option<Pause>,
+}
+
+/// A pause that a thread had asked for, as it was when that let the others go on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Pause {
+    pub(crate) collects: bool,
+    /// The code object of its innermost frame, or 0.
+    pub(crate) code: usize,
 }
 
 /// Begins to measure, in the ticks of a scale; `began` is now, in those. The threads that live are needed to know whose meters are free:
@@ -242,16 +280,33 @@ pub(crate) enum Did {
     WaitForOther,
     /// Somebody else has it.
     OtherHasIt,
+    /// Begins to sleep on a lock of the interpreter's.
+    Park,
+    /// Begins to stand still.
+    Stop,
+    /// Begins to wait until all others stand still.
+    Ask,
+    /// Has slept.
+    Wake,
 }
 
 impl Did {
     pub(crate) fn doing(self) -> Doing {
         match self {
             Did::Take => Doing::Holds,
-            Did::LetGo | Did::OtherHasIt => Doing::Free,
+            Did::LetGo | Did::OtherHasIt | Did::Wake => Doing::Free,
             Did::Wait | Did::WaitForOther => Doing::Wants,
+            Did::Park => Doing::Parked,
+            Did::Stop => Doing::Stopped,
+            Did::Ask => Doing::Asking,
         }
     }
+}
+
+/// Whether anything is measured.
+#[inline]
+pub(crate) fn measures() -> bool {
+    SESSION.load(Relaxed) != 0
 }
 
 /// The calling thread did this.
@@ -265,6 +320,25 @@ pub(crate) fn event(did: Did) {
     match MINE.get() {
         Some((meter, joined)) if joined == session => meter.turn(did),
         mine => join(mine.map(|(meter, _)| meter), session).turn(did),
+    }
+}
+
+/// The calling thread, which had stopped all others, lets them go on: is about to wake one of them, and may have woken others just now, or have stopped
+/// and started all in an instant: so what follows within 5 us is not told.
+pub(crate) fn pause(pause: Pause) {
+    // Acquire: pairs with `begin`.
+    let session = SESSION.load(Acquire);
+    if session == 0 {
+        return;
+    }
+    let meter = match MINE.get() {
+        Some((meter, joined)) if joined == session => meter,
+        mine => join(mine.map(|(meter, _)| meter), session),
+    };
+    let now = now();
+    if now.saturating_sub(PAUSED.get()) >= lasts(AT_ONCE) {
+        PAUSED.set(now);
+        meter.pause_at(pause, now);
     }
 }
 
@@ -333,20 +407,24 @@ impl Meter {
         let now = now.max(since);
         let length = now - since;
         let doing = did.doing();
-        if was == Doing::Free && (did == Did::WaitForOther || word & MADE != 0 && length < lasts(BACK)) {
+        if was == Doing::Free
+            && !doing.sleeps()
+            && (did == Did::WaitForOther || word & MADE != 0 && length < lasts(BACK))
+        {
             was = Doing::Wants;
         }
         let made = if did == Did::OtherHasIt { MADE } else { 0 };
         self.trail.change(|trail| {
             trail.set(NOW, pack(doing, now) | made);
             match was {
-                Doing::Unknown => self.first(doing, since, now),
+                Doing::Unknown => self.first(did, since, now),
                 // One wait, whose first part was taken for something else.
                 Doing::Wants if doing == Doing::Wants => trail.set(NOW, pack(doing, since)),
                 Doing::Free if doing == Doing::Wants && length < lasts(AT_ONCE) && trail.get(SPANS) == 0 => {
                     trail.set(NOW, pack(doing, since));
                 }
-                _ if length < lasts(SHORT) => {
+                // Each pause counts, however short.
+                _ if length < lasts(SHORT) && !matches!(was, Doing::Stopped | Doing::Asking) => {
                     self.add(was, since, length);
                     if now - trail.get(FROM) >= lasts(BLUR) {
                         self.flush(now);
@@ -357,12 +435,12 @@ impl Meter {
         });
     }
 
-    /// The first event: what was before is for others to know, but who lets go has held.
-    fn first(&self, doing: Doing, since: u64, now: u64) {
-        let before = if doing == Doing::Free {
-            Doing::Holds
-        } else {
-            Doing::Unknown
+    /// The first event: what was before is for others to know, but who lets go has held, and who wakes up has slept.
+    fn first(&self, did: Did, since: u64, now: u64) {
+        let before = match did {
+            Did::LetGo | Did::OtherHasIt => Doing::Holds,
+            Did::Wake => Doing::Parked,
+            _ => Doing::Unknown,
         };
         // The trail is empty but for what an event at the end of the session before may have left.
         let _ = self.trail.push([since, now, before as u64, 0, 0, 0]);
@@ -386,7 +464,7 @@ impl Meter {
             trail.set(FROM, since);
         }
         // The count, and below it the state of the last.
-        trail.set(SPANS, ((spans >> 2) + 1) << 2 | was as u64);
+        trail.set(SPANS, ((spans & !DOING) + (1 << DOING_BITS)) | was as u64);
         match was {
             Doing::Holds => {
                 trail.set(HELD, trail.get(HELD) + length);
@@ -396,8 +474,18 @@ impl Meter {
                 }
             }
             Doing::Wants => trail.set(WANTED, trail.get(WANTED) + length),
-            Doing::Free | Doing::Unknown => {}
+            Doing::Parked => trail.set(TAKES, trail.get(TAKES) + SLEEP),
+            Doing::Free | Doing::Unknown | Doing::Stopped | Doing::Asking => {}
         }
+    }
+
+    fn pause_at(&self, pause: Pause, now: u64) {
+        let collects = if pause.collects { COLLECTS } else { 0 };
+        self.trail.change(|trail| {
+            if !trail.push([now, now, PAUSE | collects, pause.code as u64, 0, 0]) {
+                trail.set(LOST, trail.get(LOST) + 1);
+            }
+        });
     }
 
     /// Leaves the sums on the trail, up to `to`; false where there is no room.
@@ -432,9 +520,12 @@ impl Meter {
 /// The sums as a span up to `to`.
 fn summed(get: impl Fn(usize) -> u64, to: u64) -> [u64; SPAN] {
     let spans = get(SPANS);
-    let third = match spans >> 2 {
-        1 => spans & 3,
-        _ => SUMMED | get(TAKES) << TAKES_SHIFT,
+    let (takes, sleeps) = (get(TAKES) % SLEEP, get(TAKES) / SLEEP);
+    let third = match spans >> DOING_BITS {
+        1 => spans & DOING,
+        // Without a GIL: what lies between them is short.
+        _ if takes == 0 && sleeps > 0 => Doing::Parked as u64 | sleeps << TAKES_SHIFT,
+        _ => SUMMED | takes << TAKES_SHIFT,
     };
     [get(FROM), to, third, get(HELD), get(WANTED), get(LONGEST)]
 }
@@ -448,6 +539,10 @@ pub(crate) struct Clock {
 }
 
 fn read([from, to, third, held, wanted, longest]: [u64; SPAN], scale: &Scale) -> Span {
+    let pause = (third & PAUSE != 0).then_some(Pause {
+        collects: third & COLLECTS != 0,
+        code: held as usize,
+    });
     let span = if third & SUMMED != 0 {
         let takes = u32::try_from(third >> TAKES_SHIFT).unwrap_or(u32::MAX);
         Some(GilSpan::Blurred {
@@ -461,6 +556,9 @@ fn read([from, to, third, held, wanted, longest]: [u64; SPAN], scale: &Scale) ->
             Doing::Holds => Some(GilSpan::Held),
             Doing::Wants => Some(GilSpan::Wanted),
             Doing::Free => Some(GilSpan::Free),
+            Doing::Parked => Some(GilSpan::Parked),
+            Doing::Stopped => Some(GilSpan::Stopped),
+            Doing::Asking => Some(GilSpan::Asking),
             Doing::Unknown => None,
         }
     };
@@ -468,6 +566,12 @@ fn read([from, to, third, held, wanted, longest]: [u64; SPAN], scale: &Scale) ->
         from: scale.at(from),
         to: scale.at(to),
         span,
+        sleeps: if third & SUMMED != 0 {
+            1
+        } else {
+            (third >> TAKES_SHIFT).max(1)
+        },
+        pause,
     }
 }
 
@@ -529,6 +633,8 @@ mod tests {
             from,
             to,
             span: Some(span),
+            sleeps: 1,
+            pause: None,
         }
     }
 
@@ -546,6 +652,8 @@ mod tests {
             from: 1000,
             to: 2000,
             span: None,
+            sleeps: 1,
+            pause: None,
         };
         let expected = [
             unknown,
@@ -644,6 +752,44 @@ mod tests {
         assert_eq!(measured(&back).0[3..], [wanted(6_500_000, 7_000_000)]);
         let away = [made.as_slice(), &[(Did::Take, 99_000_000)]].concat();
         assert_eq!(measured(&away).0[3..], [span(6_500_000, 99_000_000, GilSpan::Free)]);
+    }
+
+    #[test]
+    fn short_sleeps_are_one_and_each_pause_counts() {
+        let _turn = turn();
+        let events = [
+            (Did::Ask, 2000),
+            (Did::Wake, 2100),
+            (Did::Park, 2200),
+            (Did::Wake, 2300),
+            (Did::Stop, 102_300),
+            (Did::Wake, 102_400),
+        ];
+        let (spans, open, meter) = measured(&events);
+        let expected = [
+            span(2000, 2100, GilSpan::Asking),
+            span(2100, 2300, GilSpan::Parked),
+            span(2300, 102_300, GilSpan::Free),
+            span(102_300, 102_400, GilSpan::Stopped),
+        ];
+        assert_eq!(spans[1..], expected);
+        assert_eq!((open.doing(), open.since()), (Doing::Free, 102_400));
+        let pause = Pause {
+            collects: true,
+            code: 0x1230,
+        };
+        meter.pause_at(pause, 102_500);
+        let mut later = Vec::new();
+        meter.drain(&PLAIN, &mut |span| later.push(span)).expect("nobody else");
+        let expected = Span {
+            from: 102_500,
+            to: 102_500,
+            span: None,
+            sleeps: 1,
+            pause: Some(pause),
+        };
+        assert_eq!(later, [expected]);
+        assert_eq!(measured(&[(Did::Wake, 5000)]).0, [span(1000, 5000, GilSpan::Parked)]);
     }
 
     #[test]

@@ -28,6 +28,7 @@ pub use crate::desk::{Pooled, Turn};
 use crate::gil::Gil;
 use crate::meter;
 use crate::stacks::Stacks;
+use crate::world::World;
 use sampler::{Sampler, Sources};
 
 /// Takes each record as it comes, on the observer's thread.
@@ -66,7 +67,12 @@ pub enum Interpreter {
     /// By a GIL, and it was not found.
     Unknown,
     /// They do not: a free-threaded build.
-    FreeThreaded,
+    FreeThreaded {
+        /// Where it says that one thread has stopped all others; or why that is not known.
+        world: Result<World, &'static str>,
+        /// The address of any function of the interpreter.
+        function: usize,
+    },
 }
 
 /// How closely to look. Lengths in nanoseconds.
@@ -76,7 +82,7 @@ pub struct Settings {
     pub tick: u64,
     /// From one stack of the GIL's holder to the next; 0 for no stacks.
     pub stacks: u64,
-    /// Whether to hook the interpreter's condition variables.
+    /// Whether to hook the interpreter's condition variables, and semaphores where it has no GIL.
     pub hooks: bool,
     /// Whether to ask the kernel for context switches.
     pub switches: bool,
@@ -331,7 +337,7 @@ mod tests {
                 parent: 1,
                 switch_interval: 0,
                 cores: 1,
-                interpreter: Interpreter::FreeThreaded,
+                interpreter: Interpreter::Unknown,
             };
             let observer = Observer::start(program, Settings::default(), None, sink).expect("start");
             let other = observer.clone();
@@ -529,7 +535,11 @@ mod tests {
     #[test]
     fn what_a_sleeper_waits_for_is_looked_up() {
         let _turn = turn();
-        let records = observed(Settings::default(), Interpreter::FreeThreaded, |_| {
+        let interpreter = Interpreter::FreeThreaded {
+            world: Err("this is a test"),
+            function: FakeGil::function(),
+        };
+        let records = observed(Settings::default(), interpreter, |_| {
             std::thread::sleep(Duration::from_millis(60));
         });
         let own = thread::number();

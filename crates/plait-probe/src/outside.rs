@@ -25,6 +25,8 @@ const WORKERS: &[(&str, &str)] = &[
     ("concurrent/futures/process.py", "_process_worker"),
     ("multiprocessing/pool.py", "worker"),
 ];
+/// What a thread waits in that stands still.
+const WORLD: &str = "stop-the-world";
 /// Files of the functions that such a worker waits in.
 const WAITS: &[&str] = &["multiprocessing/", "queue.py", "threading.py"];
 
@@ -48,6 +50,8 @@ pub struct ThreadRow {
     pub name: String,
     /// Shares of the interval in each [`State`], by its number. They add up to 1.
     pub states: [f64; 8],
+    /// Share of the interval in which it stood still, because another thread had stopped the world: part of its waits for locks.
+    pub stopped: f64,
     /// Share of the interval on a core.
     pub cpu: f64,
     /// Switches in a second, those it made and those it was forced to.
@@ -77,6 +81,8 @@ pub struct ProcessRow {
     pub name: String,
     /// The version of its interpreter.
     pub python: Option<String>,
+    /// Whether that has a GIL.
+    pub gil: Option<bool>,
     /// Why its Python is not seen, if it is not.
     pub why: Option<String>,
 }
@@ -237,12 +243,15 @@ struct Seen {
     switches: SwitchCount,
     /// Nanoseconds between looks, by the state that the later one found.
     spent: [u64; 8],
+    /// Of those that it waited for locks: it stood still.
+    stopped: u64,
     /// When it was last looked at, what the kernel had counted then, and what was found.
     looked: u64,
     counted: Scheduled,
     found: Option<State>,
     /// What its last look found, on a core and off.
     last: [Option<State>; 2],
+    stands: bool,
     places: HashMap<(u32, u32), u32>,
     begun_for: Option<u32>,
     /// Whether it is one of Python's that needs the GIL.
@@ -284,6 +293,7 @@ impl Process {
             parent: self.parent,
             name: self.name.clone(),
             python: reader.map(|reader| reader.interpreter.python()).ok(),
+            gil: reader.map(|reader| reader.gil.is_some()).ok(),
             why: reader.err().map(ToString::to_string),
         }
     }
@@ -299,6 +309,10 @@ impl Process {
                 self.reader = Err(error.into());
                 self.tries = 0;
             } else {
+                if reader.stacks.layout().free_threaded() {
+                    // A module that is imported may need one.
+                    reader.gil = reader.stacks.gil().unwrap_or(reader.gil);
+                }
                 holder = reader.stacks.holder().ok().flatten();
             }
         }
@@ -332,11 +346,11 @@ impl Process {
         seen.is_here = true;
         let mut works = false;
         let mut gil = None;
-        let mut free_threaded = false;
+        let mut stands = false;
         if let (Ok(reader), Some(thread)) = (&mut self.reader, thread) {
             gil = reader.gil;
-            free_threaded = reader.stacks.layout().free_threaded();
-            seen.wants_gil = !free_threaded;
+            seen.wants_gil = gil.is_some();
+            stands = reader.stacks.stands_still(thread);
             if reader.stacks.stack(thread, &mut self.stack).is_ok() {
                 let functions = reader.stacks.functions();
                 works = waits_for_work(&self.stack, functions);
@@ -346,8 +360,14 @@ impl Process {
                 }
             }
         }
-        let holds = thread.is_some_and(|thread| holder == Some(thread.state)) && !free_threaded;
-        let (state, name) = state(stat.state, call, gil, holds, works);
+        let holds = thread.is_some_and(|thread| holder == Some(thread.state));
+        let (mut state, mut name) = state(stat.state, call, gil, holds, works);
+        // One that waits for something else notices nothing of a pause until it wants to go on.
+        let sleeps = matches!(state, State::LockWait | State::Idle) && name == Some("futex");
+        seen.stands = stands && sleeps;
+        if seen.stands {
+            (state, name) = (State::LockWait, Some(WORLD));
+        }
         seen.call = name.or(seen.call);
         seen.note(state, scheduled, now);
         Some(())
@@ -372,12 +392,14 @@ impl Process {
                 scheduled.ready.wrapping_sub(seen.scheduled.ready),
             ]
             .map(|time| time as f64 / interval);
+            let states = shares(seen, on_cpu, ready);
             let count = |switches: SwitchCount| switches.voluntary + switches.forced;
             into.push(ThreadRow {
                 pid: self.pid,
                 tid,
                 name: name(&self.name, self.pid, tid, seen, functions),
-                states: shares(seen, on_cpu, ready),
+                states,
+                stopped: states[State::LockWait as usize] * seen.stood(),
                 cpu: on_cpu.min(1.0),
                 switches: count(switches).saturating_sub(count(seen.switches)) as f64 / interval * 1e9,
                 top,
@@ -387,6 +409,7 @@ impl Process {
             seen.scheduled = scheduled;
             seen.switches = switches;
             seen.spent = [0; 8];
+            seen.stopped = 0;
             seen.places.clear();
         }
     }
@@ -407,6 +430,14 @@ impl Seen {
         })
     }
 
+    /// Which share of its waits for locks it stood still.
+    fn stood(&self) -> f64 {
+        match self.spent[State::LockWait as usize] {
+            0 => f64::from(u8::from(self.stands)),
+            all => self.stopped as f64 / all as f64,
+        }
+    }
+
     /// Notes a look: what was spent on cores and off them since the one before.
     fn note(&mut self, found: State, counted: Scheduled, now: u64) {
         let before = self.found.replace(found);
@@ -424,6 +455,9 @@ impl Seen {
             if let Some(state) = last {
                 self.spent[*state as usize] += time;
             }
+        }
+        if self.stands {
+            self.stopped += off;
         }
         self.looked = now;
         self.counted = counted;

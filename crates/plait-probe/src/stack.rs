@@ -7,7 +7,7 @@
 
 use crate::code::{Bad, Codes};
 use crate::frames::{Blocks, Frames};
-use crate::gil::Known;
+use crate::gil::{ENABLED_BYTES, Known};
 use crate::held::Kinds;
 use crate::layout::{GilPlace, Layout, TABLE};
 use crate::stacks::{self, Function, Holder, NoStack};
@@ -301,16 +301,32 @@ impl Stacks {
         Ok((locked == 1 && holder != 0).then_some(holder))
     }
 
-    /// The address of the structure of the main interpreter's GIL; None on builds without one.
+    /// The address of the structure of the main interpreter's GIL; None where there is none now.
     pub fn gil(&self) -> Result<Option<usize>, Error> {
         Ok(match self.layout.gil {
-            GilPlace::None => None,
             GilPlace::InRuntime(offset) => Some(self.runtime.wrapping_add(offset)),
             GilPlace::ByInterpreter(offset) => {
                 let interpreter = self.main_interpreter()?;
-                Some(self.pointer(interpreter.wrapping_add(offset))?)
+                let gil = self.pointer(interpreter.wrapping_add(offset))?;
+                if !self.layout.free_threaded {
+                    return Ok(Some(gil));
+                }
+                // A build that can do without says there whether it does.
+                let enabled = self.memory.word(gil)? as u32;
+                (enabled != 0).then_some(gil.wrapping_add(ENABLED_BYTES))
             }
         })
+    }
+
+    /// Whether a thread stands still because another one has stopped the world; false where that cannot be seen.
+    pub fn stands_still(&self, thread: &PyThread) -> bool {
+        const SUSPENDED: u32 = 2;
+        let state = self
+            .layout
+            .thread_state
+            .map(|at| self.memory.word(thread.state.wrapping_add(at)));
+        // A number of four bytes.
+        matches!(state, Some(Ok(state)) if state as u32 == SUSPENDED)
     }
 
     /// The interpreter that was there first: the last of the list.
@@ -418,6 +434,15 @@ impl stacks::Stacks for Stacks {
         out.extend(stack.frames.iter().map(|frame| (frame.function, frame.line)));
         self.stack = stack;
         Ok(read?)
+    }
+
+    fn code(&mut self, code: usize) -> Option<u32> {
+        self.codes.look(&self.memory, &self.layout, &[code]).ok()?;
+        self.codes.place(code, None).map(|(function, _)| function)
+    }
+
+    fn lock_of(&self, word: usize) -> usize {
+        Stacks::lock_of(self, word)
     }
 
     fn holders(&mut self, thread: usize, words: &[usize], most: usize, out: &mut Vec<Holder>) -> Result<(), NoStack> {

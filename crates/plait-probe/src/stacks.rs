@@ -27,7 +27,7 @@ pub struct Function {
 /// Who has a lock.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Holder {
-    /// The address of the word that those sleep on who wait for it.
+    /// The address that it is known by: of the word that those sleep on who wait for it, or where it lies.
     pub word: usize,
     /// The thread.
     pub tid: Tid,
@@ -49,7 +49,13 @@ pub trait Stacks: Send {
     /// See [`NoStack`].
     fn stack(&mut self, thread: usize, out: &mut Vec<(u32, u32)>) -> Result<(), NoStack>;
 
-    /// Adds who has locks of the interpreter that sleep on `words`, as far as the innermost frames of the thread with that state tell, which
+    /// The number of the function whose code object lies there; None if none does.
+    fn code(&mut self, code: usize) -> Option<u32>;
+
+    /// By what the lock is known for which a thread sleeps on that word.
+    fn lock_of(&self, word: usize) -> usize;
+
+    /// Adds who has locks of the interpreter that are known by `words`, as far as the innermost frames of the thread with that state tell, which
     /// sleeps: so many of them at most.
     ///
     /// # Errors

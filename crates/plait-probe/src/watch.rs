@@ -150,6 +150,8 @@ impl Ledger {
             Did::Take | Did::LetGo => Doing::Other,
             Did::Wait | Did::WaitForOther => Doing::Wants,
             Did::OtherHasIt => Doing::Made,
+            // Told to meters alone.
+            Did::Park | Did::Stop | Did::Ask | Did::Wake => return,
         };
         if doing == Doing::Made {
             self.made.store(now, Relaxed);

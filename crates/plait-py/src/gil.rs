@@ -42,7 +42,7 @@ pub(crate) fn detached<R: Send>(py: Python<'_>, f: impl FnOnce() -> R) -> R {
 }
 
 pub(crate) use interval::detached_promptly;
-pub(crate) use interval::{interpreter, restore_interval_in_child};
+pub(crate) use interval::{interpreter, observed_interpreter, restore_interval_in_child};
 
 /// What a thread can wait for.
 pub(crate) trait Waitable {

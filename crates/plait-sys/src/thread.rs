@@ -37,6 +37,18 @@ pub fn is_main() -> bool {
     rustix::thread::gettid() == rustix::process::getpid()
 }
 
+/// Runs `f` and leaves `errno` as it was before: for what stands between somebody else's call and its result.
+pub fn keeping_errno<R>(f: impl FnOnce() -> R) -> R {
+    // SAFETY: the address of the calling thread's own number, which is there as long as the thread.
+    let errno = unsafe { libc::__errno_location() };
+    // SAFETY: as above.
+    let before = unsafe { *errno };
+    let result = f();
+    // SAFETY: as above.
+    unsafe { *errno = before };
+    result
+}
+
 /// The first 15 bytes, fewer where that would split a character.
 fn cut(name: &str) -> &str {
     let mut end = name.len().min(NAME_BYTES);
@@ -50,6 +62,17 @@ fn cut(name: &str) -> &str {
 mod tests {
     use super::*;
     use std::sync::mpsc;
+
+    #[test]
+    fn errno_is_kept() {
+        let set = |code| {
+            // SAFETY: the calling thread's own.
+            unsafe { *libc::__errno_location() = code };
+        };
+        set(libc::EAGAIN);
+        keeping_errno(|| set(libc::EINTR));
+        assert_eq!(io::Error::last_os_error().raw_os_error(), Some(libc::EAGAIN));
+    }
 
     /// The masks of blocked signals of the calling thread: what `/proc` says.
     fn blocked() -> u64 {

@@ -80,6 +80,8 @@ pub struct Profile {
     pub blocked: Vec<Blocked>,
     /// By pool and function.
     pub pools: Vec<Pool>,
+    /// By who asked and where: pauses in which all other threads stood still, those that took longest first.
+    pub pauses: Vec<Pauses>,
     /// Threads that wait for one another's locks for ever.
     pub deadlocks: Vec<Deadlock>,
     /// Every stack that was seen.
@@ -223,6 +225,12 @@ pub struct Thread {
     pub longest_gil_hold: u64,
     /// When that began.
     pub longest_gil_hold_start: u64,
+    /// How long it stood still while another thread had stopped the world, or waited for the others to stand still; of its waits for locks.
+    pub stop_the_world: u64,
+    /// How often it stood still.
+    pub stops: u64,
+    /// How long at most.
+    pub longest_stop: u64,
     /// What it did then.
     pub longest_gil_hold_at: Option<Place>,
     /// Lengths of time on a core between two times that it gave it away.
@@ -254,6 +262,29 @@ pub struct Wait {
     pub count: u64,
     /// How long, together.
     pub time: u64,
+}
+
+/// Pauses that one thread has asked for at one place.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Pauses {
+    /// Its process.
+    pub pid: Pid,
+    /// The thread; 0 if nobody knows.
+    pub tid: Tid,
+    /// Its name.
+    pub name: String,
+    /// Whether to collect garbage.
+    pub collects: bool,
+    /// Its innermost function then.
+    pub place: Option<Place>,
+    /// From the asking until the others could go on, together.
+    pub time: u64,
+    /// The longest.
+    pub longest: u64,
+    /// How long other threads stood still, together.
+    pub stood: u64,
+    /// All lengths.
+    pub lengths: Histogram,
 }
 
 /// A lock that a thread waited for.

@@ -16,7 +16,7 @@ pub type Pid = u32;
 /// A task of an event loop, by a number that no other task of its process has.
 pub type TaskId = u64;
 
-/// What a thread had to do with the GIL between two times.
+/// What a thread had to do with the GIL between two times, or with what takes its place where there is none.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum GilSpan {
     /// It held it.
@@ -25,6 +25,12 @@ pub enum GilSpan {
     Wanted,
     /// Neither.
     Free,
+    /// It slept on a lock of the interpreter's, once or again and again.
+    Parked,
+    /// It stood still: another thread had stopped the world.
+    Stopped,
+    /// It has asked for a pause, and waited until all others stood still.
+    Asking,
     /// Many short ones of all three: their sums. What is left of the span was free.
     Blurred {
         /// Nanoseconds that it held the GIL.
@@ -114,7 +120,7 @@ impl WaitKind {
 /// A way of observing, so that a report can say which were used.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Method {
-    /// What it sees: `gil`, `switches`, `ready`, `waits`, `stacks`, `tasks`, `locks`, `pools`, `files` (the observer's).
+    /// What it sees: `gil`, `switches`, `ready`, `waits`, `stacks`, `tasks`, `locks`, `pauses`, `pools`, `files` (the observer's).
     pub what: Text,
     /// How: for example `condition variables` or `sampled`.
     pub how: Text,
@@ -163,6 +169,14 @@ pub enum Record {
         from: u64,
         to: u64,
         span: GilSpan,
+    },
+    /// A thread that had stopped the world let it go on, and whether it had done so to collect garbage; its innermost `frame` then, 0 if that is
+    /// not known.
+    Pause {
+        tid: Tid,
+        at: u64,
+        collects: bool,
+        frame: u32,
     },
     /// A thread got a core (`on`), or lost it, by force or not: `cpu` is which. Exact, from the kernel.
     Switch {
@@ -303,6 +317,25 @@ pub enum Record {
         where_held: Text,
         count: u64,
         time: u64,
+    },
+    /// The same of the times that it stood still: the `longest`, and how many.
+    StopSums {
+        tid: Tid,
+        count: u64,
+        time: u64,
+        longest: u64,
+    },
+    /// The same of pauses that a thread has asked for in one `frame`: how many had a length in a `bucket`; and in the first of these records, how long
+    /// they were, the longest, and how long threads `stood` still for them, together.
+    PauseSums {
+        tid: Tid,
+        collects: bool,
+        frame: u32,
+        bucket: u32,
+        count: u64,
+        time: u64,
+        longest: u64,
+        stood: u64,
     },
     /// The same of its bursts: how many (`count`) lie in a `bucket` of the histogram, of I/O or of CPU.
     BurstSums {

@@ -78,6 +78,9 @@ impl Encoder {
             GilSpan::Held => 4,
             GilSpan::Wanted => 5,
             GilSpan::Free => 6,
+            GilSpan::Parked => 40,
+            GilSpan::Stopped => 41,
+            GilSpan::Asking => 42,
             GilSpan::Blurred { .. } => 7,
         });
         let index = self.thread(tid);
@@ -180,6 +183,9 @@ impl<'a> Decoder<'a> {
             4 => GilSpan::Held,
             5 => GilSpan::Wanted,
             6 => GilSpan::Free,
+            40 => GilSpan::Parked,
+            41 => GilSpan::Stopped,
+            42 => GilSpan::Asking,
             _ => GilSpan::Blurred {
                 held: self.number()?,
                 wanted: self.number()?,
@@ -394,7 +400,7 @@ macro_rules! records {
             pub(crate) fn take(&mut self) -> Option<Record> {
                 Some(match self.byte()? {
                     tag @ 0..4 => self.switch(tag)?,
-                    tag @ 4..8 => self.gil(tag)?,
+                    tag @ (4..8 | 40..43) => self.gil(tag)?,
                     8 => Record::Method(Method {
                         what: Plain::take(self)?,
                         how: Plain::take(self)?,
@@ -445,4 +451,9 @@ records! {
     37 PoolSums { pool: Plain, function: Plain, count: Plain, queue: Plain, run: Plain, pickling: Plain, transfer: Plain }
     38 Deadlock { at: Time, number: Plain, tid: Thread, lock: Plain, place: Plain, holder: Thread }
     39 Faults { at: Time, minor: Plain, major: Plain }
+    43 Pause { tid: Thread, at: Time, collects: Plain, frame: Plain }
+    44 StopSums { tid: Thread, count: Plain, time: Plain, longest: Plain }
+    45 PauseSums {
+        tid: Thread, collects: Plain, frame: Plain, bucket: Plain, count: Plain, time: Plain, longest: Plain, stood: Plain
+    }
 }

@@ -18,6 +18,9 @@ fn span() -> impl Strategy<Value = GilSpan> {
         Just(GilSpan::Held),
         Just(GilSpan::Wanted),
         Just(GilSpan::Free),
+        Just(GilSpan::Parked),
+        Just(GilSpan::Stopped),
+        Just(GilSpan::Asking),
         blurred.prop_map(|(held, wanted, takes, longest)| GilSpan::Blurred {
             held,
             wanted,
@@ -100,6 +103,30 @@ fn threads() -> impl Strategy<Value = Record> {
             }
         }),
         (tid(), time(), time(), text()).prop_map(|(tid, from, to, name)| Record::Callback { tid, from, to, name }),
+        (tid(), time(), any::<(bool, u32)>()).prop_map(|(tid, at, (collects, frame))| Record::Pause {
+            tid,
+            at,
+            collects,
+            frame
+        }),
+        (tid(), any::<(u64, u64, u64)>()).prop_map(|(tid, (count, time, longest))| Record::StopSums {
+            tid,
+            count,
+            time,
+            longest
+        }),
+        (tid(), any::<(bool, u32, u32, u64)>(), any::<(u64, u64, u64)>()).prop_map(
+            |(tid, (collects, frame, bucket, count), (time, longest, stood))| Record::PauseSums {
+                tid,
+                collects,
+                frame,
+                bucket,
+                count,
+                time,
+                longest,
+                stood
+            }
+        ),
     ]
 }
 

@@ -24,7 +24,7 @@ fn times(thread: &Thread) -> Vec<(State, u64)> {
 
 #[test]
 fn each_row_of_the_table_of_states() {
-    use State::{GilHeldOffCpu, GilWait, IoWait, OnCpuGil, OnCpuReleased, Ready};
+    use State::{GilHeldOffCpu, GilWait, IoWait, LockWait, OnCpuGil, OnCpuReleased, Ready};
     // What happens from millisecond to millisecond: on a core or not, and the GIL.
     let cases = [
         (true, false, GilSpan::Held, OnCpuGil),
@@ -36,6 +36,11 @@ fn each_row_of_the_table_of_states() {
         (false, false, GilSpan::Held, GilHeldOffCpu),
         (false, false, GilSpan::Wanted, GilWait),
         (false, false, GilSpan::Free, IoWait),
+        (false, false, GilSpan::Parked, LockWait),
+        (false, false, GilSpan::Stopped, LockWait),
+        (false, false, GilSpan::Asking, LockWait),
+        (false, true, GilSpan::Stopped, Ready),
+        (true, false, GilSpan::Parked, OnCpuReleased),
     ];
     for (on, forced, span, state) in cases {
         let mut story = Story::begin(7, 100 * MS);
@@ -470,6 +475,72 @@ fn nothing_at_all_is_an_idle_profile() {
     );
 }
 
+/// A thread that stands still for three pauses, two of which another one has asked for to collect garbage.
+fn pauses() -> Story {
+    let mut story = Story::begin(7, 1_000 * MS);
+    story.thread(7, "main");
+    story.thread(8, "worker");
+    let collect = story.frame("collect", "/home/me/app.py", 12);
+    story.switch(7, 0, true, false);
+    story.switch(8, 0, true, false);
+    for (from, to) in [(100, 120), (200, 230), (400, 401)] {
+        story.switch(8, from * MS, false, false);
+        story.switch(8, to * MS, true, false);
+        story.gil(8, from * MS, to * MS, GilSpan::Stopped);
+    }
+    story.gil(7, 99 * MS, 100 * MS, GilSpan::Asking);
+    for at in [120, 230] {
+        let (tid, at) = (7, story.at(at * MS));
+        let (collects, frame) = (true, collect);
+        story.add(Record::Pause {
+            tid,
+            at,
+            collects,
+            frame,
+        });
+    }
+    story
+}
+
+#[test]
+fn pauses_are_summed_by_who_asked_and_threads_by_how_long_they_stood_still() {
+    let profile = pauses().profile();
+    let [main, worker] = &profile.threads[..] else {
+        panic!("two threads")
+    };
+    assert_eq!(
+        (worker.stop_the_world, worker.stops, worker.longest_stop),
+        (51 * MS, 3, 30 * MS)
+    );
+    assert_eq!(worker.times.of(State::LockWait), 51 * MS);
+    assert_eq!((main.stop_the_world, main.stops), (0, 0), "it has never lost its core");
+    let [known, unknown] = &profile.pauses[..] else {
+        panic!("{:?}", profile.pauses)
+    };
+    assert_eq!((known.tid, known.name.as_str(), known.collects), (7, "main", true));
+    assert_eq!((known.time, known.longest, known.stood), (51 * MS, 30 * MS, 50 * MS));
+    assert_eq!(
+        known.place.as_ref().map(|place| place.function.as_str()),
+        Some("collect")
+    );
+    assert_eq!(known.lengths.bursts().count, 2);
+    assert_eq!((unknown.tid, unknown.time, unknown.lengths.bursts().count), (0, MS, 1));
+}
+
+#[test]
+fn without_switches_it_is_known_all_the_same_when_a_thread_slept() {
+    let mut story = Story::begin(7, 1_000 * MS);
+    story.thread(7, "main");
+    story.counted(7, 0, 0, 0);
+    story.gil(7, 100 * MS, 200 * MS, GilSpan::Stopped);
+    story.gil(7, 300 * MS, 500 * MS, GilSpan::Parked);
+    story.counted(7, 1_000 * MS, 700 * MS, 0);
+    let profile = story.profile();
+    let thread = only(&profile);
+    assert_eq!(times(thread), [(State::OnCpuReleased, 700), (State::LockWait, 300)]);
+    assert_eq!((thread.stop_the_world, thread.stops), (100 * MS, 1));
+}
+
 fn records() -> impl Strategy<Value = Vec<Record>> {
     let tid = || 1_u32..4;
     let time = || prop_oneof![30 => 1_000_u64..2_000, 1 => any::<u64>()];
@@ -479,6 +550,9 @@ fn records() -> impl Strategy<Value = Vec<Record>> {
         Just(GilSpan::Held),
         Just(GilSpan::Wanted),
         Just(GilSpan::Free),
+        Just(GilSpan::Parked),
+        Just(GilSpan::Stopped),
+        Just(GilSpan::Asking),
         (number(), number(), number()).prop_map(|(held, wanted, longest)| GilSpan::Blurred {
             held,
             wanted,
@@ -516,6 +590,11 @@ fn records() -> impl Strategy<Value = Vec<Record>> {
         }),
         1 => (tid(), 0_u32..6, any::<Box<[u64; 8]>>(), any::<u64>()).prop_map(|(tid, frame, states, some)| Record::FrameSums {
             tid, frame, states, caused: some, longest: some, samples: some
+        }),
+        1 => (tid(), time(), any::<bool>(), 0_u32..6).prop_map(|(tid, at, collects, frame)| Record::Pause { tid, at, collects, frame }),
+        1 => (tid(), any::<(u64, u64, u64)>()).prop_map(|(tid, (count, time, longest))| Record::StopSums { tid, count, time, longest }),
+        1 => (tid(), any::<bool>(), any::<(u32, u32, u64, u64)>()).prop_map(|(tid, collects, (frame, bucket, count, some))| {
+            Record::PauseSums { tid, collects, frame, bucket, count, time: some, longest: some, stood: some }
         }),
         1 => (0_u64..3, time(), any::<[u64; 5]>()).prop_map(|(task, to, [running, ready, awaiting, steps, longest])| {
             Record::TaskSums { task, to, running, ready, awaiting, steps, longest }
@@ -567,7 +646,7 @@ proptest! {
     #[test]
     fn the_order_of_arrival_does_not_matter(
         events in prop::collection::vec((0_u64..1_000, any::<bool>(), any::<bool>()), 1..60),
-        spans in prop::collection::vec((0_u64..30, 0_u8..3), 0..30),
+        spans in prop::collection::vec((0_u64..30, 0_u8..5), 0..30),
         turn in any::<prop::sample::Index>(),
     ) {
         let mut records = Vec::new();
@@ -576,7 +655,7 @@ proptest! {
         }
         let mut at = 0;
         for (length, kind) in spans {
-            let span = [GilSpan::Held, GilSpan::Wanted, GilSpan::Free][usize::from(kind)];
+            let span = [GilSpan::Held, GilSpan::Wanted, GilSpan::Free, GilSpan::Parked, GilSpan::Stopped][usize::from(kind)];
             records.push(Record::Gil { tid: 7, from: at, to: at + length, span });
             at += length;
         }

@@ -31,6 +31,39 @@ fn check(profile: &Profile, verdict: Verdict, words: &[&str]) {
 }
 
 #[test]
+fn threads_that_stand_still_for_the_collector_are_told_so() {
+    let mut story = Story::begin(7, 1_000 * MS);
+    story.thread(7, "MainThread");
+    story.thread(8, "worker");
+    let build = story.frame("build", "/home/me/app.py", 12);
+    story.switch(7, 0, true, false);
+    story.switch(8, 0, true, false);
+    for turn in 0..10_u64 {
+        let (from, to) = ((100 * turn + 10) * MS, (100 * turn + 70) * MS);
+        story.switch(8, from, false, false);
+        story.switch(8, to, true, false);
+        story.gil(8, from, to, GilSpan::Stopped);
+        let (tid, at, collects, frame) = (7, story.at(to), true, build);
+        story.add(Record::Pause {
+            tid,
+            at,
+            collects,
+            frame,
+        });
+    }
+    let profile = story.profile();
+    let words = [
+        "stand still",
+        "30 %",
+        "collect garbage",
+        "MainThread",
+        "build (app.py:12)",
+    ];
+    check(&profile, Verdict::LockBound, &words);
+    assert!(profile.evidence.tries[0].contains("gc."));
+}
+
+#[test]
 fn two_threads_that_compute_are_bound_by_the_gil() {
     let mut story = Story::begin(7, 1_000 * MS);
     joins(&mut story, 1_000 * MS);

@@ -64,8 +64,11 @@ _PROCESS = {
     ("gc", "disable"), ("gc", "enable"), ("gc", "freeze"), ("faulthandler", "enable"),
 }  # fmt: skip
 
+#: Where the functions of `warnings` are: from 3.14 on elsewhere.
+_WARNINGS = {"warnings", "_py_warnings"}
+
 #: Modules whose functions speak to what the process has set up.
-_SPEAKING = {"logging", "warnings"}
+_SPEAKING = {"logging", *_WARNINGS}
 
 #: Builtins that only look at what they are given.
 _LOOK = {
@@ -564,7 +567,7 @@ class _Reader(ast.NodeVisitor):
                 return None
 
     def _called(self, called: object, handed: _Lasting | None, node: ast.Call) -> None:
-        if self._put_back and getattr(called, "__module__", None) == "warnings":
+        if self._put_back and getattr(called, "__module__", None) in _WARNINGS:
             return
         if called is not None and (what := _changes_the_process(called)):
             self._found(what, node)

@@ -404,7 +404,7 @@ class _Live:
     def _do(self, key: str) -> None:
         page = max(1, self._screen.size()[1] - 5)
         steps = {"up": -1, "k": -1, "down": 1, "j": 1, "page up": -page, "page down": page}
-        columns = list(report.COLUMNS)
+        columns = list(report.COLUMNS) if self._record is None else report.columns(self._record, self.order)
         turns = {"left": -1, "<": -1, "right": 1, ">": 1, "s": 1}
         if key in steps:
             self._first = max(0, self._first + steps[key])

@@ -123,7 +123,11 @@ class States(TypedDict):
 
 
 class ThreadRecord(States):
-    """One thread; its states add up to its `wall`."""
+    """One thread; its states add up to its `wall`.
+
+    `stop_the_world` is the part of `lock_wait` in which it stood still because another thread had stopped all others, or waited
+    until they did; `stops` counts how often it stood still.
+    """
 
     pid: int
     tid: int
@@ -135,6 +139,9 @@ class ThreadRecord(States):
     gil_takes: int
     longest_gil_hold: float
     longest_gil_hold_at: Place | None
+    stop_the_world: NotRequired[float]
+    stops: NotRequired[int]
+    longest_stop: NotRequired[float]
     cpu_bursts: Bursts
     io_bursts: Bursts
     waits: list[WaitRecord]
@@ -206,6 +213,31 @@ class PoolRecord(TypedDict):
     run: float
     pickling: float
     transfer: float
+
+
+class AskerRecord(TypedDict):
+    """Pauses that one thread has asked for at one place; `tid` 0 where it is not known which."""
+
+    pid: int
+    tid: int
+    name: str
+    collects: bool
+    at: Place | None
+    count: int
+    time: float
+    longest: float
+    stood: float
+
+
+class PausesRecord(TypedDict):
+    """Pauses in which all threads but one stood still; `stood` is for how long, all threads together."""
+
+    count: int
+    time: float
+    longest: float
+    stood: float
+    lengths: Bursts
+    askers: list[AskerRecord]
 
 
 class PartyRecord(TypedDict):
@@ -292,6 +324,7 @@ class ProfileRecord(TypedDict):
     functions: list[FunctionRecord]
     blocked: list[BlockedRecord]
     pools: list[PoolRecord]
+    stop_the_world: NotRequired[PausesRecord]
     deadlocks: list[DeadlockRecord]
     stacks: NotRequired[Stacks]
     lanes: NotRequired[list[Lane]]

@@ -27,9 +27,21 @@ __all__ = ["Rule", "broken", "parse"]
 
 SCOPES: Final = ("program", "thread", "process", "task", "function")
 
+_STOPPED: Final = ("stop_the_world", "longest_stop")
+
 FIGURES: Final = {
-    "program": (*STATES, "longest_gil_hold", "loop_blocked", "overhead", "wall", "processes", "threads", "tasks"),
-    "thread": (*STATES, "longest_gil_hold", "wall", "switches_voluntary", "switches_forced"),
+    "program": (
+        *STATES,
+        *_STOPPED,
+        "longest_gil_hold",
+        "loop_blocked",
+        "overhead",
+        "wall",
+        "processes",
+        "threads",
+        "tasks",
+    ),
+    "thread": (*STATES, *_STOPPED, "longest_gil_hold", "wall", "switches_voluntary", "switches_forced"),
     "process": ("cpu", "wall"),
     "task": ("running", "ready", "awaiting", "longest_step", "wall", "steps"),
     "function": (*STATES, "self_cpu", "total_cpu", "caused_gil_wait", "longest_gil_hold"),
@@ -149,15 +161,19 @@ def _values(rule: Rule, profile: ProfileRecord) -> Iterator[tuple[str, float, fl
     for record in records:
         name = record.get("name") or record.get("function") or str(record.get("tid") or record.get("pid"))
         whole = record.get("wall", all_threads)
-        yield f"{rule.scope} {name}", float(record[figure]), float(whole)
+        # What a profile of an older version lacks, it has not seen.
+        value = record.get(figure, 0.0) if figure in _STOPPED else record[figure]
+        yield f"{rule.scope} {name}", float(value), float(whole)
 
 
 def _of_program(figure: str, profile: ProfileRecord) -> tuple[float, float]:
     threads: Any = profile["threads"]
     if figure in STATES:
         return sum(thread[figure] for thread in threads), sum(thread["wall"] for thread in threads)
-    if figure == "longest_gil_hold":
-        return max((thread["longest_gil_hold"] for thread in threads), default=0.0), profile["wall"]
+    if figure == "stop_the_world":
+        return sum(thread.get(figure, 0.0) for thread in threads), sum(thread["wall"] for thread in threads)
+    if figure in {"longest_gil_hold", "longest_stop"}:
+        return max((thread.get(figure, 0.0) for thread in threads), default=0.0), profile["wall"]
     if figure == "loop_blocked":
         steps = [task["longest_step"] for task in profile["tasks"]]
         return max([*(blocked["time"] for blocked in profile["blocked"]), *steps], default=0.0), profile["wall"]

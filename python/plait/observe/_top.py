@@ -25,7 +25,8 @@ class Place(TypedDict):
 class Figures(TypedDict):
     """What the time went to.
 
-    Of a thread as shares of the time that it was seen, which add up to 1 without `cpu`; of a process as sums over its
+    Of a thread as shares of the time that it was seen, which add up to 1 without `cpu` and `stop_the_world`, which is part of
+    `lock_wait`; of a process as sums over its
     threads, in seconds per second.
     """
 
@@ -40,6 +41,7 @@ class Figures(TypedDict):
     io_wait: float
     lock_wait: float
     idle: float
+    stop_the_world: float
     switches: float
 
 
@@ -57,10 +59,14 @@ class ThreadFigures(Figures):
 
 
 class ProcessFigures(Figures):
-    """A process's. `python` is the version of its interpreter; `why` says why there is none to be seen."""
+    """A process's.
+
+    `python` is the version of its interpreter, `gil` whether that has a GIL; `why` says why there is none to be seen.
+    """
 
     parent: int
     python: str | None
+    gil: bool | None
     why: str | None
 
 
@@ -79,13 +85,13 @@ class TopRecord(TypedDict):
 class _Thread:
     """Sums of a thread, in seconds."""
 
-    __slots__ = ("call", "cpu", "name", "pid", "seconds", "spent", "switches", "tid", "tops")
+    __slots__ = ("call", "cpu", "name", "pid", "seconds", "spent", "stopped", "switches", "tid", "tops")
 
     def __init__(self, pid: int, tid: int, name: str) -> None:
         self.pid = pid
         self.tid = tid
         self.name = name
-        self.seconds = self.cpu = self.switches = 0.0
+        self.seconds = self.cpu = self.switches = self.stopped = 0.0
         self.spent = [0.0] * len(STATES)
         self.tops: dict[tuple[str, str, int], float] = {}
         self.call: str | None = None
@@ -95,6 +101,7 @@ class _Thread:
         self.seconds += seconds
         self.cpu += row["cpu"] * seconds
         self.switches += row["switches"] * seconds
+        self.stopped += row["stop_the_world"] * seconds
         for number, state in enumerate(STATES):
             self.spent[number] += row[state] * seconds
         top = row["top"]
@@ -109,6 +116,7 @@ class _Thread:
         self.seconds += other.seconds
         self.cpu += other.cpu
         self.switches += other.switches
+        self.stopped += other.stopped
         self.spent = [one + more for one, more in zip(self.spent, other.spent, strict=True)]
 
     def figures(self) -> ThreadFigures:
@@ -119,7 +127,8 @@ class _Thread:
             top = {"function": function, "file": file, "line": line}
         shares: dict[str, Any] = {state: spent / length for state, spent in zip(STATES, self.spent, strict=True)}
         head = {"pid": self.pid, "tid": self.tid, "name": self.name, "seconds": self.seconds}
-        rest = {"cpu": self.cpu / length, **shares, "switches": self.switches / length, "top": top, "call": self.call}
+        more = {"stop_the_world": self.stopped / length, "switches": self.switches / length}
+        rest = {"cpu": self.cpu / length, **shares, **more, "top": top, "call": self.call}
         return {**head, **rest}  # type: ignore[typeddict-item]  # pyright: ignore[reportReturnType]
 
 
@@ -141,7 +150,7 @@ class _Sums:
             before = self.processes.get(pid)
             if before is not None and process["python"] is None and before["python"] is not None:
                 # It is about to end.
-                process.update(python=before["python"], why=None)
+                process.update(python=before["python"], gil=before["gil"], why=None)
             self.processes[pid] = process
         for row in seen["threads"]:
             key = (row["pid"], row["tid"])
@@ -165,7 +174,7 @@ class _Sums:
     def record(self, pid: int) -> TopRecord:
         threads = [thread.figures() for thread in self.threads.values()]
         length = self.seconds or 1.0
-        names = ("cpu", *STATES, "switches")
+        names = ("cpu", *STATES, "stop_the_world", "switches")
         sums: dict[int, dict[str, float]] = {one: dict.fromkeys(names, 0.0) for one in self.processes}
         for thread in threads:
             sum_: dict[str, float] = sums.get(thread["pid"]) or sums.setdefault(
@@ -175,7 +184,7 @@ class _Sums:
                 sum_[name] += thread[name] * thread["seconds"] / length  # type: ignore[literal-required]
         processes: list[Any] = [
             {"pid": one, "parent": process["parent"], "name": process["name"], **sums[one]}
-            | {"python": process["python"], "why": process["why"]}
+            | {"python": process["python"], "gil": process["gil"], "why": process["why"]}
             for one, process in self.processes.items()
         ]
         return {

@@ -108,7 +108,21 @@ impl Frames {
         (caller != 0).then_some(caller)
     }
 
-    /// Adds who has locks that sleep on `words`, as far as the frames of a thread tell.
+    /// The number of a frame of the function with that code object, wherever it was called from; 0 if there is none. What had to be defined for it goes
+    /// to `out`.
+    pub(super) fn code(&mut self, code: usize, desk: &Desk, out: &mut Vec<Record>) -> u32 {
+        let function = self.stacks.code(code);
+        let frame =
+            function.and_then(|function| self.number(0, function, self.stacks.function(function).line, desk, out));
+        frame.unwrap_or(0)
+    }
+
+    /// By what the lock is known for which a thread sleeps on that word.
+    pub(super) fn lock_of(&self, word: usize) -> usize {
+        if self.refused { word } else { self.stacks.lock_of(word) }
+    }
+
+    /// Adds who has locks that are known by `words`, as far as the frames of a thread tell.
     pub(super) fn holders(&mut self, tid: Tid, words: &[usize], out: &mut Vec<Holder>) {
         if let Some(&state) = self.threads.get(&tid) {
             // Without a stack there is nothing to tell.
@@ -116,7 +130,7 @@ impl Frames {
         }
     }
 
-    /// Who has the lock that a thread sleeps for on `word`, where the lock itself says so; and where that thread is.
+    /// Who has the lock that a thread sleeps for, and that is known by `word`, where the lock itself says so; and where that thread is.
     pub(super) fn owner(&mut self, tid: Tid, word: usize, now: u64) -> Option<(Tid, String)> {
         if self.refused {
             return None;
@@ -203,6 +217,14 @@ mod tests {
             Ok(())
         }
 
+        fn code(&mut self, code: usize) -> Option<u32> {
+            (code == 0x80).then_some(1)
+        }
+
+        fn lock_of(&self, word: usize) -> usize {
+            word
+        }
+
         fn holders(&mut self, _: usize, _: &[usize], _: usize, _: &mut Vec<Holder>) -> Result<(), NoStack> {
             Ok(())
         }
@@ -264,5 +286,18 @@ mod tests {
             "no thread of the interpreter"
         );
         assert_eq!(frames.thread_of(0x70, 1 << 40), Some(7));
+        out.clear();
+        assert_eq!(
+            (frames.code(0x80, &desk, &mut out), frames.code(0x88, &desk, &mut out)),
+            (4, 0)
+        );
+        assert_eq!(
+            out,
+            [Record::Frame {
+                caller: 0,
+                function: 1,
+                line: 10
+            }]
+        );
     }
 }

@@ -59,14 +59,24 @@ enum GilSource {
     None,
     /// Every event, in this session of the meters.
     Hooks { gil: Gil, session: u32, clock: Clock },
+    /// There is none: every sleep on a lock of the interpreter, and every time that a thread stands still.
+    Parking { session: u32, clock: Clock },
     /// Its holder and who waits, at each look.
     Looks(Gil),
 }
 
 impl GilSource {
+    /// The session of the meters, if there is one.
+    fn session(&mut self) -> Option<(u32, &mut Clock)> {
+        match self {
+            GilSource::Hooks { session, clock, .. } | GilSource::Parking { session, clock } => Some((*session, clock)),
+            GilSource::None | GilSource::Looks(_) => None,
+        }
+    }
+
     fn gil(&self) -> Option<&Gil> {
         match self {
-            GilSource::None => None,
+            GilSource::None | GilSource::Parking { .. } => None,
             GilSource::Hooks { gil, .. } | GilSource::Looks(gil) => Some(gil),
         }
     }
@@ -226,17 +236,14 @@ impl Sampler {
     /// Takes what there is of the GIL; whether there was anything.
     fn take_gil(&mut self, now: u64) -> bool {
         let before = self.batch.len();
-        match &mut self.gil {
-            GilSource::None => return false,
-            GilSource::Hooks { session, clock, .. } => {
-                clock.scale.look();
-                let (session, clock) = (*session, *clock);
-                self.take_meters(session, &clock, now);
-            }
-            GilSource::Looks(gil) => {
-                let gil = *gil;
-                self.look_at_gil(&gil, now);
-            }
+        if let Some((session, clock)) = self.gil.session() {
+            clock.scale.look();
+            let clock = *clock;
+            self.take_meters(session, &clock, now);
+        } else if let GilSource::Looks(gil) = self.gil {
+            self.look_at_gil(&gil, now);
+        } else {
+            return false;
         }
         let news = self.batch.len() > before;
         for thread in self.threads.values_mut() {
@@ -327,7 +334,7 @@ impl Sampler {
     fn look_at_waits(&mut self, now: u64) {
         let lasting = now.saturating_sub(self.settings.tick);
         for thread in self.threads.values_mut() {
-            if thread.on || thread.forced || thread.doing == Doing::Wants {
+            if thread.on || thread.forced || matches!(thread.doing, Doing::Wants | Doing::Stopped | Doing::Asking) {
                 continue;
             }
             let due = if thread.core_since <= lasting {
@@ -347,7 +354,10 @@ impl Sampler {
                 }
                 continue;
             }
-            let found = look(&self.tasks, thread.tid, self.gil.gil(), &mut self.buffer);
+            let mut found = look(&self.tasks, thread.tid, self.gil.gil(), &mut self.buffer);
+            if let Some(frames) = &self.frames {
+                deadlocks::name_lock(found.as_mut(), frames);
+            }
             thread.word = deadlocks::word_of(found.as_ref());
             if let Some(Found::Wait { kind, call, target }) = found {
                 thread.looked = now;
@@ -377,7 +387,7 @@ impl Sampler {
         let waiter = waiter.map(|thread| (thread.tid, thread.since));
         for thread in self.threads.values_mut() {
             let (since, holds) = (thread.state_since(), thread.doing == Doing::Holds);
-            let (why, weight) = if ticks && (holds || (thread.on && thread.doing == Doing::Free)) {
+            let (why, weight) = if ticks && (holds || (thread.on && !thread.sleeps())) {
                 (Why::Tick, weight)
             } else if let Some((waiter, waits)) = waiter.filter(|_| holds && thread.stack_at <= lasting) {
                 (Why::Holder { waiter }, now - waits.max(thread.stack_at))
@@ -478,10 +488,11 @@ impl Sampler {
         // The last look may have been later.
         let now = monotonic_ns().min(over).max(self.ticked);
         self.take_switches(now);
-        let has_gil = self.gil.gil().is_some();
+        let has_line = !matches!(self.gil, GilSource::None);
         let mut measured = None;
-        if let GilSource::Hooks { session, mut clock, .. } = std::mem::replace(&mut self.gil, GilSource::None) {
+        if let Some((session, clock)) = std::mem::replace(&mut self.gil, GilSource::None).session() {
             clock.scale.look();
+            let clock = *clock;
             self.take_meters(session, &clock, now);
             meter::end();
             measured = Some(clock);
@@ -489,12 +500,13 @@ impl Sampler {
         for thread in self.threads.values_mut() {
             let meter = thread.meter.zip(measured.as_ref());
             let open = meter.and_then(|(meter, clock)| settled(thread, meter, clock, &mut self.batch));
-            if has_gil {
+            if has_line {
                 thread.write_open(open.as_ref(), now, &mut self.batch);
             }
             thread.count_switches(&self.tasks, &mut self.buffer);
             thread.count(&self.tasks, now, &mut self.buffer, &mut self.batch);
         }
+        self.tell_all_pauses();
         // It takes its time, in which meters would run on.
         self.look_for_deadlocks(now, true);
         self.count_faults(now);

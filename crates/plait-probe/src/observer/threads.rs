@@ -5,7 +5,7 @@ use std::fs::File;
 use plait_sys::perf::{Event, What};
 use plait_trace::record::{GilSpan, Record, Text, Tid};
 
-use crate::meter::{Doing, Meter, Open, Span};
+use crate::meter::{Doing, Meter, Open, Pause, Span};
 use crate::proc::{Scheduled, SwitchCount, Tasks, read_at};
 
 /// A span of the GIL that lasts is written in parts of about this many nanoseconds.
@@ -26,7 +26,7 @@ pub(super) struct Thread {
     pub(super) since: u64,
     /// How far its spans of the GIL are written.
     written: u64,
-    /// Takes of the GIL so far.
+    /// Takes of the GIL so far, and sleeps in the parking lot: each is two events.
     pub(super) takes: u64,
     /// Whether it has a core, since when, and whether it lost it by force.
     pub(super) on: bool,
@@ -53,6 +53,8 @@ pub(super) struct Thread {
     pub(super) listed: u64,
     /// Detail that was lost.
     pub(super) lost: u64,
+    /// Ends of pauses that it had asked for, and that are not written yet.
+    pub(super) pauses: Vec<(u64, Pause)>,
     schedstat: Option<File>,
     scheduled: Scheduled,
     switches: SwitchCount,
@@ -83,6 +85,7 @@ impl Thread {
             missing: 0,
             listed: from,
             lost: 0,
+            pauses: Vec::new(),
             schedstat: None,
             scheduled: Scheduled::default(),
             switches: SwitchCount::default(),
@@ -118,7 +121,18 @@ impl Thread {
     }
 
     /// Takes a span that the thread's meter has measured.
-    pub(super) fn span(&mut self, Span { from, to, span }: Span, out: &mut Vec<Record>) {
+    pub(super) fn span(&mut self, span: Span, out: &mut Vec<Record>) {
+        let Span {
+            from,
+            to,
+            span,
+            sleeps,
+            pause,
+        } = span;
+        if let Some(pause) = pause {
+            self.pauses.push((from, pause));
+            return;
+        }
         let span = match (span, self.assumed) {
             (Some(span), _) => span,
             (None, Doing::Wants) => GilSpan::Wanted,
@@ -137,6 +151,7 @@ impl Thread {
         self.takes += match span {
             GilSpan::Held => 1,
             GilSpan::Blurred { takes, .. } => u64::from(takes),
+            GilSpan::Parked | GilSpan::Stopped | GilSpan::Asking => sleeps,
             GilSpan::Wanted | GilSpan::Free => 0,
         };
         out.push(Record::Gil {
@@ -145,6 +160,11 @@ impl Thread {
             to,
             span,
         });
+    }
+
+    /// Whether it sleeps in the interpreter's parking lot.
+    pub(super) fn sleeps(&self) -> bool {
+        matches!(self.doing, Doing::Parked | Doing::Stopped | Doing::Asking)
     }
 
     /// Takes what its meter has now.
@@ -164,6 +184,9 @@ impl Thread {
         let span = match self.doing {
             Doing::Holds => GilSpan::Held,
             Doing::Wants => GilSpan::Wanted,
+            Doing::Parked => GilSpan::Parked,
+            Doing::Stopped => GilSpan::Stopped,
+            Doing::Asking => GilSpan::Asking,
             Doing::Free | Doing::Unknown => GilSpan::Free,
         };
         let from = self.since.max(self.written);
@@ -286,6 +309,8 @@ mod tests {
                 from: 50,
                 to: 200,
                 span: None,
+                sleeps: 1,
+                pause: None,
             },
             &mut out,
         );
@@ -298,6 +323,8 @@ mod tests {
                 from: 200,
                 to: 400,
                 span: Some(GilSpan::Wanted),
+                sleeps: 1,
+                pause: None,
             },
             &mut out,
         );
@@ -306,6 +333,8 @@ mod tests {
                 from: 400,
                 to: 450,
                 span: Some(GilSpan::Held),
+                sleeps: 1,
+                pause: None,
             },
             &mut out,
         );
@@ -326,6 +355,8 @@ mod tests {
                 from: 100,
                 to: 200,
                 span: None,
+                sleeps: 1,
+                pause: None,
             },
             &mut out,
         );

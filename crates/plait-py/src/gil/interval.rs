@@ -6,11 +6,13 @@
 
 use std::ffi::c_void;
 
-use plait_probe::gil::Known;
+use plait_probe::gil::{Gil, Known};
 use plait_probe::observer::Interpreter;
+use plait_probe::world::World;
 use plait_sys::time::monotonic_ns;
 use pyo3::ffi;
 use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
 
 use super::detached;
 
@@ -43,14 +45,46 @@ unsafe extern "C" {
 /// How the threads of this interpreter take turns, and what is known of it, as this thread sees it.
 pub(crate) fn interpreter(py: Python<'_>) -> (Interpreter, Option<Known>) {
     let known = known(py);
+    let function = ffi::PyEval_SaveThread as *const () as usize;
     #[cfg(Py_GIL_DISABLED)]
-    let interpreter = Interpreter::FreeThreaded;
-    #[cfg(not(Py_GIL_DISABLED))]
-    let interpreter = own::gil(py).map_or(Interpreter::Unknown, |gil| Interpreter::Gil {
-        gil: *gil,
-        function: ffi::PyEval_SaveThread as *const () as usize,
-    });
+    if !has_gil(py) {
+        let world = Err("nobody has looked for it");
+        return (Interpreter::FreeThreaded { world, function }, known);
+    }
+    let interpreter = gil(py).map_or(Interpreter::Unknown, |gil| Interpreter::Gil { gil: *gil, function });
     (interpreter, known)
+}
+
+/// The same for who observes: of an interpreter without a GIL, also where it says that the world is stopped. That is found by stopping it, once.
+pub(crate) fn observed_interpreter(py: Python<'_>) -> (Interpreter, Option<Known>) {
+    static WORLD: PyOnceLock<Result<World, &'static str>> = PyOnceLock::new();
+    let (mut interpreter, known) = interpreter(py);
+    if let (Interpreter::FreeThreaded { world, .. }, Some(known)) = (&mut interpreter, &known) {
+        // SAFETY: all of it was just asked for.
+        *world = *WORLD.get_or_init(py, || unsafe { World::locate(known) });
+    }
+    (interpreter, known)
+}
+
+/// Whether a build that can do without a GIL has one all the same: it was asked to, or a module needs it. It stays then.
+#[cfg(Py_GIL_DISABLED)]
+fn has_gil(py: Python<'_>) -> bool {
+    let asked = py.import("sys").and_then(|sys| sys.call_method0("_is_gil_enabled"));
+    asked.and_then(|enabled| enabled.extract()).unwrap_or(false)
+}
+
+static GIL: PyOnceLock<Option<Gil>> = PyOnceLock::new();
+
+/// The GIL of the main interpreter; None where it is not known how to find it.
+fn gil(py: Python<'_>) -> Option<&'static Gil> {
+    GIL.get_or_init(py, || locate(py)).as_ref()
+}
+
+#[cold]
+fn locate(py: Python<'_>) -> Option<Gil> {
+    let known = known(py)?;
+    // SAFETY: all of it was just asked for.
+    unsafe { Gil::locate(&known) }
 }
 
 #[cold]
@@ -70,30 +104,16 @@ fn known(py: Python<'_>) -> Option<Known> {
 
 #[cfg(not(Py_GIL_DISABLED))]
 mod own {
-    use plait_probe::gil::Gil;
     use plait_shm::lowered::Lowered;
     use pyo3::prelude::*;
-    use pyo3::sync::PyOnceLock;
+
+    use super::{GIL, gil};
 
     /// How long a prompt thread waits before it asks, in microseconds: a holder that is about to let go by itself is not disturbed. No
     /// round number: one that nobody sets by hand.
     const SHORT_US: u64 = 53;
 
     static LOWERED: Lowered = Lowered::new();
-    static GIL: PyOnceLock<Option<Gil>> = PyOnceLock::new();
-
-    /// The GIL of the main interpreter; None where it is not known how to find it.
-    pub(super) fn gil(py: Python<'_>) -> Option<&'static Gil> {
-        GIL.get_or_init(py, || locate(py)).as_ref()
-    }
-
-    #[cold]
-    fn locate(py: Python<'_>) -> Option<Gil> {
-        let known = super::known(py)?;
-        // SAFETY: all of it was just asked for.
-        unsafe { Gil::locate(&known) }
-    }
-
     pub(super) fn detached<R: Send>(py: Python<'_>, hurries: bool, f: impl FnOnce() -> R) -> R {
         let Some(gil) = hurries.then(|| gil(py)).flatten() else {
             return super::detached(py, f);

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use plait_trace::burst::{Bursts, Histogram};
 use plait_trace::fold::{Fold, Options};
 use plait_trace::lane::{Lane, NO_NOTE};
-use plait_trace::profile::{self, Owner, Place, Profile, Times};
+use plait_trace::profile::{self, Owner, Pauses, Place, Profile, Times};
 use plait_trace::record::Why;
 use plait_trace::state::State;
 use pyo3::exceptions::{PyOSError, PyValueError};
@@ -113,6 +113,7 @@ fn to_dict<'py>(py: Python<'py>, profile: &Profile) -> PyResult<Bound<'py, PyDic
             "pool": &pool.pool, "function": &pool.function, "count": pool.count, "queue": seconds(pool.queue),
             "run": seconds(pool.run), "pickling": seconds(pool.pickling), "transfer": seconds(pool.transfer),
         })))?,
+        "stop_the_world": pauses(py, &profile.pauses)?,
         "deadlocks": list(py, &profile.deadlocks, |each| Ok(dict!(py, {
             "pid": each.pid, "at": seconds(each.at),
             "parties": list(py, &each.parties, |party| Ok(dict!(py, {
@@ -210,6 +211,9 @@ fn thread<'py>(py: Python<'py>, thread: &profile::Thread) -> PyResult<Bound<'py,
         "switches_forced": thread.switches_forced,
         "gil_takes": thread.gil_takes,
         "longest_gil_hold": seconds(thread.longest_gil_hold),
+        "stop_the_world": seconds(thread.stop_the_world),
+        "stops": thread.stops,
+        "longest_stop": seconds(thread.longest_stop),
         "longest_gil_hold_at": thread.longest_gil_hold_at.as_ref().map(|at| place(py, at)).transpose()?,
         "cpu_bursts": bursts(py, &thread.cpu_bursts, &thread.cpu_histogram)?,
         "io_bursts": bursts(py, &thread.io_bursts, &thread.io_histogram)?,
@@ -224,6 +228,32 @@ fn thread<'py>(py: Python<'py>, thread: &profile::Thread) -> PyResult<Bound<'py,
     });
     dict.update(more.as_mapping())?;
     Ok(dict)
+}
+
+/// Pauses in which all threads but one stood still: all together, and by who asked for them.
+fn pauses<'py>(py: Python<'py>, pauses: &[Pauses]) -> PyResult<Bound<'py, PyDict>> {
+    let mut lengths = Histogram::default();
+    let (mut time, mut longest, mut stood) = (0_u64, 0_u64, 0_u64);
+    for each in pauses {
+        lengths.merge(&each.lengths);
+        time = time.saturating_add(each.time);
+        longest = longest.max(each.longest);
+        stood = stood.saturating_add(each.stood);
+    }
+    let all = lengths.bursts();
+    Ok(dict!(py, {
+        "count": all.count,
+        "time": seconds(time),
+        "longest": seconds(longest),
+        "stood": seconds(stood),
+        "lengths": bursts(py, &all, &lengths)?,
+        "askers": list(py, pauses, |each| Ok(dict!(py, {
+            "pid": each.pid, "tid": each.tid, "name": &each.name, "collects": each.collects,
+            "at": each.place.as_ref().map(|at| place(py, at)).transpose()?,
+            "count": each.lengths.bursts().count, "time": seconds(each.time), "longest": seconds(each.longest),
+            "stood": seconds(each.stood),
+        })))?,
+    }))
 }
 
 fn task<'py>(py: Python<'py>, task: &profile::Task) -> PyResult<Bound<'py, PyDict>> {

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use plait_probe::observer::{Observer, OpenSink, Program, Settings, Sink};
+use plait_probe::observer::{Interpreter, Observer, OpenSink, Program, Settings, Sink};
 use plait_probe::stack::{Stacks, Witness};
 use plait_sys::time::monotonic_ns;
 use plait_sys::{cpu, thread};
@@ -41,7 +41,7 @@ pub(crate) fn observe_start(
         return Err(PyRuntimeError::new_err("this process is observed already"));
     }
     let sink = sink(&path, over, limit)?;
-    let (interpreter, known) = gil::interpreter(py);
+    let (interpreter, known) = gil::observed_interpreter(py);
     let stacks = known.map(|known| Stacks::locate(&known, thread::number(), &witnesses(py)));
     let (stacks, unfit) = match stacks {
         Some(Ok(stacks)) => (Some(Box::new(stacks) as Box<dyn plait_probe::stacks::Stacks>), None),
@@ -54,10 +54,9 @@ pub(crate) fn observe_start(
         name,
         python: format!("{}.{}.{}", version.major, version.minor, version.patch),
         parent,
-        switch_interval: if cfg!(Py_GIL_DISABLED) {
-            0
-        } else {
-            (interval * 1e9) as u64
+        switch_interval: match interpreter {
+            Interpreter::FreeThreaded { .. } => 0,
+            Interpreter::Gil { .. } | Interpreter::Unknown => (interval * 1e9) as u64,
         },
         cores: cpu::usable_cpus() as u32,
         interpreter,

@@ -61,6 +61,7 @@ fn process<'py>(py: Python<'py>, row: &ProcessRow) -> PyResult<Bound<'py, PyDict
     dict.set_item("parent", row.parent)?;
     dict.set_item("name", &row.name)?;
     dict.set_item("python", &row.python)?;
+    dict.set_item("gil", row.gil)?;
     dict.set_item("why", &row.why)?;
     Ok(dict)
 }
@@ -74,6 +75,7 @@ fn thread<'py>(py: Python<'py>, row: &ThreadRow) -> PyResult<Bound<'py, PyDict>>
     for state in State::ALL {
         dict.set_item(state.name(), row.share(state))?;
     }
+    dict.set_item("stop_the_world", row.stopped)?;
     dict.set_item("switches", row.switches)?;
     dict.set_item("top", row.top.as_ref().map(|top| place(py, top)).transpose()?)?;
     dict.set_item("call", row.call)?;

@@ -15,7 +15,7 @@ pub(crate) fn tallies(py: Python<'_>) -> Option<Tallies> {
     *TALLIES.get_or_init(py, || match gil::interpreter(py).0 {
         // SAFETY: they are this interpreter's, which is not unloaded.
         Interpreter::Gil { gil, function } => unsafe { Tallies::start(&gil, function) }.ok(),
-        Interpreter::Unknown | Interpreter::FreeThreaded => None,
+        Interpreter::Unknown | Interpreter::FreeThreaded { .. } => None,
     })
 }
 

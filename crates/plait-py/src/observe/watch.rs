@@ -22,7 +22,7 @@ impl GilWatch {
                 .map(Self)
                 .map_err(|error| PyRuntimeError::new_err(error.to_string())),
             Interpreter::Unknown => Err(PyRuntimeError::new_err("the interpreter's GIL was not found")),
-            Interpreter::FreeThreaded => Err(PyRuntimeError::new_err("this interpreter has no GIL")),
+            Interpreter::FreeThreaded { .. } => Err(PyRuntimeError::new_err("this interpreter has no GIL")),
         }
     }
 

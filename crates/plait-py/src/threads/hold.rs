@@ -95,7 +95,7 @@ pub(super) fn watch_holds(py: Python<'_>) -> PyResult<Option<String>> {
         return Ok(None);
     }
     let (interpreter, known) = gil::interpreter(py);
-    if matches!(interpreter, Interpreter::FreeThreaded) {
+    if matches!(interpreter, Interpreter::FreeThreaded { .. }) {
         return Ok(Some("this is a free-threaded build".to_owned()));
     }
     let (Some(tallies), Some(known)) = (observe::tallies(py), known) else {

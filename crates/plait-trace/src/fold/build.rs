@@ -7,11 +7,11 @@ use crate::fold::moments::{Sweep, Windows};
 use crate::fold::stacks::Weighed;
 use crate::fold::tasks::{PoolSums, TaskDigest};
 use crate::fold::waits::{Key, Sum};
-use crate::fold::{Options, summary};
+use crate::fold::{Options, WORLD, summary};
 use crate::lane::{Lane, NO_NOTE};
 use crate::profile::{
-    Await, Blocked, Deadlock, Frame, Function, GilStrip, LaneOf, Lock, MethodUsed, Owner, Party, Place, Pool, Process,
-    Profile, Sample, Task, Thread, Wait,
+    Await, Blocked, Deadlock, Frame, Function, GilStrip, LaneOf, Lock, MethodUsed, Owner, Party, Pauses, Place, Pool,
+    Process, Profile, Sample, Task, Thread, Wait,
 };
 use crate::record::{Text, Tid, WaitKind};
 use crate::state::State;
@@ -79,6 +79,7 @@ impl Builder {
         let frames = self.samples(&digest, &places, base);
         self.blocked(&digest, &frames);
         self.deadlocks(&digest);
+        self.pauses(&digest, &frames);
         let threads = std::mem::take(&mut digest.threads);
         let cpu = threads
             .iter()
@@ -299,6 +300,9 @@ impl Builder {
             gil_takes: thread.takes,
             longest_gil_hold: thread.longest.length,
             longest_gil_hold_start: thread.longest.at.saturating_sub(origin),
+            stop_the_world: thread.waits.get(&Key::World).map_or(0, |sum| sum.time),
+            stops: thread.stops,
+            longest_stop: thread.longest_stop,
             longest_gil_hold_at: frames.place(thread.longest.frame),
             cpu_bursts: thread.cpu.bursts(),
             io_bursts: thread.io.bursts(),
@@ -328,6 +332,7 @@ impl Builder {
         let words = match key {
             Key::Call(_, call, target) => format!("{} {}", text(digest, call), text(digest, target)),
             Key::Lock(lock, ..) => text(digest, lock),
+            Key::World => WORLD.to_owned(),
             Key::Unknown => String::new(),
         };
         let notes = &mut self.profile.notes;
@@ -335,6 +340,23 @@ impl Builder {
             notes.push(words.clone());
             notes.len() as u32 - 1
         })
+    }
+
+    fn pauses(&mut self, digest: &Digest, frames: &FramesOf) {
+        for (&(tid, collects, frame), sums) in &digest.log.pauses {
+            let asker = digest.threads.iter().find(|thread| tid != 0 && thread.log.tid == tid);
+            self.profile.pauses.push(Pauses {
+                pid: digest.log.pid,
+                tid,
+                name: asker.map_or_else(String::new, |thread| text(digest, thread.log.name)),
+                collects,
+                place: frames.place(frame),
+                time: sums.time,
+                longest: sums.longest,
+                stood: sums.stood,
+                lengths: sums.lengths.clone(),
+            });
+        }
     }
 
     fn deadlocks(&mut self, digest: &Digest) {
@@ -455,6 +477,7 @@ impl Builder {
         profile
             .blocked
             .sort_by_key(|blocked| (std::cmp::Reverse(blocked.time), blocked.start));
+        profile.pauses.sort_by_key(|pauses| std::cmp::Reverse(pauses.time));
         order_functions(&mut profile);
         let cpu = profile
             .processes
@@ -517,6 +540,7 @@ fn waits(digest: &Digest, thread: &ThreadDigest) -> Vec<Wait> {
         let (kind, call, target) = match *key {
             Key::Call(kind, call, target) => (Some(kind), text(digest, call), text(digest, target)),
             Key::Lock(lock, ..) => (Some(WaitKind::Lock), String::from("lock"), text(digest, lock)),
+            Key::World => (Some(WaitKind::Lock), WORLD.to_owned(), String::new()),
             Key::Unknown => (None, String::new(), String::new()),
         };
         found

@@ -7,6 +7,7 @@ use crate::fold::Options;
 use crate::fold::hold::{self, Hold};
 use crate::fold::log::{Log, Stack, ThreadLog, What};
 use crate::fold::moments::{Strip, Windows};
+use crate::fold::pauses;
 use crate::fold::stacks::{FrameSums, Weighed, Weigher};
 use crate::fold::tasks::{self, Tasks};
 use crate::fold::timeline::{self, Segment};
@@ -35,6 +36,9 @@ pub(crate) struct ThreadDigest {
     pub(crate) held: u64,
     /// The longest hold: how long, when, and the frame.
     pub(crate) longest: Hold,
+    /// How often it stood still, and how long at most.
+    pub(crate) stops: u64,
+    pub(crate) longest_stop: u64,
     pub(crate) cpu: Histogram,
     pub(crate) io: Histogram,
     pub(crate) waits: HashMap<Key, Sum>,
@@ -86,6 +90,7 @@ pub(crate) fn digest(mut log: Log, options: Options, purpose: Purpose) -> Digest
         .filter_map(|thread| thread_digest(thread, (from, to), lane, purpose))
         .collect();
     threads.sort_by_key(|thread| (thread.from, thread.log.tid));
+    pauses::tell(&mut threads, &std::mem::take(&mut log.pause_ends), &mut log.pauses);
     let strip = hold::charge(&mut threads, options.lane);
     let rolling = matches!(purpose, Purpose::Roll);
     let tasks = tasks::digest(&mut log, &threads, (from, to), options, rolling);
@@ -141,6 +146,8 @@ fn thread_digest(mut log: ThreadLog, process: (u64, u64), lane: usize, purpose: 
         from,
         to,
         times: base.times,
+        stops: base.stops,
+        longest_stop: base.longest_stop,
         cpu: base.cpu,
         io: base.io,
         ..ThreadDigest::default()
@@ -258,7 +265,7 @@ fn held_since(log: &ThreadLog, detail: u64) -> u64 {
         .map(|span| match span.what {
             What::Held => span.to - span.from.max(detail),
             What::Blurred(index) => log.blurs[index as usize].held.min(span.to - span.from.max(detail)),
-            What::Wanted | What::Free => 0,
+            What::Wanted | What::Free | What::Parked | What::Stopped | What::Asking => 0,
         });
     held.fold(0, u64::saturating_add)
 }

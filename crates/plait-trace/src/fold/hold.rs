@@ -75,7 +75,7 @@ fn holds(threads: &[ThreadDigest]) -> Vec<Held> {
             let held = match span.what {
                 What::Held => span.to - span.from,
                 What::Blurred(index) => digest.log.blurs[index as usize].held.min(span.to - span.from),
-                What::Wanted | What::Free => continue,
+                What::Wanted | What::Free | What::Parked | What::Stopped | What::Asking => continue,
             };
             if held > 0 {
                 found.push(Held {

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use crate::burst::Histogram;
+use crate::fold::pauses::Pauses;
 use crate::fold::stacks::FrameSums;
 use crate::fold::tasks::{Callback, PoolSums, TaskLog};
 use crate::fold::waits::{Key, Sum};
@@ -25,6 +26,12 @@ pub(crate) enum What {
     Held,
     Wanted,
     Free,
+    /// Sleeps on a lock of the interpreter's.
+    Parked,
+    /// Stands still.
+    Stopped,
+    /// Waits until the others stand still.
+    Asking,
     /// By its place among those of the thread.
     Blurred(u32),
 }
@@ -103,6 +110,8 @@ pub(crate) struct Base {
     pub(crate) longest: u64,
     pub(crate) hold_at: u64,
     pub(crate) hold_frame: u32,
+    pub(crate) stops: u64,
+    pub(crate) longest_stop: u64,
     pub(crate) frames: HashMap<u32, FrameSums>,
     pub(crate) waits: HashMap<Key, Sum>,
     pub(crate) cpu: Histogram,
@@ -143,6 +152,9 @@ impl ThreadLog {
             GilSpan::Held => What::Held,
             GilSpan::Wanted => What::Wanted,
             GilSpan::Free => What::Free,
+            GilSpan::Parked => What::Parked,
+            GilSpan::Stopped => What::Stopped,
+            GilSpan::Asking => What::Asking,
             GilSpan::Blurred {
                 held,
                 wanted,
@@ -242,11 +254,23 @@ pub(crate) struct Log {
     pub(crate) callbacks: Vec<Callback>,
     pub(crate) pools: HashMap<(Text, Text), PoolSums>,
     pub(crate) deadlocks: Vec<Blocks>,
+    pub(crate) pause_ends: Vec<PauseEnd>,
+    /// Of pauses whose detail was dropped; then of all.
+    pub(crate) pauses: Pauses,
     /// Minor and major.
     pub(crate) faults: [u64; 2],
     pub(crate) cost: [u64; 3],
     by_tid: HashMap<Tid, usize>,
     recent: Option<(Tid, usize)>,
+}
+
+/// A thread has let the others go on, which it had stopped.
+#[derive(Clone, Copy)]
+pub(crate) struct PauseEnd {
+    pub(crate) tid: Tid,
+    pub(crate) at: u64,
+    pub(crate) collects: bool,
+    pub(crate) frame: u32,
 }
 
 /// A thread of a deadlock.
@@ -361,6 +385,20 @@ impl Log {
                 let thread = self.thread(tid);
                 thread.see(from);
                 thread.gil(from, to, span);
+            }
+            Record::Pause {
+                tid,
+                at,
+                collects,
+                frame,
+            } => {
+                let at = self.time(at);
+                self.pause_ends.push(PauseEnd {
+                    tid,
+                    at,
+                    collects,
+                    frame,
+                });
             }
             Record::Switch {
                 tid, at, on, forced, ..
@@ -594,6 +632,33 @@ impl Log {
                     .entry(key)
                     .or_default()
                     .add(count, time.min(LATEST));
+            }
+            Record::StopSums {
+                tid,
+                count,
+                time,
+                longest,
+            } => {
+                let base = &mut self.thread(tid).base;
+                base.stops = base.stops.saturating_add(count);
+                base.longest_stop = base.longest_stop.max(longest.min(LATEST));
+                base.waits.entry(Key::World).or_default().add(count, time.min(LATEST));
+            }
+            Record::PauseSums {
+                tid,
+                collects,
+                frame,
+                bucket,
+                count,
+                time,
+                longest,
+                stood,
+            } => {
+                let sums = self.pauses.entry((tid, collects, frame)).or_default();
+                sums.time = sums.time.saturating_add(time.min(LATEST));
+                sums.longest = sums.longest.max(longest.min(LATEST));
+                sums.stood = sums.stood.saturating_add(stood.min(LATEST));
+                sums.lengths.add_many(bucket, count);
             }
             Record::BurstSums { tid, io, bucket, count } => {
                 let base = &mut self.thread(tid).base;

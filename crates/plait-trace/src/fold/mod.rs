@@ -10,6 +10,7 @@
 //! | `digest` | a process after all of that, in its own numbers |
 //! | `hold` | who held the GIL, and who waited for whom |
 //! | `moments` | what the wall time went to |
+//! | `pauses` | pauses in which one thread stopped all others |
 //! | `tasks` | tasks of event loops, callbacks that held them, tasks of pools |
 //! | `roll` | a digest as records: the sums of what is dropped |
 //! | `summary` | sums over what a profile lists |
@@ -20,6 +21,7 @@ mod digest;
 mod hold;
 mod log;
 mod moments;
+mod pauses;
 mod roll;
 mod stacks;
 mod summary;
@@ -38,6 +40,9 @@ use crate::record::{Pid, Record};
 use digest::Purpose;
 use log::Log;
 use moments::Windows;
+
+/// What waits are called in which a thread stands still, in place of a system call.
+pub(crate) const WORLD: &str = "stop-the-world";
 
 /// How much of the detail is wanted. Sums are the same whatever it says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

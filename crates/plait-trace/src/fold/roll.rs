@@ -102,6 +102,22 @@ fn process(log: Log, from: u64, to: &mut Vec<Record>) {
         place: each.place,
         holder: each.holder,
     }));
+    for ((tid, collects, frame), sums) in log.pauses {
+        let mut first = (sums.time, sums.longest, sums.stood);
+        for (bucket, count) in sums.lengths.steps() {
+            let (time, longest, stood) = std::mem::take(&mut first);
+            to.push(Record::PauseSums {
+                tid,
+                collects,
+                frame,
+                bucket,
+                count,
+                time,
+                longest,
+                stood,
+            });
+        }
+    }
     for ((pool, function), sums) in log.pools {
         let (count, queue, run, pickling, transfer) = (sums.count, sums.queue, sums.run, sums.pickling, sums.transfer);
         to.push(Record::PoolSums {
@@ -167,6 +183,12 @@ fn waits(thread: &ThreadDigest, to: &mut Vec<Record>) {
             target: Text(0),
             count,
             time,
+        },
+        Key::World => Record::StopSums {
+            tid,
+            count: thread.stops,
+            time,
+            longest: thread.longest_stop,
         },
         Key::Lock(lock, holder, where_held) => Record::LockSums {
             tid,
@@ -301,5 +323,102 @@ fn one_task(task: &TaskDigest, to: &mut Vec<Record>) {
     }
     if task.ended {
         to.push(Record::TaskEnd { task: id, at: task.to });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::fold::Fold;
+    use crate::profile::Profile;
+    use crate::record::{GilSpan, Record, Text};
+
+    const MS: u64 = 1_000_000;
+
+    fn folded(records: Vec<Record>) -> Fold {
+        let mut fold = Fold::default();
+        for record in records {
+            fold.add(7, record);
+        }
+        fold
+    }
+
+    /// Of the thread that stood still, and of the pauses.
+    fn figures(profile: &Profile) -> Vec<u64> {
+        let thread = profile
+            .threads
+            .iter()
+            .find(|thread| thread.tid == 8)
+            .expect("it is there");
+        let [pauses] = &profile.pauses[..] else {
+            panic!("{:?}", profile.pauses)
+        };
+        let lengths = pauses.lengths.bursts();
+        let of_thread = [thread.stop_the_world, thread.stops, thread.longest_stop];
+        let of_pauses = [
+            pauses.time,
+            pauses.longest,
+            pauses.stood,
+            lengths.count,
+            u64::from(pauses.tid),
+        ];
+        [&of_thread[..], &of_pauses[..]].concat()
+    }
+
+    #[test]
+    fn sums_of_pauses_are_the_same_however_often_they_are_rolled() {
+        let at = 1_000_000 * MS;
+        let mut records = vec![
+            Record::Process {
+                at,
+                parent: 1,
+                name: Text(0),
+                python: Text(0),
+                switch_interval: 0,
+                cores: 2,
+            },
+            Record::Thread {
+                tid: 7,
+                at,
+                name: Text(0),
+                born: false,
+            },
+            Record::Switch {
+                tid: 8,
+                at,
+                cpu: 0,
+                on: true,
+                forced: false,
+            },
+        ];
+        for (from, to) in [(10, 13), (40, 60), (70, 75)] {
+            for (time, on) in [(from, false), (to, true)] {
+                records.push(Record::Switch {
+                    tid: 8,
+                    at: at + time * MS,
+                    cpu: 0,
+                    on,
+                    forced: false,
+                });
+            }
+            records.push(Record::Gil {
+                tid: 8,
+                from: at + from * MS,
+                to: at + to * MS,
+                span: GilSpan::Stopped,
+            });
+            records.push(Record::Pause {
+                tid: 7,
+                at: at + to * MS,
+                collects: true,
+                frame: 0,
+            });
+        }
+        let whole = figures(&folded(records.clone()).finish());
+        assert_eq!(whole, [28 * MS, 3, 20 * MS, 28 * MS, 20 * MS, 28 * MS, 3, 7]);
+        let mut rolled = records;
+        for _ in 0..2 {
+            rolled = folded(rolled).roll(7).0;
+            assert_eq!(figures(&folded(rolled.clone()).finish()), whole);
+        }
     }
 }

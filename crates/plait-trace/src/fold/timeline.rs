@@ -111,10 +111,19 @@ impl Cutter<'_> {
                 (_, What::Blurred(_)) => self.blur.push((at, until, core)),
                 (Core::Ready, _) => self.emit(at, until, State::Ready, None),
                 (Core::On, What::Held) => self.emit(at, until, State::OnCpuGil, None),
-                (Core::On, What::Free) => self.emit(at, until, State::OnCpuReleased, None),
+                (Core::On, What::Free | What::Parked | What::Stopped | What::Asking) => {
+                    self.emit(at, until, State::OnCpuReleased, None)
+                }
                 (_, What::Wanted) => self.emit(at, until, State::GilWait, None),
                 (Core::Off(_), What::Held) => self.emit(at, until, State::GilHeldOffCpu, None),
                 (Core::Off(key), What::Free) => self.emit(at, until, key.state(), Some(key)),
+                (Core::Off(key), What::Parked) => {
+                    let key = key.parked();
+                    self.emit(at, until, key.state(), Some(key));
+                }
+                (Core::Off(_), What::Stopped | What::Asking) => {
+                    self.emit(at, until, State::LockWait, Some(Key::World));
+                }
             }
             at = until;
         }
@@ -491,7 +500,12 @@ fn counted_stretch(cutter: &mut Cutter<'_>, waits: &mut Waits<'_>, from: u64, to
             .map(|piece| piece.1 - piece.0)
             .sum::<u64>()
     };
-    let (held, wanted, free) = (of(What::Held), of(What::Wanted), of(What::Free));
+    let (held, free) = (of(What::Held), of(What::Free));
+    // All that a thread does asleep.
+    let wanted = [What::Wanted, What::Parked, What::Stopped, What::Asking]
+        .map(of)
+        .iter()
+        .sum();
     let (on, ready) = known.unwrap_or((held, 0));
     let split = split(on, ready, to - from - on - ready, held, wanted);
     let ready_held = held - split.held_on - split.held_off;
@@ -504,16 +518,17 @@ fn counted_stretch(cutter: &mut Cutter<'_>, waits: &mut Waits<'_>, from: u64, to
                 let states = [State::Ready, State::GilHeldOffCpu, State::OnCpuGil];
                 cutter.share(from, to, parts, &mut done[0], states, None);
             }
-            What::Wanted => {
+            What::Wanted | What::Parked | What::Stopped | What::Asking => {
+                let (state, key) = match what {
+                    What::Wanted => (State::GilWait, None),
+                    What::Parked => {
+                        let key = waits.of(from, to).parked();
+                        (key.state(), Some(key))
+                    }
+                    _ => (State::LockWait, Some(Key::World)),
+                };
                 let parts = [ready_wanted, 0, wanted - ready_wanted];
-                cutter.share(
-                    from,
-                    to,
-                    parts,
-                    &mut done[1],
-                    [State::Ready, State::Ready, State::GilWait],
-                    None,
-                );
+                cutter.share(from, to, parts, &mut done[1], [State::Ready, State::Ready, state], key);
             }
             What::Free | What::Blurred(_) => {
                 let key = waits.of(from, to);

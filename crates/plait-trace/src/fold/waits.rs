@@ -12,14 +12,24 @@ pub(crate) enum Key {
     Call(WaitKind, Text, Text),
     /// Lock, holder, where it was taken.
     Lock(Text, Tid, Text),
+    /// Stands still, or waits until the others do.
+    World,
     /// Too short to be looked up.
     Unknown,
 }
 
 impl Key {
+    /// The same for a thread that sleeps on a lock of the interpreter's, as is known for sure: what it waits for there may be work.
+    pub(crate) fn parked(self) -> Key {
+        match self.state() {
+            State::LockWait | State::Idle => self,
+            _ => Key::Call(WaitKind::Lock, Text(0), Text(0)),
+        }
+    }
+
     pub(crate) fn state(self) -> State {
         match self {
-            Key::Call(WaitKind::Lock, ..) | Key::Lock(..) => State::LockWait,
+            Key::Call(WaitKind::Lock, ..) | Key::Lock(..) | Key::World => State::LockWait,
             Key::Call(WaitKind::Work, ..) => State::Idle,
             Key::Call(..) | Key::Unknown => State::IoWait,
         }

@@ -6,6 +6,7 @@
 
 mod words;
 
+use crate::fold::WORLD;
 use crate::profile::{Blocked, Function, Moments, Place, Profile, Thread, Times, Wait};
 use crate::record::WaitKind;
 use crate::state::State;
@@ -115,6 +116,9 @@ struct Figures {
     /// Seconds of waits for a turn at a lock, without those for another thread's work.
     contended: f64,
     lock_share: f64,
+    /// Seconds of those in which threads stood still, because another one had stopped them.
+    stopped: f64,
+    stopped_share: f64,
     pickling: f64,
     pickling_share: f64,
     blocked: f64,
@@ -148,7 +152,8 @@ fn contended(waits: &[Wait], wall: u64, known: u64) -> u64 {
                 .iter()
                 .any(|name| word.contains(name))
         });
-        wait.state == State::LockWait && !for_work && wait.time / wait.count.max(1) < wall / LONG_WAIT
+        let stopped = wait.call == WORLD;
+        wait.state == State::LockWait && !stopped && !for_work && wait.time / wait.count.max(1) < wall / LONG_WAIT
     };
     known.max(
         waits
@@ -159,11 +164,11 @@ fn contended(waits: &[Wait], wall: u64, known: u64) -> u64 {
     )
 }
 
-/// How long a thread waited for its turn at locks.
+/// How long a thread waited for its turn at locks, or stood still because another one had stopped it.
 fn waited_for_turn(thread: &Thread, wall: u64) -> u64 {
     let held = thread.locks.iter().filter(|lock| lock.holder != 0);
     let known = held.map(|lock| lock.time).fold(0, u64::saturating_add);
-    contended(&thread.waits, wall, known)
+    contended(&thread.waits, wall, known).saturating_add(thread.stop_the_world)
 }
 
 /// The part of a thread's waits for locks that was for its turn.
@@ -191,9 +196,11 @@ impl Figures {
     fn of(profile: &Profile) -> Figures {
         let mut times = Times::default();
         let mut waiting_for_turn = 0_u64;
+        let mut stopped = 0_u64;
         let mut busy_threads = 0.0;
         for thread in &profile.threads {
             times.merge(&thread.times);
+            stopped = stopped.saturating_add(thread.stop_the_world);
             waiting_for_turn = waiting_for_turn.saturating_add(waited_for_turn(thread, profile.wall));
             if active(&thread.times) >= 0.1 * seconds(profile.wall) {
                 busy_threads += 1.0;
@@ -201,7 +208,9 @@ impl Figures {
         }
         let wall = seconds(profile.wall);
         let moments = profile.moments;
+        let stopped = seconds(stopped);
         let contended = seconds(waiting_for_turn);
+        let with_work = contended + active(&times) + seconds(times.of(State::IoWait));
         let busy = profile
             .processes
             .iter()
@@ -246,6 +255,8 @@ impl Figures {
             ready_share: share(moments.ready, moments.active),
             contended,
             lock_share: share(moments.lock, moments.busy),
+            stopped,
+            stopped_share: share(stopped, with_work),
             moments,
             pickling,
             pickling_share,
@@ -374,7 +385,7 @@ pub(crate) fn judge(profile: &mut Profile) {
 
 fn named(figures: &Figures) -> Vec<(&'static str, f64)> {
     let moments = &figures.moments;
-    vec![
+    let mut named = vec![
         ("wall", figures.wall),
         ("cores_used", figures.cores_used),
         ("gil_busy", figures.gil_busy),
@@ -389,7 +400,11 @@ fn named(figures: &Figures) -> Vec<(&'static str, f64)> {
         ("pickling_share", figures.pickling_share),
         ("blocked_share", share(figures.blocked, figures.wall)),
         ("busy_threads", figures.busy_threads),
-    ]
+    ];
+    if figures.stopped > 0.0 {
+        named.push(("stopped_share", figures.stopped_share));
+    }
+    named
 }
 
 /// What holds a function back, if it did enough to tell.

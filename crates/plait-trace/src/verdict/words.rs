@@ -209,6 +209,9 @@ fn lock_sentence(figures: &Figures, profile: &Profile) -> String {
             "Nothing runs: the threads wait for one another{waiting}. If it does not end, they may have locked one another out for good."
         );
     }
+    if figures.stopped > figures.contended / 2.0 {
+        return stopped_sentence(figures, profile);
+    }
     let mut text = format!(
         "Threads queue for a lock: {} of the time of those with work to do went into waiting for their turn",
         percent(figures.lock_share)
@@ -223,6 +226,28 @@ fn lock_sentence(figures: &Figures, profile: &Profile) -> String {
         }
     } else if let Some(function) = most(profile, |function| function.times.of(State::LockWait)) {
         text += &format!(", most of all in {}", at(&function.place));
+    }
+    text + "."
+}
+
+fn stopped_sentence(figures: &Figures, profile: &Profile) -> String {
+    let mut text = format!(
+        "Threads stand still: {} of the time of those with work to do went into pauses in which one thread stopped all others",
+        percent(figures.stopped_share)
+    );
+    if let Some(worst) = profile.pauses.iter().max_by_key(|pauses| pauses.stood) {
+        let what = if worst.collects {
+            "to collect garbage"
+        } else {
+            "for something else than garbage"
+        };
+        text += &format!(", most of all {what}");
+        if !worst.name.is_empty() {
+            text += &format!(", in {}", worst.name);
+        }
+        if let Some(place) = &worst.place {
+            text += &format!(", {}", at(place));
+        }
     }
     text + "."
 }
@@ -253,6 +278,8 @@ fn blocked_sentence(figures: &Figures, profile: &Profile) -> String {
 pub(super) fn tries(verdict: Verdict, figures: &Figures, profile: &Profile) -> Vec<String> {
     let spare = profile.cores > 1 && figures.cores_used < f64::from(profile.cores) * 0.75;
     let circle = verdict == Verdict::LockBound && figures.cores_used < limit::COMPUTING && circle(profile).is_some();
+    let worst = profile.pauses.iter().max_by_key(|pauses| pauses.stood);
+    let collects = worst.is_some_and(|pauses| pauses.collects);
     let asleep = figures.of_wall(State::GilHeldOffCpu) >= limit::WAIT;
     let found: &[(bool, &str)] = match verdict {
         Verdict::GilBound => &[
@@ -295,6 +322,21 @@ pub(super) fn tries(verdict: Verdict, figures: &Figures, profile: &Profile) -> V
                 "Ask for less, or for more at once: batches, caches, connections that are kept open",
             ),
             (true, "More cores or processes will not help"),
+        ],
+        Verdict::LockBound if figures.stopped > figures.contended / 2.0 => &[
+            (
+                collects,
+                "Collect garbage less often: gc.set_threshold, gc.freeze() once everything is loaded, gc.disable() where memory allows",
+            ),
+            (
+                collects,
+                "Make fewer objects that refer to one another: each collection looks at all of them",
+            ),
+            (
+                !collects,
+                "Do what stops all threads once, at the beginning: setting a profiler or tracer for all threads, changing classes and functions",
+            ),
+            (true, "Processes do not stop one another: plait.ProcessPool"),
         ],
         Verdict::LockBound => &[
             (

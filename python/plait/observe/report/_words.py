@@ -10,6 +10,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Final
 
+    from plait.observe._records import AskerRecord, ProfileRecord
     from plait.observe._states import StateName
 
 TITLES: Final[dict[StateName, str]] = {
@@ -34,6 +35,18 @@ MEANINGS: Final[dict[StateName, str]] = {
     "idle": "Waits for work: nothing is in its queue.",
 }
 
+STOPPED: Final = "stop_the_world"
+"""The name of the part of `lock_wait` in which a thread stood still, and its title and meaning."""
+STOPPED_WORDS: Final = (
+    "Standing still",
+    "Another thread has stopped all others for a moment: to collect garbage, most often.",
+)
+
+WITHOUT_GIL: Final[dict[StateName, tuple[str, str]]] = {
+    "on_cpu_released": ("Running", "Has a core: there is no GIL here."),
+}
+"""Titles and meanings where there is no GIL."""
+
 VERDICTS: Final[dict[str, str]] = {
     "cpu-bound": "CPU-bound",
     "gil-bound": "GIL-bound",
@@ -51,6 +64,7 @@ FIGURES: Final[dict[str, str]] = {
     "ready_share": "ready, no core",
     "lock_share": "waiting for locks",
     "active_share": "active",
+    "stopped_share": "standing still",
     "io_share": "waiting for I/O",
     "gil_wall_share": "GIL contended",
     "ready_wall_share": "cores contended",
@@ -88,6 +102,19 @@ def figure(name: str, value: float) -> tuple[str, str]:
 def about(name: str, sentence: str) -> str:
     """What a sentence says of what it names first, without the name."""
     return sentence.removeprefix(name).lstrip() if name else sentence
+
+
+def without_gil(profile: ProfileRecord) -> bool:
+    """Whether all processes of a profile ran without a GIL."""
+    told = [each for each in profile["methods"] if each["what"] == "gil"]
+    return bool(told) and all(each["how"] == "none" and each["exact"] for each in told)
+
+
+def asked_by(asker: AskerRecord) -> str:
+    """Who asked for pauses, and what for."""
+    why = "collects garbage" if asker["collects"] else ""
+    who = asker["name"] or (str(asker["tid"]) if asker["tid"] else "not known")
+    return f"{who} {why}".rstrip()
 
 
 def short(path: str) -> str:

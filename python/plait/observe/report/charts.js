@@ -43,6 +43,7 @@ function histogram(holder, { buckets, count, max, one }, kind) {
     holder.replaceChildren(make("p", { class: "lead" }, count ? "Only their sums are known." : "None."));
     return;
   }
+  const switches = profile.switch_interval > 0;
   const interval = Math.log2((profile.switch_interval || 0.005) * 1e6);
   const used = buckets.flatMap((each, i) => (each ? [i] : []));
   const low = Math.max(0, Math.min(used[0], Math.floor(interval)) - 1), high = Math.min(BUCKETS, Math.max(used.at(-1), Math.ceil(interval)) + 2);
@@ -71,8 +72,8 @@ function histogram(holder, { buckets, count, max, one }, kind) {
     chart.append(svg("text", { x: x(at), y: H - bottom + 19, "text-anchor": at - low < 0.5 ? "start" : high - at < 1 ? "end" : "middle" }, ["1 µs", "10 µs", "100 µs", "1 ms", "10 ms", "100 ms", "1 s", "10 s", "100 s"][exponent]));
   }
   const end = x(interval) > W - 130;
-  chart.append(svg("line", { class: "mark", x1: x(interval), x2: x(interval), y1: top - 14, y2: H - bottom }));
-  chart.append(svg("text", { class: "mark-text", x: x(interval) + (end ? -6 : 6), y: top - 8, "text-anchor": end ? "end" : "start" }, `switch interval, ${seconds(profile.switch_interval).replace(/\.0+ /, " ")}`));
+  if (switches) chart.append(svg("line", { class: "mark", x1: x(interval), x2: x(interval), y1: top - 14, y2: H - bottom }));
+  if (switches) chart.append(svg("text", { class: "mark-text", x: x(interval) + (end ? -6 : 6), y: top - 8, "text-anchor": end ? "end" : "start" }, `switch interval, ${seconds(profile.switch_interval).replace(/\.0+ /, " ")}`));
   const facts = one ? [["half below", one.p50], ["90% below", one.p90], ["99% below", one.p99], ["longest", one.max]] : [["longest", max]];
   const line = make("p", { class: "quantiles" }, `${many(count || sum, "burst")}; `);
   facts.forEach(([name, value], i) => line.append(i ? ", " : "", `${name} `, make("b", {}, seconds(value))));

@@ -4,6 +4,12 @@ const read = (id) => document.getElementById(id);
 const { profile, columns: about, words } = JSON.parse(read("data").textContent);
 const STATES = words.states.map((each) => each.name);
 
+/** How long a record was in a state; that a thread stood still is told apart from its other waits for locks, which it is one of. */
+function spent(record, name) {
+  const stood = STATES.length > 8 ? record.stop_the_world ?? 0 : 0;
+  return name === "lock_wait" ? Math.max(0, record.lock_wait - stood) : record[name] ?? 0;
+}
+
 /** The long columns, as views into one buffer. */
 async function unpack() {
   const holder = read("columns");
@@ -33,11 +39,12 @@ async function unpack() {
   };
 }
 
-const KINDS = 8;
+const HOLDERS = 8;
+const KINDS = Math.max(HOLDERS, STATES.length);
 const STRIDE = 16;
 
 /**
- * Spans in order, each of one of eight kinds. Every sixteenth knows what all before it add up to, so the time of each kind in
+ * Spans in order, each of one of some kinds: states, or holders of the GIL. Every sixteenth knows what all before it add up to, so the time of each kind in
  * any range costs two searches and at most thirty steps, however many spans lie in it.
  */
 class Spans {

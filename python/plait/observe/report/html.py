@@ -22,12 +22,26 @@ from typing import TYPE_CHECKING, Final, cast
 
 from plait._words import seconds, size
 from plait.observe._states import STATES
-from plait.observe.report._words import MEANINGS, TITLES, VERDICTS, about, figure, percent, plain
+from plait.observe.report._words import (
+    MEANINGS,
+    STOPPED,
+    STOPPED_WORDS,
+    TITLES,
+    VERDICTS,
+    WITHOUT_GIL,
+    about,
+    figure,
+    percent,
+    plain,
+    without_gil,
+)
 
 if TYPE_CHECKING:
     from plait.observe._records import ProfileRecord
 
 SCRIPTS: Final = ("data.js", "lanes.js", "charts.js", "tables.js", "main.js")
+STOOD: Final = "stop-the-world"
+"""What lanes say of waits in which a thread stands still."""
 DEFLATED: Final = 1 << 17
 """Columns of so many bytes are deflated: shorter ones can be read by a browser that cannot inflate."""
 
@@ -49,9 +63,15 @@ def render(profile: ProfileRecord) -> str:
     small = {key: value for key, value in profile.items() if key not in {"lanes", "gil", "stacks"}}
     script = '(() => {\n"use strict";\n' + "\n".join(_asset(name) for name in SCRIPTS) + "\n})();"
     style = _asset("style.css")
+    described_states: list[tuple[str, str, str]] = [(name, TITLES[name], MEANINGS[name]) for name in STATES]
+    if without_gil(profile):
+        described_states = [(name, *WITHOUT_GIL.get(name, (TITLES[name], MEANINGS[name]))) for name in STATES]
+    if (pauses := profile.get("stop_the_world")) is not None and pauses["count"]:
+        described_states.append((STOPPED, *STOPPED_WORDS))
     words = {
-        "states": [{"name": name, "title": TITLES[name], "meaning": MEANINGS[name]} for name in STATES],
+        "states": [{"name": name, "title": title, "meaning": meaning} for name, title, meaning in described_states],
         "verdicts": VERDICTS,
+        "gil": not without_gil(profile),
     }
     parts = {
         **_top(profile),
@@ -172,11 +192,17 @@ def _columns(profile: ProfileRecord) -> tuple[dict[str, object], bytes]:
     tick = horizon / (2**32 - 2)
     starts, lengths, states, notes = array("I"), array("I"), bytearray(), array("i")
     held_from, held_for, held_by = array("I"), array("I"), array("I")
+    # Waits in which a thread stood still are told from those for locks by what they say.
+    stood = {at for at, note in enumerate(profile.get("notes", [])) if note == STOOD}
+    lock = STATES.index("lock_wait")
     lane_rows: list[tuple[str, int, int, int]] = []
     for lane in lanes:
         before = len(starts)
         order = _spans(lane["start"], lane["length"], tick, starts, lengths)
-        states.extend(lane["state"][each] for each in order)
+        states.extend(
+            len(STATES) if lane["state"][each] == lock and lane["note"][each] in stood else lane["state"][each]
+            for each in order
+        )
         notes.extend(lane["note"][each] for each in order)
         lane_rows.append((lane["kind"], lane["index"], before, len(starts) - before))
     gil_rows: list[tuple[int, int, int]] = []

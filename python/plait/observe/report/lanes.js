@@ -1,8 +1,8 @@
 // The timeline: lanes of processes, threads and tasks on one canvas that is as large as what is seen of it.
 
-const HEIGHTS = [1, 1, 0.72, 0.72, 1, 0.45, 0.72, 0.2]; // running stands tall, waiting is low
+const HEIGHTS = [1, 1, 0.72, 0.72, 1, 0.45, 0.72, 0.2, 0.72]; // running stands tall, waiting is low
 const OF_STATE = STATES.map((_, state) => state);
-const ORDER = [0, 1, 4, 3, 2, 6, 5, 7]; // from the floor of a lane upwards
+const ORDER = [0, 1, 4, 3, 2, 8, 6, 5, 7].filter((k) => k < STATES.length); // from the floor of a lane upwards
 const ROWS = { process: 30, gil: 20, thread: 25, heading: 26, task: 17 };
 const PAPER = 3000; // as many pixels of lanes are printed at most
 
@@ -31,7 +31,7 @@ class Timeline {
     for (const [, first, count] of about.gil) {
       const own = new Set();
       for (let i = first; i < first + count; i++) own.add(heldBy[i]);
-      [...own].sort((a, b) => total.get(b) - total.get(a)).forEach((thread, place) => this.rankOf.set(thread, Math.min(place, KINDS - 1)));
+      [...own].sort((a, b) => total.get(b) - total.get(a)).forEach((thread, place) => this.rankOf.set(thread, Math.min(place, HOLDERS - 1)));
     }
   }
 

@@ -1,7 +1,7 @@
 // Puts the page together.
 
 function legend() {
-  const sums = STATES.map((name) => profile.threads.reduce((sum, each) => sum + each[name], 0));
+  const sums = STATES.map((name) => profile.threads.reduce((sum, each) => sum + spent(each, name), 0));
   const total = sums.reduce((a, b) => a + b, 0);
   read("whole").setAttribute("aria-label", words.states.map((each, k) => `${each.title} ${percent(total ? sums[k] / total : 0)}`).join(", "));
   read("whole").append(...sums.flatMap((sum, k) => (sum > 0 ? [make("i", { style: { flex: `${sum} 0 0`, background: color(k) }, title: `${words.states[k].title} ${percent(sum / total)}, ${seconds(sum)}` })] : [])));

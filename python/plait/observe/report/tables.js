@@ -4,8 +4,8 @@ const SHOWN = 50;
 
 /** Where the time of a record went, as a small bar. */
 function mix(record, wall) {
-  const total = wall || STATES.reduce((sum, name) => sum + record[name], 0);
-  const shares = STATES.map((name, k) => [k, total ? record[name] / total : 0]).filter(([, share]) => share > 0.002);
+  const total = wall || STATES.reduce((sum, name) => sum + spent(record, name), 0);
+  const shares = STATES.map((name, k) => [k, total ? spent(record, name) / total : 0]).filter(([, share]) => share > 0.002);
   if (!shares.length) return "";
   return make("div", { class: "mix", role: "img", "aria-label": shares.map(([k, share]) => `${words.states[k].title} ${percent(share)}`).join(", "), title: shares.map(([k, share]) => `${words.states[k].title} ${percent(share)}`).join("\n") },
     ...shares.map(([k, share]) => make("i", { style: { width: `${share * 100}%`, background: color(k) } })));
@@ -69,18 +69,18 @@ function longestHold() {
 }
 
 function tables() {
-  const { functions, threads, tasks, blocked, pools, deadlocks, processes } = profile;
+  const { functions, threads, tasks, blocked, pools, deadlocks, processes, stop_the_world: pauses = { count: 0, askers: [], lengths: {} } } = profile;
   const several = new Set(threads.map((each) => each.pid)).size > 1;
+  const ofGil = (...columns) => (words.gil ? columns : []);
   const time = (title, name, why) => [title, "time", (each) => each[name], why];
   table("functions", functions, [
     ["function", "name", (each) => [each.function, `${shortPath(each.file)}:${each.line}`, `${each.file}:${each.line}`]],
     time("own CPU", "self_cpu", "Time on a core in this function itself, with the GIL or without"),
     time("with callees", "total_cpu", "Time on a core in this function and in all that it calls"),
-    time("GIL wait caused", "caused_gil_wait", "How long other threads waited for the GIL while this function held it"),
-    time("GIL wait", "gil_wait", "How long it waited for the GIL itself"),
+    ...ofGil(time("GIL wait caused", "caused_gil_wait", "How long other threads waited for the GIL while this function held it"), time("GIL wait", "gil_wait", "How long it waited for the GIL itself")),
     time("I/O wait", "io_wait"),
     time("lock wait", "lock_wait"),
-    time("longest hold", "longest_gil_hold", "The longest time that it held the GIL without giving others a chance"),
+    ...ofGil(time("longest hold", "longest_gil_hold", "The longest time that it held the GIL without giving others a chance")),
     ["verdict", "word", (each) => words.verdicts[each.verdict] ?? each.verdict],
     ["its time", "mix", (each) => [each, 0]],
   ], 1);
@@ -88,17 +88,17 @@ function tables() {
     ["thread", "name", (each) => [each.name, `${each.tid}${several ? ` of ${each.pid}` : ""}`]],
     time("wall", "wall", "From its first to its last instant in the profile"),
     ["its time", "mix", (each) => [each, each.wall]],
-    time("Python", "on_cpu_gil", "On a core with the GIL"),
-    time("released", "on_cpu_released", "On a core without the GIL"),
+    ...ofGil(time("Python", "on_cpu_gil", "On a core with the GIL")),
+    time(words.gil ? "released" : "running", "on_cpu_released", "On a core without the GIL"),
     time("ready", "ready", "Could run, no core was free"),
-    time("GIL wait", "gil_wait"),
-    time("asleep", "gil_held_off_cpu", "Held the GIL and slept all the same"),
+    ...ofGil(time("GIL wait", "gil_wait"), time("asleep", "gil_held_off_cpu", "Held the GIL and slept all the same")),
     time("I/O", "io_wait"),
     time("locks", "lock_wait"),
+    ...(pauses.count ? [time("stood still", "stop_the_world", "Of its waits for locks: another thread had stopped all others, or it waited until they stood still"), ["stops", "count", (each) => each.stops, "How often it stood still"], time("longest stop", "longest_stop")] : []),
     time("idle", "idle"),
     ["switches", "count", (each) => each.switches_voluntary + each.switches_forced, "How often it gave up its core or lost it"],
     ["forced", "count", (each) => each.switches_forced],
-    time("longest hold", "longest_gil_hold", "The longest time that it held the GIL without giving others a chance"),
+    ...ofGil(time("longest hold", "longest_gil_hold", "The longest time that it held the GIL without giving others a chance")),
   ], 1, longestHold());
   table("tasks", tasks, [
     ["task", "name", (each) => [each.name, each.function]],
@@ -143,6 +143,15 @@ function tables() {
     ["circle", "number", (each) => each.circle],
     time("found", "at"),
   ], 4, "Each of these threads waits for a lock that the next one has: none can go on.");
+  table("pauses", pauses.askers, [
+    ["asked for by", "name", (each) => [each.name || (each.tid ? String(each.tid) : "not known"), each.at ? `${each.at.function} ${shortPath(each.at.file)}:${each.at.line}` : "", each.at ? `${each.at.file}:${each.at.line}` : ""]],
+    ["to", "text", (each) => (each.collects ? "collect garbage" : "")],
+    ["pauses", "count", (each) => each.count],
+    ["mean", "time", (each) => (each.count ? each.time / each.count : 0)],
+    time("longest", "longest"),
+    time("stood still", "stood", "How long other threads stood still, together"),
+    time("time", "time", "From the asking until the others could go on"),
+  ], 6, `Half of the pauses took up to ${seconds(pauses.lengths.p50)}, nine of ten up to ${seconds(pauses.lengths.p90)}, 99 of a hundred up to ${seconds(pauses.lengths.p99)}, the longest ${seconds(pauses.lengths.max)}.`);
   table("pools", pools, [
     ["function", "name", (each) => each.function],
     ["pool", "text", (each) => each.pool],

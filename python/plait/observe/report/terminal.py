@@ -7,22 +7,31 @@ import unicodedata
 
 from plait._words import seconds, size
 from plait.observe._states import STATES
-from plait.observe.report._words import VERDICTS, about, figure, percent, plain, short
+from plait.observe.report._words import (
+    STOPPED,
+    VERDICTS,
+    about,
+    asked_by,
+    figure,
+    percent,
+    plain,
+    short,
+    without_gil,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
-    from typing import Final, TextIO
+    from typing import Any, Final, Literal, TextIO
 
     from plait.observe._records import ProfileRecord, States
-    from plait.observe._states import StateName
 
 WIDTH: Final = 80
 ROWS: Final = 8
 """Rows of a table; what follows is counted in one more."""
 
 # How a state looks in a bar: with colours, without, in ASCII; its colour; what the key below calls it.
-LOOKS: Final[dict[StateName, tuple[str, str, str, str]]] = {
+LOOKS: Final[dict[str, tuple[str, str, str, str]]] = {
     "on_cpu_gil": ("█", "#", "34", "runs Python"),
     "on_cpu_released": ("▓", "=", "36", "runs without the GIL"),
     "ready": ("r", "r", "33", "ready, no core"),
@@ -30,6 +39,7 @@ LOOKS: Final[dict[StateName, tuple[str, str, str, str]]] = {
     "gil_held_off_cpu": ("H", "H", "35", "sleeps with the GIL"),
     "io_wait": ("i", "i", "32", "waits for I/O"),
     "lock_wait": ("L", "L", "95", "waits for a lock"),
+    STOPPED: ("S", "S", "91", "stands still"),
     "idle": ("·", ".", "90", "idle"),
 }
 _MOST_DEADLOCKS = 3
@@ -76,6 +86,7 @@ def render(profile: ProfileRecord, *, width: int = WIDTH, color: bool = False, r
         _functions,
         _waits,
         _locks,
+        _pauses,
         _loops,
         _pools,
         _method,
@@ -126,6 +137,15 @@ def wrapped(text: str, width: int) -> list[str]:
     return [line for line in lines if line] or [""]
 
 
+def parts(states: States) -> dict[str, float]:
+    """Where the time went, for a bar: the states, and apart from other waits for locks how long a thread stood still."""
+    stopped: Any = states.get(STOPPED, 0.0)
+    times: dict[str, float] = {name: states[name] for name in STATES}
+    times["lock_wait"] = max(0.0, times["lock_wait"] - stopped)
+    idle = times.pop("idle")
+    return {**times, STOPPED: stopped, "idle": idle}
+
+
 class _Summary:
     """Lines that are being written."""
 
@@ -158,10 +178,11 @@ class _Summary:
 
     def bar(self, states: States, width: int) -> str:
         """Where the time went: each state that had some has a column at least, as far as there are columns."""
-        total = sum(states[name] for name in STATES)
+        times = parts(states)
+        total = sum(times.values())
         if total <= 0:
             return ""
-        shares = [states[name] / total * width for name in STATES]
+        shares = [time / total * width for time in times.values()]
         cells = [int(share) or int(share >= 0.2) for share in shares]
         while over := sum(cells) - width:
             sign = 1 if over > 0 else -1
@@ -169,19 +190,20 @@ class _Summary:
             most = max(free, key=lambda number: (cells[number] - shares[number]) * sign)
             cells[most] -= sign
         return "".join(
-            self.paint(self.glyph(name) * count, LOOKS[name][2]) for name, count in zip(STATES, cells, strict=True)
+            self.paint(self.glyph(name) * count, LOOKS[name][2]) for name, count in zip(times, cells, strict=True)
         )
 
-    def glyph(self, name: StateName) -> str:
+    def glyph(self, name: str) -> str:
         """A column of a bar: colours tell states apart where there are some, letters otherwise."""
         glyph, ascii_glyph, _, _ = LOOKS[name]
         return ascii_glyph if not self.rich else "█" if self.color else glyph
 
-    def key(self, used: Iterable[StateName]) -> None:
-        """What the parts of bars mean."""
+    def key(self, used: Iterable[str], free: bool = False) -> None:
+        """What the parts of bars mean; `free` where there is no GIL."""
         line, length = " ", 1
         for name in used:
             _, _, color, words = LOOKS[name]
+            words = "runs" if free and name == "on_cpu_released" else words
             item = f" {self.glyph(name)} {words} "
             if length + len(item) > self.width:
                 self.line(line)
@@ -220,18 +242,27 @@ def _threads(summary: _Summary, profile: ProfileRecord) -> None:
     threads = sorted(profile["threads"], key=lambda each: each["idle"] - each["wall"])
     if not threads:
         return
+    free = without_gil(profile)
+    heads = ("runs", "stopped", "locks") if free else ("Python", "GIL wait", "I/O")
     bar = summary.width - 54
     summary.title(
-        f"Threads ({len(threads):,})", f"{'wall':>9}{'Python':>8}{'GIL wait':>10}{'I/O':>6}  ", f"{'their time':<{bar}}"
+        f"Threads ({len(threads):,})",
+        f"{'wall':>9}{heads[0]:>8}{heads[1]:>10}{heads[2]:>6}  ",
+        f"{'their time':<{bar}}",
     )
     made: list[str] = []
-    for each in threads[:ROWS]:
-        wall = each["wall"] or 1.0
-        python, gil, waiting = (percent(each[name] / wall) for name in ("on_cpu_gil", "gil_wait", "io_wait"))
+    used: dict[str, float] = {}
+    for each in threads:
+        wall, times = each["wall"] or 1.0, parts(each)
+        used = {name: used.get(name, 0.0) + time for name, time in times.items()}
+        if len(made) == ROWS:
+            continue
+        names = ("on_cpu_released", STOPPED, "lock_wait") if free else ("on_cpu_gil", "gil_wait", "io_wait")
+        first, second, third = (percent(times[name] / wall) for name in names)
         name = cut(f"  {each['name'] or each['tid']}", 18)
-        made.append(f"{name}{seconds(each['wall']):>10}{python:>8}{gil:>10}{waiting:>6}  {summary.bar(each, bar)}")
+        made.append(f"{name}{seconds(each['wall']):>10}{first:>8}{second:>10}{third:>6}  {summary.bar(each, bar)}")
     summary.rows(made, len(threads))
-    summary.key(name for name in STATES if any(each[name] > 0 for each in threads))
+    summary.key((name for name, time in used.items() if time > 0), free)
     longest = max(threads, key=lambda each: each["longest_gil_hold"])
     if longest["longest_gil_hold"] > 0:
         at = longest["longest_gil_hold_at"]
@@ -239,6 +270,25 @@ def _threads(summary: _Summary, profile: ProfileRecord) -> None:
         text = f"{seconds(longest['longest_gil_hold'])} by {cut(longest['name'], 30).rstrip()}{where}"
         summary.line()
         summary.line(cut(f"Longest GIL hold: {text}", summary.width))
+
+
+def _pauses(summary: _Summary, profile: ProfileRecord) -> None:
+    """Who has stopped all other threads, and how long that took."""
+    pauses = profile.get("stop_the_world")
+    if pauses is None:
+        return
+    rows: list[tuple[str, Sequence[str]]] = []
+    for each in pauses["askers"][:ROWS]:
+        at = each["at"]
+        where = f", {at['function']} {short(at['file'])}:{at['line']}" if at else ""
+        times = [seconds(each[name]) for name in ("time", "longest", "stood")]
+        rows.append((f"by {asked_by(each)}{where}", [f"{each['count']:,}", *times]))
+    heads = [("times", 8), ("time", 10), ("longest", 10), ("stood", 10)]
+    _table(summary, "Stop-the-world", heads, rows, len(pauses["askers"]))
+    if pauses["count"]:
+        lengths = pauses["lengths"]
+        text = f"half of them up to {seconds(lengths['p50'])}, 99% up to {seconds(lengths['p99'])}"
+        summary.line(cut(f"  {pauses['count']:,} pauses, {text}, longest {seconds(lengths['max'])}", summary.width))
 
 
 def _table(
@@ -325,15 +375,21 @@ def _functions(summary: _Summary, profile: ProfileRecord) -> None:
         for each in profile["functions"]
         if max(each["self_cpu"], each["caused_gil_wait"], each["longest_gil_hold"]) > 0
     ]
+    free = without_gil(profile)
+    names: tuple[Literal["self_cpu", "lock_wait", "io_wait", "caused_gil_wait", "longest_gil_hold"], ...]
+    names = ("self_cpu", "caused_gil_wait", "longest_gil_hold")
+    if free:
+        names = ("self_cpu", "lock_wait", "io_wait")
     rows: list[tuple[str, Sequence[str]]] = []
     for index in _worst(
         lambda index: functions[index]["self_cpu"] + functions[index]["caused_gil_wait"], len(functions)
     ):
         each = functions[index]
         name = cut(each["function"], 24).rstrip()
-        times = [seconds(each[name]) for name in ("self_cpu", "caused_gil_wait", "longest_gil_hold")]
-        rows.append((f"{name} {short(each['file'])}:{each['line']}", times))
+        rows.append((f"{name} {short(each['file'])}:{each['line']}", [seconds(each[column]) for column in names]))
     heads = [("CPU", 10), ("GIL wait caused", 17), ("longest", 10)]
+    if free:
+        heads = [("CPU", 10), ("lock wait", 11), ("I/O wait", 10)]
     _table(summary, "Functions", heads, rows, len(functions))
 
 

@@ -10,7 +10,7 @@ from plait.observe.report.terminal import cut
 if TYPE_CHECKING:
     from plait.observe._top import Place, ProcessFigures, ThreadFigures, TopRecord
 
-__all__ = ["COLUMNS", "LEGEND", "Order", "heading", "table"]
+__all__ = ["COLUMNS", "LEGEND", "Order", "columns", "heading", "table"]
 
 COLUMNS: Final = {
     "tid": "TID",
@@ -23,15 +23,17 @@ COLUMNS: Final = {
     "gil_held_off_cpu": "HLD",
     "io_wait": "IO",
     "lock_wait": "LCK",
+    "stop_the_world": "STW",
     "idle": "IDL",
     "switches": "SW/S",
     "top": "FUNCTION",
 }
-"""What can be sorted by, and its title."""
+"""What can be sorted by, and its title. Without a GIL some of them are not shown, with one `STW` is not."""
 
 LEGEND: Final = (
     "CPU = PY runs Python + C runs without the GIL   RDY ready, no core",
     "GIL waits for the GIL   HLD sleeps with the GIL   IO, LCK wait for I/O, a lock   IDL has no work",
+    "without a GIL: STW stands still while another thread has stopped all others (part of LCK)",
 )
 
 _WIDTHS: Final = {"tid": 7, "name": 11, "switches": 7}
@@ -67,10 +69,17 @@ def heading(record: TopRecord, program: str, width: int) -> list[str]:
     """Return the lines about all of it."""
     processes = record["processes"]
     cpu, switches = (sum(process[name] for process in processes) for name in ("cpu", "switches"))
-    waits = sum(process["gil_wait"] for process in processes)
+    free = _free(record)
+    waits = sum(process["stop_the_world" if free else "gil_wait"] for process in processes)
     counts = f"{_many(len(processes), 'process', 'processes')}, {_many(len(record['threads']), 'thread', 'threads')}"
     seen = f"{record['seconds']:.1f} s, {_many(record['looks'], 'look', 'looks')}"
-    figures = [counts, f"CPU {cpu:.0%}", f"GIL wait {waits:.0%}", f"{switches:.0f} switches/s", seen]
+    figures = [
+        counts,
+        f"CPU {cpu:.0%}",
+        f"{'stopped' if free else 'GIL wait'} {waits:.0%}",
+        f"{switches:.0f} switches/s",
+        seen,
+    ]
     while len(figures) > 1 and len("  ".join(figures)) > width:
         figures.pop()  # rather than half of it
     return [cut(program, width), cut("  ".join(figures), width)]
@@ -88,19 +97,33 @@ def table(record: TopRecord, order: Order, width: int) -> list[str]:
         order: How processes, and the threads of each, are sorted.
         width: How many columns of a terminal a row takes, 60 at least.
     """
-    lines = [_titles(order, width)]
+    shown = columns(record, order)
+    lines = [_titles(order, width, shown)]
     threads: dict[int, list[ThreadFigures]] = {}
     for thread in record["threads"]:
         threads.setdefault(thread["pid"], []).append(thread)
     for process in order.sort(record["processes"]):
-        lines.append(_process(process, width))
-        lines += [_thread(thread, width) for thread in order.sort(threads.get(process["pid"], []))]
+        lines.append(_process(process, width, shown))
+        lines += [_thread(thread, width, shown) for thread in order.sort(threads.get(process["pid"], []))]
     return lines
 
 
-def _titles(order: Order, width: int) -> str:
+def columns(record: TopRecord, order: Order) -> list[str]:
+    """Return those columns that say something of these processes, and the one that they are sorted by."""
+    hidden = {"gil_wait", "gil_held_off_cpu"} if _free(record) else {"stop_the_world"}
+    return [column for column in COLUMNS if column not in hidden or column == order.column]
+
+
+def _free(record: TopRecord) -> bool:
+    """Whether there is no GIL in any process that runs Python."""
+    told = [process["gil"] for process in record["processes"] if process["gil"] is not None]
+    return bool(told) and not any(told)
+
+
+def _titles(order: Order, width: int, shown: list[str]) -> str:
     words: list[str] = []
-    for column, title in COLUMNS.items():
+    for column in shown:
+        title = COLUMNS[column]
         sign = title + ("^" if order.turned else "*") if column == order.column else title
         if column == "top":
             words.append(" " + sign)
@@ -111,8 +134,8 @@ def _titles(order: Order, width: int) -> str:
     return cut("".join(words), width)
 
 
-def _figures(row: ThreadFigures | ProcessFigures) -> str:
-    shares = "".join(_share(row[name]) for name in COLUMNS if name not in {"tid", "name", "switches", "top"})  # type: ignore[literal-required]
+def _figures(row: ThreadFigures | ProcessFigures, shown: list[str]) -> str:
+    shares = "".join(_share(row[name]) for name in shown if name not in {"tid", "name", "switches", "top"})  # type: ignore[literal-required]
     return shares + f"{row['switches']:7.0f}"
 
 
@@ -121,17 +144,17 @@ def _share(share: float) -> str:
     return f"{hundredths:4d}" if hundredths < 1000 else " >9k" if hundredths > 9999 else f"{hundredths}"
 
 
-def _process(process: ProcessFigures, width: int) -> str:
+def _process(process: ProcessFigures, width: int, shown: list[str]) -> str:
     python = process["python"]
     why = process["why"] or ""
-    head = f"{process['pid']:7d} {cut(process['name'], 11)}{_figures(process)} "
+    head = f"{process['pid']:7d} {cut(process['name'], 11)}{_figures(process, shown)} "
     what = f"Python {python}" if python is not None else why if len(head + why) <= width else "no Python"
     return cut(head + what, width)
 
 
-def _thread(thread: ThreadFigures, width: int) -> str:
+def _thread(thread: ThreadFigures, width: int, shown: list[str]) -> str:
     number = f"{thread['tid']:7d}" if thread["tid"] else "      -"
-    head = f"{number}  {cut(thread['name'], 10)}{_figures(thread)} "
+    head = f"{number}  {cut(thread['name'], 10)}{_figures(thread, shown)} "
     return cut(head + _place(thread["top"], thread["call"], width - len(head)), width)
 
 

@@ -17,7 +17,9 @@ use super::super::{Interpreter, Program, Running, Settings, Sink};
 use super::{FILES, GilSource, Sampler, Search, Sources};
 use crate::hooks::Hooks;
 use crate::meter::{self, Clock, Doing};
+use crate::parking;
 use crate::proc::Tasks;
+use crate::world::World;
 
 /// Of the program's own table, what is observed takes the first of so many parts at most.
 const PART: usize = 4;
@@ -191,8 +193,9 @@ impl Sampler {
                 self.method("gil", "none", false, "it was not found in this interpreter");
                 return;
             }
-            Interpreter::FreeThreaded => {
+            Interpreter::FreeThreaded { world, function } => {
                 self.method("gil", "none", true, "a free-threaded build has none");
+                self.hook_parking(world, function);
                 return;
             }
         };
@@ -201,12 +204,7 @@ impl Sampler {
             // not unloaded.
             match unsafe { Hooks::keep(&gil, function) } {
                 Ok(()) => {
-                    let scale = Scale::new(Ticks::find());
-                    self.event_cost = meter::cost(&scale);
-                    let began = scale.clock().now();
-                    self.began = scale.at(began);
-                    let session = meter::begin(&scale, began, &self.list);
-                    let clock = Clock { scale, began };
+                    let (session, clock) = self.begin_meters();
                     self.gil = GilSource::Hooks { gil, session, clock };
                     self.method("gil", "condition variables", true, "");
                     return;
@@ -218,6 +216,36 @@ impl Sampler {
         };
         self.gil = GilSource::Looks(gil);
         self.method("gil", "sampled", false, &why);
+    }
+
+    /// The same where there is no GIL.
+    fn hook_parking(&mut self, world: Result<World, &'static str>, function: usize) {
+        let why = match world {
+            _ if !self.settings.hooks => "not asked for".to_owned(),
+            Err(why) => why.to_owned(),
+            // SAFETY: the caller of `start` says that they are of one interpreter, and an interpreter is not unloaded.
+            Ok(world) => match unsafe { parking::keep(&world, function) } {
+                Ok(()) => {
+                    let (session, clock) = self.begin_meters();
+                    self.gil = GilSource::Parking { session, clock };
+                    self.method("locks", "semaphores", true, "");
+                    self.method("pauses", "semaphores", true, "");
+                    return;
+                }
+                Err(refused) => refused.to_string(),
+            },
+        };
+        self.method("locks", "system calls of those who sleep", false, &why);
+        self.method("pauses", "none", false, &why);
+    }
+
+    fn begin_meters(&mut self) -> (u32, Clock) {
+        let scale = Scale::new(Ticks::find());
+        self.event_cost = meter::cost(&scale);
+        let began = scale.clock().now();
+        self.began = scale.at(began);
+        let session = meter::begin(&scale, began, &self.list);
+        (session, Clock { scale, began })
     }
 
     /// What each thread does at the beginning: `caller` holds the GIL, and those that sleep on it want it.

@@ -3,8 +3,8 @@
 use plait_trace::record::{Record, Tid};
 
 use super::super::threads::Thread;
-use super::{GilSource, PATIENCE, Sampler};
-use crate::meter::{self, Clock, Meter, Open, Span};
+use super::{PATIENCE, Sampler};
+use crate::meter::{self, Clock, Meter, Open, Pause, Span};
 use crate::proc::{Stat, line};
 
 impl Sampler {
@@ -58,14 +58,12 @@ impl Sampler {
         let Some(mut thread) = self.threads.remove(&tid) else {
             return;
         };
-        let meter = thread.meter.or_else(|| match self.gil {
-            GilSource::Hooks { session, .. } => meter::find(session, tid),
-            GilSource::None | GilSource::Looks(_) => None,
-        });
-        if let Some(meter) = meter {
-            let clock = self.clock();
-            let open = clock.and_then(|clock| drained(&mut thread, meter, &clock, &mut self.batch));
+        let session = self.gil.session().map(|(session, clock)| (session, *clock));
+        let found = session.and_then(|(session, _)| thread.meter.or_else(|| meter::find(session, tid)));
+        if let Some(meter) = found {
+            let open = session.and_then(|(_, clock)| drained(&mut thread, meter, &clock, &mut self.batch));
             thread.write_open(open.as_ref(), at, &mut self.batch);
+            self.tell_pauses(&mut thread);
             meter::free(meter);
         }
         self.gone_takes += thread.takes;
@@ -78,11 +76,26 @@ impl Sampler {
         }
     }
 
-    fn clock(&self) -> Option<Clock> {
-        match self.gil {
-            GilSource::Hooks { clock, .. } => Some(clock),
-            GilSource::None | GilSource::Looks(_) => None,
+    /// Writes which pauses have ended that a thread had asked for.
+    fn tell_pauses(&mut self, thread: &mut Thread) {
+        let tid = thread.tid;
+        for (at, Pause { collects, code }) in thread.pauses.drain(..) {
+            let frames = self.frames.as_mut();
+            let frame = frames.map_or(0, |frames| frames.code(code, &self.shared.desk, &mut self.batch));
+            self.batch.push(Record::Pause {
+                tid,
+                at,
+                collects,
+                frame,
+            });
         }
+    }
+
+    /// The same of all threads.
+    pub(super) fn tell_all_pauses(&mut self) {
+        let mut threads = std::mem::take(&mut self.threads);
+        threads.values_mut().for_each(|thread| self.tell_pauses(thread));
+        self.threads = threads;
     }
 
     pub(super) fn take_meters(&mut self, session: u32, clock: &Clock, now: u64) {
@@ -103,6 +116,7 @@ impl Sampler {
             }
         }
         self.meters = meters;
+        self.tell_all_pauses();
     }
 
     /// A thread that nothing but its meter has told of: it is there since its first event, and may be gone since its last.
@@ -111,7 +125,7 @@ impl Sampler {
         let mut spans = Vec::new();
         let open = meter.drain(clock, &mut |span| spans.push(span));
         // Without a span it is within its first event: another time.
-        let (Some(open), Some(&Span { from, to, span })) = (open, spans.first()) else {
+        let (Some(open), Some(&Span { from, to, span, .. })) = (open, spans.first()) else {
             return;
         };
         self.first_sight(tid, if span.is_some() { from } else { to }, false);

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use plait_sys::time::thread_cpu_ns;
 use plait_trace::record::{Record, Tid, WaitKind};
 
+use super::super::frames::Frames;
 use super::super::waits::{Found, sleeps_on};
 use super::Sampler;
 use crate::stacks::Holder;
@@ -18,7 +19,7 @@ const AGAIN: u64 = 1_000_000_000;
 /// A search that takes time comes so many times that later again.
 const RARELY: u64 = 500;
 
-/// A thread that waits for a lock: since when it sleeps, and on which word.
+/// A thread that waits for a lock: since when it sleeps, and by which word the lock is known.
 type Waits = Vec<(Tid, u64, usize)>;
 
 /// What was looked at, and what was found.
@@ -49,7 +50,9 @@ impl Sampler {
             if thread.on || !lasts || !(last || thread.word.is_some() && thread.looked >= thread.core_since) {
                 continue;
             }
-            if let Some(word) = sleeps_on(&self.tasks, thread.tid, self.gil.gil(), &mut self.buffer) {
+            let word = sleeps_on(&self.tasks, thread.tid, self.gil.gil(), &mut self.buffer);
+            if let (Some(word), Some(frames)) = (word, &self.frames) {
+                let word = frames.lock_of(word);
                 waits.push((thread.tid, thread.core_since, word));
             }
         }
@@ -82,7 +85,8 @@ impl Sampler {
             .collect();
         // Who sleeps still, on the same word, has slept all the while.
         let mut stays = |&(tid, _, word): &(Tid, u64, usize)| {
-            sleeps_on(&self.tasks, tid, self.gil.gil(), &mut self.buffer) == Some(word)
+            let now = sleeps_on(&self.tasks, tid, self.gil.gil(), &mut self.buffer);
+            now.map(|now| frames.lock_of(now)) == Some(word)
         };
         let staying: Vec<Tid> = waits.iter().filter(|wait| stays(wait)).map(|wait| wait.0).collect();
         let mut found = circles(&steps);
@@ -121,6 +125,14 @@ impl Sampler {
                 holder,
             });
         }
+    }
+}
+
+/// Has a wait for a lock name that by what it is known by.
+pub(super) fn name_lock(found: Option<&mut Found>, frames: &Frames) {
+    let word = word_of(found.as_deref());
+    if let (Some(Found::Wait { target, .. }), Some(word)) = (found, word) {
+        *target = format!("{:#x}", frames.lock_of(word));
     }
 }
 
