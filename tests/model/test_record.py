@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 import weakref
 from typing import Any
 
@@ -202,11 +203,12 @@ def test_a_probe_finds_what_switches_cost(
 
 def test_the_machine_is_looked_at_all_along(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = itertools.count()
-    monkeypatch.setattr(_speed.time, "perf_counter", lambda: next(clock) * 0.001)
+    # Twice in each look, and once where it is too early for one.
+    monkeypatch.setattr("plait.model._speed.time.perf_counter", lambda: next(clock) * 0.001)
     looks = iter([0.001, 0.001, 0.004])
     monkeypatch.setattr(_speed, "look", lambda: next(looks))
     pace = _speed.Pace()
-    for _ in range(6):
+    for _ in range(7):
         pace.look()
     assert next(looks, None) is None
     # Of three moments one was four times as slow: that is where the time went, and not the work.
@@ -275,6 +277,22 @@ def test_results_are_kept_while_there_is_room() -> None:
     record(count_and_make, range(1000))
     assert most == 999
     assert not alive
+
+
+def test_results_that_cannot_be_sent_are_dropped_as_they_come() -> None:
+    alive: weakref.WeakSet[Any] = weakref.WeakSet()
+    most = 0
+
+    def make(_: int) -> Any:
+        nonlocal most
+        most = max(most, len(alive))
+        alive.add(made := open(os.devnull, "rb"))  # noqa: SIM115
+        return made
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        record(make, range(2000))
+    assert most <= 150  # short calls are looked at together
 
 
 def test_results_that_take_too_much_are_dropped_as_they_come(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,7 +32,8 @@ from plait.model import (
 from plait.model._calibrate import _load, _path
 
 FREE = Costs(
-    dict.fromkeys(Costs().all, (0.0, 0.0)) | {"slice": (0.004, 0.0), "interval": (0.005, 0.0), "speed": (1.0, 0.0)}
+    dict.fromkeys(Costs().all, (0.0, 0.0))
+    | {"slice": (0.004, 0.0), "interval": (0.005, 0.0), "speed": (1.0, 0.0), "apart": (1.0, 0.0)}
 )
 HOLD = [[Burst("hold", 0.010)]] * 16
 
@@ -81,7 +82,7 @@ def test_results_are_kept_by_who_makes_them_or_calls() -> None:
 
 
 def test_work_without_the_gil_is_slowed_down_half_as_much() -> None:
-    items = [Item((Burst(kind, 0.010),)) for kind in ("hold", "released")]  # type: ignore[arg-type]
+    items = [Item((Burst(kind, 0.010),)) for kind in ("hold", "released")]
     work = Workload(items, speed=0.001)
     assert seconds(work, "serial", speed=0.004) == pytest.approx(0.040 + 0.020)
 
@@ -94,8 +95,8 @@ def test_calibration_keeps_to_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
         now += 0.010
         return 0.010
 
-    monkeypatch.setattr(_measure.time, "perf_counter", lambda: now)
-    monkeypatch.setattr(_measure._speed, "look", lambda: 0.001)
+    monkeypatch.setattr("plait.model._measure.time.perf_counter", lambda: now)
+    monkeypatch.setattr("plait.model._speed.look", lambda: 0.001)
     budget = _measure._Budget(1.0)
     assert budget.rounds(5, 0.5, figure) == [pytest.approx([0.010] * 5)]
     many, other = budget.rounds(10_000, 0.5, figure, figure)

@@ -57,6 +57,11 @@ class Kept:
         if not self._full:
             self._results += results
 
+    def drop(self) -> None:
+        """Keep none, and no other."""
+        self._full = True
+        self._results.clear()
+
     def collections(self) -> list[int]:
         """Nanoseconds of each full pass since the last time that this was asked."""
         found, self._some = self._some, []

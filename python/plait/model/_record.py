@@ -61,10 +61,11 @@ class _Sample:
     def __init__(self) -> None:
         self._count = self._size = 0
         self._pickle = self._unpickle = 0.0
-        self._possible = True
+        self.possible = True
+        """Whether none was found that cannot be pickled."""
 
     def add(self, values: Sequence[Any]) -> None:
-        if not values or not self._possible or self._pickle + self._unpickle > _ENOUGH:
+        if not values or not self.possible or self._pickle + self._unpickle > _ENOUGH:
             return
         # What is made here is none of the program's: it must not bring the collector's next passes forward.
         collects = gc.isenabled()
@@ -81,7 +82,7 @@ class _Sample:
                 pickle.loads(one)
             end = time.perf_counter()
         except Exception:  # whatever the program's classes raise
-            self._possible = False
+            self.possible = False
             return
         finally:
             if collects:
@@ -94,7 +95,7 @@ class _Sample:
     @property
     def parcel(self) -> Parcel:
         """Of one value; nothing if they cannot be pickled."""
-        if not self._possible or not self._count:
+        if not self.possible or not self._count:
             return Parcel()
         count = self._count
         return Parcel(self._pickle / count, self._unpickle / count, self._size // count)
@@ -155,7 +156,6 @@ class _Watch:
             if not place and inspect.isawaitable(made[0]):
                 raise _awaitable(function, made[0])
             self._sample(place, made)
-            self.kept.add(made)
             del made  # now, and not while the next ones are looked at
             place += len(some)
 
@@ -166,13 +166,12 @@ class _Watch:
                 made = await function(one)
                 self.end(1)
                 self._sample(place, [made])
-                self.kept.add([made])
                 del made
         finally:
             _core.followed_gil()  # as in `record`, whose thread may be another
 
     def _sample(self, place: int, made: list[Any]) -> None:
-        """Look at those of some results that are among the first of their part."""
+        """Look at those of some results that are among the first of their part; keep them."""
         until = place + len(made)
         for part in range(place // self._part, (until - 1) // self._part + 1):
             if part == len(self.results):
@@ -180,6 +179,10 @@ class _Watch:
             begin = part * self._part
             end = begin + min(self._part, _PICKLED)
             self.results[part].add(made[max(0, begin - place) : max(0, end - place)])
+        if self.results[-1].possible:
+            self.kept.add(made)
+        else:
+            self.kept.drop()  # open files and the like, of which there cannot be many
 
 
 def record(function: Callable[[Any], Any], arguments: Iterable[Any], *, probe: int | None = None) -> Workload:
@@ -187,9 +190,9 @@ def record(function: Callable[[Any], Any], arguments: Iterable[Any], *, probe: i
 
     Each call is divided into bursts: with the GIL on a core, asleep with it, on a core without it, waiting. Of waits it is
     found out how much of them children and other programs of this machine have worked meanwhile. Time in which another
-    program had the core is left out. Results are kept until the last call, as a program would keep them, while that takes no
-    more than 256 MiB: what the garbage collector takes for them, and their end, is a part of its own. Of a call that itself
-    calls `record`, it is not seen when it had the GIL: all its time on a core counts as with it.
+    program had the core is left out. Results are kept until the last call, as a program would keep them, if they can be
+    pickled and take no more than 256 MiB: what the garbage collector takes for them, and their end, is a part of its own. Of a
+    call that itself calls `record`, it is not seen when it had the GIL: all its time on a core counts as with it.
 
     Args:
         function: Takes one argument; a coroutine function, or an object whose `__call__` is one, is awaited on an event loop
