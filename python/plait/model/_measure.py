@@ -20,7 +20,7 @@ import statistics
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from functools import partial
 
 from plait import _core
@@ -253,7 +253,7 @@ _BRIEF = 0.001
 
 
 @contextlib.contextmanager
-def _brief_interval() -> Iterator[None]:
+def _brief_interval() -> Generator[None]:
     usual = sys.getswitchinterval()
     sys.setswitchinterval(_BRIEF)
     try:

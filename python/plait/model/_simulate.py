@@ -108,7 +108,7 @@ def simulate(
     ...     prediction = simulate(calls, model=model, workers=4, cores=4, costs=Costs(), warm=True)
     ...     print(f"{prediction.model}: {prediction.seconds:.1f} s")
     serial: 8.0 s
-    threads: 2.5 s
+    threads: 2.4 s
     processes: 2.0 s
 
     Read next: `plait.model.Workload`, `plait.model.what_if`, `plait.model.calibrate`.
