@@ -21,11 +21,13 @@ wrong.
 
 **Method.** The calls of a function are made one after the other, and `plait.model.record` writes down what each is made of,
 exactly. What follows is predicted from that, from a probe of the first of them in four threads (how far waits and C code
-without the GIL overlap), and from the costs that `plait.model.calibrate` measured on this machine. Then the calls are made
-for real in every way, in turns, in {rounds} rounds; a pool or a loop is started each time, in a program that has one already.
-The speed of the machine's cores is measured before and after each run (`measure_speed`), since other virtual machines change
-it by a factor of almost two within seconds, and the prediction is made for that speed; nothing is scaled afterwards. All of
-it is done once before, so that files are in the page cache. Where a work has a coroutine function too ("one by one", "asyncio
+without the GIL overlap; what switches of the GIL cost), and from the costs that `plait.model.calibrate` measured on this
+machine. Then the calls are made for real in every way, in turns, in {rounds} rounds; a pool or a loop is started each time, in
+a program that has one already. Other virtual machines change the speed of this machine's cores by a factor of almost two, for
+milliseconds or for seconds. So it is looked at all along, every few milliseconds for 50 microseconds: between calls made one
+after the other, and else by a process beside on each core (of which the slowdown of cores that are all busy is a part). The
+prediction is made for that speed; nothing is scaled afterwards, and who predicts what has not been run knows less. All of it
+is done once before, so that files are in the page cache. Where a work has a coroutine function too ("one by one", "asyncio
 32"), that is recorded and predicted for itself, for it is other code. What it takes to start a worker process is measured
 with this program, whose main module they import.
 
@@ -36,7 +38,8 @@ while the simulator was made.
 
 SUMMARY = """\
 Medians of the errors without their sign; of pairs of ways whose measured times differ by more than 10 %, those that are
-predicted in the right order; and of all measured times, those within the interval that is meant for nine of ten."""
+predicted in the right order; of all measured times, those within the interval that is meant for nine of ten; and the median of
+such an interval's upper end over its lower one."""
 
 KINDS = """\
 Milliseconds of all calls as recorded: with the GIL on a core; asleep with it; on a core without it; waiting for what lies
@@ -80,6 +83,11 @@ def covered(rows: list[Row]) -> tuple[int, int]:
     return sum(inside), len(inside)
 
 
+def width(rows: list[Row]) -> float:
+    """Of the intervals: the upper end over the lower one, the median."""
+    return float(statistics.median(one["high"] / one["low"] for row in rows for one in row["predicted"].values()))
+
+
 def lines_of(row: Row) -> list[str]:
     """For the terminal."""
     kinds = ", ".join(f"{name} {seconds:.3f}" for name, seconds in row["kinds"].items())
@@ -96,8 +104,8 @@ def lines_of(row: Row) -> list[str]:
 def summary(rows: list[Row]) -> str:
     """A table of medians."""
     lines = [
-        "| works | as recorded | other models | right order | within the interval |",
-        "|---|---:|---:|---:|---:|",
+        "| works | as recorded | other models | right order | within the interval | its width |",
+        "|---|---:|---:|---:|---:|---:|",
     ]
     for title, those in groups(rows):
         (right, pairs), (inside, times) = ranking(those), covered(those)
@@ -108,7 +116,7 @@ def summary(rows: list[Row]) -> str:
             f"{right} of {pairs} ({right / max(pairs, 1):.0%})",
             f"{inside} of {times} ({inside / times:.0%})",
         )
-        lines.append(f"| {title} ({len(those)}) | {own} | {other} | {order} | {within} |")
+        lines.append(f"| {title} ({len(those)}) | {own} | {other} | {order} | {within} | {width(those):.2f} |")
     return "\n".join(lines)
 
 

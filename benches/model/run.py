@@ -23,13 +23,15 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # it may be started from anywhere
 
 import plait
 from benches.model import render, workloads
-from plait.model import Costs, Model, Workload, calibrate, measure_speed, record
+from benches.model.beside import Speeds
+from plait.model import Costs, Model, Workload, calibrate, record
+from plait.model._speed import Pace
 
 PROBES = 4
 HERE = Path(__file__).resolve().parent
@@ -64,7 +66,8 @@ def with_start(costs: Costs) -> Costs:
     known = costs.all
     start, caller = known["processes.start"], known["processes.start_caller"]
     seconds = max(start.seconds, min(once() for _ in range(3)) - caller.seconds)
-    return Costs({**costs.known, "processes.start": (seconds, start.spread)}, costs.speeds, costs.speed)
+    # Cores that slow one another down when all are busy are seen while each way runs.
+    return Costs({**costs.known, "processes.start": (seconds, start.spread)}, (), costs.speed)
 
 
 async def gather(work: workloads.Work, at_once: int) -> None:
@@ -75,58 +78,76 @@ async def gather(work: workloads.Work, at_once: int) -> None:
         async with free:
             await call(argument)
 
-    if at_once == 1:
-        for argument in work.arguments:
-            await call(argument)
-    else:
-        await asyncio.gather(*map(one, work.arguments))
+    await asyncio.gather(*map(one, work.arguments))
 
 
-def measure(work: workloads.Work, way: str) -> float:
+async def in_turn(work: workloads.Work, pace: Pace) -> None:
+    assert work.awaitable
+    for argument in work.arguments:
+        pace.look()
+        await work.awaitable(argument)
+
+
+class Measured(NamedTuple):
+    """How long it took, and how fast the machine was meanwhile."""
+
+    seconds: float
+    speed: float
+
+
+def measure(work: workloads.Work, way: str, speeds: Speeds) -> Measured:
     model, workers = WAYS[way]
+    if workers == 1:
+        return one_by_one(work, model)
+    with speeds.watched() as seen:
+        begin = time.perf_counter()
+        if model == "asyncio":
+            plait.run(gather(work, workers))
+        else:
+            pool: Callable[[int], Any] = plait.ThreadPool if model == "threads" else plait.ProcessPool
+            with pool(workers) as executor:
+                list(executor.map(work.run, work.arguments))
+                seconds = time.perf_counter() - begin
+        if model == "asyncio":
+            seconds = time.perf_counter() - begin
+    return Measured(seconds, seen.speed)
+
+
+def one_by_one(work: workloads.Work, model: Model) -> Measured:
+    """The speed is looked at between calls; what that takes is taken off."""
+    pace = Pace()
     begin = time.perf_counter()
-    if model == "serial":
-        results = [work.run(argument) for argument in work.arguments]
-        del results
-    elif model == "asyncio":
-        plait.run(gather(work, workers))
+    if model == "asyncio":
+        plait.run(in_turn(work, pace))
     else:
-        pool: Callable[[int], Any] = plait.ThreadPool if model == "threads" else plait.ProcessPool
-        with pool(workers) as executor:
-            list(executor.map(work.run, work.arguments))
-            return time.perf_counter() - begin
-    return time.perf_counter() - begin
+        results = []
+        for argument in work.arguments:
+            pace.look()
+            results.append(work.run(argument))
+        del results
+    return Measured(time.perf_counter() - begin - pace.spent, pace.seconds)
 
 
 def child(name: str, rounds: int, costs: Costs) -> dict[str, Any]:
     work = workloads.WORKS[name]
     ways = ways_of(work)
-    measured: dict[str, list[float]] = {way: [] for way in ways}
+    measured: dict[str, list[Measured]] = {way: [] for way in ways}
     # A program that has had a pool already: the server that workers come from is there.
-    with workloads.helper(work), plait.ProcessPool(1) as standing:
+    with workloads.helper(work), Speeds() as speeds, plait.ProcessPool(1) as standing:
         standing.submit(work.run, work.arguments[0]).result()
         # Files are in the page cache then, and memory is at hand, for all ways alike.
         for way in ("serial", "one by one") if work.awaitable else ("serial",):
-            measure(work, way)
+            measure(work, way, speeds)
         costs = with_start(costs)
         began = time.perf_counter()
         recorded = {"calls": record(work.run, work.arguments, probe=PROBES)}
         if work.awaitable:
             recorded["coroutines"] = record(work.awaitable, work.arguments, probe=PROBES)
         took = time.perf_counter() - began
-        speeds: dict[str, list[float]] = {way: [] for way in ways}
         for turn in range(rounds):
             for way in ways[turn % len(ways) :] + ways[: turn % len(ways)]:
-                before = measure_speed()
-                measured[way].append(measure(work, way))
-                speeds[way].append((before + measure_speed()) / 2)
-    predicted = {}
-    for way in ways:
-        model, workers = WAYS[way]
-        source = recorded["coroutines" if model == "asyncio" else "calls"]
-        speed = statistics.median(speeds[way])
-        one = plait.simulate(source, model=model, workers=workers, costs=costs, speed=speed)
-        predicted[way] = {"seconds": one.seconds, "low": one.low, "high": one.high}
+                measured[way].append(measure(work, way, speeds))
+    predicted = {way: predictions(way, recorded, costs, measured[way]) for way in ways}
     return {
         "name": name,
         "held_out": work.held_out,
@@ -135,14 +156,26 @@ def child(name: str, rounds: int, costs: Costs) -> dict[str, Any]:
         "coroutine_kinds": kinds(recorded["coroutines"]) if work.awaitable else None,
         "releases": sum(burst.short_releases for item in recorded["calls"].items for burst in item.bursts),
         "bursts": sum(len(item.bursts) for item in recorded["calls"].items),
-        "speed": {"recorded": recorded["calls"].speed, **speeds},
+        "speed": {
+            "recorded": recorded["calls"].speed,
+            **{way: [each.speed for each in those] for way, those in measured.items()},
+        },
         "recording": took,
-        "measured": measured,
+        "measured": {way: [each.seconds for each in those] for way, those in measured.items()},
         "predicted": predicted,
         "python": platform.python_version(),
         "machine": f"{os.cpu_count()} cores, Linux {platform.release()}",
         "load": round(os.getloadavg()[0], 1),
     }
+
+
+def predictions(way: str, recorded: dict[str, Workload], costs: Costs, measured: list[Measured]) -> dict[str, float]:
+    """For the mean of the rounds' speeds, as the median of their times is not that of the quickest."""
+    model, workers = WAYS[way]
+    source = recorded["coroutines" if model == "asyncio" else "calls"]
+    speed = statistics.fmean(each.speed for each in measured)
+    one = plait.simulate(source, model=model, workers=workers, costs=costs, speed=speed)
+    return {"seconds": one.seconds, "low": one.low, "high": one.high}
 
 
 def kinds(workload: Workload) -> dict[str, float]:
@@ -152,6 +185,8 @@ def kinds(workload: Workload) -> dict[str, float]:
         for burst in item.bursts:
             name = burst.resource or burst.kind
             found[name] = found.get(name, 0.0) + burst.seconds
+        if item.kept:
+            found["kept"] = found.get("kept", 0.0) + item.kept
     return found
 
 

@@ -675,7 +675,9 @@ class CostsCore:
 class WorkloadCore:
     def __new__(
         cls,
-        items: Sequence[tuple[Sequence[tuple[int, int, int, int, int]], tuple[int, int, int], tuple[int, int, int]]],
+        items: Sequence[
+            tuple[Sequence[tuple[int, int, int, int, int]], tuple[int, int, int], tuple[int, int, int], int]
+        ],
         count: int,
         resources: Sequence[tuple[int | None, bool, bool, int]],
     ) -> Self: ...

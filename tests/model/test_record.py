@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import functools
 import gc
 import hashlib
@@ -12,13 +13,14 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 import weakref
 from typing import Any
 
 import pytest
 
 from plait import _core, simulate
-from plait.model import Costs, Workload, _foreign, _overlap, _record, record
+from plait.model import Burst, Costs, Item, Workload, _foreign, _kept, _overlap, _record, _speed, record
 
 GIL = pytest.mark.skipif(not _core.gil_is_on(), reason="there is no GIL to be seen")
 
@@ -184,6 +186,36 @@ def test_a_probe_finds_what_stands_in_line() -> None:
     assert total(record(one_at_a_time, [0.004] * 12), "blocked", "line") == 0
 
 
+@GIL
+@pytest.mark.parametrize(("longer", "least", "most"), [(0.5, 0.0, 2e-5), (2.0, 1e-4, 0.003)])
+def test_a_probe_finds_what_switches_cost(
+    monkeypatch: pytest.MonkeyPatch, longer: float, least: float, most: float
+) -> None:
+    probe = lambda *_, **__: [_overlap._Probe(longer * 0.2, 0.001)] * 3  # noqa: E731
+    monkeypatch.setattr(_overlap, "_probes", probe)
+    calls = Workload([Item((Burst("hold", 0.020),))] * 10, speed=0.001)
+    found = _overlap.with_limits(calls, count, [0] * 10, 4)
+    assert found.switch is not None
+    assert least <= found.switch <= most
+    ask = lambda work: simulate(work, model="threads", workers=4, cores=2, costs=Costs(), warm=True).seconds  # noqa: E731
+    assert ask(Workload(found.items, speed=0.001, switch=0.003)) > ask(Workload(found.items, speed=0.001, switch=0.0))
+
+
+def test_the_machine_is_looked_at_all_along(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = itertools.count()
+    # Twice in each look, and once where it is too early for one.
+    monkeypatch.setattr("plait.model._speed.time.perf_counter", lambda: next(clock) * 0.001)
+    looks = iter([0.001, 0.001, 0.004])
+    monkeypatch.setattr(_speed, "look", lambda: next(looks))
+    pace = _speed.Pace()
+    for _ in range(7):
+        pace.look()
+    assert next(looks, None) is None
+    # Of three moments one was four times as slow: that is where the time went, and not the work.
+    assert pace.seconds == pytest.approx(3 / (1 / 0.001 + 1 / 0.001 + 1 / 0.004))
+    assert pace.spent == pytest.approx(0.003)
+
+
 def test_bad_arguments_and_errors_of_calls() -> None:
     with pytest.raises(ValueError, match="arguments must not be empty"):
         record(abs, [])
@@ -213,7 +245,58 @@ def test_a_shared_value_is_pickled_for_each_call() -> None:
     assert len(record(identity, range(1001)).items) == 1001
 
 
-def test_results_are_dropped_as_they_come() -> None:
+def test_what_it_takes_to_keep_results_is_told_apart() -> None:
+    def many(_: int) -> list[list[int]]:
+        made = [[number] for number in range(5_000)]
+        gc.collect()  # it looks at what is alive, and that gets more
+        return made
+
+    work = record(many, range(30))
+    kept = [item.kept for item in work.items]
+    assert sum(kept[-5:]) > sum(kept[:5]) > 0
+    # Other processes do not keep them: the caller does.
+    ask = lambda items, model: simulate(Workload(items), model=model, workers=1, costs=Costs(), warm=True).seconds  # noqa: E731
+    without = [dataclasses.replace(item, kept=0.0) for item in work.items]
+    assert ask(work.items, "serial") - ask(without, "serial") == pytest.approx(sum(kept))
+
+
+def test_results_are_kept_while_there_is_room() -> None:
+    alive: weakref.WeakSet[Result] = weakref.WeakSet()
+
+    def make(_: int) -> Result:
+        alive.add(made := Result())
+        return made
+
+    most = 0
+
+    def count_and_make(number: int) -> Result:
+        nonlocal most
+        most = max(most, len(alive))
+        return make(number)
+
+    record(count_and_make, range(1000))
+    assert most == 999
+    assert not alive
+
+
+def test_results_that_cannot_be_sent_are_dropped_as_they_come() -> None:
+    alive: weakref.WeakSet[Any] = weakref.WeakSet()
+    most = 0
+
+    def make(_: int) -> Any:
+        nonlocal most
+        most = max(most, len(alive))
+        alive.add(made := open(os.devnull, "rb"))  # noqa: SIM115
+        return made
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        record(make, range(2000))
+    assert most <= 150  # short calls are looked at together
+
+
+def test_results_that_take_too_much_are_dropped_as_they_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_kept, "_MOST", -1)
     alive: weakref.WeakSet[Result] = weakref.WeakSet()
     most = 0
 

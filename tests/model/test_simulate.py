@@ -16,11 +16,24 @@ import pytest
 
 import plait
 from plait import _core, simulate
-from plait.model import Burst, Costs, Item, Parcel, Resource, Workload, _calibrate, calibrate, measure_speed, what_if
+from plait.model import (
+    Burst,
+    Costs,
+    Item,
+    Parcel,
+    Resource,
+    Workload,
+    _calibrate,
+    _measure,
+    calibrate,
+    measure_speed,
+    what_if,
+)
 from plait.model._calibrate import _load, _path
 
 FREE = Costs(
-    dict.fromkeys(Costs().all, (0.0, 0.0)) | {"slice": (0.004, 0.0), "interval": (0.005, 0.0), "speed": (1.0, 0.0)}
+    dict.fromkeys(Costs().all, (0.0, 0.0))
+    | {"slice": (0.004, 0.0), "interval": (0.005, 0.0), "speed": (1.0, 0.0), "apart": (1.0, 0.0)}
 )
 HOLD = [[Burst("hold", 0.010)]] * 16
 
@@ -59,6 +72,40 @@ def test_pickles_cost_both_sides() -> None:
     assert seconds(Workload([Item((), parcel, parcel)]), "threads", workers=1) == 0.0
 
 
+def test_results_are_kept_by_who_makes_them_or_calls() -> None:
+    work = Workload([Item((), kept=0.010)] * 8)
+    assert work.serial_seconds == pytest.approx(0.080)
+    assert [seconds(work, model) for model in ("serial", "threads", "processes", "asyncio")] == pytest.approx(
+        [0.080] * 4
+    )
+    assert seconds(work, "free-threaded") == pytest.approx(0.020)
+
+
+def test_work_without_the_gil_is_slowed_down_half_as_much() -> None:
+    items = [Item((Burst(kind, 0.010),)) for kind in ("hold", "released")]
+    work = Workload(items, speed=0.001)
+    assert seconds(work, "serial", speed=0.004) == pytest.approx(0.040 + 0.020)
+
+
+def test_calibration_keeps_to_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+
+    def figure() -> float:
+        nonlocal now
+        now += 0.010
+        return 0.010
+
+    monkeypatch.setattr("plait.model._measure.time.perf_counter", lambda: now)
+    monkeypatch.setattr("plait.model._speed.look", lambda: 0.001)
+    budget = _measure._Budget(1.0)
+    assert budget.rounds(5, 0.5, figure) == [pytest.approx([0.010] * 5)]
+    many, other = budget.rounds(10_000, 0.5, figure, figure)
+    assert len(many) == len(other)
+    assert now == pytest.approx(0.05 + 0.95 / 2, abs=0.021)
+    now = 2.0  # all is used: a few rounds that are needed for a figure
+    assert len(budget.rounds(10_000, 0.5, figure)[0]) == _measure._FEWEST
+
+
 def test_the_rest_of_a_long_workload_goes_on_at_the_pace() -> None:
     work = Workload([Item((Burst("hold", 0.001),))], count=1_000_000)
     one = simulate(work, model="serial", costs=FREE)
@@ -69,7 +116,10 @@ def test_the_rest_of_a_long_workload_goes_on_at_the_pace() -> None:
 
 def test_the_interval_comes_from_bursts_and_costs() -> None:
     uneven = [[Burst("hold", 0.001 * (number % 5))] for number in range(40)]
-    one = simulate(uneven, model="serial", costs=FREE)
+    known = simulate(uneven, model="serial", costs=FREE)
+    assert known.low == known.seconds == known.high
+    more = Workload([Item(tuple(bursts)) for bursts in uneven], count=400)
+    one = simulate(more, model="serial", costs=FREE)
     assert one.low < one.seconds < one.high
     even = simulate(HOLD, model="serial", costs=FREE)
     assert even.low == even.seconds == even.high
@@ -136,6 +186,8 @@ def test_many_threads_ask_at_once() -> None:
         (lambda: Burst("hold", 1e12), "seconds must be from 0"),
         (lambda: Burst("hold", 1.0, short_releases=-1), "short_releases must be .*-1"),
         (lambda: Burst("hold", 1.0, resource="disk"), "only a 'blocked' burst"),
+        (lambda: Item((), kept=-1.0), r"kept must be from 0 .*-1\.0"),
+        (lambda: Workload([Item(())], switch=-1.0), r"switch must be from 0 .*-1\.0"),
         (lambda: Parcel(size_bytes=-1), "size_bytes must not be negative"),
         (lambda: Resource(0), "servers must be at least 1, not 0"),
         (lambda: Workload([]), "items must have"),

@@ -93,7 +93,10 @@ pub struct Costs {
     /// How far work of the same kind is off from one run to the next: the speed of the machine's cores. `ns` is 1, or what the
     /// recorded work has to be multiplied with.
     pub speed: Cost,
-    /// How far predictions of another model than the serial one have been off, beside what bursts and the other costs explain. `ns` is 1.
+    /// The same of what is done without the GIL, in C code and by other programs. How far that depends on the machine's speed is not known.
+    pub apart: Cost,
+    /// How far predictions of another model than the serial one have been off, beside what bursts and the other costs explain;
+    /// serial ones by half of that. `ns` is 1.
     pub model: Cost,
 }
 
@@ -140,7 +143,8 @@ impl Default for Costs {
             },
             byte: Cost::new(0.3, WIDE),
             speed: Cost::new(1.0, 0.05),
-            model: Cost::new(1.0, 0.12),
+            apart: Cost::new(1.0, 0.05),
+            model: Cost::new(1.0, 0.18),
         }
     }
 }
@@ -175,6 +179,7 @@ impl Costs {
             ("loop.start", &mut self.event_loop.start),
             ("byte", &mut self.byte),
             ("speed", &mut self.speed),
+            ("apart", &mut self.apart),
             ("model", &mut self.model),
         ];
         let mut all: Vec<_> = alone.into_iter().map(|(name, cost)| (name.to_owned(), cost)).collect();

@@ -36,8 +36,8 @@ pub struct Quota {
 pub struct CoresConfig {
     /// How many.
     pub cores: usize,
-    /// Speed of each core while 1, 2, 3, ... of them are busy, beside one that is busy alone; the last holds for more.
-    /// Empty: 1.
+    /// Speed of each core for work with the GIL while 1, 2, 3, ... of them are busy, beside one that is busy alone; the last holds for
+    /// more. Empty: 1. Other work is slowed down half as much.
     pub speeds: Vec<f64>,
     /// How long a thread runs before others in line get its core, in nanoseconds.
     pub slice_ns: u64,

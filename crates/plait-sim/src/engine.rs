@@ -133,13 +133,6 @@ impl Chance {
         let trials = ((1.0 - self.unit()).ln() / (1.0 - probability).ln()).ceil();
         (trials as u64).max(1)
     }
-
-    /// Puts a list into any order, each as likely as the others.
-    pub fn shuffle<T>(&mut self, list: &mut [T]) {
-        for index in (1..list.len()).rev() {
-            list.swap(index, self.below(index + 1));
-        }
-    }
 }
 
 #[cfg(test)]

@@ -49,8 +49,8 @@ impl<'a> EventLoop<'a> {
             return None;
         };
         self.at[task] += 1;
-        if let Some(resource) = self.tape.awaited(burst) {
-            world.call(resource, burst.ns, task as u32);
+        if let Some((resource, ns)) = self.tape.awaited(burst) {
+            world.call(resource, ns, task as u32);
             self.waiting += 1;
             self.current = None;
             return None;

@@ -173,7 +173,9 @@ impl<'a> Pool<'a> {
             return Op::Park;
         }
         self.caller = Caller::Collects(chunk + 1);
-        let parcels = self.parcels(chunk, |tape, place| tape.receiving(tape.item(place).result));
+        let parcels = self.parcels(chunk, |tape, place| {
+            tape.receiving(tape.item(place).result) + tape.keeping(place)
+        });
         call(self.costs.collect.whole() + parcels)
     }
 

@@ -11,8 +11,12 @@ pub(crate) struct Tape<'a> {
     order: &'a [u32],
     resources: Vec<ResourceId>,
     in_process: Vec<bool>,
-    /// What CPU time is multiplied with.
+    on_cores: Vec<bool>,
+    /// Those who do the items keep their results.
+    keeps: bool,
+    /// What CPU time is multiplied with: of Python, and of C code and programs that do not need the GIL.
     speed: f64,
+    apart: f64,
     byte_ns: f64,
     jitter: Option<Jitter>,
     progress: Progress,
@@ -51,15 +55,19 @@ impl<'a> Tape<'a> {
         workload: &'a Workload,
         order: &'a [u32],
         resources: Vec<ResourceId>,
+        keeps: bool,
         costs: &Costs,
         seed: u64,
     ) -> Self {
         Self {
             items: &workload.items,
             in_process: workload.resources.iter().map(|resource| resource.in_process).collect(),
+            on_cores: workload.resources.iter().map(|resource| resource.on_cores).collect(),
             order,
             resources,
+            keeps,
             speed: costs.speed.ns,
+            apart: costs.apart.ns,
             byte_ns: costs.byte.ns,
             jitter: Jitter::new(costs, seed),
             progress: Progress::default(),
@@ -76,36 +84,52 @@ impl<'a> Tape<'a> {
 
     /// What a thread does in this part of an item.
     pub(crate) fn burst(&self, place: usize, number: usize) -> Option<&'a Burst> {
-        self.item(place).bursts.get(number)
+        let item = self.item(place);
+        let kept = || (self.keeps && number == item.bursts.len() && item.kept.ns > 0).then_some(&item.kept);
+        item.bursts.get(number).or_else(kept)
+    }
+
+    /// CPU time of one who keeps the item's result and has not made it.
+    pub(crate) fn keeping(&self, place: usize) -> u64 {
+        scaled(self.item(place).kept.ns, self.speed)
     }
 
     pub(crate) fn op(&mut self, burst: &Burst) -> Op {
-        let mut work = |ns| match &mut self.jitter {
-            None => scaled(ns, self.speed),
-            Some(jitter) => scaled(ns, self.speed * jitter.factor()),
+        let mut work = |ns, speed| match &mut self.jitter {
+            None => scaled(ns, speed),
+            Some(jitter) => scaled(ns, speed * jitter.factor()),
         };
         match burst.kind {
             Kind::HoldCpu => Op::Hold(Hold {
-                ns: work(burst.ns),
+                ns: work(burst.ns, self.speed),
                 releases: burst.short_releases,
                 uninterruptible_ns: scaled(burst.longest_uninterruptible_ns, self.speed),
             }),
             Kind::HoldOff => Op::HoldOff(burst.ns),
-            Kind::ReleasedCpu => Op::Free(work(burst.ns)),
-            Kind::Blocked { resource } => Op::Block(self.resources[resource as usize], burst.ns),
+            Kind::ReleasedCpu => Op::Free(work(burst.ns, self.apart)),
+            Kind::Blocked { resource } => {
+                Op::Block(self.resources[resource as usize], self.waiting(burst.ns, resource))
+            }
         }
     }
 
-    /// Whether a task of an event loop can await this burst. What is done within the process it cannot.
-    pub(crate) fn awaited(&self, burst: &Burst) -> Option<ResourceId> {
+    /// How long a wait takes: longer on a slower machine, if it is for work on its cores.
+    fn waiting(&self, ns: u64, resource: u32) -> u64 {
+        if self.on_cores[resource as usize] {
+            scaled(ns, self.apart)
+        } else {
+            ns
+        }
+    }
+
+    /// What a task of an event loop awaits in this burst, and how long. What is done within the process it cannot.
+    pub(crate) fn awaited(&self, burst: &Burst) -> Option<(ResourceId, u64)> {
         match burst.kind {
-            Kind::Blocked { resource } if !self.in_process[resource as usize] => Some(self.resource(resource)),
+            Kind::Blocked { resource } if !self.in_process[resource as usize] => {
+                Some((self.resources[resource as usize], self.waiting(burst.ns, resource)))
+            }
             _ => None,
         }
-    }
-
-    fn resource(&self, resource: u32) -> ResourceId {
-        self.resources[resource as usize]
     }
 
     /// CPU time of the one who sends a value.

@@ -66,13 +66,24 @@ pub struct Item {
     pub argument: Parcel,
     /// What it returns.
     pub result: Parcel,
+    /// What it takes whoever keeps all results for there being one more: see [`Item::keeping`].
+    pub kept: Burst,
 }
 
 impl Item {
     /// How long it takes alone.
     #[must_use]
     pub fn ns(&self) -> u64 {
-        self.bursts.iter().map(|burst| burst.ns).sum()
+        self.bursts.iter().chain([&self.kept]).map(|burst| burst.ns).sum()
+    }
+
+    /// A burst in which the collector looks at results that are kept, or in which they are freed.
+    #[must_use]
+    pub fn keeping(ns: u64) -> Burst {
+        Burst {
+            longest_uninterruptible_ns: ns,
+            ..Burst::new(Kind::HoldCpu, ns)
+        }
     }
 }
 
@@ -151,6 +162,7 @@ impl Workload {
             for ns in one
                 .bursts
                 .iter()
+                .chain([&one.kept])
                 .map(|burst| burst.ns)
                 .chain(parcels.into_iter().flatten())
             {

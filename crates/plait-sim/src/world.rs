@@ -79,6 +79,8 @@ struct Thread {
     /// It looks for the GIL after a sleep, and the number of switches when that began.
     looking: Option<Looking>,
     hand_over: HandOver,
+    /// How much work may be left when it gives the GIL up on request: it first does as much as it lost by taking it.
+    gives_at: u64,
     /// When it let the GIL go last.
     let_go: u64,
     /// What it serves, if it is not a thread of the program.
@@ -197,6 +199,7 @@ impl<O: Observer> World<O> {
             wait: 0,
             looking: None,
             hand_over: HandOver::Undecided,
+            gives_at: u64::MAX,
             let_go: 0,
             serves: None,
         });
@@ -351,6 +354,7 @@ impl<O: Observer> World<O> {
         let one = &mut self.threads[thread.index()];
         one.op = op;
         one.hand_over = HandOver::Undecided;
+        one.gives_at = u64::MAX;
         one.left = match op {
             Op::Hold(hold) => hold.ns,
             Op::Free(ns) => ns,

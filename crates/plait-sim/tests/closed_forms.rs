@@ -111,10 +111,13 @@ fn three_threads_on_two_cores_have_two_thirds_each() {
 #[test]
 fn cores_that_share_are_as_slow_as_they_are() {
     let mut config = config(2);
-    config.cores.speeds = vec![1.0, 0.6];
-    let outcome = run(config, false, vec![vec![Op::Free(60 * MS)], vec![Op::Free(120 * MS)]]);
-    // Both at 0.6 until 100 ms, then the other 60 ms alone.
-    assert!(outcome.ns.abs_diff(160 * MS) <= 2, "{}", outcome.ns);
+    config.cores.speeds = vec![1.0, 0.64];
+    let outcome = run(config.clone(), false, vec![vec![spin(64 * MS)], vec![spin(128 * MS)]]);
+    // Both at 0.64 until 100 ms, then the other 64 ms alone.
+    assert!(outcome.ns.abs_diff(164 * MS) <= 2, "{}", outcome.ns);
+    // What needs no GIL is slowed down by half of that.
+    let outcome = run(config, false, vec![vec![Op::Free(80 * MS)], vec![Op::Free(160 * MS)]]);
+    assert!(outcome.ns.abs_diff(180 * MS) <= 2, "{}", outcome.ns);
 }
 
 #[test]

@@ -79,7 +79,7 @@ fn machine() -> impl Strategy<Value = WorldConfig> {
                 gil: GilConfig {
                     interval_ns: 5_000_000,
                     signal_ns: cost,
-                    switch_ns: cost,
+                    switch_ns: cost * 1000,
                     release_ns: cost,
                     hand_over,
                 },

@@ -44,7 +44,7 @@ def predict_calls(
 ) -> tuple[float, float, float] | None:
     """Predict the calls of a record: seconds, and an interval that is meant for nine of ten runs; None if there are too few.
 
-    About six of ten lie there in docs/predictions.md.
+    docs/predictions.md tells how many lie there.
     """
     if record["tasks"] is None:
         return None

@@ -7,9 +7,9 @@ it knows and what not.
 
 from plait.model._calibrate import calibrate as calibrate
 from plait.model._costs import Cost as Cost, Costs as Costs
-from plait.model._measure import measure_speed as measure_speed
 from plait.model._record import record as record
 from plait.model._simulate import Model as Model, Prediction as Prediction, simulate as simulate, what_if as what_if
+from plait.model._speed import measure_speed as measure_speed
 from plait.model._workload import (
     Burst as Burst,
     Item as Item,

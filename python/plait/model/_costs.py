@@ -17,7 +17,8 @@ class Cost(NamedTuple):
 
 
 # Set by the interpreter and the kernel: a slower phase of the machine does not change them.
-_CLOCKS = {"interval", "slice", "gil_hand_over", "speed", "model"}
+_SHARES = {"gil_hand_over", "speed", "apart", "model"}
+_CLOCKS = {"interval", "slice", *_SHARES}
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,8 @@ class Costs:
 
     Args:
         known: Costs by name, as `(seconds, relative spread)`. Those that are missing are typical ones. "gil_hand_over" is no
-            time but a share, "speed" what recorded CPU time is multiplied with, and the spread of "model" how far predictions
-            of another model than the serial one are off.
+            time but a share, "speed" what recorded CPU time with the GIL is multiplied with, "apart" that without it, and the
+            spread of "model" how far predictions of another model than the serial one are off.
         speeds: Speed of each CPU while 1, 2, 3, ... of them are busy, beside one that is busy alone; the last holds for more.
         speed: What `measure_speed` said when they were measured. None: not known.
 
@@ -95,7 +96,7 @@ class Costs:
 
 def _unit(name: str) -> float:
     """What the simulator counts in."""
-    return 1.0 if name in {"gil_hand_over", "speed", "model"} else 1e9
+    return 1.0 if name in _SHARES else 1e9
 
 
 _cached: dict[str, Cost] = {}

@@ -1,16 +1,17 @@
 """Measures what this machine and interpreter take for themselves, in less than two seconds.
 
-Each figure is the median of a few rounds, and its spread is how far those were apart. Where it is a CPU time, the kernel's
-account is read, so that other programs' load does not count. What cannot be seen from here keeps the simulator's typical value
-with its wide spread: what a core takes to go from one thread to another, and how likely a short release of the GIL hands it
-over.
+Each figure is the median of a few rounds, and its spread is how far those were apart. The machine's speed is looked at around
+each round, since it changes within milliseconds where other virtual machines share its cores: what is compared and kept is what
+a round takes at the same speed. Where it is a CPU time, the kernel's account is read, so that other programs' load does not
+count. What cannot be seen from here keeps the simulator's typical value with its wide spread: what a core takes to go from one
+thread to another.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
+import itertools
 import os
 import pickle
 import select
@@ -19,11 +20,12 @@ import statistics
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from functools import partial
 
 from plait import _core
 from plait.loop._runner import run
+from plait.model import _speed
 from plait.model._costs import Cost, Costs
 from plait.processes._pool import ProcessPool
 from plait.threads._pool import ThreadPool
@@ -32,55 +34,87 @@ _LEAST_SPREAD = 0.05
 _MOST_CORES = 16
 #: What a signal takes where it cannot be measured: on a machine whose cores are all busy.
 _SIGNAL = 4e-6
-#: Seconds for one figure.
-_LONGEST = 0.15
+#: Seconds for everything. A figure may take its share of what is left when its turn comes.
+_BUDGET = 1.5
+#: Parts of all looks, for how far such parts are apart.
+_RUNS = 10
+#: Rounds that a figure has at least, whatever they take.
+_FEWEST = 3
 _CPUS = os.sched_getaffinity(0)
 
 
-def measure_speed() -> float:
-    """Seconds that this machine takes now for a fixed piece of Python, to compare work and costs of different times.
+class _Budget:
+    """The time that there is, and how fast the machine was meanwhile."""
 
-    >>> from plait.model import measure_speed
-    >>> 0 < measure_speed() < 1
-    True
-    """
-    return statistics.median(_loop_seconds() for _ in range(9))
+    def __init__(self, seconds: float = _BUDGET) -> None:
+        self._until = time.perf_counter() + seconds
+        self._looks: list[float] = []
+
+    def rounds(self, most: int, share: float, *figures: Callable[[], float], plain: bool = False) -> list[list[float]]:
+        """Figures round by round, in turns: so many rounds, or as many as fit into a share of the time that is left.
+
+        Each is at the speed of the whole time, or plain, as it was.
+        """
+        found: list[list[float]] = [[] for _ in figures]
+        now = time.perf_counter()
+        until = now + max(0.0, self._until - now) * share
+        before = self._look()
+        while len(found[0]) < _FEWEST or (len(found[0]) < most and time.perf_counter() < until):
+            for figure, each in zip(figures, found, strict=True):
+                taken = figure()
+                after = self._look()
+                each.append(taken if plain else taken / (before + after) * 2)
+                before = after
+        return found if plain else [[one * self.speed for one in each] for each in found]
+
+    def _look(self) -> float:
+        one = statistics.fmean(_speed.look() for _ in range(3))
+        self._looks.append(one)
+        return one
+
+    @property
+    def speed(self) -> float:
+        """As of `measure_speed`, so far."""
+        return statistics.fmean(self._looks)
+
+    @property
+    def wobble(self) -> float:
+        """How far runs of a tenth of a second or so are apart: relative standard deviation."""
+        some = max(1, len(self._looks) // _RUNS)
+        runs = [statistics.fmean(self._looks[place : place + some]) for place in range(0, len(self._looks), some)]
+        return statistics.pstdev(runs) / self.speed
 
 
 def measure() -> Costs:
     """Measure all of it, in a process that does nothing else."""
+    budget = _Budget()
     known: dict[str, Cost] = {}
-    known["speed"] = Cost(1.0, max(_LEAST_SPREAD, _spread([_loop_seconds() for _ in range(15)])))
+    known |= _process_costs(budget)
     known["wake"] = _least(_wake_seconds, 12)
-    known["gil_signal"] = _signal_cost()
-    known["gil_release"] = _release_cost(known["gil_signal"].seconds / known["wake"].seconds)
-    known["gil_switch"] = _switch_cost()
-    known |= _thread_costs()
-    known |= _process_costs()
-    known |= _loop_costs()
+    known["gil_signal"] = _signal_cost(budget)
+    known |= _release_costs(budget, known["gil_signal"].seconds / known["wake"].seconds)
+    known["gil_switch"] = _switch_cost(budget)
+    known |= _thread_costs(budget)
+    known |= _loop_costs(budget)
+    speeds = _core_speeds(budget)
+    known["speed"] = Cost(1.0, max(_LEAST_SPREAD, budget.wobble))
     # An interpreter's own pool has not been measured: its tasks are taken for those of processes.
     known |= {name.replace("processes", "interpreters"): cost for name, cost in known.items() if "processes." in name}
-    return Costs(known, _core_speeds(), measure_speed())
+    return Costs(known, speeds, budget.speed)
 
 
-def _cost(seconds: Callable[[], float], rounds: int) -> Cost:
-    measured = [seconds() for _ in range(rounds)]
+def _cost(budget: _Budget, seconds: Callable[[], float], rounds: int, share: float) -> Cost:
+    return _middle(*budget.rounds(rounds, share, seconds))
+
+
+def _middle(measured: list[float]) -> Cost:
     return Cost(max(0.0, statistics.median(measured)), max(_LEAST_SPREAD, _spread(measured)))
 
 
 def _least(seconds: Callable[[], float], rounds: int) -> Cost:
     """Of what other programs can only make longer: the quickest round, of short ones."""
-    measured = sorted(_rounds(seconds, rounds))
+    measured = sorted(seconds() for _ in range(rounds))
     return Cost(measured[0], max(_LEAST_SPREAD, _spread(measured[: len(measured) // 2])))
-
-
-def _rounds(seconds: Callable[[], float], rounds: int) -> list[float]:
-    """So many rounds, or as many as fit into the time that there is for one figure on a busy machine."""
-    found: list[float] = []
-    until = time.perf_counter() + _LONGEST
-    while len(found) < 4 or (len(found) < rounds and time.perf_counter() < until):
-        found.append(seconds())
-    return found
 
 
 def _spread(values: list[float]) -> float:
@@ -90,19 +124,6 @@ def _spread(values: list[float]) -> float:
         return 1.0
     low, _, high = statistics.quantiles(values, n=4)
     return min(1.0, (high - low) / 1.35 / middle)
-
-
-def _spin(steps: int) -> int:
-    total = 0
-    for number in range(steps):
-        total += number * number & 7
-    return total
-
-
-def _loop_seconds() -> float:
-    begin = time.perf_counter()
-    _spin(10_000)
-    return time.perf_counter() - begin
 
 
 def _stay(place: int) -> None:
@@ -147,11 +168,12 @@ def _wake_seconds(turns: int = 60) -> float:
     return seconds / turns / 2
 
 
-def _together(work: Callable[[], object], threads: int) -> float:
-    """Seconds until so many threads have each done it."""
+def _together(work: Callable[[], object], threads: int, *, stay: bool = True) -> float:
+    """Seconds until so many threads have each done it, each on a core of its own."""
 
     def apart(place: int) -> None:
-        _stay(place)
+        if stay:
+            _stay(place)
         work()
 
     others = [threading.Thread(target=apart, args=(place,)) for place in range(1, threads)]
@@ -166,43 +188,59 @@ def _together(work: Callable[[], object], threads: int) -> float:
     return seconds
 
 
-def _release_cost(signalled: float, releases: int = 5_000) -> Cost:
-    """What a release of the GIL costs more when another thread wants it, whose releases are as short.
+def _release_costs(budget: _Budget, signalled: float, releases: int = 3_000) -> dict[str, Cost]:
+    """What a release of the GIL costs more when another thread wants it, whose releases are as short, and how often it gets it.
 
     The signal to that thread is not in it: that takes the share `signalled` of the time between two releases.
     """
+    handed: list[float] = []
 
-    def release() -> None:
-        for _ in range(releases):
-            select.select((), (), (), 0)
+    def each(threads: int) -> float:
+        seen: list[int] = []
 
-    alone, both = (min(_rounds(partial(_together, release, threads), 12)) for threads in (1, 2))
-    return _believed((both - (2 + 2 * signalled) * alone) / (2 * releases), 0.0, 2e-6)
+        def release() -> None:
+            me = threading.get_ident()
+            for _ in range(releases):
+                select.select((), (), (), 0)
+                seen.append(me)
+
+        # Wherever the system puts them: it decides whether who is woken gets a core in time.
+        seconds = _together(release, threads, stay=False)
+        if threads > 1:
+            handed.append(sum(one != other for one, other in itertools.pairwise(seen)) / len(seen))
+        return seconds
+
+    alone, both = _alone_and_both(budget, each, 12, 0.2)
+    return {
+        "gil_release": _believed((both - (2 + 2 * signalled) * alone) / (2 * releases), 0.0, 2e-6),
+        "gil_hand_over": Cost(min(0.5, statistics.median(handed)), 0.5),
+    }
 
 
-def _signal_cost(turns: int = 150, rounds: int = 20) -> Cost:
+def _alone_and_both(budget: _Budget, seconds: Callable[[int], float], rounds: int, share: float) -> tuple[float, float]:
+    """Medians of what one thread takes and what two take."""
+    alone, both = budget.rounds(rounds, share, partial(seconds, 1), partial(seconds, 2))
+    return statistics.median(alone), statistics.median(both)
+
+
+def _signal_cost(budget: _Budget, turns: int = 100, rounds: int = 20) -> Cost:
     """What a release of the GIL costs more that finds another thread asleep for it: releases further apart than a wake-up."""
 
     def release() -> None:
         for _ in range(turns):
             select.select((), (), (), 0)
-            _spin(800)
+            _speed.spin(800)
 
-    # The quickest: what else runs on the machine makes both longer, and the difference too.
-    alone, both = (min(_rounds(partial(_together, release, threads), rounds)) for threads in (1, 2))
+    alone, both = _alone_and_both(budget, partial(_together, release), rounds, 0.25)
     seconds = (both - 2 * alone) / (2 * turns)
     return Cost(seconds if 1e-6 <= seconds <= 12e-6 else _SIGNAL, 0.5)
 
 
-def _cpu_of(work: Callable[[], object], threads: int, rounds: int) -> float:
-    """CPU time of so many threads that each do it: of the round that took least."""
-
-    def once() -> float:
-        begin = time.process_time()
-        _together(work, threads)
-        return time.process_time() - begin
-
-    return min(_rounds(once, rounds))
+def _cpu_together(work: Callable[[], object], threads: int) -> float:
+    """CPU time of so many threads that each do it."""
+    begin = time.process_time()
+    _together(work, threads)
+    return time.process_time() - begin
 
 
 def _believed(seconds: float, least: float, most: float) -> Cost:
@@ -210,18 +248,37 @@ def _believed(seconds: float, least: float, most: float) -> Cost:
     return Cost(min(max(seconds, least), most), 0.5)
 
 
-def _switch_cost(steps: int = 150, rounds: int = 5) -> Cost:
-    """CPU time that is lost with each switch of the GIL between two threads that compute in turns of one interval."""
+#: A switch interval in which caches get cold, and that passes often enough for its switches to be seen.
+_BRIEF = 0.001
+
+
+@contextlib.contextmanager
+def _brief_interval() -> Generator[None]:
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(_BRIEF)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(usual)
+
+
+def _switch_cost(budget: _Budget, steps: int = 10, rounds: int = 25) -> Cost:
+    """CPU time that is lost with each switch of the GIL between two threads that compute in turns of one interval.
+
+    How much depends on the memory that they use: here it is half a mebibyte. Of a workload, a second probe finds it out.
+    """
 
     def build() -> None:
         for _ in range(steps):
-            {str(number): [number] for number in range(500)}  # what it touches is what caches lose
+            {str(number): [number] for number in range(4000)}  # what it touches is what caches lose
 
-    alone, both = _cpu_of(build, 1, 2 * rounds), _cpu_of(build, 2, rounds)
-    return _believed((both - 2 * alone) / max(1.0, both / sys.getswitchinterval()), 20e-6, 100e-6)
+    with _brief_interval():
+        alone, both = _alone_and_both(budget, partial(_cpu_together, build), rounds, 0.35)
+    switch = (both - 2 * alone) / max(1.0, both / _BRIEF)
+    return Cost(min(max(switch, 10e-6), 500e-6), 1.0)
 
 
-def _thread_costs(tasks: int = 2000) -> dict[str, Cost]:
+def _thread_costs(budget: _Budget, tasks: int = 2000) -> dict[str, Cost]:
     with ThreadPool(2) as pool:
         list(pool.map(_nothing, range(tasks)))
 
@@ -230,7 +287,7 @@ def _thread_costs(tasks: int = 2000) -> dict[str, Cost]:
             list(pool.map(_nothing, range(tasks)))
             return (time.process_time() - begin) / tasks
 
-        task = _cost(each, 7)
+        task = _cost(budget, each, 7, 0.1)
 
     def start() -> float:
         begin = time.perf_counter()
@@ -238,7 +295,7 @@ def _thread_costs(tasks: int = 2000) -> dict[str, Cost]:
             list(fresh.map(_nothing, range(2)))
         return (time.perf_counter() - begin) / 2
 
-    worker = _cost(start, 5)
+    worker = _cost(budget, start, 5, 0.1)
     # Under the GIL only the sum can be seen.
     return {
         "threads.submit": _part(task, 0.3),
@@ -253,7 +310,7 @@ def _part(cost: Cost, share: float) -> Cost:
     return Cost(cost.seconds * share, cost.spread)
 
 
-def _process_costs(tasks: int = 500, size: int = 1 << 22) -> dict[str, Cost]:
+def _process_costs(budget: _Budget, tasks: int = 500, size: int = 1 << 22) -> dict[str, Cost]:
     def start(workers: int) -> float:
         begin = time.perf_counter()
         with ProcessPool(workers) as fresh:
@@ -261,7 +318,7 @@ def _process_costs(tasks: int = 500, size: int = 1 << 22) -> dict[str, Cost]:
             return time.perf_counter() - begin
 
     start(1)  # the fork server starts with the first
-    one, two = _cost(lambda: start(1), 3), _cost(lambda: start(2), 3)
+    one, two = map(_middle, budget.rounds(3, 0.25, partial(start, 1), partial(start, 2)))
     caller = min(max(0.0, two.seconds - one.seconds), one.seconds / 2)
     with ProcessPool(1) as pool:
         list(pool.map(_nothing, range(tasks), chunksize=1))
@@ -273,9 +330,9 @@ def _process_costs(tasks: int = 500, size: int = 1 << 22) -> dict[str, Cost]:
             own.append((time.process_time() - cpu) / tasks)
             return (time.perf_counter() - begin) / tasks
 
-        task = _cost(each, 5)
+        task = _cost(budget, each, 5, 0.1)
         mine = min(statistics.median(own), task.seconds)
-        byte = _cost(lambda: _byte_seconds(pool, size, task.seconds), 5)
+        byte = _cost(budget, lambda: _byte_seconds(pool, size, task.seconds), 5, 0.1)
     spread = max(task.spread, _spread(own))
     return {
         "processes.submit": Cost(mine * 0.6, spread),
@@ -300,7 +357,7 @@ def _byte_seconds(pool: ProcessPool, size: int, task: float) -> float:
     return max(0.0, seconds) / (4 * size)
 
 
-def _loop_costs(tasks: int = 500) -> dict[str, Cost]:
+def _loop_costs(budget: _Budget, tasks: int = 500) -> dict[str, Cost]:
     async def task() -> None:
         await asyncio.sleep(0)
 
@@ -340,34 +397,48 @@ def _loop_costs(tasks: int = 500) -> dict[str, Cost]:
         "loop.task": Cost(per_task, max(_LEAST_SPREAD, _spread(steps))),
         # The rounds make a task each, which is counted already.
         "loop.wake": Cost(max(per_task / 2, statistics.median(waits) - per_task), max(0.2, _spread(waits))),
-        "loop.start": _cost(start, 5),
+        "loop.start": _cost(budget, start, 5, 0.2),
     }
 
 
-def _core_speeds() -> tuple[float, ...]:
-    """Of each core beside one that is busy alone: by the CPU time of the same work, so that others' load does not count."""
+#: Seconds that cores are kept busy.
+_BUSY = 0.012
+
+
+def _look_beside(pool: ProcessPool, busy: int) -> float:
+    """Speed of this core while so many are busy."""
+    others = [pool.submit(_busy_on, place, _BUSY) for place in range(1, busy)]
+    _busy_on(0, _BUSY / 3)  # the others have begun
+    looks = _busy_on(0, _BUSY / 3)
+    _go()
+    for other in others:
+        other.result()
+    return looks
+
+
+def _busy_on(place: int, seconds: float) -> float:
+    """Look at the speed of a core for so long."""
+    _stay(place)
+    until = time.perf_counter() + seconds
+    looks = [_speed.look()]
+    while time.perf_counter() < until:
+        looks.append(_speed.look())
+    return statistics.fmean(looks)
+
+
+def _core_speeds(budget: _Budget) -> tuple[float, ...]:
+    """Of each core beside one that is busy alone: by the CPU time of Python, so that others' load does not count.
+
+    One of them is this thread's; the others are kept busy by processes, which no GIL stops.
+    """
     cores = min(_core.usable_cpus(), _MOST_CORES)
-    data = bytes(1 << 18)
-
-    def once(busy: int) -> float:
-        found: list[float] = []
-
-        def work() -> None:
-            begin = time.thread_time()
-            for _ in range(8):
-                hashlib.sha256(data).digest()
-            found.append(time.thread_time() - begin)
-
-        _together(work, busy)
-        return statistics.mean(found)
-
-    def seconds(busy: int) -> float:
-        return min(once(busy) for _ in range(5))
-
     if cores == 1:
         return ()
     steps = sorted({1, 2, *(1 << power for power in range(2, 5) if 1 << power <= cores), cores})
-    taken = {busy: seconds(busy) for busy in steps}
+    with ProcessPool(cores - 1) as pool:
+        list(pool.map(_nothing, range(cores - 1), chunksize=1))
+        found = budget.rounds(8, 0.9, *(partial(_look_beside, pool, busy) for busy in steps), plain=True)
+    taken = dict(zip(steps, map(statistics.fmean, found), strict=True))
     speeds: list[float] = []
     for busy in range(1, cores + 1):
         nearest = max(step for step in steps if step <= busy)

@@ -1,14 +1,18 @@
-"""How far waits, and C code without the GIL, can overlap: learned from a second probe, a few calls at once."""
+"""What calls lose side by side: learned from a second probe, a few of them at once."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
+from plait import _core
 from plait.loop._runner import run
-from plait.model._simulate import Model, simulate
+from plait.model._simulate import Prediction, simulate
+from plait.model._speed import measure_speed
 from plait.model._workload import Burst, Item, Resource, Workload
 from plait.threads._pool import ThreadPool
 
@@ -20,6 +24,8 @@ _TIMES, _LONG = 3, 1.0
 _TOLERANCE = 1.1
 _STEPS = 7
 _MOST_CONTENDED = 4.0
+#: Seconds of the calls with the GIL from which on switches can be seen, and the most that one costs.
+_SEEN, _MOST_SWITCH = 0.02, 0.003
 
 
 class _Kind(NamedTuple):
@@ -28,6 +34,13 @@ class _Kind(NamedTuple):
     kind: str
     resource: str | None
     line: Resource
+
+
+class _Probe(NamedTuple):
+    """How long it took, and the machine's speed before and after it."""
+
+    seconds: float
+    speed: float
 
 
 _KINDS = {
@@ -39,32 +52,69 @@ _KINDS = {
 
 
 def with_limits(work: Workload, function: Callable[[Any], Any], arguments: Sequence[Any], at_once: int) -> Workload:
-    """The workload, with the part of its waits, or of its work without the GIL, that stands in line.
+    """The workload, with what the calls lose side by side.
 
-    It stays as it is if a call of the probe fails: those that were recorded did not.
+    If they mostly compute with the GIL, that is what each switch of the GIL costs them; else the part of their waits, or of
+    their work without the GIL, that stands in line. It stays as it is if a call of the probe fails: those that were recorded
+    did not.
     """
     few = _few(work, at_once)
     if few < 2:
         return work
-    some = Workload(work.items[:few], resources=work.resources, speed=work.speed, on_loop=work.on_loop)
+    some = _changed(work, work.items[:few], count=few)
+    held = sum(burst.seconds for item in some.items for burst in item.bursts if burst.kind == "hold")
     most, kind = max((_seconds(some.items, each), name) for name, each in _KINDS.items())
-    if most <= 0.05 * some.serial_seconds:
+    switches = not work.on_loop and _core.gil_is_on() and held > max(most, _SEEN)
+    if not switches and most <= 0.05 * some.serial_seconds:
         return work
     try:
-        taken = _quickest(function, arguments[:few], at_once, on_loop=work.on_loop)
+        probes = _probes(function, arguments[:few], at_once, on_loop=work.on_loop)
     except (Exception, asyncio.CancelledError):  # it is the function's
         return work
+    ask = partial(simulate, model="asyncio" if work.on_loop else "threads", workers=at_once, warm=True, replicas=0)
+    probes.sort(key=lambda probe: probe.seconds / ask(some, speed=probe.speed).seconds)
+    if switches:
+        return _with_switch(work, some, ask, probes[len(probes) // 2])
+    # The quickest, for its speed: others of this machine's programs can only make one longer.
+    return _with_line(work, some, ask, probes[0], _KINDS[kind])
 
+
+def _with_switch(work: Workload, some: Workload, ask: Callable[..., Prediction], probe: _Probe) -> Workload:
+    def predicted(switch: float) -> float:
+        return ask(_changed(some, some.items, switch=switch), speed=probe.speed).seconds
+
+    return _changed(work, work.items, switch=_found(predicted, probe.seconds, _MOST_SWITCH))
+
+
+def _with_line(work: Workload, some: Workload, ask: Callable[..., Prediction], probe: _Probe, kind: _Kind) -> Workload:
     def predicted(part: float, contended: float = 0.0) -> float:
-        limited = _in_line(some, _KINDS[kind], part, contended)
-        model: Model = "asyncio" if work.on_loop else "threads"
-        return simulate(limited, model=model, workers=at_once, warm=True, replicas=0).seconds
+        return ask(_in_line(some, kind, part, contended), speed=probe.speed).seconds
 
-    if taken <= _TOLERANCE * predicted(0.0):
+    if probe.seconds <= _TOLERANCE * predicted(0.0):
         return work
-    if taken > predicted(1.0):
-        return _in_line(work, _KINDS[kind], 1.0, _found(lambda more: predicted(1.0, more), taken, _MOST_CONTENDED))
-    return _in_line(work, _KINDS[kind], _found(predicted, taken, 1.0), 0.0)
+    if probe.seconds > predicted(1.0):
+        more = _found(lambda more: predicted(1.0, more), probe.seconds, _MOST_CONTENDED)
+        return _in_line(work, kind, 1.0, more)
+    return _in_line(work, kind, _found(predicted, probe.seconds, 1.0), 0.0)
+
+
+def _changed(
+    work: Workload,
+    items: Sequence[Item],
+    *,
+    count: int | None = None,
+    resources: Mapping[str, Resource] | None = None,
+    switch: float | None = None,
+) -> Workload:
+    """With other items."""
+    return Workload(
+        items,
+        count or work.count,
+        resources or work.resources,
+        work.speed,
+        work.on_loop,
+        work.switch if switch is None else switch,
+    )
 
 
 def _found(predicted: Callable[[float], float], taken: float, most: float) -> float:
@@ -95,11 +145,15 @@ def _seconds(items: Sequence[Item], kind: _Kind) -> float:
     return sum(burst.seconds for item in items for burst in item.bursts if _is(burst, kind))
 
 
-def _quickest(function: Callable[[Any], Any], arguments: Sequence[Any], at_once: int, *, on_loop: bool) -> float:
-    taken = _timed(function, arguments, at_once, on_loop=on_loop)
-    for _ in range(_TIMES - 1 if taken <= _LONG else 0):
-        taken = min(taken, _timed(function, arguments, at_once, on_loop=on_loop))
-    return taken
+def _probes(function: Callable[[Any], Any], arguments: Sequence[Any], at_once: int, *, on_loop: bool) -> list[_Probe]:
+    found: list[_Probe] = []
+    before = measure_speed()
+    while len(found) < _TIMES and (not found or found[0].seconds <= _LONG):
+        taken = _timed(function, arguments, at_once, on_loop=on_loop)
+        after = measure_speed()
+        found.append(_Probe(taken, (before + after) / 2))
+        before = after
+    return found
 
 
 def _timed(function: Callable[[Any], Any], arguments: Sequence[Any], at_once: int, *, on_loop: bool) -> float:
@@ -128,8 +182,8 @@ def _in_line(work: Workload, kind: _Kind, part: float, contended: float) -> Work
     """The workload with this part of such bursts standing in line."""
     one = kind.line
     line = Resource(one.servers, on_cores=one.on_cores, in_process=one.in_process, contended=contended)
-    items = [Item(tuple(_split(item.bursts, kind, part)), item.argument, item.result) for item in work.items]
-    return Workload(items, work.count, {**work.resources, "line": line}, work.speed, work.on_loop)
+    items = [replace(item, bursts=tuple(_split(item.bursts, kind, part))) for item in work.items]
+    return _changed(work, items, resources={**work.resources, "line": line})
 
 
 def _split(bursts: Sequence[Burst], kind: _Kind, part: float) -> list[Burst]:

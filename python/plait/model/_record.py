@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 import pickle
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from plait import _core
@@ -13,8 +15,9 @@ from plait._executor import positive_int
 from plait.loop._runner import _in_ipython, run
 from plait.loop._standard import events_
 from plait.model import _foreign
-from plait.model._measure import measure_speed
+from plait.model._kept import Kept
 from plait.model._overlap import with_limits
+from plait.model._speed import Pace
 from plait.model._workload import Burst, Item, Parcel, Resource, Workload
 
 #: A gap between the clock and a thread's CPU time that is shorter says nothing: seconds.
@@ -49,6 +52,7 @@ class _Look(NamedTuple):
     cpu: int
     ready: int
     children: int
+    collections: list[int]
 
 
 class _Sample:
@@ -57,11 +61,15 @@ class _Sample:
     def __init__(self) -> None:
         self._count = self._size = 0
         self._pickle = self._unpickle = 0.0
-        self._possible = True
+        self.possible = True
+        """Whether none was found that cannot be pickled."""
 
     def add(self, values: Sequence[Any]) -> None:
-        if not values or not self._possible or self._pickle + self._unpickle > _ENOUGH:
+        if not values or not self.possible or self._pickle + self._unpickle > _ENOUGH:
             return
+        # What is made here is none of the program's: it must not bring the collector's next passes forward.
+        collects = gc.isenabled()
+        gc.disable()
         try:
             begin = time.perf_counter()
             pickle.dumps(values[0], pickle.HIGHEST_PROTOCOL)  # it looks up how its class is pickled
@@ -74,8 +82,11 @@ class _Sample:
                 pickle.loads(one)
             end = time.perf_counter()
         except Exception:  # whatever the program's classes raise
-            self._possible = False
+            self.possible = False
             return
+        finally:
+            if collects:
+                gc.enable()
         self._count += len(pickled)
         self._pickle += between - begin
         self._unpickle += end - between
@@ -84,22 +95,26 @@ class _Sample:
     @property
     def parcel(self) -> Parcel:
         """Of one value; nothing if they cannot be pickled."""
-        if not self._possible or not self._count:
+        if not self.possible or not self._count:
             return Parcel()
         count = self._count
         return Parcel(self._pickle / count, self._unpickle / count, self._size // count)
 
 
 class _Watch:
-    """Looks at the calling thread, call by call; results are dropped as they come."""
+    """Looks at the calling thread, call by call, and at the machine's speed between calls."""
 
     def __init__(self, calls: int) -> None:
         self.looks: list[_Look] = []
+        self.pace = Pace()
+        self.kept = Kept()
         self._stretches = 0
         self._part = _part(calls)
         self.results: list[_Sample] = []
 
     def begin(self) -> None:
+        self.pace.look()
+        self.kept.collections()  # those between calls are nobody's
         self._children = _foreign.children_ns()
         self._asked = time.perf_counter_ns()
         self._ready = _core.thread_ready_ns()
@@ -120,7 +135,8 @@ class _Watch:
         if self._stretches + len(stretches) > _STRETCHES:
             stretches = _merged(stretches)
         self._stretches += len(stretches)
-        self.looks.append(_Look(calls, stretches, wall, cpu, ready, _foreign.children_ns() - self._children))
+        children = _foreign.children_ns() - self._children
+        self.looks.append(_Look(calls, stretches, wall, cpu, ready, children, self.kept.collections()))
 
     @property
     def together(self) -> int:
@@ -155,7 +171,7 @@ class _Watch:
             _core.followed_gil()  # as in `record`, whose thread may be another
 
     def _sample(self, place: int, made: list[Any]) -> None:
-        """Look at those of some results that are among the first of their part."""
+        """Look at those of some results that are among the first of their part; keep them."""
         until = place + len(made)
         for part in range(place // self._part, (until - 1) // self._part + 1):
             if part == len(self.results):
@@ -163,6 +179,10 @@ class _Watch:
             begin = part * self._part
             end = begin + min(self._part, _PICKLED)
             self.results[part].add(made[max(0, begin - place) : max(0, end - place)])
+        if self.results[-1].possible:
+            self.kept.add(made)
+        else:
+            self.kept.drop()  # open files and the like, of which there cannot be many
 
 
 def record(function: Callable[[Any], Any], arguments: Iterable[Any], *, probe: int | None = None) -> Workload:
@@ -170,17 +190,19 @@ def record(function: Callable[[Any], Any], arguments: Iterable[Any], *, probe: i
 
     Each call is divided into bursts: with the GIL on a core, asleep with it, on a core without it, waiting. Of waits it is
     found out how much of them children and other programs of this machine have worked meanwhile. Time in which another
-    program had the core is left out. Of a call that itself calls `record`, it is not seen when it had the GIL: all its time
-    on a core counts as with it.
+    program had the core is left out. Results are kept until the last call, as a program would keep them, if they can be
+    pickled and take no more than 256 MiB: what the garbage collector takes for them, and their end, is a part of its own. Of a
+    call that itself calls `record`, it is not seen when it had the GIL: all its time on a core counts as with it.
 
     Args:
         function: Takes one argument; a coroutine function, or an object whose `__call__` is one, is awaited on an event loop
             of its own.
         arguments: What it is called with. All calls are made.
         probe: Call it again with the first of the arguments (200 at most), in so many threads (or tasks), to learn how far
-            waits and C code without the GIL can overlap. If there are such, those calls are made three times, or once if they
-            take over a second; what is learned from them needs `calibrate()`. If one of them raises, the recording goes
-            without. None: that is not looked at, and they overlap without limit.
+            waits and C code without the GIL can overlap, or, if they mostly compute with the GIL, what they lose when it goes
+            from one thread to another. Those calls are made three times, or once if they take over a second; what is learned
+            from them needs `calibrate()`. If one of them raises, the recording goes without. None: that is not looked at;
+            waits overlap without limit, and a switch of the GIL costs what is typical.
 
     Returns:
         The workload, for `simulate`.
@@ -208,14 +230,14 @@ def record(function: Callable[[Any], Any], arguments: Iterable[Any], *, probe: i
     on_loop = _is_coroutine_function(function)
     if on_loop and events_._get_running_loop() is not None and not _in_ipython():
         raise RuntimeError("record() of a coroutine function cannot be called while an event loop runs in this thread")
-    before = measure_speed()
     watch, foreign = _Watch(len(given)), _foreign.others()
     began = time.perf_counter()
     try:
-        if on_loop:
-            run(watch.run_async(function, given))
-        else:
-            watch.run(function, given)
+        with watch.kept:
+            if on_loop:
+                run(watch.run_async(function, given))
+            else:
+                watch.run(function, given)
     finally:
         _core.followed_gil()  # a call that raised has left it on
     seconds = time.perf_counter() - began
@@ -224,15 +246,17 @@ def record(function: Callable[[Any], Any], arguments: Iterable[Any], *, probe: i
     served = 0.0
     if waited > max(_WAITS * seconds, _TICKS * _foreign.TICK):
         served = _foreign.between(foreign, _foreign.others(), seconds).served
-    speed = (before + measure_speed()) / 2
     share = min(1.0, served / waited) if waited > 0 else 0.0
     part = _part(len(given))
     parcels = list(zip(_arguments(given, part), (sample.parcel for sample in watch.results), strict=True))
     items: list[Item] = []
+    once, freed = watch.kept.least, watch.kept.freed / len(given)
     for look in looks:
-        bursts = _bursts(look, share)
-        items += [Item(bursts, *parcels[(len(items) + number) // part]) for number in range(look.calls)]
-    work = Workload(items, resources=RESOURCES, speed=speed, on_loop=on_loop)
+        within = sum(max(0, each - once) for each in look.collections) / 1e9 / look.calls
+        bursts = _less(_bursts(look, share), within)
+        kept = within + freed
+        items += [Item(bursts, *parcels[(len(items) + number) // part], kept) for number in range(look.calls)]
+    work = Workload(items, resources=RESOURCES, speed=watch.pace.seconds, on_loop=on_loop)
     return work if probe is None else with_limits(work, function, given, probe)
 
 
@@ -287,6 +311,18 @@ def _bursts(look: _Look, share: float) -> tuple[Burst, ...]:
         parts = {"children": children, "beside": beside, "outside": 1.0 - children - beside}
         found += [Burst("blocked", asleep * part, resource=name) for name, part in parts.items() if part > 0.02]
     return tuple(burst for burst in found if burst.seconds > 0)
+
+
+def _less(bursts: tuple[Burst, ...], seconds: float) -> tuple[Burst, ...]:
+    """Without so much time with the GIL: of the longest burst."""
+    if seconds <= 0:
+        return bursts
+    held = [place for place, burst in enumerate(bursts) if burst.kind == "hold"]
+    if not held:
+        return bursts
+    place = max(held, key=lambda place: bursts[place].seconds)
+    rest = replace(bursts[place], seconds=max(0.0, bursts[place].seconds - seconds))
+    return (*bursts[:place], rest, *bursts[place + 1 :])
 
 
 def _part(calls: int) -> int:

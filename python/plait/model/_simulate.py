@@ -20,6 +20,11 @@ MODELS: tuple[Model, ...] = ("serial", "threads", "processes", "asyncio", "inter
 _PERIOD_NS = 100_000_000
 _BURSTS = 4096
 _MOST_QUOTA = 1e6
+#: How far the time of C code and of programs follows the machine's speed, as an exponent. What makes Python slower (others on
+#: the same hardware) makes some of it as slow and leaves some alone: half is right for neither, and the interval says so.
+_APART = 0.5
+#: Of what a probe found.
+_SWITCH_SPREAD = 0.5
 _MOST_REPLICAS = 1_000_000
 
 
@@ -27,9 +32,9 @@ _MOST_REPLICAS = 1_000_000
 class Prediction:
     """How long a workload takes under a model.
 
-    `low` to `high` is meant for nine of ten runs, as far as that comes from how the bursts vary and how well the costs are
-    known; what the model does not know is not in it, and about six of ten runs lie there in docs/predictions.md. Of a `bound`
-    the true time is `seconds` or longer.
+    `low` to `high` is meant for nine of ten runs: it comes from how the bursts vary, how well the costs are known, and how far
+    predictions have been off beside that. docs/predictions.md tells how many lie there. Of a `bound` the true time is
+    `seconds` or longer.
     """
 
     model: Model
@@ -103,7 +108,7 @@ def simulate(
     ...     prediction = simulate(calls, model=model, workers=4, cores=4, costs=Costs(), warm=True)
     ...     print(f"{prediction.model}: {prediction.seconds:.1f} s")
     serial: 8.0 s
-    threads: 2.5 s
+    threads: 2.4 s
     processes: 2.0 s
 
     Read next: `plait.model.Workload`, `plait.model.what_if`, `plait.model.calibrate`.
@@ -126,11 +131,17 @@ def simulate(
     if "interval" not in machine.known:
         machine = Costs({**machine.known, "interval": (sys.getswitchinterval(), 0.0)}, machine.speeds, machine.speed)
     known = dict(machine.known)
+    if work.switch is not None:
+        # As it would have been when the costs were measured.
+        then = machine.speed / work.speed if machine.speed and work.speed else 1.0
+        known["gil_switch"] = Cost(work.switch * then, _SWITCH_SPREAD)
     if work.on_loop:
         known["loop.wake"] = Cost(0.0, 0.0)
     if speed is not None and work.speed is not None:
-        recorded = machine.all["speed"]
+        recorded, apart = machine.all["speed"], machine.all["apart"]
         known["speed"] = Cost(recorded.seconds * speed / work.speed, recorded.spread)
+        part = (speed / work.speed) ** _APART
+        known["apart"] = Cost(apart.seconds * part, math.hypot(apart.spread, abs(math.log(part))))
     machine = Costs(known, machine.speeds, machine.speed)
     ns, low, high, bound, items, details = work.core.predict(
         machine.core(speed or work.speed),

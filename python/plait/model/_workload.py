@@ -90,11 +90,26 @@ class Parcel:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One call of the function: what it does, in order, and its argument and result on their way to another process."""
+    """One call of the function.
+
+    Args:
+        bursts: What it does, in order.
+        argument: Its argument on its way to another process.
+        result: Its result on its way back.
+        kept: Seconds with the GIL that one more result costs whoever keeps all of them: the garbage collector looks at them
+            again and again, and at last they are freed. Of other processes' results, that is the caller.
+
+    Raises:
+        ValueError: `kept` is negative or too large.
+    """
 
     bursts: tuple[Burst, ...]
     argument: Parcel = Parcel()
     result: Parcel = Parcel()
+    kept: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_seconds("kept", self.kept)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +147,8 @@ class Workload:
         speed: What `measure_speed` said when this was recorded, so that costs that were measured in a faster or slower phase
             of the machine are brought to the same. None: costs are taken as they are.
         on_loop: The calls were recorded as coroutines, so what an event loop takes for their waits is among their bursts.
+        switch: Seconds that these calls lose when another thread had the GIL for an interval, since what they use of the
+            caches is gone. None: "gil_switch" of the costs.
 
     Raises:
         ValueError: There are no items, fewer than were recorded, or one waits for a resource that is not there.
@@ -147,6 +164,7 @@ class Workload:
     resources: Mapping[str, Resource]
     speed: float | None
     on_loop: bool
+    switch: float | None
     core: _core.WorkloadCore = field(repr=False, compare=False)
 
     def __init__(
@@ -156,6 +174,7 @@ class Workload:
         resources: Mapping[str, Resource] | None = None,
         speed: float | None = None,
         on_loop: bool = False,
+        switch: float | None = None,
     ) -> None:
         recorded = tuple(items)
         known = dict(resources or {})
@@ -166,6 +185,8 @@ class Workload:
             raise ValueError(f"count must be at least the number of items, {len(recorded)}, not {count!r}")
         if speed is not None:
             check_speed(speed)
+        if switch is not None:
+            _check_seconds("switch", switch)
         # The first one stands for waits without a name.
         places: dict[str | None, int] = {None: 0, **{name: place for place, name in enumerate(known, 1)}}
         for item in recorded:
@@ -173,7 +194,10 @@ class Workload:
                 if burst.resource not in places:
                     raise ValueError(f"a burst waits for {burst.resource!r}, which is not in resources")
         core = _core.WorkloadCore(
-            [(_bursts(item, places), _parcel(item.argument), _parcel(item.result)) for item in recorded],
+            [
+                (_bursts(item, places), _parcel(item.argument), _parcel(item.result), _ns(item.kept))
+                for item in recorded
+            ],
             total,
             [(None, False, False, 0), *map(_resource, known.values())],
         )
@@ -183,14 +207,15 @@ class Workload:
             "resources": known,
             "speed": speed,
             "on_loop": on_loop,
+            "switch": switch,
             "core": core,
         }.items():
             object.__setattr__(self, name, value)
 
     @property
     def serial_seconds(self) -> float:
-        """How long all calls take one after the other, by the bursts alone."""
-        recorded = sum(burst.seconds for item in self.items for burst in item.bursts)
+        """How long all calls take one after the other, by the bursts and what keeping their results takes."""
+        recorded = sum(item.kept + sum(burst.seconds for burst in item.bursts) for item in self.items)
         return recorded / len(self.items) * self.count
 
 

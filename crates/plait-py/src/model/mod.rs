@@ -25,17 +25,18 @@ struct WorkloadCore(Arc<Workload>);
 impl WorkloadCore {
     #[new]
     fn new(
-        items: Vec<(Vec<BurstTuple>, ParcelTuple, ParcelTuple)>,
+        items: Vec<(Vec<BurstTuple>, ParcelTuple, ParcelTuple, u64)>,
         count: usize,
         resources: Vec<(Option<u32>, bool, bool, u32)>,
     ) -> PyResult<Self> {
-        let items = items.into_iter().map(|(bursts, argument, result)| {
+        let items = items.into_iter().map(|(bursts, argument, result, kept_ns)| {
             let bursts = bursts.into_iter().map(burst).collect::<PyResult<_>>()?;
             let (argument, result) = (parcel(argument), parcel(result));
             Ok(Item {
                 bursts,
                 argument,
                 result,
+                kept: Item::keeping(kept_ns),
             })
         });
         let workload = Workload {

@@ -43,13 +43,24 @@ impl<O: Observer> World<O> {
         }
     }
 
-    /// What a thread loses because another had the GIL: its caches are colder the longer that was, up to a switch interval.
+    /// What a thread loses because another had the GIL: its caches are colder the longer that was, up to two switch intervals. It cannot
+    /// lose more than it does before the next one has it, nor so much that it would have to give the GIL up again before it gets on.
     fn lose(&mut self, thread: ThreadId) {
         let now = self.agenda.now();
+        let hand_over = self.config.hand_over;
         let one = &mut self.threads[thread.index()];
-        let away = (now - one.let_go).min(self.config.interval_ns);
-        let part = away as f64 / self.config.interval_ns.max(1) as f64;
-        one.lost += (self.config.switch_ns as f64 * part) as u64;
+        let interval = self.config.interval_ns.max(1);
+        let part = (now - one.let_go).min(2 * interval) as f64 / interval as f64;
+        let loss = (self.config.switch_ns as f64 * part) as u64;
+        let most = match one.op {
+            Op::Hold(hold) if hold.releases > 0 && hand_over > 0.0 => one
+                .left
+                .min((hold.ns as f64 / f64::from(hold.releases) / hand_over) as u64),
+            _ => one.left,
+        };
+        let loss = loss.min(most).min(interval / 2);
+        one.lost += loss;
+        one.gives_at = one.left.saturating_sub(loss);
     }
 
     pub(super) fn sleep_for_gil(&mut self, thread: ThreadId) {
@@ -133,7 +144,7 @@ impl<O: Observer> World<O> {
                 return;
             }
             self.threads[thread.index()].hand_over = HandOver::Undecided;
-        } else if lock.requested() && one.lost == 0 && until_check(hold, one.left) == 0 {
+        } else if lock.requested() && one.lost == 0 && one.left <= one.gives_at && until_check(hold, one.left) == 0 {
             self.threads[thread.index()].stage = Stage::Taking;
             self.release(core, thread, gil);
             return;

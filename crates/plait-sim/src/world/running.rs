@@ -92,7 +92,11 @@ impl<O: Observer> World<O> {
             return;
         };
         let now = self.agenda.now();
-        let rate = self.cores.speed() * self.drag(thread);
+        let speed = match self.threads[thread.index()].op {
+            Op::Free(_) => self.cores.speed().sqrt(),
+            _ => self.cores.speed(),
+        };
+        let rate = speed * self.drag(thread);
         let goal = self.goal(thread);
         let total = self.threads[thread.index()].total();
         let slice_end = self.cores.waiting().then(|| self.cores.slice_end(core, now));
@@ -126,7 +130,8 @@ impl<O: Observer> World<O> {
             return goal;
         };
         if self.gils[gil.0 as usize].requested() {
-            goal = goal.min(lost + until_check(hold, one.left));
+            let first = one.left.saturating_sub(one.gives_at);
+            goal = goal.min(lost + first.max(until_check(hold, one.left)));
         }
         if hold.releases > 0 {
             self.decide_hand_over(thread, hold, gil);
