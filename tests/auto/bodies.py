@@ -102,3 +102,8 @@ def note_nothing(number):
 
 def numbers(count):
     return list(range(count))
+
+
+def lock_late(number):
+    spin(10_000)
+    return threading.Lock() if number == 1900 else number

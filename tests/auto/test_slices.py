@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import concurrent.futures
 import functools
+import itertools
 import os
 import pickle
 import textwrap
+import threading
 import time
 
 import pytest
 
 import plait
+from plait._executor import MapArguments
 from plait.auto import _calls
 from plait.auto._calls import Packed, Raised
+from plait.auto._choice import MODELS, Costs
+from plait.auto._engine import Engine
+from plait.auto._function import Function
+from plait.auto._map import MapFlow, _Chunk, _Slot, items_of
 from tests.auto import bodies
 
 WATCHDOG = 60
@@ -72,10 +79,18 @@ def test_results_travel_as_they_are(results):
 
 def test_a_result_that_cannot_travel_costs_no_other():
     with open(os.devnull, "rb") as file:
-        outcomes, _ = made_there([{"fine": 1}, [2, file], 3].__getitem__, [0, 1, 2])
+        outcomes, raised = made_there([{"fine": 1}, [2, file], 3].__getitem__, [0, 1, 2])
+    assert raised
     assert outcomes[0] == {"fine": 1}
     assert isinstance(outcomes[1], Raised)
     assert outcomes[2] == 3
+    with plait.Pool(models=["processes"]) as pool:
+        while pool.submit(bodies.pid_after, 30_000).result(WATCHDOG) == os.getpid():
+            pass  # until there are processes
+        results = pool.map(bodies.lock_late, range(2000))
+        assert list(itertools.islice(results, 1900)) == list(range(1900))
+        with pytest.raises(plait.NotPicklable, match="lock"):
+            next(results)
 
 
 def test_calls_that_suddenly_wait_are_made_once_and_come_in_order(tmp_path):
@@ -98,6 +113,108 @@ def test_what_a_cancelled_map_has_left_is_told(tmp_path):
     pool.shutdown()
     made = lines(path)
     assert len(made) == len(set(made))
+
+
+def flow_of(count, *, ordered=True):
+    engine = Engine(None, frozenset(MODELS), Costs())
+    state = Function(bodies.square, engine.models, engine.machine, engine.costs)
+    arguments = MapArguments.check(None, None, ordered, None)
+    return MapFlow(bodies.square, state, engine, items_of((list(range(count)),), lazily=False), arguments)
+
+
+def told(flow):
+    """What whoever takes results is given until an error comes."""
+    came: list[int] = []
+    while True:
+        outcomes, _ = flow.next_outcomes(time.monotonic() + WATCHDOG)
+        assert outcomes, "it ends as if that were all"
+        for outcome in outcomes:
+            if isinstance(outcome, Raised):
+                assert isinstance(outcome.error, concurrent.futures.CancelledError)
+                return came
+            came.append(outcome)
+
+
+def short(flow, part, made):
+    """A slice comes back with so many outcomes."""
+    flow.take_back(part, made)
+    flow.deliver(part, part.items[:made], raised=False)
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_who_waits_for_a_cancelled_map_is_told_whatever_was_put_back(ordered):
+    flow = flow_of(100, ordered=ordered)
+    with flow.lock:
+        first, second = flow.pop(10), flow.pop(10)
+    short(flow, first, 2)
+    short(flow, second, 1)
+    flow.cancel()
+    assert set(told(flow)) <= {0, 1, 10}
+
+    flow = flow_of(100, ordered=ordered)
+    with flow.lock:
+        first, second = flow.pop(10), flow.pop(10)
+    flow.cancel()
+    with flow.lock:  # processes could not be started
+        flow.keep(first)
+        flow.keep(second)
+    assert told(flow) == []
+
+    flow = flow_of(100, ordered=ordered)
+    with flow.lock:
+        part = flow.pop(10)
+    flow.cancel()
+    short(flow, part, 3)
+    assert set(told(flow)) <= {0, 1, 2}
+
+
+def test_what_is_awaited_first_is_taken_first_of_what_was_put_back():
+    flow = flow_of(100)
+    with flow.lock:
+        parts = [flow.pop(10) for _ in range(3)]
+    for part in (parts[1], parts[2], parts[0]):
+        short(flow, part, 5)
+    with flow.lock:
+        taken = [flow.pop(5).items for _ in range(4)]
+    assert taken == [[5, 6, 7, 8, 9], [15, 16, 17, 18, 19], [25, 26, 27, 28, 29], [30, 31, 32, 33, 34]]
+
+
+@pytest.mark.parametrize("gil", [True, False])
+def test_what_is_taken_back_from_a_chunk_is_made_by_nobody_else(gil):
+    for turn in range(100):
+        chunk = _Chunk(list(range(200)), True, _Slot(), False, gil)
+        backs: list[list[int]] = []
+
+        def take_back(chunk=chunk, backs=backs, turn=turn):
+            for _ in range(turn * 20):
+                pass
+            backs.append(chunk.take_back())
+
+        thread = threading.Thread(target=take_back)
+        thread.start()
+        made = chunk.make(bodies.square)
+        thread.join()
+        assert made + [bodies.square(item) for item in backs[0]] == [bodies.square(item) for item in range(200)]
+        assert not backs[0] or chunk.rest(len(made)) == []
+
+
+def test_calls_do_not_wait_for_processes_that_start_slowly(run_script):
+    source = """
+        import time
+        import plait
+        if __name__ != "__main__":
+            time.sleep(3)
+
+        def work(number):
+            return sum(range(20_000)) + number
+
+        if __name__ == "__main__":
+            with plait.ProcessPool(1) as warm:
+                warm.submit(int).result()
+            with plait.Pool() as pool:
+                assert list(pool.map(work, range(600))) == [work(number) for number in range(600)]
+    """
+    run_script(textwrap.dedent(source), timeout=WATCHDOG)
 
 
 @pytest.mark.parametrize("models", [["processes"], ["serial", "threads", "processes"]])

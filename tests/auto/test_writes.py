@@ -417,3 +417,13 @@ def test_methods_of_arguments_are_followed_where_their_class_is_known():
     assert find_change(asks) is None
     assert find_change(asks, (Kept, int)) is not None
     assert find_change(asks, (dict, int)) is None
+
+
+def test_code_that_was_made_in_a_module_is_not_taken_for_the_modules_own_lines(tmp_path, monkeypatch):
+    (tmp_path / "module_with_lines.py").write_text("def work(number):\n    return number\nseen = []\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    import module_with_lines  # type: ignore[import-not-found]
+
+    code = "def work(number):\n    seen.append(number)\n    return number\n"
+    exec(compile(code, "made.py", "exec"), module_with_lines.__dict__)
+    assert find_change(module_with_lines.work) is not None

@@ -46,11 +46,19 @@ class Backlog(Flow):
         self._seen += 1
         self._calls.append(queued)
         if self._seen >= self._many:
-            self._many = 2 * self._seen
-            uninterrupted(self.take_up)
+            uninterrupted(self._become_many)
         # A thread that gives up its seat looks for calls once more afterwards: one of both sees the other.
         if len(self.seats) < self.room:
             self.fill()
+
+    def _become_many(self) -> None:
+        # Where it is a finalizer that submits, its thread may have locks that come after this one.
+        if self.state.lock.acquire(blocking=False):
+            try:
+                self._many = 2 * self._seen
+                self.take_up()
+            finally:
+                self.state.lock.release()
 
     def _batch(self) -> int:
         return 1 if self.state.figures.wall > _ALONE else super()._batch()

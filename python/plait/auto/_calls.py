@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import pickle
+import threading
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -129,6 +130,34 @@ def make_each(
             raised = True
 
 
+class Guarded:
+    """An iterator of a list that others may empty. Without a GIL, a list's own one may hand out what they have taken."""
+
+    def __init__(self, items: list[Any]) -> None:
+        self.lock = threading.Lock()
+        self._items = items
+        self._at = 0
+        self._over = False
+
+    def __iter__(self) -> Guarded:
+        return self
+
+    def __next__(self) -> Any:
+        with self.lock:
+            if self._at >= len(self._items):
+                self._over = True
+                raise StopIteration
+            self._at += 1
+            return self._items[self._at - 1]
+
+    def __length_hint__(self) -> int:
+        return max(0, len(self._items) - self._at)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """As of a list's own one: the third says how many were handed out, and is not there after the end."""
+        return (iter, ((),)) if self._over else (iter, (self._items,), self._at)
+
+
 class Packed(NamedTuple):
     """Outcomes as a pickle: where it was made, it could be made."""
 
@@ -147,7 +176,7 @@ def in_process(calls: list[Call]) -> tuple[Packed | list[Any], bool, Sample]:
     meter.ended(len(calls), meter.began)
     sample = meter.sample()
     raised = any(type(outcome) is Raised for outcome in outcomes)
-    return _to_travel(outcomes, calls[0].function, raised), raised, sample
+    return *_to_travel(outcomes, calls[0].function, raised, alone=len(calls) == 1), sample
 
 
 def lot_in_process(
@@ -166,26 +195,40 @@ def lot_in_process(
             break
     meter.ended(len(outcomes), meter.began)
     sample = meter.sample()
-    return _to_travel(outcomes, function, raised), raised, sample
+    return *_to_travel(outcomes, function, raised, alone=len(items) == 1), sample
 
 
-def _to_travel(outcomes: list[Any], function: Callable[..., Any], raised: bool) -> Packed | list[Any]:
-    """Outcomes that can travel: what cannot is replaced by what says why, since it must not cost the others."""
+def _to_travel(
+    outcomes: list[Any], function: Callable[..., Any], raised: bool, *, alone: bool
+) -> tuple[Packed | list[Any], bool]:
+    """Outcomes that can travel, and whether there are errors among them: what cannot is replaced by what says why.
+
+    It must not cost the others; what comes of a call that travels `alone` costs nobody anything.
+    """
     if raised:
         outcomes = [
             Raised(_error_to_travel(outcome.error)) if isinstance(outcome, Raised) else outcome for outcome in outcomes
         ]
     kinds: set[type] = {type(outcome) for outcome in outcomes}
-    if len(outcomes) == 1 or kinds <= _PLAIN | {Raised}:
-        return outcomes
+    if alone or kinds <= _PLAIN | {Raised}:
+        return outcomes, raised
     what = f"the result of {getattr(function, '__qualname__', function)}"
-    if kinds <= _PLAIN | _CONTAINERS:
+    if kinds <= _PLAIN | _CONTAINERS and all(map(_holds_plain, outcomes)):
         # To pickle them here and send that takes half as long as to pickle them for a trial.
         try:
-            return Packed(_core.dumps(outcomes, what))
-        except Exception:  # whatever their reducers raise
+            return Packed(_core.dumps(outcomes, what)), raised
+        except Exception:  # an integer that is too long to be read again, say
             pass
-    return [_one_to_travel(outcome, what) for outcome in outcomes]
+    outcomes = [_one_to_travel(outcome, what) for outcome in outcomes]
+    return outcomes, any(type(outcome) is Raised for outcome in outcomes)
+
+
+def _holds_plain(value: Any) -> bool:
+    """Whether a value is plain, or holds nothing else. What refers to shared memory has to travel by the pool's own pickle."""
+    if type(value) not in _CONTAINERS:
+        return True
+    inner: Any = [*value, *value.values()] if type(value) is dict else value
+    return {type(each) for each in inner} <= _PLAIN
 
 
 def _one_to_travel(outcome: Any, what: str) -> Any:

@@ -67,7 +67,7 @@ class Costs:
     """
 
     thread_task: float = 10e-6
-    gil_take: float = 45e-6
+    gil_take: float = 20e-6
     thread_start: float = 80e-6
     process_task: float = 15e-6
     byte: float = 0.3e-9

@@ -162,6 +162,10 @@ class Engine:
         except Exception as error:
             _calm()
             self._refuse_processes(f"cannot run in processes, which do not start: {error}")
+        except BaseException:  # a signal's handler has raised: another time
+            _calm()
+            self._starting = False
+            raise
 
     def processes_take(self) -> bool:
         """Whether processes take calls, or will as soon as they have started."""

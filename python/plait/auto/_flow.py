@@ -19,7 +19,7 @@ from plait.auto._calls import Lot, Packed, Part, Raised
 from plait.auto._choice import ASYNCIO, PROCESSES, SLICE
 from plait.auto._learning import ANY, Learner
 from plait.auto._seat import here
-from plait.errors import NotPicklable
+from plait.errors import NotPicklable, WorkerDied
 
 if TYPE_CHECKING:
     import concurrent.futures
@@ -53,6 +53,10 @@ class Flow(Learner):
         super().__init__(state, engine)
         self._bells: list[threading.Lock] = []
         """Locked, and released when it is idle, for who waits for that. A `Condition` that Ctrl-C leaves may keep its lock."""
+        self._early: list[concurrent.futures.Future[Any]] = []
+        """Messages that were handed to processes before these had started."""
+        self._recalled: set[concurrent.futures.Future[Any]] = set()
+        """Those of them that are being taken back."""
         self._kept: list[Part] = []
         """Parts that were to leave and may not."""
         self._more = 0
@@ -79,9 +83,13 @@ class Flow(Learner):
         assert isinstance(part, Part)
         self._kept.append(part)
 
-    def take_back(self, part: Part | Lot, outcomes: list[Any]) -> bool:
-        """Have calls of a part made by others that were not; whether there is an error among the outcomes for it."""
+    def take_back(self, part: Part | Lot, made: int) -> None:
+        """Have calls of a part made by others, but for so many that were made."""
         raise NotImplementedError
+
+    def _hands_over_early(self) -> bool:
+        """Whether processes that start are given calls already, which can be taken back."""
+        return False
 
     def deliver(self, part: Part | Lot, outcomes: list[Any], *, raised: bool) -> None:
         """Hand out what came of a part; `raised` says that there are errors among it."""
@@ -127,7 +135,8 @@ class Flow(Learner):
             return 0, _LOOP_TASKS
         if model != PROCESSES:
             return workers + self._more, 0
-        messages = workers * (1 + self._ahead()) if self.engine.processes_take() else 0
+        takes = self.engine.processes_ready or (self._hands_over_early() and self.engine.processes_take())
+        messages = workers * (1 + self._ahead()) if takes else 0
         # One thread goes on until there are processes.
         return 1 if self._kept or not self.engine.processes_ready else 0, messages
 
@@ -239,8 +248,11 @@ class Flow(Learner):
             here.seat = outer
             with self.lock:
                 self.seats.discard(seat)
+                none_left = bool(self._early) and not (self.seats or self.waiting() or self.engine.processes_ready)
             self.flush()
             self.engine.leave_seat(seat)
+            if none_left:  # processes take long to start: this thread goes on with what they would have had
+                self.recall(1)
             self.fill()
             self._tell_rest()
 
@@ -319,10 +331,29 @@ class Flow(Learner):
                 self._keep(begun, f"has arguments that cannot be pickled: {error}")  # they have not left
                 return
         except BaseException as error:  # the pool is broken, say
+            if self._never_began(error) and not self.engine.processes_ready:
+                self._keep(begun, self.state.refused.get(PROCESSES, f"cannot run in processes: {error}"))
+                return
             self._over(begun, [Raised(error)] * begun.size, raised=True)
             self._arrive()
             return
+        if not self.engine.processes_ready:
+            with self.lock:
+                self._early.append(future)
         future.add_done_callback(partial(self._arrived, begun))
+
+    def _never_began(self, error: BaseException) -> bool:
+        """Whether this is what comes of processes that could not be started, rather than of one that has died."""
+        return isinstance(error, BrokenProcessPool) and not isinstance(error, WorkerDied)
+
+    def recall(self, most: int = ANY) -> None:
+        """Take back what was handed to processes that are not there yet, the last first, or so many messages of it."""
+        with self.lock:
+            early = [self._early.pop() for _ in range(min(most, len(self._early)))]
+            self._recalled.update(early)
+        for future in early:
+            if not future.cancel():
+                self._recalled.discard(future)
 
     def _keep(self, part: Part | Lot, why: str) -> None:
         """A part may not leave, and nor does anything of its function from now on."""
@@ -342,7 +373,13 @@ class Flow(Learner):
             if isinstance(outcomes, Packed):
                 outcomes = outcomes.outcomes()
         except BaseException as error:  # it was cancelled; a worker has died; what came cannot be read
-            if isinstance(error, BrokenProcessPool) and self.engine.processes_never_began():
+            if future in self._recalled:  # it has not begun
+                with self.lock:
+                    self._recalled.discard(future)
+                    self.keep(part)
+                self._arrive()
+                return
+            if self._never_began(error) and self.engine.processes_never_began():
                 self._keep(part, self.state.refused.get(PROCESSES, "cannot run in processes"))
                 return
             outcomes, raised = [Raised(error)] * part.size, True
@@ -352,10 +389,12 @@ class Flow(Learner):
                     self._decide()
         with self._tally:
             self.made += len(outcomes)
-        if len(outcomes) < part.size:
-            raised = self.take_back(part, outcomes) or raised
-        self._over(part, outcomes, raised=raised)
-        self._arrive()
+        try:
+            if len(outcomes) < part.size:
+                self.take_back(part, len(outcomes))
+            self._over(part, outcomes, raised=raised)
+        finally:
+            self._arrive()
         if sample is not None:
             self._learn_from(sample)
         if self.made >= self._next_look:

@@ -221,11 +221,12 @@ class Learner:
     def take_up(self) -> None:
         """Decide for the calls that there are now: what is known may be of fewer ones, or of other days."""
         with self.state.lock:
-            decision = self.state.decision
-            if decision is not None and decision.plan.model != ASYNCIO:
-                self._decide()
-                self._slow_start = True
-                self._begin_pace()
+            state, decision = self.state, self.state.decision
+            if decision is None or decision.plan.model == ASYNCIO or self._glanced or not state.figures.samples:
+                return  # no call has ended that it could be gone by
+            self._decide()
+            self._slow_start = True
+            self._begin_pace()
 
     def _foresee(self) -> None:
         """Let processes start while the function is still learnt, if they are what it comes to."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import itertools
 import threading
@@ -10,7 +11,7 @@ import weakref
 from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from plait._executor import ProgressBar
+from plait._executor import ProgressBar, uninterrupted
 from plait.auto import _calls
 from plait.auto._calls import Call, Lot, Part, Raised
 from plait.auto._choice import SERIAL
@@ -77,7 +78,7 @@ class _Slot:
 class _Chunk:
     """Short calls that one thread makes in one go. Where one of them is not short after all, those behind it are taken back."""
 
-    def __init__(self, items: list[Any], bare: bool, slot: _Slot, inline: bool) -> None:
+    def __init__(self, items: list[Any], bare: bool, slot: _Slot, inline: bool, gil: bool) -> None:
         self.slot = slot
         self.raised = False
         self.seen = -1
@@ -85,7 +86,9 @@ class _Chunk:
         self._items = items
         self._bare = bare
         """Whether an item is an argument, not a tuple of some."""
-        self._calls: Any = iter(items)
+        guarded = None if gil else _calls.Guarded(items)
+        self._calls: Any = guarded or iter(items)
+        self._guard: Any = contextlib.nullcontext() if guarded is None else guarded.lock
         self._taken_back = False
         self._inline = inline
         """Whether the caller makes them, whom Ctrl-C interrupts."""
@@ -103,9 +106,10 @@ class _Chunk:
         """Take out what has not begun, if that was not done before."""
         if self._taken_back:
             return []
-        items = self._items.copy()
-        self._items.clear()  # who makes them finds the end
-        state = self._calls.__reduce__()
+        with self._guard:
+            items = self._items.copy()
+            self._items.clear()  # who makes them finds the end
+            state = self._calls.__reduce__()
         if len(state) != 3:
             self._items.extend(items)  # it found it already, and sees by itself how many it has made
             return []
@@ -216,6 +220,9 @@ class MapFlow(Flow):
         call = Call(self._function, (items[0],) if self._bare else items[0], {}, self._context.copy())
         return Part([call], [slot])
 
+    def _hands_over_early(self) -> bool:
+        return True  # and it can be taken back
+
     def keep(self, part: Part | Lot) -> None:
         """Have threads make calls that may not leave. The lock is held."""
         if isinstance(part, Part):
@@ -224,18 +231,11 @@ class MapFlow(Flow):
             self._put_back(part.slot, part.items)
             part.slot.outcomes = []
 
-    def take_back(self, part: Part | Lot, outcomes: list[Any]) -> bool:
-        """Have others make calls of a lot that have not begun; after `cancel`, there is an error in their place."""
-        import concurrent.futures
-
+    def take_back(self, part: Part | Lot, made: int) -> None:
+        """Have others make calls of a lot that have not begun."""
         assert isinstance(part, Lot)
         with self.lock:
-            closed = self._closed
-            if not closed:
-                self._put_back(part.slot, part.items[len(outcomes) :])
-        if closed:
-            outcomes.append(Raised(concurrent.futures.CancelledError()))
-        return closed
+            self._put_back(part.slot, part.items[made:])
 
     def _take(self, most: int) -> tuple[list[Any], _Slot]:
         """Take out items, and give them a place among the results. The lock is held."""
@@ -270,10 +270,26 @@ class MapFlow(Flow):
         rest = _Rest(deque(items), _Slot())
         if self._ordered:
             self._slots.insert(self._slots.index(slot) + 1, rest.end)
-        self._returned.appendleft(rest)
+        if self._closed:  # nobody makes them any more
+            self._tell_cancelled(rest.end)
+            return True
+        later = len(self._returned)
+        if self._ordered:  # those that are awaited first are taken first
+            place = self._slots.index(rest.end)
+            later = sum(self._slots.index(other.end) < place for other in self._returned)
+        self._returned.insert(later, rest)
         self._left += len(items)
         self._taken -= len(items)
         return True
+
+    def _tell_cancelled(self, slot: _Slot) -> None:
+        """Whoever waits for what had this place is told that it will not come."""
+        import concurrent.futures
+
+        slot.raised = True
+        slot.outcomes = [Raised(concurrent.futures.CancelledError())]
+        if not self._ordered:
+            self._slots.append(slot)
 
     def _batch(self) -> int:
         """Many items at first, since each message costs the caller's process some time, and few at last."""
@@ -300,9 +316,13 @@ class MapFlow(Flow):
         with self.lock:
             part = self.pop(1)
             self._closed = True
+            for rest in self._returned:
+                self._tell_cancelled(rest.end)
+            self._returned.clear()
         if part is not None:
             self.deliver(part, [Raised(concurrent.futures.CancelledError())], raised=True)
-            self.flush()
+        self.recall()
+        self.flush()
         self._tell_rest()
 
     def close(self) -> None:
@@ -315,6 +335,7 @@ class MapFlow(Flow):
             chunk, self._chunk = self._chunk, None
             if chunk is not None:
                 _ = chunk.take_back()
+        self.recall()
         self._tell_rest()
 
     # ---- results
@@ -343,7 +364,10 @@ class MapFlow(Flow):
                 bell.release()
 
     def _is_there(self) -> bool:
-        return bool(self._slots) and self._slots[0].outcomes is not None
+        try:
+            return self._slots[0].outcomes is not None
+        except IndexError:  # who takes results may have taken it meanwhile
+            return False
 
     def next_outcomes(self, deadline: float | None) -> tuple[list[Any], bool]:
         """The next outcomes, and whether there are errors among them; none where there are no more."""
@@ -386,7 +410,7 @@ class MapFlow(Flow):
         """Begin: with short calls in this thread, if it is not to return at once."""
         self._may_come = inline
         self._pull()
-        self.take_up()
+        uninterrupted(self.take_up)
         if inline:
             self._make_short_ones(INLINE)
         self.fill()
@@ -482,7 +506,7 @@ class MapFlow(Flow):
         if not self.waiting():
             return None
         items, slot = self._take(min(self._chunk_size, self._left))
-        self._chunk = chunk = _Chunk(items, self._bare, slot, self._inline)
+        self._chunk = chunk = _Chunk(items, self._bare, slot, self._inline, self.engine.machine.gil)
         return chunk
 
     def _make_chunk(self, chunk: _Chunk, meter: Meter) -> None:

@@ -290,8 +290,10 @@ def _tree(function: types.FunctionType) -> ast.FunctionDef | ast.AsyncFunctionDe
     """The function's own node of its source; None where it is not to be had, or is not sure to be this function's."""
     code = function.__code__
     linecache.checkcache(code.co_filename)
-    # To look for the module and for the function's end among tokens, as `inspect` does, takes ten times as long.
-    lines = linecache.getlines(code.co_filename, function.__globals__)[code.co_firstlineno - 1 : _last_line(code)]
+    # To look for the module and for the function's end among tokens, as `inspect` does, takes ten times as long. Of code
+    # that was made in a module, but is not from its file, the module's loader knows nothing.
+    module = function.__globals__ if function.__globals__.get("__file__") == code.co_filename else None
+    lines = linecache.getlines(code.co_filename, module)[code.co_firstlineno - 1 : _last_line(code)]
     try:
         tree = ast.parse(textwrap.dedent("".join(lines)))
     except (SyntaxError, ValueError):
