@@ -18,9 +18,10 @@ from plait._executor import MapArguments
 from plait.auto import _calls
 from plait.auto._calls import Packed, Raised
 from plait.auto._choice import MODELS, Costs
+from plait.auto._chunk import Chunk, Slot
 from plait.auto._engine import Engine
 from plait.auto._function import Function
-from plait.auto._map import MapFlow, _Chunk, _Slot, items_of
+from plait.auto._map import MapFlow, items_of
 from tests.auto import bodies
 
 WATCHDOG = 60
@@ -182,7 +183,7 @@ def test_what_is_awaited_first_is_taken_first_of_what_was_put_back():
 @pytest.mark.parametrize("gil", [True, False])
 def test_what_is_taken_back_from_a_chunk_is_made_by_nobody_else(gil):
     for turn in range(100):
-        chunk = _Chunk(list(range(200)), True, _Slot(), False, gil)
+        chunk = Chunk(list(range(200)), True, Slot(), False, gil)
         backs: list[list[int]] = []
 
         def take_back(chunk=chunk, backs=backs, turn=turn):

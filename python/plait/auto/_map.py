@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import contextvars
 import itertools
 import threading
@@ -12,9 +11,9 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from plait._executor import ProgressBar, uninterrupted
-from plait.auto import _calls
 from plait.auto._calls import Call, Lot, Part, Raised
 from plait.auto._choice import SERIAL
+from plait.auto._chunk import Chunk, Rest, Slot
 from plait.auto._flow import Flow
 from plait.auto._meter import Meter
 
@@ -65,69 +64,6 @@ _TELL, _MANY = 0.002, 3
 _SMALL = {int, float, bool, str, bytes, complex, type(None)}
 
 
-class _Slot:
-    """The place of an item's outcome among the results, or of some; `raised` says that some of them are errors."""
-
-    __slots__ = ("outcomes", "raised")
-
-    def __init__(self) -> None:
-        self.outcomes: list[Any] | None = None
-        self.raised = False
-
-
-class _Chunk:
-    """Short calls that one thread makes in one go. Where one of them is not short after all, those behind it are taken back."""
-
-    def __init__(self, items: list[Any], bare: bool, slot: _Slot, inline: bool, gil: bool) -> None:
-        self.slot = slot
-        self.raised = False
-        self.seen = -1
-        """How many were left when the watch came by."""
-        self._items = items
-        self._bare = bare
-        """Whether an item is an argument, not a tuple of some."""
-        guarded = None if gil else _calls.Guarded(items)
-        self._calls: Any = guarded or iter(items)
-        self._guard: Any = contextlib.nullcontext() if guarded is None else guarded.lock
-        self._taken_back = False
-        self._inline = inline
-        """Whether the caller makes them, whom Ctrl-C interrupts."""
-
-    def make(self, function: Callable[..., Any]) -> list[Any]:
-        """Make the calls; return what came of them."""
-        outcomes, self.raised = _calls.make_each(function, self._calls, self._bare, by_caller=self._inline)
-        return outcomes
-
-    def left(self) -> int:
-        """How many have not begun."""
-        return int(self._calls.__length_hint__())
-
-    def take_back(self) -> list[Any]:
-        """Take out what has not begun, if that was not done before."""
-        if self._taken_back:
-            return []
-        with self._guard:
-            items = self._items.copy()
-            self._items.clear()  # who makes them finds the end
-            state = self._calls.__reduce__()
-        if len(state) != 3:
-            self._items.extend(items)  # it found it already, and sees by itself how many it has made
-            return []
-        self._taken_back = True
-        return items[int(state[2]) :]
-
-    def rest(self, made: int) -> list[Any]:
-        """What was not made, and nobody has taken back."""
-        return self._items[made:] if not self._taken_back else []
-
-
-class _Rest(NamedTuple):
-    """What was left of a chunk, and a slot that holds its place among the results until all of it has places of its own."""
-
-    items: deque[Any]
-    end: _Slot
-
-
 class MapFlow(Flow):
     """Calls of a `map`, and what came of them, in the order of the items or as they come."""
 
@@ -150,18 +86,18 @@ class MapFlow(Flow):
         self._window = arguments.buffersize if arguments.buffersize is not None else _AHEAD
         self._lazily = items.total is None or arguments.buffersize is not None
         self._pulled: deque[Any] = deque()
-        self._returned: deque[_Rest] = deque()
+        self._returned: deque[Rest] = deque()
         """Items that were taken and not begun."""
         self._left = 0 if self._lazily or items.total is None else items.total
         """Items that can be taken now."""
         self._chunk_size = 1
-        self._chunk: _Chunk | None = None
+        self._chunk: Chunk | None = None
         self._exhausted = False
         self._taken = 0
         self._given = 0
         self._closed = False
         self._ordered = arguments.ordered
-        self._slots: deque[_Slot] = deque()
+        self._slots: deque[Slot] = deque()
         """In the order of items; without order, those that are done."""
         self._gate = threading.RLock()
         self._bell: threading.Lock | None = None
@@ -237,7 +173,7 @@ class MapFlow(Flow):
         with self.lock:
             self._put_back(part.slot, part.items[made:])
 
-    def _take(self, most: int) -> tuple[list[Any], _Slot]:
+    def _take(self, most: int) -> tuple[list[Any], Slot]:
         """Take out items, and give them a place among the results. The lock is held."""
         rest = self._returned[0] if self._returned else None
         items: list[Any]
@@ -253,7 +189,7 @@ class MapFlow(Flow):
             items = list(itertools.islice(self._items, most))
         self._left -= len(items)
         self._taken += len(items)
-        slot = _Slot()
+        slot = Slot()
         if self._ordered and rest is None:
             self._slots.append(slot)
         elif self._ordered and rest is not None:
@@ -263,11 +199,11 @@ class MapFlow(Flow):
             rest.end.outcomes = []
         return items, slot
 
-    def _put_back(self, slot: _Slot, items: list[Any]) -> bool:
+    def _put_back(self, slot: Slot, items: list[Any]) -> bool:
         """Let what is left of what had one place be taken by others; they come behind it. The lock is held."""
         if not items:
             return False
-        rest = _Rest(deque(items), _Slot())
+        rest = Rest(deque(items), Slot())
         if self._ordered:
             self._slots.insert(self._slots.index(slot) + 1, rest.end)
         if self._closed:  # nobody makes them any more
@@ -282,7 +218,7 @@ class MapFlow(Flow):
         self._taken -= len(items)
         return True
 
-    def _tell_cancelled(self, slot: _Slot) -> None:
+    def _tell_cancelled(self, slot: Slot) -> None:
         """Whoever waits for what had this place is told that it will not come."""
         import concurrent.futures
 
@@ -344,7 +280,7 @@ class MapFlow(Flow):
         """Put outcomes into their slot, and tell who waits, but not too often."""
         self._put(part.slot if isinstance(part, Lot) else part.sinks[0], outcomes, raised=raised)
 
-    def _put(self, slot: _Slot, outcomes: list[Any], *, raised: bool) -> None:
+    def _put(self, slot: Slot, outcomes: list[Any], *, raised: bool) -> None:
         slot.raised = raised
         slot.outcomes = outcomes
         if not self._ordered:
@@ -473,7 +409,7 @@ class MapFlow(Flow):
             return super().make_next(seat, meter)
         return True
 
-    def _make_one(self, items: list[Any], slot: _Slot, meter: Meter) -> None:
+    def _make_one(self, items: list[Any], slot: Slot, meter: Meter) -> None:
         """Make the call for an item; like `_make` for a `Part`, in fewer steps."""
         arguments, figures = items if self._bare else items[0], self.state.figures
         context = self._context.copy()
@@ -501,15 +437,15 @@ class MapFlow(Flow):
             return self.state.figures.wall < _SHORT
         return decision.plan.model == SERIAL and self.state.figures.wall < _SHORT_SERIAL
 
-    def _cut(self) -> _Chunk | None:
+    def _cut(self) -> Chunk | None:
         """Cut off some items, about as many as take some milliseconds. The lock is held."""
         if not self.waiting():
             return None
         items, slot = self._take(min(self._chunk_size, self._left))
-        self._chunk = chunk = _Chunk(items, self._bare, slot, self._inline, self.engine.machine.gil)
+        self._chunk = chunk = Chunk(items, self._bare, slot, self._inline, self.engine.machine.gil)
         return chunk
 
-    def _make_chunk(self, chunk: _Chunk, meter: Meter) -> None:
+    def _make_chunk(self, chunk: Chunk, meter: Meter) -> None:
         began = time.perf_counter_ns()
         meter.running = True
         outcomes = self._context.copy().run(chunk.make, self._function)
