@@ -10,7 +10,7 @@ import pytest
 
 import plait
 from plait.advice import _advise, _find, _render
-from plait.advice._meters import Meter, Sample
+from plait.advice._meter import Meter, Sample
 
 
 def record(rows: list[list[float]], **more: Any) -> dict[str, Any]:

@@ -7,7 +7,8 @@ import inspect
 from typing import TYPE_CHECKING, Any
 
 from plait.advice import _find
-from plait.advice._meters import Meter, Meters, Steps, measured
+from plait.advice._meter import Meter, Steps, measured
+from plait.advice._meters import Meters
 from plait.advice._work import SERIAL, Work
 from plait.model import calibrate
 

@@ -15,7 +15,8 @@ from plait.advice import _state
 from plait.model import measure_speed
 
 if TYPE_CHECKING:
-    from plait.advice._meters import Meter, Meters, Sample
+    from plait.advice._meter import Meter, Sample
+    from plait.advice._meters import Meters
 
 #: Calls below which nothing is said.
 FEWEST = 3

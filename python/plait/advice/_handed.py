@@ -11,7 +11,7 @@ import threading
 import types
 from typing import TYPE_CHECKING, Any, cast
 
-from plait.advice._meters import LOOKED_AT, PARCELS, Meter, measured
+from plait.advice._meter import LOOKED_AT, PARCELS, Meter, measured
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,351 +8,23 @@ meters where they are made.
 from __future__ import annotations
 
 import builtins
-import resource
 import threading
-import time
 import types
 import weakref
 from typing import TYPE_CHECKING, Any
 
-from plait import _core
-from plait.advice._held import held_by
-from plait.advice._instructions import GENERATES, clone, instructions, is_ours, longer, plain_cost
-from plait.advice._pickles import Given, pickled, pickling, why
+from plait.advice._instructions import GENERATES, clone, instructions, is_ours
+from plait.advice._meter import LOOKED_AT, REPEATED, Meter, Sample, Steps, here, measured
+from plait.advice._pickles import pickling
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
-
-#: Calls of a function that are looked at; those after them are counted.
-LOOKED_AT = 1000
+    from collections.abc import Callable
 
 #: Calls within calls of a function that is called again and again, after which the inner ones are left alone.
 _INNER = 500
 
-#: Calls that make a function one that is called again and again.
-REPEATED = 4
-
 #: Times that a place in a loop calls what no meter is for, after which it is left.
 _PLAIN = 16
-
-#: Nanoseconds of a call below which asking the kernel would take longer than the call.
-_SHORT = 30_000
-
-#: Calls whose arguments and results are pickled, to see what that takes.
-PARCELS = 3
-
-
-#: Where a coroutine awaits something: file and line of the innermost one.
-Place = tuple[str, int]
-
-
-class Sample:
-    """What a call took; times in nanoseconds, -1 where it could not be seen."""
-
-    __slots__ = ("awaited", "awaits", "began", "children", "cpu", "held", "parent", "ready", "wall", "wanted")
-
-    def __init__(self, parent: Meter | None, began: int, wall: int, cpu: int) -> None:
-        self.parent = parent
-        self.began = began
-        self.wall = wall
-        self.cpu = cpu
-        self.held = -1
-        self.wanted = 0
-        self.ready = 0
-        self.awaited = 0
-        #: Of each await where it stands, how long it took, and how long other tasks computed meanwhile.
-        self.awaits: list[tuple[Place, int, int]] = []
-        #: What processes computed that it has started and waited for.
-        self.children = 0
-
-    @property
-    def alone(self) -> int:
-        """How long it would have taken without others."""
-        return max(self.cpu, self.wall - self.wanted - self.ready)
-
-
-def _nothing() -> None:
-    """There is no result."""
-
-
-class Meter:
-    """What is known of a function's calls."""
-
-    def __init__(self, name: str, *, program: bool) -> None:
-        self.name = name
-        self.program = program
-        self.function: Any = None
-        self.samples: list[Sample] = []
-        #: Calls that were not looked at; a list, so that the function's instructions can have it.
-        self.more = [0]
-        self.parcels: list[tuple[int, int, int, int, int, int]] = []
-        self.unpicklable = ""
-        #: Of its arguments one that it was seen to change, in words.
-        self.change = ""
-        #: Whether it is a method, and what its object has that is only for one call at a time. None of them is kept: its
-        #: end is the program's.
-        self.method = False
-        self.held: set[str] = set()
-        #: How many arguments its first call was given, as far as they have no names.
-        self.arguments: int | None = None
-        self.inner = 0
-        self.short = 0
-        self.left = False
-        #: Whether calls were made in other processes.
-        self.elsewhere = False
-        #: Functions that were made of its code.
-        self.made = 0
-        #: Functions whose calls within these calls are still counted; and how many of these calls were slowed down by that.
-        self.inside: list[tuple[types.FunctionType, types.CodeType, Meter]] = []
-        self.slowed = 0
-        self.recursive = False
-        self.chained = 0
-        self.last: Callable[[], Any] = _nothing
-
-    @property
-    def calls(self) -> int:
-        """How many calls there were."""
-        return len(self.samples) + self.more[0]
-
-    @property
-    def told_name(self) -> str:
-        """The name by which the program has it: decorators may have given it another one."""
-        module, name = getattr(self.function, "__module__", None), getattr(self.function, "__qualname__", None)
-        return f"{module}.{name}" if self.program and module and name else self.name
-
-    @property
-    def total(self) -> float:
-        """Seconds that all calls would have taken one after the other."""
-        samples = self.sound
-        return sum(sample.alone for sample in samples) / len(samples) * self.calls / 1e9 if samples else 0.0
-
-    @property
-    def sound(self) -> list[Sample]:
-        """Those of the samples that counting inner calls has not slowed down, if there are enough."""
-        sound = self.samples[self.slowed :]
-        return sound if len(sound) >= 3 else self.samples
-
-    def leave_inner(self) -> None:
-        """Leave the inner functions alone, now that this one has shown to be called again and again."""
-        for function, plain, inner in self.inside:
-            function.__code__ = plain
-            inner.left = True
-        self.inside.clear()
-        self.slowed = len(self.samples)
-
-
-class _State(threading.local):
-    """Of a thread: the meters whose calls are under way, what metering took, and what steps of tasks took."""
-
-    def __init__(self) -> None:
-        self.stack: list[Meter] = []
-        self.lost = 0
-        self.steps = 0
-
-
-_state = _State()
-_now = time.perf_counter_ns
-
-
-def _given(meter: Meter, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Given:
-    """Pickle what a call is given."""
-    if args and not meter.parcels:
-        first: Any = args[0]
-        meter.method = hasattr(first.__class__, getattr(meter.function, "__name__", ""))
-    if meter.arguments is None:
-        meter.arguments = len(args) - meter.method
-    given = Given(args, kwargs)
-    meter.unpicklable = meter.unpicklable or given.unpicklable
-    return given
-
-
-def _add_parcel(meter: Meter, given: Given, result: Any) -> None:
-    try:
-        took, size, _ = pickled(result)
-    except Exception as error:  # whatever the program's classes raise
-        meter.unpicklable = meter.unpicklable or why("the result", error)
-        took, size = 0, 0
-    # To make it anew takes about as long.
-    meter.parcels.append((given.took, given.took, given.size, took, took, size))
-
-
-def _is_result(meter: Meter, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether the call before returned what this one takes."""
-    last = meter.last()
-    if last is None or isinstance(last, bool | str | bytes) or (isinstance(last, int) and -6 < last < 257):
-        return False
-    return any(each is last for each in args) or any(each is last for each in kwargs.values())
-
-
-def _kept(result: Any) -> Callable[[], Any]:
-    """What gives a result back while the program has it."""
-    try:
-        return weakref.ref(result)
-    except TypeError:  # those of the interpreter's own classes cannot be looked at so, and their end is nobody's
-        return lambda: result
-
-
-def measured(meter: Meter, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Make a call, and remember what it took."""
-    entered = _now()
-    state = _state
-    stack = state.stack
-    if meter in stack:
-        meter.recursive = True
-        return function(*args, **kwargs)
-    if stack:
-        meter.inner += 1
-    given = _given(meter, args, kwargs) if len(meter.parcels) < PARCELS else None
-    if _is_result(meter, args, kwargs):
-        meter.chained += 1
-    meter.last = _nothing
-    exact = meter.short < 3
-    ready, tally, cpu, children = 0, None, 0, 0
-    if exact:
-        children = _of_children()
-        ready, tally, cpu = _core.thread_ready_ns(), _core.gil_tally(), time.thread_time_ns()
-    parent = stack[-1] if stack else None
-    stack.append(meter)
-    counted = {id(inner): inner.more[0] for _, _, inner in meter.inside}
-    began = _now()
-    state.lost += began - entered
-    lost = state.lost
-    result: Any = None
-    try:
-        result = function(*args, **kwargs)
-        return result
-    finally:
-        ended = _now()
-        inner = state.lost - lost
-        if meter.inside:
-            more = sum(each.more[0] - counted.get(id(each), 0) for _, _, each in meter.inside)
-            inner += round(more * cost_of_count())
-        if not exact:
-            inner += round(_costs.get("clock", 0.0))
-        wall = max(0, ended - began - inner)
-        sample = Sample(parent, began, wall, wall)
-        if exact:
-            sample.cpu = max(0, time.thread_time_ns() - cpu - inner)
-            after = _core.gil_tally()
-            if tally is not None and after is not None:
-                sample.held = max(0, after[0] - tally[0] - inner)
-                sample.wanted = max(0, after[1] - tally[1])
-            sample.ready = max(0, _core.thread_ready_ns() - ready)
-            sample.children = _of_children() - children
-            meter.short = meter.short + 1 if wall < _SHORT else 0
-        stack.pop()
-        meter.samples.append(sample)
-        if meter.inside and len(meter.samples) >= REPEATED:
-            meter.leave_inner()
-        if given is not None:
-            meter.change = meter.change or given.change(function)
-            if meter.method and args:
-                meter.held |= held_by(args[0])
-            _add_parcel(meter, given, result)
-        if meter.chained * 2 + 2 >= len(meter.samples):
-            meter.last = _kept(result)
-        state.lost += _now() - ended
-
-
-def _of_children() -> int:
-    """Nanoseconds that processes have computed that were started by this one and have ended."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return round((used.ru_utime + used.ru_stime) * 1e9)
-
-
-class Steps:
-    """Awaits a coroutine, and remembers what its steps took and how long it awaited others."""
-
-    def __init__(self, meter: Meter, coroutine: Any) -> None:
-        self._meter = meter
-        self._coroutine = coroutine
-
-    def __await__(self) -> Generator[Any, Any, Any]:
-        state, meter, coroutine = _state, self._meter, self._coroutine
-        outer = state.stack[-1] if state.stack else None
-        sample = Sample(outer, _now(), 0, 0)
-        send: Callable[[Any], Any] = coroutine.send
-        value: Any = None
-        try:
-            while True:
-                began, cpu, tally, before = _now(), time.thread_time_ns(), _core.gil_tally(), state.lost
-                state.stack.append(meter)
-                try:
-                    awaited = send(value)
-                except StopIteration as end:
-                    return end.value
-                finally:
-                    state.stack.pop()
-                    lost = state.lost - before
-                    took, spent, after = _now() - began - lost, time.thread_time_ns() - cpu - lost, _core.gil_tally()
-                    sample.wall += max(0, took)
-                    sample.cpu += max(0, spent)
-                    if tally is not None and after is not None:
-                        sample.held = max(0, sample.held) + max(0, after[0] - tally[0] - lost)
-                    state.steps += max(0, took)
-                place = _place(coroutine)
-                began, others = _now(), state.steps
-                try:
-                    value = yield awaited
-                    send = coroutine.send
-                except GeneratorExit:
-                    coroutine.close()
-                    raise
-                except BaseException as error:  # it is the coroutine's
-                    value, send = error, coroutine.throw
-                gap, computed = _now() - began, state.steps - others
-                sample.awaits.append((place, gap, min(gap, computed)))
-                # Until more is known: what other tasks computed meanwhile was not waited for.
-                sample.awaited += max(0, gap - computed)
-                sample.wall += max(0, gap - computed)
-        finally:
-            meter.samples.append(sample)
-
-
-def _place(coroutine: Any) -> Place:
-    while (inner := getattr(coroutine, "cr_await", None)) is not None and hasattr(inner, "cr_frame"):
-        coroutine = inner
-    frame = getattr(coroutine, "cr_frame", None)
-    return ("", 0) if frame is None else (frame.f_code.co_filename, frame.f_lineno)
-
-
-_costs: dict[str, float] = {}
-
-
-def learn_costs() -> None:
-    """Find out what metering costs, while nothing else runs."""
-    cost_of_count()
-    cost_of_clock()
-
-
-def cost_of_clock() -> float:
-    """Nanoseconds that a short call seems to take longer, by looking at the clock.
-
-    >>> 0 <= cost_of_clock() < 1e6
-    True
-    """
-    if "clock" not in _costs:
-
-        def nothing(number: int) -> int:
-            return number
-
-        meter = Meter("", program=True)
-        meter.parcels, meter.short = [(0, 0, 0, 0, 0, 0)] * PARCELS, 3
-        for number in range(200):
-            measured(meter, nothing, (number,), {})
-        _costs["clock"] = max(0.0, min(sample.wall for sample in meter.samples) - plain_cost())
-    return _costs["clock"]
-
-
-def cost_of_count() -> float:
-    """Nanoseconds that a call takes longer that is only counted.
-
-    >>> 0 <= cost_of_count() < 1e6
-    True
-    """
-    if "count" not in _costs:
-        _costs["count"] = longer(lambda plain, code: instructions("count", code, plain, [0]))
-    return _costs["count"]
 
 
 class Meters:
@@ -385,7 +57,7 @@ class Meters:
         meter = self._of_code.get(plain)
         if meter is None:
             meter = self._of_code[plain] = Meter(f"{function.__module__}.{function.__qualname__}", program=True)
-        if any(len(each.samples) >= REPEATED for each in _state.stack):
+        if any(len(each.samples) >= REPEATED for each in here.stack):
             meter.left = True  # what is made within calls of a better task
         if meter.left:
             return function
@@ -483,7 +155,7 @@ class Called:
         body, meter, function = self.body, self._meter, self._function()
         if pickling.now or self._meters.over or function is None:
             return body(*args, **kwargs)
-        stack, plain = _state.stack, body.__code__
+        stack, plain = here.stack, body.__code__
         if meter in stack:
             # Its own calls of itself are none of ours, and would be deeper than they are.
             if not meter.recursive:
@@ -535,7 +207,7 @@ class _Coroutine(Called):
         meter, coroutine = self._meter, self.body(*args, **kwargs)
         if meter.arguments is None:
             meter.arguments = len(args)
-        if meter in _state.stack:
+        if meter in here.stack:
             return coroutine  # its own await of itself
         if len(meter.samples) < LOOKED_AT and not self._meters.over:
             return Steps(meter, coroutine)
@@ -554,7 +226,7 @@ class Foreign:
         meter = self._meter
         if pickling.now:
             return self._function(*args, **kwargs)
-        if _state.stack and Meters.is_within(meter, _state.stack):
+        if here.stack and Meters.is_within(meter, here.stack):
             meter.left = True
         return measured(meter, self._function, args, kwargs)
 

@@ -21,7 +21,8 @@ from plait.advice import _find, _source
 from plait.advice._children import end_with
 from plait.advice._handed import Handing, gather
 from plait.advice._instructions import without_meters
-from plait.advice._meters import Meters, learn_costs
+from plait.advice._meter import learn_costs
+from plait.advice._meters import Meters
 
 #: The file in the folder.
 RECORD = "calls.json"

@@ -12,7 +12,7 @@ from plait.advice._held import is_held
 from plait.auto._writes import find_change, names_within
 
 if TYPE_CHECKING:
-    from plait.advice._meters import Meter
+    from plait.advice._meter import Meter
 
 
 def change(meter: Meter) -> str | None:

@@ -1,3 +1,5 @@
+//! Tests of meters.
+
 use super::*;
 use crate::fake::turn;
 
