@@ -417,16 +417,16 @@ class MapFlow(Flow):
         began = time.perf_counter_ns()
         raised = False
         try:
-            outcome = context.run(self._function, *arguments)
+            outcomes = [context.run(self._function, *arguments)]
         except BaseException as error:  # it is raised when its turn comes
-            outcome, raised = Raised(error), True
+            outcomes, raised = [Raised(error)], True
         meter.running = False
         meter.ended(1, began)
         if not figures.result_sized and not raised:
-            self.state.size_result(outcome)
+            self.state.size_result(outcomes[0])
         with self._tally:
             self.made += 1
-        self._put(slot, [outcome], raised=raised)
+        self._put(slot, outcomes, raised=raised)  # nothing here keeps the result
         if self.made >= self._next_look:
             self._look_at_pace()
 
