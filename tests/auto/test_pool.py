@@ -602,7 +602,7 @@ def test_waits_that_do_not_overlap_get_few_threads():
 
     with plait.Pool() as pool:
         assert list(pool.map(wait_in_turn, range(600))) == list(range(600))
-        assert pool.explain(wait_in_turn)["workers"] <= 16
+        assert pool.explain(wait_in_turn)["workers"] <= 8
 
 
 def test_waiting_calls_get_many_more_threads_than_cores(pool):

@@ -24,7 +24,7 @@ _LOTS = 3
 #: How much of what slows one model down slows the other one down too, as a power.
 _SHARED = 0.5
 
-_LEAST_FACTOR, _MOST_FACTOR = 0.3, 20.0
+_LEAST_FACTOR, _MOST_FACTOR = 0.3, 1000.0
 
 #: Calls that become so many times as long, little by little, are others: what was seen before says nothing of them.
 _DRIFT = 1.3
