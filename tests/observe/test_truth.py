@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,16 @@ def near(figure: float, truth: float, room: float = 0.004) -> bool:
 def shared(truth: dict[str, Any], name: str) -> float:
     """Room for a wait on a busy machine: time on the run queue is known in sums, and divided among the waits of a tick."""
     return 0.004 + float(truth["threads"][name]["ready"])
+
+
+def overslept(naps: int, seconds: float) -> float:
+    """How much longer so many sleeps take by themselves: that is the timer's doing, and no wait for anybody."""
+    late = []
+    for _ in range(4):
+        began = time.perf_counter()
+        time.sleep(seconds)
+        late.append(time.perf_counter() - began - seconds)
+    return naps * max(late)
 
 
 def spent(thread: dict[str, Any], *states: str) -> float:
@@ -100,8 +111,9 @@ def test_the_gil_held_by_one_call(true: Any) -> None:
         sorter, measured = thread(profile, "sorter"), truth["threads"]["sorter"]["measured"]
         assert near(sorter["longest_gil_hold"], max(measured)), (max(measured), sorter)
         sleeper, late = thread(profile, "sleeper"), sum(truth["threads"]["sleeper"]["measured"])
-        assert near(spent(sleeper, "gil_wait", "ready"), late, shared(truth, "sleeper")), (late, sleeper)
-        assert near(sleeper["io_wait"], 0.4, shared(truth, "sleeper")), sleeper
+        room = shared(truth, "sleeper") + overslept(len(truth["threads"]["sleeper"]["measured"]), 0.05)
+        assert near(spent(sleeper, "gil_wait", "ready"), late, room), (late, sleeper)
+        assert near(sleeper["io_wait"], 0.4, room), sleeper
 
     true("holds_on_cpu", check)
 
