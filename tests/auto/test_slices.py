@@ -202,19 +202,19 @@ def test_what_is_taken_back_from_a_chunk_is_made_by_nobody_else(gil):
 
 def test_calls_do_not_wait_for_processes_that_start_slowly(run_script):
     source = """
+        import os
         import time
         import plait
         if __name__ != "__main__":
-            time.sleep(3)
+            time.sleep(5)
 
         def work(number):
-            return sum(range(20_000)) + number
+            return sum(range(20_000)) + number, os.getpid()
 
         if __name__ == "__main__":
-            with plait.ProcessPool(1) as warm:
-                warm.submit(int).result()
-            with plait.Pool() as pool:
-                assert list(pool.map(work, range(600))) == [work(number) for number in range(600)]
+            with plait.Pool(models=["processes"]) as pool:
+                # In this process, all of them.
+                assert list(pool.map(work, range(1500))) == [work(number) for number in range(1500)]
     """
     run_script(textwrap.dedent(source), timeout=WATCHDOG)
 

@@ -55,6 +55,8 @@ class Flow(Learner):
         """Locked, and released when it is idle, for who waits for that. A `Condition` that Ctrl-C leaves may keep its lock."""
         self._early: list[concurrent.futures.Future[Any]] = []
         """Messages that were handed to processes before these had started."""
+        self._late = False
+        """Whether some were taken back, since processes take long to start: no more are handed over before they are there."""
         self._recalled: set[concurrent.futures.Future[Any]] = set()
         """Those of them that are being taken back."""
         self._kept: list[Part] = []
@@ -135,7 +137,8 @@ class Flow(Learner):
             return 0, _LOOP_TASKS
         if model != PROCESSES:
             return workers + self._more, 0
-        takes = self.engine.processes_ready or (self._hands_over_early() and self.engine.processes_take())
+        early = self._hands_over_early() and not self._late and self.engine.processes_take()
+        takes = self.engine.processes_ready or early
         messages = workers * (1 + self._ahead()) if takes else 0
         # One thread goes on until there are processes.
         return 1 if self._kept or not self.engine.processes_ready else 0, messages
@@ -349,6 +352,7 @@ class Flow(Learner):
     def recall(self, most: int = ANY) -> None:
         """Take back what was handed to processes that are not there yet, the last first, or so many messages of it."""
         with self.lock:
+            self._late = True
             early = [self._early.pop() for _ in range(min(most, len(self._early)))]
             self._recalled.update(early)
         for future in early:

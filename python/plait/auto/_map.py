@@ -247,16 +247,14 @@ class MapFlow(Flow):
 
     def cancel(self) -> None:
         """Make no more calls; who waits for them is told."""
-        import concurrent.futures
-
         with self.lock:
             part = self.pop(1)
             self._closed = True
+            if isinstance(part, Part):
+                self._tell_cancelled(part.sinks[0])
             for rest in self._returned:
                 self._tell_cancelled(rest.end)
             self._returned.clear()
-        if part is not None:
-            self.deliver(part, [Raised(concurrent.futures.CancelledError())], raised=True)
         self.recall()
         self.flush()
         self._tell_rest()
