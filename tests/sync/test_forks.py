@@ -175,6 +175,51 @@ print("ok")
     assert run_script(source).stdout == "ok\n"
 
 
+@pytest.mark.parametrize(
+    ("make", "take", "give"),
+    [
+        ("Channel(4, shared=True)", "get()", "put(1)"),
+        ("Semaphore(0, shared=True)", "acquire()", "release()"),
+        ("Event(shared=True)", "wait()", "set()"),
+    ],
+)
+def test_a_child_of_a_signals_handler_waits_on_in_a_place_of_its_own(
+    run_script: Any, make: str, take: str, give: str
+) -> None:
+    """Each gets what it waits for: the child neither takes its parent's place nor gives it up."""
+    source = f"""
+import os, signal, threading, time, warnings
+import plait
+warnings.simplefilter("ignore")
+thing = plait.{make}
+child = None
+
+def fork(*_):
+    global child
+    child = os.fork()
+
+def give():
+    while child is None:
+        time.sleep(0.01)
+    thing.{give}
+    thing.{give}
+
+signal.signal(signal.SIGALRM, fork)
+giver = threading.Thread(target=give)
+giver.start()
+signal.setitimer(signal.ITIMER_REAL, 0.05)
+thing.{take}
+if child == 0:
+    os._exit(7)
+giver.join()
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+thing.{give}
+thing.{take}
+print("ok")
+"""
+    assert run_script(source).stdout == "ok\n"
+
+
 def test_a_child_of_what_is_read_gives_nothing_back(run_script: Any) -> None:
     source = """
 import os, warnings

@@ -71,8 +71,9 @@ const NAP_NS: u64 = 20_000_000;
 struct Sleeper<'a>(&'a Waiter, Option<u64>, Option<&'a Waiting>);
 
 impl Waitable for Sleeper<'_> {
+    /// Also in a child that a signal's handler forked: its parent's place is not to be slept at, it has to queue again.
     fn happened(&self) -> bool {
-        self.0.woken() || self.2.is_some_and(Waiting::doomed)
+        self.0.foreign() || self.0.woken() || self.2.is_some_and(Waiting::doomed)
     }
 
     /// Sleeps, since coming back means to wait for the GIL: a thread until it is over, the main thread for a moment.
