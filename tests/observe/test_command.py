@@ -316,6 +316,18 @@ def test_options_end_where_the_program_begins() -> None:
     assert _usage.parse(["--", "--flag"], options, {}) == ([], ["--flag"])
 
 
+def test_a_value_that_may_be_left_out_is_told_by_its_ending() -> None:
+    options = {"--json": _usage.Option(False, may_take=".json")}
+    for words, value, rest in [
+        (["--json", "run.py", "a.json"], None, ["run.py", "a.json"]),
+        (["--json", "a.json", "run.py"], "a.json", ["run.py"]),
+        (["--json=a", "b.json"], "a", ["b.json"]),
+        (["--json", "--", "a.json"], None, ["a.json"]),
+        (["--json"], None, []),
+    ]:
+        assert _usage.parse(words, options, {}) == ([("--json", value)], rest)
+
+
 def test_nothing_is_left_behind(script: Any, tmp_path: Path) -> None:
     plain("-m", "plait", "profile", "-q", script("pass"), env={**os.environ, "TMPDIR": str(tmp_path)})
     deadline = time.monotonic() + 10

@@ -20,7 +20,7 @@ OPTIONS: Final = {
     "--html": Option(True),
     "--perfetto": Option(True),
     "--speedscope": Option(True),
-    "--json": Option(False, may_take=True),
+    "--json": Option(False, may_take=".json"),
     "--fail-if": Option(True),
     "--quiet": Option(False),
     "--help": Option(False),
@@ -34,7 +34,8 @@ HELP: Final = """\
   --html FILE          one page that needs nothing else
   --perfetto FILE      for https://ui.perfetto.dev
   --speedscope FILE    for https://www.speedscope.app
-  --json[=FILE]        the figures as JSON, to standard output or to a file
+  --json[=FILE]        the figures as JSON, to standard output or to a file; the = may be left
+                       out before a name that ends with .json
   --fail-if RULE       exit with 1 if the rule is broken: gil_wait>20%,
                        thread:longest_gil_hold>50ms, verdict=gil-bound (may be repeated)
   -q, --quiet          no summary

@@ -43,7 +43,8 @@ space pauses, arrows up and down scroll, ? tells what the columns mean, q quits.
   -i, --interval S     seconds from one to the next (1)
   -n, --count N        so many times, as lines
   --once               once, as lines
-  --json[=FILE]        one JSON object in a line for each interval, to standard output or to a file
+  --json[=FILE]        one JSON object in a line for each interval, to standard output or to a file;
+                       the = may be left out before a name that ends with .json
   -s, --sort COLUMN    {", ".join(report.COLUMNS)}
 
 {chr(10).join(report.LEGEND)}
@@ -54,7 +55,7 @@ _OPTIONS: Final = {
     "--interval": Option(True),
     "--count": Option(True),
     "--once": Option(False),
-    "--json": Option(False, may_take=True),
+    "--json": Option(False, may_take=".json"),
     "--sort": Option(True),
     "--help": Option(False),
 }

@@ -10,11 +10,11 @@ class WrongUsage(Exception):
 
 
 class Option:
-    """An option: whether it takes a value, which may also follow after `=`, or may take one after `=` only."""
+    """An option: whether it takes a value, which may also follow after `=`, or may take one: after `=`, or a word with this ending."""
 
     __slots__ = ("may_take", "takes_value")
 
-    def __init__(self, takes_value: bool, may_take: bool = False) -> None:
+    def __init__(self, takes_value: bool, may_take: str | None = None) -> None:
         self.takes_value = takes_value
         self.may_take = may_take
 
@@ -47,8 +47,11 @@ def parse(
             return found, words[at:]
         at += 1
         if not option.takes_value:
-            if equals and not option.may_take:
+            if equals and option.may_take is None:
                 raise WrongUsage(f"{name} takes no value")
+            if not equals and option.may_take and words[at : at + 1] and words[at].endswith(option.may_take):
+                equals, value = "=", words[at]
+                at += 1
             found.append((name, value if equals else None))
             continue
         if not equals:
