@@ -512,6 +512,8 @@ def test_a_zygote_leaves_when_it_is_not_needed_and_is_made_again(tmp_path):
         SERVED
         + """
 if __name__ == "__main__":
+    from plait.processes import _launch
+    _launch.RUN_MAIN = "from plait.processes import _zygote; _zygote.LINGER = 0.2; " + _launch.RUN_MAIN
     for _ in range(2):
         with plait.ProcessPool(1) as pool:
             zygote = pool.submit(parent).result()
@@ -520,6 +522,23 @@ if __name__ == "__main__":
 """,
     )
     assert len(program.imports()) == 2
+
+
+def test_a_later_pool_finds_it_imported_also_when_the_default_start_method_is_decided_meanwhile(tmp_path):
+    program = run(
+        tmp_path,
+        SERVED
+        + """
+if __name__ == "__main__":
+    import multiprocessing
+    for turn in range(2):
+        with plait.ProcessPool(1) as pool:
+            assert pool.submit(square, 3).result() == 9
+        multiprocessing.get_start_method()
+        time.sleep(1.5 if turn == 0 else 0)
+""",
+    )
+    assert len(program.imports()) == 1
 
 
 def test_pools_that_come_as_a_zygote_leaves_lose_nothing(tmp_path):

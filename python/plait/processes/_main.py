@@ -19,7 +19,8 @@ __all__ = ["check_not_importing_main", "dumps_for_start", "inherited", "preparat
 def preparation() -> dict[str, object]:
     """Return what a worker needs to resemble this process, as plain values.
 
-    Unlike the standard library's function it leaves the start method undecided if the program has not chosen one.
+    Unlike the standard library's function it leaves the start method undecided unless the program has chosen another one than the
+    default: that is decided as soon as anything asks for it, and the workers of before and after would not resemble each other.
     """
     import multiprocessing
     import multiprocessing.process
@@ -40,7 +41,7 @@ def preparation() -> dict[str, object]:
     except FileNotFoundError:  # it was removed; workers stay where the fork server is
         pass
     start_method = multiprocessing.get_start_method(allow_none=True)
-    if start_method:
+    if start_method and start_method != multiprocessing.get_all_start_methods()[0]:
         data["start_method"] = start_method
     return data
 

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = ["run"]
 
-LINGER: Final = 1.0
-"""Seconds that a zygote without pools stays for the next one."""
+LINGER: Final = 60.0
+"""Seconds that a zygote without pools stays for the next one: to import the main module again can take longer than a pool's work."""
 
 _SELDOM: Final = 20_000
 """Allocations between two looks for garbage during an import, which leaves little."""
