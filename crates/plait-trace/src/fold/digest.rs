@@ -5,11 +5,12 @@ use std::collections::HashMap;
 use crate::burst::Histogram;
 use crate::fold::Options;
 use crate::fold::hold::{self, Hold};
-use crate::fold::log::{Log, Stack, ThreadLog, What};
+use crate::fold::log::Log;
 use crate::fold::moments::{Strip, Windows};
 use crate::fold::pauses;
 use crate::fold::stacks::{FrameSums, Weighed, Weigher};
 use crate::fold::tasks::{self, Tasks};
+use crate::fold::thread::{Stack, ThreadLog, What};
 use crate::fold::timeline::{self, Segment};
 use crate::fold::turns;
 use crate::fold::waits::{Key, Sum};
@@ -158,7 +159,7 @@ fn thread_digest(mut log: ThreadLog, process: (u64, u64), lane: usize, purpose: 
         done.strip.spread(windows, from, detail, &base.times);
     }
     cut(&mut done, &log, detail, lane, purpose);
-    let counted = |of: fn(&crate::fold::log::Counted) -> u64| {
+    let counted = |of: fn(&crate::fold::thread::Counted) -> u64| {
         let first = if log.born.is_some() && detail == from {
             0
         } else {

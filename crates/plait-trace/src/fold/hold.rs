@@ -1,8 +1,8 @@
 //! Who held the GIL of a process, and who waited for whom: the wait of one is charged to the frame that held it meanwhile.
 
 use crate::fold::digest::ThreadDigest;
-use crate::fold::log::What;
 use crate::fold::stacks::{FrameSums, Weighed};
+use crate::fold::thread::What;
 use crate::lane::{Lane, LaneBuilder, NO_NOTE};
 
 /// A time that the GIL was held without being given away.

@@ -3,6 +3,7 @@
 //! | module | what |
 //! |---|---|
 //! | `log` | the records of a process, by thread and task, as they come |
+//! | `thread` | what was seen of a thread, as it came |
 //! | `timeline` | the two lines of time of a thread, cut into its states |
 //! | `waits` | what a wait waited for |
 //! | `turns` | which waits are for work, and who had the lock |
@@ -26,6 +27,7 @@ mod roll;
 mod stacks;
 mod summary;
 mod tasks;
+mod thread;
 mod timeline;
 mod turns;
 mod waits;

@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 
 use crate::burst::Histogram;
 use crate::fold::digest::ThreadDigest;
-use crate::fold::log::{PauseEnd, What};
+use crate::fold::log::PauseEnd;
+use crate::fold::thread::What;
 use crate::record::Tid;
 
 /// Waits for the others that are closer together are of one pause: who waits looks every millisecond.
@@ -218,7 +219,7 @@ fn seen(threads: &[ThreadDigest], pause: &Pause) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fold::log::Span;
+    use crate::fold::thread::Span;
 
     fn thread(tid: Tid, spans: &[(u64, u64, What)]) -> ThreadDigest {
         let mut digest = ThreadDigest {

@@ -1,8 +1,9 @@
 //! A digest as records: the sums of what is dropped, in numbers that go on.
 
 use crate::fold::digest::{Digest, ThreadDigest};
-use crate::fold::log::{Counted, LockWait, Log, Stack, Switch, ThreadLog, Wait};
+use crate::fold::log::Log;
 use crate::fold::tasks::TaskDigest;
+use crate::fold::thread::{Counted, LockWait, Stack, Switch, ThreadLog, Wait};
 use crate::fold::waits::{Key, Sum};
 use crate::record::{Record, Text, Tid, WaitKind};
 

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::fold::log::Stack;
+use crate::fold::thread::Stack;
 use crate::fold::timeline::Segment;
 use crate::profile::Times;
 use crate::record::Why;

@@ -4,7 +4,7 @@
 //! the run queue, and the GIL's spans where in it. Whatever is missing, the states add up to the time that was asked about.
 
 use crate::burst::Histogram;
-use crate::fold::log::{Counted, Span, Switch, ThreadLog, What};
+use crate::fold::thread::{Counted, Span, Switch, ThreadLog, What};
 use crate::fold::waits::{Key, Waits};
 use crate::state::State;
 

@@ -6,7 +6,8 @@
 
 use std::collections::{HashMap, HashSet};
 
-use crate::fold::log::{LockWait, Log, Stack, Switch, ThreadLog, What};
+use crate::fold::log::Log;
+use crate::fold::thread::{LockWait, Stack, Switch, ThreadLog, What};
 use crate::record::{Text, WaitKind};
 
 /// Files of the standard library through which others wait.

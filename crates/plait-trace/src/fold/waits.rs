@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::fold::log::{LockWait, Wait};
+use crate::fold::thread::{LockWait, Wait};
 use crate::record::{Text, Tid, WaitKind};
 use crate::state::State;
 
