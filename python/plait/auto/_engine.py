@@ -7,6 +7,7 @@ less and less often while nothing changes.
 
 from __future__ import annotations
 
+import _thread
 import os
 import sys
 import threading
@@ -57,6 +58,12 @@ _starts = {False: 0.12, True: 0.012}
 
 _launch.import_ahead(_calls.__name__)
 
+#: Seconds for which the number of cores is taken to stay what it is: to read the quota takes longer than to make a pool.
+_CORES_STAY = 5.0
+
+_cores = (0, 0.0, 0)
+"""The cores that there were, when they were counted, and of how many in the affinity mask."""
+
 engines: weakref.WeakSet[Engine] = weakref.WeakSet()
 """All of this process, to be waited for when the interpreter exits."""
 
@@ -65,7 +72,7 @@ class Engine:
     """See the module. One pool has it, and what the pool has under way keeps it."""
 
     def __init__(self, max_workers: int | None, models: frozenset[str], costs: Costs) -> None:
-        self.machine = Machine(_core.usable_cpus(), max_workers, _core.gil_is_on())
+        self.machine = Machine(_usable_cores(), max_workers, _core.gil_is_on())
         self.models = models
         self.costs = costs
         self.closed = False
@@ -88,7 +95,7 @@ class Engine:
         self._condition = threading.Condition(self._lock)
         self._looked_at: dict[Flow, None] = {}
         self._tick = _TICK
-        self._watch: threading.Thread | None = None
+        self._watched = False
         self._pid = os.getpid()
         engines.add(self)
 
@@ -253,12 +260,13 @@ class Engine:
         with self._lock:
             self._looked_at[flow] = None
             self._tick = _TICK
-            if self._watch is None:
-                self._watch = threading.Thread(target=self._look_on, name="plait-Pool-watch", daemon=True)
+            if not self._watched:
+                self._watched = True
                 try:
-                    self._watch.start()
+                    # A `Thread` is waited for until it runs, which takes longer than many a call.
+                    _thread.start_new_thread(self._look_on, ())
                 except RuntimeError:  # no more threads, or the interpreter exits
-                    self._watch = None
+                    self._watched = False
             else:
                 self._condition.notify()
 
@@ -267,7 +275,7 @@ class Engine:
         while True:
             with self._condition:
                 if not self._looked_at and not self._condition.wait(_LINGER) and not self._looked_at:
-                    self._watch = None
+                    self._watched = False
                     return
                 end = time.monotonic() + self._tick
                 while (left := min(end - time.monotonic(), self._tick)) > 0 and self._condition.wait(left):
@@ -342,6 +350,16 @@ class Engine:
         for pool in (self._threads, self._processes):
             if pool is not None:
                 pool.shutdown(wait=False)
+
+
+def _usable_cores() -> int:
+    global _cores
+    mask, now = len(os.sched_getaffinity(0)), time.monotonic()
+    found, when, of = _cores
+    if of != mask or now - when > _CORES_STAY:
+        found = _core.usable_cpus()
+        _cores = found, now, mask
+    return found
 
 
 _guard = threading.Lock()
