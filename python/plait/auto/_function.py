@@ -31,6 +31,9 @@ _LEARN_SHORT = 0.001
 #: And of those for which processes start already, and as many calls.
 _LEARN_SOON, _LEARN_FEW = 0.0015, 3
 
+#: How long a call takes beside the very first one, as far as nobody has seen any.
+_FIRST_LONGER = 0.6
+
 #: Calls after which it is decided, however short they are.
 _LEARN_MANY = 256
 
@@ -239,6 +242,8 @@ class Function:
 
     def foresees_processes(self, calls: int, start: float) -> bool:
         """Whether what is known so far speaks for processes, and nothing against them."""
+        if self.figures.remembered == 1:
+            calls = int(_FIRST_LONGER * calls)
         if self._choose(calls, start, self.figures).plan.model != PROCESSES:
             return False
         self.check()

@@ -45,7 +45,7 @@ _MOST_UNSEEN = 128
 _LONG_NS = 3_000_000
 
 #: Seconds of calls after which processes may be started, though it is not decided yet.
-_FORESEEN = 0.001
+_FORESEEN = 0.0003
 
 ANY = 1 << 30
 
