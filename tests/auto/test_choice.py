@@ -83,7 +83,7 @@ def test_threads_become_more_while_more_help():
 
 def test_threads_are_few_at_first_where_calls_also_compute():
     for held, released, blocked, first in (
-        (0.0001, 0.0, 0.005, 16),
+        (0.0001, 0.0, 0.005, 32),
         (0.00005, 0.001, 0.003, 8),
         (0.001, 0.0, 0.001, 2),
     ):

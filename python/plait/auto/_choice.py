@@ -34,10 +34,13 @@ _MEANWHILE, _WARM, _WORTH_A_START = 0.7, 0.005, 1.1
 _FIRST_WAITING, _STEP, _GIANT_STEP = 8, 2, 4
 
 #: And for calls that wait for most of their time, and for those that do next to nothing else.
-_FIRST_WAITING_MOST, _MOST_OF_IT, _FIRST_IDLE = 16, 0.8, 32
+_FIRST_WAITING_MOST, _MOST_OF_IT, _FIRST_IDLE = 32, 0.8, 32
 
 #: How much of what more threads promise has to come true for more still to be tried: 1 is all of it, as a power.
 _WORTH_A_STEP, _WORTH_A_GIANT_STEP = 0.35, 0.8
+
+#: How many times as many threads as the figures ask for may be tried, since these may be wrong.
+_BEYOND = 1.5
 
 #: Which part of the number of threads whose starts take as long as the calls then: the last ones of these gain next to nothing.
 _WORTH_ITS_START = 0.7
@@ -68,7 +71,7 @@ class Costs:
 
     thread_task: float = 10e-6
     gil_take: float = 20e-6
-    thread_start: float = 80e-6
+    thread_start: float = 150e-6
     process_task: float = 15e-6
     byte: float = 0.3e-9
     gil_switch: float = 0.06
@@ -161,7 +164,8 @@ def threads_to_try(figures: Figures, machine: Machine, costs: Costs, calls: int,
         )
         # A thread has to be worth its start.
         worth = max(workers, int(_WORTH_ITS_START * math.sqrt(calls * figures.wall / costs.thread_start)))
-        workers = min(step * workers, worth)
+        useful = max(workers, math.ceil(_BEYOND * threads_for(figures, machine)))
+        workers = min(step * workers, worth, useful)
     return min(workers, most)
 
 
@@ -174,7 +178,9 @@ def _first_threads(figures: Figures, machine: Machine) -> int:
         return _FIRST_IDLE
     if wanted <= 2 * machine.cores:
         return machine.cores
-    return min(wanted, _FIRST_WAITING_MOST if figures.blocked > _MOST_OF_IT * figures.wall else _FIRST_WAITING)
+    if figures.blocked > _MOST_OF_IT * figures.wall:
+        return min(math.ceil(_BEYOND * wanted), _FIRST_WAITING_MOST)
+    return min(wanted, _FIRST_WAITING)
 
 
 def _waits(figures: Figures) -> bool:

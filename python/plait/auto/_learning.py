@@ -129,7 +129,8 @@ class Learner:
 
     def _learn(self, meter: Meter, seat: Seat | None = None, *, last: bool = False) -> None:
         if meter.calls:
-            uninterrupted(partial(self._learn_from, meter.sample(), seat))
+            alone = not self._in_company() and len(self.seats) <= 1
+            uninterrupted(partial(self._learn_from, meter.sample(alone=alone), seat))
         if not last:
             meter.start()
         self.flush()
