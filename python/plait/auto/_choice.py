@@ -142,7 +142,7 @@ def threads_to_try(figures: Figures, machine: Machine, costs: Costs, calls: int,
     """
     most = machine.most if machine.most is not None else 256
     most = max(1, min(most if _waits(figures) else min(machine.cores, most), calls))
-    seen = [(1, figures.wall), *paces.of_threads(figures, machine, costs)]
+    seen = [(1, figures.wall), *paces.of_threads(figures)]
     if len(seen) == 1:
         return min(most, _first_threads(figures, machine))
     fastest = min(each for _, each in seen)
@@ -243,11 +243,13 @@ def choose(
     if THREADS not in refused:
         workers = threads_to_try(figures, machine, costs, calls, paces)
         each = in_threads(figures, machine, costs, workers) * paces.factor(THREADS, workers, released)
+        each = paces.seconds(THREADS, workers, figures) or each
         plans.append(Plan(THREADS, workers, max(calls * each, figures.wall) + workers * costs.thread_start))
     if PROCESSES not in refused:
         workers = max(1, min(machine.cores, machine.most or machine.cores, calls))
         start += _WARM if start else 0.0
         each = in_processes(figures, machine, costs, workers) * paces.factor(PROCESSES, workers, released)
+        each = paces.seconds(PROCESSES, workers, figures) or each
         # A thread goes on until there are processes.
         left = max(0.0, calls - _MEANWHILE * start / figures.wall) if figures.wall > 0 else calls
         plans.append(Plan(PROCESSES, workers, start + max(left * each, figures.wall)))
