@@ -39,6 +39,9 @@ _FIRST_WAITING_MOST, _MOST_OF_IT, _FIRST_IDLE = 32, 0.8, 32
 #: How much of what more threads promise has to come true for more still to be tried: 1 is all of it, as a power.
 _WORTH_A_STEP, _WORTH_A_GIANT_STEP = 0.35, 0.8
 
+#: How many times as many threads are more: for fewer no thread is started.
+_LEAST_STEP = 1.4
+
 #: How many times as many threads as the figures ask for may be tried, since these may be wrong.
 _BEYOND = 1.5
 
@@ -165,7 +168,8 @@ def threads_to_try(figures: Figures, machine: Machine, costs: Costs, calls: int,
         # A thread has to be worth its start.
         worth = max(workers, int(_WORTH_ITS_START * math.sqrt(calls * figures.wall / costs.thread_start)))
         useful = max(workers, math.ceil(_BEYOND * threads_for(figures, machine)))
-        workers = min(step * workers, worth, useful)
+        more = min(step * workers, worth, useful, most)
+        workers = more if more >= _LEAST_STEP * workers else workers
     return min(workers, most)
 
 
