@@ -333,11 +333,17 @@ class Engine:
         if wait:
             for flow in flows:
                 flow.wait()
+            self._give_up_start()
             for pool in (self._threads, self._processes):
                 if pool is not None:
                     pool.shutdown(wait=True)
         else:
             self.settle()
+
+    def _give_up_start(self) -> None:
+        """Where processes still start, nobody needs them any more: a fork server may take a tenth of a second."""
+        if self._first is not None:
+            _ = self._first.cancel()
 
     def settle(self) -> None:
         """Shut the executors down, if the pool was shut down, and all is done."""
@@ -347,6 +353,7 @@ class Engine:
             with flow.lock:
                 if not flow.idle():
                     return
+        self._give_up_start()
         for pool in (self._threads, self._processes):
             if pool is not None:
                 pool.shutdown(wait=False)

@@ -54,7 +54,7 @@ class Meter:
         return now
 
     def sample(self, *, alone: bool = True) -> Sample:
-        """What the calling thread's calls took since `start`; with that of processes that they waited for, if nobody else makes calls."""
+        """What the calling thread's calls took since `start`, and, if they were `alone`, processes that they waited for."""
         cpu = time.thread_time_ns() - self._cpu
         ready = 0
         if time.perf_counter_ns() - self.began > _READY_NS:
