@@ -28,7 +28,7 @@ _STAY_MORE = 0.4
 
 #: Which part of a core's work is done meanwhile, while processes start; how long new ones take until they are as fast as
 #: old ones; and how much better they have to be in the end, since a start that met with a busy machine has gained nothing.
-_MEANWHILE, _WARM, _WORTH_A_START = 0.7, 0.005, 1.1
+_MEANWHILE, _WARM, _WORTH_A_START = 0.7, 0.009, 1.1
 
 #: Threads that are tried first for calls that wait, and how many times as many then.
 _FIRST_WAITING, _STEP, _GIANT_STEP = 8, 2, 4
