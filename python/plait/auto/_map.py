@@ -35,7 +35,7 @@ _SHORT, _SHORT_SERIAL = 0.0005, 0.02
 _AWAY = 0.01
 
 #: Nanoseconds of short calls that are made in one go.
-CHUNK_NS = 2_000_000
+CHUNK_NS = 4_000_000
 
 #: Nanoseconds after which calls of the caller are measured again.
 _MEASURE_NS = 10_000_000
