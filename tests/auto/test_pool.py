@@ -598,7 +598,7 @@ def test_the_switch_interval_is_as_before_when_processes_have_started():
 def test_processes_that_start_when_the_pool_ends_are_not_waited_for():
     for wait in (True, False):
         pool = plait.Pool()
-        first: concurrent.futures.Future[int] = concurrent.futures.Future()
+        first: concurrent.futures.Future[float] = concurrent.futures.Future()
         pool._engine._first = first  # it would be done when there is a process
         assert list(pool.map(bodies.square, range(10))) == [number * number for number in range(10)]
         pool.shutdown(wait=wait)

@@ -79,7 +79,7 @@ class Engine:
         self.functions: dict[Any, tuple[Function, Backlog]] = {}
         self.maps: weakref.WeakSet[Flow] = weakref.WeakSet()
         self.processes_ready = False
-        self._first: concurrent.futures.Future[int] | None = None
+        self._first: concurrent.futures.Future[float] | None = None
         """What the processes are asked first, when they start: before anything that was handed to them."""
         self._lock = threading.RLock()
         self._threads: ThreadPool | None = None
@@ -146,14 +146,14 @@ class Engine:
             self._start_takes = _starts[near]
         _hurry()
 
-        def started(future: concurrent.futures.Future[int]) -> None:
+        def started(future: concurrent.futures.Future[float]) -> None:
             _calm()
             failure = "was cancelled" if future.cancelled() else future.exception()
             if failure is not None:
                 self._refuse_processes(f"cannot run in processes, which do not start: {failure}")
             else:
                 self.processes_ready = True
-                took = time.monotonic() - self._started
+                took = max(0.0, future.result() - self._started)
                 _starts[near] = (
                     _starts[near] + min(took, 2 * _starts[near])
                 ) / 2  # one of them may have met with a busy machine
@@ -164,7 +164,7 @@ class Engine:
             pool = self.processes()
             pool._will_call(flow.state.function())
             pool._will_call(_calls.lot_in_process)
-            self._first = pool.submit(os.getpid)
+            self._first = pool.submit(time.monotonic)  # of all processes: when it began, not when it was told of here
             self._first.add_done_callback(started)
         except Exception as error:
             _calm()
