@@ -182,9 +182,8 @@ def _first_threads(figures: Figures, machine: Machine) -> int:
         return _FIRST_IDLE
     if wanted <= 2 * machine.cores:
         return machine.cores
-    if figures.blocked > _MOST_OF_IT * figures.wall:
-        return min(math.ceil(_BEYOND * wanted), _FIRST_WAITING_MOST)
-    return min(wanted, _FIRST_WAITING)
+    most_of_it = figures.blocked > _MOST_OF_IT * figures.wall
+    return min(math.ceil(_BEYOND * wanted), _FIRST_WAITING_MOST if most_of_it else _FIRST_WAITING)
 
 
 def _waits(figures: Figures) -> bool:
