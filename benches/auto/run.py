@@ -12,7 +12,9 @@ Method: every workload is a function of real work and its arguments, given to a 
 loop, to `ThreadPool(2)`, `ThreadPool(8)`, `ThreadPool(32)` and `ProcessPool`; of "map" in one `map`, of "submit" and
 "as_completed" call by call, whose results are asked for in order, or as they come. All of these take turns in one process, in
 an order
-that is rotated from round to round, and a time is from making the executor to the last result. The regret of a round is the
+that is rotated from round to round, and a time is from making the executor to the last result. There are rounds until those
+of a workload have taken four seconds, three at least and fifteen at most: the shorter the work, the more chance is in one of
+them. The regret of a round is the
 pool's time over the smallest of the others' medians; a cell shows the median of the rounds. Measurements of what waits for
 nobody say little on a machine that others use: the load is shown.
 
@@ -45,7 +47,9 @@ from benches.model.workloads import Work
 from plait.auto._meter import Meter
 
 HERE = Path(__file__).resolve().parent
-ROUNDS, QUICK_ROUNDS = 3, 1
+
+#: Rounds at least and at most, and seconds after which there are no more.
+ROUNDS, MOST_ROUNDS, ENOUGH, QUICK_ROUNDS = 3, 15, 4.0, 1
 
 
 def square(number: int) -> int:
@@ -199,7 +203,10 @@ def measure(name: str, work: Work, use: str, rounds: int) -> dict[str, Any]:
     seconds: dict[str, list[float]] = {}
     with workloads.helper(work):
         candidates = list(by_hand(work, use).items())
-        for turn in range(rounds):
+        end = time.monotonic() + ENOUGH
+        for turn in range(rounds if rounds < ROUNDS else MOST_ROUNDS):
+            if turn >= rounds and time.monotonic() > end:
+                break
             for which, run in candidates[turn % len(candidates) :] + candidates[: turn % len(candidates)]:
                 seconds.setdefault(which, []).append(float(str(run())))
         with plait.Pool() as pool:
@@ -276,7 +283,7 @@ def row(found: dict[str, Any]) -> str:
     chosen = str(found["model"]) + (f" {found['workers']}" if found["model"] in ("threads", "processes") else "")
     return (
         f"| {found['name']} | {medians['Pool']:.3f} | {chosen} | {found['best']} | {medians[found['best']]:.3f} | "
-        f"{medians['serial']:.3f} | {found['regret']:+.0%} |"
+        f"{medians['serial']:.3f} | {found['regret']:+.0%} | {len(found['seconds']['Pool'])} |"
     )
 
 
@@ -285,13 +292,13 @@ def summary(results: list[dict[str, Any]]) -> str:
     return f"Regret over {len(results)} workloads: median {statistics.median(regrets):+.0%}, worst {regrets[-1]:+.0%}."
 
 
-def page(results: list[dict[str, Any]], watched: dict[str, float], machine: str, rounds: int) -> str:
-    names = ["workload", "Pool, s", "last decision", "best by hand", "its time, s", "serial, s", "regret"]
+def page(results: list[dict[str, Any]], watched: dict[str, float], machine: str) -> str:
+    names = ["workload", "Pool, s", "last decision", "best by hand", "its time, s", "serial, s", "regret", "rounds"]
     head = f"| {' | '.join(names)} |\n|{'---|' * len(names)}"
     parts = [
         "# What it costs not to choose",
         "Made by `benches/auto/run.py`, whose first lines say how it is measured; the rounds are in `result.json`.",
-        f"{machine}. {rounds} rounds.",
+        f"{machine}.",
     ]
     for title, called in (("## `map`", False), ("## Call by call", True)):
         those = [found for found in results if ("," in found["name"]) is called]
@@ -331,7 +338,7 @@ def main() -> int:
     stored, part = HERE / "result.json", HERE / ".unfinished.json"
     if options.render:
         known = json.loads(stored.read_text())
-        (HERE / "README.md").write_text(page(known["results"], known["watching"], known["machine"], known["rounds"]))
+        (HERE / "README.md").write_text(page(known["results"], known["watching"], known["machine"]))
         return 0
     rounds = QUICK_ROUNDS if options.quick else ROUNDS
     printed = options.quick or options.only
@@ -351,7 +358,7 @@ def main() -> int:
         known["watching"] = watching(rounds)
     results = [known["results"][name] for name in cases() if name in known["results"]]
     machine = described()
-    text = page(results, known["watching"], machine, rounds)
+    text = page(results, known["watching"], machine)
     if printed:
         print(text)
         return 0

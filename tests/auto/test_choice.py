@@ -10,8 +10,9 @@ from hypothesis import given, strategies as st
 
 from plait import simulate
 from plait.auto import _choice
-from plait.auto._choice import PROCESSES, SERIAL, THREADS, Costs, Machine
+from plait.auto._choice import MODELS, PROCESSES, SERIAL, THREADS, Costs, Machine
 from plait.auto._figures import Figures, Sample
+from plait.auto._function import Function
 from plait.auto._paces import Paces
 from plait.model import Burst, Costs as MachineCosts
 
@@ -83,7 +84,7 @@ def test_threads_become_more_while_more_help():
 
 def test_threads_are_few_at_first_where_calls_also_compute():
     for held, released, blocked, first in (
-        (0.0001, 0.0, 0.005, 16),
+        (0.0001, 0.0, 0.005, 32),
         (0.00005, 0.001, 0.003, 8),
         (0.001, 0.0, 0.001, 2),
     ):
@@ -184,3 +185,29 @@ def test_a_plan_that_was_seen_is_left_only_for_much_more():
         for before in (None, THREADS)
     ]
     assert [decision.plan.model for decision in chosen] == [PROCESSES, THREADS]
+
+
+def test_what_a_plan_took_stays_what_it_was_when_the_figures_are_others():
+    paces, before, now = Paces(), figures_of(0.0001, 0.0, 0.001), figures_of(0.00005, 0.0, 0.00105)
+    predicted = _choice.in_threads(before, Machine(2, None), Costs(), 8)
+    paces.add(THREADS, 8, 40, 40 * 0.002, predicted, before)
+    [(_, seen)] = paces.of_threads(before)
+    assert paces.of_threads(now) == [(8, pytest.approx(seen * now.wall / before.wall))]
+    decision = _choice.choose(
+        now, Machine(2, None), Costs(), 1000, refused={**REFUSED, PROCESSES: ""}, start=0.0, paces=paces
+    )
+    assert decision.plan.model == SERIAL
+
+
+def test_more_threads_than_the_figures_ask_for_are_half_as_many_again_at_most():
+    figures, machine = figures_of(0.0001, 0.001, 0.002), Machine(2, None)
+    tried = climb(figures, machine, 10_000, lambda workers: 0.0031 / workers)
+    assert tried[0] == 8
+    assert max(tried) <= 1.5 * _choice.threads_for(figures, machine)
+
+
+def test_a_function_is_known_sooner_where_processes_start_already():
+    function = Function(len, frozenset(MODELS), Machine(2, None), Costs())
+    function.figures.add(Sample(calls=3, wall=2_000_000, cpu=2_000_000))
+    assert function.known(soon=True)
+    assert not function.known()

@@ -10,7 +10,9 @@ import hashlib
 import itertools
 import os
 import random
+import resource
 import signal
+import subprocess
 import sys
 import textwrap
 import threading
@@ -24,6 +26,7 @@ import plait
 from plait import _core
 from plait.auto import _choice
 from plait.auto._figures import Figures, Sample
+from plait.auto._meter import Meter
 from plait.auto._paces import Paces
 from tests.auto import bodies
 
@@ -590,6 +593,30 @@ def test_the_switch_interval_is_as_before_when_processes_have_started():
         while pool.submit(bodies.pid_after, 30_000).result(WATCHDOG) == os.getpid():
             pass
         assert sys.getswitchinterval() == before
+
+
+def test_processes_that_start_when_the_pool_ends_are_not_waited_for():
+    for wait in (True, False):
+        pool = plait.Pool()
+        first: concurrent.futures.Future[float] = concurrent.futures.Future()
+        pool._engine._first = first  # it would be done when there is a process
+        assert list(pool.map(bodies.square, range(10))) == [number * number for number in range(10)]
+        pool.shutdown(wait=wait)
+        assert first.cancelled()
+
+
+def test_cores_that_a_child_process_takes_are_no_wait():
+    meter, before = Meter(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    meter.start()
+    began = time.perf_counter_ns()
+    subprocess.run([sys.executable, "-c", "sum(range(5_000_000))"], check=True)
+    meter.ended(1, began)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    took = 1e9 * (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    among_others, alone = meter.sample(alone=False), meter.sample()
+    assert alone.cpu - among_others.cpu > 0.5 * took
+    assert alone.cpu <= alone.wall
+    assert alone.held <= alone.wall - 0.5 * took
 
 
 def test_waits_that_do_not_overlap_get_few_threads():

@@ -21,11 +21,13 @@ from plait.auto._calls import Packed, Raised
 from plait.auto._choice import MODELS, Costs
 from plait.auto._chunk import Chunk, Slot
 from plait.auto._engine import Engine
+from plait.auto._figures import Sample
 from plait.auto._function import Function
 from plait.auto._map import MapFlow, items_of
 from tests.auto import bodies
 
 WATCHDOG = 60
+ARGUMENTS = MapArguments.check(None, None, True, None)
 
 
 def lines(path):
@@ -270,3 +272,16 @@ def test_submitted_calls_become_many():
             future.result(WATCHDOG)
         assert time.monotonic() - began < WATCHDOG
         assert pool.explain(bodies.nap)["workers"] > 4
+
+
+def test_slices_are_as_long_as_calls_are_where_they_are_made():
+    with plait.Pool(models=["processes"]) as pool:
+        state, _ = pool._known(bodies.square)
+        state.figures.add(Sample(calls=1, wall=10_000_000, cpu=10_000_000))
+        flow = MapFlow(bodies.square, state, pool._engine, items_of((range(1000),), lazily=False), ARGUMENTS)
+        state.decide(1000, 0.0)
+        before = flow._batch()
+        for _ in range(2):
+            state.crowd.add(Sample(calls=10, wall=10_000_000, cpu=10_000_000))
+        assert before == 1
+        assert flow._batch() > 5

@@ -28,16 +28,22 @@ _STAY_MORE = 0.4
 
 #: Which part of a core's work is done meanwhile, while processes start; how long new ones take until they are as fast as
 #: old ones; and how much better they have to be in the end, since a start that met with a busy machine has gained nothing.
-_MEANWHILE, _WARM, _WORTH_A_START = 0.7, 0.005, 1.1
+_MEANWHILE, _WARM, _WORTH_A_START = 0.7, 0.009, 1.1
 
 #: Threads that are tried first for calls that wait, and how many times as many then.
 _FIRST_WAITING, _STEP, _GIANT_STEP = 8, 2, 4
 
 #: And for calls that wait for most of their time, and for those that do next to nothing else.
-_FIRST_WAITING_MOST, _MOST_OF_IT, _FIRST_IDLE = 16, 0.8, 32
+_FIRST_WAITING_MOST, _MOST_OF_IT, _FIRST_IDLE = 32, 0.8, 32
 
 #: How much of what more threads promise has to come true for more still to be tried: 1 is all of it, as a power.
 _WORTH_A_STEP, _WORTH_A_GIANT_STEP = 0.35, 0.8
+
+#: How many times as many threads are more: for fewer no thread is started.
+_LEAST_STEP = 1.4
+
+#: How many times as many threads as the figures ask for may be tried, since these may be wrong.
+_BEYOND = 1.5
 
 #: Which part of the number of threads whose starts take as long as the calls then: the last ones of these gain next to nothing.
 _WORTH_ITS_START = 0.7
@@ -68,7 +74,7 @@ class Costs:
 
     thread_task: float = 10e-6
     gil_take: float = 20e-6
-    thread_start: float = 80e-6
+    thread_start: float = 150e-6
     process_task: float = 15e-6
     byte: float = 0.3e-9
     gil_switch: float = 0.06
@@ -139,7 +145,7 @@ def threads_to_try(figures: Figures, machine: Machine, costs: Costs, calls: int,
     """
     most = machine.most if machine.most is not None else 256
     most = max(1, min(most if _waits(figures) else min(machine.cores, most), calls))
-    seen = [(1, figures.wall), *paces.of_threads(figures, machine, costs)]
+    seen = [(1, figures.wall), *paces.of_threads(figures)]
     if len(seen) == 1:
         return min(most, _first_threads(figures, machine))
     fastest = min(each for _, each in seen)
@@ -161,7 +167,9 @@ def threads_to_try(figures: Figures, machine: Machine, costs: Costs, calls: int,
         )
         # A thread has to be worth its start.
         worth = max(workers, int(_WORTH_ITS_START * math.sqrt(calls * figures.wall / costs.thread_start)))
-        workers = min(step * workers, worth)
+        useful = max(workers, math.ceil(_BEYOND * threads_for(figures, machine)))
+        more = min(step * workers, worth, useful, most)
+        workers = more if more >= _LEAST_STEP * workers else workers
     return min(workers, most)
 
 
@@ -174,7 +182,8 @@ def _first_threads(figures: Figures, machine: Machine) -> int:
         return _FIRST_IDLE
     if wanted <= 2 * machine.cores:
         return machine.cores
-    return min(wanted, _FIRST_WAITING_MOST if figures.blocked > _MOST_OF_IT * figures.wall else _FIRST_WAITING)
+    most_of_it = figures.blocked > _MOST_OF_IT * figures.wall
+    return min(math.ceil(_BEYOND * wanted), _FIRST_WAITING_MOST if most_of_it else _FIRST_WAITING)
 
 
 def _waits(figures: Figures) -> bool:
@@ -237,11 +246,13 @@ def choose(
     if THREADS not in refused:
         workers = threads_to_try(figures, machine, costs, calls, paces)
         each = in_threads(figures, machine, costs, workers) * paces.factor(THREADS, workers, released)
+        each = paces.seconds(THREADS, workers, figures) or each
         plans.append(Plan(THREADS, workers, max(calls * each, figures.wall) + workers * costs.thread_start))
     if PROCESSES not in refused:
         workers = max(1, min(machine.cores, machine.most or machine.cores, calls))
         start += _WARM if start else 0.0
         each = in_processes(figures, machine, costs, workers) * paces.factor(PROCESSES, workers, released)
+        each = paces.seconds(PROCESSES, workers, figures) or each
         # A thread goes on until there are processes.
         left = max(0.0, calls - _MEANWHILE * start / figures.wall) if figures.wall > 0 else calls
         plans.append(Plan(PROCESSES, workers, start + max(left * each, figures.wall)))

@@ -7,6 +7,7 @@ less and less often while nothing changes.
 
 from __future__ import annotations
 
+import _thread
 import os
 import sys
 import threading
@@ -57,6 +58,12 @@ _starts = {False: 0.12, True: 0.012}
 
 _launch.import_ahead(_calls.__name__)
 
+#: Seconds for which the number of cores is taken to stay what it is: to read the quota takes longer than to make a pool.
+_CORES_STAY = 5.0
+
+_cores = (0, 0.0, 0)
+"""The cores that there were, when they were counted, and of how many in the affinity mask."""
+
 engines: weakref.WeakSet[Engine] = weakref.WeakSet()
 """All of this process, to be waited for when the interpreter exits."""
 
@@ -65,14 +72,14 @@ class Engine:
     """See the module. One pool has it, and what the pool has under way keeps it."""
 
     def __init__(self, max_workers: int | None, models: frozenset[str], costs: Costs) -> None:
-        self.machine = Machine(_core.usable_cpus(), max_workers, _core.gil_is_on())
+        self.machine = Machine(_usable_cores(), max_workers, _core.gil_is_on())
         self.models = models
         self.costs = costs
         self.closed = False
         self.functions: dict[Any, tuple[Function, Backlog]] = {}
         self.maps: weakref.WeakSet[Flow] = weakref.WeakSet()
         self.processes_ready = False
-        self._first: concurrent.futures.Future[int] | None = None
+        self._first: concurrent.futures.Future[float] | None = None
         """What the processes are asked first, when they start: before anything that was handed to them."""
         self._lock = threading.RLock()
         self._threads: ThreadPool | None = None
@@ -88,7 +95,7 @@ class Engine:
         self._condition = threading.Condition(self._lock)
         self._looked_at: dict[Flow, None] = {}
         self._tick = _TICK
-        self._watch: threading.Thread | None = None
+        self._watched = False
         self._pid = os.getpid()
         engines.add(self)
 
@@ -139,14 +146,14 @@ class Engine:
             self._start_takes = _starts[near]
         _hurry()
 
-        def started(future: concurrent.futures.Future[int]) -> None:
+        def started(future: concurrent.futures.Future[float]) -> None:
             _calm()
             failure = "was cancelled" if future.cancelled() else future.exception()
             if failure is not None:
                 self._refuse_processes(f"cannot run in processes, which do not start: {failure}")
             else:
                 self.processes_ready = True
-                took = time.monotonic() - self._started
+                took = max(0.0, future.result() - self._started)
                 _starts[near] = (
                     _starts[near] + min(took, 2 * _starts[near])
                 ) / 2  # one of them may have met with a busy machine
@@ -157,7 +164,7 @@ class Engine:
             pool = self.processes()
             pool._will_call(flow.state.function())
             pool._will_call(_calls.lot_in_process)
-            self._first = pool.submit(os.getpid)
+            self._first = pool.submit(time.monotonic)  # of all processes: when it began, not when it was told of here
             self._first.add_done_callback(started)
         except Exception as error:
             _calm()
@@ -253,12 +260,13 @@ class Engine:
         with self._lock:
             self._looked_at[flow] = None
             self._tick = _TICK
-            if self._watch is None:
-                self._watch = threading.Thread(target=self._look_on, name="plait-Pool-watch", daemon=True)
+            if not self._watched:
+                self._watched = True
                 try:
-                    self._watch.start()
+                    # A `Thread` is waited for until it runs, which takes longer than many a call.
+                    _thread.start_new_thread(self._look_on, ())
                 except RuntimeError:  # no more threads, or the interpreter exits
-                    self._watch = None
+                    self._watched = False
             else:
                 self._condition.notify()
 
@@ -267,7 +275,7 @@ class Engine:
         while True:
             with self._condition:
                 if not self._looked_at and not self._condition.wait(_LINGER) and not self._looked_at:
-                    self._watch = None
+                    self._watched = False
                     return
                 end = time.monotonic() + self._tick
                 while (left := min(end - time.monotonic(), self._tick)) > 0 and self._condition.wait(left):
@@ -325,11 +333,17 @@ class Engine:
         if wait:
             for flow in flows:
                 flow.wait()
+            self._give_up_start()
             for pool in (self._threads, self._processes):
                 if pool is not None:
                     pool.shutdown(wait=True)
         else:
             self.settle()
+
+    def _give_up_start(self) -> None:
+        """Where processes still start, nobody needs them any more: a fork server may take a tenth of a second."""
+        if self._first is not None:
+            _ = self._first.cancel()
 
     def settle(self) -> None:
         """Shut the executors down, if the pool was shut down, and all is done."""
@@ -339,9 +353,20 @@ class Engine:
             with flow.lock:
                 if not flow.idle():
                     return
+        self._give_up_start()
         for pool in (self._threads, self._processes):
             if pool is not None:
                 pool.shutdown(wait=False)
+
+
+def _usable_cores() -> int:
+    global _cores
+    mask, now = len(os.sched_getaffinity(0)), time.monotonic()
+    found, when, of = _cores
+    if of != mask or now - when > _CORES_STAY:
+        found = _core.usable_cpus()
+        _cores = found, now, mask
+    return found
 
 
 _guard = threading.Lock()

@@ -195,7 +195,7 @@ class Flow(Learner):
 
     def _ahead(self) -> int:
         """How many messages wait for each worker process."""
-        seconds = self._batch() * self.state.figures.wall
+        seconds = self._batch() * self._each()
         return max(1, min(_MOST_AHEAD, math.ceil(_AHEAD / seconds))) if seconds else 1
 
     # ---- threads
@@ -267,7 +267,7 @@ class Flow(Learner):
         meter.start()
         self.look()
         while self.make_next(seat, meter):
-            learns = state.decision is None and meter.calls >= state.figures.remembered
+            learns = state.decision is None and self._has_news(meter)
             least = _CROWD_SLICES * SLICE_NS if self._in_company() else SLICE_NS
             measured = measured or self._is_worth_measuring()
             if learns or (measured and time.perf_counter_ns() - meter.began >= least):

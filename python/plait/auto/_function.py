@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import linecache
 import threading
 import time
 import weakref
@@ -27,14 +28,20 @@ LEARN_CALLS = 8
 #: Seconds of short calls that are enough.
 _LEARN_SHORT = 0.001
 
+#: And of those for which processes start already, and as many calls.
+_LEARN_SOON, _LEARN_FEW = 0.0015, 3
+
+#: How long a call takes beside the very first one, as far as nobody has seen any.
+_FIRST_LONGER = 0.6
+
 #: Calls after which it is decided, however short they are.
 _LEARN_MANY = 256
 
 #: How many slices more than at first it takes at most to believe a change.
 _MOST_ANEW = 6
 
-#: What it takes to read whether a function may leave, in seconds.
-_READ = 0.002
+#: What it takes to read whether a function may leave, in seconds: from a file that nobody has read before, and from another.
+_READ, _READ_AGAIN = 0.002, 0.0005
 
 #: What pickling and unpickling a byte of an array takes, in seconds.
 _ARRAY_BYTE = 0.3e-9
@@ -235,6 +242,8 @@ class Function:
 
     def foresees_processes(self, calls: int, start: float) -> bool:
         """Whether what is known so far speaks for processes, and nothing against them."""
+        if self.figures.remembered == 1:
+            calls = int(_FIRST_LONGER * calls)
         if self._choose(calls, start, self.figures).plan.model != PROCESSES:
             return False
         self.check()
@@ -247,11 +256,15 @@ class Function:
             self.costs,
             max(1, calls),
             refused=self.refused,
-            start=start + (0.0 if self._was_read else _READ),
+            start=start + (0.0 if self._was_read else self._reading()),
             paces=self.paces if figures is self.figures else Paces(),
             before=None if self.decision is None else self.decision.plan.model,
             changes=self._changes,
         )
+
+    def _reading(self) -> float:
+        code = getattr(_innermost(self.function()), "__code__", None)
+        return _READ_AGAIN if code is None or code.co_filename in linecache.cache else _READ
 
     def take_threads(self, workers: int) -> None:
         """Go on with so many threads instead of those decided for."""
@@ -259,10 +272,12 @@ class Function:
             self.decision = replace(self.decision, plan=replace(self.decision.plan, workers=workers))
             self.crowd.forget()
 
-    def known(self) -> bool:
-        """Whether enough is known to decide."""
+    def known(self, *, soon: bool = False) -> bool:
+        """Whether enough is known to decide; `soon`, for workers that start already, which can be given calls."""
         figures = self.figures
         seconds = figures.seconds
+        if soon and seconds >= _LEARN_SOON and figures.remembered >= _LEARN_FEW:
+            return True
         return seconds >= LEARN_SECONDS or (
             figures.remembered >= LEARN_CALLS and (seconds >= _LEARN_SHORT or figures.remembered >= _LEARN_MANY)
         )

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from plait._executor import uninterrupted
 from plait.auto._choice import ASYNCIO, PROCESSES, THREADS
 from plait.auto._figures import Figures, Sample
+from plait.auto._function import LEARN_SECONDS
 
 if TYPE_CHECKING:
     from plait.auto._engine import Engine
@@ -28,6 +29,9 @@ _PACE, _PACE_COMPUTING, _PACE_CALLS, _PACE_LONG = 0.004, 0.02, 4, 0.05
 #: Slices of a plan's calls after which it is known how long they take, and how many calls may wait for one another before.
 _KNOWN, _CROWD = 3, 8
 
+#: And after which their length is known about.
+_FEW = 2
+
 #: Which part of their time calls wait more than was thought to be others.
 _OTHERWISE = 0.25
 
@@ -41,7 +45,7 @@ _MOST_UNSEEN = 128
 _LONG_NS = 3_000_000
 
 #: Seconds of calls after which processes may be started, though it is not decided yet.
-_FORESEEN = 0.001
+_FORESEEN = 0.0003
 
 ANY = 1 << 30
 
@@ -125,10 +129,16 @@ class Learner:
 
     def _learn(self, meter: Meter, seat: Seat | None = None, *, last: bool = False) -> None:
         if meter.calls:
-            uninterrupted(partial(self._learn_from, meter.sample(), seat))
+            alone = not self._in_company() and len(self.seats) <= 1
+            uninterrupted(partial(self._learn_from, meter.sample(alone=alone), seat))
         if not last:
             meter.start()
         self.flush()
+
+    def _has_news(self, meter: Meter) -> bool:
+        """Whether calls that were measured may be enough to decide, or are as many as all those before."""
+        figures = self.state.figures
+        return meter.calls >= figures.remembered or meter.inside + 1e9 * figures.seconds >= 1e9 * LEARN_SECONDS
 
     def _in_company(self) -> bool:
         """Whether calls share the process, or the cores, with others of the same plan."""
@@ -190,7 +200,7 @@ class Learner:
                 state.figures.add(sample)
                 if state.decision is not None:
                     self._decide_again()
-                elif state.known():
+                elif state.known(soon=self._foreseen):
                     self._decide()
                 elif state.figures.seconds > _FORESEEN:
                     self._foresee()
@@ -270,6 +280,11 @@ class Learner:
             else math.ceil(_PACE_CALLS / workers)
         )
         self._next_look = self.made + workers * each
+
+    def _each(self) -> float:
+        """How many seconds a call takes where it is made now; 0 where nobody knows."""
+        state = self.state
+        return state.crowd.wall if self._in_company() and len(state.crowd.samples) >= _FEW else state.figures.wall
 
     def _computes(self) -> bool:
         """Whether cores, or the GIL, are what the workers share."""

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from plait.auto._seat import Seat
 
 #: Seconds of calls that the caller makes itself rather than hand them over.
-INLINE = 0.1
+INLINE = 0.01
 
 #: Seconds that a call may take for the caller to make others itself, before it is decided and afterwards.
 _SHORT, _SHORT_SERIAL = 0.0005, 0.02
@@ -35,7 +35,7 @@ _SHORT, _SHORT_SERIAL = 0.0005, 0.02
 _AWAY = 0.01
 
 #: Nanoseconds of short calls that are made in one go.
-CHUNK_NS = 2_000_000
+CHUNK_NS = 4_000_000
 
 #: Nanoseconds after which calls of the caller are measured again.
 _MEASURE_NS = 10_000_000
@@ -44,7 +44,7 @@ _MEASURE_NS = 10_000_000
 _PATIENCE = 0.05
 
 #: Seconds of work that a worker process gets at a time, at most; and of how many such rounds the work should still have.
-_LONG_SLICE, _ROUNDS = 0.012, 4
+_LONG_SLICE, _ROUNDS = 0.012, 2
 
 #: And at least, unless a call takes longer, or there would not be some for each.
 _LEAST_SLICE = 0.001
@@ -149,7 +149,7 @@ class MapFlow(Flow):
         if not items:
             return None
         if most > 1:
-            wall = self.state.figures.wall
+            wall = self._each()
             step = max(1, int(_LEAST_SLICE / wall)) if wall else 1
             most = int(1e9 * (_PATIENT * len(items) * wall + _LEAST_SLICE))
             return Lot(self._function, items, self._bare, slot, step, most)
@@ -229,7 +229,7 @@ class MapFlow(Flow):
 
     def _batch(self) -> int:
         """Many items at first, since each message costs the caller's process some time, and few at last."""
-        fewest, wall, plan = super()._batch(), self.state.figures.wall, self.state.decision
+        fewest, wall, plan = super()._batch(), self._each(), self.state.decision
         if plan is None or not wall:
             return fewest
         waiting, workers = self.waiting(), plan.plan.workers
@@ -385,7 +385,8 @@ class MapFlow(Flow):
                 break
             self.look()
             self._make_chunk(chunk, meter)
-            if measured and (meter.calls >= self.state.figures.remembered or meter.inside > CHUNK_NS):
+            learns = self.state.decision is None and self._has_news(meter)
+            if measured and (learns or meter.inside > CHUNK_NS):
                 self._learn(meter)
         if measured:
             self._learn(meter, last=True)
@@ -453,7 +454,7 @@ class MapFlow(Flow):
             whole = not self._put_back(chunk.slot, chunk.rest(len(outcomes)))
             self._chunk = None
             if took < CHUNK_NS // 2 and whole:
-                self._chunk_size *= 2
+                self._chunk_size *= 2 if took > CHUNK_NS // 16 else 4
             elif took > 2 * CHUNK_NS:
                 self._chunk_size = max(1, min(self._chunk_size, len(outcomes) // 2))
         with self._tally:
@@ -496,6 +497,7 @@ class MapFlow(Flow):
 
     def _first_is_short(self) -> bool:
         """Have a thread make the first call, and return whether it was over soon."""
+        self.look()  # the watch comes beside it
         self.fill()
         _ = self._await(lambda: self.state.decision is not None or not self.seats, time.monotonic() + _PATIENCE)
         return not self.seats

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import threading
 import time
 
@@ -22,7 +23,7 @@ class Meter:
         running: Whether a call is under way.
     """
 
-    __slots__ = ("_cpu", "_held", "_ready", "_thread", "_wanted", "began", "calls", "inside", "running")
+    __slots__ = ("_children", "_cpu", "_held", "_ready", "_thread", "_wanted", "began", "calls", "inside", "running")
 
     def __init__(self) -> None:
         self.calls = 0
@@ -31,6 +32,7 @@ class Meter:
         self.running = False
         self._thread = 0
         self._cpu = self._ready = self._held = self._wanted = 0
+        self._children = 0.0
 
     def start(self) -> None:
         """Begin to measure the calling thread."""
@@ -39,6 +41,7 @@ class Meter:
             self._ready = _core.thread_ready_ns()
         tally = _core.gil_tally()
         self._held, self._wanted = (-1, 0) if tally is None else tally
+        self._children = _children_cpu()
         self._cpu = time.thread_time_ns()
         self.calls = self.inside = 0
         self.began = time.perf_counter_ns()
@@ -50,8 +53,8 @@ class Meter:
         self.inside += now - began
         return now
 
-    def sample(self) -> Sample:
-        """What the calling thread's calls took since `start`."""
+    def sample(self, *, alone: bool = True) -> Sample:
+        """What the calling thread's calls took since `start`, and, if they were `alone`, processes that they waited for."""
         cpu = time.thread_time_ns() - self._cpu
         ready = 0
         if time.perf_counter_ns() - self.began > _READY_NS:
@@ -66,7 +69,11 @@ class Meter:
         blocked = min(max(0, total - cpu - wanted - ready), wall)
         cpu = min(cpu, wall - blocked)
         ready = min(ready, wall - blocked - cpu)
-        return Sample(self.calls, wall, cpu, min(held, wall) if seen else -1, wall - blocked - cpu - ready, ready)
+        wanted = wall - blocked - cpu - ready
+        held = min(held, wall) if seen else cpu
+        if alone and blocked:  # a process that it waits for has a core meanwhile
+            cpu += min(blocked, int(1e9 * (_children_cpu() - self._children)))
+        return Sample(self.calls, wall, cpu, held, wanted, ready)
 
     def is_late(self, least: int, each: float) -> bool:
         """Whether calls and the one that runs have taken so many nanoseconds, and each of them more than is thought."""
@@ -89,6 +96,12 @@ class Meter:
         if self.began != began or not self.running:
             return None  # it has begun anew meanwhile
         return Sample(calls, wall, cpu, held, wanted, ready)
+
+
+def _children_cpu() -> float:
+    """Seconds on a core of all child processes that this one has waited for."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def _is_ready(thread: int) -> bool:

@@ -5,11 +5,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, NamedTuple
 
-from plait.auto import _choice
 from plait.auto._choice import PROCESSES, SERIAL, THREADS
 
 if TYPE_CHECKING:
-    from plait.auto._choice import Costs, Machine
     from plait.auto._figures import Figures
 
 #: How far predictions are off, as the variance of their logarithm.
@@ -35,6 +33,10 @@ class _Seen(NamedTuple):
     calls: int
     seconds: float
     factor: float
+    each: float
+    """Seconds that a call takes, as far as it is believed."""
+    wall: float
+    """And alone."""
 
 
 class Paces:
@@ -71,14 +73,20 @@ class Paces:
     def add(self, model: str, workers: int, calls: int, seconds: float, predicted: float, figures: Figures) -> None:
         """So many calls took so many seconds in all, and one was predicted to take `predicted` without what was seen before."""
         self._wall = figures.wall
-        seen = self._seen.get((model, workers), _Seen(0, 0, 0.0, 1.0))
+        seen = self._seen.get((model, workers), _Seen(0, 0, 0.0, 1.0, predicted, figures.wall))
         calls, seconds = seen.calls // 2 + calls, seen.seconds / 2 + seconds
         factor = min(_MOST_FACTOR, max(_LEAST_FACTOR, seconds / calls / max(predicted, 1e-9)))
         # Of calls that differ, a few say little: the more they do, the more the prediction is believed.
         spread = max(figures.spread, _LEAST_SPREAD)
         chance = spread * spread * (1 / max(1, len(figures.samples)) + 1 / calls) + _DOUBT / 2 / (seen.lots + 1)
         doubt = max(_DOUBT, math.log(factor) ** 2)  # so far off it is not by chance
-        self._seen[model, workers] = _Seen(seen.lots + 1, calls, seconds, factor ** (doubt / (doubt + chance)))
+        factor **= doubt / (doubt + chance)
+        self._seen[model, workers] = _Seen(seen.lots + 1, calls, seconds, factor, predicted * factor, figures.wall)
+
+    def seconds(self, model: str, workers: int, figures: Figures) -> float | None:
+        """Seconds for a call in a plan that was seen: what is predicted may change since, and what was seen does not."""
+        seen = self._seen.get((model, workers))
+        return seen.each * figures.wall / seen.wall if seen is not None and seen.wall else None
 
     def factor(self, model: str, workers: int, released: float) -> float:
         """How many times as long as predicted a plan takes; of threads in another number, as with the next fewer ones.
@@ -97,13 +105,10 @@ class Paces:
         fewer = [count for which, count in self._seen if which == model and (count <= workers or model == PROCESSES)]
         return self._seen[model, max(fewer)].factor if fewer else None
 
-    def of_threads(self, figures: Figures, machine: Machine, costs: Costs) -> list[tuple[int, float]]:
+    def of_threads(self, figures: Figures) -> list[tuple[int, float]]:
         """Numbers of threads that were tried, the fewest first, with the seconds that a call took."""
         tried = sorted(workers for model, workers in self._seen if model == THREADS and workers > 1)
-        return [
-            (workers, _choice.in_threads(figures, machine, costs, workers) * self._seen[THREADS, workers].factor)
-            for workers in tried
-        ]
+        return [(workers, self.seconds(THREADS, workers, figures) or 0.0) for workers in tried]
 
     def shown(self) -> dict[str, float]:
         """Factors by plan, for people."""
