@@ -24,7 +24,7 @@ from typing import Self
 
 ROOT = Path(__file__).resolve().parents[2]
 
-#: Looks take a tenth of a millisecond, so this takes one core in fifty.
+#: Looks take a tenth of a millisecond, so this is a hundredth of each core.
 PROGRAM = """
 import os, select, sys, time
 from plait.model._speed import look
@@ -32,7 +32,7 @@ os.sched_setaffinity(0, {int(sys.argv[1])})
 seen, asked = [], False
 print(flush=True)
 while True:
-    ready, _, _ = select.select([0], [], [], 0.005 if asked else None)
+    ready, _, _ = select.select([0], [], [], 0.01 if asked else None)
     if asked:
         seen.append(look())
     if ready:

@@ -113,7 +113,7 @@ def measure(work: workloads.Work, way: str, speeds: Speeds) -> Measured:
     return Measured(seconds, seen.speed)
 
 
-#: How often the speed is looked at, at most, while calls are made one after the other: to ask each time takes longer than some calls.
+#: How often it is asked at most, while calls are made in turn, whether to look at the speed: some take less than that.
 LOOKS = 500
 
 
@@ -165,6 +165,7 @@ def child(name: str, rounds: int, costs: Costs) -> dict[str, Any]:
             "recorded": recorded["calls"].speed,
             **{way: [each.speed for each in those] for way, those in measured.items()},
         },
+        "switch": recorded["calls"].switch,
         "recording": took,
         "measured": {way: [each.seconds for each in those] for way, those in measured.items()},
         "predicted": predicted,

@@ -46,6 +46,8 @@ pub struct TaskCosts {
     pub start: Cost,
     /// CPU time of the caller for starting a worker.
     pub start_caller: Cost,
+    /// CPU time that the first work of a fresh worker takes longer, for code and memory are not at hand there; no longer than the work itself.
+    pub fresh: Cost,
 }
 
 /// Costs of an event loop.
@@ -74,7 +76,7 @@ pub struct Costs {
     pub interval: Cost,
     /// Letting the GIL go while somebody sleeps for it.
     pub gil_signal: Cost,
-    /// Another thread has the GIL than before.
+    /// Another thread has the GIL than before, or a core that this one had to leave.
     pub gil_switch: Cost,
     /// A short release while somebody wants the GIL.
     pub gil_release: Cost,
@@ -121,6 +123,7 @@ impl Default for Costs {
                 collect: us(1.0),
                 start: us(50.0),
                 start_caller: us(50.0),
+                fresh: us(0.0),
             },
             processes: TaskCosts {
                 submit: us(10.0),
@@ -128,6 +131,7 @@ impl Default for Costs {
                 collect: us(5.0),
                 start: us(15_000.0),
                 start_caller: us(1_000.0),
+                fresh: us(2_000.0),
             },
             interpreters: TaskCosts {
                 submit: us(20.0),
@@ -135,6 +139,7 @@ impl Default for Costs {
                 collect: us(10.0),
                 start: us(15_000.0),
                 start_caller: us(100.0),
+                fresh: us(2_000.0),
             },
             event_loop: LoopCosts {
                 task: us(8.0),
@@ -150,13 +155,14 @@ impl Default for Costs {
 }
 
 impl TaskCosts {
-    fn named(&mut self) -> [(&'static str, &mut Cost); 5] {
+    fn named(&mut self) -> [(&'static str, &mut Cost); 6] {
         [
             ("submit", &mut self.submit),
             ("run", &mut self.run),
             ("collect", &mut self.collect),
             ("start", &mut self.start),
             ("start_caller", &mut self.start_caller),
+            ("fresh", &mut self.fresh),
         ]
     }
 }

@@ -6,19 +6,24 @@ one moment says little about half a second of work: what is compared with other 
 What slows Python down (caches and predictors that are shared) does so the more, the more different code and memory a program
 uses. The piece is between those that stay in one loop and those that parse, compile and sort: in logarithms, the former are
 slowed down by a sixth less than it is, the latter by a fifth more. It leaves nothing for the garbage collector, and what memory
-the program has used before has little part in it.
+the program has used before has little part in it. Its data are others each time, for processors learn what is done twice.
 """
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Sequence
 
-_NUMBERS = tuple(number % 100 for number in range(500))
-_LINES = tuple(f"name_{number * 7919 % 100},{number * 31 % 977},{number}" for number in range(80))
+_NUMBERS = tuple(number % 100 for number in range(250))
+#: Each look takes one of these.
+_PARTS = tuple(
+    tuple(f"name_{number * 7919 % 100},{number * 31 % 977},{number}" for number in range(40 * part, 40 * part + 40))
+    for part in range(10)
+)
+#: Pieces before the one that is looked at, so that what ran before has little part in it.
+_BEFORE = 2
 #: What a look is multiplied with, for a figure of half a millisecond or so.
-_PIECES = 10
+_PIECES = 20
 #: Seconds between two looks while something else runs.
 _EVERY = 0.0025
 #: Looks of `measure_speed`.
@@ -33,25 +38,27 @@ def spin(steps: int) -> int:
     return total
 
 
-def _piece(numbers: Sequence[int] = _NUMBERS, lines: Sequence[str] = _LINES) -> int:
+def _piece(part: int) -> int:
     """Some of what programs do."""
     total = 0
-    for number in numbers:
+    for number in _NUMBERS:
         total = (total + number * 2) & 127
     found: dict[str, int] = {}
-    for line in lines:
+    for line in _PARTS[part % len(_PARTS)]:
         name, size, _ = line.split(",")
         name = name.upper()
         found[name] = found.get(name, 0) + int(size)
         total = (total * 3 + len(f"{name}:{size}")) & 127
-    return total + sorted(found.values())[0]
+    return total + min(found.values())
 
 
 def look() -> float:
-    """Seconds of ten pieces, by one of them."""
-    _piece()  # so that what ran before has no part in it
+    """Seconds of twenty pieces, by one of them."""
+    some = time.perf_counter_ns()
+    for part in range(_BEFORE):
+        _piece(some + part)
     begin = time.thread_time_ns()
-    _piece()
+    _piece(some + _BEFORE)
     return (time.thread_time_ns() - begin) * _PIECES / 1e9
 
 
@@ -68,21 +75,23 @@ def measure_speed() -> float:
 
 
 class Pace:
-    """Looks at the machine's speed now and then, between parts of other work of the same thread."""
+    """Looks at the machine's speed now and then, between parts of other work: of one thread, or of several."""
 
     def __init__(self) -> None:
         self._looks: list[float] = []
         self._last = -_EVERY
         self.spent = 0.0
-        """Seconds that the looks took."""
+        """CPU seconds that the looks took."""
 
     def look(self) -> None:
         """Look, if the last time is some milliseconds ago."""
         begin = time.perf_counter()
         if begin - self._last >= _EVERY:
+            self._last = begin  # so that no other thread does too
+            cpu = time.thread_time()
             self._looks.append(look())
+            self.spent += time.thread_time() - cpu
             self._last = time.perf_counter()
-            self.spent += self._last - begin
 
     @property
     def seconds(self) -> float:
