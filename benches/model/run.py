@@ -130,6 +130,7 @@ def one_by_one(work: workloads.Work, model: Model) -> Measured:
             pace.look()
             results += map(work.run, work.arguments[place : place + some])
         del results
+    pace.look()
     return Measured(time.perf_counter() - begin - pace.spent, pace.seconds)
 
 
@@ -152,7 +153,8 @@ def child(name: str, rounds: int, costs: Costs) -> dict[str, Any]:
         for turn in range(rounds):
             for way in ways[turn % len(ways) :] + ways[: turn % len(ways)]:
                 measured[way].append(measure(work, way, speeds))
-    predicted = {way: predictions(way, recorded, costs, measured[way]) for way in ways}
+    speeds_of = {way: statistics.fmean(each.speed for each in measured[way]) for way in ways}
+    predicted = {way: prediction(way, recorded, costs, speeds_of[way]) for way in ways}
     return {
         "name": name,
         "held_out": work.held_out,
@@ -169,17 +171,17 @@ def child(name: str, rounds: int, costs: Costs) -> dict[str, Any]:
         "recording": took,
         "measured": {way: [each.seconds for each in those] for way, those in measured.items()},
         "predicted": predicted,
+        "beforehand": {way: prediction(way, recorded, costs, None) for way in ways},
         "python": platform.python_version(),
         "machine": f"{os.cpu_count()} cores, Linux {platform.release()}",
         "load": round(os.getloadavg()[0], 1),
     }
 
 
-def predictions(way: str, recorded: dict[str, Workload], costs: Costs, measured: list[Measured]) -> dict[str, float]:
-    """For the mean of the rounds' speeds, as the median of their times is not that of the quickest."""
+def prediction(way: str, recorded: dict[str, Workload], costs: Costs, speed: float | None) -> dict[str, float]:
+    """For the mean of the rounds' speeds, as the median of their times is not that of the quickest; or not knowing that."""
     model, workers = WAYS[way]
     source = recorded["coroutines" if model == "asyncio" else "calls"]
-    speed = statistics.fmean(each.speed for each in measured)
     one = plait.simulate(source, model=model, workers=workers, costs=costs, speed=speed)
     return {"seconds": one.seconds, "low": one.low, "high": one.high}
 

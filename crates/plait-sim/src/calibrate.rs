@@ -97,9 +97,21 @@ pub struct Costs {
     pub speed: Cost,
     /// The same of what is done without the GIL, in C code and by other programs. How far that depends on the machine's speed is not known.
     pub apart: Cost,
-    /// How far predictions of another model than the serial one have been off, beside what bursts and the other costs explain;
-    /// serial ones by half of that. `ns` is 1.
-    pub model: Cost,
+    /// How far predictions have been off beside what bursts and the other costs explain. `ns` of each is 1.
+    pub off: Off,
+}
+
+/// How far predictions have been off, by model. Those of interpreters are taken for processes', a bound for threads'.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Off {
+    /// Of serial runs.
+    pub serial: Cost,
+    /// Of pools of threads.
+    pub threads: Cost,
+    /// Of pools of processes.
+    pub processes: Cost,
+    /// Of event loops.
+    pub asyncio: Cost,
 }
 
 impl Default for Costs {
@@ -149,7 +161,12 @@ impl Default for Costs {
             byte: Cost::new(0.3, WIDE),
             speed: Cost::new(1.0, 0.05),
             apart: Cost::new(1.0, 0.05),
-            model: Cost::new(1.0, 0.18),
+            off: Off {
+                serial: Cost::new(1.0, 0.07),
+                threads: Cost::new(1.0, 0.18),
+                processes: Cost::new(1.0, 0.18),
+                asyncio: Cost::new(1.0, 0.18),
+            },
         }
     }
 }
@@ -186,7 +203,10 @@ impl Costs {
             ("byte", &mut self.byte),
             ("speed", &mut self.speed),
             ("apart", &mut self.apart),
-            ("model", &mut self.model),
+            ("off.serial", &mut self.off.serial),
+            ("off.threads", &mut self.off.threads),
+            ("off.processes", &mut self.off.processes),
+            ("off.asyncio", &mut self.off.asyncio),
         ];
         let mut all: Vec<_> = alone.into_iter().map(|(name, cost)| (name.to_owned(), cost)).collect();
         let pools = [

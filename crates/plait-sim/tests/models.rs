@@ -1,8 +1,8 @@
 //! Predictions for workloads whose answer is known.
 
 use plait_sim::{
-    Burst, Cost, Costs, Effort, Error, Invalid, Item, Kind, LoopCosts, Machine, Model, Parcel, Prediction, Question,
-    Resource, State, TaskCosts, Workload, predict,
+    Burst, Cost, Costs, Effort, Error, Invalid, Item, Kind, LoopCosts, Machine, Model, Off, Parcel, Prediction,
+    Question, Resource, State, TaskCosts, Workload, predict,
 };
 
 const MS: u64 = 1_000_000;
@@ -39,7 +39,12 @@ fn free() -> Costs {
         byte: none,
         speed: Cost::new(1.0, 0.0),
         apart: Cost::new(1.0, 0.0),
-        model: Cost::new(1.0, 0.0),
+        off: Off {
+            serial: none,
+            threads: none,
+            processes: none,
+            asyncio: none,
+        },
     }
 }
 
@@ -163,8 +168,12 @@ fn a_fresh_worker_works_at_half_its_pace_until_it_has_lost_what_that_costs() {
     costs.processes.fresh = Cost::new(3e6, 0.0);
     let work = workload(vec![item(&[(Kind::HoldCpu, 2 * MS), (Kind::ReleasedCpu, 2 * MS)])], 4);
     let cold = question(Model::Processes, 2, 2);
-    let warm = Question { warm: true, ..cold.clone() };
-    let taken = |costs: &Costs, asked: &Question| ms(&predict(&work, costs, asked, Effort::default()).expect("it ends"));
+    let warm = Question {
+        warm: true,
+        ..cold.clone()
+    };
+    let taken =
+        |costs: &Costs, asked: &Question| ms(&predict(&work, costs, asked, Effort::default()).expect("it ends"));
     assert_eq!((taken(&costs, &warm), taken(&costs, &cold)), (8.0, 11.0));
     costs.processes.fresh = Cost::new(1e9, 0.0);
     assert_eq!(taken(&costs, &cold), 16.0, "no more than the work");
@@ -270,7 +279,10 @@ fn the_interval_is_as_wide_as_what_it_comes_from() {
             .collect(),
         250,
     );
-    let many = Effort { replicas: 200, ..Effort::default() };
+    let many = Effort {
+        replicas: 200,
+        ..Effort::default()
+    };
     let bursts = predict(&uneven, &free(), &question(Model::Serial, 1, 1), many).expect("it ends");
     assert!(
         bursts.low_ns < 0.95 * bursts.ns && bursts.high_ns > 1.05 * bursts.ns,

@@ -24,6 +24,8 @@ _TIMES, _LONG = 3, 1.0
 _TOLERANCE = 1.1
 _STEPS = 7
 _MOST_CONTENDED = 4.0
+#: Least relative standard deviation of the machine's speed with which switches cannot be seen.
+_UNSURE = 0.05
 #: Seconds of the calls with the GIL from which on switches can be seen, and the most that one costs.
 _SEEN, _MOST_SWITCH = 0.02, 0.003
 
@@ -37,10 +39,11 @@ class _Kind(NamedTuple):
 
 
 class _Probe(NamedTuple):
-    """How long it took, and the machine's speed meanwhile."""
+    """How long it took, and the machine's speed meanwhile, with its relative standard deviation."""
 
     seconds: float
     speed: float
+    unsure: float
 
 
 _KINDS = {
@@ -103,6 +106,8 @@ def _with_switch(work: Workload, few: int, probes: _Probes) -> Workload:
     some = _some(work, few)
     made = probes.sorted(some)
     probe = made[len(made) // 2]
+    if max(probe.unsure, work.unsure) > _UNSURE:
+        return work  # it could not be told from how fast the machine is
 
     def predicted(switch: float) -> float:
         return probes.ask(_changed(some, some.items, switch=switch), speed=probe.speed).seconds
@@ -142,6 +147,7 @@ def _changed(
         work.speed,
         work.on_loop,
         work.switch if switch is None else switch,
+        work.unsure,
     )
 
 
@@ -181,7 +187,8 @@ def _probes(
     while len(found.made) < _TIMES and (not found.made or found.made[0].seconds <= _LONG):
         pace = Pace()
         taken = _timed(function, arguments, at_once, pace, on_loop=on_loop)
-        found.made.append(_Probe(taken - pace.spent / min(cores, at_once), pace.seconds))
+        pace.look()
+        found.made.append(_Probe(taken - pace.spent / min(cores, at_once), pace.seconds, pace.unsure))
     return found
 
 

@@ -245,6 +245,7 @@ def record(function: Callable[[Any], Any], arguments: Iterable[Any], *, probe: i
     finally:
         _core.followed_gil()  # a call that raised has left it on
     seconds = time.perf_counter() - began
+    watch.pace.look()
     looks = watch.looks
     waited = sum(max(0, look.wall - look.cpu - look.ready) for look in looks) / 1e9
     served = 0.0
@@ -260,7 +261,7 @@ def record(function: Callable[[Any], Any], arguments: Iterable[Any], *, probe: i
         bursts = _less(_bursts(look, share), within)
         kept = within + freed
         items += [Item(bursts, *parcels[(len(items) + number) // part], kept) for number in range(look.calls)]
-    work = Workload(items, resources=RESOURCES, speed=watch.pace.seconds, on_loop=on_loop)
+    work = Workload(items, resources=RESOURCES, speed=watch.pace.seconds, on_loop=on_loop, unsure=watch.pace.unsure)
     return work if probe is None else with_limits(work, function, given, probe)
 
 

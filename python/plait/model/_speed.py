@@ -11,6 +11,8 @@ the program has used before has little part in it. Its data are others each time
 
 from __future__ import annotations
 
+import itertools
+import math
 import statistics
 import time
 
@@ -26,6 +28,10 @@ _BEFORE = 2
 _PIECES = 20
 #: Seconds between two looks while something else runs.
 _EVERY = 0.0025
+#: Seconds for which a look says how fast the machine is.
+_KNOWN = 0.01
+#: How far the speed is from one moment to the next, relative standard deviation: of a single look; and at least.
+_UNSEEN, _LEAST = 0.2, 0.05
 #: Looks of `measure_speed`.
 _LOOKS = 200
 
@@ -75,10 +81,13 @@ def measure_speed() -> float:
 
 
 class Pace:
-    """Looks at the machine's speed now and then, between parts of other work: of one thread, or of several."""
+    """Looks at the machine's speed now and then, between parts of other work: of one thread, or of several.
+
+    Each is good for the time around it. The last one is asked for once all is done.
+    """
 
     def __init__(self) -> None:
-        self._looks: list[float] = []
+        self._looks: list[tuple[float, float]] = []
         self._last = -_EVERY
         self.spent = 0.0
         """CPU seconds that the looks took."""
@@ -89,12 +98,31 @@ class Pace:
         if begin - self._last >= _EVERY:
             self._last = begin  # so that no other thread does too
             cpu = time.thread_time()
-            self._looks.append(look())
+            seconds = look()
             self.spent += time.thread_time() - cpu
             self._last = time.perf_counter()
+            self._looks.append((self._last, seconds))
 
     @property
     def seconds(self) -> float:
         """As of `measure_speed`, for the time between the first look and the last."""
-        # They are evenly spread over time, so slow moments are seen more often than work is done in them.
-        return statistics.harmonic_mean(self._looks) if self._looks else measure_speed()
+        if len(self._looks) < 2:
+            return self._looks[0][1] if self._looks else measure_speed()
+        # In a slow moment less work is done in the same time.
+        return statistics.harmonic_mean([look for _, look in self._looks], weights=self._weights())
+
+    @property
+    def unsure(self) -> float:
+        """How far off that may be, relative standard deviation: there were times without a look."""
+        if len(self._looks) < 2:
+            return _UNSEEN
+        whole = self._looks[-1][0] - self._looks[0][0]
+        unseen = (after - before for (before, _), (after, _) in itertools.pairwise(self._looks))
+        spread = statistics.stdev(math.log(look) for _, look in self._looks)
+        return max(spread, _LEAST) * math.sqrt(sum((gap / whole) ** 2 for gap in unseen if gap > _KNOWN))
+
+    def _weights(self) -> list[float]:
+        """Seconds for which each look is the nearest one."""
+        times = [when for when, _ in self._looks]
+        ends = [times[0], *((one + other) / 2 for one, other in itertools.pairwise(times)), times[-1]]
+        return [end - begin for begin, end in itertools.pairwise(ends)]
