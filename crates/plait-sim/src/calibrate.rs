@@ -162,7 +162,7 @@ impl Default for Costs {
             speed: Cost::new(1.0, 0.05),
             apart: Cost::new(1.0, 0.05),
             off: Off {
-                serial: Cost::new(1.0, 0.07),
+                serial: Cost::new(1.0, 0.09),
                 threads: Cost::new(1.0, 0.18),
                 processes: Cost::new(1.0, 0.18),
                 asyncio: Cost::new(1.0, 0.18),

@@ -18,7 +18,7 @@ from plait.threads._pool import ThreadPool
 
 #: Calls of a probe at most, and seconds that they take one after the other: the system spreads threads over cores by then.
 _CALLS, _SECONDS = 200, 0.25
-#: How often it is made, unless that takes longer than so many seconds: the quickest counts.
+#: How often it is made, unless that takes longer than so many seconds.
 _TIMES, _LONG = 3, 1.0
 #: What a probe takes longer than that is not chance.
 _TOLERANCE = 1.1
@@ -82,7 +82,8 @@ def with_limits(work: Workload, function: Callable[[Any], Any], arguments: Seque
     if switches:
         return _with_switch(work, few, first)
     work = _with_line(work, few, first, _KINDS[kind])
-    return _with_switch(work, few, second) if second and most > _SEEN else work
+    # Work without the GIL follows the machine's speed half as much.
+    return _with_switch(work, few, second, 2 * _UNSURE) if second and most > _SEEN else work
 
 
 class _Probes:
@@ -93,20 +94,20 @@ class _Probes:
         self.ask = partial(simulate, model=model, workers=at_once, warm=True, replicas=0)
         self.made: list[_Probe] = []
 
-    def sorted(self, some: Workload) -> list[_Probe]:
-        """The quickest for its speed comes first."""
-        return sorted(self.made, key=lambda probe: probe.seconds / self.ask(some, speed=probe.speed).seconds)
+    def middle(self, some: Workload) -> _Probe:
+        """The one that is, for its speed, neither the quickest nor the slowest."""
+        made = sorted(self.made, key=lambda probe: probe.seconds / self.ask(some, speed=probe.speed).seconds)
+        return made[len(made) // 2]
 
 
 def _some(work: Workload, few: int) -> Workload:
     return _changed(work, work.items[:few], count=few)
 
 
-def _with_switch(work: Workload, few: int, probes: _Probes) -> Workload:
+def _with_switch(work: Workload, few: int, probes: _Probes, unsure: float = _UNSURE) -> Workload:
     some = _some(work, few)
-    made = probes.sorted(some)
-    probe = made[len(made) // 2]
-    if max(probe.unsure, work.unsure) > _UNSURE:
+    probe = probes.middle(some)
+    if max(probe.unsure, work.unsure) > unsure:
         return work  # it could not be told from how fast the machine is
 
     def predicted(switch: float) -> float:
@@ -117,8 +118,7 @@ def _with_switch(work: Workload, few: int, probes: _Probes) -> Workload:
 
 def _with_line(work: Workload, few: int, probes: _Probes, kind: _Kind) -> Workload:
     some = _some(work, few)
-    # The quickest: others of this machine's programs can only make one longer.
-    probe = probes.sorted(some)[0]
+    probe = probes.middle(some)
 
     def predicted(part: float, contended: float = 0.0) -> float:
         return probes.ask(_in_line(some, kind, part, contended), speed=probe.speed).seconds

@@ -80,10 +80,8 @@ class _Sample:
             between = time.perf_counter()
             made = list(map(pickle.loads, pickled))  # all are kept, as results are
             end = time.perf_counter()
-            if collects:
-                # The collector looks at what is new in two passes, before it is old.
-                gc.collect(0)
-                end += 2 * (time.perf_counter() - end)
+            if collects and any(map(gc.is_tracked, made)):
+                end += _young_passes()
             del made
         except Exception:  # whatever the program's classes raise
             self.possible = False
@@ -103,6 +101,13 @@ class _Sample:
             return Parcel()
         count = self._count
         return Parcel(self._pickle / count, self._unpickle / count, self._size // count)
+
+
+def _young_passes() -> float:
+    """Seconds that the collector takes for what is new: it looks at it twice before it is old."""
+    begin = time.perf_counter()
+    gc.collect(0)
+    return 2 * (time.perf_counter() - begin)
 
 
 class _Watch:

@@ -25,6 +25,9 @@ _MOST_QUOTA = 1e6
 _APART = 0.5
 #: How far off looks at the machine's speed are, and how far, beside one, the exponent with which Python's time follows it.
 _LOOKED, _FOLLOWS = 0.04, 0.2
+#: How far off it is what programs beside take, relative standard deviation: those that are asked by many at once do with less
+#: than for one after the other, or get in their own way.
+_BESIDE = 0.5
 #: Of what a probe found.
 _SWITCH_SPREAD = 0.5
 _MOST_REPLICAS = 1_000_000
@@ -140,6 +143,8 @@ def simulate(
     if work.on_loop:
         known["loop.wake"] = Cost(0.0, 0.0)
     known |= _at_speed(machine, work, speed)
+    if model != "serial":
+        known |= _off(machine, work)
     machine = Costs(known, machine.speeds, machine.speed)
     ns, low, high, bound, items, details = work.core.predict(
         machine.core(speed or work.speed),
@@ -174,6 +179,17 @@ def _at_speed(machine: Costs, work: Workload, speed: float | None) -> dict[str, 
         "speed": Cost(recorded.seconds * change, math.hypot(_LOOKED, work.unsure, _FOLLOWS * math.log(change))),
         "apart": Cost(apart.seconds * change**_APART, math.hypot(apart.spread, _APART * unsure)),
     }
+
+
+def _off(machine: Costs, work: Workload) -> dict[str, Cost]:
+    """How far predictions of other models may be off."""
+    spent = {"beside": 0.0, "outside": 0.0, "": 0.0}  # those that are outside take no core
+    for item in work.items:
+        for burst in item.bursts:
+            spent[burst.resource if burst.resource in spent else ""] += burst.seconds
+    unsure = _BESIDE * spent["beside"] / max(spent["beside"] + spent[""], 1e-9)
+    found = {name: machine.all[f"off.{name}"] for name in ("threads", "processes", "asyncio")}
+    return {f"off.{name}": Cost(off.seconds, math.hypot(off.spread, unsure)) for name, off in found.items()}
 
 
 def _check_quota(value: object) -> None:

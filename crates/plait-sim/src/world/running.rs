@@ -48,9 +48,13 @@ impl<O: Observer> World<O> {
     fn chill(&mut self, thread: ThreadId, now: u64) {
         let one = &self.threads[thread.index()];
         let works = matches!(one.op, Op::Hold(_) | Op::Free(_)) && one.stage == Stage::Working;
-        if works && !one.woke && one.serves.is_none() {
+        // It has to have got on by as much as it lost the last time, or it never would with short slices.
+        let got_on = one.lost == 0 && one.left <= one.gives_at;
+        if works && got_on && !one.woke && one.serves.is_none() {
             let loss = self.loss((now - one.since).min(self.config.interval_ns)).min(one.left);
-            self.threads[thread.index()].lost += loss;
+            let one = &mut self.threads[thread.index()];
+            one.lost = loss;
+            one.gives_at = one.left - loss;
         }
     }
 
