@@ -30,8 +30,8 @@ _PIECES = 20
 _EVERY = 0.0025
 #: Seconds for which a look says how fast the machine is.
 _KNOWN = 0.01
-#: How far the speed is from one moment to the next, relative standard deviation: of a single look; and at least.
-_UNSEEN, _LEAST = 0.2, 0.05
+#: How far the speed is from one moment to the next, relative standard deviation: of a single look; at least, and at most.
+_UNSEEN, _LEAST, _MOST = 0.2, 0.05, 0.3
 #: Looks of `measure_speed`.
 _LOOKS = 200
 
@@ -119,7 +119,7 @@ class Pace:
         whole = self._looks[-1][0] - self._looks[0][0]
         unseen = (after - before for (before, _), (after, _) in itertools.pairwise(self._looks))
         spread = statistics.stdev(math.log(look) for _, look in self._looks)
-        return max(spread, _LEAST) * math.sqrt(sum((gap / whole) ** 2 for gap in unseen if gap > _KNOWN))
+        return min(max(spread, _LEAST), _MOST) * math.sqrt(sum((gap / whole) ** 2 for gap in unseen if gap > _KNOWN))
 
     def _weights(self) -> list[float]:
         """Seconds for which each look is the nearest one."""
