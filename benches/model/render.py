@@ -24,13 +24,13 @@ exactly. What follows is predicted from that, from a probe of the first of them 
 without the GIL overlap; what switches of the GIL cost), and from the costs that `plait.model.calibrate` measured on this
 machine. Then the calls are made for real in every way, in turns, in {rounds} rounds; a pool or a loop is started each time,
 in a program that has one already. Other virtual machines change the speed of this machine's cores by a factor of almost two,
-for milliseconds or for seconds. So it is looked at all along, every few milliseconds for a tenth of one: between calls made
-one after the other, and else by a process beside on each core (of which the slowdown of cores that are all busy is a part).
-The prediction is made for that speed; nothing is scaled afterwards. Who predicts what has not been run does not know it:
-such predictions are made too ("beforehand"), and their intervals are wider. All of it is done once before, so that files are
-in the page cache. Where a work has a coroutine function too ("one by one", "asyncio 32"), that is recorded and predicted for
-itself, for it is other code. What it takes to start a worker process is measured with this program, whose main module they
-import.
+for milliseconds or for seconds. So it is looked at all along, every few milliseconds for a tenth of one: between calls, and
+where those are made in other processes or take long by a process beside on each core (of which the slowdown of cores that
+are all busy is a part). The prediction is made for that speed; nothing is scaled afterwards. Who predicts what has not been
+run does not know it: such predictions are made too ("beforehand"), and their intervals are wider. All of it is done once
+before, so that files are in the page cache. Where a work has a coroutine function too ("one by one", "asyncio 32"), that is
+recorded and predicted for itself, for it is other code. What it takes to start a worker process is measured with this
+program, whose main module they import.
 
 Measured is the median of the rounds. An error is predicted time over measured time, less one. "As recorded" are the serial
 ways; all others are another model than the one that the work was recorded under. The works kept apart were not looked at

@@ -34,6 +34,8 @@ from plait.model import Costs, Model, Workload, calibrate, record
 from plait.model._speed import Pace
 
 PROBES = 4
+#: Seconds between two looks at the speed while several calls are made at once, and the relative standard deviation of too few.
+NOW_AND_THEN, UNSURE = 0.008, 0.05
 HERE = Path(__file__).resolve().parent
 STORED = HERE / "result.json"
 
@@ -70,12 +72,13 @@ def with_start(costs: Costs) -> Costs:
     return Costs({**costs.known, "processes.start": (seconds, start.spread)}, (), costs.speed)
 
 
-async def gather(work: workloads.Work, at_once: int) -> None:
+async def gather(work: workloads.Work, at_once: int, pace: Pace) -> None:
     assert work.awaitable
     call, free = work.awaitable, asyncio.Semaphore(at_once)
 
     async def one(argument: Any) -> None:
         async with free:
+            pace.look()
             await call(argument)
 
     await asyncio.gather(*map(one, work.arguments))
@@ -99,18 +102,25 @@ def measure(work: workloads.Work, way: str, speeds: Speeds) -> Measured:
     model, workers = WAYS[way]
     if workers == 1:
         return one_by_one(work, model)
+    pace = Pace(NOW_AND_THEN)
+
+    def looking(argument: Any) -> Any:
+        pace.look()
+        return work.run(argument)
+
     with speeds.watched() as seen:
         begin = time.perf_counter()
         if model == "asyncio":
-            plait.run(gather(work, workers))
+            plait.run(gather(work, workers, pace))
+            seconds = time.perf_counter() - begin
         else:
             pool: Callable[[int], Any] = plait.ThreadPool if model == "threads" else plait.ProcessPool
             with pool(workers) as executor:
-                list(executor.map(work.run, work.arguments))
+                list(executor.map(looking if model == "threads" else work.run, work.arguments))
                 seconds = time.perf_counter() - begin
-        if model == "asyncio":
-            seconds = time.perf_counter() - begin
-    return Measured(seconds, seen.speed)
+        pace.look()
+    # Between calls it is the speed of who makes them; but not of processes, nor within calls that take long.
+    return Measured(seconds, seen.speed if model == "processes" or pace.unsure > UNSURE else pace.seconds)
 
 
 #: How often it is asked at most, while calls are made in turn, whether to look at the speed: some take less than that.

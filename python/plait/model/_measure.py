@@ -265,15 +265,15 @@ def _brief_interval() -> Generator[None]:
         sys.setswitchinterval(usual)
 
 
-def _switch_cost(budget: _Budget, steps: int = 10, rounds: int = 25) -> Cost:
+def _switch_cost(budget: _Budget, steps: int = 25, rounds: int = 25) -> Cost:
     """CPU time that is lost with each switch of the GIL between two threads that compute in turns of one interval.
 
-    How much depends on the memory that they use: here it is half a mebibyte. Of a workload, a second probe finds it out.
+    How much depends on the memory that they use: here it is a fifth of a mebibyte. Of a workload, a second probe finds it out.
     """
 
     def build() -> None:
         for _ in range(steps):
-            {str(number): [number] for number in range(4000)}  # what it touches is what caches lose
+            {str(number): [number] for number in range(1500)}  # what it touches is what caches lose
 
     with _brief_interval():
         alone, both = _alone_and_both(budget, partial(_cpu_together, build), rounds, 0.35)

@@ -94,10 +94,9 @@ class _Probes:
         self.ask = partial(simulate, model=model, workers=at_once, warm=True, replicas=0)
         self.made: list[_Probe] = []
 
-    def middle(self, some: Workload) -> _Probe:
-        """The one that is, for its speed, neither the quickest nor the slowest."""
-        made = sorted(self.made, key=lambda probe: probe.seconds / self.ask(some, speed=probe.speed).seconds)
-        return made[len(made) // 2]
+    def sorted(self, some: Workload) -> list[_Probe]:
+        """The quickest for its speed comes first."""
+        return sorted(self.made, key=lambda probe: probe.seconds / self.ask(some, speed=probe.speed).seconds)
 
 
 def _some(work: Workload, few: int) -> Workload:
@@ -106,7 +105,8 @@ def _some(work: Workload, few: int) -> Workload:
 
 def _with_switch(work: Workload, few: int, probes: _Probes, unsure: float = _UNSURE) -> Workload:
     some = _some(work, few)
-    probe = probes.middle(some)
+    made = probes.sorted(some)
+    probe = made[len(made) // 2]
     if max(probe.unsure, work.unsure) > unsure:
         return work  # it could not be told from how fast the machine is
 
@@ -118,7 +118,8 @@ def _with_switch(work: Workload, few: int, probes: _Probes, unsure: float = _UNS
 
 def _with_line(work: Workload, few: int, probes: _Probes, kind: _Kind) -> Workload:
     some = _some(work, few)
-    probe = probes.middle(some)
+    # The quickest: others of this machine's programs, and two threads on one core, can only make one longer.
+    probe = probes.sorted(some)[0]
 
     def predicted(part: float, contended: float = 0.0) -> float:
         return probes.ask(_in_line(some, kind, part, contended), speed=probe.speed).seconds

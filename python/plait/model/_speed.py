@@ -86,16 +86,17 @@ class Pace:
     Each is good for the time around it. The last one is asked for once all is done.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, every: float = _EVERY) -> None:
+        self._every = every
         self._looks: list[tuple[float, float]] = []
-        self._last = -_EVERY
+        self._last = -every
         self.spent = 0.0
         """CPU seconds that the looks took."""
 
     def look(self) -> None:
         """Look, if the last time is some milliseconds ago."""
         begin = time.perf_counter()
-        if begin - self._last >= _EVERY:
+        if begin - self._last >= self._every:
             self._last = begin  # so that no other thread does too
             cpu = time.thread_time()
             seconds = look()
