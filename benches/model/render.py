@@ -22,14 +22,15 @@ wrong.
 **Method.** The calls of a function are made one after the other, and `plait.model.record` writes down what each is made of,
 exactly. What follows is predicted from that, from a probe of the first of them in four threads (how far waits and C code
 without the GIL overlap; what switches of the GIL cost), and from the costs that `plait.model.calibrate` measured on this
-machine. Then the calls are made for real in every way, in turns, in {rounds} rounds; a pool or a loop is started each time, in
-a program that has one already. Other virtual machines change the speed of this machine's cores by a factor of almost two, for
-milliseconds or for seconds. So it is looked at all along, every few milliseconds for 50 microseconds: between calls made one
-after the other, and else by a process beside on each core (of which the slowdown of cores that are all busy is a part). The
-prediction is made for that speed; nothing is scaled afterwards, and who predicts what has not been run knows less. All of it
-is done once before, so that files are in the page cache. Where a work has a coroutine function too ("one by one", "asyncio
-32"), that is recorded and predicted for itself, for it is other code. What it takes to start a worker process is measured
-with this program, whose main module they import.
+machine. Then the calls are made for real in every way, in turns, in {rounds} rounds; a pool or a loop is started each time,
+in a program that has one already. Other virtual machines change the speed of this machine's cores by a factor of almost two,
+for milliseconds or for seconds. So it is looked at all along, every few milliseconds for a tenth of one: between calls, and
+where those are made in other processes or take long by a process beside on each core (of which the slowdown of cores that
+are all busy is a part). The prediction is made for that speed; nothing is scaled afterwards. Who predicts what has not been
+run does not know it: such predictions are made too ("beforehand"), and their intervals are wider. All of it is done once
+before, so that files are in the page cache. Where a work has a coroutine function too ("one by one", "asyncio 32"), that is
+recorded and predicted for itself, for it is other code. What it takes to start a worker process is measured with this
+program, whose main module they import.
 
 Measured is the median of the rounds. An error is predicted time over measured time, less one. "As recorded" are the serial
 ways; all others are another model than the one that the work was recorded under. The works kept apart were not looked at
@@ -39,7 +40,8 @@ while the simulator was made.
 SUMMARY = """\
 Medians of the errors without their sign; of pairs of ways whose measured times differ by more than 10 %, those that are
 predicted in the right order; of all measured times, those within the interval that is meant for nine of ten; and the median of
-such an interval's upper end over its lower one."""
+such an interval's upper end over its lower one. The last two are the same for predictions that know nothing of the machine's
+speed at the time, as of who asks `plait.simulate` beforehand."""
 
 KINDS = """\
 Milliseconds of all calls as recorded: with the GIL on a core; asleep with it; on a core without it; waiting for what lies
@@ -73,19 +75,17 @@ def ranking(rows: list[Row]) -> tuple[int, int]:
     return right, total
 
 
-def covered(rows: list[Row]) -> tuple[int, int]:
+def covered(rows: list[Row], kind: str = "predicted") -> tuple[int, int]:
     """Of all times: how many lie within the interval, and all."""
     inside = [
-        row["predicted"][way]["low"] <= measured(row, way) <= row["predicted"][way]["high"]
-        for row in rows
-        for way in row["measured"]
+        row[kind][way]["low"] <= measured(row, way) <= row[kind][way]["high"] for row in rows for way in row["measured"]
     ]
     return sum(inside), len(inside)
 
 
-def width(rows: list[Row]) -> float:
+def width(rows: list[Row], kind: str = "predicted") -> float:
     """Of the intervals: the upper end over the lower one, the median."""
-    return float(statistics.median(one["high"] / one["low"] for row in rows for one in row["predicted"].values()))
+    return float(statistics.median(one["high"] / one["low"] for row in rows for one in row[kind].values()))
 
 
 def lines_of(row: Row) -> list[str]:
@@ -104,19 +104,25 @@ def lines_of(row: Row) -> list[str]:
 def summary(rows: list[Row]) -> str:
     """A table of medians."""
     lines = [
-        "| works | as recorded | other models | right order | within the interval | its width |",
-        "|---|---:|---:|---:|---:|---:|",
+        "| works | as recorded | other models | right order | within the interval | its width | beforehand | its width |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for title, those in groups(rows):
-        (right, pairs), (inside, times) = ranking(those), covered(those)
+        (right, pairs), (inside, times), (before, _) = ranking(those), covered(those), covered(those, "beforehand")
         own, other = (
             _median(those, [way for way in _ways(those) if as_recorded(way) is kind]) for kind in (True, False)
         )
-        order, within = (
+        cells = [
+            f"{title} ({len(those)})",
+            own,
+            other,
             f"{right} of {pairs} ({right / max(pairs, 1):.0%})",
             f"{inside} of {times} ({inside / times:.0%})",
-        )
-        lines.append(f"| {title} ({len(those)}) | {own} | {other} | {order} | {within} | {width(those):.2f} |")
+            f"{width(those):.2f}",
+            f"{before} of {times} ({before / times:.0%})",
+            f"{width(those, 'beforehand'):.2f}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

@@ -34,6 +34,8 @@ from plait.model import Costs, Model, Workload, calibrate, record
 from plait.model._speed import Pace
 
 PROBES = 4
+#: Seconds between two looks at the speed while several calls are made at once, and the relative standard deviation of too few.
+NOW_AND_THEN, UNSURE = 0.008, 0.05
 HERE = Path(__file__).resolve().parent
 STORED = HERE / "result.json"
 
@@ -70,12 +72,13 @@ def with_start(costs: Costs) -> Costs:
     return Costs({**costs.known, "processes.start": (seconds, start.spread)}, (), costs.speed)
 
 
-async def gather(work: workloads.Work, at_once: int) -> None:
+async def gather(work: workloads.Work, at_once: int, pace: Pace) -> None:
     assert work.awaitable
     call, free = work.awaitable, asyncio.Semaphore(at_once)
 
     async def one(argument: Any) -> None:
         async with free:
+            pace.look()
             await call(argument)
 
     await asyncio.gather(*map(one, work.arguments))
@@ -99,18 +102,29 @@ def measure(work: workloads.Work, way: str, speeds: Speeds) -> Measured:
     model, workers = WAYS[way]
     if workers == 1:
         return one_by_one(work, model)
+    pace = Pace(NOW_AND_THEN)
+
+    def looking(argument: Any) -> Any:
+        pace.look()
+        return work.run(argument)
+
     with speeds.watched() as seen:
         begin = time.perf_counter()
         if model == "asyncio":
-            plait.run(gather(work, workers))
+            plait.run(gather(work, workers, pace))
+            seconds = time.perf_counter() - begin
         else:
             pool: Callable[[int], Any] = plait.ThreadPool if model == "threads" else plait.ProcessPool
             with pool(workers) as executor:
-                list(executor.map(work.run, work.arguments))
+                list(executor.map(looking if model == "threads" else work.run, work.arguments))
                 seconds = time.perf_counter() - begin
-        if model == "asyncio":
-            seconds = time.perf_counter() - begin
-    return Measured(seconds, seen.speed)
+        pace.look()
+    # Between calls it is the speed of who makes them; but not of processes, nor within calls that take long.
+    return Measured(seconds, seen.speed if model == "processes" or pace.unsure > UNSURE else pace.seconds)
+
+
+#: How often it is asked at most, while calls are made in turn, whether to look at the speed: some take less than that.
+LOOKS = 500
 
 
 def one_by_one(work: workloads.Work, model: Model) -> Measured:
@@ -120,11 +134,13 @@ def one_by_one(work: workloads.Work, model: Model) -> Measured:
     if model == "asyncio":
         plait.run(in_turn(work, pace))
     else:
-        results = []
-        for argument in work.arguments:
+        results: list[Any] = []
+        some = max(1, len(work.arguments) // LOOKS)
+        for place in range(0, len(work.arguments), some):
             pace.look()
-            results.append(work.run(argument))
+            results += map(work.run, work.arguments[place : place + some])
         del results
+    pace.look()
     return Measured(time.perf_counter() - begin - pace.spent, pace.seconds)
 
 
@@ -147,7 +163,8 @@ def child(name: str, rounds: int, costs: Costs) -> dict[str, Any]:
         for turn in range(rounds):
             for way in ways[turn % len(ways) :] + ways[: turn % len(ways)]:
                 measured[way].append(measure(work, way, speeds))
-    predicted = {way: predictions(way, recorded, costs, measured[way]) for way in ways}
+    speeds_of = {way: statistics.fmean(each.speed for each in measured[way]) for way in ways}
+    predicted = {way: prediction(way, recorded, costs, speeds_of[way]) for way in ways}
     return {
         "name": name,
         "held_out": work.held_out,
@@ -160,20 +177,21 @@ def child(name: str, rounds: int, costs: Costs) -> dict[str, Any]:
             "recorded": recorded["calls"].speed,
             **{way: [each.speed for each in those] for way, those in measured.items()},
         },
+        "switch": recorded["calls"].switch,
         "recording": took,
         "measured": {way: [each.seconds for each in those] for way, those in measured.items()},
         "predicted": predicted,
+        "beforehand": {way: prediction(way, recorded, costs, None) for way in ways},
         "python": platform.python_version(),
         "machine": f"{os.cpu_count()} cores, Linux {platform.release()}",
         "load": round(os.getloadavg()[0], 1),
     }
 
 
-def predictions(way: str, recorded: dict[str, Workload], costs: Costs, measured: list[Measured]) -> dict[str, float]:
-    """For the mean of the rounds' speeds, as the median of their times is not that of the quickest."""
+def prediction(way: str, recorded: dict[str, Workload], costs: Costs, speed: float | None) -> dict[str, float]:
+    """For the mean of the rounds' speeds, as the median of their times is not that of the quickest; or not knowing that."""
     model, workers = WAYS[way]
     source = recorded["coroutines" if model == "asyncio" else "calls"]
-    speed = statistics.fmean(each.speed for each in measured)
     one = plait.simulate(source, model=model, workers=workers, costs=costs, speed=speed)
     return {"seconds": one.seconds, "low": one.low, "high": one.high}
 

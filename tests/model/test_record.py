@@ -191,12 +191,19 @@ def test_a_probe_finds_what_stands_in_line() -> None:
 def test_a_probe_finds_what_switches_cost(
     monkeypatch: pytest.MonkeyPatch, longer: float, least: float, most: float
 ) -> None:
-    probe = lambda *_, **__: [_overlap._Probe(longer * 0.2, 0.001)] * 3  # noqa: E731
-    monkeypatch.setattr(_overlap, "_probes", probe)
+    def probe(unsure: float) -> _overlap._Probes:
+        found = _overlap._Probes(4, on_loop=False)
+        found.made = [_overlap._Probe(longer * 0.2, 0.001, unsure)] * 3
+        return found
+
     calls = Workload([Item((Burst("hold", 0.020),))] * 10, speed=0.001)
+    monkeypatch.setattr(_overlap, "_probes", lambda *_, **__: probe(0.0))
     found = _overlap.with_limits(calls, count, [0] * 10, 4)
     assert found.switch is not None
     assert least <= found.switch <= most
+    # Who does not know how fast the machine was meanwhile cannot tell.
+    monkeypatch.setattr(_overlap, "_probes", lambda *_, **__: probe(0.2))
+    assert _overlap.with_limits(calls, count, [0] * 10, 4).switch is None
     ask = lambda work: simulate(work, model="threads", workers=4, cores=2, costs=Costs(), warm=True).seconds  # noqa: E731
     assert ask(Workload(found.items, speed=0.001, switch=0.003)) > ask(Workload(found.items, speed=0.001, switch=0.0))
 
@@ -211,9 +218,31 @@ def test_the_machine_is_looked_at_all_along(monkeypatch: pytest.MonkeyPatch) -> 
     for _ in range(7):
         pace.look()
     assert next(looks, None) is None
-    # Of three moments one was four times as slow: that is where the time went, and not the work.
-    assert pace.seconds == pytest.approx(3 / (1 / 0.001 + 1 / 0.001 + 1 / 0.004))
-    assert pace.spent == pytest.approx(0.003)
+    # Between three moments it got four times as slow: that is where the time went, and not the work.
+    assert pace.seconds == pytest.approx(4 / (1 / 0.001 + 2 / 0.001 + 1 / 0.004))
+    assert pace.unsure == 0.0
+
+
+def test_what_was_not_looked_into_is_unsure(monkeypatch: pytest.MonkeyPatch) -> None:
+    def pace(*times: float) -> _speed.Pace:
+        clock = itertools.chain.from_iterable(itertools.repeat(when, 2) for when in times)
+        monkeypatch.setattr("plait.model._speed.time.perf_counter", lambda: next(clock))
+        found = _speed.Pace()
+        for _ in times:
+            found.look()
+        return found
+
+    monkeypatch.setattr(_speed, "look", itertools.cycle([0.001, 0.0012]).__next__)
+    assert pace(0.0).unsure > pace(0.0, 1.0).unsure > pace(0.0, 0.5, 1.0).unsure > 0.05
+    assert pace(*(number * 0.005 for number in range(100))).unsure == 0.0
+    calls = [Item((Burst("hold", 0.020),))] * 10
+    widths: list[float] = []
+    for unsure in (0.0, 0.2):
+        one = simulate(Workload(calls, speed=0.001, unsure=unsure), model="threads", costs=Costs(), speed=0.001)
+        widths.append(one.high / one.low)
+    assert widths[1] > 1.2 * widths[0]
+    with pytest.raises(ValueError, match="unsure must be from 0 to 1, not 2"):
+        Workload(calls, unsure=2)
 
 
 def test_bad_arguments_and_errors_of_calls() -> None:

@@ -46,6 +46,8 @@ pub struct TaskCosts {
     pub start: Cost,
     /// CPU time of the caller for starting a worker.
     pub start_caller: Cost,
+    /// CPU time that the first work of a fresh worker takes longer, for code and memory are not at hand there; no longer than the work itself.
+    pub fresh: Cost,
 }
 
 /// Costs of an event loop.
@@ -74,7 +76,7 @@ pub struct Costs {
     pub interval: Cost,
     /// Letting the GIL go while somebody sleeps for it.
     pub gil_signal: Cost,
-    /// Another thread has the GIL than before.
+    /// Another thread has the GIL than before, or a core that this one had to leave.
     pub gil_switch: Cost,
     /// A short release while somebody wants the GIL.
     pub gil_release: Cost,
@@ -95,9 +97,21 @@ pub struct Costs {
     pub speed: Cost,
     /// The same of what is done without the GIL, in C code and by other programs. How far that depends on the machine's speed is not known.
     pub apart: Cost,
-    /// How far predictions of another model than the serial one have been off, beside what bursts and the other costs explain;
-    /// serial ones by half of that. `ns` is 1.
-    pub model: Cost,
+    /// How far predictions have been off beside what bursts and the other costs explain. `ns` of each is 1.
+    pub off: Off,
+}
+
+/// How far predictions have been off, by model. Those of interpreters are taken for processes', a bound for threads'.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Off {
+    /// Of serial runs.
+    pub serial: Cost,
+    /// Of pools of threads.
+    pub threads: Cost,
+    /// Of pools of processes.
+    pub processes: Cost,
+    /// Of event loops.
+    pub asyncio: Cost,
 }
 
 impl Default for Costs {
@@ -121,6 +135,7 @@ impl Default for Costs {
                 collect: us(1.0),
                 start: us(50.0),
                 start_caller: us(50.0),
+                fresh: us(0.0),
             },
             processes: TaskCosts {
                 submit: us(10.0),
@@ -128,6 +143,7 @@ impl Default for Costs {
                 collect: us(5.0),
                 start: us(15_000.0),
                 start_caller: us(1_000.0),
+                fresh: us(2_000.0),
             },
             interpreters: TaskCosts {
                 submit: us(20.0),
@@ -135,6 +151,7 @@ impl Default for Costs {
                 collect: us(10.0),
                 start: us(15_000.0),
                 start_caller: us(100.0),
+                fresh: us(2_000.0),
             },
             event_loop: LoopCosts {
                 task: us(8.0),
@@ -144,19 +161,25 @@ impl Default for Costs {
             byte: Cost::new(0.3, WIDE),
             speed: Cost::new(1.0, 0.05),
             apart: Cost::new(1.0, 0.05),
-            model: Cost::new(1.0, 0.18),
+            off: Off {
+                serial: Cost::new(1.0, 0.09),
+                threads: Cost::new(1.0, 0.18),
+                processes: Cost::new(1.0, 0.18),
+                asyncio: Cost::new(1.0, 0.18),
+            },
         }
     }
 }
 
 impl TaskCosts {
-    fn named(&mut self) -> [(&'static str, &mut Cost); 5] {
+    fn named(&mut self) -> [(&'static str, &mut Cost); 6] {
         [
             ("submit", &mut self.submit),
             ("run", &mut self.run),
             ("collect", &mut self.collect),
             ("start", &mut self.start),
             ("start_caller", &mut self.start_caller),
+            ("fresh", &mut self.fresh),
         ]
     }
 }
@@ -180,7 +203,10 @@ impl Costs {
             ("byte", &mut self.byte),
             ("speed", &mut self.speed),
             ("apart", &mut self.apart),
-            ("model", &mut self.model),
+            ("off.serial", &mut self.off.serial),
+            ("off.threads", &mut self.off.threads),
+            ("off.processes", &mut self.off.processes),
+            ("off.asyncio", &mut self.off.asyncio),
         ];
         let mut all: Vec<_> = alone.into_iter().map(|(name, cost)| (name.to_owned(), cost)).collect();
         let pools = [

@@ -30,7 +30,7 @@ mod whatif;
 mod workload;
 mod world;
 
-pub use calibrate::{Cost, Costs, LoopCosts, Machine, TaskCosts};
+pub use calibrate::{Cost, Costs, LoopCosts, Machine, Off, TaskCosts};
 pub use cores::{CoresConfig, Quota, WEIGHT, weight_of};
 pub use engine::Chance;
 pub use io::Resource;

@@ -5,7 +5,7 @@
 //! latter two get values as pickles, so both sides pay for those.
 
 use crate::calibrate::TaskCosts;
-use crate::program::{Ctl, Op, Program, ThreadId};
+use crate::program::{Ctl, Hold, Op, Program, ThreadId};
 use crate::tape::{Tape, call};
 
 /// All items, one after the other.
@@ -80,6 +80,8 @@ pub(crate) struct Pool<'a> {
     threads: Threads,
     caller: Caller,
     steps: Vec<Step>,
+    /// How much longer each worker's work has yet to take because the worker is fresh.
+    fresh: Vec<u64>,
     idle: Vec<ThreadId>,
     started: usize,
     submitted: usize,
@@ -99,13 +101,15 @@ impl<'a> Pool<'a> {
     pub(crate) fn new(tape: Tape<'a>, shape: Shape, costs: TaskCosts, threads: Threads) -> Self {
         let chunks = tape.len().div_ceil(shape.chunk);
         let steps = vec![if shape.warm { Step::Looks } else { Step::Starts }; threads.workers.len()];
+        let fresh = if shape.warm { 0 } else { costs.fresh.whole() };
         Self {
             tape,
             shape,
             costs,
-            threads,
             caller: Caller::Submits(0),
             steps,
+            fresh: vec![fresh; threads.workers.len()],
+            threads,
             idle: Vec::new(),
             started: 0,
             submitted: 0,
@@ -231,7 +235,7 @@ impl<'a> Pool<'a> {
         if let Some(next) = self.tape.burst(place, burst) {
             let burst = burst + 1;
             self.steps[worker] = Step::Runs { chunk, place, burst };
-            return Some(self.tape.op(next));
+            return Some(slowed(self.tape.op(next), &mut self.fresh[worker]));
         }
         self.tape.finished(world.now());
         let (place, burst) = (place + 1, 0);
@@ -258,4 +262,20 @@ impl Program for Pool<'_> {
         }
         op
     }
+}
+
+/// Work takes longer by what a fresh worker still loses, and twice as long at most.
+fn slowed(op: Op, fresh: &mut u64) -> Op {
+    let more = |ns: u64| ns.min(*fresh);
+    let (op, lost) = match op {
+        Op::Hold(hold) => {
+            let lost = more(hold.ns);
+            let ns = hold.ns + lost;
+            (Op::Hold(Hold { ns, ..hold }), lost)
+        }
+        Op::Free(ns) => (Op::Free(ns + more(ns)), more(ns)),
+        Op::HoldOff(_) | Op::Block(..) | Op::Park | Op::Exit => (op, 0),
+    };
+    *fresh -= lost;
+    op
 }

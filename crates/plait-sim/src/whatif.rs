@@ -2,8 +2,8 @@
 //!
 //! The prediction is the median of a few runs of the items as recorded, at the costs as measured. Its interval comes from
 //! more runs, each with other items in the place of those that were not recorded (a bootstrap) and with costs drawn from their
-//! spread, among them how far predictions have been off: what lies between the 5th and the 95th of a hundred of them. Long workloads are run in part, and go on at the
-//! pace of the middle of that part.
+//! spread, and from how far predictions have been off: what lies between the 5th and the 95th of a hundred. Long workloads are
+//! run in part, and go on at the pace of the middle of that part.
 
 use crate::calibrate::{Costs, Machine};
 use crate::cores::weight_of;
@@ -154,22 +154,12 @@ pub fn predict(workload: &Workload, costs: &Costs, question: &Question, effort: 
     let items = items_run(workload, question, effort);
     let mut chance = Chance::new(effort.seed);
     let (ns, outcome) = recorded(workload, costs, question, items, &mut chance)?;
-    let mut times = Vec::with_capacity(effort.replicas);
+    let mut times = Vec::with_capacity(effort.replicas * SHARES);
     for _ in 0..effort.replicas {
         let order = resampled(workload, items, &mut chance);
         let drawn = costs.draw(&mut chance);
-        let off = if costs.model.ns > 0.0 {
-            drawn.model.ns / costs.model.ns
-        } else {
-            1.0
-        };
-        // Of the model that the work was recorded under less is unknown: in logarithms, half as much.
-        let off = if question.model == Model::Serial {
-            off.sqrt()
-        } else {
-            off
-        };
-        times.push(run(workload, &drawn, question, &order, chance.word())?.0 * off);
+        let time = run(workload, &drawn, question, &order, chance.word())?.0;
+        times.extend(shares().map(|share| time * (off(costs, question.model) * share).exp()));
     }
     times.sort_by(f64::total_cmp);
     Ok(Prediction {
@@ -179,6 +169,29 @@ pub fn predict(workload: &Workload, costs: &Costs, question: &Question, effort: 
         bound: question.model.is_bound(),
         items,
         outcome,
+    })
+}
+
+/// How far predictions of a model have been off.
+fn off(costs: &Costs, model: Model) -> f64 {
+    let off = match model {
+        Model::Serial => costs.off.serial,
+        Model::Threads | Model::FreeThreaded => costs.off.threads,
+        Model::Processes | Model::Interpreters => costs.off.processes,
+        Model::Asyncio => costs.off.asyncio,
+    };
+    off.spread
+}
+
+/// Of each run for the interval: what it may have been, had the prediction been as far off as predictions are, in equal shares.
+const SHARES: usize = 20;
+
+/// Where as many equal shares of a logistic distribution have their middle: it is close to a normal one, and large errors are somewhat more
+/// frequent, as they are.
+fn shares() -> impl Iterator<Item = f64> {
+    (0..SHARES).map(|share| {
+        let part = (share as f64 + 0.5) / SHARES as f64;
+        (part / (1.0 - part)).ln() / 1.702
     })
 }
 

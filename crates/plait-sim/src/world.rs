@@ -79,7 +79,7 @@ struct Thread {
     /// It looks for the GIL after a sleep, and the number of switches when that began.
     looking: Option<Looking>,
     hand_over: HandOver,
-    /// How much work may be left when it gives the GIL up on request: it first does as much as it lost by taking it.
+    /// How much work may be left when it gives the GIL up on request, or loses something again: it first does as much as it lost.
     gives_at: u64,
     /// When it let the GIL go last.
     let_go: u64,

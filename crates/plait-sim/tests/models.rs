@@ -1,8 +1,8 @@
 //! Predictions for workloads whose answer is known.
 
 use plait_sim::{
-    Burst, Cost, Costs, Effort, Error, Invalid, Item, Kind, LoopCosts, Machine, Model, Parcel, Prediction, Question,
-    Resource, State, TaskCosts, Workload, predict,
+    Burst, Cost, Costs, Effort, Error, Invalid, Item, Kind, LoopCosts, Machine, Model, Off, Parcel, Prediction,
+    Question, Resource, State, TaskCosts, Workload, predict,
 };
 
 const MS: u64 = 1_000_000;
@@ -16,6 +16,7 @@ fn free() -> Costs {
         collect: none,
         start: none,
         start_caller: none,
+        fresh: none,
     };
     Costs {
         switch: none,
@@ -38,7 +39,12 @@ fn free() -> Costs {
         byte: none,
         speed: Cost::new(1.0, 0.0),
         apart: Cost::new(1.0, 0.0),
-        model: Cost::new(1.0, 0.0),
+        off: Off {
+            serial: none,
+            threads: none,
+            processes: none,
+            asyncio: none,
+        },
     }
 }
 
@@ -157,6 +163,33 @@ fn pickles_are_paid_by_both_sides() {
 }
 
 #[test]
+fn a_fresh_worker_works_at_half_its_pace_until_it_has_lost_what_that_costs() {
+    let mut costs = free();
+    costs.processes.fresh = Cost::new(3e6, 0.0);
+    let work = workload(vec![item(&[(Kind::HoldCpu, 2 * MS), (Kind::ReleasedCpu, 2 * MS)])], 4);
+    let cold = question(Model::Processes, 2, 2);
+    let warm = Question {
+        warm: true,
+        ..cold.clone()
+    };
+    let taken =
+        |costs: &Costs, asked: &Question| ms(&predict(&work, costs, asked, Effort::default()).expect("it ends"));
+    assert_eq!((taken(&costs, &warm), taken(&costs, &cold)), (8.0, 11.0));
+    costs.processes.fresh = Cost::new(1e9, 0.0);
+    assert_eq!(taken(&costs, &cold), 16.0, "no more than the work");
+}
+
+#[test]
+fn processes_that_take_turns_on_a_core_find_its_caches_cold() {
+    let mut costs = free();
+    costs.gil_switch = Cost::new(0.5e6, 0.0);
+    let work = workload(vec![item(&[(Kind::HoldCpu, 7 * MS)])], 2);
+    // Of 0.5 ms for an interval of 5 ms: the first had to wait for a slice of 4 ms, the other for the 3.4 ms that the first had left.
+    assert_eq!(ms(&ask(&work, &costs, Model::Processes, 2, 1)), 14.0 + 0.4 + 0.34);
+    assert_eq!(ms(&ask(&work, &costs, Model::Processes, 2, 2)), 7.0);
+}
+
+#[test]
 fn tasks_cost_what_they_cost() {
     let us = |us: f64| Cost::new(us * 1e3, 0.0);
     let mut costs = free();
@@ -166,6 +199,7 @@ fn tasks_cost_what_they_cost() {
         collect: us(1.0),
         start: us(100.0),
         start_caller: us(50.0),
+        fresh: us(0.0),
     };
     costs.event_loop = LoopCosts {
         task: us(8.0),
@@ -245,7 +279,11 @@ fn the_interval_is_as_wide_as_what_it_comes_from() {
             .collect(),
         250,
     );
-    let bursts = ask(&uneven, &free(), Model::Serial, 1, 1);
+    let many = Effort {
+        replicas: 200,
+        ..Effort::default()
+    };
+    let bursts = predict(&uneven, &free(), &question(Model::Serial, 1, 1), many).expect("it ends");
     assert!(
         bursts.low_ns < 0.95 * bursts.ns && bursts.high_ns > 1.05 * bursts.ns,
         "{bursts:?}"

@@ -158,7 +158,9 @@ proptest! {
             let free = config.gil.signal_ns == 0 && config.gil.switch_ns == 0 && config.gil.release_ns == 0;
             if free || gils == 0 {
                 let rounding = changes.len() as f64 + 100.0;
-                prop_assert!(times.of(State::Running) as f64 <= cpu as f64 / slowest + rounding);
+                // Who had to leave its core loses no more by that than it does.
+                let most = if config.gil.switch_ns == 0 { cpu } else { 2 * cpu };
+                prop_assert!(times.of(State::Running) as f64 <= most as f64 / slowest + rounding);
             }
         }
         prop_assert!(outcome.busy_ns <= outcome.ns * cores as u64);

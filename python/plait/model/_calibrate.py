@@ -18,7 +18,7 @@ from plait import _core
 from plait.model._costs import Costs
 from plait.processes._launch import _executable
 
-_FORMAT = 4
+_FORMAT = 5
 #: Seconds after which the interpreter that measures is given up.
 _LONGEST = 60.0
 _lock = threading.Lock()

@@ -17,7 +17,7 @@ class Cost(NamedTuple):
 
 
 # Set by the interpreter and the kernel: a slower phase of the machine does not change them.
-_SHARES = {"gil_hand_over", "speed", "apart", "model"}
+_SHARES = {"gil_hand_over", "speed", "apart", "off.serial", "off.threads", "off.processes", "off.asyncio"}
 _CLOCKS = {"interval", "slice", *_SHARES}
 
 
@@ -30,7 +30,8 @@ class Costs:
     Args:
         known: Costs by name, as `(seconds, relative spread)`. Those that are missing are typical ones. "gil_hand_over" is no
             time but a share, "speed" what recorded CPU time with the GIL is multiplied with, "apart" that without it, and the
-            spread of "model" how far predictions of another model than the serial one are off.
+            spread of "off.serial", "off.threads", "off.processes" and "off.asyncio" how far predictions of such a model are off
+            beside what is known of the work and the other costs.
         speeds: Speed of each CPU while 1, 2, 3, ... of them are busy, beside one that is busy alone; the last holds for more.
         speed: What `measure_speed` said when they were measured. None: not known.
 

@@ -9,9 +9,12 @@ thread to another.
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import contextlib
 import itertools
+import json
+import operator
 import os
 import pickle
 import select
@@ -262,15 +265,15 @@ def _brief_interval() -> Generator[None]:
         sys.setswitchinterval(usual)
 
 
-def _switch_cost(budget: _Budget, steps: int = 10, rounds: int = 25) -> Cost:
+def _switch_cost(budget: _Budget, steps: int = 25, rounds: int = 25) -> Cost:
     """CPU time that is lost with each switch of the GIL between two threads that compute in turns of one interval.
 
-    How much depends on the memory that they use: here it is half a mebibyte. Of a workload, a second probe finds it out.
+    How much depends on the memory that they use: here it is a fifth of a mebibyte. Of a workload, a second probe finds it out.
     """
 
     def build() -> None:
         for _ in range(steps):
-            {str(number): [number] for number in range(4000)}  # what it touches is what caches lose
+            {str(number): [number] for number in range(1500)}  # what it touches is what caches lose
 
     with _brief_interval():
         alone, both = _alone_and_both(budget, partial(_cpu_together, build), rounds, 0.35)
@@ -310,12 +313,40 @@ def _part(cost: Cost, share: float) -> Cost:
     return Cost(cost.seconds * share, cost.spread)
 
 
+#: Of the first work of a fresh worker: what it is measured with.
+_SOURCE = "\n".join(
+    f"def f{number}(a, b=({number}, None)):\n    return [a + x for x in b if x]" for number in range(40)
+)
+
+
+def _varied() -> int:
+    """Two milliseconds or so of different code."""
+    rows = json.loads(json.dumps([{"id": number, "name": f"name {number % 7}"} for number in range(200)]))
+    rows.sort(key=operator.itemgetter("name"))
+    nodes = sum(1 for _ in ast.walk(ast.parse(_SOURCE)))
+    return nodes + len({word for row in rows for word in row["name"].split()})
+
+
+def _first_work(_: object) -> float:
+    """How much longer the first work of a fresh process takes than the same later, beside the machine's speed."""
+    taken: list[float] = []
+    for _ in range(4):
+        begin = time.thread_time()
+        _varied()
+        taken.append(time.thread_time() - begin)
+    return (taken[0] - min(taken)) / _speed.look()
+
+
 def _process_costs(budget: _Budget, tasks: int = 500, size: int = 1 << 22) -> dict[str, Cost]:
+    lost: list[float] = []
+
     def start(workers: int) -> float:
         begin = time.perf_counter()
         with ProcessPool(workers) as fresh:
             list(fresh.map(_nothing, range(workers), chunksize=1))
-            return time.perf_counter() - begin
+            taken = time.perf_counter() - begin
+            lost.extend(fresh.map(_first_work, range(workers), chunksize=1))
+            return taken
 
     start(1)  # the fork server starts with the first
     one, two = map(_middle, budget.rounds(3, 0.25, partial(start, 1), partial(start, 2)))
@@ -340,6 +371,8 @@ def _process_costs(budget: _Budget, tasks: int = 500, size: int = 1 << 22) -> di
         "processes.collect": Cost(mine * 0.4, spread),
         "processes.start": Cost(one.seconds - caller, max(one.spread, 0.1)),
         "processes.start_caller": Cost(caller, 0.3),
+        # How much that is depends on the work.
+        "processes.fresh": Cost(max(0.0, statistics.median(lost)) * budget.speed, 0.7),
         "byte": Cost(byte.seconds, max(byte.spread, 0.3)),
     }
 

@@ -11,19 +11,21 @@ from typing import Any, NamedTuple
 
 from plait import _core
 from plait.loop._runner import run
-from plait.model._simulate import Prediction, simulate
-from plait.model._speed import measure_speed
+from plait.model._simulate import Model, simulate
+from plait.model._speed import Pace
 from plait.model._workload import Burst, Item, Resource, Workload
 from plait.threads._pool import ThreadPool
 
 #: Calls of a probe at most, and seconds that they take one after the other: the system spreads threads over cores by then.
 _CALLS, _SECONDS = 200, 0.25
-#: How often it is made, unless that takes longer than so many seconds: the quickest counts.
+#: How often it is made, unless that takes longer than so many seconds.
 _TIMES, _LONG = 3, 1.0
 #: What a probe takes longer than that is not chance.
 _TOLERANCE = 1.1
 _STEPS = 7
 _MOST_CONTENDED = 4.0
+#: Least relative standard deviation of the machine's speed with which switches cannot be seen.
+_UNSURE = 0.05
 #: Seconds of the calls with the GIL from which on switches can be seen, and the most that one costs.
 _SEEN, _MOST_SWITCH = 0.02, 0.003
 
@@ -37,10 +39,11 @@ class _Kind(NamedTuple):
 
 
 class _Probe(NamedTuple):
-    """How long it took, and the machine's speed before and after it."""
+    """How long it took, and the machine's speed meanwhile, with its relative standard deviation."""
 
     seconds: float
     speed: float
+    unsure: float
 
 
 _KINDS = {
@@ -55,40 +58,71 @@ def with_limits(work: Workload, function: Callable[[Any], Any], arguments: Seque
     """The workload, with what the calls lose side by side.
 
     If they mostly compute with the GIL, that is what each switch of the GIL costs them; else the part of their waits, or of
-    their work without the GIL, that stands in line. It stays as it is if a call of the probe fails: those that were recorded
-    did not.
+    their work without the GIL, that stands in line. Of the latter that is seen with no more threads than cores, and with more
+    of them what it costs that they take turns on a core. The workload stays as it is if a call of the probe fails: those that
+    were recorded did not.
     """
     few = _few(work, at_once)
     if few < 2:
         return work
-    some = _changed(work, work.items[:few], count=few)
+    some = _some(work, few)
     held = sum(burst.seconds for item in some.items for burst in item.bursts if burst.kind == "hold")
     most, kind = max((_seconds(some.items, each), name) for name, each in _KINDS.items())
     switches = not work.on_loop and _core.gil_is_on() and held > max(most, _SEEN)
     if not switches and most <= 0.05 * some.serial_seconds:
         return work
+    cores = _core.usable_cpus()
+    turns = not switches and not work.on_loop and kind == "released" and cores < at_once
+    probe = partial(_probes, function, arguments[:few], 1 if switches or work.on_loop else cores, on_loop=work.on_loop)
     try:
-        probes = _probes(function, arguments[:few], at_once, on_loop=work.on_loop)
+        first = probe(min(at_once, cores) if turns else at_once)
+        second = probe(at_once) if turns else None
     except (Exception, asyncio.CancelledError):  # it is the function's
         return work
-    ask = partial(simulate, model="asyncio" if work.on_loop else "threads", workers=at_once, warm=True, replicas=0)
-    probes.sort(key=lambda probe: probe.seconds / ask(some, speed=probe.speed).seconds)
     if switches:
-        return _with_switch(work, some, ask, probes[len(probes) // 2])
-    # The quickest, for its speed: others of this machine's programs can only make one longer.
-    return _with_line(work, some, ask, probes[0], _KINDS[kind])
+        return _with_switch(work, few, first)
+    work = _with_line(work, few, first, _KINDS[kind])
+    # Work without the GIL follows the machine's speed half as much.
+    return _with_switch(work, few, second, 2 * _UNSURE) if second and most > _SEEN else work
 
 
-def _with_switch(work: Workload, some: Workload, ask: Callable[..., Prediction], probe: _Probe) -> Workload:
+class _Probes:
+    """Some calls of a workload, several at once: as often as they were made, and as predicted."""
+
+    def __init__(self, at_once: int, *, on_loop: bool) -> None:
+        model: Model = "asyncio" if on_loop else "threads"
+        self.ask = partial(simulate, model=model, workers=at_once, warm=True, replicas=0)
+        self.made: list[_Probe] = []
+
+    def sorted(self, some: Workload) -> list[_Probe]:
+        """The quickest for its speed comes first."""
+        return sorted(self.made, key=lambda probe: probe.seconds / self.ask(some, speed=probe.speed).seconds)
+
+
+def _some(work: Workload, few: int) -> Workload:
+    return _changed(work, work.items[:few], count=few)
+
+
+def _with_switch(work: Workload, few: int, probes: _Probes, unsure: float = _UNSURE) -> Workload:
+    some = _some(work, few)
+    made = probes.sorted(some)
+    probe = made[len(made) // 2]
+    if max(probe.unsure, work.unsure) > unsure:
+        return work  # it could not be told from how fast the machine is
+
     def predicted(switch: float) -> float:
-        return ask(_changed(some, some.items, switch=switch), speed=probe.speed).seconds
+        return probes.ask(_changed(some, some.items, switch=switch), speed=probe.speed).seconds
 
     return _changed(work, work.items, switch=_found(predicted, probe.seconds, _MOST_SWITCH))
 
 
-def _with_line(work: Workload, some: Workload, ask: Callable[..., Prediction], probe: _Probe, kind: _Kind) -> Workload:
+def _with_line(work: Workload, few: int, probes: _Probes, kind: _Kind) -> Workload:
+    some = _some(work, few)
+    # The quickest: others of this machine's programs, and two threads on one core, can only make one longer.
+    probe = probes.sorted(some)[0]
+
     def predicted(part: float, contended: float = 0.0) -> float:
-        return ask(_in_line(some, kind, part, contended), speed=probe.speed).seconds
+        return probes.ask(_in_line(some, kind, part, contended), speed=probe.speed).seconds
 
     if probe.seconds <= _TOLERANCE * predicted(0.0):
         return work
@@ -114,6 +148,7 @@ def _changed(
         work.speed,
         work.on_loop,
         work.switch if switch is None else switch,
+        work.unsure,
     )
 
 
@@ -145,32 +180,43 @@ def _seconds(items: Sequence[Item], kind: _Kind) -> float:
     return sum(burst.seconds for item in items for burst in item.bursts if _is(burst, kind))
 
 
-def _probes(function: Callable[[Any], Any], arguments: Sequence[Any], at_once: int, *, on_loop: bool) -> list[_Probe]:
-    found: list[_Probe] = []
-    before = measure_speed()
-    while len(found) < _TIMES and (not found or found[0].seconds <= _LONG):
-        taken = _timed(function, arguments, at_once, on_loop=on_loop)
-        after = measure_speed()
-        found.append(_Probe(taken, (before + after) / 2))
-        before = after
+def _probes(
+    function: Callable[[Any], Any], arguments: Sequence[Any], cores: int, at_once: int, *, on_loop: bool
+) -> _Probes:
+    """On so many cores: what looks at the speed take is taken off, but for what is at the same time as other work."""
+    found = _Probes(at_once, on_loop=on_loop)
+    while len(found.made) < _TIMES and (not found.made or found.made[0].seconds <= _LONG):
+        pace = Pace()
+        taken = _timed(function, arguments, at_once, pace, on_loop=on_loop)
+        pace.look()
+        found.made.append(_Probe(taken - pace.spent / min(cores, at_once), pace.seconds, pace.unsure))
     return found
 
 
-def _timed(function: Callable[[Any], Any], arguments: Sequence[Any], at_once: int, *, on_loop: bool) -> float:
+def _timed(
+    function: Callable[[Any], Any], arguments: Sequence[Any], at_once: int, pace: Pace, *, on_loop: bool
+) -> float:
+    """Seconds that the calls take, with the looks at the speed between some of them."""
     if on_loop:
-        return run(_timed_on_loop(function, arguments, at_once))
+        return run(_timed_on_loop(function, arguments, at_once, pace))
+
+    def one(argument: Any) -> None:
+        pace.look()
+        function(argument)
+
     with ThreadPool(at_once) as pool:
         list(pool.map(abs, range(at_once)))  # they are there
         begin = time.perf_counter()
-        list(pool.map(function, arguments))
+        list(pool.map(one, arguments))
         return time.perf_counter() - begin
 
 
-async def _timed_on_loop(function: Callable[[Any], Any], arguments: Sequence[Any], at_once: int) -> float:
+async def _timed_on_loop(function: Callable[[Any], Any], arguments: Sequence[Any], at_once: int, pace: Pace) -> float:
     free = asyncio.Semaphore(at_once)
 
     async def one(argument: Any) -> None:
         async with free:
+            pace.look()
             await function(argument)
 
     begin = time.perf_counter()

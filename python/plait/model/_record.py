@@ -78,9 +78,11 @@ class _Sample:
             begin = time.perf_counter()
             pickled = [pickle.dumps(value, pickle.HIGHEST_PROTOCOL) for value in values[:enough]]
             between = time.perf_counter()
-            for one in pickled:
-                pickle.loads(one)
+            made = list(map(pickle.loads, pickled))  # all are kept, as results are
             end = time.perf_counter()
+            if collects and any(map(gc.is_tracked, made)):
+                end += _young_passes()
+            del made
         except Exception:  # whatever the program's classes raise
             self.possible = False
             return
@@ -99,6 +101,13 @@ class _Sample:
             return Parcel()
         count = self._count
         return Parcel(self._pickle / count, self._unpickle / count, self._size // count)
+
+
+def _young_passes() -> float:
+    """Seconds that the collector takes for what is new: it looks at it twice before it is old."""
+    begin = time.perf_counter()
+    gc.collect(0)
+    return 2 * (time.perf_counter() - begin)
 
 
 class _Watch:
@@ -241,6 +250,7 @@ def record(function: Callable[[Any], Any], arguments: Iterable[Any], *, probe: i
     finally:
         _core.followed_gil()  # a call that raised has left it on
     seconds = time.perf_counter() - began
+    watch.pace.look()
     looks = watch.looks
     waited = sum(max(0, look.wall - look.cpu - look.ready) for look in looks) / 1e9
     served = 0.0
@@ -256,7 +266,7 @@ def record(function: Callable[[Any], Any], arguments: Iterable[Any], *, probe: i
         bursts = _less(_bursts(look, share), within)
         kept = within + freed
         items += [Item(bursts, *parcels[(len(items) + number) // part], kept) for number in range(look.calls)]
-    work = Workload(items, resources=RESOURCES, speed=watch.pace.seconds, on_loop=on_loop)
+    work = Workload(items, resources=RESOURCES, speed=watch.pace.seconds, on_loop=on_loop, unsure=watch.pace.unsure)
     return work if probe is None else with_limits(work, function, given, probe)
 
 

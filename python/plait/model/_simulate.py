@@ -23,6 +23,11 @@ _MOST_QUOTA = 1e6
 #: How far the time of C code and of programs follows the machine's speed, as an exponent. What makes Python slower (others on
 #: the same hardware) makes some of it as slow and leaves some alone: half is right for neither, and the interval says so.
 _APART = 0.5
+#: How far off looks at the machine's speed are, and how far, beside one, the exponent with which Python's time follows it.
+_LOOKED, _FOLLOWS = 0.04, 0.2
+#: How far off it is what programs beside take, relative standard deviation: those that are asked by many at once do with less
+#: than for one after the other, or get in their own way.
+_BESIDE = 0.5
 #: Of what a probe found.
 _SWITCH_SPREAD = 0.5
 _MOST_REPLICAS = 1_000_000
@@ -137,11 +142,9 @@ def simulate(
         known["gil_switch"] = Cost(work.switch * then, _SWITCH_SPREAD)
     if work.on_loop:
         known["loop.wake"] = Cost(0.0, 0.0)
-    if speed is not None and work.speed is not None:
-        recorded, apart = machine.all["speed"], machine.all["apart"]
-        known["speed"] = Cost(recorded.seconds * speed / work.speed, recorded.spread)
-        part = (speed / work.speed) ** _APART
-        known["apart"] = Cost(apart.seconds * part, math.hypot(apart.spread, abs(math.log(part))))
+    known |= _at_speed(machine, work, speed)
+    if model != "serial":
+        known |= _off(machine, work)
     machine = Costs(known, machine.speeds, machine.speed)
     ns, low, high, bound, items, details = work.core.predict(
         machine.core(speed or work.speed),
@@ -158,6 +161,35 @@ def simulate(
         seed=seed,
     )
     return Prediction(model, many, there, ns / 1e9, low / 1e9, high / 1e9, bound, items, details)
+
+
+def _at_speed(machine: Costs, work: Workload, speed: float | None) -> dict[str, Cost]:
+    """What recorded CPU time is multiplied with, of Python and of what is done apart from it."""
+    recorded, apart = machine.all["speed"], machine.all["apart"]
+    if speed is None or work.speed is None:
+        unsure = math.hypot(recorded.spread, work.unsure)
+        return {
+            "speed": Cost(recorded.seconds, unsure),
+            "apart": Cost(apart.seconds, math.hypot(apart.spread, _APART * unsure)),
+        }
+    # What changes from one time to the next is known, and unsure is only how far this work follows it.
+    change = speed / work.speed
+    unsure = math.hypot(math.log(change), work.unsure)
+    return {
+        "speed": Cost(recorded.seconds * change, math.hypot(_LOOKED, work.unsure, _FOLLOWS * math.log(change))),
+        "apart": Cost(apart.seconds * change**_APART, math.hypot(apart.spread, _APART * unsure)),
+    }
+
+
+def _off(machine: Costs, work: Workload) -> dict[str, Cost]:
+    """How far predictions of other models may be off."""
+    spent = {"beside": 0.0, "outside": 0.0, "": 0.0}  # those that are outside take no core
+    for item in work.items:
+        for burst in item.bursts:
+            spent[burst.resource if burst.resource in spent else ""] += burst.seconds
+    unsure = _BESIDE * spent["beside"] / max(spent["beside"] + spent[""], 1e-9)
+    found = {name: machine.all[f"off.{name}"] for name in ("threads", "processes", "asyncio")}
+    return {f"off.{name}": Cost(off.seconds, math.hypot(off.spread, unsure)) for name, off in found.items()}
 
 
 def _check_quota(value: object) -> None:

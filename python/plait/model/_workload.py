@@ -149,6 +149,7 @@ class Workload:
         on_loop: The calls were recorded as coroutines, so what an event loop takes for their waits is among their bursts.
         switch: Seconds that these calls lose when another thread had the GIL for an interval, since what they use of the
             caches is gone. None: "gil_switch" of the costs.
+        unsure: How far off `speed` may be, relative standard deviation: calls that take long cannot be looked into.
 
     Raises:
         ValueError: There are no items, fewer than were recorded, or one waits for a resource that is not there.
@@ -165,6 +166,7 @@ class Workload:
     speed: float | None
     on_loop: bool
     switch: float | None
+    unsure: float
     core: _core.WorkloadCore = field(repr=False, compare=False)
 
     def __init__(
@@ -175,6 +177,7 @@ class Workload:
         speed: float | None = None,
         on_loop: bool = False,
         switch: float | None = None,
+        unsure: float = 0.0,
     ) -> None:
         recorded = tuple(items)
         known = dict(resources or {})
@@ -187,6 +190,8 @@ class Workload:
             check_speed(speed)
         if switch is not None:
             _check_seconds("switch", switch)
+        if not 0 <= unsure <= 1:
+            raise ValueError(f"unsure must be from 0 to 1, not {unsure!r}")
         # The first one stands for waits without a name.
         places: dict[str | None, int] = {None: 0, **{name: place for place, name in enumerate(known, 1)}}
         for item in recorded:
@@ -208,6 +213,7 @@ class Workload:
             "speed": speed,
             "on_loop": on_loop,
             "switch": switch,
+            "unsure": unsure,
             "core": core,
         }.items():
             object.__setattr__(self, name, value)

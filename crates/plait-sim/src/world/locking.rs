@@ -48,19 +48,24 @@ impl<O: Observer> World<O> {
     fn lose(&mut self, thread: ThreadId) {
         let now = self.agenda.now();
         let hand_over = self.config.hand_over;
+        let loss = self.loss(now - self.threads[thread.index()].let_go);
         let one = &mut self.threads[thread.index()];
-        let interval = self.config.interval_ns.max(1);
-        let part = (now - one.let_go).min(2 * interval) as f64 / interval as f64;
-        let loss = (self.config.switch_ns as f64 * part) as u64;
         let most = match one.op {
             Op::Hold(hold) if hold.releases > 0 && hand_over > 0.0 => one
                 .left
                 .min((hold.ns as f64 / f64::from(hold.releases) / hand_over) as u64),
             _ => one.left,
         };
-        let loss = loss.min(most).min(interval / 2);
+        let loss = loss.min(most);
         one.lost += loss;
         one.gives_at = one.left.saturating_sub(loss);
+    }
+
+    /// What it costs to find one's caches as others leave them in that time.
+    pub(super) fn loss(&self, away: u64) -> u64 {
+        let interval = self.config.interval_ns.max(1);
+        let part = away.min(2 * interval) as f64 / interval as f64;
+        ((self.config.switch_ns as f64 * part) as u64).min(interval / 2)
     }
 
     pub(super) fn sleep_for_gil(&mut self, thread: ThreadId) {

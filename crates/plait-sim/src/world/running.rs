@@ -34,11 +34,27 @@ impl<O: Observer> World<O> {
             let Some(placed) = self.cores.place(now, share) else {
                 return;
             };
+            self.chill(placed.thread, now);
             let one = &mut self.threads[placed.thread.index()];
             one.share.core = Some(placed.core);
             let begin = self.cores.cores[placed.core as usize].counted;
             self.set_state(placed.thread, State::Running, begin, Some(placed.core));
             self.arm(placed.core);
+        }
+    }
+
+    /// What a thread loses that had to leave its core in the middle of its work: others have used the caches meanwhile, all of them
+    /// within an interval. Who slept by itself had that when it was recorded, too.
+    fn chill(&mut self, thread: ThreadId, now: u64) {
+        let one = &self.threads[thread.index()];
+        let works = matches!(one.op, Op::Hold(_) | Op::Free(_)) && one.stage == Stage::Working;
+        // It has to have got on by as much as it lost the last time, or it never would with short slices.
+        let got_on = one.lost == 0 && one.left <= one.gives_at;
+        if works && got_on && !one.woke && one.serves.is_none() {
+            let loss = self.loss((now - one.since).min(self.config.interval_ns)).min(one.left);
+            let one = &mut self.threads[thread.index()];
+            one.lost = loss;
+            one.gives_at = one.left - loss;
         }
     }
 
