@@ -9,8 +9,8 @@ use std::collections::{HashMap, HashSet};
 use crate::fold::log::{LockWait, Log, Stack, Switch, ThreadLog, What};
 use crate::record::{Text, WaitKind};
 
-/// Files of the standard library through which others wait.
-const THROUGH: [&str; 7] = [
+/// Files of the standard library through which others wait, and what looks at its messages meanwhile.
+const THROUGH: [&str; 8] = [
     "/threading.py",
     "/queue.py",
     "/selectors.py",
@@ -18,6 +18,7 @@ const THROUGH: [&str; 7] = [
     "/multiprocessing/connection.py",
     "/multiprocessing/queues.py",
     "/multiprocessing/synchronize.py",
+    "/plait/observe/_messages.py",
 ];
 
 /// Functions of pools that wait for work.
