@@ -274,6 +274,40 @@ fn who_arrives_and_waits_is_timed_and_so_is_who_has_it() {
 }
 
 #[test]
+fn nothing_is_only_counted_while_somebody_waits() {
+    let mut stage = Stage::new();
+    PLACES.cond.enter();
+    stage.pairs(0, 1_000, 60, 40);
+    assert_eq!(stage.timed, 2_000);
+    PLACES.cond.leave();
+    stage.pairs(0, 1_000, 60, 40);
+    assert!(stage.timed < 2_600, "{}", stage.timed);
+}
+
+#[test]
+fn where_too_much_is_in_doubt_pairs_are_timed() {
+    let mut stage = Stage::new();
+    let (mut held, mut timed) = (0, 0);
+    for turn in 0..400_u64 {
+        // No two follow one another that are the same, at times.
+        let (a, b) = if turn * turn % 3 == 1 {
+            (300_000, 40)
+        } else {
+            (60, 300_000)
+        };
+        stage.pairs(0, 500, 60, 40);
+        stage.pairs(0, 1, a, b);
+        held += 500 * 60 + a;
+        if turn == 200 {
+            timed = stage.timed;
+        }
+    }
+    assert!(stage.timed - timed > 199 * 501, "more than half");
+    let found = stage.found(0)[0];
+    assert!(found.abs_diff(held) < held / 25, "{found} for {held}");
+}
+
+#[test]
 fn another_thread_that_does_not_have_to_wait_is_not_taken_for_the_same() {
     let mut stage = Stage::new();
     for _ in 0..10 {
