@@ -223,10 +223,10 @@ pub(crate) fn completed(length: u64, pairs: u64) {
     BURSTS.pair.store((7 * before + now) / 8, Relaxed);
 }
 
-/// Something took so long beside what was counted, and nobody knows what: of spans that last so much is held. The part of it that is taken to be
-/// held.
-pub(crate) fn doubted(length: u64, share: Option<f64>) -> f64 {
-    BURSTS.doubted(length, share)
+/// Something took so long beside what was counted, and nobody knows what: of so much time in spans that last this part is held. The part of it that is
+/// taken to be held.
+pub(crate) fn doubted(length: u64, known: u64, share: Option<f64>) -> f64 {
+    BURSTS.doubted(length, known, share)
 }
 
 /// Something took long: it is over.
@@ -346,13 +346,15 @@ impl Bursts {
         (passed, if counted { Ended::Counted } else { Ended::Interrupted })
     }
 
-    fn doubted(&self, length: u64, share: Option<f64>) -> f64 {
+    fn doubted(&self, length: u64, known: u64, share: Option<f64>) -> f64 {
         // It has not lost its core before in this burst, which would have ended it.
         let before = self.switches.each_ref().map(|count| count.load(Relaxed));
         let [slept, forced] = switches();
         // A thread without a core is told from others by the kernel.
         if forced == before[1] {
-            let uncertain = share.map_or(1.0, |share| 2.0 * share.min(1.0 - share));
+            // Little says little.
+            let little = length as f64 / known.max(1) as f64;
+            let uncertain = share.map_or(1.0, |share| (2.0 * share.min(1.0 - share)).max(little).min(1.0));
             add(&self.doubt, (length as f64 * uncertain) as u64);
             if share.is_none() {
                 self.patience.store(UNKNOWN, Relaxed);

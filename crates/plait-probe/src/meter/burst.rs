@@ -85,7 +85,8 @@ impl Meter {
             _ if !lasting => counted.evenly(length),
             Ended::Interrupted => counted.but_for_the_last(length),
             Ended::Counted => {
-                let share = bursts::doubted(length.saturating_sub(counted.all()), self.long_share());
+                let (known, share) = self.long_spans();
+                let share = bursts::doubted(length.saturating_sub(counted.all()), known, share);
                 counted.but_for_one(length, share)
             }
         };
@@ -176,10 +177,11 @@ impl Meter {
         }
     }
 
-    /// Of spans that last, but not so long that nobody overlooks them, the part in which it held the GIL; None as long as there were none.
-    fn long_share(&self) -> Option<f64> {
+    /// How much time of spans that last, but not so long that nobody overlooks them, is remembered, and in which part of it the owner held the GIL.
+    fn long_spans(&self) -> (u64, Option<f64>) {
         let (held, free) = (self.long_held.load(Relaxed), self.long_free.load(Relaxed));
-        (held + free > 0).then(|| held as f64 / (held + free) as f64)
+        let known = held + free;
+        (known, (known > 0).then(|| held as f64 / known as f64))
     }
 
     /// What the owner, which is in a burst, does now, as far as one sees who looks on; None where it does the next thing meanwhile.
