@@ -408,6 +408,73 @@ def rows(truth: Truth) -> None:
     together(truth, reader=reader)
 
 
+@program
+def bursts(truth: Truth) -> None:
+    """Some rows of SQLite each time before a call that lasts: for longer than a look, or for less."""
+    data = os.urandom(4 << 20)
+    source = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n WHERE x < ?) SELECT x FROM n"
+
+    def part(
+        rows: int, call: Callable[[], object], state: str, clock: Callable[[], float] = time.thread_time
+    ) -> Callable[[], dict[str, float]]:
+        def run() -> dict[str, float]:
+            connection, spent = sqlite3.connect(":memory:"), 0.0
+            while spent < 0.3:
+                for _row in connection.execute(source, (rows,)):
+                    pass
+                began = clock()
+                call()
+                spent += clock() - began
+            connection.close()
+            return {state: spent}
+
+        return run
+
+    for name, rows, call, state in (
+        ("released", 100, lambda: hashlib.sha256(data).digest(), "on_cpu_released"),
+        ("held", 1000, lambda: sum(i * i for i in range(1_000_000)), "on_cpu_gil"),
+        ("short_released", 60, lambda: zlib.crc32(data), "on_cpu_released"),
+        ("short_held", 60, lambda: sorted(data[:20_000]), "on_cpu_gil"),
+    ):
+        together(truth, **{name: part(rows, call, state)})
+
+    def off_cpu() -> float:
+        return time.perf_counter() - time.thread_time()
+
+    for name, rows, length in (("blocked", 3000, WAIT), ("short_blocked", 300, 0.001)):
+        together(truth, **{name: part(rows, functools.partial(time.sleep, length), "io_wait+ready", off_cpu)})
+
+
+@program
+def bursts_and_waits(truth: Truth) -> None:
+    """One thread reads rows of SQLite all the time, another comes now and then and computes, and has to wait for the GIL."""
+    over = threading.Event()
+
+    def reader() -> dict[str, float]:
+        connection = sqlite3.connect(":memory:")
+        source = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n WHERE x < 20000) SELECT x FROM n"
+        began = time.perf_counter()
+        while not over.is_set():
+            for _row in connection.execute(source):
+                pass
+        wall = time.perf_counter() - began
+        waited = wall - time.thread_time() - run_queue()
+        connection.close()
+        return {"gil_wait": waited}
+
+    def visitor() -> dict[str, float]:
+        slept = waited = 0.0
+        for _ in range(40):
+            slept += around(lambda: time.sleep(0.01))
+            cpu, queued = time.thread_time(), run_queue()
+            wall = around(lambda: sum(i * i for i in range(100_000)))
+            waited += wall - (time.thread_time() - cpu) - (run_queue() - queued)
+        over.set()
+        return {"io_wait+gil_wait": slept + waited}
+
+    together(truth, reader=reader, visitor=visitor)
+
+
 if __name__ == "__main__":
     known: Truth = {}
     PROGRAMS[sys.argv[1]](known)

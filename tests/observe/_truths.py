@@ -283,6 +283,47 @@ def rows(truth: Truth) -> None:
     together(truth, reader=reader)
 
 
+@program
+def bursts(truth: Truth) -> None:
+    """Thousands of rows, and then a call that lasts, asleep or not, with the GIL or without; then somebody comes and waits."""
+    source = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n WHERE x < 3000) SELECT x FROM n"
+    data = bytes(40 << 20)
+
+    def before(call: Callable[[], object]) -> Callable[[], dict[str, float]]:
+        def part() -> dict[str, float]:
+            connection, found = sqlite3.connect(":memory:"), {"wall": 0.0, "cpu": 0.0}
+            for _ in range(4):
+                for _row in connection.execute(source):
+                    pass
+                cpu = time.thread_time()
+                found["wall"] += timed(call)
+                found["cpu"] += time.thread_time() - cpu
+            connection.close()
+            return found
+
+        return part
+
+    together(truth, sleeps=before(lambda: time.sleep(0.05)))
+    together(truth, hashes=before(lambda: hashlib.sha256(data).digest()))
+    together(truth, counts=before(lambda: sum(number * number for number in range(400_000))))
+
+    def visitor() -> dict[str, float]:
+        time.sleep(0.1)
+        wall, cpu, queued = time.perf_counter(), time.thread_time(), run_queue()
+        sum(number * number for number in range(1_000_000))
+        ran = time.thread_time() - cpu
+        return {"waited": time.perf_counter() - wall - ran - (run_queue() - queued)}
+
+    def reader() -> None:
+        connection, end = sqlite3.connect(":memory:"), time.perf_counter() + 0.4
+        while time.perf_counter() < end:
+            for _row in connection.execute(source):
+                pass
+        connection.close()
+
+    together(truth, reader=reader, visitor=visitor)
+
+
 def works(seconds: float) -> tuple[int, float]:
     began = time.process_time()
     spin(seconds)

@@ -36,7 +36,10 @@ def check(truth: dict[str, Any], name: str) -> None:
     assert truth["computes"]["verdict"] != "pickling-bound"
 
 
-@pytest.mark.parametrize(("kind", "name"), [("plait", "ProcessPool"), ("concurrent.futures", "ProcessPoolExecutor")])
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [("plait", "ProcessPool"), ("concurrent.futures", "ProcessPoolExecutor"), ("multiprocessing", "Pool")],
+)
 def test_stations_of_tasks(kind: str, name: str, run_script: Any, tmp_path: Path) -> None:
     """A busy machine may take a core away between two clocks: what is wrong by itself is wrong each time."""
     for left in reversed(range(TRIES)):
@@ -118,6 +121,75 @@ if __name__ == "__main__":
     first, second = run_script(source).stdout.splitlines()
     assert first == "['NotPicklable', 'NotPicklable', 'KeyError', 3] WorkerDied"
     assert second == "['ValueError', 'ValueError', 'KeyError', 3] BrokenProcessPool"
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_a_pool_of_multiprocessing_as_ever(method: str, run_script: Any) -> None:
+    """All its ways to hand in tasks, errors among them, before, during and after a profile; each item is counted."""
+    source = f"""
+import multiprocessing, os, time
+import plait
+
+class Refuses:
+    def __reduce__(self):
+        raise ValueError("will not go")
+
+def refuses():
+    return Refuses()
+
+def fails(number):
+    raise KeyError(number)
+
+def adds(first, second):
+    return first + second
+
+def napped(number):
+    time.sleep(0.01)
+    return number
+
+def broken():
+    yield 1
+    raise IndexError("the iterable")
+
+def outcome(get, *args):
+    try:
+        return get(*args)
+    except Exception as error:
+        return type(error).__name__
+
+def all_ways(pool):
+    iterator = pool.imap(napped, broken())
+    return [
+        pool.apply(adds, (1,), {{"second": 2}}),
+        pool.map(napped, range(6), chunksize=2),
+        pool.starmap(adds, [(1, 2), (3, 4)]),
+        sorted(pool.imap_unordered(napped, range(4), chunksize=3)),
+        [outcome(next, iterator), outcome(next, iterator)],
+        outcome(pool.apply_async(fails, (3,)).get),
+        outcome(pool.apply_async(refuses).get),
+        outcome(pool.apply_async(len, (Refuses(),)).get),
+        pool.apply(len, ((1, 2, 3, 4, 5),)),
+    ]
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context({method!r})
+    errors = [[1, "IndexError"], "KeyError", "MaybeEncodingError", "ValueError"]
+    expected = [3, [0, 1, 2, 3, 4, 5], [3, 7], [0, 1, 2, 3], *errors, 5]
+    with context.Pool(2) as before:
+        assert all_ways(before) == expected
+        with plait.profile() as found, context.Pool(2, maxtasksperchild=3) as pool:
+            assert all_ways(pool) == expected
+            assert all_ways(before) == expected
+            assert before.apply(os.getpid) != os.getpid()
+        assert all_ways(before) == expected
+    pools = {{each["function"]: each for each in found.pools}}
+    assert {{each["pool"] for each in found.pools}} == {{"Pool"}}, found.pools
+    counts = {{name: each["count"] for name, each in pools.items()}}
+    assert counts == {{"adds": 6, "napped": 22, "fails": 2, "refuses": 2, "len": 2, "getpid": 1}}, counts
+    assert 0.22 <= pools["napped"]["run"] < 10, pools
+    print("done")
+"""
+    assert run_script(source).stdout == "done\n"
 
 
 def test_picklers_that_extend_the_one_of_multiprocessing_are_their_own(run_script: Any) -> None:

@@ -258,6 +258,25 @@ def test_a_release_for_every_row(true: Any) -> None:
     true("rows", check)
 
 
+@NEEDS_GIL
+def test_what_comes_after_many_rows(true: Any) -> None:
+    """Takes and lettings go that follow one another are counted rather than timed, and what lasts is seen all the same."""
+
+    def check(truth: dict[str, Any], profile: dict[str, Any]) -> None:
+        (method,) = [each for each in profile["methods"] if each["what"] == "gil pairs"]
+        assert not method["exact"], method
+        own = {name: each["measured"] for name, each in truth["threads"].items()}
+        assert near(thread(profile, "sleeps")["io_wait"], own["sleeps"]["wall"]), own
+        for name, state in (("hashes", "on_cpu_released"), ("counts", "on_cpu_gil")):
+            each = thread(profile, name)
+            rows = truth["threads"][name]["cpu"] - own[name]["cpu"]
+            assert 0.95 * own[name]["cpu"] - 0.004 <= each[state] <= 1.05 * own[name]["cpu"] + rows, (own, each)
+        visitor = thread(profile, "visitor")
+        assert near(visitor["gil_wait"], own["visitor"]["waited"], shared(truth, "visitor")), (own, visitor)
+
+    true("bursts", check)
+
+
 def test_children(true: Any) -> None:
     def check(truth: dict[str, Any], profile: dict[str, Any]) -> None:
         assert profile["functions"][0]["function"] == "spin", profile["functions"][0]

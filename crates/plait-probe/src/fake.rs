@@ -49,9 +49,22 @@ impl FakeGil {
         Gil::fake(NonNull::new(self.0 as *mut u8).expect("not null"))
     }
 
-    fn locked(self) -> &'static AtomicU64 {
+    fn word(self, offset: usize) -> &'static AtomicU64 {
         // SAFETY: leaked, aligned, and read and written as such.
-        unsafe { AtomicU64::from_ptr((self.0 + 16) as *mut u64) }
+        unsafe { AtomicU64::from_ptr((self.0 + offset) as *mut u64) }
+    }
+
+    /// What an interpreter writes when a thread takes it.
+    pub(crate) fn taken_by(self, thread: usize) {
+        self.word(16).store(1, Relaxed);
+        if self.word(8).swap(thread as u64, Relaxed) != thread as u64 {
+            self.word(24).fetch_add(1, Relaxed);
+        }
+    }
+
+    /// What it writes when one lets go.
+    pub(crate) fn let_go(self) {
+        self.word(16).store(0, Relaxed);
     }
 
     pub(crate) fn take(self) {
@@ -61,10 +74,10 @@ impl FakeGil {
         // SAFETY: they are what they seem.
         unsafe {
             pthread_mutex_lock(mutex);
-            while self.locked().load(Relaxed) != 0 {
+            while self.word(16).load(Relaxed) != 0 {
                 pthread_cond_timedwait(cond, mutex, late.as_ptr().cast());
             }
-            self.locked().store(1, Relaxed);
+            self.taken_by(plait_sys::thread::number() as usize);
             pthread_cond_signal(gil.switch_cond() as *mut c_void);
             pthread_mutex_unlock(mutex);
         }
@@ -76,7 +89,7 @@ impl FakeGil {
         // SAFETY: they are what they seem.
         unsafe {
             pthread_mutex_lock(mutex);
-            self.locked().store(0, Relaxed);
+            self.let_go();
             pthread_cond_signal(gil.cond() as *mut c_void);
             pthread_mutex_unlock(mutex);
         }

@@ -116,6 +116,7 @@ impl Gil {
     }
 
     /// How often it has gone from one thread to another.
+    #[inline]
     #[must_use]
     pub fn switches(&self) -> u64 {
         self.word(SWITCHES)
@@ -140,9 +141,19 @@ impl Gil {
         (start..start + 2 * (COND_BYTES + MUTEX_BYTES) as u64).contains(&address)
     }
 
+    #[inline]
     fn word(&self, offset: usize) -> u64 {
         // SAFETY: as for `interval`.
         unsafe { AtomicU64::from_ptr(self.0.as_ptr().add(offset).cast()) }.load(Relaxed)
+    }
+
+    /// The one that has its second condition variable there.
+    ///
+    /// # Safety
+    /// [`switch_cond`](Self::switch_cond) of one that was located has given this, or it is 0.
+    #[inline]
+    pub(crate) unsafe fn of_switch_cond(address: usize) -> Option<Gil> {
+        NonNull::new(address.checked_sub(SWITCH_COND)? as *mut u8).map(Gil)
     }
 
     /// One that a test has made.

@@ -21,6 +21,7 @@ use plait_shm::guarded::Guarded;
 use plait_sys::loader;
 use plait_sys::ticks::lap_ns;
 
+use crate::bursts;
 use crate::elf;
 use crate::gil::Gil;
 use crate::holding;
@@ -74,6 +75,8 @@ fn seen(did: Did) {
     let looks = looks::now();
     if looks & looks::METER != 0 {
         meter::event(did);
+    } else if did == Did::Take {
+        bursts::rest();
     }
     if looks & looks::TALLY != 0 {
         tally::event(did);
@@ -103,6 +106,7 @@ unsafe extern "C-unwind" fn signal(cond: *mut c_void) -> c_int {
     let Places {
         cond: ours,
         switch_cond,
+        ..
     } = &PLACES;
     if ours.is_at(cond) {
         match ours.is_quiet() {
@@ -110,8 +114,11 @@ unsafe extern "C-unwind" fn signal(cond: *mut c_void) -> c_int {
             false => told(Did::LetGo, cond, ours),
         }
     } else if switch_cond.is_at(cond) {
-        match switch_cond.is_quiet() && holding::leave_out() {
-            true => 0,
+        match switch_cond.is_quiet() && PLACES.passes() && holding::leave_out() {
+            true => {
+                PLACES.pass();
+                0
+            }
             false => told(Did::Take, cond, switch_cond),
         }
     } else {

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`gil`] | where the GIL's structure lies: per-version offsets as data |
 //! | [`hooks`] | every taking and letting go of the GIL |
+//! | `bursts` | so many of them that most are only counted |
 //! | `parking` | every sleep on a lock of an interpreter without a GIL, and every time that a thread stands still |
 //! | [`world`] | where such an interpreter says that the world is stopped |
 //! | [`tally`] | how long a thread has held the GIL, for who decides while the program runs |
@@ -16,6 +17,7 @@
 //! | [`live`] | the same, from a thread of its own |
 //! | [`observer`] | a thread that writes down what the others do |
 
+mod bursts;
 pub mod calls;
 mod code;
 mod desk;

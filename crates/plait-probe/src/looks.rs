@@ -5,7 +5,9 @@
 
 use std::ffi::c_void;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::atomic::{AtomicU32, AtomicUsize};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize};
+
+use crate::gil::Gil;
 
 /// A profile: [`meter`](crate::meter).
 pub(crate) const METER: u32 = 1 << 24;
@@ -17,6 +19,8 @@ pub(crate) const STRETCHES: u32 = 1 << 26;
 pub(crate) const WATCH: u32 = 1 << 27;
 /// The present hold of the GIL is timed.
 pub(crate) const TIMED: u32 = 1 << 28;
+/// The observer wants the next event of a burst to be looked at.
+pub(crate) const ASKED: u32 = 1 << 29;
 
 /// Who looks.
 static LOOKS: AtomicU32 = AtomicU32::new(0);
@@ -36,12 +40,101 @@ pub(crate) struct Places {
     pub(crate) cond: Place,
     /// Which who has taken it signals.
     pub(crate) switch_cond: Place,
+    /// Takes of a [burst](crate::bursts) until one is looked at, that one included; without a burst as good as endless.
+    left: AtomicU32,
+    /// What the GIL's count of switches is as long as no other thread has taken it, as far as bits of the mask are set: without a burst none.
+    known: AtomicU64,
+    mask: AtomicU64,
 }
 
 pub(crate) static PLACES: Places = Places {
     cond: Place::new(),
     switch_cond: Place::new(),
+    left: AtomicU32::new(u32::MAX),
+    known: AtomicU64::new(0),
+    mask: AtomicU64::new(0),
 };
+
+impl Places {
+    #[inline]
+    fn gil(&self) -> Option<Gil> {
+        // SAFETY: it was put here by who has hooks for that GIL.
+        unsafe { Gil::of_switch_cond(self.switch_cond.address.load(Relaxed)) }
+    }
+
+    /// How often the GIL has gone from one thread to another.
+    #[inline]
+    pub(crate) fn switches(&self) -> u64 {
+        self.gil().map_or(0, |gil| gil.switches())
+    }
+
+    /// Whether the GIL is held by the thread that had it after so many switches.
+    pub(crate) fn held_after(&self, switches: u64) -> bool {
+        self.gil().is_some_and(|gil| gil.locked() && gil.switches() == switches)
+    }
+
+    /// Whether a take is not the one to be looked at, and the thread the one that had the GIL before.
+    #[inline]
+    pub(crate) fn passes(&self) -> bool {
+        self.left.load(Relaxed) > 1 && (self.switches() ^ self.known.load(Relaxed)) & self.mask.load(Relaxed) == 0
+    }
+
+    /// One has passed.
+    #[inline]
+    pub(crate) fn pass(&self) {
+        self.left.store(self.left.load(Relaxed) - 1, Relaxed);
+    }
+
+    pub(crate) fn left(&self) -> u32 {
+        self.left.load(Relaxed)
+    }
+
+    /// So many takes pass, but for the last of them, as long as there are so many switches; and each letting go.
+    pub(crate) fn count(&self, takes: u32, switches: u64) {
+        self.known.store(switches, Relaxed);
+        self.mask.store(u64::MAX, Relaxed);
+        self.left.store(takes, Relaxed);
+        self.cond.unset(METER | ASKED);
+        if self.switch_cond.has(ASKED) {
+            self.switch_cond.unset(ASKED);
+        }
+    }
+
+    /// The next events are looked at.
+    pub(crate) fn count_none(&self) {
+        self.left.store(1, Relaxed);
+        self.cond.set(METER);
+        if self.switch_cond.has(ASKED) {
+            self.switch_cond.unset(ASKED);
+        }
+    }
+
+    /// There is no burst, or no more.
+    pub(crate) fn open(&self) {
+        self.mask.store(0, Relaxed);
+        self.left.store(u32::MAX, Relaxed);
+    }
+
+    /// Whether anybody sleeps on one of the two.
+    pub(crate) fn have_waiters(&self) -> bool {
+        self.cond.has_waiters() || self.switch_cond.has_waiters()
+    }
+
+    /// Whether any of these bits is set of who lets go, or of who has taken it.
+    pub(crate) fn have(&self, bits: u32) -> bool {
+        (self.cond.busy.load(Relaxed) | self.switch_cond.busy.load(Relaxed)) & bits != 0
+    }
+
+    pub(crate) fn set_both(&self, bits: u32) {
+        self.cond.set(bits);
+        self.switch_cond.set(bits);
+    }
+
+    pub(crate) fn unset_both(&self, bits: u32) {
+        self.cond.unset(bits);
+        self.switch_cond.unset(bits);
+    }
+}
 
 impl Place {
     const fn new() -> Place {
@@ -51,9 +144,9 @@ impl Place {
         }
     }
 
-    /// It is here.
-    pub(crate) fn put(&self, address: usize) {
-        self.address.store(address, Relaxed);
+    /// It is here; where it was.
+    pub(crate) fn put(&self, address: usize) -> usize {
+        self.address.swap(address, Relaxed)
     }
 
     #[inline]
@@ -82,6 +175,11 @@ impl Place {
         self.busy.fetch_sub(1, Relaxed);
     }
 
+    /// Whether any of these bits is set.
+    pub(crate) fn has(&self, bits: u32) -> bool {
+        self.busy.load(Relaxed) & bits != 0
+    }
+
     pub(crate) fn set(&self, bits: u32) {
         self.busy.fetch_or(bits, Relaxed);
     }
@@ -94,21 +192,18 @@ impl Place {
 pub(crate) fn begin(who: u32) {
     LOOKS.fetch_or(who, Relaxed);
     if who != WATCH {
-        PLACES.cond.set(who);
-        PLACES.switch_cond.set(who);
+        PLACES.set_both(who);
     }
 }
 
 pub(crate) fn end(who: u32) {
-    PLACES.cond.unset(who);
-    PLACES.switch_cond.unset(who);
+    PLACES.unset_both(who);
     LOOKS.fetch_and(!who, Relaxed);
 }
 
 /// In a forked child: those who waited are not there.
 pub(crate) fn forked() {
-    PLACES.cond.unset(METER - 1);
-    PLACES.switch_cond.unset(METER - 1);
+    PLACES.unset_both(METER - 1);
 }
 
 pub(crate) fn now() -> u32 {

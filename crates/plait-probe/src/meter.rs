@@ -5,32 +5,46 @@
 //! adds to sums, and once in a while leaves a span on its [`Trail`]. Short spans are summed until they are worth a record; so are those that
 //! find no room on the trail: detail is lost then, and no sum is.
 //!
+//! A thread that takes the GIL and lets go of it again and again in an instant is in a [burst](crate::bursts): then most of its events are
+//! counted, and what was counted is divided by what the others took.
+//!
 //! Within a meter time is in ticks of the fastest clock that there is; who reads one gets nanoseconds.
 //!
 //! Meters live for ever, and go from threads that have ended to new ones.
+
+mod burst;
+mod open;
 
 use std::cell::Cell;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 
 use plait_shm::guarded::Guarded;
-use plait_shm::trail::{Look, SPAN, Trail};
+use plait_shm::trail::Trail;
 use plait_sys::ticks::{Scale, Ticks};
 use plait_sys::{fork, thread};
-use plait_trace::record::{GilSpan, Tid};
+use plait_trace::record::Tid;
 
+use crate::bursts::{self, Turned};
 use crate::looks;
+pub(crate) use open::{Clock, Open, Span};
 
 /// Lengths that matter, in nanoseconds here and in ticks in [`LENGTHS`].
-const NANOSECONDS: [u64; 4] = [50_000, 2_000_000, 5_000, 3_000_000];
+const NANOSECONDS: [u64; 7] = [50_000, 2_000_000, 5_000, 3_000_000, 20_000_000, 192_000, 10_000];
 /// Spans shorter than this are summed.
-const SHORT: usize = 0;
+pub(crate) const SHORT: usize = 0;
 /// Sums are written down when they cover so much time.
 const BLUR: usize = 1;
 /// Who lets go and then waits at once has waited since it let go. Pauses that end so soon after one another are told once.
 const AT_ONCE: usize = 2;
 /// Who was made to let go wants it back, in all likelihood, if it does so within this time: until then it may sleep on the GIL's mutex.
 const BACK: usize = 3;
+/// No look of the observer is later than this after the one before, in all likelihood: what is longer is never overlooked in a burst.
+const SEEN: usize = 4;
+/// As many pairs of events as [`bursts::WINDOW`] in this time, and a burst begins: one in each 3 us.
+pub(crate) const QUICK: usize = 5;
+/// Within a burst a pair is timed so often.
+pub(crate) const EACH: usize = 6;
 /// Room for spans: those of half a tick at the least length that is not summed.
 const ROOM: usize = 512;
 
@@ -52,6 +66,8 @@ pub(crate) enum Doing {
     Stopped = 5,
     /// It waits until the others stand still.
     Asking = 6,
+    /// It takes and lets go, and both are counted: one of the two.
+    Bursts = 7,
 }
 
 impl Doing {
@@ -63,6 +79,7 @@ impl Doing {
             4 => Doing::Parked,
             5 => Doing::Stopped,
             6 => Doing::Asking,
+            7 => Doing::Bursts,
             _ => Doing::Unknown,
         }
     }
@@ -85,6 +102,12 @@ const TAKES: usize = 5;
 const LONGEST: usize = 6;
 /// Spans that found no room on the trail.
 const LOST: usize = 7;
+/// In a burst: how long it holds the GIL and how long not, each time and as far as is known, in parts of [`FINE`].
+const EACH_HELD: usize = 8;
+const EACH_FREE: usize = 9;
+
+/// So many parts of a tick are told apart where a mean is kept.
+pub(crate) const FINE: u64 = 256;
 
 /// In the first word: it is free because it was made to let go.
 const MADE: u64 = 8;
@@ -111,10 +134,10 @@ static SESSIONS: AtomicU32 = AtomicU32::new(0);
 static BEGAN: AtomicU64 = AtomicU64::new(0);
 /// Whether ticks are the processor's.
 static PROCESSOR: AtomicBool = AtomicBool::new(false);
-static LENGTHS: [AtomicU64; 4] = [const { AtomicU64::new(0) }; 4];
+static LENGTHS: [AtomicU64; 7] = [const { AtomicU64::new(0) }; 7];
 
 #[inline]
-fn lasts(length: usize) -> u64 {
+pub(crate) fn lasts(length: usize) -> u64 {
     LENGTHS[length].load(Relaxed)
 }
 
@@ -146,19 +169,12 @@ pub(crate) struct Meter {
     session: AtomicU32,
     /// The fork of the program whose thread has it.
     generation: AtomicU32,
-}
-
-/// A span as it was measured, in nanoseconds.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Span {
-    pub(crate) from: u64,
-    pub(crate) to: u64,
-    /// None for what nobody knows.
-    pub(crate) span: Option<GilSpan>,
-    /// How many sleeps it sums, if it is a sleep.
-    pub(crate) sleeps: u64,
-    /// What is no span, but the end of a pause.
-    pub(crate) pause: Option<Pause>,
+    /// Of its burst: how often it has taken the GIL since it was timed, once it is over, and how many switches of the GIL there were.
+    passed: AtomicU32,
+    switches: AtomicU64,
+    /// Of spans that last and might be overlooked in a burst: how long it held the GIL, and how long not.
+    long_held: AtomicU64,
+    long_free: AtomicU64,
 }
 
 /// A pause that a thread had asked for, as it was when that let the others go on.
@@ -175,6 +191,7 @@ pub(crate) fn begin(scale: &Scale, began: u64, living: &[Tid]) -> u32 {
     prune(living);
     measure_in(scale);
     BEGAN.store(began, Relaxed);
+    bursts::begin(began);
     let session = SESSIONS.fetch_add(1, Relaxed) + 1;
     // Release: pairs with `event`.
     SESSION.store(session, Release);
@@ -184,6 +201,7 @@ pub(crate) fn begin(scale: &Scale, began: u64, living: &[Tid]) -> u32 {
 
 /// Measures no more. Threads within an event finish it.
 pub(crate) fn end() {
+    bursts::end();
     looks::end(looks::METER);
     SESSION.store(0, Relaxed);
 }
@@ -194,7 +212,7 @@ pub(crate) fn forked() {
     end();
 }
 
-fn measure_in(scale: &Scale) {
+pub(crate) fn measure_in(scale: &Scale) {
     // Whoever measures now sees both sooner or later: nobody does but in tests, where sessions follow one another.
     PROCESSOR.store(scale.clock().is_processor(), Relaxed);
     for (length, nanoseconds) in LENGTHS.iter().zip(NANOSECONDS) {
@@ -314,12 +332,16 @@ pub(crate) fn measures() -> bool {
 pub(crate) fn event(did: Did) {
     // Acquire: pairs with `begin`.
     let session = SESSION.load(Acquire);
-    if session == 0 {
+    if session == 0 || bursts::counts(did) {
         return;
     }
-    match MINE.get() {
-        Some((meter, joined)) if joined == session => meter.turn(did),
-        mine => join(mine.map(|(meter, _)| meter), session).turn(did),
+    let meter = match MINE.get() {
+        Some((meter, joined)) if joined == session => meter,
+        mine => join(mine.map(|(meter, _)| meter), session),
+    };
+    bursts::before(meter, did);
+    if let Some(turned) = meter.turn(did) {
+        bursts::after(meter, did, turned);
     }
 }
 
@@ -367,6 +389,8 @@ fn join(mine: Option<&'static Meter>, session: u32) -> &'static Meter {
         }
         trail.set(NOW, pack(Doing::Unknown, BEGAN.load(Relaxed)));
     });
+    meter.long_held.store(0, Relaxed);
+    meter.long_free.store(0, Relaxed);
     // Release: pairs with `collect`.
     meter.session.store(session, Release);
     MINE.set(Some((meter, session)));
@@ -384,25 +408,46 @@ impl Meter {
             tid: AtomicU32::new(0),
             session: AtomicU32::new(0),
             generation: AtomicU32::new(0),
+            passed: AtomicU32::new(0),
+            switches: AtomicU64::new(0),
+            long_held: AtomicU64::new(0),
+            long_free: AtomicU64::new(0),
         }
+    }
+
+    /// One that a test has made, which begins at this time.
+    #[cfg(test)]
+    pub(crate) fn at(now: u64) -> Meter {
+        let meter = Meter::new();
+        meter.trail.change(|trail| trail.set(NOW, pack(Doing::Unknown, now)));
+        meter
+    }
+
+    /// The owner did this, at a time of a test's.
+    #[cfg(test)]
+    pub(crate) fn turn_then(&self, did: Did, now: u64) -> Option<Turned> {
+        let word = self.trail.get(NOW);
+        (Doing::of(word) != did.doing()).then(|| self.turn_at(did, word, now))
     }
 
     pub(crate) fn tid(&self) -> Tid {
         self.tid.load(Relaxed)
     }
 
-    /// The owner did this.
+    /// The owner did this: what it did until now, if that was something else.
     #[inline]
-    fn turn(&self, did: Did) {
+    fn turn(&self, did: Did) -> Option<Turned> {
         let word = self.trail.get(NOW);
         // A wait is many short ones, of a switch interval each.
-        if Doing::of(word) != did.doing() {
-            self.turn_at(did, word, now());
-        }
+        (Doing::of(word) != did.doing()).then(|| self.turn_at(did, word, now()))
     }
 
     #[inline]
-    fn turn_at(&self, did: Did, word: u64, now: u64) {
+    fn turn_at(&self, did: Did, word: u64, now: u64) -> Turned {
+        let word = match Doing::of(word) {
+            Doing::Bursts => self.settle(did, word, now),
+            _ => word,
+        };
         let (mut was, since) = (Doing::of(word), word >> SINCE_SHIFT);
         let now = now.max(since);
         let length = now - since;
@@ -433,6 +478,7 @@ impl Meter {
                 _ => self.lasting(was, since, now),
             }
         });
+        Turned { was, length, now }
     }
 
     /// The first event: what was before is for others to know, but who lets go has held, and who wakes up has slept.
@@ -453,6 +499,7 @@ impl Meter {
             self.trail.set(LOST, self.trail.get(LOST) + 1);
             self.add(was, since, now - since);
         }
+        self.learn(was, now - since);
     }
 
     /// Adds a span to the sums.
@@ -475,7 +522,7 @@ impl Meter {
             }
             Doing::Wants => trail.set(WANTED, trail.get(WANTED) + length),
             Doing::Parked => trail.set(TAKES, trail.get(TAKES) + SLEEP),
-            Doing::Free | Doing::Unknown | Doing::Stopped | Doing::Asking => {}
+            Doing::Free | Doing::Unknown | Doing::Stopped | Doing::Asking | Doing::Bursts => {}
         }
     }
 
@@ -494,114 +541,13 @@ impl Meter {
         if trail.get(SPANS) == 0 {
             return true;
         }
-        let flushed = trail.push(summed(|word| trail.get(word), to));
+        let flushed = trail.push(open::summed(|word| trail.get(word), to));
         if flushed {
             for word in [SPANS, HELD, WANTED, TAKES, LONGEST] {
                 trail.set(word, 0);
             }
         }
         flushed
-    }
-
-    /// What the thread does and since when, after handing each span before that to `out`; sums that are not on the trail yet are not
-    /// among them, nor is what an event that ended after the session before has left. None where the thread is within an event: another
-    /// time. For the one observer.
-    pub(crate) fn drain(&self, clock: &Clock, out: &mut impl FnMut(Span)) -> Option<Open> {
-        let seen = self.trail.look()?;
-        while let Some(span) = self.trail.pop(&seen) {
-            if span[0] >= clock.began {
-                out(read(span, &clock.scale));
-            }
-        }
-        Some(Open(seen, clock.scale))
-    }
-}
-
-/// The sums as a span up to `to`.
-fn summed(get: impl Fn(usize) -> u64, to: u64) -> [u64; SPAN] {
-    let spans = get(SPANS);
-    let (takes, sleeps) = (get(TAKES) % SLEEP, get(TAKES) / SLEEP);
-    let third = match spans >> DOING_BITS {
-        1 => spans & DOING,
-        // Without a GIL: what lies between them is short.
-        _ if takes == 0 && sleeps > 0 => Doing::Parked as u64 | sleeps << TAKES_SHIFT,
-        _ => SUMMED | takes << TAKES_SHIFT,
-    };
-    [get(FROM), to, third, get(HELD), get(WANTED), get(LONGEST)]
-}
-
-/// What a session's times are.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Clock {
-    pub(crate) scale: Scale,
-    /// When the session began, in ticks.
-    pub(crate) began: u64,
-}
-
-fn read([from, to, third, held, wanted, longest]: [u64; SPAN], scale: &Scale) -> Span {
-    let pause = (third & PAUSE != 0).then_some(Pause {
-        collects: third & COLLECTS != 0,
-        code: held as usize,
-    });
-    let span = if third & SUMMED != 0 {
-        let takes = u32::try_from(third >> TAKES_SHIFT).unwrap_or(u32::MAX);
-        Some(GilSpan::Blurred {
-            held: scale.long(held),
-            wanted: scale.long(wanted),
-            takes,
-            longest: scale.long(longest),
-        })
-    } else {
-        match Doing::of(third) {
-            Doing::Holds => Some(GilSpan::Held),
-            Doing::Wants => Some(GilSpan::Wanted),
-            Doing::Free => Some(GilSpan::Free),
-            Doing::Parked => Some(GilSpan::Parked),
-            Doing::Stopped => Some(GilSpan::Stopped),
-            Doing::Asking => Some(GilSpan::Asking),
-            Doing::Unknown => None,
-        }
-    };
-    Span {
-        from: scale.at(from),
-        to: scale.at(to),
-        span,
-        sleeps: if third & SUMMED != 0 {
-            1
-        } else {
-            (third >> TAKES_SHIFT).max(1)
-        },
-        pause,
-    }
-}
-
-/// What a thread is in the middle of.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Open(Look, Scale);
-
-impl Open {
-    /// What it does.
-    pub(crate) fn doing(&self) -> Doing {
-        Doing::of(self.0.open[NOW])
-    }
-
-    /// Since when, in nanoseconds.
-    pub(crate) fn since(&self) -> u64 {
-        self.1.at(self.ticks())
-    }
-
-    fn ticks(&self) -> u64 {
-        self.0.open[NOW] >> SINCE_SHIFT
-    }
-
-    /// The spans that found no room.
-    pub(crate) fn lost(&self) -> u64 {
-        self.0.open[LOST]
-    }
-
-    /// What has been summed and is not on the trail yet.
-    pub(crate) fn sums(&self) -> Option<Span> {
-        (self.0.open[SPANS] != 0).then(|| read(summed(|word| self.0.open[word], self.ticks()), &self.1))
     }
 }
 

@@ -28,7 +28,12 @@ const WORKERS: &[(&str, &str)] = &[
 /// What a thread waits in that stands still.
 const WORLD: &str = "stop-the-world";
 /// Files of the functions that such a worker waits in.
-const WAITS: &[&str] = &["multiprocessing/", "queue.py", "threading.py"];
+const WAITS: &[&str] = &[
+    "multiprocessing/",
+    "queue.py",
+    "threading.py",
+    "plait/observe/_messages.py",
+];
 
 /// A place of the program.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]

@@ -136,7 +136,7 @@ impl Tape {
             Doing::Holds => self.add(true, wall, on_cpu),
             Doing::Free => self.add(false, wall, on_cpu),
             // It waited for others, who are no part of its work.
-            Doing::Wants | Doing::Unknown | Doing::Parked | Doing::Stopped | Doing::Asking => {}
+            Doing::Wants | Doing::Unknown | Doing::Parked | Doing::Stopped | Doing::Asking | Doing::Bursts => {}
         }
         (self.since, self.cpu) = (now, cpu_now);
     }

@@ -9,7 +9,7 @@ use crate::sync::{AtomicU64, Ordering, fence};
 /// Words of a span.
 pub const SPAN: usize = 6;
 /// Words beside the ring.
-pub const OPEN: usize = 8;
+pub const OPEN: usize = 10;
 
 /// See the module.
 #[derive(Debug)]

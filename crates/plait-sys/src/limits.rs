@@ -72,15 +72,25 @@ fn total_memory_by_call() -> u64 {
 /// How many pages this process has touched that it did not have: those that were at hand, and those that came from a disk.
 #[must_use]
 pub fn page_faults() -> [u64; 2] {
+    used(libc::RUSAGE_SELF, |usage| [usage.ru_minflt, usage.ru_majflt])
+}
+
+/// How often the calling thread has lost its core: because it gave it away, and by force.
+#[must_use]
+pub fn switches() -> [u64; 2] {
+    used(libc::RUSAGE_THREAD, |usage| [usage.ru_nvcsw, usage.ru_nivcsw])
+}
+
+fn used(who: libc::c_int, what: impl FnOnce(&libc::rusage) -> [libc::c_long; 2]) -> [u64; 2] {
     let mut usage = std::mem::MaybeUninit::<libc::rusage>::uninit();
     // SAFETY: the structure is ours, and as large as the kernel takes it to be.
-    let got = unsafe { libc::getrusage(libc::RUSAGE_SELF, usage.as_mut_ptr()) };
+    let got = unsafe { libc::getrusage(who, usage.as_mut_ptr()) };
     if got != 0 {
         return [0; 2]; // only for another `who`
     }
     // SAFETY: the kernel has filled it.
     let usage = unsafe { usage.assume_init() };
-    [usage.ru_minflt, usage.ru_majflt].map(|count| u64::try_from(count).unwrap_or(0))
+    what(&usage).map(|count| u64::try_from(count).unwrap_or(0))
 }
 
 /// How many processes the kernel has killed for want of memory, so far.

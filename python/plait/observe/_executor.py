@@ -8,16 +8,15 @@ come, and then running is what is not known otherwise.
 
 from __future__ import annotations
 
-import multiprocessing.connection
-import multiprocessing.reduction
 import threading
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from plait import _core
-from plait.observe import _patches
+from plait.observe import _messages, _patches
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import ModuleType
 
 __all__ = ["look_at"]
@@ -26,14 +25,10 @@ _POOL = "ProcessPoolExecutor"
 _TIMES = "_plait_times"
 """The attribute of a result: when its task came, and how long it was moved, was unpickled, and ran."""
 
-_HEADER = 8
-"""What is not longer is the length of a message, for which a receiver waits."""
-
 
 class _Here(threading.local):
     """What the last message of this thread was."""
 
-    moved = 0
     task: Any = None
     result: Any = None
 
@@ -87,8 +82,8 @@ _sent: dict[int, _Task] = {}
 def look_at(module: ModuleType) -> None:
     """Look at the tasks of all pools of `concurrent.futures.process`, in the program and where this process is a worker."""
     _look_at_items(module)
-    _look_at_pickles(module)
-    _look_at_pipes()
+    items: Any = module
+    _messages.look(_Messages(module), items._CallItem, items._ResultItem)
 
 
 def _look_at_items(module: Any) -> None:
@@ -111,62 +106,46 @@ def _look_at_items(module: Any) -> None:
     _patches.replace(module._CallItem, "__init__", sent)
 
 
-def _look_at_pickles(module: Any) -> None:
-    pickler: Any = multiprocessing.reduction.ForkingPickler
-    call, result = module._CallItem, module._ResultItem
-    # A class that extends it has reducers of its own.
-    dumps, loads = pickler.__dict__["dumps"].__func__, pickler.loads
-    ran: _Ran | None = None
+class _Messages:
+    """Tasks and results, each where it is pickled and where it is unpickled."""
 
-    def observed_dumps(cls: Any, obj: Any, protocol: Any = None) -> Any:
-        nonlocal ran
-        kind = type(obj)  # pyright: ignore[reportUnknownVariableType]
-        if kind is not call and kind is not result:
-            return dumps(cls, obj, protocol)
-        began = time.monotonic_ns()
-        if kind is result and ran is not None:
-            setattr(obj, _TIMES, (*ran.times, began - ran.begun))
-        try:
-            return dumps(cls, obj, protocol)
-        finally:
-            took = time.monotonic_ns() - began
-            if kind is result and ran is not None:
-                _core.observe_pooled(_POOL, ran.function, 0, (0, 0, took, 0))
-            elif (task := _sent.pop(id(obj), None)) is not None:
-                task.pickling = took
+    def __init__(self, module: Any) -> None:
+        self._module = module
+        self._ran: _Ran | None = None
 
-    def observed_loads(data: Any, /, **options: Any) -> Any:
-        nonlocal ran
-        moved, _here.moved = _here.moved, 0
-        began = time.monotonic_ns()
-        obj = loads(data, **options)
-        kind = type(obj)  # pyright: ignore[reportUnknownVariableType]
-        if kind is call:
-            now = time.monotonic_ns()
-            function = obj.fn
-            if getattr(function, "func", None) is module._process_chunk:
-                function = function.args[0]
-            ran = _Ran((began - moved, moved, now - began), now, function)
-        elif kind is result:
-            _here.result = (getattr(obj, _TIMES, None), moved, time.monotonic_ns() - began)
-        return obj
+    def goes(self, message: Any) -> Callable[[int], bytes] | None:
+        """Send a worker's times along with the result."""
+        ran = self._ran
+        if type(message) is not self._module._ResultItem:
+            return _pickled(_sent.pop(id(message), None))
+        if ran is None:
+            return None
+        setattr(message, _TIMES, (*ran.times, time.monotonic_ns() - ran.begun))
 
-    _patches.replace(pickler, "dumps", classmethod(observed_dumps))
-    _patches.replace(pickler, "loads", staticmethod(observed_loads))
+        def pickled(took: int) -> bytes:
+            _core.observe_pooled(_POOL, ran.function, 0, (0, 0, took, 0))
+            return b""
+
+        return pickled
+
+    def came(self, message: Any, came: _messages.Came) -> None:
+        """Remember a task, in the worker, and the times of a result, in the program."""
+        moved, began, ended, _ = came
+        if type(message) is self._module._ResultItem:
+            _here.result = (getattr(message, _TIMES, None), moved, ended - began)
+            return
+        function = message.fn
+        if getattr(function, "func", None) is self._module._process_chunk:
+            function = function.args[0]
+        self._ran = _Ran((began - moved, moved, ended - began), ended, function)
 
 
-def _look_at_pipes() -> None:
-    """How long it takes to read a message whose length has come: the other side writes it meanwhile."""
-    connection: Any = multiprocessing.connection.Connection
-    receive = connection._recv
+def _pickled(task: _Task | None) -> Callable[[int], bytes] | None:
+    if task is None:
+        return None
 
-    def observed(self: Any, size: int, *rest: Any) -> Any:
-        if size <= _HEADER:
-            _here.moved = 0
-            return receive(self, size, *rest)
-        began = time.monotonic_ns()
-        received = receive(self, size, *rest)
-        _here.moved = time.monotonic_ns() - began
-        return received
+    def pickled(took: int) -> bytes:
+        task.pickling = took
+        return b""
 
-    _patches.replace(connection, "_recv", observed)
+    return pickled

@@ -19,6 +19,7 @@ def install() -> None:
     _imports.when_imported("concurrent.futures.thread", _look_at("ThreadPoolExecutor"))
     _imports.when_imported("plait.threads._pool", _look_at("ThreadPool"))
     _imports.when_imported("concurrent.futures.process", _look_at_processes)
+    _imports.when_imported("multiprocessing.pool", _look_at_pool)
 
 
 def _look_at(name: str) -> Callable[[ModuleType], None]:
@@ -42,3 +43,9 @@ def _look_at_processes(module: ModuleType) -> None:
     from plait.observe import _executor
 
     _executor.look_at(module)
+
+
+def _look_at_pool(module: ModuleType) -> None:
+    from plait.observe import _mp_pool
+
+    _mp_pool.look_at(module)

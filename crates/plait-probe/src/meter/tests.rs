@@ -1,5 +1,7 @@
 //! Tests of meters.
 
+use plait_trace::record::GilSpan;
+
 use super::*;
 use crate::fake::turn;
 
@@ -55,7 +57,10 @@ fn long_spans_are_spans_and_follow_one_another() {
         span(302_000, 900_000, GilSpan::Free),
     ];
     assert_eq!(spans, expected);
-    assert_eq!((open.doing(), open.since(), open.sums()), (Doing::Holds, 900_000, None));
+    assert_eq!(
+        (open.doing(), open.since(), open.sums().next()),
+        (Doing::Holds, 900_000, None)
+    );
 }
 
 #[test]
@@ -105,7 +110,7 @@ fn sums_are_written_down_from_time_to_time() {
     let (spans, open, _) = measured(&events);
     assert_eq!(spans.len(), 1 + 4);
     let (mut all, mut end) = (0, 1000);
-    for each in spans.iter().chain(&open.sums()) {
+    for each in spans.iter().copied().chain(open.sums()) {
         assert_eq!(each.from, end);
         end = each.to;
         if let Some(GilSpan::Blurred { held, .. }) = each.span {
@@ -202,7 +207,7 @@ fn a_full_trail_loses_detail_and_no_sum() {
         Some(GilSpan::Blurred { held, .. }) => held,
         _ => 0,
     };
-    let sums = open.sums().expect("the rest is summed");
+    let sums = open.sums().next().expect("the rest is summed");
     assert_eq!(sums.from, spans[ROOM - 1].to);
     assert_eq!(spans.iter().chain([&sums]).map(held).sum::<u64>(), rounds * 80_000);
     // With room again, the sums come before what follows them.

@@ -17,6 +17,7 @@ use super::frames::Frames;
 use super::threads::Thread;
 use super::waits::{Found, look};
 use super::{Running, Settings, Sink};
+use crate::bursts;
 use crate::gil::Gil;
 use crate::meter::{self, Clock, Doing, Meter};
 use crate::proc::{Stat, Tasks, line};
@@ -154,6 +155,7 @@ impl Sampler {
     fn tick(&mut self, now: u64) {
         self.ticked = now;
         self.ticks += 1;
+        bursts::ask();
         let mut news = self.take_switches(now.saturating_sub(SETTLED));
         news |= self.take_gil(now);
         if self.switches.is_none() {
@@ -438,10 +440,28 @@ impl Sampler {
         self.batch.push(Record::Cost {
             at,
             observer: thread_cpu_ns(),
-            // Each take has its letting go.
-            hooks: 2 * (takes + self.gone_takes) * self.event_cost,
+            // Each take has its letting go. One that is only counted takes no longer than the call of the C library that it saves.
+            hooks: 2 * (takes + self.gone_takes).saturating_sub(bursts::figures().takes) * self.event_cost,
             lost: lost + self.gone_lost + self.shared.desk.lost() + self.switches.as_ref().map_or(0, Switches::lost),
         });
+    }
+
+    /// Says how much of the time events were counted rather than timed, if any were.
+    fn tell_bursts(&mut self, clock: &Clock, now: u64) {
+        let counted = bursts::figures();
+        if counted.takes == 0 {
+            return;
+        }
+        let each = (counted.takes + counted.timed) / counted.timed.max(1);
+        let time = clock.scale.long(counted.time);
+        let share = time * 100 / now.saturating_sub(self.began).max(1);
+        let how = format!("one in {each} timed, the others counted");
+        let why = format!(
+            "for {:.2} s, {share} % of the time, one thread took the GIL and let go of it every {:.2} us",
+            time as f64 / 1e9,
+            time as f64 / 1e3 / counted.takes as f64,
+        );
+        self.method("gil pairs", &how, false, &why);
     }
 
     /// Writes how many page faults there were, if there were more.
@@ -507,6 +527,9 @@ impl Sampler {
             thread.count(&self.tasks, now, &mut self.buffer, &mut self.batch);
         }
         self.tell_all_pauses();
+        if let Some(clock) = measured {
+            self.tell_bursts(&clock, now);
+        }
         // It takes its time, in which meters would run on.
         self.look_for_deadlocks(now, true);
         self.count_faults(now);

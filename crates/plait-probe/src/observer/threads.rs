@@ -178,7 +178,7 @@ impl Thread {
 
     /// Writes what it is in the middle of, up to `now`.
     pub(super) fn write_open(&mut self, open: Option<&Open>, now: u64, out: &mut Vec<Record>) {
-        if let Some(sums) = open.and_then(Open::sums) {
+        for sums in open.into_iter().flat_map(Open::sums) {
             self.span(sums, out);
         }
         let span = match self.doing {
@@ -187,7 +187,7 @@ impl Thread {
             Doing::Parked => GilSpan::Parked,
             Doing::Stopped => GilSpan::Stopped,
             Doing::Asking => GilSpan::Asking,
-            Doing::Free | Doing::Unknown => GilSpan::Free,
+            Doing::Free | Doing::Unknown | Doing::Bursts => GilSpan::Free,
         };
         let from = self.since.max(self.written);
         if from < now {

@@ -10,8 +10,8 @@ use crate::fold::log::Log;
 use crate::fold::thread::{LockWait, Stack, Switch, ThreadLog, What};
 use crate::record::{Text, WaitKind};
 
-/// Files of the standard library through which others wait.
-const THROUGH: [&str; 7] = [
+/// Files of the standard library through which others wait, and what looks at its messages meanwhile.
+const THROUGH: [&str; 8] = [
     "/threading.py",
     "/queue.py",
     "/selectors.py",
@@ -19,6 +19,7 @@ const THROUGH: [&str; 7] = [
     "/multiprocessing/connection.py",
     "/multiprocessing/queues.py",
     "/multiprocessing/synchronize.py",
+    "/plait/observe/_messages.py",
 ];
 
 /// Functions of pools that wait for work.
