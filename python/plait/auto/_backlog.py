@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from plait._executor import uninterrupted
 from plait.auto._calls import Call, Lot, Part, Raised
-from plait.auto._choice import PROCESSES
 from plait.auto._flow import SLICE_NS, Flow
 
 if TYPE_CHECKING:
@@ -24,9 +23,8 @@ if TYPE_CHECKING:
 _Queued = tuple["Callable[..., Any]", tuple[Any, ...], dict[str, Any], "Context", "Future[Any]"]
 """A function, its arguments, the context it was submitted in, and the future of what comes of it. Plain: it is soon made."""
 
-#: Calls longer than so many seconds travel alone: what comes of one is not held back by another. Where so many messages wait
-#: for each worker, nobody notices if some are, for so long at most.
-_ALONE, _QUEUE, _TOGETHER = 0.001, 8, 0.006
+#: Calls longer than so many seconds travel alone: what comes of one is not held back by another.
+_ALONE = 0.001
 
 #: Calls after which it is decided anew, and again for each time that they have doubled.
 _MANY = 64
@@ -63,11 +61,7 @@ class Backlog(Flow):
                 self.state.lock.release()
 
     def _batch(self) -> int:
-        decision, each = self.state.decision, self._each()
-        few = 1 if each > _ALONE else super()._batch()
-        if decision is None or decision.plan.model != PROCESSES or not each:
-            return few
-        return max(few, min(int(_TOGETHER / each), self.waiting() // (_QUEUE * decision.plan.workers)))
+        return 1 if self.state.figures.wall > _ALONE else super()._batch()
 
     def pop(self, most: int) -> Part | None:
         """Take out calls."""
