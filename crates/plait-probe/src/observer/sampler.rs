@@ -83,6 +83,12 @@ impl GilSource {
     }
 }
 
+/// A length between half of this one and one and a half, another one for each time: what a thread does in turns has to be met at all of its turns.
+fn scattered(length: u64, at: u64) -> u64 {
+    let random = at.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
+    length / 2 + ((length * random) >> 32)
+}
+
 /// What the observer's thread finds when it begins.
 pub(super) struct Sources {
     pub(super) stacks: Option<Box<dyn Stacks>>,
@@ -343,7 +349,7 @@ impl Sampler {
                 thread.looked < thread.core_since.max(1)
             } else {
                 let age = now.saturating_sub(thread.from);
-                thread.looked + SHORT_WAITS.min(age / YOUNG) <= now
+                thread.looked + scattered(SHORT_WAITS.min(age / YOUNG), thread.looked) <= now
             };
             if !due {
                 if let Some(word) = thread.lasts_at(lasting)
@@ -536,5 +542,22 @@ impl Sampler {
         self.cost(now);
         self.batch.push(Record::ProcessEnd { at: now, code });
         self.write();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn looks_at_short_waits_meet_all_turns_of_what_a_thread_does() {
+        // Two things in turns, whose period goes into the time between two looks.
+        let (turn, mut at, mut first) = (1_000_000, 0_u64, 0_u64);
+        for _ in 0..1000 {
+            at += scattered(SHORT_WAITS, at);
+            at = at.next_multiple_of(5_000_000) + 60_000;
+            first += u64::from((at / turn).is_multiple_of(2));
+        }
+        assert!((400..600).contains(&first), "{first}");
     }
 }
