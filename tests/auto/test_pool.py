@@ -595,14 +595,32 @@ def test_the_switch_interval_is_as_before_when_processes_have_started():
         assert sys.getswitchinterval() == before
 
 
-def test_processes_that_start_when_the_pool_ends_are_not_waited_for():
-    for wait in (True, False):
-        pool = plait.Pool()
-        first: concurrent.futures.Future[float] = concurrent.futures.Future()
-        pool._engine._first = first  # it would be done when there is a process
-        assert list(pool.map(bodies.square, range(10))) == [number * number for number in range(10)]
-        pool.shutdown(wait=wait)
-        assert first.cancelled()
+@pytest.mark.parametrize("wait", [True, False])
+def test_processes_that_start_when_the_pool_ends_are_not_waited_for(run_script, wait):
+    source = f"""
+        import pathlib, sys, time
+        import plait
+
+        came = pathlib.Path(__file__).with_name("came")
+        if __name__ != "__main__":
+            time.sleep(20)
+            came.touch()
+
+        def work(number):
+            return sum(range(100_000)) + number
+
+        if __name__ == "__main__":
+            interval = sys.getswitchinterval()
+            pool = plait.Pool(2)
+            assert list(pool.map(work, range(400))) == [work(number) for number in range(400)]
+            first = pool._engine._first
+            assert first is not None, "no process was started"
+            pool.shutdown(wait={wait})
+            assert first.cancelled() and not came.exists()
+            assert sys.getswitchinterval() == interval
+            print(pool.explain(work)["refused"])
+    """
+    assert "processes" not in run_script(textwrap.dedent(source), timeout=WATCHDOG).stdout
 
 
 def test_cores_that_a_child_process_takes_are_no_wait():

@@ -192,6 +192,63 @@ if __name__ == "__main__":
     assert run_script(source).stdout == "done\n"
 
 
+def test_a_pickler_in_the_place_of_the_one_of_multiprocessing_is_left_alone(run_script: Any) -> None:
+    source = """
+import multiprocessing, multiprocessing.reduction, pickle
+
+class Pickler(pickle._Pickler):
+    pass
+
+Pickler.dumps, Pickler.loads = pickle.dumps, pickle.loads
+multiprocessing.reduction.ForkingPickler = Pickler
+import plait
+
+if __name__ == "__main__":
+    with plait.profile() as found, multiprocessing.get_context("fork").Pool(1) as pool:
+        assert pool.map(abs, [-1, -2]) == [1, 2]
+    assert found.pools == []
+    print("done")
+"""
+    assert run_script(source).stdout == "done\n"
+
+
+def test_of_tasks_of_multiprocessing_that_do_not_end_nothing_is_kept_behind_the_profile(run_script: Any) -> None:
+    source = """
+import multiprocessing, gc, time, weakref
+import plait
+
+class Work:
+    def __call__(self, number):
+        time.sleep(number)
+        return number
+
+class Refuses:
+    def __reduce__(self):
+        raise ValueError("will not go")
+
+if __name__ == "__main__":
+    work = Work()
+    gone = weakref.ref(work)
+    with plait.profile():
+        pool = multiprocessing.get_context("fork").Pool(1)
+        first = pool.imap(work, [0, *[60] * 20])
+        assert next(first) == 0
+        try:
+            next(pool.imap(work, [Refuses()]))
+        except ValueError:
+            pass
+        else:
+            raise AssertionError
+        pool.terminate()
+        pool.join()
+    del work, pool, first
+    gc.collect()
+    assert gone() is None, gc.get_referrers(gone())
+    print("done")
+"""
+    assert run_script(source).stdout == "done\n"
+
+
 def test_picklers_that_extend_the_one_of_multiprocessing_are_their_own(run_script: Any) -> None:
     source = """
 import concurrent.futures.process, pickle

@@ -541,6 +541,27 @@ if __name__ == "__main__":
     assert len(program.imports()) == 1
 
 
+def test_workers_have_the_code_of_a_module_that_was_changed_and_loaded_again(tmp_path):
+    run(
+        tmp_path,
+        SERVED
+        + """
+if __name__ == "__main__":
+    import importlib, pathlib, sys
+    path = pathlib.Path("changes.py")
+    sys.path.insert(0, str(pathlib.Path.cwd()))
+    sys.dont_write_bytecode = True
+    for turn in range(3):
+        path.write_text(f"def turn():\\n    return {turn}\\n")
+        os.utime(path, ns=(2 * 10**18 + turn, 2 * 10**18 + turn))
+        changes = importlib.reload(changes) if turn else importlib.import_module("changes")
+        for _ in range(2):
+            with plait.ProcessPool(1) as pool:
+                assert pool.submit(changes.turn).result() == turn
+""",
+    )
+
+
 def test_pools_that_come_as_a_zygote_leaves_lose_nothing(tmp_path):
     run(
         tmp_path,

@@ -250,7 +250,3 @@ def _error_to_travel(error: BaseException) -> BaseException:
     except Exception as why:  # whatever its reducers raise
         return NotPicklable(f"a call raised {error!r}, which cannot be pickled: {why}")
     return travelling  # type: ignore[no-any-return]
-
-
-# To find where the interpreter takes and lets go of its GIL takes a millisecond: once, in what workers are forked from.
-_ = _core.gil_tally()

@@ -56,7 +56,7 @@ _STUCK_LONG = 0.1
 _starts = {False: 0.12, True: 0.012}
 """Seconds that processes take to start: where a fork server runs, and where not. What was seen last counts half."""
 
-_launch.import_ahead(_calls.__name__)
+_launch.import_ahead("plait.auto._ahead")
 
 #: Seconds for which the number of cores is taken to stay what it is: to read the quota takes longer than to make a pool.
 _CORES_STAY = 5.0
@@ -148,6 +148,8 @@ class Engine:
 
         def started(future: concurrent.futures.Future[float]) -> None:
             _calm()
+            if future.cancelled() and self.closed:
+                return  # given up: nobody needs them
             failure = "was cancelled" if future.cancelled() else future.exception()
             if failure is not None:
                 self._refuse_processes(f"cannot run in processes, which do not start: {failure}")
@@ -343,7 +345,7 @@ class Engine:
     def _give_up_start(self) -> None:
         """Where processes still start, nobody needs them any more: a fork server may take a tenth of a second."""
         if self._first is not None:
-            _ = self._first.cancel()
+            uninterrupted(self._first.cancel)
 
     def settle(self) -> None:
         """Shut the executors down, if the pool was shut down, and all is done."""
@@ -369,7 +371,7 @@ def _usable_cores() -> int:
     return found
 
 
-_guard = threading.Lock()
+_guard = threading.RLock()  # finalizers end pools too
 _hurried = 0
 _interval = 0.0
 
@@ -403,7 +405,7 @@ def after_fork() -> None:
     """A forked child has none of its parent's pools."""
     global _guard, _hurried
     engines.clear()
-    _guard = threading.Lock()
+    _guard = threading.RLock()
     if _hurried:
         _hurried = 1
         _calm()

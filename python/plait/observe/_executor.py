@@ -81,9 +81,9 @@ _sent: dict[int, _Task] = {}
 
 def look_at(module: ModuleType) -> None:
     """Look at the tasks of all pools of `concurrent.futures.process`, in the program and where this process is a worker."""
-    _look_at_items(module)
     items: Any = module
-    _messages.look(_Messages(module), items._CallItem, items._ResultItem)
+    if _messages.look(_Messages(module), items._CallItem, items._ResultItem):
+        _look_at_items(module)
 
 
 def _look_at_items(module: Any) -> None:
@@ -113,7 +113,7 @@ class _Messages:
         self._module = module
         self._ran: _Ran | None = None
 
-    def goes(self, message: Any) -> Callable[[int], bytes] | None:
+    def goes(self, message: Any) -> Callable[[int, bool], bytes] | None:
         """Send a worker's times along with the result."""
         ran = self._ran
         if type(message) is not self._module._ResultItem:
@@ -122,7 +122,7 @@ class _Messages:
             return None
         setattr(message, _TIMES, (*ran.times, time.monotonic_ns() - ran.begun))
 
-        def pickled(took: int) -> bytes:
+        def pickled(took: int, _done: bool) -> bytes:
             _core.observe_pooled(_POOL, ran.function, 0, (0, 0, took, 0))
             return b""
 
@@ -140,11 +140,11 @@ class _Messages:
         self._ran = _Ran((began - moved, moved, ended - began), ended, function)
 
 
-def _pickled(task: _Task | None) -> Callable[[int], bytes] | None:
+def _pickled(task: _Task | None) -> Callable[[int, bool], bytes] | None:
     if task is None:
         return None
 
-    def pickled(took: int) -> bytes:
+    def pickled(took: int, _done: bool) -> bytes:
         task.pickling = took
         return b""
 

@@ -38,12 +38,12 @@ class Came(NamedTuple):
 class Looker(Protocol):
     """Who looks at messages."""
 
-    def goes(self, message: Any) -> Callable[[int], bytes] | None:
+    def goes(self, message: Any) -> Callable[[int, bool], bytes] | None:
         """Look at a message that is about to be pickled.
 
         Returns:
-            What to call with the nanoseconds that this took; what it returns follows the pickle, where no reader looks.
-            None for one that is none of its own.
+            What to call with the nanoseconds that this took, and whether it succeeded; what it returns follows the pickle,
+            where no reader looks. None for one that is none of its own.
         """
 
     def came(self, message: Any, came: Came) -> None:
@@ -58,6 +58,7 @@ class _Here(threading.local):
 
 _here = _Here()
 _lookers: dict[type, Looker] = {}
+"""Those of the profile that runs: nothing is kept of them when it is over."""
 _own: set[CodeType] = set()
 """The code of what stands between callers and the pickler."""
 
@@ -72,14 +73,22 @@ def caller(depth: int) -> CodeType | None:
     return None if frame is None else frame.f_code
 
 
-def look(looker: Looker, *types: type) -> None:
-    """Have messages of these types looked at for as long as the profile runs."""
+def look(looker: Looker, *types: type) -> bool:
+    """Have messages of these types looked at for as long as the profile runs.
+
+    Returns:
+        Whether they are: not where the program has put a pickler of its own in the place of `ForkingPickler`.
+    """
     pickler: Any = multiprocessing.reduction.ForkingPickler
-    if pickler.__dict__["dumps"].__func__.__code__ not in _own:
-        _lookers.clear()
+    dumps = vars(pickler).get("dumps")
+    if not isinstance(dumps, classmethod) or "loads" not in vars(pickler):
+        return False
+    if getattr(dumps.__func__, "__code__", None) not in _own:
+        _patches.replace(sys.modules[__name__], "_lookers", {})
         _look_at_pickles(pickler)
         _look_at_pipes()
     _lookers.update(dict.fromkeys(types, looker))
+    return True
 
 
 def _look_at_pickles(pickler: Any) -> None:
@@ -91,11 +100,12 @@ def _look_at_pickles(pickler: Any) -> None:
         pickled = None if looker is None else looker.goes(obj)
         if pickled is None:
             return dumps(cls, obj, protocol)
-        began, written = time.monotonic_ns(), io.BytesIO()
+        began, written, done = time.monotonic_ns(), io.BytesIO(), False
         try:
             cls(written, protocol).dump(obj)
+            done = True
         finally:
-            more = pickled(time.monotonic_ns() - began)
+            more = pickled(time.monotonic_ns() - began, done)
         written.write(more)
         return written.getbuffer()
 

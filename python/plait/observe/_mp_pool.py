@@ -26,6 +26,8 @@ _POOL = "Pool"
 _TASK, _RESULT = 5, 3
 """How long the tuples are: job, index, function, arguments and named ones; job, index, result."""
 _TIMES = struct.Struct("=16s5Q")
+_MOST = 1 << 16
+"""Tasks that are remembered at most until their results come."""
 _SIGN = bytes.fromhex("0c3f7a5b91d64e02b8a3d5f0176e24c9")
 """Stands before the times of a worker."""
 
@@ -77,16 +79,9 @@ def _times(data: Any) -> tuple[int, ...] | None:
 
 def look_at(module: ModuleType) -> None:
     """Look at the tasks of all pools of `multiprocessing.pool`, in the program and where this process is a worker."""
-    _messages.look(_Tasks(module), tuple)
-
-
-class _Job:
-    """Tasks that were handed in together: when, what they are part of, and those that were sent, by their index."""
-
-    def __init__(self, at: int | None, result: weakref.ref[Any] | None) -> None:
-        self.at = at
-        self.result = result
-        self.sent: dict[int, _Sent] = {}
+    tasks = _Tasks(module)
+    if _messages.look(tasks, tuple):
+        tasks.look_at_results()
 
 
 class _Tasks:
@@ -98,46 +93,50 @@ class _Tasks:
         self._worker = module.worker.__code__
         self._sender = module.Pool._handle_tasks.__code__
         self._receiver = module.Pool._handle_results.__code__
-        self._jobs: dict[int, _Job] = {}
+        self._handed_in: dict[int, tuple[int, object]] = {}
+        self._sent: dict[tuple[int, int], _Sent] = {}
         self._ran: _Ran | None = None
-        self._look_at_results(module.ApplyResult)
 
-    def _look_at_results(self, kind: Any) -> None:
+    def look_at_results(self) -> None:
         """Note when a job is handed in; one whose items are asked for one by one has no such result, and is sent at once."""
-        begin, jobs = kind.__init__, self._jobs
+        kind = self._module.ApplyResult
+        begin, handed_in = kind.__init__, self._handed_in
 
         def observed(self: Any, *arguments: Any, **named: Any) -> None:
             begin(self, *arguments, **named)
             job: int = self._job
-            jobs[job] = _Job(time.monotonic_ns(), weakref.ref(self, lambda _: jobs.pop(job, None)))
+            handed_in[job] = time.monotonic_ns(), weakref.ref(self, lambda _: handed_in.pop(job, None))
 
         _patches.replace(kind, "__init__", observed)
 
-    def goes(self, message: Any) -> Callable[[int], bytes] | None:
+    def goes(self, message: Any) -> Callable[[int, bool], bytes] | None:
         """Take a task that the program sends, and send a worker's times along with the result."""
         if len(message) == _TASK and _messages.caller(1) is self._sender:
             return self._task_goes(message)
         ran = self._ran
         if len(message) == _RESULT and ran is not None and _messages.caller(1) is self._worker:
             ran_for = time.monotonic_ns() - ran.begun
-            return lambda took: _TIMES.pack(_SIGN, ran.came, ran.moved, ran.unpickled, ran_for, took)
+            return lambda took, _done: _TIMES.pack(_SIGN, ran.came, ran.moved, ran.unpickled, ran_for, took)
         return None
 
-    def _task_goes(self, message: Any) -> Callable[[int], bytes] | None:
+    def _task_goes(self, message: Any) -> Callable[[int, bool], bytes] | None:
         number, index, function, arguments, _ = message
         if function is self._module._helper_reraises_exception:
             return None
         call = _Call(function, 1)
         if any(function is star for star in self._stars):
-            function, items = arguments[0]
-            call = _Call(function, len(items))
-        job = self._jobs.get(number)
-        if job is None:
-            job = self._jobs[number] = _Job(None, None)
-        sent = job.sent[index] = _Sent(call, job.at)
+            match arguments:
+                case ((function, tuple() as items),):
+                    call = _Call(function, len(items))
+        sent = self._sent[number, index] = _Sent(call, self._handed_in.get(number, (None,))[0])
+        while len(self._sent) > _MOST:
+            # Of a pool that was terminated no results come.
+            self._sent.pop(next(iter(self._sent)), None)
 
-        def pickled(took: int) -> bytes:
+        def pickled(took: int, done: bool) -> bytes:
             sent.pickling = took
+            if not done:
+                self._sent.pop((number, index), None)
             return b""
 
         return pickled
@@ -150,10 +149,5 @@ class _Tasks:
             self._result_came(message[0], message[1], came)
 
     def _result_came(self, number: int, index: int, came: _messages.Came) -> None:
-        job = self._jobs.get(number)
-        sent = None if job is None else job.sent.pop(index, None)
-        if job is None or sent is None:
-            return
-        if job.result is None and not job.sent:
-            self._jobs.pop(number, None)
-        sent.ended(came)
+        if (sent := self._sent.pop((number, index), None)) is not None:
+            sent.ended(came)

@@ -6,6 +6,7 @@ import functools
 import os
 import pickle
 import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from plait.processes import _launch, _main
@@ -23,7 +24,7 @@ class Connect:
         self, preload: tuple[str, ...], place: dict[str, Any], initializer: Callable[..., object] | None
     ) -> None:
         self._preload = preload
-        self._spec = pickle.dumps(place, protocol=5)
+        self._spec = pickle.dumps({**place, "changed": _changed()}, protocol=5)
         self._has_main = _can_import(place["main"])
         self._modules: dict[str, None] = {}  # in the order in which they came
         self.note(initializer)
@@ -78,6 +79,23 @@ def place(forked: bool) -> dict[str, Any]:
     except FileNotFoundError:
         cwd = None
     return {"cwd": cwd, "environ": dict(os.environ), "sys_path": _launch._strings(sys.path), "main": main}
+
+
+_INSTALLED = (os.path.dirname(os.__file__), os.path.dirname(os.path.dirname(__file__)))
+"""The standard library's folder, and plait's."""
+
+
+def _changed() -> int:
+    """When a file of the program was changed last, of those that it has imported: what was prepared before has the code of then."""
+    latest = 0
+    for module in list(sys.modules.values()):
+        file: object = vars(module).get("__file__") if type(module) is ModuleType else None
+        if type(file) is str and not file.startswith(_INSTALLED) and "-packages/" not in file:
+            try:
+                latest = max(latest, os.stat(file).st_mtime_ns)
+            except OSError:  # it was removed, or lies in an archive
+                pass
+    return latest
 
 
 def _can_import(main: dict[str, Any]) -> bool:

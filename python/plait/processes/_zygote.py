@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["run"]
 
-LINGER: Final = 60.0
+LINGER: Final = 30.0
 """Seconds that a zygote without pools stays for the next one: to import the main module again can take longer than a pool's work."""
 
 _SELDOM: Final = 20_000
