@@ -10,7 +10,7 @@ class WrongUsage(Exception):
 
 
 class Option:
-    """An option: whether it takes a value, which may also follow after `=`, or may take one: after `=`, or a word with this ending."""
+    """An option: whether it takes a value, which may also follow after `=`, or may take one: after `=`, or with this ending."""
 
     __slots__ = ("may_take", "takes_value")
 

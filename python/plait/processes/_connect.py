@@ -86,7 +86,7 @@ _INSTALLED = (os.path.dirname(os.__file__), os.path.dirname(os.path.dirname(__fi
 
 
 def _changed() -> int:
-    """When a file of the program was changed last, of those that it has imported: what was prepared before has the code of then."""
+    """When a file that the program has imported was changed last: what was prepared before has the code of then."""
     latest = 0
     for module in list(sys.modules.values()):
         file: object = vars(module).get("__file__") if type(module) is ModuleType else None

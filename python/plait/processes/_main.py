@@ -19,8 +19,9 @@ __all__ = ["check_not_importing_main", "dumps_for_start", "inherited", "preparat
 def preparation() -> dict[str, object]:
     """Return what a worker needs to resemble this process, as plain values.
 
-    Unlike the standard library's function it leaves the start method undecided unless the program has chosen another one than the
-    default: that is decided as soon as anything asks for it, and the workers of before and after would not resemble each other.
+    Unlike the standard library's function it leaves the start method undecided unless the program has chosen another one than
+    the default: that is decided as soon as anything asks for it, and the workers of before and after would not resemble each
+    other.
     """
     import multiprocessing
     import multiprocessing.process

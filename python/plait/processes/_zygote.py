@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["run"]
 
 LINGER: Final = 30.0
-"""Seconds that a zygote without pools stays for the next one: to import the main module again can take longer than a pool's work."""
+"""Seconds that a zygote without pools stays for the next one: to import anew can take longer than a pool's work."""
 
 _SELDOM: Final = 20_000
 """Allocations between two looks for garbage during an import, which leaves little."""
