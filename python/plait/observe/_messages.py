@@ -80,8 +80,10 @@ def look(looker: Looker, *types: type) -> bool:
         Whether they are: not where the program has put a pickler of its own in the place of `ForkingPickler`.
     """
     pickler: Any = multiprocessing.reduction.ForkingPickler
-    dumps = vars(pickler).get("dumps")
-    if not isinstance(dumps, classmethod) or "loads" not in vars(pickler):
+    attributes: Any = pickler.__dict__
+    dumps: Any = attributes.get("dumps")
+    kind: object = dumps.__class__
+    if kind is not classmethod or "loads" not in attributes:
         return False
     if getattr(dumps.__func__, "__code__", None) not in _own:
         _patches.replace(sys.modules[__name__], "_lookers", {})

@@ -125,9 +125,11 @@ class _Tasks:
             return None
         call = _Call(function, 1)
         if any(function is star for star in self._stars):
-            match arguments:
-                case ((function, tuple() as items),):
-                    call = _Call(function, len(items))
+            try:
+                ((function, items),) = arguments
+                call = _Call(function, len(items))
+            except (TypeError, ValueError):  # of somebody's own, who called it with something else
+                pass
         sent = self._sent[number, index] = _Sent(call, self._handed_in.get(number, (None,))[0])
         while len(self._sent) > _MOST:
             # Of a pool that was terminated no results come.
