@@ -23,6 +23,7 @@ import subprocess
 import sys
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -322,6 +323,38 @@ def bursts(truth: Truth) -> None:
         connection.close()
 
     together(truth, reader=reader, visitor=visitor)
+
+
+@program
+def habits(truth: Truth) -> None:
+    """Some rows and a call that lasts a little, in turns: at first one that keeps the GIL, then one that does not."""
+    source = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n WHERE x < 60) SELECT x FROM n"
+    values, data = os.urandom(20_000), bytes(1 << 20)
+
+    def phases(call: Callable[[], object], clock: Callable[[], float]) -> Callable[[], float]:
+        def part() -> float:
+            connection = sqlite3.connect(":memory:")
+
+            def phase(call: Callable[[], object], clock: Callable[[], float], seconds: float) -> float:
+                spent = 0.0
+                while spent < seconds:
+                    for _row in connection.execute(source):
+                        pass
+                    began, _, ended = map(operator.call, (clock, call, clock))
+                    assert isinstance(began, float)
+                    assert isinstance(ended, float)
+                    spent += ended - began
+                return spent
+
+            phase(functools.partial(sorted, values), time.thread_time, 1.5)
+            found = phase(call, clock, 0.5)
+            connection.close()
+            return found
+
+        return part
+
+    together(truth, sleeps=phases(lambda: time.sleep(0.0005), time.perf_counter))
+    together(truth, sums=phases(lambda: zlib.crc32(data), time.thread_time))
 
 
 def works(seconds: float) -> tuple[int, float]:

@@ -277,6 +277,23 @@ def test_what_comes_after_many_rows(true: Any) -> None:
     true("bursts", check)
 
 
+@NEEDS_GIL
+def test_habits_that_change_between_rows(true: Any) -> None:
+    """What lasts among takes that are counted is what it is now, and not what such things were before."""
+
+    def check(truth: dict[str, Any], profile: dict[str, Any]) -> None:
+        own = {name: each["measured"] for name, each in truth["threads"].items()}
+        sleeps, sums = thread(profile, "sleeps"), thread(profile, "sums")
+        room = 0.01 + truth["threads"]["sleeps"]["ready"]
+        assert near(spent(sleeps, "io_wait", "ready"), own["sleeps"], room), (own, sleeps)
+        assert sleeps["gil_held_off_cpu"] < 0.05 * own["sleeps"], sleeps
+        # The rows let go of the GIL as well.
+        assert sums["on_cpu_released"] >= 0.95 * own["sums"] - 0.004, (own, sums)
+        assert sums["on_cpu_gil"] >= 0.95 * 1.5, sums
+
+    true("habits", check)
+
+
 def test_children(true: Any) -> None:
     def check(truth: dict[str, Any], profile: dict[str, Any]) -> None:
         assert profile["functions"][0]["function"] == "spin", profile["functions"][0]

@@ -7,8 +7,9 @@
 //! A burst is over at once when anybody waits for the GIL, when another thread takes it, and when anything takes long: a timed span, or all that
 //! was counted since the last look together. Which span that was has to be known. The observer asks for the next event to be timed each time that it
 //! looks: so a span in which it has looked is the last before a timed event, and its beginning is known by the count of those before it. That
-//! leaves spans between [`SHORT`] and the time from one look to the next: those are divided as others were that were timed, and where they are in
-//! doubt for more than one part in [`DOUBT`] of the time, more and more pairs are timed before the next burst.
+//! leaves spans between [`SHORT`] and the time from one look to the next. Whether the GIL was held then is a guess, whatever the thread did before: so all
+//! of it is in doubt, but for what the thread had no core in though it did not sleep, when that makes no difference. Where more than one part in
+//! [`DOUBT`] of a thread's time is, more and more pairs are timed before the next burst.
 //!
 //! There is one burst at most, since there is one GIL. What is here is written by who takes it, lets go of it, or begins to wait for it, all of
 //! which have its mutex; others read. The observer sets [`ASKED`](looks::ASKED), a bit beside others that one event takes away, and reads how far a
@@ -17,10 +18,11 @@
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64};
 
-use plait_sys::limits::switches;
+#[cfg(not(test))]
+use plait_sys::time::{monotonic_ns, thread_cpu_ns};
 
 use crate::looks::{self, PLACES};
-use crate::meter::{Did, Doing, EACH, FINE, Meter, QUICK, SHORT, lasts};
+use crate::meter::{Did, Doing, EACH, FINE, Meter, QUICK, SECOND, SHORT, lasts};
 
 /// So many pairs are looked at together before a burst begins.
 pub(crate) const WINDOW: u32 = 64;
@@ -34,11 +36,11 @@ const REMEMBERED: u64 = 1 << 14;
 /// So many of the last ones tell that they have become different: when the GIL is held for another part of the time, by one in so many.
 const RECENT: u64 = 512;
 const DIFFERENT: u64 = 8;
-/// One part in so many of all time may be in doubt.
-const DOUBT: u64 = 100;
-/// So many pairs are timed between bursts at most; and when nothing is known yet of what takes long.
+/// One part in so many of a thread's time may be in doubt.
+pub(crate) const DOUBT: u64 = 100;
+/// So many pairs are timed between bursts at first where more is in doubt, and at most.
+const IMPATIENCE: u32 = 1 << 12;
 const PATIENCE: u32 = 1 << 16;
-const UNKNOWN: u32 = 1 << 12;
 
 /// What happened to a thread until one of its events.
 #[derive(Clone, Copy, Debug)]
@@ -134,11 +136,9 @@ struct Bursts {
     /// Pairs that are timed between bursts, and how many of them are left.
     patience: AtomicU32,
     wait: AtomicU32,
-    /// When the session began, and the time that was in doubt since.
-    began: AtomicU64,
-    doubt: AtomicU64,
-    /// How often the thread had given its core away, and lost it by force, when its burst began.
-    switches: [AtomicU64; 2],
+    /// How often the thread had given its core away, and how long it had had none in nanoseconds, at the last look that it was asked for.
+    slept: AtomicU64,
+    off_core: AtomicU64,
     takes: AtomicU64,
     time: AtomicU64,
     timed: AtomicU64,
@@ -155,14 +155,14 @@ pub(crate) fn rest() {
     }
 }
 
-/// The observer begins; the time is now.
-pub(crate) fn begin(now: u64) {
-    BURSTS.begin(now);
+/// The observer begins.
+pub(crate) fn begin() {
+    BURSTS.begin();
 }
 
 /// The observer ends.
 pub(crate) fn end() {
-    BURSTS.stop();
+    BURSTS.stop(false);
     PLACES.unset_both(looks::ASKED);
 }
 
@@ -191,8 +191,15 @@ pub(crate) fn counts(did: Did) -> bool {
 /// A thread that has done this is about to be measured.
 #[inline]
 pub(crate) fn before(meter: &Meter, did: Did) {
-    if BURSTS.on() && !BURSTS.is_of(meter) && matches!(did, Did::Take | Did::Wait) {
-        BURSTS.stop();
+    if BURSTS.on() && !BURSTS.is_of(meter) && matches!(did, Did::Take | Did::LetGo | Did::Wait) {
+        BURSTS.stop(did != Did::Wait);
+    }
+}
+
+/// A thread has this meter from now on: if it is in a burst, the thread is that has ended.
+pub(crate) fn joined(meter: &Meter) {
+    if BURSTS.on() && BURSTS.is_of(meter) {
+        BURSTS.stop(true);
     }
 }
 
@@ -223,15 +230,22 @@ pub(crate) fn completed(length: u64, pairs: u64) {
     BURSTS.pair.store((7 * before + now) / 8, Relaxed);
 }
 
-/// Something took so long beside what was counted, and nobody knows what: of so much time in spans that last this part is held. The part of it that is
-/// taken to be held.
-pub(crate) fn doubted(length: u64, known: u64, share: Option<f64>) -> f64 {
-    BURSTS.doubted(length, known, share)
+/// Something took so long beside what was counted, and nobody knows what; of such spans before this part was held. How much of it is in doubt, and the
+/// part of it that is taken to be held.
+pub(crate) fn doubted(length: u64, share: Option<f64>) -> (u64, f64) {
+    BURSTS.doubted(length, share)
 }
 
-/// Something took long: it is over.
-pub(crate) fn lasted(now: u64) {
-    BURSTS.lasted(now);
+/// Something took long: it is over; too much of the thread's time may be in doubt.
+pub(crate) fn lasted(in_doubt: bool) {
+    BURSTS.lasted(in_doubt);
+}
+
+/// The observer has asked a thread, for which nothing took long until then.
+pub(crate) fn asked(meter: &Meter) {
+    if BURSTS.on() && BURSTS.is_of(meter) {
+        BURSTS.note();
+    }
 }
 
 /// How many takes a thread has counted, and whether it holds the GIL, as one sees who looks on.
@@ -265,25 +279,23 @@ impl Bursts {
             from: AtomicU64::new(0),
             patience: AtomicU32::new(WINDOW),
             wait: AtomicU32::new(0),
-            began: AtomicU64::new(0),
-            doubt: AtomicU64::new(0),
-            switches: [const { AtomicU64::new(0) }; 2],
+            slept: AtomicU64::new(0),
+            off_core: AtomicU64::new(0),
             takes: AtomicU64::new(0),
             time: AtomicU64::new(0),
             timed: AtomicU64::new(0),
         }
     }
 
-    fn begin(&self, now: u64) {
+    fn begin(&self) {
         self.on.store(false, Relaxed);
         PLACES.open();
         self.owner.store(std::ptr::null_mut(), Relaxed);
-        for word in [&self.doubt, &self.takes, &self.time, &self.timed] {
+        for word in [&self.takes, &self.time, &self.timed] {
             word.store(0, Relaxed);
         }
         self.patience.store(WINDOW, Relaxed);
         self.wait.store(0, Relaxed);
-        self.began.store(now, Relaxed);
     }
 
     #[inline]
@@ -314,14 +326,14 @@ impl Bursts {
         }
     }
 
-    /// Ends it; its owner does not know that yet.
-    fn stop(&self) {
+    /// Ends it; its owner does not know that yet. Another thread may have taken the GIL.
+    fn stop(&self, taken: bool) {
         if !self.on() {
             return;
         }
         // SAFETY: meters live for ever, and it was one when the burst began.
         if let Some(owner) = unsafe { self.owner.load(Relaxed).as_ref() } {
-            owner.leave_counted(self.passed());
+            owner.leave_counted(self.passed(), taken);
         }
         self.leave();
     }
@@ -346,36 +358,35 @@ impl Bursts {
         (passed, if counted { Ended::Counted } else { Ended::Interrupted })
     }
 
-    fn doubted(&self, length: u64, known: u64, share: Option<f64>) -> f64 {
-        // It has not lost its core before in this burst, which would have ended it.
-        let before = self.switches.each_ref().map(|count| count.load(Relaxed));
-        let [slept, forced] = switches();
-        // A thread without a core is told from others by the kernel.
-        if forced == before[1] {
-            // Little says little.
-            let little = length as f64 / known.max(1) as f64;
-            let uncertain = share.map_or(1.0, |share| (2.0 * share.min(1.0 - share)).max(little).min(1.0));
-            add(&self.doubt, (length as f64 * uncertain) as u64);
-            if share.is_none() {
-                self.patience.store(UNKNOWN, Relaxed);
-            }
-        }
-        // Who sleeps has let go, in all likelihood.
-        share.unwrap_or(if slept > before[0] { 0.0 } else { 0.5 })
+    /// Notes what the kernel knows of the calling thread, which is the owner.
+    fn note(&self) {
+        let [slept, off_core] = kernel();
+        self.slept.store(slept, Relaxed);
+        self.off_core.store(off_core, Relaxed);
     }
 
-    fn lasted(&self, now: u64) {
+    fn doubted(&self, length: u64, share: Option<f64>) -> (u64, f64) {
+        let [slept, off_core] = kernel();
+        if slept > self.slept.load(Relaxed) {
+            // Who sleeps has let go, in all likelihood.
+            return (length, 0.0);
+        }
+        // Who has lost its core by force is told from others by the kernel.
+        let lost = off_core.saturating_sub(self.off_core.load(Relaxed));
+        let lost = (u128::from(lost) * u128::from(lasts(SECOND)) / 1_000_000_000) as u64;
+        (length.saturating_sub(lost), share.unwrap_or(0.5))
+    }
+
+    fn lasted(&self, in_doubt: bool) {
         if !self.on() {
             return;
         }
-        let elapsed = now.saturating_sub(self.began.load(Relaxed));
-        let patience = self.patience.load(Relaxed);
-        self.leave();
-        let more = match self.doubt.load(Relaxed) > elapsed / DOUBT {
-            true => (patience * 2).min(PATIENCE),
+        let patience = match in_doubt {
+            true => (self.patience.load(Relaxed) * 2).clamp(IMPATIENCE, PATIENCE),
             false => WINDOW,
         };
-        self.patience.store(more, Relaxed);
+        self.patience.store(patience, Relaxed);
+        self.leave();
     }
 
     #[inline]
@@ -392,7 +403,7 @@ impl Bursts {
             let streak = self.streak.load(Relaxed) + 1;
             self.streak.store(streak, Relaxed);
             if streak >= WINDOW {
-                self.window(turned.now);
+                self.window(meter, turned.now);
             }
         } else {
             self.owner.store(std::ptr::from_ref(meter).cast_mut(), Relaxed);
@@ -407,12 +418,13 @@ impl Bursts {
 
     /// As many pairs as are looked at together are done.
     #[cold]
-    fn window(&self, now: u64) {
+    fn window(&self, meter: &Meter, now: u64) {
         let length = now.saturating_sub(self.from.load(Relaxed));
         let wait = self.wait.load(Relaxed).saturating_sub(WINDOW);
         self.wait.store(wait, Relaxed);
         self.restart(now);
         if length < lasts(QUICK) && wait == 0 && !PLACES.have_waiters() {
+            meter.begin_counting(now);
             self.enter();
         }
     }
@@ -423,9 +435,7 @@ impl Bursts {
         self.recent.set((0, 0, 0));
         self.settled.store(false, Relaxed);
         self.usual.store(FEW / 2, Relaxed);
-        for (count, now) in self.switches.iter().zip(switches()) {
-            count.store(now, Relaxed);
-        }
+        self.note();
         self.on.store(true, Relaxed);
         PLACES.count_none();
         PLACES.switch_cond.unset(looks::METER);
@@ -479,11 +489,21 @@ impl Bursts {
         self.random.store(random, Relaxed);
         let every = usual * 3 / 4 + (random >> 16) % (usual / 2);
         self.every.store(every, Relaxed);
-        let switches = PLACES.switches();
-        meter.count_from(now, held_each, pair - held_each.min(pair), switches);
-        PLACES.count(every, switches);
+        meter.count_from(now, held_each, pair - held_each.min(pair), PLACES.switches());
+        PLACES.count(every, meter);
     }
 }
 
+/// How often the calling thread has given its core away, and how long it has had none in nanoseconds.
+#[cfg(not(test))]
+fn kernel() -> [u64; 2] {
+    let [slept, _] = plait_sys::limits::switches();
+    // Its core's time is that of the same clock.
+    let off_core = monotonic_ns().saturating_sub(thread_cpu_ns());
+    [slept, off_core]
+}
+
+#[cfg(test)]
+use tests::kernel;
 #[cfg(test)]
 mod tests;

@@ -5,9 +5,10 @@
 
 use std::ffi::c_void;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize};
+use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicUsize};
 
 use crate::gil::Gil;
+use crate::meter::{self, Meter};
 
 /// A profile: [`meter`](crate::meter).
 pub(crate) const METER: u32 = 1 << 24;
@@ -42,28 +43,24 @@ pub(crate) struct Places {
     pub(crate) switch_cond: Place,
     /// Takes of a [burst](crate::bursts) until one is looked at, that one included; without a burst as good as endless.
     left: AtomicU32,
-    /// What the GIL's count of switches is as long as no other thread has taken it, as far as bits of the mask are set: without a burst none.
-    known: AtomicU64,
-    mask: AtomicU64,
+    /// The meter of the thread whose takes pass; null without a burst, when all do.
+    owner: AtomicPtr<Meter>,
 }
 
 pub(crate) static PLACES: Places = Places {
     cond: Place::new(),
     switch_cond: Place::new(),
     left: AtomicU32::new(u32::MAX),
-    known: AtomicU64::new(0),
-    mask: AtomicU64::new(0),
+    owner: AtomicPtr::new(std::ptr::null_mut()),
 };
 
 impl Places {
-    #[inline]
     fn gil(&self) -> Option<Gil> {
         // SAFETY: it was put here by who has hooks for that GIL.
         unsafe { Gil::of_switch_cond(self.switch_cond.address.load(Relaxed)) }
     }
 
     /// How often the GIL has gone from one thread to another.
-    #[inline]
     pub(crate) fn switches(&self) -> u64 {
         self.gil().map_or(0, |gil| gil.switches())
     }
@@ -73,10 +70,12 @@ impl Places {
         self.gil().is_some_and(|gil| gil.locked() && gil.switches() == switches)
     }
 
-    /// Whether a take is not the one to be looked at, and the thread the one that had the GIL before.
+    /// Whether a take is not the one to be looked at, and the calling thread the one whose takes are counted. The thread is known by its own
+    /// meter, which no other has: the GIL counts no switch where a thread's state lies where the one of the thread before lay.
     #[inline]
     pub(crate) fn passes(&self) -> bool {
-        self.left.load(Relaxed) > 1 && (self.switches() ^ self.known.load(Relaxed)) & self.mask.load(Relaxed) == 0
+        let owner = self.owner.load(Relaxed);
+        self.left.load(Relaxed) > 1 && (owner.is_null() || std::ptr::eq(owner, meter::own()))
     }
 
     /// One has passed.
@@ -89,10 +88,9 @@ impl Places {
         self.left.load(Relaxed)
     }
 
-    /// So many takes pass, but for the last of them, as long as there are so many switches; and each letting go.
-    pub(crate) fn count(&self, takes: u32, switches: u64) {
-        self.known.store(switches, Relaxed);
-        self.mask.store(u64::MAX, Relaxed);
+    /// So many takes of this meter's thread pass, but for the last of them; and each letting go.
+    pub(crate) fn count(&self, takes: u32, owner: &Meter) {
+        self.owner.store(std::ptr::from_ref(owner).cast_mut(), Relaxed);
         self.left.store(takes, Relaxed);
         self.cond.unset(METER | ASKED);
         if self.switch_cond.has(ASKED) {
@@ -111,7 +109,7 @@ impl Places {
 
     /// There is no burst, or no more.
     pub(crate) fn open(&self) {
-        self.mask.store(0, Relaxed);
+        self.owner.store(std::ptr::null_mut(), Relaxed);
         self.left.store(u32::MAX, Relaxed);
     }
 

@@ -30,7 +30,16 @@ use crate::looks;
 pub(crate) use open::{Clock, Open, Span};
 
 /// Lengths that matter, in nanoseconds here and in ticks in [`LENGTHS`].
-const NANOSECONDS: [u64; 7] = [50_000, 2_000_000, 5_000, 3_000_000, 20_000_000, 192_000, 10_000];
+const NANOSECONDS: [u64; 8] = [
+    50_000,
+    2_000_000,
+    5_000,
+    3_000_000,
+    200_000_000,
+    192_000,
+    10_000,
+    1_000_000_000,
+];
 /// Spans shorter than this are summed.
 pub(crate) const SHORT: usize = 0;
 /// Sums are written down when they cover so much time.
@@ -39,12 +48,14 @@ const BLUR: usize = 1;
 const AT_ONCE: usize = 2;
 /// Who was made to let go wants it back, in all likelihood, if it does so within this time: until then it may sleep on the GIL's mutex.
 const BACK: usize = 3;
-/// No look of the observer is later than this after the one before, in all likelihood: what is longer is never overlooked in a burst.
+/// A look of the observer falls into what lasts longer than this, also on a crowded machine. What is shorter may be overlooked in a burst.
 const SEEN: usize = 4;
 /// As many pairs of events as [`bursts::WINDOW`] in this time, and a burst begins: one in each 3 us.
 pub(crate) const QUICK: usize = 5;
 /// Within a burst a pair is timed so often.
 pub(crate) const EACH: usize = 6;
+/// A second: for so long it matters what was in doubt.
+pub(crate) const SECOND: usize = 7;
 /// Room for spans: those of half a tick at the least length that is not summed.
 const ROOM: usize = 512;
 
@@ -134,7 +145,7 @@ static SESSIONS: AtomicU32 = AtomicU32::new(0);
 static BEGAN: AtomicU64 = AtomicU64::new(0);
 /// Whether ticks are the processor's.
 static PROCESSOR: AtomicBool = AtomicBool::new(false);
-static LENGTHS: [AtomicU64; 7] = [const { AtomicU64::new(0) }; 7];
+static LENGTHS: [AtomicU64; 8] = [const { AtomicU64::new(0) }; 8];
 
 #[inline]
 pub(crate) fn lasts(length: usize) -> u64 {
@@ -172,9 +183,12 @@ pub(crate) struct Meter {
     /// Of its burst: how often it has taken the GIL since it was timed, once it is over, and how many switches of the GIL there were.
     passed: AtomicU32,
     switches: AtomicU64,
-    /// Of spans that last and might be overlooked in a burst: how long it held the GIL, and how long not.
+    /// Of the last spans that last and might be overlooked in a burst: how long it held the GIL, and how long not.
     long_held: AtomicU64,
     long_free: AtomicU64,
+    /// Since when what is in doubt is added up, or 0 before its first burst, and how long that was.
+    doubted_since: AtomicU64,
+    doubt: AtomicU64,
 }
 
 /// A pause that a thread had asked for, as it was when that let the others go on.
@@ -191,7 +205,7 @@ pub(crate) fn begin(scale: &Scale, began: u64, living: &[Tid]) -> u32 {
     prune(living);
     measure_in(scale);
     BEGAN.store(began, Relaxed);
-    bursts::begin(began);
+    bursts::begin();
     let session = SESSIONS.fetch_add(1, Relaxed) + 1;
     // Release: pairs with `event`.
     SESSION.store(session, Release);
@@ -327,6 +341,18 @@ pub(crate) fn measures() -> bool {
     SESSION.load(Relaxed) != 0
 }
 
+/// The calling thread's meter: null where it has none yet. No other thread has the same, nor has one that comes when this one has ended, until it joins.
+#[inline]
+pub(crate) fn own() -> *const Meter {
+    MINE.get().map_or(std::ptr::null(), |(meter, _)| meter)
+}
+
+/// The calling thread is the one that has this meter, for a test.
+#[cfg(test)]
+pub(crate) fn play(meter: Option<&'static Meter>) {
+    MINE.set(meter.map(|meter| (meter, 0)));
+}
+
 /// The calling thread did this.
 #[inline]
 pub(crate) fn event(did: Did) {
@@ -337,7 +363,11 @@ pub(crate) fn event(did: Did) {
     }
     let meter = match MINE.get() {
         Some((meter, joined)) if joined == session => meter,
-        mine => join(mine.map(|(meter, _)| meter), session),
+        mine => {
+            let meter = join(mine.map(|(meter, _)| meter), session);
+            bursts::joined(meter);
+            meter
+        }
     };
     bursts::before(meter, did);
     if let Some(turned) = meter.turn(did) {
@@ -389,8 +419,9 @@ fn join(mine: Option<&'static Meter>, session: u32) -> &'static Meter {
         }
         trail.set(NOW, pack(Doing::Unknown, BEGAN.load(Relaxed)));
     });
-    meter.long_held.store(0, Relaxed);
-    meter.long_free.store(0, Relaxed);
+    for word in [&meter.long_held, &meter.long_free, &meter.doubted_since, &meter.doubt] {
+        word.store(0, Relaxed);
+    }
     // Release: pairs with `collect`.
     meter.session.store(session, Release);
     MINE.set(Some((meter, session)));
@@ -412,6 +443,8 @@ impl Meter {
             switches: AtomicU64::new(0),
             long_held: AtomicU64::new(0),
             long_free: AtomicU64::new(0),
+            doubted_since: AtomicU64::new(0),
+            doubt: AtomicU64::new(0),
         }
     }
 

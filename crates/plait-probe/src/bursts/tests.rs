@@ -1,11 +1,13 @@
 //! Tests of bursts, in a time of their own: events as threads make them, one after the other, of a GIL that is only a few words.
 
+use std::cell::Cell;
+
 use plait_sys::ticks::Scale;
 use plait_trace::record::GilSpan;
 
 use super::*;
 use crate::fake::{FakeGil, turn};
-use crate::meter::{Clock, Open, Span, measure_in};
+use crate::meter::{Clock, Open, Span, measure_in, play};
 
 const PLAIN: Clock = Clock {
     scale: Scale::plain(),
@@ -13,6 +15,15 @@ const PLAIN: Clock = Clock {
 };
 const START: u64 = 1_000_000_000;
 const MS: u64 = 1_000_000;
+
+thread_local! {
+    static KERNEL: Cell<[u64; 2]> = const { Cell::new([0; 2]) };
+}
+
+/// What the kernel would say of the thread that plays all others.
+pub(super) fn kernel() -> [u64; 2] {
+    KERNEL.get()
+}
 
 /// Threads with a GIL, and how many events were timed.
 struct Stage {
@@ -23,6 +34,8 @@ struct Stage {
     spans: Vec<(usize, Span)>,
     meters: Vec<&'static Meter>,
     before: [usize; 2],
+    /// The states of all threads lie at one place, one after the other.
+    one_state: bool,
     _turn: std::sync::MutexGuard<'static, ()>,
 }
 
@@ -34,7 +47,7 @@ impl Stage {
         PLACES.cond.put(gil.gil().cond());
         PLACES.switch_cond.put(gil.gil().switch_cond());
         measure_in(&Scale::plain());
-        begin(START);
+        begin();
         PLACES.set_both(looks::METER);
         let meters = (0..2).map(|_| &*Box::leak(Box::new(Meter::at(START)))).collect();
         Stage {
@@ -45,6 +58,7 @@ impl Stage {
             spans: Vec::new(),
             meters,
             before,
+            one_state: false,
             _turn: turn,
         }
     }
@@ -52,19 +66,28 @@ impl Stage {
     /// What a thread does now, and what its hook makes of that.
     fn event(&mut self, thread: usize, did: Did) {
         match did {
+            Did::Take if self.one_state => self.gil.taken_by(1),
             Did::Take => self.gil.taken_by(thread + 1),
             Did::LetGo => self.gil.let_go(),
             _ => {}
         }
+        let meter = self.meters[thread];
+        play(Some(meter));
         if counts(did) {
             return;
         }
-        let meter = self.meters[thread];
         before(meter, did);
         if let Some(turned) = meter.turn_then(did, self.now) {
             self.timed += 1;
             after(meter, did, turned);
         }
+    }
+
+    /// It has no core for so long: it sleeps, or has lost its core by force.
+    fn off_core(&mut self, length: u64, sleeps: bool) {
+        self.pass(length);
+        let [slept, off_core] = KERNEL.get();
+        KERNEL.set([slept + u64::from(sleeps), off_core + length]);
     }
 
     /// A thread does nothing else for so long, and the observer looks now and then.
@@ -137,6 +160,7 @@ impl Stage {
 impl Drop for Stage {
     fn drop(&mut self) {
         end();
+        play(None);
         PLACES.unset_both(looks::METER);
         PLACES.cond.put(self.before[0]);
         PLACES.switch_cond.put(self.before[1]);
@@ -244,6 +268,63 @@ fn spans_too_short_for_a_look_are_those_that_others_were() {
 }
 
 #[test]
+fn habits_that_change_are_followed() {
+    for phases in [
+        ["held", "sleeps"],
+        ["held", "released"],
+        ["sleeps", "held"],
+        ["released", "held"],
+    ] {
+        let mut stage = Stage::new();
+        let mut right = [0; 2];
+        for (phase, kind) in phases.into_iter().enumerate() {
+            for _ in 0..2_000 - 1_000 * phase {
+                stage.pairs(0, 150, 60, 40);
+                stage.event(0, Did::Take);
+                let held = if kind == "held" { 500_000 } else { 60 };
+                stage.pass(held);
+                stage.event(0, Did::LetGo);
+                match kind {
+                    "held" => stage.pass(40),
+                    "released" => stage.pass(500_000),
+                    _ => stage.off_core(500_000, true),
+                }
+                right[0] += 150 * 60 + held;
+                right[1] += 150 * 40 + if kind == "held" { 40 } else { 500_000 };
+            }
+        }
+        let found = stage.found(0);
+        for (found, right) in [found[0], found[2]].into_iter().zip(right) {
+            assert!(found.abs_diff(right) <= right / 50, "{phases:?}: {found} for {right}");
+        }
+    }
+}
+
+#[test]
+fn who_has_slept_once_is_not_trusted_and_who_loses_its_core_is() {
+    for (sleeps, trusted) in [(true, false), (false, true)] {
+        let mut stage = Stage::new();
+        for _ in 0..200 {
+            stage.pairs(0, 2_000, 60, 40);
+            stage.off_core(2 * MS, sleeps);
+        }
+        let counted = figures().takes > 200_000;
+        assert_eq!(counted, trusted, "{}", figures().takes);
+    }
+}
+
+#[test]
+fn who_loses_its_core_for_an_instant_is_doubted_all_the_same() {
+    let mut stage = Stage::new();
+    for _ in 0..200 {
+        stage.pairs(0, 2_000, 60, 40);
+        stage.off_core(1_000, false);
+        stage.pass(500_000);
+    }
+    assert!(figures().takes < 200_000, "{}", figures().takes);
+}
+
+#[test]
 fn who_arrives_and_waits_is_timed_and_so_is_who_has_it() {
     let mut stage = Stage::new();
     stage.pairs(0, 3_000, 60, 40);
@@ -321,6 +402,45 @@ fn another_thread_that_does_not_have_to_wait_is_not_taken_for_the_same() {
     near(free, 30_050 * 40 + 10 * (10_000 + 2 * MS));
     assert_eq!(takes, 30_050);
     assert_eq!((stage.found(1)[0], stage.found(1)[3]), (70_000, 10));
+}
+
+#[test]
+fn another_thread_whose_state_lies_at_the_same_place_is_not_taken_for_the_same() {
+    let mut stage = Stage::new();
+    stage.one_state = true;
+    for _ in 0..10 {
+        stage.pairs(0, 3_005, 60, 40);
+        stage.event(1, Did::Take);
+        for _ in 0..20 {
+            stage.pass(5 * MS);
+            let open = stage.drain();
+            assert_eq!(
+                open[0].expect("nobody else").doing(),
+                Doing::Free,
+                "somebody else holds it"
+            );
+            assert_eq!(open[1].expect("nobody else").doing(), Doing::Holds);
+        }
+        stage.event(1, Did::LetGo);
+        stage.pass(2 * MS);
+    }
+    let [held, _, free, takes] = stage.found(0);
+    near(held, 30_050 * 60);
+    near(free, 30_050 * 40 + 10 * 102 * MS);
+    assert_eq!(takes, 30_050);
+    assert_eq!((stage.found(1)[0], stage.found(1)[3]), (1000 * MS, 10));
+}
+
+#[test]
+fn a_thread_that_gets_the_meter_of_one_that_has_ended_in_a_burst_begins_anew() {
+    let mut stage = Stage::new();
+    stage.pairs(0, 3_005, 60, 40);
+    assert!(BURSTS.on());
+    joined(stage.meters[1]);
+    assert!(BURSTS.on(), "of another");
+    joined(stage.meters[0]);
+    assert!(!BURSTS.on());
+    assert!(PLACES.cond.has(looks::METER) && PLACES.switch_cond.has(looks::METER));
 }
 
 #[test]

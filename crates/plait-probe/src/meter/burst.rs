@@ -2,20 +2,21 @@
 //!
 //! A take is where each look ends, so what follows is held and free in turns. Up to [`SHORT`] in all it is divided as timed pairs were. What is
 //! longer has one span among its short ones that lasts: the last, where something else than the count has ended it, and then it begins after as
-//! much time as the others take; or nobody knows which, and it is divided as other spans of such lengths were.
+//! much time as the others take; or nobody knows which: then it is one without the GIL if the thread has slept, else as the last of such lengths were,
+//! and how long that was is in doubt either way.
 
 use plait_shm::trail::{Look, SPAN};
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::open::Now;
 use super::{
-    DOING_BITS, Did, Doing, EACH_FREE, EACH_HELD, FINE, FROM, HELD, LONGEST, Meter, NOW, SEEN, SHORT, SINCE_SHIFT,
-    SPANS, SUMMED, TAKES, TAKES_SHIFT, lasts, pack,
+    DOING_BITS, Did, Doing, EACH_FREE, EACH_HELD, FINE, FROM, HELD, LONGEST, Meter, NOW, SECOND, SEEN, SHORT,
+    SINCE_SHIFT, SPANS, SUMMED, TAKES, TAKES_SHIFT, lasts, pack,
 };
 use crate::bursts::{self, Ended};
 
-/// How much of the spans that last is remembered, in multiples of [`SEEN`].
-const REMEMBERED: u64 = 64;
+/// As many switches as the GIL has never had.
+const NEVER: u64 = u64::MAX;
 
 /// Spans of two kinds in turns, the first one held.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -85,16 +86,18 @@ impl Meter {
             _ if !lasting => counted.evenly(length),
             Ended::Interrupted => counted.but_for_the_last(length),
             Ended::Counted => {
-                let (known, share) = self.long_spans();
-                let share = bursts::doubted(length.saturating_sub(counted.all()), known, share);
+                let (doubt, share) = bursts::doubted(length.saturating_sub(counted.all()), self.long_spans());
+                self.doubt.store(self.doubt.load(Relaxed) + doubt, Relaxed);
                 counted.but_for_one(length, share)
             }
         };
         bursts::settled(end, counted.holds());
         if lasting {
-            bursts::lasted(now);
+            bursts::lasted(self.is_in_doubt(now));
         } else if ended == Ended::Counted {
             bursts::completed(length, counted.holds());
+        } else {
+            bursts::asked(self);
         }
         let last = if counted.free { Doing::Free } else { Doing::Holds };
         self.trail.change(|trail| {
@@ -121,9 +124,32 @@ impl Meter {
         });
     }
 
-    /// The burst is over, and the owner does not know it yet.
-    pub(crate) fn leave_counted(&self, passed: u32) {
+    /// The burst is over, and the owner does not know it yet; another thread may have taken the GIL, which the owner has let go of then.
+    pub(crate) fn leave_counted(&self, passed: u32, taken: bool) {
         self.passed.store(passed, Relaxed);
+        if taken {
+            self.switches.store(NEVER, Relaxed);
+        }
+    }
+
+    /// The owner begins a burst.
+    pub(crate) fn begin_counting(&self, now: u64) {
+        if self.doubted_since.load(Relaxed) == 0 {
+            self.doubted_since.store(now, Relaxed);
+        }
+    }
+
+    /// Whether more of the owner's time is in doubt than may be, since its first burst, or for about a second.
+    fn is_in_doubt(&self, now: u64) -> bool {
+        let (length, doubt) = (
+            now.saturating_sub(self.doubted_since.load(Relaxed)),
+            self.doubt.load(Relaxed),
+        );
+        if length > lasts(SECOND) {
+            self.doubted_since.store(now - length / 2, Relaxed);
+            self.doubt.store(doubt / 2, Relaxed);
+        }
+        doubt > length / bursts::DOUBT
     }
 
     pub(crate) fn passed(&self) -> u32 {
@@ -169,7 +195,7 @@ impl Meter {
         };
         if length < lasts(SEEN) {
             of.store(of.load(Relaxed) + length, Relaxed);
-            if self.long_held.load(Relaxed) + self.long_free.load(Relaxed) > REMEMBERED * lasts(SEEN) {
+            if self.long_held.load(Relaxed) + self.long_free.load(Relaxed) > lasts(SEEN) {
                 for each in [&self.long_held, &self.long_free] {
                     each.store(each.load(Relaxed) / 2, Relaxed);
                 }
@@ -177,11 +203,10 @@ impl Meter {
         }
     }
 
-    /// How much time of spans that last, but not so long that nobody overlooks them, is remembered, and in which part of it the owner held the GIL.
-    fn long_spans(&self) -> (u64, Option<f64>) {
+    /// In which part of the last spans that last, but not so long that nobody overlooks them, the owner held the GIL; None where there were none.
+    fn long_spans(&self) -> Option<f64> {
         let (held, free) = (self.long_held.load(Relaxed), self.long_free.load(Relaxed));
-        let known = held + free;
-        (known, (known > 0).then(|| held as f64 / known as f64))
+        (held + free > 0).then(|| held as f64 / (held + free) as f64)
     }
 
     /// What the owner, which is in a burst, does now, as far as one sees who looks on; None where it does the next thing meanwhile.
