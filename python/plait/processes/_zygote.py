@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["run"]
 
-LINGER: Final = 30.0
+LINGER: Final = 5.0
 """Seconds that a zygote without pools stays for the next one: to import anew can take longer than a pool's work."""
 
 _SELDOM: Final = 20_000
