@@ -4,6 +4,7 @@ import importlib
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 
 def main() -> None:
@@ -13,8 +14,8 @@ def main() -> None:
     module, _, function = name.rpartition(".")
     case = getattr(importlib.import_module(f"tests.processes.cases.{module}"), function)
     # Cases look for what is left when the last pool has ended, and that is to be nothing soon.
-    _launch = importlib.import_module("plait.processes._launch")
-    _launch.RUN_MAIN = "from plait.processes import _zygote; _zygote.LINGER = 1.0; " + _launch.RUN_MAIN
+    launch: Any = importlib.import_module("plait.processes._launch")
+    launch.RUN_MAIN = "from plait.processes import _zygote; _zygote.LINGER = 1.0; " + launch.RUN_MAIN
     case(Path(folder), *arguments)
     print("passed", flush=True)
 
