@@ -88,7 +88,7 @@ class Pace:
 
     def __init__(self, every: float = _EVERY) -> None:
         self._every = every
-        self._looks: list[tuple[float, float]] = []
+        self._made: list[tuple[float, float]] = []
         self._last = -every
         self.spent = 0.0
         """CPU seconds that the looks took."""
@@ -102,28 +102,35 @@ class Pace:
             seconds = look()
             self.spent += time.thread_time() - cpu
             self._last = time.perf_counter()
-            self._looks.append((self._last, seconds))
+            self._made.append((self._last, seconds))
+
+    @property
+    def _looks(self) -> list[tuple[float, float]]:
+        """In the order in which they were made: a thread may have lost the GIL before it wrote its own down."""
+        return sorted(self._made)
 
     @property
     def seconds(self) -> float:
         """As of `measure_speed`, for the time between the first look and the last."""
-        if len(self._looks) < 2:
-            return self._looks[0][1] if self._looks else measure_speed()
+        looks = self._looks
+        if len(looks) < 2:
+            return looks[0][1] if looks else measure_speed()
         # In a slow moment less work is done in the same time.
-        return statistics.harmonic_mean([look for _, look in self._looks], weights=self._weights())
+        return statistics.harmonic_mean([look for _, look in looks], weights=_weights([when for when, _ in looks]))
 
     @property
     def unsure(self) -> float:
         """How far off that may be, relative standard deviation: there were times without a look."""
-        if len(self._looks) < 2:
+        looks = self._looks
+        if len(looks) < 2:
             return _UNSEEN
-        whole = self._looks[-1][0] - self._looks[0][0]
-        unseen = (after - before for (before, _), (after, _) in itertools.pairwise(self._looks))
-        spread = statistics.stdev(math.log(look) for _, look in self._looks)
+        whole = looks[-1][0] - looks[0][0]
+        unseen = (after - before for (before, _), (after, _) in itertools.pairwise(looks))
+        spread = statistics.stdev(math.log(look) for _, look in looks)
         return min(max(spread, _LEAST), _MOST) * math.sqrt(sum((gap / whole) ** 2 for gap in unseen if gap > _KNOWN))
 
-    def _weights(self) -> list[float]:
-        """Seconds for which each look is the nearest one."""
-        times = [when for when, _ in self._looks]
-        ends = [times[0], *((one + other) / 2 for one, other in itertools.pairwise(times)), times[-1]]
-        return [end - begin for begin, end in itertools.pairwise(ends)]
+
+def _weights(times: list[float]) -> list[float]:
+    """Seconds for which each look is the nearest one."""
+    ends = [times[0], *((one + other) / 2 for one, other in itertools.pairwise(times)), times[-1]]
+    return [end - begin for begin, end in itertools.pairwise(ends)]
