@@ -676,7 +676,7 @@ class WorkloadCore:
     def __new__(
         cls,
         items: Sequence[
-            tuple[Sequence[tuple[int, int, int, int, int]], tuple[int, int, int], tuple[int, int, int], int]
+            tuple[Sequence[tuple[int, int, int, int, int]], tuple[int, int, int], tuple[int, int, int], int, int]
         ],
         count: int,
         resources: Sequence[tuple[int | None, bool, bool, int]],

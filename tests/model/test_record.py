@@ -9,6 +9,7 @@ import gc
 import hashlib
 import itertools
 import os
+import pickle
 import subprocess
 import sys
 import threading
@@ -250,7 +251,7 @@ def test_bad_arguments_and_errors_of_calls() -> None:
         record(abs, [])
     with pytest.raises(ValueError, match="probe"):
         record(abs, [1], probe=0)
-    with pytest.raises(TypeError, match="not callable"):
+    with pytest.raises(TypeError, match="function must be callable, not 5"):
         record(5, [1])  # type: ignore[arg-type]
     with pytest.raises(ZeroDivisionError):
         record(lambda number: 1 // number, [1, 0])
@@ -287,6 +288,27 @@ def test_what_it_takes_to_keep_results_is_told_apart() -> None:
     ask = lambda items, model: simulate(Workload(items), model=model, workers=1, costs=Costs(), warm=True).seconds  # noqa: E731
     without = [dataclasses.replace(item, kept=0.0) for item in work.items]
     assert ask(work.items, "serial") - ask(without, "serial") == pytest.approx(sum(kept))
+
+
+def test_what_the_collector_looks_at_beside_a_call_is_told_apart() -> None:
+    def collects(_: int) -> int:
+        return gc.collect()
+
+    heap = [[number] for number in range(200_000)]
+    work = record(collects, range(10))
+    assert sum(item.heap for item in work.items) > 0.5 * work.serial_seconds
+    # Workers in other processes have not got that.
+    ask = lambda model: simulate(work, model=model, workers=1, costs=Costs(), warm=True).seconds  # noqa: E731
+    assert ask("processes") < 0.5 * ask("serial")
+    assert len(heap) == 200_000
+
+
+def test_plain_values_are_sent_as_a_pool_of_processes_does() -> None:
+    (item,) = record(identity, ["word"]).items
+    assert item.argument.size_bytes == len(_core.codec_encode("word") or b"") < len(pickle.dumps("word"))
+    assert item.result.size_bytes == item.argument.size_bytes
+    (other,) = record(identity, [1j]).items
+    assert other.argument.size_bytes == len(pickle.dumps(1j, pickle.HIGHEST_PROTOCOL))
 
 
 def test_results_are_kept_while_there_is_room() -> None:

@@ -36,6 +36,8 @@ FREE = Costs(
     | {"slice": (0.004, 0.0), "interval": (0.005, 0.0), "speed": (1.0, 0.0), "apart": (1.0, 0.0)}
 )
 HOLD = [[Burst("hold", 0.010)]] * 16
+untyped: Any = plait.model
+"""For arguments that a type checker refuses, too."""
 
 
 def seconds(work: Any, model: Any, workers: int = 4, cores: int = 4, **more: Any) -> float:
@@ -79,6 +81,13 @@ def test_results_are_kept_by_who_makes_them_or_calls() -> None:
         [0.080] * 4
     )
     assert seconds(work, "free-threaded") == pytest.approx(0.020)
+
+
+def test_workers_elsewhere_do_not_have_the_heap_of_the_program() -> None:
+    work = Workload([Item((Burst("hold", 0.010),), heap=0.010)] * 8)
+    assert work.serial_seconds == pytest.approx(0.160)
+    taken = [seconds(work, model) for model in ("serial", "threads", "asyncio", "processes", "interpreters")]
+    assert taken == pytest.approx([0.160, 0.160, 0.160, 0.020, 0.020])
 
 
 def test_work_without_the_gil_is_slowed_down_half_as_much() -> None:
@@ -187,9 +196,10 @@ def test_many_threads_ask_at_once() -> None:
         (lambda: Burst("hold", 1.0, short_releases=-1), "short_releases must be .*-1"),
         (lambda: Burst("hold", 1.0, resource="disk"), "only a 'blocked' burst"),
         (lambda: Item((), kept=-1.0), r"kept must be from 0 .*-1\.0"),
+        (lambda: Item((), heap=float("nan")), "heap must be from 0 .*nan"),
         (lambda: Workload([Item(())], switch=-1.0), r"switch must be from 0 .*-1\.0"),
-        (lambda: Parcel(size_bytes=-1), "size_bytes must not be negative"),
-        (lambda: Resource(0), "servers must be at least 1, not 0"),
+        (lambda: Parcel(size_bytes=-1), "size_bytes must be from 0 to .*, not -1"),
+        (lambda: Resource(0), "servers must be from 1 to .*, not 0"),
         (lambda: Workload([]), "items must have"),
         (lambda: Workload([Item(())] * 2, count=1), "count must be at least .*2, not 1"),
         (lambda: Workload([Item(())], speed=0.0), r"speed must be from .*, not 0\.0"),
@@ -197,6 +207,11 @@ def test_many_threads_ask_at_once() -> None:
         (lambda: Workload([Item((Burst("blocked", 1.0, resource="x"),))]), "waits for 'x'"),
         (lambda: Costs({"magic": (1.0, 0.0)}), "no cost is called 'magic'; there are .*wake"),
         (lambda: Costs({"wake": (-1.0, 0.0)}), "the cost 'wake' must not be negative"),
+        (lambda: Costs({"wake": (math.inf, 0.0)}), "the cost 'wake' must .*inf"),
+        (lambda: Costs(speed=math.nan), "speed must be from .*, not nan"),
+        (lambda: Costs.from_json({"known": {}, "speeds": []}), "value must have 'speed', as to_json"),
+        (lambda: Workload([Item(())], count=2**70), "count must be from 0 to .*, not 1180591620717411303424"),
+        (lambda: Workload([Item(())], unsure=math.nan), "unsure must be from 0 to 1, not nan"),
         (lambda: Costs(speeds=(1.0, 0.0)), "speeds must be positive"),
         (lambda: simulate(HOLD, model="magic", costs=FREE), "model must be one of 'serial', .*'magic'"),  # type: ignore[arg-type]
         (lambda: simulate(HOLD, model="threads", workers=0, costs=FREE), "workers must be .*0"),
@@ -232,6 +247,54 @@ def test_nonsense_is_refused_by_name_and_value(make: Any, message: str) -> None:
 def test_what_is_no_number_is_refused_by_name_and_value(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(TypeError, match=message):
         seconds(HOLD, "threads", **arguments)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: untyped.Burst("hold", "1"), "seconds must be a number, not '1'"),
+        (lambda: untyped.Burst("hold", True), "seconds must be a number, not True"),
+        (lambda: untyped.Burst("hold", 1.0, short_releases=1.5), r"short_releases must be an int, not 1\.5"),
+        (lambda: untyped.Burst("blocked", 1.0, resource=5), "resource must be a str, not 5"),
+        (lambda: untyped.Parcel(None), "pickle must be a number, not None"),
+        (lambda: untyped.Parcel(size_bytes=1.5), r"size_bytes must be an int, not 1\.5"),
+        (lambda: untyped.Item(5), "bursts must be an iterable, not 5"),
+        (lambda: untyped.Item((1,)), "bursts must be Burst objects, not 1"),
+        (lambda: untyped.Item((), 0.5), r"argument and result must be Parcel objects, not 0\.5"),
+        (lambda: untyped.Resource("1"), "servers must be an int, not '1'"),
+        (lambda: untyped.Resource(1, contended="x"), "contended must be a number, not 'x'"),
+        (lambda: untyped.Workload(5), "items must be an iterable, not 5"),
+        (lambda: untyped.Workload([[untyped.Burst("hold", 1.0)]]), r"items must be Item objects, not \[Burst"),
+        (lambda: untyped.Workload([untyped.Item(())], count=2.5), r"count must be an int, not 2\.5"),
+        (
+            lambda: untyped.Workload([untyped.Item(())], resources=[1]),
+            r"resources must be a mapping of names, not \[1\]",
+        ),
+        (lambda: untyped.Workload([untyped.Item(())], resources={"q": 1}), "resources must be Resource objects, not 1"),
+        (lambda: untyped.Workload([untyped.Item(())], switch="1"), "switch must be a number, not '1'"),
+        (lambda: untyped.Costs([1]), r"known must be a mapping of names, not \[1\]"),
+        (lambda: untyped.Costs({"wake": 1}), r"the cost 'wake' must be \(seconds, relative spread\), not 1"),
+        (lambda: untyped.Costs(speeds=5), "speeds must be an iterable, not 5"),
+        (lambda: untyped.Costs.from_json([]), r"value must be what to_json made, not \[\]"),
+        (lambda: untyped.simulate(None, model="serial"), "workload must be an iterable, not None"),
+        (lambda: untyped.simulate("abc", model="serial"), "workload must be an iterable, not 'abc'"),
+        (lambda: untyped.simulate([5], model="serial"), "each call of workload must be an iterable, not 5"),
+        (lambda: untyped.simulate([[("hold", 1)]], model="serial"), r"bursts must be Burst objects, not \('hold', 1\)"),
+        (lambda: untyped.simulate(HOLD, model="serial", costs={}), r"costs must be Costs, not \{\}"),
+        (lambda: untyped.what_if(HOLD, cores=0, costs=FREE), "cores must be an iterable, not 0"),
+        (lambda: untyped.what_if(HOLD, workers=4, costs=FREE), "workers must be an iterable, not 4"),
+        (lambda: untyped.what_if(HOLD, models="threads", costs=FREE), "models must be an iterable, not 'threads'"),
+    ],
+)
+def test_what_is_something_else_is_refused_by_name_and_value(make: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        make()
+
+
+def test_calls_of_days_are_answered_too() -> None:
+    days = [[Burst("hold", 86_400.0)]] * 6
+    answers = {model: seconds(days, model, workers=3) for model in ("threads", "processes")}
+    assert answers == pytest.approx({"threads": 6 * 86_400.0, "processes": 2 * 86_400.0}, rel=0.02)
 
 
 def test_costs_survive_json() -> None:

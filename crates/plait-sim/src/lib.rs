@@ -12,6 +12,7 @@
 //! | `workload` | what is to be done, as plain data |
 //! | `calibrate` | what the machine and the interpreter cost |
 //! | `tape`, `pools`, `eventloop` | the models as programs of a world |
+//! | `scale` | long work in short |
 //! | `whatif` | predictions and their intervals |
 
 #![forbid(unsafe_code)]
@@ -24,6 +25,7 @@ mod gil;
 mod io;
 mod pools;
 mod program;
+mod scale;
 mod state;
 mod tape;
 mod whatif;

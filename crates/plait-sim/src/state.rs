@@ -46,6 +46,11 @@ impl Times {
         self.0[state as usize] += ns;
     }
 
+    /// Changed in all states alike.
+    pub(crate) fn each(&self, change: impl Fn(u64) -> u64) -> Self {
+        Self(self.0.map(change))
+    }
+
     /// Time in this state.
     #[must_use]
     pub fn of(&self, state: State) -> u64 {

@@ -12,7 +12,7 @@ pub(crate) struct Tape<'a> {
     resources: Vec<ResourceId>,
     in_process: Vec<bool>,
     on_cores: Vec<bool>,
-    /// Those who do the items keep their results.
+    /// Those who do the items keep their results, and have the program's heap.
     keeps: bool,
     /// What CPU time is multiplied with: of Python, and of C code and programs that do not need the GIL.
     speed: f64,
@@ -85,8 +85,10 @@ impl<'a> Tape<'a> {
     /// What a thread does in this part of an item.
     pub(crate) fn burst(&self, place: usize, number: usize) -> Option<&'a Burst> {
         let item = self.item(place);
-        let kept = || (self.keeps && number == item.bursts.len() && item.kept.ns > 0).then_some(&item.kept);
-        item.bursts.get(number).or_else(kept)
+        item.bursts.get(number).or_else(|| {
+            let mut collects = item.collecting().into_iter().filter(|burst| self.keeps && burst.ns > 0);
+            collects.nth(number - item.bursts.len())
+        })
     }
 
     /// CPU time of one who keeps the item's result and has not made it.
@@ -154,14 +156,20 @@ impl<'a> Tape<'a> {
         }
     }
 
-    /// Nanoseconds for each item in the middle of the run; `whole` is how long all of it took.
+    /// Nanoseconds for each nanosecond of work in the middle of the run; `whole` is how long all of it took. Where there is no work to
+    /// speak of, each item counts as one.
     pub(crate) fn pace(&self, whole: u64) -> f64 {
         let Progress { first, last, .. } = self.progress;
         if last.0 > first.0 {
-            last.1.saturating_sub(first.1) as f64 / (last.0 - first.0) as f64
+            last.1.saturating_sub(first.1) as f64 / self.work(first.0..last.0)
         } else {
-            whole as f64 / self.len().max(1) as f64
+            whole as f64 / self.work(0..self.len())
         }
+    }
+
+    /// Nanoseconds of the items at these places, each alone.
+    pub(crate) fn work(&self, places: std::ops::Range<usize>) -> f64 {
+        places.map(|place| self.item(place).ns().max(1) as f64).sum()
     }
 }
 

@@ -3,7 +3,7 @@
 //! The prediction is the median of a few runs of the items as recorded, at the costs as measured. Its interval comes from
 //! more runs, each with other items in the place of those that were not recorded (a bootstrap) and with costs drawn from their
 //! spread, and from how far predictions have been off: what lies between the 5th and the 95th of a hundred. Long workloads are
-//! run in part, and go on at the pace of the middle of that part.
+//! run in part, and go on at the pace of the middle of that part; long calls are run in short ([`scale`]).
 
 use crate::calibrate::{Costs, Machine};
 use crate::cores::weight_of;
@@ -12,6 +12,7 @@ use crate::eventloop::EventLoop;
 use crate::io::Resource;
 use crate::pools::{Pool, Serial, Shape, Threads};
 use crate::program::{Outcome, Program, Stuck};
+use crate::scale;
 use crate::tape::Tape;
 use crate::workload::{Invalid, Workload};
 use crate::world::World;
@@ -151,6 +152,22 @@ pub fn predict(workload: &Workload, costs: &Costs, question: &Question, effort: 
     if question.workers == 0 {
         return Err(Invalid::NoWorkers.into());
     }
+    let factor = scale::factor(workload);
+    if question.model == Model::Serial || factor == 1.0 {
+        return answer(workload, costs, question, effort);
+    }
+    let (workload, costs) = (scale::shorter(workload, factor), scale::cheaper(costs, factor));
+    let short = answer(&workload, &costs, question, effort)?;
+    Ok(Prediction {
+        ns: short.ns * factor,
+        low_ns: short.low_ns * factor,
+        high_ns: short.high_ns * factor,
+        outcome: scale::longer(short.outcome, factor),
+        ..short
+    })
+}
+
+fn answer(workload: &Workload, costs: &Costs, question: &Question, effort: Effort) -> Result<Prediction, Error> {
     let items = items_run(workload, question, effort);
     let mut chance = Chance::new(effort.seed);
     let (ns, outcome) = recorded(workload, costs, question, items, &mut chance)?;
@@ -291,8 +308,10 @@ fn run(
     let keeps = !matches!(question.model, Model::Processes | Model::Interpreters);
     let tape = Tape::new(workload, order, resources, keeps, costs, seed);
     let ended = |outcome: Outcome, tape: &Tape| {
-        let rest = (workload.count - order.len()) as f64;
-        (outcome.ns as f64 + rest * tape.pace(outcome.ns), outcome)
+        (
+            outcome.ns as f64 + tape.pace(outcome.ns) * rest(workload, tape),
+            outcome,
+        )
     };
     let shared = matches!(question.model, Model::Threads).then(|| world.add_gil());
     let first = world.add_thread(shared);
@@ -332,6 +351,18 @@ fn run(
             Ok(ended(finish(world, &mut program)?, &program.tape))
         }
     }
+}
+
+/// The work that was not run. What was recorded is known, and those who were not are like those that were run.
+fn rest(workload: &Workload, tape: &Tape) -> f64 {
+    let (count, run) = (workload.count, tape.len());
+    if count == run {
+        return 0.0;
+    }
+    let recorded: f64 = workload.items.iter().map(|item| item.ns().max(1) as f64).sum();
+    let done = tape.work(0..run);
+    let others = (count - workload.items.len()) as f64;
+    (recorded + others * done / run as f64 - done).max(0.0)
 }
 
 fn finish(world: World, program: &mut impl Program) -> Result<Outcome, Stuck> {

@@ -68,16 +68,24 @@ pub struct Item {
     pub result: Parcel,
     /// What it takes whoever keeps all results for there being one more: see [`Item::keeping`].
     pub kept: Burst,
+    /// What the collector takes, in passes that this call brings on, for all else that the program has: nothing in a worker with a heap
+    /// of its own.
+    pub heap: Burst,
 }
 
 impl Item {
     /// How long it takes alone.
     #[must_use]
     pub fn ns(&self) -> u64 {
-        self.bursts.iter().chain([&self.kept]).map(|burst| burst.ns).sum()
+        self.bursts.iter().chain(self.collecting()).map(|burst| burst.ns).sum()
     }
 
-    /// A burst in which the collector looks at results that are kept, or in which they are freed.
+    /// The part of it that is the collector's.
+    pub(crate) fn collecting(&self) -> [&Burst; 2] {
+        [&self.kept, &self.heap]
+    }
+
+    /// A burst in which the collector looks at results that are kept, or at all else, or in which they are freed.
     #[must_use]
     pub fn keeping(ns: u64) -> Burst {
         Burst {
@@ -162,7 +170,7 @@ impl Workload {
             for ns in one
                 .bursts
                 .iter()
-                .chain([&one.kept])
+                .chain(one.collecting())
                 .map(|burst| burst.ns)
                 .chain(parcels.into_iter().flatten())
             {

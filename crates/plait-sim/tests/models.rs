@@ -392,3 +392,42 @@ fn nice_workers_give_way_to_what_else_wants_the_core() {
     assert!((180..=200).contains(&even), "{even}");
     assert!((100..=112).contains(&nice), "{nice}");
 }
+
+#[test]
+fn what_takes_days_is_as_many_times_what_takes_a_second() {
+    let days = 3 * 86_400 * 1000 * MS;
+    for (model, works) in [
+        (Model::Threads, 4.0),
+        (Model::Processes, 2.0),
+        (Model::FreeThreaded, 2.0),
+    ] {
+        let work = workload(vec![item(&[(Kind::HoldCpu, days)])], 4);
+        let answer = ask(&work, &free(), model, 4, 2);
+        let share = answer.ns / (works * days as f64);
+        assert!((share - 1.0).abs() < 0.02, "{model:?}: {share}");
+        assert!(answer.outcome.events < 100_000, "{}", answer.outcome.events);
+    }
+}
+
+#[test]
+fn of_what_is_run_in_part_the_rest_is_known() {
+    // The long ones are not among the items that are run in the same share.
+    let items: Vec<Item> = (0..1000)
+        .map(|number| item(&[(Kind::HoldCpu, if number % 100 == 99 { 100 } else { 1 } * MS)]))
+        .collect();
+    let work = workload(items, 1000);
+    for (model, workers, works) in [
+        (Model::Serial, 1, 1.0),
+        (Model::Threads, 4, 1.0),
+        (Model::Processes, 2, 2.0),
+    ] {
+        let part = Effort {
+            bursts: 900,
+            ..Effort::default()
+        };
+        let answer = predict(&work, &free(), &question(model, workers, 2), part).expect("it ends");
+        assert!(answer.items < 500, "{}", answer.items);
+        let share = answer.ns * works / (1990 * MS) as f64;
+        assert!((share - 1.0).abs() < 0.06, "{model:?}: {share}");
+    }
+}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from plait import _core
+from plait.model._workload import check_speed, listed, number
 
 
 class Cost(NamedTuple):
@@ -36,7 +38,8 @@ class Costs:
         speed: What `measure_speed` said when they were measured. None: not known.
 
     Raises:
-        ValueError: A name is not known, or a figure is negative.
+        TypeError: An argument is not of the type that it should be; the message names it and its value.
+        ValueError: A name is not known, or a figure is negative or not finite.
 
     >>> from plait.model import Costs
     >>> Costs({"wake": (20e-6, 0.1)}).all["wake"]
@@ -53,14 +56,13 @@ class Costs:
         speeds: tuple[float, ...] = (),
         speed: float | None = None,
     ) -> None:
-        given = {name: Cost(*cost) for name, cost in (known or {}).items()}
-        for name, cost in given.items():
-            if name not in _typical():
-                raise ValueError(f"no cost is called {name!r}; there are {', '.join(_typical())}")
-            if not (cost.seconds >= 0 and cost.spread >= 0):
-                raise ValueError(f"the cost {name!r} must not be negative, and is {tuple(cost)!r}")
-        if not all(one > 0 for one in speeds):
+        if not isinstance(known, Mapping | None):
+            raise TypeError(f"known must be a mapping of names, not {known!r}")
+        given = {name: _cost(name, cost) for name, cost in (known or {}).items()}
+        if not all(0 < number("each of speeds", one) < math.inf for one in listed("speeds", speeds)):
             raise ValueError(f"speeds must be positive, not {speeds!r}")
+        if speed is not None:
+            check_speed(speed)
         object.__setattr__(self, "known", given)
         object.__setattr__(self, "speeds", tuple(speeds))
         object.__setattr__(self, "speed", speed)
@@ -89,10 +91,30 @@ class Costs:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Costs:
-        """What `to_json` made."""
+        """What `to_json` made.
+
+        Raises:
+            TypeError, ValueError: It is something else, or of another version.
+        """
+        if not (isinstance(value, Mapping) and isinstance(value.get("known"), Mapping)):
+            raise TypeError(f"value must be what to_json made, not {value!r}")
+        missing = [name for name in ("speeds", "speed") if name not in value]
+        if missing:
+            raise ValueError(f"value must have {missing[0]!r}, as to_json makes it: {value!r}")
         known = {str(name): (float(seconds), float(spread)) for name, (seconds, spread) in value["known"].items()}
         speed = value["speed"]
         return cls(known, tuple(float(one) for one in value["speeds"]), None if speed is None else float(speed))
+
+
+def _cost(name: str, given: object) -> Cost:
+    if name not in _typical():
+        raise ValueError(f"no cost is called {name!r}; there are {', '.join(_typical())}")
+    if not (isinstance(given, Sequence) and not isinstance(given, str) and len(given) == 2):
+        raise TypeError(f"the cost {name!r} must be (seconds, relative spread), not {given!r}")
+    cost = Cost(*(number(f"the cost {name!r}", one) for one in given))
+    if not (0 <= cost.seconds < math.inf and 0 <= cost.spread < math.inf):
+        raise ValueError(f"the cost {name!r} must not be negative, nor infinite, and is {tuple(cost)!r}")
+    return cost
 
 
 def _unit(name: str) -> float:

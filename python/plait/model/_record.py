@@ -72,13 +72,13 @@ class _Sample:
         gc.disable()
         try:
             begin = time.perf_counter()
-            pickle.dumps(values[0], pickle.HIGHEST_PROTOCOL)  # it looks up how its class is pickled
+            _sent(values[0])  # it looks up how its class is pickled
             enough = 1 + int(_ENOUGH / (time.perf_counter() - begin + 1e-9))
             # What each takes is less than a clock can tell.
             begin = time.perf_counter()
-            pickled = [pickle.dumps(value, pickle.HIGHEST_PROTOCOL) for value in values[:enough]]
+            sent = [_sent(value) for value in values[:enough]]
             between = time.perf_counter()
-            made = list(map(pickle.loads, pickled))  # all are kept, as results are
+            made = [taken(data) for taken, data in sent]  # all are kept, as results are
             end = time.perf_counter()
             if collects and any(map(gc.is_tracked, made)):
                 end += _young_passes()
@@ -89,10 +89,10 @@ class _Sample:
         finally:
             if collects:
                 gc.enable()
-        self._count += len(pickled)
+        self._count += len(sent)
         self._pickle += between - begin
         self._unpickle += end - between
-        self._size += sum(map(len, pickled))
+        self._size += sum(len(data) for _, data in sent)
 
     @property
     def parcel(self) -> Parcel:
@@ -101,6 +101,14 @@ class _Sample:
             return Parcel()
         count = self._count
         return Parcel(self._pickle / count, self._unpickle / count, self._size // count)
+
+
+def _sent(value: Any) -> tuple[Callable[[bytes], Any], bytes]:
+    """What takes a value, and what is sent of it: a pool of processes pickles only what is not plain."""
+    plain = _core.codec_encode(value)
+    return (
+        (pickle.loads, pickle.dumps(value, pickle.HIGHEST_PROTOCOL)) if plain is None else (_core.codec_decode, plain)
+    )
 
 
 def _young_passes() -> float:
@@ -218,7 +226,7 @@ def record(function: Callable[[Any], Any], arguments: Iterable[Any], *, probe: i
 
     Raises:
         ValueError: There are no arguments, or `probe` is not positive.
-        TypeError: The function is no coroutine function, but what it returns is to be awaited.
+        TypeError: The function cannot be called, or is no coroutine function, but what it returns is to be awaited.
         RuntimeError: It is a coroutine function, and an event loop is running in this thread; or the probe's `calibrate()`
             fails.
         Exception: What a call raises.
@@ -231,6 +239,8 @@ def record(function: Callable[[Any], Any], arguments: Iterable[Any], *, probe: i
     >>> simulate(work, model="serial", costs=Costs()).seconds > 0
     True
     """
+    if not callable(function):
+        raise TypeError(f"function must be callable, not {function!r}")
     given = list(arguments)
     if not given:
         raise ValueError("arguments must not be empty")
@@ -260,12 +270,16 @@ def record(function: Callable[[Any], Any], arguments: Iterable[Any], *, probe: i
     part = _part(len(given))
     parcels = list(zip(_arguments(given, part), (sample.parcel for sample in watch.results), strict=True))
     items: list[Item] = []
-    once, freed = watch.kept.least, watch.kept.freed / len(given)
-    for look in looks:
-        within = sum(max(0, each - once) for each in look.collections) / 1e9 / look.calls
-        bursts = _less(_bursts(look, share), within)
-        kept = within + freed
-        items += [Item(bursts, *parcels[(len(items) + number) // part], kept) for number in range(look.calls)]
+    once, freed = watch.kept.least / 1e9, watch.kept.freed / len(given)
+    passes = [sum(look.collections) / 1e9 for look in looks]
+    heaps = [min(once * len(look.collections), taken) for look, taken in zip(looks, passes, strict=True)]
+    # Where it is results that bring passes on, whoever keeps them has those too.
+    grows = sum(passes) > 2 * sum(heaps)
+    for look, taken, others in zip(looks, passes, heaps, strict=True):
+        bursts = _less(_bursts(look, share), taken / look.calls)
+        heap = 0.0 if grows else others / look.calls
+        kept = taken / look.calls - heap + freed
+        items += [Item(bursts, *parcels[(len(items) + number) // part], kept, heap) for number in range(look.calls)]
     work = Workload(items, resources=RESOURCES, speed=watch.pace.seconds, on_loop=on_loop, unsure=watch.pace.unsure)
     return work if probe is None else with_limits(work, function, given, probe)
 

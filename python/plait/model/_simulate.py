@@ -12,7 +12,7 @@ from plait import _core
 from plait._executor import positive_int
 from plait.model._calibrate import calibrate
 from plait.model._costs import Cost, Costs
-from plait.model._workload import Burst, Item, Workload, check_speed, number
+from plait.model._workload import Burst, Item, Workload, check_int, check_speed, listed, number
 
 Model = Literal["serial", "threads", "processes", "asyncio", "interpreters", "free-threaded"]
 
@@ -118,7 +118,7 @@ def simulate(
 
     Read next: `plait.model.Workload`, `plait.model.what_if`, `plait.model.calibrate`.
     """
-    work = workload if isinstance(workload, Workload) else Workload(Item(tuple(bursts)) for bursts in workload)
+    work = _work(workload)
     if model not in MODELS:
         raise ValueError(f"model must be one of {', '.join(map(repr, MODELS))}, not {model!r}")
     there = _core.usable_cpus() if cores is None else positive_int("cores", cores)
@@ -127,12 +127,12 @@ def simulate(
         _check_quota(quota)
     if chunksize is not None:
         positive_int("chunksize", chunksize)
-    _check_int("nice", nice, -20, 19)
+    check_int("nice", nice, -20, 19)
     if speed is not None:
         check_speed(speed)
-    _check_int("replicas", replicas, 0, _MOST_REPLICAS)
-    _check_int("seed", seed, 0, 2**64 - 1)
-    machine = calibrate() if costs is None else costs
+    check_int("replicas", replicas, 0, _MOST_REPLICAS)
+    check_int("seed", seed, 0, 2**64 - 1)
+    machine = _machine(costs)
     if "interval" not in machine.known:
         machine = Costs({**machine.known, "interval": (sys.getswitchinterval(), 0.0)}, machine.speeds, machine.speed)
     known = dict(machine.known)
@@ -161,6 +161,20 @@ def simulate(
         seed=seed,
     )
     return Prediction(model, many, there, ns / 1e9, low / 1e9, high / 1e9, bound, items, details)
+
+
+def _work(workload: Workload | Iterable[Iterable[Burst]]) -> Workload:
+    if isinstance(workload, Workload):
+        return workload
+    return Workload(Item(tuple(listed("each call of workload", bursts))) for bursts in listed("workload", workload))
+
+
+def _machine(costs: Costs | None) -> Costs:
+    if costs is None:
+        return calibrate()
+    if not isinstance(costs, Costs):
+        raise TypeError(f"costs must be Costs, not {costs!r}")
+    return costs
 
 
 def _at_speed(machine: Costs, work: Workload, speed: float | None) -> dict[str, Cost]:
@@ -196,13 +210,6 @@ def _check_quota(value: object) -> None:
     given = number("quota", value)
     if not (0 < given <= _MOST_QUOTA or given == math.inf):
         raise ValueError(f"quota must be positive, and {_MOST_QUOTA:.0e} at most or math.inf, not {value!r}")
-
-
-def _check_int(name: str, value: object, least: int, most: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an int, not {value!r}")
-    if not least <= value <= most:
-        raise ValueError(f"{name} must be from {least} to {most}, not {value!r}")
 
 
 def _quota(asked: float | None, cores: int) -> tuple[int, int] | None:
@@ -242,11 +249,12 @@ def what_if(
     >>> best.model, best.workers >= 4
     ('processes', True)
     """
-    work = workload if isinstance(workload, Workload) else Workload(Item(tuple(bursts)) for bursts in workload)
-    machine = calibrate() if costs is None else costs
+    work, machine = _work(workload), _machine(costs)
+    there = [_core.usable_cpus()] if cores is None else listed("cores", cores)
+    ways, numbers = listed("models", models), listed("workers", workers)
     return [
-        simulate(work, model=model, workers=many, cores=there, costs=machine, warm=warm, seed=seed)
-        for there in cores or [_core.usable_cpus()]
-        for model in models
-        for many in ([1] if model == "serial" else workers)
+        simulate(work, model=model, workers=many, cores=each, costs=machine, warm=warm, seed=seed)
+        for each in there
+        for model in ways
+        for many in ([1] if model == "serial" else numbers)
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from numbers import Real
-from typing import Literal
+from typing import Any, Literal
 
 from plait import _core
 
@@ -16,11 +16,36 @@ _SHORTEST = 1e-12
 _LONGEST = 2.0**60 / 1e9
 _MOST_RELEASES = 2**32 - 1
 _MOST_CONTENDED = 1000
+_MOST_SERVERS = 2**32 - 1
+_MOST_BYTES = _MOST_CALLS = 2**60
 
 
-def _check_seconds(name: str, value: float) -> None:
-    if not 0 <= value <= _LONGEST:
+def _check_seconds(name: str, value: object) -> None:
+    # Recordings have a great many of them: most are floats.
+    seconds = value if type(value) is float else number(name, value)
+    if not 0 <= seconds <= _LONGEST:
         raise ValueError(f"{name} must be from 0 to {_LONGEST:.0f} seconds, not {value!r}")
+
+
+def check_int(name: str, value: object, least: int, most: int) -> None:
+    """Raise TypeError or ValueError that names the argument, unless it is an int of that range."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an int, not {value!r}")
+    if not least <= value <= most:
+        raise ValueError(f"{name} must be from {least} to {most}, not {value!r}")
+
+
+def _check_all(name: str, values: Iterable[object], kind: type) -> None:
+    for value in values:
+        if type(value) is not kind and not isinstance(value, kind):
+            raise TypeError(f"{name} must be {kind.__name__} objects, not {value!r}")
+
+
+def listed(name: str, values: object) -> list[Any]:
+    """Return what an iterable has, or raise TypeError that names the argument."""
+    if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
+        raise TypeError(f"{name} must be an iterable, not {values!r}")
+    return list(values)
 
 
 def number(name: str, value: object) -> float:
@@ -53,6 +78,7 @@ class Burst:
         resource: The name of what is waited for, in `Workload.resources`. None: waits that overlap without limit.
 
     Raises:
+        TypeError: A figure is no number, or a resource no name.
         ValueError: A figure is negative or too large, or a burst of another kind waits for a resource.
     """
 
@@ -63,12 +89,13 @@ class Burst:
     resource: str | None = None
 
     def __post_init__(self) -> None:
-        if self.kind not in _NUMBERS:
+        if not isinstance(self.kind, str) or self.kind not in _NUMBERS:
             raise ValueError(f"kind must be one of {', '.join(map(repr, _NUMBERS))}, not {self.kind!r}")
         _check_seconds("seconds", self.seconds)
         _check_seconds("longest_uninterruptible", self.longest_uninterruptible)
-        if not 0 <= self.short_releases <= _MOST_RELEASES:
-            raise ValueError(f"short_releases must be from 0 to {_MOST_RELEASES}, not {self.short_releases!r}")
+        check_int("short_releases", self.short_releases, 0, _MOST_RELEASES)
+        if not isinstance(self.resource, str | None):
+            raise TypeError(f"resource must be a str, not {self.resource!r}")
         if self.resource is not None and self.kind != "blocked":
             raise ValueError(f"only a 'blocked' burst waits for a resource, not {self.kind!r}")
 
@@ -84,8 +111,7 @@ class Parcel:
     def __post_init__(self) -> None:
         _check_seconds("pickle", self.pickle)
         _check_seconds("unpickle", self.unpickle)
-        if self.size_bytes < 0:
-            raise ValueError(f"size_bytes must not be negative, and is {self.size_bytes!r}")
+        check_int("size_bytes", self.size_bytes, 0, _MOST_BYTES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,18 +124,27 @@ class Item:
         result: Its result on its way back.
         kept: Seconds with the GIL that one more result costs whoever keeps all of them: the garbage collector looks at them
             again and again, and at last they are freed. Of other processes' results, that is the caller.
+        heap: Seconds with the GIL that the garbage collector, set off by the call, takes for all that the program has beside.
+            Workers in other processes and interpreters have none of that.
 
     Raises:
-        ValueError: `kept` is negative or too large.
+        TypeError: `bursts` has others than bursts, a parcel is no `Parcel`, or a figure no number.
+        ValueError: `kept` or `heap` is negative or too large.
     """
 
     bursts: tuple[Burst, ...]
     argument: Parcel = Parcel()
     result: Parcel = Parcel()
     kept: float = 0.0
+    heap: float = 0.0
 
     def __post_init__(self) -> None:
+        if not isinstance(self.bursts, tuple):
+            object.__setattr__(self, "bursts", tuple(listed("bursts", self.bursts)))
+        _check_all("bursts", self.bursts, Burst)
+        _check_all("argument and result", (self.argument, self.result), Parcel)
         _check_seconds("kept", self.kept)
+        _check_seconds("heap", self.heap)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,9 +165,9 @@ class Resource:
     contended: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.servers is not None and not 1 <= self.servers < 2**32:
-            raise ValueError(f"servers must be at least 1, not {self.servers!r}")
-        if not 0 <= self.contended <= _MOST_CONTENDED:
+        if self.servers is not None:
+            check_int("servers", self.servers, 1, _MOST_SERVERS)
+        if not 0 <= number("contended", self.contended) <= _MOST_CONTENDED:
             raise ValueError(f"contended must be from 0 to {_MOST_CONTENDED}, not {self.contended!r}")
 
 
@@ -152,7 +187,9 @@ class Workload:
         unsure: How far off `speed` may be, relative standard deviation: calls that take long cannot be looked into.
 
     Raises:
-        ValueError: There are no items, fewer than were recorded, or one waits for a resource that is not there.
+        TypeError: An argument is not of the type that it should be; the message names it and its value.
+        ValueError: There are no items, fewer than were recorded, or one waits for a resource that is not there; or a figure is
+            negative or too large.
 
     >>> from plait.model import Burst, Item, Workload
     >>> call = Item((Burst("hold", 0.002), Burst("blocked", 0.010)))
@@ -179,18 +216,25 @@ class Workload:
         switch: float | None = None,
         unsure: float = 0.0,
     ) -> None:
-        recorded = tuple(items)
-        known = dict(resources or {})
+        recorded = tuple(listed("items", items))
+        _check_all("items", recorded, Item)
         if not recorded:
             raise ValueError("items must have an item at least")
-        total = len(recorded) if count is None else count
+        if not isinstance(resources, Mapping | None):
+            raise TypeError(f"resources must be a mapping of names, not {resources!r}")
+        known = dict(resources or {})
+        _check_all("resources", known.values(), Resource)
+        total = len(recorded)
+        if count is not None:
+            check_int("count", count, 0, _MOST_CALLS)
+            total = count
         if total < len(recorded):
             raise ValueError(f"count must be at least the number of items, {len(recorded)}, not {count!r}")
         if speed is not None:
             check_speed(speed)
         if switch is not None:
             _check_seconds("switch", switch)
-        if not 0 <= unsure <= 1:
+        if not 0 <= number("unsure", unsure) <= 1:
             raise ValueError(f"unsure must be from 0 to 1, not {unsure!r}")
         # The first one stands for waits without a name.
         places: dict[str | None, int] = {None: 0, **{name: place for place, name in enumerate(known, 1)}}
@@ -200,7 +244,7 @@ class Workload:
                     raise ValueError(f"a burst waits for {burst.resource!r}, which is not in resources")
         core = _core.WorkloadCore(
             [
-                (_bursts(item, places), _parcel(item.argument), _parcel(item.result), _ns(item.kept))
+                (_bursts(item, places), _parcel(item.argument), _parcel(item.result), _ns(item.kept), _ns(item.heap))
                 for item in recorded
             ],
             total,
@@ -220,8 +264,8 @@ class Workload:
 
     @property
     def serial_seconds(self) -> float:
-        """How long all calls take one after the other, by the bursts and what keeping their results takes."""
-        recorded = sum(item.kept + sum(burst.seconds for burst in item.bursts) for item in self.items)
+        """How long all calls take one after the other, by the bursts and what the garbage collector takes beside."""
+        recorded = sum(item.kept + item.heap + sum(burst.seconds for burst in item.bursts) for item in self.items)
         return recorded / len(self.items) * self.count
 
 

@@ -25,11 +25,11 @@ struct WorkloadCore(Arc<Workload>);
 impl WorkloadCore {
     #[new]
     fn new(
-        items: Vec<(Vec<BurstTuple>, ParcelTuple, ParcelTuple, u64)>,
+        items: Vec<(Vec<BurstTuple>, ParcelTuple, ParcelTuple, u64, u64)>,
         count: usize,
         resources: Vec<(Option<u32>, bool, bool, u32)>,
     ) -> PyResult<Self> {
-        let items = items.into_iter().map(|(bursts, argument, result, kept_ns)| {
+        let items = items.into_iter().map(|(bursts, argument, result, kept_ns, heap_ns)| {
             let bursts = bursts.into_iter().map(burst).collect::<PyResult<_>>()?;
             let (argument, result) = (parcel(argument), parcel(result));
             Ok(Item {
@@ -37,6 +37,7 @@ impl WorkloadCore {
                 argument,
                 result,
                 kept: Item::keeping(kept_ns),
+                heap: Item::keeping(heap_ns),
             })
         });
         let workload = Workload {
