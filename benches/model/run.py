@@ -36,6 +36,8 @@ from plait.model._speed import Pace
 PROBES = 4
 #: Seconds between two looks at the speed while several calls are made at once, and the relative standard deviation of too few.
 NOW_AND_THEN, UNSURE = 0.008, 0.05
+#: Calls at most between which it is asked whether to look: of more, each takes no longer than that.
+MOST = 5_000
 HERE = Path(__file__).resolve().parent
 STORED = HERE / "result.json"
 
@@ -103,6 +105,7 @@ def measure(work: workloads.Work, way: str, speeds: Speeds) -> Measured:
     if workers == 1:
         return one_by_one(work, model)
     pace = Pace(NOW_AND_THEN)
+    between = model != "processes" and len(work.arguments) <= MOST
 
     def looking(argument: Any) -> Any:
         pace.look()
@@ -116,11 +119,11 @@ def measure(work: workloads.Work, way: str, speeds: Speeds) -> Measured:
         else:
             pool: Callable[[int], Any] = plait.ThreadPool if model == "threads" else plait.ProcessPool
             with pool(workers) as executor:
-                list(executor.map(looking if model == "threads" else work.run, work.arguments))
+                list(executor.map(looking if between else work.run, work.arguments))
                 seconds = time.perf_counter() - begin
         pace.look()
     # Between calls it is the speed of who makes them; but not of processes, nor within calls that take long.
-    return Measured(seconds, seen.speed if model == "processes" or pace.unsure > UNSURE else pace.seconds)
+    return Measured(seconds, pace.seconds if between and pace.unsure <= UNSURE else seen.speed)
 
 
 #: How often it is asked at most, while calls are made in turn, whether to look at the speed: some take less than that.
@@ -203,8 +206,9 @@ def kinds(workload: Workload) -> dict[str, float]:
         for burst in item.bursts:
             name = burst.resource or burst.kind
             found[name] = found.get(name, 0.0) + burst.seconds
-        if item.kept:
-            found["kept"] = found.get("kept", 0.0) + item.kept
+        for name, seconds in {"kept": item.kept, "heap": item.heap}.items():
+            if seconds:
+                found[name] = found.get(name, 0.0) + seconds
     return found
 
 
