@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from plait import _core
-from plait.model._workload import check_speed, listed, number
+from plait.model._workload import check_is, check_speed, listed, number
 
 
 class Cost(NamedTuple):
@@ -56,8 +56,8 @@ class Costs:
         speeds: tuple[float, ...] = (),
         speed: float | None = None,
     ) -> None:
-        if not isinstance(known, Mapping | None):
-            raise TypeError(f"known must be a mapping of names, not {known!r}")
+        if known is not None:
+            check_is("known", known, Mapping, "a mapping of names")
         given = {name: _cost(name, cost) for name, cost in (known or {}).items()}
         if not all(0 < number("each of speeds", one) < math.inf for one in listed("speeds", speeds)):
             raise ValueError(f"speeds must be positive, not {speeds!r}")
@@ -96,21 +96,22 @@ class Costs:
         Raises:
             TypeError, ValueError: It is something else, or of another version.
         """
-        if not (isinstance(value, Mapping) and isinstance(value.get("known"), Mapping)):
-            raise TypeError(f"value must be what to_json made, not {value!r}")
-        missing = [name for name in ("speeds", "speed") if name not in value]
+        check_is("value", value, Mapping, "what to_json made")
+        missing = [name for name in ("known", "speeds", "speed") if name not in value]
         if missing:
             raise ValueError(f"value must have {missing[0]!r}, as to_json makes it: {value!r}")
+        check_is("known", value["known"], Mapping, "a mapping of names")
         known = {str(name): (float(seconds), float(spread)) for name, (seconds, spread) in value["known"].items()}
         speed = value["speed"]
         return cls(known, tuple(float(one) for one in value["speeds"]), None if speed is None else float(speed))
 
 
-def _cost(name: str, given: object) -> Cost:
+def _cost(name: str, given: Any) -> Cost:
     if name not in _typical():
         raise ValueError(f"no cost is called {name!r}; there are {', '.join(_typical())}")
-    if not (isinstance(given, Sequence) and not isinstance(given, str) and len(given) == 2):
-        raise TypeError(f"the cost {name!r} must be (seconds, relative spread), not {given!r}")
+    check_is(f"the cost {name!r}", given, (tuple, list), "(seconds, relative spread)")
+    if len(given) != 2:
+        raise ValueError(f"the cost {name!r} must be (seconds, relative spread), not {given!r}")
     cost = Cost(*(number(f"the cost {name!r}", one) for one in given))
     if not (0 <= cost.seconds < math.inf and 0 <= cost.spread < math.inf):
         raise ValueError(f"the cost {name!r} must not be negative, nor infinite, and is {tuple(cost)!r}")

@@ -12,7 +12,7 @@ from plait import _core
 from plait._executor import positive_int
 from plait.model._calibrate import calibrate
 from plait.model._costs import Cost, Costs
-from plait.model._workload import Burst, Item, Workload, check_int, check_speed, listed, number
+from plait.model._workload import Burst, Item, Workload, check_int, check_is, check_speed, listed, number
 
 Model = Literal["serial", "threads", "processes", "asyncio", "interpreters", "free-threaded"]
 
@@ -172,8 +172,7 @@ def _work(workload: Workload | Iterable[Iterable[Burst]]) -> Workload:
 def _machine(costs: Costs | None) -> Costs:
     if costs is None:
         return calibrate()
-    if not isinstance(costs, Costs):
-        raise TypeError(f"costs must be Costs, not {costs!r}")
+    check_is("costs", costs, Costs, "Costs")
     return costs
 
 

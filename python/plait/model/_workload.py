@@ -12,6 +12,7 @@ from plait import _core
 Kind = Literal["hold", "held_off_cpu", "released", "blocked"]
 
 _NUMBERS: dict[str, int] = {"hold": 0, "held_off_cpu": 1, "released": 2, "blocked": 3}
+_KINDS = list(_NUMBERS)  # where one looks for what cannot be hashed, too
 _SHORTEST = 1e-12
 _LONGEST = 2.0**60 / 1e9
 _MOST_RELEASES = 2**32 - 1
@@ -41,10 +42,17 @@ def _check_all(name: str, values: Iterable[object], kind: type) -> None:
             raise TypeError(f"{name} must be {kind.__name__} objects, not {value!r}")
 
 
-def listed(name: str, values: object) -> list[Any]:
+def check_is(name: str, value: object, kind: type | tuple[type, ...], what: str) -> None:
+    """Raise TypeError that names the argument, unless it is of such a type."""
+    if not isinstance(value, kind):
+        raise TypeError(f"{name} must be {what}, not {value!r}")
+
+
+def listed(name: str, values: Any) -> list[Any]:
     """Return what an iterable has, or raise TypeError that names the argument."""
-    if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
+    if isinstance(values, (str, bytes)):
         raise TypeError(f"{name} must be an iterable, not {values!r}")
+    check_is(name, values, Iterable, "an iterable")
     return list(values)
 
 
@@ -89,13 +97,13 @@ class Burst:
     resource: str | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.kind, str) or self.kind not in _NUMBERS:
+        if self.kind not in _KINDS:
             raise ValueError(f"kind must be one of {', '.join(map(repr, _NUMBERS))}, not {self.kind!r}")
         _check_seconds("seconds", self.seconds)
         _check_seconds("longest_uninterruptible", self.longest_uninterruptible)
         check_int("short_releases", self.short_releases, 0, _MOST_RELEASES)
-        if not isinstance(self.resource, str | None):
-            raise TypeError(f"resource must be a str, not {self.resource!r}")
+        if self.resource is not None:
+            check_is("resource", self.resource, str, "a str")
         if self.resource is not None and self.kind != "blocked":
             raise ValueError(f"only a 'blocked' burst waits for a resource, not {self.kind!r}")
 
@@ -139,7 +147,7 @@ class Item:
     heap: float = 0.0
 
     def __post_init__(self) -> None:
-        if not isinstance(self.bursts, tuple):
+        if type(self.bursts) is not tuple:
             object.__setattr__(self, "bursts", tuple(listed("bursts", self.bursts)))
         _check_all("bursts", self.bursts, Burst)
         _check_all("argument and result", (self.argument, self.result), Parcel)
@@ -220,8 +228,8 @@ class Workload:
         _check_all("items", recorded, Item)
         if not recorded:
             raise ValueError("items must have an item at least")
-        if not isinstance(resources, Mapping | None):
-            raise TypeError(f"resources must be a mapping of names, not {resources!r}")
+        if resources is not None:
+            check_is("resources", resources, Mapping, "a mapping of names")
         known = dict(resources or {})
         _check_all("resources", known.values(), Resource)
         total = len(recorded)
