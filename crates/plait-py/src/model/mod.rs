@@ -16,6 +16,8 @@ use crate::gil;
 type BurstTuple = (u8, u64, u32, u64, u32);
 /// Nanoseconds of pickling, of unpickling, bytes.
 type ParcelTuple = (u64, u64, u64);
+/// Bursts, argument, result, nanoseconds for what is kept and for the rest of the heap.
+type ItemTuple = (Vec<BurstTuple>, ParcelTuple, ParcelTuple, u64, u64);
 
 /// Calls of a function, as they were recorded.
 #[pyclass(frozen, module = "plait._core")]
@@ -24,11 +26,7 @@ struct WorkloadCore(Arc<Workload>);
 #[pymethods]
 impl WorkloadCore {
     #[new]
-    fn new(
-        items: Vec<(Vec<BurstTuple>, ParcelTuple, ParcelTuple, u64, u64)>,
-        count: usize,
-        resources: Vec<(Option<u32>, bool, bool, u32)>,
-    ) -> PyResult<Self> {
+    fn new(items: Vec<ItemTuple>, count: usize, resources: Vec<(Option<u32>, bool, bool, u32)>) -> PyResult<Self> {
         let items = items.into_iter().map(|(bursts, argument, result, kept_ns, heap_ns)| {
             let bursts = bursts.into_iter().map(burst).collect::<PyResult<_>>()?;
             let (argument, result) = (parcel(argument), parcel(result));
