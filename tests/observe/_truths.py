@@ -255,6 +255,22 @@ def plait_convoy(truth: Truth) -> None:
 
 
 @program
+def turns(truth: Truth) -> None:
+    """A thread sleeps and waits for locks in turns, each time for less than a look, and not for long in all."""
+    event, own = threading.Event(), plait.Event()
+
+    def part() -> dict[str, float]:
+        slept = waited = 0.0
+        for _ in range(40):
+            slept += timed(lambda: time.sleep(0.002))
+            waited += timed(lambda: event.wait(0.001))
+            waited += timed(lambda: own.wait(0.001))
+        return {"io_wait": slept, "lock_wait": waited}
+
+    together(truth, part=part)
+
+
+@program
 def hashes_beside_spinner(truth: Truth) -> None:
     """Hashing lets go of the GIL, so both compute at once as far as there are cores."""
     data = bytes(8 << 20)

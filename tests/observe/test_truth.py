@@ -220,6 +220,20 @@ def test_a_convoy(true: Any, name: str) -> None:
     true(name, check)
 
 
+def test_short_waits_for_time_and_for_locks_in_turns(true: Any) -> None:
+    """Which of them a wait is nobody has to look up."""
+
+    def check(truth: dict[str, Any], profile: dict[str, Any]) -> None:
+        each = thread(profile, "part")
+        for state, time in truth["threads"]["part"]["measured"].items():
+            # What wakes up needs some microseconds more before it is back.
+            assert near(each[state], time, 0.08 * time + truth["threads"]["part"]["ready"]), (truth, each)
+        methods = {method["what"]: method for method in profile["methods"]}
+        assert HAS_GIL <= methods["locks"]["exact"], methods
+
+    true("turns", check)
+
+
 def test_a_pool_that_has_nothing_to_do(true: Any) -> None:
     def check(truth: dict[str, Any], profile: dict[str, Any]) -> None:
         (main,) = [each for each in profile["threads"] if each["pid"] == each["tid"] == profile["processes"][0]["pid"]]
