@@ -68,7 +68,11 @@ fn measured<R>(why: impl FnOnce() -> Did, sleep: impl FnOnce() -> R) -> R {
     if !meter::measures() {
         return sleep();
     }
-    let tell = if TURNS.load(Relaxed) { meter::released } else { meter::event };
+    let tell = if TURNS.load(Relaxed) {
+        meter::released
+    } else {
+        meter::event
+    };
     tell(why());
     let result = sleep();
     keeping_errno(|| tell(Did::Wake));
@@ -215,7 +219,11 @@ mod tests {
         let open = meter.drain(&clock, &mut |span| found.push(span)).expect("it has ended");
         meter::end();
         drop(hooks);
-        let kinds: Vec<_> = found.iter().filter_map(|span| span.span).filter(|span| !matches!(span, GilSpan::Free)).collect();
+        let kinds: Vec<_> = found
+            .iter()
+            .filter_map(|span| span.span)
+            .filter(|span| !matches!(span, GilSpan::Free))
+            .collect();
         assert_eq!(kinds, [GilSpan::Held, GilSpan::Parked], "{found:?}");
         assert_eq!(open.doing(), Doing::Holds);
     }

@@ -166,7 +166,9 @@ impl<'a> Waits<'a> {
             let mut all: [HashMap<Key, usize>; 3] = Default::default();
             let mut spans = line();
             for wait in &log.waits {
-                *all[spans.asleep(wait.at, wait.at) as usize].entry(key(wait)).or_default() += 1;
+                *all[spans.asleep(wait.at, wait.at) as usize]
+                    .entry(key(wait))
+                    .or_default() += 1;
             }
             for (usual, all) in usual.iter_mut().zip(all) {
                 if matches!(usual, Usual::Unknown) {
