@@ -112,8 +112,12 @@ def page(result: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Compare what `plait profile` says of programs with what they know of themselves.")
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"which of {', '.join(truths.PROGRAMS)}; all by default")
+    parser = argparse.ArgumentParser(
+        description="Compare what `plait profile` says of programs with what they know of themselves."
+    )
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"which of {', '.join(truths.PROGRAMS)}; all by default"
+    )
     parser.add_argument("--store", action="store_true", help="keep the figures in truth.json and TRUTH.md")
     options = parser.parse_args()
     if unknown := set(options.names) - set(truths.PROGRAMS):
