@@ -10,6 +10,7 @@ of programs that were not run now, those that are there stay.
 
 from __future__ import annotations
 
+import argparse
 import json
 import platform
 import statistics
@@ -111,7 +112,17 @@ def page(result: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    names = [word for word in sys.argv[1:] if not word.startswith("-")] or list(truths.PROGRAMS)
+    parser = argparse.ArgumentParser(
+        description="Compare what `plait profile` says of programs with what they know of themselves."
+    )
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"which of {', '.join(truths.PROGRAMS)}; all by default"
+    )
+    parser.add_argument("--store", action="store_true", help="keep the figures in truth.json and TRUTH.md")
+    options = parser.parse_args()
+    if unknown := set(options.names) - set(truths.PROGRAMS):
+        parser.error(f"no such program: {', '.join(sorted(unknown))}")
+    names = options.names or list(truths.PROGRAMS)
     rows = []
     for name in names:
         for row in rows_of(name):
@@ -120,7 +131,7 @@ def main() -> None:
             times = f"{row['true'] * 1e3:9.2f} {row['found'] * 1e3:9.2f} ms {row['off']:+7.1%}{mark}"
             print(f"{row['program']:14} {row['who']:11} {row['figure']:30} {times}", flush=True)
     print(f"{sum(not good(row['true'], row['found']) for row in rows)} of {len(rows)} figures are off")
-    if "--store" in sys.argv:
+    if options.store:
         stored = HERE / "truth.json"
         result = json.loads(stored.read_text()) if stored.exists() else {}
         before = result.get(platform.python_version(), [])

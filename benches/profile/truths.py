@@ -34,6 +34,8 @@ PROGRAMS: dict[str, Callable[[Truth], None]] = {}
 WAIT = 0.05
 TIMES = 10
 
+LIBC = ctypes.PyDLL(None)  # it keeps the GIL: to let go of it may be a wait that no truth knows of
+
 
 def program(function: Callable[[Truth], None]) -> Callable[[Truth], None]:
     PROGRAMS[function.__name__] = function
@@ -41,8 +43,12 @@ def program(function: Callable[[Truth], None]) -> Callable[[Truth], None]:
 
 
 def run_queue() -> float:
-    with open("/proc/thread-self/schedstat") as file:
-        return int(file.read().split()[1]) / 1e9
+    """How long this thread has waited for a core."""
+    counts = ctypes.create_string_buffer(96)
+    file = LIBC.open(b"/proc/thread-self/schedstat", os.O_RDONLY)
+    LIBC.read(file, counts, len(counts) - 1)
+    LIBC.close(file)
+    return int(counts.value.split()[1]) / 1e9
 
 
 def spin(seconds: float) -> None:
@@ -68,6 +74,16 @@ def around(call: Callable[[], object]) -> float:
     return ended - began
 
 
+BORN: dict[str, float] = {}  # when threads were started, by name
+
+
+def asleep(call: Callable[[], object]) -> float:
+    """The same but for the time that this thread is on a core meanwhile: a short wait takes some of that."""
+    cpu = time.thread_time()
+    wall = around(call)
+    return wall - (time.thread_time() - cpu)
+
+
 def together(truth: Truth, **parts: Callable[[], dict[str, float]]) -> None:
     """Run each part in a thread of its name; it returns its truth, to which CPU time is added."""
     threads = truth.setdefault("threads", {})
@@ -79,13 +95,14 @@ def together(truth: Truth, **parts: Callable[[], dict[str, float]]) -> None:
 
     started = [threading.Thread(target=run, args=each, name=each[0]) for each in parts.items()]
     for thread in started:
+        BORN[thread.name] = time.perf_counter()
         thread.start()
     for thread in started:
         thread.join()
 
 
 def waiting(state: str, wait: Callable[[], object], times: int = TIMES) -> Callable[[], dict[str, float]]:
-    return lambda: {state: sum(around(wait) for _ in range(times))}
+    return lambda: {state: sum(asleep(wait) for _ in range(times))}
 
 
 @program
@@ -159,8 +176,8 @@ def alternating(truth: Truth) -> None:
     def part() -> dict[str, float]:
         slept = waited = 0.0
         for _ in range(400):
-            slept += around(lambda: time.sleep(0.001))
-            waited += around(lambda: never.wait(0.001))
+            slept += asleep(lambda: time.sleep(0.001))
+            waited += asleep(lambda: never.wait(0.001))
         return {"io_wait": slept, "lock_wait": waited}
 
     together(truth, both=part)
@@ -221,13 +238,21 @@ def spinners(truth: Truth) -> None:
         wall = around(lambda: spin(1.0))
         return {"gil_wait": wall - time.thread_time() - run_queue()}
 
-    together(truth, one=spinner, two=spinner, sleeper=waiting("io_wait+gil_wait+ready", lambda: time.sleep(WAIT)))
+    def sleeper() -> dict[str, float]:
+        for _ in range(TIMES):
+            time.sleep(WAIT)
+        # It may wait for the GIL at any time, from its first instant on.
+        wall = time.perf_counter() - BORN["sleeper"]
+        return {"io_wait+gil_wait+ready": wall - time.thread_time()}
+
+    # The first is there at once; who starts another beside spinners waits for the GIL meanwhile.
+    together(truth, sleeper=sleeper, one=spinner, two=spinner)
 
 
 @program
 def holds_asleep(truth: Truth) -> None:
     """A call into C sleeps for 30 ms and keeps the GIL, beside one that computes."""
-    usleep = ctypes.PyDLL(None).usleep
+    usleep = LIBC.usleep
 
     def holder() -> dict[str, float]:
         held = 0.0

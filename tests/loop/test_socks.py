@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import socket
 import struct
+import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -340,3 +342,33 @@ def test_a_socket_that_a_child_process_still_has_does_not_keep_the_loop_awake(
             each.close()
 
     ours.run(main())
+
+
+def test_who_catches_an_error_is_alone_with_it(runner: asyncio.Runner) -> None:
+    """Nothing that was awaited on the way keeps it, and with it all frames that it has passed, in a circle."""
+
+    async def keepers(operation: Any) -> list[object]:
+        try:
+            await operation
+        except OSError as error:
+            await asyncio.sleep(0)  # whoever has told of it has it until this step ends
+            found = gc.get_referrers(error)
+            return [type(each) for each in found if not isinstance(each, (types.FrameType, types.CoroutineType))]
+        raise AssertionError("it fails")
+
+    async def main() -> None:
+        loop, (one, other) = asyncio.get_running_loop(), pair()
+        with socket.create_server(("127.0.0.1", 0)) as unused:
+            address = unused.getsockname()
+        with socket.socket() as refused:
+            refused.setblocking(False)
+            assert await keepers(loop.sock_connect(refused, address)) == []
+        other.send(b"never read")
+        reset = asyncio.ensure_future(keepers(loop.sock_recv(other, 10)))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        one.close()
+        assert await reset == []
+        other.close()
+
+    runner.run(main())

@@ -255,6 +255,27 @@ def plait_convoy(truth: Truth) -> None:
 
 
 @program
+def turns(truth: Truth) -> None:
+    """A thread sleeps and waits for locks in turns, each time for less than a look, and not for long in all."""
+    event, own = threading.Event(), plait.Event()
+
+    def asleep(call: Callable[[], object]) -> float:
+        cpu = time.thread_time()
+        wall = timed(call)
+        return wall - (time.thread_time() - cpu)
+
+    def part() -> dict[str, float]:
+        slept = waited = 0.0
+        for _ in range(40):
+            slept += asleep(lambda: time.sleep(0.002))
+            waited += asleep(lambda: event.wait(0.001))
+            waited += asleep(lambda: own.wait(0.001))
+        return {"io_wait": slept, "lock_wait": waited}
+
+    together(truth, part=part)
+
+
+@program
 def hashes_beside_spinner(truth: Truth) -> None:
     """Hashing lets go of the GIL, so both compute at once as far as there are cores."""
     data = bytes(8 << 20)

@@ -220,6 +220,19 @@ def test_a_convoy(true: Any, name: str) -> None:
     true(name, check)
 
 
+def test_short_waits_for_time_and_for_locks_in_turns(true: Any) -> None:
+    """Which of them a wait is nobody has to look up."""
+
+    def check(truth: dict[str, Any], profile: dict[str, Any]) -> None:
+        each = thread(profile, "part")
+        for state, asleep in truth["threads"]["part"]["measured"].items():
+            assert near(each[state], asleep, shared(truth, "part")), (truth, each)
+        methods = {method["what"]: method for method in profile["methods"]}
+        assert methods["locks"]["exact"] or not HAS_GIL, methods
+
+    true("turns", check)
+
+
 def test_a_pool_that_has_nothing_to_do(true: Any) -> None:
     def check(truth: dict[str, Any], profile: dict[str, Any]) -> None:
         (main,) = [each for each in profile["threads"] if each["pid"] == each["tid"] == profile["processes"][0]["pid"]]

@@ -86,6 +86,23 @@ def test_a_forked_copy_says_so(run_script):
     assert done.stdout.split("\n") == ["True"] * 6 + ["3 4", "parent 3 [1]", ""]
 
 
+def test_a_child_that_a_task_forks_ends_well(run_script):
+    done = run_script(
+        """
+        import multiprocessing, plait, warnings
+        warnings.simplefilter("ignore")
+        def forks():
+            child = multiprocessing.get_context("fork").Process(target=print, args=("child",), kwargs={"flush": True})
+            child.start()
+            child.join()
+            return child.exitcode
+        with plait.ThreadPool(2) as pool:
+            print(pool.submit(forks).result())
+        """.replace("\n        ", "\n")
+    )
+    assert (done.stdout.split(), done.stderr) == (["child", "0"], "")
+
+
 @pytest.mark.parametrize(
     "wait",
     [

@@ -448,7 +448,8 @@ impl Bursts {
         if self.settled.swap(false, Relaxed) || hold == 0 {
             return;
         }
-        if was != Doing::Free || hold.max(length) > lasts(SHORT) {
+        // Who has slept on a lock was free for longer than what is timed here.
+        if was != Doing::Free || meter.has_slept() || hold.max(length) > lasts(SHORT) {
             return self.leave();
         }
         add(&self.timed, 1);

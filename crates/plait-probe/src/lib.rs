@@ -5,7 +5,7 @@
 //! | [`gil`] | where the GIL's structure lies: per-version offsets as data |
 //! | [`hooks`] | every taking and letting go of the GIL |
 //! | `bursts` | so many of them that most are only counted |
-//! | `parking` | every sleep on a lock of an interpreter without a GIL, and every time that a thread stands still |
+//! | [`parking`] | every sleep on a lock of the interpreter, and without a GIL every time that a thread stands still |
 //! | [`world`] | where such an interpreter says that the world is stopped |
 //! | [`tally`] | how long a thread has held the GIL, for who decides while the program runs |
 //! | [`stretches`] | what one thread's time is made of, stretch by stretch |
@@ -37,7 +37,7 @@ mod memory;
 mod meter;
 pub mod observer;
 pub mod outside;
-mod parking;
+pub mod parking;
 pub mod proc;
 pub mod stack;
 pub mod stacks;

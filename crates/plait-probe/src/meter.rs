@@ -13,7 +13,9 @@
 //! Meters live for ever, and go from threads that have ended to new ones.
 
 mod burst;
+mod last;
 mod open;
+mod pauses;
 
 use std::cell::Cell;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
@@ -27,10 +29,12 @@ use plait_trace::record::Tid;
 
 use crate::bursts::{self, Turned};
 use crate::looks;
+use last::Last;
 pub(crate) use open::{Clock, Open, Span};
+pub(crate) use pauses::{Pause, pause};
 
 /// Lengths that matter, in nanoseconds here and in ticks in [`LENGTHS`].
-const NANOSECONDS: [u64; 8] = [
+const NANOSECONDS: [u64; 9] = [
     50_000,
     2_000_000,
     5_000,
@@ -39,6 +43,7 @@ const NANOSECONDS: [u64; 8] = [
     192_000,
     10_000,
     1_000_000_000,
+    20_000_000,
 ];
 /// Spans shorter than this are summed.
 pub(crate) const SHORT: usize = 0;
@@ -56,6 +61,8 @@ pub(crate) const QUICK: usize = 5;
 pub(crate) const EACH: usize = 6;
 /// A second: for so long it matters what was in doubt.
 pub(crate) const SECOND: usize = 7;
+/// Who has lived for so long looks at what the kernel has counted when it ends: about from one count of the observer's to the next.
+const LIVED: usize = 8;
 /// Room for spans: those of half a tick at the least length that is not summed.
 const ROOM: usize = 512;
 
@@ -145,7 +152,7 @@ static SESSIONS: AtomicU32 = AtomicU32::new(0);
 static BEGAN: AtomicU64 = AtomicU64::new(0);
 /// Whether ticks are the processor's.
 static PROCESSOR: AtomicBool = AtomicBool::new(false);
-static LENGTHS: [AtomicU64; 8] = [const { AtomicU64::new(0) }; 8];
+static LENGTHS: [AtomicU64; 9] = [const { AtomicU64::new(0) }; 9];
 
 #[inline]
 pub(crate) fn lasts(length: usize) -> u64 {
@@ -168,8 +175,6 @@ fn meters() -> &'static Guarded<Meters> {
 thread_local! {
     /// That of this thread, and the session that it has joined. Without a destructor, so that it can be used for as long as the thread has anything to do with the GIL.
     static MINE: Cell<Option<(&'static Meter, u32)>> = const { Cell::new(None) };
-    /// When this thread last told that it lets others go on, in ticks.
-    static PAUSED: Cell<u64> = const { Cell::new(0) };
 }
 
 /// One thread's.
@@ -183,20 +188,15 @@ pub(crate) struct Meter {
     /// Of its burst: how often it has taken the GIL since it was timed, once it is over, and how many switches of the GIL there were.
     passed: AtomicU32,
     switches: AtomicU64,
+    /// It has slept on a lock since whoever looks for bursts has last asked.
+    slept: AtomicBool,
     /// Of the last spans that last and might be overlooked in a burst: how long it held the GIL, and how long not.
     long_held: AtomicU64,
     long_free: AtomicU64,
+    last: Last,
     /// Since when what is in doubt is added up, or 0 before its first burst, and how long that was.
     doubted_since: AtomicU64,
     doubt: AtomicU64,
-}
-
-/// A pause that a thread had asked for, as it was when that let the others go on.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Pause {
-    pub(crate) collects: bool,
-    /// The code object of its innermost frame, or 0.
-    pub(crate) code: usize,
 }
 
 /// Begins to measure, in the ticks of a scale; `began` is now, in those. The threads that live are needed to know whose meters are free:
@@ -375,22 +375,18 @@ pub(crate) fn event(did: Did) {
     }
 }
 
-/// The calling thread, which had stopped all others, lets them go on: is about to wake one of them, and may have woken others just now, or have stopped
-/// and started all in an instant: so what follows within 5 us is not told.
-pub(crate) fn pause(pause: Pause) {
+/// The calling thread, of an interpreter with a GIL, begins to sleep on a lock or has slept on one: told where it has let go of the GIL and is timed. In a
+/// burst it is not, nor is who sleeps with the GIL. It does not have the GIL's mutex, and changes nothing but its own.
+pub(crate) fn released(did: Did) {
     // Acquire: pairs with `begin`.
     let session = SESSION.load(Acquire);
-    if session == 0 {
+    let Some((meter, _)) = MINE.get().filter(|&(_, joined)| joined == session && session != 0) else {
         return;
-    }
-    let meter = match MINE.get() {
-        Some((meter, joined)) if joined == session => meter,
-        mine => join(mine.map(|(meter, _)| meter), session),
     };
-    let now = now();
-    if now.saturating_sub(PAUSED.get()) >= lasts(AT_ONCE) {
-        PAUSED.set(now);
-        meter.pause_at(pause, now);
+    let was = Doing::of(meter.trail.get(NOW));
+    if did == Did::Wake && was.sleeps() || did != Did::Wake && was == Doing::Free {
+        meter.slept.store(true, Relaxed);
+        let _ = meter.turn(did);
     }
 }
 
@@ -422,6 +418,7 @@ fn join(mine: Option<&'static Meter>, session: u32) -> &'static Meter {
     for word in [&meter.long_held, &meter.long_free, &meter.doubted_since, &meter.doubt] {
         word.store(0, Relaxed);
     }
+    meter.last.begin();
     // Release: pairs with `collect`.
     meter.session.store(session, Release);
     MINE.set(Some((meter, session)));
@@ -441,10 +438,12 @@ impl Meter {
             generation: AtomicU32::new(0),
             passed: AtomicU32::new(0),
             switches: AtomicU64::new(0),
+            slept: AtomicBool::new(false),
             long_held: AtomicU64::new(0),
             long_free: AtomicU64::new(0),
             doubted_since: AtomicU64::new(0),
             doubt: AtomicU64::new(0),
+            last: Last::default(),
         }
     }
 
@@ -461,6 +460,12 @@ impl Meter {
     pub(crate) fn turn_then(&self, did: Did, now: u64) -> Option<Turned> {
         let word = self.trail.get(NOW);
         (Doing::of(word) != did.doing()).then(|| self.turn_at(did, word, now))
+    }
+
+    /// What the kernel had counted of its thread when that ended, and when that was, in nanoseconds.
+    pub(crate) fn counted_last(&self, clock: &Clock) -> Option<(u64, [u64; 2])> {
+        let (at, counted) = self.last.get()?;
+        Some((clock.scale.at(at), counted))
     }
 
     pub(crate) fn tid(&self) -> Tid {
@@ -557,15 +562,6 @@ impl Meter {
             Doing::Parked => trail.set(TAKES, trail.get(TAKES) + SLEEP),
             Doing::Free | Doing::Unknown | Doing::Stopped | Doing::Asking | Doing::Bursts => {}
         }
-    }
-
-    fn pause_at(&self, pause: Pause, now: u64) {
-        let collects = if pause.collects { COLLECTS } else { 0 };
-        self.trail.change(|trail| {
-            if !trail.push([now, now, PAUSE | collects, pause.code as u64, 0, 0]) {
-                trail.set(LOST, trail.get(LOST) + 1);
-            }
-        });
     }
 
     /// Leaves the sums on the trail, up to `to`; false where there is no room.

@@ -82,7 +82,7 @@ pub struct Settings {
     pub tick: u64,
     /// From one stack of the GIL's holder to the next; 0 for no stacks.
     pub stacks: u64,
-    /// Whether to hook the interpreter's condition variables, and semaphores where it has no GIL.
+    /// Whether to hook the interpreter's condition variables, where it has a GIL, and semaphores.
     pub hooks: bool,
     /// Whether to ask the kernel for context switches.
     pub switches: bool,

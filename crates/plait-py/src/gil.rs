@@ -15,6 +15,7 @@ use std::rc::Rc;
 
 use plait_pool::processes::Sleep;
 use plait_pool::spin::Spin;
+use plait_probe::parking::on_a_lock;
 use plait_sys::poll::BytePipe;
 use plait_sys::{cpu, fork, thread, time};
 use pyo3::exceptions::{PyOverflowError, PyTypeError, PyValueError};
@@ -141,7 +142,7 @@ pub(crate) fn wait(py: Python<'_>, what: &impl Waitable, may_spin: bool, deadlin
         let slept = if main {
             sleep_in_main(py, what, deadline_ns)?
         } else {
-            detached(py, || what.sleep(deadline_ns))
+            detached(py, || on_a_lock(|| what.sleep(deadline_ns)))
         };
         if what.happened() {
             return Ok(true);
@@ -163,7 +164,9 @@ fn sleep_in_main(py: Python<'_>, what: &impl Waitable, deadline_ns: Option<u64>)
     // Those that came just now. From here on the alarm knows of every signal.
     let slept = match py.check_signals().and_then(|()| alarm.again(py)) {
         // After the handlers, since one that waited has taken a wake-up that was ours.
-        Ok(()) if what.announce_main() => Ok(detached(py, || what.sleep_main(alarm.pipe.as_fd(), deadline_ns))),
+        Ok(()) if what.announce_main() => Ok(detached(py, || {
+            on_a_lock(|| what.sleep_main(alarm.pipe.as_fd(), deadline_ns))
+        })),
         Ok(()) => Ok(Sleep::Woken),
         Err(raised) => Err(raised),
     };
@@ -177,7 +180,7 @@ fn sleep_in_main(py: Python<'_>, what: &impl Waitable, deadline_ns: Option<u64>)
 fn sleep_a_little(py: Python<'_>, what: &impl Waitable, deadline_ns: Option<u64>) -> Sleep {
     let soon = time::monotonic_ns() + SLICE_NS;
     let deadline = deadline_ns.map_or(soon, |deadline| deadline.min(soon));
-    match detached(py, || what.sleep(Some(deadline))) {
+    match detached(py, || on_a_lock(|| what.sleep(Some(deadline)))) {
         Sleep::TimedOut if Some(deadline) != deadline_ns => Sleep::Interrupted,
         slept => slept,
     }

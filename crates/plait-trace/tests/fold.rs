@@ -85,6 +85,28 @@ fn the_end_of_a_wait_is_ready_by_the_counts_of_the_kernel() {
 }
 
 #[test]
+fn sleeps_on_locks_that_nobody_has_looked_at_are_told_from_others() {
+    let mut story = Story::begin(7, 1_000 * MS);
+    story.thread(7, "main");
+    story.switch(7, 0, true, false);
+    for turn in 0..500 {
+        let from = 2 * turn * MS;
+        story.gil(7, from, from + MS, GilSpan::Held);
+        story.switch(7, from + MS, false, false);
+        let span = if turn % 2 == 0 { GilSpan::Free } else { GilSpan::Parked };
+        story.gil(7, from + MS, from + 2 * MS, span);
+        story.switch(7, from + 2 * MS, true, false);
+    }
+    // The few looks that there are have met locks.
+    story.wait(7, 7 * MS + MS / 2, WaitKind::Lock, "futex", "0x10");
+    story.wait(7, 11 * MS + MS / 2, WaitKind::Lock, "futex", "0x10");
+    assert_eq!(
+        times(only(&story.profile())),
+        [(State::OnCpuGil, 500), (State::IoWait, 250), (State::LockWait, 250)]
+    );
+}
+
+#[test]
 fn waits_are_told_apart_by_what_was_seen_in_them() {
     let mut story = Story::begin(7, 1_000 * MS);
     story.thread(7, "worker");

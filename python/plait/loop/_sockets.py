@@ -211,7 +211,10 @@ class SocketLoop(_core.LoopCore, Newest):
             data = await super().sock_recv(sock, n)
             self._count_read(len(data))
             return data
-        return await got[1] if got[0] else got[1]  # type: ignore[no-any-return]
+        try:
+            return await got[1] if got[0] else got[1]  # type: ignore[no-any-return]
+        finally:
+            del got  # it has the error, whose traceback has this frame
 
     async def sock_recv_into(self, sock: Any, buf: Any) -> int:
         """Receive into `buf`, and return how many bytes."""
@@ -219,14 +222,20 @@ class SocketLoop(_core.LoopCore, Newest):
             count = await super().sock_recv_into(sock, buf)
             self._count_read(count)
             return count
-        return await got[1] if got[0] else got[1]  # type: ignore[no-any-return]
+        try:
+            return await got[1] if got[0] else got[1]  # type: ignore[no-any-return]
+        finally:
+            del got  # it has the error, whose traceback has this frame
 
     async def sock_recvfrom(self, sock: Any, bufsize: int) -> tuple[bytes, Any]:
         """Receive a datagram, and return it with its address."""
         if (got := self._call_or_wait(sock, False, sock.recvfrom, bufsize)) is None:
             received = await super().sock_recvfrom(sock, bufsize)
         else:
-            received = await got[1] if got[0] else got[1]
+            try:
+                received = await got[1] if got[0] else got[1]
+            finally:
+                del got  # it has the error, whose traceback has this frame
         self._count_read(len(received[0]))
         return received
 
@@ -235,7 +244,10 @@ class SocketLoop(_core.LoopCore, Newest):
         if (got := self._call_or_wait(sock, False, sock.recvfrom_into, buf, nbytes or len(buf))) is None:
             received = await super().sock_recvfrom_into(sock, buf, nbytes)
         else:
-            received = await got[1] if got[0] else got[1]
+            try:
+                received = await got[1] if got[0] else got[1]
+            finally:
+                del got  # it has the error, whose traceback has this frame
         self._count_read(received[0])
         return received
 
@@ -245,14 +257,20 @@ class SocketLoop(_core.LoopCore, Newest):
             await super().sock_sendall(sock, data)
             self._count_written(memoryview(data).nbytes)
             return None
-        return await got[1] if got[0] else got[1]  # type: ignore[no-any-return]
+        try:
+            return await got[1] if got[0] else got[1]  # type: ignore[no-any-return]
+        finally:
+            del got  # it has the error, whose traceback has this frame
 
     async def sock_sendto(self, sock: Any, data: Any, address: Any) -> int:
         """Send a datagram to `address`, and return how many bytes."""
         if (got := self._call_or_wait(sock, True, sock.sendto, data, address)) is None:
             sent = await super().sock_sendto(sock, data, address)
         else:
-            sent = await got[1] if got[0] else got[1]
+            try:
+                sent = await got[1] if got[0] else got[1]
+            finally:
+                del got  # it has the error, whose traceback has this frame
         self._count_written(sent)
         return sent
 
@@ -267,14 +285,20 @@ class SocketLoop(_core.LoopCore, Newest):
             address = found[0][4]
         if (got := self._call_or_wait(sock, True, _Connect(sock, address))) is None:
             return await super().sock_connect(sock, address)
-        return await got[1] if got[0] else got[1]  # type: ignore[no-any-return]
+        try:
+            return await got[1] if got[0] else got[1]  # type: ignore[no-any-return]
+        finally:
+            del got  # it has the error, whose traceback has this frame
 
     async def sock_accept(self, sock: Any) -> tuple[Any, Any]:
         """Take a connection off a listening socket, and return it with its peer's address."""
         if (got := self._call_or_wait(sock, False, _accept, sock)) is None:
             accepted = await super().sock_accept(sock)
         else:
-            accepted = await got[1] if got[0] else got[1]
+            try:
+                accepted = await got[1] if got[0] else got[1]
+            finally:
+                del got  # it has the error, whose traceback has this frame
         self._count_accepted()
         return accepted
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import itertools
+import os
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator
@@ -362,3 +363,5 @@ def _at_exit() -> None:
 
 
 threading._register_atexit(_at_exit)  # type: ignore[attr-defined]
+# A child has none of these threads but the one that has forked, if it is one of them: that would join itself.
+os.register_at_fork(after_in_child=_threads.clear)

@@ -134,6 +134,7 @@ impl Meter {
 
     /// The owner begins a burst.
     pub(crate) fn begin_counting(&self, now: u64) {
+        self.slept.store(false, Relaxed);
         if self.doubted_since.load(Relaxed) == 0 {
             self.doubted_since.store(now, Relaxed);
         }
@@ -150,6 +151,11 @@ impl Meter {
             self.doubt.store(doubt / 2, Relaxed);
         }
         doubt > length / bursts::DOUBT
+    }
+
+    /// Whether it has slept on a lock since this was asked, or since a burst began.
+    pub(crate) fn has_slept(&self) -> bool {
+        self.slept.load(Relaxed) && self.slept.swap(false, Relaxed)
     }
 
     pub(crate) fn passed(&self) -> u32 {

@@ -68,8 +68,8 @@ pub(super) fn summed(get: impl Fn(usize) -> u64, to: u64) -> [u64; SPAN] {
     let (takes, sleeps) = (get(TAKES) % SLEEP, get(TAKES) / SLEEP);
     let third = match spans >> DOING_BITS {
         1 => spans & DOING,
-        // Without a GIL: what lies between them is short.
-        _ if takes == 0 && sleeps > 0 => Doing::Parked as u64 | sleeps << TAKES_SHIFT,
+        // Between two holds of the GIL, or without one: what lies between them is short.
+        _ if takes == 0 && get(WANTED) == 0 && sleeps > 0 => Doing::Parked as u64 | sleeps << TAKES_SHIFT,
         _ => SUMMED | takes << TAKES_SHIFT,
     };
     [get(FROM), to, third, get(HELD), get(WANTED), get(LONGEST)]

@@ -191,6 +191,32 @@ fn short_sleeps_are_one_and_each_pause_counts() {
 }
 
 #[test]
+fn a_short_sleep_before_a_wait_for_the_gil_hides_none_of_that() {
+    let _turn = turn();
+    let events = [
+        (Did::Take, 2000),
+        (Did::LetGo, 102_000),
+        (Did::Park, 103_000),
+        (Did::Wake, 133_000),
+        (Did::Wait, 134_000),
+        (Did::Take, 154_000),
+        (Did::LetGo, 254_000),
+    ];
+    let sums = GilSpan::Blurred {
+        held: 0,
+        wanted: 20_000,
+        takes: 0,
+        longest: 0,
+    };
+    let expected = [
+        span(2000, 102_000, GilSpan::Held),
+        span(102_000, 154_000, sums),
+        span(154_000, 254_000, GilSpan::Held),
+    ];
+    assert_eq!(measured(&events).0[1..], expected);
+}
+
+#[test]
 fn a_full_trail_loses_detail_and_no_sum() {
     let _turn = turn();
     let rounds = 3 * ROOM as u64;

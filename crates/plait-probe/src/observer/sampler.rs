@@ -362,6 +362,8 @@ impl Sampler {
                 }
                 continue;
             }
+            // A look takes its place among spans of some microseconds.
+            let at = monotonic_ns();
             let mut found = look(&self.tasks, thread.tid, self.gil.gil(), &mut self.buffer);
             if let Some(frames) = &self.frames {
                 deadlocks::name_lock(found.as_mut(), frames);
@@ -372,7 +374,7 @@ impl Sampler {
                 let (call, target) = (self.shared.desk.text(&call), self.shared.desk.text(&target));
                 self.batch.push(Record::Wait {
                     tid: thread.tid,
-                    at: now,
+                    at,
                     kind,
                     call,
                     target,

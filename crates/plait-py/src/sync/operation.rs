@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use plait_pool::processes::Sleep;
 use plait_pool::spin::Spin;
+use plait_probe::parking::on_a_lock;
 use plait_shm::wait::{Kind, Ticket, Woken};
 use plait_sys::event::EventFd;
 use plait_sys::futex::Wait;
@@ -133,7 +134,7 @@ impl Waitable for Awaited<'_> {
             _ => self.deadline_ns,
         };
         // However it ended: the loop around it looks, and sleeps again.
-        let _: Wait = self.waiter.sleep(until);
+        let _: Wait = on_a_lock(|| self.waiter.sleep(until));
         self.happened()
     }
     fn sleep(&self, deadline_ns: Option<u64>) -> Sleep {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use plait_pool::processes::Sleep;
 use plait_pool::spin::Spin;
+use plait_probe::parking::on_a_lock;
 use plait_shm::monitor::bell::{self, Listener};
 use plait_shm::monitor::gate::Kind;
 use plait_shm::monitor::object::Object;
@@ -86,7 +87,7 @@ impl Waitable for Sleeper<'_> {
             false => self.1,
         };
         // However it ended: the loop around it looks, and sleeps again.
-        let _: Slept = self.0.sleep(until);
+        let _: Slept = on_a_lock(|| self.0.sleep(until));
         self.happened()
     }
 

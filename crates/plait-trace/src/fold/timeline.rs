@@ -399,7 +399,7 @@ fn by_switches(cutter: &mut Cutter<'_>, from: u64, to: u64, bursts: &mut Histogr
         tails: (0, 0),
     };
     let slept = Stretches::new(&log.switches, from, to).filter(|each| matches!(each.2, Between::Voluntary(_)));
-    let mut waits = Waits::among(&log.waits, &log.lock_waits, slept.map(|(from, to, _)| (from, to)));
+    let mut waits = Waits::among(log, slept.map(|(from, to, _)| (from, to)));
     let mut burst = 0;
     for (from, to, now) in Stretches::new(&log.switches, from, to) {
         match now {
@@ -429,7 +429,7 @@ fn by_switches(cutter: &mut Cutter<'_>, from: u64, to: u64, bursts: &mut Histogr
 /// Without switches: stretch by stretch between the kernel's counts.
 fn by_counts(cutter: &mut Cutter<'_>, from: u64, to: u64) {
     let log = cutter.log;
-    let mut waits = Waits::new(&log.waits, &log.lock_waits);
+    let mut waits = Waits::new(log);
     let mut before = log.born.filter(|born| *born == from).map(|_| Counted {
         at: from,
         on_cpu: 0,

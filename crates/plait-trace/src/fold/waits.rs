@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::fold::thread::{LockWait, Wait};
+use crate::fold::thread::{LockWait, Span, ThreadLog, Wait, What};
 use crate::record::{Text, Tid, WaitKind};
 use crate::state::State;
 
@@ -55,11 +55,55 @@ const SHORT: u64 = 10_000_000;
 /// After so many looks it is known what a thread waits for, in all likelihood.
 const LOOKS: usize = 4;
 
+/// How a thread sleeps, as its line of the GIL tells: what is known so needs no look, and what a look finds says nothing of other sleeps.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Asleep {
+    /// On a lock of the interpreter's.
+    Parked = 0,
+    /// On something else, as far as such sleeps are told.
+    Released = 1,
+    /// Among spans that are only known together.
+    Blurred = 2,
+}
+
+/// The line, which is asked in order of time.
+struct Line<'a> {
+    spans: &'a [Span],
+}
+
+impl Line<'_> {
+    /// How it sleeps for most of the time between two times, or at one.
+    fn asleep(&mut self, from: u64, to: u64) -> Asleep {
+        while self.spans.first().is_some_and(|span| span.to <= from) {
+            self.spans = &self.spans[1..];
+        }
+        let mut times = [0; 3];
+        for span in self.spans.iter().take_while(|span| span.from <= to) {
+            let asleep = match span.what {
+                What::Parked => Asleep::Parked,
+                What::Blurred(_) => Asleep::Blurred,
+                _ => Asleep::Released,
+            };
+            times[asleep as usize] += (span.to.min(to) - span.from.max(from)).max(1);
+        }
+        let [parked, released, blurred] = times;
+        if parked > released.max(blurred) {
+            Asleep::Parked
+        } else if blurred > released {
+            Asleep::Blurred
+        } else {
+            Asleep::Released
+        }
+    }
+}
+
 /// Tells what the waits of a thread waited for. They are asked for in order of time.
 pub(crate) struct Waits<'a> {
     waits: &'a [Wait],
     locks: &'a [LockWait],
-    usual: Usual,
+    line: Line<'a>,
+    /// Of each way to sleep.
+    usual: [Usual; 3],
 }
 
 /// What waits are that nobody has looked at.
@@ -102,33 +146,42 @@ impl Usual {
 }
 
 impl<'a> Waits<'a> {
-    pub(crate) fn new(waits: &'a [Wait], locks: &'a [LockWait]) -> Waits<'a> {
-        Waits::among(waits, locks, std::iter::empty())
+    pub(crate) fn new(log: &'a ThreadLog) -> Waits<'a> {
+        Waits::among(log, std::iter::empty())
     }
 
     /// The same where it is known from when to when all waits are: what is seen in those that last says nothing of the short ones.
-    pub(crate) fn among(
-        waits: &'a [Wait],
-        locks: &'a [LockWait],
-        stretches: impl Iterator<Item = (u64, u64)>,
-    ) -> Waits<'a> {
-        let mut short: HashMap<Key, usize> = HashMap::new();
-        let mut left = waits;
+    pub(crate) fn among(log: &'a ThreadLog, stretches: impl Iterator<Item = (u64, u64)>) -> Waits<'a> {
+        let line = || Line { spans: &log.gil };
+        let (mut spans, mut left) = (line(), &log.waits[..]);
+        let mut short: [HashMap<Key, usize>; 3] = Default::default();
         for (from, to) in stretches {
             left = &left[left.partition_point(|wait| wait.at < from)..];
             if let Some(wait) = left.first().filter(|wait| wait.at <= to && to - from < SHORT) {
-                *short.entry(key(wait)).or_default() += 1;
+                *short[spans.asleep(from, to) as usize].entry(key(wait)).or_default() += 1;
             }
         }
-        let mut usual = Usual::of(short);
-        if matches!(usual, Usual::Unknown) {
-            let mut counts: HashMap<Key, usize> = HashMap::new();
-            for wait in waits {
-                *counts.entry(key(wait)).or_default() += 1;
+        let mut usual = short.map(Usual::of);
+        if usual.iter().any(|usual| matches!(usual, Usual::Unknown)) {
+            let mut all: [HashMap<Key, usize>; 3] = Default::default();
+            let mut spans = line();
+            for wait in &log.waits {
+                *all[spans.asleep(wait.at, wait.at) as usize]
+                    .entry(key(wait))
+                    .or_default() += 1;
             }
-            usual = Usual::of(counts);
+            for (usual, all) in usual.iter_mut().zip(all) {
+                if matches!(usual, Usual::Unknown) {
+                    *usual = Usual::of(all);
+                }
+            }
         }
-        Waits { waits, locks, usual }
+        Waits {
+            waits: &log.waits,
+            locks: &log.lock_waits,
+            line: line(),
+            usual,
+        }
     }
 
     /// Of a wait from a time to another.
@@ -151,7 +204,7 @@ impl<'a> Waits<'a> {
         }
         match self.waits.first() {
             Some(wait) if wait.at <= to => key(wait),
-            _ => self.usual.next(to - from),
+            _ => self.usual[self.line.asleep(from, to) as usize].next(to - from),
         }
     }
 }
@@ -163,6 +216,7 @@ fn key(wait: &Wait) -> Key {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::record::GilSpan;
 
     fn wait(at: u64, kind: WaitKind) -> Wait {
         Wait {
@@ -173,16 +227,24 @@ mod tests {
         }
     }
 
+    fn log(seen: &[Wait], locks: &[LockWait]) -> ThreadLog {
+        ThreadLog {
+            waits: seen.to_vec(),
+            lock_waits: locks.to_vec(),
+            ..ThreadLog::default()
+        }
+    }
+
     #[test]
     fn a_wait_is_what_was_seen_in_it_and_short_ones_are_as_usual() {
         let seen = [50, 150, 250].map(|at| wait(at, WaitKind::Work));
-        let mut waits = Waits::new(&seen, &[]);
+        let seen = log(&seen, &[]);
+        let mut waits = Waits::new(&seen);
         assert_eq!(waits.of(40, 60).state(), State::Idle);
         assert_eq!(waits.of(70, 71).state(), State::Idle);
         let few = [wait(50, WaitKind::Lock), wait(65, WaitKind::Lock)];
-        assert_eq!(Waits::new(&few, &[]).of(70, 80).state(), State::LockWait);
-        let mut waits = Waits::new(&few[..1], &[]);
-        assert_eq!(waits.of(60, 70), Key::Unknown);
+        assert_eq!(Waits::new(&log(&few, &[])).of(70, 80).state(), State::LockWait);
+        assert_eq!(Waits::new(&log(&few[..1], &[])).of(60, 70), Key::Unknown);
     }
 
     #[test]
@@ -191,7 +253,8 @@ mod tests {
         let seen: Vec<_> = (0..20)
             .map(|number| wait(10 + number * 100, kinds[number as usize % 4]))
             .collect();
-        let mut waits = Waits::new(&seen, &[]);
+        let seen = log(&seen, &[]);
+        let mut waits = Waits::new(&seen);
         let mut sums = [0; 2];
         for number in 0..1000 {
             let from = 3000 + number * 10;
@@ -212,12 +275,10 @@ mod tests {
         let stretches = (0..10)
             .map(|number| (number * 100_000_000, number * 100_000_000 + 50_000_000))
             .chain((0..3).map(|number| (1_999_900_000 + number * 1_000_000, 2_000_100_000 + number * 1_000_000)));
-        let mut waits = Waits::among(&seen, &[], stretches);
+        let seen = log(&seen, &[]);
+        let mut waits = Waits::among(&seen, stretches);
         assert_eq!(waits.of(3_000_000_000, 3_001_000_000).state(), State::LockWait);
-        assert_eq!(
-            Waits::new(&seen, &[]).of(3_000_000_000, 3_001_000_000).state(),
-            State::Idle
-        );
+        assert_eq!(Waits::new(&seen).of(3_000_000_000, 3_001_000_000).state(), State::Idle);
     }
 
     #[test]
@@ -230,9 +291,31 @@ mod tests {
             place: Text(6),
         }];
         let seen = [wait(150, WaitKind::Lock)];
-        let mut waits = Waits::new(&seen, &locks);
+        let seen = log(&seen, &locks);
+        let mut waits = Waits::new(&seen);
         assert_eq!(waits.of(10, 20), Key::Unknown);
         assert_eq!(waits.of(101, 199), Key::Lock(Text(5), 9, Text(6)));
         assert_eq!(waits.of(300, 400), Key::Unknown);
+    }
+
+    #[test]
+    fn what_is_seen_of_sleeps_on_locks_says_nothing_of_others() {
+        const TURN: u64 = 1_000_000;
+        let mut thread = ThreadLog::default();
+        for turn in 0..1000 {
+            let span = [GilSpan::Parked, GilSpan::Free][turn as usize % 2];
+            thread.gil(turn * TURN, (turn + 1) * TURN, span);
+            // Locks are met far more often than what lies between.
+            if turn < 40 && turn % 2 == 0 || turn < 10 {
+                let kind = [WaitKind::Lock, WaitKind::Sleep][turn as usize % 2];
+                thread.waits.push(wait(turn * TURN + TURN / 2, kind));
+            }
+        }
+        let mut waits = Waits::new(&thread);
+        for turn in 0..1000 {
+            let expected = [State::LockWait, State::IoWait][turn as usize % 2];
+            let found = waits.of(turn * TURN + 1000, (turn + 1) * TURN - 1000);
+            assert_eq!(found.state(), expected, "{turn}");
+        }
     }
 }

@@ -207,6 +207,8 @@ impl Sampler {
                     let (session, clock) = self.begin_meters();
                     self.gil = GilSource::Hooks { gil, session, clock };
                     self.method("gil", "condition variables", true, "");
+                    // SAFETY: as above.
+                    self.tell_of_locks(unsafe { parking::keep(None, function) }.map_err(|refused| refused.to_string()));
                     return;
                 }
                 Err(refused) => refused.to_string(),
@@ -220,23 +222,29 @@ impl Sampler {
 
     /// The same where there is no GIL.
     fn hook_parking(&mut self, world: Result<World, &'static str>, function: usize) {
-        let why = match world {
-            _ if !self.settings.hooks => "not asked for".to_owned(),
-            Err(why) => why.to_owned(),
+        let hooked = match world {
+            _ if !self.settings.hooks => Err("not asked for".to_owned()),
+            Err(why) => Err(why.to_owned()),
             // SAFETY: the caller of `start` says that they are of one interpreter, and an interpreter is not unloaded.
-            Ok(world) => match unsafe { parking::keep(&world, function) } {
-                Ok(()) => {
-                    let (session, clock) = self.begin_meters();
-                    self.gil = GilSource::Parking { session, clock };
-                    self.method("locks", "semaphores", true, "");
-                    self.method("pauses", "semaphores", true, "");
-                    return;
-                }
-                Err(refused) => refused.to_string(),
-            },
+            Ok(world) => unsafe { parking::keep(Some(&world), function) }.map_err(|refused| refused.to_string()),
         };
-        self.method("locks", "system calls of those who sleep", false, &why);
-        self.method("pauses", "none", false, &why);
+        match &hooked {
+            Ok(()) => {
+                let (session, clock) = self.begin_meters();
+                self.gil = GilSource::Parking { session, clock };
+                self.method("pauses", "semaphores", true, "");
+            }
+            Err(why) => self.method("pauses", "none", false, why),
+        }
+        self.tell_of_locks(hooked);
+    }
+
+    /// Says how sleeps on locks of the interpreter are seen.
+    fn tell_of_locks(&mut self, hooked: Result<(), String>) {
+        match hooked {
+            Ok(()) => self.method("locks", "semaphores", true, ""),
+            Err(why) => self.method("locks", "system calls of those who sleep", false, &why),
+        }
     }
 
     fn begin_meters(&mut self) -> (u32, Clock) {
