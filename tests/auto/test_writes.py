@@ -120,8 +120,10 @@ def takes_some(number):
 
 
 def takes_in_a_loop(number):
+    total = number
     for each in ROWS:
-        return each + number
+        total += each
+    return total
 
 
 def takes_within_a_comprehension(number):

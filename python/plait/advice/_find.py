@@ -27,6 +27,9 @@ _AS_MUCH = 0.8
 #: Seconds of a call that is a task rather than a part of one, where there are only a few of the outer ones.
 _WORTH_A_TASK = 0.0005
 
+#: Nanoseconds of a call beside which it does not matter what the looks at it take.
+_LONG = 1_000_000
+
 #: How much coroutines block the loop, beside what they await, before that is more than starts of processes and the like.
 _BLOCKED = 0.1
 
@@ -178,7 +181,7 @@ def _beside(samples: list[Sample]) -> float:
     """Seconds that threads of a library computed beside a call, as those of linear algebra do."""
     seen = [sample for sample in samples if sample.held >= 0]
     beside, cpu = sum(sample.beside for sample in seen), sum(sample.cpu for sample in seen)
-    computes = cpu > 0.5 * sum(sample.alone for sample in seen)
+    computes = cpu > max(0.5 * sum(sample.alone for sample in seen), _LONG * len(seen))
     return beside / len(seen) / 1e9 if computes and beside > _BESIDE * cpu else 0.0
 
 

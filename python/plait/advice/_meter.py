@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import threading
 import time
+import types
 import weakref
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,6 @@ from plait.advice._instructions import instructions, longer, plain_cost
 from plait.advice._pickles import Given, name_of, pickled, why
 
 if TYPE_CHECKING:
-    import types
     from collections.abc import Callable, Generator
 
 #: Calls of a function that are looked at; those after them are counted.
@@ -175,8 +175,8 @@ def _given(meter: Meter, function: Any, args: tuple[Any, ...], kwargs: dict[str,
 
 def shape(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[int, bool]:
     """How many arguments a call is given by place, and whether there are any by name, without those that are the defaults."""
-    many = len(args)
-    if many and isinstance(args[0], type) and hasattr(args[0], getattr(function, "__name__", "")):
+    many = len(args) + isinstance(function, types.MethodType)
+    if args and isinstance(args[0], type) and hasattr(args[0], getattr(function, "__name__", "")):
         many -= 1  # the class, of one of its own methods
     defaults = getattr(function, "__defaults__", None) or ()
     code: Any = getattr(function, "__code__", None)

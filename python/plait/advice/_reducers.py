@@ -107,8 +107,8 @@ def _as_it_is(value: Any) -> Any:
                 except AttributeError:  # it is not set
                     found.append(None)
         if base is dict:
-            items: Any = dict.items
-            found.append(list(items(value)))
+            pairs: Any = base.__dict__["items"](value)
+            found.append(list(pairs))
         elif base in _CONTENTS:
             found.append(list(base.__iter__(value)))  # type: ignore[attr-defined]
     return same, tuple(found)

@@ -43,7 +43,7 @@ def reason(model: str, work: Work, cores: int, *, gains: bool = True) -> str:
     if model == _work.SERIAL:
         return _serial(work, bound)
     if model == _work.THREADS:
-        return _threads(work, bound, cores)
+        return _threads(work, bound, cores, gains)
     if model == _work.PROCESSES:
         return _processes(work, bound, cores, gains)
     if model == _work.ASYNCIO:
@@ -72,10 +72,10 @@ def _serial(work: Work, bound: str) -> str:
     return "one call after the other, on one core"
 
 
-def _threads(work: Work, bound: str, cores: int) -> str:
+def _threads(work: Work, bound: str, cores: int, gains: bool) -> str:
     if work.record["in_turn"]:
         return _IN_TURN
-    if work.longest >= _MOST:
+    if work.longest >= _MOST and not gains:
         return _one_long(work)
     if work.beside > 0:
         return _BESIDE
@@ -111,7 +111,7 @@ _IN_TURN = "calls wait for one another, as for a lock: at once, they take their 
 def _processes(work: Work, bound: str, cores: int, gains: bool) -> str:
     if work.record["in_turn"]:
         return _IN_TURN
-    if work.longest >= _MOST:
+    if work.longest >= _MOST and not gains:
         return _one_long(work)
     if work.beside > 0:
         return _BESIDE
@@ -182,7 +182,7 @@ def _change(model: str, work: Work, workers: int) -> str:
     if model == _work.PROCESSES:
         pool = f"with plait.ProcessPool({workers}) as pool: results = "
         if not work.record.get("guarded", True):
-            pool = f'below if __name__ == "__main__":, since processes import the script: {pool}'
+            pool = f'below if __name__ == "__main__":, since processes import the script; {pool}'
         if not coroutine:
             return pool + _mapped(work, name)
         if _bound(work) == "waits":
@@ -193,6 +193,15 @@ def _change(model: str, work: Work, workers: int) -> str:
     if model == _work.INTERPRETERS:
         return f"concurrent.futures.InterpreterPoolExecutor({workers}), from Python 3.14 on"
     return "run it with a free-threaded Python, with plait.ThreadPool"
+
+
+def lines(change: str) -> list[str]:
+    """What to change, line by line, as it stands in a program."""
+    found: list[str] = []
+    for part in change.split("; "):
+        begin, colon, rest = part.partition(" as pool: ")
+        found += [f"{begin} as pool:", f"    {rest}"] if colon else [part]
+    return found
 
 
 #: What is awaited in place of a function that blocks, by the beginning of its name.
