@@ -135,7 +135,7 @@ class Reducers(dict["type[Any]", "Callable[[Any], Any]"]):
         """
         if issubclass(kind, type):
             raise KeyError(kind)
-        found: Any
+        found: Callable[[Any], Any]
         if kind.__module__ == "itertools" and sys.version_info >= (3, 12):
             found = _refuse_older  # it would warn
         elif _is_unsafe(kind):
@@ -143,12 +143,13 @@ class Reducers(dict["type[Any]", "Callable[[Any], Any]"]):
         elif _says_itself(kind):
             found = self._reducer
         else:
-            found = copyreg.dispatch_table.get(kind) or _usual
+            registered: Any = copyreg.dispatch_table.get(kind)
+            found = registered or _usual
         self[kind] = found
         return found
 
 
-_usual = operator.methodcaller("__reduce_ex__", 5)
+_usual: Callable[[Any], Any] = operator.methodcaller("__reduce_ex__", 5)
 
 #: As always.
 ALWAYS = Reducers(_always)
