@@ -81,7 +81,9 @@ class Handing:
     def _put(self, kind: type[Any]) -> Callable[[Any], Any] | None:
         """What stands for a function that a pool of some class is handed; None where it has to be the function itself."""
         if issubclass(kind, _classes(_THREADS)):
-            return self._meters.begun
+            # A class of the program's own may ask what it is that it is given.
+            own = kind.__module__.partition(".")[0] not in (*_KNOWN, "threading")
+            return self._meters.called if own else self._meters.begun
         if issubclass(kind, _classes(_PROCESSES)):
             return self._handed
         return None
