@@ -112,6 +112,25 @@ for number in range(8):
 print("done")
 """
 
+TRACEBACKS = """
+import sys, traceback
+from concurrent.futures import ThreadPoolExecutor
+
+def fail(number):
+    raise ValueError(number)
+
+def work(number):
+    try:
+        fail(number)
+    except ValueError:
+        traceback.print_exc(file=sys.stdout)
+
+for number in range(5):
+    work(number)
+with ThreadPoolExecutor(2) as pool:
+    print(len(traceback.extract_tb(pool.submit(fail, 1).exception().__traceback__)))
+"""
+
 LEFT_OPEN = """
 from concurrent.futures import {kind}PoolExecutor
 
@@ -142,6 +161,7 @@ def advise(folder: Path, *words: str) -> dict[str, Any]:
         pytest.param(ENDS, id="when-things-end"),
         pytest.param(MADE_ONCE, id="a-constructor"),
         pytest.param(LARGE, id="a-large-argument"),
+        pytest.param(TRACEBACKS, id="tracebacks"),
         pytest.param(LEFT_OPEN.format(kind="Thread"), id="threads-left-open"),
         pytest.param(LEFT_OPEN.format(kind="Process"), id="processes-left-open"),
     ],
@@ -152,6 +172,20 @@ def test_it_writes_the_same(tmp_path: Path, source: str) -> None:
     ran = run(tmp_path, "-m", "plait", "advise", "-q", "program.py")
     assert ran.stdout == alone.stdout
     assert alone.stderr == ran.stderr
+
+
+def test_what_is_no_program(tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text("def work(:\n    pass\n")
+    alone = run(tmp_path, "program.py", status=1)
+    ran = run(tmp_path, "-m", "plait", "advise", "program.py", status=1)
+    assert ran.stderr == f"{alone.stderr}plait: no advice: the program failed: it ended with 1\n"
+
+
+def test_a_page_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text("print('begun')\n")
+    ran = run(tmp_path, "-m", "plait", "advise", "--html", "nowhere/page.html", "program.py", status=2)
+    assert ran.stdout == ""
+    assert "nowhere/page.html" in ran.stderr
 
 
 def test_what_pickling_calls_is_no_work(tmp_path: Path) -> None:

@@ -305,6 +305,42 @@ if __name__ == "__main__":
         print(len(pool.map(count, [400_000] * 24)))
 """
 
+ITERATOR = f"""
+import itertools
+
+rows = itertools.count()
+
+def count(rounds):{LOOP}
+    return total + sum(itertools.islice(rows, 3))
+
+if __name__ == "__main__":
+    for _ in range(24):
+        count(400_000)
+"""
+
+BLOCKING_COROUTINE = """
+import asyncio, time
+
+async def fetch(number):
+    time.sleep(0.03)
+
+async def main():
+    await asyncio.gather(*[fetch(number) for number in range(24)])
+
+asyncio.run(main())
+"""
+
+RECURSIVE_IN_THREADS = """
+from concurrent.futures import ThreadPoolExecutor
+
+def fib(number):
+    return number if number < 2 else fib(number - 1) + fib(number - 2)
+
+if __name__ == "__main__":
+    with ThreadPoolExecutor(4) as pool:
+        print(sum(pool.map(fib, [25] * 40)))
+"""
+
 EXECUTOR_OF_A_LOOP = f"""
 import asyncio, concurrent.futures
 
@@ -351,6 +387,9 @@ def advised(folder: Path, *program: str) -> dict[str, Any]:
         pytest.param(LOOP_IN_A_CLASS, {"threads", "asyncio"}, "time.sleep", 30, id="loop-in-a-class"),
         pytest.param(COROUTINE_THAT_COMPUTES, {COMPUTES}, "__main__.count", 24, id="coroutine-that-computes"),
         pytest.param(POOL_OF_PROCESSES, {COMPUTES}, "__main__.count", 24, id="pool-of-processes"),
+        pytest.param(ITERATOR, {None}, "__main__.count", 24, id="iterator"),
+        pytest.param(BLOCKING_COROUTINE, {"threads"}, "__main__.fetch", 24, id="blocking-coroutine"),
+        pytest.param(RECURSIVE_IN_THREADS, {COMPUTES}, "__main__.fib", 40, id="recursive-in-threads"),
         pytest.param(EXECUTOR_OF_A_LOOP, {COMPUTES}, "__main__.count", 24, id="executor-of-a-loop"),
     ],
 )

@@ -10,6 +10,7 @@ import contextlib
 import functools
 import hashlib
 import io
+import itertools
 import json
 import logging
 import math
@@ -28,6 +29,8 @@ from plait.auto._writes import find_change
 CACHE: dict = {}
 TABLE = {1: 2}
 COUNT = 0
+NUMBERS = itertools.count()
+ROWS = (row for row in range(1000))
 LOG: list = []
 CALLS: collections.Counter = collections.Counter()
 LOCK = threading.Lock()
@@ -106,6 +109,25 @@ def calls_with_a_star(number):
 
 def deletes(number):
     del CACHE[number]
+
+
+def takes_the_next(number):
+    return next(NUMBERS) + number
+
+
+def takes_some(number):
+    return sum(itertools.islice(NUMBERS, number))
+
+
+def takes_in_a_loop(number):
+    total = number
+    for each in ROWS:
+        total += each
+    return total
+
+
+def takes_within_a_comprehension(number):
+    return [each for each, _ in zip(ROWS, range(number), strict=False)]
 
 
 @counted
@@ -290,7 +312,7 @@ short = lambda number: LOG.append(number)
         imports_within, adds, sets, short, state, state.change, State.change_class, LOG.append,
         functools.partial(appends, 1),
         fills_what_its_argument_has, sets_in_what_its_argument_has, fills_rows, Kept.note, kept.note, kept.asks, asks_what_is_kept,
-        silences_for_good,
+        silences_for_good, takes_the_next, takes_some, takes_in_a_loop, takes_within_a_comprehension,
     ],
     ids=lambda function: getattr(function, "__name__", type(function).__name__),
 )  # fmt: skip

@@ -158,7 +158,7 @@ def of_calls(record: dict[str, Any], cores: Sequence[int] | None = None) -> Advi
         Option(
             model,
             *found[model],
-            _words.reason(model, work, here),
+            _words.reason(model, work, here, gains=found[model].seconds < found[SERIAL].seconds),
             _words.change(model, work, found[model].workers, refused.get(model, "")),
             refused.get(model, ""),
             memory_is_measured(model),
@@ -203,12 +203,12 @@ def _refused(record: dict[str, Any], work: Work) -> dict[str, str]:
     elif record.get("locked", 0.0) > _LOCKED:
         why = f"{record['locked']:.0%} of the waits are for locks, so what its calls can do side by side is not known"
         refused = dict.fromkeys((model for model in MODELS if model != SERIAL), why)
-    if change:
-        refused[PROCESSES] = f"shared state is written: {change}, which another process would not show"
+    if change and THREADS not in refused:
+        refused[PROCESSES] = f"shared state is written: {change}; another process has one of its own"
         if work.blocked < work.held:
             why = f"shared state is written: {change}, which threads would do side by side"
             refused |= dict.fromkeys((FREE,) if record["gil"] else (THREADS, FREE), why)
-    elif unpicklable:
+    elif unpicklable and THREADS not in refused:
         refused[PROCESSES] = f"not picklable: {unpicklable}"
     if PROCESSES in refused:
         refused[INTERPRETERS] = refused[PROCESSES]
@@ -231,6 +231,11 @@ def _decide(
             f"{does}; {best} would take {seconds(found[best].seconds)}, {left} takes "
             f"{seconds(found[left].seconds)}, but {refused[best]}"
         )
+    if best == SERIAL and not record["in_turn"] and not _words.is_little(work):
+        other = _words.natural(work)
+        why = _words.reason(other, work, cores, gains=False)
+        took, alone = seconds(found[other].seconds), seconds(found[SERIAL].seconds)
+        return SERIAL, f"{does}; {why}: {other} would take {took}, serial takes {alone}"
     return best, f"{does}; {_words.reason(best, work, cores)}"
 
 

@@ -27,6 +27,15 @@ _AS_MUCH = 0.8
 #: Seconds of a call that is a task rather than a part of one, where there are only a few of the outer ones.
 _WORTH_A_TASK = 0.0005
 
+#: Nanoseconds of a call beside which it does not matter what the looks at it take.
+_LONG = 1_000_000
+
+#: How much coroutines block the loop, beside what they await, before that is more than starts of processes and the like.
+_BLOCKED = 0.1
+
+#: The share of a call's own time from which on what threads beside it compute is more than the looks at it.
+_BESIDE = 0.25
+
 #: Recorded calls that are kept.
 _KEPT = 1000
 
@@ -128,9 +137,13 @@ def _of(meter: Meter) -> dict[str, Any]:
     if coroutine:
         _settle_awaits(meter.samples)
     samples = sorted(meter.sound, key=lambda sample: sample.began)
+    _settle_holds(samples)
     step = max(1, math.ceil(len(samples) / _KEPT))
     items = [_item(sample, coroutine) for sample in _without_outliers(samples)[::step]]
-    in_turn = _takes_turns(samples)
+    in_turn, at_once = _takes_turns(samples), _at_once(samples)
+    if sum(item[1] > 0 for item in items) <= len(items) // 10:
+        # Who is stopped for a while, with everything, has the GIL meanwhile: that is not what the calls do.
+        items = [[item[0], 0.0, *item[2:]] for item in items]
     if in_turn:
         # What is longer than the shortest wait is a wait for one another.
         least = min(item[3] for item in items)
@@ -140,6 +153,7 @@ def _of(meter: Meter) -> dict[str, Any]:
         "calls": meter.calls,
         "seconds": meter.total,
         "coroutine": coroutine,
+        "awaited": _awaited(samples) if coroutine else 0.0,
         "items": items,
         "parcels": [[each / 1e9 for each in parcel] for parcel in meter.parcels],
         "change": _state.change(meter),
@@ -147,11 +161,34 @@ def _of(meter: Meter) -> dict[str, Any]:
         "unpicklable": meter.unpicklable or _state.cannot_be_pickled(meter.function),
         "chained": meter.chained >= 2 and meter.chained * 2 >= len(samples) - 1,
         "in_turn": in_turn,
-        "method": meter.method,
+        "name": _name(meter),
+        "program": meter.program,
         "arguments": _arguments(meter),
+        "named": meter.named,
+        "beside": 0.0 if at_once > 1 or coroutine else _beside(samples),
         "span": _under_way(meter) / 1e9,
-        "at_once": _at_once(samples),
+        "at_once": at_once,
     }
+
+
+def _awaited(samples: list[Sample]) -> float:
+    """The share of coroutines' waits that they await: while they wait for others, so does the loop."""
+    awaited, blocked = sum(sample.awaited for sample in samples), sum(sample.blocked for sample in samples)
+    return awaited / (awaited + blocked) if blocked > _BLOCKED * awaited else 1.0
+
+
+def _beside(samples: list[Sample]) -> float:
+    """Seconds that threads of a library computed beside a call, as those of linear algebra do."""
+    seen = [sample for sample in samples if sample.held >= 0]
+    beside, cpu = sum(sample.beside for sample in seen), sum(sample.cpu for sample in seen)
+    computes = cpu > max(0.5 * sum(sample.alone for sample in seen), _LONG * len(seen))
+    return beside / len(seen) / 1e9 if computes and beside > _BESIDE * cpu else 0.0
+
+
+def _name(meter: Meter) -> str:
+    """What the program calls: with its class or its module, if it is of another package, but without what it was made in."""
+    name = str(getattr(meter.function, "__qualname__", meter.name)) if meter.program else meter.told_name
+    return name.rpartition("<locals>.")[2].removeprefix("builtins.")
 
 
 def _arguments(meter: Meter) -> int:
@@ -191,6 +228,23 @@ def _settle_awaits(samples: list[Sample]) -> None:
         sample.wall = steps + sample.awaited
 
 
+def _settle_holds(samples: list[Sample]) -> None:
+    """Tell how long calls computed with the GIL.
+
+    Who has it keeps it while another program has the core: then it is only known between which bounds that is, and the share of
+    those calls is taken of which it is known.
+    """
+    bounds = [(max(0, min(s.cpu, s.held - s.ready)), min(s.cpu, s.held)) for s in samples]
+    exact = [(s, low, high) for s, (low, high) in zip(samples, bounds, strict=True) if s.held >= 0 and s.cpu > 0]
+    sure = [(s, high) for s, low, high in exact if high - low <= 0.05 * s.cpu]
+    if sure:
+        share = sum(high for _, high in sure) / sum(s.cpu for s, _ in sure)
+    else:
+        share = min((high / s.cpu for s, _, high in exact), default=1.0)
+    for s, low, high in exact:
+        s.computed = high if high - low <= 0.05 * s.cpu else min(high, max(low, round(share * s.cpu)))
+
+
 def _takes_turns(samples: list[Sample]) -> bool:
     """Whether calls that were under way at once came to their ends one after the other, as under a lock that each needs."""
     waits = [max(sample.awaited, sample.alone - sample.cpu) for sample in samples]
@@ -227,14 +281,15 @@ def _is_light(sample: Sample) -> bool:
 def _item(sample: Sample, coroutine: bool) -> list[float]:
     """Seconds: with the GIL on a core, with it asleep, on a core without it, waiting, waiting for processes that compute."""
     if sample.held < 0:
-        blocked = sample.awaited if coroutine else max(0, sample.wall - sample.ready - sample.cpu)
+        waits = sample.awaited + sample.blocked
+        blocked = waits if coroutine else max(0, sample.wall - sample.ready - sample.cpu)
         if not coroutine and blocked < max(20_000, sample.wall // 50):
             blocked = 0
         children = min(sample.children, blocked)
         return [sample.cpu / 1e9, 0.0, 0.0, (blocked - children) / 1e9, children / 1e9]
-    held = min(sample.held, sample.cpu)
+    held = sample.computed if sample.computed >= 0 else min(sample.held, sample.cpu)
     if coroutine:
-        asleep, blocked = 0, sample.awaited
+        asleep, blocked = 0, sample.awaited + sample.blocked
     else:
         asleep = max(0, sample.held - sample.cpu - sample.ready)
         if asleep < max(1_000_000, sample.wall // 5):

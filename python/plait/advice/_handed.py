@@ -11,6 +11,7 @@ import threading
 import types
 from typing import TYPE_CHECKING, Any, cast
 
+from plait.advice._instructions import pass_on
 from plait.advice._meter import LOOKED_AT, PARCELS, Meter, measured
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ class Handing:
         owner: Any = getattr(call, "__self__", None)
         if owner is None:
             known = call is getattr(sys.modules.get("asyncio"), "to_thread", None)
-            return functools.partial(self._call, call, 0, self._meters.called) if known else call
+            return functools.partial(self._call, call, 0, self._meters.begun) if known else call
         name = getattr(call, "__name__", "")
         home = next((each.__module__ for each in type(owner).__mro__ if name in each.__dict__), "")
         if home.partition(".")[0] not in _KNOWN:
@@ -80,7 +81,9 @@ class Handing:
     def _put(self, kind: type[Any]) -> Callable[[Any], Any] | None:
         """What stands for a function that a pool of some class is handed; None where it has to be the function itself."""
         if issubclass(kind, _classes(_THREADS)):
-            return self._meters.called
+            # A class of the program's own may ask what it is that it is given.
+            own = kind.__module__.partition(".")[0] not in (*_KNOWN, "threading")
+            return self._meters.called if own else self._meters.begun
         if issubclass(kind, _classes(_PROCESSES)):
             return self._handed
         return None
@@ -105,14 +108,18 @@ class Handing:
 
     def _run_in_executor(self, call: Any, *args: Any, **kwargs: Any) -> Any:
         kind = _class_of(args[0] if args else None)
-        put = self._meters.called if kind is type(None) else self._put(kind)
+        put = self._meters.begun if kind is type(None) else self._put(kind)
         return call(*args, **kwargs) if put is None else self._call(call, 1, put, *args, **kwargs)
 
     @staticmethod
     def _call(call: Any, place: int, put: Callable[[Any], Any], /, *args: Any, **kwargs: Any) -> Any:
         if len(args) > place:
             args = (*args[:place], put(args[place]), *args[place + 1 :])
-        return call(*args, **kwargs)
+        try:
+            return call(*args, **kwargs)
+        except BaseException:
+            pass_on()
+            raise
 
 
 class _Calls:
@@ -177,6 +184,9 @@ class Handed:
             return function(*args, **kwargs)
         try:
             return measured(calls.meter, function, args, kwargs)
+        except BaseException:
+            pass_on()
+            raise
         finally:
             if len(calls.meter.samples) > seen:
                 calls.add(seen)

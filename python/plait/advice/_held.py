@@ -1,11 +1,15 @@
-"""What serves one call at a time: sockets, files, connections."""
+"""What serves one call at a time: sockets, files, connections, and iterators, which give each item to one call."""
 
 from __future__ import annotations
 
 import io
 import socket
 import sys
-from typing import Any
+import weakref
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 #: Classes of what one call has to itself at a time, by module and name: those of modules that the program may not have.
 _CONNECTIONS = {
@@ -28,3 +32,90 @@ def is_held(value: Any) -> bool:
 def held_by(owner: Any) -> set[str]:
     """The names of what an object has of that kind."""
     return {name for name, value in getattr(owner, "__dict__", {}).items() if is_held(value)}
+
+
+def is_iterator(value: Any) -> bool:
+    """Whether calls take items from something."""
+    return hasattr(_class_of(value), "__next__") and not isinstance(value, io.IOBase)
+
+
+def _class_of(value: object) -> type[Any]:
+    return type(value)
+
+
+class _Mark(NamedTuple):
+    """What something can be known by again, without being kept; where it stood after a call, and whether it has moved."""
+
+    reference: Callable[[], Any] | None
+    number: int
+    place: Any
+    moved: bool
+
+
+class Sharing:
+    """Tells which of their arguments calls have in common, if those serve one call at a time. Nothing is kept."""
+
+    def __init__(self) -> None:
+        self._marks: dict[int | str, _Mark] = {}
+        self._places: dict[int | str, Any] = {}
+        #: By argument, in how many calls it was what the call before had, and whether it is an iterator.
+        self._again: dict[int | str, tuple[int, bool]] = {}
+
+    def before(self, named: list[tuple[int | str, Any]]) -> None:
+        """Look at what a call is given."""
+        self._places.clear()
+        for name, value in named:
+            iterates = is_iterator(value)
+            if not iterates and not is_held(value):
+                continue
+            self._places[name] = place = _place(value)
+            mark = self._marks.get(name)
+            if mark is None:
+                continue
+            if mark.reference is not None:
+                same = mark.reference() is value
+            else:
+                # Another one may have got its address.
+                same = mark.number == id(value) and mark.place == place and (mark.moved or place is None)
+            if same:
+                sure = mark.reference is not None or place is not None
+                self._again[name] = self._again.get(name, (0, iterates))[0] + (2 if sure else 1), iterates
+
+    def after(self, named: list[tuple[int | str, Any]]) -> None:
+        """Look at it again, once the call has been made."""
+        for name, value in named:
+            if name in self._places:
+                place = _place(value)
+                self._marks[name] = _Mark(_reference(value), id(value), place, place != self._places[name])
+
+    def found(self, *, iterators: bool) -> int | str | None:
+        """An iterator that calls have in common, or something else that serves one of them; None if there is none."""
+        return next((name for name, (again, which) in self._again.items() if again > 1 and which == iterators), None)
+
+
+def _reference(value: Any) -> Callable[[], Any] | None:
+    try:
+        return weakref.ref(value)
+    except TypeError:
+        return None
+
+
+#: Iterators that have others within them.
+_AROUND = (map, zip, filter, enumerate)
+
+
+def _place(value: Any) -> Any:
+    """Where an iterator of the interpreter's own stands; None if that cannot be told."""
+    kind = _class_of(value)
+    if kind.__module__ != "builtins" or not is_iterator(value):
+        return None
+    if kind in _AROUND:
+        made_of = value.__reduce__()[1]
+        inner = [part if isinstance(part, int) else _place(part) for part in made_of if _tells(part)]
+        return None if None in inner else tuple(inner)
+    hint = getattr(value, "__length_hint__", None)
+    return None if hint is None else int(hint())
+
+
+def _tells(part: Any) -> bool:
+    return isinstance(part, int) or is_iterator(part)

@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 GENERATES = 0x20 | 0x200  # generators, of both kinds: their calls only make them
 
-_MARK, _COUNT = "plait: the meter", "plait: the count"
+_MARK, _COUNT, _PASS = "plait: the meter", "plait: the count", "plait: what passes"
 
 _TEMPLATES = {
-    "measure": f"return {_MARK!r}",
-    "count": f"{_COUNT!r}[0] += 1; return {_MARK!r}",
-    "await": f"return await {_MARK!r}",
+    "measure": ("", "return"),
+    "count": (f"{_COUNT!r}[0] += 1", "return"),
+    "await": ("", "return await"),
 }
 
 #: What these instructions have among their constants, to be told from others.
@@ -38,7 +38,7 @@ def instructions(kind: str, plain: types.CodeType, meter: Any, count: Any = None
     template = _codes.get(key)
     if template is None:
         template = _codes[key] = _template(kind, plain, names, flags)
-    put = {_MARK: meter, _COUNT: count}
+    put = {_MARK: meter, _COUNT: count, _PASS: pass_on}
     constants = tuple(put.get(each, each) if isinstance(each, str) else each for each in template.co_consts)
     return template.replace(
         co_consts=(*constants, _OURS),
@@ -69,11 +69,17 @@ def _template(kind: str, plain: types.CodeType, names: tuple[str, ...], flags: i
         hands.append(f"**{rest[-1]}")
         takes.append(f"**{rest[-1]}")
     free = [f"outer{number}" for number in range(len(plain.co_freevars))]
+    first, returns = _TEMPLATES[kind]
     # What a function takes from outside has to be named in it, also where it cannot be reached.
     source = f"""
 def make({", ".join(free)}):
     {"async " if kind == "await" else ""}def made({", ".join(takes)}):
-        {_TEMPLATES[kind]}({", ".join(hands)})
+        {first}
+        try:
+            {returns} {_MARK!r}({", ".join(hands)})
+        except BaseException:
+            {_PASS!r}()
+            raise
         {", ".join(free)}
     return made
 """
@@ -139,18 +145,32 @@ def clone(function: types.FunctionType) -> types.FunctionType:
     return made
 
 
+def pass_on() -> None:
+    """Take the frames of meters out of the exception that passes through them; who calls this raises it again."""
+    error = sys.exc_info()[1]
+    if error is None:
+        return
+    trace = error.__traceback__
+    while trace is not None and _is_of_meters(trace.tb_frame.f_code):
+        trace = trace.tb_next
+    BaseException.with_traceback(error, trace)  # whatever its class makes of that
+
+
 def without_meters(trace: types.TracebackType | None) -> types.TracebackType | None:
     """A traceback as it would be without meters."""
     kept: list[types.TracebackType] = []
     while trace is not None:
-        code = trace.tb_frame.f_code
-        if not is_ours(code) and not code.co_filename.startswith(_HERE):
+        if not _is_of_meters(trace.tb_frame.f_code):
             kept.append(trace)
         trace = trace.tb_next
     made: types.TracebackType | None = None
     for each in reversed(kept):
         made = types.TracebackType(made, each.tb_frame, each.tb_lasti, each.tb_lineno)
     return made
+
+
+def _is_of_meters(code: types.CodeType) -> bool:
+    return is_ours(code) or code.co_filename.startswith(_HERE)
 
 
 def is_ours(code: types.CodeType) -> bool:

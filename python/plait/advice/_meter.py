@@ -5,16 +5,16 @@ from __future__ import annotations
 import resource
 import threading
 import time
+import types
 import weakref
 from typing import TYPE_CHECKING, Any
 
 from plait import _core
-from plait.advice._held import held_by
+from plait.advice._held import Sharing, held_by
 from plait.advice._instructions import instructions, longer, plain_cost
-from plait.advice._pickles import Given, pickled, why
+from plait.advice._pickles import Given, name_of, pickled, why
 
 if TYPE_CHECKING:
-    import types
     from collections.abc import Callable, Generator
 
 #: Calls of a function that are looked at; those after them are counted.
@@ -26,6 +26,12 @@ REPEATED = 4
 #: Nanoseconds of a call below which asking the kernel would take longer than the call.
 _SHORT = 30_000
 
+#: Nanoseconds that metering of a short call takes at most, unless another program has the core.
+_MOST_LOST = 50_000
+
+#: Nanoseconds of a coroutine's step without computing that are no chance.
+_IDLE = 200_000
+
 #: Calls whose arguments and results are pickled, to see what that takes.
 PARCELS = 3
 
@@ -36,7 +42,10 @@ Place = tuple[str, int]
 class Sample:
     """What a call took; times in nanoseconds, -1 where it could not be seen."""
 
-    __slots__ = ("awaited", "awaits", "began", "children", "cpu", "held", "parent", "ready", "wall", "wanted")
+    __slots__ = (
+        "awaited", "awaits", "began", "beside", "blocked", "children", "computed", "cpu", "held", "parent", "ready", "wall",
+        "wanted",
+    )  # fmt: skip
 
     def __init__(self, parent: Meter | None, began: int, wall: int, cpu: int) -> None:
         self.parent = parent
@@ -44,13 +53,19 @@ class Sample:
         self.wall = wall
         self.cpu = cpu
         self.held = -1
+        #: On a core with the GIL.
+        self.computed = -1
         self.wanted = 0
         self.ready = 0
         self.awaited = 0
+        #: Of a coroutine, how long its steps waited without awaiting anything, when no other task could run.
+        self.blocked = 0
         #: Of each await where it stands, how long it took, and how long other tasks computed meanwhile.
         self.awaits: list[tuple[Place, int, int]] = []
-        #: What processes computed that it has started and waited for.
+        #: What processes computed that it has started and waited for,
         self.children = 0
+        #: and what other threads of this one computed meanwhile.
+        self.beside = 0
 
     @property
     def alone(self) -> int:
@@ -80,8 +95,12 @@ class Meter:
         #: end is the program's.
         self.method = False
         self.held: set[str] = set()
-        #: How many arguments its first call was given, as far as they have no names.
+        #: What of their arguments calls have in common; one that serves one of them at a time.
+        self.sharing = Sharing()
+        self.held_argument = ""
+        #: How many arguments its first call was given beyond the defaults, and whether there were others, by name.
         self.arguments: int | None = None
+        self.named = False
         self.inner = 0
         self.short = 0
         self.left = False
@@ -141,24 +160,66 @@ here = _State()
 _now = time.perf_counter_ns
 
 
-def _given(meter: Meter, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Given:
+def _given(meter: Meter, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Given:
     """Pickle what a call is given."""
     if args and not meter.parcels:
         first: Any = args[0]
         meter.method = hasattr(first.__class__, getattr(meter.function, "__name__", ""))
     if meter.arguments is None:
-        meter.arguments = len(args) - meter.method
+        meter.arguments, meter.named = shape(function, args, kwargs)
     given = Given(args, kwargs)
     meter.unpicklable = meter.unpicklable or given.unpicklable
+    meter.sharing.before(_with_owner(function, given))
     return given
 
 
+def shape(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[int, bool]:
+    """How many arguments a call is given by place, and whether there are any by name, without those that are the defaults."""
+    many = len(args) + isinstance(function, types.MethodType)
+    if args and isinstance(args[0], type) and hasattr(args[0], getattr(function, "__name__", "")):
+        many -= 1  # the class, of one of its own methods
+    defaults = getattr(function, "__defaults__", None) or ()
+    code: Any = getattr(function, "__code__", None)
+    if code is not None and len(args) == code.co_argcount:
+        for given, default in zip(reversed(args), reversed(defaults), strict=False):
+            if given is not default:
+                break
+            many -= 1
+    named: dict[str, Any] = getattr(function, "__kwdefaults__", None) or {}
+    return many, any(name not in named or named[name] is not value for name, value in kwargs.items())
+
+
+def _with_owner(function: Any, given: Given) -> list[tuple[int | str, Any]]:
+    """What a call is given, and what it is a method of: one of another package is bound to it."""
+    owner: Any = getattr(function, "__self__", None)
+    return given.named if owner is None else [(_OWNER, owner), *given.named]
+
+
+#: What stands for a name of what a method is bound to.
+_OWNER = "its object"
+
+
+def _look_again(meter: Meter, function: Any, given: Given) -> None:
+    """See what a call has done with what it was given."""
+    meter.change = meter.change or given.change(function)
+    meter.sharing.after(_with_owner(function, given))
+    place = meter.sharing.found(iterators=True)
+    if place is not None and not meter.change:
+        meter.change = f"takes from `{name_of(function, place)}`, the one iterator of all calls"
+    place = meter.sharing.found(iterators=False)
+    if place is not None:
+        meter.held_argument = _OWNER if place == _OWNER else f"`{name_of(function, place)}`"
+    if meter.method and given.named:
+        meter.held |= held_by(given.named[0][1])
+
+
 def _add_parcel(meter: Meter, given: Given, result: Any) -> None:
+    took, size = given.parcel_of(result) or (0, 0)
     try:
-        took, size, _ = pickled(result)
+        if not size:
+            took, size, _ = pickled(result)
     except Exception as error:  # whatever the program's classes raise
         meter.unpicklable = meter.unpicklable or why("the result", error)
-        took, size = 0, 0
     # To make it anew takes about as long.
     meter.parcels.append((given.took, given.took, given.size, took, took, size))
 
@@ -181,7 +242,9 @@ def _kept(result: Any) -> Callable[[], Any]:
 
 def measured(meter: Meter, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Make a call, and remember what it took."""
-    entered = _now()
+    exact = meter.short < 3
+    # What metering takes is told by what it computes: others may have the core meanwhile.
+    entered = time.thread_time_ns() if exact else _now()
     state = here
     stack = state.stack
     if meter in stack:
@@ -189,27 +252,27 @@ def measured(meter: Meter, function: Callable[..., Any], args: tuple[Any, ...], 
         return function(*args, **kwargs)
     if stack:
         meter.inner += 1
-    given = _given(meter, args, kwargs) if len(meter.parcels) < PARCELS else None
+    given = _given(meter, function, args, kwargs) if len(meter.parcels) < PARCELS else None
     if _is_result(meter, args, kwargs):
         meter.chained += 1
     meter.last = _nothing
-    exact = meter.short < 3
-    ready, tally, cpu, children = 0, None, 0, 0
-    if exact:
-        children = _of_children()
-        ready, tally, cpu = _core.thread_ready_ns(), _core.gil_tally(), time.thread_time_ns()
+    ready, tally, children, process = 0, None, 0, 0
     parent = stack[-1] if stack else None
     stack.append(meter)
     counted = {id(inner): inner.more[0] for _, _, inner in meter.inside}
+    if exact:
+        children = _of_children()
+        ready, tally, process = _core.thread_ready_ns(), _core.gil_tally(), time.process_time_ns()
+    cpu = time.thread_time_ns() if exact else 0
     began = _now()
-    state.lost += began - entered
+    state.lost += cpu - entered if exact else min(began - entered, _MOST_LOST)
     lost = state.lost
     result: Any = None
     try:
         result = function(*args, **kwargs)
         return result
     finally:
-        ended = _now()
+        ended, over = _now(), time.thread_time_ns() if exact else 0
         inner = state.lost - lost
         if meter.inside:
             more = sum(each.more[0] - counted.get(id(each), 0) for _, _, each in meter.inside)
@@ -219,7 +282,8 @@ def measured(meter: Meter, function: Callable[..., Any], args: tuple[Any, ...], 
         wall = max(0, ended - began - inner)
         sample = Sample(parent, began, wall, wall)
         if exact:
-            sample.cpu = max(0, time.thread_time_ns() - cpu - inner)
+            sample.cpu = max(0, over - cpu - inner)
+            sample.beside = max(0, time.process_time_ns() - process - (over - cpu))
             after = _core.gil_tally()
             if tally is not None and after is not None:
                 sample.held = max(0, after[0] - tally[0] - inner)
@@ -232,13 +296,11 @@ def measured(meter: Meter, function: Callable[..., Any], args: tuple[Any, ...], 
         if meter.inside and len(meter.samples) >= REPEATED:
             meter.leave_inner()
         if given is not None:
-            meter.change = meter.change or given.change(function)
-            if meter.method and args:
-                meter.held |= held_by(args[0])
+            _look_again(meter, function, given)
             _add_parcel(meter, given, result)
         if meter.chained * 2 + 2 >= len(meter.samples):
             meter.last = _kept(result)
-        state.lost += _now() - ended
+        state.lost += time.thread_time_ns() - over if exact else min(_now() - ended, _MOST_LOST)
 
 
 def _of_children() -> int:
@@ -260,6 +322,7 @@ class Steps:
         sample = Sample(outer, _now(), 0, 0)
         send: Callable[[Any], Any] = coroutine.send
         value: Any = None
+        ready = _core.thread_ready_ns()
         try:
             while True:
                 began, cpu, tally, before = _now(), time.thread_time_ns(), _core.gil_tally(), state.lost
@@ -274,8 +337,17 @@ class Steps:
                     took, spent, after = _now() - began - lost, time.thread_time_ns() - cpu - lost, _core.gil_tally()
                     sample.wall += max(0, took)
                     sample.cpu += max(0, spent)
+                    idle = took - spent
                     if tally is not None and after is not None:
                         sample.held = max(0, sample.held) + max(0, after[0] - tally[0] - lost)
+                        wanted = max(0, after[1] - tally[1])
+                        sample.wanted += wanted
+                        idle -= wanted
+                    if idle > _IDLE:
+                        was, ready = ready, _core.thread_ready_ns()
+                        late = min(idle, ready - was)
+                        sample.ready += late
+                        sample.blocked += idle - late if idle - late > _IDLE else 0
                     state.steps += max(0, took)
                 place = _place(coroutine)
                 began, others = _now(), state.steps

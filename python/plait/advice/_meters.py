@@ -13,9 +13,9 @@ import types
 import weakref
 from typing import TYPE_CHECKING, Any
 
-from plait.advice._instructions import GENERATES, clone, instructions, is_ours
-from plait.advice._meter import LOOKED_AT, REPEATED, Meter, Sample, Steps, here, measured
-from plait.advice._pickles import pickling
+from plait.advice._instructions import GENERATES, clone, instructions, is_ours, pass_on
+from plait.advice._meter import LOOKED_AT, REPEATED, Meter, Sample, Steps, here, measured, shape
+from plait.advice._reducers import pickling
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,6 +37,7 @@ class Meters:
         self._changed: list[tuple[weakref.ref[types.FunctionType], types.CodeType]] = []
         self._given: list[Meter] = []
         self._plain_at: dict[str, int] = {}
+        self._of_function: weakref.WeakKeyDictionary[types.FunctionType, Called] = weakref.WeakKeyDictionary()
         #: Whether nothing is to be seen any more.
         self.over = False
 
@@ -67,7 +68,8 @@ class Meters:
         body = clone(function)
         meter.function = function
         kind = _Coroutine if plain.co_flags & 0x80 else Called
-        function.__code__ = kind(self, meter, function, body).instructions
+        self._of_function[function] = made = kind(self, meter, function, body)
+        function.__code__ = made.instructions
         function.__wrapped__ = body  # type: ignore[attr-defined]
         self._changed.append((weakref.ref(function), plain))
         return function
@@ -101,6 +103,12 @@ class Meters:
             return function
         meter.function = function
         return Foreign(meter, function)
+
+    def begun(self, function: Any) -> Any:
+        """Return what to call for a function that the program has other threads begin."""
+        if type(function) is types.FunctionType and (made := self._of_function.get(function)) is not None:
+            return function if type(made) is _Coroutine or self.over else Begun(made, function)
+        return self.called(function)
 
     def meter_of(self, function: Any) -> Meter | None:
         """The meter of a function that the program hands on, if there is to be one."""
@@ -174,6 +182,14 @@ class Called:
             return self._outermost(function, args, kwargs)
         return measured(meter, body, args, kwargs)
 
+    def begin(self, function: types.FunctionType, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Make a call that another thread begins, also while the function has its own instructions since it calls itself."""
+        meter = self._meter
+        aside = function.__code__ is self.body.__code__ and meter.recursive and not (meter.left or self._meters.over)
+        if not aside or meter in here.stack or pickling.now:
+            return function(*args, **kwargs)
+        return self._outermost(function, args, kwargs)
+
     def _outermost(self, function: types.FunctionType, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """One that may turn out to call itself: the function has its own instructions until none of these is under way."""
         meter, body = self._meter, self.body
@@ -206,7 +222,7 @@ class _Coroutine(Called):
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         meter, coroutine = self._meter, self.body(*args, **kwargs)
         if meter.arguments is None:
-            meter.arguments = len(args)
+            meter.arguments, meter.named = shape(self.body, args, kwargs)
         if meter in here.stack:
             return coroutine  # its own await of itself
         if len(meter.samples) < LOOKED_AT and not self._meters.over:
@@ -215,26 +231,17 @@ class _Coroutine(Called):
         return coroutine
 
 
-class Foreign:
-    """A function of another package that is metered; to other processes it is that function."""
+class _Stand:
+    """What stands for a function where it is handed on; to other processes it is that function."""
 
-    def __init__(self, meter: Meter, function: Callable[..., Any]) -> None:
-        self._meter = meter
+    def __init__(self, function: Callable[..., Any]) -> None:
         self._function = function
-
-    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
-        meter = self._meter
-        if pickling.now:
-            return self._function(*args, **kwargs)
-        if here.stack and Meters.is_within(meter, here.stack):
-            meter.left = True
-        return measured(meter, self._function, args, kwargs)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _itself, (self._function,)
 
     def __eq__(self, other: object) -> bool:
-        return bool(self._function == (other._function if isinstance(other, Foreign) else other))
+        return bool(self._function == (other._function if isinstance(other, _Stand) else other))
 
     def __hash__(self) -> int:
         return hash(self._function)
@@ -244,6 +251,42 @@ class Foreign:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._function, name)
+
+
+class Begun(_Stand):
+    """A function of the program that other threads begin."""
+
+    def __init__(self, called: Called, function: types.FunctionType) -> None:
+        super().__init__(function)
+        self._called = called
+
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+        function: Any = self._function
+        try:
+            return self._called.begin(function, args, kwargs)
+        except BaseException:
+            pass_on()
+            raise
+
+
+class Foreign(_Stand):
+    """A function of another package that is metered."""
+
+    def __init__(self, meter: Meter, function: Callable[..., Any]) -> None:
+        super().__init__(function)
+        self._meter = meter
+
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+        meter = self._meter
+        if pickling.now:
+            return self._function(*args, **kwargs)
+        if here.stack and Meters.is_within(meter, here.stack):
+            meter.left = True
+        try:
+            return measured(meter, self._function, args, kwargs)
+        except BaseException:
+            pass_on()
+            raise
 
 
 def _looks_at_callers(code: types.CodeType) -> bool:
@@ -265,7 +308,7 @@ def own_code(function: types.FunctionType) -> types.CodeType:
     code = function.__code__
     for each in code.co_consts if is_ours(code) else ():
         body = each.body if isinstance(each, Called) else each
-        if isinstance(body, types.FunctionType):
+        if isinstance(body, types.FunctionType) and body is not pass_on:
             return body.__code__
     return code
 

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import io
 import pickle
-import threading
 import time
 from typing import Any, NamedTuple
+
+from plait.advice._held import is_iterator
+from plait.advice._reducers import ALWAYS, QUIET, pickling
 
 #: Bytes of an argument up to which it is compared after the call.
 _COMPARED = 4 << 20
@@ -19,15 +21,6 @@ _KEPT = 16 << 20
 
 #: Classes whose objects no call changes.
 _FIXED = (type(None), bool, int, float, complex, str, bytes, range, type)
-
-
-class _Pickling(threading.local):
-    """Whether this thread is pickling: functions of the program that are called for that are none of its work."""
-
-    now = False
-
-
-pickling = _Pickling()
 
 
 class Pickle(NamedTuple):
@@ -59,8 +52,8 @@ class _Sink(io.RawIOBase):
         return len(view)
 
 
-def pickled(value: Any) -> Pickle:
-    """Pickle something.
+def pickled(value: Any, *, quiet: bool = False) -> Pickle:
+    """Pickle something; `quiet`: without any code of the program, to be compared with another one of that kind.
 
     Raises:
         Exception: Whatever its classes raise.
@@ -69,10 +62,12 @@ def pickled(value: Any) -> Pickle:
     True
     """
     sink = _Sink()
+    pickler = pickle.Pickler(sink, 5)
+    pickler.dispatch_table = QUIET if quiet else ALWAYS
     before, pickling.now = pickling.now, True
     try:
         began = time.perf_counter_ns()
-        pickle.Pickler(sink, 5).dump(value)
+        pickler.dump(value)
         took = time.perf_counter_ns() - began
     finally:
         pickling.now = before
@@ -84,14 +79,13 @@ class Given:
 
     def __init__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.unpicklable = ""
-        self.took = self.size = 0
+        self.named: list[tuple[int | str, Any]] = [*enumerate(args), *kwargs.items()]
+        self._parcels: dict[int, tuple[int, int]] = {}
         self._before: list[tuple[int | str, Any, bytes]] = []
-        seen = set[int]()
-        named: list[tuple[int | str, Any]] = [*enumerate(args), *kwargs.items()]
-        for name, value in named:
-            if id(value) in seen:
+        for name, value in self.named:
+            if id(value) in self._parcels:
                 continue
-            seen.add(id(value))
+            pickling.asked = False
             try:
                 took, size, data = pickled(value)
             except Exception as error:  # whatever the program's classes raise
@@ -99,25 +93,49 @@ class Given:
                     isinstance(error, RuntimeError) and "during iteration" in str(error)
                 ):  # another thread has it too
                     self.unpicklable = why("an argument", error)
-                self.took = self.size = 0
+                self._parcels.clear()
                 return
-            self.took += took
-            self.size += size
-            if data and not isinstance(value, _FIXED):
+            self._parcels[id(value)] = took, size
+            if data and not isinstance(value, _FIXED) and not is_iterator(value):
+                if pickling.asked:
+                    data = _quietly(value)
                 self._before.append((name, value, data))
+
+    @property
+    def took(self) -> int:
+        """Nanoseconds that it took to pickle everything."""
+        return sum(took for took, _ in self._parcels.values())
+
+    @property
+    def size(self) -> int:
+        """Bytes of that."""
+        return sum(size for _, size in self._parcels.values())
+
+    def parcel_of(self, value: Any) -> tuple[int, int] | None:
+        """What it took to pickle something that was given, and its size; None if it was not given."""
+        return self._parcels.get(id(value))
 
     def change(self, function: Any) -> str:
         """Which argument the call has changed, in words; "" for none that can be seen."""
         for place, value, before in self._before:
-            try:
-                after = pickled(value).data
-            except Exception:  # the program's classes
-                continue
+            after = _quietly(value) if before else b""
             if after and after != before:
-                names: tuple[str, ...] = getattr(getattr(function, "__code__", None), "co_varnames", ())
-                name = names[place] if isinstance(place, int) and place < len(names) else place
-                return f"changes its argument `{name}`"
+                return f"changes its argument `{name_of(function, place)}`"
         return ""
+
+
+def name_of(function: Any, place: int | str) -> int | str:
+    """The name of a function's argument, as far as it has names."""
+    names: tuple[str, ...] = getattr(getattr(function, "__code__", None), "co_varnames", ())
+    return names[place] if isinstance(place, int) and place < len(names) else place
+
+
+def _quietly(value: Any) -> bytes:
+    """A pickle to compare; nothing if there is none."""
+    try:
+        return pickled(value, quiet=True).data
+    except Exception:  # what it consists of may not be for pickles
+        return b""
 
 
 def why(what: str, error: Exception) -> str:

@@ -113,6 +113,8 @@ def _change(function: ast.FunctionDef | ast.AsyncFunctionDef, module: set[str], 
                 at = inner
             case ast.Call(func=ast.Attribute(value=inner, attr=method)) if method in _CHANGING:
                 at = inner
+            case ast.Call(func=ast.Name(id="next"), args=[inner, *_]):
+                at = inner
             case _:
                 continue
         while isinstance(at, ast.Attribute | ast.Subscript):

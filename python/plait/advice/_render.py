@@ -8,6 +8,7 @@ import textwrap
 from typing import TYPE_CHECKING
 
 from plait._words import seconds, size, times
+from plait.advice._words import lines as change_lines
 from plait.advice._work import MODELS
 
 if TYPE_CHECKING:
@@ -43,13 +44,14 @@ def text(advice: Advice, *, width: int = 80) -> str:
     lines.append("")
     lines += textwrap.wrap(_REMARK, width)
     lines.append("")
-    chosen = next((option for option in advice.options if option.model == advice.verdict), None)
-    if chosen is not None and chosen.change != "nothing":
-        lines += [
-            "To change:",
-            *textwrap.wrap(chosen.change, width - 2, initial_indent="  ", subsequent_indent="  "),
-            "",
-        ]
+    chosen = next((option for option in advice.options if option.model == advice.verdict), advice.options[0])
+    if chosen.change != "nothing":
+        lines.append("To change:" if advice.verdict else f"To change, for {chosen.model}:")
+        for line in change_lines(chosen.change):
+            code = line.lstrip(" ")
+            indent = " " * (2 + len(line) - len(code))
+            lines += textwrap.wrap(code, width, initial_indent=indent, subsequent_indent=f"{indent}    ")
+        lines.append("")
     if advice.what_if:
         models = [option.model for option in advice.options]
         names = {"subinterpreters": "subinterp.", "free-threaded": "free-thr."}
@@ -83,7 +85,7 @@ th { color: var(--faint); font-weight: normal; border-top: 0; }
 th.n, td.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 tr.best td:first-child { font-weight: bold; color: var(--good); }
 .refused { color: var(--bad); }
-code { font: .85rem ui-monospace, monospace; }
+code { font: .85rem ui-monospace, monospace; white-space: pre-wrap; }
 svg { display: block; width: 100%; max-width: 50rem; height: auto; }
 svg text { font: 12px system-ui, sans-serif; fill: var(--faint); }
 svg .grid { stroke: var(--line); }
@@ -121,12 +123,13 @@ def _table(advice: Advice) -> str:
             f' <span class="refused">Not as it is: {html.escape(option.refused)}.</span>' if option.refused else ""
         )
         workers = str(option.workers) if option.model not in {"serial", "asyncio"} else ""
+        change = html.escape("\n".join(change_lines(option.change)))
         out.append(
             f"<tr{best}><td>{html.escape(option.model)}"
             f'<td class="n">{seconds(option.seconds)}'
             f'<td class="n">{seconds(option.low)}, {seconds(option.high)}'
             f'<td class="n">{workers}<td class="n">{_memory(option)}'
-            f"<td>{html.escape(option.reason)}.{refused}<br><code>{html.escape(option.change)}</code></tr>"
+            f"<td>{html.escape(option.reason)}.{refused}<br><code>{change}</code></tr>"
         )
     out.append(f'</table></div><p class="faint">{html.escape(_REMARK)}</p>')
     return "".join(out)

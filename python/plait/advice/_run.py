@@ -42,7 +42,7 @@ def main(folder: str, parent: int, program: list[str]) -> None:
     meters.end()
     meters.gather(gather(folder))
     record = _find.record(meters, wall, waits)
-    record["guarded"] = _is_guarded(program_main)
+    record["guarded"] = bool(code) or _is_guarded(program_main)
     record["code"] = code if isinstance(code, int) else int(code is not None)
     path = os.path.join(folder, RECORD)
     with open(f"{path}.part", "w", encoding="utf-8") as file:

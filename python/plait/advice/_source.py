@@ -149,7 +149,10 @@ def compiled(source: bytes, path: str, folder: str) -> types.CodeType:
     Raises:
         SyntaxError: As Python would.
     """
-    read = ast.parse(source, path)
+    try:
+        read = ast.parse(source, path)
+    except (SyntaxError, ValueError) as error:
+        raise error.with_traceback(None) from None  # the interpreter shows no frames of its own either
     tree: ast.Module = ast.fix_missing_locations(_Rewriter(read, folder).visit(read))
     return compile(tree, path, "exec", dont_inherit=True)
 

@@ -56,6 +56,8 @@ def _as_good(value: Any) -> bool:
 def held_by_one(meter: Meter) -> str:
     """The name of a connection or file that all calls use, and only one can at a time; "" if there is none."""
     function: Any = meter.function
+    if meter.held_argument:
+        return meter.held_argument
     if not meter.program or not isinstance(function, types.FunctionType):
         return ""
     names = names_within(getattr(function, "__wrapped__", function).__code__)

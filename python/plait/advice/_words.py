@@ -32,15 +32,20 @@ def _bound(work: Work) -> str:
     return "released" if work.released > work.held else "held"
 
 
-def reason(model: str, work: Work, cores: int) -> str:
-    """Why a model takes that long."""
+def natural(work: Work) -> str:
+    """The model that is meant for such calls."""
+    return _work.PROCESSES if _bound(work) == "held" and work.record["gil"] else _work.THREADS
+
+
+def reason(model: str, work: Work, cores: int, *, gains: bool = True) -> str:
+    """Why a model takes that long; `gains`: it takes less than one call after the other."""
     bound = _bound(work)
     if model == _work.SERIAL:
         return _serial(work, bound)
     if model == _work.THREADS:
-        return _threads(work, bound, cores)
+        return _threads(work, bound, cores, gains)
     if model == _work.PROCESSES:
-        return _processes(work, bound, cores)
+        return _processes(work, bound, cores, gains)
     if model == _work.ASYNCIO:
         return _asyncio(work)
     if model == _work.INTERPRETERS:
@@ -52,8 +57,13 @@ def reason(model: str, work: Work, cores: int) -> str:
 _LITTLE = 0.1
 
 
+def is_little(work: Work) -> bool:
+    """Whether all calls together are hardly worth workers."""
+    return work.wall * work.calls < _LITTLE
+
+
 def _serial(work: Work, bound: str) -> str:
-    if work.wall * work.calls < _LITTLE:
+    if is_little(work):
         return "one call after the other; so little work is not worth workers"
     if work.record["in_turn"]:
         return "one call after the other, which they do anyway: they wait for one another, as for a lock"
@@ -62,14 +72,21 @@ def _serial(work: Work, bound: str) -> str:
     return "one call after the other, on one core"
 
 
-def _threads(work: Work, bound: str, cores: int) -> str:
+def _threads(work: Work, bound: str, cores: int, gains: bool) -> str:
     if work.record["in_turn"]:
         return _IN_TURN
+    if work.longest >= _MOST and not gains:
+        return _one_long(work)
+    if work.beside > 0:
+        return _BESIDE
     if bound == "waits" and work.children > 0.5 * work.wall:
         return "threads wait side by side, for processes that share the cores"
     if bound == "waits":
         return "threads wait side by side"
     if bound == "held" and work.record["gil"]:
+        rest = 1 - work.held / (work.wall or 1e-9)
+        if rest > 0.1:
+            return f"threads take turns with the GIL, and do the rest, {rest:.0%} of a call, side by side"
         return "threads take turns with the GIL, and gain nothing"
     if cores == 1:
         return "threads take turns on one core"
@@ -78,18 +95,36 @@ def _threads(work: Work, bound: str, cores: int) -> str:
     return "there is no GIL, so threads compute side by side"
 
 
+#: The share of all the time from which on the rest of the calls hardly matters.
+_MOST = 0.6
+
+
+def _one_long(work: Work) -> str:
+    return f"one call takes {work.longest:.0%} of the time of all, and that cannot be shared"
+
+
+_BESIDE = "a library that it calls computes with threads of its own, which have the cores already"
+
 _IN_TURN = "calls wait for one another, as for a lock: at once, they take their turns"
 
 
-def _processes(work: Work, bound: str, cores: int) -> str:
+def _processes(work: Work, bound: str, cores: int, gains: bool) -> str:
     if work.record["in_turn"]:
         return _IN_TURN
+    if work.longest >= _MOST and not gains:
+        return _one_long(work)
+    if work.beside > 0:
+        return _BESIDE
+    if work.sending > 0.3 * work.wall and not is_little(work):
+        return f"to send arguments and results takes {seconds(work.sending)} a call, which takes {seconds(work.wall)} itself"
     if bound == "waits":
         return "processes wait side by side, but cost more than threads"
     if cores == 1:
         return "processes take turns on one core"
-    if work.wall * work.calls < _LITTLE:
+    if is_little(work):
         return "starting processes takes longer than the work"
+    if not gains:
+        return "processes take longer to start than they gain"
     return f"processes have a GIL each, and {cores} cores"
 
 
@@ -98,6 +133,8 @@ def _asyncio(work: Work) -> str:
         return "there is nothing to await"
     if work.record["in_turn"]:
         return _IN_TURN
+    if work.awaitable < 0.2 and work.record["coroutine"]:
+        return "what it waits for is not awaited, and keeps the other tasks waiting"
     if work.awaitable < 0.2:
         return "what it waits for (files, locks) cannot be awaited"
     return "tasks wait side by side on one thread"
@@ -105,53 +142,109 @@ def _asyncio(work: Work) -> str:
 
 def change(model: str, work: Work, workers: int, refused: str = "") -> str:
     """What to change in the program, also where it cannot be run so as it is."""
-    name = work.record["tasks"].rpartition(".")[2]
-    name = "the function" if name.startswith("<") else name
+    name = _called(work)
     first = ""
-    if refused.startswith("shared state is written"):
+    if "the one iterator" in refused:
+        first = f"take the items before, and give each call of {name} its own; "
+    elif refused.startswith("shared state is written"):
         first = f"let {name} return what it changes, and put that together afterwards; "
     elif refused.startswith("shared state is used"):
         first = f"let each call of {name} have one of its own; "
     elif refused.startswith("not picklable"):
-        first = f"give {name} a name of its own at the top of a module, and arguments that can be pickled; "
+        first = _picklable(name, refused)
     return first + _change(model, work, workers)
 
 
+def _called(work: Work) -> str:
+    """What the program has the function by."""
+    name: str = work.record.get("name") or work.record["tasks"].rpartition(".")[2]
+    return "function" if name.rpartition(".")[2].startswith("<") else name
+
+
+def _picklable(name: str, refused: str) -> str:
+    if "an argument cannot" in refused:
+        return f"give {name} arguments that can be pickled; "
+    if "the result cannot" in refused:
+        return f"let {name} return what can be pickled; "
+    if name == "function":
+        return "make the lambda a function with a name, at the top of a module; "
+    return f"move {name} to the top of a module; "
+
+
 def _change(model: str, work: Work, workers: int) -> str:
-    name = work.record["tasks"].rpartition(".")[2]
-    name = "function" if name.startswith("<") else f"object.{name}" if work.record["method"] else name
-    coroutine = work.record["coroutine"]
-    given = work.record.get("arguments", 1)
-    call = f"{name}({'item' if given == 1 else '*item'})"
+    name, coroutine = _called(work), work.record["coroutine"]
     if model == _work.SERIAL:
         return "call one after the other" if work.record["at_once"] > 1 else "nothing"
     if model == _work.THREADS:
         if coroutine:
             return f"make {name} a function that blocks, and call it in plait.ThreadPool({workers})"
-        return f"with plait.ThreadPool({workers}) as pool: results = {_mapped(name, given, work.calls)}"
+        return f"with plait.ThreadPool({workers}) as pool: results = {_mapped(work, name)}"
     if model == _work.PROCESSES:
         pool = f"with plait.ProcessPool({workers}) as pool: results = "
         if not work.record.get("guarded", True):
-            pool = f'below if __name__ == "__main__":, since processes import the script: {pool}'
+            pool = f'below if __name__ == "__main__":, since processes import the script; {pool}'
         if not coroutine:
-            return pool + _mapped(name, given, work.calls)
+            return pool + _mapped(work, name)
         if _bound(work) == "waits":
-            return f"def run(item): return asyncio.run({call}); {pool}{_mapped('run', 1, work.calls)}"
-        return f"make {name} a function without async; {pool}{_mapped(name, given, work.calls)}"
-    if model == _work.ASYNCIO and not coroutine and work.blocked * work.awaitable <= 0.05 * work.wall:
-        return f"nothing that would help: {name} awaits nothing"
+            return f"def run(item): return asyncio.run({_call(work, name)}); {pool}list(pool.map(run, items))"
+        return f"make {name} a function without async; {pool}{_mapped(work, name)}"
     if model == _work.ASYNCIO:
-        gather = f"await asyncio.gather(*[{call} for item in items])"
-        if not given:
-            gather = f"await asyncio.gather(*[{name}() for _ in range({work.calls})])"
-        return gather if coroutine else f"make {name} a coroutine that awaits its waits; {gather}"
+        return _tasks(work, name)
     if model == _work.INTERPRETERS:
         return f"concurrent.futures.InterpreterPoolExecutor({workers}), from Python 3.14 on"
     return "run it with a free-threaded Python, with plait.ThreadPool"
 
 
-def _mapped(name: str, given: int, calls: int) -> str:
+def lines(change: str) -> list[str]:
+    """What to change, line by line, as it stands in a program."""
+    found: list[str] = []
+    for part in change.split("; "):
+        begin, colon, rest = part.partition(" as pool: ")
+        found += [f"{begin} as pool:", f"    {rest}"] if colon else [part]
+    return found
+
+
+#: What is awaited in place of a function that blocks, by the beginning of its name.
+_AWAITED = {
+    "time.sleep": "asyncio.sleep",
+    "subprocess.": "asyncio.create_subprocess_exec",
+    "socket.create_connection": "asyncio.open_connection",
+    "urllib.": "a client for asyncio",
+    "http.": "a client for asyncio",
+}
+
+
+def _tasks(work: Work, name: str) -> str:
+    """How the calls are made as tasks of an event loop."""
+    coroutine = work.record["coroutine"]
+    if not coroutine and work.blocked * work.awaitable <= 0.05 * work.wall:
+        return f"nothing that would help: {name} awaits nothing"
+    gather = f"await asyncio.gather(*[{_call(work, name)} for item in items])"
+    if not work.record.get("arguments", 1) and not work.record.get("named"):
+        gather = f"await asyncio.gather(*[{name}() for _ in range({work.calls})])"
+    if coroutine and work.awaitable < 0.2:
+        return f"let {name} await what it waits for, with asyncio.to_thread if there is nothing else; {gather}"
+    if coroutine:
+        return gather
+    if not work.record.get("program", True):
+        other = next((other for begin, other in _AWAITED.items() if name.startswith(begin)), "a package for asyncio")
+        return f"await {other} in place of {name}, in tasks that asyncio.gather awaits"
+    return f"make {name} a coroutine that awaits its waits; {gather}"
+
+
+def _call(work: Work, name: str) -> str:
+    """A call with what an item has for it."""
+    if work.record.get("named"):
+        return f"{name}(**item)" if not work.record.get("arguments") else f"{name}(*item[0], **item[1])"
+    return f"{name}({'item' if work.record.get('arguments', 1) == 1 else '*item'})"
+
+
+def _mapped(work: Work, name: str) -> str:
     """How a pool makes the calls, whose arguments are `items`, or tuples in them."""
+    given = work.record.get("arguments", 1)
+    if work.record.get("named"):
+        words = "**item" if not given else "*item[0], **item[1]"
+        return f"[call.result() for call in [pool.submit({name}, {words}) for item in items]]"
     if not given:
-        return f"[call.result() for call in [pool.submit({name}) for _ in range({calls})]]"
+        return f"[call.result() for call in [pool.submit({name}) for _ in range({work.calls})]]"
     return f"list(pool.map({name}, {'items' if given == 1 else '*zip(*items)'}))"

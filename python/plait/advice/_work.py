@@ -6,6 +6,7 @@ import math
 import statistics
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from plait import _core
 from plait.advice._start import TYPICAL, start
 from plait.model import Burst, Item, Parcel, Resource, Workload, calibrate, simulate
 
@@ -32,6 +33,12 @@ _SIMULATED: Final[dict[str, Model]] = {
 #: Tasks at once at most: more gain next to nothing, and take long to simulate.
 _AT_ONCE = 1000
 
+
+#: How much faster than predicted nine of ten runs are at most, where that comes from no simulated one.
+_FASTER = 1.25
+
+#: Calls of which one that takes most of the time is no wonder.
+_FEW = 3
 
 #: Runs that an interval comes from.
 _REPLICAS = 12
@@ -64,7 +71,7 @@ class Work:
         known = waits.get("awaitable", 0.0) + waits.get("other", 0.0)
         # Waits for locks are those of the main thread for others, most often.
         share = waits.get("awaitable", 0.0) / known if known > 0 else 0.0
-        self.awaitable: float = 1.0 if record["coroutine"] else share
+        self.awaitable: float = record.get("awaited", 1.0) if record["coroutine"] else share
         argument, result = _parcels(record["parcels"])
         turn = record["in_turn"]
         resources = {_TURN: Resource(servers=1), _CHILDREN: Resource(on_cores=True)}
@@ -75,6 +82,13 @@ class Work:
 
         self._threads = workload(1.0)
         self._tasks = workload(self.awaitable) if self.awaitable < 1.0 and waiting > 0 else self._threads
+        #: What threads of a library compute beside a call.
+        self.beside: float = record.get("beside", 0.0)
+        times = [sum(row) for row in rows]
+        #: The share of the longest call in the time of all.
+        self.longest = max(times) / (self.wall * self.calls) if self.wall > 0 and self.calls >= _FEW else 0.0
+        #: What it takes to send what a call is given and returns, in seconds.
+        self.sending = argument.pickle + argument.unpickle + result.pickle + result.unpickle
         self.parcel_bytes = argument.size_bytes + result.size_bytes
 
     def predict(self, model: str, cores: int, *, interval: bool) -> Predicted:
@@ -100,7 +114,23 @@ class Work:
         """Predict a model with so many workers, where this is not the program's first pool."""
         work = self._tasks if model == ASYNCIO else self._threads
         found = simulate(work, model=_SIMULATED[model], workers=workers, cores=cores, costs=costs, replicas=replicas)
-        return Predicted(found.seconds, found.low, found.high, workers, self._memory(model, workers))
+        least = self._least(cores)
+        high = max(found.high, least)
+        if model == THREADS and self.record["at_once"] == 1:
+            high = max(high, self._apart())
+        low = max(found.low, least / _FASTER)
+        return Predicted(max(found.seconds, least), low, high, workers, self._memory(model, workers))
+
+    def _least(self, cores: int) -> float:
+        """Seconds that all calls take where a library computes with threads of its own: those have the cores already."""
+        if not self.beside:
+            return 0.0
+        return self.calls * (self.wall - self.blocked + self.beside) / min(cores, _core.usable_cpus())
+
+    def _apart(self) -> float:
+        """Seconds if what C code does, and waits for disks, do not overlap: no call was seen beside another one."""
+        rest = self.asleep + self.released + (self.blocked - self.children) * (1 - self.awaitable)
+        return self.calls * (self.held + rest) if rest > 0.2 * self.wall else 0.0
 
     def _numbers(self, model: str, cores: int) -> list[int]:
         """Numbers of workers that are worth a look."""

@@ -13,6 +13,7 @@ import decimal
 import enum
 import functools
 import inspect
+import io
 import linecache
 import pathlib
 import re
@@ -249,6 +250,11 @@ def _can_change(value: object) -> bool:
     return True
 
 
+def _iterates(value: object) -> bool:
+    """Whether something gives each of its items away once; files are told of by what is done with them."""
+    return hasattr(type(value), "__next__") and not isinstance(value, io.IOBase)
+
+
 _MOST_LOOKED_AT = 10_000
 
 
@@ -390,6 +396,11 @@ class _Reader(ast.NodeVisitor):
 
     # ---- names
 
+    def visit_Name(self, node: ast.Name) -> None:
+        """Find iterators that last: whatever a call does with one takes from it what others will not get."""
+        if isinstance(node.ctx, ast.Load) and (owner := self._root(node)) is not None and _iterates(owner.value):
+            self._found(f"takes from {owner.words}, the one iterator of all calls", node)
+
     def visit_Global(self, node: ast.Global) -> None:
         self._declared.update(node.names)
 
@@ -520,6 +531,8 @@ class _Reader(ast.NodeVisitor):
     def visit_Attribute(self, node: ast.Attribute) -> None:
         """Find methods of what lasts that are taken without being called here."""
         self.visit(node.value)
+        if (whole := self._root(node)) is not None and _iterates(whole.value):
+            self._found(f"takes from {whole.words}, the one iterator of all calls", node)
         owner = self._root(node.value)
         if owner is not None and node.attr not in _LOOKING and callable(getattr(type(owner.value), node.attr, None)):
             self._found(f"takes `{node.attr}` of {owner.words}", node)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from typing import TYPE_CHECKING, Final
 
@@ -71,6 +72,8 @@ def run(words: list[str]) -> int:
     page = options.get("--html")
     if "--html" in options and not page:
         raise WrongUsage("a file needs a name")
+    if page and (os.path.isdir(page) or not os.path.isdir(os.path.dirname(page) or ".")):
+        raise WrongUsage(f"{page!r} cannot be written")  # before the program is run for nothing
     as_json = "--json" in options
     if not _is_script(rest[0]):
         if len(rest) > 1:
