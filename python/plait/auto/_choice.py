@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from plait._words import seconds
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -34,7 +36,7 @@ _MEANWHILE, _WARM, _WORTH_A_START = 0.7, 0.009, 1.1
 _FIRST_WAITING, _STEP, _GIANT_STEP = 8, 2, 4
 
 #: And for calls that wait for most of their time, and for those that do next to nothing else.
-_FIRST_WAITING_MOST, _MOST_OF_IT, _FIRST_IDLE = 32, 0.8, 32
+_FIRST_MOST, _MOST_OF_IT = 32, 0.8
 
 #: How much of what more threads promise has to come true for more still to be tried: 1 is all of it, as a power.
 _WORTH_A_STEP, _WORTH_A_GIANT_STEP = 0.35, 0.8
@@ -178,12 +180,12 @@ def _first_threads(figures: Figures, machine: Machine) -> int:
     wanted = threads_for(figures, machine)
     if wanted <= machine.cores:
         return wanted
-    if wanted >= 4 * _FIRST_IDLE:
-        return _FIRST_IDLE
+    if wanted >= 4 * _FIRST_MOST:
+        return _FIRST_MOST
     if wanted <= 2 * machine.cores:
         return machine.cores
     most_of_it = figures.blocked > _MOST_OF_IT * figures.wall
-    return min(math.ceil(_BEYOND * wanted), _FIRST_WAITING_MOST if most_of_it else _FIRST_WAITING)
+    return min(math.ceil(_BEYOND * wanted), _FIRST_MOST if most_of_it else _FIRST_WAITING)
 
 
 def _waits(figures: Figures) -> bool:
@@ -286,7 +288,7 @@ def _why(figures: Figures, machine: Machine, plan: Plan, refused: Mapping[str, s
     else:
         held, released, blocked = 0.0, figures.cpu / wall, figures.blocked / wall
         computes = f"{released:.0%} computing"
-    does = f"a call takes {_seconds(wall)}: {computes}, {blocked:.0%} waiting"
+    does = f"a call takes {seconds(wall)}: {computes}, {blocked:.0%} waiting"
     if plan.model == THREADS and blocked > max(held, released):
         reason = "threads wait side by side"
     elif plan.model == THREADS:
@@ -301,10 +303,3 @@ def _why(figures: Figures, machine: Machine, plan: Plan, refused: Mapping[str, s
     else:
         reason = "nothing is gained by more workers"
     return f"{does}; {reason}"
-
-
-def _seconds(value: float) -> str:
-    for factor, unit in ((1.0, "s"), (1e-3, "ms"), (1e-6, "us")):
-        if value >= factor:
-            return f"{value / factor:.3g} {unit}"
-    return f"{value / 1e-9:.0f} ns"
