@@ -28,12 +28,20 @@ STAY, STAY_SEEN = 0.1, 0.3
 #: How much better what is only promised has to be, the more, for each time that the model was changed before.
 _STAY_MORE = 0.4
 
+#: Seconds that it takes to give a program a page of memory, at least; and which part of a call's time that is where threads that
+#: are slower than they should be are so because they take turns at it.
+_FAULT, _MUCH_MEMORY, _SLOWER = 0.5e-6, 0.05, 1.2
+
 #: Which part of a core's work is done meanwhile, while processes start; how long new ones take until they are as fast as
 #: old ones; and how much better they have to be in the end, since a start that met with a busy machine has gained nothing.
-_MEANWHILE, _WARM, _WORTH_A_START = 0.7, 0.009, 1.1
+_MEANWHILE, _WARM, _WORTH_A_START = 0.7, 0.003, 1.1
+
+#: Seconds that are so few that nobody makes calls while processes start, and cores that are so many that somebody does: of
+#: fewer, a core would be taken that these need.
+_SOON, _MANY_CORES = 0.015, 4
 
 #: Threads that are tried first for calls that wait, and how many times as many then.
-_FIRST_WAITING, _STEP, _GIANT_STEP = 8, 2, 4
+FIRST_WAITING, _STEP, _GIANT_STEP = 8, 2, 4
 
 #: And for calls that wait for most of their time, and for those that do next to nothing else.
 _FIRST_MOST, _MOST_OF_IT = 32, 0.8
@@ -154,7 +162,7 @@ def threads_to_try(figures: Figures, machine: Machine, costs: Costs, calls: int,
     place = next(place for place, (_, each) in enumerate(seen) if each <= fastest * (1 + TIE))
     workers, each = seen[place]
     if place == 0:
-        return min(most, seen[1][0], _FIRST_WAITING)
+        return min(most, seen[1][0], FIRST_WAITING)
     fewer, before = seen[place - 1]
     came_true = math.log(before / each) / math.log(workers / fewer)
     if came_true < _LITTLE and workers > 2 * fewer:
@@ -162,7 +170,7 @@ def threads_to_try(figures: Figures, machine: Machine, costs: Costs, calls: int,
     if place + 1 == len(seen):
         step = (
             _GIANT_STEP
-            if came_true > _WORTH_A_GIANT_STEP and workers >= _FIRST_WAITING
+            if came_true > _WORTH_A_GIANT_STEP and workers >= FIRST_WAITING
             else _STEP
             if came_true > _WORTH_A_STEP
             else 1
@@ -185,7 +193,7 @@ def _first_threads(figures: Figures, machine: Machine) -> int:
     if wanted <= 2 * machine.cores:
         return machine.cores
     most_of_it = figures.blocked > _MOST_OF_IT * figures.wall
-    return min(math.ceil(_BEYOND * wanted), _FIRST_MOST if most_of_it else _FIRST_WAITING)
+    return min(math.ceil(_BEYOND * wanted), _FIRST_MOST if most_of_it else FIRST_WAITING)
 
 
 def _waits(figures: Figures) -> bool:
@@ -208,6 +216,11 @@ def in_processes(figures: Figures, machine: Machine, costs: Costs, workers: int)
     # The caller pickles and unpickles one after the other; the workers do their half side by side.
     each = max(moving, (figures.cpu + moving) / min(machine.cores, workers), (figures.wall + moving) / workers)
     return each + costs.process_task / calls_in(figures) / workers
+
+
+def is_soon(machine: Machine, seconds: float) -> bool:
+    """Whether processes that take so long to start are there so soon that to make calls meanwhile would be in their way."""
+    return seconds < _SOON and machine.cores < _MANY_CORES
 
 
 def calls_in(figures: Figures) -> int:
@@ -252,19 +265,27 @@ def choose(
         plans.append(Plan(THREADS, workers, max(calls * each, figures.wall) + workers * costs.thread_start))
     if PROCESSES not in refused:
         workers = max(1, min(machine.cores, machine.most or machine.cores, calls))
+        meanwhile = 0.0 if is_soon(machine, start) else _MEANWHILE * start
         start += _WARM if start else 0.0
         each = in_processes(figures, machine, costs, workers) * paces.factor(PROCESSES, workers, released)
         each = paces.seconds(PROCESSES, workers, figures) or each
-        # A thread goes on until there are processes.
-        left = max(0.0, calls - _MEANWHILE * start / figures.wall) if figures.wall > 0 else calls
+        left = max(0.0, calls - meanwhile / figures.wall) if figures.wall > 0 else calls
         plans.append(Plan(PROCESSES, workers, start + max(left * each, figures.wall)))
     asked = {plan.model: plan.seconds * (_WORTH_A_START if start and plan.model == PROCESSES else 1) for plan in plans}
     best = min(asked.values())
     plan = next(plan for plan in plans if asked[plan.model] <= best * (1 + TIE) + 20e-6)
-    stay = STAY if paces.saw(plan.model) or not paces.saw(before) else STAY_SEEN + _STAY_MORE * max(0, changes - 1)
+    known = paces.saw(plan.model) or not paces.saw(before) or _takes_turns_at_memory(figures, paces, before)
+    stay = STAY if known else STAY_SEEN + _STAY_MORE * max(0, changes - 1)
     plan = next((each for each in plans if each.model == before and asked[each.model] <= best * (1 + stay)), plan)
     others = {each.model: each.seconds for each in plans}
     return Decision(plan, _slice(figures, plan, calls), calls, others, refused, _why(figures, machine, plan, refused))
+
+
+def _takes_turns_at_memory(figures: Figures, paces: Paces, before: str | None) -> bool:
+    """Whether threads were seen to be slow, and take so much fresh memory that it is because they share an address space."""
+    if before != THREADS or figures.faults * _FAULT < _MUCH_MEMORY * figures.wall:
+        return False
+    return any(each > _SLOWER for each in paces.of(THREADS))
 
 
 def of_coroutines() -> Decision:

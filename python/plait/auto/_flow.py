@@ -57,6 +57,8 @@ class Flow(Learner):
         """Messages that were handed to processes before these had started."""
         self._late = False
         """Whether some were taken back, since processes take long to start: no more are handed over before they are there."""
+        self._pauses = False
+        """Whether it was seen that no thread makes calls for the moment, since processes are about to be there."""
         self._recalled: set[concurrent.futures.Future[Any]] = set()
         """Those of them that are being taken back."""
         self._kept: list[Part] = []
@@ -110,6 +112,7 @@ class Flow(Learner):
     def start_processes(self) -> None:
         """See to it that there are processes."""
         self.engine.start_processes(self)
+        self.look()  # they may be late
 
     def idle(self) -> bool:
         """Whether nothing is under way, and nothing waits. The lock is held."""
@@ -140,8 +143,9 @@ class Flow(Learner):
         early = self._hands_over_early() and not self._late and self.engine.processes_take()
         takes = self.engine.processes_ready or early
         messages = workers * (1 + self._ahead()) if takes else 0
-        # One thread goes on until there are processes.
-        return 1 if self._kept or not self.engine.processes_ready else 0, messages
+        # One thread goes on until there are processes, unless that is soon.
+        alone = not (self.engine.processes_ready or self.engine.starts_soon())
+        return 1 if self._kept or alone else 0, messages
 
     def add_seats(self) -> None:
         """Let there be more threads: those that there are wait for calls that wait for one."""
@@ -251,13 +255,33 @@ class Flow(Learner):
             here.seat = outer
             with self.lock:
                 self.seats.discard(seat)
-                none_left = bool(self._early) and not (self.seats or self.waiting() or self.engine.processes_ready)
             self.flush()
             self.engine.leave_seat(seat)
-            if none_left:  # processes take long to start: this thread goes on with what they would have had
-                self.recall(1)
+            if not self.engine.starts_soon():
+                self._go_on_alone()
             self.fill()
             self._tell_rest()
+
+    def _go_on_alone(self) -> None:
+        """Where processes take long to start, and have been given all that there is, take some of it back."""
+        with self.lock:
+            none_left = bool(self._early) and not (self.seats or self.waiting() or self.engine.processes_ready)
+        if none_left:
+            self.recall(1)
+
+    def processes_begin(self) -> None:
+        """There are processes now, or there will not be any."""
+        self._pauses = False
+        super().processes_begin()
+
+    def tick(self) -> bool:
+        """Look at calls that take long; go on without processes that should be there by now."""
+        if self._pauses and not self.engine.starts_soon():
+            self._pauses = False
+            self.set_room()
+            self._go_on_alone()
+            self.fill()
+        return super().tick()
 
     def _make_all(self, seat: Seat) -> None:
         meter, state = seat.meter, self.state
@@ -445,7 +469,10 @@ class Flow(Learner):
 
     def in_a_hurry(self) -> bool:
         """Whether it is to be looked at soon again."""
-        return False
+        decision = self.state.decision
+        if decision is not None and decision.plan.model == PROCESSES and self.engine.starts_soon():
+            self._pauses = True
+        return self._pauses
 
 
 def _cancelled() -> BaseException:

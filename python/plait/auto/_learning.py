@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from plait._executor import uninterrupted
-from plait.auto._choice import ASYNCIO, PROCESSES, THREADS
+from plait.auto._choice import ASYNCIO, FIRST_WAITING, PROCESSES, THREADS
 from plait.auto._figures import Figures, Sample
 from plait.auto._function import LEARN_SECONDS
 
@@ -41,8 +41,12 @@ _GROWN = 1.6
 #: Threads that are added though no call has ended, since all that have begun do nothing but wait.
 _MOST_UNSEEN = 128
 
-#: Nanoseconds after which a call that still runs is long enough to decide on.
-_LONG_NS = 3_000_000
+#: Nanoseconds after which a call that still runs is long enough to decide on; and one that does nothing but wait, where nothing
+#: is decided yet.
+_LONG_NS, _LONG_WAIT_NS = 3_000_000, 1_500_000
+
+#: Which part of its time such a call may be on a core.
+_IDLE = 0.1
 
 #: Seconds of calls after which processes may be started, though it is not decided yet.
 _FORESEEN = 0.0003
@@ -262,6 +266,7 @@ class Learner:
             self._begin_pace()
         if decision.plan.model == PROCESSES:
             self.start_processes()
+            self.set_room()
 
     # ---- how fast it is
 
@@ -339,17 +344,31 @@ class Learner:
         if self._in_company() and made != self.made:
             return False  # others end meanwhile: it is not all calls that have become long
         each, alone = self._thought(), not self._in_company()
+        least = _LONG_NS if state.decision is not None else _LONG_WAIT_NS
         for seat in running:
-            if (alone and seat in self._stale) or not seat.meter.is_late(_LONG_NS, 1.5e9 * each):
+            if (alone and seat in self._stale) or not seat.meter.is_late(least, 1.5e9 * each):
                 continue  # its calls began in company; or to look costs a moment, in which nobody else has the GIL
             sample = seat.meter.glance()
-            if sample is not None and sample.alone >= _LONG_NS and self._is_news(sample):
-                with state.lock:
-                    self._decide(state.figures.if_only(state.assume_longer(sample)))
-                self.flush()
-                self.fill()
+            if sample is None or not self._is_news(sample):
+                continue
+            if sample.alone >= _LONG_NS or (sample.alone >= least and sample.cpu < _IDLE * sample.alone):
+                self._decide_unseen(sample)
                 return True
         return False
+
+    def _decide_unseen(self, sample: Sample) -> None:
+        """Decide on a call that still runs."""
+        state = self.state
+        with state.lock:
+            self._decide(state.figures.if_only(state.assume_longer(sample)))
+            decision = state.decision
+            early = sample.alone < _LONG_NS and decision is not None and decision.plan.model == THREADS
+            if early and decision is not None and decision.plan.workers > FIRST_WAITING:
+                state.take_threads(FIRST_WAITING)  # it is early to believe that it is not just the first one that waits
+                self.set_room()
+                self._begin_pace()
+        self.flush()
+        self.fill()
 
     def _all_wait_unseen(self, meters: list[Meter]) -> bool:
         """Where none of a plan's calls has ended yet, and all of its threads wait, add some; return whether it did."""
