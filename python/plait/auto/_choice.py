@@ -41,7 +41,7 @@ _MEANWHILE, _WARM, _WORTH_A_START = 0.7, 0.003, 1.1
 _SOON, _MANY_CORES = 0.015, 4
 
 #: Threads that are tried first for calls that wait, and how many times as many then.
-FIRST_WAITING, _STEP, _GIANT_STEP = 8, 2, 4
+_FIRST_WAITING, _STEP, _GIANT_STEP = 8, 2, 4
 
 #: And for calls that wait for most of their time, and for those that do next to nothing else.
 _FIRST_MOST, _MOST_OF_IT = 32, 0.8
@@ -162,7 +162,7 @@ def threads_to_try(figures: Figures, machine: Machine, costs: Costs, calls: int,
     place = next(place for place, (_, each) in enumerate(seen) if each <= fastest * (1 + TIE))
     workers, each = seen[place]
     if place == 0:
-        return min(most, seen[1][0], FIRST_WAITING)
+        return min(most, seen[1][0], _FIRST_WAITING)
     fewer, before = seen[place - 1]
     came_true = math.log(before / each) / math.log(workers / fewer)
     if came_true < _LITTLE and workers > 2 * fewer:
@@ -170,7 +170,7 @@ def threads_to_try(figures: Figures, machine: Machine, costs: Costs, calls: int,
     if place + 1 == len(seen):
         step = (
             _GIANT_STEP
-            if came_true > _WORTH_A_GIANT_STEP and workers >= FIRST_WAITING
+            if came_true > _WORTH_A_GIANT_STEP and workers >= _FIRST_WAITING
             else _STEP
             if came_true > _WORTH_A_STEP
             else 1
@@ -193,7 +193,7 @@ def _first_threads(figures: Figures, machine: Machine) -> int:
     if wanted <= 2 * machine.cores:
         return machine.cores
     most_of_it = figures.blocked > _MOST_OF_IT * figures.wall
-    return min(math.ceil(_BEYOND * wanted), _FIRST_MOST if most_of_it else FIRST_WAITING)
+    return min(math.ceil(_BEYOND * wanted), _FIRST_MOST if most_of_it else _FIRST_WAITING)
 
 
 def _waits(figures: Figures) -> bool:

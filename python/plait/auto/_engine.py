@@ -44,9 +44,6 @@ _MOST_AT_ALL = 4096
 #: Seconds between two looks of the watch, at first and at last, and how long it stays without anything to look at.
 _TICK, _TICK_MOST, _LINGER = 0.005, 0.08, 0.5
 
-#: And until its first look at calls of a function that nothing is known of.
-_TICK_UNKNOWN = 0.002
-
 #: The switch interval while processes start, in seconds.
 _SOON = 0.0002
 
@@ -276,7 +273,7 @@ class Engine:
     def _look(self, flow: Flow) -> None:
         with self._lock:
             self._looked_at[flow] = None
-            self._tick = _TICK if flow.state.decision is not None else _TICK_UNKNOWN
+            self._tick = _TICK
             if not self._watched:
                 self._watched = True
                 try:

@@ -59,6 +59,8 @@ class Flow(Learner):
         """Whether some were taken back, since processes take long to start: no more are handed over before they are there."""
         self._pauses = False
         """Whether it was seen that no thread makes calls for the moment, since processes are about to be there."""
+        self._part: Sample | None = None
+        """What calls in processes took that are no whole slice yet."""
         self._recalled: set[concurrent.futures.Future[Any]] = set()
         """Those of them that are being taken back."""
         self._kept: list[Part] = []
@@ -423,10 +425,17 @@ class Flow(Learner):
             self._over(part, outcomes, raised=raised)
         finally:
             self._arrive()
-        if sample is not None:
-            self._learn_from(sample)
+        if sample is not None and (seen := self._whole_slice(sample)) is not None:
+            self._learn_from(seen)
         if self.made >= self._next_look:
             self._look_at_pace()
+
+    def _whole_slice(self, sample: Sample) -> Sample | None:
+        """What calls in processes took since the last slice, when they are one; None before. The first ones are soon believed."""
+        with self._tally:
+            whole = sample if self._part is None else self._part.with_more(sample)
+            self._part = whole if whole.wall < SLICE_NS and len(self.state.crowd.samples) > _FEW else None
+            return whole if self._part is None else None
 
     def _send_to_loop(self, part: Part) -> None:
         [call] = part.calls
@@ -450,6 +459,9 @@ class Flow(Learner):
         self._tell_rest()
 
     def _tell_rest(self) -> None:
+        with self.lock:
+            if not self.idle():
+                return
         self.tell_made()
         with self.lock:
             idle = self.idle()

@@ -31,8 +31,8 @@ _LEARN_SHORT = 0.001
 #: And of those for which processes start already, and as many calls.
 _LEARN_SOON, _LEARN_FEW = 0.0006, 2
 
-#: How long a call takes beside the very first one, as far as nobody has seen any.
-_FIRST_LONGER = 0.6
+#: How long a call takes beside the very first one, as far as nobody has seen any; and at least, mostly.
+_FIRST_LONGER, FIRST_MUCH_LONGER = 0.6, 0.35
 
 #: Calls after which it is decided, however short they are.
 _LEARN_MANY = 256
@@ -247,10 +247,10 @@ class Function:
         self.decided += 1
         return decision
 
-    def foresees_processes(self, calls: int, start: float) -> bool:
-        """Whether what is known so far speaks for processes, and nothing against them."""
+    def foresees_processes(self, calls: int, start: float, share: float = _FIRST_LONGER) -> bool:
+        """Whether what is known so far speaks for processes, and nothing against them, if calls take this share of the first."""
         if self.figures.remembered == 1:
-            calls = int(_FIRST_LONGER * calls)
+            calls = int(share * calls)
         if self._choose(calls, start, self.figures).plan.model != PROCESSES:
             return False
         self.check()

@@ -12,9 +12,9 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from plait._executor import uninterrupted
-from plait.auto._choice import ASYNCIO, FIRST_WAITING, PROCESSES, THREADS
+from plait.auto._choice import ASYNCIO, PROCESSES, THREADS
 from plait.auto._figures import Figures, Sample
-from plait.auto._function import LEARN_SECONDS
+from plait.auto._function import FIRST_MUCH_LONGER, LEARN_SECONDS
 
 if TYPE_CHECKING:
     from plait.auto._engine import Engine
@@ -41,12 +41,8 @@ _GROWN = 1.6
 #: Threads that are added though no call has ended, since all that have begun do nothing but wait.
 _MOST_UNSEEN = 128
 
-#: Nanoseconds after which a call that still runs is long enough to decide on; and one that does nothing but wait, where nothing
-#: is decided yet.
-_LONG_NS, _LONG_WAIT_NS = 3_000_000, 1_500_000
-
-#: Which part of its time such a call may be on a core.
-_IDLE = 0.1
+#: Nanoseconds after which a call that still runs is long enough to decide on.
+_LONG_NS = 3_000_000
 
 #: Seconds of calls after which processes may be started, though it is not decided yet.
 _FORESEEN = 0.0003
@@ -158,6 +154,7 @@ class Learner:
             state.begin_anew(sample)
             self._decide()
         else:
+            self.tell_made()
             state.begin_anew(None)
             self._next_look = ANY
             self._stale = set(self.seats)
@@ -244,8 +241,13 @@ class Learner:
 
     def _foresee(self) -> None:
         """Let processes start while the function is still learnt, if they are what it comes to."""
-        if not self._foreseen and self.state.foresees_processes(self.left(), self.engine.start_seconds()):
-            self._foreseen = True
+        state, left, start = self.state, self.left(), self.engine.start_seconds()
+        if self._foreseen or not state.foresees_processes(left, start):
+            return
+        self._foreseen = True
+        if state.figures.remembered == 1 and state.foresees_processes(left, start, FIRST_MUCH_LONGER):
+            self._decide()  # what starts needs the cores: to learn more would only delay it
+        else:
             self.start_processes()
 
     def _decide_again(self) -> None:
@@ -344,31 +346,17 @@ class Learner:
         if self._in_company() and made != self.made:
             return False  # others end meanwhile: it is not all calls that have become long
         each, alone = self._thought(), not self._in_company()
-        least = _LONG_NS if state.decision is not None else _LONG_WAIT_NS
         for seat in running:
-            if (alone and seat in self._stale) or not seat.meter.is_late(least, 1.5e9 * each):
+            if (alone and seat in self._stale) or not seat.meter.is_late(_LONG_NS, 1.5e9 * each):
                 continue  # its calls began in company; or to look costs a moment, in which nobody else has the GIL
             sample = seat.meter.glance()
-            if sample is None or not self._is_news(sample):
-                continue
-            if sample.alone >= _LONG_NS or (sample.alone >= least and sample.cpu < _IDLE * sample.alone):
-                self._decide_unseen(sample)
+            if sample is not None and sample.alone >= _LONG_NS and self._is_news(sample):
+                with state.lock:
+                    self._decide(state.figures.if_only(state.assume_longer(sample)))
+                self.flush()
+                self.fill()
                 return True
         return False
-
-    def _decide_unseen(self, sample: Sample) -> None:
-        """Decide on a call that still runs."""
-        state = self.state
-        with state.lock:
-            self._decide(state.figures.if_only(state.assume_longer(sample)))
-            decision = state.decision
-            early = sample.alone < _LONG_NS and decision is not None and decision.plan.model == THREADS
-            if early and decision is not None and decision.plan.workers > FIRST_WAITING:
-                state.take_threads(FIRST_WAITING)  # it is early to believe that it is not just the first one that waits
-                self.set_room()
-                self._begin_pace()
-        self.flush()
-        self.fill()
 
     def _all_wait_unseen(self, meters: list[Meter]) -> bool:
         """Where none of a plan's calls has ended yet, and all of its threads wait, add some; return whether it did."""
