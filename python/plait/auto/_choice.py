@@ -28,8 +28,8 @@ STAY, STAY_SEEN = 0.1, 0.3
 #: How much better what is only promised has to be, the more, for each time that the model was changed before.
 _STAY_MORE = 0.4
 
-#: Seconds that it takes to give a program a page of memory, at least; and which part of a call's time that is where threads that
-#: are slower than they should be are so because they take turns at it.
+#: Seconds that it takes to give a program a page of memory, at least; and which part of a call's time that is where threads
+#: that are slower than they should be are so because they take turns at it.
 _FAULT, _MUCH_MEMORY, _SLOWER = 0.5e-6, 0.05, 1.2
 
 #: Which part of a core's work is done meanwhile, while processes start; how long new ones take until they are as fast as

@@ -23,7 +23,19 @@ class Meter:
         running: Whether a call is under way.
     """
 
-    __slots__ = ("_children", "_cpu", "_faults", "_held", "_ready", "_thread", "_wanted", "began", "calls", "inside", "running")
+    __slots__ = (
+        "_children",
+        "_cpu",
+        "_faults",
+        "_held",
+        "_ready",
+        "_thread",
+        "_wanted",
+        "began",
+        "calls",
+        "inside",
+        "running",
+    )
 
     def __init__(self) -> None:
         self.calls = 0
