@@ -162,13 +162,11 @@ def cases() -> dict[str, tuple[Work, str]]:
     return found | {f"{name}, {use}": (WORKS[name], use) for use in USES[1:] for name in SUBMITTED}
 
 
-def use_executor(executor: Any, work: Work, use: str) -> None:
+def use_executor(executor: Any, work: Work, use: str) -> list[Any]:
     if use == "map":
-        list(executor.map(work.run, work.arguments))
-        return
+        return list(executor.map(work.run, work.arguments))
     futures = [executor.submit(work.run, argument) for argument in work.arguments]
-    for future in futures if use == "submit" else concurrent.futures.as_completed(futures):
-        future.result()
+    return [future.result() for future in (futures if use == "submit" else concurrent.futures.as_completed(futures))]
 
 
 def by_hand(work: Work, use: str = "map") -> dict[str, Callable[[], object]]:
@@ -176,16 +174,18 @@ def by_hand(work: Work, use: str = "map") -> dict[str, Callable[[], object]]:
         def run() -> float:
             began = time.perf_counter()
             with make() as executor:
-                use_executor(executor, work, use)
-                return time.perf_counter() - began
+                results = use_executor(executor, work, use)
+                took = time.perf_counter() - began
+            del results  # not before: to free them is none of it
+            return took
 
         return run
 
     def serial() -> float:
         began = time.perf_counter()
-        results = [work.run(argument) for argument in work.arguments]  # kept, as by all the others
+        results = [work.run(argument) for argument in work.arguments]
         took = time.perf_counter() - began
-        del results
+        del results  # as for all the others
         return took
 
     found: dict[str, Callable[[], object]] = {"Pool": used(plait.Pool), "serial": serial}

@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from plait._words import seconds
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -28,13 +30,17 @@ _STAY_MORE = 0.4
 
 #: Which part of a core's work is done meanwhile, while processes start; how long new ones take until they are as fast as
 #: old ones; and how much better they have to be in the end, since a start that met with a busy machine has gained nothing.
-_MEANWHILE, _WARM, _WORTH_A_START = 0.7, 0.009, 1.1
+_MEANWHILE, _WARM, _WORTH_A_START = 0.7, 0.003, 1.1
+
+#: Seconds that are so few that nobody makes calls while processes start, and cores that are so many that somebody does: of
+#: fewer, a core would be taken that these need.
+_SOON, _MANY_CORES = 0.015, 4
 
 #: Threads that are tried first for calls that wait, and how many times as many then.
 _FIRST_WAITING, _STEP, _GIANT_STEP = 8, 2, 4
 
 #: And for calls that wait for most of their time, and for those that do next to nothing else.
-_FIRST_WAITING_MOST, _MOST_OF_IT, _FIRST_IDLE = 32, 0.8, 32
+_FIRST_MOST, _MOST_OF_IT = 32, 0.8
 
 #: How much of what more threads promise has to come true for more still to be tried: 1 is all of it, as a power.
 _WORTH_A_STEP, _WORTH_A_GIANT_STEP = 0.35, 0.8
@@ -178,12 +184,12 @@ def _first_threads(figures: Figures, machine: Machine) -> int:
     wanted = threads_for(figures, machine)
     if wanted <= machine.cores:
         return wanted
-    if wanted >= 4 * _FIRST_IDLE:
-        return _FIRST_IDLE
+    if wanted >= 4 * _FIRST_MOST:
+        return _FIRST_MOST
     if wanted <= 2 * machine.cores:
         return machine.cores
     most_of_it = figures.blocked > _MOST_OF_IT * figures.wall
-    return min(math.ceil(_BEYOND * wanted), _FIRST_WAITING_MOST if most_of_it else _FIRST_WAITING)
+    return min(math.ceil(_BEYOND * wanted), _FIRST_MOST if most_of_it else _FIRST_WAITING)
 
 
 def _waits(figures: Figures) -> bool:
@@ -206,6 +212,11 @@ def in_processes(figures: Figures, machine: Machine, costs: Costs, workers: int)
     # The caller pickles and unpickles one after the other; the workers do their half side by side.
     each = max(moving, (figures.cpu + moving) / min(machine.cores, workers), (figures.wall + moving) / workers)
     return each + costs.process_task / calls_in(figures) / workers
+
+
+def is_soon(machine: Machine, seconds: float) -> bool:
+    """Whether processes that take so long to start are there so soon that to make calls meanwhile would be in their way."""
+    return seconds < _SOON and machine.cores < _MANY_CORES
 
 
 def calls_in(figures: Figures) -> int:
@@ -250,11 +261,11 @@ def choose(
         plans.append(Plan(THREADS, workers, max(calls * each, figures.wall) + workers * costs.thread_start))
     if PROCESSES not in refused:
         workers = max(1, min(machine.cores, machine.most or machine.cores, calls))
+        meanwhile = 0.0 if is_soon(machine, start) else _MEANWHILE * start
         start += _WARM if start else 0.0
         each = in_processes(figures, machine, costs, workers) * paces.factor(PROCESSES, workers, released)
         each = paces.seconds(PROCESSES, workers, figures) or each
-        # A thread goes on until there are processes.
-        left = max(0.0, calls - _MEANWHILE * start / figures.wall) if figures.wall > 0 else calls
+        left = max(0.0, calls - meanwhile / figures.wall) if figures.wall > 0 else calls
         plans.append(Plan(PROCESSES, workers, start + max(left * each, figures.wall)))
     asked = {plan.model: plan.seconds * (_WORTH_A_START if start and plan.model == PROCESSES else 1) for plan in plans}
     best = min(asked.values())
@@ -286,7 +297,7 @@ def _why(figures: Figures, machine: Machine, plan: Plan, refused: Mapping[str, s
     else:
         held, released, blocked = 0.0, figures.cpu / wall, figures.blocked / wall
         computes = f"{released:.0%} computing"
-    does = f"a call takes {_seconds(wall)}: {computes}, {blocked:.0%} waiting"
+    does = f"a call takes {seconds(wall)}: {computes}, {blocked:.0%} waiting"
     if plan.model == THREADS and blocked > max(held, released):
         reason = "threads wait side by side"
     elif plan.model == THREADS:
@@ -301,10 +312,3 @@ def _why(figures: Figures, machine: Machine, plan: Plan, refused: Mapping[str, s
     else:
         reason = "nothing is gained by more workers"
     return f"{does}; {reason}"
-
-
-def _seconds(value: float) -> str:
-    for factor, unit in ((1.0, "s"), (1e-3, "ms"), (1e-6, "us")):
-        if value >= factor:
-            return f"{value / factor:.3g} {unit}"
-    return f"{value / 1e-9:.0f} ns"

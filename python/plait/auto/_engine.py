@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from plait import _core
 from plait._executor import uninterrupted
 from plait.auto import _calls
-from plait.auto._choice import PROCESSES, Costs, Machine
+from plait.auto._choice import PROCESSES, Costs, Machine, is_soon
 from plait.auto._function import Function
 from plait.auto._seat import here
 from plait.processes import _launch
@@ -53,7 +53,7 @@ _STUCK = 0.02
 #: And those which have none, but could have by what may be.
 _STUCK_LONG = 0.1
 
-_starts = {False: 0.12, True: 0.012}
+_starts = {False: 0.12, True: 0.006}
 """Seconds that processes take to start: where a fork server runs, and where not. What was seen last counts half."""
 
 _launch.import_ahead("plait.auto._ahead")
@@ -81,10 +81,12 @@ class Engine:
         self.processes_ready = False
         self._first: concurrent.futures.Future[float] | None = None
         """What the processes are asked first, when they start: before anything that was handed to them."""
+        self._greetings: list[concurrent.futures.Future[float]] = []
+        """What all of them are."""
         self._lock = threading.RLock()
         self._threads: ThreadPool | None = None
         self._processes: ProcessPool | None = None
-        self._starting = False
+        self._starting = self._near = False
         self._started = self._start_takes = 0.0
         self._loop: LoopThread | None = None
         self._seats = 0
@@ -135,6 +137,12 @@ class Engine:
             return max(0.002, self._start_takes - (time.monotonic() - self._started))
         return _starts[_launch.is_running()]
 
+    def starts_soon(self) -> bool:
+        """Whether processes start, and are there so soon that to make calls meanwhile would only be in their way."""
+        if self.processes_ready or self._first is None or not self._near:
+            return False
+        return is_soon(self.machine, time.monotonic() - self._started)
+
     def start_processes(self, flow: Flow) -> None:
         """See to it that there are processes, and tell `flow` when they take calls."""
         with self._lock:
@@ -142,7 +150,7 @@ class Engine:
                 return
             self._starting = True
             self._started = time.monotonic()
-            near = _launch.is_running()
+            near = self._near = _launch.is_running()
             self._start_takes = _starts[near]
         _hurry()
 
@@ -166,7 +174,11 @@ class Engine:
             pool = self.processes()
             pool._will_call(flow.state.function())
             pool._will_call(_calls.lot_in_process)
-            self._first = pool.submit(time.monotonic)  # of all processes: when it began, not when it was told of here
+            # As many as there will be calls for, so that all are asked for at once. What is told is when the first one
+            # began, not when it was told of here.
+            count = max(1, min(pool._max_workers, flow.left()))
+            self._greetings = [pool.submit(time.monotonic) for _ in range(count)]
+            self._first = self._greetings[0]
             self._first.add_done_callback(started)
         except Exception as error:
             _calm()
@@ -344,8 +356,8 @@ class Engine:
 
     def _give_up_start(self) -> None:
         """Where processes still start, nobody needs them any more: a fork server may take a tenth of a second."""
-        if self._first is not None:
-            uninterrupted(self._first.cancel)
+        for greeting in self._greetings:
+            uninterrupted(greeting.cancel)
 
     def settle(self) -> None:
         """Shut the executors down, if the pool was shut down, and all is done."""

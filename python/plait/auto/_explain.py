@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from plait.auto._choice import MODELS, THREADS, _seconds
+from plait._words import seconds
+from plait.auto._choice import MODELS, THREADS
 
 if TYPE_CHECKING:
     from plait.auto._function import Function
@@ -27,7 +28,7 @@ class Explanation(dict[str, Any]):
         workers = "" if self["model"] in ("serial", "asyncio") else f" ({self['workers']})"
         lines = [f"{self['function']}: {self['model']}{workers}, {self['slice']} calls at a time", f"  {self['why']}"]
         lines += [
-            f"  {model:<10} {_seconds(self['predicted'][model])} for {self['calls']} calls"
+            f"  {model:<10} {seconds(self['predicted'][model])} for {self['calls']} calls"
             for model in MODELS
             if model in self["predicted"]
         ]

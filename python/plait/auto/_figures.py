@@ -36,6 +36,18 @@ class Sample(NamedTuple):
     wanted: int = 0
     ready: int = 0
 
+    def with_more(self, other: Sample) -> Sample:
+        """These calls and others."""
+        held = -1 if min(self.held, other.held) < 0 else self.held + other.held
+        return Sample(
+            self.calls + other.calls,
+            self.wall + other.wall,
+            self.cpu + other.cpu,
+            held,
+            self.wanted + other.wanted,
+            self.ready + other.ready,
+        )
+
     @property
     def alone(self) -> int:
         """How long they would have taken with nobody else who wants the GIL and the cores."""

@@ -57,6 +57,10 @@ class Flow(Learner):
         """Messages that were handed to processes before these had started."""
         self._late = False
         """Whether some were taken back, since processes take long to start: no more are handed over before they are there."""
+        self._pauses = False
+        """Whether it was seen that no thread makes calls for the moment, since processes are about to be there."""
+        self._part: Sample | None = None
+        """What calls in processes took that are no whole slice yet."""
         self._recalled: set[concurrent.futures.Future[Any]] = set()
         """Those of them that are being taken back."""
         self._kept: list[Part] = []
@@ -110,6 +114,7 @@ class Flow(Learner):
     def start_processes(self) -> None:
         """See to it that there are processes."""
         self.engine.start_processes(self)
+        self.look()  # they may be late
 
     def idle(self) -> bool:
         """Whether nothing is under way, and nothing waits. The lock is held."""
@@ -140,8 +145,9 @@ class Flow(Learner):
         early = self._hands_over_early() and not self._late and self.engine.processes_take()
         takes = self.engine.processes_ready or early
         messages = workers * (1 + self._ahead()) if takes else 0
-        # One thread goes on until there are processes.
-        return 1 if self._kept or not self.engine.processes_ready else 0, messages
+        # One thread goes on until there are processes, unless that is soon.
+        alone = not (self.engine.processes_ready or self.engine.starts_soon())
+        return 1 if self._kept or alone else 0, messages
 
     def add_seats(self) -> None:
         """Let there be more threads: those that there are wait for calls that wait for one."""
@@ -251,13 +257,33 @@ class Flow(Learner):
             here.seat = outer
             with self.lock:
                 self.seats.discard(seat)
-                none_left = bool(self._early) and not (self.seats or self.waiting() or self.engine.processes_ready)
             self.flush()
             self.engine.leave_seat(seat)
-            if none_left:  # processes take long to start: this thread goes on with what they would have had
-                self.recall(1)
+            if not self.engine.starts_soon():
+                self._go_on_alone()
             self.fill()
             self._tell_rest()
+
+    def _go_on_alone(self) -> None:
+        """Where processes take long to start, and have been given all that there is, take some of it back."""
+        with self.lock:
+            none_left = bool(self._early) and not (self.seats or self.waiting() or self.engine.processes_ready)
+        if none_left:
+            self.recall(1)
+
+    def processes_begin(self) -> None:
+        """There are processes now, or there will not be any."""
+        self._pauses = False
+        super().processes_begin()
+
+    def tick(self) -> bool:
+        """Look at calls that take long; go on without processes that should be there by now."""
+        if self._pauses and not self.engine.starts_soon():
+            self._pauses = False
+            self.set_room()
+            self._go_on_alone()
+            self.fill()
+        return super().tick()
 
     def _make_all(self, seat: Seat) -> None:
         meter, state = seat.meter, self.state
@@ -399,10 +425,17 @@ class Flow(Learner):
             self._over(part, outcomes, raised=raised)
         finally:
             self._arrive()
-        if sample is not None:
-            self._learn_from(sample)
+        if sample is not None and (seen := self._whole_slice(sample)) is not None:
+            self._learn_from(seen)
         if self.made >= self._next_look:
             self._look_at_pace()
+
+    def _whole_slice(self, sample: Sample) -> Sample | None:
+        """What calls in processes took since the last slice, if it is a slice by now. The first ones are believed at once."""
+        with self._tally:
+            whole = sample if self._part is None else self._part.with_more(sample)
+            self._part = whole if whole.wall < SLICE_NS and len(self.state.crowd.samples) > _FEW else None
+            return whole if self._part is None else None
 
     def _send_to_loop(self, part: Part) -> None:
         [call] = part.calls
@@ -426,6 +459,9 @@ class Flow(Learner):
         self._tell_rest()
 
     def _tell_rest(self) -> None:
+        with self.lock:
+            if not self.idle():
+                return
         self.tell_made()
         with self.lock:
             idle = self.idle()
@@ -445,7 +481,10 @@ class Flow(Learner):
 
     def in_a_hurry(self) -> bool:
         """Whether it is to be looked at soon again."""
-        return False
+        decision = self.state.decision
+        if decision is not None and decision.plan.model == PROCESSES and self.engine.starts_soon():
+            self._pauses = True
+        return self._pauses
 
 
 def _cancelled() -> BaseException:

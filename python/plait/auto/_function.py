@@ -29,10 +29,10 @@ LEARN_CALLS = 8
 _LEARN_SHORT = 0.001
 
 #: And of those for which processes start already, and as many calls.
-_LEARN_SOON, _LEARN_FEW = 0.0015, 3
+_LEARN_SOON, _LEARN_FEW = 0.0006, 2
 
-#: How long a call takes beside the very first one, as far as nobody has seen any.
-_FIRST_LONGER = 0.6
+#: How long a call takes beside the very first one, as far as nobody has seen any; and at least, mostly.
+_FIRST_LONGER, FIRST_MUCH_LONGER = 0.6, 0.35
 
 #: Calls after which it is decided, however short they are.
 _LEARN_MANY = 256
@@ -42,6 +42,9 @@ _MOST_ANEW = 6
 
 #: What it takes to read whether a function may leave, in seconds: from a file that nobody has read before, and from another.
 _READ, _READ_AGAIN = 0.002, 0.0005
+
+#: So many items of a container tell how large it is.
+_SAMPLED = 32
 
 #: What pickling and unpickling a byte of an array takes, in seconds.
 _ARRAY_BYTE = 0.3e-9
@@ -101,7 +104,7 @@ class Function:
         self._function: Callable[..., Any] | None = function if self._example is None else None
         self._checked: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
         self._code: object = None
-        self._sized = False
+        self._sized = self._saw_result = False
         self._was_read = False
         self._arguments = 0, 0.0
         """Bytes and seconds of a call's arguments."""
@@ -162,7 +165,11 @@ class Function:
             first = not self.figures.result_sized
             self.figures.result_sized = True
         if first and PROCESSES not in self.refused:
-            size, pickling = self._measure(result, "returns what cannot be pickled")
+            # The first one is pickled whole: something anywhere in it may not be fit for it.
+            part, times = (result, 1.0) if not self._saw_result else _part_of(result)
+            self._saw_result = True
+            size, pickling = self._measure(part, "returns what cannot be pickled")
+            size, pickling = int(times * size), times * pickling
             self.figures.size, self.figures.pickling = self._arguments[0] + size, self._arguments[1] + pickling
 
     def _measure(self, value: object, words: str) -> tuple[int, float]:
@@ -240,10 +247,10 @@ class Function:
         self.decided += 1
         return decision
 
-    def foresees_processes(self, calls: int, start: float) -> bool:
-        """Whether what is known so far speaks for processes, and nothing against them."""
+    def foresees_processes(self, calls: int, start: float, share: float = _FIRST_LONGER) -> bool:
+        """Whether what is known speaks for processes, if calls take this share of the first one, and nothing against them."""
         if self.figures.remembered == 1:
-            calls = int(_FIRST_LONGER * calls)
+            calls = int(share * calls)
         if self._choose(calls, start, self.figures).plan.model != PROCESSES:
             return False
         self.check()
@@ -309,6 +316,14 @@ def _reference(function: Any) -> weakref.ref[Any] | None:
 def _without_bound(function: Any) -> Any:
     """What says whether it may leave: of a method its function, for all objects."""
     return getattr(function, "__func__", function)
+
+
+def _part_of(value: Any) -> tuple[Any, float]:
+    """Some of a long list or tuple, and how many times as many there are."""
+    if type(value) not in (list, tuple) or len(value) < 2 * _SAMPLED:
+        return value, 1.0
+    part = value[:: len(value) // _SAMPLED]
+    return part, len(value) / len(part)
 
 
 def _guess_size(value: Any) -> tuple[int, float] | None:

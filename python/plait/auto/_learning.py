@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from plait._executor import uninterrupted
 from plait.auto._choice import ASYNCIO, PROCESSES, THREADS
 from plait.auto._figures import Figures, Sample
-from plait.auto._function import LEARN_SECONDS
+from plait.auto._function import FIRST_MUCH_LONGER, LEARN_SECONDS
 
 if TYPE_CHECKING:
     from plait.auto._engine import Engine
@@ -154,6 +154,7 @@ class Learner:
             state.begin_anew(sample)
             self._decide()
         else:
+            self.tell_made()
             state.begin_anew(None)
             self._next_look = ANY
             self._stale = set(self.seats)
@@ -240,8 +241,13 @@ class Learner:
 
     def _foresee(self) -> None:
         """Let processes start while the function is still learnt, if they are what it comes to."""
-        if not self._foreseen and self.state.foresees_processes(self.left(), self.engine.start_seconds()):
-            self._foreseen = True
+        state, left, start = self.state, self.left(), self.engine.start_seconds()
+        if self._foreseen or not state.foresees_processes(left, start):
+            return
+        self._foreseen = True
+        if state.figures.remembered == 1 and state.foresees_processes(left, start, FIRST_MUCH_LONGER):
+            self._decide()  # what starts needs the cores: to learn more would only delay it
+        else:
             self.start_processes()
 
     def _decide_again(self) -> None:
@@ -262,6 +268,7 @@ class Learner:
             self._begin_pace()
         if decision.plan.model == PROCESSES:
             self.start_processes()
+            self.set_room()
 
     # ---- how fast it is
 

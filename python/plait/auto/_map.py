@@ -47,7 +47,7 @@ _PATIENCE = 0.05
 _LONG_SLICE, _ROUNDS = 0.012, 2
 
 #: And at least, unless a call takes longer, or there would not be some for each.
-_LEAST_SLICE = 0.001
+_LEAST_SLICE = 0.0015
 
 #: How many times as long as thought a slice may take before the rest of it is given back.
 _PATIENT = 1.5
@@ -493,7 +493,7 @@ class MapFlow(Flow):
 
     def in_a_hurry(self) -> bool:
         """Whether it is to be looked at soon again."""
-        return self._chunk is not None or (self._comes and self.waiting() > 0)
+        return self._chunk is not None or (self._comes and self.waiting() > 0) or super().in_a_hurry()
 
     def _first_is_short(self) -> bool:
         """Have a thread make the first call, and return whether it was over soon."""

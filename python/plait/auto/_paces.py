@@ -36,7 +36,11 @@ class _Seen(NamedTuple):
     each: float
     """Seconds that a call takes, as far as it is believed."""
     wall: float
-    """And alone."""
+    """And alone, which is never nothing."""
+
+    def now(self, figures: Figures) -> float:
+        """Seconds for a call now: as much longer or shorter as one is alone."""
+        return self.each * figures.wall / self.wall
 
 
 class Paces:
@@ -86,7 +90,7 @@ class Paces:
     def seconds(self, model: str, workers: int, figures: Figures) -> float | None:
         """Seconds for a call in a plan that was seen: what is predicted may change since, and what was seen does not."""
         seen = self._seen.get((model, workers))
-        return seen.each * figures.wall / seen.wall if seen is not None and seen.wall else None
+        return None if seen is None else seen.now(figures)
 
     def factor(self, model: str, workers: int, released: float) -> float:
         """How many times as long as predicted a plan takes; of threads in another number, as with the next fewer ones.
@@ -107,8 +111,11 @@ class Paces:
 
     def of_threads(self, figures: Figures) -> list[tuple[int, float]]:
         """Numbers of threads that were tried, the fewest first, with the seconds that a call took."""
-        tried = sorted(workers for model, workers in self._seen if model == THREADS and workers > 1)
-        return [(workers, self.seconds(THREADS, workers, figures) or 0.0) for workers in tried]
+        return sorted(
+            (workers, seen.now(figures))
+            for (model, workers), seen in self._seen.items()
+            if model == THREADS and workers > 1
+        )
 
     def shown(self) -> dict[str, float]:
         """Factors by plan, for people."""

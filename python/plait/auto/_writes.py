@@ -8,94 +8,29 @@ from __future__ import annotations
 
 import ast
 import builtins
-import datetime as dt
-import decimal
-import enum
 import functools
-import inspect
 import io
-import linecache
-import pathlib
-import re
 import sys
-import textwrap
 import types
 import warnings
 from typing import Any, NamedTuple, cast
 
+from plait.auto._changing import (
+    CONTAINERS,
+    LOOKING,
+    MUTATING,
+    WARNINGS,
+    can_change,
+    changes_the_process,
+    holds_constants,
+    is_plain_callable,
+    is_the_programs,
+    only_looks,
+)
+from plait.auto._source import node_of
+
 #: Calls deep that functions of the program are followed.
 _DEPTH = 6
-
-#: Values that nobody can change.
-_CONSTANT = (
-    int,
-    float,
-    complex,
-    str,
-    bytes,
-    bool,
-    type(None),
-    type(...),
-    frozenset,
-    range,
-    enum.Enum,
-    types.ModuleType,
-    re.Pattern,
-    dt.date,
-    dt.time,
-    dt.timedelta,
-    decimal.Decimal,
-    pathlib.PurePath,
-)
-
-#: Methods of containers that change them.
-_MUTATING = {
-    "add", "append", "appendleft", "clear", "discard", "extend", "extendleft", "insert", "pop", "popitem", "popleft", "remove",
-    "reverse", "setdefault", "sort", "update",
-}  # fmt: skip
-
-#: Builtins that may change anything.
-_ANYTHING = {"delattr", "eval", "exec", "globals", "setattr", "vars"}
-
-#: Functions of the standard library that change the process, by module and name.
-_PROCESS = {
-    ("posix", "chdir"), ("posix", "fchdir"), ("posix", "putenv"), ("posix", "umask"), ("posix", "unsetenv"), ("os", "putenv"),
-    ("locale", "setlocale"), ("signal", "signal"), ("sys", "setrecursionlimit"), ("sys", "setswitchinterval"), ("time",
-    "tzset"),
-    ("gc", "disable"), ("gc", "enable"), ("gc", "freeze"), ("faulthandler", "enable"),
-}  # fmt: skip
-
-#: Where the functions of `warnings` are: from 3.14 on elsewhere.
-_WARNINGS = {"warnings", "_py_warnings"}
-
-#: Modules whose functions speak to what the process has set up.
-_SPEAKING = {"logging", *_WARNINGS}
-
-#: Builtins that only look at what they are given.
-_LOOK = {
-    "abs", "all", "any", "ascii", "bool", "bytes", "callable", "chr", "complex", "dict", "divmod", "enumerate",
-    "filter", "float",
-    "format", "frozenset", "getattr", "hasattr", "hash", "hex", "id", "int", "isinstance", "issubclass", "iter", "len", "list",
-    "map", "max", "min", "oct", "ord", "pow", "print", "range", "repr", "reversed", "round", "set", "slice", "sorted", "str",
-    "sum", "tuple", "type", "zip",
-}  # fmt: skip
-
-#: Methods that only look, of the containers that programs have most.
-_LOOKING = {
-    "__contains__", "__getitem__", "__len__", "copy", "count", "difference", "endswith", "find", "get", "index", "intersection",
-    "isdisjoint", "issubset", "issuperset", "items", "keys", "most_common", "startswith", "symmetric_difference",
-    "union", "values",
-    "tobytes", "tolist", "sum", "mean", "min", "max", "dot",
-}  # fmt: skip
-
-#: Modules whose functions only look at what they are given.
-_LOOKING_MODULES = {
-    "base64", "binascii", "collections", "hashlib", "_hashlib", "html", "itertools", "json", "math", "re",
-    "statistics", "string",
-    "struct", "_struct", "textwrap", "zlib",
-}  # fmt: skip
-
-_CONTAINERS = (list, dict, set, bytearray, tuple)
 
 
 class Change(NamedTuple):
@@ -139,7 +74,7 @@ class _Lasting(NamedTuple):
     def part(self) -> _Lasting | None:
         """What leads on from it; None where all that is in it is constant."""
         value: Any = self.value
-        if isinstance(value, _CONTAINERS) and _holds_constants(cast("Any", value)):
+        if isinstance(value, CONTAINERS) and holds_constants(cast("Any", value)):
             return None
         return _Lasting(self.words)
 
@@ -154,9 +89,9 @@ class _Search:
             # What is bound travels with each call: a change of it is lost.
             bound = cast("Any", function)
             values = [*bound.args, *bound.keywords.values()]
-            kept = next((value for value in values if _can_change(value)), None)
+            kept = next((value for value in values if can_change(value)), None)
             change = self.of_callable(bound.func, depth)
-            if change is None and kept is not None and not _is_plain_callable(bound.func):
+            if change is None and kept is not None and not is_plain_callable(bound.func):
                 return None
             return change
         if isinstance(function, types.MethodType):
@@ -166,7 +101,7 @@ class _Search:
             return self._of_function(function, depth, {})
         if isinstance(function, types.BuiltinMethodType | types.MethodWrapperType):
             owner = getattr(function, "__self__", None)
-            if owner is not None and _can_change(owner) and function.__name__ not in _LOOKING:
+            if owner is not None and can_change(owner) and function.__name__ not in LOOKING:
                 return Change(f"may change the {type(owner).__name__} that it is a method of", function.__name__, 0)
             return None
         if isinstance(function, type):
@@ -190,7 +125,7 @@ class _Search:
         if not isinstance(function, types.FunctionType) or function in self._seen or depth > _DEPTH:
             return None
         self._seen.add(function)
-        tree = _tree(function)
+        tree = node_of(function)
         if tree is None:
             return _by_code(function)
         known = _names_of(function, tree)
@@ -202,7 +137,7 @@ class _Search:
         elif of_argument and arguments:
             reader.arguments = {arguments[0].arg}
         for name, value in _defaults(function):
-            if _can_change(value):
+            if can_change(value):
                 reader.lasting[name] = _Lasting(f"the default of `{name}`", value)
         for at, value in owners.items():
             if at < len(arguments):
@@ -241,35 +176,9 @@ def _defaults(function: types.FunctionType) -> list[tuple[str, object]]:
     return [*zip(names, defaults, strict=True), *(function.__kwdefaults__ or {}).items()]
 
 
-def _can_change(value: object) -> bool:
-    """Whether something can be changed in place, as far as we can tell."""
-    if isinstance(value, (*_CONSTANT, type)) or inspect.isroutine(value) or type(value).__name__ == "ufunc":
-        return False
-    if isinstance(value, tuple):
-        return any(_can_change(item) for item in cast("tuple[object, ...]", value))
-    return True
-
-
 def _iterates(value: object) -> bool:
     """Whether something gives each of its items away once; files are told of by what is done with them."""
     return hasattr(type(value), "__next__") and not isinstance(value, io.IOBase)
-
-
-_MOST_LOOKED_AT = 10_000
-
-
-def _holds_constants(container: Any) -> bool:
-    """Whether all that is in a builtin container is constant, as far as so many items tell."""
-    if isinstance(container, bytearray):
-        return True
-    if len(container) > _MOST_LOOKED_AT:
-        return False
-    items: list[object] = [*container, *container.values()] if isinstance(container, dict) else list(container)
-    return not any(_can_change(item) for item in items)
-
-
-def _is_plain_callable(value: object) -> bool:
-    return isinstance(value, types.FunctionType | types.BuiltinFunctionType | type)
 
 
 def _by_code(function: types.FunctionType) -> Change | None:
@@ -287,48 +196,9 @@ def _by_code(function: types.FunctionType) -> Change | None:
     names = {name: function.__globals__[name] for name in function.__code__.co_names if name in function.__globals__}
     cells = zip(function.__code__.co_freevars, (cell.cell_contents for cell in function.__closure__ or ()), strict=True)
     for name, value in (*names.items(), *cells, *_defaults(function)):
-        if _can_change(value):
+        if can_change(value):
             return Change(f"reaches `{name}`, and its source is not to be had", function.__qualname__, 0)
     return None
-
-
-def _tree(function: types.FunctionType) -> ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda | None:
-    """The function's own node of its source; None where it is not to be had, or is not sure to be this function's."""
-    code = function.__code__
-    linecache.checkcache(code.co_filename)
-    # To look for the module and for the function's end among tokens, as `inspect` does, takes ten times as long. Of code
-    # that was made in a module, but is not from its file, the module's loader knows nothing.
-    module = function.__globals__ if function.__globals__.get("__file__") == code.co_filename else None
-    lines = linecache.getlines(code.co_filename, module)[code.co_firstlineno - 1 : _last_line(code)]
-    try:
-        tree = ast.parse(textwrap.dedent("".join(lines)))
-    except (SyntaxError, ValueError):
-        try:
-            tree = ast.parse(textwrap.dedent(inspect.getsource(code)))
-        except (OSError, TypeError, SyntaxError, ValueError):
-            return None
-    found = [
-        node
-        for node in ast.walk(tree)
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
-        and getattr(node, "name", "<lambda>") == function.__code__.co_name
-        and _argument_names(node.args) == function.__code__.co_varnames[: len(_argument_names(node.args))]
-    ]
-    if len(found) != 1:
-        return None  # several lambdas on a line: which of them it is nobody says
-    ast.increment_lineno(tree, code.co_firstlineno - 1)
-    return found[0]
-
-
-def _last_line(code: types.CodeType) -> int:
-    """The last line that has any code: what is behind it does nothing."""
-    within = (_last_line(each) for each in code.co_consts if isinstance(each, types.CodeType))
-    return max(code.co_firstlineno, *(end or 0 for _, end, _, _ in code.co_positions()), *within)
-
-
-def _argument_names(arguments: ast.arguments) -> tuple[str, ...]:
-    each = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs, arguments.vararg, arguments.kwarg]
-    return tuple(argument.arg for argument in each if argument is not None)
 
 
 class _Reader(ast.NodeVisitor):
@@ -336,7 +206,7 @@ class _Reader(ast.NodeVisitor):
 
     def __init__(self, function: types.FunctionType, known: dict[str, object], search: _Search, depth: int) -> None:
         self.change: Change | None = None
-        self.lasting = {name: _Lasting(f"`{name}`", value) for name, value in known.items() if _can_change(value)}
+        self.lasting = {name: _Lasting(f"`{name}`", value) for name, value in known.items() if can_change(value)}
         self._known = known
         self._function = function
         self._search = search
@@ -363,7 +233,7 @@ class _Reader(ast.NodeVisitor):
         match node:
             case ast.Name(id=name):
                 return self.lasting.get(name)
-            case ast.Attribute() if _can_change(value := self._value(node)):
+            case ast.Attribute() if can_change(value := self._value(node)):
                 return _Lasting(f"`{ast.unparse(node)}`", value)
             case ast.Attribute(value=inner) | ast.Subscript(value=inner) | ast.Starred(value=inner):
                 return self._part(inner)
@@ -534,7 +404,7 @@ class _Reader(ast.NodeVisitor):
         if (whole := self._root(node)) is not None and _iterates(whole.value):
             self._found(f"takes from {whole.words}, the one iterator of all calls", node)
         owner = self._root(node.value)
-        if owner is not None and node.attr not in _LOOKING and callable(getattr(type(owner.value), node.attr, None)):
+        if owner is not None and node.attr not in LOOKING and callable(getattr(type(owner.value), node.attr, None)):
             self._found(f"takes `{node.attr}` of {owner.words}", node)
 
     def visit_Call(self, node: ast.Call) -> None:
@@ -549,11 +419,11 @@ class _Reader(ast.NodeVisitor):
                 if kind is None and owner is not None:
                     kind = type(owner.value)
                 method = getattr(kind, name, None)
-                if owner is not None and (name not in _LOOKING or _is_the_programs(method)):
+                if owner is not None and (name not in LOOKING or is_the_programs(method)):
                     self._found(f"calls `{name}` of {owner.words}", node)
-                elif name in _MUTATING and (argument := self._argument(inner)) and not _is_the_programs(method):
+                elif name in MUTATING and (argument := self._argument(inner)) and not is_the_programs(method):
                     self._found(f"calls `{name}` of its argument `{argument}`", node)
-                elif owner is None and _is_the_programs(method):
+                elif owner is None and is_the_programs(method):
                     self.change = self.change or self._search.of_method(method, self._depth + 1)
                 elif (
                     owner is None and handed is not None and isinstance(inner, ast.Name) and inner.id not in self._known
@@ -582,55 +452,13 @@ class _Reader(ast.NodeVisitor):
                 return None
 
     def _called(self, called: object, handed: _Lasting | None, node: ast.Call) -> None:
-        if self._put_back and getattr(called, "__module__", None) in _WARNINGS:
+        if self._put_back and getattr(called, "__module__", None) in WARNINGS:
             return
-        if called is not None and (what := _changes_the_process(called)):
+        if called is not None and (what := changes_the_process(called)):
             self._found(what, node)
             return
-        if handed is not None and not _only_looks(called):
+        if handed is not None and not only_looks(called):
             self._found(f"hands {handed.words} to `{ast.unparse(node.func)}`", node)
             return
-        if called is not None and _is_the_programs(called):
+        if called is not None and is_the_programs(called):
             self.change = self.change or self._search.of_callable(called, self._depth + 1)
-
-
-def _changes_the_process(called: Any) -> str:
-    """What a function that is not the program's changes in its process, in words; "" for nothing that is known."""
-    name, module = getattr(called, "__name__", ""), getattr(called, "__module__", None) or ""
-    if module == "builtins" and name in _ANYTHING:
-        return f"calls `{name}`"
-    if called is print and sys.stdout is not sys.__stdout__:
-        return "prints to a `sys.stdout` that only this process has"
-    if (module, name) in _PROCESS:
-        return f"calls `{name}`, which changes the process"
-    if module.partition(".")[0] in _SPEAKING and callable(called) and not isinstance(called, type):
-        return f"calls `{name}` of `{module}`, which this process has set up"
-    owner = getattr(called, "__self__", None)
-    if owner is None or isinstance(owner, types.ModuleType | type) or isinstance(called, types.FunctionType):
-        return ""
-    if _can_change(owner) and name not in _LOOKING and not _is_the_programs(called):
-        return f"calls `{name}` of a {type(owner).__name__} of `{type(owner).__module__}`"
-    return ""
-
-
-def _only_looks(called: object) -> bool:
-    """Whether a function of the interpreter or of its library changes nothing that it is given."""
-    name, module = getattr(called, "__name__", None), getattr(called, "__module__", None)
-    if module == "builtins":
-        return name in _LOOK and getattr(builtins, name, None) is called
-    return (module or "").partition(".")[0] in _LOOKING_MODULES
-
-
-@functools.cache
-def _library_paths() -> tuple[str, ...]:
-    import sysconfig
-
-    return tuple(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib"))
-
-
-def _is_the_programs(called: object) -> bool:
-    """Whether a callable is Python code that is neither the standard library's nor an installed package's."""
-    module = sys.modules.get(getattr(called, "__module__", None) or "")
-    if (getattr(module, "__file__", None) or "").startswith(_library_paths()):
-        return False
-    return isinstance(called, types.FunctionType | types.MethodType | functools.partial | type)

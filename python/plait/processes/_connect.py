@@ -24,8 +24,10 @@ class Connect:
         self, preload: tuple[str, ...], place: dict[str, Any], initializer: Callable[..., object] | None
     ) -> None:
         self._preload = preload
-        self._spec = pickle.dumps({**place, "changed": _changed()}, protocol=5)
+        self._place = place
         self._has_main = _can_import(place["main"])
+        self._changed: int | None = None
+        """When a file of the program was changed last, as it was when workers were first asked for."""
         self._modules: dict[str, None] = {}  # in the order in which they came
         self.note(initializer)
 
@@ -37,12 +39,18 @@ class Connect:
             function: What the first task calls. Its module is imported once for all workers, with the main module.
         """
         self.note(function)
-        main = _launch.Main(self._spec, tuple(self._modules)) if self._has_main or self._modules else None
+        main = self._main() if self._has_main or self._modules else None
         if not wait:
             _launch.start_early(self._preload, main)  # the one that the constructor started may have failed since
             if not _launch.is_near(self._preload):
                 return None
         return _launch.connect_pool(self._preload, main).detach()
+
+    def _main(self) -> _launch.Main:
+        # To look at all files takes some time: not before there is work.
+        self._changed = _changed() if self._changed is None else self._changed
+        spec = pickle.dumps({**self._place, "changed": self._changed}, protocol=5)
+        return _launch.Main(spec, tuple(self._modules))
 
     def note(self, function: object) -> None:
         """Note the module that workers import with a function, if it is neither the main module nor in the server.

@@ -32,6 +32,10 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _MOST_WARM = 256 << 20
+_MEMORY_STAYS = 5.0
+"""Seconds for which the memory that there is for the program is taken to stay what it is."""
+_warm = 0, float("-inf")
+"""The cap that was found last, and when."""
 _MOST_WORKERS = 1024
 _PID_PATIENCE = 2.0
 """Seconds that `_processes` waits for workers that are being started."""
@@ -420,12 +424,23 @@ def _check_limits(limits: object) -> None:
 def _check_warm_memory(warm_memory: int | None) -> int:
     """Return the cap in bytes, or raise TypeError or ValueError."""
     if warm_memory is None:
-        return min(_MOST_WARM, _core.usable_memory() // 32)
+        return _most_warm()
     if isinstance(warm_memory, bool) or not isinstance(warm_memory, int):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise TypeError(f"warm_memory must be an int or None, not {warm_memory!r}")
     if not 0 <= warm_memory < 1 << 63:
         raise ValueError(f"warm_memory must be a number of bytes from 0 on, not {warm_memory!r}")
     return warm_memory
+
+
+def _most_warm() -> int:
+    """Return the cap where nobody says one. To look takes as long as all the rest of making a pool."""
+    global _warm
+    cap, when = _warm
+    now = time.monotonic()
+    if now >= when + _MEMORY_STAYS:
+        cap = min(_MOST_WARM, _core.usable_memory() // 32)
+        _warm = cap, now
+    return cap
 
 
 def _check_preload(preload: Iterable[str]) -> tuple[str, ...]:
