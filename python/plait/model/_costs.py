@@ -21,6 +21,8 @@ class Cost(NamedTuple):
 # Set by the interpreter and the kernel: a slower phase of the machine does not change them.
 _SHARES = {"gil_hand_over", "speed", "apart", "off.serial", "off.threads", "off.processes", "off.asyncio"}
 _CLOCKS = {"interval", "slice", *_SHARES}
+# Who is given less each time gets nowhere.
+_LEAST = {"interval": 1e-6, "slice": 1e-6}
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Costs:
 
     Raises:
         TypeError: An argument is not of the type that it should be; the message names it and its value.
-        ValueError: A name is not known, or a figure is negative or not finite.
+        ValueError: A name is not known, or a figure is negative or not finite, or an interval shorter than a microsecond.
 
     >>> from plait.model import Costs
     >>> Costs({"wake": (20e-6, 0.1)}).all["wake"]
@@ -115,6 +117,8 @@ def _cost(name: str, given: Any) -> Cost:
     cost = Cost(*(number(f"the cost {name!r}", one) for one in given))
     if not (0 <= cost.seconds < math.inf and 0 <= cost.spread < math.inf):
         raise ValueError(f"the cost {name!r} must not be negative, nor infinite, and is {tuple(cost)!r}")
+    if cost.seconds < (least := _LEAST.get(name, 0.0)):
+        raise ValueError(f"the cost {name!r} must be {least:g} seconds at least, and is {tuple(cost)!r}")
     return cost
 
 

@@ -19,7 +19,10 @@ Model = Literal["serial", "threads", "processes", "asyncio", "interpreters", "fr
 MODELS: tuple[Model, ...] = ("serial", "threads", "processes", "asyncio", "interpreters", "free-threaded")
 _PERIOD_NS = 100_000_000
 _BURSTS = 4096
-_MOST_QUOTA = 1e6
+#: The kernel gives a group a millisecond of 100 at least; a simulated one that had less would do nothing but begin anew.
+_LEAST_QUOTA, _MOST_QUOTA = 0.01, 1e6
+#: Each is kept, with all that stands on it.
+_MOST_CORES = 65_536
 #: How far the time of C code and of programs follows the machine's speed, as an exponent. What makes Python slower (others on
 #: the same hardware) makes some of it as slow and leaves some alone: half is right for neither, and the interval says so.
 _APART = 0.5
@@ -90,8 +93,8 @@ def simulate(
         workers: How many workers the pool has, or how many tasks there are at once. None: as many as cores; for "asyncio"
             all.
         cores: How many CPUs there are. None: those that this process may use.
-        quota: CPUs' worth of time that a container may use, such as 1.5; `math.inf` for no limit beyond `cores`. None: that of
-            the container that this process is in, unless `cores` asks for more than there are.
+        quota: CPUs' worth of time that a container may use, such as 1.5, and 0.01 at least; `math.inf` for no limit beyond
+            `cores`. None: that of the container that this process is in, unless `cores` asks for more than there are.
         costs: What the machine takes for itself. None: `calibrate()`, which takes up to two seconds once on each machine.
         warm: The pool's workers, or the loop, are there already.
         chunksize: Calls in a message to a process or interpreter. None: as many as take a few milliseconds.
@@ -121,7 +124,7 @@ def simulate(
     work = _work(workload)
     if model not in MODELS:
         raise ValueError(f"model must be one of {', '.join(map(repr, MODELS))}, not {model!r}")
-    there = _core.usable_cpus() if cores is None else positive_int("cores", cores)
+    there = _core.usable_cpus() if cores is None else _cores(cores)
     many = _workers(work, model, there) if workers is None else positive_int("workers", workers)
     if quota is not None:
         _check_quota(quota)
@@ -205,10 +208,17 @@ def _off(machine: Costs, work: Workload) -> dict[str, Cost]:
     return {f"off.{name}": Cost(off.seconds, math.hypot(off.spread, unsure)) for name, off in found.items()}
 
 
+def _cores(value: object) -> int:
+    given = positive_int("cores", value)
+    if given > _MOST_CORES:
+        raise ValueError(f"cores must be {_MOST_CORES} at most, not {value!r}")
+    return given
+
+
 def _check_quota(value: object) -> None:
     given = number("quota", value)
-    if not (0 < given <= _MOST_QUOTA or given == math.inf):
-        raise ValueError(f"quota must be positive, and {_MOST_QUOTA:.0e} at most or math.inf, not {value!r}")
+    if not (_LEAST_QUOTA <= given <= _MOST_QUOTA or given == math.inf):
+        raise ValueError(f"quota must be from {_LEAST_QUOTA} to {_MOST_QUOTA:.0e}, or math.inf, not {value!r}")
 
 
 def _quota(asked: float | None, cores: int) -> tuple[int, int] | None:
