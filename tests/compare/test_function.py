@@ -66,10 +66,10 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def compared(file: Path, name: str, *options: str) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+def compared(file: Path, name: str, *options: str, code: int = 0) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
     command = [sys.executable, "-m", "plait", "compare", f"{file}:{name}", "--json", "--rounds", "1", "--workers", "2"]
     ran = subprocess.run([*command, *options], capture_output=True, text=True, timeout=60, check=False)
-    assert ran.returncode == 0, ran.stderr
+    assert ran.returncode == code, ran.stderr
     found = json.loads(ran.stdout)
     return found, {way["model"]: way for way in found["ways"]}
 
@@ -108,8 +108,13 @@ def test_a_coroutine_function(file: Path) -> None:
     assert "coroutine function" in ways["threads"]["failure"]
 
 
+def test_a_function_that_fails_in_every_way_is_a_failure(file: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", f"{file}:fails", "--rounds", "1"]) == 1
+    assert "'fails' failed in every way" in capfd.readouterr().err
+
+
 def test_failures_are_told_by_model(file: Path) -> None:
-    _, ways = compared(file, "fails")
+    _, ways = compared(file, "fails", code=1)
     assert all("ValueError: not 3" in ways[model]["failure"] for model in ("serial", "threads", "processes"))
     _, ways = compared(file, "lock")
     assert ways["threads"]["failure"] is None
@@ -134,6 +139,7 @@ def test_failures_are_told_by_model(file: Path) -> None:
         (["{file}:double", "more"], 2, "one function"),
         (["--over", "ITEMS"], 2, "--over is for a function"),
         (["--json", "--markdown"], 2, "take one"),
+        (["{file}:double", "--html", "/nowhere/page.html"], 2, "cannot be written: there is no folder '/nowhere'"),
     ],
 )
 def test_bad_input(file: Path, words: list[str], code: int, said: str) -> None:
@@ -146,7 +152,12 @@ def test_bad_input(file: Path, words: list[str], code: int, said: str) -> None:
 def test_a_file_that_cannot_be_imported(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "broken.py").write_text("1 / 0\n")
     assert main(["compare", f"{tmp_path}/broken.py:work"]) == 2
-    assert "cannot be imported: ZeroDivisionError" in capfd.readouterr().err
+    said = capfd.readouterr().err
+    assert "cannot be imported: ZeroDivisionError" in said
+    assert said.startswith(f'Traceback (most recent call last):\n  File "{tmp_path}/broken.py", line 1')
+    (tmp_path / "unread.py").write_text("work =\n")
+    assert main(["compare", f"{tmp_path}/unread.py:work"]) == 2
+    assert capfd.readouterr().err.startswith(f'  File "{tmp_path}/unread.py", line 1')
 
 
 def test_forms() -> None:

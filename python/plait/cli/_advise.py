@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from typing import TYPE_CHECKING, Final
 
@@ -70,10 +69,8 @@ def run(words: list[str]) -> int:
         raise WrongUsage("advise needs a script, -m module, -c code, or a saved profile")
     cores = _cores(options["--cores"]) if "--cores" in options else None
     page = options.get("--html")
-    if "--html" in options and not page:
-        raise WrongUsage("a file needs a name")
-    if page and (os.path.isdir(page) or not os.path.isdir(os.path.dirname(page) or ".")):
-        raise WrongUsage(f"{page!r} cannot be written")  # before the program is run for nothing
+    if "--html" in options:
+        _usage.check_file(page)
     as_json = "--json" in options
     if not _is_script(rest[0]):
         if len(rest) > 1:

@@ -32,6 +32,8 @@ interpreter of their own, and says what was predicted of each, and whether the r
   --json               as JSON
   --markdown           in Markdown
   --html FILE          as one page that needs nothing else
+
+Exit codes: 0; 1 if the function failed in every way; 2 for wrong usage; 125 if plait itself failed.
 """
 
 _OPTIONS: Final = {
@@ -59,8 +61,8 @@ def run(words: list[str]) -> int:
         return 0
     if left:
         raise WrongUsage(f"compare takes one function, not {left[0]!r} as well")
-    if "--html" in options and not options["--html"]:
-        raise WrongUsage("a file needs a name")
+    if "--html" in options:
+        _usage.check_file(options["--html"])
     if "--json" in options and "--markdown" in options:
         raise WrongUsage("--json and --markdown both go to standard output: take one")
     return _function(rest[0], options) if rest else _textbook(options)
@@ -100,7 +102,10 @@ def _function(word: str, options: dict[str, str | None]) -> int:
     except function.FunctionError as error:
         raise WrongUsage(str(error)) from None
     _tell(found, options, render.text, render.markdown, render.page)
-    return 0
+    if any(way.measured for way in found.ways):
+        return 0
+    sys.stderr.write(f"plait: {name!r} failed in every way\n")
+    return 1
 
 
 def _numbers(options: dict[str, str | None], name: str, usual: int | None = None) -> list[int]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["Option", "WrongUsage", "parse"]
+import os
+
+__all__ = ["Option", "WrongUsage", "check_file", "parse"]
 
 
 class WrongUsage(Exception):
@@ -61,3 +63,23 @@ def parse(
             at += 1
         found.append((name, value))
     return found, []
+
+
+def check_file(path: str | None) -> None:
+    """Look, before a program is run for nothing, whether a file can be written.
+
+    Raises:
+        WrongUsage: It has no name, is a folder, or lies in none.
+    """
+    if not path:
+        raise WrongUsage("a file needs a name")
+    folder = os.path.dirname(path) or "."
+    why = ""
+    if os.path.isdir(path):
+        why = "it is a folder"
+    elif not os.path.isdir(folder):
+        why = f"there is no folder {folder!r}"
+    elif not os.access(path if os.path.exists(path) else folder, os.W_OK):
+        why = "permission denied"
+    if why:
+        raise WrongUsage(f"{path!r} cannot be written: {why}")

@@ -47,7 +47,7 @@ def _load(path: str, name: str, over: str, calls: int) -> tuple[Any, list[tuple[
     try:
         module = importlib.import_module(module_name)
     except BaseException as error:  # the user's
-        traceback.print_exc()
+        _print(error)
         raise _WrongError(f"{path!r} cannot be imported: {_words(error)}") from None
     if os.path.realpath(getattr(module, "__file__", "") or "") != os.path.realpath(path):
         raise _WrongError(f"{path!r} cannot be imported: another module is called {module_name!r}")
@@ -72,6 +72,17 @@ def _load(path: str, name: str, over: str, calls: int) -> tuple[Any, list[tuple[
     if not over and not _takes(function, items[0]):
         return function, [()] * calls
     return function, [(item,) for item in items]
+
+
+def _print(error: BaseException) -> None:
+    """As Python would, without the frames that lead to the user's."""
+    trace = error.__traceback__
+    while trace is not None and (
+        trace.tb_frame.f_code.co_filename == __file__
+        or trace.tb_frame.f_globals.get("__name__", "").startswith("importlib")
+    ):
+        trace = trace.tb_next
+    traceback.print_exception(error.with_traceback(trace))
 
 
 def _takes(function: Any, item: Any) -> bool:
