@@ -655,6 +655,53 @@ def test_processes_that_should_be_there_soon_and_are_not_are_not_waited_for(run_
     assert run_script(textwrap.dedent(source), timeout=WATCHDOG).stdout == "done\n"
 
 
+@pytest.mark.parametrize(
+    "meanwhile",
+    [
+        # The function's decision is that of the map, and the call that is submitted beside it waits by itself.
+        """
+                results = pool.map(work, range(120))
+                futures = [pool.submit(work, 5)]
+                list(results)
+        """,
+        # Nobody looks while the time passes in which they should have come.
+        """
+                futures = [pool.submit(work, number) for number in range(200)]
+                while pool._known(work)[0].decision is None:
+                    time.sleep(0)
+                sum(range(6_000_000))
+        """,
+    ],
+    ids=["beside a map", "while the interpreter is held"],
+)
+def test_calls_do_not_wait_for_processes_that_do_not_come(run_script, meanwhile):
+    source = f"""
+        import os, signal, time
+        import plait
+        from plait.processes import _launch
+
+        def work(number):
+            return sum(range(50_000)) + number
+
+        if __name__ == "__main__":
+            with plait.ProcessPool(1) as pool:
+                pool.submit(abs, 1).result()
+            server = _launch._servers[()].process.pid
+            os.kill(server, signal.SIGSTOP)
+            try:
+                pool = plait.Pool(2, models=["serial", "processes"])
+                {meanwhile.strip()}
+                for future in [*futures, pool.submit(work, 6)]:
+                    future.result(timeout=30)
+                assert pool._engine._first is not None, "no process was asked for"
+            finally:
+                os.kill(server, signal.SIGCONT)
+            pool.shutdown()
+            print("done")
+    """
+    assert run_script(textwrap.dedent(source), timeout=WATCHDOG).stdout == "done\n"
+
+
 def test_cores_that_a_child_process_takes_are_no_wait():
     meter, before = Meter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     meter.start()

@@ -146,7 +146,11 @@ class Flow(Learner):
         takes = self.engine.processes_ready or early
         messages = workers * (1 + self._ahead()) if takes else 0
         # One thread goes on until there are processes, unless that is soon.
-        alone = not (self.engine.processes_ready or self.engine.starts_soon())
+        soon = self.engine.starts_soon()
+        if soon and not self._pauses:
+            self._pauses = True
+            self.look()  # it ends the pause, whoever began it
+        alone = not (self.engine.processes_ready or soon)
         return 1 if self._kept or alone else 0, messages
 
     def add_seats(self) -> None:
@@ -481,9 +485,6 @@ class Flow(Learner):
 
     def in_a_hurry(self) -> bool:
         """Whether it is to be looked at soon again."""
-        decision = self.state.decision
-        if decision is not None and decision.plan.model == PROCESSES and self.engine.starts_soon():
-            self._pauses = True
         return self._pauses
 
 

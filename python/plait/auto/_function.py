@@ -320,10 +320,10 @@ def _without_bound(function: Any) -> Any:
 
 def _part_of(value: Any) -> tuple[Any, float]:
     """Some of a long list or tuple, and how many times as many there are."""
-    if type(value) not in (list, tuple) or len(value) < 2 * _SAMPLED:
+    if type(value) not in (list, tuple) or (many := len(value)) < 2 * _SAMPLED:
         return value, 1.0
-    part = value[:: len(value) // _SAMPLED]
-    return part, len(value) / len(part)
+    part = value[:: many // _SAMPLED]
+    return (part, many / len(part)) if part else (value, 1.0)  # another thread may have emptied it
 
 
 def _guess_size(value: Any) -> tuple[int, float] | None:
