@@ -334,3 +334,35 @@ def test_nothing_is_left_behind(script: Any, tmp_path: Path) -> None:
     while [each for each in tmp_path.iterdir() if each.name.startswith("plait-")] and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not [each for each in tmp_path.iterdir() if each.name.startswith("plait-")]
+
+
+COUNTS = """
+import signal, sys, time
+came = []
+signal.signal(signal.SIGUSR1, lambda *_: came.append(time.monotonic()))
+print("ready", flush=True)
+while sys.stdin.readline():
+    time.sleep(0.1)
+    print(len(came), flush=True)
+"""
+
+
+def test_a_signal_to_all_comes_to_the_program_once(script: Any) -> None:
+    command = [sys.executable, "-m", "plait", "profile", "-q", script(COUNTS)]
+    streams: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, start_new_session=True, **streams) as ran:
+
+        def came() -> int:
+            ran.stdin.write("\n")  # type: ignore[union-attr]
+            ran.stdin.flush()  # type: ignore[union-attr]
+            return int(ran.stdout.readline())  # type: ignore[union-attr]
+
+        assert ran.stdout.readline() == "ready\n"  # type: ignore[union-attr]
+        for times in range(1, 6):
+            os.killpg(ran.pid, signal.SIGUSR1)
+            assert came() == times, "it came to the program, and was passed on as well"
+        for times in range(6, 8):
+            os.kill(ran.pid, signal.SIGUSR1)
+            assert came() == times, "it came to plait alone, and was not passed on"
+        ran.stdin.close()  # type: ignore[union-attr]
+        assert ran.wait(60) == 0

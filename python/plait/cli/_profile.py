@@ -11,6 +11,7 @@ import sys
 
 from plait.cli import _output, _usage
 from plait.cli._usage import Option, WrongUsage
+from plait.cli._witness import Witness
 from plait.observe._settings import Settings, environment
 
 TYPE_CHECKING = False
@@ -151,6 +152,7 @@ def _run_program(program: list[str], settings: Settings, output: _output.Output)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     awaited = {*_PASSED_ON, signal.SIGCHLD}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, awaited)
+    witness = Witness(set(_PASSED_ON))
     try:
         pid = os.posix_spawn(sys.executable, command, changed, setsigmask=before)
         _load(output)
@@ -159,10 +161,11 @@ def _run_program(program: list[str], settings: Settings, output: _output.Output)
             if ended:
                 return pid, status
             caught = signal.sigwaitinfo(awaited)
-            # The terminal's own go to the program too; those that somebody sends are meant for it.
-            if caught.si_signo != signal.SIGCHLD and caught.si_code <= 0:
-                os.kill(pid, caught.si_signo)
+            number = caught.si_signo
+            if number != signal.SIGCHLD and not witness.has_too(pid, number, caught.si_code <= 0):
+                os.kill(pid, number)
     finally:
+        witness.close()
         # What came after its end is nobody's.
         while signal.sigtimedwait(awaited, 0) is not None:
             pass
