@@ -44,6 +44,56 @@ assert abs(total - second["wall"]) < 0.01 * second["wall"], second
 
 
 @pytest.mark.parametrize("run", LOOPS)
+def test_what_tasks_await_is_named_as_people_know_it(run_script: Any, run: str) -> None:
+    source = f"""
+import asyncio
+import plait
+
+async def child():
+    await asyncio.sleep(0.06)
+
+async def takes(lock):
+    async with lock:
+        pass
+
+async def gets(channel):
+    await channel.aget()
+
+async def joins(task):
+    await task
+
+async def gathers():
+    await asyncio.gather(child(), child(), child())
+
+async def main():
+    locks = asyncio.Lock(), asyncio.Semaphore(1), plait.Lock()
+    channel = plait.Channel()
+    for lock in locks[:2]:
+        await lock.acquire()
+    await locks[2].aacquire()
+    named, unnamed = asyncio.create_task(child(), name="the child"), asyncio.create_task(child())
+    works = [*map(takes, locks), gets(channel), joins(named), joins(unnamed), gathers()]
+    tasks = [asyncio.create_task(work, name=f"waits {{number}}") for number, work in enumerate(works)]
+    await asyncio.sleep(0.05)
+    for lock in locks:
+        lock.release()
+    await channel.aput(1)
+    await asyncio.wait(tasks)
+
+with plait.profile() as found:
+    {run}(main())
+said = {{each["name"]: [await_["what"] for await_ in each["awaits"]] for each in found.tasks}}
+expected = [
+    "Lock.acquire", "Semaphore.acquire", "Lock.__aenter__", "Channel.aget", "task the child", "task child", "gather of 3"
+]
+for number, what in enumerate(expected):
+    assert what in said[f"waits {{number}}"], (what, said)
+print("done")
+"""
+    assert run_script(source).stdout == "done\n"
+
+
+@pytest.mark.parametrize("run", LOOPS)
 def test_a_callback_that_blocks_is_told(run_script: Any, run: str) -> None:
     source = f"""
 import asyncio, plait, time
