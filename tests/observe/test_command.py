@@ -366,3 +366,64 @@ def test_a_signal_to_all_comes_to_the_program_once(script: Any) -> None:
             assert came() == times, "it came to plait alone, and was not passed on"
         ran.stdin.close()  # type: ignore[union-attr]
         assert ran.wait(60) == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM])
+def test_a_program_that_dies_at_once_is_told_of(script: Any, tmp_path: Path, number: signal.Signals) -> None:
+    path = script(f"import os\nos.kill(os.getpid(), {int(number)})\n")
+    ran, report = profiled(tmp_path, path)
+    assert ran.returncode == 128 + number
+    [process] = report["processes"]
+    assert (process["name"], process["exit"]) == ("program.py", 128 + number)
+    assert 0 < process["wall"] == report["wall"]
+    assert report["cores"] > 0
+    said = [report["evidence"]["sentence"], *report["limits"]]
+    assert any(f"was ended by {number.name}" in each for each in said), said
+    summary = plain("-m", "plait", "profile", path).stderr
+    assert "plait profile of program.py" in summary
+    assert number.name in summary
+    assert "next to nothing" not in summary or "may be missing" in summary
+
+
+def test_a_program_that_is_killed_later_says_of_which_signal(script: Any, tmp_path: Path) -> None:
+    _, report = profiled(tmp_path, script("import os, time\ntime.sleep(0.6)\nos.kill(os.getpid(), 9)\n"))
+    assert any("was ended by SIGKILL" in each for each in report["limits"]), report["limits"]
+
+
+@pytest.mark.parametrize(
+    ("option", "why"),
+    [
+        ("-o{}/missing/x.html", "there is no folder"),
+        ("--html={}", "it is a folder"),
+        ("--json={}/file/x.json", "is no folder"),
+        ("--speedscope=", "a file needs a name"),
+    ],
+)
+def test_what_cannot_be_written_is_said_before_the_program_runs(
+    script: Any, tmp_path: Path, option: str, why: str
+) -> None:
+    (tmp_path / "file").write_text("")
+    option = option.format(tmp_path)
+    words = ["-o", option[2:]] if option.startswith("-o") else [option]
+    ran = plain("-m", "plait", "profile", *words, script("print('ran')"))
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert why in ran.stderr
+    assert ("--output" if words[0] == "-o" else option.partition("=")[0]) in ran.stderr
+
+
+def test_where_writing_fails_in_the_end_the_summary_and_the_trace_remain(script: Any, tmp_path: Path) -> None:
+    """`/dev/full` takes nothing, as a full disk; the other file is written."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    path = script("import sys\nsum(range(3_000_000))\nsys.exit(3)\n")
+    other = tmp_path / "report.json"
+    ran = plain(
+        *("-m", "plait", "profile", "--html=/dev/full", f"--json={other}", path), env={**os.environ, "TMPDIR": str(folder)}
+    )
+    assert ran.returncode == 125
+    assert "plait profile of program.py" in ran.stderr
+    assert "'/dev/full' cannot be written" in ran.stderr
+    assert json.loads(other.read_text())["processes"][0]["exit"] == 3
+    [trace] = folder.iterdir()
+    assert repr(str(trace)) in ran.stderr
+    assert plait.Profile.load(trace).processes[0]["name"] == "program.py"

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any, BinaryIO
 
+    from plait.observe._ended import Ended
     from plait.observe._records import (
         Bursts,
         DeadlockRecord,
@@ -311,13 +312,13 @@ def _lives(name: str) -> bool:
     return os.path.exists(f"/proc/{name.partition('-')[0]}")
 
 
-def collect(folder: str, into: str, exits: dict[int, int] | None = None, *, detail: bool = True) -> ProfileRecord:
+def collect(folder: str, into: str, ended: Ended | None = None, *, detail: bool = True) -> ProfileRecord:
     """End the profile in `folder`, wait until all processes have written what they have, and put it together in `into`.
 
     Args:
         folder: The folder of the profile.
         into: The trace file to write.
-        exits: How processes have ended, by their numbers, where the caller knows.
+        ended: How its program has ended, where the caller knows.
         detail: Whether stacks, lanes and strips are wanted too.
 
     Raises:
@@ -332,12 +333,13 @@ def collect(folder: str, into: str, exits: dict[int, int] | None = None, *, deta
         time.sleep(0.01)
     stems = {os.path.basename(trace).partition(".")[0] for trace in _traces(folder)}
     _join(folder, sorted(stems), into)
-    if not stems:
+    if not stems and not (ended and ended.signal):
         raise RuntimeError("no process has left a trace: Python was not started, or with -I, -E or -S")
     record = _core.load_profile([into], whole=detail)
-    for process in record["processes"]:
-        if process["exit"] is None and exits:
-            process["exit"] = exits.get(process["pid"])
+    if ended is not None:
+        from plait.observe import _ended
+
+        _ended.add(record, ended)
     record["limits"].extend(_notes(folder))
     return record
 
