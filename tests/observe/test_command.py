@@ -418,7 +418,8 @@ def test_where_writing_fails_in_the_end_the_summary_and_the_trace_remain(script:
     path = script("import sys\nsum(range(3_000_000))\nsys.exit(3)\n")
     other = tmp_path / "report.json"
     ran = plain(
-        *("-m", "plait", "profile", "--html=/dev/full", f"--json={other}", path), env={**os.environ, "TMPDIR": str(folder)}
+        *("-m", "plait", "profile", "--html=/dev/full", f"--json={other}", path),
+        env={**os.environ, "TMPDIR": str(folder)},
     )
     assert ran.returncode == 125
     assert "plait profile of program.py" in ran.stderr
