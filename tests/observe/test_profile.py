@@ -767,3 +767,48 @@ assert found.verdict == "loop-blocked"
 print("done")
 """
     assert run_script(source).stdout == "done\n"
+
+
+def test_who_waits_with_a_timeout_or_selects_one_waits_for_a_peer(run_script: Any) -> None:
+    source = """
+import select, socket, threading, time
+import plait
+
+def with_timeout(near):
+    near.settimeout(30)
+    near.recv(1)
+
+def selects(near):
+    select.select([near], [], [], 30)
+
+def polls(near):
+    poll = select.poll()
+    poll.register(near, select.POLLIN)
+    poll.poll(30_000)
+
+def selects_two(near):
+    select.select([near, near.dup()], [], [], 30)
+
+server = socket.create_server(("127.0.0.1", 0))
+name = "127.0.0.1:%d" % server.getsockname()[1]
+with plait.profile() as found:
+    ends, threads = [], []
+    for work in with_timeout, selects, polls, selects_two:
+        near = socket.create_connection(server.getsockname())
+        ends += [near, server.accept()[0]]
+        threads.append(threading.Thread(target=work, args=(near,), name=work.__name__))
+    for thread in threads:
+        thread.start()
+    time.sleep(0.4)
+    for end in ends[1::2]:
+        end.send(b"x")
+    for thread in threads:
+        thread.join()
+for thread in found.threads:
+    if thread["name"] not in ("with_timeout", "selects", "polls", "selects_two"):
+        continue
+    targets = {wait["target"] for wait in thread["waits"] if "poll" in wait["call"] or "select" in wait["call"]}
+    assert targets == ({""} if thread["name"] == "selects_two" else {name}), (thread["name"], thread["waits"])
+print("done")
+"""
+    assert run_script(source).stdout == "done\n"
