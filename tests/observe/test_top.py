@@ -505,3 +505,14 @@ def test_an_interrupt_in_a_terminal(start: Callable[..., subprocess.Popen[str]])
     screen.press("\x03")
     assert screen.end() == 0
     assert "\x1b[?1049l" in screen.text()
+
+
+def test_what_the_columns_mean_fits_into_80_columns() -> None:
+    assert all(len(line) <= 80 for line in report.LEGEND)
+    assert {word for word in re.findall(r"\b[A-Z]{2,3}\b", " ".join(report.LEGEND))} >= {
+        "CPU",
+        "PY",
+        "RDY",
+        "STW",
+        "IDL",
+    }
