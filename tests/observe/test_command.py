@@ -428,3 +428,81 @@ def test_where_writing_fails_in_the_end_the_summary_and_the_trace_remain(script:
     [trace] = folder.iterdir()
     assert repr(str(trace)) in ran.stderr
     assert plait.Profile.load(trace).processes[0]["name"] == "program.py"
+
+
+ENDS = """
+import multiprocessing, os, subprocess, sys, time
+
+def leaves():
+    sys.exit(7)
+
+def dies():
+    time.sleep(0.4)
+    os.kill(os.getpid(), 9)
+
+if __name__ == "__main__":
+    assert subprocess.run([sys.executable, "-c", "raise SystemExit(5)"]).returncode == 5
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(0.4); 1 / 0"], stderr=subprocess.DEVNULL) as child:
+        pass
+    for method in "spawn", "forkserver":
+        for target in leaves, dies:
+            process = multiprocessing.get_context(method).Process(target=target)
+            process.start()
+            process.join()
+"""
+
+
+def test_ends_of_children_are_known_where_the_parent_waits(script: Any, tmp_path: Path) -> None:
+    ran, report = profiled(tmp_path, script(ENDS))
+    assert ran.returncode == 0, ran.stderr
+    main_, *children = report["processes"]
+    assert main_["exit"] == 0
+    assert sorted(child["exit"] for child in children) == [1, 5, 7, 7, 137, 137], report["processes"]
+    assert not report["limits"], report["limits"]
+
+
+def test_only_a_folder_that_a_profile_has_written_is_one(script: Any, tmp_path: Path) -> None:
+    saved = tmp_path / "saved.trace"
+    plain("-m", "plait", "profile", "-q", "-o", str(saved), script("sum(range(1_000_000))"))
+    folder = tmp_path / "some"
+    folder.mkdir()
+    (folder / "42-4200.00000000.part").write_bytes(saved.read_bytes())
+    (folder / "over").write_bytes(b"")
+    assert len(plait.Profile.load(folder).processes) == 1
+    (folder / "notes.txt").write_text("of mine")
+    with pytest.raises(ValueError, match="no folder that a profile has written: 'notes.txt' is in it"):
+        plait.Profile.load(folder)
+    ran = plain("-m", "plait", "report", str(tmp_path))
+    assert ran.returncode == 125, ran.stdout
+
+
+def test_a_damaged_trace_is_an_error_or_says_so(script: Any, tmp_path: Path) -> None:
+    saved = tmp_path / "saved.plait"
+    plain(
+        "-m", "plait", "profile", "-q", "-o", str(saved), script("import time\nfor _ in range(12): time.sleep(0.05)\n")
+    )
+    whole = plait.Profile.load(saved)
+    data = saved.read_bytes()
+    said: set[str] = set()
+    for at in range(0, len(data), max(1, len(data) // 60)):
+        saved.write_bytes(data[:at] + bytes([data[at] ^ 0x10]) + data[at + 1 :])
+        try:
+            found = plait.Profile.load(saved)
+        except ValueError as error:
+            assert "damaged" in str(error) or "not a trace" in str(error) or "of format" in str(error), error
+            said.add("error")
+        else:
+            assert found.processes[0]["name"] == "program.py"
+            assert found.record["cores"] == whole.record["cores"]
+            assert any("damaged" in each for each in found.limits), at
+            said.add("limit")
+    assert said == {"error", "limit"}
+
+
+def test_children_that_may_not_write_what_they_see_are_told_of(script: Any, tmp_path: Path) -> None:
+    if os.getuid():
+        pytest.skip("needs to be root")
+    source = "import os\nos.setuid(65534)\nif not os.fork():\n    os._exit(0)\nos.wait()\n"
+    ran, report = profiled(tmp_path, script(source))
+    assert ran.returncode == 0, ran.stderr
+    assert any("changed its user" in each for each in report["limits"]), report["limits"]
