@@ -470,7 +470,7 @@ def test_only_a_folder_that_a_profile_has_written_is_one(script: Any, tmp_path: 
     (folder / "over").write_bytes(b"")
     assert len(plait.Profile.load(folder).processes) == 1
     (folder / "notes.txt").write_text("of mine")
-    with pytest.raises(ValueError, match="no folder that a profile has written: 'notes.txt' is in it"):
+    with pytest.raises(ValueError, match=r"no folder that a profile has written: 'notes.txt' is in it"):
         plait.Profile.load(folder)
     ran = plain("-m", "plait", "report", str(tmp_path))
     assert ran.returncode == 125, ran.stdout

@@ -509,10 +509,4 @@ def test_an_interrupt_in_a_terminal(start: Callable[..., subprocess.Popen[str]])
 
 def test_what_the_columns_mean_fits_into_80_columns() -> None:
     assert all(len(line) <= 80 for line in report.LEGEND)
-    assert {word for word in re.findall(r"\b[A-Z]{2,3}\b", " ".join(report.LEGEND))} >= {
-        "CPU",
-        "PY",
-        "RDY",
-        "STW",
-        "IDL",
-    }
+    assert {"CPU", "PY", "RDY", "STW", "IDL"} <= set(" ".join(report.LEGEND).replace(",", "").split())
