@@ -22,6 +22,9 @@ __all__ = ["Witness"]
 
 _ALL: Final = signal.valid_signals()
 
+_MOST_FILES: Final = 1 << 16
+"""Descriptors that this process may have."""
+
 _TOGETHER: Final = 0.02
 """Seconds within which a signal to one process and one to its group are the same, as `timeout` sends them."""
 
@@ -81,6 +84,7 @@ class Witness:
         """Take in which signals have come to the group since the last time."""
         if self._pid:
             try:
+                os.kill(self._pid, signal.SIGCONT)  # somebody may have stopped it with the others
                 os.write(self._questions, b"?")
                 self._came.update(os.read(self._answers, 64)[1:])
             except OSError:  # somebody has killed it
@@ -91,6 +95,7 @@ class Witness:
         if self._pid:
             os.close(self._questions)
             os.close(self._answers)
+            os.kill(self._pid, signal.SIGKILL)
             os.waitpid(self._pid, 0)
             self._pid = 0
 
@@ -99,7 +104,7 @@ def _answer(questions: int, answers: int, awaited: set[int]) -> None:
     """What it does: for each question it names the signals that it has got."""
     first, last = sorted((questions, answers))
     # Who reads this process's output to its end does not wait for two of them.
-    for begin, end in ((0, first), (first + 1, last), (last + 1, os.sysconf("SC_OPEN_MAX"))):
+    for begin, end in ((0, first), (first + 1, last), (last + 1, _MOST_FILES)):
         os.closerange(begin, end)
     while os.read(questions, 1):
         found = bytearray(1)

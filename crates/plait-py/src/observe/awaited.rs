@@ -212,9 +212,9 @@ fn name_of_task(task: &Bound<'_, PyAny>, coroutine: &Bound<'_, PyAny>) -> String
     let py = task.py();
     let given = task.call_method0(intern!(py, "get_name"));
     if let Ok(given) = given.and_then(|name| name.extract::<String>())
-        && !given
+        && given
             .strip_prefix("Task-")
-            .is_some_and(|number| number.parse::<u64>().is_ok())
+            .is_none_or(|number| number.parse::<u64>().is_err())
     {
         return given;
     }
