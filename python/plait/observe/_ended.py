@@ -52,8 +52,14 @@ class Ended:
             return f"was ended by signal {self.signal}"
 
 
-def add(record: ProfileRecord, ended: Ended) -> None:
-    """Add the end of its program to a profile; and the program, where it has ended before anything of it was seen."""
+def add(record: ProfileRecord, ended: Ended, *, whole: bool) -> None:
+    """Add the end of its program to a profile; and the program, where it has ended before anything of it was seen.
+
+    Args:
+        record: The profile.
+        ended: The program.
+        whole: Whether it has written everything that it saw, as it does when the interpreter ends.
+    """
     if all(process["pid"] != ended.pid for process in record["processes"]):
         record["processes"].insert(0, _process(ended))
     if not record["threads"]:
@@ -62,7 +68,7 @@ def add(record: ProfileRecord, ended: Ended) -> None:
     for process in record["processes"]:
         if process["pid"] == ended.pid and process["exit"] is None:
             process["exit"] = ended.code
-    if ended.signal:
+    if ended.signal and not whole:
         record["limits"].append(
             f"Process {ended.pid} {ended.how()}: what it did in the last fifth of a second before may be missing."
         )

@@ -351,7 +351,8 @@ def collect(folder: str, into: str, ended: Ended | None = None, *, detail: bool 
     if ended is not None:
         from plait.observe import _ended
 
-        _ended.add(record, ended)
+        parts = [name for name in os.listdir(folder) if name.startswith(f"{ended.pid}-") and name.endswith(".part")]
+        _ended.add(record, ended, whole=not parts)
     record["limits"].extend(_notes(folder))
     return record
 
