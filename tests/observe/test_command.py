@@ -334,3 +334,175 @@ def test_nothing_is_left_behind(script: Any, tmp_path: Path) -> None:
     while [each for each in tmp_path.iterdir() if each.name.startswith("plait-")] and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not [each for each in tmp_path.iterdir() if each.name.startswith("plait-")]
+
+
+COUNTS = """
+import signal, sys, time
+came = []
+signal.signal(signal.SIGUSR1, lambda *_: came.append(time.monotonic()))
+print("ready", flush=True)
+while sys.stdin.readline():
+    time.sleep(0.1)
+    print(len(came), flush=True)
+"""
+
+
+def test_a_signal_to_all_comes_to_the_program_once(script: Any) -> None:
+    command = [sys.executable, "-m", "plait", "profile", "-q", script(COUNTS)]
+    streams: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, start_new_session=True, **streams) as ran:
+
+        def came() -> int:
+            ran.stdin.write("\n")  # type: ignore[union-attr]
+            ran.stdin.flush()  # type: ignore[union-attr]
+            return int(ran.stdout.readline())  # type: ignore[union-attr]
+
+        assert ran.stdout.readline() == "ready\n"  # type: ignore[union-attr]
+        for times in range(1, 6):
+            os.killpg(ran.pid, signal.SIGUSR1)
+            assert came() == times, "it came to the program, and was passed on as well"
+        for times in range(6, 8):
+            os.kill(ran.pid, signal.SIGUSR1)
+            assert came() == times, "it came to plait alone, and was not passed on"
+        ran.stdin.close()  # type: ignore[union-attr]
+        assert ran.wait(60) == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM])
+def test_a_program_that_dies_at_once_is_told_of(script: Any, tmp_path: Path, number: signal.Signals) -> None:
+    path = script(f"import os\nos.kill(os.getpid(), {int(number)})\n")
+    ran, report = profiled(tmp_path, path)
+    assert ran.returncode == 128 + number
+    [process] = report["processes"]
+    assert (process["name"], process["exit"]) == ("program.py", 128 + number)
+    assert 0 < process["wall"] == report["wall"]
+    assert report["cores"] > 0
+    said = [report["evidence"]["sentence"], *report["limits"]]
+    assert any(f"was ended by {number.name}" in each for each in said), said
+    summary = plain("-m", "plait", "profile", path).stderr
+    assert "plait profile of program.py" in summary
+    assert number.name in summary
+    assert "next to nothing" not in summary or "may be missing" in summary
+
+
+def test_a_program_that_is_killed_later_says_of_which_signal(script: Any, tmp_path: Path) -> None:
+    _, report = profiled(tmp_path, script("import os, time\ntime.sleep(0.6)\nos.kill(os.getpid(), 9)\n"))
+    assert any("was ended by SIGKILL" in each for each in report["limits"]), report["limits"]
+
+
+@pytest.mark.parametrize(
+    ("option", "why"),
+    [
+        ("-o{}/missing/x.html", "there is no folder"),
+        ("--html={}", "it is a folder"),
+        ("--json={}/file/x.json", "is no folder"),
+        ("--speedscope=", "a file needs a name"),
+    ],
+)
+def test_what_cannot_be_written_is_said_before_the_program_runs(
+    script: Any, tmp_path: Path, option: str, why: str
+) -> None:
+    (tmp_path / "file").write_text("")
+    option = option.format(tmp_path)
+    words = ["-o", option[2:]] if option.startswith("-o") else [option]
+    ran = plain("-m", "plait", "profile", *words, script("print('ran')"))
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert why in ran.stderr
+    assert ("--output" if words[0] == "-o" else option.partition("=")[0]) in ran.stderr
+
+
+def test_where_writing_fails_in_the_end_the_summary_and_the_trace_remain(script: Any, tmp_path: Path) -> None:
+    """`/dev/full` takes nothing, as a full disk; the other file is written."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    path = script("import sys\nsum(range(3_000_000))\nsys.exit(3)\n")
+    other = tmp_path / "report.json"
+    ran = plain(
+        *("-m", "plait", "profile", "--html=/dev/full", f"--json={other}", path),
+        env={**os.environ, "TMPDIR": str(folder)},
+    )
+    assert ran.returncode == 125
+    assert "plait profile of program.py" in ran.stderr
+    assert "'/dev/full' cannot be written" in ran.stderr
+    assert json.loads(other.read_text())["processes"][0]["exit"] == 3
+    [trace] = folder.iterdir()
+    assert repr(str(trace)) in ran.stderr
+    assert plait.Profile.load(trace).processes[0]["name"] == "program.py"
+
+
+ENDS = """
+import multiprocessing, os, subprocess, sys, time
+
+def leaves():
+    sys.exit(7)
+
+def dies():
+    time.sleep(0.4)
+    os.kill(os.getpid(), 9)
+
+if __name__ == "__main__":
+    assert subprocess.run([sys.executable, "-c", "raise SystemExit(5)"]).returncode == 5
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(0.4); 1 / 0"], stderr=subprocess.DEVNULL) as child:
+        pass
+    for method in "spawn", "forkserver":
+        for target in leaves, dies:
+            process = multiprocessing.get_context(method).Process(target=target)
+            process.start()
+            process.join()
+"""
+
+
+def test_ends_of_children_are_known_where_the_parent_waits(script: Any, tmp_path: Path) -> None:
+    ran, report = profiled(tmp_path, script(ENDS))
+    assert ran.returncode == 0, ran.stderr
+    main_, *children = report["processes"]
+    assert main_["exit"] == 0
+    assert sorted(child["exit"] for child in children) == [1, 5, 7, 7, 137, 137], report["processes"]
+    assert not report["limits"], report["limits"]
+
+
+def test_only_a_folder_that_a_profile_has_written_is_one(script: Any, tmp_path: Path) -> None:
+    saved = tmp_path / "saved.trace"
+    plain("-m", "plait", "profile", "-q", "-o", str(saved), script("sum(range(1_000_000))"))
+    folder = tmp_path / "some"
+    folder.mkdir()
+    (folder / "42-4200.00000000.part").write_bytes(saved.read_bytes())
+    (folder / "over").write_bytes(b"")
+    assert len(plait.Profile.load(folder).processes) == 1
+    (folder / "notes.txt").write_text("of mine")
+    with pytest.raises(ValueError, match=r"no folder that a profile has written: 'notes.txt' is in it"):
+        plait.Profile.load(folder)
+    ran = plain("-m", "plait", "report", str(tmp_path))
+    assert ran.returncode == 125, ran.stdout
+
+
+def test_a_damaged_trace_is_an_error_or_says_so(script: Any, tmp_path: Path) -> None:
+    saved = tmp_path / "saved.plait"
+    plain(
+        "-m", "plait", "profile", "-q", "-o", str(saved), script("import time\nfor _ in range(12): time.sleep(0.05)\n")
+    )
+    whole = plait.Profile.load(saved)
+    data = saved.read_bytes()
+    said: set[str] = set()
+    for at in range(0, len(data), max(1, len(data) // 60)):
+        saved.write_bytes(data[:at] + bytes([data[at] ^ 0x10]) + data[at + 1 :])
+        try:
+            found = plait.Profile.load(saved)
+        except ValueError as error:
+            assert "damaged" in str(error) or "not a trace" in str(error) or "of format" in str(error), error
+            said.add("error")
+        else:
+            assert found.processes[0]["name"] == "program.py"
+            assert found.record["cores"] == whole.record["cores"]
+            assert any("damaged" in each for each in found.limits), at
+            said.add("limit")
+    assert said == {"error", "limit"}
+
+
+def test_children_that_may_not_write_what_they_see_are_told_of(script: Any, tmp_path: Path) -> None:
+    if os.getuid():
+        pytest.skip("needs to be root")
+    source = "import os\nos.setuid(65534)\nif not os.fork():\n    os._exit(0)\nos.wait()\n"
+    ran, report = profiled(tmp_path, script(source))
+    assert ran.returncode == 0, ran.stderr
+    assert any("changed its user" in each for each in report["limits"]), report["limits"]

@@ -300,3 +300,87 @@ assert any("Call" in each["callback"] for each in blocked), blocked
 assert not {"func", "__func__", "__wrapped__", "__qualname__", "__name__", "__code__"} & set(asked), asked
 """
     run_script(source)
+
+
+def test_every_way_into_a_pool_of_threads_is_seen(run_script: Any) -> None:
+    """Before, during and after a profile; errors, and inputs that are pulled as results are taken, among them."""
+    source = """
+import itertools, time
+import plait
+
+def mapped(number):
+    time.sleep(0.01)
+    return number
+
+def given(number):
+    return mapped(number)
+
+def fails(number):
+    raise KeyError(number)
+
+def all_ways(pool):
+    view = pool.options(timeout=30, priority=1)
+    assert list(pool.map(mapped, range(10))) == list(range(10))
+    assert list(view.map(mapped, range(4))) == list(range(4))
+    pulled = pool.map(mapped, itertools.count(), buffersize=2)
+    assert [next(pulled) for _ in range(3)] == [0, 1, 2]
+    pulled.close()
+    assert [future.result() for future in [view.submit(given, each) for each in range(6)]] == list(range(6))
+    try:
+        list(pool.map(fails, [1]))
+    except KeyError:
+        pass
+    try:
+        view.submit(3).result()
+    except TypeError as error:
+        assert "int" in str(error), error
+
+def tiny(pool):
+    assert sum(pool.map(abs, range(100_000))) == sum(range(100_000))
+
+with plait.ThreadPool(2) as before:
+    all_ways(before)
+    with plait.profile() as found, plait.ThreadPool(2) as pool:
+        all_ways(pool)
+        all_ways(before)
+        tiny(pool)
+    all_ways(before)
+pools = {each["function"]: each for each in found.pools}
+assert {each["pool"] for each in found.pools} == {"ThreadPool"}, found.pools
+assert 34 <= pools["mapped"]["count"] <= 40, pools  # those that were pulled and not taken may have begun
+assert pools["given"]["count"] == 12 and pools["fails"]["count"] == 2, pools
+assert pools["abs"]["count"] == 100_000, pools
+for name in "mapped", "given":
+    each = pools[name]
+    assert 0.01 * each["count"] <= each["run"] < 5, each
+    assert each["pickling"] == each["transfer"] == 0, each
+assert pools["mapped"]["queue"] > 2 * sum(0.01 * turn for turn in range(5)), pools
+print("done")
+"""
+    assert run_script(source).stdout == "done\n"
+
+
+def test_calls_of_the_automatic_pool_have_the_names_of_their_functions(run_script: Any) -> None:
+    source = """
+import time
+import plait
+
+def short(number):
+    return number + 1
+
+def long(number):
+    time.sleep(0.01)
+    return number
+
+if __name__ == "__main__":
+    with plait.profile() as found, plait.Pool() as pool:
+        assert list(pool.map(long, range(20))) == list(range(20))
+        assert [future.result() for future in [pool.submit(long, each) for each in range(5)]] == list(range(5))
+        assert list(pool.map(short, range(1000))) == list(range(1, 1001))
+    assert not [each for each in found.pools if each["function"].startswith("Flow")], found.pools
+    pools = {each["function"]: each for each in found.pools if each["pool"] == "plait.Pool"}
+    assert pools["long"]["count"] == 25 and pools["long"]["run"] >= 0.25, found.pools
+    assert pools["short"]["count"] <= 1000, found.pools
+    print("done")
+"""
+    assert run_script(source).stdout == "done\n"

@@ -44,6 +44,56 @@ assert abs(total - second["wall"]) < 0.01 * second["wall"], second
 
 
 @pytest.mark.parametrize("run", LOOPS)
+def test_what_tasks_await_is_named_as_people_know_it(run_script: Any, run: str) -> None:
+    source = f"""
+import asyncio
+import plait
+
+async def child():
+    await asyncio.sleep(0.06)
+
+async def takes(lock):
+    async with lock:
+        pass
+
+async def gets(channel):
+    await channel.aget()
+
+async def joins(task):
+    await task
+
+async def gathers():
+    await asyncio.gather(child(), child(), child())
+
+async def main():
+    locks = asyncio.Lock(), asyncio.Semaphore(1), plait.Lock()
+    channel = plait.Channel()
+    for lock in locks[:2]:
+        await lock.acquire()
+    await locks[2].aacquire()
+    named, unnamed = asyncio.create_task(child(), name="the child"), asyncio.create_task(child())
+    works = [*map(takes, locks), gets(channel), joins(named), joins(unnamed), gathers()]
+    tasks = [asyncio.create_task(work, name=f"waits {{number}}") for number, work in enumerate(works)]
+    await asyncio.sleep(0.05)
+    for lock in locks:
+        lock.release()
+    await channel.aput(1)
+    await asyncio.wait(tasks)
+
+with plait.profile() as found:
+    {run}(main())
+said = {{each["name"]: [await_["what"] for await_ in each["awaits"]] for each in found.tasks}}
+expected = [
+    "Lock.acquire", "Semaphore.acquire", "Lock.__aenter__", "Channel.aget", "task the child", "task child", "gather of 3"
+]
+for number, what in enumerate(expected):
+    assert what in said[f"waits {{number}}"], (what, said)
+print("done")
+"""
+    assert run_script(source).stdout == "done\n"
+
+
+@pytest.mark.parametrize("run", LOOPS)
 def test_a_callback_that_blocks_is_told(run_script: Any, run: str) -> None:
     source = f"""
 import asyncio, plait, time
@@ -714,6 +764,51 @@ for number in range(3):
     assert each["awaiting"] > 0.045 and each["awaits"][0]["what"] == "sleep", each
 assert sum(each["ready"] for each in tasks.values()) > 0.15, "the second and the third wait for their turn"
 assert found.verdict == "loop-blocked"
+print("done")
+"""
+    assert run_script(source).stdout == "done\n"
+
+
+def test_who_waits_with_a_timeout_or_selects_one_waits_for_a_peer(run_script: Any) -> None:
+    source = """
+import select, socket, threading, time
+import plait
+
+def with_timeout(near):
+    near.settimeout(30)
+    near.recv(1)
+
+def selects(near):
+    select.select([near], [], [], 30)
+
+def polls(near):
+    poll = select.poll()
+    poll.register(near, select.POLLIN)
+    poll.poll(30_000)
+
+def selects_two(near):
+    select.select([near, near.dup()], [], [], 30)
+
+server = socket.create_server(("127.0.0.1", 0))
+name = "127.0.0.1:%d" % server.getsockname()[1]
+with plait.profile() as found:
+    ends, threads = [], []
+    for work in with_timeout, selects, polls, selects_two:
+        near = socket.create_connection(server.getsockname())
+        ends += [near, server.accept()[0]]
+        threads.append(threading.Thread(target=work, args=(near,), name=work.__name__))
+    for thread in threads:
+        thread.start()
+    time.sleep(0.4)
+    for end in ends[1::2]:
+        end.send(b"x")
+    for thread in threads:
+        thread.join()
+for thread in found.threads:
+    if thread["name"] not in ("with_timeout", "selects", "polls", "selects_two"):
+        continue
+    targets = {wait["target"] for wait in thread["waits"] if "poll" in wait["call"] or "select" in wait["call"]}
+    assert targets == ({""} if thread["name"] == "selects_two" else {name}), (thread["name"], thread["waits"])
 print("done")
 """
     assert run_script(source).stdout == "done\n"

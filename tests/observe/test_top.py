@@ -505,3 +505,8 @@ def test_an_interrupt_in_a_terminal(start: Callable[..., subprocess.Popen[str]])
     screen.press("\x03")
     assert screen.end() == 0
     assert "\x1b[?1049l" in screen.text()
+
+
+def test_what_the_columns_mean_fits_into_80_columns() -> None:
+    assert all(len(line) <= 80 for line in report.LEGEND)
+    assert {"CPU", "PY", "RDY", "STW", "IDL"} <= set(" ".join(report.LEGEND).replace(",", "").split())

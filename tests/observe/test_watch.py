@@ -391,3 +391,49 @@ def test_finer_buckets_fall_into_coarser_ones() -> None:
 def test_it_is_not_loaded_before_it_is_used(run_script: Any) -> None:
     source = "import sys, plait; plait.ThreadPool(1).shutdown(); print('plait.observe._watch' in sys.modules)"
     assert run_script(source, way="-c").stdout == "False\n"
+
+
+def test_what_loops_and_pools_did_that_came_and_went_is_kept(run_script: Any) -> None:
+    """Also where nobody looked in between, and where nobody has shut them down."""
+    source = """
+import asyncio, gc, time
+import plait
+from plait.observe import _sources
+
+async def turns():
+    for _ in range(20):
+        await asyncio.sleep(0.001)
+
+def all_of_them(end):
+    plait.run(turns())
+    pools = [plait.ThreadPool(2), plait.ProcessPool(1)]
+    for pool in pools:
+        assert [pool.submit(abs, -1).result() for _ in range(5)] == [1] * 5
+        pool.itself = pool if end == "collected" else None
+        if end == "shut down":
+            pool.shutdown()
+        elif end == "left":
+            pool.shutdown(wait=False)
+    return pools if end == "kept" else None
+
+if __name__ == "__main__":
+    watch = plait.watch()
+    before = None
+    for times, end in enumerate(["shut down", "left", "dropped", "collected", "kept"], 1):
+        kept = all_of_them(end)
+        gc.collect()
+        found = watch.snapshot()
+        assert found["loops"]["callbacks"] >= 20 * times, (end, found["loops"])
+        assert found["loops"]["lag"]["count"] >= 20 * times, (end, found["loops"])
+        for kind in "threads", "processes":
+            assert found[kind]["submitted"] == 5 * times, (end, found[kind])
+            assert found[kind]["queue_wait"]["count"] == 5 * times, (end, found[kind])
+            assert found[kind]["pools"] == int(kept is not None), (end, found[kind])
+        assert before is None or found["loops"]["awake"] >= before
+        before = found["loops"]["awake"]
+    for _ in range(50):
+        plait.run(asyncio.sleep(0))
+    assert len(_sources.known("loop")) < 5, len(_sources.known("loop"))
+    print("done")
+"""
+    assert run_script(source).stdout == "done\n"

@@ -22,6 +22,10 @@ pub enum On {
     Descriptor(usize),
     /// The argument of that index is the address of a word that others change.
     Word(usize),
+    /// The arguments are those of `poll`.
+    Polled,
+    /// The arguments are those of `select`.
+    Selected,
 }
 
 const fn row(name: &'static str, kind: WaitKind, on: On) -> Waiting {
@@ -30,7 +34,7 @@ const fn row(name: &'static str, kind: WaitKind, on: On) -> Waiting {
 
 /// Each call, its number on `x86_64` and on `aarch64` (-1 where there is none).
 const CALLS: &[(i16, i16, Waiting)] = &{
-    use On::{Descriptor, Nothing, Word};
+    use On::{Descriptor, Nothing, Polled, Selected, Word};
     use WaitKind::{Child, Connect, Lock, Other, Poll, Read, Sleep, Sync, Write};
     [
         (0, 63, row("read", Read, Descriptor(0))),
@@ -63,10 +67,10 @@ const CALLS: &[(i16, i16, Waiting)] = &{
         (42, 203, row("connect", Connect, Descriptor(0))),
         (43, 202, row("accept", Connect, Descriptor(0))),
         (288, 242, row("accept4", Connect, Descriptor(0))),
-        (7, -1, row("poll", Poll, Nothing)),
-        (271, 73, row("ppoll", Poll, Nothing)),
-        (23, -1, row("select", Poll, Nothing)),
-        (270, 72, row("pselect6", Poll, Nothing)),
+        (7, -1, row("poll", Poll, Polled)),
+        (271, 73, row("ppoll", Poll, Polled)),
+        (23, -1, row("select", Poll, Selected)),
+        (270, 72, row("pselect6", Poll, Selected)),
         (232, -1, row("epoll_wait", Poll, Descriptor(0))),
         (281, 22, row("epoll_pwait", Poll, Descriptor(0))),
         (441, 441, row("epoll_pwait2", Poll, Descriptor(0))),

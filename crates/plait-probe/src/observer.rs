@@ -6,6 +6,7 @@
 //! [`Observer::stop`] leaves what went to the sink by then; each batch ends with a [`Record::Cost`], which is a good time to flush.
 
 mod frames;
+mod polled;
 mod sampler;
 mod threads;
 mod waits;

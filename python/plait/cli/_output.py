@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 from plait.cli._usage import Option, WrongUsage
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from plait.observe._profile import Profile
     from plait.observe._rules import Rule
 
-__all__ = ["HELP", "OPTIONS", "SHORT", "Output"]
+__all__ = ["HELP", "OPTIONS", "SHORT", "Output", "Unwritten"]
 
 OPTIONS: Final = {
     "--output": Option(True),
@@ -25,6 +26,8 @@ OPTIONS: Final = {
     "--quiet": Option(False),
     "--help": Option(False),
 }
+
+_FILES: Final = {"--output", "--html", "--perfetto", "--speedscope", "--json"}
 
 SHORT: Final = {"-o": "--output", "-q": "--quiet", "-h": "--help"}
 
@@ -47,6 +50,7 @@ class Output:
 
     def __init__(self, given: list[tuple[str, str | None]]) -> None:
         self.files: list[tuple[str, str]] = []
+        """Kinds, and paths."""
         self.rules: list[Rule] = []
         self.json = False
         self.quiet = False
@@ -64,10 +68,10 @@ class Output:
                 self.json = True
             elif name == "--output":
                 self.files.append((_kind(value or ""), value or ""))
-            elif name in {"--html", "--perfetto", "--speedscope", "--json"}:
+            elif name in _FILES:
                 self.files.append((name.removeprefix("--"), value or ""))
-        if any(not path for _, path in self.files):
-            raise WrongUsage("a file needs a name")
+            if name in _FILES and value is not None and (why := _why_not(value)):
+                raise WrongUsage(f"{name} {value!r} cannot be written: {why}")
 
     @property
     def detail(self) -> bool:
@@ -75,9 +79,23 @@ class Output:
         return any(kind in {"html", "speedscope"} for kind, _ in self.files)
 
     def write(self, profile: Profile, summary: TextIO) -> bool:
-        """Write everything, the summary to `summary`; return whether all rules were kept."""
+        """Write everything, the summary to `summary`; return whether all rules were kept.
+
+        Raises:
+            Unwritten: Files could not be written. Everything else was.
+        """
+        failed: list[str] = []
         for kind, path in self.files:
-            _write(profile, kind, path)
+            try:
+                _write(profile, kind, path)
+            except (OSError, ValueError) as error:
+                failed.append(f"{path!r} cannot be written: {error}")
+        kept = self._show(profile, summary)
+        if failed:
+            raise Unwritten("; ".join(failed))
+        return kept
+
+    def _show(self, profile: Profile, summary: TextIO) -> bool:
         if self.json:
             sys.stdout.write(profile.to_json() + "\n")
             sys.stdout.flush()
@@ -94,6 +112,24 @@ class Output:
                 kept = False
                 sys.stderr.write(f"plait: --fail-if {rule.text!r}: {what}\n")
         return kept
+
+
+class Unwritten(Exception):
+    """Some files could not be written; the message says which, and why."""
+
+
+def _why_not(path: str) -> str:
+    """Why a file cannot be written, as far as that can be told without writing it; "" where nothing speaks against it."""
+    if not path:
+        return "a file needs a name"
+    folder = os.path.dirname(path) or "."
+    if os.path.isdir(path):
+        return "it is a folder"
+    if os.path.exists(path):
+        return "" if os.access(path, os.W_OK) else "it is not writable"
+    if not os.path.isdir(folder):
+        return f"{folder!r} is no folder" if os.path.exists(folder) else f"there is no folder {folder!r}"
+    return "" if os.access(folder, os.W_OK | os.X_OK) else f"the folder {folder!r} is not writable"
 
 
 def _kind(path: str) -> str:

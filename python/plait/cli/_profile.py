@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 
 from plait.cli import _output, _usage
 from plait.cli._usage import Option, WrongUsage
+from plait.cli._witness import Witness
 from plait.observe._settings import Settings, environment
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal
     from typing import Any, Final
+
+    from plait.observe._ended import Ended
 else:
     import _signal as signal  # what makes enumerations of these numbers takes longer to load than all of this
 
@@ -69,10 +73,10 @@ def run(words: list[str]) -> int:
     folder = _folder()
     try:
         settings = Settings(folder, _rate(given), "--no-tasks" not in names, "--no-children" not in names)
-        pid, status = _run_program(program, settings, output)
-        return _tell(folder, output, pid, _code(status))
+        return _tell(folder, output, _run_program(program, settings, output))
     finally:
-        _remove(folder)
+        if os.path.exists(folder):
+            _remove(folder)
 
 
 def _folder() -> str:
@@ -115,11 +119,6 @@ def _rate(given: list[tuple[str, str | None]]) -> float:
     return rate
 
 
-def _code(status: int) -> int:
-    code = os.waitstatus_to_exitcode(status)
-    return 128 - code if code < 0 else code
-
-
 def _flags() -> list[str]:
     """Return the options of this interpreter that its children are to have."""
     first = sys.orig_argv[1] if len(sys.orig_argv) > 1 else "-"
@@ -133,17 +132,17 @@ def _flags() -> list[str]:
 
 def _load(output: _output.Output) -> None:
     """Load what the report needs, while the program runs."""
-    from plait.observe import _profile
+    from plait.observe import _ended, _profile
 
     if not output.quiet:
         from plait.observe.report import terminal
 
         del terminal
-    del _profile
+    del _ended, _profile
 
 
-def _run_program(program: list[str], settings: Settings, output: _output.Output) -> tuple[int, int]:
-    """Run it to its end: its number, and the status of its end."""
+def _run_program(program: list[str], settings: Settings, output: _output.Output) -> Ended:
+    """Run it to its end."""
     command = [sys.executable, *_flags(), *program]
     changed = environment(settings, dict(os.environb))
     sys.stdout.flush()
@@ -151,35 +150,64 @@ def _run_program(program: list[str], settings: Settings, output: _output.Output)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     awaited = {*_PASSED_ON, signal.SIGCHLD}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, awaited)
+    witness = Witness(set(_PASSED_ON))
     try:
+        began = time.monotonic()
         pid = os.posix_spawn(sys.executable, command, changed, setsigmask=before)
         _load(output)
         while True:
-            ended, status = os.waitpid(pid, os.WNOHANG)
+            ended, status, usage = os.wait4(pid, os.WNOHANG)
             if ended:
-                return pid, status
+                from plait.observe._ended import Ended
+
+                return Ended(_name(program), pid, status, time.monotonic() - began, usage)
             caught = signal.sigwaitinfo(awaited)
-            # The terminal's own go to the program too; those that somebody sends are meant for it.
-            if caught.si_signo != signal.SIGCHLD and caught.si_code <= 0:
-                os.kill(pid, caught.si_signo)
+            number = caught.si_signo
+            if number != signal.SIGCHLD and not witness.has_too(pid, number, caught.si_code <= 0):
+                os.kill(pid, number)
     finally:
+        witness.close()
         # What came after its end is nobody's.
         while signal.sigtimedwait(awaited, 0) is not None:
             pass
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _tell(folder: str, output: _output.Output, pid: int, code: int) -> int:
+def _name(program: list[str]) -> str:
+    """What a program calls itself in its profile."""
+    if program[0] == "-c":
+        return "python -c"
+    return f"-m {program[1]}" if program[0] == "-m" else os.path.basename(program[0])
+
+
+def _tell(folder: str, output: _output.Output, ended: Ended) -> int:
     """Make the report."""
     from plait.observe import _profile
 
     whole = os.path.join(folder, "whole")
+    kept, failure = True, ""
     try:
-        record = _profile.collect(folder, whole, {pid: code}, detail=output.detail)
+        record = _profile.collect(folder, whole, ended, detail=output.detail)
         kept = output.write(_profile.Profile(record, whole), sys.stderr)
     except BrokenPipeError:
         raise
+    except _output.Unwritten as error:
+        failure = f"{error}; {_keep(folder, whole)}"
     except (OSError, ValueError, RuntimeError) as error:
-        sys.stderr.write(f"plait: no report: {error} (the program ended with {code})\n")
+        failure = f"no report: {error}"
+        if isinstance(error, OSError):  # the disk is full, say
+            failure += f"; {_keep(folder, None)}"
+    if failure:
+        sys.stderr.write(f"plait: {failure} (the program ended with {ended.code})\n")
         return 125
-    return code if kept or code else 1
+    return ended.code if kept or ended.code else 1
+
+
+def _keep(folder: str, whole: str | None) -> str:
+    """Keep what was seen: the whole trace, or, where it could not be put together, its parts. Say where."""
+    kept = f"{folder}.{'parts' if whole is None else 'plait'}"
+    try:
+        os.rename(whole or folder, kept)
+    except OSError as error:
+        return f"its trace is lost: {error}"
+    return f"the trace is {kept!r}: `plait report` reads it"

@@ -36,4 +36,7 @@ def run(words: list[str]) -> int:
         raise WrongUsage(f"report takes one file, not {left[0]!r} as well")
     output = _output.Output(given + more)
     profile = Profile.load(files[0])
-    return 0 if output.write(profile, sys.stdout) else 1
+    try:
+        return 0 if output.write(profile, sys.stdout) else 1
+    except _output.Unwritten as error:
+        raise OSError(str(error)) from None

@@ -19,6 +19,7 @@ from plait.cli import _screen, _usage
 from plait.cli._program import Program
 from plait.cli._signals import Signals
 from plait.cli._usage import Option, WrongUsage
+from plait.cli._witness import Witness
 from plait.observe._top import Top
 from plait.observe.report import terminal, top as report
 from plait.observe.report.top import Order
@@ -94,13 +95,15 @@ def run(words: list[str]) -> int:
         into: TextIO = sys.stderr if command and settings.json is None else sys.stdout
         if settings.json:
             into = stack.enter_context(open(settings.json, "w", encoding="utf-8"))
+        witness = Witness(set(_PASSED_ON)) if command else None
         signals = stack.enter_context(Signals(awaited))
-        if command:
+        if witness is not None:
+            stack.callback(witness.close)
             sys.stdout.flush()
             sys.stderr.flush()
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             program = Program(command, signals.before, aside=live)
-            return _OfProgram(settings, into, signals, live, program).run()
+            return _OfProgram(settings, into, signals, live, program, witness).run()
         return _OfProcess(settings, into, signals, live).run()
 
 
@@ -278,9 +281,18 @@ class _OfProcess(_Watching):
 class _OfProgram(_Watching):
     """Starts a program, watches it, and ends as it does."""
 
-    def __init__(self, settings: _Settings, into: TextIO, signals: Signals, live: bool, program: Program) -> None:
+    def __init__(
+        self,
+        settings: _Settings,
+        into: TextIO,
+        signals: Signals,
+        live: bool,
+        program: Program,
+        witness: Witness,
+    ) -> None:
         super().__init__(settings, into, signals, live)
         self.program: Final = program
+        self._witness: Final = witness
         self.failure: str | None = None
 
     def run(self) -> int:
@@ -312,8 +324,7 @@ class _OfProgram(_Watching):
         awaited += [fd for fd, is_awaited in ((0, screen is not None), (output, output is not None)) if is_awaited]
         ready, _, _ = select.select(awaited, [], [], self.timeout())
         for number, sent in self.react(self.signals.take()):
-            # Those of the terminal go to the program too; those that somebody sends are meant for it.
-            if sent:
+            if not self._witness.has_too(program.pid, number, sent):
                 os.kill(program.pid, number)
         if output in ready:
             program.move()

@@ -106,7 +106,7 @@ class EventLoop(SocketLoop):
         self._child_fds: set[int] = set()
         self._open_pipes: weakref.WeakSet[Any] = weakref.WeakSet()
         self._find_own()
-        _sources.add("loop", self)
+        self._known_as = _sources.add("loop", self)
 
     # ---- run
 
@@ -154,6 +154,7 @@ class EventLoop(SocketLoop):
             for fd in self._signal_pipe:
                 os.close(fd)
             self._signal_pipe = None
+        self._known_as.note(self)
 
     def statistics(self) -> LoopStatistics:
         """Return figures since the loop was made; from any thread, and also when it is closed. They are always counted.

@@ -40,6 +40,8 @@ def install() -> None:
     _look_at_os()
     _imports.when_imported("_posixsubprocess", _look_at_fork_exec)
     _imports.when_imported("subprocess", _look_at_subprocess)
+    _imports.when_imported("multiprocessing.popen_fork", _look_at_ends)
+    _imports.when_imported("multiprocessing.popen_forkserver", _look_at_ends)
 
 
 def _inherited(given: Any = None) -> dict[bytes, bytes] | None:
@@ -163,3 +165,34 @@ def _look_at_subprocess(module: ModuleType) -> None:
     if hasattr(changed, "_fork_exec") and "_posixsubprocess" in sys.modules:
         real: Any = sys.modules["_posixsubprocess"]
         _patches.replace(module, "_fork_exec", real.fork_exec)
+    handle: Any = getattr(changed.Popen, "_handle_exitstatus", None)
+    if handle is None:
+        return
+
+    def _handle_exitstatus(self: Any, status: int, *rest: Any, **named: Any) -> None:
+        handle(self, status, *rest, **named)
+        if not os.WIFSTOPPED(status):
+            _has_ended(self.pid, self.returncode)
+
+    _patches.replace(changed.Popen, "_handle_exitstatus", _handle_exitstatus)
+
+
+def _look_at_ends(module: ModuleType) -> None:
+    """Processes of `multiprocessing`: who started one sees its end here."""
+    changed: Any = module
+    poll = changed.Popen.poll
+
+    def observed(self: Any, *args: Any, **named: Any) -> Any:
+        before = self.returncode
+        code = poll(self, *args, **named)
+        if before is None and code is not None:
+            _has_ended(self.pid, code)
+        return code
+
+    _patches.replace(changed.Popen, "poll", observed)
+
+
+def _has_ended(pid: int, code: int) -> None:
+    settings = _session.current()
+    if settings is not None:
+        _session.leave_word(settings, pid, _session.EXIT, str(code if code >= 0 else 128 - code))

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any, BinaryIO
 
+    from plait.observe._ended import Ended
     from plait.observe._records import (
         Bursts,
         DeadlockRecord,
@@ -83,6 +84,8 @@ class Profile:
         traces = _traces(path)
         if not traces:
             raise ValueError(f"there is no trace in the folder {path!r}")
+        if others := sorted(name for name in os.listdir(path) if not _is_of_profiles(name)):
+            raise ValueError(f"{path!r} is no folder that a profile has written: {others[0]!r} is in it")
         return cls(_whole(traces, path))
 
     @property
@@ -276,6 +279,13 @@ def _from_json(path: str) -> ProfileRecord:
     return found
 
 
+def _is_of_profiles(name: str) -> bool:
+    """Whether a file in the folder of a profile may be called that."""
+    import re
+
+    return re.fullmatch(r"over|whole|\d+-[\d.]+\.[a-z]+|\d+\.(started|server|note|exit)", name) is not None
+
+
 def _traces(folder: str, stem: str = "") -> list[str]:
     names = sorted(os.listdir(folder))
     found = [name for name in names if name.startswith(stem) and name.endswith((".part", ".trace"))]
@@ -311,13 +321,13 @@ def _lives(name: str) -> bool:
     return os.path.exists(f"/proc/{name.partition('-')[0]}")
 
 
-def collect(folder: str, into: str, exits: dict[int, int] | None = None, *, detail: bool = True) -> ProfileRecord:
+def collect(folder: str, into: str, ended: Ended | None = None, *, detail: bool = True) -> ProfileRecord:
     """End the profile in `folder`, wait until all processes have written what they have, and put it together in `into`.
 
     Args:
         folder: The folder of the profile.
         into: The trace file to write.
-        exits: How processes have ended, by their numbers, where the caller knows.
+        ended: How its program has ended, where the caller knows.
         detail: Whether stacks, lanes and strips are wanted too.
 
     Raises:
@@ -332,14 +342,28 @@ def collect(folder: str, into: str, exits: dict[int, int] | None = None, *, deta
         time.sleep(0.01)
     stems = {os.path.basename(trace).partition(".")[0] for trace in _traces(folder)}
     _join(folder, sorted(stems), into)
-    if not stems:
+    if not stems and not (ended and ended.signal):
         raise RuntimeError("no process has left a trace: Python was not started, or with -I, -E or -S")
     record = _core.load_profile([into], whole=detail)
     for process in record["processes"]:
-        if process["exit"] is None and exits:
-            process["exit"] = exits.get(process["pid"])
+        if process["exit"] is None:
+            process["exit"] = _code_of(folder, process["pid"])
+    if ended is not None:
+        from plait.observe import _ended
+
+        parts = [name for name in os.listdir(folder) if name.startswith(f"{ended.pid}-") and name.endswith(".part")]
+        _ended.add(record, ended, whole=not parts)
     record["limits"].extend(_notes(folder))
     return record
+
+
+def _code_of(folder: str, pid: int) -> int | None:
+    """The code that a child ended with, if its parent has left word of it."""
+    try:
+        with open(os.path.join(folder, f"{pid}{_session.EXIT}"), encoding="utf-8") as file:
+            return int(file.read())
+    except (OSError, ValueError):
+        return None
 
 
 def _join(folder: str, stems: list[str], into: str) -> None:
@@ -356,7 +380,8 @@ def _notes(folder: str) -> list[str]:
     """What children have left word of, and those that have not."""
     found: list[str] = []
     names = sorted(os.listdir(folder))
-    told = {name.partition("-")[0].partition(".")[0] for name in names if not name.endswith(_session.STARTED)}
+    words = (_session.STARTED, _session.EXIT)
+    told = {name.partition("-")[0].partition(".")[0] for name in names if not name.endswith(words)}
     unseen: dict[str, int] = {}
     for name in names:
         if name.endswith(_session.STARTED) and name.removesuffix(_session.STARTED) not in told:

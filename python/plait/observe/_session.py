@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from typing import Any, Final
 
 __all__ = [
+    "EXIT",
     "STARTED",
     "before_exec",
     "begin",
@@ -32,6 +33,9 @@ __all__ = [
 
 STARTED: Final = ".started"
 """Ends the names of files that tell of a child which was started, by its number; the program is in it."""
+
+EXIT: Final = ".exit"
+"""Ends the names of files that tell of a child which has ended, by its number; its code is in it."""
 
 _MORE = (
     "multiprocessing.resource_tracker import main",
@@ -153,7 +157,7 @@ def _install(session: _Session) -> None:
         import atexit
 
         _warnings.install()
-        os.register_at_fork(after_in_child=_after_fork)
+        os.register_at_fork(after_in_child=_after_fork, after_in_parent=_has_forked)
         atexit.register(end)
     if not session.follows:
         session.follows = True
@@ -247,6 +251,16 @@ def _after_fork() -> None:
         except (OSError, RuntimeError):
             return
         _install(session)
+
+
+def _has_forked() -> None:
+    """In the parent: say so where a child has not the right to write what it sees."""
+    session = _session
+    if session is None or not session.observed or not session.settings.children:
+        return
+    if not os.access(session.settings.folder, os.W_OK | os.X_OK, effective_ids=True):
+        why = "the program has changed its user, who may not write to the profile's folder"
+        _core.observe_method("children", "none from then on", False, why)
 
 
 def _forks_programs() -> bool:

@@ -8,7 +8,6 @@ import math
 import os
 import threading
 import time
-import weakref
 from typing import TYPE_CHECKING, Any, Final, TypedDict
 
 from plait import _core
@@ -104,7 +103,7 @@ class _Kind:
         spans: tuple[str, ...],
         read: Callable[[Any], dict[str, Any]],
     ) -> None:
-        self._kind = kind
+        self.name = kind
         self._sums = sums
         self._present = present
         self._spans = spans
@@ -114,15 +113,38 @@ class _Kind:
     def forget(self) -> None:
         """Begin anew."""
         self._gone: list[dict[str, Any]] = []
-        self._last: dict[weakref.ref[Any], dict[str, Any]] = {}
+        self._busy = False
+        for source in _sources.known(self.name).copy():
+            source.last = None
 
     def figures(self) -> dict[str, Any]:
-        now = {weakref.ref(source): self._read(source) for source in _sources.of(self._kind)}
-        # What only grows must not fall when one goes.
-        ended = [self._last[reference] for reference in self._last if reference not in now]
-        self._gone = [self._together([*self._gone, *ended], ())]
-        self._last = now
-        return self._public(self._together([*self._gone, *now.values()], self._present))
+        now = [figures for source in self._fold() if (figures := self.note(source, source.get())) is not None]
+        return self._public(self._together([*self._gone, *now], self._present))
+
+    def note(self, source: _sources.Source, found: Any) -> dict[str, Any] | None:
+        """Remember a source's figures as they are now; those of before where it has gone meanwhile."""
+        if found is not None:
+            source.last = self._read(found)
+        last: dict[str, Any] | None = source.last
+        return last
+
+    def fold(self) -> None:
+        """Keep the figures of those that have gone, as one: what only grows must not fall when one goes."""
+        with _figures_lock:
+            self._fold()
+
+    def _fold(self) -> list[_sources.Source]:
+        """Do that, and return those that are there. The lock is held; what the collector of garbage calls may come here."""
+        known = _sources.known(self.name)
+        found = [(source, source.get()) for source in known.copy()]
+        if not self._busy:
+            self._busy = True
+            gone = [source for source, there in found if there is None]
+            ended = [source.last for source in gone if source.last is not None]
+            self._gone = [self._together([*self._gone, *ended], ())]
+            known.difference_update(gone)
+            self._busy = False
+        return [source for source, there in found if there is not None]
 
     def _together(self, figures: list[dict[str, Any]], present: tuple[str, ...]) -> dict[str, Any]:
         """One for all."""
@@ -199,7 +221,8 @@ class Watch:
           was watched.
 
         Distributions have `count`, `sum` and `buckets`: pairs of an upper bound and how many did not exceed it. What counts
-        something only grows, but what a loop or pool does between the last snapshot and its end is not in it.
+        something only grows: loops and pools that have ended are in it. What a pool still does when nobody refers to it any
+        more is not.
 
         Raises:
             RuntimeError: The watch is closed.
@@ -336,6 +359,23 @@ _KINDS: Final = (
     _Kind("threads", ("submitted", "cancelled", "timed_out"), _POOL_NOW, ("queue_wait",), _of_pool),
     _Kind("processes", _PROCESSES_SUMS, _POOL_NOW, ("queue_wait",), _of_pool),
 )
+
+
+def _noted(source: _sources.Source, found: Any) -> None:
+    """A loop was closed, a pool shut down, or one of them is about to go."""
+    for kind in _KINDS:
+        if kind.name == source.kind:
+            kind.note(source, found)
+
+
+def _added(name: str) -> None:
+    """Those that have gone are not to pile up where nobody looks for long."""
+    for kind in _KINDS:
+        if kind.name == name:
+            kind.fold()
+
+
+_sources.listen(_noted, _added)
 
 
 def _forked() -> None:

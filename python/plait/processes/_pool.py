@@ -140,7 +140,7 @@ class ProcessPool(_core.ProcessPoolCore, Pool):
             timeout=options.timeout,
             retries=options.retries,
         )
-        _sources.add("processes", self)
+        self._known_as = _sources.add("processes", self)
 
     def _config(
         self,
@@ -281,6 +281,11 @@ class ProcessPool(_core.ProcessPoolCore, Pool):
             self._join()
             if self._forked:
                 _launch.reap_ended(_COPY_PATIENCE)
+        self._known_as.note(self)
+
+    def __del__(self) -> None:
+        if hasattr(self, "_known_as") and not self._inert():  # it was made without an error, and by this process
+            self._known_as.note(self)
 
     def terminate_workers(self) -> None:
         """Send SIGTERM to all workers, and shut the pool down without waiting.

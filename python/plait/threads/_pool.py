@@ -116,7 +116,7 @@ class ThreadPool(_core.ThreadPoolCore, Pool, concurrent.futures.ThreadPoolExecut
             gil=_core.gil_is_on(),
             hold=hold,
         )
-        _sources.add("threads", self)
+        self._known_as = _sources.add("threads", self)
 
     if TYPE_CHECKING:  # at run time it is the core's, with this docstring and an example
 
@@ -213,6 +213,11 @@ class ThreadPool(_core.ThreadPoolCore, Pool, concurrent.futures.ThreadPoolExecut
         self._shut_down(bool(cancel_futures))
         if wait and not self._inert():
             self._join()
+        self._known_as.note(self)
+
+    def __del__(self) -> None:
+        if hasattr(self, "_known_as") and not self._inert():  # it was made without an error, and by this process
+            self._known_as.note(self)
 
     def _join(self) -> None:
         if threading.current_thread() in self._threads:

@@ -12,6 +12,7 @@ use plait_sys::net;
 use plait_sys::time::monotonic_ns;
 use plait_trace::record::{Tid, WaitKind};
 
+use super::polled;
 use crate::calls::{On, waiting, waiting_in};
 use crate::gil::Gil;
 use crate::proc::{Call, Tasks, line};
@@ -36,7 +37,14 @@ pub(super) fn look(tasks: &Tasks, tid: Tid, gil: Option<&Gil>, buffer: &mut Vec<
     match tasks.read(tid, "syscall", buffer).ok().and_then(Call::parse) {
         Some(Call::Running) => Some(Found::Awake),
         Some(Call::Outside) => Some(other("page fault")),
-        Some(Call::In { number, arguments }) => Some(within(tid, number, &arguments, gil)),
+        Some(call @ Call::In { number, arguments }) => {
+            let on = waiting(number).map_or(On::Nothing, |waiting| waiting.on);
+            let polled = polled::descriptor(on, &arguments);
+            // What was read is something else if it has gone on meanwhile.
+            let polled = polled
+                .filter(|_| tasks.read(tid, "syscall", buffer).ok().and_then(Call::parse).as_ref() == Some(&call));
+            Some(within(tid, number, &arguments, polled, gil))
+        }
         None => {
             let function = line(tasks.read(tid, "wchan", buffer).ok()?);
             match waiting_in(&function) {
@@ -79,7 +87,7 @@ fn other(call: &str) -> Found {
     }
 }
 
-fn within(tid: Tid, number: u64, arguments: &[u64; 6], gil: Option<&Gil>) -> Found {
+fn within(tid: Tid, number: u64, arguments: &[u64; 6], polled: Option<i32>, gil: Option<&Gil>) -> Found {
     let Some(waiting) = waiting(number) else {
         return other(&format!("system call {number}"));
     };
@@ -88,6 +96,7 @@ fn within(tid: Tid, number: u64, arguments: &[u64; 6], gil: Option<&Gil>) -> Fou
         On::Word(index) => format!("{:#x}", arguments[index]),
         // The kernel takes the lower half of it.
         On::Descriptor(index) => target(tid, arguments[index] as u32 as i32),
+        On::Polled | On::Selected => polled.map_or_else(String::new, |descriptor| target(tid, descriptor)),
         On::Nothing => String::new(),
     };
     Found::Wait {
@@ -317,7 +326,10 @@ mod tests {
                 let address = u64::from_str_radix(&target[2..], 16).expect("hexadecimal");
                 let gil = Gil::fake(std::ptr::NonNull::new((address - 40) as *mut u8).expect("not null"));
                 let futex = if cfg!(target_arch = "x86_64") { 202 } else { 98 };
-                assert_eq!(within(0, futex, &[address, 0, 0, 0, 0, 0], Some(&gil)), Found::Gil);
+                assert_eq!(
+                    within(0, futex, &[address, 0, 0, 0, 0, 0], None, Some(&gil)),
+                    Found::Gil
+                );
             }
             found => assert_eq!(found, None),
         }

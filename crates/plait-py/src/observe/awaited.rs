@@ -7,7 +7,9 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyString, PyType};
 
+use super::ObservedCoroutine;
 use super::journal::Journal;
+use crate::sync::awaiting::Awaiting;
 
 /// So many coroutines that await one another are followed.
 const DEEPEST: usize = 200;
@@ -137,7 +139,16 @@ fn look(coroutine: &Bound<'_, PyAny>, yielded: Option<&Bound<'_, PyAny>>) -> (St
     let py = coroutine.py();
     let what = match mine {
         // It awaits a function of asyncio: that is what people know it by, not what the function does in turn.
-        Some(mine) if mine + 1 < frames.len() => text(&frames[mine + 1].code, intern!(py, "co_qualname")),
+        Some(mine) if mine + 1 < frames.len() => {
+            let called = text(&frames[mine + 1].code, intern!(py, "co_qualname"));
+            match frames.get(mine + 2) {
+                // `async with` of locks, which all of them inherit.
+                Some(acquire) if called == "_ContextManagerMixin.__aenter__" => {
+                    text(&acquire.code, intern!(py, "co_qualname"))
+                }
+                _ => called,
+            }
+        }
         _ => yielded.map_or_else(String::new, awaited),
     };
     let shown = mine.map_or(inner, |mine| &frames[mine]);
@@ -178,13 +189,39 @@ fn awaited(yielded: &Bound<'_, PyAny>) -> String {
     if is_task(yielded)
         && let Ok(coroutine) = yielded.call_method0(intern!(py, "get_coro"))
     {
-        return format!("task {}", name_of(&coroutine));
+        return format!("task {}", name_of_task(yielded, &coroutine));
     }
-    yielded
+    if let Ok(operation) = yielded.cast_exact::<Awaiting>() {
+        return operation.get().name().to_owned();
+    }
+    let name = yielded
         .get_type()
         .qualname()
         .map(|name| name.to_string())
-        .unwrap_or_default()
+        .unwrap_or_default();
+    if name == "_GatheringFuture"
+        && let Some(children) = attribute(yielded, intern!(py, "_children")).and_then(|children| children.len().ok())
+    {
+        return format!("gather of {children}");
+    }
+    name
+}
+
+/// The name that the program gave a task, or what it runs where that has none but a number.
+fn name_of_task(task: &Bound<'_, PyAny>, coroutine: &Bound<'_, PyAny>) -> String {
+    let py = task.py();
+    let given = task.call_method0(intern!(py, "get_name"));
+    if let Ok(given) = given.and_then(|name| name.extract::<String>())
+        && given
+            .strip_prefix("Task-")
+            .is_none_or(|number| number.parse::<u64>().is_err())
+    {
+        return given;
+    }
+    match coroutine.cast_exact::<ObservedCoroutine>() {
+        Ok(observed) => name_of(observed.get().wrapped().bind(py)),
+        Err(_) => name_of(coroutine),
+    }
 }
 
 fn text(object: &Bound<'_, PyAny>, name: &Bound<'_, PyString>) -> String {

@@ -84,6 +84,11 @@ impl ObservedCoroutine {
         }
     }
 
+    /// The coroutine itself.
+    pub(super) fn wrapped(&self) -> &Py<PyAny> {
+        &self.inner
+    }
+
     fn is_observed(&self) -> bool {
         journal::active().is_some_and(|active| std::ptr::eq(active, self.journal))
     }

@@ -58,14 +58,35 @@ pub(crate) fn write_perfetto(py: Python<'_>, paths: Vec<PathBuf>, into: PathBuf)
 fn read(paths: &[PathBuf], options: Options) -> PyResult<Profile> {
     let mut fold = Fold::new(options);
     let mut bytes = 0;
+    let mut damaged = 0;
+    let mut lost = 0;
     for path in paths {
         let file = File::open(path)
             .map_err(|error| PyOSError::new_err((error.raw_os_error(), error.to_string(), path.clone())))?;
         bytes += file.metadata()?.len();
-        fold.read(BufReader::new(file))
+        let missing = fold
+            .read(BufReader::new(file))
             .map_err(|error| PyValueError::new_err(format!("{}: {error}", path.display())))?;
+        if missing.damaged > 0 {
+            damaged += missing.damaged;
+            lost += missing.chunks;
+        }
     }
     let mut profile = fold.finish();
+    if damaged > 0 {
+        // What a process is called, and where it runs, is said at the beginning; of the program it has to be there.
+        let program = profile.processes.first();
+        if profile.cores == 0 || program.is_none_or(|process| process.python.is_empty()) {
+            let paths: Vec<_> = paths.iter().map(|path| path.display().to_string()).collect();
+            return Err(PyValueError::new_err(format!(
+                "{}: damaged: the beginning of a process is missing",
+                paths.join(", ")
+            )));
+        }
+        profile.limits.push(format!(
+            "The trace is damaged: {damaged} bytes of it cannot be read, and {lost} of its pieces are missing with what happened then"
+        ));
+    }
     profile.overhead.trace_bytes = bytes;
     Ok(profile)
 }

@@ -31,7 +31,7 @@ pub(crate) use coroutine::{ObservedCoroutine, handed_over, is_step};
 pub(crate) use lock_wait::LockWait;
 pub(crate) use loops::{Watch, gives_name, observed};
 pub(crate) use observer::witnesses;
-pub(crate) use pooled::{Laps, name as name_of_function};
+pub(crate) use pooled::{Items, Laps, name as name_of_function};
 pub(crate) use tally::tallies;
 
 use pyo3::prelude::*;

@@ -126,6 +126,11 @@ impl Laps {
         self.sums.queue += queue;
     }
 
+    /// Tells of it as tasks of a pool that call this.
+    fn tell_as(self, pool: &str, function: &Bound<'_, PyAny>) {
+        self.journal.tell_pooled(pool, &name(function), &self.sums);
+    }
+
     /// Tells of it as tasks of the pool of processes that call this.
     pub(crate) fn tell(self, function: &Bound<'_, PyAny>) {
         self.tell_of(&name(function));
@@ -134,6 +139,53 @@ impl Laps {
     /// The same, of a function by its name.
     pub(crate) fn tell_of(self, function: &str) {
         self.journal.tell_pooled(PROCESS_POOL, function, &self.sums);
+    }
+}
+
+/// The pool of threads of this package, as a profile has it.
+const THREAD_POOL: &str = "ThreadPool";
+
+/// Who makes many calls of one function tells of them at least that often, in nanoseconds.
+const TELL: u64 = 50_000_000;
+
+/// What the items of a map take that one thread does, one after the other. Costs nothing where no profile runs.
+#[derive(Default)]
+pub(crate) struct Items {
+    laps: Option<Laps>,
+    told: u64,
+}
+
+impl Items {
+    /// An item begins now; `since` when it has waited for that.
+    #[inline]
+    pub(crate) fn begins(&mut self, since: impl FnOnce() -> Option<u64>) {
+        if self.laps.is_none() {
+            let Some(laps) = Laps::begin() else { return };
+            self.told = laps.last;
+            self.laps = Some(laps);
+        }
+        if let Some(laps) = &mut self.laps {
+            laps.resume();
+            laps.ended(1, since().map_or(0, |since| laps.last.saturating_sub(since)));
+        }
+    }
+
+    /// It has ended.
+    #[inline]
+    pub(crate) fn ended(&mut self, function: &Bound<'_, PyAny>) {
+        if let Some(laps) = &mut self.laps {
+            laps.ran();
+            if laps.last.saturating_sub(self.told) >= TELL {
+                self.tell(function);
+            }
+        }
+    }
+
+    /// Tells of what was not told yet.
+    pub(crate) fn tell(&mut self, function: &Bound<'_, PyAny>) {
+        if let Some(laps) = self.laps.take() {
+            laps.tell_as(THREAD_POOL, function);
+        }
     }
 }
 

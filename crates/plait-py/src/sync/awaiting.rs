@@ -74,6 +74,11 @@ impl Awaiting {
         }
     }
 
+    /// What it is called where it is shown.
+    pub(crate) fn name(&self) -> &'static str {
+        self.name
+    }
+
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -225,7 +225,8 @@ def _verdict(summary: _Summary, profile: ProfileRecord) -> None:
     summary.line()
     evidence = profile["evidence"]
     verdict = VERDICTS.get(profile["verdict"], plain(profile["verdict"]))
-    summary.wrap(evidence["sentence"], f"{verdict}: ", "  ", _VERDICT_COLORS.get(profile["verdict"], "1;35"))
+    lead = f"{verdict}: " if profile["threads"] else ""
+    summary.wrap(evidence["sentence"], lead, "  ", _VERDICT_COLORS.get(profile["verdict"], "1;35"))
     figures = [
         f"{value} {label}"
         for label, value in (figure(*each) for each in evidence["figures"].items() if each[1] and each[0] != "wall")

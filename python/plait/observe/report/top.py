@@ -32,8 +32,9 @@ COLUMNS: Final = {
 
 LEGEND: Final = (
     "CPU = PY runs Python + C runs without the GIL   RDY ready, no core",
-    "GIL waits for the GIL   HLD sleeps with the GIL   IO, LCK wait for I/O, a lock   IDL has no work",
-    "without a GIL: STW stands still while another thread has stopped all others (part of LCK)",
+    "GIL waits for the GIL   HLD sleeps with the GIL   IO waits for I/O",
+    "LCK waits for a lock   IDL has no work",
+    "without a GIL: STW (part of LCK) stands still, another thread has stopped all",
 )
 
 _WIDTHS: Final = {"tid": 7, "name": 11, "switches": 7}
