@@ -244,6 +244,39 @@ fn all_threads_locked_out_by_one_another() {
 }
 
 #[test]
+fn threads_that_wait_for_one_lock_are_no_circle() {
+    for lock in ["Lock a", "futex 0x10, wanted by pays (app.py:7)"] {
+        let mut story = Story::begin(7, 5_000 * MS);
+        for (tid, other) in [(8, 9), (9, 8)] {
+            story.thread(tid, &format!("worker-{tid}"));
+            computes(&mut story, tid, 0, MS);
+            story.lock_wait(tid, MS, 5_000 * MS, lock, other, "app.py:3");
+        }
+        let profile = story.profile();
+        let how = if lock == "Lock a" {
+            "held by worker-"
+        } else {
+            "released by worker-"
+        };
+        check(&profile, Verdict::LockBound, &["queue for a lock", lock, how]);
+        assert!(!profile.evidence.sentence.contains("deadlock"));
+    }
+}
+
+#[test]
+fn threads_that_let_go_of_one_anothers_locks_are_no_circle() {
+    let mut story = Story::begin(7, 5_000 * MS);
+    for (tid, other) in [(8, 9), (9, 8)] {
+        story.thread(tid, &format!("worker-{tid}"));
+        computes(&mut story, tid, 0, MS);
+        let lock = format!("futex 0x{tid}, wanted by pays (app.py:7)");
+        story.lock_wait(tid, MS, 5_000 * MS, &lock, other, "app.py:3");
+    }
+    let profile = story.profile();
+    assert!(!profile.evidence.sentence.contains("deadlock"));
+}
+
+#[test]
 fn a_task_that_blocks_its_loop() {
     let mut story = Story::begin(7, 2_000 * MS);
     story.thread(7, "MainThread");
