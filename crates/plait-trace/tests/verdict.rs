@@ -311,6 +311,82 @@ fn a_task_that_blocks_its_loop() {
     assert!(profile.evidence.tries[0].contains("to_thread"));
 }
 
+/// A task whose step takes a fifth of a second, and another one that waits for its turn. What it does meanwhile is left to say.
+fn step(during: impl FnOnce(&mut Story)) -> Profile {
+    let mut story = Story::begin(7, 1_000 * MS);
+    story.thread(7, "MainThread");
+    story.thread(8, "worker");
+    let (function, what) = (story.text("main"), story.text("sleep"));
+    for task in [1, 2] {
+        let name = story.text(&format!("Task-{task}"));
+        story.add(Record::Task {
+            task,
+            at: story.at(0),
+            tid: 7,
+            name,
+            function,
+        });
+    }
+    story.add(Record::Await {
+        task: 2,
+        at: story.at(MS),
+        what,
+        place: function,
+    });
+    story.add(Record::Step {
+        task: 1,
+        tid: 7,
+        from: story.at(100 * MS),
+        to: story.at(300 * MS),
+    });
+    computes(&mut story, 7, 0, 100 * MS);
+    during(&mut story);
+    story.profile()
+}
+
+/// A worker computes, with the GIL.
+fn worker(story: &mut Story) {
+    for turn in 0..200 {
+        computes(story, 8, turn * 5 * MS, (turn + 1) * 5 * MS);
+    }
+}
+
+#[test]
+fn a_step_that_waits_for_the_gil_does_not_block_its_loop() {
+    let profile = step(|story| {
+        story.gil(7, 100 * MS, 280 * MS, GilSpan::Wanted);
+        computes(story, 7, 280 * MS, 300 * MS);
+        worker(story);
+    });
+    assert_ne!(profile.verdict, Verdict::LoopBlocked, "{}", profile.evidence.sentence);
+    assert_eq!((profile.blocked[0].time, profile.blocked[0].own), (200 * MS, 20 * MS));
+}
+
+#[test]
+fn a_step_that_waits_until_a_thread_runs_that_it_starts_does_not_block_its_loop() {
+    let profile = step(|story| {
+        let start = story.frame("Thread.start", "/usr/lib/python3.11/threading.py", 957);
+        let wait = story.frame_in(start, "Condition.wait", "/usr/lib/python3.11/threading.py", 327);
+        story.wait(7, 150 * MS, WaitKind::Lock, "futex", "0x10");
+        story.stack(7, 150 * MS, wait, Why::Lasting);
+        story.switch(7, 300 * MS, true, false);
+        worker(story);
+    });
+    assert_ne!(profile.verdict, Verdict::LoopBlocked, "{}", profile.evidence.sentence);
+}
+
+#[test]
+fn a_step_that_waits_for_a_lock_blocks_its_loop() {
+    let profile = step(|story| {
+        let takes = story.frame("takes", "app.py", 30);
+        story.wait(7, 150 * MS, WaitKind::Lock, "futex", "0x10");
+        story.stack(7, 150 * MS, takes, Why::Lasting);
+        story.switch(7, 300 * MS, true, false);
+        worker(story);
+    });
+    check(&profile, Verdict::LoopBlocked, &["once", "200 ms", "takes (app.py:30)"]);
+}
+
 #[test]
 fn a_loop_of_one_task_is_not_held_up_by_it() {
     let mut story = Story::begin(7, 1_000 * MS);

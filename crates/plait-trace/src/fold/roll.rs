@@ -49,7 +49,9 @@ pub(crate) fn records(digest: Digest) -> Vec<Record> {
     for task in tasks.tasks.iter().take(lasting + TASKS) {
         one_task(task, &mut to);
     }
-    for held in tasks.blocked.iter().take(BLOCKED) {
+    // Why others waited is not known any more behind this.
+    let blocked = tasks.blocked.iter().filter(|held| held.own >= held.time / 2);
+    for held in blocked.take(BLOCKED) {
         let (from, until) = (held.from, held.from + held.time);
         to.push(Record::Callback {
             tid: held.tid,

@@ -45,6 +45,9 @@ const WORKERS: [(&str, &str); 9] = [
 /// What runs a thread. Where it is all that there is of a stack, the thread's target is in C: a worker of plait's pool.
 const RUNS: (&str, &str) = ("/threading.py", "Thread.run");
 
+/// What starts a thread, and waits until it runs, which is when it has had the GIL.
+const STARTS: (&str, &str) = ("/threading.py", "Thread.start");
+
 /// How many holds of the GIL are looked back to for the one who let go, and how far.
 const LOOK_BACK: usize = 64;
 const RECENT: u64 = 20_000_000;
@@ -128,6 +131,23 @@ pub(crate) fn tell(log: &mut Log) {
     if !turns.is_empty() || log.threads.iter().any(|thread| !thread.lock_waits.is_empty()) {
         hold(log, &roles, &turns);
     }
+}
+
+/// The frames in which a thread waits until one that it starts runs.
+pub(crate) fn starts(log: &Log) -> HashSet<u32> {
+    let start =
+        |&(name, file, _): &(Text, Text, u32)| words(log, name) == STARTS.1 && words(log, file).ends_with(STARTS.0);
+    let start: HashSet<usize> = (0..log.functions.len())
+        .filter(|&index| start(&log.functions[index]))
+        .collect();
+    let mut found = HashSet::new();
+    for (number, &(caller, function, _)) in (1..).zip(&log.frames) {
+        // Callers come before those that they call.
+        if start.contains(&(function as usize)) || found.contains(&caller) {
+            found.insert(number);
+        }
+    }
+    found
 }
 
 /// The wait that lasts at that time, of which somebody has told who knows the lock.

@@ -188,8 +188,9 @@ fn pickles(place: &Place) -> bool {
 }
 
 fn blocks(blocked: &Blocked) -> bool {
-    // A loop that has nothing else to do is not held up.
-    blocked.others > 0 || blocked.place.function.is_empty() || blocked.callback.is_empty()
+    // A loop that has nothing else to do is not held up; and a callback that waits for the GIL or for a core does not hold it.
+    let own = blocked.own >= blocked.time / 2;
+    own && (blocked.others > 0 || blocked.place.function.is_empty() || blocked.callback.is_empty())
 }
 
 impl Figures {
@@ -241,7 +242,7 @@ impl Figures {
             .blocked
             .iter()
             .filter(|blocked| blocks(blocked))
-            .map(|blocked| seconds(blocked.time))
+            .map(|blocked| seconds(blocked.own))
             .sum();
         let running = profile
             .processes

@@ -286,7 +286,7 @@ fn stopped_sentence(figures: &Figures, profile: &Profile) -> String {
 
 fn blocked_sentence(figures: &Figures, profile: &Profile) -> String {
     let counted = profile.blocked.iter().filter(|blocked| blocks(blocked));
-    let (count, worst) = (counted.clone().count(), counted.max_by_key(|blocked| blocked.time));
+    let (count, worst) = (counted.clone().count(), counted.max_by_key(|blocked| blocked.own));
     let times = if count == 1 {
         String::from("once")
     } else {
