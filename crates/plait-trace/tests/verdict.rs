@@ -155,6 +155,92 @@ fn a_server_that_nobody_asks_is_idle() {
 }
 
 #[test]
+fn a_server_that_has_hardly_begun_is_idle() {
+    let mut story = Story::begin(7, 1_600 * MS);
+    story.thread(7, "MainThread");
+    computes(&mut story, 7, 0, 70 * MS);
+    story.wait(7, 800 * MS, WaitKind::Poll, "epoll_wait", "");
+    story.thread(8, "timer");
+    story.switch(8, 70 * MS, false, false);
+    story.wait(8, 100 * MS, WaitKind::Lock, "futex", "0x20");
+    check(&story.profile(), Verdict::Idle, &["next to nothing", "epoll_wait"]);
+}
+
+#[test]
+fn a_program_that_sleeps_for_short_times_waits_for_them() {
+    let mut story = Story::begin(7, 1_500 * MS);
+    story.thread(7, "MainThread");
+    for turn in 0..30 {
+        computes(&mut story, 7, turn * 50 * MS, turn * 50 * MS + MS / 10);
+        story.wait(7, turn * 50 * MS + 20 * MS, WaitKind::Sleep, "clock_nanosleep", "");
+    }
+    check(&story.profile(), Verdict::IoBound, &["clock_nanosleep"]);
+}
+
+#[test]
+fn threads_that_wait_for_something_to_happen_are_idle() {
+    let mut story = Story::begin(7, 2_000 * MS);
+    for tid in [7, 8, 9] {
+        story.thread(tid, "waits");
+        computes(&mut story, tid, u64::from(tid) * MS, u64::from(tid) * MS + MS / 10);
+        story.wait(tid, 100 * MS, WaitKind::Lock, "futex", "0x20");
+    }
+    check(&story.profile(), Verdict::Idle, &["next to nothing"]);
+}
+
+#[test]
+fn a_deadlock_that_was_found_is_what_holds_a_program_back() {
+    let mut story = Story::begin(7, 2_500 * MS);
+    story.thread(7, "MainThread");
+    computes(&mut story, 7, 0, 20 * MS);
+    story.wait(7, 1_000 * MS, WaitKind::Sleep, "clock_nanosleep", "");
+    for (tid, holder) in [(8, 9), (9, 8)] {
+        story.thread(tid, &format!("worker-{tid}"));
+        story.switch(tid, 0, false, false);
+        story.wait(tid, 100 * MS, WaitKind::Lock, "futex", "");
+        let (lock, place) = (
+            story.text(&format!("threading.Lock (0x{tid})")),
+            story.text("x (app.py:5)"),
+        );
+        story.add(Record::Deadlock {
+            at: story.at(2_000 * MS),
+            number: 1,
+            tid,
+            lock,
+            place,
+            holder,
+        });
+    }
+    let profile = story.profile();
+    let words = [
+        "deadlock",
+        "worker-8 (thread 8) waits for threading.Lock (0x8), held by worker-9",
+    ];
+    check(&profile, Verdict::LockBound, &words);
+    assert!(profile.evidence.tries[0].contains("same order"));
+}
+
+#[test]
+fn a_program_that_waits_for_one_that_sleeps_with_the_gil_is_not_idle() {
+    let mut story = Story::begin(7, 1_700 * MS);
+    story.thread(7, "MainThread");
+    story.thread(8, "victim");
+    for turn in 0..3 {
+        let from = turn * 300 * MS;
+        story.gil(7, from, from + 200 * MS, GilSpan::Held);
+        story.switch(7, from, true, false);
+        story.switch(7, from + MS / 10, false, false);
+        story.gil(8, from + 5 * MS, from + 200 * MS, GilSpan::Wanted);
+        story.switch(8, from + 200 * MS, true, false);
+        story.switch(8, from + 200 * MS + MS / 10, false, false);
+    }
+    for tid in [7, 8] {
+        story.wait(tid, 1_200 * MS, WaitKind::Sleep, "clock_nanosleep", "");
+    }
+    check(&story.profile(), Verdict::GilBound, &["held by a thread that slept"]);
+}
+
+#[test]
 fn a_pool_that_pickles_more_than_it_works() {
     let mut story = Story::begin(7, 1_000 * MS);
     story.thread(7, "MainThread");

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use super::{Figures, FunctionEvidence, Verdict, blocks, limit, seconds, share};
 use crate::fold::WANTED_BY;
-use crate::profile::{Function, Lock, Place, Profile, Thread};
+use crate::profile::{Deadlock, Function, Lock, Place, Profile, Thread};
 use crate::state::State;
 
 /// A share for people.
@@ -224,18 +224,37 @@ fn circle_sentence(threads: &[&Thread]) -> String {
     )
 }
 
+fn deadlock_sentence(deadlock: &Deadlock) -> String {
+    let waits = deadlock.parties.iter().map(|party| {
+        let holder = match party.holder_name.as_str() {
+            "" => format!("thread {}", party.holder),
+            name => name.to_owned(),
+        };
+        format!(
+            "{} (thread {}) waits for {}, held by {holder}",
+            party.name, party.tid, party.lock
+        )
+    });
+    let waits: Vec<_> = waits.collect();
+    format!(
+        "Threads wait for one another for ever, a deadlock: {}.",
+        waits.join("; ")
+    )
+}
+
 fn lock_sentence(figures: &Figures, profile: &Profile) -> String {
+    if let Some(deadlock) = profile
+        .deadlocks
+        .first()
+        .filter(|_| figures.cores_used < limit::COMPUTING)
+    {
+        return deadlock_sentence(deadlock);
+    }
     if let Some(threads) = circle(profile).filter(|_| figures.cores_used < limit::COMPUTING) {
         return circle_sentence(&threads);
     }
     let locks = profile.threads.iter().flat_map(|thread| &thread.locks);
     let worst = locks.max_by_key(|lock| lock.time);
-    if figures.contended == 0.0 {
-        let waiting = worst.map_or_else(String::new, |lock| format!(", most of all for {}", lock.lock));
-        return format!(
-            "Nothing runs: the threads wait for one another{waiting}. If it does not end, they may have locked one another out for good."
-        );
-    }
     if figures.stopped > figures.contended / 2.0 {
         return stopped_sentence(figures, profile);
     }
@@ -309,7 +328,8 @@ fn blocked_sentence(figures: &Figures, profile: &Profile) -> String {
 
 pub(super) fn tries(verdict: Verdict, figures: &Figures, profile: &Profile) -> Vec<String> {
     let spare = profile.cores > 1 && figures.cores_used < f64::from(profile.cores) * 0.75;
-    let circle = verdict == Verdict::LockBound && figures.cores_used < limit::COMPUTING && circle(profile).is_some();
+    let stuck = verdict == Verdict::LockBound && figures.cores_used < limit::COMPUTING;
+    let circle = stuck && (!profile.deadlocks.is_empty() || circle(profile).is_some());
     let worst = profile.pauses.iter().max_by_key(|pauses| pauses.stood);
     let collects = worst.is_some_and(|pauses| pauses.collects);
     let asleep = figures.of_wall(State::GilHeldOffCpu) >= limit::WAIT;
