@@ -5,6 +5,8 @@
 //! address or, where that is not known, at the same line. Else it is the only other thread that took or gave the GIL right then. A thread
 //! that waited for the lock at the time did not have it.
 //!
+//! A semaphore is a lock of which there may be several: who lets go of it is one that has waited for it, or gives a signal, which is no turn.
+//!
 //! Of those that let go while a thread waited, the one is told that is known to have had the lock for most of the wait. Where most of it is
 //! nobody's, nobody is told.
 
@@ -48,6 +50,9 @@ const RUNS: (&str, &str) = ("/threading.py", "Thread.run");
 /// What starts a thread, and waits until it runs, which is when it has had the GIL.
 const STARTS: (&str, &str) = ("/threading.py", "Thread.start");
 
+/// What waits for a semaphore, through a condition.
+const SEMAPHORE: (&str, &str) = ("/threading.py", "Semaphore.acquire");
+
 /// How many holds of the GIL are looked back to for the one who let go, and how far.
 const LOOK_BACK: usize = 64;
 const RECENT: u64 = 20_000_000;
@@ -76,6 +81,8 @@ struct Turn {
     target: Text,
     /// Who waits where: function and line.
     place: (u32, u32),
+    /// Whether it is for a semaphore, of which nothing but that is known.
+    semaphore: bool,
 }
 
 /// A time in which a thread held the GIL.
@@ -95,6 +102,7 @@ pub(crate) fn tell(log: &mut Log) {
         .iter()
         .map(|&(name, file, _)| role(words(log, name), words(log, file)))
         .collect();
+    let semaphores = functions(log, SEMAPHORE);
     let (mut for_work, mut turns) = (Vec::new(), Vec::new());
     for (index, thread) in log.threads.iter().enumerate() {
         for (number, wait) in thread.waits.iter().enumerate() {
@@ -110,16 +118,21 @@ pub(crate) fn tell(log: &mut Log) {
                 WaitKind::Read | WaitKind::Poll | WaitKind::Lock if role == Role::Worker => {
                     for_work.push((index, number))
                 }
-                // What waits through the standard library waits to be told of something: an event, a result, an end.
-                WaitKind::Lock if role == Role::User && is_itself(log, innermost, place) && to > wait.at => {
-                    turns.push(Turn {
-                        thread: index,
-                        told: told(&thread.lock_waits, wait.at),
-                        from,
-                        to,
-                        target: wait.target,
-                        place,
-                    })
+                WaitKind::Lock if role == Role::User && to > wait.at => {
+                    let itself = is_itself(log, innermost, place);
+                    let semaphore = !itself && through(log, innermost, place, &semaphores);
+                    // What else waits through the standard library waits to be told of something: an event, a result, an end.
+                    if itself || semaphore {
+                        turns.push(Turn {
+                            thread: index,
+                            told: told(&thread.lock_waits, wait.at),
+                            from,
+                            to,
+                            target: wait.target,
+                            place,
+                            semaphore,
+                        });
+                    }
                 }
                 _ => {}
             }
@@ -133,17 +146,20 @@ pub(crate) fn tell(log: &mut Log) {
     }
 }
 
+/// The functions of that name, in a file that ends like that.
+fn functions(log: &Log, (of, wanted): (&str, &str)) -> HashSet<u32> {
+    let all = (0..).zip(&log.functions);
+    let found = all.filter(|&(_, &(name, file, _))| words(log, name) == wanted && words(log, file).ends_with(of));
+    found.map(|(number, _)| number).collect()
+}
+
 /// The frames in which a thread waits until one that it starts runs.
 pub(crate) fn starts(log: &Log) -> HashSet<u32> {
-    let start =
-        |&(name, file, _): &(Text, Text, u32)| words(log, name) == STARTS.1 && words(log, file).ends_with(STARTS.0);
-    let start: HashSet<usize> = (0..log.functions.len())
-        .filter(|&index| start(&log.functions[index]))
-        .collect();
+    let start = functions(log, STARTS);
     let mut found = HashSet::new();
     for (number, &(caller, function, _)) in (1..).zip(&log.frames) {
         // Callers come before those that they call.
-        if start.contains(&(function as usize)) || found.contains(&caller) {
+        if start.contains(&function) || found.contains(&caller) {
             found.insert(number);
         }
     }
@@ -212,7 +228,12 @@ fn hold(log: &mut Log, roles: &[Role], turns: &[Turn]) {
             (wait.holder, wait.place) = (holder, place);
             continue;
         }
-        let lock = format!("{}{WANTED_BY}{}", words(log, turn.target), described(log, turn.place));
+        let name = if turn.semaphore {
+            "semaphore"
+        } else {
+            words(log, turn.target)
+        };
+        let lock = format!("{name}{WANTED_BY}{}", described(log, turn.place));
         let lock = number(log, lock);
         log.threads[turn.thread].lock_waits.push(LockWait {
             from: turn.from,
@@ -243,6 +264,7 @@ struct Users<'a> {
 enum Which {
     At(Text),
     Wanted((u32, u32)),
+    Semaphore((u32, u32)),
 }
 
 impl Users<'_> {
@@ -269,7 +291,10 @@ impl Users<'_> {
     }
 
     fn which(&self, turn: &Turn) -> Which {
-        if self.addresses && turn.target != Text(0) {
+        if turn.semaphore {
+            // The address is of who waits.
+            Which::Semaphore(turn.place)
+        } else if self.addresses && turn.target != Text(0) {
             Which::At(turn.target)
         } else {
             Which::Wanted(turn.place)
@@ -295,8 +320,11 @@ impl Users<'_> {
         // Who let go has held it within the wait.
         let since = turn.from.max(turn.to.saturating_sub(RECENT));
         let mut latest = latest.filter(|hold| hold.to > since && hold.thread != turn.thread && !waits(hold.thread));
-        let user = latest.clone().find(|hold| self.waited.contains(&(hold.thread, which)));
-        if let Some(hold) = user {
+        let uses = |hold: &&Hold| self.waited.contains(&(hold.thread, which));
+        if turn.semaphore {
+            return latest.next().filter(uses).map(|hold| hold.thread);
+        }
+        if let Some(hold) = latest.clone().find(uses) {
             return Some(hold.thread);
         }
         let right_then = turn.to.saturating_sub(WAKING);
@@ -323,8 +351,16 @@ impl Users<'_> {
             }
             end = from;
         }
+        let nobody = sums
+            .iter()
+            .find(|(holder, _)| holder.is_none())
+            .map_or(0, |&(_, sum)| sum);
+        if nobody > (turn.to - turn.from) / 2 {
+            return None;
+        }
         // The last of those that are equal, which came first here.
-        sums.into_iter().rev().max_by_key(|&(_, sum)| sum)?.0
+        let known = sums.into_iter().rev().filter_map(|(holder, sum)| Some((holder?, sum)));
+        known.max_by_key(|&(_, sum)| sum).map(|(holder, _)| holder)
     }
 }
 
@@ -364,6 +400,20 @@ fn user(log: &Log, roles: &[Role], innermost: u32) -> Option<(Role, (u32, u32))>
 fn is_itself(log: &Log, frame: u32, place: (u32, u32)) -> bool {
     let found = (frame as usize).checked_sub(1).and_then(|index| log.frames.get(index));
     found.is_some_and(|&(_, function, line)| (function, line) == place)
+}
+
+/// Whether one of these functions is between a frame and the place on whose behalf it waits.
+fn through(log: &Log, innermost: u32, place: (u32, u32), functions: &HashSet<u32>) -> bool {
+    let mut frame = innermost;
+    while let Some(&(caller, function, line)) = (frame as usize).checked_sub(1).and_then(|index| log.frames.get(index))
+        && (function, line) != place
+    {
+        if functions.contains(&function) {
+            return true;
+        }
+        frame = caller;
+    }
+    false
 }
 
 fn described(log: &Log, (function, line): (u32, u32)) -> String {
@@ -619,6 +669,77 @@ mod tests {
         let log = turns(&waits, &held);
         assert_eq!([holder(&log, 1), holder(&log, 2)], [Some(2), Some(1)]);
         assert_eq!(of(&log, 2).lock_waits.len(), 2);
+    }
+
+    /// Two threads that take turns at a semaphore, or one that waits for what the other says.
+    fn semaphore(both: bool) -> Option<Tid> {
+        let mut log = Log::new(7);
+        for text in [
+            "0x10",
+            "Semaphore.acquire",
+            "/lib/python3.11/threading.py",
+            "waits",
+            "app.py",
+        ] {
+            log.add(Record::Define { text: text.into() });
+        }
+        for (name, file) in [(4, 5), (2, 3)] {
+            log.add(Record::Function {
+                name: Text(name),
+                file: Text(file),
+                line: 1,
+            });
+        }
+        for (caller, function) in [(0, 0), (1, 1)] {
+            log.add(Record::Frame {
+                caller,
+                function,
+                line: 1,
+            });
+        }
+        const MS: u64 = 1_000_000;
+        for (tid, from, to) in [(2, 100 * MS, 200 * MS), (1, 0, 90 * MS)] {
+            for (at, on) in [(from, false), (to, true)] {
+                log.add(Record::Switch {
+                    tid,
+                    at,
+                    cpu: 0,
+                    on,
+                    forced: false,
+                });
+            }
+            if tid == 2 || both {
+                let at = from + 10 * MS;
+                log.add(Record::Wait {
+                    tid,
+                    at,
+                    kind: WaitKind::Lock,
+                    call: Text(0),
+                    target: Text(1),
+                });
+                log.add(Record::Stack {
+                    tid,
+                    at,
+                    frame: 2,
+                    weight: 0,
+                    why: Why::Lasting,
+                });
+            }
+            log.add(Record::Gil {
+                tid: 1,
+                from: to - MS / 10,
+                to,
+                span: GilSpan::Held,
+            });
+        }
+        tell(&mut log);
+        holder(&log, 2)
+    }
+
+    #[test]
+    fn a_semaphore_is_a_lock_to_those_that_take_turns_at_it() {
+        assert_eq!(semaphore(true), Some(1));
+        assert_eq!(semaphore(false), None);
     }
 
     #[test]
