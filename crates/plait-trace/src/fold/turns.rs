@@ -53,6 +53,12 @@ const STARTS: (&str, &str) = ("/threading.py", "Thread.start");
 /// What waits for a semaphore, through a condition.
 const SEMAPHORE: (&str, &str) = ("/threading.py", "Semaphore.acquire");
 
+/// What waits for something to come from another process, as `queue.Queue.get` does from a thread: nobody may be about to send it.
+const GETS: [(&str, &str); 2] = [
+    ("/multiprocessing/queues.py", "Queue.get"),
+    ("/multiprocessing/queues.py", "SimpleQueue.get"),
+];
+
 /// How many holds of the GIL are looked back to for the one who let go, and how far.
 const LOOK_BACK: usize = 64;
 const RECENT: u64 = 20_000_000;
@@ -103,7 +109,8 @@ pub(crate) fn tell(log: &mut Log) {
         .map(|&(name, file, _)| role(words(log, name), words(log, file)))
         .collect();
     let semaphores = functions(log, SEMAPHORE);
-    let (mut for_work, mut turns) = (Vec::new(), Vec::new());
+    let gets = GETS.into_iter().flat_map(|get| functions(log, get)).collect();
+    let (mut for_work, mut for_events, mut turns) = (Vec::new(), Vec::new(), Vec::new());
     for (index, thread) in log.threads.iter().enumerate() {
         for (number, wait) in thread.waits.iter().enumerate() {
             let (from, to) = around(&thread.switches, wait.at);
@@ -117,6 +124,9 @@ pub(crate) fn tell(log: &mut Log) {
                 WaitKind::Lock if role == Role::Runs => for_work.push((index, number)),
                 WaitKind::Read | WaitKind::Poll | WaitKind::Lock if role == Role::Worker => {
                     for_work.push((index, number))
+                }
+                WaitKind::Read if role == Role::User && through(log, innermost, place, &gets) => {
+                    for_events.push((index, number));
                 }
                 WaitKind::Lock if role == Role::User && to > wait.at => {
                     let itself = is_itself(log, innermost, place);
@@ -140,6 +150,9 @@ pub(crate) fn tell(log: &mut Log) {
     }
     for (thread, wait) in for_work {
         log.threads[thread].waits[wait].kind = WaitKind::Work;
+    }
+    for (thread, wait) in for_events {
+        log.threads[thread].waits[wait].kind = WaitKind::Poll;
     }
     if !turns.is_empty() || log.threads.iter().any(|thread| !thread.lock_waits.is_empty()) {
         hold(log, &roles, &turns);
@@ -813,6 +826,23 @@ mod tests {
         let mut log = log("Thread.run", "/lib/python3.13/threading.py", WaitKind::Lock);
         tell(&mut log);
         assert_eq!(of(&log, 2).waits[0].kind, WaitKind::Work);
+    }
+
+    #[test]
+    fn a_process_that_gets_from_a_queue_waits_for_something_to_happen() {
+        let file = "/lib/python3.13/multiprocessing/queues.py";
+        for (name, kind) in [("Queue.get", WaitKind::Poll), ("Queue.put", WaitKind::Read)] {
+            let mut log = log(name, file, WaitKind::Read);
+            // On behalf of a function of the program.
+            log.frames[0].0 = 3;
+            log.add(Record::Frame {
+                caller: 0,
+                function: 1,
+                line: 5,
+            });
+            tell(&mut log);
+            assert_eq!(of(&log, 2).waits[0].kind, kind, "{name}");
+        }
     }
 
     #[test]
