@@ -1,7 +1,7 @@
 """What holds a program back, of short programs of which it is plain.
 
-On a busy machine a program may wait for cores more than for anything else. So one is tried again when its verdict differs, three times in all: what is
-wrong by itself is wrong each time.
+On a busy machine a program may wait for cores more than for anything else. So one is tried again when its verdict differs,
+three times in all: what is wrong by itself is wrong each time.
 """
 
 from __future__ import annotations
@@ -138,6 +138,8 @@ asyncio.run(main())
 """
 BLOCKS = """
 import asyncio, threading, time
+lock = threading.Lock()
+lock.acquire()
 async def beats():
     while True:
         await asyncio.sleep(0.01)
@@ -148,7 +150,7 @@ async def main():
         await asyncio.sleep(0.02)
 asyncio.run(main())
 """
-BLOCKS_BY_LOCK = BLOCKS.replace("WHAT", "lock.acquire(timeout=0.2)").replace("beat =", "lock = threading.Lock(); lock.acquire(); beat =")
+BLOCKS_BY_LOCK = BLOCKS.replace("WHAT", "lock.acquire(timeout=0.2)")
 BLOCKS_BY_COMPUTING = BLOCKS.replace("WHAT", "sum(number * number for number in range(1_500_000))")
 
 
@@ -192,7 +194,8 @@ def test_what_holds_a_program_back(verdict: str, source: str, tmp_path: Path) ->
 def test_who_waits_for_a_lock_is_not_named_as_its_holder(tmp_path: Path) -> None:
     for _ in range(TRIES):
         found = profiled(ONE_HOLDER, tmp_path)
-        names = {lock["holder_name"] for thread in found["threads"] for lock in thread["locks"] if thread["name"] == "waiter"}
+        waiters = [thread for thread in found["threads"] if thread["name"] == "waiter"]
+        names = {lock["holder_name"] for thread in waiters for lock in thread["locks"]}
         assert "deadlock" not in found["evidence"]["sentence"]
         if names == {"holder"}:
             return

@@ -449,6 +449,21 @@ fn a_step_that_waits_for_the_gil_does_not_block_its_loop() {
 }
 
 #[test]
+fn a_step_that_computes_blocks_its_loop_though_others_have_the_cores() {
+    let profile = step(|story| {
+        for turn in 0..20 {
+            let from = (100 + turn * 10) * MS;
+            story.switch(7, from, true, false);
+            story.switch(7, from + 3 * MS, false, true);
+        }
+        story.switch(7, 300 * MS, true, false);
+        story.switch(7, 300 * MS + 1, false, false);
+        story.gil(7, 100 * MS, 300 * MS, GilSpan::Held);
+    });
+    check(&profile, Verdict::LoopBlocked, &["once", "60 ms"]);
+}
+
+#[test]
 fn a_step_that_waits_until_a_thread_runs_that_it_starts_does_not_block_its_loop() {
     let profile = step(|story| {
         let start = story.frame("Thread.start", "/usr/lib/python3.11/threading.py", 957);

@@ -207,6 +207,11 @@ pub(crate) fn digest(
     Tasks { tasks, blocked }
 }
 
+/// Whether a callback that took so long, and so long of it for its own part, has held its loop itself.
+pub(crate) fn holds(time: u64, own: u64) -> bool {
+    own >= BLOCKED || own >= time / 2
+}
+
 /// Whether a thread runs an event loop, as far as it is known.
 pub(crate) fn is_loop(log: &Log, tid: Tid) -> bool {
     log.callbacks.iter().any(|callback| callback.tid == tid) || log.tasks.values().any(|task| task.tid == tid)

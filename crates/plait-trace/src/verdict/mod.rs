@@ -6,7 +6,7 @@
 
 mod words;
 
-use crate::fold::WORLD;
+use crate::fold::{WORLD, holds};
 use crate::profile::{Blocked, Function, Moments, Place, Profile, Thread, Times, Wait};
 use crate::record::WaitKind;
 use crate::state::State;
@@ -196,7 +196,7 @@ fn pickles(place: &Place) -> bool {
 
 fn blocks(blocked: &Blocked) -> bool {
     // A loop that has nothing else to do is not held up; and a callback that waits for the GIL or for a core does not hold it.
-    let own = blocked.own >= blocked.time / 2;
+    let own = holds(blocked.time, blocked.own);
     own && (blocked.others > 0 || blocked.place.function.is_empty() || blocked.callback.is_empty())
 }
 
