@@ -388,6 +388,8 @@ pub struct Blocked {
     pub start: u64,
     /// How long it took.
     pub time: u64,
+    /// The part in which it could have gone on, as far as the GIL and cores are concerned: it computed, or called something that blocks.
+    pub own: u64,
     /// How many other tasks the loop had then.
     pub others: u64,
 }

@@ -155,6 +155,92 @@ fn a_server_that_nobody_asks_is_idle() {
 }
 
 #[test]
+fn a_server_that_has_hardly_begun_is_idle() {
+    let mut story = Story::begin(7, 1_600 * MS);
+    story.thread(7, "MainThread");
+    computes(&mut story, 7, 0, 70 * MS);
+    story.wait(7, 800 * MS, WaitKind::Poll, "epoll_wait", "");
+    story.thread(8, "timer");
+    story.switch(8, 70 * MS, false, false);
+    story.wait(8, 100 * MS, WaitKind::Lock, "futex", "0x20");
+    check(&story.profile(), Verdict::Idle, &["next to nothing", "epoll_wait"]);
+}
+
+#[test]
+fn a_program_that_sleeps_for_short_times_waits_for_them() {
+    let mut story = Story::begin(7, 1_500 * MS);
+    story.thread(7, "MainThread");
+    for turn in 0..30 {
+        computes(&mut story, 7, turn * 50 * MS, turn * 50 * MS + MS / 10);
+        story.wait(7, turn * 50 * MS + 20 * MS, WaitKind::Sleep, "clock_nanosleep", "");
+    }
+    check(&story.profile(), Verdict::IoBound, &["clock_nanosleep"]);
+}
+
+#[test]
+fn threads_that_wait_for_something_to_happen_are_idle() {
+    let mut story = Story::begin(7, 2_000 * MS);
+    for tid in [7, 8, 9] {
+        story.thread(tid, "waits");
+        computes(&mut story, tid, u64::from(tid) * MS, u64::from(tid) * MS + MS / 10);
+        story.wait(tid, 100 * MS, WaitKind::Lock, "futex", "0x20");
+    }
+    check(&story.profile(), Verdict::Idle, &["next to nothing"]);
+}
+
+#[test]
+fn a_deadlock_that_was_found_is_what_holds_a_program_back() {
+    let mut story = Story::begin(7, 2_500 * MS);
+    story.thread(7, "MainThread");
+    computes(&mut story, 7, 0, 20 * MS);
+    story.wait(7, 1_000 * MS, WaitKind::Sleep, "clock_nanosleep", "");
+    for (tid, holder) in [(8, 9), (9, 8)] {
+        story.thread(tid, &format!("worker-{tid}"));
+        story.switch(tid, 0, false, false);
+        story.wait(tid, 100 * MS, WaitKind::Lock, "futex", "");
+        let (lock, place) = (
+            story.text(&format!("threading.Lock (0x{tid})")),
+            story.text("x (app.py:5)"),
+        );
+        story.add(Record::Deadlock {
+            at: story.at(2_000 * MS),
+            number: 1,
+            tid,
+            lock,
+            place,
+            holder,
+        });
+    }
+    let profile = story.profile();
+    let words = [
+        "deadlock",
+        "worker-8 (thread 8) waits for threading.Lock (0x8), held by worker-9",
+    ];
+    check(&profile, Verdict::LockBound, &words);
+    assert!(profile.evidence.tries[0].contains("same order"));
+}
+
+#[test]
+fn a_program_that_waits_for_one_that_sleeps_with_the_gil_is_not_idle() {
+    let mut story = Story::begin(7, 1_700 * MS);
+    story.thread(7, "MainThread");
+    story.thread(8, "victim");
+    for turn in 0..3 {
+        let from = turn * 300 * MS;
+        story.gil(7, from, from + 200 * MS, GilSpan::Held);
+        story.switch(7, from, true, false);
+        story.switch(7, from + MS / 10, false, false);
+        story.gil(8, from + 5 * MS, from + 200 * MS, GilSpan::Wanted);
+        story.switch(8, from + 200 * MS, true, false);
+        story.switch(8, from + 200 * MS + MS / 10, false, false);
+    }
+    for tid in [7, 8] {
+        story.wait(tid, 1_200 * MS, WaitKind::Sleep, "clock_nanosleep", "");
+    }
+    check(&story.profile(), Verdict::GilBound, &["held by a thread that slept"]);
+}
+
+#[test]
 fn a_pool_that_pickles_more_than_it_works() {
     let mut story = Story::begin(7, 1_000 * MS);
     story.thread(7, "MainThread");
@@ -244,6 +330,39 @@ fn all_threads_locked_out_by_one_another() {
 }
 
 #[test]
+fn threads_that_wait_for_one_lock_are_no_circle() {
+    for lock in ["Lock a", "futex 0x10, wanted by pays (app.py:7)"] {
+        let mut story = Story::begin(7, 5_000 * MS);
+        for (tid, other) in [(8, 9), (9, 8)] {
+            story.thread(tid, &format!("worker-{tid}"));
+            computes(&mut story, tid, 0, MS);
+            story.lock_wait(tid, MS, 5_000 * MS, lock, other, "app.py:3");
+        }
+        let profile = story.profile();
+        let how = if lock == "Lock a" {
+            "held by worker-"
+        } else {
+            "released by worker-"
+        };
+        check(&profile, Verdict::LockBound, &["queue for a lock", lock, how]);
+        assert!(!profile.evidence.sentence.contains("deadlock"));
+    }
+}
+
+#[test]
+fn threads_that_let_go_of_one_anothers_locks_are_no_circle() {
+    let mut story = Story::begin(7, 5_000 * MS);
+    for (tid, other) in [(8, 9), (9, 8)] {
+        story.thread(tid, &format!("worker-{tid}"));
+        computes(&mut story, tid, 0, MS);
+        let lock = format!("futex 0x{tid}, wanted by pays (app.py:7)");
+        story.lock_wait(tid, MS, 5_000 * MS, &lock, other, "app.py:3");
+    }
+    let profile = story.profile();
+    assert!(!profile.evidence.sentence.contains("deadlock"));
+}
+
+#[test]
 fn a_task_that_blocks_its_loop() {
     let mut story = Story::begin(7, 2_000 * MS);
     story.thread(7, "MainThread");
@@ -276,6 +395,97 @@ fn a_task_that_blocks_its_loop() {
     let profile = story.profile();
     check(&profile, Verdict::LoopBlocked, &["once", "200 ms", "fetch (app.py:7)"]);
     assert!(profile.evidence.tries[0].contains("to_thread"));
+}
+
+/// A task whose step takes a fifth of a second, and another one that waits for its turn. What it does meanwhile is left to say.
+fn step(during: impl FnOnce(&mut Story)) -> Profile {
+    let mut story = Story::begin(7, 1_000 * MS);
+    story.thread(7, "MainThread");
+    story.thread(8, "worker");
+    let (function, what) = (story.text("main"), story.text("sleep"));
+    for task in [1, 2] {
+        let name = story.text(&format!("Task-{task}"));
+        story.add(Record::Task {
+            task,
+            at: story.at(0),
+            tid: 7,
+            name,
+            function,
+        });
+    }
+    story.add(Record::Await {
+        task: 2,
+        at: story.at(MS),
+        what,
+        place: function,
+    });
+    story.add(Record::Step {
+        task: 1,
+        tid: 7,
+        from: story.at(100 * MS),
+        to: story.at(300 * MS),
+    });
+    computes(&mut story, 7, 0, 100 * MS);
+    during(&mut story);
+    story.profile()
+}
+
+/// A worker computes, with the GIL.
+fn worker(story: &mut Story) {
+    for turn in 0..200 {
+        computes(story, 8, turn * 5 * MS, (turn + 1) * 5 * MS);
+    }
+}
+
+#[test]
+fn a_step_that_waits_for_the_gil_does_not_block_its_loop() {
+    let profile = step(|story| {
+        story.gil(7, 100 * MS, 280 * MS, GilSpan::Wanted);
+        computes(story, 7, 280 * MS, 300 * MS);
+        worker(story);
+    });
+    assert_ne!(profile.verdict, Verdict::LoopBlocked, "{}", profile.evidence.sentence);
+    assert_eq!((profile.blocked[0].time, profile.blocked[0].own), (200 * MS, 20 * MS));
+}
+
+#[test]
+fn a_step_that_computes_blocks_its_loop_though_others_have_the_cores() {
+    let profile = step(|story| {
+        for turn in 0..20 {
+            let from = (100 + turn * 10) * MS;
+            story.switch(7, from, true, false);
+            story.switch(7, from + 3 * MS, false, true);
+        }
+        story.switch(7, 300 * MS, true, false);
+        story.switch(7, 300 * MS + 1, false, false);
+        story.gil(7, 100 * MS, 300 * MS, GilSpan::Held);
+    });
+    check(&profile, Verdict::LoopBlocked, &["once", "60 ms"]);
+}
+
+#[test]
+fn a_step_that_waits_until_a_thread_runs_that_it_starts_does_not_block_its_loop() {
+    let profile = step(|story| {
+        let start = story.frame("Thread.start", "/usr/lib/python3.11/threading.py", 957);
+        let wait = story.frame_in(start, "Condition.wait", "/usr/lib/python3.11/threading.py", 327);
+        story.wait(7, 150 * MS, WaitKind::Lock, "futex", "0x10");
+        story.stack(7, 150 * MS, wait, Why::Lasting);
+        story.switch(7, 300 * MS, true, false);
+        worker(story);
+    });
+    assert_ne!(profile.verdict, Verdict::LoopBlocked, "{}", profile.evidence.sentence);
+}
+
+#[test]
+fn a_step_that_waits_for_a_lock_blocks_its_loop() {
+    let profile = step(|story| {
+        let takes = story.frame("takes", "app.py", 30);
+        story.wait(7, 150 * MS, WaitKind::Lock, "futex", "0x10");
+        story.stack(7, 150 * MS, takes, Why::Lasting);
+        story.switch(7, 300 * MS, true, false);
+        worker(story);
+    });
+    check(&profile, Verdict::LoopBlocked, &["once", "200 ms", "takes (app.py:30)"]);
 }
 
 #[test]

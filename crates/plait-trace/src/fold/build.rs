@@ -396,6 +396,7 @@ impl Builder {
                 place: frames.place(held.frame).unwrap_or(function),
                 start: held.from.saturating_sub(self.profile.origin),
                 time: held.time,
+                own: held.own,
                 others: held.others,
             });
         }

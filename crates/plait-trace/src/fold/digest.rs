@@ -1,6 +1,6 @@
 //! A process after its threads were cut into states: still in its own numbers of texts and frames.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crate::burst::Histogram;
 use crate::fold::Options;
@@ -49,6 +49,8 @@ pub(crate) struct ThreadDigest {
     pub(crate) strip: Strip,
     /// Its waits for the GIL.
     pub(crate) gil_waits: Vec<(u64, u64)>,
+    /// When it could not go on for others, if it runs an event loop: its waits for the GIL and for cores, and until a thread that it starts runs.
+    pub(crate) held_up: Vec<(u64, u64)>,
     /// Keys are states, notes indices into `notes`.
     pub(crate) lane: Lane,
     pub(crate) notes: Vec<Key>,
@@ -86,9 +88,13 @@ pub(crate) fn digest(mut log: Log, options: Options, purpose: Purpose) -> Digest
     turns::tell(&mut log);
     let logs = std::mem::take(&mut log.threads);
     let lane = options.lane.min(options.lanes / logs.len().max(1)).max(FEWEST);
+    let starts = turns::starts(&log);
     let mut threads: Vec<_> = logs
         .into_iter()
-        .filter_map(|thread| thread_digest(thread, (from, to), lane, purpose))
+        .filter_map(|thread| {
+            let starts = tasks::is_loop(&log, thread.tid).then_some(&starts);
+            thread_digest(thread, (from, to), lane, purpose, starts)
+        })
         .collect();
     threads.sort_by_key(|thread| (thread.from, thread.log.tid));
     pauses::tell(&mut threads, &std::mem::take(&mut log.pause_ends), &mut log.pauses);
@@ -123,7 +129,13 @@ fn extent_of_thread(log: &ThreadLog, (from, to): (u64, u64)) -> (u64, u64, u64) 
     (start, detail, log.end.map_or(to, |end| end.clamp(detail, to)))
 }
 
-fn thread_digest(mut log: ThreadLog, process: (u64, u64), lane: usize, purpose: Purpose) -> Option<ThreadDigest> {
+fn thread_digest(
+    mut log: ThreadLog,
+    process: (u64, u64),
+    lane: usize,
+    purpose: Purpose,
+    starts: Option<&HashSet<u32>>,
+) -> Option<ThreadDigest> {
     if log.seen.is_none() && log.base.span.is_none() && log.end.is_none() {
         return None;
     }
@@ -158,7 +170,7 @@ fn thread_digest(mut log: ThreadLog, process: (u64, u64), lane: usize, purpose: 
     if let Purpose::Profile(windows) = purpose {
         done.strip.spread(windows, from, detail, &base.times);
     }
-    cut(&mut done, &log, detail, lane, purpose);
+    cut(&mut done, &log, detail, lane, purpose, starts);
     let counted = |of: fn(&crate::fold::thread::Counted) -> u64| {
         let first = if log.born.is_some() && detail == from {
             0
@@ -205,7 +217,14 @@ fn thread_digest(mut log: ThreadLog, process: (u64, u64), lane: usize, purpose: 
 }
 
 /// Cuts the detail into segments, and sums them up in every way that is wanted.
-fn cut(done: &mut ThreadDigest, log: &ThreadLog, detail: u64, lane: usize, purpose: Purpose) {
+fn cut(
+    done: &mut ThreadDigest,
+    log: &ThreadLog,
+    detail: u64,
+    lane: usize,
+    purpose: Purpose,
+    starts: Option<&HashSet<u32>>,
+) {
     let mut lanes = LaneBuilder::new(lane);
     let mut notes: HashMap<Key, u32> = HashMap::new();
     let mut weigher = Weigher::new(&log.stacks);
@@ -227,6 +246,14 @@ fn cut(done: &mut ThreadDigest, log: &ThreadLog, detail: u64, lane: usize, purpo
         }
         if segment.state == State::GilWait {
             done.gil_waits.push((segment.from, segment.to));
+        }
+        if let Some(starts) = starts
+            && waits_for_others(log, segment, starts)
+        {
+            match done.held_up.last_mut() {
+                Some(last) if last.1 == segment.from => last.1 = segment.to,
+                _ => done.held_up.push((segment.from, segment.to)),
+            }
         }
         let note = segment.key.filter(|key| *key != Key::Unknown).map_or(NO_NOTE, |key| {
             let next = notes.len() as u32;
@@ -255,6 +282,19 @@ fn cut(done: &mut ThreadDigest, log: &ThreadLog, detail: u64, lane: usize, purpo
     let mut ordered: Vec<_> = notes.into_iter().collect();
     ordered.sort_by_key(|&(_, note)| note);
     done.notes = ordered.into_iter().map(|(key, _)| key).collect();
+}
+
+/// Whether a thread could not go on for others: `starts` are the frames in which it waits for a thread that it starts.
+fn waits_for_others(log: &ThreadLog, segment: Segment, starts: &HashSet<u32>) -> bool {
+    match segment.state {
+        State::GilWait | State::Ready => true,
+        State::LockWait => {
+            let begin = log.stacks.partition_point(|stack| stack.at < segment.from);
+            let within = log.stacks[begin..].iter().take_while(|stack| stack.at < segment.to);
+            within.last().is_some_and(|stack| starts.contains(&stack.frame))
+        }
+        _ => false,
+    }
 }
 
 /// How long the GIL was held from a time on.

@@ -42,6 +42,8 @@ use crate::record::{Pid, Record};
 use digest::Purpose;
 use log::Log;
 use moments::Windows;
+pub(crate) use tasks::holds;
+pub(crate) use turns::WANTED_BY;
 
 /// What waits are called in which a thread stands still, in place of a system call.
 pub(crate) const WORLD: &str = "stop-the-world";

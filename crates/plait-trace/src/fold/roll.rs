@@ -2,7 +2,7 @@
 
 use crate::fold::digest::{Digest, ThreadDigest};
 use crate::fold::log::Log;
-use crate::fold::tasks::TaskDigest;
+use crate::fold::tasks::{self, TaskDigest};
 use crate::fold::thread::{Counted, LockWait, Stack, Switch, ThreadLog, Wait};
 use crate::fold::waits::{Key, Sum};
 use crate::record::{Record, Text, Tid, WaitKind};
@@ -49,7 +49,9 @@ pub(crate) fn records(digest: Digest) -> Vec<Record> {
     for task in tasks.tasks.iter().take(lasting + TASKS) {
         one_task(task, &mut to);
     }
-    for held in tasks.blocked.iter().take(BLOCKED) {
+    // Why others waited is not known any more behind this.
+    let blocked = tasks.blocked.iter().filter(|held| tasks::holds(held.time, held.own));
+    for held in blocked.take(BLOCKED) {
         let (from, until) = (held.from, held.from + held.time);
         to.push(Record::Callback {
             tid: held.tid,

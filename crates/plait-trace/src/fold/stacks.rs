@@ -11,6 +11,13 @@ use crate::state::State;
 /// A wait longer than this that no sample fell into is nobody's: what was seen before and after it says nothing about it.
 const NEAR: u64 = 100_000_000;
 
+/// So far around it a sample of a thread that runs, or wants to, tells what runs. What is further goes to whatever was seen nearest.
+const TELLS: u64 = 300_000_000;
+
+/// Time that waits for its sample is told apart by pieces of this length, and longer ones where there would be too many.
+const PIECE: u64 = 2_000_000;
+const PIECES: usize = 4_096;
+
 /// What a frame did, as the innermost.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub(crate) struct FrameSums {
@@ -40,28 +47,66 @@ pub(crate) struct Weighed {
     pub(crate) weight: u64,
 }
 
+/// Time that no sample fell into.
+#[derive(Clone, Copy, Debug)]
+struct Piece {
+    from: u64,
+    to: u64,
+    times: Times,
+}
+
+impl Piece {
+    /// What of it lies before a time, and what is left.
+    fn split(self, at: u64) -> (Times, Times) {
+        let whole = self.to - self.from;
+        let part = at.clamp(self.from, self.to) - self.from;
+        let (mut before, mut after) = (Times::default(), Times::default());
+        for state in State::ALL {
+            let time = self.times.of(state);
+            // The product may be larger than a time.
+            let share = (u128::from(time) * u128::from(part) / u128::from(whole.max(1))) as u64;
+            before.add(state, share);
+            after.add(state, time - share);
+        }
+        (before, after)
+    }
+}
+
+/// A sample that has its time, and may get more.
+#[derive(Clone, Copy, Debug)]
+struct Mark {
+    at: u64,
+    index: usize,
+}
+
 /// Takes the segments of a thread in order.
 ///
 /// - A wait is divided among the samples in it.
-/// - Time on a core goes to the next sample on a core, within one stretch also to the last; and with it the waits between that are
-///   too short to have been seen.
+/// - Time on a core that a sample fell into goes to the next sample, and the last.
+/// - Other time on a core goes to the nearest sample of the thread while it ran or wanted to, which it does with the same stack: a thread
+///   that is looked at has often just lost its core to the one that looks. So do waits that are too short to have been seen. Where there
+///   is no such sample near, it goes to the nearest of all.
 pub(crate) struct Weigher<'a> {
     stacks: &'a [Stack],
-    pending: Times,
+    pending: Vec<Piece>,
+    piece: u64,
     pub(crate) frames: HashMap<u32, FrameSums>,
     pub(crate) samples: Vec<Weighed>,
-    /// The last frame that was seen on a core, else anywhere.
-    last: Option<(u32, bool)>,
+    /// The last sample, and the last of a thread that runs or wants to.
+    last: Option<Mark>,
+    ran: Option<Mark>,
 }
 
 impl<'a> Weigher<'a> {
     pub(crate) fn new(stacks: &'a [Stack]) -> Weigher<'a> {
         Weigher {
             stacks,
-            pending: Times::default(),
+            pending: Vec::new(),
+            piece: PIECE,
             frames: HashMap::new(),
             samples: Vec::new(),
             last: None,
+            ran: None,
         }
     }
 
@@ -75,10 +120,9 @@ impl<'a> Weigher<'a> {
         let (within, rest) = self.stacks.split_at(within);
         self.stacks = rest;
         let on = matches!(segment.state, State::OnCpuGil | State::OnCpuReleased);
-        let length = segment.to - segment.from;
         if within.is_empty() {
-            if on || length <= NEAR {
-                self.pending.add(segment.state, length);
+            if on || segment.to - segment.from <= NEAR {
+                self.keep(segment);
             }
             return;
         }
@@ -89,43 +133,104 @@ impl<'a> Weigher<'a> {
                 Some(_) if on => stack.at.max(from),
                 Some(next) => stack.at.midpoint(next.at),
             };
-            let mut times = if on {
-                std::mem::take(&mut self.pending)
-            } else {
-                Times::default()
-            };
+            let mut times = Times::default();
             times.add(segment.state, to - from);
             self.give(stack, segment.state, times);
             from = to;
         }
-        if on || self.last.is_none_or(|(_, on)| !on) {
-            self.last = within.last().map(|stack| (stack.frame, on));
-        }
     }
 
+    /// Keeps what no sample fell into until one comes.
+    fn keep(&mut self, segment: Segment) {
+        let Segment { from, to, state, .. } = segment;
+        if let Some(last) = self.pending.last_mut()
+            && last.to == from
+            && to - last.from <= self.piece
+        {
+            last.to = to;
+            last.times.add(state, to - from);
+            return;
+        }
+        if self.pending.len() >= PIECES {
+            self.piece *= 2;
+            let pieces = std::mem::take(&mut self.pending);
+            self.pending.extend(pieces.chunks(2).map(|pair| {
+                let mut one = pair[0];
+                for other in &pair[1..] {
+                    one.to = other.to;
+                    one.times.merge(&other.times);
+                }
+                one
+            }));
+        }
+        let mut times = Times::default();
+        times.add(state, to - from);
+        self.pending.push(Piece { from, to, times });
+    }
+
+    /// Gives a sample its time, and what was kept for one.
     fn give(&mut self, stack: &Stack, state: State, times: Times) {
-        let sums = FrameSums {
-            times,
-            samples: 1,
-            ..FrameSums::default()
+        let runs = !matches!(state, State::IoWait | State::LockWait | State::Idle);
+        let mark = Mark {
+            at: stack.at,
+            index: self.samples.len(),
         };
-        self.frames.entry(stack.frame).or_default().merge(&sums);
-        let weight = times.sum();
         self.samples.push(Weighed {
             at: stack.at,
             frame: stack.frame,
             why: stack.why,
             state,
-            weight,
+            weight: 0,
         });
+        self.frames.entry(stack.frame).or_default().samples += 1;
+        self.add(mark, &times);
+        // One that runs may still come for what was not long ago.
+        let until = if runs { u64::MAX } else { stack.at.saturating_sub(TELLS) };
+        self.settle(until, Some((mark, runs)));
+        self.last = Some(mark);
+        if runs {
+            self.ran = Some(mark);
+        }
     }
 
-    /// What is left goes to the last that was seen.
-    pub(crate) fn finish(&mut self) {
-        if let Some((frame, _)) = self.last {
-            let times = std::mem::take(&mut self.pending);
-            self.frames.entry(frame).or_default().times.merge(&times);
+    /// Gives away what was kept until a time: to the samples around it that tell, else to those around it.
+    fn settle(&mut self, until: u64, next: Option<(Mark, bool)>) {
+        let settled = self.pending.partition_point(|piece| piece.to <= until);
+        let pieces: Vec<Piece> = self.pending.drain(..settled).collect();
+        if self.pending.is_empty() {
+            self.piece = PIECE;
         }
+        for piece in pieces {
+            let ran = self.ran.filter(|mark| piece.from.saturating_sub(mark.at) <= TELLS);
+            let runs = next
+                .filter(|&(mark, runs)| runs && mark.at.saturating_sub(piece.to) <= TELLS)
+                .map(|(mark, _)| mark);
+            let (before, after) = if ran.is_some() || runs.is_some() {
+                (ran, runs)
+            } else {
+                (self.last, next.map(|(mark, _)| mark))
+            };
+            match (before, after) {
+                (Some(one), Some(other)) => {
+                    let (before, after) = piece.split(one.at.midpoint(other.at));
+                    self.add(one, &before);
+                    self.add(other, &after);
+                }
+                (Some(mark), None) | (None, Some(mark)) => self.add(mark, &piece.times),
+                (None, None) => {}
+            }
+        }
+    }
+
+    fn add(&mut self, mark: Mark, times: &Times) {
+        let sample = &mut self.samples[mark.index];
+        sample.weight = sample.weight.saturating_add(times.sum());
+        self.frames.entry(sample.frame).or_default().times.merge(times);
+    }
+
+    /// What is left goes to the last that were seen.
+    pub(crate) fn finish(&mut self) {
+        self.settle(u64::MAX, None);
     }
 }
 
@@ -184,6 +289,72 @@ mod tests {
         let found = weigh(&[stack(30, 1)], &segments);
         assert_eq!(found[&1].on_cpu(), 33);
         assert_eq!(found[&1].of(State::GilWait), 5);
+    }
+
+    #[test]
+    fn who_was_seen_on_the_run_queue_is_who_ran_before() {
+        const MS: u64 = 1_000_000;
+        // Each is looked at only when it has just lost its core, until the third is seen on one.
+        let mut stacks = Vec::new();
+        let mut segments = Vec::new();
+        for turn in 0..90 {
+            segments.push(((10 * turn + 8) * MS, State::OnCpuGil));
+            segments.push(((10 * turn + 10) * MS, State::Ready));
+            stacks.push(stack((10 * turn + 9) * MS, 1 + (turn / 30) as u32));
+        }
+        segments.push((1_900 * MS, State::IoWait));
+        stacks.push(stack(910 * MS, 4));
+        segments.push((1_910 * MS, State::OnCpuGil));
+        stacks.push(stack(1_905 * MS, 5));
+        let found = weigh(&stacks, &segments);
+        for frame in 1..=3 {
+            let on_cpu = found[&frame].on_cpu();
+            assert!((235 * MS..=245 * MS).contains(&on_cpu), "{frame}: {on_cpu}");
+        }
+        assert_eq!((found[&4].on_cpu(), found[&5].on_cpu()), (0, 10 * MS));
+    }
+
+    #[test]
+    fn what_ran_unseen_long_ago_is_not_of_who_runs_now() {
+        const MS: u64 = 1_000_000;
+        let found = weigh(
+            &[stack(610 * MS, 1), stack(5_005 * MS, 2)],
+            &[
+                (600 * MS, State::OnCpuReleased),
+                (5_000 * MS, State::IoWait),
+                (5_010 * MS, State::OnCpuGil),
+            ],
+        );
+        assert_eq!(found[&1].on_cpu(), 600 * MS);
+        assert_eq!(found[&2].sum(), 10 * MS);
+    }
+
+    #[test]
+    fn bursts_between_waits_that_were_seen_are_of_who_was_seen_to_run() {
+        const MS: u64 = 1_000_000;
+        let (mut stacks, mut segments) = (Vec::new(), Vec::new());
+        for turn in 0..50 {
+            segments.push(((20 * turn + 2) * MS, State::OnCpuGil));
+            segments.push(((20 * turn + 20) * MS, State::IoWait));
+            if turn % 10 == 5 {
+                stacks.push(stack((20 * turn + 1) * MS, 1));
+            }
+            stacks.push(stack((20 * turn + 12) * MS, 2));
+        }
+        let found = weigh(&stacks, &segments);
+        assert_eq!((found[&1].on_cpu(), found[&2].on_cpu()), (100 * MS, 0));
+        assert_eq!(found[&2].of(State::IoWait), 900 * MS);
+    }
+
+    #[test]
+    fn what_many_segments_that_nobody_saw_come_to_is_kept() {
+        let mut segments = Vec::new();
+        for turn in 1..=100_000 {
+            segments.push((turn * 10_000_000 - 4_000_000, State::OnCpuGil));
+            segments.push((turn * 10_000_000, State::GilWait));
+        }
+        let found = weigh(&[stack(999_999_999_999, 1)], &segments);
+        assert_eq!(found[&1].on_cpu(), 600_000_000_000);
     }
 
     #[test]

@@ -132,6 +132,8 @@ pub(crate) struct Held {
     pub(crate) function: Text,
     pub(crate) from: u64,
     pub(crate) time: u64,
+    /// Without the time in which its thread could not go on for others: for want of the GIL or of a core.
+    pub(crate) own: u64,
     pub(crate) others: u64,
     /// What was seen meanwhile, 0 for nothing.
     pub(crate) frame: u32,
@@ -175,6 +177,7 @@ pub(crate) fn digest(
             function: Text(0),
             from: callback.from,
             time: callback.to - callback.from,
+            own: 0,
             others: 0,
             frame: 0,
         });
@@ -199,8 +202,31 @@ pub(crate) fn digest(
             held.others = begun.saturating_sub(ended).saturating_sub(own) as u64;
         }
         held.frame = seen(threads, held);
+        held.own = held.time - held_up(threads, held);
     }
     Tasks { tasks, blocked }
+}
+
+/// Whether a callback that took so long, and so long of it for its own part, has held its loop itself.
+pub(crate) fn holds(time: u64, own: u64) -> bool {
+    own >= BLOCKED || own >= time / 2
+}
+
+/// Whether a thread runs an event loop, as far as it is known.
+pub(crate) fn is_loop(log: &Log, tid: Tid) -> bool {
+    log.callbacks.iter().any(|callback| callback.tid == tid) || log.tasks.values().any(|task| task.tid == tid)
+}
+
+/// How long the thread of a loop that was held could not go on for others.
+fn held_up(threads: &[ThreadDigest], held: &Held) -> u64 {
+    let to = held.from + held.time;
+    let of_loop = threads.iter().filter(|thread| thread.log.tid == held.tid);
+    let times = of_loop.flat_map(|thread| {
+        let begin = thread.held_up.partition_point(|&(_, end)| end <= held.from);
+        let within = thread.held_up[begin..].iter().take_while(move |&&(from, _)| from < to);
+        within.map(|&(from, end)| end.min(to) - from.max(held.from))
+    });
+    times.sum::<u64>().min(held.time)
 }
 
 /// The frame that was seen most while a loop was held.
@@ -299,6 +325,7 @@ fn one(
                         function,
                         from: at,
                         time: length,
+                        own: 0,
                         others: 0,
                         frame: 0,
                     });

@@ -1,8 +1,14 @@
-//! Before threads are cut: which waits are for work, and who had the lock that others waited for.
+//! Before threads are cut: which waits are for work, and who let go of the lock that others waited for.
 //!
 //! Whoever lets go of a lock holds the GIL meanwhile, and wakes the one that waits. So the last thread that held the GIL before somebody
 //! came back from a wait is the one that let go, if it is one of those that use the lock: that have waited for it themselves, by its
-//! address or at the same line.
+//! address or, where that is not known, at the same line. Else it is the only other thread that took or gave the GIL right then. A thread
+//! that waited for the lock at the time did not have it.
+//!
+//! A semaphore is a lock of which there may be several: who lets go of it is one that has waited for it, or gives a signal, which is no turn.
+//!
+//! Of those that let go while a thread waited, the one is told that is known to have had the lock for most of the wait. Where most of it is
+//! nobody's, nobody is told.
 
 use std::collections::{HashMap, HashSet};
 
@@ -41,8 +47,26 @@ const WORKERS: [(&str, &str); 9] = [
 /// What runs a thread. Where it is all that there is of a stack, the thread's target is in C: a worker of plait's pool.
 const RUNS: (&str, &str) = ("/threading.py", "Thread.run");
 
-/// How many holds of the GIL are looked back to for the one who let go.
+/// What starts a thread, and waits until it runs, which is when it has had the GIL.
+const STARTS: (&str, &str) = ("/threading.py", "Thread.start");
+
+/// What waits for a semaphore, through a condition.
+const SEMAPHORE: (&str, &str) = ("/threading.py", "Semaphore.acquire");
+
+/// What waits for something to come from another process, as `queue.Queue.get` does from a thread: nobody may be about to send it.
+const GETS: [(&str, &str); 2] = [
+    ("/multiprocessing/queues.py", "Queue.get"),
+    ("/multiprocessing/queues.py", "SimpleQueue.get"),
+];
+
+/// How many holds of the GIL are looked back to for the one who let go, and how far.
 const LOOK_BACK: usize = 64;
+const RECENT: u64 = 20_000_000;
+/// Who is woken runs after so long at most, on a machine that is not overloaded.
+const WAKING: u64 = 1_000_000;
+
+/// What is between a lock and the line that wants it, in the name of a lock whose holder was found out here.
+pub(crate) const WANTED_BY: &str = ", wanted by ";
 
 /// What a function is to a wait.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -63,6 +87,8 @@ struct Turn {
     target: Text,
     /// Who waits where: function and line.
     place: (u32, u32),
+    /// Whether it is for a semaphore, of which nothing but that is known.
+    semaphore: bool,
 }
 
 /// A time in which a thread held the GIL.
@@ -82,7 +108,9 @@ pub(crate) fn tell(log: &mut Log) {
         .iter()
         .map(|&(name, file, _)| role(words(log, name), words(log, file)))
         .collect();
-    let (mut for_work, mut turns) = (Vec::new(), Vec::new());
+    let semaphores = functions(log, SEMAPHORE);
+    let gets = GETS.into_iter().flat_map(|get| functions(log, get)).collect();
+    let (mut for_work, mut for_events, mut turns) = (Vec::new(), Vec::new(), Vec::new());
     for (index, thread) in log.threads.iter().enumerate() {
         for (number, wait) in thread.waits.iter().enumerate() {
             let (from, to) = around(&thread.switches, wait.at);
@@ -97,16 +125,24 @@ pub(crate) fn tell(log: &mut Log) {
                 WaitKind::Read | WaitKind::Poll | WaitKind::Lock if role == Role::Worker => {
                     for_work.push((index, number))
                 }
-                // What waits through the standard library waits to be told of something: an event, a result, an end.
-                WaitKind::Lock if role == Role::User && is_itself(log, innermost, place) && to > wait.at => {
-                    turns.push(Turn {
-                        thread: index,
-                        told: told(&thread.lock_waits, wait.at),
-                        from,
-                        to,
-                        target: wait.target,
-                        place,
-                    })
+                WaitKind::Read if role == Role::User && through(log, innermost, place, &gets) => {
+                    for_events.push((index, number));
+                }
+                WaitKind::Lock if role == Role::User && to > wait.at => {
+                    let itself = is_itself(log, innermost, place);
+                    let semaphore = !itself && through(log, innermost, place, &semaphores);
+                    // What else waits through the standard library waits to be told of something: an event, a result, an end.
+                    if itself || semaphore {
+                        turns.push(Turn {
+                            thread: index,
+                            told: told(&thread.lock_waits, wait.at),
+                            from,
+                            to,
+                            target: wait.target,
+                            place,
+                            semaphore,
+                        });
+                    }
                 }
                 _ => {}
             }
@@ -115,9 +151,32 @@ pub(crate) fn tell(log: &mut Log) {
     for (thread, wait) in for_work {
         log.threads[thread].waits[wait].kind = WaitKind::Work;
     }
+    for (thread, wait) in for_events {
+        log.threads[thread].waits[wait].kind = WaitKind::Poll;
+    }
     if !turns.is_empty() || log.threads.iter().any(|thread| !thread.lock_waits.is_empty()) {
         hold(log, &roles, &turns);
     }
+}
+
+/// The functions of that name, in a file that ends like that.
+fn functions(log: &Log, (of, wanted): (&str, &str)) -> HashSet<u32> {
+    let all = (0..).zip(&log.functions);
+    let found = all.filter(|&(_, &(name, file, _))| words(log, name) == wanted && words(log, file).ends_with(of));
+    found.map(|(number, _)| number).collect()
+}
+
+/// The frames in which a thread waits until one that it starts runs.
+pub(crate) fn starts(log: &Log) -> HashSet<u32> {
+    let start = functions(log, STARTS);
+    let mut found = HashSet::new();
+    for (number, &(caller, function, _)) in (1..).zip(&log.frames) {
+        // Callers come before those that they call.
+        if start.contains(&function) || found.contains(&caller) {
+            found.insert(number);
+        }
+    }
+    found
 }
 
 /// The wait that lasts at that time, of which somebody has told who knows the lock.
@@ -151,8 +210,6 @@ fn place(log: &mut Log, roles: &[Role], number: &mut impl FnMut(&mut Log, String
 }
 
 fn hold(log: &mut Log, roles: &[Role], turns: &[Turn]) {
-    let addresses: HashSet<(usize, Text)> = turns.iter().map(|turn| (turn.thread, turn.target)).collect();
-    let places: HashSet<(usize, (u32, u32))> = turns.iter().map(|turn| (turn.thread, turn.place)).collect();
     let holds = holds(&log.threads);
     let mut known: HashMap<String, Text> = HashMap::new();
     let mut number = |log: &mut Log, text: String| {
@@ -162,6 +219,8 @@ fn hold(log: &mut Log, roles: &[Role], turns: &[Turn]) {
         })
     };
     place(log, roles, &mut number);
+    let users = Users::of(log, turns);
+    let released: Vec<_> = turns.iter().map(|turn| users.released(turn, &holds)).collect();
     for turn in turns {
         let known = turn
             .told
@@ -169,15 +228,7 @@ fn hold(log: &mut Log, roles: &[Role], turns: &[Turn]) {
         if known != 0 {
             continue; // who was seen with it
         }
-        let before = holds.partition_point(|hold| hold.from <= turn.to);
-        let uses = |thread: usize| {
-            thread != turn.thread
-                && (addresses.contains(&(thread, turn.target)) || places.contains(&(thread, turn.place)))
-        };
-        let latest = holds[before.saturating_sub(LOOK_BACK)..before].iter().rev();
-        // Who let go has held it within the wait.
-        let latest = latest.filter(|hold| hold.to > turn.from);
-        let Some(holder) = latest.map(|hold| hold.thread).find(|&thread| uses(thread)) else {
+        let Some(holder) = users.had(turn, &released) else {
             continue;
         };
         let frame = seen(&log.threads[holder].stacks, turn.from, turn.to);
@@ -190,7 +241,12 @@ fn hold(log: &mut Log, roles: &[Role], turns: &[Turn]) {
             (wait.holder, wait.place) = (holder, place);
             continue;
         }
-        let lock = format!("{}, wanted by {}", words(log, turn.target), described(log, turn.place));
+        let name = if turn.semaphore {
+            "semaphore"
+        } else {
+            words(log, turn.target)
+        };
+        let lock = format!("{name}{WANTED_BY}{}", described(log, turn.place));
         let lock = number(log, lock);
         log.threads[turn.thread].lock_waits.push(LockWait {
             from: turn.from,
@@ -202,6 +258,122 @@ fn hold(log: &mut Log, roles: &[Role], turns: &[Turn]) {
     }
     for thread in &mut log.threads {
         thread.lock_waits.sort_by_key(|wait| wait.from);
+    }
+}
+
+/// Who uses which lock.
+struct Users<'a> {
+    turns: &'a [Turn],
+    /// Turns at each lock, by their end.
+    by_lock: HashMap<Which, Vec<usize>>,
+    /// Threads that have waited for it.
+    waited: HashSet<(usize, Which)>,
+    /// Whether an address is that of a lock, rather than of who waits.
+    addresses: bool,
+}
+
+/// A lock: by its address, else by the line that wants it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Which {
+    At(Text),
+    Wanted((u32, u32)),
+    Semaphore((u32, u32)),
+}
+
+impl Users<'_> {
+    fn of<'a>(log: &Log, turns: &'a [Turn]) -> Users<'a> {
+        let mut version = words(log, log.python)
+            .split('.')
+            .map(|part| part.parse().unwrap_or(0_u32));
+        let mut users = Users {
+            turns,
+            by_lock: HashMap::new(),
+            waited: HashSet::new(),
+            // From then on who waits sleeps on a word of its own.
+            addresses: (version.next(), version.next()) < (Some(3), Some(14)),
+        };
+        for (index, turn) in turns.iter().enumerate() {
+            let which = users.which(turn);
+            users.waited.insert((turn.thread, which));
+            users.by_lock.entry(which).or_default().push(index);
+        }
+        for of_one in users.by_lock.values_mut() {
+            of_one.sort_by_key(|&index| turns[index].to);
+        }
+        users
+    }
+
+    fn which(&self, turn: &Turn) -> Which {
+        if turn.semaphore {
+            // The address is of who waits.
+            Which::Semaphore(turn.place)
+        } else if self.addresses && turn.target != Text(0) {
+            Which::At(turn.target)
+        } else {
+            Which::Wanted(turn.place)
+        }
+    }
+
+    fn of_one(&self, which: Which) -> impl DoubleEndedIterator<Item = usize> {
+        self.by_lock.get(&which).into_iter().flatten().copied()
+    }
+
+    /// Who let go of the lock when a wait for it ended.
+    fn released(&self, turn: &Turn, holds: &[Hold]) -> Option<usize> {
+        let which = self.which(turn);
+        let waits = |thread: usize| {
+            let begun = turn.to.saturating_sub(WAKING);
+            let of_one = self.by_lock.get(&which).map_or(&[][..], |of_one| &of_one[..]);
+            let later = of_one.partition_point(|&index| self.turns[index].to <= turn.to);
+            let mut others = of_one[later..].iter().map(|&index| &self.turns[index]);
+            others.any(|other| other.thread == thread && other.from < begun)
+        };
+        let before = holds.partition_point(|hold| hold.from <= turn.to);
+        let latest = holds[before.saturating_sub(LOOK_BACK)..before].iter().rev();
+        // Who let go has held it within the wait.
+        let since = turn.from.max(turn.to.saturating_sub(RECENT));
+        let mut latest = latest.filter(|hold| hold.to > since && hold.thread != turn.thread && !waits(hold.thread));
+        let uses = |hold: &&Hold| self.waited.contains(&(hold.thread, which));
+        if turn.semaphore {
+            return latest.next().filter(uses).map(|hold| hold.thread);
+        }
+        if let Some(hold) = latest.clone().find(uses) {
+            return Some(hold.thread);
+        }
+        let right_then = turn.to.saturating_sub(WAKING);
+        let alone = latest.clone().find(|hold| hold.to >= right_then)?;
+        let others = latest.any(|hold| hold.to >= right_then && hold.thread != alone.thread);
+        // One that computes all the while has nothing to do with it, in all likelihood.
+        let changed = alone.from >= right_then || alone.to <= turn.to + WAKING;
+        (changed && !others).then_some(alone.thread)
+    }
+
+    /// Who had the lock for most of a wait, as those tell that let go within it.
+    fn had(&self, turn: &Turn, released: &[Option<usize>]) -> Option<usize> {
+        let mut sums: Vec<(Option<usize>, u64)> = Vec::new();
+        let mut end = turn.to;
+        let ends = self.of_one(self.which(turn)).rev();
+        let ends = ends.skip_while(|&index| self.turns[index].to > turn.to);
+        let mut ends = ends.take_while(|&index| self.turns[index].to > turn.from).peekable();
+        while let Some(index) = ends.next() {
+            let from = ends.peek().map_or(turn.from, |&index| self.turns[index].to);
+            let holder = released[index].filter(|&holder| holder != turn.thread);
+            match sums.iter_mut().find(|(other, _)| *other == holder) {
+                Some((_, sum)) => *sum += end - from,
+                None => sums.push((holder, end - from)),
+            }
+            end = from;
+        }
+        let nobody = sums
+            .iter()
+            .find(|(holder, _)| holder.is_none())
+            .map_or(0, |&(_, sum)| sum);
+        if nobody > (turn.to - turn.from) / 2 {
+            return None;
+        }
+        // The last of those that are equal, which came first here.
+        let known = sums.into_iter().rev().filter_map(|(holder, sum)| Some((holder?, sum)));
+        known.max_by_key(|&(_, sum)| sum).map(|(holder, _)| holder)
     }
 }
 
@@ -241,6 +413,20 @@ fn user(log: &Log, roles: &[Role], innermost: u32) -> Option<(Role, (u32, u32))>
 fn is_itself(log: &Log, frame: u32, place: (u32, u32)) -> bool {
     let found = (frame as usize).checked_sub(1).and_then(|index| log.frames.get(index));
     found.is_some_and(|&(_, function, line)| (function, line) == place)
+}
+
+/// Whether one of these functions is between a frame and the place on whose behalf it waits.
+fn through(log: &Log, innermost: u32, place: (u32, u32), functions: &HashSet<u32>) -> bool {
+    let mut frame = innermost;
+    while let Some(&(caller, function, line)) = (frame as usize).checked_sub(1).and_then(|index| log.frames.get(index))
+        && (function, line) != place
+    {
+        if functions.contains(&function) {
+            return true;
+        }
+        frame = caller;
+    }
+    false
 }
 
 fn described(log: &Log, (function, line): (u32, u32)) -> String {
@@ -292,7 +478,7 @@ fn holds(threads: &[ThreadLog]) -> Vec<Hold> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::{GilSpan, Record, Why};
+    use crate::record::{GilSpan, Record, Tid, Why};
 
     /// Threads 1 and 2 take turns at a lock: 2 waits from 100 to 200, which is when 1 lets go, and 3 computes beside them.
     fn log(waits_in: &str, file: &str, kind: WaitKind) -> Log {
@@ -378,6 +564,197 @@ mod tests {
         assert!(of(&log, 3).lock_waits.is_empty());
     }
 
+    /// Threads that wait for a lock, each from a millisecond to another, and who has the GIL when.
+    fn turns(waits: &[(Tid, u64, u64, u32, u32)], held: &[(Tid, u64, u64)]) -> Log {
+        const US: u64 = 1_000;
+        let mut log = Log::new(7);
+        for text in ["0x10", "0x20", "waits", "/x/app.py"] {
+            log.add(Record::Define { text: text.into() });
+        }
+        log.add(Record::Function {
+            name: Text(3),
+            file: Text(4),
+            line: 1,
+        });
+        for line in [1, 2] {
+            log.add(Record::Frame {
+                caller: 0,
+                function: 0,
+                line,
+            });
+        }
+        for &(tid, from, to, target, frame) in waits {
+            for (at, on) in [(from, false), (to, true)] {
+                log.add(Record::Switch {
+                    tid,
+                    at: at * US,
+                    cpu: 0,
+                    on,
+                    forced: false,
+                });
+            }
+            let at = (from + 10) * US;
+            log.add(Record::Wait {
+                tid,
+                at,
+                kind: WaitKind::Lock,
+                call: Text(0),
+                target: Text(target),
+            });
+            log.add(Record::Stack {
+                tid,
+                at,
+                frame,
+                weight: 0,
+                why: Why::Lasting,
+            });
+        }
+        for &(tid, from, to) in held {
+            log.add(Record::Gil {
+                tid,
+                from: from * US,
+                to: to * US,
+                span: GilSpan::Held,
+            });
+        }
+        tell(&mut log);
+        log
+    }
+
+    fn holder(log: &Log, tid: Tid) -> Option<Tid> {
+        of(log, tid).lock_waits.first().map(|wait| wait.holder)
+    }
+
+    #[test]
+    fn who_waits_for_a_lock_does_not_have_it() {
+        // 1 has it, which never waited for it; 2, 3 and 4 get it one after the other when that lets go.
+        let waits = [
+            (2, 1_000, 500_100, 1, 1),
+            (3, 1_200, 500_200, 1, 1),
+            (4, 1_400, 500_300, 1, 1),
+        ];
+        let held = [
+            (2, 800, 1_000),
+            (3, 1_000, 1_200),
+            (4, 1_200, 1_400),
+            (1, 500_000, 500_060),
+            (2, 500_110, 500_180),
+            (3, 500_210, 500_280),
+            (4, 500_310, 500_400),
+        ];
+        let log = turns(&waits, &held);
+        let found = [2, 3, 4].map(|tid| holder(&log, tid));
+        assert_eq!(found, [Some(1); 3], "it had it for most of each wait");
+    }
+
+    #[test]
+    fn where_nobody_can_have_let_go_nobody_is_told() {
+        // Two waits with a limit, in the middle of what another thread computes.
+        let waits = [(2, 1_000, 200_000, 1, 1), (3, 1_200, 300_000, 1, 1)];
+        let log = turns(&waits, &[(2, 800, 1_000), (3, 1_000, 1_200), (1, 100_000, 400_000)]);
+        assert_eq!([holder(&log, 2), holder(&log, 3)], [None; 2]);
+    }
+
+    #[test]
+    fn of_two_threads_that_may_have_let_go_none_is_told() {
+        let held = [(1, 199_500, 199_600), (3, 199_700, 199_990)];
+        let log = turns(&[(2, 1_000, 200_000, 1, 1)], &held);
+        assert_eq!(holder(&log, 2), None);
+    }
+
+    #[test]
+    fn another_lock_at_the_same_line_is_another_lock() {
+        // 3 has waited at the line as well, but for something else, and 4 gives the GIL right then.
+        let waits = [(2, 1_000, 200_000, 1, 1), (3, 1_200, 100_000, 2, 1)];
+        let held = [(3, 199_000, 199_300), (4, 199_400, 199_990)];
+        let log = turns(&waits, &held);
+        assert_eq!(holder(&log, 2), None);
+    }
+
+    #[test]
+    fn threads_that_take_turns_had_it_in_turns() {
+        let waits = [
+            (2, 1_000, 10_000, 1, 1),
+            (1, 11_000, 20_000, 1, 1),
+            (2, 21_000, 30_000, 1, 1),
+        ];
+        let held = [(1, 9_000, 9_900), (2, 19_000, 19_900), (1, 29_000, 29_900)];
+        let log = turns(&waits, &held);
+        assert_eq!([holder(&log, 1), holder(&log, 2)], [Some(2), Some(1)]);
+        assert_eq!(of(&log, 2).lock_waits.len(), 2);
+    }
+
+    /// Two threads that take turns at a semaphore, or one that waits for what the other says.
+    fn semaphore(both: bool) -> Option<Tid> {
+        let mut log = Log::new(7);
+        for text in [
+            "0x10",
+            "Semaphore.acquire",
+            "/lib/python3.11/threading.py",
+            "waits",
+            "app.py",
+        ] {
+            log.add(Record::Define { text: text.into() });
+        }
+        for (name, file) in [(4, 5), (2, 3)] {
+            log.add(Record::Function {
+                name: Text(name),
+                file: Text(file),
+                line: 1,
+            });
+        }
+        for (caller, function) in [(0, 0), (1, 1)] {
+            log.add(Record::Frame {
+                caller,
+                function,
+                line: 1,
+            });
+        }
+        const MS: u64 = 1_000_000;
+        for (tid, from, to) in [(2, 100 * MS, 200 * MS), (1, 0, 90 * MS)] {
+            for (at, on) in [(from, false), (to, true)] {
+                log.add(Record::Switch {
+                    tid,
+                    at,
+                    cpu: 0,
+                    on,
+                    forced: false,
+                });
+            }
+            if tid == 2 || both {
+                let at = from + 10 * MS;
+                log.add(Record::Wait {
+                    tid,
+                    at,
+                    kind: WaitKind::Lock,
+                    call: Text(0),
+                    target: Text(1),
+                });
+                log.add(Record::Stack {
+                    tid,
+                    at,
+                    frame: 2,
+                    weight: 0,
+                    why: Why::Lasting,
+                });
+            }
+            log.add(Record::Gil {
+                tid: 1,
+                from: to - MS / 10,
+                to,
+                span: GilSpan::Held,
+            });
+        }
+        tell(&mut log);
+        holder(&log, 2)
+    }
+
+    #[test]
+    fn a_semaphore_is_a_lock_to_those_that_take_turns_at_it() {
+        assert_eq!(semaphore(true), Some(1));
+        assert_eq!(semaphore(false), None);
+    }
+
     #[test]
     fn who_had_the_gil_only_before_a_wait_did_not_let_go_in_it() {
         let mut log = log("takes", "/x/app.py", WaitKind::Lock);
@@ -387,6 +764,7 @@ mod tests {
             .find(|thread| thread.tid == 1)
             .expect("it is there");
         one.gil.retain(|span| span.to < 100);
+        log.threads.retain(|thread| thread.tid != 3);
         log.add(Record::Gil {
             tid: 1,
             from: 50,
@@ -448,6 +826,23 @@ mod tests {
         let mut log = log("Thread.run", "/lib/python3.13/threading.py", WaitKind::Lock);
         tell(&mut log);
         assert_eq!(of(&log, 2).waits[0].kind, WaitKind::Work);
+    }
+
+    #[test]
+    fn a_process_that_gets_from_a_queue_waits_for_something_to_happen() {
+        let file = "/lib/python3.13/multiprocessing/queues.py";
+        for (name, kind) in [("Queue.get", WaitKind::Poll), ("Queue.put", WaitKind::Read)] {
+            let mut log = log(name, file, WaitKind::Read);
+            // On behalf of a function of the program.
+            log.frames[0].0 = 3;
+            log.add(Record::Frame {
+                caller: 0,
+                function: 1,
+                line: 5,
+            });
+            tell(&mut log);
+            assert_eq!(of(&log, 2).waits[0].kind, kind, "{name}");
+        }
     }
 
     #[test]

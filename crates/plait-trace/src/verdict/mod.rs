@@ -6,7 +6,7 @@
 
 mod words;
 
-use crate::fold::WORLD;
+use crate::fold::{WORLD, holds};
 use crate::profile::{Blocked, Function, Moments, Place, Profile, Thread, Times, Wait};
 use crate::record::WaitKind;
 use crate::state::State;
@@ -96,12 +96,19 @@ mod limit {
     pub(super) const COMPUTING: f64 = 0.5;
     /// Of the wall time on cores: a program below it does nothing.
     pub(super) const IDLE: f64 = 0.02;
+    /// The same for one that has hardly begun, with so many seconds on a core as that takes.
+    pub(super) const STARTING: f64 = 0.1;
+    pub(super) const STARTING_SECONDS: f64 = 0.25;
     /// Of the wall time: functions below it are not talked about.
     pub(super) const FUNCTION: f64 = 0.01;
 }
 
 /// A wait for another thread's work rather than for its turn lasts long: this part of the wall time.
 const LONG_WAIT: u64 = 20;
+
+/// Who sleeps for less at a time does something at a pace of its own; who looks for events again after less has something to do.
+const PACE: u64 = 500_000_000;
+const POLL: u64 = 100_000_000;
 
 /// Sums in seconds, and shares.
 struct Figures {
@@ -188,8 +195,9 @@ fn pickles(place: &Place) -> bool {
 }
 
 fn blocks(blocked: &Blocked) -> bool {
-    // A loop that has nothing else to do is not held up.
-    blocked.others > 0 || blocked.place.function.is_empty() || blocked.callback.is_empty()
+    // A loop that has nothing else to do is not held up; and a callback that waits for the GIL or for a core does not hold it.
+    let own = holds(blocked.time, blocked.own);
+    own && (blocked.others > 0 || blocked.place.function.is_empty() || blocked.callback.is_empty())
 }
 
 impl Figures {
@@ -241,7 +249,7 @@ impl Figures {
             .blocked
             .iter()
             .filter(|blocked| blocks(blocked))
-            .map(|blocked| seconds(blocked.time))
+            .map(|blocked| seconds(blocked.own))
             .sum();
         let running = profile
             .processes
@@ -316,15 +324,18 @@ impl Figures {
         if self.running_share >= limit::COMPUTING || self.cores_used >= limit::COMPUTING {
             return Verdict::CpuBound;
         }
-        let io = seconds(self.times.of(State::IoWait)) + seconds(self.times.of(State::GilHeldOffCpu));
-        if self.cores_used < limit::IDLE && !waits_for_others(profile) {
-            // Where nothing runs and nothing is awaited from outside, all may be waiting for one another.
-            let locked = seconds(self.times.of(State::LockWait));
-            return if locked > 2.0 * io && locked > seconds(self.times.of(State::Idle)) {
-                Verdict::LockBound
-            } else {
-                Verdict::Idle
-            };
+        if !profile.deadlocks.is_empty() {
+            return Verdict::LockBound;
+        }
+        let waits_for_gil = share(any_gil, self.wall) >= limit::WAIT;
+        if waits_for_gil && self.of_wall(State::GilHeldOffCpu) >= limit::WAIT {
+            return Verdict::GilBound;
+        }
+        let rests = self.cores_used < limit::IDLE
+            || self.cores_used < limit::STARTING && self.cores_used * self.wall < limit::STARTING_SECONDS;
+        let sleeps_with_gil = self.of_wall(State::GilHeldOffCpu) >= limit::WAIT;
+        if rests && !waits_for_gil && !sleeps_with_gil && !goes_on(profile) {
+            return Verdict::Idle;
         }
         let parts = [
             (Verdict::IoBound, self.moments.io),
@@ -347,13 +358,24 @@ fn delivers(wait: &Wait) -> bool {
     }
 }
 
-fn waits_for_others(profile: &Profile) -> bool {
+/// Whether a thread that waits does so again and again, and not for somebody to ask for something.
+fn paces(wait: &Wait) -> bool {
+    let mean = wait.time / wait.count.max(1);
+    match wait.kind {
+        Some(WaitKind::Sleep) => mean < PACE,
+        Some(WaitKind::Poll) => mean < POLL,
+        _ => false,
+    }
+}
+
+/// Whether a program that uses next to no core does something all the same: waits for what others deliver, or for short times to pass.
+fn goes_on(profile: &Profile) -> bool {
     let waits = profile.threads.iter().flat_map(|thread| &thread.waits);
-    let delivered = waits
-        .filter(|wait| delivers(wait))
+    let awaited = waits
+        .filter(|wait| delivers(wait) || paces(wait))
         .map(|wait| wait.time)
         .fold(0, u64::saturating_add);
-    if delivered >= profile.wall / 4 {
+    if awaited >= profile.wall / 4 {
         return true;
     }
     let words = ["recv", "read", "connect", "send", "drain", "getaddrinfo", "communicate"];

@@ -1,7 +1,10 @@
 //! A verdict in words: plain sentences for somebody who has never heard of any of this, and what to try.
 
+use std::collections::HashSet;
+
 use super::{Figures, FunctionEvidence, Verdict, blocks, limit, seconds, share};
-use crate::profile::{Function, Place, Profile, Thread};
+use crate::fold::WANTED_BY;
+use crate::profile::{Deadlock, Function, Lock, Place, Profile, Thread};
 use crate::state::State;
 
 /// A share for people.
@@ -146,11 +149,28 @@ fn ready_sentence(figures: &Figures, profile: &Profile) -> String {
     format!("{start}: they spent {share} of the time that they could have worked waiting for one{others}.")
 }
 
+/// The lock that a thread waited for longest, of those whose holder is known, and not because it has let go.
+fn known(thread: &Thread) -> Option<&Lock> {
+    let mut locks = thread.locks.iter();
+    locks.find(|lock| lock.holder != 0 && !lock.lock.contains(WANTED_BY))
+}
+
+/// Who had a lock: known, or found out by who let go of it.
+fn had(lock: &Lock) -> String {
+    let how = if lock.lock.contains(WANTED_BY) {
+        "released"
+    } else {
+        "held"
+    };
+    format!(", {how} by {}", lock.holder_name)
+}
+
 /// Threads each of which waited for a lock that the next one held, and the last one's the first. Of those that only take turns one runs
-/// at any time: all have waited at once if they have waited for longer than that allows.
+/// at any time: all have waited at once if they have waited for longer than that allows. And threads that wait for one and the same lock
+/// do not wait for one another.
 fn circle(profile: &Profile) -> Option<Vec<&Thread>> {
     let worst = |thread: &Thread| {
-        let lock = thread.locks.iter().find(|lock| lock.holder != 0)?;
+        let lock = known(thread)?;
         (lock.time >= thread.wall / 5).then_some((lock.holder, lock.time))
     };
     let next = |thread: &Thread| {
@@ -165,11 +185,15 @@ fn circle(profile: &Profile) -> Option<Vec<&Thread>> {
         let wall = found.iter().map(|thread| thread.wall).max().unwrap_or(0);
         waited.fold(0, u64::saturating_add) > wall.saturating_mul(found.len() as u64 - 1)
     };
+    let locks = |found: &[&Thread]| {
+        let names = found.iter().filter_map(|thread| known(thread));
+        names.map(|lock| lock.lock.as_str()).collect::<HashSet<_>>().len()
+    };
     profile.threads.iter().find_map(|first| {
         let mut found = vec![first];
         while let Some(thread) = next(found[found.len() - 1]) {
             if thread.tid == first.tid {
-                return (found.len() > 1 && at_once(&found)).then_some(found);
+                return (locks(&found) > 1 && at_once(&found)).then_some(found);
             }
             if found.iter().any(|other| other.tid == thread.tid) {
                 return None;
@@ -181,8 +205,11 @@ fn circle(profile: &Profile) -> Option<Vec<&Thread>> {
 }
 
 fn circle_sentence(threads: &[&Thread]) -> String {
-    let names = threads.iter().map(|thread| {
-        let lock = &thread.locks[0];
+    let waits = threads.iter().filter_map(|thread| {
+        let lock = known(thread)?;
+        Some((thread, lock))
+    });
+    let names = waits.map(|(thread, lock)| {
         let place = if lock.place.is_empty() {
             String::new()
         } else {
@@ -197,18 +224,37 @@ fn circle_sentence(threads: &[&Thread]) -> String {
     )
 }
 
+fn deadlock_sentence(deadlock: &Deadlock) -> String {
+    let waits = deadlock.parties.iter().map(|party| {
+        let holder = match party.holder_name.as_str() {
+            "" => format!("thread {}", party.holder),
+            name => name.to_owned(),
+        };
+        format!(
+            "{} (thread {}) waits for {}, held by {holder}",
+            party.name, party.tid, party.lock
+        )
+    });
+    let waits: Vec<_> = waits.collect();
+    format!(
+        "Threads wait for one another for ever, a deadlock: {}.",
+        waits.join("; ")
+    )
+}
+
 fn lock_sentence(figures: &Figures, profile: &Profile) -> String {
+    if let Some(deadlock) = profile
+        .deadlocks
+        .first()
+        .filter(|_| figures.cores_used < limit::COMPUTING)
+    {
+        return deadlock_sentence(deadlock);
+    }
     if let Some(threads) = circle(profile).filter(|_| figures.cores_used < limit::COMPUTING) {
         return circle_sentence(&threads);
     }
     let locks = profile.threads.iter().flat_map(|thread| &thread.locks);
     let worst = locks.max_by_key(|lock| lock.time);
-    if figures.contended == 0.0 {
-        let waiting = worst.map_or_else(String::new, |lock| format!(", most of all for {}", lock.lock));
-        return format!(
-            "Nothing runs: the threads wait for one another{waiting}. If it does not end, they may have locked one another out for good."
-        );
-    }
     if figures.stopped > figures.contended / 2.0 {
         return stopped_sentence(figures, profile);
     }
@@ -219,10 +265,15 @@ fn lock_sentence(figures: &Figures, profile: &Profile) -> String {
     if let Some(lock) = worst {
         text += &format!(", most of all for {}", lock.lock);
         if !lock.holder_name.is_empty() {
-            text += &format!(", held by {}", lock.holder_name);
+            text += &had(lock);
         }
         if !lock.place.is_empty() {
-            text += &format!(" since {}", lock.place);
+            let when = if lock.lock.contains(WANTED_BY) {
+                "seen at"
+            } else {
+                "since"
+            };
+            text += &format!("{when} {}", lock.place);
         }
     } else if let Some(function) = most(profile, |function| function.times.of(State::LockWait)) {
         text += &format!(", most of all in {}", at(&function.place));
@@ -254,7 +305,7 @@ fn stopped_sentence(figures: &Figures, profile: &Profile) -> String {
 
 fn blocked_sentence(figures: &Figures, profile: &Profile) -> String {
     let counted = profile.blocked.iter().filter(|blocked| blocks(blocked));
-    let (count, worst) = (counted.clone().count(), counted.max_by_key(|blocked| blocked.time));
+    let (count, worst) = (counted.clone().count(), counted.max_by_key(|blocked| blocked.own));
     let times = if count == 1 {
         String::from("once")
     } else {
@@ -277,7 +328,8 @@ fn blocked_sentence(figures: &Figures, profile: &Profile) -> String {
 
 pub(super) fn tries(verdict: Verdict, figures: &Figures, profile: &Profile) -> Vec<String> {
     let spare = profile.cores > 1 && figures.cores_used < f64::from(profile.cores) * 0.75;
-    let circle = verdict == Verdict::LockBound && figures.cores_used < limit::COMPUTING && circle(profile).is_some();
+    let stuck = verdict == Verdict::LockBound && figures.cores_used < limit::COMPUTING;
+    let circle = stuck && (!profile.deadlocks.is_empty() || circle(profile).is_some());
     let worst = profile.pauses.iter().max_by_key(|pauses| pauses.stood);
     let collects = worst.is_some_and(|pauses| pauses.collects);
     let asleep = figures.of_wall(State::GilHeldOffCpu) >= limit::WAIT;

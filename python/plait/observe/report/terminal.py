@@ -410,7 +410,8 @@ def _locks(summary: _Summary, profile: ProfileRecord) -> None:
     for index in _worst(lambda index: locks[index][1]["time"], len(locks)):
         name, lock = locks[index]
         holder = lock["holder_name"] or (str(lock["holder"]) if lock["holder"] else "not known")
-        text = f"{cut(lock['lock'], 30).rstrip()}, held by {cut(holder, 12).rstrip()}, {name}"
+        how = "released" if ", wanted by " in lock["lock"] else "held"
+        text = f"{cut(lock['lock'], 30).rstrip()}, {how} by {cut(holder, 12).rstrip()}, {name}"
         rows.append((text, [f"{lock['count']:,}", seconds(lock["time"])]))
     _table(summary, "Locks", [("times", 9), ("time", 10)], rows, len(locks))
 
