@@ -6,7 +6,7 @@ import itertools
 import pickle
 import threading
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from plait import _core
 from plait.auto._meter import Meter
@@ -196,6 +196,19 @@ def lot_in_process(
     meter.ended(len(outcomes), meter.began)
     sample = meter.sample()
     return *_to_travel(outcomes, function, raised, alone=len(items) == 1), sample
+
+
+#: The last note of what is raised in a worker before it calls one of these.
+_NOT_READ = frozenset(
+    f"while unpickling the arguments of {function.__module__}.{function.__qualname__} in the worker"
+    for function in (in_process, lot_in_process)
+)
+
+
+def was_not_read(error: BaseException) -> bool:
+    """Whether this was raised where a worker read what to call, so that it has called nothing."""
+    notes = getattr(error, "__notes__", None)
+    return isinstance(notes, list) and bool(cast("list[Any]", notes)) and notes[-1] in _NOT_READ
 
 
 def _to_travel(

@@ -412,6 +412,9 @@ class Flow(Learner):
             if self._never_began(error) and self.engine.processes_never_began():
                 self._keep(part, self.state.refused.get(PROCESSES, "cannot run in processes"))
                 return
+            if _calls.was_not_read(error):  # no call of it has begun
+                self._keep(part, f"cannot be loaded by a worker process: {error}")
+                return
             outcomes, raised = [Raised(error)] * part.size, True
             if isinstance(error, NotPicklable):
                 with self.state.lock:
