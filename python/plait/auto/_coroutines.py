@@ -23,13 +23,17 @@ class LoopThread:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._idle = threading.RLock()
         self._open = 0
-        self._closing = self._over = False
+        self._closing = self._over = self._stops = False
         self._thread = threading.Thread(target=self._run, name="plait-Pool-loop", daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
-        self._loop.run_forever()
+        while not self._stops:
+            try:
+                self._loop.run_forever()  # a task that calls `stop` ends this too
+            except (SystemExit, KeyboardInterrupt):  # a task has raised it, and has it as its outcome
+                continue
         self._loop.run_until_complete(self._loop.shutdown_asyncgens())
         self._loop.close()
 
@@ -74,7 +78,11 @@ class LoopThread:
     def _stop_if_done(self) -> None:
         if self._closing and self._open == 0:
             self._closing = False
-            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._loop.call_soon_threadsafe(self._stop)
+
+    def _stop(self) -> None:
+        self._stops = True
+        self._loop.stop()
 
     def close(self, *, wait: bool) -> None:
         """Let the tasks come to their end, then stop."""
