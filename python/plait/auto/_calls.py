@@ -9,6 +9,7 @@ import time
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from plait import _core
+from plait.auto._errors import Raised as Raised, Sent, send
 from plait.auto._meter import Meter
 from plait.errors import NotPicklable
 
@@ -79,15 +80,6 @@ class Lot(NamedTuple):
     def message(self) -> tuple[Any, ...]:
         """What a worker process is to call, and with what."""
         return lot_in_process, self.function, self.items, self.bare, self.step, self.most
-
-
-class Raised:
-    """What a call raised."""
-
-    __slots__ = ("error",)
-
-    def __init__(self, error: BaseException) -> None:
-        self.error = error
 
 
 #: What every process takes, and what may hold what it takes.
@@ -219,11 +211,9 @@ def _to_travel(
     It must not cost the others; what comes of a call that travels `alone` costs nobody anything.
     """
     if raised:
-        outcomes = [
-            Raised(_error_to_travel(outcome.error)) if isinstance(outcome, Raised) else outcome for outcome in outcomes
-        ]
+        outcomes = [send(outcome.error) if isinstance(outcome, Raised) else outcome for outcome in outcomes]
     kinds: set[type] = {type(outcome) for outcome in outcomes}
-    if alone or kinds <= _PLAIN | {Raised}:
+    if alone or kinds <= _PLAIN | {Sent}:
         return outcomes, raised
     what = f"the result of {getattr(function, '__qualname__', function)}"
     if kinds <= _PLAIN | _CONTAINERS and all(map(_holds_plain, outcomes)):
@@ -233,7 +223,7 @@ def _to_travel(
         except Exception:  # an integer that is too long to be read again, say
             pass
     outcomes = [_one_to_travel(outcome, what) for outcome in outcomes]
-    return outcomes, any(type(outcome) is Raised for outcome in outcomes)
+    return outcomes, any(type(outcome) is Sent for outcome in outcomes)
 
 
 def _holds_plain(value: Any) -> bool:
@@ -245,21 +235,10 @@ def _holds_plain(value: Any) -> bool:
 
 
 def _one_to_travel(outcome: Any, what: str) -> Any:
-    if type(outcome) not in _PLAIN and not isinstance(outcome, Raised):
+    if type(outcome) not in _PLAIN and not isinstance(outcome, Sent):
         try:
             _core.dumps(outcome, what)
         except Exception as error:  # whatever its reducers raise
-            return Raised(error if isinstance(error, NotPicklable) else NotPicklable(f"the result: {error!r}"))
+            told = error if isinstance(error, NotPicklable) else NotPicklable(f"the result: {error!r}")
+            return send(told, f"returns what cannot be pickled: {error}")
     return outcome
-
-
-def _error_to_travel(error: BaseException) -> BaseException:
-    """The error with its traceback as a text, as the standard library's pools hand it over."""
-    from concurrent.futures import process
-
-    travelling: Any = getattr(process, "_ExceptionWithTraceback")(error, error.__traceback__)  # noqa: B009
-    try:
-        pickle.loads(pickle.dumps(travelling))
-    except Exception as why:  # whatever its reducers raise
-        return NotPicklable(f"a call raised {error!r}, which cannot be pickled: {why}")
-    return travelling  # type: ignore[no-any-return]

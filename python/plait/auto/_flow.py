@@ -390,10 +390,14 @@ class Flow(Learner):
         with self.lock:
             self.keep(part)
             self._messages -= 1
+        self._refuse(why)
+        self.fill()
+
+    def _refuse(self, why: str) -> None:
+        """Let no more calls leave."""
         with self.state.lock:
             self.state.refused[PROCESSES] = why
             self._decide()
-        self.fill()
 
     def _arrived(self, part: Part | Lot, future: concurrent.futures.Future[Any]) -> None:
         sample: Sample | None = None
@@ -417,9 +421,9 @@ class Flow(Learner):
                 return
             outcomes, raised = [Raised(error)] * part.size, True
             if isinstance(error, NotPicklable):
-                with self.state.lock:
-                    self.state.refused[PROCESSES] = f"returns what cannot be pickled: {error}"
-                    self._decide()
+                self._refuse(f"returns what cannot be pickled: {error}")
+        if raised and (why := next((each.stays for each in outcomes if type(each) is Raised and each.stays), "")):
+            self._refuse(why)
         with self._tally:
             self.made += len(outcomes)
         try:
