@@ -31,6 +31,7 @@ from plait.auto._source import node_of
 #: Calls deep that functions of the program are followed.
 _DEPTH = 6
 
+
 class Change(NamedTuple):
     """A change that outlives the call.
 
