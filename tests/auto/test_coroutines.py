@@ -44,3 +44,13 @@ def test_a_coroutine_that_would_end_the_loop_ends_itself_alone(function, kind):
         assert list(pool.map(echo, range(30), timeout=WATCHDOG)) == list(range(30))
         last = pool.submit(function)  # the pool ends meanwhile
     assert isinstance(last.exception(WATCHDOG), kind)
+
+
+def test_a_coroutine_function_is_refused_each_time_where_there_may_be_no_loop():
+    with plait.Pool(models=["threads"]) as pool:
+        for _ in range(3):
+            with pytest.raises(TypeError, match="asyncio is not among"):
+                pool.submit(echo, 1)
+            with pytest.raises(TypeError, match="asyncio is not among"):
+                pool.map(echo, [1])
+        assert pool.explain() == []

@@ -102,11 +102,12 @@ class Pool(concurrent.futures.Executor):
         """What there is to know of a function that is new."""
         if not callable(fn):
             raise TypeError(f"fn must be a callable, not {fn!r}")
+        on_loop = _makes_coroutines(fn)
+        if on_loop and ASYNCIO not in self._models:
+            raise TypeError(f"fn is the coroutine function {fn!r}, and asyncio is not among the pool's models")
         known = self._engine.known(_key(fn), fn)
         known[0].keep_code(fn)
-        if inspect.iscoroutinefunction(_innermost(fn)):
-            if ASYNCIO not in self._models:
-                raise TypeError(f"fn is the coroutine function {fn!r}, and asyncio is not among the pool's models")
+        if on_loop:
             known[0].decision = of_coroutines()
         return known
 
@@ -264,6 +265,11 @@ def _innermost(function: Any) -> Any:
     while isinstance(function, functools.partial):
         function = function.func
     return function
+
+
+def _makes_coroutines(function: Any) -> bool:
+    """Whether what comes of a call is to be awaited."""
+    return inspect.iscoroutinefunction(_innermost(function))
 
 
 def _key(function: Any) -> Any:
