@@ -222,3 +222,12 @@ def raise_local(number):
 def spin_and(function, number):
     spin(20_000)
     return function(number)
+
+
+async def echo(value):
+    return value
+
+
+def spins_and_returns_a_coroutine(value):
+    spin(10_000)
+    return echo(value)

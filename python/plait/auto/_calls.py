@@ -6,6 +6,7 @@ import itertools
 import pickle
 import threading
 import time
+from types import CoroutineType
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from plait import _core
@@ -91,9 +92,20 @@ def make(call: Call) -> Any:
     """Make a call, and return its result, or what it raised as a `Raised`."""
     function, args, kwargs, context = call
     try:
-        return function(*args, **kwargs) if context is None else context.run(function, *args, **kwargs)
+        result = function(*args, **kwargs) if context is None else context.run(function, *args, **kwargs)
     except BaseException as error:  # it is the caller's
         return Raised(error)
+    return result if type(result) is not CoroutineType else Raised(not_awaited(function, result))
+
+
+def not_awaited(function: Callable[..., Any], coroutine: CoroutineType[Any, Any, Any]) -> TypeError:
+    """The error of a call that returned a coroutine, though its function is none that is known to do so."""
+    coroutine.close()
+    name = getattr(function, "__qualname__", function)
+    return TypeError(
+        f"{name} returned the coroutine {coroutine.__qualname__!r}, which nobody awaits, since it is no coroutine function: "
+        "write it with `async def`, or give the pool the coroutine function"
+    )
 
 
 def make_each(
@@ -116,10 +128,17 @@ def make_each(
             raised = True
         else:
             if len(items.__reduce__()) != 3:
-                return outcomes, raised
+                break
             # It is not the items that have come to an end.
             outcomes.append(Raised(RuntimeError("a call raised StopIteration")))
             raised = True
+    # To look at each takes as long as a short call.
+    if outcomes and (type(outcomes[0]) is CoroutineType or type(outcomes[-1]) is CoroutineType):
+        outcomes = [
+            Raised(not_awaited(function, outcome)) if type(outcome) is CoroutineType else outcome for outcome in outcomes
+        ]
+        raised = True
+    return outcomes, raised
 
 
 class Guarded:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import threading
+import types
 from typing import TYPE_CHECKING, Any
 
 from plait._future import Future
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Awaitable, Callable
 
 
 class LoopThread:
@@ -38,7 +39,7 @@ class LoopThread:
         self._loop.close()
 
     def submit(
-        self, function: Callable[..., Coroutine[Any, Any, Any]], args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, function: Callable[..., Awaitable[Any]], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Future[Any]:
         """Start a task that awaits `function(*args, **kwargs)`, and return its future."""
         future: Future[Any] = Future()
@@ -51,7 +52,9 @@ class LoopThread:
             if not future.set_running_or_notify_cancel():
                 return
             try:
-                task = self._loop.create_task(function(*args, **kwargs), context=context)
+                made = function(*args, **kwargs)
+                coroutine = made if isinstance(made, types.CoroutineType) else _result_of(made)
+                task = self._loop.create_task(coroutine, context=context)
             except BaseException as error:  # it is the caller's
                 future.set_exception(error)
                 return
@@ -92,3 +95,7 @@ class LoopThread:
                 self._stop_if_done()
         if wait:
             self._thread.join()
+
+
+async def _result_of(awaitable: Awaitable[Any]) -> Any:
+    return await awaitable

@@ -8,10 +8,11 @@ import threading
 import time
 import weakref
 from collections import deque
+from types import CoroutineType
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from plait._executor import ProgressBar, uninterrupted
-from plait.auto._calls import Call, Lot, Part, Raised
+from plait.auto._calls import Call, Lot, Part, Raised, not_awaited
 from plait.auto._choice import SERIAL
 from plait.auto._chunk import Chunk, Rest, Slot
 from plait.auto._flow import Flow
@@ -419,6 +420,8 @@ class MapFlow(Flow):
             outcomes = [context.run(self._function, *arguments)]
         except BaseException as error:  # it is raised when its turn comes
             outcomes, raised = [Raised(error)], True
+        if type(outcomes[0]) is CoroutineType:
+            outcomes, raised = [Raised(not_awaited(self._function, outcomes[0]))], True
         meter.running = False
         meter.ended(1, began)
         if not figures.result_sized and not raised:

@@ -102,7 +102,9 @@ class Pool(concurrent.futures.Executor):
         """What there is to know of a function that is new."""
         if not callable(fn):
             raise TypeError(f"fn must be a callable, not {fn!r}")
-        on_loop = _makes_coroutines(fn)
+        if _is_made_by(inspect.isasyncgenfunction, fn):
+            raise TypeError(f"fn is the async generator function {fn!r}: have a coroutine function take its items")
+        on_loop = _is_made_by(_is_coroutine_function, fn)
         if on_loop and ASYNCIO not in self._models:
             raise TypeError(f"fn is the coroutine function {fn!r}, and asyncio is not among the pool's models")
         known = self._engine.known(_key(fn), fn)
@@ -267,9 +269,17 @@ def _innermost(function: Any) -> Any:
     return function
 
 
-def _makes_coroutines(function: Any) -> bool:
-    """Whether what comes of a call is to be awaited."""
-    return inspect.iscoroutinefunction(_innermost(function))
+def _is_made_by(test: Callable[[Any], bool], function: Any) -> bool:
+    """Whether the function that a call runs, which may be the `__call__` of an object, is of a kind."""
+    function = _innermost(function)
+    return test(function) or (not isinstance(function, type) and test(type(function).__call__))
+
+
+def _is_coroutine_function(function: Any) -> bool:
+    if inspect.iscoroutinefunction(function):
+        return True
+    code = getattr(getattr(function, "__func__", function), "__code__", None)
+    return isinstance(code, types.CodeType) and bool(code.co_flags & inspect.CO_ITERABLE_COROUTINE)
 
 
 def _key(function: Any) -> Any:
@@ -284,7 +294,7 @@ def _key(function: Any) -> Any:
     if inspect.isbuiltin(function):  # a method of an object: all objects' methods of that name
         owner = function.__self__
         return function if inspect.ismodule(owner) or owner is None else (type(owner), function.__name__)
-    return function if isinstance(function, type) else type(function)
+    return function if isinstance(function, type) else (type(function), "__call__")
 
 
 def _after_fork() -> None:
