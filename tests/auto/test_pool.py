@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextvars
+import copy
 import gc
 import hashlib
 import itertools
 import os
+import pickle
 import random
 import resource
 import signal
@@ -261,6 +263,8 @@ def test_a_worker_that_dies_costs_the_calls_that_it_had():
     assert any(isinstance(error, plait.WorkerDied) for error in came)
     assert all(error is None or isinstance(error, plait.WorkerDied) for error in came)
     assert came.count(None) > 150
+    ends = {str(error) for error in came if error is not None}
+    assert all("exited with code 3 while it ran tests.auto.bodies.die_at_77" in end for end in ends), ends
 
 
 @pytest.mark.parametrize(
@@ -273,11 +277,20 @@ def test_a_worker_that_dies_costs_the_calls_that_it_had():
         ({"models": []}, ValueError, "models must have one for plain functions"),
         ({"models": ["asyncio"]}, ValueError, "models must have one for plain functions"),
         ({"models": [3]}, ValueError, "3"),
+        ({"models": None}, TypeError, "models must be several of .*, not None"),
+        ({"models": 3}, TypeError, "models must be several of .*, not 3"),
+        ({"models": [["threads"]]}, ValueError, "threads"),
     ],
 )
 def test_bad_arguments(arguments, error, words):
     with pytest.raises(error, match=words):
         plait.Pool(**arguments)
+
+
+@pytest.mark.parametrize("make", [pickle.dumps, copy.copy, copy.deepcopy])
+def test_a_pool_cannot_be_copied(pool, make):
+    with pytest.raises(TypeError, match="cannot pickle 'Pool' object"):
+        make(pool)
 
 
 def test_what_cannot_be_called(pool):

@@ -419,6 +419,8 @@ class Flow(Learner):
             if _calls.was_not_read(error):  # no call of it has begun
                 self._keep(part, f"cannot be loaded by a worker process: {error}")
                 return
+            if isinstance(error, WorkerDied):
+                error = _named(error, self.state.name)
             outcomes, raised = [Raised(error)] * part.size, True
             if isinstance(error, NotPicklable):
                 self._refuse(f"returns what cannot be pickled: {error}")
@@ -498,3 +500,15 @@ def _cancelled() -> BaseException:
     import concurrent.futures
 
     return concurrent.futures.CancelledError()
+
+
+def _named(error: WorkerDied, function: str) -> WorkerDied:
+    """The error with the function that was called, not the pool's own that called it."""
+    if error.task is None:
+        return error
+    fields = {name: getattr(error, name) for name in ("pid", "signal", "exitcode", "tries", "max_tries", "hint")}
+    told = WorkerDied(task=function, **fields)
+    told.__cause__ = error.__cause__
+    for note in getattr(error, "__notes__", ()):
+        told.add_note(note)
+    return told

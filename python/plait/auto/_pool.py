@@ -9,7 +9,7 @@ import inspect
 import os
 import types
 import weakref
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar, overload
 
 from plait import _core
 from plait._executor import MapArguments, positive_int
@@ -71,11 +71,12 @@ class Pool(concurrent.futures.Executor):
     def __init__(self, max_workers: int | None = None, *, models: Iterable[str] = MODELS) -> None:
         _main.check_not_importing_main()
         self._max_workers = None if max_workers is None else positive_int("max_workers", max_workers)
-        if isinstance(models, str):
+        if isinstance(models, str) or not hasattr(models, "__iter__"):
             raise TypeError(f"models must be several of {', '.join(MODELS)}, not {models!r}")
-        self._models = frozenset(models)
-        if unknown := self._models - set(MODELS):
+        given = list(models)
+        if unknown := [model for model in given if model not in MODELS]:
             raise ValueError(f"models must be of {', '.join(MODELS)}, not {sorted(map(repr, unknown))}")
+        self._models = frozenset(given)
         if not self._models - {ASYNCIO}:
             raise ValueError(f"models must have one for plain functions: serial, threads or processes, not {models!r}")
         self._begin()
@@ -258,6 +259,9 @@ class Pool(concurrent.futures.Executor):
 
         self.shutdown(wait=False)
         await asyncio.shield(asyncio.to_thread(self.shutdown))
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("cannot pickle 'Pool' object")
 
     def __repr__(self) -> str:
         return f"<plait.Pool max_workers={self._max_workers} functions={len(self._engine.functions)}>"
