@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from plait import _core
 from plait._executor import uninterrupted
-from plait.auto import _calls
+from plait.auto import _calls, _main_module
 from plait.auto._choice import PROCESSES, Costs, Machine, is_soon
 from plait.auto._function import Function
 from plait.auto._seat import here
@@ -112,12 +112,12 @@ class Engine:
 
     def processes(self) -> ProcessPool:
         """The processes."""
-        from plait.processes._pool import ProcessPool
+        from plait.auto._workers import Workers
 
         with self._lock:
             if self._processes is None:
                 cores, most = self.machine.cores, self.machine.most
-                self._processes = ProcessPool(cores if most is None else max(1, min(cores, most)))
+                self._processes = Workers(cores if most is None else max(1, min(cores, most)))
             return self._processes
 
     def loop(self) -> LoopThread:
@@ -160,7 +160,10 @@ class Engine:
                 return  # given up: nobody needs them
             failure = "was cancelled" if future.cancelled() else future.exception()
             if failure is not None:
-                self._refuse_processes(f"cannot run in processes, which do not start: {failure}")
+                if isinstance(failure, BaseException):
+                    _main_module.note_failure(failure)
+                why = _main_module.why_not() or f"cannot run in processes, which do not start: {failure}"
+                self._refuse_processes(why)
             else:
                 self.processes_ready = True
                 took = max(0.0, future.result() - self._started)

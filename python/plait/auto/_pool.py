@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar, overload
 from plait import _core
 from plait._executor import MapArguments, positive_int
 from plait._future import Future
+from plait.auto import _main_module
 from plait.auto._choice import ASYNCIO, MODELS, Costs, of_coroutines
 from plait.auto._engine import Engine, after_fork
 from plait.auto._explain import Explanation, explain
@@ -79,6 +80,7 @@ class Pool(concurrent.futures.Executor):
         self._models = frozenset(given)
         if not self._models - {ASYNCIO}:
             raise ValueError(f"models must have one for plain functions: serial, threads or processes, not {models!r}")
+        _main_module.note_pool()
         self._begin()
         _pools.add(self)
 
