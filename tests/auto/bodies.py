@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from typing import Any
 
 
 def square(number):
@@ -172,7 +173,7 @@ def raise_caused(number):
     try:
         raise TwoArguments(number, 1)
     except TwoArguments as cause:
-        error = ValueError(number)
+        error: Any = ValueError(number)
         error.add_note("a note")
         error.extra = number
         raise error from cause
@@ -182,7 +183,7 @@ def raise_meanwhile(number):
     try:
         return {}[number]
     except KeyError:
-        raise ValueError(number)  # noqa: B904
+        raise ValueError(number)
 
 
 def raise_hiding(number):

@@ -36,12 +36,18 @@ async def leave_in_a_task():
     await asyncio.get_running_loop().create_task(leave())
 
 
+@pytest.fixture
+def pool():
+    with plait.Pool() as pool:
+        yield pool
+
+
 @pytest.mark.parametrize(
     ("function", "kind"),
     [(leave, SystemExit), (interrupt, KeyboardInterrupt), (leave_in_a_task, SystemExit), (stop, type(None))],
 )
-def test_a_coroutine_that_would_end_the_loop_ends_itself_alone(function, kind):
-    with plait.Pool() as pool:
+def test_a_coroutine_that_would_end_the_loop_ends_itself_alone(pool, function, kind):
+    with pool:
         futures = [pool.submit(*((function,) if number % 3 else (echo, number))) for number in range(30)]
         ends = [future.exception(WATCHDOG) for future in futures]
         assert [type(end) for end in ends] == [kind if number % 3 else type(None) for number in range(30)]
@@ -119,10 +125,9 @@ def test_what_is_called_asynchronously_is_awaited(function):
         assert pool.explain(function)["model"] == "asyncio"
 
 
-def test_a_class_and_its_objects_are_two_functions():
-    with plait.Pool() as pool:
-        assert pool.submit(Both, 1).result(WATCHDOG).value == 1
-        assert pool.submit(Both(2), 3).result(WATCHDOG) == 3
+def test_a_class_and_its_objects_are_two_functions(pool):
+    assert pool.submit(Both, 1).result(WATCHDOG).value == 1
+    assert pool.submit(Both(2), 3).result(WATCHDOG) == 3
 
 
 @pytest.mark.filterwarnings("error")

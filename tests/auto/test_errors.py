@@ -39,7 +39,7 @@ def shown(error, depth=3):
 
 
 def raised(function, number):
-    with pytest.raises(BaseException) as caught:  # noqa: PT011
+    with pytest.raises(BaseException) as caught:
         function(number)
     return caught.value
 

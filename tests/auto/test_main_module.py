@@ -123,7 +123,9 @@ def test_what_was_not_foreseen_is_said_once_and_remembered(run_script):
     ],
 )
 def test_a_guard_is_a_guard_however_it_is_written(run_script, call):
-    source = UNGUARDED.replace('print(pool.explain(work)["refused"]["processes"], "|", pool._engine._first)', "").replace("range(20)", "range(1)")
+    source = UNGUARDED.replace(
+        'print(pool.explain(work)["refused"]["processes"], "|", pool._engine._first)', ""
+    ).replace("range(20)", "range(1)")
     assert run_script(source + call + "\nprint('done')", timeout=WATCHDOG).stderr == ""
 
 

@@ -8,7 +8,8 @@ from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
 from plait._executor import uninterrupted
-from plait.auto._calls import Call, Lot, Part, Raised, not_awaited
+from plait.auto._calls import Call, Lot, Part, not_awaited
+from plait.auto._errors import Raised
 from plait.auto._flow import SLICE_NS, Flow
 
 if TYPE_CHECKING:

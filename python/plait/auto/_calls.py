@@ -7,10 +7,10 @@ import pickle
 import threading
 import time
 from types import CoroutineType
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from plait import _core
-from plait.auto._errors import Raised as Raised, Sent, send
+from plait.auto._errors import Raised, Sent, send
 from plait.auto._meter import Meter
 from plait.errors import NotPicklable
 
@@ -98,7 +98,7 @@ def make(call: Call) -> Any:
     return result if type(result) is not CoroutineType else Raised(not_awaited(function, result))
 
 
-def not_awaited(function: Callable[..., Any], coroutine: CoroutineType[Any, Any, Any]) -> TypeError:
+def not_awaited(function: Callable[..., Any], coroutine: Any) -> TypeError:
     """The error of a call that returned a coroutine, though its function is none that is known to do so."""
     coroutine.close()
     name = getattr(function, "__qualname__", function)
@@ -135,7 +135,8 @@ def make_each(
     # To look at each takes as long as a short call.
     if outcomes and (type(outcomes[0]) is CoroutineType or type(outcomes[-1]) is CoroutineType):
         outcomes = [
-            Raised(not_awaited(function, outcome)) if type(outcome) is CoroutineType else outcome for outcome in outcomes
+            Raised(not_awaited(function, outcome)) if type(outcome) is CoroutineType else outcome
+            for outcome in outcomes
         ]
         raised = True
     return outcomes, raised
@@ -218,8 +219,9 @@ _NOT_READ = frozenset(
 
 def was_not_read(error: BaseException) -> bool:
     """Whether this was raised where a worker read what to call, so that it has called nothing."""
-    notes = getattr(error, "__notes__", None)
-    return isinstance(notes, list) and bool(cast("list[Any]", notes)) and notes[-1] in _NOT_READ
+    notes: Any = getattr(error, "__notes__", None)
+    last: object = notes[-1] if notes.__class__ is list and notes else ""
+    return isinstance(last, str) and last in _NOT_READ
 
 
 def _to_travel(

@@ -52,8 +52,10 @@ class LoopThread:
             if not future.set_running_or_notify_cancel():
                 return
             try:
-                made = function(*args, **kwargs)
-                coroutine = made if isinstance(made, types.CoroutineType) else _result_of(made)
+                made: Any = function(*args, **kwargs)
+                coroutine: Any = made
+                if not isinstance(made, types.CoroutineType):
+                    coroutine = _result_of(made)
                 task = self._loop.create_task(coroutine, context=context)
             except BaseException as error:  # it is the caller's
                 future.set_exception(error)

@@ -1,4 +1,4 @@
-"""What calls raise, and how it comes from a worker process to the program: as it was, whatever its class makes of being pickled."""
+"""What calls raise, and how it comes from a worker process to the program: as it was, however its class is pickled."""
 
 from __future__ import annotations
 
@@ -71,7 +71,9 @@ def _arrive(data: bytes, stays: str) -> Raised:
     try:
         return Raised(_opened(data), stays)
     except Exception as why:  # whatever its reducers raise
-        return Raised(NotPicklable(f"what a call raised cannot be unpickled: {why!r}"), "raises what cannot be unpickled")
+        return Raised(
+            NotPicklable(f"what a call raised cannot be unpickled: {why!r}"), "raises what cannot be unpickled"
+        )
 
 
 def _opened(data: bytes) -> BaseException:
@@ -104,7 +106,8 @@ def _chain(error: BaseException) -> list[BaseException]:
         found[id(each)] = each
         left += (each.__cause__, each.__context__)
         if isinstance(each, BaseExceptionGroup):
-            left += each.exceptions
+            inner: Any = each  # pyright: ignore[reportUnknownVariableType]
+            left += inner.exceptions
     return list(found.values())
 
 
@@ -142,20 +145,27 @@ def _says(kind: Any) -> bool:
     return kind in copyreg.dispatch_table or any(getattr(kind, name) is not getattr(base, name) for name in names)
 
 
-def _reduced(error: BaseException, *, whole: bool) -> tuple[Any, ...]:
+def _reduced(error: Any, *, whole: bool) -> tuple[Any, ...]:
     """How an error is made anew, without its `__init__`."""
-    base, state = _of_interpreter(type(error)), object.__getstate__(error)
-    _, args, *rest = base.__reduce__(error)
-    attributes = {**(rest[0] if rest and rest[0] else {}), **((state[1] or {}) if isinstance(state, tuple) else {})}
+    kind: Any = error.__class__
+    base: Any = _of_interpreter(kind)
+    state: Any = object.__getstate__(error)
+    reduced: Any = base.__reduce__(error)
+    args: Any = reduced[1]
+    attributes: dict[str, Any] = {}
+    if len(reduced) > 2:
+        attributes.update(reduced[2] or ())
+    if not isinstance(state, dict | None):
+        attributes.update(state[1])  # what is in slots
     if not whole:
         lost = [name for name, value in attributes.items() if not _travels(value)]
         attributes = {name: value for name, value in attributes.items() if name not in lost}
-        if not isinstance(error, BaseExceptionGroup):
+        if base is not BaseExceptionGroup:
             args = tuple(arg if _travels(arg) else _shown(arg) for arg in args)
         if lost:
             note = f"lost on the way from a worker process, since it cannot be pickled: {', '.join(lost)}"
             attributes["__notes__"] = [*attributes.get("__notes__", ()), note]
-    return _make, (type(error), base, args), attributes, None, None, _set
+    return _make, (kind, base, args), attributes, None, None, _set
 
 
 def _make(kind: Any, base: Any, args: tuple[Any, ...]) -> BaseException:

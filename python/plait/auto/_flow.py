@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from plait._executor import uninterrupted
 from plait.auto import _calls
-from plait.auto._calls import Lot, Packed, Part, Raised
+from plait.auto._calls import Lot, Packed, Part
 from plait.auto._choice import ASYNCIO, PROCESSES, SLICE
+from plait.auto._errors import Raised
 from plait.auto._learning import ANY, Learner
 from plait.auto._seat import here
 from plait.errors import NotPicklable, WorkerDied

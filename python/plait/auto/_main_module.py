@@ -1,7 +1,7 @@
 """Whether worker processes, which import the program's main module, can do so, and what they do not find in it.
 
-Without `if __name__ == "__main__":` around what makes a pool, its top level runs again in each worker, as far as the line that makes
-one, which is refused there.
+Without `if __name__ == "__main__":` around what makes a pool, its top level runs again in each worker, as far as the line that
+makes one, which is refused there.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _TELLS = frozenset({"__name__", "parent_process", "current_process"})
 
 _UNGUARDED = (
-    'the main module makes a pool outside of `if __name__ == "__main__":`, and workers, which import it, would do so too'
+    'the main module makes a pool outside of `if __name__ == "__main__":`, and workers, which import it, would too'
 )
 
 _lines: set[int] = set()
@@ -74,7 +74,7 @@ def why_not_found(function: Any) -> str:
     if not _is_file(code.co_filename) or not _is_imported():
         return ""
     line = code.co_firstlineno
-    if any(_is_guard(each) and _has(each.body, line) for each in _statements()):
+    if any(_has(_guarded(each), line) for each in _statements()):
         return 'is defined under `if __name__ == "__main__":`, where a worker process does not find it'
     return ""
 
@@ -121,7 +121,8 @@ def _has(statements: list[ast.stmt], line: int) -> bool:
 
 def _first(statement: ast.stmt) -> int:
     """The line where a statement begins, which is that of its first decorator."""
-    return min([statement.lineno, *(each.lineno for each in getattr(statement, "decorator_list", ()))])
+    decorators: list[ast.expr] = getattr(statement, "decorator_list", [])
+    return min([statement.lineno, *(each.lineno for each in decorators)])
 
 
 def _tells(node: ast.AST) -> bool:
@@ -139,10 +140,9 @@ def _names(node: ast.AST) -> Iterator[str]:
             yield each.attr
 
 
-def _is_guard(statement: ast.stmt) -> Any:
-    """Whether it is `if __name__ == "__main__":`."""
-    test: Any = getattr(statement, "test", None)
-    return isinstance(statement, ast.If) and ast.unparse(test) in (
-        "__name__ == '__main__'",
-        "'__main__' == __name__",
-    )
+def _guarded(statement: ast.stmt) -> list[ast.stmt]:
+    """What is done if `__name__ == "__main__"`, where the statement says that."""
+    if not isinstance(statement, ast.If):
+        return []
+    test = ast.unparse(statement.test)
+    return statement.body if test in ("__name__ == '__main__'", "'__main__' == __name__") else []

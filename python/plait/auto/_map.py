@@ -12,9 +12,10 @@ from types import CoroutineType
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from plait._executor import ProgressBar, uninterrupted
-from plait.auto._calls import Call, Lot, Part, Raised, not_awaited
+from plait.auto._calls import Call, Lot, Part, not_awaited
 from plait.auto._choice import SERIAL
 from plait.auto._chunk import Chunk, Rest, Slot
+from plait.auto._errors import Raised
 from plait.auto._flow import Flow
 from plait.auto._meter import Meter
 
@@ -415,6 +416,7 @@ class MapFlow(Flow):
         context = self._context.copy()
         meter.running = True
         began = time.perf_counter_ns()
+        outcomes: list[Any]
         raised = False
         try:
             outcomes = [context.run(self._function, *arguments)]
