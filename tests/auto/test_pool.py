@@ -741,3 +741,32 @@ def test_reasons_speak_of_the_gil_only_where_there_is_one(gil):
 
 def test_a_tie_goes_to_what_is_in_use():
     assert _choice.STAY > _choice.TIE
+
+
+@pytest.mark.parametrize("items", ["range(10_000)", "iter(range(10_000))"])
+def test_results_that_are_left_when_the_program_ends_are_let_go_of_in_silence(run_script, items):
+    source = f"""
+        import sys
+        import plait
+
+        def triple(number):
+            return [number] * 3
+
+        if __name__ == "__main__":
+            pool = plait.Pool()
+            results = pool.map(triple, {items})
+            assert next(results) == [0] * 3
+            sys.modules["kept"] = results
+    """
+    assert run_script(textwrap.dedent(source), timeout=WATCHDOG).stderr == ""
+
+
+def test_to_make_a_pool_imports_nothing_that_only_processes_need(run_script):
+    source = """
+        import sys
+        import plait
+        pool = plait.Pool()
+        assert pool.submit(abs, -1).result() == 1
+        print(*sorted(sys.modules.keys() & {"multiprocessing", "socket", "subprocess", "decimal", "pathlib", "asyncio"}))
+    """
+    assert run_script(textwrap.dedent(source), timeout=WATCHDOG).stdout == "\n"

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from plait import _core
 from plait.auto._errors import Raised, Sent, send
 from plait.auto._meter import Meter
-from plait.errors import NotPicklable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -260,6 +259,8 @@ def _one_to_travel(outcome: Any, what: str) -> Any:
         try:
             _core.dumps(outcome, what)
         except Exception as error:  # whatever its reducers raise
+            from plait.errors import NotPicklable
+
             told = error if isinstance(error, NotPicklable) else NotPicklable(f"the result: {error!r}")
             return send(told, f"returns what cannot be pickled: {error}")
     return outcome

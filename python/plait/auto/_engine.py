@@ -22,7 +22,6 @@ from plait.auto import _calls, _main_module
 from plait.auto._choice import PROCESSES, Costs, Machine, is_soon
 from plait.auto._function import Function
 from plait.auto._seat import here
-from plait.processes import _launch
 from plait.threads._pool import ThreadPool  # first, so that at exit it is closed last
 
 if TYPE_CHECKING:
@@ -55,8 +54,6 @@ _STUCK_LONG = 0.1
 
 _starts = {False: 0.12, True: 0.006}
 """Seconds that processes take to start: where a fork server runs, and where not. What was seen last counts half."""
-
-_launch.import_ahead("plait.auto._ahead")
 
 #: Seconds for which the number of cores is taken to stay what it is: to read the quota takes longer than to make a pool.
 _CORES_STAY = 5.0
@@ -135,7 +132,7 @@ class Engine:
             return 0.0
         if self._starting:
             return max(0.002, self._start_takes - (time.monotonic() - self._started))
-        return _starts[_launch.is_running()]
+        return _starts[_server_runs()]
 
     def starts_soon(self) -> bool:
         """Whether processes start, and are there so soon that to make calls meanwhile would only be in their way."""
@@ -150,7 +147,7 @@ class Engine:
                 return
             self._starting = True
             self._started = time.monotonic()
-            near = self._near = _launch.is_running()
+            near = self._near = _server_runs()
             self._start_takes = _starts[near]
         _hurry()
 
@@ -374,6 +371,11 @@ class Engine:
         for pool in (self._threads, self._processes):
             if pool is not None:
                 pool.shutdown(wait=False)
+
+
+def _server_runs() -> bool:
+    launch: Any = sys.modules.get("plait.processes._launch")  # slow to import: nobody has started one who has not
+    return launch is not None and bool(launch.is_running())
 
 
 def _usable_cores() -> int:

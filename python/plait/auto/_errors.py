@@ -9,8 +9,6 @@ import traceback
 from collections import deque
 from typing import TYPE_CHECKING, Any, cast
 
-from plait.errors import NotPicklable
-
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -63,6 +61,8 @@ def send(error: BaseException, stays: str = "") -> Sent:
             return Sent(file.getvalue(), stays)
         except Exception as failure:  # whatever its reducers raise
             why = why or failure
+    from plait.errors import NotPicklable
+
     told = NotPicklable(f"a call raised {_shown(error)}, which cannot be pickled: {why}")
     return send(told, f"raises what cannot be pickled: {_shown(error)}")
 
@@ -71,6 +71,8 @@ def _arrive(data: bytes, stays: str) -> Raised:
     try:
         return Raised(_opened(data), stays)
     except Exception as why:  # whatever its reducers raise
+        from plait.errors import NotPicklable
+
         return Raised(
             NotPicklable(f"what a call raised cannot be unpickled: {why!r}"), "raises what cannot be unpickled"
         )

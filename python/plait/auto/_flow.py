@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import threading
 import time
-from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +19,6 @@ from plait.auto._choice import ASYNCIO, PROCESSES, SLICE
 from plait.auto._errors import Raised
 from plait.auto._learning import ANY, Learner
 from plait.auto._seat import here
-from plait.errors import NotPicklable, WorkerDied
 
 if TYPE_CHECKING:
     import concurrent.futures
@@ -357,7 +355,7 @@ class Flow(Learner):
             return
         try:
             future = self.engine.processes().submit(*begun.message())
-            if future.done() and isinstance(error := future.exception(), NotPicklable):
+            if future.done() and _is_not_picklable(error := future.exception()):
                 self._keep(begun, f"has arguments that cannot be pickled: {error}")  # they have not left
                 return
         except BaseException as error:  # the pool is broken, say
@@ -374,6 +372,10 @@ class Flow(Learner):
 
     def _never_began(self, error: BaseException) -> bool:
         """Whether this is what comes of processes that could not be started, rather than of one that has died."""
+        from concurrent.futures.process import BrokenProcessPool
+
+        from plait.errors import WorkerDied
+
         return isinstance(error, BrokenProcessPool) and not isinstance(error, WorkerDied)
 
     def recall(self, most: int = ANY) -> None:
@@ -420,10 +422,8 @@ class Flow(Learner):
             if _calls.was_not_read(error):  # no call of it has begun
                 self._keep(part, f"cannot be loaded by a worker process: {error}")
                 return
-            if isinstance(error, WorkerDied):
-                error = _named(error, self.state.name)
-            outcomes, raised = [Raised(error)] * part.size, True
-            if isinstance(error, NotPicklable):
+            outcomes, raised = [Raised(_named(error, self.state.name))] * part.size, True
+            if _is_not_picklable(error):
                 self._refuse(f"returns what cannot be pickled: {error}")
         if raised and (why := next((each.stays for each in outcomes if type(each) is Raised and each.stays), "")):
             self._refuse(why)
@@ -503,9 +503,17 @@ def _cancelled() -> BaseException:
     return concurrent.futures.CancelledError()
 
 
-def _named(error: WorkerDied, function: str) -> WorkerDied:
-    """The error with the function that was called, not the pool's own that called it."""
-    if error.task is None:
+def _is_not_picklable(error: BaseException | None) -> bool:
+    from plait.errors import NotPicklable
+
+    return isinstance(error, NotPicklable)
+
+
+def _named(error: BaseException, function: str) -> BaseException:
+    """The error with the function that was called, if it names the pool's own that called it."""
+    from plait.errors import WorkerDied
+
+    if not isinstance(error, WorkerDied) or error.task is None:
         return error
     fields = {name: getattr(error, name) for name in ("pid", "signal", "exitcode", "tries", "max_tries", "hint")}
     told = WorkerDied(task=function, **fields)

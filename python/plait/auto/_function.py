@@ -14,7 +14,6 @@ from plait.auto import _choice, _main_module
 from plait.auto._choice import ASYNCIO, PROCESSES, SERIAL, THREADS, Costs, Decision, Machine, Plan
 from plait.auto._figures import Figures, Sample
 from plait.auto._paces import Paces
-from plait.auto._writes import find_change
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -125,6 +124,8 @@ class Function:
             return self._checked[key]
         except (KeyError, TypeError):
             pass
+        from plait.auto._writes import find_change  # slow to import, and only functions that may leave are read
+
         change = find_change(function, self._kinds)
         why = _main_module.why_not_found(function) if change is None else f"may not leave this process: {change}"
         if not why:

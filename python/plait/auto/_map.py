@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import itertools
+import sys
 import threading
 import time
 import weakref
@@ -528,7 +529,11 @@ def results(flow: MapFlow, arguments: MapArguments, deadline: float | None, tota
 
 
 def _give(
-    flow: MapFlow, progress: Callable[[int, int | None], object] | None, deadline: float | None, total: int | None
+    flow: MapFlow,
+    progress: Callable[[int, int | None], object] | None,
+    deadline: float | None,
+    total: int | None,
+    is_over: Callable[[], bool] = sys.is_finalizing,
 ) -> Generator[Iterable[Any], None, None]:
     done = 0
     try:
@@ -549,9 +554,10 @@ def _give(
                 count = 1 if raised or progress is not None else len(outcomes)
                 yield map(list[Any].pop, itertools.repeat(outcomes, count))
     finally:
-        flow.close()
-        if isinstance(progress, ProgressBar):
-            progress.close()
+        if not is_over():  # or modules may have lost what is in them; all calls were made when threads were joined
+            flow.close()
+            if isinstance(progress, ProgressBar):
+                progress.close()
 
 
 class Items(NamedTuple):

@@ -1,8 +1,14 @@
-"""The processes of an automatic pool."""
+"""The processes of an automatic pool, and what is needed only where there are some."""
 
 from __future__ import annotations
 
+import plait.errors as errors  # what becomes of calls there is told by these
+from plait.processes import _launch
 from plait.processes._pool import ProcessPool
+
+__all__ = ["Workers", "errors"]
+
+_launch.import_ahead("plait.auto._ahead")
 
 
 class Workers(ProcessPool):
