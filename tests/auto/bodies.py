@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from typing import Any
 
 
 def square(number):
@@ -107,3 +108,127 @@ def numbers(count):
 def lock_late(number):
     spin(10_000)
     return threading.Lock() if number == 1900 else number
+
+
+class TwoArguments(Exception):
+    def __init__(self, one, other):
+        super().__init__(f"{one}-{other}")
+        self.one, self.other = one, other
+
+
+class WithSlots(ValueError):
+    __slots__ = ("place",)
+
+    def __init__(self, *, place):
+        super().__init__("at a place")
+        self.place = place
+
+
+class MissingFile(FileNotFoundError):
+    def __init__(self, path):
+        super().__init__(2, "no such thing", path)
+
+
+class NotReduced(Exception):
+    def __reduce__(self):
+        raise RuntimeError("is not reduced")
+
+
+class NotRead(Exception):
+    def __reduce__(self):
+        return int, ("not a number",)
+
+
+class Holding(Exception):
+    def __init__(self):
+        super().__init__("holds", threading.Lock())
+        self.lock, self.number = threading.Lock(), 3
+
+
+def raise_two(number):
+    raise TwoArguments(number, 2)
+
+
+def raise_slots(number):
+    raise WithSlots(place=number)
+
+
+def raise_missing(number):
+    raise MissingFile(f"/nowhere/{number}")
+
+
+def raise_group(number):
+    raise ExceptionGroup("several", [ValueError(number), TwoArguments(1, number)])
+
+
+def raise_not_reduced(number):
+    raise NotReduced(number)
+
+
+def raise_not_read(number):
+    raise NotRead(number)
+
+
+def raise_caused(number):
+    try:
+        raise TwoArguments(number, 1)
+    except TwoArguments as cause:
+        error: Any = ValueError(number)
+        error.add_note("a note")
+        error.extra = number
+        raise error from cause
+
+
+def raise_meanwhile(number):
+    try:
+        return {}[number]
+    except KeyError:
+        raise ValueError(number)
+
+
+def raise_hiding(number):
+    try:
+        return {}[number]
+    except KeyError:
+        raise ValueError(number) from None
+
+
+def raise_in_a_circle(number):
+    one, other = ValueError(number), TwoArguments(number, 1)
+    one.__cause__, other.__cause__ = other, one
+    raise one
+
+
+def raise_leaving(number):
+    raise SystemExit(number)
+
+
+def raise_holding(number):
+    spin(20_000)
+    if number % 5 == 3:
+        raise Holding
+    return number
+
+
+def raise_local(number):
+    class Local(Exception):
+        pass
+
+    spin(20_000)
+    if number % 5 == 3:
+        raise Local(number)
+    return number
+
+
+def spin_and(function, number):
+    spin(20_000)
+    return function(number)
+
+
+async def echo(value):
+    return value
+
+
+def spins_and_returns_a_coroutine(value):
+    spin(10_000)
+    return echo(value)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextvars
+import copy
 import gc
 import hashlib
 import itertools
 import os
+import pickle
 import random
 import resource
 import signal
@@ -261,6 +263,8 @@ def test_a_worker_that_dies_costs_the_calls_that_it_had():
     assert any(isinstance(error, plait.WorkerDied) for error in came)
     assert all(error is None or isinstance(error, plait.WorkerDied) for error in came)
     assert came.count(None) > 150
+    ends = {str(error) for error in came if error is not None}
+    assert all("exited with code 3 while it ran tests.auto.bodies.die_at_77" in end for end in ends), ends
 
 
 @pytest.mark.parametrize(
@@ -273,11 +277,20 @@ def test_a_worker_that_dies_costs_the_calls_that_it_had():
         ({"models": []}, ValueError, "models must have one for plain functions"),
         ({"models": ["asyncio"]}, ValueError, "models must have one for plain functions"),
         ({"models": [3]}, ValueError, "3"),
+        ({"models": None}, TypeError, "models must be several of .*, not None"),
+        ({"models": 3}, TypeError, "models must be several of .*, not 3"),
+        ({"models": [["threads"]]}, ValueError, "threads"),
     ],
 )
 def test_bad_arguments(arguments, error, words):
     with pytest.raises(error, match=words):
         plait.Pool(**arguments)
+
+
+@pytest.mark.parametrize("make", [pickle.dumps, copy.copy, copy.deepcopy])
+def test_a_pool_cannot_be_copied(pool, make):
+    with pytest.raises(TypeError, match="cannot pickle 'Pool' object"):
+        make(pool)
 
 
 def test_what_cannot_be_called(pool):
@@ -775,3 +788,32 @@ def test_reasons_speak_of_the_gil_only_where_there_is_one(gil):
 
 def test_a_tie_goes_to_what_is_in_use():
     assert _choice.STAY > _choice.TIE
+
+
+@pytest.mark.parametrize("items", ["range(10_000)", "iter(range(10_000))"])
+def test_results_that_are_left_when_the_program_ends_are_let_go_of_in_silence(run_script, items):
+    source = f"""
+        import sys
+        import plait
+
+        def triple(number):
+            return [number] * 3
+
+        if __name__ == "__main__":
+            pool = plait.Pool()
+            results = pool.map(triple, {items})
+            assert next(results) == [0] * 3
+            sys.modules["kept"] = results
+    """
+    assert run_script(textwrap.dedent(source), timeout=WATCHDOG).stderr == ""
+
+
+def test_to_make_a_pool_imports_nothing_that_only_processes_need(run_script):
+    source = """
+        import sys
+        import plait
+        pool = plait.Pool()
+        assert pool.submit(abs, -1).result() == 1
+        print(*sorted(sys.modules.keys() & {"multiprocessing", "socket", "subprocess", "decimal", "pathlib", "asyncio"}))
+    """
+    assert run_script(textwrap.dedent(source), timeout=WATCHDOG).stdout == "\n"

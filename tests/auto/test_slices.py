@@ -17,10 +17,11 @@ import plait
 from plait import _core
 from plait._executor import MapArguments
 from plait.auto import _calls
-from plait.auto._calls import Packed, Raised
+from plait.auto._calls import Packed
 from plait.auto._choice import MODELS, Costs
 from plait.auto._chunk import Chunk, Slot
 from plait.auto._engine import Engine
+from plait.auto._errors import Raised, Sent
 from plait.auto._figures import Sample
 from plait.auto._function import Function
 from plait.auto._map import MapFlow, items_of
@@ -38,7 +39,11 @@ def lines(path):
 def made_there(function, items, bare=True, step=1, most=10**12):
     outcomes, raised, sample = _calls.lot_in_process(function, items, bare, step, most)
     assert sample.calls == (len(outcomes.outcomes()) if isinstance(outcomes, Packed) else len(outcomes))
-    return (outcomes.outcomes() if isinstance(outcomes, Packed) else outcomes), raised
+    return (outcomes.outcomes() if isinstance(outcomes, Packed) else [as_it_arrives(each) for each in outcomes]), raised
+
+
+def as_it_arrives(outcome):
+    return pickle.loads(pickle.dumps(outcome)) if isinstance(outcome, Sent) else outcome
 
 
 @pytest.mark.parametrize("step", [1, 3, 100])

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from plait import _core
+from plait import _core, errors
 from plait.auto import _calls
 
-__all__ = ["_calls"]
+__all__ = ["_calls", "errors"]
 
 # To find where the interpreter takes and lets go of its GIL takes a millisecond: once, in what workers are forked from.
 _ = _core.gil_tally()

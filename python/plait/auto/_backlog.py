@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
 from plait._executor import uninterrupted
-from plait.auto._calls import Call, Lot, Part, Raised
+from plait.auto._calls import Call, Lot, Part, not_awaited
+from plait.auto._errors import Raised
 from plait.auto._flow import SLICE_NS, Flow
 
 if TYPE_CHECKING:
@@ -100,7 +102,10 @@ class Backlog(Flow):
                 future.set_exception(error)
             else:
                 now = meter.ended(1, began)
-                future.set_result(result)
+                if type(result) is CoroutineType:
+                    future.set_exception(not_awaited(function, result))
+                else:
+                    future.set_result(result)
                 del result
             with self._tally:
                 self.made += 1

@@ -6,11 +6,12 @@ import itertools
 import pickle
 import threading
 import time
+from types import CoroutineType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from plait import _core
+from plait.auto._errors import Raised, Sent, send
 from plait.auto._meter import Meter
-from plait.errors import NotPicklable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -81,15 +82,6 @@ class Lot(NamedTuple):
         return lot_in_process, self.function, self.items, self.bare, self.step, self.most
 
 
-class Raised:
-    """What a call raised."""
-
-    __slots__ = ("error",)
-
-    def __init__(self, error: BaseException) -> None:
-        self.error = error
-
-
 #: What every process takes, and what may hold what it takes.
 _PLAIN: frozenset[type] = frozenset({int, float, complex, str, bytes, bool, type(None)})
 _CONTAINERS: frozenset[type] = frozenset({dict, list, tuple, set, frozenset})
@@ -99,9 +91,20 @@ def make(call: Call) -> Any:
     """Make a call, and return its result, or what it raised as a `Raised`."""
     function, args, kwargs, context = call
     try:
-        return function(*args, **kwargs) if context is None else context.run(function, *args, **kwargs)
+        result = function(*args, **kwargs) if context is None else context.run(function, *args, **kwargs)
     except BaseException as error:  # it is the caller's
         return Raised(error)
+    return result if type(result) is not CoroutineType else Raised(not_awaited(function, result))
+
+
+def not_awaited(function: Callable[..., Any], coroutine: Any) -> TypeError:
+    """The error of a call that returned a coroutine, though its function is none that is known to do so."""
+    coroutine.close()
+    name = getattr(function, "__qualname__", function)
+    return TypeError(
+        f"{name} returned the coroutine {coroutine.__qualname__!r}, which nobody awaits, since it is no coroutine function: "
+        "write it with `async def`, or give the pool the coroutine function"
+    )
 
 
 def make_each(
@@ -124,10 +127,18 @@ def make_each(
             raised = True
         else:
             if len(items.__reduce__()) != 3:
-                return outcomes, raised
+                break
             # It is not the items that have come to an end.
             outcomes.append(Raised(RuntimeError("a call raised StopIteration")))
             raised = True
+    # To look at each takes as long as a short call.
+    if outcomes and (type(outcomes[0]) is CoroutineType or type(outcomes[-1]) is CoroutineType):
+        outcomes = [
+            Raised(not_awaited(function, outcome)) if type(outcome) is CoroutineType else outcome
+            for outcome in outcomes
+        ]
+        raised = True
+    return outcomes, raised
 
 
 class Guarded:
@@ -198,6 +209,20 @@ def lot_in_process(
     return *_to_travel(outcomes, function, raised, alone=len(items) == 1), sample
 
 
+#: The last note of what is raised in a worker before it calls one of these.
+_NOT_READ = frozenset(
+    f"while unpickling the arguments of {function.__module__}.{function.__qualname__} in the worker"
+    for function in (in_process, lot_in_process)
+)
+
+
+def was_not_read(error: BaseException) -> bool:
+    """Whether this was raised where a worker read what to call, so that it has called nothing."""
+    notes: Any = getattr(error, "__notes__", None)
+    last: object = notes[-1] if notes.__class__ is list and notes else ""
+    return isinstance(last, str) and last in _NOT_READ
+
+
 def _to_travel(
     outcomes: list[Any], function: Callable[..., Any], raised: bool, *, alone: bool
 ) -> tuple[Packed | list[Any], bool]:
@@ -206,11 +231,9 @@ def _to_travel(
     It must not cost the others; what comes of a call that travels `alone` costs nobody anything.
     """
     if raised:
-        outcomes = [
-            Raised(_error_to_travel(outcome.error)) if isinstance(outcome, Raised) else outcome for outcome in outcomes
-        ]
+        outcomes = [send(outcome.error) if isinstance(outcome, Raised) else outcome for outcome in outcomes]
     kinds: set[type] = {type(outcome) for outcome in outcomes}
-    if alone or kinds <= _PLAIN | {Raised}:
+    if alone or kinds <= _PLAIN | {Sent}:
         return outcomes, raised
     what = f"the result of {getattr(function, '__qualname__', function)}"
     if kinds <= _PLAIN | _CONTAINERS and all(map(_holds_plain, outcomes)):
@@ -220,7 +243,7 @@ def _to_travel(
         except Exception:  # an integer that is too long to be read again, say
             pass
     outcomes = [_one_to_travel(outcome, what) for outcome in outcomes]
-    return outcomes, any(type(outcome) is Raised for outcome in outcomes)
+    return outcomes, any(type(outcome) is Sent for outcome in outcomes)
 
 
 def _holds_plain(value: Any) -> bool:
@@ -232,21 +255,12 @@ def _holds_plain(value: Any) -> bool:
 
 
 def _one_to_travel(outcome: Any, what: str) -> Any:
-    if type(outcome) not in _PLAIN and not isinstance(outcome, Raised):
+    if type(outcome) not in _PLAIN and not isinstance(outcome, Sent):
         try:
             _core.dumps(outcome, what)
         except Exception as error:  # whatever its reducers raise
-            return Raised(error if isinstance(error, NotPicklable) else NotPicklable(f"the result: {error!r}"))
+            from plait.errors import NotPicklable
+
+            told = error if isinstance(error, NotPicklable) else NotPicklable(f"the result: {error!r}")
+            return send(told, f"returns what cannot be pickled: {error}")
     return outcome
-
-
-def _error_to_travel(error: BaseException) -> BaseException:
-    """The error with its traceback as a text, as the standard library's pools hand it over."""
-    from concurrent.futures import process
-
-    travelling: Any = getattr(process, "_ExceptionWithTraceback")(error, error.__traceback__)  # noqa: B009
-    try:
-        pickle.loads(pickle.dumps(travelling))
-    except Exception as why:  # whatever its reducers raise
-        return NotPicklable(f"a call raised {error!r}, which cannot be pickled: {why}")
-    return travelling  # type: ignore[no-any-return]

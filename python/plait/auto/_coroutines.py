@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import threading
+import types
 from typing import TYPE_CHECKING, Any
 
 from plait._future import Future
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Awaitable, Callable
 
 
 class LoopThread:
@@ -23,18 +24,22 @@ class LoopThread:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._idle = threading.RLock()
         self._open = 0
-        self._closing = self._over = False
+        self._closing = self._over = self._stops = False
         self._thread = threading.Thread(target=self._run, name="plait-Pool-loop", daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
-        self._loop.run_forever()
+        while not self._stops:
+            try:
+                self._loop.run_forever()  # a task that calls `stop` ends this too
+            except (SystemExit, KeyboardInterrupt):  # a task has raised it, and has it as its outcome
+                continue
         self._loop.run_until_complete(self._loop.shutdown_asyncgens())
         self._loop.close()
 
     def submit(
-        self, function: Callable[..., Coroutine[Any, Any, Any]], args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, function: Callable[..., Awaitable[Any]], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Future[Any]:
         """Start a task that awaits `function(*args, **kwargs)`, and return its future."""
         future: Future[Any] = Future()
@@ -47,7 +52,11 @@ class LoopThread:
             if not future.set_running_or_notify_cancel():
                 return
             try:
-                task = self._loop.create_task(function(*args, **kwargs), context=context)
+                made: Any = function(*args, **kwargs)
+                coroutine: Any = made
+                if not isinstance(made, types.CoroutineType):
+                    coroutine = _result_of(made)
+                task = self._loop.create_task(coroutine, context=context)
             except BaseException as error:  # it is the caller's
                 future.set_exception(error)
                 return
@@ -74,7 +83,11 @@ class LoopThread:
     def _stop_if_done(self) -> None:
         if self._closing and self._open == 0:
             self._closing = False
-            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._loop.call_soon_threadsafe(self._stop)
+
+    def _stop(self) -> None:
+        self._stops = True
+        self._loop.stop()
 
     def close(self, *, wait: bool) -> None:
         """Let the tasks come to their end, then stop."""
@@ -84,3 +97,7 @@ class LoopThread:
                 self._stop_if_done()
         if wait:
             self._thread.join()
+
+
+async def _result_of(awaitable: Awaitable[Any]) -> Any:
+    return await awaitable

@@ -18,11 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 from plait import _core
 from plait._executor import uninterrupted
-from plait.auto import _calls
+from plait.auto import _calls, _main_module
 from plait.auto._choice import PROCESSES, Costs, Machine, is_soon
 from plait.auto._function import Function
 from plait.auto._seat import here
-from plait.processes import _launch
 from plait.threads._pool import ThreadPool  # first, so that at exit it is closed last
 
 if TYPE_CHECKING:
@@ -55,8 +54,6 @@ _STUCK_LONG = 0.1
 
 _starts = {False: 0.12, True: 0.006}
 """Seconds that processes take to start: where a fork server runs, and where not. What was seen last counts half."""
-
-_launch.import_ahead("plait.auto._ahead")
 
 #: Seconds for which the number of cores is taken to stay what it is: to read the quota takes longer than to make a pool.
 _CORES_STAY = 5.0
@@ -112,12 +109,12 @@ class Engine:
 
     def processes(self) -> ProcessPool:
         """The processes."""
-        from plait.processes._pool import ProcessPool
+        from plait.auto._workers import Workers
 
         with self._lock:
             if self._processes is None:
                 cores, most = self.machine.cores, self.machine.most
-                self._processes = ProcessPool(cores if most is None else max(1, min(cores, most)))
+                self._processes = Workers(cores if most is None else max(1, min(cores, most)))
             return self._processes
 
     def loop(self) -> LoopThread:
@@ -135,7 +132,7 @@ class Engine:
             return 0.0
         if self._starting:
             return max(0.002, self._start_takes - (time.monotonic() - self._started))
-        return _starts[_launch.is_running()]
+        return _starts[_server_runs()]
 
     def starts_soon(self) -> bool:
         """Whether processes start, and are there so soon that to make calls meanwhile would only be in their way."""
@@ -150,7 +147,7 @@ class Engine:
                 return
             self._starting = True
             self._started = time.monotonic()
-            near = self._near = _launch.is_running()
+            near = self._near = _server_runs()
             self._start_takes = _starts[near]
         _hurry()
 
@@ -160,7 +157,10 @@ class Engine:
                 return  # given up: nobody needs them
             failure = "was cancelled" if future.cancelled() else future.exception()
             if failure is not None:
-                self._refuse_processes(f"cannot run in processes, which do not start: {failure}")
+                if isinstance(failure, BaseException):
+                    _main_module.note_failure(failure)
+                why = _main_module.why_not() or f"cannot run in processes, which do not start: {failure}"
+                self._refuse_processes(why)
             else:
                 self.processes_ready = True
                 took = max(0.0, future.result() - self._started)
@@ -371,6 +371,11 @@ class Engine:
         for pool in (self._threads, self._processes):
             if pool is not None:
                 pool.shutdown(wait=False)
+
+
+def _server_runs() -> bool:
+    launch: Any = sys.modules.get("plait.processes._launch")  # slow to import: nobody has started one who has not
+    return launch is not None and bool(launch.is_running())
 
 
 def _usable_cores() -> int:

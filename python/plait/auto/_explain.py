@@ -46,7 +46,7 @@ def _shown(model: str, workers: int) -> str:
 
 def explain(state: Function) -> Explanation:
     """What is known and decided of a function."""
-    state.check()
+    state.check(wanted=False)
     figures, decision = state.figures, state.most_made()
     shown: dict[str, Any] = {
         "calls": figures.calls,

@@ -9,17 +9,16 @@ from __future__ import annotations
 import math
 import threading
 import time
-from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from plait._executor import uninterrupted
 from plait.auto import _calls
-from plait.auto._calls import Lot, Packed, Part, Raised
+from plait.auto._calls import Lot, Packed, Part
 from plait.auto._choice import ASYNCIO, PROCESSES, SLICE
+from plait.auto._errors import Raised
 from plait.auto._learning import ANY, Learner
 from plait.auto._seat import here
-from plait.errors import NotPicklable, WorkerDied
 
 if TYPE_CHECKING:
     import concurrent.futures
@@ -360,7 +359,7 @@ class Flow(Learner):
             return
         try:
             future = self.engine.processes().submit(*begun.message())
-            if future.done() and isinstance(error := future.exception(), NotPicklable):
+            if future.done() and _is_not_picklable(error := future.exception()):
                 self._keep(begun, f"has arguments that cannot be pickled: {error}")  # they have not left
                 return
         except BaseException as error:  # the pool is broken, say
@@ -377,6 +376,10 @@ class Flow(Learner):
 
     def _never_began(self, error: BaseException) -> bool:
         """Whether this is what comes of processes that could not be started, rather than of one that has died."""
+        from concurrent.futures.process import BrokenProcessPool
+
+        from plait.errors import WorkerDied
+
         return isinstance(error, BrokenProcessPool) and not isinstance(error, WorkerDied)
 
     def recall(self, most: int = ANY) -> None:
@@ -394,10 +397,14 @@ class Flow(Learner):
         with self.lock:
             self.keep(part)
             self._messages -= 1
+        self._refuse(why)
+        self.fill()
+
+    def _refuse(self, why: str) -> None:
+        """Let no more calls leave."""
         with self.state.lock:
             self.state.refused[PROCESSES] = why
             self._decide()
-        self.fill()
 
     def _arrived(self, part: Part | Lot, future: concurrent.futures.Future[Any]) -> None:
         sample: Sample | None = None
@@ -416,11 +423,14 @@ class Flow(Learner):
             if self._never_began(error) and self.engine.processes_never_began():
                 self._keep(part, self.state.refused.get(PROCESSES, "cannot run in processes"))
                 return
-            outcomes, raised = [Raised(error)] * part.size, True
-            if isinstance(error, NotPicklable):
-                with self.state.lock:
-                    self.state.refused[PROCESSES] = f"returns what cannot be pickled: {error}"
-                    self._decide()
+            if _calls.was_not_read(error):  # no call of it has begun
+                self._keep(part, f"cannot be loaded by a worker process: {error}")
+                return
+            outcomes, raised = [Raised(_named(error, self.state.name))] * part.size, True
+            if _is_not_picklable(error):
+                self._refuse(f"returns what cannot be pickled: {error}")
+        if raised and (why := next((each.stays for each in outcomes if type(each) is Raised and each.stays), "")):
+            self._refuse(why)
         with self._tally:
             self.made += len(outcomes)
         try:
@@ -492,3 +502,23 @@ def _cancelled() -> BaseException:
     import concurrent.futures
 
     return concurrent.futures.CancelledError()
+
+
+def _is_not_picklable(error: BaseException | None) -> bool:
+    from plait.errors import NotPicklable
+
+    return isinstance(error, NotPicklable)
+
+
+def _named(error: BaseException, function: str) -> BaseException:
+    """The error with the function that was called, if it names the pool's own that called it."""
+    from plait.errors import WorkerDied
+
+    if not isinstance(error, WorkerDied) or error.task is None:
+        return error
+    fields = {name: getattr(error, name) for name in ("pid", "signal", "exitcode", "tries", "max_tries", "hint")}
+    told = WorkerDied(task=function, **fields)
+    told.__cause__ = error.__cause__
+    for note in getattr(error, "__notes__", ()):
+        told.add_note(note)
+    return told

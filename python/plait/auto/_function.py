@@ -10,11 +10,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 from plait import _core
-from plait.auto import _choice
+from plait.auto import _choice, _main_module
 from plait.auto._choice import ASYNCIO, PROCESSES, SERIAL, THREADS, Costs, Decision, Machine, Plan
 from plait.auto._figures import Figures, Sample
 from plait.auto._paces import Paces
-from plait.auto._writes import find_change
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -125,8 +124,10 @@ class Function:
             return self._checked[key]
         except (KeyError, TypeError):
             pass
+        from plait.auto._writes import find_change  # slow to import, and only functions that may leave are read
+
         change = find_change(function, self._kinds)
-        why = "" if change is None else f"may not leave this process: {change}"
+        why = _main_module.why_not_found(function) if change is None else f"may not leave this process: {change}"
         if not why:
             try:
                 _core.dumps(function, self.name)
@@ -142,11 +143,16 @@ class Function:
         """The one that was met first, if it is still there."""
         return self._function if self._example is None else self._example()
 
-    def check(self) -> None:
-        """Find out, once, whether it may leave."""
+    def check(self, *, wanted: bool = True) -> None:
+        """Find out, once, whether it may leave; whether that is `wanted`, so that people are told why not."""
         self._was_read = True
         function = self.function()
-        if PROCESSES not in self.refused and function is not None and (why := self.why_not_leave(function)):
+        if PROCESSES in self.refused or function is None:
+            return
+        why = self.why_not_leave(function)
+        if not why and (why := _main_module.why_not()) and wanted:
+            _main_module.tell()
+        if why:
             self.refused[PROCESSES] = why
 
     def size_arguments(self, call: Call) -> None:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import contextvars
 import itertools
+import sys
 import threading
 import time
 import weakref
 from collections import deque
+from types import CoroutineType
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from plait._executor import ProgressBar, uninterrupted
-from plait.auto._calls import Call, Lot, Part, Raised
+from plait.auto._calls import Call, Lot, Part, not_awaited
 from plait.auto._choice import SERIAL
 from plait.auto._chunk import Chunk, Rest, Slot
+from plait.auto._errors import Raised
 from plait.auto._flow import Flow
 from plait.auto._meter import Meter
 
@@ -414,11 +417,14 @@ class MapFlow(Flow):
         context = self._context.copy()
         meter.running = True
         began = time.perf_counter_ns()
+        outcomes: list[Any]
         raised = False
         try:
             outcomes = [context.run(self._function, *arguments)]
         except BaseException as error:  # it is raised when its turn comes
             outcomes, raised = [Raised(error)], True
+        if type(outcomes[0]) is CoroutineType:
+            outcomes, raised = [Raised(not_awaited(self._function, outcomes[0]))], True
         meter.running = False
         meter.ended(1, began)
         if not figures.result_sized and not raised:
@@ -523,7 +529,11 @@ def results(flow: MapFlow, arguments: MapArguments, deadline: float | None, tota
 
 
 def _give(
-    flow: MapFlow, progress: Callable[[int, int | None], object] | None, deadline: float | None, total: int | None
+    flow: MapFlow,
+    progress: Callable[[int, int | None], object] | None,
+    deadline: float | None,
+    total: int | None,
+    is_over: Callable[[], bool] = sys.is_finalizing,
 ) -> Generator[Iterable[Any], None, None]:
     done = 0
     try:
@@ -544,9 +554,10 @@ def _give(
                 count = 1 if raised or progress is not None else len(outcomes)
                 yield map(list[Any].pop, itertools.repeat(outcomes, count))
     finally:
-        flow.close()
-        if isinstance(progress, ProgressBar):
-            progress.close()
+        if not is_over():  # or modules may have lost what is in them; all calls were made when threads were joined
+            flow.close()
+            if isinstance(progress, ProgressBar):
+                progress.close()
 
 
 class Items(NamedTuple):

@@ -9,11 +9,12 @@ import inspect
 import os
 import types
 import weakref
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar, overload
 
 from plait import _core
 from plait._executor import MapArguments, positive_int
 from plait._future import Future
+from plait.auto import _main_module
 from plait.auto._choice import ASYNCIO, MODELS, Costs, of_coroutines
 from plait.auto._engine import Engine, after_fork
 from plait.auto._explain import Explanation, explain
@@ -71,13 +72,15 @@ class Pool(concurrent.futures.Executor):
     def __init__(self, max_workers: int | None = None, *, models: Iterable[str] = MODELS) -> None:
         _main.check_not_importing_main()
         self._max_workers = None if max_workers is None else positive_int("max_workers", max_workers)
-        if isinstance(models, str):
+        if isinstance(models, str) or not hasattr(models, "__iter__"):
             raise TypeError(f"models must be several of {', '.join(MODELS)}, not {models!r}")
-        self._models = frozenset(models)
-        if unknown := self._models - set(MODELS):
+        given = list(models)
+        if unknown := [model for model in given if model not in MODELS]:
             raise ValueError(f"models must be of {', '.join(MODELS)}, not {sorted(map(repr, unknown))}")
+        self._models = frozenset(given)
         if not self._models - {ASYNCIO}:
             raise ValueError(f"models must have one for plain functions: serial, threads or processes, not {models!r}")
+        _main_module.note_pool()
         self._begin()
         _pools.add(self)
 
@@ -102,11 +105,14 @@ class Pool(concurrent.futures.Executor):
         """What there is to know of a function that is new."""
         if not callable(fn):
             raise TypeError(f"fn must be a callable, not {fn!r}")
+        if _is_made_by(inspect.isasyncgenfunction, fn):
+            raise TypeError(f"fn is the async generator function {fn!r}: have a coroutine function take its items")
+        on_loop = _is_made_by(_is_coroutine_function, fn)
+        if on_loop and ASYNCIO not in self._models:
+            raise TypeError(f"fn is the coroutine function {fn!r}, and asyncio is not among the pool's models")
         known = self._engine.known(_key(fn), fn)
         known[0].keep_code(fn)
-        if inspect.iscoroutinefunction(_innermost(fn)):
-            if ASYNCIO not in self._models:
-                raise TypeError(f"fn is the coroutine function {fn!r}, and asyncio is not among the pool's models")
+        if on_loop:
             known[0].decision = of_coroutines()
         return known
 
@@ -256,6 +262,9 @@ class Pool(concurrent.futures.Executor):
         self.shutdown(wait=False)
         await asyncio.shield(asyncio.to_thread(self.shutdown))
 
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("cannot pickle 'Pool' object")
+
     def __repr__(self) -> str:
         return f"<plait.Pool max_workers={self._max_workers} functions={len(self._engine.functions)}>"
 
@@ -264,6 +273,19 @@ def _innermost(function: Any) -> Any:
     while isinstance(function, functools.partial):
         function = function.func
     return function
+
+
+def _is_made_by(test: Callable[[Any], bool], function: Any) -> bool:
+    """Whether the function that a call runs, which may be the `__call__` of an object, is of a kind."""
+    function = _innermost(function)
+    return test(function) or (not isinstance(function, type) and test(type(function).__call__))
+
+
+def _is_coroutine_function(function: Any) -> bool:
+    if inspect.iscoroutinefunction(function):
+        return True
+    code = getattr(getattr(function, "__func__", function), "__code__", None)
+    return isinstance(code, types.CodeType) and bool(code.co_flags & inspect.CO_ITERABLE_COROUTINE)
 
 
 def _key(function: Any) -> Any:
@@ -278,7 +300,7 @@ def _key(function: Any) -> Any:
     if inspect.isbuiltin(function):  # a method of an object: all objects' methods of that name
         owner = function.__self__
         return function if inspect.ismodule(owner) or owner is None else (type(owner), function.__name__)
-    return function if isinstance(function, type) else type(function)
+    return function if isinstance(function, type) else (type(function), "__call__")
 
 
 def _after_fork() -> None:

@@ -13,7 +13,15 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["check_not_importing_main", "dumps_for_start", "inherited", "preparation", "prepare"]
+__all__ = [
+    "check_not_importing_main",
+    "dumps_for_start",
+    "inherited",
+    "is_missing_guard",
+    "main_module",
+    "preparation",
+    "prepare",
+]
 
 
 def preparation() -> dict[str, object]:
@@ -35,7 +43,7 @@ def preparation() -> dict[str, object]:
         "sys_argv": list(sys.argv),
         "orig_dir": origin,
         **_logging_set_up(),
-        **_main_module(origin),
+        **main_module(origin),
     }
     try:
         data["dir"] = os.getcwd()
@@ -59,6 +67,11 @@ def check_not_importing_main() -> None:
 
         spawn: Any = multiprocessing.spawn
         spawn._check_not_importing_main()
+
+
+def is_missing_guard(error: BaseException | None) -> bool:
+    """Whether a worker that imported the main module has made a pool, or started a process, and was refused."""
+    return isinstance(error, RuntimeError) and "has finished its bootstrapping phase" in str(error)
 
 
 def prepare(data: dict[str, Any]) -> None:
@@ -118,7 +131,7 @@ def _logging_set_up() -> dict[str, object]:
     return set_up
 
 
-def _main_module(origin: str | None) -> dict[str, object]:
+def main_module(origin: str | None) -> dict[str, object]:
     """Return how to import the main module again: by name (`python -m`) or by path; nothing if there is no way."""
     main = sys.modules.get("__main__")
     name = getattr(getattr(main, "__spec__", None), "name", None)

@@ -88,6 +88,8 @@ class ProcessPool(_core.ProcessPoolCore, Pool):
     _shown_name = "ProcessPool"
     _kept_by_map = False
     _takes_bare = True
+    _prints_missing_guard = True
+    """Whether workers print that the main module, which they import, makes a pool."""
 
     def __init__(
         self,
@@ -157,6 +159,7 @@ class ProcessPool(_core.ProcessPoolCore, Pool):
             "memory_limit": None if limits is None else limits.memory,
             "max_tasks": self._max_tasks,
             "process_name": f"ProcessPool-{self._number}",
+            "prints_missing_guard": self._prints_missing_guard,
         }
         return pickle.dumps(config, protocol=5)
 

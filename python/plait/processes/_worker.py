@@ -184,7 +184,9 @@ def _set_up(config: dict[str, Any], seat: int, prepared: Prepared | None) -> Non
             raise prepared.error
         if config["memory_limit"] is not None:
             _limit_memory(config["memory_limit"])
-    except BaseException:
+    except BaseException as error:
+        if not config["prints_missing_guard"] and _main.is_missing_guard(error):
+            raise
         sys.stderr.write(f"Process {multiprocessing.process.current_process().name}:\n")
         _print_exception()
         raise
