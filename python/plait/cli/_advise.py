@@ -70,7 +70,7 @@ def run(words: list[str]) -> int:
     cores = _cores(options["--cores"]) if "--cores" in options else None
     page = options.get("--html")
     if "--html" in options:
-        _usage.check_file(page)
+        _usage.check_file("--html", page)
     as_json = "--json" in options
     if not _is_script(rest[0]):
         if len(rest) > 1:

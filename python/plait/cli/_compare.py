@@ -62,7 +62,7 @@ def run(words: list[str]) -> int:
     if left:
         raise WrongUsage(f"compare takes one function, not {left[0]!r} as well")
     if "--html" in options:
-        _usage.check_file(options["--html"])
+        _usage.check_file("--html", options["--html"])
     if "--json" in options and "--markdown" in options:
         raise WrongUsage("--json and --markdown both go to standard output: take one")
     return _function(rest[0], options) if rest else _textbook(options)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import sys
 
-from plait.cli._usage import Option, WrongUsage
+from plait.cli._usage import Option, WrongUsage, check_file
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -70,8 +69,8 @@ class Output:
                 self.files.append((_kind(value or ""), value or ""))
             elif name in _FILES:
                 self.files.append((name.removeprefix("--"), value or ""))
-            if name in _FILES and value is not None and (why := _why_not(value)):
-                raise WrongUsage(f"{name} {value!r} cannot be written: {why}")
+            if name in _FILES and value is not None:
+                check_file(name, value)
 
     @property
     def detail(self) -> bool:
@@ -116,20 +115,6 @@ class Output:
 
 class Unwritten(Exception):
     """Some files could not be written; the message says which, and why."""
-
-
-def _why_not(path: str) -> str:
-    """Why a file cannot be written, as far as that can be told without writing it; "" where nothing speaks against it."""
-    if not path:
-        return "a file needs a name"
-    folder = os.path.dirname(path) or "."
-    if os.path.isdir(path):
-        return "it is a folder"
-    if os.path.exists(path):
-        return "" if os.access(path, os.W_OK) else "it is not writable"
-    if not os.path.isdir(folder):
-        return f"{folder!r} is no folder" if os.path.exists(folder) else f"there is no folder {folder!r}"
-    return "" if os.access(folder, os.W_OK | os.X_OK) else f"the folder {folder!r} is not writable"
 
 
 def _kind(path: str) -> str:

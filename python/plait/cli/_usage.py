@@ -65,21 +65,25 @@ def parse(
     return found, []
 
 
-def check_file(path: str | None) -> None:
-    """Look, before a program is run for nothing, whether a file can be written.
+def check_file(option: str, path: str | None) -> None:
+    """Look whether a file can be written, before a program is run for nothing.
 
     Raises:
-        WrongUsage: It has no name, is a folder, or lies in none.
+        WrongUsage: It has no name, or cannot be, as far as that can be told without writing it.
     """
+    if why := _why_not(path or ""):
+        raise WrongUsage(f"{option} {path or ''!r} cannot be written: {why}")
+
+
+def _why_not(path: str) -> str:
+    """Why a file cannot be written, as far as that can be told without writing it; "" where nothing speaks against it."""
     if not path:
-        raise WrongUsage("a file needs a name")
+        return "a file needs a name"
     folder = os.path.dirname(path) or "."
-    why = ""
     if os.path.isdir(path):
-        why = "it is a folder"
-    elif not os.path.isdir(folder):
-        why = f"there is no folder {folder!r}"
-    elif not os.access(path if os.path.exists(path) else folder, os.W_OK):
-        why = "permission denied"
-    if why:
-        raise WrongUsage(f"{path!r} cannot be written: {why}")
+        return "it is a folder"
+    if os.path.exists(path):
+        return "" if os.access(path, os.W_OK) else "it is not writable"
+    if not os.path.isdir(folder):
+        return f"{folder!r} is no folder" if os.path.exists(folder) else f"there is no folder {folder!r}"
+    return "" if os.access(folder, os.W_OK | os.X_OK) else f"the folder {folder!r} is not writable"
