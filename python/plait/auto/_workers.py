@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import plait.errors as errors  # what becomes of calls there is told by these
+from plait import errors  # what becomes of calls there is told by these
 from plait.processes import _launch
 from plait.processes._pool import ProcessPool
 
