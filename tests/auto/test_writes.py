@@ -139,6 +139,11 @@ def logs_by_the_module(number):
     logging.info("it is %s", number)
 
 
+@functools.lru_cache
+def is_cached(number):
+    return number
+
+
 def draws(number):
     return random.random() + number
 
@@ -287,7 +292,7 @@ short = lambda number: LOG.append(number)
         appends_within, has_a_cache, has_a_keyword_cache, generates, logs, logs_by_the_module, draws, seeds, sets_environment,
         changes_folder, writes_to_a_file, writes_to_stdout, sets_by_name, sets_a_class, sets_a_module, uses_globals, in_a_lambda,
         in_a_function_within, hands_a_method_on, takes_a_method, takes_a_lock, changes_its_argument, sets_in_its_argument,
-        imports_within, adds, sets, short, state, state.change, State.change_class, LOG.append,
+        imports_within, adds, sets, short, is_cached, state, state.change, State.change_class, LOG.append,
         functools.partial(appends, 1),
         fills_what_its_argument_has, sets_in_what_its_argument_has, fills_rows, Kept.note, kept.note, kept.asks, asks_what_is_kept,
         silences_for_good,
@@ -369,17 +374,12 @@ def doubles(number):
     return 2 * number
 
 
-@functools.lru_cache
-def is_cached(number):
-    return number
-
-
 @pytest.mark.parametrize(
     "function",
     [
         pure, hands_to_what_looks, reads, changes_its_own, changes_a_copy, makes_an_object, draws_from_its_own, matches, doubles,
         has_an_argument_of_that_name, has_a_local_of_that_name, silences_for_a_while,
-        is_cached, looks, state.look, State, hashlib.sha256, abs, len, functools.partial(pow, 2), (lambda number: number * 2),
+        looks, state.look, State, hashlib.sha256, abs, len, functools.partial(pow, 2), (lambda number: number * 2),
         *(work.run for work in workloads.WORKS.values()),
     ],
     ids=lambda function: getattr(function, "__name__", type(function).__name__),
