@@ -125,6 +125,26 @@ def test_whatever_is_seen_no_more_threads_are_taken_than_may_be(most, calls, cor
         )
 
 
+def test_a_sample_with_more_is_of_all_their_calls():
+    one, other = Sample(1, 20, 10, 5, 2, 3), Sample(2, 40, 20, 10, 4, 6)
+    assert one.with_more(other) == Sample(3, 60, 30, 15, 6, 9)
+    assert one.with_more(other._replace(held=-1)).held == -1
+
+
+def test_a_part_of_a_long_result_tells_how_large_it_is():
+    state = Function(abs, frozenset(MODELS), Machine(2, None), Costs())
+    rows = [{"number": number, "name": f"row {number}"} for number in range(2000)]
+    state.size_result(rows)
+    whole = state.figures.size
+    state.figures.result_sized = False
+    state.size_result(rows)
+    part = state.figures.size
+    assert whole is not None
+    assert part is not None
+    assert part != whole
+    assert 0.7 < part / whole < 1.5
+
+
 def test_what_was_seen_counts_more_than_what_was_predicted():
     figures, paces, machine = figures_of(0.0002, 0.0018, 0.0), Paces(), Machine(2, None)
 

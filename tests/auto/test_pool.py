@@ -623,6 +623,38 @@ def test_processes_that_start_when_the_pool_ends_are_not_waited_for(run_script, 
     assert "processes" not in run_script(textwrap.dedent(source), timeout=WATCHDOG).stdout
 
 
+def test_processes_that_should_be_there_soon_and_are_not_are_not_waited_for(run_script):
+    source = """
+        import os, signal
+        import plait
+        from plait.processes import _launch
+
+        def work(number):
+            return sum(range(50_000)) + number
+
+        def other(number):
+            return sum(range(60_000)) + number
+
+        if __name__ == "__main__":
+            with plait.ProcessPool(1) as pool:
+                pool.submit(abs, 1).result()
+            server = _launch._servers[()].process.pid
+            os.kill(server, signal.SIGSTOP)
+            try:
+                pool = plait.Pool(2, models=["serial", "processes"])
+                assert list(pool.map(work, range(120))) == [work(number) for number in range(120)]
+                futures = [pool.submit(other, number) for number in range(120)]
+                assert [future.result() for future in futures] == [other(number) for number in range(120)]
+                assert pool._engine._first is not None, "no process was asked for"
+                assert not pool._engine.processes_ready
+            finally:
+                os.kill(server, signal.SIGCONT)
+            pool.shutdown()
+            print("done")
+    """
+    assert run_script(textwrap.dedent(source), timeout=WATCHDOG).stdout == "done\n"
+
+
 def test_cores_that_a_child_process_takes_are_no_wait():
     meter, before = Meter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     meter.start()

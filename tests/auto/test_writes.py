@@ -23,6 +23,7 @@ import warnings
 import pytest
 
 from benches.model import workloads
+from plait.auto._source import node_of
 from plait.auto._writes import find_change
 
 CACHE: dict = {}
@@ -427,3 +428,24 @@ def test_code_that_was_made_in_a_module_is_not_taken_for_the_modules_own_lines(t
     code = "def work(number):\n    seen.append(number)\n    return number\n"
     exec(compile(code, "made.py", "exec"), module_with_lines.__dict__)
     assert find_change(module_with_lines.work) is not None
+
+
+def test_the_source_of_a_function_is_found_once_and_what_it_reaches_each_time():
+    def made(items):
+        def add(number):
+            return len(items) + number
+
+        return add
+
+    one, other = made((1, 2)), made([1, 2])
+    assert node_of(one) is node_of(other) is not None
+
+    def calling(function):
+        def call(number):
+            return function(number)
+
+        return call
+
+    assert find_change(calling(abs)) is None
+    assert find_change(calling(LOG.append)) is not None
+    assert find_change(calling(abs)) is None

@@ -28,10 +28,6 @@ STAY, STAY_SEEN = 0.1, 0.3
 #: How much better what is only promised has to be, the more, for each time that the model was changed before.
 _STAY_MORE = 0.4
 
-#: Seconds that it takes to give a program a page of memory, at least; and which part of a call's time that is where threads that
-#: are slower than they should be are so because they take turns at it.
-_FAULT, _MUCH_MEMORY, _SLOWER = 0.5e-6, 0.05, 1.2
-
 #: Which part of a core's work is done meanwhile, while processes start; how long new ones take until they are as fast as
 #: old ones; and how much better they have to be in the end, since a start that met with a busy machine has gained nothing.
 _MEANWHILE, _WARM, _WORTH_A_START = 0.7, 0.003, 1.1
@@ -274,18 +270,10 @@ def choose(
     asked = {plan.model: plan.seconds * (_WORTH_A_START if start and plan.model == PROCESSES else 1) for plan in plans}
     best = min(asked.values())
     plan = next(plan for plan in plans if asked[plan.model] <= best * (1 + TIE) + 20e-6)
-    known = paces.saw(plan.model) or not paces.saw(before) or _takes_turns_at_memory(figures, paces, before)
-    stay = STAY if known else STAY_SEEN + _STAY_MORE * max(0, changes - 1)
+    stay = STAY if paces.saw(plan.model) or not paces.saw(before) else STAY_SEEN + _STAY_MORE * max(0, changes - 1)
     plan = next((each for each in plans if each.model == before and asked[each.model] <= best * (1 + stay)), plan)
     others = {each.model: each.seconds for each in plans}
     return Decision(plan, _slice(figures, plan, calls), calls, others, refused, _why(figures, machine, plan, refused))
-
-
-def _takes_turns_at_memory(figures: Figures, paces: Paces, before: str | None) -> bool:
-    """Whether threads were seen to be slow, and take so much fresh memory that it is because they share an address space."""
-    if before != THREADS or figures.faults * _FAULT < _MUCH_MEMORY * figures.wall:
-        return False
-    return any(each > _SLOWER for each in paces.of(THREADS))
 
 
 def of_coroutines() -> Decision:

@@ -174,8 +174,8 @@ class Engine:
             pool = self.processes()
             pool._will_call(flow.state.function())
             pool._will_call(_calls.lot_in_process)
-            # As many as there will be calls for, so that all are asked for at once. What is told is when the first one began, not
-            # when it was told of here.
+            # As many as there will be calls for, so that all are asked for at once. What is told is when the first one
+            # began, not when it was told of here.
             count = max(1, min(pool._max_workers, flow.left()))
             self._greetings = [pool.submit(time.monotonic) for _ in range(count)]
             self._first = self._greetings[0]

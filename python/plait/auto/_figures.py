@@ -27,7 +27,6 @@ class Sample(NamedTuple):
         held: With the GIL, on a core or not; -1 where that could not be seen.
         wanted: Waiting for the GIL; 0 where that could not be seen.
         ready: Waiting for a core; 0 where that could not be seen.
-        faults: Pages of memory that were touched for the first time since the program has them.
     """
 
     calls: int
@@ -36,7 +35,6 @@ class Sample(NamedTuple):
     held: int = -1
     wanted: int = 0
     ready: int = 0
-    faults: int = 0
 
     def with_more(self, other: Sample) -> Sample:
         """These calls and others."""
@@ -48,7 +46,6 @@ class Sample(NamedTuple):
             held,
             self.wanted + other.wanted,
             self.ready + other.ready,
-            self.faults + other.faults,
         )
 
     @property
@@ -65,7 +62,6 @@ class Figures:
         wall: How long a call takes alone: without waits for the GIL and for a core.
         cpu: How much of it is on a core.
         held: How long it holds the GIL; what it computes, where that could not be seen.
-        faults: How many pages of memory it touches first.
         spread: The coefficient of variation between slices.
         remembered: How many calls these are of.
         size: Pickled size of arguments and result; None before it is known.
@@ -81,12 +77,12 @@ class Figures:
     def __init__(self) -> None:
         self.samples: deque[Sample] = deque()
         self.calls = 0
-        self.wall = self.cpu = self.held = self.faults = self.spread = 0.0
+        self.wall = self.cpu = self.held = self.spread = 0.0
         self.size: int | None = None
         self.pickling: float | None = None
         self.result_sized = False
         self.remembered = 0
-        self._alone = self._cpu = self._held = self._faults = 0
+        self._alone = self._cpu = self._held = 0
         self._each = self._squares = 0.0
         """Sums over the slices: of their means, and of the squares of these."""
         self._odd = 0
@@ -109,7 +105,6 @@ class Figures:
         self.calls += sample.calls
         seconds = self.remembered * 1e9
         self.wall, self.cpu, self.held = self._alone / seconds, self._cpu / seconds, self._held / seconds
-        self.faults = self._faults / self.remembered
         self.spread = self._variation()
 
     def _count(self, sample: Sample, times: int) -> None:
@@ -119,7 +114,6 @@ class Figures:
         self._alone += times * alone
         self._cpu += times * sample.cpu
         self._held += times * (sample.cpu if sample.held < 0 else sample.held)
-        self._faults += times * sample.faults
         self._each += times * each
         self._squares += times * each * each
 
@@ -187,5 +181,5 @@ class Figures:
         self._odd_before = None
         self.samples.clear()
         self.remembered = 0
-        self._alone = self._cpu = self._held = self._faults = 0
+        self._alone = self._cpu = self._held = 0
         self._each = self._squares = 0.0

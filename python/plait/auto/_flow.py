@@ -431,7 +431,7 @@ class Flow(Learner):
             self._look_at_pace()
 
     def _whole_slice(self, sample: Sample) -> Sample | None:
-        """What calls in processes took since the last slice, when they are one; None before. The first ones are soon believed."""
+        """What calls in processes took since the last slice, if it is a slice by now. The first ones are believed at once."""
         with self._tally:
             whole = sample if self._part is None else self._part.with_more(sample)
             self._part = whole if whole.wall < SLICE_NS and len(self.state.crowd.samples) > _FEW else None

@@ -248,7 +248,7 @@ class Function:
         return decision
 
     def foresees_processes(self, calls: int, start: float, share: float = _FIRST_LONGER) -> bool:
-        """Whether what is known so far speaks for processes, and nothing against them, if calls take this share of the first."""
+        """Whether what is known speaks for processes, if calls take this share of the first one, and nothing against them."""
         if self.figures.remembered == 1:
             calls = int(share * calls)
         if self._choose(calls, start, self.figures).plan.model != PROCESSES:

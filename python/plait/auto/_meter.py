@@ -23,7 +23,7 @@ class Meter:
         running: Whether a call is under way.
     """
 
-    __slots__ = ("_children", "_cpu", "_faults", "_held", "_ready", "_thread", "_wanted", "began", "calls", "inside", "running")
+    __slots__ = ("_children", "_cpu", "_held", "_ready", "_thread", "_wanted", "began", "calls", "inside", "running")
 
     def __init__(self) -> None:
         self.calls = 0
@@ -33,7 +33,6 @@ class Meter:
         self._thread = 0
         self._cpu = self._ready = self._held = self._wanted = 0
         self._children = 0.0
-        self._faults = 0
 
     def start(self) -> None:
         """Begin to measure the calling thread."""
@@ -43,7 +42,6 @@ class Meter:
         tally = _core.gil_tally()
         self._held, self._wanted = (-1, 0) if tally is None else tally
         self._children = _children_cpu()
-        self._faults = resource.getrusage(resource.RUSAGE_THREAD).ru_minflt
         self._cpu = time.thread_time_ns()
         self.calls = self.inside = 0
         self.began = time.perf_counter_ns()
@@ -75,8 +73,7 @@ class Meter:
         held = min(held, wall) if seen else cpu
         if alone and blocked:  # a process that it waits for has a core meanwhile
             cpu += min(blocked, int(1e9 * (_children_cpu() - self._children)))
-        faults = resource.getrusage(resource.RUSAGE_THREAD).ru_minflt - self._faults
-        return Sample(self.calls, wall, cpu, held, wanted, ready, faults)
+        return Sample(self.calls, wall, cpu, held, wanted, ready)
 
     def is_late(self, least: int, each: float) -> bool:
         """Whether calls and the one that runs have taken so many nanoseconds, and each of them more than is thought."""

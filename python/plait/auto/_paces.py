@@ -69,10 +69,6 @@ class Paces:
         """Whether any plan of a model was tried: one call after the other always was."""
         return model == SERIAL or any(which == model for which, _ in self._seen)
 
-    def of(self, model: str) -> list[float]:
-        """How many times as long as predicted the plans of a model took that were tried."""
-        return [seen.factor for (which, _), seen in self._seen.items() if which == model]
-
     def wants(self, model: str, workers: int) -> bool:
         """Whether more is to be seen of a plan."""
         seen = self._seen.get((model, workers))

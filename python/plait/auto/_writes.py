@@ -32,6 +32,7 @@ _NOT_IMPLICIT = {"__init__", "__new__", "__init_subclass__", "__class_getitem__"
 Notes = dict[tuple[str, str], object]
 
 
+
 class Change(NamedTuple):
     """A change that outlives the call.
 
