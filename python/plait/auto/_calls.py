@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from plait import _core
 from plait.auto._meter import Meter
+from plait.auto._reads import Differs, difference
 from plait.errors import NotPicklable
 
 if TYPE_CHECKING:
@@ -19,6 +20,13 @@ if TYPE_CHECKING:
     from plait.auto._figures import Sample
 
 
+class Shape(NamedTuple):
+    """The classes of arguments: of those by place, and of those by name."""
+
+    kinds: tuple[type, ...]
+    named: tuple[tuple[str, type], ...] = ()
+
+
 class Call(NamedTuple):
     """A function, what it is called with, and in what context: None is the calling thread's own."""
 
@@ -26,6 +34,13 @@ class Call(NamedTuple):
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     context: Context | None = None
+
+    @property
+    def shape(self) -> Shape:
+        """The classes of its arguments."""
+        kwargs = self.kwargs
+        named = tuple((name, type(value)) for name, value in kwargs.items()) if kwargs else ()
+        return Shape(tuple(map(type, self.args)), named)
 
 
 class Part(NamedTuple):
@@ -39,13 +54,13 @@ class Part(NamedTuple):
         """How many calls."""
         return len(self.calls)
 
-    def why_not_leave(self, why: Callable[[Callable[..., Any]], str]) -> str:
+    def why_not_leave(self, why: Callable[[Callable[..., Any], Shape], str]) -> str:
         """What `why` says against one of the functions; "" if it says nothing."""
-        return next((words for call in self.calls if (words := why(call.function))), "")
+        return next((words for call in self.calls if (words := why(call.function, call.shape))), "")
 
-    def message(self) -> tuple[Any, ...]:
-        """What a worker process is to call, and with what. Contexts stay."""
-        return in_process, [Call(call.function, call.args, call.kwargs) for call in self.calls]
+    def message(self, needs: bytes) -> tuple[Any, ...]:
+        """What a worker process is to call, and with what, if it has what it `needs`. Contexts stay."""
+        return in_process, [Call(call.function, call.args, call.kwargs) for call in self.calls], needs
 
 
 class Lot(NamedTuple):
@@ -72,13 +87,18 @@ class Lot(NamedTuple):
         """How many calls."""
         return len(self.items)
 
-    def why_not_leave(self, why: Callable[[Callable[..., Any]], str]) -> str:
+    def why_not_leave(self, why: Callable[[Callable[..., Any], Shape], str]) -> str:
         """What `why` says against the function; "" if it says nothing."""
-        return why(self.function)
+        shapes: set[tuple[type, ...]] = (
+            {(kind,) for kind in set(map(type, self.items))}
+            if self.bare
+            else {tuple(map(type, item)) for item in self.items}
+        )
+        return next((words for kinds in shapes if (words := why(self.function, Shape(kinds)))), "")
 
-    def message(self) -> tuple[Any, ...]:
-        """What a worker process is to call, and with what."""
-        return lot_in_process, self.function, self.items, self.bare, self.step, self.most
+    def message(self, needs: bytes) -> tuple[Any, ...]:
+        """What a worker process is to call, and with what, if it has what it `needs`."""
+        return lot_in_process, self.function, self.items, self.bare, self.step, self.most, needs
 
 
 class Raised:
@@ -168,8 +188,13 @@ class Packed(NamedTuple):
         return pickle.loads(self.data)  # type: ignore[no-any-return]
 
 
-def in_process(calls: list[Call]) -> tuple[Packed | list[Any], bool, Sample]:
-    """Make calls in a worker process; return outcomes that can travel, whether any is an error, and what the calls took."""
+def in_process(calls: list[Call], needs: bytes) -> tuple[Packed | list[Any] | Differs, bool, Sample | None]:
+    """Make calls in a worker process; return outcomes that can travel, whether any is an error, and what the calls took.
+
+    It makes none where this process has something else than it `needs`.
+    """
+    if other := difference(needs):
+        return Differs(other), False, None
     meter = Meter()
     meter.start()
     outcomes = [make(call) for call in calls]
@@ -180,9 +205,11 @@ def in_process(calls: list[Call]) -> tuple[Packed | list[Any], bool, Sample]:
 
 
 def lot_in_process(
-    function: Callable[..., Any], items: list[Any], bare: bool, step: int, most: int
-) -> tuple[Packed | list[Any], bool, Sample]:
+    function: Callable[..., Any], items: list[Any], bare: bool, step: int, most: int, needs: bytes
+) -> tuple[Packed | list[Any] | Differs, bool, Sample | None]:
     """Like `in_process`, for the items of a `Lot`: fewer outcomes than items where they take too long."""
+    if other := difference(needs):
+        return Differs(other), False, None
     meter = Meter()
     meter.start()
     outcomes: list[Any] = []

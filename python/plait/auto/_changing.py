@@ -240,7 +240,11 @@ def changes_its_arguments(called: object) -> str:
     module, name = _full_name(called)
     if isinstance(called, types.MethodDescriptorType | types.WrapperDescriptorType):
         return "first" if name in MUTATING else ""
-    if module == "_operator" and name.startswith("i") and name not in {"is_", "is_not", "index", "indexOf", "invert", "inv", "itemgetter"}:
+    if (
+        module == "_operator"
+        and name.startswith("i")
+        and name not in {"is_", "is_not", "index", "indexOf", "invert", "inv", "itemgetter"}
+    ):
         return "first"
     if module in {"_heapq", "heapq"}:
         return "" if name in _HEAPQ_LOOKING else "first"

@@ -9,7 +9,7 @@ import functools
 import sys
 import types
 import warnings
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from plait.auto._changing import (
     LOOKING,
@@ -41,7 +41,7 @@ _NUMBERS = ast.Constant | ast.BinOp | ast.UnaryOp | ast.JoinedStr | ast.Compare 
 _MISSING = object()
 
 
-class Found(Exception):  # noqa: N818 - it ends the reading
+class Found(Exception):
     """A change was found."""
 
     def __init__(self, what: str, function: str, line: int) -> None:
@@ -78,9 +78,7 @@ NOTHING = Given([], {})
 class Reader:
     """Follows the names of a function that lead to what it is given, and to what outlives its call."""
 
-    def __init__(
-        self, function: types.FunctionType, known: dict[str, object], cells: set[str], search: Search
-    ) -> None:
+    def __init__(self, function: types.FunctionType, known: dict[str, object], cells: set[str], search: Search) -> None:
         self._known = known
         self._cells = cells
         self._function = function
@@ -373,7 +371,7 @@ class Reader:
         """What an expression leads to; what is changed while it is evaluated is found."""
         see = _EXPRESSIONS.get(type(node))
         if see is not None:
-            return see(self, node)
+            return cast("Ref", see(self, node))
         for child in ast.iter_child_nodes(node):
             if isinstance(child, ast.expr):
                 _ = self.see(child)
@@ -520,11 +518,12 @@ class Reader:
         return MADE
 
     def _see_comprehension(self, node: Any) -> Ref:
-        shadowed = {name.id: self._names.get(name.id) for each in node.generators for name in _stored(each.target)}
+        own = [name.id for each in node.generators for name in _stored(each.target)]
+        shadowed = {name: self._names.get(name) for name in own}
         for generator in node.generators:
             part = self._iterate(generator.iter)
-            for name in _stored(generator.target):
-                _ = self._names.pop(name.id, None)
+            for stored in _stored(generator.target):
+                _ = self._names.pop(stored.id, None)
             self._store(generator.target, part)
             for condition in generator.ifs:
                 _ = self.see(condition)
@@ -563,9 +562,10 @@ class Reader:
         shadowed = {name: self._names.get(name) for name in names}
         declared, results = self._declared, self._results
         # `nonlocal` in it may mean a name of this function, which is its own.
-        nonlocals = {
-            name for each in ast.walk(node) if isinstance(each, ast.Nonlocal) for name in each.names
-        } & {*self._function.__code__.co_varnames, *self._function.__code__.co_cellvars}
+        nonlocals = {name for each in ast.walk(node) if isinstance(each, ast.Nonlocal) for name in each.names} & {
+            *self._function.__code__.co_varnames,
+            *self._function.__code__.co_cellvars,
+        }
         self._declared, self._results = set(), []
         for name in names:
             self._names[name] = MADE
@@ -677,11 +677,12 @@ class Reader:
                 getattr(method, "__func__", method)
             ):
                 results.append(self._method(kind, method, owner, given))
-            elif name in MUTATING and is_the_programs(kind) and method is _MISSING and not self._search.knows_kinds:
-                self.found(what, node)
-            elif name in MUTATING or (method is _MISSING and name not in SAFE_METHODS):
-                self.found(what, node)
-            elif any(ref.origin for ref in given.all()) and changes_its_arguments(method):
+            elif (
+                (name in MUTATING and is_the_programs(kind) and method is _MISSING and not self._search.knows_kinds)
+                or name in MUTATING
+                or (method is _MISSING and name not in SAFE_METHODS)
+                or (any(ref.origin for ref in given.all()) and changes_its_arguments(method))
+            ):
                 self.found(what, node)
         return merge(owner.part(), *results)
 
@@ -742,14 +743,14 @@ class Reader:
             return MADE
         if what := changes_the_process(value):
             self.found(what, node)
-        if isinstance(value, functools.partial) and called.origin == OWN:
-            pass
         lasting = next((ref for ref in given.all() if ref.lasts), None)
         if lasting is not None and (not only_looks(value) or self._is_file(given)):
             self.found(f"hands {lasting.words} to `{words}`", node)
         if is_the_programs(value) or wraps_the_programs(value):
             return self._search.call(value, given)
-        if not isinstance(value, types.BuiltinFunctionType | types.FunctionType | type) and is_the_programs(type(value)):
+        if not isinstance(value, types.BuiltinFunctionType | types.FunctionType | type) and is_the_programs(
+            type(value)
+        ):
             return self._search.call(value, given)
         return self._call_library(value, given, handed, node, words)
 
@@ -769,10 +770,10 @@ class Reader:
                 ref = given.kwargs.get(keyword, MADE)
                 if ref.origin == ARGUMENT or ref.lasts:
                     self.found(f"hands its argument `{ref.words}` to `{words}`, which changes it", node)
-        if isinstance(value, type) and value.__flags__ & (1 << 9) == 0 and value is super:
-            return MADE
         for ref in given.all():
-            self._follow_implicit(ref, node, "__iter__", "__str__", "__repr__", "__len__", "__bool__", "__next__", "__hash__")
+            self._follow_implicit(
+                ref, node, "__iter__", "__str__", "__repr__", "__len__", "__bool__", "__next__", "__hash__"
+            )
         results = self._read_handed(given, node)
         if value is functools.partial and first is not None:
             return first._replace(holds=handed.part())
@@ -809,7 +810,9 @@ class Reader:
                 elif is_the_programs(value) or wraps_the_programs(value):
                     results.append(self._search.call(value, Given([parts] * 4, {})))
                 elif parts.origin == ARGUMENT and changes_its_arguments(value):
-                    self.found(f"has its argument `{parts.words}` changed by `{getattr(value, '__name__', value)}`", node)
+                    self.found(
+                        f"has its argument `{parts.words}` changed by `{getattr(value, '__name__', value)}`", node
+                    )
         return merge(*results)
 
     def _follow_implicit(self, ref: Ref, node: Any, *names: str) -> None:
@@ -868,7 +871,7 @@ def _sets(kind: type, name: str) -> bool:
     """Whether objects of a class are given an attribute of their own when they are made."""
     if name in getattr(kind, "__dataclass_fields__", ()):
         return True
-    made = kind.__init__
+    made = cast("Any", kind).__init__
     return isinstance(made, types.FunctionType) and name in made.__code__.co_names
 
 
@@ -883,7 +886,21 @@ def _argument_names(arguments: ast.arguments) -> list[str]:
 
 _OPERATORS = tuple(
     f"__{side}{name}__"
-    for name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "and", "or", "xor", "matmul", "lshift", "rshift")
+    for name in (
+        "add",
+        "sub",
+        "mul",
+        "truediv",
+        "floordiv",
+        "mod",
+        "pow",
+        "and",
+        "or",
+        "xor",
+        "matmul",
+        "lshift",
+        "rshift",
+    )
     for side in ("", "r")
 )
 

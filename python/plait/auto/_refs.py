@@ -56,7 +56,7 @@ class Ref(NamedTuple):
         if self.values and all(
             isinstance(value, CONTAINERS) and holds_constants(cast("Any", value)) for value in self.values
         ):
-            if not _holds_modules(self.values):
+            if not holds_modules(self.values):
                 return Ref(values=callables_in(self.values))
         return Ref(LASTING, self.words, within=(*self.values, *self.within))
 
@@ -90,7 +90,8 @@ def merge(*refs: Ref | None) -> Ref:
     )
 
 
-def _holds_modules(values: tuple[Any, ...]) -> bool:
+def holds_modules(values: tuple[Any, ...]) -> bool:
+    """Whether there are modules in containers: those lead to anything."""
     return any(isinstance(each, types.ModuleType) for value in values for each in _inner_of(value))
 
 
@@ -114,7 +115,7 @@ def callables_in(values: tuple[Any, ...]) -> tuple[Any, ...]:
 
 def _inner_of(value: Any) -> list[Any]:
     if isinstance(value, dict):
-        return list(cast("dict[Any, Any]", value).values())[:_MOST_HELD]
+        return list(cast("Any", value).values())[:_MOST_HELD]
     if isinstance(value, list | tuple | set | frozenset):
         return list(cast("Any", value))[:_MOST_HELD]
     return list(getattr(value, "__dict__", {}).values()) if not isinstance(value, type) else []

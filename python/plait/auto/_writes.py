@@ -20,17 +20,24 @@ from plait.auto._changing import (
     is_the_programs,
 )
 from plait.auto._reader import NOTHING, Found, Given, Reader
-from plait.auto._refs import ARGUMENT, LASTING, MADE, OWN, Ref, callables_in, merge
+from plait.auto._refs import ARGUMENT, LASTING, MADE, OWN, Ref, callables_in, holds_modules, merge
 from plait.auto._source import node_of
 
 #: Calls deep that functions of the program are followed, and so many of them.
 _DEPTH, _MOST = 20, 400
 
 #: Methods that Python calls by itself that are no matter of what is done with an object.
-_NOT_IMPLICIT = {"__init__", "__new__", "__init_subclass__", "__class_getitem__", "__call__", "__post_init__", "__set_name__"}
+_NOT_IMPLICIT = {
+    "__init__",
+    "__new__",
+    "__init_subclass__",
+    "__class_getitem__",
+    "__call__",
+    "__post_init__",
+    "__set_name__",
+}
 
 Notes = dict[tuple[str, str], object]
-
 
 
 class Change(NamedTuple):
@@ -65,6 +72,20 @@ def find_change(function: object, kinds: tuple[type, ...] = ()) -> Change | None
     return Search(kinds).change(function)
 
 
+def notes_for(function: object, notes: Notes) -> list[tuple[str, str]]:
+    """Those of what a function reads that a worker has on its own: globals of functions that are sent by value go along."""
+    inner: Any = function
+    while isinstance(inner, functools.partial):
+        inner = cast("Any", inner).func
+    inner = getattr(inner, "__func__", inner)
+    module, name = getattr(inner, "__module__", None), getattr(inner, "__qualname__", "")
+    if not isinstance(inner, types.FunctionType) or (module, name) not in notes or "<lambda>" in name:
+        return (
+            [place for place in notes if place[0] != module] if isinstance(inner, types.FunctionType) else list(notes)
+        )
+    return list(notes)
+
+
 class Search:
     """Follows a function, and those of the program that it calls.
 
@@ -74,14 +95,17 @@ class Search:
         notes: What is read that outlives the call, by module and name within it.
     """
 
-    def __init__(self, kinds: tuple[type, ...] = (), named: dict[str, type] | None = None) -> None:
+    def __init__(
+        self, kinds: tuple[type, ...] = (), named: dict[str, type] | None = None, *, knows_kinds: bool = False
+    ) -> None:
         self._kinds = kinds
         self._named = named or {}
-        self.knows_kinds = bool(kinds or named)
+        self.knows_kinds = knows_kinds or bool(kinds)
         self.attributes: dict[tuple[type, str], Ref] = {}
         self.notes: Notes = {}
         self._results: dict[tuple[Any, ...], Ref] = {}
         self._depth = 0
+        self._outermost = ""
         self._made: dict[type, Ref] = {}
         self._asked: dict[str, Given] = {}
         """Methods and attributes, by name, that are asked of objects whose class is not known."""
@@ -91,6 +115,8 @@ class Search:
         try:
             self._begin(function)
         except Found as found:
+            if "its argument" in found.what and self._outermost not in ("", found.function):
+                return Change(found.what, self._outermost, 0)  # in whose words it is told
             return Change(found.what, found.function, found.line)
         except RecursionError:
             return Change("calls more than can be followed", getattr(function, "__qualname__", "it"), 0)
@@ -99,15 +125,17 @@ class Search:
     def _begin(self, function: Any) -> None:
         """Follow the function that is called from outside."""
         given = Given(
-            [self._argument(kind) for kind in self._kinds], {name: self._argument(kind, name) for name, kind in self._named.items()}
+            [self._argument(kind) for kind in self._kinds],
+            {name: self._argument(kind, name) for name, kind in self._named.items()},
         )
-        while isinstance(function, functools.partial):
+        while type(function) is functools.partial:
             # What is bound travels with each call: a change of it is lost.
             bound = cast("Any", function)
             kept = [self._argument(type(value)) for value in bound.args]
             named = {name: self._argument(type(value), name) for name, value in bound.keywords.items()}
             given = Given([*kept, *given.args], {**named, **given.kwargs})
             function = bound.func
+        self._outermost = getattr(getattr(function, "__func__", function), "__qualname__", "")
         if isinstance(function, types.FunctionType):
             self._note_function(function)
             _ = self.follow(function, given, outermost=True)
@@ -184,7 +212,7 @@ class Search:
             for name, ref in zip(places, given.args, strict=False)
         ]
         args += given.args[len(args) :]
-        kwargs = dict(given.kwargs)
+        kwargs = given.kwargs
         if not self.knows_kinds:
             args += [Ref(ARGUMENT, name) for name in places[len(args) :] if name not in kwargs]
             only = {argument.arg: Ref(ARGUMENT, argument.arg) for argument in tree.args.kwonlyargs}
@@ -205,7 +233,7 @@ class Search:
             return self.follow(value, given)
         if isinstance(value, type):
             return self.make(value, given)
-        if isinstance(value, functools._lru_cache_wrapper):  # noqa: SLF001 - it has no other name
+        if isinstance(value, functools._lru_cache_wrapper):
             raise Found("keeps what it returned in a cache", getattr(value, "__qualname__", "it"), 0)
         if isinstance(wrapped := getattr(value, "__wrapped__", None), types.FunctionType):
             return self.follow(wrapped, given)
@@ -214,7 +242,7 @@ class Search:
 
     def callables_in(self, ref: Ref) -> list[Any]:
         """What may be called of what is known to be somewhere."""
-        return list(callables_in((*ref.values, *ref.within)))
+        return [] if holds_modules(ref.within) else list(callables_in((*ref.values, *ref.within)))
 
     def call_unknown(self, name: str, given: Given) -> Ref:
         """A method of an object of the call's own is called whose class is not known: it may be of any that was made."""
@@ -258,7 +286,7 @@ class Search:
     def _initialize(self, kind: type, made: Ref, given: Given) -> Ref:
         """What a new object holds beside its attributes."""
         fields: dict[str, Any] = getattr(kind, "__dataclass_fields__", {})
-        first: Any = kind.__init__
+        first: Any = cast("Any", kind).__init__
         if fields and isinstance(first, types.FunctionType) and first.__code__.co_filename == "<string>":
             for name, ref in (*zip(fields, given.args, strict=False), *given.kwargs.items()):
                 self.attributes[kind, name] = merge(self.attributes.get((kind, name)), ref)
@@ -275,7 +303,7 @@ class Search:
     def _may_be_asked(self, kind: type, made: Ref) -> None:
         """Follow what Python calls of an object by itself, and what was asked of objects whose class was not known."""
         for name in dir(kind):
-            method = getattr(kind, name, None) if name.startswith("__") or name in self._asked else None
+            method: Any = getattr(kind, name, None) if name.startswith("__") or name in self._asked else None
             if name in _NOT_IMPLICIT or not isinstance(method, types.FunctionType | types.MethodType | property):
                 continue
             if name in self._asked and not name.startswith("__"):
