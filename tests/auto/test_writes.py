@@ -24,7 +24,8 @@ import pytest
 
 from benches.model import workloads
 from plait.auto._source import node_of
-from plait.auto._writes import find_change
+from plait.auto._writes import Search, find_change
+from tests.auto import shared_state
 
 CACHE: dict = {}
 TABLE = {1: 2}
@@ -449,3 +450,41 @@ def test_the_source_of_a_function_is_found_once_and_what_it_reaches_each_time():
     assert find_change(calling(abs)) is None
     assert find_change(calling(LOG.append)) is not None
     assert find_change(calling(abs)) is None
+
+
+def name_of(value):
+    return getattr(value, "__name__", type(value).__name__)
+
+
+@pytest.mark.parametrize("function", shared_state.CHANGES, ids=name_of)
+def test_shared_state_is_found_behind_what_is_called(function):
+    assert Search((int,), knows_kinds=True).change(function) is not None
+
+
+@pytest.mark.parametrize(("function", "argument"), shared_state.ARGUMENTS, ids=name_of)
+def test_a_change_of_an_argument_is_found_however_it_is_reached(function, argument):
+    assert Search((type(argument),), knows_kinds=True).change(function) is not None
+
+
+@pytest.mark.parametrize(("function", "argument"), shared_state.HARMLESS, ids=name_of)
+def test_what_changes_only_its_own_may_leave(function, argument):
+    assert Search((type(argument),), knows_kinds=True).change(function) is None
+
+
+def test_arguments_by_name_have_classes_too():
+    def pays(number, account=None):
+        account.pay(number)
+
+    kinds = {"account": shared_state.Account}
+    assert Search((int,), kinds, knows_kinds=True).change(pays) is not None
+
+
+def test_what_is_bound_is_an_argument():
+    assert find_change(functools.partial(shared_state.in_a_helper, [2, 1])) is not None
+
+
+def test_what_a_function_reads_is_noted():
+    search = Search((int,), knows_kinds=True)
+    assert search.change(shared_state.dispatches_well) is None
+    names = {path for _, path in search.notes}
+    assert {"dispatches_well", "PURE_TABLE", "STEP"} <= names

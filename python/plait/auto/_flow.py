@@ -373,9 +373,9 @@ class Flow(Learner):
                 self._early.append(future)
         future.add_done_callback(partial(self._arrived, begun))
 
-    def _contexts(self, part: Part | Lot) -> list[Context | None]:
+    def _contexts(self, _part: Part | Lot) -> list[Context | None]:
         """The contexts that calls are to be made in."""
-        return [call.context for call in part.calls] if isinstance(part, Part) else [None]
+        return [call.context for call in _part.calls] if isinstance(_part, Part) else [None]
 
     def _needs(self, part: Part | Lot) -> bytes:
         """What a process has to have for a part. It is looked at anew where nothing else is under way."""

@@ -159,7 +159,7 @@ class MapFlow(Flow):
     def _hands_over_early(self) -> bool:
         return True  # and it can be taken back
 
-    def _contexts(self, part: Part | Lot) -> list[contextvars.Context | None]:
+    def _contexts(self, _part: Part | Lot) -> list[contextvars.Context | None]:
         """The context of who called `map`."""
         return [self._context]
 

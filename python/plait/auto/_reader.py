@@ -308,8 +308,8 @@ class Reader:
                 if name in self._declared:
                     self.found(f"sets `{name}`, which is not its own", target)
                 before = self._names.get(name)
-                # A name that once leads out is taken to do so for ever: branches are not told apart. But for an argument that is
-                # given another meaning.
+                # A name that once leads out is taken to do so for ever, since branches are not told apart: but for an argument
+                # whose name is given to something else.
                 if before is not None and before.origin == ARGUMENT and not self._loops:
                     before = None
                 after = ref if before is None else merge(before, ref)
@@ -353,13 +353,25 @@ class Reader:
         for kind in self.see(inner).kinds:
             key = kind, name
             self._search.attributes[key] = merge(self._search.attributes.get(key), ref)
-        if ref.origin or ref.holds:
+        if not self.see(inner).kinds:
             self._add_to(inner, ref)
 
     def _add_to(self, node: ast.expr, ref: Ref) -> None:
         """Something of the call's own holds `ref` from now on."""
-        while isinstance(node, ast.Attribute | ast.Subscript | ast.Call):
-            node = node.func if isinstance(node, ast.Call) else node.value
+        while isinstance(node, ast.Attribute | ast.Subscript | ast.Call) and ref is not MADE:
+            if isinstance(node, ast.Attribute):
+                for kind in self.see_callee(node.value).kinds:
+                    key = kind, node.attr
+                    before = self._search.attributes.get(key, MADE)
+                    self._search.attributes[key] = before._replace(holds=merge(before.held, ref))
+            # A method's result hangs on its object.
+            made = isinstance(node, ast.Call)
+            node = node.func.value if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) else node
+            if made and isinstance(node, ast.Call):
+                return
+            if not made and isinstance(node, ast.Attribute | ast.Subscript):
+                node = node.value
+            ref = Ref(holds=ref)
         if isinstance(node, ast.Name) and ref is not MADE:
             before = self._name(node.id)
             if before.origin == OWN and node.id not in self._known:
@@ -470,9 +482,9 @@ class Reader:
         owner = self.see(node.value)
         _ = self.see(node.slice)
         for value in owner.values:
-            if hasattr(type(value), "__missing__") and getattr(value, "default_factory", True):
-                if type(value).__name__ != "Counter":
-                    self.found(f"looks something up in {owner.words}, which makes what is not there", node)
+            makes = hasattr(type(value), "__missing__") and getattr(value, "default_factory", True)
+            if makes and type(value).__name__ != "Counter":
+                self.found(f"looks something up in {owner.words}, which makes what is not there", node)
         self._follow_implicit(owner, node, "__getitem__", "__missing__")
         if isinstance(node.slice, ast.Slice) and owner.origin == ARGUMENT:
             if any(kind.__module__ == "numpy" or kind is memoryview for kind in owner.kinds):
@@ -498,8 +510,13 @@ class Reader:
     def _see_display(self, node: Any) -> Ref:
         refs = [
             self.see(each.value).part() if isinstance(each, ast.Starred) else self.see(each)
-            for each in (node.elts if not isinstance(node, ast.Dict) else [*filter(None, node.keys), *node.values])
+            for each in (node.elts if not isinstance(node, ast.Dict) else node.values)
         ]
+        for key in node.keys if isinstance(node, ast.Dict) else []:
+            if key is None:  # what two stars open, which is among the values
+                refs += [ref.part() for ref in refs]
+            else:
+                _ = self.see(key)
         held = merge(*refs)
         return Ref(holds=held) if held is not MADE else MADE
 
@@ -707,24 +724,24 @@ class Reader:
         if not owner.kinds:
             results.append(self._search.call_unknown(name, given))
             self._read_handed(given, node)
-        if (handed.origin or handed.holds) and name in _ADDING:
-            self._add_to(node.func.value, merge(handed, handed.part()) if name in ("extend", "update") else handed)
+        if name in _ADDING:
+            added = merge(*(given.args[1:] if name in ("insert", "setdefault") else given.all()))
+            self._add_to(node.func.value, added.part() if name in ("extend", "update", "extendleft") else added)
         return merge(owner.part(), *results)
 
     def _call_value(self, called: Ref, given: Given, node: Any, words: str) -> Ref:
         results: list[Ref] = []
         handed = merge(*given.all())
         values = [*called.values]
-        if called.origin == ARGUMENT and not values and self._search.knows_kinds:
-            if not called.kinds or not all(map(is_constant_class, called.kinds)):
-                self.found(f"calls its argument `{called.words}`, which may do anything", node)
+        unknown = called.origin == ARGUMENT and not values and self._search.knows_kinds
+        if unknown and not (called.kinds and all(map(is_constant_class, called.kinds))):
+            self.found(f"calls its argument `{called.words}`, which may do anything", node)
         if called.lasts and not any(map(callable, values)):
             held = self._search.callables_in(called)
             if not held:
                 self.found(f"calls `{words}`, which leads to {called.words}", node)
             values += held
-        for value in values:
-            results.append(self._call_one(value, called, given, handed, node, words))
+        results += [self._call_one(value, given, handed, node, words) for value in values]
         if not values:
             if handed.lasts and not isinstance(node.func if isinstance(node, ast.Call) else node, ast.Name):
                 self.found(f"hands {handed.words} to something that it calls", node)
@@ -736,7 +753,7 @@ class Reader:
                 results.append(self._search.follow(call, given.behind(called)))
         return merge(*results)
 
-    def _call_one(self, value: Any, called: Ref, given: Given, handed: Ref, node: Any, words: str) -> Ref:
+    def _call_one(self, value: Any, given: Given, handed: Ref, node: Any, words: str) -> Ref:
         if isinstance(value, Local):
             return value.reader.call_local(value, given)
         if self._put_back and getattr(value, "__module__", None) in WARNINGS:
@@ -787,8 +804,11 @@ class Reader:
         kind = passes_on(value)
         if kind == "itself":
             return merge(handed, handed.part(), results)
-        if kind == "parts" and (handed.origin or handed.holds or handed.kinds or handed.values):
-            return Ref(holds=merge(handed.part(), results, *[ref.held for ref in given.all()]))
+        if kind == "parts":
+            # What makes or picks items is none of them.
+            held = [ref.part() for ref in given.all() if not ref.values or not all(map(callable, ref.values))]
+            whole = merge(results, *held)
+            return Ref(holds=whole) if whole is not MADE else MADE
         return Ref(holds=handed) if handed.origin and isinstance(value, type) and not is_constant_class(value) else MADE
 
     def _read_handed(self, given: Given, node: Any) -> Ref:

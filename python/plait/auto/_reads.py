@@ -1,7 +1,7 @@
 """What a function reads that outlives its calls: a worker process has to have the same, or the calls stay in this one.
 
-A worker imports the program's modules anew, so it has what they had then. What was set since, a helper that was replaced, a class
-attribute, an item of a table, is not there. So a digest of what is read goes along with the calls, and a worker that has
+A worker imports the program's modules anew, so it has what they had then. What was set since, a helper that was replaced,
+a class attribute, an item of a table, is not there. So a digest of what is read goes along with the calls, and a worker that has
 something else says so before it begins.
 """
 

@@ -49,15 +49,13 @@ class Ref(NamedTuple):
     def part(self) -> Ref:
         """Something that is in it, or hangs on it."""
         if self.origin == OWN:
-            return self.held or MADE
+            return self.held or (Ref(values=self.values) if self.values else MADE)
         if self.origin == ARGUMENT:
             kinds = tuple(kind for kind in self.kinds if kind.__module__ == "numpy")
             return Ref(ARGUMENT, self.words, kinds=kinds, within=(*self.values, *self.within))
-        if self.values and all(
-            isinstance(value, CONTAINERS) and holds_constants(cast("Any", value)) for value in self.values
-        ):
-            if not holds_modules(self.values):
-                return Ref(values=callables_in(self.values))
+        plain = all(isinstance(value, CONTAINERS) and holds_constants(cast("Any", value)) for value in self.values)
+        if self.values and plain and not holds_modules(self.values):
+            return Ref(values=callables_in(self.values))
         return Ref(LASTING, self.words, within=(*self.values, *self.within))
 
     def key(self) -> tuple[Any, ...]:
