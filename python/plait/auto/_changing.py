@@ -216,8 +216,12 @@ def is_program_module(name: str) -> bool:
     """Whether a module of that name is neither the interpreter's, nor the standard library's, nor of an installed package."""
     if name in sys.builtin_module_names or name.startswith("_frozen_importlib"):
         return False
-    file = getattr(sys.modules.get(name), "__file__", None)
-    return not (file or "").startswith(_library_paths())
+    return not is_of_library(getattr(sys.modules.get(name), "__file__", None) or "")
+
+
+def is_of_library(file: str) -> bool:
+    """Whether a file is the standard library's, or an installed package's."""
+    return file.startswith(_library_paths())
 
 
 def wraps_the_programs(called: object) -> bool:

@@ -38,6 +38,9 @@ _ADDING = {"append", "appendleft", "add", "extend", "extendleft", "insert", "set
 #: Right sides of `a += ...` that say that `a` is no container: a list takes none of them.
 _NUMBERS = ast.Constant | ast.BinOp | ast.UnaryOp | ast.JoinedStr | ast.Compare | ast.BoolOp
 
+#: Methods that return something new that holds the same.
+_COPYING = {"copy", "astype", "flatten", "tolist"}
+
 _MISSING = object()
 
 
@@ -683,6 +686,11 @@ class Reader:
 
     def _method_of_argument(self, owner: Ref, name: str, given: Given, node: Any) -> Ref:
         what = f"calls `{name}` of its argument `{owner.words}`"
+        if name in _COPYING and not any(is_the_programs(kind) for kind in owner.kinds):
+            part = owner.part()
+            return (
+                MADE if owner.kinds and part.kinds == owner.kinds else Ref(holds=part)
+            )  # items of an array are no objects
         if not owner.kinds:
             if name in MUTATING or (self._search.knows_kinds and name not in SAFE_METHODS):
                 self.found(what, node)

@@ -16,6 +16,7 @@ from plait.auto._changing import (
     can_change,
     changes_its_arguments,
     is_constant_class,
+    is_of_library,
     is_program_module,
     is_the_programs,
 )
@@ -195,6 +196,8 @@ class Search:
             for each in cast("Any", function).registry.values():
                 _ = self.call(each, given)
             return MADE
+        if not outermost and is_of_library(function.__code__.co_filename):  # what a decorator of it has made
+            return self.follow(getattr(function, "__wrapped__", None), given)
         tree = node_of(function)
         if tree is None:
             _by_code(function)
