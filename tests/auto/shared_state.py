@@ -1,6 +1,6 @@
 """Functions that change what outlives their calls, or what they are given, in roundabout ways; and some that look as if they did."""
 
-# ruff: noqa: B007, B018, B028, C416, E501, PLC2801, PLC3002, PLR1704, RUF005, RUF012, RUF015, SIM115
+# ruff: noqa: C416, E501, FURB110, PLC3002, RET503, RUF059
 
 from __future__ import annotations
 
@@ -186,7 +186,7 @@ def get_log():
 
 
 # fmt: off
-# ruff: noqa: E302, E305, E306, E704, E701
+# ruff: noqa: E704
 def c1(number): return c2(number)
 def c2(number): return c3(number)
 def c3(number): return c4(number)
@@ -225,7 +225,7 @@ def alias(number):
     return other(number)
 def by_partial(number): return functools.partial(helper, number)()
 def by_bound(number): return BOUND(number)
-def by_module(number): return getattr(sys.modules[__name__], "helper")(number)  # noqa: B009
+def by_module(number): return getattr(sys.modules[__name__], "helper")(number)
 def static(number): return Parser.static(number)
 def new(number): return Made()
 def by_meta(number): return ByMeta()

@@ -39,7 +39,8 @@ def lines(path):
 
 def made_there(function, items, bare=True, step=1, most=10**12):
     outcomes, raised, sample = _calls.lot_in_process(function, items, bare, step, most, NEEDS)
-    assert sample is not None and not isinstance(outcomes, Differs)
+    assert sample is not None
+    assert not isinstance(outcomes, Differs)
     assert sample.calls == (len(outcomes.outcomes()) if isinstance(outcomes, Packed) else len(outcomes))
     return (outcomes.outcomes() if isinstance(outcomes, Packed) else outcomes), raised
 

@@ -39,8 +39,9 @@ class Call(NamedTuple):
     def shape(self) -> Shape:
         """The classes of its arguments."""
         kwargs = self.kwargs
-        named = tuple((name, type(value)) for name, value in kwargs.items()) if kwargs else ()
-        return Shape(tuple(map(type, self.args)), named)
+        if not kwargs:
+            return Shape(tuple(map(type, self.args)))
+        return Shape(tuple(map(type, self.args)), tuple(zip(kwargs, map(type, kwargs.values()), strict=True)))
 
 
 class Part(NamedTuple):

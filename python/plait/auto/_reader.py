@@ -19,9 +19,11 @@ from plait.auto._changing import (
     can_change,
     changes_its_arguments,
     changes_the_process,
+    is_a,
     is_constant_class,
     is_program_module,
     is_the_programs,
+    kind_of,
     only_looks,
     passes_on,
     wraps_the_programs,
@@ -211,7 +213,7 @@ class Reader:
 
     def _iterate(self, node: ast.expr) -> Ref:
         whole = self.see(node)
-        if whole.lasts and any(hasattr(type(value), "__next__") for value in whole.values):
+        if whole.lasts and any(hasattr(kind_of(value), "__next__") for value in whole.values):
             self.found(f"takes what is next of {whole.words}", node)
         self._follow_implicit(whole, node, "__iter__", "__next__", "__aiter__", "__anext__")
         return whole.part()
@@ -262,7 +264,7 @@ class Reader:
     def _do_class(self, node: Any) -> None:
         for base in node.bases:
             for value in self.see(base).values:
-                if isinstance(value, type):
+                if is_a(value, type):
                     self._search.make(value, NOTHING, subclass=True)
         for decorator in node.decorator_list:
             _ = self.see(decorator)
@@ -299,10 +301,10 @@ class Reader:
         return MADE
 
     def _note_attribute(self, owner: Any, name: str, value: object) -> None:
-        if isinstance(owner, types.ModuleType):
+        if is_a(owner, types.ModuleType):
             if is_program_module(owner.__name__):
                 self._search.note(owner.__name__, name, value)
-        elif isinstance(owner, type) and is_the_programs(owner) and not name.startswith("__"):
+        elif is_a(owner, type) and is_the_programs(owner) and not name.startswith("__"):
             self._search.note(owner.__module__, f"{owner.__qualname__}.{name}", value)
 
     def _store(self, target: ast.expr, ref: Ref, source: ast.expr | None = None) -> None:
@@ -329,7 +331,7 @@ class Reader:
             case ast.Tuple(elts=parts) | ast.List(elts=parts):
                 values = source.elts if isinstance(source, ast.Tuple | ast.List) else []
                 for at, each in enumerate(parts):
-                    exact = len(values) == len(parts) and not isinstance(each, ast.Starred)
+                    exact = len(values) == len(parts) and not is_a(each, ast.Starred)
                     self._store(each, self.see(values[at]) if exact else ref.part())
             case ast.Starred(value=inner):
                 self._store(inner, Ref(holds=ref.part() if ref.origin == OWN else ref))
@@ -342,7 +344,7 @@ class Reader:
             self.found(f"changes {owner.words}", node)
         if owner.origin == ARGUMENT:
             self.found(f"changes its argument `{owner.words}`", node)
-        if any(isinstance(value, type | types.ModuleType | types.FunctionType) for value in owner.values):
+        if any(is_a(value, type, types.ModuleType, types.FunctionType) for value in owner.values):
             self.found(f"changes `{ast.unparse(node.value)}`", node)
         if attribute is None:
             self._follow_implicit(owner, node, "__setitem__", "__delitem__")
@@ -409,7 +411,7 @@ class Reader:
 
     def _see_compare(self, node: Any) -> Ref:
         refs = [self.see(each) for each in (node.left, *node.comparators)]
-        if any(isinstance(each, ast.Is | ast.IsNot) for each in node.ops):
+        if any(is_a(each, ast.Is, ast.IsNot) for each in node.ops):
             given = any(ref.origin == ARGUMENT for ref in refs)
             for ref in refs:
                 if given and ref.origin == LASTING and ref.lasts:
@@ -422,7 +424,7 @@ class Reader:
         owner = self.see(node.value)
         ref = self._attribute(owner, node)
         if owner.lasts and node.attr not in LOOKING:
-            taken = [getattr(type(value), node.attr, None) for value in owner.values]
+            taken = [getattr(kind_of(value), node.attr, None) for value in owner.values]
             if any(callable(each) for each in taken):
                 self.found(f"takes `{node.attr}` of {owner.words}", node)
         return ref
@@ -434,20 +436,20 @@ class Reader:
             if isinstance(value, Local):
                 continue
             got = _static(value, name)
-            if isinstance(got, property) and not isinstance(value, type):
+            if is_a(got, property) and not is_a(value, type):
                 if got.fget is not None and is_the_programs(got.fget):
                     _ = self._search.follow(got.fget, Given([owner], {}))
                 found.append(owner.part())
             elif got is not _MISSING:
                 if _has_getter(got):
-                    _ = self._search.follow(type(got).__get__, Given([Ref(LASTING, "a descriptor", (got,))], {}))
-                got = getattr(value, name, got) if isinstance(value, types.ModuleType | type) else got
+                    _ = self._search.follow(kind_of(got).__get__, Given([Ref(LASTING, "a descriptor", (got,))], {}))
+                got = getattr(value, name, got) if is_a(value, types.ModuleType, type) else got
                 self._note_attribute(value, name, got)
                 found.append(Ref(LASTING, f"`{ast.unparse(node)}`", (got,)))
             elif owner.lasts:
                 found.append(owner.part())
-            if not isinstance(value, types.ModuleType | type) and is_the_programs(type(value)):
-                self._follow_hook(type(value), owner)
+            if not is_a(value, types.ModuleType, type) and is_the_programs(kind_of(value)):
+                self._follow_hook(kind_of(value), owner)
         if owner.origin == LASTING and not owner.values:
             found.append(owner.part())
         if owner.origin != LASTING:
@@ -461,12 +463,12 @@ class Reader:
         self._follow_hook(kind, owner)
         kept = self._search.attributes.get((kind, name))
         got = _static(kind, name)
-        if isinstance(got, property) and is_the_programs(got.fget):
+        if is_a(got, property) and is_the_programs(got.fget):
             return self._search.follow(got.fget, Given([owner], {}))
-        if isinstance(got, functools.cached_property) and is_the_programs(got.func):
+        if is_a(got, functools.cached_property) and is_the_programs(got.func):
             return self._search.follow(got.func, Given([owner], {}))
         if _has_getter(got):
-            return self._search.follow(type(got).__get__, Given([Ref(LASTING, "a descriptor", (got,))], {}))
+            return self._search.follow(kind_of(got).__get__, Given([Ref(LASTING, "a descriptor", (got,))], {}))
         if kept is not None:
             return merge(kept, owner.part()) if owner.origin else kept
         if owner.origin == OWN and got is not _MISSING and is_the_programs(kind) and not _has_slot(got):
@@ -485,8 +487,8 @@ class Reader:
         owner = self.see(node.value)
         _ = self.see(node.slice)
         for value in owner.values:
-            makes = hasattr(type(value), "__missing__") and getattr(value, "default_factory", True)
-            if makes and type(value).__name__ != "Counter":
+            makes = hasattr(kind_of(value), "__missing__") and getattr(value, "default_factory", True)
+            if makes and kind_of(value).__name__ != "Counter":
                 self.found(f"looks something up in {owner.words}, which makes what is not there", node)
         self._follow_implicit(owner, node, "__getitem__", "__missing__")
         if isinstance(node.slice, ast.Slice) and owner.origin == ARGUMENT:
@@ -512,7 +514,7 @@ class Reader:
 
     def _see_display(self, node: Any) -> Ref:
         refs = [
-            self.see(each.value).part() if isinstance(each, ast.Starred) else self.see(each)
+            self.see(each.value).part() if is_a(each, ast.Starred) else self.see(each)
             for each in (node.elts if not isinstance(node, ast.Dict) else node.values)
         ]
         for key in node.keys if isinstance(node, ast.Dict) else []:
@@ -563,7 +565,7 @@ class Reader:
 
     def _see_formatted(self, node: Any) -> Ref:
         for value in node.values:
-            if isinstance(value, ast.FormattedValue):
+            if is_a(value, ast.FormattedValue):
                 self._follow_implicit(self.see(value.value), node, "__str__", "__format__", "__repr__")
                 if value.format_spec is not None:
                     _ = self.see(value.format_spec)
@@ -582,7 +584,7 @@ class Reader:
         shadowed = {name: self._names.get(name) for name in names}
         declared, results = self._declared, self._results
         # `nonlocal` in it may mean a name of this function, which is its own.
-        nonlocals = {name for each in ast.walk(node) if isinstance(each, ast.Nonlocal) for name in each.names} & {
+        nonlocals = {name for each in ast.walk(node) if is_a(each, ast.Nonlocal) for name in each.names} & {
             *self._function.__code__.co_varnames,
             *self._function.__code__.co_cellvars,
         }
@@ -611,7 +613,7 @@ class Reader:
         args: list[Ref] = []
         rest: list[Ref] = []
         for each in node.args:
-            if isinstance(each, ast.Starred):
+            if is_a(each, ast.Starred):
                 rest.append(self.see(each.value).part())
             else:
                 args.append(self.see(each))
@@ -645,17 +647,17 @@ class Reader:
         owner = self.see(inner)
         if isinstance(inner, ast.Call) and isinstance(inner.func, ast.Name) and inner.func.id == "super":
             return self._call_super(owner, name, given)
-        instances = [value for value in owner.values if not isinstance(value, types.ModuleType | type | Local)]
+        instances = [value for value in owner.values if not is_a(value, types.ModuleType, type, Local)]
         for value in instances:
-            if isinstance(value, contextvars.ContextVar):
+            if is_a(value, contextvars.ContextVar):
                 self.found(f"calls `{name}` of {owner.words}: another process has no such context", node)
         if owner.lasts:
-            methods = [getattr(type(value), name, None) for value in instances]
+            methods = [getattr(kind_of(value), name, None) for value in instances]
             if name not in LOOKING or any(map(is_the_programs, methods)):
                 self.found(f"calls `{name}` of {owner.words}", node)
         handed = merge(*given.all())
         for value in owner.values:
-            if isinstance(value, types.ModuleType | type):
+            if is_a(value, types.ModuleType, type):
                 break
         else:
             if owner.origin == ARGUMENT:
@@ -680,7 +682,7 @@ class Reader:
         for kind in owner.kinds:
             for base in kind.__mro__[1:]:
                 method = base.__dict__.get(name)
-                if isinstance(method, types.FunctionType) and is_the_programs(method):
+                if is_a(method, types.FunctionType) and is_the_programs(method):
                     _ = self._search.follow(method, given.behind(owner))
         return owner.part()
 
@@ -698,7 +700,7 @@ class Reader:
         results: list[Ref] = []
         for kind in owner.kinds:
             method = _static(kind, name)
-            if isinstance(method, types.FunctionType | classmethod | staticmethod) and is_the_programs(
+            if is_a(method, types.FunctionType, classmethod, staticmethod) and is_the_programs(
                 getattr(method, "__func__", method)
             ):
                 results.append(self._method(kind, method, owner, given))
@@ -712,19 +714,18 @@ class Reader:
         return merge(owner.part(), *results)
 
     def _method(self, kind: type, method: Any, owner: Ref, given: Given) -> Ref:
-        if isinstance(method, staticmethod):
+        if is_a(method, staticmethod):
             return self._search.follow(method.__func__, given)
-        if isinstance(method, classmethod):
+        if is_a(method, classmethod):
             return self._search.follow(method.__func__, given.behind(Ref(LASTING, f"`{kind.__name__}`", (kind,))))
         return self._search.follow(method, given.behind(owner))
 
     def _method_of_own(self, owner: Ref, name: str, given: Given, node: Any) -> Ref:
         """Of an object that was made in the call."""
-        handed = merge(*given.all())
         results: list[Ref] = []
         for kind in owner.kinds:
             method = _static(kind, name)
-            if isinstance(method, types.FunctionType | staticmethod | classmethod) and is_the_programs(
+            if is_a(method, types.FunctionType, staticmethod, classmethod) and is_the_programs(
                 getattr(method, "__func__", method)
             ):
                 self._note_attribute(kind, name, getattr(method, "__func__", method))
@@ -773,9 +774,7 @@ class Reader:
             self.found(f"hands {lasting.words} to `{words}`", node)
         if is_the_programs(value) or wraps_the_programs(value):
             return self._search.call(value, given)
-        if not isinstance(value, types.BuiltinFunctionType | types.FunctionType | type) and is_the_programs(
-            type(value)
-        ):
+        if not is_a(value, types.BuiltinFunctionType, types.FunctionType, type) and is_the_programs(kind_of(value)):
             return self._search.call(value, given)
         return self._call_library(value, given, handed, node, words)
 
@@ -807,7 +806,7 @@ class Reader:
             if isinstance(name, ast.Constant) and isinstance(name.value, str):
                 made = ast.copy_location(ast.Attribute(node.args[0], name.value, ast.Load()), node)
                 return merge(self._attribute(first, made), *given.args[2:])
-            if any(isinstance(each, types.ModuleType | type) for each in first.values):
+            if any(is_a(each, types.ModuleType, type) for each in first.values):
                 self.found(f"looks up with `{words}` what is not known before", node)
         kind = passes_on(value)
         if kind == "itself":
@@ -817,7 +816,7 @@ class Reader:
             held = [ref.part() for ref in given.all() if not ref.values or not all(map(callable, ref.values))]
             whole = merge(results, *held)
             return Ref(holds=whole) if whole is not MADE else MADE
-        return Ref(holds=handed) if handed.origin and isinstance(value, type) and not is_constant_class(value) else MADE
+        return Ref(holds=handed) if handed.origin and is_a(value, type) and not is_constant_class(value) else MADE
 
     def _read_handed(self, given: Given, node: Any) -> Ref:
         """Functions that are handed over may be called, with what is handed over beside them."""
@@ -847,13 +846,13 @@ class Reader:
         """Follow methods of the program's classes that Python calls by itself."""
         if ref is MADE:
             return
-        kinds = {*ref.kinds, *(type(value) for value in ref.values if not isinstance(value, Local | type))}
+        kinds = {*ref.kinds, *(kind_of(value) for value in ref.values if not is_a(value, Local, type))}
         for kind in kinds:
             if not is_the_programs(kind):
                 continue
             for name in names:
                 method = getattr(kind, name, None)
-                if isinstance(method, types.FunctionType) and is_the_programs(method):
+                if is_a(method, types.FunctionType) and is_the_programs(method):
                     if ref.lasts and name not in LOOKING:
                         self.found(f"calls `{name}` of {ref.words}", node)
                     _ = self._search.follow(method, Given([ref, MADE, MADE, MADE], {}))
@@ -861,32 +860,32 @@ class Reader:
 
 def _static(value: Any, name: str) -> Any:
     """An attribute, without that any code of the program runs."""
-    if isinstance(value, types.ModuleType):
+    if is_a(value, types.ModuleType):
         return vars(value).get(name, _MISSING)
     own: Any = getattr(value, "__dict__", None)
-    if isinstance(value, type):
+    if is_a(value, type):
         for base in value.__mro__:
             if name in base.__dict__:
                 return base.__dict__[name]
-        return getattr(type(value), name, _MISSING)
-    if isinstance(own, dict) and name in own:
+        return getattr(kind_of(value), name, _MISSING)
+    if is_a(own, dict) and name in own:
         return own[name]
-    for base in type(value).__mro__:
+    for base in kind_of(value).__mro__:
         if name in base.__dict__:
             got = base.__dict__[name]
-            if isinstance(got, types.MemberDescriptorType | types.GetSetDescriptorType):
+            if is_a(got, types.MemberDescriptorType, types.GetSetDescriptorType):
                 return getattr(value, name, _MISSING)
-            if isinstance(got, types.FunctionType):
+            if is_a(got, types.FunctionType):
                 return types.MethodType(got, value)
-            if isinstance(got, staticmethod | classmethod) or type(got).__name__ == "method_descriptor":
+            if is_a(got, staticmethod, classmethod) or kind_of(got).__name__ == "method_descriptor":
                 return getattr(value, name, _MISSING)
             return got
     return _MISSING
 
 
 def _has_getter(got: Any) -> bool:
-    getter = getattr(type(got), "__get__", None)
-    return isinstance(getter, types.FunctionType) and is_the_programs(type(got))
+    getter = getattr(kind_of(got), "__get__", None)
+    return isinstance(getter, types.FunctionType) and is_the_programs(kind_of(got))
 
 
 def _has_slot(got: Any) -> bool:

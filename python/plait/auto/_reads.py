@@ -1,8 +1,8 @@
 """What a function reads that outlives its calls: a worker process has to have the same, or the calls stay in this one.
 
 A worker imports the program's modules anew, so it has what they had then. What was set since, a helper that was replaced,
-a class attribute, an item of a table, is not there. So a digest of what is read goes along with the calls, and a worker that has
-something else says so before it begins.
+a class attribute, an item of a table, is not there. So a digest of what is read goes along with the calls, and a worker
+that has something else says so before it begins.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ import threading
 import time
 import types
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+from plait.auto._changing import is_a, kind_of
 
 if TYPE_CHECKING:
     import contextvars
@@ -162,7 +164,7 @@ def digest(value: object) -> bytes:
 
 
 def _told(value: Any, deep: int, around: set[int]) -> bytes:
-    kind = type(value)
+    kind = kind_of(value)
     if kind in _ATOMS:
         return marshal.dumps(value, 0)  # later versions tell how many others refer to it
     if deep > _DEEP or id(value) in around:
@@ -219,9 +221,9 @@ def _object(value: Any, deep: int, around: set[int]) -> bytes:
     if isinstance(value, _TOLD):
         return repr(value).encode()
     own = b""
-    if isinstance(value, list | tuple | set | frozenset | dict | collections.deque):
+    if is_a(value, list, tuple, set, frozenset, dict, collections.deque):
         own = _container(value, deep, around)
-    elif isinstance(value, int | float | complex | str | bytes):
+    elif is_a(value, int, float, complex, str, bytes):
         own = repr(value).encode()
     elif type(value).__module__ == "numpy" and isinstance(getattr(value, "nbytes", None), int):
         own = repr((value.dtype, value.shape)).encode()
@@ -235,7 +237,7 @@ def _object(value: Any, deep: int, around: set[int]) -> bytes:
 def _container(value: Any, deep: int, around: set[int]) -> bytes:
     length = len(value)
     # Those that hold nothing but atoms, which are most of what is large, are told at once.
-    if isinstance(value, dict):
+    if is_a(value, dict):
         parts: list[Any] = list(itertools.islice(value.items(), _MOST_ITEMS))
         plain = {type(each) for pair in parts for each in pair} <= _ATOMS
     else:

@@ -15,10 +15,12 @@ from plait.auto._changing import (
     LOOKING,
     can_change,
     changes_its_arguments,
+    is_a,
     is_constant_class,
     is_of_library,
     is_program_module,
     is_the_programs,
+    kind_of,
 )
 from plait.auto._reader import NOTHING, Found, Given, Reader
 from plait.auto._refs import ARGUMENT, LASTING, MADE, OWN, Ref, callables_in, holds_modules, merge
@@ -132,8 +134,8 @@ class Search:
         while type(function) is functools.partial:
             # What is bound travels with each call: a change of it is lost.
             bound = cast("Any", function)
-            kept = [self._argument(type(value)) for value in bound.args]
-            named = {name: self._argument(type(value), name) for name, value in bound.keywords.items()}
+            kept = [self._argument(kind_of(value)) for value in bound.args]
+            named = {name: self._argument(kind_of(value), name) for name, value in bound.keywords.items()}
             given = Given([*kept, *given.args], {**named, **given.kwargs})
             function = bound.func
         self._outermost = getattr(getattr(function, "__func__", function), "__qualname__", "")
@@ -152,7 +154,9 @@ class Search:
                 _ = self.follow(function.__func__, given.behind(owner), outermost=True)
         elif isinstance(function, type):
             _ = self.make(function, given)
-        elif isinstance(getattr(function, "__wrapped__", None), types.FunctionType) or is_the_programs(type(function)):
+        elif isinstance(getattr(function, "__wrapped__", None), types.FunctionType) or is_the_programs(
+            kind_of(function)
+        ):
             _ = self.call(function, given)
         else:
             self._of_library(function)
@@ -236,7 +240,7 @@ class Search:
             return self.follow(value, given)
         if isinstance(value, type):
             return self.make(value, given)
-        if isinstance(value, functools._lru_cache_wrapper):
+        if is_a(value, functools._lru_cache_wrapper):
             raise Found("keeps what it returned in a cache", getattr(value, "__qualname__", "it"), 0)
         if isinstance(wrapped := getattr(value, "__wrapped__", None), types.FunctionType):
             return self.follow(wrapped, given)
@@ -258,9 +262,9 @@ class Search:
     def _asked_of(self, kind: type, name: str, given: Given) -> Ref:
         method = getattr(kind, name, None)
         own = self._made[kind]
-        if isinstance(method, property) and is_the_programs(method.fget):
+        if is_a(method, property) and is_the_programs(method.fget):
             return self.follow(method.fget, Given([own], {}))
-        if isinstance(method, types.MethodType):
+        if is_a(method, types.MethodType):
             return self.follow(method.__func__, given.behind(Ref(LASTING, f"`{kind.__name__}`", (kind,))))
         return self.follow(method, given.behind(own)) if is_the_programs(method) else MADE
 
@@ -307,7 +311,7 @@ class Search:
         """Follow what Python calls of an object by itself, and what was asked of objects whose class was not known."""
         for name in dir(kind):
             method: Any = getattr(kind, name, None) if name.startswith("__") or name in self._asked else None
-            if name in _NOT_IMPLICIT or not isinstance(method, types.FunctionType | types.MethodType | property):
+            if name in _NOT_IMPLICIT or not is_a(method, types.FunctionType, types.MethodType, property):
                 continue
             if name in self._asked and not name.startswith("__"):
                 _ = self._asked_of(kind, name, self._asked[name])
