@@ -19,10 +19,11 @@ import operator
 import sys
 import threading
 import types
+from typing import Any
 
 STATS: collections.Counter = collections.Counter()
 LOG: list = []
-NESTED = {"rows": [[]]}
+NESTED: dict = {"rows": [[]]}
 GROUPS: collections.defaultdict = collections.defaultdict(list)
 COUNTER = itertools.count()
 ITEMS = iter(range(1000))
@@ -46,13 +47,13 @@ PURE_TABLE = {"pure": pure}
 BOUND = functools.partial(helper)
 
 
-def counted(function):
+def counted(function) -> Any:
     @functools.wraps(function)
     def wrapper(*arguments):
-        wrapper.calls += 1
+        wrapper.calls += 1  # type: ignore[attr-defined]
         return function(*arguments)
 
-    wrapper.calls = 0
+    wrapper.calls = 0  # type: ignore[attr-defined]
     return wrapper
 
 
@@ -203,7 +204,7 @@ def local_object_by_name(number):
     return parser.parse(number)
 def in_a_list_of_objects(number): return [each.parse(number) for each in [Parser(), Parser()]]
 def dispatches(number): return TABLE["helper"](number)
-def dispatches_by_get(number): return TABLE.get("helper")(number)
+def dispatches_by_get(number): return TABLE.get("helper")(number)  # type: ignore[misc]
 def dispatches_by_loop(number): return [each(number) for each in TABLE.values()]
 def maps(number): return list(map(helper, [number]))
 def sorts(number): return sorted([number], key=helper)
@@ -257,14 +258,14 @@ def in_a_namespace(number):
 def of_a_class(number): Parser().found.append(number)
 def of_a_member(number):
     member = Colour.RED
-    member.note = number
+    member.note = number  # type: ignore[attr-defined]
 def of_the_environment(number):
     from os import environ as names
     names["PLAIT_TEST_NOTHING"] = "1"
 def in_a_row(number):
     for place, row in enumerate(NESTED["rows"]):
         row.append(number)
-def of_the_function(number): pure.calls = number
+def of_the_function(number): pure.calls = number  # type: ignore[attr-defined]
 def calls_decorated(number): return decorated(number)
 
 

@@ -475,7 +475,7 @@ def test_arguments_by_name_have_classes_too():
     def pays(number, account=None):
         account.pay(number)
 
-    kinds = {"account": shared_state.Account}
+    kinds: dict[str, type] = {"account": shared_state.Account}
     assert Search((int,), kinds, knows_kinds=True).change(pays) is not None
 
 

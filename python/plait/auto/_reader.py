@@ -331,7 +331,7 @@ class Reader:
             case ast.Tuple(elts=parts) | ast.List(elts=parts):
                 values = source.elts if isinstance(source, ast.Tuple | ast.List) else []
                 for at, each in enumerate(parts):
-                    exact = len(values) == len(parts) and not is_a(each, ast.Starred)
+                    exact = len(values) == len(parts) and not isinstance(each, ast.Starred)
                     self._store(each, self.see(values[at]) if exact else ref.part())
             case ast.Starred(value=inner):
                 self._store(inner, Ref(holds=ref.part() if ref.origin == OWN else ref))
@@ -411,7 +411,7 @@ class Reader:
 
     def _see_compare(self, node: Any) -> Ref:
         refs = [self.see(each) for each in (node.left, *node.comparators)]
-        if any(is_a(each, ast.Is, ast.IsNot) for each in node.ops):
+        if any(isinstance(each, ast.Is | ast.IsNot) for each in node.ops):
             given = any(ref.origin == ARGUMENT for ref in refs)
             for ref in refs:
                 if given and ref.origin == LASTING and ref.lasts:
@@ -514,7 +514,7 @@ class Reader:
 
     def _see_display(self, node: Any) -> Ref:
         refs = [
-            self.see(each.value).part() if is_a(each, ast.Starred) else self.see(each)
+            self.see(each.value).part() if isinstance(each, ast.Starred) else self.see(each)
             for each in (node.elts if not isinstance(node, ast.Dict) else node.values)
         ]
         for key in node.keys if isinstance(node, ast.Dict) else []:
@@ -565,7 +565,7 @@ class Reader:
 
     def _see_formatted(self, node: Any) -> Ref:
         for value in node.values:
-            if is_a(value, ast.FormattedValue):
+            if isinstance(value, ast.FormattedValue):
                 self._follow_implicit(self.see(value.value), node, "__str__", "__format__", "__repr__")
                 if value.format_spec is not None:
                     _ = self.see(value.format_spec)
@@ -584,7 +584,7 @@ class Reader:
         shadowed = {name: self._names.get(name) for name in names}
         declared, results = self._declared, self._results
         # `nonlocal` in it may mean a name of this function, which is its own.
-        nonlocals = {name for each in ast.walk(node) if is_a(each, ast.Nonlocal) for name in each.names} & {
+        nonlocals = {name for each in ast.walk(node) if isinstance(each, ast.Nonlocal) for name in each.names} & {
             *self._function.__code__.co_varnames,
             *self._function.__code__.co_cellvars,
         }
@@ -613,7 +613,7 @@ class Reader:
         args: list[Ref] = []
         rest: list[Ref] = []
         for each in node.args:
-            if is_a(each, ast.Starred):
+            if isinstance(each, ast.Starred):
                 rest.append(self.see(each.value).part())
             else:
                 args.append(self.see(each))
@@ -861,7 +861,7 @@ class Reader:
 def _static(value: Any, name: str) -> Any:
     """An attribute, without that any code of the program runs."""
     if is_a(value, types.ModuleType):
-        return vars(value).get(name, _MISSING)
+        return cast("dict[str, Any]", vars(value)).get(name, _MISSING)
     own: Any = getattr(value, "__dict__", None)
     if is_a(value, type):
         for base in value.__mro__:

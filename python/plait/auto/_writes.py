@@ -260,7 +260,7 @@ class Search:
         return merge(*[self._asked_of(kind, name, given) for kind in [*self._made]])
 
     def _asked_of(self, kind: type, name: str, given: Given) -> Ref:
-        method = getattr(kind, name, None)
+        method: Any = getattr(kind, name, None)
         own = self._made[kind]
         if is_a(method, property) and is_the_programs(method.fget):
             return self.follow(method.fget, Given([own], {}))
