@@ -6,7 +6,6 @@ be changed: a function that wrongly stays in this process is slower, one that wr
 
 from __future__ import annotations
 
-import ast
 import functools
 import types
 from typing import Any, NamedTuple, cast
@@ -206,7 +205,7 @@ class Search:
         if tree is None:
             _by_code(function)
             return merge(*given.all())
-        known, cells = _names_of(function, tree)
+        known, cells = _names_of(function)
         reader = Reader(function, known, cells, self)
         reader_given = self._named_arguments(tree, given) if outermost else given
         return reader.read(tree, reader_given, _defaults(function))
@@ -319,11 +318,10 @@ class Search:
                 _ = self.follow(method, Given([made, MADE, MADE, MADE], {}))
 
 
-def _names_of(function: types.FunctionType, tree: ast.AST) -> tuple[dict[str, object], set[str]]:
+def _names_of(function: types.FunctionType) -> tuple[dict[str, object], set[str]]:
     """What the names in a function, and in those within it, stand for outside of it; and which are of functions around it."""
-    names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
     code = function.__code__
-    names &= names_within(code) - {*code.co_varnames, *code.co_cellvars}  # a name of its own hides a global
+    names = names_within(code) - {*code.co_varnames, *code.co_cellvars}  # a name of its own hides a global
     known = {name: function.__globals__[name] for name in names if name in function.__globals__}
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
         try:
