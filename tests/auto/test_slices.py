@@ -25,10 +25,12 @@ from plait.auto._errors import Raised, Sent
 from plait.auto._figures import Sample
 from plait.auto._function import Function
 from plait.auto._map import MapFlow, items_of
+from plait.auto._reads import Differs, Needs, setting_in
 from tests.auto import bodies
 
 WATCHDOG = 60
 ARGUMENTS = MapArguments.check(None, None, True, None)
+NEEDS = Needs().message(anew=True, setting=setting_in(None))
 
 
 def lines(path):
@@ -37,7 +39,9 @@ def lines(path):
 
 
 def made_there(function, items, bare=True, step=1, most=10**12):
-    outcomes, raised, sample = _calls.lot_in_process(function, items, bare, step, most)
+    outcomes, raised, sample = _calls.lot_in_process(function, items, bare, step, most, NEEDS)
+    assert sample is not None
+    assert not isinstance(outcomes, Differs)
     assert sample.calls == (len(outcomes.outcomes()) if isinstance(outcomes, Packed) else len(outcomes))
     return (outcomes.outcomes() if isinstance(outcomes, Packed) else [as_it_arrives(each) for each in outcomes]), raised
 

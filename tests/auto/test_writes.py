@@ -25,7 +25,8 @@ import pytest
 
 from benches.model import workloads
 from plait.auto._source import node_of
-from plait.auto._writes import find_change
+from plait.auto._writes import Search, find_change
+from tests.auto import shared_state
 
 CACHE: dict = {}
 TABLE = {1: 2}
@@ -160,6 +161,11 @@ def logs(number):
 
 def logs_by_the_module(number):
     logging.info("it is %s", number)
+
+
+@functools.lru_cache
+def is_cached(number):
+    return number
 
 
 def draws(number):
@@ -310,7 +316,7 @@ short = lambda number: LOG.append(number)
         appends_within, has_a_cache, has_a_keyword_cache, generates, logs, logs_by_the_module, draws, seeds, sets_environment,
         changes_folder, writes_to_a_file, writes_to_stdout, sets_by_name, sets_a_class, sets_a_module, uses_globals, in_a_lambda,
         in_a_function_within, hands_a_method_on, takes_a_method, takes_a_lock, changes_its_argument, sets_in_its_argument,
-        imports_within, adds, sets, short, state, state.change, State.change_class, LOG.append,
+        imports_within, adds, sets, short, is_cached, state, state.change, State.change_class, LOG.append,
         functools.partial(appends, 1),
         fills_what_its_argument_has, sets_in_what_its_argument_has, fills_rows, Kept.note, kept.note, kept.asks, asks_what_is_kept,
         silences_for_good, takes_the_next, takes_some, takes_in_a_loop, takes_within_a_comprehension,
@@ -392,17 +398,12 @@ def doubles(number):
     return 2 * number
 
 
-@functools.lru_cache
-def is_cached(number):
-    return number
-
-
 @pytest.mark.parametrize(
     "function",
     [
         pure, hands_to_what_looks, reads, changes_its_own, changes_a_copy, makes_an_object, draws_from_its_own, matches, doubles,
         has_an_argument_of_that_name, has_a_local_of_that_name, silences_for_a_while,
-        is_cached, looks, state.look, State, hashlib.sha256, abs, len, functools.partial(pow, 2), (lambda number: number * 2),
+        looks, state.look, State, hashlib.sha256, abs, len, functools.partial(pow, 2), (lambda number: number * 2),
         *(work.run for work in workloads.WORKS.values()),
     ],
     ids=lambda function: getattr(function, "__name__", type(function).__name__),
@@ -471,3 +472,41 @@ def test_the_source_of_a_function_is_found_once_and_what_it_reaches_each_time():
     assert find_change(calling(abs)) is None
     assert find_change(calling(LOG.append)) is not None
     assert find_change(calling(abs)) is None
+
+
+def name_of(value):
+    return getattr(value, "__name__", type(value).__name__)
+
+
+@pytest.mark.parametrize("function", shared_state.CHANGES, ids=name_of)
+def test_shared_state_is_found_behind_what_is_called(function):
+    assert Search((int,), knows_kinds=True).change(function) is not None
+
+
+@pytest.mark.parametrize(("function", "argument"), shared_state.ARGUMENTS, ids=name_of)
+def test_a_change_of_an_argument_is_found_however_it_is_reached(function, argument):
+    assert Search((type(argument),), knows_kinds=True).change(function) is not None
+
+
+@pytest.mark.parametrize(("function", "argument"), shared_state.HARMLESS, ids=name_of)
+def test_what_changes_only_its_own_may_leave(function, argument):
+    assert Search((type(argument),), knows_kinds=True).change(function) is None
+
+
+def test_arguments_by_name_have_classes_too():
+    def pays(number, account=None):
+        account.pay(number)
+
+    kinds: dict[str, type] = {"account": shared_state.Account}
+    assert Search((int,), kinds, knows_kinds=True).change(pays) is not None
+
+
+def test_what_is_bound_is_an_argument():
+    assert find_change(functools.partial(shared_state.in_a_helper, [2, 1])) is not None
+
+
+def test_what_a_function_reads_is_noted():
+    search = Search((int,), knows_kinds=True)
+    assert search.change(shared_state.dispatches_well) is None
+    names = {path for _, path in search.notes}
+    assert {"dispatches_well", "PURE_TABLE", "STEP"} <= names

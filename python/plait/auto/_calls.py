@@ -12,12 +12,20 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from plait import _core
 from plait.auto._errors import Raised, Sent, send
 from plait.auto._meter import Meter
+from plait.auto._reads import Differs, difference
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextvars import Context
 
     from plait.auto._figures import Sample
+
+
+class Shape(NamedTuple):
+    """The classes of arguments: of those by place, and of those by name."""
+
+    kinds: tuple[type, ...]
+    named: tuple[tuple[str, type], ...] = ()
 
 
 class Call(NamedTuple):
@@ -27,6 +35,14 @@ class Call(NamedTuple):
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     context: Context | None = None
+
+    @property
+    def shape(self) -> Shape:
+        """The classes of its arguments."""
+        kwargs = self.kwargs
+        if not kwargs:
+            return Shape(tuple(map(type, self.args)))
+        return Shape(tuple(map(type, self.args)), tuple(zip(kwargs, map(type, kwargs.values()), strict=True)))
 
 
 class Part(NamedTuple):
@@ -40,13 +56,13 @@ class Part(NamedTuple):
         """How many calls."""
         return len(self.calls)
 
-    def why_not_leave(self, why: Callable[[Callable[..., Any]], str]) -> str:
+    def why_not_leave(self, why: Callable[[Callable[..., Any], Shape], str]) -> str:
         """What `why` says against one of the functions; "" if it says nothing."""
-        return next((words for call in self.calls if (words := why(call.function))), "")
+        return next((words for call in self.calls if (words := why(call.function, call.shape))), "")
 
-    def message(self) -> tuple[Any, ...]:
-        """What a worker process is to call, and with what. Contexts stay."""
-        return in_process, [Call(call.function, call.args, call.kwargs) for call in self.calls]
+    def message(self, needs: bytes) -> tuple[Any, ...]:
+        """What a worker process is to call, and with what, if it has what it `needs`. Contexts stay."""
+        return in_process, [Call(call.function, call.args, call.kwargs) for call in self.calls], needs
 
 
 class Lot(NamedTuple):
@@ -73,13 +89,18 @@ class Lot(NamedTuple):
         """How many calls."""
         return len(self.items)
 
-    def why_not_leave(self, why: Callable[[Callable[..., Any]], str]) -> str:
+    def why_not_leave(self, why: Callable[[Callable[..., Any], Shape], str]) -> str:
         """What `why` says against the function; "" if it says nothing."""
-        return why(self.function)
+        shapes: set[tuple[type, ...]] = (
+            {(kind,) for kind in set(map(type, self.items))}
+            if self.bare
+            else {tuple(map(type, item)) for item in self.items}
+        )
+        return next((words for kinds in shapes if (words := why(self.function, Shape(kinds)))), "")
 
-    def message(self) -> tuple[Any, ...]:
-        """What a worker process is to call, and with what."""
-        return lot_in_process, self.function, self.items, self.bare, self.step, self.most
+    def message(self, needs: bytes) -> tuple[Any, ...]:
+        """What a worker process is to call, and with what, if it has what it `needs`."""
+        return lot_in_process, self.function, self.items, self.bare, self.step, self.most, needs
 
 
 #: What every process takes, and what may hold what it takes.
@@ -179,8 +200,13 @@ class Packed(NamedTuple):
         return pickle.loads(self.data)  # type: ignore[no-any-return]
 
 
-def in_process(calls: list[Call]) -> tuple[Packed | list[Any], bool, Sample]:
-    """Make calls in a worker process; return outcomes that can travel, whether any is an error, and what the calls took."""
+def in_process(calls: list[Call], needs: bytes) -> tuple[Packed | list[Any] | Differs, bool, Sample | None]:
+    """Make calls in a worker process; return outcomes that can travel, whether any is an error, and what the calls took.
+
+    It makes none where this process has something else than it `needs`.
+    """
+    if other := difference(needs):
+        return Differs(other), False, None
     meter = Meter()
     meter.start()
     outcomes = [make(call) for call in calls]
@@ -191,9 +217,11 @@ def in_process(calls: list[Call]) -> tuple[Packed | list[Any], bool, Sample]:
 
 
 def lot_in_process(
-    function: Callable[..., Any], items: list[Any], bare: bool, step: int, most: int
-) -> tuple[Packed | list[Any], bool, Sample]:
+    function: Callable[..., Any], items: list[Any], bare: bool, step: int, most: int, needs: bytes
+) -> tuple[Packed | list[Any] | Differs, bool, Sample | None]:
     """Like `in_process`, for the items of a `Lot`: fewer outcomes than items where they take too long."""
+    if other := difference(needs):
+        return Differs(other), False, None
     meter = Meter()
     meter.start()
     outcomes: list[Any] = []

@@ -9,6 +9,7 @@ import enum
 import functools
 import inspect
 import pathlib
+import random
 import re
 import sys
 import types
@@ -36,10 +37,51 @@ _CONSTANT = (
     pathlib.PurePath,
 )
 
-#: Methods of containers that change them.
+_PLAIN = {int, float, complex, str, bytes, bool, type(None)}
+
+#: Methods of containers, files and the like that change them.
 MUTATING = {
     "add", "append", "appendleft", "clear", "discard", "extend", "extendleft", "insert", "pop", "popitem", "popleft", "remove",
-    "reverse", "setdefault", "sort", "update",
+    "reverse", "setdefault", "sort", "update", "difference_update", "intersection_update", "symmetric_difference_update",
+    "subtract", "move_to_end", "rotate", "fill", "put", "resize", "setflags", "itemset", "byteswap", "fromlist", "frombytes",
+    "fromfile", "fromunicode", "write", "writelines", "truncate", "seek", "read", "readline", "readlines", "readinto", "send",
+    "throw", "execute", "executemany", "executescript", "commit", "seed", "setstate", "shuffle",
+    "__setitem__", "__delitem__", "__setattr__", "__delattr__", "__iadd__", "__ior__", "__iand__", "__isub__", "__ixor__",
+    "__imul__", "__next__",
+}  # fmt: skip
+
+#: Methods that change an array of numpy, and of text do not.
+MUTATING_ARRAYS = {"partition"}
+
+#: Functions of libraries that change the first of what they are given, by module; those with a "*" change any of it.
+_CHANGING_FIRST = {
+    ("_bisect", "insort"), ("_bisect", "insort_left"), ("_bisect", "insort_right"),
+    ("bisect", "insort"), ("bisect", "insort_left"), ("bisect", "insort_right"), ("builtins", "next"), ("builtins", "anext"),
+    ("builtins", "setattr"), ("builtins", "delattr"), ("_operator", "setitem"), ("_operator", "delitem"),
+    ("random", "shuffle"), ("numpy", "copyto"), ("numpy", "put"), ("numpy", "place"), ("numpy", "putmask"),
+    ("numpy", "fill_diagonal"), ("numpy", "put_along_axis"),
+}  # fmt: skip
+_CHANGING_ANY = {
+    ("_struct", "pack_into"), ("shutil", "copyfileobj"), ("json", "dump"), ("_pickle", "dump"), ("pickle", "dump"),
+    ("_csv", "writer"), ("csv", "writer"), ("csv", "DictWriter"),
+}  # fmt: skip
+
+#: Of `heapq`, those that change nothing.
+_HEAPQ_LOOKING = {"merge", "nlargest", "nsmallest"}
+
+#: Functions whose result may be what they are given, or a view of it; and those whose result holds the items of it.
+_ITSELF = {
+    ("builtins", "next"), ("builtins", "min"), ("builtins", "max"), ("builtins", "getattr"), ("builtins", "memoryview"),
+    ("builtins", "vars"), ("_functools", "reduce"), ("functools", "reduce"), ("contextlib", "nullcontext"), ("typing", "cast"),
+    ("contextlib", "closing"),
+    *(("numpy", name) for name in ("array", "asarray", "asanyarray", "ascontiguousarray", "ravel", "reshape", "squeeze",
+      "transpose", "atleast_1d", "atleast_2d", "swapaxes", "moveaxis", "diagonal", "broadcast_to", "expand_dims", "split")),
+}  # fmt: skip
+_PARTS = {
+    *(("builtins", name) for name in ("enumerate", "zip", "iter", "reversed", "list", "tuple", "sorted", "filter", "map", "set",
+      "dict", "frozenset")),
+    ("copy", "copy"), ("collections", "deque"), ("collections", "defaultdict"), ("collections", "OrderedDict"),
+    ("collections", "Counter"), ("collections", "ChainMap"), ("types", "SimpleNamespace"), ("builtins", "mappingproxy"),
 }  # fmt: skip
 
 #: Builtins that may change anything.
@@ -83,10 +125,34 @@ _LOOKING_MODULES = {
     "struct", "_struct", "textwrap", "zlib",
 }  # fmt: skip
 
+#: Methods of what nobody can change, and of those that programs have most, that change nothing.
+SAFE_METHODS = (
+    LOOKING
+    | {
+        name
+        for kind in (
+            str, bytes, int, float, complex, tuple, frozenset, range, dt.datetime, dt.timedelta, decimal.Decimal, pathlib.Path,
+            re.Pattern, re.Match,
+        )
+        for name in dir(kind)
+        if not name.startswith("_")
+    }
+) - MUTATING  # fmt: skip
+
 CONTAINERS = (list, dict, set, bytearray, tuple)
 
 #: Items of a container that are looked at, at most.
 _MOST_LOOKED_AT = 10_000
+
+
+def is_a(value: Any, *kinds: Any) -> bool:
+    """`isinstance`, for values of which nobody knows anything else."""
+    return isinstance(value, kinds)
+
+
+def kind_of(value: Any) -> Any:
+    """`type`, for values of which nobody knows anything else."""
+    return cast("Any", type(value))
 
 
 def can_change(value: object) -> bool:
@@ -149,7 +215,63 @@ def _library_paths() -> tuple[str, ...]:
 
 def is_the_programs(called: object) -> bool:
     """Whether a callable is Python code that is neither the standard library's nor an installed package's."""
-    module = sys.modules.get(getattr(called, "__module__", None) or "")
-    if (getattr(module, "__file__", None) or "").startswith(_library_paths()):
+    if not isinstance(called, types.FunctionType | types.MethodType | functools.partial | type):
         return False
-    return isinstance(called, types.FunctionType | types.MethodType | functools.partial | type)
+    if isinstance(called, functools.partial):
+        called = cast("Any", called).func
+    return is_program_module(getattr(called, "__module__", None) or "")
+
+
+def is_program_module(name: str) -> bool:
+    """Whether a module of that name is neither the interpreter's, nor the standard library's, nor of an installed package."""
+    if name in sys.builtin_module_names or name.startswith("_frozen_importlib"):
+        return False
+    return not is_of_library(getattr(sys.modules.get(name), "__file__", None) or "")
+
+
+def is_of_library(file: str) -> bool:
+    """Whether a file is the standard library's, or an installed package's."""
+    return file.startswith(_library_paths())
+
+
+def wraps_the_programs(called: object) -> bool:
+    """Whether something that is no function keeps one of the program's, as `functools.lru_cache` makes it."""
+    return is_the_programs(getattr(called, "__wrapped__", None))
+
+
+def is_constant_class(kind: type) -> bool:
+    """Whether what is of this class is nothing that anybody can change."""
+    return kind in _PLAIN or (issubclass(kind, _CONSTANT) and not is_program_module(kind.__module__))
+
+
+def _full_name(value: Any) -> tuple[str, str]:
+    name, module = getattr(value, "__name__", None), getattr(value, "__module__", None)
+    return module if isinstance(module, str) else "", name if isinstance(name, str) else ""
+
+
+def changes_its_arguments(called: object) -> str:
+    """Which of what it is given a function of a library changes: "first", "any" or ""."""
+    module, name = _full_name(called)
+    if isinstance(called, types.MethodDescriptorType | types.WrapperDescriptorType):
+        return "first" if name in MUTATING else ""
+    if (
+        module == "_operator"
+        and name.startswith("i")
+        and name not in {"is_", "is_not", "index", "indexOf", "invert", "inv", "itemgetter"}
+    ):
+        return "first"
+    if module in {"_heapq", "heapq"}:
+        return "" if name in _HEAPQ_LOOKING else "first"
+    if (module, name) in _CHANGING_ANY:
+        return "any"
+    if name == "shuffle" and isinstance(getattr(called, "__self__", None), random.Random):
+        return "first"
+    return "first" if (module, name) in _CHANGING_FIRST else ""
+
+
+def passes_on(called: object) -> str:
+    """Whether a function of a library returns what it is given, "itself", or what holds "parts" of it; or "" for neither."""
+    module, name = _full_name(called)
+    if (module, name) in _ITSELF:
+        return "itself"
+    return "parts" if module == "itertools" or (module, name) in _PARTS else ""

@@ -18,10 +18,12 @@ from plait.auto._calls import Lot, Packed, Part
 from plait.auto._choice import ASYNCIO, PROCESSES, SLICE
 from plait.auto._errors import Raised
 from plait.auto._learning import ANY, Learner
+from plait.auto._reads import Differs, setting_in
 from plait.auto._seat import here
 
 if TYPE_CHECKING:
     import concurrent.futures
+    from contextvars import Context
 
     from plait.auto._engine import Engine
     from plait.auto._figures import Sample
@@ -358,7 +360,7 @@ class Flow(Learner):
             self._arrive()
             return
         try:
-            future = self.engine.processes().submit(*begun.message())
+            future = self.engine.processes().submit(*begun.message(self._needs(begun)))
             if future.done() and _is_not_picklable(error := future.exception()):
                 self._keep(begun, f"has arguments that cannot be pickled: {error}")  # they have not left
                 return
@@ -373,6 +375,17 @@ class Flow(Learner):
             with self.lock:
                 self._early.append(future)
         future.add_done_callback(partial(self._arrived, begun))
+
+    def _contexts(self, _part: Part | Lot) -> list[Context | None]:
+        """The contexts that calls are to be made in."""
+        return [call.context for call in _part.calls] if isinstance(_part, Part) else [None]
+
+    def _needs(self, part: Part | Lot) -> bytes:
+        """What a process has to have for a part. It is looked at anew where nothing else is under way."""
+        settings = set(map(setting_in, self._contexts(part)))
+        setting = settings.pop() if len(settings) == 1 else None
+        functions = [part.function] if isinstance(part, Lot) else [call.function for call in part.calls]
+        return self.state.needs(functions[0]).message(anew=self._messages <= 1, setting=setting)
 
     def _never_began(self, error: BaseException) -> bool:
         """Whether this is what comes of processes that could not be started, rather than of one that has died."""
@@ -408,9 +421,12 @@ class Flow(Learner):
 
     def _arrived(self, part: Part | Lot, future: concurrent.futures.Future[Any]) -> None:
         sample: Sample | None = None
-        outcomes: list[Any] | Packed
+        outcomes: list[Any] | Packed | Differs
         try:
             outcomes, raised, sample = future.result()
+            if isinstance(outcomes, Differs):
+                self._keep(part, f"may not leave this process: it {outcomes.what}")
+                return
             if isinstance(outcomes, Packed):
                 outcomes = outcomes.outcomes()
         except BaseException as error:  # it was cancelled; a worker has died; what came cannot be read

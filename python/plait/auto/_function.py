@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 from plait import _core
 from plait.auto import _choice, _main_module
+from plait.auto._calls import Shape
 from plait.auto._choice import ASYNCIO, PROCESSES, SERIAL, THREADS, Costs, Decision, Machine, Plan
 from plait.auto._figures import Figures, Sample
 from plait.auto._paces import Paces
+from plait.auto._reads import Needs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,6 +44,10 @@ _MOST_ANEW = 6
 #: What it takes to read whether a function may leave, in seconds: from a file that nobody has read before, and from another.
 _READ, _READ_AGAIN = 0.002, 0.0005
 
+#: Classes of arguments that are told apart, at most; and those that nobody has to tell apart.
+_MOST_SHAPES = 64
+_PLAIN = frozenset({int, float, complex, str, bytes, bool, type(None)})
+
 #: So many items of a container tell how large it is.
 _SAMPLED = 32
 
@@ -62,6 +68,14 @@ class Made:
     decision: Decision
     calls: int = 0
     seconds: float = 0.0
+
+
+class _Checked:
+    """What is known of whether a function may leave, by the classes of its arguments."""
+
+    def __init__(self) -> None:
+        self.whys: dict[Shape, str] = {}
+        self.needs = Needs()
 
 
 class Function:
@@ -101,13 +115,14 @@ class Function:
         self._last: str | None = None
         self._example: weakref.ref[Callable[..., Any]] | None = _reference(function)
         self._function: Callable[..., Any] | None = function if self._example is None else None
-        self._checked: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
+        self._checked: weakref.WeakKeyDictionary[Any, _Checked] = weakref.WeakKeyDictionary()
+        self._others: dict[int, tuple[Any, _Checked]] = {}
         self._code: object = None
         self._sized = self._saw_result = False
         self._was_read = False
         self._arguments = 0, 0.0
         """Bytes and seconds of a call's arguments."""
-        self._kinds: tuple[type, ...] = ()
+        self._shape = Shape(())
         """The classes of the first call's arguments."""
         self.lock = threading.RLock()
 
@@ -117,26 +132,45 @@ class Function:
 
     # ---- whether it may leave
 
-    def why_not_leave(self, function: Callable[..., Any]) -> str:
-        """Why `function`, which is this one or another of the same code, may not leave this process; "" if it may."""
+    def why_not_leave(self, function: Callable[..., Any], shape: Shape) -> str:
+        """Why `function`, which is this one or another of the same code, may not leave this process; "" if it may.
+
+        `shape` is of its arguments: other classes have other methods.
+        """
+        if not _PLAIN.isdisjoint(shape.kinds):
+            shape = Shape(tuple(int if kind in _PLAIN else kind for kind in shape.kinds), shape.named)
+        checked = self._checked_of(function)
+        why = checked.whys.get(shape)
+        if why is None:
+            why = self._check_shape(function, shape, checked)
+            checked.whys[shape] = why
+        return why
+
+    def needs(self, function: Callable[..., Any]) -> Needs:
+        """What a process has to have for `function`."""
+        return self._checked_of(function).needs
+
+    def _checked_of(self, function: Callable[..., Any]) -> _Checked:
         key = _without_bound(function)
         try:
-            return self._checked[key]
-        except (KeyError, TypeError):
-            pass
-        from plait.auto._writes import find_change  # slow to import, and only functions that may leave are read
+            return self._checked.setdefault(key, _Checked())
+        except TypeError:  # it cannot be referred to weakly
+            return self._others.setdefault(id(key), (key, _Checked()))[1]
 
-        change = find_change(function, self._kinds)
+    def _check_shape(self, function: Callable[..., Any], shape: Shape, checked: _Checked) -> str:
+        if len(checked.whys) >= _MOST_SHAPES:
+            return "may not leave this process: it is given arguments of too many classes"
+        from plait.auto._writes import Search, notes_for  # slow to import, and only functions that may leave are read
+
+        search = Search(shape.kinds, dict(shape.named), knows_kinds=True)
+        change = search.change(function)
         why = _main_module.why_not_found(function) if change is None else f"may not leave this process: {change}"
+        checked.needs.add(notes_for(function, search.notes))
         if not why:
             try:
                 _core.dumps(function, self.name)
             except Exception as error:  # whatever its reducers raise
                 why = f"cannot be pickled: {error}"
-        try:
-            self._checked[key] = why
-        except TypeError:
-            pass
         return why
 
     def function(self) -> Callable[..., Any] | None:
@@ -149,7 +183,7 @@ class Function:
         function = self.function()
         if PROCESSES in self.refused or function is None:
             return
-        why = self.why_not_leave(function)
+        why = self.why_not_leave(function, self._shape)
         if not why and (why := _main_module.why_not()) and wanted:
             _main_module.tell()
         if why:
@@ -160,7 +194,7 @@ class Function:
         with self.lock:
             sized, self._sized = self._sized, True
             if not sized:
-                self._kinds = tuple(map(type, call.args))
+                self._shape = call.shape
         if not sized and PROCESSES not in self.refused:
             self._arguments = self._measure((call.args, call.kwargs), "has arguments that cannot be pickled")
             self.figures.size, self.figures.pickling = self._arguments

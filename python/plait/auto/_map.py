@@ -162,6 +162,10 @@ class MapFlow(Flow):
     def _hands_over_early(self) -> bool:
         return True  # and it can be taken back
 
+    def _contexts(self, _part: Part | Lot) -> list[contextvars.Context | None]:
+        """The context of who called `map`."""
+        return [self._context]
+
     def keep(self, part: Part | Lot) -> None:
         """Have threads make calls that may not leave. The lock is held."""
         if isinstance(part, Part):
