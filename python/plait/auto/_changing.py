@@ -145,16 +145,6 @@ CONTAINERS = (list, dict, set, bytearray, tuple)
 _MOST_LOOKED_AT = 10_000
 
 
-def is_a(value: Any, *kinds: Any) -> bool:
-    """`isinstance`, for values of which nobody knows anything else."""
-    return isinstance(value, kinds)
-
-
-def kind_of(value: Any) -> Any:
-    """`type`, for values of which nobody knows anything else."""
-    return cast("Any", type(value))
-
-
 def can_change(value: object) -> bool:
     """Whether something can be changed in place, as far as we can tell."""
     if isinstance(value, (*_CONSTANT, type)) or inspect.isroutine(value) or type(value).__name__ == "ufunc":

@@ -19,15 +19,14 @@ from plait.auto._changing import (
     can_change,
     changes_its_arguments,
     changes_the_process,
-    is_a,
     is_constant_class,
     is_program_module,
     is_the_programs,
-    kind_of,
     only_looks,
     passes_on,
     wraps_the_programs,
 )
+from plait.auto._kinds import is_a, kind_of
 from plait.auto._refs import ARGUMENT, LASTING, MADE, OWN, Ref, merge
 
 if TYPE_CHECKING:

@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import collections
 import datetime as dt
-import decimal
 import enum
 import functools
 import hashlib
 import importlib
 import itertools
 import marshal
-import pathlib
 import re
 import sys
 import threading
@@ -24,7 +22,7 @@ import time
 import types
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from plait.auto._changing import is_a, kind_of
+from plait.auto._kinds import is_a, kind_of
 
 if TYPE_CHECKING:
     import contextvars
@@ -34,7 +32,10 @@ if TYPE_CHECKING:
 _ATOMS = frozenset({int, float, complex, str, bytes, bool, type(None), type(...)})
 
 #: What tells what it is by its `repr`.
-_TOLD = (dt.date, dt.time, dt.timedelta, decimal.Decimal, pathlib.PurePath, range, bytearray)
+_TOLD = (dt.date, dt.time, dt.timedelta, range, bytearray)
+
+#: And these, where their modules are there: they take long to import.
+_TOLD_LATER = (("decimal", "Decimal"), ("pathlib", "PurePath"))
 
 #: Items of a container, and bytes of an array, that are looked at; of larger ones the first ones and the length.
 _MOST_ITEMS, _MOST_BYTES = 100_000, 1 << 24
@@ -126,6 +127,8 @@ def difference(message: bytes) -> str:
 
 def setting_in(context: contextvars.Context | None) -> Any:
     """What calls that are made in a context, or in the one that is there, depend on without naming it."""
+    if (decimal := sys.modules.get("decimal")) is None:
+        return (sys.getrecursionlimit(),)  # nobody has set a decimal context
     now = decimal.getcontext() if context is None else context.copy().run(decimal.getcontext)
     traps = tuple(sorted(signal.__name__ for signal, is_set in now.traps.items() if is_set))
     return sys.getrecursionlimit(), now.prec, now.rounding, now.Emin, now.Emax, now.capitals, now.clamp, traps
@@ -133,10 +136,15 @@ def setting_in(context: contextvars.Context | None) -> Any:
 
 def _set(setting: Any) -> None:
     """Make it so in this process."""
-    limit, precision, rounding, least, most, capitals, clamp, traps = setting
+    limit, *context = setting
+    sys.setrecursionlimit(limit)
+    if not context:
+        return
+    import decimal
+
+    precision, rounding, least, most, capitals, clamp, traps = context
     signals: Any = [signal for signal in decimal.Context().traps if signal.__name__ in traps]
     decimal.setcontext(decimal.Context(precision, rounding, least, most, capitals, clamp, [], signals))
-    sys.setrecursionlimit(limit)
 
 
 def _at(module: str, path: str, *, load: bool = False) -> object:
@@ -218,7 +226,9 @@ def _object(value: Any, deep: int, around: set[int]) -> bytes:
         return value.name.encode()
     if isinstance(value, re.Pattern):
         return _told((cast("Any", value).pattern, value.flags), deep + 1, around)
-    if isinstance(value, _TOLD):
+    if isinstance(value, _TOLD) or any(
+        isinstance(value, getattr(sys.modules[module], name)) for module, name in _TOLD_LATER if module in sys.modules
+    ):
         return repr(value).encode()
     own = b""
     if is_a(value, list, tuple, set, frozenset, dict, collections.deque):

@@ -14,13 +14,12 @@ from plait.auto._changing import (
     LOOKING,
     can_change,
     changes_its_arguments,
-    is_a,
     is_constant_class,
     is_of_library,
     is_program_module,
     is_the_programs,
-    kind_of,
 )
+from plait.auto._kinds import is_a, kind_of
 from plait.auto._reader import NOTHING, Found, Given, Reader
 from plait.auto._refs import ARGUMENT, LASTING, MADE, OWN, Ref, callables_in, holds_modules, merge
 from plait.auto._source import node_of
