@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import sqlite3
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -50,7 +51,7 @@ def look(items: Any) -> None:
 
 
 def take(items: Any) -> Any:
-    return next(items, None)
+    return next(items, None) if hasattr(items, "__next__") else None
 
 
 @pytest.mark.parametrize(
@@ -108,6 +109,22 @@ def test_an_iterator_of_each_call(made: Callable[[], Any]) -> None:
     for _ in range(3):
         measured(meter, take, (made(),), {})  # at the same address, most often
     assert meter.change == ""
+
+
+def test_a_call_in_another_thread_meanwhile() -> None:
+    def work(items: Any, beside: Callable[[], None] | None) -> Any:
+        if beside is not None:
+            thread = threading.Thread(target=beside)
+            thread.start()
+            thread.join()
+        return take(items)
+
+    items = iter(range(9))
+    meter = Meter("module.work", program=True)
+    meter.function = work
+    assert measured(meter, work, (items, lambda: measured(meter, work, ([1], None), {})), {}) == 0
+    assert measured(meter, work, (items, None), {}) == 1
+    assert meter.change == "takes from `items`, the one iterator of all calls"
 
 
 def test_a_connection_of_all_calls() -> None:

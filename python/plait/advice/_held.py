@@ -57,18 +57,17 @@ class Sharing:
 
     def __init__(self) -> None:
         self._marks: dict[int | str, _Mark] = {}
-        self._places: dict[int | str, Any] = {}
         #: By argument, in how many calls it was what the call before had, and whether it is an iterator.
         self._again: dict[int | str, tuple[int, bool]] = {}
 
-    def before(self, named: list[tuple[int | str, Any]]) -> None:
-        """Look at what a call is given."""
-        self._places.clear()
+    def before(self, named: list[tuple[int | str, Any]]) -> dict[int | str, Any]:
+        """Look at what a call is given; return where that of it stands which is looked at again after the call."""
+        places: dict[int | str, Any] = {}
         for name, value in named:
             iterates = is_iterator(value)
             if not iterates and not is_held(value):
                 continue
-            self._places[name] = place = _place(value)
+            places[name] = place = _place(value)
             mark = self._marks.get(name)
             if mark is None:
                 continue
@@ -80,17 +79,19 @@ class Sharing:
             if same:
                 sure = mark.reference is not None or place is not None
                 self._again[name] = self._again.get(name, (0, iterates))[0] + (2 if sure else 1), iterates
+        return places
 
-    def after(self, named: list[tuple[int | str, Any]]) -> None:
-        """Look at it again, once the call has been made."""
+    def after(self, named: list[tuple[int | str, Any]], places: dict[int | str, Any]) -> None:
+        """Look at it again, once the call has been made; other threads may make calls of the function meanwhile."""
         for name, value in named:
-            if name in self._places:
+            if name in places:
                 place = _place(value)
-                self._marks[name] = _Mark(_reference(value), id(value), place, place != self._places[name])
+                self._marks[name] = _Mark(_reference(value), id(value), place, place != places[name])
 
     def found(self, *, iterators: bool) -> int | str | None:
         """An iterator that calls have in common, or something else that serves one of them; None if there is none."""
-        return next((name for name, (again, which) in self._again.items() if again > 1 and which == iterators), None)
+        seen = list(self._again.items())  # another thread may add to it
+        return next((name for name, (again, which) in seen if again > 1 and which == iterators), None)
 
 
 def _reference(value: Any) -> Callable[[], Any] | None:

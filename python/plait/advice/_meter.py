@@ -169,7 +169,7 @@ def _given(meter: Meter, function: Any, args: tuple[Any, ...], kwargs: dict[str,
         meter.arguments, meter.named = shape(function, args, kwargs)
     given = Given(args, kwargs)
     meter.unpicklable = meter.unpicklable or given.unpicklable
-    meter.sharing.before(_with_owner(function, given))
+    given.places = meter.sharing.before(_with_owner(function, given))
     return given
 
 
@@ -202,7 +202,7 @@ _OWNER = "its object"
 def _look_again(meter: Meter, function: Any, given: Given) -> None:
     """See what a call has done with what it was given."""
     meter.change = meter.change or given.change(function)
-    meter.sharing.after(_with_owner(function, given))
+    meter.sharing.after(_with_owner(function, given), given.places)
     place = meter.sharing.found(iterators=True)
     if place is not None and not meter.change:
         meter.change = f"takes from `{name_of(function, place)}`, the one iterator of all calls"

@@ -80,6 +80,8 @@ class Given:
     def __init__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.unpicklable = ""
         self.named: list[tuple[int | str, Any]] = [*enumerate(args), *kwargs.items()]
+        #: Where iterators among it stand.
+        self.places: dict[int | str, Any] = {}
         self._parcels: dict[int, tuple[int, int]] = {}
         self._before: list[tuple[int | str, Any, bytes]] = []
         for name, value in self.named:
