@@ -131,6 +131,81 @@ with ThreadPoolExecutor(2) as pool:
     print(len(traceback.extract_tb(pool.submit(fail, 1).exception().__traceback__)))
 """
 
+ASKED = """
+class Items:
+    def __init__(self, number):
+        self.number = number
+
+    def __getitem__(self, at):
+        if at > self.number:
+            raise IndexError(at)
+        return at
+
+class Sized(Items):
+    def __len__(self):
+        print("asked", self.number)
+        if self.number == 3:
+            raise RuntimeError(self.number)
+        return self.number
+
+class Silent(Exception):
+    def __str__(self):
+        raise RuntimeError("no text")
+
+class Unsent:
+    def __reduce__(self):
+        raise Silent()
+
+def work(items):
+    return sum(items)
+
+def first(items):
+    return next(items, None)
+
+def send(thing):
+    return thing
+
+for number in range(5):
+    print(work(iter(Items(number))), first(reversed(Sized(4))), first(iter(Sized(number))))
+    send(Unsent())
+items = reversed([1, 2, 3])
+for _ in range(4):
+    print(first(items))
+"""
+
+STANDS_IN = """
+class StandsIn:
+    def __getattribute__(self, name):
+        raise RuntimeError(name)
+
+    @property
+    def __class__(self):
+        raise RuntimeError("unbound")
+
+unbound = StandsIn()
+
+class Thing:
+    __slots__ = ()
+
+    def __getattr__(self, name):
+        print("asked for", name)
+        raise AttributeError(name)
+
+    def work(self):
+        return 1
+
+def work(number, thing):
+    return unbound if number % 2 else thing
+
+def through(thing):
+    return thing
+
+for number in range(6):
+    through(work(number, unbound))
+    Thing().work()
+    print(number)
+"""
+
 LEFT_OPEN = """
 from concurrent.futures import {kind}PoolExecutor
 
@@ -162,6 +237,8 @@ def advise(folder: Path, *words: str) -> dict[str, Any]:
         pytest.param(MADE_ONCE, id="a-constructor"),
         pytest.param(LARGE, id="a-large-argument"),
         pytest.param(TRACEBACKS, id="tracebacks"),
+        pytest.param(ASKED, id="what-could-be-asked"),
+        pytest.param(STANDS_IN, id="stand-ins"),
         pytest.param(LEFT_OPEN.format(kind="Thread"), id="threads-left-open"),
         pytest.param(LEFT_OPEN.format(kind="Process"), id="processes-left-open"),
     ],

@@ -9,7 +9,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -44,6 +44,31 @@ class Draining(list[int]):
     def __iter__(self) -> Iterator[int]:
         while self:
             yield self.pop()
+
+
+class Numbers:
+    """Has its items by number, and says to nobody how many there are."""
+
+    def __getitem__(self, at: int) -> int:
+        if at > 3:
+            raise IndexError(at)
+        return at
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+
+class Backwards(Numbers):
+    """Says how many there are to the first who asks."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def __len__(self) -> int:
+        if self.asked:
+            raise NotImplementedError
+        self.asked = True
+        return 4
 
 
 def look(items: Any) -> None:
@@ -93,6 +118,8 @@ ONE: tuple[Callable[[], Any], ...] = (
     lambda: zip(range(9), range(9), strict=True),
     lambda: (number for number in range(9)),
     Rows,
+    lambda: iter(cast("Any", Numbers())),
+    lambda: reversed(Backwards()),
     lambda: itertools.count(1),
 )
 

@@ -10,7 +10,7 @@ import pickle
 import time
 from typing import Any, NamedTuple
 
-from plait.advice._held import is_iterator
+from plait.advice._held import class_of, is_iterator
 from plait.advice._reducers import ALWAYS, QUIET, pickling
 
 #: Bytes of an argument up to which it is compared after the call.
@@ -92,13 +92,13 @@ class Given:
                 took, size, data = pickled(value)
             except Exception as error:  # whatever the program's classes raise
                 if not (
-                    isinstance(error, RuntimeError) and "during iteration" in str(error)
+                    isinstance(error, RuntimeError) and "during iteration" in _said(error)
                 ):  # another thread has it too
                     self.unpicklable = why("an argument", error)
                 self._parcels.clear()
                 return
             self._parcels[id(value)] = took, size
-            if data and not isinstance(value, _FIXED) and not is_iterator(value):
+            if data and not issubclass(class_of(value), _FIXED) and not is_iterator(value):
                 if pickling.asked:
                     data = _quietly(value)
                 self._before.append((name, value, data))
@@ -142,5 +142,12 @@ def _quietly(value: Any) -> bytes:
 
 def why(what: str, error: Exception) -> str:
     """Why something cannot be pickled."""
-    said = str(error).partition("\n")[0]
-    return f"{what} cannot be pickled ({type(error).__name__}: {said[:80]})"
+    return f"{what} cannot be pickled ({type(error).__name__}: {_said(error)[:80]})"
+
+
+def _said(error: Exception) -> str:
+    """The first line of an error's text."""
+    try:
+        return str(error).partition("\n")[0]
+    except Exception:  # it is the program's
+        return ""
