@@ -195,8 +195,51 @@ def test_the_program_is_asked_once_how_something_is_pickled(kind: type[Counted])
     meter = metered(same, *[(thing,) for thing in things])
     assert [thing.asked for thing in things] == [1, 1, 1, 0]
     assert meter.change == ""
-    # What it leaves out of its pickle is seen all the same.
-    assert metered(same, (kind(), 1)).change == "changes its argument `thing`"
+
+
+class Account:
+    """Leaves out of its pickle what cannot be pickled, and what it has worked out."""
+
+    def __init__(self, locked: bool = True) -> None:
+        self.value = 0
+        self.lock = threading.Lock() if locked else None
+        self.worked_out: dict[str, Any] = {}
+
+    def __getstate__(self) -> dict[str, int]:
+        return {"value": self.value}
+
+
+def credit(thing: Account) -> None:
+    thing.value += 1
+
+
+def work_out(thing: Account) -> None:
+    thing.worked_out["twice"] = 2 * thing.value
+
+
+def keep_a_lock(thing: Account) -> None:
+    thing.worked_out["lock"] = threading.Lock()
+
+
+def credit_and_keep_a_lock(thing: Account) -> None:
+    keep_a_lock(thing)
+    credit(thing)
+
+
+@pytest.mark.parametrize("locked", [True, False])
+@pytest.mark.parametrize("within", [lambda each: each, lambda each: [each], lambda each: {"key": each}])
+def test_what_says_itself_how_it_is_pickled_changes_by_what_it_says(locked: bool, within: Callable[[Any], Any]) -> None:
+    def changed_by(function: Callable[[Account], None]) -> str:
+        def through(thing: Any) -> None:
+            function(account)
+
+        account = Account(locked)
+        return metered(through, (within(account),)).change
+
+    told = "changes its argument `thing`"
+    assert [changed_by(function) for function in (credit, credit_and_keep_a_lock)] == [told, told]
+    # A cache, or what has to be made anew anyway.
+    assert [changed_by(function) for function in (look, work_out, keep_a_lock)] == ["", "", ""]
 
 
 def test_a_list_that_empties_itself() -> None:

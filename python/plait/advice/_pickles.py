@@ -74,6 +74,34 @@ def pickled(value: Any, *, quiet: bool = False) -> Pickle:
     return Pickle(took, sink.size, bytes(sink.kept) if sink.size <= _COMPARED else b"")
 
 
+class _Before(NamedTuple):
+    """What an argument was before the call.
+
+    Attributes:
+        own: Its pickle.
+        bare: What it consists of, where a class of the program's says itself how it is pickled; nothing where that cannot be told.
+        asked: Whether one does.
+    """
+
+    name: int | str
+    value: Any
+    own: bytes
+    bare: bytes
+    asked: bool
+
+    @property
+    def has_changed(self) -> bool:
+        """Whether it is another one now, to who would get its pickle."""
+        if not self.asked:
+            now = _bytes_of(self.value, quiet=True)
+        elif self.bare and _bytes_of(self.value, quiet=True) == self.bare:
+            return False
+        else:
+            # What classes leave out of their pickles is what they keep for themselves: a cache, a lock.
+            now = _bytes_of(self.value)
+        return bool(now) and now != self.own
+
+
 class Given:
     """What a call was given, as it was before."""
 
@@ -83,7 +111,7 @@ class Given:
         #: Where iterators among it stand.
         self.places: dict[int | str, Any] = {}
         self._parcels: dict[int, tuple[int, int]] = {}
-        self._before: list[tuple[int | str, Any, bytes]] = []
+        self._before: list[_Before] = []
         for name, value in self.named:
             if id(value) in self._parcels:
                 continue
@@ -99,9 +127,9 @@ class Given:
                 return
             self._parcels[id(value)] = took, size
             if data and not issubclass(class_of(value), _FIXED) and not is_iterator(value):
-                if pickling.asked:
-                    data = _quietly(value)
-                self._before.append((name, value, data))
+                asked = pickling.asked
+                bare = _bytes_of(value, quiet=True) if asked else b""
+                self._before.append(_Before(name, value, data, bare, asked))
 
     @property
     def took(self) -> int:
@@ -119,11 +147,8 @@ class Given:
 
     def change(self, function: Any) -> str:
         """Which argument the call has changed, in words; "" for none that can be seen."""
-        for place, value, before in self._before:
-            after = _quietly(value) if before else b""
-            if after and after != before:
-                return f"changes its argument `{name_of(function, place)}`"
-        return ""
+        changed = next((before.name for before in self._before if before.has_changed), None)
+        return "" if changed is None else f"changes its argument `{name_of(function, changed)}`"
 
 
 def name_of(function: Any, place: int | str) -> int | str:
@@ -132,10 +157,10 @@ def name_of(function: Any, place: int | str) -> int | str:
     return names[place] if isinstance(place, int) and place < len(names) else place
 
 
-def _quietly(value: Any) -> bytes:
+def _bytes_of(value: Any, *, quiet: bool = False) -> bytes:
     """A pickle to compare; nothing if there is none."""
     try:
-        return pickled(value, quiet=True).data
+        return pickled(value, quiet=quiet).data
     except Exception:  # what it consists of may not be for pickles
         return b""
 
