@@ -251,6 +251,47 @@ def test_it_writes_the_same(tmp_path: Path, source: str) -> None:
     assert alone.stderr == ran.stderr
 
 
+def test_tracebacks_of_imports(tmp_path: Path) -> None:
+    sources = {
+        "wrong": b"def work(:\n",
+        "misplaced": b"value = 1\nreturn value\n",
+        "empty": b"value = 1\0\n",
+        "encoded": b"# coding: none-such\n",
+        "failing": b"def fail():\n    raise ValueError(1)\n\nfail()\n",
+        "importing": b"import misplaced\n",
+        "changed": b"value = 1\n",
+        "deep": b"value = " + b"-" * 90 + b"(" * 90 + b"1" + b")" * 90 + b"\n",
+        "program": b"""
+import importlib, sys, traceback
+
+for name in ("wrong", "misplaced", "empty", "encoded", "failing", "importing", "missing", "deep", "changed"):
+    try:
+        module = importlib.import_module(name)
+        print(module.value)
+    except Exception:
+        traceback.print_exc(file=sys.stdout)
+    try:
+        __import__(name)
+    except Exception:
+        traceback.print_exc(file=sys.stdout)
+import changed
+for source in ("value = 22\\n", "value = (\\n", "value = 4444\\n"):
+    with open(changed.__file__, "w") as file:
+        file.write(source)
+    try:
+        importlib.reload(changed)
+    except Exception:
+        traceback.print_exc(file=sys.stdout)
+    print(changed.value)
+""",
+    }
+    for name, source in sources.items():
+        (tmp_path / f"{name}.py").write_bytes(source)
+    alone = run(tmp_path, "program.py").stdout
+    (tmp_path / "changed.py").write_bytes(sources["changed"])
+    assert run(tmp_path, "-m", "plait", "advise", "-q", "program.py").stdout == alone
+
+
 def test_what_is_no_program(tmp_path: Path) -> None:
     (tmp_path / "program.py").write_text("def work(:\n    pass\n")
     alone = run(tmp_path, "program.py", status=1)

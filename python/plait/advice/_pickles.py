@@ -79,7 +79,7 @@ class _Before(NamedTuple):
 
     Attributes:
         own: Its pickle.
-        bare: What it consists of, where a class of the program's says itself how it is pickled; nothing where that cannot be told.
+        bare: What it consists of, where a class of the program's says itself how it is pickled; nothing if that cannot be told.
         asked: Whether one does.
     """
 
