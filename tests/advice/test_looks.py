@@ -226,6 +226,28 @@ def credit_and_keep_a_lock(thing: Account) -> None:
     credit(thing)
 
 
+class By:
+    """Makes an item; what it makes it by is none of its pickle."""
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self.make = make
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+    def __call__(self) -> Any:
+        return self.make()
+
+
+def append(items: list[Any], item: Any) -> None:
+    items.append(item())
+
+
+@pytest.mark.parametrize("item", [Account, threading.Lock, lambda: 1, lambda: bytes(5 << 20), lambda: iter([1])])
+def test_what_gets_something_has_changed(item: Callable[[], Any]) -> None:
+    assert metered(append, ([1], By(item))).change == "changes its argument `items`"
+
+
 @pytest.mark.parametrize("locked", [True, False])
 @pytest.mark.parametrize("within", [lambda each: each, lambda each: [each], lambda each: {"key": each}])
 def test_what_says_itself_how_it_is_pickled_changes_by_what_it_says(locked: bool, within: Callable[[Any], Any]) -> None:

@@ -75,31 +75,25 @@ def pickled(value: Any, *, quiet: bool = False) -> Pickle:
 
 
 class _Before(NamedTuple):
-    """What an argument was before the call.
-
-    Attributes:
-        own: Its pickle.
-        bare: What it consists of, where a class of the program's says itself how it is pickled; nothing if that cannot be told.
-        asked: Whether one does.
-    """
+    """What an argument was before the call: its pickle, and what it consists of, whatever its classes say; nothing if that cannot
+    be told."""
 
     name: int | str
     value: Any
     own: bytes
     bare: bytes
-    asked: bool
 
     @property
     def has_changed(self) -> bool:
         """Whether it is another one now, to who would get its pickle."""
-        if not self.asked:
-            now = _bytes_of(self.value, quiet=True)
-        elif self.bare and _bytes_of(self.value, quiet=True) == self.bare:
-            return False
-        else:
-            # What classes leave out of their pickles is what they keep for themselves: a cache, a lock.
-            now = _bytes_of(self.value)
-        return bool(now) and now != self.own
+        if self.bare and _bare(self.value) == self.bare:
+            return False  # without a word from the program
+        # What classes leave out of their pickles is what they keep for themselves: a cache, a lock.
+        try:
+            now = pickled(self.value)
+        except Exception as error:  # it has got something that cannot be pickled
+            return not _is_in_use(error)
+        return now.size != len(self.own) or now.data != self.own
 
 
 class Given:
@@ -119,17 +113,13 @@ class Given:
             try:
                 took, size, data = pickled(value)
             except Exception as error:  # whatever the program's classes raise
-                if not (
-                    isinstance(error, RuntimeError) and "during iteration" in _said(error)
-                ):  # another thread has it too
+                if not _is_in_use(error):
                     self.unpicklable = why("an argument", error)
                 self._parcels.clear()
                 return
             self._parcels[id(value)] = took, size
             if data and not issubclass(class_of(value), _FIXED) and not is_iterator(value):
-                asked = pickling.asked
-                bare = _bytes_of(value, quiet=True) if asked else b""
-                self._before.append(_Before(name, value, data, bare, asked))
+                self._before.append(_Before(name, value, data, _bare(value) if pickling.asked else data))
 
     @property
     def took(self) -> int:
@@ -157,12 +147,17 @@ def name_of(function: Any, place: int | str) -> int | str:
     return names[place] if isinstance(place, int) and place < len(names) else place
 
 
-def _bytes_of(value: Any, *, quiet: bool = False) -> bytes:
-    """A pickle to compare; nothing if there is none."""
+def _bare(value: Any) -> bytes:
+    """What something consists of, to compare; nothing if that cannot be pickled, or is too long."""
     try:
-        return pickled(value, quiet=quiet).data
-    except Exception:  # what it consists of may not be for pickles
+        return pickled(value, quiet=True).data
+    except Exception:  # it may not be for pickles
         return b""
+
+
+def _is_in_use(error: Exception) -> bool:
+    """Whether something could not be pickled since another thread changed it meanwhile."""
+    return isinstance(error, RuntimeError) and "during iteration" in _said(error)
 
 
 def why(what: str, error: Exception) -> str:
