@@ -251,6 +251,13 @@ def test_it_writes_the_same(tmp_path: Path, source: str) -> None:
     assert alone.stderr == ran.stderr
 
 
+def test_a_deep_source(tmp_path: Path) -> None:
+    source = f"value = {'+'.join(['1'] * 700)}\nprint(value)\n"
+    (tmp_path / "module.py").write_text(source)
+    (tmp_path / "program.py").write_text(f"import module\n{source}")
+    assert run(tmp_path, "-m", "plait", "advise", "-q", "program.py").stdout == "700\n700\n"
+
+
 def test_tracebacks_of_imports(tmp_path: Path) -> None:
     sources = {
         "wrong": b"def work(:\n",

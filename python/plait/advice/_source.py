@@ -153,8 +153,11 @@ def compiled(source: bytes, path: str, folder: str) -> types.CodeType:
         read = ast.parse(source, path)
     except (SyntaxError, ValueError) as error:
         raise error.with_traceback(None) from None  # the interpreter shows no frames of its own either
-    tree: ast.Module = ast.fix_missing_locations(_Rewriter(read, folder).visit(read))
-    return compile(tree, path, "exec", dont_inherit=True)
+    try:
+        tree: ast.Module = ast.fix_missing_locations(_Rewriter(read, folder).visit(read))
+        return compile(tree, path, "exec", dont_inherit=True)
+    except RecursionError:  # deeper than we can go is not too deep for the interpreter
+        return compile(source, path, "exec", dont_inherit=True)
 
 
 class _Loader(importlib.machinery.SourceFileLoader):
