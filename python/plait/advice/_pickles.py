@@ -75,8 +75,12 @@ def pickled(value: Any, *, quiet: bool = False) -> Pickle:
 
 
 class _Before(NamedTuple):
-    """What an argument was before the call: its pickle, and what it consists of, whatever its classes say; nothing if that cannot
-    be told."""
+    """What an argument was before the call.
+
+    Attributes:
+        own: Its pickle.
+        bare: What it consists of, whatever its classes say; nothing if that cannot be told.
+    """
 
     name: int | str
     value: Any
