@@ -131,6 +131,81 @@ with ThreadPoolExecutor(2) as pool:
     print(len(traceback.extract_tb(pool.submit(fail, 1).exception().__traceback__)))
 """
 
+ASKED = """
+class Items:
+    def __init__(self, number):
+        self.number = number
+
+    def __getitem__(self, at):
+        if at > self.number:
+            raise IndexError(at)
+        return at
+
+class Sized(Items):
+    def __len__(self):
+        print("asked", self.number)
+        if self.number == 3:
+            raise RuntimeError(self.number)
+        return self.number
+
+class Silent(Exception):
+    def __str__(self):
+        raise RuntimeError("no text")
+
+class Unsent:
+    def __reduce__(self):
+        raise Silent()
+
+def work(items):
+    return sum(items)
+
+def first(items):
+    return next(items, None)
+
+def send(thing):
+    return thing
+
+for number in range(5):
+    print(work(iter(Items(number))), first(reversed(Sized(4))), first(iter(Sized(number))))
+    send(Unsent())
+items = reversed([1, 2, 3])
+for _ in range(4):
+    print(first(items))
+"""
+
+STANDS_IN = """
+class StandsIn:
+    def __getattribute__(self, name):
+        raise RuntimeError(name)
+
+    @property
+    def __class__(self):
+        raise RuntimeError("unbound")
+
+unbound = StandsIn()
+
+class Thing:
+    __slots__ = ()
+
+    def __getattr__(self, name):
+        print("asked for", name)
+        raise AttributeError(name)
+
+    def work(self):
+        return 1
+
+def work(number, thing):
+    return unbound if number % 2 else thing
+
+def through(thing):
+    return thing
+
+for number in range(6):
+    through(work(number, unbound))
+    Thing().work()
+    print(number)
+"""
+
 LEFT_OPEN = """
 from concurrent.futures import {kind}PoolExecutor
 
@@ -162,6 +237,8 @@ def advise(folder: Path, *words: str) -> dict[str, Any]:
         pytest.param(MADE_ONCE, id="a-constructor"),
         pytest.param(LARGE, id="a-large-argument"),
         pytest.param(TRACEBACKS, id="tracebacks"),
+        pytest.param(ASKED, id="what-could-be-asked"),
+        pytest.param(STANDS_IN, id="stand-ins"),
         pytest.param(LEFT_OPEN.format(kind="Thread"), id="threads-left-open"),
         pytest.param(LEFT_OPEN.format(kind="Process"), id="processes-left-open"),
     ],
@@ -172,6 +249,54 @@ def test_it_writes_the_same(tmp_path: Path, source: str) -> None:
     ran = run(tmp_path, "-m", "plait", "advise", "-q", "program.py")
     assert ran.stdout == alone.stdout
     assert alone.stderr == ran.stderr
+
+
+def test_a_deep_source(tmp_path: Path) -> None:
+    source = f"value = {'+'.join(['1'] * 700)}\nprint(value)\n"
+    (tmp_path / "module.py").write_text(source)
+    (tmp_path / "program.py").write_text(f"import module\n{source}")
+    assert run(tmp_path, "-m", "plait", "advise", "-q", "program.py").stdout == "700\n700\n"
+
+
+def test_tracebacks_of_imports(tmp_path: Path) -> None:
+    sources = {
+        "wrong": b"def work(:\n",
+        "misplaced": b"value = 1\nreturn value\n",
+        "empty": b"value = 1\0\n",
+        "encoded": b"# coding: none-such\n",
+        "failing": b"def fail():\n    raise ValueError(1)\n\nfail()\n",
+        "importing": b"import misplaced\n",
+        "changed": b"value = 1\n",
+        "deep": b"value = " + b"-" * 90 + b"(" * 90 + b"1" + b")" * 90 + b"\n",
+        "program": b"""
+import importlib, sys, traceback
+
+for name in ("wrong", "misplaced", "empty", "encoded", "failing", "importing", "missing", "deep", "changed"):
+    try:
+        module = importlib.import_module(name)
+        print(module.value)
+    except Exception:
+        traceback.print_exc(file=sys.stdout)
+    try:
+        __import__(name)
+    except Exception:
+        traceback.print_exc(file=sys.stdout)
+import changed
+for source in ("value = 22\\n", "value = (\\n", "value = 4444\\n"):
+    with open(changed.__file__, "w") as file:
+        file.write(source)
+    try:
+        importlib.reload(changed)
+    except Exception:
+        traceback.print_exc(file=sys.stdout)
+    print(changed.value)
+""",
+    }
+    for name, source in sources.items():
+        (tmp_path / f"{name}.py").write_bytes(source)
+    alone = run(tmp_path, "program.py").stdout
+    (tmp_path / "changed.py").write_bytes(sources["changed"])
+    assert run(tmp_path, "-m", "plait", "advise", "-q", "program.py").stdout == alone
 
 
 def test_what_is_no_program(tmp_path: Path) -> None:

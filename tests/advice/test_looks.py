@@ -5,10 +5,11 @@ from __future__ import annotations
 import io
 import itertools
 import sqlite3
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -45,12 +46,37 @@ class Draining(list[int]):
             yield self.pop()
 
 
+class Numbers:
+    """Has its items by number, and says to nobody how many there are."""
+
+    def __getitem__(self, at: int) -> int:
+        if at > 3:
+            raise IndexError(at)
+        return at
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+
+class Backwards(Numbers):
+    """Says how many there are to the first who asks."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def __len__(self) -> int:
+        if self.asked:
+            raise NotImplementedError
+        self.asked = True
+        return 4
+
+
 def look(items: Any) -> None:
     """Take nothing."""
 
 
 def take(items: Any) -> Any:
-    return next(items, None)
+    return next(items, None) if hasattr(items, "__next__") else None
 
 
 @pytest.mark.parametrize(
@@ -92,6 +118,8 @@ ONE: tuple[Callable[[], Any], ...] = (
     lambda: zip(range(9), range(9), strict=True),
     lambda: (number for number in range(9)),
     Rows,
+    lambda: iter(cast("Any", Numbers())),
+    lambda: reversed(Backwards()),
     lambda: itertools.count(1),
 )
 
@@ -108,6 +136,22 @@ def test_an_iterator_of_each_call(made: Callable[[], Any]) -> None:
     for _ in range(3):
         measured(meter, take, (made(),), {})  # at the same address, most often
     assert meter.change == ""
+
+
+def test_a_call_in_another_thread_meanwhile() -> None:
+    def work(items: Any, beside: Callable[[], None] | None) -> Any:
+        if beside is not None:
+            thread = threading.Thread(target=beside)
+            thread.start()
+            thread.join()
+        return take(items)
+
+    items = iter(range(9))
+    meter = Meter("module.work", program=True)
+    meter.function = work
+    assert measured(meter, work, (items, lambda: measured(meter, work, ([1], None), {})), {}) == 0
+    assert measured(meter, work, (items, None), {}) == 1
+    assert meter.change == "takes from `items`, the one iterator of all calls"
 
 
 def test_a_connection_of_all_calls() -> None:
@@ -151,8 +195,73 @@ def test_the_program_is_asked_once_how_something_is_pickled(kind: type[Counted])
     meter = metered(same, *[(thing,) for thing in things])
     assert [thing.asked for thing in things] == [1, 1, 1, 0]
     assert meter.change == ""
-    # What it leaves out of its pickle is seen all the same.
-    assert metered(same, (kind(), 1)).change == "changes its argument `thing`"
+
+
+class Account:
+    """Leaves out of its pickle what cannot be pickled, and what it has worked out."""
+
+    def __init__(self, locked: bool = True) -> None:
+        self.value = 0
+        self.lock = threading.Lock() if locked else None
+        self.worked_out: dict[str, Any] = {}
+
+    def __getstate__(self) -> dict[str, int]:
+        return {"value": self.value}
+
+
+def credit(thing: Account) -> None:
+    thing.value += 1
+
+
+def work_out(thing: Account) -> None:
+    thing.worked_out["twice"] = 2 * thing.value
+
+
+def keep_a_lock(thing: Account) -> None:
+    thing.worked_out["lock"] = threading.Lock()
+
+
+def credit_and_keep_a_lock(thing: Account) -> None:
+    keep_a_lock(thing)
+    credit(thing)
+
+
+class By:
+    """Makes an item; what it makes it by is none of its pickle."""
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self.make = make
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+    def __call__(self) -> Any:
+        return self.make()
+
+
+def append(items: list[Any], item: Any) -> None:
+    items.append(item())
+
+
+@pytest.mark.parametrize("item", [Account, threading.Lock, lambda: 1, lambda: bytes(5 << 20), lambda: iter([1])])
+def test_what_gets_something_has_changed(item: Callable[[], Any]) -> None:
+    assert metered(append, ([1], By(item))).change == "changes its argument `items`"
+
+
+@pytest.mark.parametrize("locked", [True, False])
+@pytest.mark.parametrize("within", [lambda each: each, lambda each: [each], lambda each: {"key": each}])
+def test_what_says_itself_how_it_is_pickled_changes_by_what_it_says(locked: bool, within: Callable[[Any], Any]) -> None:
+    def changed_by(function: Callable[[Account], None]) -> str:
+        def through(thing: Any) -> None:
+            function(account)
+
+        account = Account(locked)
+        return metered(through, (within(account),)).change
+
+    told = "changes its argument `thing`"
+    assert [changed_by(function) for function in (credit, credit_and_keep_a_lock)] == [told, told]
+    # A cache, or what has to be made anew anyway.
+    assert [changed_by(function) for function in (look, work_out, keep_a_lock)] == ["", "", ""]
 
 
 def test_a_list_that_empties_itself() -> None:

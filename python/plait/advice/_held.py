@@ -22,24 +22,31 @@ _CONNECTIONS = {
 
 def is_held(value: Any) -> bool:
     """Whether something serves one call at a time."""
-    if isinstance(value, socket.socket):
+    kind = class_of(value)
+    if issubclass(kind, socket.socket):
         return True
-    if isinstance(value, io.IOBase):
-        return value not in (sys.stdin, sys.stdout, sys.stderr)
-    return any((kind.__module__, kind.__name__) in _CONNECTIONS for kind in type(value).__mro__)
+    if issubclass(kind, io.IOBase):
+        return all(value is not each for each in (sys.stdin, sys.stdout, sys.stderr))
+    return any((base.__module__, base.__name__) in _CONNECTIONS for base in kind.__mro__)
 
 
 def held_by(owner: Any) -> set[str]:
     """The names of what an object has of that kind."""
-    return {name for name, value in getattr(owner, "__dict__", {}).items() if is_held(value)}
+    try:
+        has: dict[str, Any] = object.__getattribute__(owner, "__dict__")
+    except AttributeError:
+        return set()
+    return {name for name, value in list(has.items()) if is_held(value)}
 
 
 def is_iterator(value: Any) -> bool:
     """Whether calls take items from something."""
-    return hasattr(_class_of(value), "__next__") and not isinstance(value, io.IOBase)
+    kind = class_of(value)
+    return hasattr(kind, "__next__") and not issubclass(kind, io.IOBase)
 
 
-def _class_of(value: object) -> type[Any]:
+def class_of(value: object) -> type[Any]:
+    """The class of something, whatever it says itself: `isinstance` would have a proxy look for what it stands for."""
     return type(value)
 
 
@@ -57,18 +64,17 @@ class Sharing:
 
     def __init__(self) -> None:
         self._marks: dict[int | str, _Mark] = {}
-        self._places: dict[int | str, Any] = {}
         #: By argument, in how many calls it was what the call before had, and whether it is an iterator.
         self._again: dict[int | str, tuple[int, bool]] = {}
 
-    def before(self, named: list[tuple[int | str, Any]]) -> None:
-        """Look at what a call is given."""
-        self._places.clear()
+    def before(self, named: list[tuple[int | str, Any]]) -> dict[int | str, Any]:
+        """Look at what a call is given; return where that of it stands which is looked at again after the call."""
+        places: dict[int | str, Any] = {}
         for name, value in named:
             iterates = is_iterator(value)
             if not iterates and not is_held(value):
                 continue
-            self._places[name] = place = _place(value)
+            places[name] = place = _place(value)
             mark = self._marks.get(name)
             if mark is None:
                 continue
@@ -80,17 +86,19 @@ class Sharing:
             if same:
                 sure = mark.reference is not None or place is not None
                 self._again[name] = self._again.get(name, (0, iterates))[0] + (2 if sure else 1), iterates
+        return places
 
-    def after(self, named: list[tuple[int | str, Any]]) -> None:
-        """Look at it again, once the call has been made."""
+    def after(self, named: list[tuple[int | str, Any]], places: dict[int | str, Any]) -> None:
+        """Look at it again, once the call has been made; other threads may make calls of the function meanwhile."""
         for name, value in named:
-            if name in self._places:
+            if name in places:
                 place = _place(value)
-                self._marks[name] = _Mark(_reference(value), id(value), place, place != self._places[name])
+                self._marks[name] = _Mark(_reference(value), id(value), place, place != places[name])
 
     def found(self, *, iterators: bool) -> int | str | None:
         """An iterator that calls have in common, or something else that serves one of them; None if there is none."""
-        return next((name for name, (again, which) in self._again.items() if again > 1 and which == iterators), None)
+        seen = list(self._again.items())  # another thread may add to it
+        return next((name for name, (again, which) in seen if again > 1 and which == iterators), None)
 
 
 def _reference(value: Any) -> Callable[[], Any] | None:
@@ -100,22 +108,32 @@ def _reference(value: Any) -> Callable[[], Any] | None:
         return None
 
 
+class _Indexed:
+    def __getitem__(self, _: int) -> int:
+        raise IndexError
+
+
 #: Iterators that have others within them.
 _AROUND = (map, zip, filter, enumerate)
+
+#: Iterators that would ask what they go through how long it is, which is code of the program.
+_INDEXING = (reversed, type(iter(_Indexed())))
 
 
 def _place(value: Any) -> Any:
     """Where an iterator of the interpreter's own stands; None if that cannot be told."""
-    kind = _class_of(value)
+    kind = class_of(value)
     if kind.__module__ != "builtins" or not is_iterator(value):
         return None
+    if kind in _INDEXING:
+        return value.__reduce__()[2:]
     if kind in _AROUND:
         made_of = value.__reduce__()[1]
-        inner = [part if isinstance(part, int) else _place(part) for part in made_of if _tells(part)]
+        inner = [part if class_of(part) is int else _place(part) for part in made_of if _tells(part)]
         return None if None in inner else tuple(inner)
-    hint = getattr(value, "__length_hint__", None)
-    return None if hint is None else int(hint())
+    hint = value.__length_hint__() if hasattr(kind, "__length_hint__") else None
+    return hint if isinstance(hint, int) else None
 
 
 def _tells(part: Any) -> bool:
-    return isinstance(part, int) or is_iterator(part)
+    return class_of(part) is int or is_iterator(part)

@@ -10,9 +10,10 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 from plait import _core
-from plait.advice._held import Sharing, held_by
+from plait.advice._held import Sharing, class_of, held_by
 from plait.advice._instructions import instructions, longer, plain_cost
 from plait.advice._pickles import Given, name_of, pickled, why
+from plait.advice._reducers import pickling
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -160,23 +161,33 @@ here = _State()
 _now = time.perf_counter_ns
 
 
+def _aside(look: Callable[..., Any], *what: Any) -> Any:
+    """Look at what the program has: what its classes do meanwhile is no call of it, and what they raise not its concern."""
+    before, pickling.now = pickling.now, True
+    try:
+        return look(*what)
+    except Exception:  # whatever the program's classes raise
+        return None
+    finally:
+        pickling.now = before
+
+
 def _given(meter: Meter, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Given:
     """Pickle what a call is given."""
     if args and not meter.parcels:
-        first: Any = args[0]
-        meter.method = hasattr(first.__class__, getattr(meter.function, "__name__", ""))
+        meter.method = hasattr(class_of(args[0]), getattr(meter.function, "__name__", ""))
     if meter.arguments is None:
         meter.arguments, meter.named = shape(function, args, kwargs)
     given = Given(args, kwargs)
     meter.unpicklable = meter.unpicklable or given.unpicklable
-    meter.sharing.before(_with_owner(function, given))
+    given.places = meter.sharing.before(_with_owner(function, given))
     return given
 
 
 def shape(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[int, bool]:
     """How many arguments a call is given by place, and whether there are any by name, without those that are the defaults."""
     many = len(args) + isinstance(function, types.MethodType)
-    if args and isinstance(args[0], type) and hasattr(args[0], getattr(function, "__name__", "")):
+    if args and issubclass(class_of(args[0]), type) and _has(args[0], getattr(function, "__name__", "")):
         many -= 1  # the class, of one of its own methods
     defaults = getattr(function, "__defaults__", None) or ()
     code: Any = getattr(function, "__code__", None)
@@ -187,6 +198,10 @@ def shape(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple
             many -= 1
     named: dict[str, Any] = getattr(function, "__kwdefaults__", None) or {}
     return many, any(name not in named or named[name] is not value for name, value in kwargs.items())
+
+
+def _has(kind: type[Any], name: str) -> bool:
+    return any(name in base.__dict__ for base in kind.__mro__)
 
 
 def _with_owner(function: Any, given: Given) -> list[tuple[int | str, Any]]:
@@ -202,7 +217,7 @@ _OWNER = "its object"
 def _look_again(meter: Meter, function: Any, given: Given) -> None:
     """See what a call has done with what it was given."""
     meter.change = meter.change or given.change(function)
-    meter.sharing.after(_with_owner(function, given))
+    meter.sharing.after(_with_owner(function, given), given.places)
     place = meter.sharing.found(iterators=True)
     if place is not None and not meter.change:
         meter.change = f"takes from `{name_of(function, place)}`, the one iterator of all calls"
@@ -224,10 +239,15 @@ def _add_parcel(meter: Meter, given: Given, result: Any) -> None:
     meter.parcels.append((given.took, given.took, given.size, took, took, size))
 
 
+#: Classes of which the interpreter may give many the same object.
+_SHARED = (type(None), bool, str, bytes)
+
+
 def _is_result(meter: Meter, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     """Whether the call before returned what this one takes."""
     last = meter.last()
-    if last is None or isinstance(last, bool | str | bytes) or (isinstance(last, int) and -6 < last < 257):
+    kind = class_of(last)
+    if issubclass(kind, _SHARED) or (issubclass(kind, int) and -6 < int.__index__(last) < 257):
         return False
     return any(each is last for each in args) or any(each is last for each in kwargs.values())
 
@@ -252,7 +272,7 @@ def measured(meter: Meter, function: Callable[..., Any], args: tuple[Any, ...], 
         return function(*args, **kwargs)
     if stack:
         meter.inner += 1
-    given = _given(meter, function, args, kwargs) if len(meter.parcels) < PARCELS else None
+    given: Given | None = _aside(_given, meter, function, args, kwargs) if len(meter.parcels) < PARCELS else None
     if _is_result(meter, args, kwargs):
         meter.chained += 1
     meter.last = _nothing
@@ -296,8 +316,8 @@ def measured(meter: Meter, function: Callable[..., Any], args: tuple[Any, ...], 
         if meter.inside and len(meter.samples) >= REPEATED:
             meter.leave_inner()
         if given is not None:
-            _look_again(meter, function, given)
-            _add_parcel(meter, given, result)
+            _aside(_look_again, meter, function, given)
+            _aside(_add_parcel, meter, given, result)
         if meter.chained * 2 + 2 >= len(meter.samples):
             meter.last = _kept(result)
         state.lost += time.thread_time_ns() - over if exact else min(_now() - ended, _MOST_LOST)

@@ -10,7 +10,7 @@ import pickle
 import time
 from typing import Any, NamedTuple
 
-from plait.advice._held import is_iterator
+from plait.advice._held import class_of, is_iterator
 from plait.advice._reducers import ALWAYS, QUIET, pickling
 
 #: Bytes of an argument up to which it is compared after the call.
@@ -74,14 +74,42 @@ def pickled(value: Any, *, quiet: bool = False) -> Pickle:
     return Pickle(took, sink.size, bytes(sink.kept) if sink.size <= _COMPARED else b"")
 
 
+class _Before(NamedTuple):
+    """What an argument was before the call.
+
+    Attributes:
+        own: Its pickle.
+        bare: What it consists of, whatever its classes say; nothing if that cannot be told.
+    """
+
+    name: int | str
+    value: Any
+    own: bytes
+    bare: bytes
+
+    @property
+    def has_changed(self) -> bool:
+        """Whether it is another one now, to who would get its pickle."""
+        if self.bare and _bare(self.value) == self.bare:
+            return False  # without a word from the program
+        # What classes leave out of their pickles is what they keep for themselves: a cache, a lock.
+        try:
+            now = pickled(self.value)
+        except Exception as error:  # it has got something that cannot be pickled
+            return not _is_in_use(error)
+        return now.size != len(self.own) or now.data != self.own
+
+
 class Given:
     """What a call was given, as it was before."""
 
     def __init__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.unpicklable = ""
         self.named: list[tuple[int | str, Any]] = [*enumerate(args), *kwargs.items()]
+        #: Where iterators among it stand.
+        self.places: dict[int | str, Any] = {}
         self._parcels: dict[int, tuple[int, int]] = {}
-        self._before: list[tuple[int | str, Any, bytes]] = []
+        self._before: list[_Before] = []
         for name, value in self.named:
             if id(value) in self._parcels:
                 continue
@@ -89,17 +117,13 @@ class Given:
             try:
                 took, size, data = pickled(value)
             except Exception as error:  # whatever the program's classes raise
-                if not (
-                    isinstance(error, RuntimeError) and "during iteration" in str(error)
-                ):  # another thread has it too
+                if not _is_in_use(error):
                     self.unpicklable = why("an argument", error)
                 self._parcels.clear()
                 return
             self._parcels[id(value)] = took, size
-            if data and not isinstance(value, _FIXED) and not is_iterator(value):
-                if pickling.asked:
-                    data = _quietly(value)
-                self._before.append((name, value, data))
+            if data and not issubclass(class_of(value), _FIXED) and not is_iterator(value):
+                self._before.append(_Before(name, value, data, _bare(value) if pickling.asked else data))
 
     @property
     def took(self) -> int:
@@ -117,11 +141,8 @@ class Given:
 
     def change(self, function: Any) -> str:
         """Which argument the call has changed, in words; "" for none that can be seen."""
-        for place, value, before in self._before:
-            after = _quietly(value) if before else b""
-            if after and after != before:
-                return f"changes its argument `{name_of(function, place)}`"
-        return ""
+        changed = next((before.name for before in self._before if before.has_changed), None)
+        return "" if changed is None else f"changes its argument `{name_of(function, changed)}`"
 
 
 def name_of(function: Any, place: int | str) -> int | str:
@@ -130,15 +151,27 @@ def name_of(function: Any, place: int | str) -> int | str:
     return names[place] if isinstance(place, int) and place < len(names) else place
 
 
-def _quietly(value: Any) -> bytes:
-    """A pickle to compare; nothing if there is none."""
+def _bare(value: Any) -> bytes:
+    """What something consists of, to compare; nothing if that cannot be pickled, or is too long."""
     try:
         return pickled(value, quiet=True).data
-    except Exception:  # what it consists of may not be for pickles
+    except Exception:  # it may not be for pickles
         return b""
+
+
+def _is_in_use(error: Exception) -> bool:
+    """Whether something could not be pickled since another thread changed it meanwhile."""
+    return isinstance(error, RuntimeError) and "during iteration" in _said(error)
 
 
 def why(what: str, error: Exception) -> str:
     """Why something cannot be pickled."""
-    said = str(error).partition("\n")[0]
-    return f"{what} cannot be pickled ({type(error).__name__}: {said[:80]})"
+    return f"{what} cannot be pickled ({type(error).__name__}: {_said(error)[:80]})"
+
+
+def _said(error: Exception) -> str:
+    """The first line of an error's text."""
+    try:
+        return str(error).partition("\n")[0]
+    except Exception:  # it is the program's
+        return ""

@@ -153,15 +153,38 @@ def compiled(source: bytes, path: str, folder: str) -> types.CodeType:
         read = ast.parse(source, path)
     except (SyntaxError, ValueError) as error:
         raise error.with_traceback(None) from None  # the interpreter shows no frames of its own either
-    tree: ast.Module = ast.fix_missing_locations(_Rewriter(read, folder).visit(read))
-    return compile(tree, path, "exec", dont_inherit=True)
+    try:
+        tree: ast.Module = ast.fix_missing_locations(_Rewriter(read, folder).visit(read))
+        return compile(tree, path, "exec", dont_inherit=True)
+    except RecursionError:  # deeper than we can go is not too deep for the interpreter
+        return compile(source, path, "exec", dont_inherit=True)
 
 
 class _Loader(importlib.machinery.SourceFileLoader):
+    _code: types.CodeType | None = None
+
+    def prepare(self) -> bool:
+        """Compile the module, and tell whether that has gone well.
+
+        What goes wrong is to go wrong in the interpreter's own loader: it leaves its frames out of the traceback, none of ours.
+        """
+        try:
+            self._code = self.get_code(self.name)
+        except Exception:  # it is raised again there
+            return False
+        return True
+
+    def create_module(self, spec: ModuleSpec) -> types.ModuleType | None:
+        """Have the interpreter make the module, and load it where we cannot."""
+        if not self.prepare():
+            spec.loader = importlib.machinery.SourceFileLoader(self.name, self.path)
+        return None
+
     def get_code(self, fullname: str) -> types.CodeType:
         """Compile the module anew: what lies in `__pycache__` is not metered, and is to stay that way."""
+        code, self._code = self._code, None
         path = self.get_filename(fullname)
-        return compiled(self.get_data(path), path, os.path.dirname(path))
+        return code or compiled(self.get_data(path), path, os.path.dirname(path))
 
 
 class Finder(importlib.abc.MetaPathFinder):
@@ -185,5 +208,8 @@ class Finder(importlib.abc.MetaPathFinder):
         origin = os.path.realpath(spec.origin)
         if not origin.startswith(self._folder) or origin.startswith(self._others) or "site-packages" in origin:
             return None
-        spec.loader = _Loader(fullname, spec.origin)
+        loader = _Loader(fullname, spec.origin)
+        # One that is loaded anew is not created anew.
+        if target is None or loader.prepare():
+            spec.loader = loader
         return spec

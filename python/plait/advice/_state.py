@@ -8,7 +8,7 @@ import sys
 import types
 from typing import TYPE_CHECKING, Any
 
-from plait.advice._held import is_held
+from plait.advice._held import class_of, is_held
 from plait.auto._writes import find_change, names_within
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ def change(meter: Meter) -> str | None:
     if meter.program:
         try:
             found = find_change(_without_as_good(meter.function, {}))
-        except (RecursionError, ValueError):
+        except Exception:  # too deep, or what the program's objects raise when they are asked for something
             found = None
     if found is not None:
         return str(found)
@@ -39,18 +39,31 @@ def _without_as_good(function: Any, made: dict[Any, Any]) -> Any:
         seen.__kwdefaults__ = function.__kwdefaults__
         seen.__qualname__, seen.__module__ = function.__qualname__, function.__module__
         made[function] = seen
-        space.update((name, value) for name, value in function.__globals__.items() if not _as_good(value))
+        usable = ((name, value) for name, value in list(function.__globals__.items()) if _tells(value))
+        space.update((name, value) for name, value in usable if not _as_good(value))
         for name in names_within(code) & space.keys():
-            if getattr(space[name], "__module__", None) == function.__module__:
+            if class_of(space[name]) is types.FunctionType and space[name].__module__ == function.__module__:
                 space[name] = _without_as_good(space[name], made)
     return made[function]
 
 
+def _tells(value: Any) -> bool:
+    """Whether something tells what it is: what stands for another thing may raise, where that is not there."""
+    try:
+        isinstance(value, type)
+    except Exception:  # it is the program's
+        return False
+    return True
+
+
 def _as_good(value: Any) -> bool:
     """Whether other processes have something that is as good: other numbers from `random`, a log of their own."""
-    owner = getattr(value, "__self__", None)
-    name = getattr(value, "__name__", "") if isinstance(value, types.ModuleType) else type(owner).__module__
-    return name in {"random", "logging", "warnings", "numpy.random"} or isinstance(value, logging.Logger)
+    kind, name = class_of(value), ""
+    if issubclass(kind, types.ModuleType):
+        name = getattr(value, "__name__", "")
+    elif issubclass(kind, types.MethodType | types.BuiltinMethodType):
+        name = class_of(value.__self__).__module__
+    return name in {"random", "logging", "warnings", "numpy.random"} or issubclass(kind, logging.Logger)
 
 
 def held_by_one(meter: Meter) -> str:
