@@ -454,20 +454,20 @@ impl Sampler {
         });
     }
 
-    /// Says how much of the time events were counted rather than timed, if any were.
+    /// Says how much of the time events were counted rather than timed, if that was a hundredth of it.
     fn tell_bursts(&mut self, clock: &Clock, now: u64) {
         let counted = bursts::figures();
-        if counted.takes == 0 {
+        let time = clock.scale.long(counted.time);
+        let share = time * 100 / now.saturating_sub(self.began).max(1);
+        if share == 0 {
             return;
         }
         let each = (counted.takes + counted.timed) / counted.timed.max(1);
-        let time = clock.scale.long(counted.time);
-        let share = time * 100 / now.saturating_sub(self.began).max(1);
         let how = format!("one in {each} timed, the others counted");
         let why = format!(
             "for {:.2} s, {share} % of the time, one thread took the GIL and let go of it every {:.2} us",
             time as f64 / 1e9,
-            time as f64 / 1e3 / counted.takes as f64,
+            time as f64 / 1e3 / counted.takes.max(1) as f64,
         );
         self.method("gil pairs", &how, false, &why);
     }
