@@ -46,7 +46,7 @@ def result(pool, function, item):
         return None, str(change)
     needs = Needs()
     needs.add(notes_for(function, search.notes))
-    message = needs.message(anew=True, setting=setting_in(None))
+    message = needs.message(first=True, anew=True, setting=setting_in(None))
     outcomes = pool.submit(lot_in_process, function, [item], True, 1, 10**12, message).result()[0]
     return (None, outcomes.what) if isinstance(outcomes, Differs) else (outcomes[0], None)
 
@@ -93,18 +93,18 @@ def test_a_change_between_two_messages_is_seen(monkeypatch):
     needs = Needs()
     needs.add([(shared_state.__name__, "STEP"), (shared_state.__name__, "PURE_TABLE"), (shared_state.__name__, "pure")])
     setting = setting_in(None)
-    first = needs.message(anew=True, setting=setting)
-    assert needs.message(anew=True, setting=setting) == first
+    first = needs.message(first=True, anew=True, setting=setting)
+    assert needs.message(first=True, anew=True, setting=setting) == first
     assert difference(first) == ""
     with monkeypatch.context() as patch:
         patch.setattr(shared_state, "STEP", 2)
-        assert needs.message(anew=True, setting=setting) != first
+        assert needs.message(first=True, anew=True, setting=setting) != first
         patch.setattr(_reads, "_agreed", set())
         assert "STEP" in difference(first)
     with monkeypatch.context() as patch:
         patch.setitem(shared_state.PURE_TABLE, "other", len)
-        assert needs.message(anew=True, setting=setting) != first
-    assert needs.message(anew=True, setting=setting) == first
+        assert needs.message(first=True, anew=True, setting=setting) != first
+    assert needs.message(first=True, anew=True, setting=setting) == first
 
 
 @pytest.mark.parametrize(

@@ -381,11 +381,16 @@ class Flow(Learner):
         return [call.context for call in _part.calls] if isinstance(_part, Part) else [None]
 
     def _needs(self, part: Part | Lot) -> bytes:
-        """What a process has to have for a part. It is looked at anew where nothing else is under way."""
+        """What a process has to have for a part.
+
+        A `map` is made with what there was when it began; who submits may have changed it since the last one.
+        """
         settings = set(map(setting_in, self._contexts(part)))
         setting = settings.pop() if len(settings) == 1 else None
         functions = [part.function] if isinstance(part, Lot) else [call.function for call in part.calls]
-        return self.state.needs(functions[0]).message(anew=self._messages <= 1, setting=setting)
+        return self.state.needs(functions[0]).message(
+            first=self._messages <= 1, anew=isinstance(part, Part), setting=setting
+        )
 
     def _never_began(self, error: BaseException) -> bool:
         """Whether this is what comes of processes that could not be started, rather than of one that has died."""

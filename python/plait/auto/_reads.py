@@ -53,6 +53,11 @@ _MISSING = object()
 
 _agreed: set[bytes] = set()
 
+_MOST_CONTEXTS = 100
+
+_contexts: dict[str, tuple[Any, ...]] = {}
+"""Decimal contexts by what they say of themselves."""
+
 
 class Differs(NamedTuple):
     """What a worker answers instead of outcomes: it has something else. It has made no call."""
@@ -83,12 +88,18 @@ class Needs:
             self._digests += [b""] * len(new)
             self._message = b""
 
-    def message(self, *, anew: bool, setting: Any) -> bytes:
-        """What a worker is told; `anew`, after what takes long to look at was looked at again. `setting` is `setting_in()`."""
+    def message(self, *, first: bool, anew: bool, setting: Any) -> bytes:
+        """What a worker is told.
+
+        Args:
+            first: Nothing else is under way: what can change without that another object is there is looked at again.
+            anew: And otherwise, if that does not take long.
+            setting: What `setting_in` said.
+        """
         with self._lock:
             values = [_at(*place) for place in self._places]
             stale = [at for at, value in enumerate(values) if value is not self._values[at] or not self._digests[at]]
-            if anew or self._seconds < _SOON:
+            if first or (anew and self._seconds < _SOON):
                 stale += self._changing
             if stale or not self._message or setting != self._setting:
                 self._look_at(values, stale)
@@ -130,8 +141,14 @@ def setting_in(context: contextvars.Context | None) -> Any:
     if (decimal := sys.modules.get("decimal")) is None:
         return (sys.getrecursionlimit(),)  # nobody has set a decimal context
     now = decimal.getcontext() if context is None else context.copy().run(decimal.getcontext)
-    traps = tuple(sorted(signal.__name__ for signal, is_set in now.traps.items() if is_set))
-    return sys.getrecursionlimit(), now.prec, now.rounding, now.Emin, now.Emax, now.capitals, now.clamp, traps
+    told = repr(now)  # it has all of it, and is had sooner
+    if (found := _contexts.get(told)) is None:
+        traps = tuple(sorted(signal.__name__ for signal, is_set in now.traps.items() if is_set))
+        found = now.prec, now.rounding, now.Emin, now.Emax, now.capitals, now.clamp, traps
+        if len(_contexts) >= _MOST_CONTEXTS:
+            _contexts.clear()
+        _contexts[told] = found
+    return sys.getrecursionlimit(), *found
 
 
 def _set(setting: Any) -> None:
@@ -163,6 +180,8 @@ def _at(module: str, path: str, *, load: bool = False) -> object:
 
 def _is_constant(value: object) -> bool:
     """Whether the same object has the same digest for ever."""
+    if isinstance(value, types.FunctionType):
+        return not (value.__closure__ or value.__defaults__ or value.__kwdefaults__)
     return type(value) in _ATOMS or isinstance(value, types.ModuleType | type | types.BuiltinFunctionType)
 
 
