@@ -220,9 +220,19 @@ def raise_local(number):
     return number
 
 
-def spin_and(function, number):
+def spin_and_raise_two(number):
     spin(20_000)
-    return function(number)
+    raise_two(number)
+
+
+def spin_and_raise_caused(number):
+    spin(20_000)
+    raise_caused(number)
+
+
+def spin_and_raise_meanwhile(number):
+    spin(20_000)
+    raise_meanwhile(number)
 
 
 async def echo(value):

@@ -72,15 +72,18 @@ def test_a_long_chain_of_errors_travels_as_far_as_it_is_of_use():
     assert arrived.error.__context__.__context__.args == (4997,)
 
 
-@pytest.mark.parametrize("function", [bodies.raise_two, bodies.raise_caused, bodies.raise_meanwhile])
+@pytest.mark.parametrize(
+    "function", [bodies.spin_and_raise_two, bodies.spin_and_raise_caused, bodies.spin_and_raise_meanwhile]
+)
 def test_an_error_is_the_same_wherever_the_call_was_made(function):
     expected, left = shown(raised(function, 7)), False
     with plait.Pool(2, models=["processes"]) as pool:
         while not left:
-            futures = [pool.submit(bodies.spin_and, function, 7) for _ in range(100)]
+            futures = [pool.submit(function, 7) for _ in range(100)]
             errors = [future.exception(WATCHDOG) for future in futures]
-            errors.append(raised(lambda _: list(pool.map(bodies.spin_and, [function] * 100, [7] * 100)), 0))
+            errors.append(raised(lambda _: list(pool.map(function, [7] * 100)), 0))
             assert all(shown(error) == expected for error in errors)
+            assert "processes" not in pool.explain(function)["refused"]
             left = any("_RemoteTraceback" in "".join(traceback.format_exception(error)) for error in errors)
 
 
