@@ -2,12 +2,13 @@
 //!
 //! A run takes as many events as there are slices and switch intervals in it. So where bursts are long beside those, all of them are
 //! divided by the same factor, with what is paid once for a task or a worker, and what came out is multiplied with it.
+//! What each wake-up and switch costs stays as it is, so it is multiplied too: there has to be much computing for each burst, long or short.
 
 use crate::calibrate::{Cost, Costs, TaskCosts};
 use crate::program::Outcome;
 use crate::workload::{Burst, Item, Kind, Parcel, Workload};
 
-/// How long bursts on a core need be, on the average: 50 switch intervals of CPython.
+/// How much time on a core there has to be for each burst: 50 switch intervals of CPython, and a thousand times what a short one costs.
 const ENOUGH_NS: f64 = 250e6;
 /// Parts that do not look whether somebody wants the GIL are not divided below what a switch interval is.
 const PART_NS: u64 = 5_000_000;
@@ -21,8 +22,9 @@ pub(crate) fn factor(workload: &Workload) -> f64 {
     };
     let bursts = workload.items.iter().flat_map(|item| &item.bursts);
     let long = bursts.filter(|burst| on_cores(burst.kind)).map(|burst| burst.ns as f64);
-    let (count, total) = long.fold((0_u32, 0.0), |(count, total), ns| (count + 1, total + ns));
-    (total / f64::from(count.max(1)) / ENOUGH_NS).max(1.0)
+    // An item without any is handed in and taken back all the same.
+    let count: usize = workload.items.iter().map(|item| item.bursts.len().max(1)).sum();
+    (long.sum::<f64>() / count.max(1) as f64 / ENOUGH_NS).max(1.0)
 }
 
 fn divided(ns: u64, factor: f64) -> u64 {

@@ -431,3 +431,33 @@ fn of_what_is_run_in_part_the_rest_is_known() {
         assert!((share - 1.0).abs() < 0.06, "{model:?}: {share}");
     }
 }
+
+#[test]
+fn short_waits_among_long_calls_cost_what_they_cost() {
+    let second = 1000 * MS;
+    let mut costs = Costs::default();
+    costs.speed.spread = 0.0;
+    // Each wait has about 0.02 ms to pay for. The longer call is run in short.
+    for (seconds, waits) in [(60, 500), (6000, 500)] {
+        let mut items = vec![item(&[(Kind::HoldCpu, seconds * second)])];
+        items.resize(1 + waits, item(&[(Kind::Blocked { resource: 0 }, MS)]));
+        let work = workload(items, 1 + waits);
+        let effort = Effort {
+            replicas: 0,
+            ..Effort::default()
+        };
+        let slack = 0.0005 * seconds as f64;
+        for (model, workers, most) in [
+            (Model::Threads, 1, 1.1),
+            (Model::Processes, 1, 1.1),
+            (Model::Processes, 2, 0.5),
+        ] {
+            let answer = predict(&work, &costs, &question(model, workers, 2), effort).expect("it ends");
+            let more = answer.ns / 1e9 - seconds as f64;
+            assert!(
+                (-slack..most * waits as f64 / 1e3 + slack).contains(&more),
+                "{model:?}, {workers}: {more} s more than {seconds} s"
+            );
+        }
+    }
+}
