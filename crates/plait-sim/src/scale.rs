@@ -6,15 +6,20 @@
 
 use crate::calibrate::{Cost, Costs, TaskCosts};
 use crate::program::Outcome;
+use crate::whatif::{Model, Question};
 use crate::workload::{Burst, Item, Kind, Parcel, Workload};
 
-/// How much time on a core there has to be for each burst: 50 switch intervals of CPython, and a thousand times what a short one costs.
-const ENOUGH_NS: f64 = 250e6;
+/// How much time on a core there has to be for each burst: a thousand times what a short one costs,
+const LEAST_NS: f64 = 250e6;
+/// and so many of each turn that threads take with a core, the GIL and the quota, for what is left of the last one is multiplied too,
+const TURNS: f64 = 50.0;
+/// but no more than that: turns of minutes are none.
+const MOST_NS: f64 = 100e9;
 /// Parts that do not look whether somebody wants the GIL are not divided below what a switch interval is.
 const PART_NS: u64 = 5_000_000;
 
 /// What a workload's times are to be divided by, from 1 on.
-pub(crate) fn factor(workload: &Workload) -> f64 {
+pub(crate) fn factor(workload: &Workload, costs: &Costs, question: &Question) -> f64 {
     let on_cores = |kind: Kind| match kind {
         Kind::HoldCpu | Kind::ReleasedCpu => true,
         Kind::HoldOff => false,
@@ -24,7 +29,16 @@ pub(crate) fn factor(workload: &Workload) -> f64 {
     let long = bursts.filter(|burst| on_cores(burst.kind)).map(|burst| burst.ns as f64);
     // An item without any is handed in and taken back all the same.
     let count: usize = workload.items.iter().map(|item| item.bursts.len().max(1)).sum();
-    (long.sum::<f64>() / count.max(1) as f64 / ENOUGH_NS).max(1.0)
+    (long.sum::<f64>() / count.max(1) as f64 / enough_ns(costs, question)).max(1.0)
+}
+
+fn enough_ns(costs: &Costs, question: &Question) -> f64 {
+    let interval = (question.model == Model::Threads).then_some(costs.interval.ns);
+    let period = question.machine.quota.map(|quota| quota.period_ns as f64);
+    let turns = [Some(costs.slice.ns), interval, period].into_iter().flatten();
+    turns
+        .fold(LEAST_NS, |enough, turn| enough.max(TURNS * turn))
+        .min(MOST_NS)
 }
 
 fn divided(ns: u64, factor: f64) -> u64 {

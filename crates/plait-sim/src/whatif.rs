@@ -152,7 +152,7 @@ pub fn predict(workload: &Workload, costs: &Costs, question: &Question, effort: 
     if question.workers == 0 {
         return Err(Invalid::NoWorkers.into());
     }
-    let factor = scale::factor(workload);
+    let factor = scale::factor(workload, costs, question);
     if question.model == Model::Serial || factor == 1.0 {
         return answer(workload, costs, question, effort);
     }

@@ -2,7 +2,7 @@
 
 use plait_sim::{
     Burst, Cost, Costs, Effort, Error, Invalid, Item, Kind, LoopCosts, Machine, Model, Off, Parcel, Prediction,
-    Question, Resource, State, TaskCosts, Workload, predict,
+    Question, Quota, Resource, State, TaskCosts, Workload, predict,
 };
 
 const MS: u64 = 1_000_000;
@@ -459,5 +459,46 @@ fn short_waits_among_long_calls_cost_what_they_cost() {
                 "{model:?}, {workers}: {more} s more than {seconds} s"
             );
         }
+    }
+}
+
+#[test]
+fn the_end_of_a_period_of_the_quota_is_no_more_than_that_for_long_calls() {
+    let hour = 3600 * 1000 * MS;
+    let work = workload(vec![item(&[(Kind::HoldCpu, hour)])], 4);
+    let asked = Question {
+        machine: Machine {
+            quota: Some(Quota {
+                ns: 150 * MS,
+                period_ns: 100 * MS,
+            }),
+            ..Machine::new(4)
+        },
+        ..question(Model::Processes, 4, 4)
+    };
+    let answer = predict(&work, &free(), &asked, Effort::default()).expect("it ends");
+    let share = answer.ns / (4 * hour) as f64 * 1.5;
+    assert!((share - 1.0).abs() < 0.006, "{share}");
+}
+
+#[test]
+fn long_calls_have_as_many_turns_as_slices_and_intervals_allow() {
+    // Of three that want a core, or the GIL, each has it for a second, and 0.1 s are lost with each change.
+    let second = 1000 * MS;
+    let mut slices = free();
+    slices.slice.ns = 1e9;
+    slices.switch.ns = 0.1e9;
+    let mut intervals = free();
+    intervals.interval.ns = 1e9;
+    intervals.gil_switch.ns = 0.1e9;
+    for (model, costs, cores) in [(Model::Processes, slices, 1), (Model::Threads, intervals, 4)] {
+        let share = |ns| {
+            let work = workload(vec![item(&[(Kind::HoldCpu, ns)])], 3);
+            ask(&work, &costs, model, 3, cores).ns / (3 * ns) as f64
+        };
+        // The shorter ones are run as they are.
+        let (hours, minute) = (share(10_000 * second), share(50 * second));
+        assert!((hours / minute - 1.0).abs() < 0.01, "{model:?}: {hours}, {minute}");
+        assert!((1.09..1.3).contains(&minute), "{model:?}: {minute}");
     }
 }
