@@ -502,3 +502,23 @@ fn long_calls_have_as_many_turns_as_slices_and_intervals_allow() {
         assert!((1.09..1.3).contains(&minute), "{model:?}: {minute}");
     }
 }
+
+#[test]
+fn what_comes_first_is_not_more_frequent_among_what_was_not_recorded() {
+    let items: Vec<Item> = (0..1000)
+        .map(|number| item(&[(Kind::HoldCpu, if number < 5 { 1000 } else { 1 } * MS)]))
+        .collect();
+    for count in [1100, 3000, 50_000] {
+        let work = workload(items.clone(), count);
+        let exact = 5995.0 * count as f64 / 1000.0;
+        for (model, workers) in [(Model::Serial, 1), (Model::Threads, 2), (Model::Processes, 1)] {
+            let effort = Effort {
+                replicas: 0,
+                ..Effort::default()
+            };
+            let answer = predict(&work, &free(), &question(model, workers, 2), effort).expect("it ends");
+            let share = ms(&answer) / exact;
+            assert!((share - 1.0).abs() < 0.02, "{model:?}, {count}: {share}");
+        }
+    }
+}
