@@ -11,10 +11,12 @@ use crate::workload::{Burst, Item, Kind, Parcel, Workload};
 
 /// How much time on a core there has to be for each burst: a thousand times what a short one costs,
 const LEAST_NS: f64 = 250e6;
-/// and so many of each turn that threads take with a core, the GIL and the quota, for what is left of the last one is multiplied too,
+/// and so many slices and switch intervals, for what is left of the last one is multiplied too,
 const TURNS: f64 = 50.0;
 /// but no more than that: turns of minutes are none.
 const MOST_NS: f64 = 100e9;
+/// How many periods of the quota all of the run has to take, and as many as turns for each wait: what is left of the last one is lost there, or won.
+const PERIODS: f64 = 100.0;
 /// Parts that do not look whether somebody wants the GIL are not divided below what a switch interval is.
 const PART_NS: u64 = 5_000_000;
 
@@ -25,20 +27,26 @@ pub(crate) fn factor(workload: &Workload, costs: &Costs, question: &Question) ->
         Kind::HoldOff => false,
         Kind::Blocked { resource } => workload.resources[resource as usize].on_cores,
     };
-    let bursts = workload.items.iter().flat_map(|item| &item.bursts);
-    let long = bursts.filter(|burst| on_cores(burst.kind)).map(|burst| burst.ns as f64);
+    let bursts = || workload.items.iter().flat_map(|item| &item.bursts);
+    let total: f64 = bursts()
+        .filter(|burst| on_cores(burst.kind))
+        .map(|burst| burst.ns as f64)
+        .sum();
     // An item without any is handed in and taken back all the same.
     let count: usize = workload.items.iter().map(|item| item.bursts.len().max(1)).sum();
-    (long.sum::<f64>() / count.max(1) as f64 / enough_ns(costs, question)).max(1.0)
+    let factor = total / count.max(1) as f64 / enough_ns(costs, question);
+    let limited = question.machine.quota.map_or(f64::INFINITY, |quota| {
+        let waits = bursts().filter(|burst| !on_cores(burst.kind)).count();
+        let periods = PERIODS + TURNS * waits as f64;
+        total / (periods * quota.ns.max(quota.period_ns) as f64)
+    });
+    factor.min(limited).max(1.0)
 }
 
 fn enough_ns(costs: &Costs, question: &Question) -> f64 {
     let interval = (question.model == Model::Threads).then_some(costs.interval.ns);
-    let period = question.machine.quota.map(|quota| quota.period_ns as f64);
-    let turns = [Some(costs.slice.ns), interval, period].into_iter().flatten();
-    turns
-        .fold(LEAST_NS, |enough, turn| enough.max(TURNS * turn))
-        .min(MOST_NS)
+    let turn = interval.map_or(costs.slice.ns, |interval| interval.max(costs.slice.ns));
+    (TURNS * turn).clamp(LEAST_NS, MOST_NS)
 }
 
 fn divided(ns: u64, factor: f64) -> u64 {

@@ -153,7 +153,9 @@ pub fn predict(workload: &Workload, costs: &Costs, question: &Question, effort: 
         return Err(Invalid::NoWorkers.into());
     }
     let factor = scale::factor(workload, costs, question);
-    if question.model == Model::Serial || factor == 1.0 {
+    // Without a quota one thread alone takes an event for a burst, however long.
+    let at_once = question.model == Model::Serial && question.machine.quota.is_none();
+    if at_once || factor == 1.0 {
         return answer(workload, costs, question, effort);
     }
     let (workload, costs) = (scale::shorter(workload, factor), scale::cheaper(costs, factor));
