@@ -43,8 +43,11 @@ impl<'a> EventLoop<'a> {
     /// The current task goes on until it awaits or ends.
     fn step(&mut self, task: usize, world: &mut Ctl) -> Option<Op> {
         let number = self.at[task] as usize;
+        if number == 0 {
+            self.tape.begun(task, world.now());
+        }
         let Some(burst) = self.tape.burst(task, number) else {
-            self.tape.finished(world.now());
+            self.tape.finished(task, world.now());
             self.current = None;
             return None;
         };

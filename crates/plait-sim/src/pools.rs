@@ -28,11 +28,14 @@ impl<'a> Serial<'a> {
 impl Program for Serial<'_> {
     fn next(&mut self, _: ThreadId, world: &mut Ctl) -> Op {
         while self.place < self.tape.len() {
+            if self.burst == 0 {
+                self.tape.begun(self.place, world.now());
+            }
             if let Some(burst) = self.tape.burst(self.place, self.burst) {
                 self.burst += 1;
                 return self.tape.op(burst);
             }
-            self.tape.finished(world.now());
+            self.tape.finished(self.place, world.now());
             self.place += 1;
             self.burst = 0;
         }
@@ -232,12 +235,15 @@ impl<'a> Pool<'a> {
     }
 
     fn run(&mut self, worker: usize, chunk: usize, place: usize, burst: usize, world: &mut Ctl) -> Option<Op> {
+        if burst == 0 {
+            self.tape.begun(place, world.now());
+        }
         if let Some(next) = self.tape.burst(place, burst) {
             let burst = burst + 1;
             self.steps[worker] = Step::Runs { chunk, place, burst };
             return Some(slowed(self.tape.op(next), &mut self.fresh[worker]));
         }
-        self.tape.finished(world.now());
+        self.tape.finished(place, world.now());
         let (place, burst) = (place + 1, 0);
         if place < self.places(chunk).end {
             self.steps[worker] = Step::Runs { chunk, place, burst };

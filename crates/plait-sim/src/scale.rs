@@ -2,27 +2,51 @@
 //!
 //! A run takes as many events as there are slices and switch intervals in it. So where bursts are long beside those, all of them are
 //! divided by the same factor, with what is paid once for a task or a worker, and what came out is multiplied with it.
+//! What each wake-up and switch costs stays as it is, so it is multiplied too: there has to be much computing for each burst, long or short.
 
 use crate::calibrate::{Cost, Costs, TaskCosts};
 use crate::program::Outcome;
+use crate::whatif::{Model, Question};
 use crate::workload::{Burst, Item, Kind, Parcel, Workload};
 
-/// How long bursts on a core need be, on the average: 50 switch intervals of CPython.
-const ENOUGH_NS: f64 = 250e6;
+/// How much time on a core there has to be for each burst: a thousand times what a short one costs,
+const LEAST_NS: f64 = 250e6;
+/// and so many slices and switch intervals, for what is left of the last one is multiplied too,
+const TURNS: f64 = 50.0;
+/// but no more than that: turns of minutes are none.
+const MOST_NS: f64 = 100e9;
+/// How many periods of the quota all of the run has to take, and as many as turns for each wait: what is left of the last one is lost there, or won.
+const PERIODS: f64 = 100.0;
 /// Parts that do not look whether somebody wants the GIL are not divided below what a switch interval is.
 const PART_NS: u64 = 5_000_000;
 
 /// What a workload's times are to be divided by, from 1 on.
-pub(crate) fn factor(workload: &Workload) -> f64 {
+pub(crate) fn factor(workload: &Workload, costs: &Costs, question: &Question) -> f64 {
     let on_cores = |kind: Kind| match kind {
         Kind::HoldCpu | Kind::ReleasedCpu => true,
         Kind::HoldOff => false,
         Kind::Blocked { resource } => workload.resources[resource as usize].on_cores,
     };
-    let bursts = workload.items.iter().flat_map(|item| &item.bursts);
-    let long = bursts.filter(|burst| on_cores(burst.kind)).map(|burst| burst.ns as f64);
-    let (count, total) = long.fold((0_u32, 0.0), |(count, total), ns| (count + 1, total + ns));
-    (total / f64::from(count.max(1)) / ENOUGH_NS).max(1.0)
+    let bursts = || workload.items.iter().flat_map(|item| &item.bursts);
+    let total: f64 = bursts()
+        .filter(|burst| on_cores(burst.kind))
+        .map(|burst| burst.ns as f64)
+        .sum();
+    // An item without any is handed in and taken back all the same.
+    let count: usize = workload.items.iter().map(|item| item.bursts.len().max(1)).sum();
+    let factor = total / count.max(1) as f64 / enough_ns(costs, question);
+    let limited = question.machine.quota.map_or(f64::INFINITY, |quota| {
+        let waits = bursts().filter(|burst| !on_cores(burst.kind)).count();
+        let periods = PERIODS + TURNS * waits as f64;
+        total / (periods * quota.ns.max(quota.period_ns) as f64)
+    });
+    factor.min(limited).max(1.0)
+}
+
+fn enough_ns(costs: &Costs, question: &Question) -> f64 {
+    let interval = (question.model == Model::Threads).then_some(costs.interval.ns);
+    let turn = interval.map_or(costs.slice.ns, |interval| interval.max(costs.slice.ns));
+    (TURNS * turn).clamp(LEAST_NS, MOST_NS)
 }
 
 fn divided(ns: u64, factor: f64) -> u64 {

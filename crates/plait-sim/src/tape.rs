@@ -42,12 +42,13 @@ impl Jitter {
     }
 }
 
-/// When a quarter and three quarters of the items were done: the pace between them is that of a long run.
-#[derive(Clone, Copy, Debug, Default)]
+/// When items were begun and done, and when a quarter and three quarters of them were: the pace between is that of a long run.
+#[derive(Clone, Debug)]
 struct Progress {
     done: usize,
-    first: (usize, u64),
-    last: (usize, u64),
+    spans: Vec<(u64, u64)>,
+    first: u64,
+    last: u64,
 }
 
 impl<'a> Tape<'a> {
@@ -70,7 +71,12 @@ impl<'a> Tape<'a> {
             apart: costs.apart.ns,
             byte_ns: costs.byte.ns,
             jitter: Jitter::new(costs, seed),
-            progress: Progress::default(),
+            progress: Progress {
+                done: 0,
+                spans: vec![(0, 0); order.len()],
+                first: 0,
+                last: 0,
+            },
         }
     }
 
@@ -144,33 +150,62 @@ impl<'a> Tape<'a> {
         scaled(parcel.unpickle_ns, self.speed) + (parcel.bytes as f64 * self.byte_ns) as u64
     }
 
+    /// Another item is begun.
+    pub(crate) fn begun(&mut self, place: usize, at: u64) {
+        self.progress.spans[place].0 = at;
+    }
+
     /// Another item is done.
-    pub(crate) fn finished(&mut self, now: u64) {
-        self.progress.done += 1;
-        let done = self.progress.done;
-        if done == self.len().div_ceil(4) {
-            self.progress.first = (done, now);
+    pub(crate) fn finished(&mut self, place: usize, at: u64) {
+        let items = self.len();
+        let progress = &mut self.progress;
+        progress.spans[place].1 = at;
+        progress.done += 1;
+        if progress.done == items.div_ceil(4) {
+            progress.first = at;
         }
-        if done == (self.len() * 3).div_ceil(4) {
-            self.progress.last = (done, now);
+        if progress.done == (items * 3).div_ceil(4) {
+            progress.last = at;
         }
     }
 
-    /// Nanoseconds for each nanosecond of work in the middle of the run; `whole` is how long all of it took. Where there is no work to
-    /// speak of, each item counts as one.
+    /// Nanoseconds for each nanosecond of work in the middle of the run, for what it takes to start and to end is no part of it; `whole` is
+    /// how long all of it took, and the pace is no worse than that of the whole. Where there is no work to speak of, each item counts as one.
     pub(crate) fn pace(&self, whole: u64) -> f64 {
         let Progress { first, last, .. } = self.progress;
-        if last.0 > first.0 {
-            last.1.saturating_sub(first.1) as f64 / self.work(first.0..last.0)
+        let all = whole as f64 / self.work();
+        let between = self.work_between(first, last);
+        if between > 0.0 {
+            all.min((last - first) as f64 / between)
         } else {
-            whole as f64 / self.work(0..self.len())
+            all
         }
     }
 
-    /// Nanoseconds of the items at these places, each alone.
-    pub(crate) fn work(&self, places: std::ops::Range<usize>) -> f64 {
-        places.map(|place| self.item(place).ns().max(1) as f64).sum()
+    /// The work in this time. Of an item that was begun before or done later it is as much as it had of its time there.
+    fn work_between(&self, first: u64, last: u64) -> f64 {
+        let spans = self.progress.spans.iter().enumerate();
+        let parts = spans.map(|(place, &(begun, done))| {
+            let within = done.min(last).saturating_sub(begun.max(first));
+            let share = if begun < done {
+                within as f64 / (done - begun) as f64
+            } else {
+                f64::from(u8::from(first < done && done <= last))
+            };
+            share * length(self.item(place))
+        });
+        parts.sum()
     }
+
+    /// Nanoseconds of all items, each alone.
+    pub(crate) fn work(&self) -> f64 {
+        (0..self.len()).map(|place| length(self.item(place))).sum()
+    }
+}
+
+/// Nanoseconds of an item alone, one at least.
+pub(crate) fn length(item: &Item) -> f64 {
+    item.ns().max(1) as f64
 }
 
 fn scaled(ns: u64, factor: f64) -> u64 {

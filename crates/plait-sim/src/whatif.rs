@@ -13,7 +13,7 @@ use crate::io::Resource;
 use crate::pools::{Pool, Serial, Shape, Threads};
 use crate::program::{Outcome, Program, Stuck};
 use crate::scale;
-use crate::tape::Tape;
+use crate::tape::{Tape, length};
 use crate::workload::{Invalid, Workload};
 use crate::world::World;
 
@@ -152,8 +152,10 @@ pub fn predict(workload: &Workload, costs: &Costs, question: &Question, effort: 
     if question.workers == 0 {
         return Err(Invalid::NoWorkers.into());
     }
-    let factor = scale::factor(workload);
-    if question.model == Model::Serial || factor == 1.0 {
+    let factor = scale::factor(workload, costs, question);
+    // Without a quota one thread alone takes an event for a burst, however long.
+    let at_once = question.model == Model::Serial && question.machine.quota.is_none();
+    if at_once || factor == 1.0 {
         return answer(workload, costs, question, effort);
     }
     let (workload, costs) = (scale::shorter(workload, factor), scale::cheaper(costs, factor));
@@ -244,25 +246,67 @@ fn items_run(workload: &Workload, question: &Question, effort: Effort) -> usize 
     (effort.bursts / per_item).max(least).min(workload.count)
 }
 
-/// The recorded items, evenly picked or repeated.
-fn as_recorded(workload: &Workload, items: usize) -> Vec<u32> {
-    let recorded = workload.items.len();
-    if items < recorded {
-        return (0..items).map(|place| (place * recorded / items) as u32).collect();
-    }
-    (0..items).map(|place| (place % recorded) as u32).collect()
+/// The items of a run, as they come, and what all of the workload takes, each item alone.
+struct Order {
+    items: Vec<u32>,
+    whole_ns: f64,
 }
 
-/// The recorded items, and for those that were not recorded any of them.
-fn resampled(workload: &Workload, items: usize, chance: &mut Chance) -> Vec<u32> {
+/// The recorded items alone: all of the workload takes what was recorded, as often as it has as many items.
+fn as_recorded(workload: &Workload, items: usize) -> Order {
+    let times = workload.count as f64 / workload.items.len() as f64;
+    Order {
+        items: picked(workload, items),
+        whole_ns: recorded_ns(workload) * times,
+    }
+}
+
+/// The recorded items, and for those that were not recorded any of them: those that are not run are like those that are.
+fn resampled(workload: &Workload, items: usize, chance: &mut Chance) -> Order {
     let recorded = workload.items.len();
     let known = recorded as f64 / workload.count.max(1) as f64;
-    let mut order = as_recorded(workload, items);
+    let mut order = picked(workload, items);
     for place in &mut order {
         if chance.unit() >= known {
             *place = chance.below(recorded) as u32;
         }
     }
+    let run: f64 = order.iter().map(|&item| length(&workload.items[item as usize])).sum();
+    let others = (workload.count - recorded) as f64;
+    let whole_ns = if items == workload.count {
+        run
+    } else {
+        recorded_ns(workload) + others * run / items as f64
+    };
+    Order { items: order, whole_ns }
+}
+
+/// What was recorded takes, each item alone.
+fn recorded_ns(workload: &Workload) -> f64 {
+    workload.items.iter().map(length).sum()
+}
+
+/// Recorded items, evenly picked or over and over again.
+fn picked(workload: &Workload, items: usize) -> Vec<u32> {
+    let recorded = workload.items.len();
+    if items < recorded {
+        return (0..items).map(|place| (place * recorded / items) as u32).collect();
+    }
+    let part = items % recorded;
+    let mut order: Vec<u32> = (0..items - part).map(|place| (place % recorded) as u32).collect();
+    order.extend(some(workload, part));
+    order
+}
+
+/// So many of the recorded items, for the last round, which is not a whole one: the first calls are often the long ones. Of as many equal
+/// shares by length it is the shortest of each, so that they take no longer than as many do on the average. What they lack, which is no
+/// more than the longest takes, is done at the pace of the others.
+fn some(workload: &Workload, items: usize) -> Vec<u32> {
+    let recorded = workload.items.len();
+    let mut by_length: Vec<u32> = (0..recorded as u32).collect();
+    by_length.sort_by_key(|&item| workload.items[item as usize].ns());
+    let mut order: Vec<u32> = (0..items).map(|place| by_length[place * recorded / items]).collect();
+    order.sort_unstable();
     order
 }
 
@@ -293,7 +337,7 @@ fn run(
     workload: &Workload,
     costs: &Costs,
     question: &Question,
-    order: &[u32],
+    order: &Order,
     seed: u64,
 ) -> Result<(f64, Outcome), Stuck> {
     let mut world = World::new(question.machine.world(costs, seed));
@@ -306,12 +350,10 @@ fn run(
     let resources = seen.map(|resource| world.add_resource(resource));
     let resources = resources.collect();
     let keeps = !matches!(question.model, Model::Processes | Model::Interpreters);
-    let tape = Tape::new(workload, order, resources, keeps, costs, seed);
+    let tape = Tape::new(workload, &order.items, resources, keeps, costs, seed);
     let ended = |outcome: Outcome, tape: &Tape| {
-        (
-            outcome.ns as f64 + tape.pace(outcome.ns) * rest(workload, tape),
-            outcome,
-        )
+        let rest = (order.whole_ns - tape.work()).max(0.0);
+        (outcome.ns as f64 + tape.pace(outcome.ns) * rest, outcome)
     };
     let shared = matches!(question.model, Model::Threads).then(|| world.add_gil());
     let first = world.add_thread(shared);
@@ -330,7 +372,7 @@ fn run(
             Ok(ended(finish(world, &mut program)?, &program.tape))
         }
         Model::Threads | Model::Processes | Model::Interpreters | Model::FreeThreaded => {
-            let workers = question.workers.min(order.len());
+            let workers = question.workers.min(order.items.len());
             let threads = Threads {
                 caller: first,
                 workers: (0..workers)
@@ -344,25 +386,13 @@ fn run(
             };
             let shape = Shape {
                 pickles: matches!(question.model, Model::Processes | Model::Interpreters),
-                chunk: chunk(workload, question, order.len()),
+                chunk: chunk(workload, question, order.items.len()),
                 warm: question.warm,
             };
             let mut program = Pool::new(tape, shape, task_costs, threads);
             Ok(ended(finish(world, &mut program)?, &program.tape))
         }
     }
-}
-
-/// The work that was not run. What was recorded is known, and those who were not are like those that were run.
-fn rest(workload: &Workload, tape: &Tape) -> f64 {
-    let (count, run) = (workload.count, tape.len());
-    if count == run {
-        return 0.0;
-    }
-    let recorded: f64 = workload.items.iter().map(|item| item.ns().max(1) as f64).sum();
-    let done = tape.work(0..run);
-    let others = (count - workload.items.len()) as f64;
-    (recorded + others * done / run as f64 - done).max(0.0)
 }
 
 fn finish(world: World, program: &mut impl Program) -> Result<Outcome, Stuck> {

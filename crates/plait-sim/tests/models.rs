@@ -2,7 +2,7 @@
 
 use plait_sim::{
     Burst, Cost, Costs, Effort, Error, Invalid, Item, Kind, LoopCosts, Machine, Model, Off, Parcel, Prediction,
-    Question, Resource, State, TaskCosts, Workload, predict,
+    Question, Quota, Resource, State, TaskCosts, Workload, predict,
 };
 
 const MS: u64 = 1_000_000;
@@ -429,5 +429,109 @@ fn of_what_is_run_in_part_the_rest_is_known() {
         assert!(answer.items < 500, "{}", answer.items);
         let share = answer.ns * works / (1990 * MS) as f64;
         assert!((share - 1.0).abs() < 0.06, "{model:?}: {share}");
+    }
+}
+
+#[test]
+fn short_waits_among_long_calls_cost_what_they_cost() {
+    let second = 1000 * MS;
+    let mut costs = Costs::default();
+    costs.speed.spread = 0.0;
+    // Each wait has about 0.02 ms to pay for. The longer call is run in short.
+    for (seconds, waits) in [(60, 500), (6000, 500)] {
+        let mut items = vec![item(&[(Kind::HoldCpu, seconds * second)])];
+        items.resize(1 + waits, item(&[(Kind::Blocked { resource: 0 }, MS)]));
+        let work = workload(items, 1 + waits);
+        let effort = Effort {
+            replicas: 0,
+            ..Effort::default()
+        };
+        let slack = 0.0005 * seconds as f64;
+        for (model, workers, most) in [
+            (Model::Threads, 1, 1.1),
+            (Model::Processes, 1, 1.1),
+            (Model::Processes, 2, 0.5),
+        ] {
+            let answer = predict(&work, &costs, &question(model, workers, 2), effort).expect("it ends");
+            let more = answer.ns / 1e9 - seconds as f64;
+            assert!(
+                (-slack..most * waits as f64 / 1e3 + slack).contains(&more),
+                "{model:?}, {workers}: {more} s more than {seconds} s"
+            );
+        }
+    }
+}
+
+#[test]
+fn the_end_of_a_period_of_the_quota_is_no_more_than_that_for_long_calls() {
+    let hour = 3600 * 1000 * MS;
+    let work = workload(vec![item(&[(Kind::HoldCpu, hour)])], 4);
+    let asked = Question {
+        machine: Machine {
+            quota: Some(Quota {
+                ns: 150 * MS,
+                period_ns: 100 * MS,
+            }),
+            ..Machine::new(4)
+        },
+        ..question(Model::Processes, 4, 4)
+    };
+    let asked_of = |work: &Workload, model| {
+        let asked = Question { model, ..asked.clone() };
+        predict(work, &free(), &asked, Effort::default()).expect("it ends")
+    };
+    // Who waits finds a new period.
+    let waits = [(Kind::HoldCpu, hour), (Kind::Blocked { resource: 0 }, hour)];
+    let share = asked_of(&workload(vec![item(&waits)], 4), Model::Processes).ns / (hour as f64 * (4.0 / 1.5 + 1.0));
+    assert!((share - 1.0).abs() < 0.02, "{share}");
+    // One alone has less than the quota.
+    let serial = asked_of(&work, Model::Serial);
+    assert!((serial.ns / (4 * hour) as f64 - 1.0).abs() < 0.001, "{}", serial.ns);
+    assert!(serial.outcome.events < 10_000, "{}", serial.outcome.events);
+    let answer = asked_of(&work, Model::Processes);
+    let share = answer.ns / (4 * hour) as f64 * 1.5;
+    assert!((share - 1.0).abs() < 0.01, "{share}");
+    assert!(answer.outcome.events < 10_000, "{}", answer.outcome.events);
+}
+
+#[test]
+fn long_calls_have_as_many_turns_as_slices_and_intervals_allow() {
+    // Of three that want a core, or the GIL, each has it for a second, and 0.1 s are lost with each change.
+    let second = 1000 * MS;
+    let mut slices = free();
+    slices.slice.ns = 1e9;
+    slices.switch.ns = 0.1e9;
+    let mut intervals = free();
+    intervals.interval.ns = 1e9;
+    intervals.gil_switch.ns = 0.1e9;
+    for (model, costs, cores) in [(Model::Processes, slices, 1), (Model::Threads, intervals, 4)] {
+        let share = |ns| {
+            let work = workload(vec![item(&[(Kind::HoldCpu, ns)])], 3);
+            ask(&work, &costs, model, 3, cores).ns / (3 * ns) as f64
+        };
+        // The shorter ones are run as they are.
+        let (hours, minute) = (share(10_000 * second), share(50 * second));
+        assert!((hours / minute - 1.0).abs() < 0.01, "{model:?}: {hours}, {minute}");
+        assert!((1.09..1.3).contains(&minute), "{model:?}: {minute}");
+    }
+}
+
+#[test]
+fn what_comes_first_is_not_more_frequent_among_what_was_not_recorded() {
+    let items: Vec<Item> = (0..1000)
+        .map(|number| item(&[(Kind::HoldCpu, if number < 5 { 1000 } else { 1 } * MS)]))
+        .collect();
+    for count in [1100, 3000, 50_000] {
+        let work = workload(items.clone(), count);
+        let exact = 5995.0 * count as f64 / 1000.0;
+        for (model, workers) in [(Model::Serial, 1), (Model::Threads, 2), (Model::Processes, 1)] {
+            let effort = Effort {
+                replicas: 0,
+                ..Effort::default()
+            };
+            let answer = predict(&work, &free(), &question(model, workers, 2), effort).expect("it ends");
+            let share = ms(&answer) / exact;
+            assert!((share - 1.0).abs() < 0.02, "{model:?}, {count}: {share}");
+        }
     }
 }

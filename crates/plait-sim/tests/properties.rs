@@ -1,8 +1,8 @@
 //! What holds for any work on any machine: nothing is lost, no core does two things, time goes forward, and the seed decides.
 
 use plait_sim::{
-    Change, CoresConfig, Ctl, GilConfig, Hold, Op, Outcome, Program, Quota, Resource, ResourceId, State, ThreadId,
-    World, WorldConfig,
+    Burst, Change, CoresConfig, Cost, Costs, Ctl, Effort, GilConfig, Hold, Item, Kind, Machine, Model, Op, Outcome,
+    Program, Question, Quota, Resource, ResourceId, State, ThreadId, Workload, World, WorldConfig, predict,
 };
 use proptest::prelude::*;
 use std::collections::HashMap;
@@ -204,5 +204,45 @@ proptest! {
         prop_assert!(on(cores) >= bound);
         prop_assert!(on(cores) <= bound + sum / cores as u64 + 5_000_000);
         prop_assert!(on(cores + 1) <= on(cores) + 5_000_000 * cores as u64);
+    }
+
+    #[test]
+    fn a_serial_run_takes_what_was_recorded_for_any_count(
+        // Few long ones among short ones, and they may all come first.
+        lengths in proptest::collection::vec((0..3_000_000_u64, 0..20_u8), 1..100),
+        first in any::<bool>(),
+        more in 0..4_000_usize,
+        bursts in 1..2_000_usize,
+        blocked in any::<bool>(),
+    ) {
+        let mut lengths: Vec<u64> = lengths.iter().map(|&(ns, rare)| if rare == 0 { 1000 * ns } else { ns }).collect();
+        if first {
+            lengths.sort_by(|one, other| other.cmp(one));
+        }
+        let kind = if blocked { Kind::Blocked { resource: 0 } } else { Kind::HoldCpu };
+        let items: Vec<Item> = lengths
+            .iter()
+            .map(|&ns| Item { bursts: vec![Burst::new(kind, ns)], ..Item::default() })
+            .collect();
+        let count = items.len() + more;
+        let mean = lengths.iter().sum::<u64>() as f64 / items.len() as f64;
+        let workload = Workload { items, count, resources: vec![Resource::default()] };
+        let mut costs = Costs::default();
+        for cost in [&mut costs.switch, &mut costs.wake] {
+            *cost = Cost::new(0.0, 0.0);
+        }
+        let question = Question {
+            model: Model::Serial,
+            workers: 1,
+            machine: Machine::new(1),
+            warm: true,
+            chunk: None,
+            nice: 0,
+        };
+        let answer = predict(&workload, &costs, &question, Effort { replicas: 2, bursts, seed: 0 });
+        let answer = answer.expect("it ends");
+        let exact = mean * count as f64;
+        prop_assert!((answer.ns - exact).abs() <= 0.01 * exact + count as f64, "{} for {exact}", answer.ns);
+        prop_assert!(answer.low_ns <= answer.ns && answer.ns <= answer.high_ns);
     }
 }
