@@ -172,9 +172,17 @@ impl<'a> Waits<'a> {
                     .entry(key(wait))
                     .or_default() += 1;
             }
-            for (usual, all) in usual.iter_mut().zip(all) {
-                if matches!(usual, Usual::Unknown) {
-                    *usual = Usual::of(all);
+            // Where too little is known of the two that are no locks for sure, they may be alike.
+            let mut both = all[Asleep::Released as usize].clone();
+            for (key, count) in &all[Asleep::Blurred as usize] {
+                *both.entry(*key).or_default() += count;
+            }
+            let together = [HashMap::new(), both.clone(), both];
+            for counts in [all, together] {
+                for (usual, counts) in usual.iter_mut().zip(counts) {
+                    if matches!(usual, Usual::Unknown) {
+                        *usual = Usual::of(counts);
+                    }
                 }
             }
         }
@@ -336,4 +344,27 @@ mod tests {
             let found = waits.of(turn * TURN + 1000, (turn + 1) * TURN - 1000);
             assert_eq!(found.state(), expected, "{turn}");
         }
-    }}
+    }
+    #[test]
+    fn looks_at_sleeps_that_are_not_on_locks_for_sure_serve_together() {
+        let mut thread = ThreadLog::default();
+        let blurred = GilSpan::Blurred {
+            held: 10,
+            wanted: 0,
+            takes: 1,
+            longest: 10,
+        };
+        for (number, span) in [GilSpan::Free, blurred, GilSpan::Parked].into_iter().enumerate() {
+            thread.gil(number as u64 * 100, (number as u64 + 1) * 100, span);
+        }
+        thread.waits = [20, 120, 220].map(|at| wait(at, WaitKind::Read)).to_vec();
+        let states = |thread: &ThreadLog| {
+            let mut waits = Waits::new(thread);
+            [(30, 40), (130, 140), (230, 240)].map(|(from, to)| waits.of(from, to))
+        };
+        let read = key(&thread.waits[0]);
+        assert_eq!(states(&thread), [read, read, Key::Unknown]);
+        thread.waits.remove(0);
+        assert_eq!(states(&thread), [Key::Unknown; 3]);
+    }
+}
