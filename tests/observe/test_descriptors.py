@@ -101,6 +101,30 @@ whole(found)
 print(len(found.threads))
 """
 
+ENDS = """
+import threading
+over = False
+def make():
+    while not over:
+        threads = [threading.Thread(target=time.sleep, args=(0.025,)) for _ in range(40)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+maker = threading.Thread(target=make)
+numbers = set()
+with plait.profile(children=False):
+    maker.start()
+    end = time.perf_counter() + 1
+    while time.perf_counter() < end:
+        number = os.dup(0)
+        os.close(number)
+        numbers.add(number)
+    over = True
+    maker.join()
+print(len(numbers))
+"""
+
 
 def test_a_program_that_closes_everything(run_script: Any) -> None:
     assert run_script(COMMON + CLOSES).stdout == "2 []\n"
@@ -112,6 +136,10 @@ def test_where_a_sandbox_does_not_allow_it(run_script: Any) -> None:
 
 def test_few_descriptors_and_many_threads(run_script: Any) -> None:
     assert run_script(COMMON + FEW).stdout == "41\n"
+
+
+def test_threads_that_end_open_nothing(run_script: Any) -> None:
+    assert run_script(COMMON + ENDS).stdout == "1\n"
 
 
 def test_the_end_of_a_stream_is_seen_though_the_observer_lives(run_script: Any) -> None:

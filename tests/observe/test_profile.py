@@ -308,6 +308,30 @@ for name in ("ThreadPoolExecutor", "ThreadPool"):
     run_script(source)
 
 
+def test_threads_that_wait_for_a_lock_all_the_time(run_script: Any) -> None:
+    source = """
+import plait, threading, time
+from concurrent.futures import ThreadPoolExecutor
+lock = threading.Lock()
+lock.acquire()
+sleeper = threading.Thread(target=lock.acquire, name="sleeper")
+with ThreadPoolExecutor(2, thread_name_prefix="idle") as pool:
+    list(pool.map(time.sleep, [0.05, 0.05]))
+    sleeper.start()
+    time.sleep(0.05)
+    with plait.profile() as found:
+        time.sleep(0.5)
+    lock.release()
+sleeper.join()
+threads = {each["name"]: each for each in found.threads}
+for name in ("idle_0", "idle_1", "sleeper"):
+    each = threads[name]
+    states = ("lock_wait",) if name == "sleeper" else ("lock_wait", "idle")
+    assert sum(each[state] for state in states) > 0.9 * each["wall"], each
+"""
+    run_script(source)
+
+
 def test_functions_are_found_by_their_stacks(run_script: Any) -> None:
     source = """
 import plait, time

@@ -13,7 +13,6 @@
 //! Meters live for ever, and go from threads that have ended to new ones.
 
 mod burst;
-mod last;
 mod open;
 mod pauses;
 
@@ -29,12 +28,11 @@ use plait_trace::record::Tid;
 
 use crate::bursts::{self, Turned};
 use crate::looks;
-use last::Last;
 pub(crate) use open::{Clock, Open, Span};
 pub(crate) use pauses::{Pause, pause};
 
 /// Lengths that matter, in nanoseconds here and in ticks in [`LENGTHS`].
-const NANOSECONDS: [u64; 9] = [
+const NANOSECONDS: [u64; 8] = [
     50_000,
     2_000_000,
     5_000,
@@ -43,7 +41,6 @@ const NANOSECONDS: [u64; 9] = [
     192_000,
     10_000,
     1_000_000_000,
-    20_000_000,
 ];
 /// Spans shorter than this are summed.
 pub(crate) const SHORT: usize = 0;
@@ -61,8 +58,6 @@ pub(crate) const QUICK: usize = 5;
 pub(crate) const EACH: usize = 6;
 /// A second: for so long it matters what was in doubt.
 pub(crate) const SECOND: usize = 7;
-/// Who has lived for so long looks at what the kernel has counted when it ends: about from one count of the observer's to the next.
-const LIVED: usize = 8;
 /// Room for spans: those of half a tick at the least length that is not summed.
 const ROOM: usize = 512;
 
@@ -152,7 +147,7 @@ static SESSIONS: AtomicU32 = AtomicU32::new(0);
 static BEGAN: AtomicU64 = AtomicU64::new(0);
 /// Whether ticks are the processor's.
 static PROCESSOR: AtomicBool = AtomicBool::new(false);
-static LENGTHS: [AtomicU64; 9] = [const { AtomicU64::new(0) }; 9];
+static LENGTHS: [AtomicU64; 8] = [const { AtomicU64::new(0) }; 8];
 
 #[inline]
 pub(crate) fn lasts(length: usize) -> u64 {
@@ -193,7 +188,6 @@ pub(crate) struct Meter {
     /// Of the last spans that last and might be overlooked in a burst: how long it held the GIL, and how long not.
     long_held: AtomicU64,
     long_free: AtomicU64,
-    last: Last,
     /// Since when what is in doubt is added up, or 0 before its first burst, and how long that was.
     doubted_since: AtomicU64,
     doubt: AtomicU64,
@@ -418,7 +412,6 @@ fn join(mine: Option<&'static Meter>, session: u32) -> &'static Meter {
     for word in [&meter.long_held, &meter.long_free, &meter.doubted_since, &meter.doubt] {
         word.store(0, Relaxed);
     }
-    meter.last.begin();
     // Release: pairs with `collect`.
     meter.session.store(session, Release);
     MINE.set(Some((meter, session)));
@@ -443,7 +436,6 @@ impl Meter {
             long_free: AtomicU64::new(0),
             doubted_since: AtomicU64::new(0),
             doubt: AtomicU64::new(0),
-            last: Last::default(),
         }
     }
 
@@ -460,12 +452,6 @@ impl Meter {
     pub(crate) fn turn_then(&self, did: Did, now: u64) -> Option<Turned> {
         let word = self.trail.get(NOW);
         (Doing::of(word) != did.doing()).then(|| self.turn_at(did, word, now))
-    }
-
-    /// What the kernel had counted of its thread when that ended, and when that was, in nanoseconds.
-    pub(crate) fn counted_last(&self, clock: &Clock) -> Option<(u64, [u64; 2])> {
-        let (at, counted) = self.last.get()?;
-        Some((clock.scale.at(at), counted))
     }
 
     pub(crate) fn tid(&self) -> Tid {

@@ -111,14 +111,18 @@ unsafe extern "C-unwind" fn post(semaphore: *mut c_void) -> c_int {
 }
 
 /// Hooks the interpreter that has `function` somewhere in its code for as long as the process lives, as far as that was not done before; without a
-/// world, one with a GIL.
+/// world, one with a GIL. To be called before meters begin, since these are told of a sleep in one way or the other; without a GIL nothing is changed
+/// where it is refused.
 ///
 /// # Safety
 /// `world` is that interpreter's, and the interpreter stays loaded.
 pub(crate) unsafe fn keep(world: Option<&World>, function: usize) -> Result<(), Refused> {
     let mut kept = KEPT.get_or_init(Guarded::default).lock();
     let [sleeps, wakes] = &mut *kept;
-    TURNS.store(world.is_none(), Relaxed);
+    if world.is_none() {
+        // Also where sleeps of the interpreter cannot be seen: those of `on_a_lock` are.
+        TURNS.store(true, Relaxed);
+    }
     if let Some(world) = world {
         // First, so that no sleep is taken for another.
         let _ = WORLD.set(*world);
@@ -131,6 +135,7 @@ pub(crate) unsafe fn keep(world: Option<&World>, function: usize) -> Result<(), 
         // SAFETY: the caller's promise.
         *sleeps = Some(unsafe { install(function) }?);
     }
+    TURNS.store(world.is_none(), Relaxed);
     Ok(())
 }
 
@@ -226,6 +231,21 @@ mod tests {
             .collect();
         assert_eq!(kinds, [GilSpan::Held, GilSpan::Parked], "{found:?}");
         assert_eq!(open.doing(), Doing::Holds);
+    }
+
+    #[test]
+    fn hooks_that_are_refused_do_not_change_how_sleeps_are_told() {
+        let _turn = turn();
+        let none = 0;
+        for turns in [true, false] {
+            TURNS.store(turns, Relaxed);
+            // SAFETY: there is no interpreter that could be unloaded.
+            let refused = unsafe { keep(Some(&World::empty()), none) };
+            assert_eq!((refused.is_err(), TURNS.load(Relaxed)), (true, turns));
+        }
+        // SAFETY: as above.
+        let _ = unsafe { keep(None, none) };
+        assert!(TURNS.load(Relaxed), "it has a GIL all the same");
     }
 
     #[test]

@@ -61,6 +61,22 @@ pub struct World {
 }
 
 impl World {
+    /// One without threads, for a test.
+    #[cfg(test)]
+    pub(crate) fn empty() -> World {
+        extern "C" fn nobody() -> *mut c_void {
+            std::ptr::null_mut()
+        }
+        World {
+            current: nobody,
+            pauses: [0; 2],
+            state: 0,
+            frame: 0,
+            executable: 0,
+            collecting: 0,
+        }
+    }
+
     /// Finds it, which stops all other threads for a moment.
     ///
     /// # Errors

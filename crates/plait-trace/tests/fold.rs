@@ -247,6 +247,39 @@ fn without_switches_the_kernels_counts_serve() {
 }
 
 #[test]
+fn a_wait_goes_on_for_as_long_as_nothing_is_counted() {
+    let found = |counts: &[(u64, u64)], looks: &[(u64, WaitKind)]| {
+        let mut story = Story::begin(7, 1_000 * MS);
+        story.thread(7, "main");
+        for &(at, on_cpu) in counts {
+            story.counted(7, at * MS, on_cpu * MS, 0);
+        }
+        for &(at, kind) in looks {
+            story.wait(7, at * MS, kind, "call", "");
+        }
+        times(only(&story.profile()))
+    };
+    let lock = (5, WaitKind::Lock);
+    // Of what was before nobody knows how much the first count has of it.
+    assert_eq!(found(&[(20, 3)], &[lock]), [(State::LockWait, 1_000)]);
+    assert_eq!(found(&[(20, 3), (300, 3)], &[lock]), [(State::LockWait, 1_000)]);
+    // It has run since, and nobody has looked, or somebody has.
+    let counts = [(20, 3), (300, 3), (600, 103)];
+    assert_eq!(
+        found(&counts, &[lock]),
+        [
+            (State::OnCpuReleased, 100),
+            (State::IoWait, 600),
+            (State::LockWait, 300)
+        ]
+    );
+    assert_eq!(
+        found(&counts, &[lock, (500, WaitKind::Work)]),
+        [(State::OnCpuReleased, 100), (State::LockWait, 300), (State::Idle, 600)]
+    );
+}
+
+#[test]
 fn with_counts_alone_there_are_still_sums() {
     let mut story = Story::begin(7, 100 * MS);
     story.thread(7, "main");

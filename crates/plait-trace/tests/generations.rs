@@ -244,6 +244,58 @@ fn what_is_dropped_stays_in_the_sums() {
 }
 
 #[test]
+fn a_thread_that_sleeps_all_the_time_is_known_by_its_one_look() {
+    let mut records = long_run(8_000);
+    let last = records
+        .iter()
+        .rposition(|record| matches!(record, Record::Thread { .. }));
+    let Some(Record::Thread { at, name, .. }) = last.map(|last| records[last].clone()) else {
+        panic!("there are threads");
+    };
+    let tid = 99;
+    let sleeper = [
+        Record::Thread {
+            tid,
+            at,
+            name,
+            born: false,
+        },
+        Record::Wait {
+            tid,
+            at: at + 5 * MS,
+            kind: WaitKind::Lock,
+            call: name,
+            target: name,
+        },
+        Record::Counted {
+            tid,
+            at: at + 20 * MS,
+            on_cpu: MS,
+            ready: 0,
+            voluntary: 1,
+            forced: 0,
+        },
+    ];
+    let behind = last.map_or(0, |last| last + 1);
+    records.splice(behind..behind, sleeper);
+    let mut generations = Generations::new(Memory::default(), 7, 160_000).unwrap();
+    for record in &records[1..] {
+        generations.write(record).unwrap();
+    }
+    generations.flush().unwrap();
+    assert!(*generations.numbers().start() > 20, "much was rolled up");
+    let files: Vec<Vec<u8>> = generations
+        .folder()
+        .files
+        .values()
+        .map(|file| file.borrow().clone())
+        .collect();
+    let profile = fold(files);
+    let thread = profile.threads.iter().find(|thread| thread.tid == tid).unwrap();
+    assert_eq!(thread.times.of(State::LockWait), thread.wall);
+}
+
+#[test]
 fn a_short_run_is_one_file_with_all_its_detail() {
     let records = long_run(100);
     let mut generations = Generations::new(Memory::default(), 7, 64 << 20).unwrap();

@@ -269,14 +269,6 @@ impl Thread {
         self.scheduled.ready
     }
 
-    /// Writes what it saw itself when it ended: time on cores and on the run queue.
-    pub(super) fn counted_last(&mut self, at: u64, [on_cpu, ready]: [u64; 2], out: &mut Vec<Record>) {
-        if ready >= self.scheduled.ready {
-            (self.scheduled.on_cpu, self.scheduled.ready) = (on_cpu, ready);
-            out.push(self.counted(at));
-        }
-    }
-
     fn counted(&self, at: u64) -> Record {
         Record::Counted {
             tid: self.tid,

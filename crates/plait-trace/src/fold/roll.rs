@@ -224,7 +224,8 @@ fn rest(log: &ThreadLog, rest: &ThreadLog, to: &mut Vec<Record>) {
             .chain(&rest.switches)
             .map(|switch| of_switch(tid, *switch)),
     );
-    to.extend(rest.waits.iter().map(|&Wait { at, kind, call, target }| Record::Wait {
+    let waits = log.waits.last().into_iter().chain(&rest.waits);
+    to.extend(waits.map(|&Wait { at, kind, call, target }| Record::Wait {
         tid,
         at,
         kind,

@@ -444,11 +444,13 @@ fn by_counts(cutter: &mut Cutter<'_>, from: u64, to: u64) {
             let on = counted.on_cpu.saturating_sub(before.on_cpu).min(end - at);
             (on, counted.ready.saturating_sub(before.ready).min(end - at - on))
         });
-        counted_stretch(cutter, &mut waits, at, end, known);
+        let same = |before: Counted| (before.on_cpu, before.voluntary) == (counted.on_cpu, counted.voluntary);
+        counted_stretch(cutter, &mut waits, (at, end), known, before.is_some_and(same));
         before = Some(*counted);
         at = end;
     }
-    counted_stretch(cutter, &mut waits, at, to, None);
+    // Whoever runs is counted again, unless it ends.
+    counted_stretch(cutter, &mut waits, (at, to), None, true);
 }
 
 /// A part of a span of the GIL, blurred ones as if their parts had followed one another.
@@ -472,8 +474,14 @@ fn parts(span: &Span, log: &ThreadLog, from: u64, to: u64, add: &mut impl FnMut(
     }
 }
 
-/// `known` is the time on cores and on the run queue, if the kernel's counts say it.
-fn counted_stretch(cutter: &mut Cutter<'_>, waits: &mut Waits<'_>, from: u64, to: u64, known: Option<(u64, u64)>) {
+/// `known` is the time on cores and on the run queue, if the kernel's counts say it. `quiet` is a stretch in which the kernel has counted nothing.
+fn counted_stretch(
+    cutter: &mut Cutter<'_>,
+    waits: &mut Waits<'_>,
+    (from, to): (u64, u64),
+    known: Option<(u64, u64)>,
+    quiet: bool,
+) {
     let log = cutter.log;
     let mut pieces: Vec<(u64, u64, What)> = Vec::new();
     let mut at = from;
@@ -511,6 +519,13 @@ fn counted_stretch(cutter: &mut Cutter<'_>, waits: &mut Waits<'_>, from: u64, to
     let ready_held = held - split.held_on - split.held_off;
     let ready_wanted = wanted - split.wanted_on - split.wanted_off;
     let mut done = [0; 3];
+    let mut wait = |from, to| {
+        if quiet && held == 0 {
+            waits.going_on(from, to)
+        } else {
+            waits.of(from, to)
+        }
+    };
     for (from, to, what) in pieces {
         match what {
             What::Held => {
@@ -522,7 +537,7 @@ fn counted_stretch(cutter: &mut Cutter<'_>, waits: &mut Waits<'_>, from: u64, to
                 let (state, key) = match what {
                     What::Wanted => (State::GilWait, None),
                     What::Parked => {
-                        let key = waits.of(from, to).parked();
+                        let key = wait(from, to).parked();
                         (key.state(), Some(key))
                     }
                     _ => (State::LockWait, Some(Key::World)),
@@ -531,7 +546,7 @@ fn counted_stretch(cutter: &mut Cutter<'_>, waits: &mut Waits<'_>, from: u64, to
                 cutter.share(from, to, parts, &mut done[1], [State::Ready, State::Ready, state], key);
             }
             What::Free | What::Blurred(_) => {
-                let key = waits.of(from, to);
+                let key = wait(from, to);
                 let parts = [
                     split.free_on,
                     free.saturating_sub(split.free_on + split.free_off),

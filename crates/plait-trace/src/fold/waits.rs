@@ -104,6 +104,8 @@ pub(crate) struct Waits<'a> {
     line: Line<'a>,
     /// Of each way to sleep.
     usual: [Usual; 3],
+    /// What the last look found, as long as no other wait was asked for since.
+    last: Option<Key>,
 }
 
 /// What waits are that nobody has looked at.
@@ -170,9 +172,17 @@ impl<'a> Waits<'a> {
                     .entry(key(wait))
                     .or_default() += 1;
             }
-            for (usual, all) in usual.iter_mut().zip(all) {
-                if matches!(usual, Usual::Unknown) {
-                    *usual = Usual::of(all);
+            // Where too little is known of the two that are no locks for sure, they may be alike.
+            let mut both = all[Asleep::Released as usize].clone();
+            for (key, count) in &all[Asleep::Blurred as usize] {
+                *both.entry(*key).or_default() += count;
+            }
+            let together = [HashMap::new(), both.clone(), both];
+            for counts in [all, together] {
+                for (usual, counts) in usual.iter_mut().zip(counts) {
+                    if matches!(usual, Usual::Unknown) {
+                        *usual = Usual::of(counts);
+                    }
                 }
             }
         }
@@ -181,11 +191,30 @@ impl<'a> Waits<'a> {
             locks: &log.lock_waits,
             line: line(),
             usual,
+            last: None,
         }
     }
 
     /// Of a wait from a time to another.
     pub(crate) fn of(&mut self, from: u64, to: u64) -> Key {
+        self.seen(from, to).unwrap_or_else(|| {
+            self.last = None;
+            self.usual(from, to)
+        })
+    }
+
+    /// The same of a time in which the thread has not run: where nobody has looked, it is the wait that was looked at last.
+    pub(crate) fn going_on(&mut self, from: u64, to: u64) -> Key {
+        let seen = self.seen(from, to).or(self.last);
+        seen.unwrap_or_else(|| self.usual(from, to))
+    }
+
+    fn usual(&mut self, from: u64, to: u64) -> Key {
+        self.usual[self.line.asleep(from, to) as usize].next(to - from)
+    }
+
+    /// What was seen of a wait.
+    fn seen(&mut self, from: u64, to: u64) -> Option<Key> {
         while let Some((first, rest)) = self.locks.split_first()
             && first.to <= from
         {
@@ -194,18 +223,16 @@ impl<'a> Waits<'a> {
         while let Some((first, rest)) = self.waits.split_first()
             && first.at < from
         {
+            self.last = Some(key(first));
             self.waits = rest;
         }
         if let Some(lock) = self.locks.first()
             && lock.from < to
             && (lock.to.min(to) - lock.from.max(from)) * 2 >= to - from
         {
-            return Key::Lock(lock.lock, lock.holder, lock.place);
+            return Some(Key::Lock(lock.lock, lock.holder, lock.place));
         }
-        match self.waits.first() {
-            Some(wait) if wait.at <= to => key(wait),
-            _ => self.usual[self.line.asleep(from, to) as usize].next(to - from),
-        }
+        self.waits.first().filter(|wait| wait.at <= to).map(key)
     }
 }
 
@@ -317,5 +344,27 @@ mod tests {
             let found = waits.of(turn * TURN + 1000, (turn + 1) * TURN - 1000);
             assert_eq!(found.state(), expected, "{turn}");
         }
+    }
+    #[test]
+    fn looks_at_sleeps_that_are_not_on_locks_for_sure_serve_together() {
+        let mut thread = ThreadLog::default();
+        let blurred = GilSpan::Blurred {
+            held: 10,
+            wanted: 0,
+            takes: 1,
+            longest: 10,
+        };
+        for (number, span) in [GilSpan::Free, blurred, GilSpan::Parked].into_iter().enumerate() {
+            thread.gil(number as u64 * 100, (number as u64 + 1) * 100, span);
+        }
+        thread.waits = [20, 120, 220].map(|at| wait(at, WaitKind::Read)).to_vec();
+        let states = |thread: &ThreadLog| {
+            let mut waits = Waits::new(thread);
+            [(30, 40), (130, 140), (230, 240)].map(|(from, to)| waits.of(from, to))
+        };
+        let read = key(&thread.waits[0]);
+        assert_eq!(states(&thread), [read, read, Key::Unknown]);
+        thread.waits.remove(0);
+        assert_eq!(states(&thread), [Key::Unknown; 3]);
     }
 }

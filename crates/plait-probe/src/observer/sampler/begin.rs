@@ -204,11 +204,12 @@ impl Sampler {
             // not unloaded.
             match unsafe { Hooks::keep(&gil, function) } {
                 Ok(()) => {
+                    // SAFETY: as above.
+                    let hooked = unsafe { parking::keep(None, function) };
                     let (session, clock) = self.begin_meters();
                     self.gil = GilSource::Hooks { gil, session, clock };
                     self.method("gil", "condition variables", true, "");
-                    // SAFETY: as above.
-                    self.tell_of_locks(unsafe { parking::keep(None, function) }.map_err(|refused| refused.to_string()));
+                    self.tell_of_locks(hooked.map_err(|refused| refused.to_string()));
                     return;
                 }
                 Err(refused) => refused.to_string(),

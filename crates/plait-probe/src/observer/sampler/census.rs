@@ -64,9 +64,6 @@ impl Sampler {
             let open = session.and_then(|(_, clock)| drained(&mut thread, meter, &clock, &mut self.batch));
             thread.write_open(open.as_ref(), at, &mut self.batch);
             self.tell_pauses(&mut thread);
-            if let Some((seen, counted)) = session.and_then(|(_, clock)| meter.counted_last(&clock)) {
-                thread.counted_last(seen.min(at), counted, &mut self.batch);
-            }
             meter::free(meter);
         }
         self.gone_takes += thread.takes;
