@@ -6,6 +6,7 @@ import ast
 import builtins
 import contextvars
 import functools
+import io
 import sys
 import types
 import warnings
@@ -396,7 +397,13 @@ class Reader:
         return MADE
 
     def _see_name(self, node: Any) -> Ref:
-        return self._name(node.id)
+        return self._not_an_iterator(self._name(node.id), node)
+
+    def _not_an_iterator(self, ref: Ref, node: ast.AST) -> Ref:
+        """Whatever a call does with an iterator that lasts takes from it what others will not get; files are told of elsewhere."""
+        if ref.lasts and any(hasattr(kind_of(each), "__next__") and not is_a(each, io.IOBase) for each in ref.values):
+            self.found(f"takes from {ref.words}, the one iterator of all calls", node)
+        return ref
 
     def _see_constant(self, _node: Any) -> Ref:
         return MADE
@@ -421,7 +428,7 @@ class Reader:
 
     def _see_attribute(self, node: Any) -> Ref:
         owner = self.see(node.value)
-        ref = self._attribute(owner, node)
+        ref = self._not_an_iterator(self._attribute(owner, node), node)
         if owner.lasts and node.attr not in LOOKING:
             taken = [getattr(kind_of(value), node.attr, None) for value in owner.values]
             if any(callable(each) for each in taken):
