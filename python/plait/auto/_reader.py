@@ -400,7 +400,10 @@ class Reader:
         return self._not_an_iterator(self._name(node.id), node)
 
     def _not_an_iterator(self, ref: Ref, node: ast.AST) -> Ref:
-        """Whatever a call does with an iterator that lasts takes from it what others will not get; files are told of elsewhere."""
+        """Whatever a call does with an iterator that lasts takes from it what others will not get.
+
+        Files are told of by what is done with them.
+        """
         if ref.lasts and any(hasattr(kind_of(each), "__next__") and not is_a(each, io.IOBase) for each in ref.values):
             self.found(f"takes from {ref.words}, the one iterator of all calls", node)
         return ref

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import types
 from typing import Any, NamedTuple, cast
 
@@ -53,7 +54,10 @@ class Ref(NamedTuple):
         if self.origin == ARGUMENT:
             kinds = tuple(kind for kind in self.kinds if kind.__module__ == "numpy")
             return Ref(ARGUMENT, self.words, kinds=kinds, within=(*self.values, *self.within))
-        plain = all(isinstance(value, CONTAINERS) and holds_constants(cast("Any", value)) for value in self.values)
+        plain = all(
+            value is os.environ or (isinstance(value, CONTAINERS) and holds_constants(cast("Any", value)))
+            for value in self.values
+        )
         if self.values and plain and not holds_modules(self.values):
             return Ref(values=callables_in(self.values))
         return Ref(LASTING, self.words, within=(*self.values, *self.within))
