@@ -280,6 +280,18 @@ fn a_wait_goes_on_for_as_long_as_nothing_is_counted() {
 }
 
 #[test]
+fn a_worker_that_has_no_work_all_the_time_is_idle() {
+    let mut story = Story::begin(7, 1_000 * MS);
+    story.thread(7, "worker");
+    story.wait(7, 5 * MS, WaitKind::Lock, "futex", "0x10");
+    // Its stack is not looked at in the instant in which its wait is.
+    let worker = story.frame("_worker", "/lib/python3.13/concurrent/futures/thread.py", 81);
+    story.stack(7, 6 * MS, worker, Why::Lasting);
+    story.counted(7, 20 * MS, 3 * MS, 0);
+    assert_eq!(times(only(&story.profile())), [(State::Idle, 1_000)]);
+}
+
+#[test]
 fn with_counts_alone_there_are_still_sums() {
     let mut story = Story::begin(7, 100 * MS);
     story.thread(7, "main");

@@ -114,7 +114,8 @@ pub(crate) fn tell(log: &mut Log) {
     for (index, thread) in log.threads.iter().enumerate() {
         for (number, wait) in thread.waits.iter().enumerate() {
             let (from, to) = around(&thread.switches, wait.at);
-            let Some(innermost) = seen(&thread.stacks, from, to) else {
+            let (first, last) = asleep(thread, wait.at).unwrap_or((from, to));
+            let Some(innermost) = seen(&thread.stacks, first, last) else {
                 continue;
             };
             let Some((role, place)) = user(log, &roles, innermost) else {
@@ -446,6 +447,14 @@ fn around(switches: &[Switch], at: u64) -> (u64, u64) {
         (Some(off), None) if !off.on() => (off.at(), at),
         _ => (at, at),
     }
+}
+
+/// From when to when a thread without switches sleeps at a time, as far as its counts tell.
+fn asleep(thread: &ThreadLog, at: u64) -> Option<(u64, u64)> {
+    let next = thread.counted.partition_point(|counted| counted.at <= at);
+    let from = next.checked_sub(1).map_or(0, |last| thread.counted[last].at);
+    let to = thread.counted.get(next).map_or(u64::MAX, |counted| counted.at);
+    thread.switches.is_empty().then_some((from, to))
 }
 
 /// The last stack that was seen between two times.
