@@ -314,7 +314,9 @@ import plait, threading, time
 from concurrent.futures import ThreadPoolExecutor
 lock = threading.Lock()
 lock.acquire()
-sleeper = threading.Thread(target=lock.acquire, name="sleeper")
+def sleep():
+    lock.acquire()
+sleeper = threading.Thread(target=sleep, name="sleeper")
 with ThreadPoolExecutor(2, thread_name_prefix="idle") as pool:
     list(pool.map(time.sleep, [0.05, 0.05]))
     sleeper.start()
