@@ -20,7 +20,8 @@ from plait.auto._changing import (
     is_the_programs,
 )
 from plait.auto._kinds import is_a, kind_of
-from plait.auto._reader import NOTHING, Found, Given, Reader
+from plait.auto._names import NOTHING, Found, Given
+from plait.auto._reader import Reader
 from plait.auto._refs import ARGUMENT, LASTING, MADE, OWN, Ref, callables_in, holds_modules, merge
 from plait.auto._source import node_of
 
