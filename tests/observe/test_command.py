@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -347,6 +348,15 @@ while sys.stdin.readline():
 """
 
 
+def _of_group(group: int) -> list[int]:
+    found = []
+    for each in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(ProcessLookupError):
+            if os.getpgid(int(each.name)) == group:
+                found.append(int(each.name))
+    return found
+
+
 def test_a_signal_to_all_comes_to_the_program_once(script: Any) -> None:
     command = [sys.executable, "-m", "plait", "profile", "-q", script(COUNTS)]
     streams: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
@@ -361,6 +371,10 @@ def test_a_signal_to_all_comes_to_the_program_once(script: Any) -> None:
         for times in range(1, 6):
             os.killpg(ran.pid, signal.SIGUSR1)
             assert came() == times, "it came to the program, and was passed on as well"
+        named = [
+            each for each in _of_group(ran.pid) if b"profile" in Path(f"/proc/{each}/cmdline").read_bytes().split(b"\0")
+        ]
+        assert named == [ran.pid], "who is found by the command's name is plait alone"
         for times in range(6, 8):
             os.kill(ran.pid, signal.SIGUSR1)
             assert came() == times, "it came to plait alone, and was not passed on"

@@ -339,12 +339,12 @@ fn threads_that_wait_for_one_lock_are_no_circle() {
             story.lock_wait(tid, MS, 5_000 * MS, lock, other, "app.py:3");
         }
         let profile = story.profile();
-        let how = if lock == "Lock a" {
-            "held by worker-"
+        let (how, place) = if lock == "Lock a" {
+            ("held by worker-", " since app.py:3")
         } else {
-            "released by worker-"
+            ("released by worker-", " seen at app.py:3")
         };
-        check(&profile, Verdict::LockBound, &["queue for a lock", lock, how]);
+        check(&profile, Verdict::LockBound, &["queue for a lock", lock, how, place]);
         assert!(!profile.evidence.sentence.contains("deadlock"));
     }
 }

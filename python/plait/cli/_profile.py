@@ -150,10 +150,15 @@ def _run_program(program: list[str], settings: Settings, output: _output.Output)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     awaited = {*_PASSED_ON, signal.SIGCHLD}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, awaited)
-    witness = Witness(set(_PASSED_ON))
+    witness = Witness(set(_PASSED_ON), command)
     try:
         began = time.monotonic()
+        early: list[int] = []
+        while (caught := signal.sigtimedwait(awaited, 0)) is not None:
+            early.append(caught.si_signo)  # there was no program yet
         pid = os.posix_spawn(sys.executable, command, changed, setsigmask=before)
+        for number in early:
+            os.kill(pid, number)
         _load(output)
         while True:
             ended, status, usage = os.wait4(pid, os.WNOHANG)

@@ -95,7 +95,7 @@ def run(words: list[str]) -> int:
         into: TextIO = sys.stderr if command and settings.json is None else sys.stdout
         if settings.json:
             into = stack.enter_context(open(settings.json, "w", encoding="utf-8"))
-        witness = Witness(set(_PASSED_ON)) if command else None
+        witness = Witness(set(_PASSED_ON), command) if command else None
         signals = stack.enter_context(Signals(awaited))
         if witness is not None:
             stack.callback(witness.close)

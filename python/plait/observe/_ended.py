@@ -62,12 +62,12 @@ def add(record: ProfileRecord, ended: Ended, *, whole: bool) -> None:
     """
     if all(process["pid"] != ended.pid for process in record["processes"]):
         record["processes"].insert(0, _process(ended))
-    if not record["threads"]:
-        _say_alone(record, ended)
-        return
     for process in record["processes"]:
         if process["pid"] == ended.pid and process["exit"] is None:
             process["exit"] = ended.code
+    if not record["threads"]:
+        _say_alone(record, ended)
+        return
     if ended.signal and not whole:
         record["limits"].append(
             f"Process {ended.pid} {ended.how()}: what it did in the last fifth of a second before may be missing."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from types import MethodType
+from types import FunctionType, MethodType
 
 from plait import _core
 from plait.observe import _imports, _patches
@@ -37,7 +37,9 @@ def install() -> None:
 
 def _is_own(fn: Any) -> bool:
     """Whether it is plait's own, which makes calls of the program that are told of one by one."""
-    return type(fn) is MethodType and fn.__func__.__module__.startswith(_OWN)
+    if type(fn) is not MethodType or type(fn.__func__) is not FunctionType:
+        return False
+    return str(fn.__func__.__module__).startswith(_OWN)  # None for what `exec` made
 
 
 def _look_at(name: str) -> Callable[[ModuleType], None]:

@@ -139,11 +139,14 @@ class _Kind:
         found = [(source, source.get()) for source in known.copy()]
         if not self._busy:
             self._busy = True
-            gone = [source for source, there in found if there is None]
-            ended = [source.last for source in gone if source.last is not None]
-            self._gone = [self._together([*self._gone, *ended], ())]
-            known.difference_update(gone)
-            self._busy = False
+            try:
+                gone = [source for source, there in found if there is None]
+                ended = [source.last for source in gone if source.last is not None]
+                together = [self._together([*self._gone, *ended], ())]
+                known.difference_update(gone)
+                self._gone = together
+            finally:  # Ctrl-C may come anywhere
+                self._busy = False
         return [source for source, there in found if there is not None]
 
     def _together(self, figures: list[dict[str, Any]], present: tuple[str, ...]) -> dict[str, Any]:

@@ -267,8 +267,8 @@ struct Users<'a> {
     turns: &'a [Turn],
     /// Turns at each lock, by their end.
     by_lock: HashMap<Which, Vec<usize>>,
-    /// Threads that have waited for it.
-    waited: HashSet<(usize, Which)>,
+    /// Turns of a thread at it, by their end: one after the other.
+    waited: HashMap<(usize, Which), Vec<usize>>,
     /// Whether an address is that of a lock, rather than of who waits.
     addresses: bool,
 }
@@ -289,16 +289,16 @@ impl Users<'_> {
         let mut users = Users {
             turns,
             by_lock: HashMap::new(),
-            waited: HashSet::new(),
+            waited: HashMap::new(),
             // From then on who waits sleeps on a word of its own.
             addresses: (version.next(), version.next()) < (Some(3), Some(14)),
         };
         for (index, turn) in turns.iter().enumerate() {
             let which = users.which(turn);
-            users.waited.insert((turn.thread, which));
+            users.waited.entry((turn.thread, which)).or_default().push(index);
             users.by_lock.entry(which).or_default().push(index);
         }
-        for of_one in users.by_lock.values_mut() {
+        for of_one in users.by_lock.values_mut().chain(users.waited.values_mut()) {
             of_one.sort_by_key(|&index| turns[index].to);
         }
         users
@@ -315,26 +315,21 @@ impl Users<'_> {
         }
     }
 
-    fn of_one(&self, which: Which) -> impl DoubleEndedIterator<Item = usize> {
-        self.by_lock.get(&which).into_iter().flatten().copied()
-    }
-
     /// Who let go of the lock when a wait for it ended.
     fn released(&self, turn: &Turn, holds: &[Hold]) -> Option<usize> {
         let which = self.which(turn);
         let waits = |thread: usize| {
             let begun = turn.to.saturating_sub(WAKING);
-            let of_one = self.by_lock.get(&which).map_or(&[][..], |of_one| &of_one[..]);
-            let later = of_one.partition_point(|&index| self.turns[index].to <= turn.to);
-            let mut others = of_one[later..].iter().map(|&index| &self.turns[index]);
-            others.any(|other| other.thread == thread && other.from < begun)
+            let own = self.waited.get(&(thread, which)).map_or(&[][..], |own| &own[..]);
+            let next = own.partition_point(|&index| self.turns[index].to <= turn.to);
+            own.get(next).is_some_and(|&index| self.turns[index].from < begun)
         };
         let before = holds.partition_point(|hold| hold.from <= turn.to);
         let latest = holds[before.saturating_sub(LOOK_BACK)..before].iter().rev();
         // Who let go has held it within the wait.
         let since = turn.from.max(turn.to.saturating_sub(RECENT));
         let mut latest = latest.filter(|hold| hold.to > since && hold.thread != turn.thread && !waits(hold.thread));
-        let uses = |hold: &&Hold| self.waited.contains(&(hold.thread, which));
+        let uses = |hold: &&Hold| self.waited.contains_key(&(hold.thread, which));
         if turn.semaphore {
             return latest.next().filter(uses).map(|hold| hold.thread);
         }
@@ -353,8 +348,12 @@ impl Users<'_> {
     fn had(&self, turn: &Turn, released: &[Option<usize>]) -> Option<usize> {
         let mut sums: Vec<(Option<usize>, u64)> = Vec::new();
         let mut end = turn.to;
-        let ends = self.of_one(self.which(turn)).rev();
-        let ends = ends.skip_while(|&index| self.turns[index].to > turn.to);
+        let of_one = self
+            .by_lock
+            .get(&self.which(turn))
+            .map_or(&[][..], |of_one| &of_one[..]);
+        let until = of_one.partition_point(|&index| self.turns[index].to <= turn.to);
+        let ends = of_one[..until].iter().rev().copied();
         let mut ends = ends.take_while(|&index| self.turns[index].to > turn.from).peekable();
         while let Some(index) = ends.next() {
             let from = ends.peek().map_or(turn.from, |&index| self.turns[index].to);

@@ -273,7 +273,7 @@ fn lock_sentence(figures: &Figures, profile: &Profile) -> String {
             } else {
                 "since"
             };
-            text += &format!("{when} {}", lock.place);
+            text += &format!(" {when} {}", lock.place);
         }
     } else if let Some(function) = most(profile, |function| function.times.of(State::LockWait)) {
         text += &format!(", most of all in {}", at(&function.place));
