@@ -30,7 +30,7 @@ from tests.auto import bodies
 
 WATCHDOG = 60
 ARGUMENTS = MapArguments.check(None, None, True, None)
-NEEDS = Needs().message(first=True, anew=True, setting=setting_in(None))
+NEEDS = (Needs().message(first=True, anew=True, setting=setting_in(None)),)
 
 
 def lines(path):

@@ -27,6 +27,8 @@ class Attributes(Names):
     def _attribute(self, owner: Ref, node: Any) -> Ref:
         name = node.attr
         found: list[Ref] = []
+        if name == "__class__":
+            return self._class_of(owner)
         for value in owner.values:
             if isinstance(value, Local):
                 continue

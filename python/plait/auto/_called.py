@@ -142,6 +142,9 @@ class Calls(Attributes):
 
     def _method_of_own(self, owner: Ref, name: str, given: Given, node: Any) -> Ref:
         """Of an object that was made in the call."""
+        for ref in given.args[:1] if name in ("shuffle", "readinto", "recv_into") and not owner.kinds else []:
+            if ref.origin == ARGUMENT or ref.lasts:
+                self.found(f"hands its argument `{ref.words}` to `{ast.unparse(node.func)}`, which changes it", node)
         results: list[Ref] = []
         for kind in owner.kinds:
             method = static(kind, name)
@@ -210,6 +213,10 @@ class Calls(Attributes):
             for ref in given.all() if changed == "any" else given.args[:1] if changed else []:
                 if ref.origin == ARGUMENT or ref.lasts:
                     self.found(f"hands its argument `{ref.words}` to `{words}`, which changes it", node)
+            out = given.args[value.nin :] if type(value).__name__ == "ufunc" else []
+            for ref in out:
+                if ref.origin == ARGUMENT or ref.lasts:
+                    self.found(f"hands its argument `{ref.words}` to `{words}`, which changes it", node)
             for keyword in ("out", "file", "inplace", "overwrite_a"):
                 ref = given.kwargs.get(keyword, MADE)
                 if ref.origin == ARGUMENT or ref.lasts:
@@ -219,6 +226,8 @@ class Calls(Attributes):
                 ref, node, "__iter__", "__str__", "__repr__", "__len__", "__bool__", "__next__", "__hash__"
             )
         results = self._read_handed(given, node)
+        if value is type and first is not None and len(given.args) == 1:
+            return self._class_of(first)
         if value is functools.partial and first is not None:
             return first._replace(holds=handed.part())
         if value is getattr and first is not None:
@@ -237,6 +246,11 @@ class Calls(Attributes):
             whole = merge(results, *held)
             return Ref(holds=whole) if whole is not MADE else MADE
         return Ref(holds=handed) if handed.origin and is_a(value, type) and not is_constant_class(value) else MADE
+
+    def _class_of(self, ref: Ref) -> Ref:
+        """What leads to the class of something: it lasts, whatever made it."""
+        kinds = dict.fromkeys((*ref.kinds, *(kind_of(value) for value in ref.values if not is_a(value, Local))))
+        return Ref(LASTING, "a class", tuple(kinds)) if kinds else MADE
 
     def _read_handed(self, given: Given, node: Any) -> Ref:
         """Functions that are handed over may be called, with what is handed over beside them."""

@@ -60,7 +60,7 @@ class Part(NamedTuple):
         """What `why` says against one of the functions; "" if it says nothing."""
         return next((words for call in self.calls if (words := why(call.function, call.shape))), "")
 
-    def message(self, needs: bytes) -> tuple[Any, ...]:
+    def message(self, needs: tuple[bytes, ...]) -> tuple[Any, ...]:
         """What a worker process is to call, and with what, if it has what it `needs`. Contexts stay."""
         return in_process, [Call(call.function, call.args, call.kwargs) for call in self.calls], needs
 
@@ -98,7 +98,7 @@ class Lot(NamedTuple):
         )
         return next((words for kinds in shapes if (words := why(self.function, Shape(kinds)))), "")
 
-    def message(self, needs: bytes) -> tuple[Any, ...]:
+    def message(self, needs: tuple[bytes, ...]) -> tuple[Any, ...]:
         """What a worker process is to call, and with what, if it has what it `needs`."""
         return lot_in_process, self.function, self.items, self.bare, self.step, self.most, needs
 
@@ -200,12 +200,12 @@ class Packed(NamedTuple):
         return pickle.loads(self.data)  # type: ignore[no-any-return]
 
 
-def in_process(calls: list[Call], needs: bytes) -> tuple[Packed | list[Any] | Differs, bool, Sample | None]:
+def in_process(calls: list[Call], needs: tuple[bytes, ...]) -> tuple[Packed | list[Any] | Differs, bool, Sample | None]:
     """Make calls in a worker process; return outcomes that can travel, whether any is an error, and what the calls took.
 
     It makes none where this process has something else than it `needs`.
     """
-    if other := difference(needs):
+    if other := next((other for each in needs if (other := difference(each))), ""):
         return Differs(other), False, None
     meter = Meter()
     meter.start()
@@ -217,10 +217,10 @@ def in_process(calls: list[Call], needs: bytes) -> tuple[Packed | list[Any] | Di
 
 
 def lot_in_process(
-    function: Callable[..., Any], items: list[Any], bare: bool, step: int, most: int, needs: bytes
+    function: Callable[..., Any], items: list[Any], bare: bool, step: int, most: int, needs: tuple[bytes, ...]
 ) -> tuple[Packed | list[Any] | Differs, bool, Sample | None]:
     """Like `in_process`, for the items of a `Lot`: fewer outcomes than items where they take too long."""
-    if other := difference(needs):
+    if other := next((other for each in needs if (other := difference(each))), ""):
         return Differs(other), False, None
     meter = Meter()
     meter.start()

@@ -85,7 +85,7 @@ _PARTS = {
 }  # fmt: skip
 
 #: Builtins that may change anything.
-_ANYTHING = {"delattr", "eval", "exec", "globals", "setattr", "vars"}
+ANYTHING = {"delattr", "eval", "exec", "globals", "setattr", "vars"}
 
 #: Functions of the standard library that change the process, by module and name.
 _PROCESS = {
@@ -172,7 +172,7 @@ def is_plain_callable(value: object) -> bool:
 def changes_the_process(called: Any) -> str:
     """What a function that is not the program's changes in its process, in words; "" for nothing that is known."""
     name, module = getattr(called, "__name__", ""), getattr(called, "__module__", None) or ""
-    if module == "builtins" and name in _ANYTHING:
+    if module == "builtins" and name in ANYTHING:
         return f"calls `{name}`"
     if called is print and sys.stdout is not sys.__stdout__:
         return "prints to a `sys.stdout` that only this process has"
@@ -254,6 +254,8 @@ def changes_its_arguments(called: object) -> str:
         return "" if name in _HEAPQ_LOOKING else "first"
     if (module, name) in _CHANGING_ANY:
         return "any"
+    if name == "at" and type(getattr(called, "__self__", None)).__name__ == "ufunc":
+        return "first"
     if name == "shuffle" and isinstance(getattr(called, "__self__", None), random.Random):
         return "first"
     return "first" if (module, name) in _CHANGING_FIRST else ""

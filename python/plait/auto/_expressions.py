@@ -7,7 +7,7 @@ import io
 from typing import Any, cast
 
 from plait.auto._called import Calls
-from plait.auto._changing import LOOKING
+from plait.auto._changing import LOOKING, MUTATING
 from plait.auto._kinds import is_a, kind_of
 from plait.auto._names import NOTHING, Local
 from plait.auto._refs import ARGUMENT, LASTING, MADE, Ref, merge
@@ -81,6 +81,10 @@ class Expressions(Calls):
     def _see_attribute(self, node: Any) -> Ref:
         owner = self.see(node.value)
         ref = self._not_an_iterator(self._attribute(owner, node), node)
+        if owner.origin == ARGUMENT and node.attr in MUTATING:
+            taken = [getattr(kind, node.attr, None) for kind in owner.kinds]
+            if any(callable(each) for each in taken):
+                self.found(f"takes `{node.attr}` of its argument `{owner.words}`", node)
         if owner.lasts and node.attr not in LOOKING:
             taken = [getattr(kind_of(value), node.attr, None) for value in owner.values]
             if any(callable(each) for each in taken):

@@ -182,6 +182,8 @@ class Flow(Learner):
         )
 
     def _fill(self) -> None:
+        if getattr(here, "sends", None) is self:
+            return  # what was sent is over at once: further out it goes on
         while True:
             part = seat = None
             with self.lock:
@@ -194,7 +196,11 @@ class Flow(Learner):
                         self.seats.add(seat)
                         self._coming += 1
             if part is not None:
-                self._send(part)
+                outer, here.sends = getattr(here, "sends", None), self
+                try:
+                    self._send(part)
+                finally:
+                    here.sends = outer
             elif seat is None or not self._start(seat):
                 return
 
@@ -380,7 +386,7 @@ class Flow(Learner):
         """The contexts that calls are to be made in."""
         return [call.context for call in _part.calls] if isinstance(_part, Part) else [None]
 
-    def _needs(self, part: Part | Lot) -> bytes:
+    def _needs(self, part: Part | Lot) -> tuple[bytes, ...]:
         """What a process has to have for a part.
 
         A `map` is made with what there was when it began; who submits may have changed it since the last one.
@@ -388,9 +394,9 @@ class Flow(Learner):
         settings = set(map(setting_in, self._contexts(part)))
         setting = settings.pop() if len(settings) == 1 else None
         functions = [part.function] if isinstance(part, Lot) else [call.function for call in part.calls]
-        return self.state.needs(functions[0]).message(
-            first=self._messages <= 1, anew=isinstance(part, Part), setting=setting
-        )
+        needs = {id(each): each for each in map(self.state.needs, functions)}.values()
+        first, anew = self._messages <= 1, isinstance(part, Part)
+        return tuple({each.message(first=first, anew=anew, setting=setting) for each in needs})
 
     def _never_began(self, error: BaseException) -> bool:
         """Whether this is what comes of processes that could not be started, rather than of one that has died."""

@@ -76,7 +76,11 @@ class Names(abc.ABC):
         self._again = False
         """Whether a name in a loop came to lead out: what is before it in the loop has to be read again."""
         self._results: list[Ref] = []
-        self._inner: set[Any] = set()
+        self._inner: dict[Any, Ref] = {}
+
+    @abc.abstractmethod
+    def _class_of(self, ref: Ref) -> Ref:
+        """What leads to the class of something."""
 
     @abc.abstractmethod
     def see(self, node: ast.AST) -> Ref:
@@ -136,8 +140,8 @@ class Names(abc.ABC):
         node = local.node
         key = node, tuple(ref.key() for ref in given.all())
         if key in self._inner:
-            return MADE
-        self._inner.add(key)
+            return self._inner[key]
+        self._inner[key] = MADE
         names = _argument_names(node.args)
         shadowed = {name: self._names.get(name) for name in names}
         declared, results = self._declared, self._results
@@ -158,7 +162,7 @@ class Names(abc.ABC):
                     self._do(statement)
                 else:
                     self._declared.update(set(statement.names) - nonlocals)
-        result = merge(*self._results)
+        self._inner[key] = result = merge(*self._results)
         self._declared, self._results = declared, results
         for name, ref in shadowed.items():
             if ref is None:

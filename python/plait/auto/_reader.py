@@ -165,10 +165,13 @@ class Reader(Expressions):
     def _do_import(self, node: Any) -> None:
         for alias in node.names:
             module = node.module if isinstance(node, ast.ImportFrom) else alias.name
+            if isinstance(node, ast.ImportFrom) and node.level:
+                package = str(self._function.__globals__.get("__package__") or "").split(".")
+                module = ".".join([*package[: len(package) - node.level + 1], *([module] if module else [])])
             found = sys.modules.get(module or "")
             name = alias.asname or alias.name.partition(".")[0]
             if isinstance(node, ast.ImportFrom):
-                value = getattr(found, alias.name, None)
+                value = getattr(found, "__dict__", {}).get(alias.name)
                 self._note_attribute(found, alias.name, value)
             else:
                 value = found if alias.asname else sys.modules.get(name)

@@ -8,6 +8,7 @@ that has something else says so before it begins.
 from __future__ import annotations
 
 import collections
+import contextlib
 import datetime as dt
 import enum
 import functools
@@ -15,6 +16,7 @@ import hashlib
 import importlib
 import itertools
 import marshal
+import os
 import re
 import sys
 import threading
@@ -187,7 +189,11 @@ def _is_constant(value: object) -> bool:
 
 def digest(value: object) -> bytes:
     """The same bytes for what is the same, in whatever process."""
-    return hashlib.blake2b(_told(value, 0, set()), digest_size=12).digest()
+    try:
+        told = _told(value, 0, set())
+    except Exception:  # of the program's own: nobody agrees to it, and the function stays
+        told = os.urandom(12)
+    return hashlib.blake2b(told, digest_size=12).digest()
 
 
 def _told(value: Any, deep: int, around: set[int]) -> bytes:
@@ -256,10 +262,20 @@ def _object(value: Any, deep: int, around: set[int]) -> bytes:
         own = repr(value).encode()
     elif type(value).__module__ == "numpy" and isinstance(getattr(value, "nbytes", None), int):
         own = repr((value.dtype, value.shape)).encode()
-        own += bytes(value.data)[:_MOST_BYTES] if value.nbytes <= _MOST_BYTES and not value.dtype.hasobject else b""
+        if value.dtype.hasobject:
+            own += _told(value.tolist(), deep + 1, around)
+        else:  # what is too large is agreed to by nobody
+            own += value.tobytes() if value.nbytes <= _MOST_BYTES else os.urandom(12)
+    elif type(value).__module__ == "array":
+        own = value.typecode.encode() + value.tobytes()
     more: Any = getattr(value, "__dict__", None)
     if isinstance(more, dict) and more:
         own += _container(cast("Any", more), deep, around)
+    for base in type(value).__mro__:
+        for name, slot in vars(base).items():
+            if type(slot) is types.MemberDescriptorType and base.__flags__ & 1 << 9:  # of `__slots__`
+                with contextlib.suppress(AttributeError):
+                    own += name.encode() + _told(slot.__get__(value), deep + 1, around)
     return own
 
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import functools
 import types
-from typing import Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from plait.auto._changing import (
+    ANYTHING,
     LOOKING,
+    MUTATING,
     can_change,
     changes_its_arguments,
     is_constant_class,
@@ -24,6 +26,9 @@ from plait.auto._names import NOTHING, Found, Given
 from plait.auto._reader import Reader
 from plait.auto._refs import ARGUMENT, LASTING, MADE, OWN, Ref, callables_in, holds_modules, merge
 from plait.auto._source import node_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 #: Calls deep that functions of the program are followed, and so many of them.
 _DEPTH, _MOST = 20, 400
@@ -121,7 +126,9 @@ class Search:
                 return Change(found.what, self._outermost, 0)  # in whose words it is told
             return Change(found.what, found.function, found.line)
         except RecursionError:
-            return Change("calls more than can be followed", getattr(function, "__qualname__", "it"), 0)
+            return Change("calls more than can be followed", self._outermost, 0)
+        except Exception as error:  # of the program's own: a class, a descriptor or a `__getattr__`
+            return Change(f"cannot be read: {type(error).__name__}", self._outermost, 0)
         return None
 
     def _begin(self, function: Any) -> None:
@@ -344,6 +351,17 @@ def _defaults(function: types.FunctionType) -> list[tuple[str, object]]:
     return [*zip(names, defaults, strict=True), *(function.__kwdefaults__ or {}).items()]
 
 
+_STORING = {"STORE_ATTR", "DELETE_ATTR", "STORE_SUBSCR", "DELETE_SUBSCR", "STORE_SLICE", "IMPORT_NAME"}
+
+
+def _codes(code: types.CodeType) -> Iterator[types.CodeType]:
+    """Code, and all that is within it."""
+    yield code
+    for each in code.co_consts:
+        if isinstance(each, types.CodeType):
+            yield from _codes(each)
+
+
 def _by_code(function: types.FunctionType) -> None:
     """Without a source: what it stores into by name, and whether it reaches anything that can be changed."""
     import dis
@@ -356,8 +374,13 @@ def _by_code(function: types.FunctionType) -> None:
             and instruction.argval in function.__code__.co_freevars
         ):
             raise Found(f"sets `{instruction.argval}` of a function around it", function.__qualname__, 0)
-    names = {name: function.__globals__[name] for name in function.__code__.co_names if name in function.__globals__}
-    cells = zip(function.__code__.co_freevars, (cell.cell_contents for cell in function.__closure__ or ()), strict=True)
-    for name, value in (*names.items(), *cells, *_defaults(function)):
-        if can_change(value) or (is_the_programs(value) and not isinstance(value, type)):
+    known, _ = _names_of(function)
+    if name := next((name for name in names_within(function.__code__) if name in MUTATING or name in ANYTHING), ""):
+        raise Found(f"uses `{name}`, and its source is not to be had", function.__qualname__, 0)
+    instructions = (each for code in _codes(function.__code__) for each in dis.get_instructions(code))
+    if any(each.opname in _STORING for each in instructions):
+        raise Found("changes something, and its source is not to be had", function.__qualname__, 0)
+    for name, value in (*known.items(), *_defaults(function)):
+        own_module = is_a(value, types.ModuleType) and is_program_module(cast("Any", value).__name__)
+        if can_change(value) or own_module or (is_the_programs(value) and not isinstance(value, type)):
             raise Found(f"reaches `{name}`, and its source is not to be had", function.__qualname__, 0)
