@@ -817,3 +817,38 @@ def test_to_make_a_pool_imports_nothing_that_only_processes_need(run_script):
         print(*sorted(sys.modules.keys() & {"multiprocessing", "socket", "subprocess", "decimal", "pathlib", "asyncio"}))
     """
     assert run_script(textwrap.dedent(source), timeout=WATCHDOG).stdout == "\n"
+
+
+def test_thousands_of_cancelled_calls_end_without_depth():
+    with plait.Pool(2, models=["processes"]) as pool:
+        assert list(pool.map(bodies.spin, [2_000] * 300))
+        futures = [pool.submit(bodies.spin, 60_000) for _ in range(4_000)]
+        left = [futures[0], *(future for future in futures[1:] if not future.cancel())]
+        assert all(future.result(WATCHDOG) is not None for future in left)
+        assert pool.submit(bodies.spin, 10).result(WATCHDOG) is not None
+
+
+class Lazy:
+    """As attributes of frameworks that are made when they are asked for."""
+
+    @property
+    def __class__(self):
+        raise ImproperlyConfigured("settings are not configured")
+
+
+class ImproperlyConfigured(Exception):
+    pass
+
+
+LAZY = Lazy()
+
+
+def reads_what_is_lazy(number):
+    return LAZY is not None and number
+
+
+def test_what_is_looked_at_may_raise():
+    with plait.Pool(2) as pool:
+        assert list(pool.map(reads_what_is_lazy, range(300))) == [*range(300)]
+        assert [pool.submit(reads_what_is_lazy, number).result(WATCHDOG) for number in range(300)] == [*range(300)]
+        assert pool.explain(reads_what_is_lazy)
