@@ -104,13 +104,16 @@ print(len(found.threads))
 ENDS = """
 import threading
 over = False
+def some():
+    threads = [threading.Thread(target=time.sleep, args=(0.025,)) for _ in range(40)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
 def make():
     while not over:
-        threads = [threading.Thread(target=time.sleep, args=(0.025,)) for _ in range(40)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        some()
+some()  # the C library opens a file when threads first get memory, to count the cores
 maker = threading.Thread(target=make)
 numbers = set()
 with plait.profile(children=False):

@@ -20,16 +20,17 @@ class Source:
         last: Its figures when somebody looked last.
     """
 
-    __slots__ = ("__weakref__", "_reference", "kind", "last")
+    __slots__ = ("__weakref__", "_all", "_reference", "kind", "last")
 
     def __init__(self, kind: str, source: object) -> None:
         self.kind = kind
         self.last: Any = None
+        self._all = _known[kind]  # the last ones go when this module is empty already
         self._reference = weakref.ref(source, self._gone)
 
     def _gone(self, _: object) -> None:
         if not _listeners:
-            _known[self.kind].discard(self)
+            self._all.discard(self)
 
     def get(self) -> Any:
         """Return it, if it is still there."""
@@ -50,7 +51,7 @@ def add(kind: str, source: object) -> Source:
     for _, added in _listeners:
         added(kind)
     new = Source(kind, source)
-    _known[kind].add(new)
+    known(kind).add(new)
     return new
 
 
