@@ -831,7 +831,7 @@ def test_thousands_of_cancelled_calls_end_without_depth():
 class Lazy:
     """As attributes of frameworks that are made when they are asked for."""
 
-    @property
+    @property  # type: ignore[misc]
     def __class__(self):
         raise ImproperlyConfigured("settings are not configured")
 
@@ -844,7 +844,7 @@ LAZY = Lazy()
 
 
 def reads_what_is_lazy(number):
-    return LAZY is not None and number
+    return (LAZY, number)[1]
 
 
 def test_what_is_looked_at_may_raise():

@@ -37,6 +37,7 @@ fn register() {
 
 unsafe extern "C" fn raise() {
     GENERATION.fetch_add(1, Relaxed);
+    FORKS.store(0, Relaxed); // those were its parent's
 }
 
 unsafe extern "C" fn count() {
@@ -44,7 +45,7 @@ unsafe extern "C" fn count() {
 }
 
 /// Rises before and after every fork of this process since the first call of [`generation`]: what it had while the number stayed, no
-/// child has.
+/// child has. 0 in a process that has not forked, whatever its parent did.
 pub fn forks() -> u32 {
     // Acquire: pairs with `count`; a thread that reads the old number does so before the child exists or beside the fork.
     FORKS.load(Acquire)
@@ -60,8 +61,9 @@ mod tests {
         let before = generation();
         let child = forked::start(|| {
             let in_child = generation();
+            let none = forks() == 0;
             let grandchild = forked::start(|| generation() > in_child);
-            in_child > before && grandchild.succeeded()
+            none && in_child > before && grandchild.succeeded()
         });
         assert!(child.succeeded());
         assert_eq!(generation(), before);
