@@ -636,9 +636,10 @@ def test_processes_that_start_when_the_pool_ends_are_not_waited_for(run_script, 
     assert "processes" not in run_script(textwrap.dedent(source), timeout=WATCHDOG).stdout
 
 
-def test_processes_that_should_be_there_soon_and_are_not_are_not_waited_for(run_script):
+def run_with_a_stopped_server(run_script, meanwhile):
+    """Run a program in which no process that is asked for comes."""
     source = """
-        import os, signal
+        import os, signal, time
         import plait
         from plait.processes import _launch
 
@@ -655,9 +656,7 @@ def test_processes_that_should_be_there_soon_and_are_not_are_not_waited_for(run_
             os.kill(server, signal.SIGSTOP)
             try:
                 pool = plait.Pool(2, models=["serial", "processes"])
-                assert list(pool.map(work, range(120))) == [work(number) for number in range(120)]
-                futures = [pool.submit(other, number) for number in range(120)]
-                assert [future.result() for future in futures] == [other(number) for number in range(120)]
+    MEANWHILE
                 assert pool._engine._first is not None, "no process was asked for"
                 assert not pool._engine.processes_ready
             finally:
@@ -665,7 +664,18 @@ def test_processes_that_should_be_there_soon_and_are_not_are_not_waited_for(run_
             pool.shutdown()
             print("done")
     """
-    assert run_script(textwrap.dedent(source), timeout=WATCHDOG).stdout == "done\n"
+    meanwhile = textwrap.indent(textwrap.dedent(meanwhile).strip(), 12 * " ")
+    source = textwrap.dedent(source.replace("    MEANWHILE", textwrap.indent(meanwhile, 4 * " ")))
+    assert run_script(source, timeout=WATCHDOG).stdout == "done\n"
+
+
+def test_processes_that_should_be_there_soon_and_are_not_are_not_waited_for(run_script):
+    meanwhile = """
+        assert list(pool.map(work, range(120))) == [work(number) for number in range(120)]
+        futures = [pool.submit(other, number) for number in range(120)]
+        assert [future.result() for future in futures] == [other(number) for number in range(120)]
+    """
+    run_with_a_stopped_server(run_script, meanwhile)
 
 
 @pytest.mark.parametrize(
@@ -688,31 +698,11 @@ def test_processes_that_should_be_there_soon_and_are_not_are_not_waited_for(run_
     ids=["beside a map", "while the interpreter is held"],
 )
 def test_calls_do_not_wait_for_processes_that_do_not_come(run_script, meanwhile):
-    source = f"""
-        import os, signal, time
-        import plait
-        from plait.processes import _launch
-
-        def work(number):
-            return sum(range(50_000)) + number
-
-        if __name__ == "__main__":
-            with plait.ProcessPool(1) as pool:
-                pool.submit(abs, 1).result()
-            server = _launch._servers[()].process.pid
-            os.kill(server, signal.SIGSTOP)
-            try:
-                pool = plait.Pool(2, models=["serial", "processes"])
-                {meanwhile.strip()}
-                for future in [*futures, pool.submit(work, 6)]:
-                    future.result(timeout=30)
-                assert pool._engine._first is not None, "no process was asked for"
-            finally:
-                os.kill(server, signal.SIGCONT)
-            pool.shutdown()
-            print("done")
+    last = """
+        for future in [*futures, pool.submit(work, 6)]:
+            future.result(timeout=30)
     """
-    assert run_script(textwrap.dedent(source), timeout=WATCHDOG).stdout == "done\n"
+    run_with_a_stopped_server(run_script, textwrap.dedent(meanwhile) + textwrap.dedent(last))
 
 
 def test_cores_that_a_child_process_takes_are_no_wait():

@@ -182,18 +182,24 @@ mod tests {
         semaphore
     }
 
-    #[test]
-    fn with_a_gil_who_has_let_go_of_it_sleeps_on_a_lock() {
-        let _turn = turn();
+    /// Meters that are told of sleeps, as those of threads that take turns by a GIL or as of others.
+    fn begun(turns: bool) -> (Clock, u32, Hooks) {
         let scale = Scale::new(Ticks::find());
         let clock = Clock {
             scale,
             began: scale.clock().now(),
         };
         let session = meter::begin(&scale, clock.began, &[]);
-        TURNS.store(true, Relaxed);
+        TURNS.store(turns, Relaxed);
         // SAFETY: this program stays loaded.
         let hooks = unsafe { install(FakeGil::function()) }.expect("hooks");
+        (clock, session, hooks)
+    }
+
+    #[test]
+    fn with_a_gil_who_has_let_go_of_it_sleeps_on_a_lock() {
+        let _turn = turn();
+        let (clock, session, hooks) = begun(true);
         let semaphore = semaphore();
         let sleep = move |did: Option<[Did; 2]>| {
             let until = UNIX_EPOCH.elapsed().expect("later") + Duration::from_millis(3);
@@ -252,15 +258,7 @@ mod tests {
     fn sleeps_are_measured_and_say_what_they_are() {
         const SLEEP: Duration = Duration::from_millis(20);
         let _turn = turn();
-        let scale = Scale::new(Ticks::find());
-        let clock = Clock {
-            scale,
-            began: scale.clock().now(),
-        };
-        let session = meter::begin(&scale, clock.began, &[]);
-        TURNS.store(false, Relaxed);
-        // SAFETY: this program stays loaded.
-        let hooks = unsafe { install(FakeGil::function()) }.expect("hooks");
+        let (clock, session, hooks) = begun(false);
         let semaphore = semaphore();
         let (send, begun) = std::sync::mpsc::channel();
         let sleeper = thread::spawn_native("sleeper", move || {

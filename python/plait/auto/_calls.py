@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from plait import _core
 from plait.auto._errors import Raised, Sent, send
 from plait.auto._meter import Meter
-from plait.auto._reads import Differs, difference
+from plait.auto._reads import Differs, first_difference
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -205,7 +205,7 @@ def in_process(calls: list[Call], needs: tuple[bytes, ...]) -> tuple[Packed | li
 
     It makes none where this process has something else than it `needs`.
     """
-    if other := next((other for each in needs if (other := difference(each))), ""):
+    if other := first_difference(needs):
         return Differs(other), False, None
     meter = Meter()
     meter.start()
@@ -220,7 +220,7 @@ def lot_in_process(
     function: Callable[..., Any], items: list[Any], bare: bool, step: int, most: int, needs: tuple[bytes, ...]
 ) -> tuple[Packed | list[Any] | Differs, bool, Sample | None]:
     """Like `in_process`, for the items of a `Lot`: fewer outcomes than items where they take too long."""
-    if other := next((other for each in needs if (other := difference(each))), ""):
+    if other := first_difference(needs):
         return Differs(other), False, None
     meter = Meter()
     meter.start()

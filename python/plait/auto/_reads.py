@@ -138,6 +138,11 @@ def difference(message: bytes) -> str:
     return ""
 
 
+def first_difference(messages: tuple[bytes, ...]) -> str:
+    """The first `difference` that there is; "" for none."""
+    return next((other for each in messages if (other := difference(each))), "")
+
+
 def setting_in(context: contextvars.Context | None) -> Any:
     """What calls that are made in a context, or in the one that is there, depend on without naming it."""
     if (decimal := sys.modules.get("decimal")) is None:
