@@ -358,11 +358,11 @@ def test_who_catches_an_error_is_alone_with_it(runner: asyncio.Runner) -> None:
 
     async def main() -> None:
         loop, (one, other) = asyncio.get_running_loop(), pair()
-        with socket.create_server(("127.0.0.1", 0)) as unused:
-            address = unused.getsockname()
-        with socket.socket() as refused:
+        # Bound and not listening: it refuses, and nobody else on the machine gets the port meanwhile.
+        with socket.socket() as silent, socket.socket() as refused:
+            silent.bind(("127.0.0.1", 0))
             refused.setblocking(False)
-            assert await keepers(loop.sock_connect(refused, address)) == []
+            assert await keepers(loop.sock_connect(refused, silent.getsockname())) == []
         other.send(b"never read")
         reset = asyncio.ensure_future(keepers(loop.sock_recv(other, 10)))
         await asyncio.sleep(0)

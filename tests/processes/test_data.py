@@ -17,6 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 import plait
+from plait import _core
 from tests.processes import _tasks
 from tests.processes._support import WATCHDOG, check_usable, wait_until
 from tests.processes._tasks import Gate, Tally
@@ -248,6 +249,25 @@ def test_memory_of_a_worker_that_died_comes_back():
                 pool.submit(_tasks.die).result(WATCHDOG)
         for _ in range(3):  # while one is held, the next needs another block
             pool.submit(keep, array).result(WATCHDOG)
+        wait_until(lambda: resident() < 4 * MIB)
+
+
+def fork_in_vain():
+    _core.gil_tally()  # counts forks from here on
+    if (child := os.fork()) == 0:
+        os._exit(0)
+    os.waitpid(child, 0)
+
+
+def test_a_child_that_a_worker_had_before_its_arguments_keeps_none_of_them():
+    array = make(0)
+    with plait.ProcessPool(1, warm_memory=2 * MIB) as pool:
+        for _ in range(5):
+            pool.submit(fork_in_vain).result(WATCHDOG)
+            pool.submit(keep, array).result(WATCHDOG)
+            pool.submit(echo, 1).result(WATCHDOG)
+            with pytest.raises(plait.WorkerDied):
+                pool.submit(_tasks.die).result(WATCHDOG)
         wait_until(lambda: resident() < 4 * MIB)
 
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use plait_shm::arena::{Arena, ArenaView};
 use plait_shm::idle::{give_token, take_token};
 use plait_shm::segment::{Segment, Source};
-use plait_shm::sync::{Ordering, full_fence};
+use plait_shm::sync::{AtomicU32, Ordering, full_fence};
 use plait_sys::event::EventFd;
 use plait_sys::mem::Memfd;
 use plait_sys::{child, cpu, fork, futex, time};
@@ -60,6 +60,8 @@ pub struct Worker {
     cpus: usize,
     crowd: Crowd,
     frames: FrameWriter,
+    /// One more than the forks that this process had made before it first looked at arguments for longer than a task; 0 until then.
+    viewed: AtomicU32,
 }
 
 impl Worker {
@@ -87,6 +89,7 @@ impl Worker {
             cpus: if spins { cpus } else { 1 },
             crowd: Crowd::default(),
             frames: FrameWriter::new(),
+            viewed: AtomicU32::new(0),
         })
     }
 
@@ -252,6 +255,11 @@ impl Worker {
 
     /// A view of such a part, that may be used for as long as one likes; None where it is better copied.
     pub fn view(&self, place: Place) -> Option<View> {
+        // Before the first mapping: a fork that has it is counted. Relaxed: in one thread at a time, as `note_forks`.
+        if self.viewed.load(Ordering::Relaxed) == 0 {
+            fork::generation(); // from here on forks are seen
+            self.viewed.store(fork::forks().wrapping_add(1), Ordering::Relaxed);
+        }
         View::of_args(&self.args, &self.board, self.seat, place)
     }
 
@@ -428,10 +436,12 @@ impl Worker {
         }
     }
 
-    /// Notes that this process has forked, if it has: what its children see of the arenas stays as it is. For whoever buries the worker.
+    /// Notes that this process has forked since it first had a view, if it has: what its children see of the arenas stays as it is. For
+    /// whoever buries the worker.
     #[inline]
     pub fn note_forks(&self) {
-        if fork::forks() != 0 {
+        let viewed = self.viewed.load(Ordering::Relaxed);
+        if viewed != 0 && fork::forks() != viewed.wrapping_sub(1) {
             self.board.seat(self.seat).forked.store(1, Ordering::Relaxed);
         }
     }
