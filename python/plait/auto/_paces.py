@@ -60,6 +60,20 @@ class Paces:
         """The function is another than it was."""
         self._seen.clear()
 
+    def recalled(self, used: tuple[str, int] | None = None) -> Paces:
+        """What is still believed of these when other calls begin: all are looked at again.
+
+        Where it is told which plan was `used` in the end, of all others half: who was slow by chance gets another chance
+        some day.
+        """
+        other = Paces()
+        other._wall = self._wall
+        for plan, seen in self._seen.items():
+            factor = seen.factor if used is None or plan == used else math.sqrt(seen.factor)
+            each = seen.each / seen.factor * factor
+            other._seen[plan] = seen._replace(lots=0, factor=factor, each=each)
+        return other
+
     def check(self, wall: float) -> None:
         """Forget what was seen, if calls that are alone take other times now than those that it was held against."""
         if self._seen and not 1 / _DRIFT < self._wall / wall < _DRIFT:
