@@ -127,7 +127,7 @@ class Function:
         self._shape = Shape(())
         """The classes of the first call's arguments."""
         self.lock = threading.RLock()
-        self.prior: Figures | None = None
+        self.prior: _memory.Learnt | None = None
         """What other pools have seen of it."""
 
     # ---- what other pools know
@@ -135,7 +135,9 @@ class Function:
     def remember(self) -> None:
         """Leave what was learnt to other pools."""
         with self.lock:
-            if PROCESSES in self.models and self._code is not None:  # or it does not know what it takes to move arguments
+            if (
+                PROCESSES in self.models and self._code is not None
+            ):  # or it does not know what it takes to move arguments
                 stays = self.anew or PROCESSES in self.refused or not self.figures.samples
                 _memory.keep(self._code, None if stays else self._learnt())
 
@@ -144,11 +146,10 @@ class Function:
         return _memory.Learnt(self.figures.recalled(self.crowd), self.paces.recalled(used), self._shape)
 
     def recall(self) -> None:
-        """Begin with what other pools have left."""
-        learnt = _memory.recall(self._code)
-        if learnt is not None:
-            self.prior, self.paces, self._shape = learnt.figures.recalled(Figures()), learnt.paces.recalled(), learnt.shape
-            self.prior.calls, self.prior.result_sized = 0, False  # none was seen here
+        """Know what other pools have left."""
+        self.prior = _memory.recall(self._code)
+        if self.prior is not None:
+            self._shape = self.prior.shape
 
     def recalls(self, calls: int, start: float) -> str:
         """The model that so many calls are begun with, by what other pools know, before any of them is seen; "" for none.
@@ -158,9 +159,11 @@ class Function:
         prior, self.prior = self.prior, None
         if prior is None or self.figures.samples:
             return ""
-        plan = self._choose(calls, start, prior).plan
-        if plan.model == THREADS and prior.blocked > 0.5 * prior.wall:
-            self.figures = prior
+        known = prior.figures
+        plan = self._choose(calls, start, known).plan
+        if plan.model == THREADS and known.blocked > 0.5 * known.wall:
+            self.figures, self.paces = known.recalled(Figures()), prior.paces.recalled()
+            self.figures.calls, self.figures.result_sized = 0, False  # none was seen here
             return THREADS
         if plan.model != PROCESSES:
             self.prior = prior  # more calls may come

@@ -333,6 +333,9 @@ class Learner:
             made, since = self._since
             calls, seconds = self.made - made, now - since
             processes = decision.plan.model == PROCESSES
+            if processes and not self.engine.processes_ready:  # a thread makes calls meanwhile
+                self._begin_pace()
+                return
             least = _PACE_COMPUTING if self._computes() else _PACE
             if self._slow_start and processes and seconds < least:
                 self._next_look = self.made + decision.plan.workers
