@@ -93,6 +93,40 @@ def test_the_module_of_the_first_task_is_imported_once_too(tmp_path):
     assert len(pids) == 2, "the program itself, and one for all workers"
 
 
+@pytest.mark.parametrize("way", ["file", "-c"])
+def test_a_server_that_runs_is_told_what_to_import_for_workers_to_come(way, tmp_path):
+    """Neither it, nor the zygote that has prepared the main module, is asked to start anew."""
+    program = run(
+        tmp_path,
+        """
+        import os, sys, plait, beside
+        from plait.processes import _launch
+
+        def there(_):
+            return os.getppid(), "ahead" in sys.modules
+
+        if __name__ == "__main__":
+            where = there if "-c" not in sys.orig_argv else beside.there
+            with plait.ProcessPool(1) as pool:
+                server, known = pool.submit(where, 0).result()
+                assert not known
+                _launch.import_ahead("ahead")
+                with plait.ProcessPool(2) as other:
+                    assert (found := set(other.map(where, range(4), chunksize=1))) == {(server, True)}, (server, found)
+            print("done")
+        """,
+        way=way,
+        beside="import os, sys\n\ndef there(_):\n    return os.getppid(), 'ahead' in sys.modules\n",
+        ahead="""
+        import os, pathlib
+        with open(pathlib.Path(__file__).parent / "imports", "a") as file:
+            print(os.getpid(), os.getppid(), file=file)
+        """,
+    )
+    assert program.output() == "done\n"
+    assert len(program.imports()) == 2, "the server, and the zygote"
+
+
 def test_a_worker_looks_as_if_it_had_imported_the_main_module_itself(tmp_path):
     program = run(
         tmp_path,

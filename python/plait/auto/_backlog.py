@@ -40,7 +40,7 @@ class Backlog(Flow):
         self._calls: deque[_Queued] = deque()
         self._seen = 0
         """Calls that came, about: nothing is counted on it but how many more may come."""
-        self._many = _MANY
+        self._many = _MANY if state.prior is None else 1
         """So many calls have come when it is decided anew, since there are so many more of them."""
 
     def add(self, queued: _Queued) -> None:

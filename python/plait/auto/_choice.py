@@ -203,7 +203,20 @@ def in_threads(figures: Figures, machine: Machine, costs: Costs, workers: int) -
         held *= 1 + costs.gil_switch
     if workers > 1 and machine.gil and figures.blocked + figures.released > 0.05 * figures.wall:
         held += costs.gil_take
-    return max(held, figures.cpu / machine.cores, figures.wall / workers) + costs.thread_task
+    return max(_with_gil(held, figures.wall - held, workers), figures.cpu / machine.cores) + costs.thread_task
+
+
+def _with_gil(held: float, rest: float, workers: int) -> float:
+    """Seconds for a call, of many that threads make which queue for the GIL, each for as long as those before it hold it.
+
+    By mean value analysis (Reiser, Lavenberg 1980) of one queue and a delay: who comes meets what one worker fewer would leave.
+    """
+    queue, each = 0.0, held + rest
+    for count in range(1, workers + 1):
+        here = held * (1 + queue)
+        each = (here + max(rest, 0.0)) / count
+        queue = here / each if each > 0 else 0.0
+    return each
 
 
 def in_processes(figures: Figures, machine: Machine, costs: Costs, workers: int) -> float:

@@ -52,8 +52,8 @@ _STUCK = 0.02
 #: And those which have none, but could have by what may be.
 _STUCK_LONG = 0.1
 
-_starts = {False: 0.12, True: 0.006}
-"""Seconds that processes take to start: where a fork server runs, and where not. What was seen last counts half."""
+_starts = {False: [0.12] * 2, True: [0.006] * 2}
+"""Seconds that processes took to start the last times: where a fork server runs, and where not."""
 
 #: Seconds for which the number of cores is taken to stay what it is: to read the quota takes longer than to make a pool.
 _CORES_STAY = 5.0
@@ -132,7 +132,7 @@ class Engine:
             return 0.0
         if self._starting:
             return max(0.002, self._start_takes - (time.monotonic() - self._started))
-        return _starts[_server_runs()]
+        return min(_starts[_server_runs()])  # one of them may have met with a busy machine
 
     def starts_soon(self) -> bool:
         """Whether processes start, and are there so soon that to make calls meanwhile would only be in their way."""
@@ -148,7 +148,7 @@ class Engine:
             self._starting = True
             self._started = time.monotonic()
             near = self._near = _server_runs()
-            self._start_takes = _starts[near]
+            self._start_takes = min(_starts[near])
         _hurry()
 
         def started(future: concurrent.futures.Future[float]) -> None:
@@ -163,10 +163,7 @@ class Engine:
                 self._refuse_processes(why)
             else:
                 self.processes_ready = True
-                took = max(0.0, future.result() - self._started)
-                _starts[near] = (
-                    _starts[near] + min(took, 2 * _starts[near])
-                ) / 2  # one of them may have met with a busy machine
+                _starts[near] = [_starts[near][-1], max(0.0, future.result() - self._started)]
             for other in {flow, *self.flows()}:
                 other.processes_begin()
 
@@ -225,6 +222,7 @@ class Engine:
             known = self.functions.get(key)
             if known is None:
                 state = Function(function, self.models, self.machine, self.costs)
+                state.recall()
                 known = self.functions[key] = state, Backlog(state, self)
             return known
 
@@ -347,6 +345,8 @@ class Engine:
         if wait:
             for flow in flows:
                 flow.wait()
+            for state, _ in list(self.functions.values()):
+                state.remember()
             self._give_up_start()
             for pool in (self._threads, self._processes):
                 if pool is not None:

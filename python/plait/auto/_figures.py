@@ -10,8 +10,14 @@ from typing import NamedTuple
 WINDOW = 32
 
 
+#: And those that are remembered by other pools: the fewer, the sooner these see what is otherwise now.
+RECALLED = 8
+
 #: Slices after which the first one, which may be longer than all others, need not be believed.
 _FIRST_COUNTS = 3
+
+#: How many times as long as those of a crowd calls compute that were the first ones.
+_FIRST_LONGER = 1.5
 
 #: Seconds in which nothing is waited for.
 _NOISE = 20e-6
@@ -173,6 +179,27 @@ class Figures:
         other = Figures()
         other.size, other.pickling, other.result_sized = self.size, self.pickling, self.result_sized
         other.add(sample)
+        return other
+
+    def are_of_first_calls(self, crowd: Figures) -> bool:
+        """Whether these calls have computed for far longer than those of a crowd: much was new to them."""
+        return len(crowd.samples) >= _FIRST_COUNTS and self.cpu > _FIRST_LONGER * crowd.cpu + _NOISE
+
+    def recalled(self, crowd: Figures) -> Figures:
+        """What is still believed of these: their last slices, of calls that took no longer than those of a crowd.
+
+        Who is in a crowd takes longer than alone, mostly.
+        """
+        cpu = wall = 1.0
+        if len(crowd.samples) >= _FIRST_COUNTS:
+            cpu, wall = min(1.0, crowd.cpu / max(self.cpu, 1e-9)), min(1.0, crowd.wall / max(self.wall, 1e-9))
+        other = Figures()
+        other._begun = True  # the first call of all is none of these any more
+        for each in list(self.samples)[-RECALLED:]:
+            held = each.cpu if each.held < 0 else each.held
+            other.add(Sample(each.calls, int(wall * each.alone), int(cpu * each.cpu), int(cpu * held)))
+        other.calls = self.calls
+        other.size, other.pickling, other.result_sized = self.size, self.pickling, self.result_sized
         return other
 
     def forget(self) -> None:

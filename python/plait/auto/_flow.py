@@ -334,8 +334,7 @@ class Flow(Learner):
         if begun is None:
             return
         call, state = begun.calls[0], self.state
-        if not state.figures.calls:
-            state.size_arguments(call)
+        if not state.figures.calls and state.size_arguments(call):
             meter.start()
         meter.running = True
         began = time.perf_counter_ns()

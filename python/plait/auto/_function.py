@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 from plait import _core
-from plait.auto import _choice, _main_module
+from plait.auto import _choice, _main_module, _memory
 from plait.auto._calls import Shape
 from plait.auto._choice import ASYNCIO, PROCESSES, SERIAL, THREADS, Costs, Decision, Machine, Plan
 from plait.auto._figures import Figures, Sample
@@ -19,6 +19,7 @@ from plait.auto._reads import Needs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from types import CodeType
 
     from plait.auto._calls import Call
 
@@ -102,6 +103,7 @@ class Function:
         self.decided = 0
         self.made: dict[tuple[str, int], Made] = {}
         self.machine = machine
+        self.models = models
         self.costs = costs
         self.refused: dict[str, str] = {
             model: "is not among the pool's models" for model in _choice.MODELS if model not in models
@@ -117,7 +119,7 @@ class Function:
         self._function: Callable[..., Any] | None = function if self._example is None else None
         self._checked: weakref.WeakKeyDictionary[Any, _Checked] = weakref.WeakKeyDictionary()
         self._others: dict[int, tuple[Any, _Checked]] = {}
-        self._code: object = None
+        self._code: CodeType | None = getattr(_innermost(function), "__code__", None)  # kept: it is known by it
         self._sized = self._saw_result = False
         self._was_read = False
         self._arguments = 0, 0.0
@@ -125,10 +127,49 @@ class Function:
         self._shape = Shape(())
         """The classes of the first call's arguments."""
         self.lock = threading.RLock()
+        self.prior: _memory.Learnt | None = None
+        """What other pools have seen of it."""
 
-    def keep_code(self, function: Any) -> None:
-        """Keep what the function is known by."""
-        self._code = getattr(_innermost(function), "__code__", None)
+    # ---- what other pools know
+
+    def remember(self) -> None:
+        """Leave what was learnt to other pools."""
+        with self.lock:
+            if (
+                PROCESSES in self.models and self._code is not None
+            ):  # or it does not know what it takes to move arguments
+                stays = self.anew or PROCESSES in self.refused or not self.figures.samples
+                _memory.keep(self._code, None if stays else self._learnt())
+
+    def _learnt(self) -> _memory.Learnt:
+        used = self.decision.plan.key if self.decision is not None else ("", 0)
+        return _memory.Learnt(self.figures.recalled(self.crowd), self.paces.recalled(used), self._shape)
+
+    def recall(self) -> None:
+        """Know what other pools have left."""
+        self.prior = _memory.recall(self._code)
+        if self.prior is not None:
+            self._shape = self.prior.shape
+
+    def recalls(self, calls: int, start: float) -> str:
+        """The model that so many calls are begun with, by what other pools know, before any of them is seen; "" for none.
+
+        It is learnt as ever how long they take, but for calls that wait: of these, even the first one takes long.
+        """
+        prior, self.prior = self.prior, None
+        if prior is None or self.figures.samples:
+            return ""
+        known = prior.figures
+        plan = self._choose(calls, start, known).plan
+        if plan.model == THREADS and known.blocked > 0.5 * known.wall:
+            self.figures, self.paces = known.recalled(Figures()), prior.paces.recalled()
+            self.figures.calls, self.figures.result_sized = 0, False  # none was seen here
+            return THREADS
+        if plan.model != PROCESSES:
+            self.prior = prior  # more calls may come
+            return ""
+        self.check()
+        return "" if PROCESSES in self.refused else PROCESSES
 
     # ---- whether it may leave
 
@@ -189,8 +230,8 @@ class Function:
         if why:
             self.refused[PROCESSES] = why
 
-    def size_arguments(self, call: Call) -> None:
-        """Find out, before its first call, what it takes to send arguments."""
+    def size_arguments(self, call: Call) -> bool:
+        """Find out, before its first call, what it takes to send arguments; return whether it was the first."""
         with self.lock:
             sized, self._sized = self._sized, True
             if not sized:
@@ -198,6 +239,7 @@ class Function:
         if not sized and PROCESSES not in self.refused:
             self._arguments = self._measure((call.args, call.kwargs), "has arguments that cannot be pickled")
             self.figures.size, self.figures.pickling = self._arguments
+        return not sized
 
     def size_result(self, result: object) -> None:
         """Add what it takes to send a result, instead of what is known of an earlier one: they may grow."""

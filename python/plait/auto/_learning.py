@@ -177,6 +177,14 @@ class Learner:
                 state.figures.add(each)
             self._decide_again()
 
+    def _correct(self) -> None:
+        """Where threads were decided on by the first calls, which took long, go by what others take."""
+        state, decision = self.state, self.state.decision
+        if decision is not None and decision.plan.model == THREADS and state.figures.are_of_first_calls(state.crowd):
+            state.figures = state.figures.recalled(state.crowd)
+            state.paces.forget()
+            self._decide_again()
+
     def _was_stale(self, seat: Seat) -> bool:
         stale = seat in self._stale
         self._stale.discard(seat)
@@ -215,6 +223,7 @@ class Learner:
                 else:
                     figures.add(sample)
                     self._compare(own)
+                    self._correct()
             elif figures.changed(sample, patience=(1 if self._glanced else 2) + state.anew):
                 state.begin_anew(sample)
                 self._decide_again()
@@ -229,10 +238,22 @@ class Learner:
             self.look()
             self.fill()
 
+    def _recall(self) -> None:
+        """Begin as other pools have found to be best."""
+        model = self.state.recalls(self.left(), self.engine.start_seconds())
+        if model == PROCESSES:
+            self._foreseen = True
+            self.start_processes()
+        elif model == THREADS:
+            self._decide()
+
     def take_up(self) -> None:
         """Decide for the calls that there are now: what is known may be of fewer ones, or of other days."""
         with self.state.lock:
             state, decision = self.state, self.state.decision
+            if decision is None and state.prior is not None:
+                self._recall()
+                return
             if decision is None or decision.plan.model == ASYNCIO or self._glanced or not state.figures.samples:
                 return  # no call has ended that it could be gone by
             self._decide()
@@ -312,6 +333,9 @@ class Learner:
             made, since = self._since
             calls, seconds = self.made - made, now - since
             processes = decision.plan.model == PROCESSES
+            if processes and not self.engine.processes_ready:  # a thread makes calls meanwhile
+                self._begin_pace()
+                return
             least = _PACE_COMPUTING if self._computes() else _PACE
             if self._slow_start and processes and seconds < least:
                 self._next_look = self.made + decision.plan.workers

@@ -111,7 +111,6 @@ class Pool(concurrent.futures.Executor):
         if on_loop and ASYNCIO not in self._models:
             raise TypeError(f"fn is the coroutine function {fn!r}, and asyncio is not among the pool's models")
         known = self._engine.known(_key(fn), fn)
-        known[0].keep_code(fn)
         if on_loop:
             known[0].decision = of_coroutines()
         return known

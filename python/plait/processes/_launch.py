@@ -77,7 +77,7 @@ class Main(NamedTuple):
 class _Server:
     """A running fork server and its control connection."""
 
-    __slots__ = ("control", "failure", "mains", "patience", "process", "ready", "said", "turn")
+    __slots__ = ("ahead", "control", "failure", "mains", "patience", "process", "ready", "said", "turn")
 
     def __init__(self, process: subprocess.Popen[bytes], control: socket.socket, said: int, patience: float) -> None:
         self.process = process
@@ -86,6 +86,7 @@ class _Server:
         self.patience = patience
         self.ready = False
         self.failure: str | None = None
+        self.ahead = len(_ahead)  # so many of these it knows
         self.turn = threading.Lock()  # one at a time waits for it
         self.mains: dict[bytes, int] = {}  # what it has been told to prepare, and under which number
 
@@ -114,6 +115,15 @@ class _Server:
                     raise
                 self.ready = True
                 self.forget_said()
+
+    def tell_ahead(self) -> None:
+        """Have the server import what was added since it was started, if it can be told now."""
+        if self.ahead < len(_ahead):
+            try:
+                self.control.send(b"M" + _fitting(_ahead[self.ahead :]), socket.MSG_DONTWAIT)
+            except BlockingIOError:  # the next pool tells it
+                return
+            self.ahead = len(_ahead)
 
     def prepare(self, main: Main) -> int:
         """Have a main module prepared, without waiting for it; return its number, 0 if that is not possible now."""
@@ -223,6 +233,7 @@ def connect_pool(preload: tuple[str, ...] = (), main: Main | None = None) -> soc
         try:
             with theirs, _lock:
                 _share_resource_tracker(server)
+                server.tell_ahead()
                 message = b"P"
                 if main is not None and (number := server.prepare(main)):
                     message = struct.pack("<cI", b"P", number)
@@ -505,7 +516,7 @@ def _strings(values: Iterable[object]) -> list[str]:
 
 
 def import_ahead(module: str) -> None:
-    """Have servers that are started from now on import a module that does nothing but define things."""
+    """Have servers that pools connect to from now on import a module that does nothing but define things."""
     if module not in _ahead:
         _ahead.append(module)
 

@@ -191,6 +191,11 @@ class Mains:
                 return False
         return False
 
+    def tell_all(self, message: bytes) -> None:
+        """Tell all zygotes that there are; one that still prepares reads it afterwards."""
+        for zygote in list(self.controls.values()):
+            self.tell(zygote, message)
+
     def pass_on(self, pool: Pool, zygote: Zygote) -> None:
         """Let a zygote that is ready serve `pool`."""
         server = self.server

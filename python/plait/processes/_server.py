@@ -9,6 +9,7 @@
 | parent → server | `P`: a pool; with u32 number: it has this main module | the server's end of its connection |
 | parent → server | `Z`, u32 number, names of modules: prepare a main module, and these | a zygote's share of the config |
 | parent → server | `D`, u32 number: no more pools will have that main module | |
+| parent → server → zygotes | `M`, names of modules: import these for workers to come | |
 | parent → server | `T`: use this resource tracker | its pipe |
 | parent → server | `Q`: end when no pool is left (so does the end of the connection) | |
 
@@ -184,7 +185,7 @@ def _trim_memory() -> None:
     _core.trim_memory()
 
 
-def _import_standard(names: tuple[str, ...]) -> None:
+def _import_standard(names: Iterable[str]) -> None:
     """Import what workers are likely to import too, when they import what the program is made of."""
     if not names:
         return
@@ -197,6 +198,12 @@ def _import_standard(names: tuple[str, ...]) -> None:
                 __import__(name)
             except Exception:  # whoever really needs it will see
                 continue
+
+
+def _import_ahead(names: Iterable[str]) -> None:
+    """Import what pools that come will need, and share it with their workers."""
+    _import_standard(names)
+    gc.freeze()
 
 
 def _restore_stderr(stderr_fd: int) -> None:
@@ -355,6 +362,9 @@ class Server:
                 self.mains.add(number, descriptors.pop(), message[_NUMBER.size :].decode())
             elif kind == b"D":
                 self.mains.drop(number)
+            elif kind == b"M":
+                _import_ahead(message[1:].decode().split(","))
+                self.mains.tell_all(message)
             elif kind == b"T" and descriptors:
                 _system.use_resource_tracker(descriptors.pop())
             elif kind == b"S" and self.newest is not None:  # the pool asked for it before it was handed over

@@ -1,0 +1,193 @@
+"""What one pool has learnt of a function, and the next one begins with."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import time
+import types
+from typing import Any
+
+import pytest
+
+import plait
+from plait.auto import _memory
+from plait.auto._calls import Shape
+from plait.auto._figures import Figures, Sample
+from plait.auto._paces import Paces
+from tests.auto import bodies
+
+WATCHDOG = 60
+
+
+def own(function: Any) -> Any:
+    """The same function with code of its own, which nobody knows."""
+    code = function.__code__.replace()
+    assert code is not function.__code__
+    return types.FunctionType(code, function.__globals__)
+
+
+def nap(seconds: float) -> float:
+    time.sleep(seconds)
+    return seconds
+
+
+def wait_for(event: threading.Event) -> bool:
+    return event.wait(WATCHDOG)
+
+
+def run(function: Any, items: list[Any]) -> Any:
+    with plait.Pool() as pool:
+        list(pool.map(function, items))
+        return pool.explain(function)
+
+
+def test_threads_that_will_wait_are_there_from_the_start():
+    function = own(nap)
+    found = run(function, [0.005] * 200)
+    assert found["model"] == "threads"
+    with plait.Pool() as pool:
+        state, backlog = pool._known(function)
+        backlog._seen = 200
+        backlog.take_up()
+        assert state.decision is not None
+        assert state.decision.plan.key >= ("threads", 16)
+        assert not state.figures.calls, "none was seen here"
+        assert pool.submit(function, 0.001).result(WATCHDOG) == 0.001
+
+
+def learn(function: Any, *samples: Sample) -> None:
+    """Have a pool leave what it has learnt."""
+    figures = Figures()
+    for sample in samples:
+        figures.add(sample)
+    _memory.keep(function.__code__, _memory.Learnt(figures, Paces(), Shape((int,))))
+
+
+COMPUTES = Sample(calls=10, wall=10_000_000, cpu=10_000_000, held=10_000_000)
+
+
+def test_processes_start_while_calls_are_learnt():
+    function = bodies.pid_after
+    learn(function, COMPUTES)
+    with plait.Pool() as pool:
+        state, _ = pool._known(function)
+        assert state.recalls(400, 0.006) == "processes"
+        assert not state.figures.samples, "how long they take is learnt as ever"
+        assert state.recalls(400, 0.006) == "", "it begins but once"
+
+
+def test_few_calls_are_not_begun_like_many():
+    function = bodies.pid_after
+    learn(function, COMPUTES)
+    with plait.Pool() as pool:
+        state, _ = pool._known(function)
+        assert state.recalls(1, 0.1) == ""
+        assert state.prior is not None, "more may come"
+
+
+def test_the_caller_makes_no_call_before_one_was_seen():
+    """It was short elsewhere, and may wait here for what the caller does next."""
+    function, done = own(wait_for), threading.Event()
+    done.set()
+    run(function, [done] * 2_000)
+    with plait.Pool() as pool:
+        event = threading.Event()
+        given = pool.map(function, [event] * 3)
+        event.set()
+        assert list(given) == [True] * 3
+
+
+@pytest.mark.parametrize("why", ["", "stays", "changes", "others"])
+def test_what_is_not_remembered(why):
+    function = own(bodies.spin)
+    models = ["serial", "threads", "processes"][: 2 if why == "others" else 3]
+    with plait.Pool(models=models) as pool:
+        list(pool.map(function, [100] * 2_000))
+        state, _ = pool._known(function)
+        if why == "stays":
+            state.refused["processes"] = "returns what cannot be pickled"
+        if why == "changes":
+            state.begin_anew(Sample(calls=1, wall=10**9, cpu=10**9))
+    assert (_memory.recall(function.__code__) is None) == bool(why)
+
+
+def test_what_is_gone_is_forgotten():
+    function = own(bodies.spin)
+    learn(function, COMPUTES)
+    known = len(_memory._learnt)
+    del function
+    gc.collect()
+    assert len(_memory._learnt) == known - 1
+
+
+def test_the_oldest_are_forgotten_first(monkeypatch):
+    monkeypatch.setattr(_memory, "_MOST", 3)
+    monkeypatch.setattr(_memory, "_learnt", {})
+    codes = [own(bodies.spin).__code__ for _ in range(5)]
+    learnt = _memory.Learnt(Figures(), Paces(), Shape(()))
+    for code in codes:
+        _memory.keep(code, learnt)
+    assert [code for code in codes if _memory.recall(code) is learnt] == codes[2:]
+
+
+# ---- first calls, where much is new
+
+
+class Slow:
+    """Computes at its first call and waits in all of them."""
+
+    def __init__(self) -> None:
+        self.began = False
+
+    def __call__(self, number: int) -> int:
+        if not self.began:
+            self.began = True
+            end = time.thread_time() + 0.01
+            while time.thread_time() < end:
+                pass
+        time.sleep(0.004)
+        return number
+
+
+def test_a_first_call_that_computes_is_not_what_all_are_taken_for():
+    """They wait: with as many threads as calls that compute for so long would need, they would take ten times as long."""
+    slow = Slow()
+    with plait.Pool() as pool:
+        assert list(pool.map(slow, range(400))) == list(range(400))
+        found = pool.explain(slow)
+    assert found["figures"]["calls"] > 0, "calls were seen, though the first was decided on before it ended"
+    assert found["model"] == "threads"
+    assert found["workers"] >= 8
+
+
+def test_figures_of_first_calls_are_held_against_a_crowd():
+    figures, crowd = Figures(), Figures()
+    figures.size, figures.pickling = 100, 1e-6
+    figures.add(Sample(calls=1, wall=8_000_000, cpu=3_000_000, held=2_000_000))
+    for _ in range(3):
+        assert not figures.are_of_first_calls(crowd)
+        crowd.add(Sample(calls=2, wall=12_000_000, cpu=600_000))
+    assert figures.are_of_first_calls(crowd)
+    found = figures.recalled(crowd)
+    assert (found.calls, found.size, found.pickling) == (1, 100, 1e-6)
+    assert found.cpu == pytest.approx(0.0003, abs=1e-8)
+    assert found.held == pytest.approx(0.0002, abs=1e-8)
+    assert found.wall == pytest.approx(0.006, abs=1e-8)
+    assert not found.are_of_first_calls(crowd)
+
+
+def test_paces_are_looked_at_again_by_the_next_pool():
+    paces, figures = Paces(), Figures()
+    figures.add(Sample(calls=10, wall=10_000_000, cpu=1_000_000))
+    for plan in (("threads", 8), ("threads", 2)):
+        for _ in range(5):
+            paces.add(*plan, 100, 0.4, 0.001, figures)
+        assert not paces.wants(*plan)
+    again = paces.recalled(("threads", 8))
+    assert again.wants("threads", 8)
+    assert again.factor("threads", 8, 0.0) == paces.factor("threads", 8, 0.0) > 2
+    assert 1 < again.factor("threads", 2, 0.0) < paces.factor("threads", 2, 0.0), (
+        "it was not used: perhaps it was bad luck"
+    )
+    assert paces.recalled().factor("threads", 2, 0.0) == paces.factor("threads", 2, 0.0)
