@@ -100,7 +100,7 @@ def test_a_server_that_runs_is_told_what_to_import_for_workers_to_come(way, tmp_
         tmp_path,
         """
         import os, sys, plait, beside
-        from plait.processes import _launch
+        from plait.processes import _ahead
 
         def there(_):
             return os.getppid(), "ahead" in sys.modules
@@ -110,7 +110,7 @@ def test_a_server_that_runs_is_told_what_to_import_for_workers_to_come(way, tmp_
             with plait.ProcessPool(1) as pool:
                 server, known = pool.submit(where, 0).result()
                 assert not known
-                _launch.import_ahead("ahead")
+                _ahead.import_ahead("ahead")
                 with plait.ProcessPool(2) as other:
                     assert (found := set(other.map(where, range(4), chunksize=1))) == {(server, True)}, (server, found)
             print("done")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from plait import errors  # what becomes of calls there is told by these
-from plait.processes import _launch
+from plait.processes import _ahead
 from plait.processes._pool import ProcessPool
 
 __all__ = ["Workers", "errors"]
 
-_launch.import_ahead("plait.auto._ahead")
+_ahead.import_ahead("plait.auto._ahead")
 
 
 class Workers(ProcessPool):

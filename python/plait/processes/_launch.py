@@ -21,6 +21,8 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from plait.processes import _ahead
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -49,11 +51,7 @@ _STOP_TIMEOUT: Final = 5.0
 _MOST_MAINS: Final = 4
 """How many main modules a server keeps prepared: with their environments, of which most programs have one."""
 
-_MODULES_LENGTH: Final = 900
 _LAST_WORDS: Final = 4000
-
-_NOT_AHEAD: Final = frozenset({"antigravity", "readline", "rlcompleter", "this", "tkinter", "turtle", "zoneinfo"})
-"""Of the standard library, what does more when it is imported than to define things, or looks at the environment."""
 
 # The new interpreter first learns where to import from: its descriptor %d holds `[sys.path, arguments of main]`. What is
 # imported stays, so looking for garbage among it would only take time.
@@ -86,7 +84,7 @@ class _Server:
         self.patience = patience
         self.ready = False
         self.failure: str | None = None
-        self.ahead = len(_ahead)  # so many of these it knows
+        self.ahead = _ahead.count()  # so many modules it was told of
         self.turn = threading.Lock()  # one at a time waits for it
         self.mains: dict[bytes, int] = {}  # what it has been told to prepare, and under which number
 
@@ -118,12 +116,12 @@ class _Server:
 
     def tell_ahead(self) -> None:
         """Have the server import what was added since it was started, if it can be told now."""
-        if self.ahead < len(_ahead):
+        if self.ahead < _ahead.count():
             try:
-                self.control.send(b"M" + _fitting(_ahead[self.ahead :]), socket.MSG_DONTWAIT)
+                self.control.send(b"M" + _ahead.added_since(self.ahead), socket.MSG_DONTWAIT)
             except BlockingIOError:  # the next pool tells it
                 return
-            self.ahead = len(_ahead)
+            self.ahead = _ahead.count()
 
     def prepare(self, main: Main) -> int:
         """Have a main module prepared, without waiting for it; return its number, 0 if that is not possible now."""
@@ -138,7 +136,7 @@ class _Server:
                 file = os.memfd_create("plait-main")
                 try:
                     os.write(file, spec)
-                    message = struct.pack("<cI", b"Z", number) + _fitting(modules)
+                    message = struct.pack("<cI", b"Z", number) + _ahead.fitting(modules)
                     socket.send_fds(self.control, [message], [file], socket.MSG_DONTWAIT)
                 finally:
                     os.close(file)
@@ -170,7 +168,6 @@ _retired: list[_Server] = []
 """Those of a profile that is over: they end with their pools."""
 _copies: list[int] = []
 _numbers = itertools.count(1)
-_ahead: list[str] = []
 
 
 def start_early(preload: tuple[str, ...] = (), main: Main | None = None) -> None:
@@ -442,7 +439,7 @@ def _run_interpreter(control_fd: int, said: int, preload: tuple[str, ...]) -> su
     try:
         here = os.path.realpath(os.curdir)
         path = [entry or here for entry in _strings(sys.path)]
-        code = marshal.dumps([path, (control_fd, os.getpid(), preload, stderr, _standard_modules())])
+        code = marshal.dumps([path, (control_fd, os.getpid(), preload, stderr, _ahead.modules())])
         with open(config, "wb", closefd=False) as file:
             file.write(code)
         flags: list[str] = _internals(subprocess)._args_from_interpreter_flags()
@@ -515,46 +512,12 @@ def _strings(values: Iterable[object]) -> list[str]:
     return [value for value in values if isinstance(value, str)]
 
 
-def import_ahead(module: str) -> None:
-    """Have servers that pools connect to from now on import a module that does nothing but define things."""
-    if module not in _ahead:
-        _ahead.append(module)
-
-
-def _standard_modules() -> tuple[str, ...]:
-    """Return what this program has imported of the standard library, and what `import_ahead` was told.
-
-    Workers import the main module and those of their functions again, and these mostly import the same. In the server it is
-    done once for all workers and pools, and shared by them. Only for the standard library is that sure to change nothing.
-    """
-    home = os.path.dirname(os.__file__) + os.sep
-    found = _ahead.copy()
-    for name, module in list(sys.modules.items()):
-        top = name.partition(".")[0]
-        # Private ones are imported by those that need them.
-        if top in sys.stdlib_module_names and top not in _NOT_AHEAD and not top.startswith("_"):
-            origin = getattr(getattr(module, "__spec__", None), "origin", None)
-            if isinstance(origin, str) and origin.startswith(home) and "-packages" not in origin:
-                found.append(name)
-    return tuple(found)
-
-
 def _real_stderr() -> int:
     """Return a copy of descriptor 2, or of the null device in a program without standard error."""
     try:
         return os.dup(2)
     except OSError:
         return os.open(os.devnull, os.O_WRONLY)
-
-
-def _fitting(modules: Iterable[str]) -> bytes:
-    """Return the names that fit into a message; those that do not are imported by the workers."""
-    names = b""
-    for name in modules:
-        longer = names + b"," * bool(names) + name.encode(errors="replace")
-        if len(longer) <= _MODULES_LENGTH:
-            names = longer
-    return names
 
 
 def _share_resource_tracker(server: _Server) -> None:

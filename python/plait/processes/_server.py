@@ -39,7 +39,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from plait.processes import _system
+from plait.processes import _ahead, _system
 from plait.processes._mains import Mains
 
 TYPE_CHECKING = False
@@ -90,8 +90,8 @@ def main(
     become_subreaper()
     for name in preload:
         __import__(name)
-    _import_for_workers()
-    _import_standard(standard)
+    _ahead.import_for_workers()
+    _ahead.import_all(standard)
     _take_over_signals()  # again: a module may have set handlers
     if stderr_fd >= 0:
         _restore_stderr(stderr_fd)
@@ -114,7 +114,7 @@ def run_copy(pool: socket.socket, parent_pid: int, parent_pidfd: int, run_worker
         os.dup2(null, 0)
         os.close(null)
     become_subreaper()
-    _import_for_workers()
+    _ahead.import_for_workers()
     gc.freeze()
     serve(None, parent_pidfd, parent_pid=parent_pid, first_pool=pool, run_worker=run_worker)
 
@@ -172,38 +172,11 @@ def _take_over_signals() -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
-def _import_for_workers() -> None:
-    """Import once what every worker needs, so that it is shared by all of them."""
-    for name in ("multiprocessing.spawn", "plait.processes._worker"):
-        __import__(name)
-
-
 def _trim_memory() -> None:
     """Give back what the imports have left free, before it is in every worker."""
     from plait import _core
 
     _core.trim_memory()
-
-
-def _import_standard(names: Iterable[str]) -> None:
-    """Import what workers are likely to import too, when they import what the program is made of."""
-    if not names:
-        return
-    import warnings
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the program was warned when it imported them
-        for name in names:
-            try:
-                __import__(name)
-            except Exception:  # whoever really needs it will see
-                continue
-
-
-def _import_ahead(names: Iterable[str]) -> None:
-    """Import what pools that come will need, and share it with their workers."""
-    _import_standard(names)
-    gc.freeze()
 
 
 def _restore_stderr(stderr_fd: int) -> None:
@@ -363,7 +336,8 @@ class Server:
             elif kind == b"D":
                 self.mains.drop(number)
             elif kind == b"M":
-                _import_ahead(message[1:].decode().split(","))
+                _ahead.import_all(message[1:].decode().split(","))
+                gc.freeze()  # what workers to come share
                 self.mains.tell_all(message)
             elif kind == b"T" and descriptors:
                 _system.use_resource_tracker(descriptors.pop())
