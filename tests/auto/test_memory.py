@@ -77,6 +77,20 @@ def test_processes_start_while_calls_are_learnt():
         assert state.recalls(400, 0.006) == "", "it begins but once"
 
 
+def test_long_calls_are_handed_to_processes_at_once():
+    """One of them made here first would have a core that processes need, and end as late as theirs."""
+    function = bodies.pid_after
+    learn(function, Sample(calls=1, wall=50_000_000, cpu=50_000_000, held=50_000_000))
+    with plait.Pool() as pool:
+        state, backlog = pool._known(function)
+        backlog._seen = 6
+        backlog.take_up()
+        assert state.decision is not None
+        assert state.decision.plan.model == "processes"
+        assert not state.figures.calls, "none was seen here"
+        assert len(set(pool.map(function, [1_000_000] * 6))) <= 3
+
+
 def test_few_calls_are_not_begun_like_many():
     function = bodies.pid_after
     learn(function, COMPUTES)

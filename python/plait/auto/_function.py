@@ -154,22 +154,28 @@ class Function:
     def recalls(self, calls: int, start: float) -> str:
         """The model that so many calls are begun with, by what other pools know, before any of them is seen; "" for none.
 
-        It is learnt as ever how long they take, but for calls that wait: of these, even the first one takes long.
+        It is learnt as ever how long they take, but for calls that wait, and for those that take so long that one of them says
+        all: they are decided on at once.
         """
         prior, self.prior = self.prior, None
         if prior is None or self.figures.samples:
             return ""
         known = prior.figures
-        plan = self._choose(calls, start, known).plan
-        if plan.model == THREADS and known.blocked > 0.5 * known.wall:
-            self.figures, self.paces = known.recalled(Figures()), prior.paces.recalled()
-            self.figures.calls, self.figures.result_sized = 0, False  # none was seen here
-            return THREADS
-        if plan.model != PROCESSES:
+        model = self._choose(calls, start, known).plan.model
+        waits, long = known.blocked > 0.5 * known.wall, known.wall > LEARN_SECONDS
+        if model == PROCESSES:
+            self.check()
+            if PROCESSES in self.refused:
+                return ""
+        elif model != THREADS or not waits:
             self.prior = prior  # more calls may come
             return ""
-        self.check()
-        return "" if PROCESSES in self.refused else PROCESSES
+        if waits or long:
+            self.figures = known.recalled(Figures())
+            self.figures.calls, self.figures.result_sized = 0, False  # none was seen here
+        if waits:
+            self.paces = prior.paces.recalled()
+        return model
 
     # ---- whether it may leave
 

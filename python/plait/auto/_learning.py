@@ -241,11 +241,11 @@ class Learner:
     def _recall(self) -> None:
         """Begin as other pools have found to be best."""
         model = self.state.recalls(self.left(), self.engine.start_seconds())
-        if model == PROCESSES:
+        if model and self.state.figures.samples:
+            self._decide()
+        elif model == PROCESSES:
             self._foreseen = True
             self.start_processes()
-        elif model == THREADS:
-            self._decide()
 
     def take_up(self) -> None:
         """Decide for the calls that there are now: what is known may be of fewer ones, or of other days."""
