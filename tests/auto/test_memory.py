@@ -6,6 +6,7 @@ import gc
 import threading
 import time
 import types
+import weakref
 from typing import Any
 
 import pytest
@@ -121,6 +122,34 @@ def test_what_is_gone_is_forgotten():
     assert len(_memory._learnt) == known - 1
 
 
+def of_a_local_class(*, by_name: bool) -> tuple[weakref.ref[Any], types.FunctionType]:
+    """Have a pool leave what it has learnt of a method of a class, and of a function that takes its objects."""
+
+    class Local:
+        def work(self) -> None:
+            pass
+
+    Local.work.__code__ = Local.work.__code__.replace()  # which nobody else has
+    function = own(nap)
+    shape = Shape((), (("seconds", Local),)) if by_name else Shape((Local,))
+    for code in (Local.work.__code__, function.__code__):
+        _memory.keep(code, _memory.Learnt(Figures(), Paces(), shape))
+        found = _memory.recall(code)
+        assert found is not None
+        assert found.shape == shape
+    return weakref.ref(Local), function
+
+
+@pytest.mark.parametrize("by_name", [False, True])
+def test_classes_of_arguments_are_not_kept(by_name):
+    known = len(_memory._learnt)
+    local, function = of_a_local_class(by_name=by_name)
+    gc.collect()
+    assert local() is None
+    assert len(_memory._learnt) == known + 1, "a class has the code of its methods"
+    assert _memory.recall(function.__code__) is None, "nobody can give it such arguments any more"
+
+
 def test_the_oldest_are_forgotten_first(monkeypatch):
     monkeypatch.setattr(_memory, "_MOST", 3)
     monkeypatch.setattr(_memory, "_learnt", {})
@@ -128,7 +157,7 @@ def test_the_oldest_are_forgotten_first(monkeypatch):
     learnt = _memory.Learnt(Figures(), Paces(), Shape(()))
     for code in codes:
         _memory.keep(code, learnt)
-    assert [code for code in codes if _memory.recall(code) is learnt] == codes[2:]
+    assert [code for code in codes if _memory.recall(code) == learnt] == codes[2:]
 
 
 # ---- first calls, where much is new
