@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import plait
+from plait import _core
 from plait.auto import _memory
 from plait.auto._calls import Shape
 from plait.auto._figures import Figures, Sample
@@ -148,6 +149,52 @@ def test_classes_of_arguments_are_not_kept(by_name):
     assert local() is None
     assert len(_memory._learnt) == known + 1, "a class has the code of its methods"
     assert _memory.recall(function.__code__) is None, "nobody can give it such arguments any more"
+
+
+def cached(at_hand: bool) -> int:
+    if not at_hand:
+        time.sleep(0.005)
+    return 1
+
+
+def computes(at_once: bool) -> int:
+    if not at_once:
+        time.sleep(0.005)
+        return 1
+    return sum(range(50_000))
+
+
+@pytest.mark.skipif(_core.gil_is_on() and _core.gil_tally() is None, reason="waits for the GIL are not seen")
+@pytest.mark.parametrize("way", ["map", "submit"])
+@pytest.mark.parametrize("body", [cached, computes])
+def test_calls_that_have_waited_and_do_not_any_more_are_learnt_anew(body, way):
+    """What they have waited for is at hand now, or several functions have this code."""
+    function = own(body)
+    assert run(function, [False] * 300)["model"] == "threads"
+    with plait.Pool() as pool:
+        items = [True] * 1_000
+        if way == "map":
+            given = list(pool.map(function, items))
+        else:
+            given = [future.result(WATCHDOG) for future in [pool.submit(function, item) for item in items]]
+        assert len(given) == len(items)
+        for flow in pool._engine.flows():
+            flow.tell_made()
+        state, _ = pool._known(function)
+        assert state.anew
+        assert state.figures.blocked < 0.5 * state.figures.wall
+        crowded = sum(made.calls for (model, _), made in state.made.items() if model == "threads")
+    assert crowded < len(items) / 2
+
+
+def test_what_is_still_so_is_proven_and_kept():
+    function = own(nap)
+    run(function, [0.005] * 200)
+    with plait.Pool() as pool:
+        assert list(pool.map(function, [0.005] * 300)) == [0.005] * 300
+        state, _ = pool._known(function)
+        assert state.unproven is None
+        assert not state.anew
 
 
 def test_the_oldest_are_forgotten_first(monkeypatch):

@@ -130,6 +130,8 @@ class Function:
         self.lock = threading.RLock()
         self.prior: _memory.Learnt | None = None
         """What other pools have seen of it."""
+        self.unproven: Figures | None = None
+        """What was seen since it was gone by that, while it is not known yet whether it is still so."""
 
     # ---- what other pools know
 
@@ -165,6 +167,7 @@ class Function:
         if plan.model == THREADS and known.blocked > 0.5 * known.wall:
             self.figures, self.paces = known.recalled(Figures()), prior.paces.recalled()
             self.figures.calls, self.figures.result_sized = 0, False  # none was seen here
+            self.unproven = Figures()
             return THREADS
         if plan.model != PROCESSES:
             self.prior = prior  # more calls may come
@@ -307,6 +310,7 @@ class Function:
         for figures in (self.figures, self.crowd):
             figures.forget()
         self.paces.forget()
+        self.unproven = None
         if sample is None:
             self.decision = None
             return
