@@ -6,11 +6,13 @@ import gc
 import threading
 import time
 import types
+import weakref
 from typing import Any
 
 import pytest
 
 import plait
+from plait import _core
 from plait.auto import _memory
 from plait.auto._calls import Shape
 from plait.auto._figures import Figures, Sample
@@ -77,6 +79,20 @@ def test_processes_start_while_calls_are_learnt():
         assert state.recalls(400, 0.006) == "", "it begins but once"
 
 
+def test_long_calls_are_handed_to_processes_at_once():
+    """One of them made here first would have a core that processes need, and end as late as theirs."""
+    function = bodies.pid_after
+    learn(function, Sample(calls=1, wall=50_000_000, cpu=50_000_000, held=50_000_000))
+    with plait.Pool() as pool:
+        state, backlog = pool._known(function)
+        backlog._seen = 6
+        backlog.take_up()
+        assert state.decision is not None
+        assert state.decision.plan.model == "processes"
+        assert not state.figures.calls, "none was seen here"
+        assert len(set(pool.map(function, [1_000_000] * 6))) <= 3
+
+
 def test_few_calls_are_not_begun_like_many():
     function = bodies.pid_after
     learn(function, COMPUTES)
@@ -121,6 +137,79 @@ def test_what_is_gone_is_forgotten():
     assert len(_memory._learnt) == known - 1
 
 
+def of_a_local_class(*, by_name: bool) -> tuple[weakref.ref[Any], types.FunctionType]:
+    """Have a pool leave what it has learnt of a method of a class, and of a function that takes its objects."""
+
+    class Local:
+        def work(self) -> None:
+            pass
+
+    Local.work.__code__ = Local.work.__code__.replace()  # which nobody else has
+    function = own(nap)
+    shape = Shape((), (("seconds", Local),)) if by_name else Shape((Local,))
+    for code in (Local.work.__code__, function.__code__):
+        _memory.keep(code, _memory.Learnt(Figures(), Paces(), shape))
+        found = _memory.recall(code)
+        assert found is not None
+        assert found.shape == shape
+    return weakref.ref(Local), function
+
+
+@pytest.mark.parametrize("by_name", [False, True])
+def test_classes_of_arguments_are_not_kept(by_name):
+    known = len(_memory._learnt)
+    local, function = of_a_local_class(by_name=by_name)
+    gc.collect()
+    assert local() is None
+    assert len(_memory._learnt) == known + 1, "a class has the code of its methods"
+    assert _memory.recall(function.__code__) is None, "nobody can give it such arguments any more"
+
+
+def cached(at_hand: bool) -> int:
+    if not at_hand:
+        time.sleep(0.005)
+    return 1
+
+
+def computes(at_once: bool) -> int:
+    if not at_once:
+        time.sleep(0.005)
+        return 1
+    return sum(range(50_000))
+
+
+@pytest.mark.skipif(_core.gil_is_on() and _core.gil_tally() is None, reason="waits for the GIL are not seen")
+@pytest.mark.parametrize("way", ["map", "submit"])
+@pytest.mark.parametrize("body", [cached, computes])
+def test_calls_that_have_waited_and_do_not_any_more_are_learnt_anew(body, way):
+    """What they have waited for is at hand now, or several functions have this code."""
+    function = own(body)
+    assert run(function, [False] * 300)["model"] == "threads"
+    with plait.Pool() as pool:
+        items = [True] * 1_000
+        if way == "map":
+            given = list(pool.map(function, items))
+        else:
+            given = [future.result(WATCHDOG) for future in [pool.submit(function, item) for item in items]]
+        assert len(given) == len(items)
+        for flow in pool._engine.flows():
+            flow.tell_made()
+        state, _ = pool._known(function)
+        assert state.anew
+        crowded = sum(made.calls for (model, _), made in state.made.items() if model == "threads")
+    assert crowded < len(items) / 2
+
+
+def test_what_is_still_so_is_proven_and_kept():
+    function = own(nap)
+    run(function, [0.005] * 200)
+    with plait.Pool() as pool:
+        assert list(pool.map(function, [0.005] * 300)) == [0.005] * 300
+        state, _ = pool._known(function)
+        assert state.unproven is None
+        assert not state.anew
+
+
 def test_the_oldest_are_forgotten_first(monkeypatch):
     monkeypatch.setattr(_memory, "_MOST", 3)
     monkeypatch.setattr(_memory, "_learnt", {})
@@ -128,7 +217,7 @@ def test_the_oldest_are_forgotten_first(monkeypatch):
     learnt = _memory.Learnt(Figures(), Paces(), Shape(()))
     for code in codes:
         _memory.keep(code, learnt)
-    assert [code for code in codes if _memory.recall(code) is learnt] == codes[2:]
+    assert [code for code in codes if _memory.recall(code) == learnt] == codes[2:]
 
 
 # ---- first calls, where much is new
@@ -184,10 +273,7 @@ def test_paces_are_looked_at_again_by_the_next_pool():
         for _ in range(5):
             paces.add(*plan, 100, 0.4, 0.001, figures)
         assert not paces.wants(*plan)
-    again = paces.recalled(("threads", 8))
-    assert again.wants("threads", 8)
-    assert again.factor("threads", 8, 0.0) == paces.factor("threads", 8, 0.0) > 2
-    assert 1 < again.factor("threads", 2, 0.0) < paces.factor("threads", 2, 0.0), (
-        "it was not used: perhaps it was bad luck"
-    )
-    assert paces.recalled().factor("threads", 2, 0.0) == paces.factor("threads", 2, 0.0)
+    again = paces.recalled()
+    for plan in (("threads", 8), ("threads", 2)):
+        assert again.wants(*plan)
+        assert again.factor(*plan, 0.0) == paces.factor(*plan, 0.0) > 2

@@ -49,6 +49,27 @@ def lines(path):
 # ---- nothing is lost, nothing is made twice
 
 
+class Remote:
+    """What is elsewhere, as `xmlrpc` has it: each attribute that it is asked for is another one of the kind."""
+
+    def __init__(self, name: str) -> None:
+        self.__name = name
+
+    def __getattr__(self, name: str) -> Remote:
+        return Remote(f"{self.__name}.{name}")
+
+    def __call__(self, number: int) -> tuple[str, int]:
+        return self.__name, number
+
+
+def test_an_object_that_has_any_attribute_is_a_function_like_others(pool):
+    remote = Remote("server.add")
+    assert pool.submit(remote, 1).result(WATCHDOG) == ("server.add", 1)
+    assert list(pool.map(remote, range(100))) == [("server.add", number) for number in range(100)]
+    assert len(pool.explain()) == 1
+    assert "Remote" in pool.explain(remote)["function"]
+
+
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 17, 1000, 20_000])
 def test_map_gives_each_result_once_and_in_order(pool, count):
     assert list(pool.map(bodies.square, range(count))) == [number * number for number in range(count)]

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 
 import plait
-from plait.processes import _launch
+from plait.processes import _ahead, _launch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -489,6 +489,32 @@ def test_a_request_for_a_pool_that_has_ended_is_dropped(make_pool: Callable[[], 
     os.close(null)
     other = make_pool().spawn(0, "time.sleep(1000)")
     assert children(server) == [other.pid]
+
+
+def test_a_server_that_takes_nothing_now_is_told_later(
+    make_pool: Callable[[], Pool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is only good to know in advance is nothing to wait for."""
+    monkeypatch.setattr(_ahead, "_added", _ahead._added.copy())
+    make_pool()
+    server = _launch._servers[()]
+    os.kill(server.process.pid, signal.SIGSTOP)
+    try:
+        server.control.settimeout(0)
+        with pytest.raises(BlockingIOError):
+            while True:
+                server.control.send(struct.pack("<cI", b"D", 1 << 31))
+        server.control.settimeout(0.2)
+        _ahead.import_ahead("colorsys")
+        server.tell_ahead()
+        assert server.ahead < _ahead.count()
+        assert not server.prepare(_launch.Main(b"", ()))
+    finally:
+        server.control.settimeout(_launch.START_TIMEOUT)
+        os.kill(server.process.pid, signal.SIGCONT)
+    wait_for(server.takes)
+    server.tell_ahead()
+    assert server.ahead == _ahead.count()
 
 
 @pytest.mark.usefixtures("stub")

@@ -29,8 +29,9 @@ STAY, STAY_SEEN = 0.1, 0.3
 _STAY_MORE = 0.4
 
 #: Which part of a core's work is done meanwhile, while processes start; how long new ones take until they are as fast as
-#: old ones; and how much better they have to be in the end, since a start that met with a busy machine has gained nothing.
-_MEANWHILE, _WARM, _WORTH_A_START = 0.7, 0.003, 1.1
+#: old ones; how much better they have to be in the end, since a start that met with a busy machine has gained nothing; and of
+#: how many seconds at most, since no start takes for ever.
+_MEANWHILE, _WARM, _WORTH_A_START, _RISKED = 0.7, 0.003, 0.1, 0.1
 
 #: Seconds that are so few that nobody makes calls while processes start, and cores that are so many that somebody does: of
 #: fewer, a core would be taken that these need.
@@ -280,7 +281,9 @@ def choose(
         each = paces.seconds(PROCESSES, workers, figures) or each
         left = max(0.0, calls - meanwhile / figures.wall) if figures.wall > 0 else calls
         plans.append(Plan(PROCESSES, workers, start + max(left * each, figures.wall)))
-    asked = {plan.model: plan.seconds * (_WORTH_A_START if start and plan.model == PROCESSES else 1) for plan in plans}
+    asked = {plan.model: plan.seconds for plan in plans}
+    if start and PROCESSES in asked:
+        asked[PROCESSES] += _WORTH_A_START * min(asked[PROCESSES], _RISKED)
     best = min(asked.values())
     plan = next(plan for plan in plans if asked[plan.model] <= best * (1 + TIE) + 20e-6)
     stay = STAY if paces.saw(plan.model) or not paces.saw(before) else STAY_SEEN + _STAY_MORE * max(0, changes - 1)

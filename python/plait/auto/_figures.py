@@ -19,6 +19,9 @@ _FIRST_COUNTS = 3
 #: How many times as long as those of a crowd calls compute that were the first ones.
 _FIRST_LONGER = 1.5
 
+#: Which part of their time calls compute more or less that are bound otherwise.
+_OTHERWISE = 0.4
+
 #: Seconds in which nothing is waited for.
 _NOISE = 20e-6
 
@@ -172,7 +175,8 @@ class Figures:
     def bound_otherwise(self, sample: Sample) -> bool:
         """Whether calls compute where those before waited, or the other way round."""
         before = self.cpu / max(self.wall, 1e-9)
-        return sample.alone / sample.calls > 20_000 and abs(min(1.0, sample.cpu / sample.alone) - before) > 0.4
+        now = min(1.0, sample.cpu / sample.alone)
+        return sample.alone / sample.calls > 20_000 and abs(now - before) > _OTHERWISE
 
     def if_only(self, sample: Sample) -> Figures:
         """These figures, if there had been nothing but these calls."""
@@ -184,6 +188,12 @@ class Figures:
     def are_of_first_calls(self, crowd: Figures) -> bool:
         """Whether these calls have computed for far longer than those of a crowd: much was new to them."""
         return len(crowd.samples) >= _FIRST_COUNTS and self.cpu > _FIRST_LONGER * crowd.cpu + _NOISE
+
+    def belie(self, others: Figures) -> bool:
+        """Whether these calls, which do what others have done, are far shorter, or compute where those have waited."""
+        most = 2.0 * (1 + min(others.spread, 2.0))
+        computes = self.cpu / max(self.wall, 1e-9) - others.cpu / max(others.wall, 1e-9)
+        return self.wall * most < others.wall or computes > _OTHERWISE
 
     def recalled(self, crowd: Figures) -> Figures:
         """What is still believed of these: their last slices, of calls that took no longer than those of a crowd.

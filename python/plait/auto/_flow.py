@@ -304,7 +304,7 @@ class Flow(Learner):
         meter.start()
         self.look()
         while self.make_next(seat, meter):
-            learns = state.decision is None and self._has_news(meter)
+            learns = (state.decision is None or state.unproven is not None) and self._has_news(meter)
             least = _CROWD_SLICES * SLICE_NS if self._in_company() else SLICE_NS
             measured = measured or self._is_worth_measuring()
             if learns or (measured and time.perf_counter_ns() - meter.began >= least):

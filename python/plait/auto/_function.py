@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import linecache
 import threading
 import time
 import weakref
 from dataclasses import dataclass, replace
+from types import CodeType
 from typing import TYPE_CHECKING, Any, cast
 
 from plait import _core
@@ -19,7 +21,6 @@ from plait.auto._reads import Needs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import CodeType
 
     from plait.auto._calls import Call
 
@@ -119,7 +120,7 @@ class Function:
         self._function: Callable[..., Any] | None = function if self._example is None else None
         self._checked: weakref.WeakKeyDictionary[Any, _Checked] = weakref.WeakKeyDictionary()
         self._others: dict[int, tuple[Any, _Checked]] = {}
-        self._code: CodeType | None = getattr(_innermost(function), "__code__", None)  # kept: it is known by it
+        self._code: CodeType | None = code_of(function)  # kept: it is known by it
         self._sized = self._saw_result = False
         self._was_read = False
         self._arguments = 0, 0.0
@@ -129,6 +130,8 @@ class Function:
         self.lock = threading.RLock()
         self.prior: _memory.Learnt | None = None
         """What other pools have seen of it."""
+        self.unproven: Figures | None = None
+        """What was seen since it was gone by that, while it is not known yet whether it is still so."""
 
     # ---- what other pools know
 
@@ -142,8 +145,7 @@ class Function:
                 _memory.keep(self._code, None if stays else self._learnt())
 
     def _learnt(self) -> _memory.Learnt:
-        used = self.decision.plan.key if self.decision is not None else ("", 0)
-        return _memory.Learnt(self.figures.recalled(self.crowd), self.paces.recalled(used), self._shape)
+        return _memory.Learnt(self.figures.recalled(self.crowd), self.paces.recalled(), self._shape)
 
     def recall(self) -> None:
         """Know what other pools have left."""
@@ -154,22 +156,29 @@ class Function:
     def recalls(self, calls: int, start: float) -> str:
         """The model that so many calls are begun with, by what other pools know, before any of them is seen; "" for none.
 
-        It is learnt as ever how long they take, but for calls that wait: of these, even the first one takes long.
+        It is learnt as ever how long they take, but for calls that wait, and for those that take so long that one of them says
+        all: they are decided on at once.
         """
         prior, self.prior = self.prior, None
         if prior is None or self.figures.samples:
             return ""
         known = prior.figures
-        plan = self._choose(calls, start, known).plan
-        if plan.model == THREADS and known.blocked > 0.5 * known.wall:
-            self.figures, self.paces = known.recalled(Figures()), prior.paces.recalled()
-            self.figures.calls, self.figures.result_sized = 0, False  # none was seen here
-            return THREADS
-        if plan.model != PROCESSES:
+        model = self._choose(calls, start, known).plan.model
+        waits, long = known.blocked > 0.5 * known.wall, known.wall > LEARN_SECONDS
+        if model == PROCESSES:
+            self.check()
+            if PROCESSES in self.refused:
+                return ""
+        elif model != THREADS or not waits:
             self.prior = prior  # more calls may come
             return ""
-        self.check()
-        return "" if PROCESSES in self.refused else PROCESSES
+        if waits or long:
+            self.figures = known.recalled(Figures())
+            self.figures.calls, self.figures.result_sized = 0, False  # none was seen here
+            self.unproven = Figures()
+        if waits:
+            self.paces = prior.paces.recalled()
+        return model
 
     # ---- whether it may leave
 
@@ -306,6 +315,7 @@ class Function:
         for figures in (self.figures, self.crowd):
             figures.forget()
         self.paces.forget()
+        self.unproven = None
         if sample is None:
             self.decision = None
             return
@@ -352,7 +362,7 @@ class Function:
         )
 
     def _reading(self) -> float:
-        code = getattr(_innermost(self.function()), "__code__", None)
+        code = code_of(self.function())
         return _READ_AGAIN if code is None or code.co_filename in linecache.cache else _READ
 
     def take_threads(self, workers: int) -> None:
@@ -376,16 +386,27 @@ class Function:
         return Sample(sample.calls, *(2 * value if value > 0 else value for value in sample[1:]))
 
 
-def _innermost(function: Any) -> Any:
-    while hasattr(function, "func"):
+def innermost(function: Any) -> Any:
+    """What a partial calls. An object that has any attribute that it is asked for, as a remote one does, is none."""
+    while isinstance(function, functools.partial):
         function = function.func
-    return getattr(function, "__func__", function)
+    return function
+
+
+def code_of(function: Any) -> CodeType | None:
+    """The code that a function, a method or a partial of one runs, if it is written in Python."""
+    function = innermost(function)
+    code = getattr(getattr(function, "__func__", function), "__code__", None)
+    return code if isinstance(code, CodeType) else None
 
 
 def name_of(function: Any) -> str:
     """A function's name, for people."""
-    function = _innermost(function)
-    return f"{getattr(function, '__module__', None) or '?'}.{getattr(function, '__qualname__', type(function).__qualname__)}"
+    function = innermost(function)
+    name = getattr(function, "__qualname__", None)
+    if not isinstance(name, str):
+        name = type(function).__qualname__
+    return f"{getattr(function, '__module__', None) or '?'}.{name}"
 
 
 def _reference(function: Any) -> weakref.ref[Any] | None:

@@ -177,6 +177,22 @@ class Learner:
                 state.figures.add(each)
             self._decide_again()
 
+    def _prove(self, sample: Sample) -> bool:
+        """Hold what other pools have left against the first calls here; return whether it is so no more.
+
+        Calls that have waited for what is at hand now would be made by many threads that are in each other's way.
+        """
+        state, seen = self.state, self.state.unproven
+        if seen is None:
+            return False
+        seen.add(sample)
+        if len(seen.samples) < _KNOWN:
+            return False
+        if seen.belie(state.figures):
+            return True  # and again, should there be too few calls now to begin anew
+        state.unproven = None
+        return False
+
     def _correct(self) -> None:
         """Where threads were decided on by the first calls, which took long, go by what others take."""
         state, decision = self.state, self.state.decision
@@ -218,7 +234,7 @@ class Learner:
                 sample = Sample(sample.calls, sample.wall, sample.cpu)
                 state.figures.calls += sample.calls
                 patience = (2 if state.decision.plan.model == PROCESSES else 3) + state.anew
-                if figures.changed(sample, patience=patience, factor=3.0):
+                if self._prove(own) or figures.changed(sample, patience=patience, factor=3.0):
                     self._begin_anew(own)
                 else:
                     figures.add(sample)
@@ -241,11 +257,11 @@ class Learner:
     def _recall(self) -> None:
         """Begin as other pools have found to be best."""
         model = self.state.recalls(self.left(), self.engine.start_seconds())
-        if model == PROCESSES:
+        if model and self.state.figures.samples:
+            self._decide()
+        elif model == PROCESSES:
             self._foreseen = True
             self.start_processes()
-        elif model == THREADS:
-            self._decide()
 
     def take_up(self) -> None:
         """Decide for the calls that there are now: what is known may be of fewer ones, or of other days."""

@@ -9,10 +9,11 @@ from __future__ import annotations
 import weakref
 from typing import TYPE_CHECKING, NamedTuple
 
+from plait.auto._calls import Shape
+
 if TYPE_CHECKING:
     from types import CodeType
 
-    from plait.auto._calls import Shape
     from plait.auto._figures import Figures
     from plait.auto._paces import Paces
 
@@ -28,7 +29,17 @@ class Learnt(NamedTuple):
     shape: Shape
 
 
-_learnt: dict[int, tuple[weakref.ref[CodeType], Learnt]] = {}
+class _Kept(NamedTuple):
+    """The same, without what it would keep from being forgotten: a class has its methods, and with them their code."""
+
+    code: weakref.ref[CodeType]
+    figures: Figures
+    paces: Paces
+    kinds: tuple[weakref.ref[type], ...]
+    named: tuple[tuple[str, weakref.ref[type]], ...]
+
+
+_learnt: dict[int, _Kept] = {}
 """By the identity of the code, the oldest first. Code is not compared by what is in it: that takes long."""
 
 
@@ -38,14 +49,24 @@ def keep(code: CodeType, learnt: Learnt | None) -> None:
     _learnt.pop(key, None)
     if learnt is None:
         return
-    while len(_learnt) >= _MOST:
-        _learnt.pop(next(iter(_learnt)), None)
+    if len(_learnt) >= _MOST:
+        # Copied at once: other threads, and finalizers, add and remove some meanwhile.
+        for oldest in list(_learnt)[: 1 + len(_learnt) - _MOST]:
+            _learnt.pop(oldest, None)
     # Finalizers run anywhere: this one does a single thing that cannot be interrupted.
     reference = weakref.ref(code, lambda _: _learnt.pop(key, None))
-    _learnt[key] = reference, learnt
+    kinds, named = learnt.shape
+    of_names = tuple((name, weakref.ref(kind)) for name, kind in named)
+    _learnt[key] = _Kept(reference, learnt.figures, learnt.paces, tuple(map(weakref.ref, kinds)), of_names)
 
 
 def recall(code: CodeType | None) -> Learnt | None:
     """What is known of the function that has this code."""
-    reference, learnt = _learnt.get(id(code), (None, None))
-    return learnt if reference is not None and reference() is code else None
+    kept = _learnt.get(id(code))
+    if kept is None or kept.code() is not code:
+        return None
+    kinds = tuple(kind for each in kept.kinds if (kind := each()) is not None)
+    named = tuple((name, kind) for name, each in kept.named if (kind := each()) is not None)
+    if len(kinds) < len(kept.kinds) or len(named) < len(kept.named):
+        return None  # there are no such arguments any more
+    return Learnt(kept.figures, kept.paces, Shape(kinds, named))

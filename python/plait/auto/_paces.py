@@ -22,9 +22,6 @@ _LOTS = 3
 #: How much of what slows one model down slows the other one down too, as a power.
 _SHARED = 0.5
 
-#: What is left, as a power, of what was seen of a plan that is not used, from one pool to the next.
-_FADES = 0.8
-
 _LEAST_FACTOR, _MOST_FACTOR = 0.3, 1000.0
 
 #: Calls that become so many times as long, little by little, are others: what was seen before says nothing of them.
@@ -63,18 +60,11 @@ class Paces:
         """The function is another than it was."""
         self._seen.clear()
 
-    def recalled(self, used: tuple[str, int] | None = None) -> Paces:
-        """What is still believed of these when other calls begin: all are looked at again.
-
-        Where it is told which plan was `used` in the end, of all others less: who was slow by chance gets another chance
-        some day.
-        """
+    def recalled(self) -> Paces:
+        """What is still believed of these when other calls begin: all are looked at again."""
         other = Paces()
         other._wall = self._wall
-        for plan, seen in self._seen.items():
-            factor = seen.factor if used is None or plan == used else seen.factor**_FADES
-            each = seen.each / seen.factor * factor
-            other._seen[plan] = seen._replace(lots=0, factor=factor, each=each)
+        other._seen = {plan: seen._replace(lots=0) for plan, seen in self._seen.items()}
         return other
 
     def check(self, wall: float) -> None:

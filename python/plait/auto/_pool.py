@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextvars
-import functools
 import inspect
 import os
 import types
@@ -18,6 +17,7 @@ from plait.auto import _main_module
 from plait.auto._choice import ASYNCIO, MODELS, Costs, of_coroutines
 from plait.auto._engine import Engine, after_fork
 from plait.auto._explain import Explanation, explain
+from plait.auto._function import code_of, innermost
 from plait.auto._map import MapFlow, items_of, results
 from plait.auto._seat import here
 from plait.processes import _main
@@ -268,23 +268,17 @@ class Pool(concurrent.futures.Executor):
         return f"<plait.Pool max_workers={self._max_workers} functions={len(self._engine.functions)}>"
 
 
-def _innermost(function: Any) -> Any:
-    while isinstance(function, functools.partial):
-        function = function.func
-    return function
-
-
 def _is_made_by(test: Callable[[Any], bool], function: Any) -> bool:
     """Whether the function that a call runs, which may be the `__call__` of an object, is of a kind."""
-    function = _innermost(function)
+    function = innermost(function)
     return test(function) or (not isinstance(function, type) and test(type(function).__call__))
 
 
 def _is_coroutine_function(function: Any) -> bool:
     if inspect.iscoroutinefunction(function):
         return True
-    code = getattr(getattr(function, "__func__", function), "__code__", None)
-    return isinstance(code, types.CodeType) and bool(code.co_flags & inspect.CO_ITERABLE_COROUTINE)
+    code = code_of(function)
+    return code is not None and bool(code.co_flags & inspect.CO_ITERABLE_COROUTINE)
 
 
 def _key(function: Any) -> Any:
@@ -292,9 +286,8 @@ def _key(function: Any) -> Any:
 
     It is the code's identity, since it takes long to compare code by what is in it.
     """
-    function = _innermost(function)
-    code = getattr(getattr(function, "__func__", function), "__code__", None)
-    if code is not None:
+    function = innermost(function)
+    if (code := code_of(function)) is not None:
         return id(code)
     if inspect.isbuiltin(function):  # a method of an object: all objects' methods of that name
         owner = function.__self__

@@ -116,16 +116,21 @@ class _Server:
 
     def tell_ahead(self) -> None:
         """Have the server import what was added since it was started, if it can be told now."""
-        if self.ahead < _ahead.count():
-            try:
-                self.control.send(b"M" + _ahead.added_since(self.ahead), socket.MSG_DONTWAIT)
-            except BlockingIOError:  # the next pool tells it
-                return
-            self.ahead = _ahead.count()
+        if self.ahead < (count := _ahead.count()) and self.takes():  # else the next pool tells it
+            self.control.send(b"M" + _ahead.added_since(self.ahead))
+            self.ahead = count
+
+    def takes(self) -> bool:
+        """Whether it can be told something now. A socket with a timeout waits whatever the flags of a send say."""
+        poll = select.poll()
+        poll.register(self.control, select.POLLOUT)
+        return bool(poll.poll(0))
 
     def prepare(self, main: Main) -> int:
         """Have a main module prepared, without waiting for it; return its number, 0 if that is not possible now."""
         spec, modules = main
+        if spec not in self.mains and not self.takes():
+            return 0
         number = self.mains.pop(spec, 0)
         try:
             if not number:
