@@ -25,6 +25,8 @@ use super::{held, on, site, voice, watcher};
 pub(crate) trait Holding {
     /// Who has it: a thread's number, or a task's address with a bit; 0 for nobody.
     fn holder(&self) -> usize;
+    /// The thread that gave it back last, as the kernel knows it, while a profile ran; 0 where that is not known.
+    fn giver(&self) -> u32;
     /// What is noted of it.
     fn slot(&self) -> &Slot;
     /// Whether its owner may take it again, and nobody else give it back.
