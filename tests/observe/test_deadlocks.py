@@ -154,6 +154,53 @@ print("done")
     assert run_script(source).stdout == "done\n"
 
 
+@pytest.mark.parametrize("kind", ["Lock", "RLock"])
+def test_who_has_a_lock_that_changes_hands_as_a_wait_begins(run_script: Any, kind: str) -> None:
+    """It has been handed to who had waited for it, and that one has not run since."""
+    source = """
+import threading, time
+import plait
+
+lock, begun = plait.KIND(), threading.Event()
+
+def computes():
+    while getter.is_alive() or giver.is_alive():
+        pass
+
+def gets():
+    lock.acquire()
+    time.sleep(0.1)
+    lock.release()
+
+def gives():
+    lock.acquire()
+    begun.set()
+    while not lock.statistics()["waiting"]:
+        time.sleep(0.001)
+    time.sleep(0.01)
+    lock.release()
+    lock.acquire()
+    lock.release()
+
+with plait.profile() as found:
+    giver = threading.Thread(target=gives, name="gives")
+    giver.start()
+    begun.wait()
+    getter = threading.Thread(target=gets, name="gets")
+    getter.start()
+    other = threading.Thread(target=computes, name="computes")
+    other.start()
+    for thread in (giver, getter, other):
+        thread.join()
+threads = {each["name"]: each for each in found.threads}
+for name, holder in (("gives", "gets"), ("gets", "gives")):
+    [wait] = threads[name]["locks"]
+    assert wait["holder_name"] == holder, (name, wait)
+print("done")
+"""
+    assert run_script(source.replace("KIND", kind)).stdout == "done\n"
+
+
 def test_who_has_a_lock_that_it_never_waited_for(run_script: Any) -> None:
     source = """
 import threading, time

@@ -459,6 +459,59 @@ def test_what_is_found_is_reported_and_logged(caplog: pytest.LogCaptureFixture) 
     assert not watch.report().watching
 
 
+def told_slowly(one: Any, other: Any, *functions: Callable[[], object]) -> None:
+    """Run two, of which the second waits for `one`, and tells of that for longer than it takes until a wait is looked at."""
+
+    def slow(_found: object) -> None:
+        time.sleep(ENOUGH)
+
+    with plait.sync.watch_deadlocks(report=slow) as watch:
+        with one, other:
+            pass
+        assert run(*functions) == [None, "went on"]
+        report = watch.report()
+        assert len(report.inversions) == 1
+        assert not report.deadlocks
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("make", [plait.Lock, plait.RLock])
+def test_a_thread_that_tells_of_the_lock_that_it_has_got_waits_no_longer(make: Any, shared: bool) -> None:
+    one, other, meet = make(shared=shared), plait.Lock(), threading.Barrier(2)
+
+    def lets_go() -> None:
+        with one:
+            meet.wait()
+            poll(lambda: bool(one.statistics()["waiting"]))
+
+    def takes() -> str:
+        with other:
+            meet.wait()
+            with one:
+                return "went on"
+
+    told_slowly(one, other, lets_go, takes)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("make", [plait.Lock, plait.RLock])
+def test_a_task_that_tells_of_the_lock_that_it_has_got_waits_no_longer(make: Any, shared: bool, runner: Any) -> None:
+    one, other, meet = make(shared=shared), plait.Lock(), threading.Barrier(2)
+
+    async def lets_go() -> None:
+        async with one:
+            meet.wait()
+            poll(lambda: bool(one.statistics()["waiting"]))
+
+    async def takes() -> str:
+        async with other:
+            meet.wait()
+            async with one:
+                return "went on"
+
+    told_slowly(one, other, lambda: runner(lets_go()), lambda: runner(takes()))
+
+
 def test_a_report_that_fails_harms_nobody(caplog: pytest.LogCaptureFixture) -> None:
     def fails(found: object) -> None:
         raise RuntimeError("no")

@@ -47,6 +47,8 @@ const CROWDED: u64 = 1_000_000;
 /// this part.
 const SHORT_WAITS: u64 = 200_000_000;
 const YOUNG: u64 = 8;
+/// Time in which events were counted is worth a word from so much on, however short the program is: that is known no better anyway.
+const COUNTED: u64 = 5_000_000;
 /// A wait for the GIL that is so long is worth a look at who holds it.
 const LONG_WAIT: u64 = 2_000_000;
 /// So many files of threads are kept open at most.
@@ -454,12 +456,12 @@ impl Sampler {
         });
     }
 
-    /// Says how much of the time events were counted rather than timed, if that was a hundredth of it.
+    /// Says how much of the time events were counted rather than timed, if that was a hundredth of it, and some milliseconds.
     fn tell_bursts(&mut self, clock: &Clock, now: u64) {
         let counted = bursts::figures();
         let time = clock.scale.long(counted.time);
         let share = time * 100 / now.saturating_sub(self.began).max(1);
-        if share == 0 {
+        if share == 0 || time < COUNTED {
             return;
         }
         let each = (counted.takes + counted.timed) / counted.timed.max(1);

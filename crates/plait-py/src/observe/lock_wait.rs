@@ -11,6 +11,12 @@ const SHORTEST_NS: u64 = 1_000_000;
 /// The bit of a holder that is no thread.
 const TASK: usize = 1;
 
+/// The number by which a profile knows the calling thread, which gives a lock back; 0 where none runs.
+#[inline]
+pub(crate) fn giver() -> Tid {
+    journal::active().map_or(0, |_| journal::tid())
+}
+
 /// A wait that has begun.
 pub(crate) struct LockWait {
     journal: &'static Journal,
@@ -31,13 +37,21 @@ impl LockWait {
         })
     }
 
-    /// It has ended.
+    /// It has ended. Where nobody was seen with the lock as it began, since it was just being handed to somebody, `holder` is asked: who has it
+    /// now, or has given it back last.
     #[cold]
-    pub(crate) fn end(self, lock: &Bound<'_, PyAny>) {
+    pub(crate) fn end(self, lock: &Bound<'_, PyAny>, holder: impl FnOnce() -> (usize, Tid)) {
         let to = monotonic_ns();
         if to - self.from < SHORTEST_NS {
             return;
         }
+        let tid = journal::tid();
+        let seen = self.holder != 0;
+        let holder = if seen {
+            self.holder
+        } else {
+            later(lock.py(), holder(), tid)
+        };
         let kind = lock
             .get_type()
             .name()
@@ -45,14 +59,21 @@ impl LockWait {
             .unwrap_or_default();
         let text = format!("plait.{kind} at {:#x}", lock.as_ptr() as usize);
         self.journal.tell(Record::LockWait {
-            tid: journal::tid(),
+            tid,
             from: self.from,
             to,
             lock: self.journal.text(&text),
-            holder: self.holder,
+            holder,
             where_held: Text::default(),
         });
     }
+}
+
+/// Who had the lock for the last part of a wait that `waiter` has ended: who has it, or gave it back.
+fn later(py: Python<'_>, (holder, giver): (usize, Tid), waiter: Tid) -> Tid {
+    let holder = tid_of(py, holder).unwrap_or(0);
+    let found = [holder, giver].into_iter().find(|&each| each != 0 && each != waiter);
+    found.unwrap_or(0)
 }
 
 /// The kernel's number of a thread. No Python code runs for that: it would run handlers of signals, and nobody could raise what those do.

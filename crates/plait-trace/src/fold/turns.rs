@@ -68,6 +68,9 @@ const WAKING: u64 = 1_000_000;
 /// What is between a lock and the line that wants it, in the name of a lock whose holder was found out here.
 pub(crate) const WANTED_BY: &str = ", wanted by ";
 
+/// What names of plait's own locks begin with. Who waits for one sleeps on a word of its own, so they are known by what is told of the wait.
+const OURS: &str = "plait.";
+
 /// What a function is to a wait.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Role {
@@ -132,14 +135,18 @@ pub(crate) fn tell(log: &mut Log) {
                 WaitKind::Lock if role == Role::User && to > wait.at => {
                     let itself = is_itself(log, innermost, place);
                     let semaphore = !itself && through(log, innermost, place, &semaphores);
+                    let told = told(&thread.lock_waits, wait.at);
                     // What else waits through the standard library waits to be told of something: an event, a result, an end.
                     if itself || semaphore {
                         turns.push(Turn {
                             thread: index,
-                            told: told(&thread.lock_waits, wait.at),
+                            told,
                             from,
                             to,
-                            target: wait.target,
+                            target: told
+                                .map(|told| thread.lock_waits[told].lock)
+                                .filter(|&lock| words(log, lock).starts_with(OURS))
+                                .unwrap_or(wait.target),
                             place,
                             semaphore,
                         });
@@ -308,7 +315,7 @@ impl Users<'_> {
         if turn.semaphore {
             // The address is of who waits.
             Which::Semaphore(turn.place)
-        } else if self.addresses && turn.target != Text(0) {
+        } else if (self.addresses || turn.told.is_some()) && turn.target != Text(0) {
             Which::At(turn.target)
         } else {
             Which::Wanted(turn.place)
@@ -572,9 +579,17 @@ mod tests {
         assert!(of(&log, 3).lock_waits.is_empty());
     }
 
+    const US: u64 = 1_000;
+
     /// Threads that wait for a lock, each from a millisecond to another, and who has the GIL when.
     fn turns(waits: &[(Tid, u64, u64, u32, u32)], held: &[(Tid, u64, u64)]) -> Log {
-        const US: u64 = 1_000;
+        let mut log = log_of(waits, held);
+        tell(&mut log);
+        log
+    }
+
+    /// The same before anything is made of it.
+    fn log_of(waits: &[(Tid, u64, u64, u32, u32)], held: &[(Tid, u64, u64)]) -> Log {
         let mut log = Log::new(7);
         for text in ["0x10", "0x20", "waits", "/x/app.py"] {
             log.add(Record::Define { text: text.into() });
@@ -625,7 +640,6 @@ mod tests {
                 span: GilSpan::Held,
             });
         }
-        tell(&mut log);
         log
     }
 
@@ -690,6 +704,29 @@ mod tests {
         let log = turns(&waits, &held);
         assert_eq!([holder(&log, 1), holder(&log, 2)], [Some(2), Some(1)]);
         assert_eq!(of(&log, 2).lock_waits.len(), 2);
+    }
+
+    #[test]
+    fn a_lock_that_somebody_knows_is_one_wherever_those_sleep_who_wait_for_it() {
+        // Each on a word of its own, and a third computes.
+        let waits = [(2, 1_000, 200_000, 1, 1), (3, 1_200, 400_000, 2, 2)];
+        let held = [(2, 399_000, 399_500), (4, 399_600, 399_990)];
+        let mut log = log_of(&waits, &held);
+        log.add(Record::Define {
+            text: "plait.Lock".into(),
+        });
+        for &(tid, from, to, ..) in &waits {
+            log.add(Record::LockWait {
+                tid,
+                from: from * US,
+                to: to * US,
+                lock: Text(5),
+                holder: if tid == 2 { 3 } else { 0 },
+                where_held: Text(0),
+            });
+        }
+        tell(&mut log);
+        assert_eq!([holder(&log, 2), holder(&log, 3)], [Some(3), Some(2)]);
     }
 
     /// Two threads that take turns at a semaphore, or one that waits for what the other says.

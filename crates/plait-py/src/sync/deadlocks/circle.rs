@@ -11,6 +11,7 @@ use plait_sys::mem::Identity;
 
 use super::super::shared_lock::TASK;
 use super::waits::{Entry, Table, Target};
+use super::watched::Watched;
 
 /// A wait, for ever: of this process, or in a slot of the board of another, by its count there.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -104,6 +105,14 @@ impl Others {
     }
 }
 
+impl Entry {
+    /// Whether who has the lock, and is the one that waits here, waits for itself. It may have meant it: that another gives the lock back. And
+    /// one that has taken it is here until it goes on, which takes as long as what it tells of that.
+    fn waits_for_itself(&self, watched: Option<&Arc<Watched>>) -> bool {
+        self.has_it && watched.is_some_and(|watched| watched.by_with())
+    }
+}
+
 impl<'a> Look<'a> {
     pub(super) fn new(table: &'a Table, others: &'a mut Others) -> Self {
         Self { table, others }
@@ -156,22 +165,20 @@ impl<'a> Look<'a> {
                 if holder == 0 || !(lock.reentrant() || watched.is_none_or(|watched| watched.kept())) {
                     return;
                 }
-                // Who waits for itself may have meant it: that another gives the lock back.
-                let surely = lock.reentrant() || watched.is_some_and(|watched| watched.by_with());
+                let itself = entry.waits_for_itself(watched);
                 let blocks = |each: &Entry| {
-                    let itself = each.number == entry.number && each.party == holder;
-                    (each.party == holder && (surely || !itself)) || Some(each.party) == carrier
+                    let holds = each.party == holder && (each.number != entry.number || itself);
+                    holds || Some(each.party) == carrier
                 };
                 self.here(blocks, found);
             }
             Target::Shared(_, lock, slot) => {
                 // SAFETY: as above.
                 let (lock, slot) = unsafe { (&*lock, &*slot) };
-                let watched = slot.get();
                 let before = found.len();
                 self.owner(lock, found);
                 let itself = lock.owner().is_some_and(|owner| owner.somebody == entry.who);
-                if itself && !watched.is_some_and(|watched| watched.by_with()) {
+                if itself && !entry.waits_for_itself(slot.get()) {
                     let mut at = 0;
                     found.retain(|&name| {
                         at += 1;

@@ -25,6 +25,8 @@ use super::{held, on, site, voice, watcher};
 pub(crate) trait Holding {
     /// Who has it: a thread's number, or a task's address with a bit; 0 for nobody.
     fn holder(&self) -> usize;
+    /// The thread that gave it back last, as the kernel knows it, while a profile ran; 0 where that is not known.
+    fn giver(&self) -> u32;
     /// What is noted of it.
     fn slot(&self) -> &Slot;
     /// Whether its owner may take it again, and nobody else give it back.
@@ -50,6 +52,26 @@ pub(crate) enum Target {
 // SAFETY: addresses; who follows one sees to it that what is there lives.
 unsafe impl Send for Target {}
 
+impl Target {
+    /// Whether it is a lock that the calling thread has, or the task that runs in it.
+    ///
+    /// # Safety
+    /// What it names is alive.
+    unsafe fn is_had(&self, party: usize, who: u32) -> bool {
+        // SAFETY: the caller's promise.
+        unsafe {
+            match *self {
+                Target::Lock(_, lock) => (*lock).holder() == party,
+                Target::Shared(_, lock, _) => {
+                    let owner = (*lock).owner().filter(|owner| owner.somebody == who);
+                    owner.is_some_and(|owner| (*lock).object().seat().is_ok_and(|seat| seat == owner.seat))
+                }
+                Target::Local(_) | Target::Other => false,
+            }
+        }
+    }
+}
+
 /// How the one that waits is told.
 pub(in crate::sync) enum Wake {
     /// A thread or a task in the queues of this process, or a task that is told by the bell.
@@ -71,6 +93,8 @@ pub(super) struct Entry {
     pub(super) since_ns: u64,
     /// It ends by itself.
     pub(super) timed: bool,
+    /// Who waits had the lock when this began. Otherwise it has got it since, and is about to go on.
+    pub(super) has_it: bool,
     /// It was told that it is the one to give up.
     pub(super) doomed: bool,
     pub(super) looked_at: bool,
@@ -262,6 +286,8 @@ pub(in crate::sync) fn wait(py: Python<'_>, target: Target, wake: Wake, timed: b
         Target::Lock(..) => Some(posting(who, None, "")),
         Target::Local(_) | Target::Other => None,
     };
+    // SAFETY: the caller keeps it alive.
+    let has_it = unsafe { target.is_had(party, who) };
     let doom = Arc::<Doom>::default();
     let since_ns = posted.map_or_else(time::monotonic_ns, |posted| posted.since_ns);
     let mut table = table();
@@ -280,6 +306,7 @@ pub(in crate::sync) fn wait(py: Python<'_>, target: Target, wake: Wake, timed: b
         due_ns: since_ns + watcher::PATIENCE_NS,
         again_ns: 0,
         timed,
+        has_it,
         doomed: false,
         looked_at: timed,
         target,

@@ -1,7 +1,7 @@
 //! Which thread or task has a lock.
 
 use std::sync::atomic::{
-    AtomicUsize,
+    AtomicU32, AtomicUsize,
     Ordering::{AcqRel, Acquire, Relaxed, Release},
 };
 
@@ -11,6 +11,7 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::PyDict;
 use pyo3::{PyTraverseError, PyVisit, ffi};
 
+use crate::observe;
 use crate::sync::{attached, inbox};
 
 unsafe extern "C" {
@@ -61,6 +62,9 @@ const TASK: usize = 1;
 pub(super) struct Owner {
     /// 0 for none, a thread's number, or a task's address with a bit, whose reference is held here.
     word: AtomicUsize,
+    /// The thread that gave it back last where somebody waited, as the kernel knows it; 0 where that is not known. Relaxed: the permit hands it
+    /// over, and it is told to people.
+    giver: AtomicU32,
     /// Held without a GIL while a task is taken out, or its reference count raised: nothing else keeps one from the other then.
     tasks: Guarded<()>,
 }
@@ -112,11 +116,19 @@ impl Owner {
     /// Nobody has it. To be called while the permit is still taken.
     #[inline]
     pub(super) fn clear(&self, py: Python<'_>) {
-        if self.any_task() {
+        let owner = self.word.load(Relaxed);
+        let giver = if owner == thread() { observe::giver() } else { 0 };
+        self.giver.store(giver, Relaxed);
+        if owner & TASK != 0 {
             self.clear_task(py);
         } else {
             self.word.store(0, Relaxed);
         }
+    }
+
+    /// Who gave it back last.
+    pub(super) fn giver(&self) -> u32 {
+        self.giver.load(Relaxed)
     }
 
     fn clear_task(&self, py: Python<'_>) {

@@ -34,6 +34,10 @@ impl Holding for RLockCore {
         if self.permits.free() == 0 { self.owner.word() } else { 0 }
     }
 
+    fn giver(&self) -> u32 {
+        self.owner.giver()
+    }
+
     fn slot(&self) -> &Slot {
         &self.slot
     }

@@ -200,7 +200,10 @@ pub(super) fn take<C: Permitting>(slf: &Bound<'_, C>, count: u64, patience: Pati
             let wait = LockWait::begin(py, || slf.get().holding().map_or(0, Holding::holder));
             let taken = block_on(py, &mut operation, deadline);
             if let Some(wait) = wait {
-                wait.end(slf.as_any());
+                wait.end(slf.as_any(), || {
+                    let lock = slf.get().holding();
+                    lock.map_or((0, 0), |lock| (lock.holder(), lock.giver()))
+                });
             }
             taken.map(|taken| taken.is_some())
         }
