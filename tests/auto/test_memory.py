@@ -128,6 +128,18 @@ def test_what_is_not_remembered(why):
     assert (_memory.recall(function.__code__) is None) == bool(why)
 
 
+def test_a_pool_that_is_not_waited_for_leaves_it_too():
+    function = own(bodies.spin)
+    pool = plait.Pool()
+    given = pool.map(function, [100] * 2_000)
+    pool.shutdown(wait=False)
+    assert len(list(given)) == 2_000
+    end = time.monotonic() + WATCHDOG
+    while _memory.recall(function.__code__) is None and time.monotonic() < end:
+        time.sleep(0.01)
+    assert _memory.recall(function.__code__) is not None
+
+
 def test_what_is_gone_is_forgotten():
     function = own(bodies.spin)
     learn(function, COMPUTES)

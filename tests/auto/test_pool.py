@@ -26,7 +26,7 @@ import pytest
 
 import plait
 from plait import _core
-from plait.auto import _choice
+from plait.auto import _choice, _engine
 from plait.auto._figures import Figures, Sample
 from plait.auto._meter import Meter
 from plait.auto._paces import Paces
@@ -44,6 +44,17 @@ def pool():
 def lines(path):
     with open(path, encoding="ascii") as file:
         return [int(line) for line in file]
+
+
+class Number:
+    def __init__(self, value):
+        self.value = value
+
+    def square(self):
+        spin = 0
+        for step in range(50):
+            spin += step
+        return self.value * self.value
 
 
 # ---- nothing is lost, nothing is made twice
@@ -187,6 +198,24 @@ def test_results_of_a_map_are_not_kept(pool):
             seen = weakref.ref(result)
             del result
             assert seen() is None
+
+
+def test_who_watches_keeps_nothing_of_a_map_that_is_over(pool, monkeypatch):
+    monkeypatch.setattr(_engine, "_LINGER", 2.0 * WATCHDOG)
+    items = [Number(number) for number in range(2_000)]
+    seen = weakref.ref(items[-1])
+    assert len(list(pool.map(Number.square, items))) == 2_000
+    items.clear()
+    end = time.monotonic() + WATCHDOG
+    while seen() is not None and time.monotonic() < end:
+        gc.collect()
+        time.sleep(0.01)
+    assert seen() is None
+    assert pool._engine._watched, "it is still there"
+    monkeypatch.undo()
+    pool._engine._condition.acquire()
+    pool._engine._condition.notify_all()
+    pool._engine._condition.release()
 
 
 def test_results_can_be_closed(pool):

@@ -284,33 +284,44 @@ class Engine:
 
     def _look_on(self) -> None:
         made, since = -1, 0.0
-        while True:
-            with self._condition:
-                if not self._looked_at and not self._condition.wait(_LINGER) and not self._looked_at:
-                    self._watched = False
-                    return
-                end = time.monotonic() + self._tick
-                while (left := min(end - time.monotonic(), self._tick)) > 0 and self._condition.wait(left):
-                    end = min(end, time.monotonic() + self._tick)  # there is something new
-                flows = list(self._looked_at)
-            decided = False
+        # A thread that waits has nothing of a flow that is over: its items may be large.
+        while self._await_flows():
+            made, since = self._look_once(made, since)
+
+    def _await_flows(self) -> bool:
+        """Wait until it is time to look; return whether there is anything to look at."""
+        with self._condition:
+            if not self._looked_at and not self._condition.wait(_LINGER) and not self._looked_at:
+                self._watched = False
+                return False
+            end = time.monotonic() + self._tick
+            while (left := min(end - time.monotonic(), self._tick)) > 0 and self._condition.wait(left):
+                end = min(end, time.monotonic() + self._tick)  # there is something new
+            return True
+
+    def _look_once(self, made: int, since: float) -> tuple[int, float]:
+        """Look at all flows; return how many calls have ended, and since when no more have."""
+        with self._condition:
+            flows = list(self._looked_at)
+        decided = False
+        for flow in flows:
+            decided = flow.tick() or flow.in_a_hurry() or decided
+            with flow.lock:
+                done = not (flow.seats or flow.in_a_hurry())
+                if done:
+                    with self._lock:
+                        self._looked_at.pop(flow, None)
+        now, total = time.monotonic(), sum(flow.made for flow in self.flows())
+        if total != made:
+            made, since = total, now
+        elif now - since > _STUCK and self._add_seats():
+            since = now
+        elif now - since > _STUCK_LONG:
             for flow in flows:
-                decided = flow.tick() or flow.in_a_hurry() or decided
-                with flow.lock:
-                    done = not (flow.seats or flow.in_a_hurry())
-                    if done:
-                        with self._lock:
-                            self._looked_at.pop(flow, None)
-            now, total = time.monotonic(), sum(flow.made for flow in self.flows())
-            if total != made:
-                made, since = total, now
-            elif now - since > _STUCK and self._add_seats():
-                since = now
-            elif now - since > _STUCK_LONG:
-                for flow in flows:
-                    if flow.stuck():
-                        flow.add_seats()
-            self._tick = _TICK if decided else min(_TICK_MOST, 1.5 * self._tick)
+                if flow.stuck():
+                    flow.add_seats()
+        self._tick = _TICK if decided else min(_TICK_MOST, 1.5 * self._tick)
+        return made, since
 
     def _add_seats(self) -> bool:
         """Where no call ends, and some may wait for calls that wait for a thread, let there be more threads."""
@@ -345,8 +356,7 @@ class Engine:
         if wait:
             for flow in flows:
                 flow.wait()
-            for state, _ in list(self.functions.values()):
-                state.remember()
+            self._remember()
             self._give_up_start()
             for pool in (self._threads, self._processes):
                 if pool is not None:
@@ -367,10 +377,16 @@ class Engine:
             with flow.lock:
                 if not flow.idle():
                     return
+        self._remember()
         self._give_up_start()
         for pool in (self._threads, self._processes):
             if pool is not None:
                 pool.shutdown(wait=False)
+
+    def _remember(self) -> None:
+        """Leave what was learnt to other pools."""
+        for state, _ in list(self.functions.values()):
+            state.remember()
 
 
 def _server_runs() -> bool:
