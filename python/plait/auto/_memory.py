@@ -65,8 +65,14 @@ def recall(code: CodeType | None) -> Learnt | None:
     kept = _learnt.get(id(code))
     if kept is None or kept.code() is not code:
         return None
-    kinds = tuple(kind for each in kept.kinds if (kind := each()) is not None)
-    named = tuple((name, kind) for name, each in kept.named if (kind := each()) is not None)
-    if len(kinds) < len(kept.kinds) or len(named) < len(kept.named):
-        return None  # there are no such arguments any more
-    return Learnt(kept.figures, kept.paces, Shape(kinds, named))
+    kinds: list[type] = []
+    named: list[tuple[str, type]] = []
+    for each in kept.kinds:
+        if (kind := each()) is None:
+            return None  # there are no such arguments any more
+        kinds.append(kind)
+    for name, each in kept.named:
+        if (kind := each()) is None:
+            return None
+        named.append((name, kind))
+    return Learnt(kept.figures, kept.paces, Shape(tuple(kinds), tuple(named)))
