@@ -140,13 +140,21 @@ def test_a_pool_that_is_not_waited_for_leaves_it_too():
     assert _memory.recall(function.__code__) is not None
 
 
-def test_what_is_gone_is_forgotten():
+@pytest.fixture
+def learnt(monkeypatch: pytest.MonkeyPatch) -> dict[int, Any]:
+    """What is remembered, and nothing of what other tests have left."""
+    mine: dict[int, Any] = {}
+    monkeypatch.setattr(_memory, "_learnt", mine)
+    return mine
+
+
+def test_what_is_gone_is_forgotten(learnt):
     function = own(bodies.spin)
     learn(function, COMPUTES)
-    known = len(_memory._learnt)
+    assert len(learnt) == 1
     del function
     gc.collect()
-    assert len(_memory._learnt) == known - 1
+    assert not learnt
 
 
 def of_a_local_class(*, by_name: bool) -> tuple[weakref.ref[Any], types.FunctionType]:
@@ -168,12 +176,11 @@ def of_a_local_class(*, by_name: bool) -> tuple[weakref.ref[Any], types.Function
 
 
 @pytest.mark.parametrize("by_name", [False, True])
-def test_classes_of_arguments_are_not_kept(by_name):
-    known = len(_memory._learnt)
+def test_classes_of_arguments_are_not_kept(by_name, learnt):
     local, function = of_a_local_class(by_name=by_name)
     gc.collect()
     assert local() is None
-    assert len(_memory._learnt) == known + 1, "a class has the code of its methods"
+    assert len(learnt) == 1, "a class has the code of its methods"
     assert _memory.recall(function.__code__) is None, "nobody can give it such arguments any more"
 
 
@@ -222,9 +229,9 @@ def test_what_is_still_so_is_proven_and_kept():
         assert not state.anew
 
 
+@pytest.mark.usefixtures("learnt")
 def test_the_oldest_are_forgotten_first(monkeypatch):
     monkeypatch.setattr(_memory, "_MOST", 3)
-    monkeypatch.setattr(_memory, "_learnt", {})
     codes = [own(bodies.spin).__code__ for _ in range(5)]
     learnt = _memory.Learnt(Figures(), Paces(), Shape(()))
     for code in codes:
