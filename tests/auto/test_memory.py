@@ -285,6 +285,21 @@ def test_figures_of_first_calls_are_held_against_a_crowd():
     assert not found.are_of_first_calls(crowd)
 
 
+def test_figures_grow_with_calls_that_compute_without_the_gil():
+    """Calls with ever larger arguments are no sign that threads are slow."""
+    figures, crowd, holds = Figures(), Figures(), Figures()
+    figures.add(Sample(calls=10, wall=10_000_000, cpu=9_000_000, held=1_000_000))
+    holds.add(Sample(calls=10, wall=10_000_000, cpu=9_000_000, held=9_000_000))
+    for _ in range(3):
+        assert not figures.are_short_beside(crowd)
+        crowd.add(Sample(calls=5, wall=20_000_000, cpu=9_000_000))
+    assert figures.are_short_beside(crowd)
+    assert not holds.are_short_beside(crowd), "they take turns"
+    found = figures.grown(crowd)
+    assert (found.wall, found.cpu, found.held) == pytest.approx((0.002, 0.0018, 0.0002))
+    assert not found.are_short_beside(crowd)
+
+
 def test_paces_are_looked_at_again_by_the_next_pool():
     paces, figures = Paces(), Figures()
     figures.add(Sample(calls=10, wall=10_000_000, cpu=1_000_000))

@@ -19,6 +19,9 @@ _FIRST_COUNTS = 3
 #: How many times as long as those of a crowd calls compute that were the first ones.
 _FIRST_LONGER = 1.5
 
+#: And that have grown.
+_GROWN = 1.3
+
 #: Which part of their time calls compute more or less that are bound otherwise.
 _OTHERWISE = 0.4
 
@@ -188,6 +191,26 @@ class Figures:
     def are_of_first_calls(self, crowd: Figures) -> bool:
         """Whether these calls have computed for far longer than those of a crowd: much was new to them."""
         return len(crowd.samples) >= _FIRST_COUNTS and self.cpu > _FIRST_LONGER * crowd.cpu + _NOISE
+
+    def are_short_beside(self, crowd: Figures) -> bool:
+        """Whether calls of a crowd compute for longer than these, beyond what it is to share caches: they have grown.
+
+        Of calls that hold the GIL nobody knows: to take turns costs them time on a core, too.
+        """
+        most = _GROWN * self.cpu + _NOISE
+        return len(crowd.samples) >= _FIRST_COUNTS and crowd.cpu > most and self.released > 0.5 * self.wall
+
+    def grown(self, crowd: Figures) -> Figures:
+        """The same of calls that compute for as long as those of a crowd, and are alike otherwise."""
+        times = crowd.cpu / self.cpu
+        other = Figures()
+        other._begun = True
+        for each in self.samples:
+            held = each.cpu if each.held < 0 else each.held
+            other.add(Sample(each.calls, int(times * each.alone), int(times * each.cpu), int(times * held)))
+        other.calls = self.calls
+        other.size, other.pickling, other.result_sized = self.size, self.pickling, self.result_sized
+        return other
 
     def belie(self, others: Figures) -> bool:
         """Whether these calls, which do what others have done, are far shorter, or compute where those have waited."""

@@ -194,12 +194,21 @@ class Learner:
         return False
 
     def _correct(self) -> None:
-        """Where threads were decided on by the first calls, which took long, go by what others take."""
-        state, decision = self.state, self.state.decision
-        if decision is not None and decision.plan.model == THREADS and state.figures.are_of_first_calls(state.crowd):
-            state.figures = state.figures.recalled(state.crowd)
-            state.paces.forget()
-            self._decide_again()
+        """Where threads were decided on by first calls that took long, or by calls that have grown since, go by the last ones.
+
+        Else they would look slow, or fast, and other models that nobody has seen as they were predicted by the first ones.
+        """
+        state, decision, figures = self.state, self.state.decision, self.state.figures
+        if decision is None or decision.plan.model != THREADS:
+            return
+        if figures.are_of_first_calls(state.crowd):
+            state.figures = figures.recalled(state.crowd)
+        elif figures.are_short_beside(state.crowd):
+            state.figures = figures.grown(state.crowd)
+        else:
+            return
+        state.paces.forget()
+        self._decide_again()
 
     def _was_stale(self, seat: Seat) -> bool:
         stale = seat in self._stale
