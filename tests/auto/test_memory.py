@@ -285,6 +285,17 @@ def test_figures_of_first_calls_are_held_against_a_crowd():
     assert not found.are_of_first_calls(crowd)
 
 
+def test_what_children_compute_is_not_missed_in_a_crowd():
+    """There nobody knows whose children they were."""
+    figures, crowd = Figures(), Figures()
+    figures.add(Sample(calls=1, wall=2_000_000, cpu=1_900_000, held=100_000, children=1_500_000))
+    for _ in range(3):
+        crowd.add(Sample(calls=2, wall=8_000_000, cpu=800_000))
+    assert not figures.are_of_first_calls(crowd)
+    assert figures.recalled(crowd).cpu == pytest.approx(0.0019)
+    assert figures.recalled(crowd).blocked == pytest.approx(0.0001, abs=1e-8)
+
+
 def test_figures_grow_with_calls_that_compute_without_the_gil():
     """Calls with ever larger arguments are no sign that threads are slow."""
     figures, crowd, holds = Figures(), Figures(), Figures()

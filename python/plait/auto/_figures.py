@@ -39,6 +39,7 @@ class Sample(NamedTuple):
         held: With the GIL, on a core or not; -1 where that could not be seen.
         wanted: Waiting for the GIL; 0 where that could not be seen.
         ready: Waiting for a core; 0 where that could not be seen.
+        children: What of `cpu` was that of processes that were waited for; 0 where that could not be seen.
     """
 
     calls: int
@@ -47,6 +48,7 @@ class Sample(NamedTuple):
     held: int = -1
     wanted: int = 0
     ready: int = 0
+    children: int = 0
 
     def with_more(self, other: Sample) -> Sample:
         """These calls and others."""
@@ -58,6 +60,7 @@ class Sample(NamedTuple):
             held,
             self.wanted + other.wanted,
             self.ready + other.ready,
+            self.children + other.children,
         )
 
     @property
@@ -94,7 +97,7 @@ class Figures:
         self.pickling: float | None = None
         self.result_sized = False
         self.remembered = 0
-        self._alone = self._cpu = self._held = 0
+        self._alone = self._cpu = self._held = self._children = 0
         self._each = self._squares = 0.0
         """Sums over the slices: of their means, and of the squares of these."""
         self._odd = 0
@@ -125,6 +128,7 @@ class Figures:
         self.remembered += times * sample.calls
         self._alone += times * alone
         self._cpu += times * sample.cpu
+        self._children += times * sample.children
         self._held += times * (sample.cpu if sample.held < 0 else sample.held)
         self._each += times * each
         self._squares += times * each * each
@@ -190,7 +194,13 @@ class Figures:
 
     def are_of_first_calls(self, crowd: Figures) -> bool:
         """Whether these calls have computed for far longer than those of a crowd: much was new to them."""
-        return len(crowd.samples) >= _FIRST_COUNTS and self.cpu > _FIRST_LONGER * crowd.cpu + _NOISE
+        own = self.cpu - self._of_children
+        return len(crowd.samples) >= _FIRST_COUNTS and own > _FIRST_LONGER * crowd.cpu + _NOISE
+
+    @property
+    def _of_children(self) -> float:
+        """How long processes compute that a call waits for, which of calls in a crowd is not known."""
+        return self._children / max(1, self.remembered) / 1e9
 
     def are_short_beside(self, crowd: Figures) -> bool:
         """Whether calls of a crowd compute for longer than these, beyond what it is to share caches: they have grown.
@@ -207,7 +217,8 @@ class Figures:
         other._begun = True
         for each in self.samples:
             held = each.cpu if each.held < 0 else each.held
-            other.add(Sample(each.calls, int(times * each.alone), int(times * each.cpu), int(times * held)))
+            spent = int(times * each.alone), int(times * each.cpu), int(times * held)
+            other.add(Sample(each.calls, *spent, children=int(times * each.children)))
         other.calls = self.calls
         other.size, other.pickling, other.result_sized = self.size, self.pickling, self.result_sized
         return other
@@ -225,12 +236,14 @@ class Figures:
         """
         cpu = wall = 1.0
         if len(crowd.samples) >= _FIRST_COUNTS:
-            cpu, wall = min(1.0, crowd.cpu / max(self.cpu, 1e-9)), min(1.0, crowd.wall / max(self.wall, 1e-9))
+            cpu = min(1.0, (crowd.cpu + self._of_children) / max(self.cpu, 1e-9))
+            wall = min(1.0, crowd.wall / max(self.wall, 1e-9))
         other = Figures()
         other._begun = True  # the first call of all is none of these any more
         for each in list(self.samples)[-RECALLED:]:
             held = each.cpu if each.held < 0 else each.held
-            other.add(Sample(each.calls, int(wall * each.alone), int(cpu * each.cpu), int(cpu * held)))
+            times = int(wall * each.alone), int(cpu * each.cpu), int(cpu * held)
+            other.add(Sample(each.calls, *times, children=int(cpu * each.children)))
         other.calls = self.calls
         other.size, other.pickling, other.result_sized = self.size, self.pickling, self.result_sized
         return other
@@ -241,5 +254,5 @@ class Figures:
         self._odd_before = None
         self.samples.clear()
         self.remembered = 0
-        self._alone = self._cpu = self._held = 0
+        self._alone = self._cpu = self._held = self._children = 0
         self._each = self._squares = 0.0

@@ -71,9 +71,10 @@ class Meter:
         ready = min(ready, wall - blocked - cpu)
         wanted = wall - blocked - cpu - ready
         held = min(held, wall) if seen else cpu
+        children = 0
         if alone and blocked:  # a process that it waits for has a core meanwhile
-            cpu += min(blocked, int(1e9 * (_children_cpu() - self._children)))
-        return Sample(self.calls, wall, cpu, held, wanted, ready)
+            children = min(blocked, int(1e9 * (_children_cpu() - self._children)))
+        return Sample(self.calls, wall, cpu + children, held, wanted, ready, children)
 
     def is_late(self, least: int, each: float) -> bool:
         """Whether calls and the one that runs have taken so many nanoseconds, and each of them more than is thought."""
