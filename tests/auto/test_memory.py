@@ -160,7 +160,7 @@ def test_what_is_gone_is_forgotten(learnt):
 
 
 def of_a_local_class(*, by_name: bool) -> tuple[weakref.ref[Any], int, types.FunctionType]:
-    """Have a pool leave what it has learnt of a method of a class, whose key it is, and of a function that takes its objects."""
+    """Leave what was learnt of a method of a class (its key is told), and of a function that takes its objects."""
 
     class Local:
         def work(self) -> None:
