@@ -44,14 +44,20 @@ def run(function: Any, items: list[Any]) -> Any:
         return pool.explain(function)
 
 
+def begun(pool: plait.Pool, function: Any, calls: int) -> Any:
+    """What a pool knows of a function as it begins with so many calls of it."""
+    state, backlog = pool._known(function)
+    backlog._seen = calls
+    backlog.take_up()
+    return state
+
+
 def test_threads_that_will_wait_are_there_from_the_start():
     function = own(nap)
     found = run(function, [0.005] * 200)
     assert found["model"] == "threads"
     with plait.Pool() as pool:
-        state, backlog = pool._known(function)
-        backlog._seen = 200
-        backlog.take_up()
+        state = begun(pool, function, 200)
         assert state.decision is not None
         assert state.decision.plan.key >= ("threads", 16)
         assert not state.figures.calls, "none was seen here"
@@ -84,9 +90,7 @@ def test_long_calls_are_handed_to_processes_at_once():
     function = bodies.pid_after
     learn(function, Sample(calls=1, wall=50_000_000, cpu=50_000_000, held=50_000_000))
     with plait.Pool() as pool:
-        state, backlog = pool._known(function)
-        backlog._seen = 6
-        backlog.take_up()
+        state = begun(pool, function, 6)
         assert state.decision is not None
         assert state.decision.plan.model == "processes"
         assert not state.figures.calls, "none was seen here"

@@ -2,19 +2,10 @@
 
 from __future__ import annotations
 
-from plait.auto import _calls, _errors, _meter, _reads
+from plait import _core, errors
+from plait.auto import _calls
 
-__all__ = ["_calls", "_errors"]
+__all__ = ["_calls", "errors"]
 
-
-def _do_once() -> None:
-    """Do what takes long the first time, up to a millisecond each, in what workers are forked from."""
-    meter = _meter.Meter()
-    meter.start()
-    _reads.digest(_do_once)
-    _reads.setting_in(None)
-    meter.ended(1, meter.began)
-    meter.sample()
-
-
-_do_once()
+# To find where the interpreter takes and lets go of its GIL takes a millisecond: once, in what workers are forked from.
+_ = _core.gil_tally()

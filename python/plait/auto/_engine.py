@@ -356,18 +356,9 @@ class Engine:
         if wait:
             for flow in flows:
                 flow.wait()
-            self._remember()
-            self._give_up_start()
-            for pool in (self._threads, self._processes):
-                if pool is not None:
-                    pool.shutdown(wait=True)
+            self._end(wait=True)
         else:
             self.settle()
-
-    def _give_up_start(self) -> None:
-        """Where processes still start, nobody needs them any more: a fork server may take a tenth of a second."""
-        for greeting in self._greetings:
-            uninterrupted(greeting.cancel)
 
     def settle(self) -> None:
         """Shut the executors down, if the pool was shut down, and all is done."""
@@ -377,16 +368,18 @@ class Engine:
             with flow.lock:
                 if not flow.idle():
                     return
-        self._remember()
-        self._give_up_start()
-        for pool in (self._threads, self._processes):
-            if pool is not None:
-                pool.shutdown(wait=False)
+        self._end(wait=False)
 
-    def _remember(self) -> None:
-        """Leave what was learnt to other pools."""
+    def _end(self, *, wait: bool) -> None:
+        """Leave what was learnt to other pools, and shut the executors down: all is done."""
         for state, _ in list(self.functions.values()):
             state.remember()
+        # Where processes still start, nobody needs them any more: a fork server may take a tenth of a second.
+        for greeting in self._greetings:
+            uninterrupted(greeting.cancel)
+        for pool in (self._threads, self._processes):
+            if pool is not None:
+                pool.shutdown(wait=wait)
 
 
 def _server_runs() -> bool:

@@ -213,15 +213,7 @@ class Figures:
     def grown(self, crowd: Figures) -> Figures:
         """The same of calls that compute for as long as those of a crowd, and are alike otherwise."""
         times = crowd.cpu / self.cpu
-        other = Figures()
-        other._begun = True
-        for each in self.samples:
-            held = each.cpu if each.held < 0 else each.held
-            spent = int(times * each.alone), int(times * each.cpu), int(times * held)
-            other.add(Sample(each.calls, *spent, children=int(times * each.children)))
-        other.calls = self.calls
-        other.size, other.pickling, other.result_sized = self.size, self.pickling, self.result_sized
-        return other
+        return self._scaled(times, times)
 
     def belie(self, others: Figures) -> bool:
         """Whether these calls, which do what others have done, are far shorter, or compute where those have waited."""
@@ -238,9 +230,13 @@ class Figures:
         if len(crowd.samples) >= _FIRST_COUNTS:
             cpu = min(1.0, (crowd.cpu + self._of_children) / max(self.cpu, 1e-9))
             wall = min(1.0, crowd.wall / max(self.wall, 1e-9))
+        return self._scaled(wall, cpu, RECALLED)
+
+    def _scaled(self, wall: float, cpu: float, most: int = WINDOW) -> Figures:
+        """The last slices, if calls had taken so many times as long, and so many times as long on a core."""
         other = Figures()
         other._begun = True  # the first call of all is none of these any more
-        for each in list(self.samples)[-RECALLED:]:
+        for each in list(self.samples)[-most:]:
             held = each.cpu if each.held < 0 else each.held
             times = int(wall * each.alone), int(cpu * each.cpu), int(cpu * held)
             other.add(Sample(each.calls, *times, children=int(cpu * each.children)))
