@@ -250,3 +250,46 @@ assert channel.get_many(8) == [LARGE] * 3
 print("ok")
 """
     assert run_script(source).stdout == "ok\n"
+
+
+def test_a_child_that_is_forked_while_a_thread_looks_something_up_finds_it_too(run_script: Any) -> None:
+    script = """
+import concurrent.futures, os, threading, warnings
+import plait
+
+warnings.simplefilter("ignore")
+error = concurrent.futures.CancelledError
+del concurrent.futures.CancelledError
+looks, go, parent = threading.Event(), threading.Event(), os.getpid()
+
+def look_up(name):
+    if name != "CancelledError":
+        raise AttributeError(name)
+    if os.getpid() == parent:
+        looks.set()
+        go.wait()
+    return error
+
+concurrent.futures.__getattr__ = look_up
+
+def cancelled():
+    future = plait.Future()
+    future.cancel()
+    try:
+        future.result()
+    except error:
+        return True
+
+thread = threading.Thread(target=cancelled)
+thread.start()
+looks.wait()
+child = os.fork()
+if not child:
+    os._exit(0 if cancelled() else 1)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+go.set()
+thread.join()
+assert cancelled()
+print("ok")
+"""
+    assert run_script(script).stdout == "ok\n"

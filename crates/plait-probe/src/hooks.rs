@@ -13,11 +13,11 @@
 use std::ffi::{CStr, c_int, c_void};
 use std::fmt;
 use std::io;
-use std::sync::OnceLock;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 
 use plait_shm::guarded::Guarded;
+use plait_shm::once::Once;
 use plait_sys::loader;
 use plait_sys::ticks::lap_ns;
 
@@ -184,7 +184,7 @@ unsafe extern "C-unwind" fn wait(cond: *mut c_void, mutex: *mut c_void) -> c_int
 }
 
 /// Those of this program's interpreter, which stay: without a meter and a tally they pass calls on.
-static KEPT: OnceLock<Guarded<Option<Hooks>>> = OnceLock::new();
+static KEPT: Once<Guarded<Option<Hooks>>> = Once::new();
 
 /// Slots that point here until this is dropped.
 #[derive(Debug)]

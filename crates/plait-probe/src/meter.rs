@@ -21,6 +21,7 @@ use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 
 use plait_shm::guarded::Guarded;
+use plait_shm::once::Once;
 use plait_shm::trail::Trail;
 use plait_sys::ticks::{Scale, Ticks};
 use plait_sys::{fork, thread};
@@ -161,7 +162,7 @@ struct Meters {
     free: Vec<&'static Meter>,
 }
 
-static METERS: std::sync::OnceLock<Guarded<Meters>> = std::sync::OnceLock::new();
+static METERS: Once<Guarded<Meters>> = Once::new();
 
 fn meters() -> &'static Guarded<Meters> {
     METERS.get_or_init(Guarded::default)

@@ -6,11 +6,11 @@
 //! it tells of the end of a pause, that of `sem_post` too.
 
 use std::ffi::{CStr, c_int, c_void};
-use std::sync::OnceLock;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 
 use plait_shm::guarded::Guarded;
+use plait_shm::once::Once;
 use plait_sys::thread::keeping_errno;
 
 use crate::hooks::{Hooks, Refused};
@@ -35,13 +35,13 @@ static REAL: [AtomicUsize; 3] = [const { AtomicUsize::new(0) }; 3];
 static REAL_POST: [AtomicUsize; 1] = [const { AtomicUsize::new(0) }; 1];
 
 /// The interpreter's, once it is hooked.
-static WORLD: OnceLock<World> = OnceLock::new();
+static WORLD: Once<World> = Once::new();
 
 /// Whether threads take turns by a GIL, which a thread may keep while it sleeps.
 static TURNS: AtomicBool = AtomicBool::new(false);
 
 /// Hooks that stay for as long as the process lives: of those that sleep, and of the one that wakes.
-static KEPT: OnceLock<Guarded<[Option<Hooks>; 2]>> = OnceLock::new();
+static KEPT: Once<Guarded<[Option<Hooks>; 2]>> = Once::new();
 
 /// What the calling thread does that begins to sleep.
 fn why() -> Did {

@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use plait_shm::guarded::Guarded;
+use plait_shm::once::Once;
 use plait_sys::time::monotonic_ns;
 use plait_sys::{fork, thread};
 use plait_trace::record::Tid;
@@ -53,7 +54,7 @@ struct Tally {
     wanted: AtomicU64,
 }
 
-static TALLIES: std::sync::OnceLock<Guarded<Vec<&'static Tally>>> = std::sync::OnceLock::new();
+static TALLIES: Once<Guarded<Vec<&'static Tally>>> = Once::new();
 
 fn tallies() -> &'static Guarded<Vec<&'static Tally>> {
     TALLIES.get_or_init(Guarded::default)

@@ -8,12 +8,12 @@
 //! while somebody waits, or while there are few; else every n-th is, and the others are taken to be as long ([`holding`](crate::holding)).
 
 use std::cell::Cell;
-use std::sync::OnceLock;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use plait_shm::guarded::Guarded;
 pub use plait_shm::histogram::{BUCKETS, Histogram};
+use plait_shm::once::Once;
 use plait_sys::fork;
 use plait_sys::ticks::{lap_ns, prepare};
 
@@ -179,7 +179,7 @@ static SESSIONS: AtomicU32 = AtomicU32::new(0);
 /// How many watch: changed with the lock of the ledgers, and kept by a forked child.
 static WATCHERS: AtomicU32 = AtomicU32::new(0);
 
-static LEDGERS: OnceLock<Guarded<Vec<&'static Ledger>>> = OnceLock::new();
+static LEDGERS: Once<Guarded<Vec<&'static Ledger>>> = Once::new();
 
 fn ledgers() -> &'static Guarded<Vec<&'static Ledger>> {
     LEDGERS.get_or_init(Guarded::default)

@@ -18,11 +18,11 @@ use plait_sys::mem;
 use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::ffi;
-use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyDict, PyList};
 
+use crate::intern;
+use crate::once::Once;
 use crate::parts::{LARGE, Parts, Stored};
 
 /// Most items of a container that is written.
@@ -271,7 +271,7 @@ impl Encoder<'_, '_> {
     /// As for [`Self::value`].
     #[cold]
     unsafe fn pickle_buffer(&mut self, object: *mut ffi::PyObject, depth: usize) -> bool {
-        static CLASS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+        static CLASS: Once<Py<PyAny>> = Once::new();
         // SAFETY: the caller keeps the object alive.
         let object = unsafe { Bound::from_borrowed_ptr(self.py, object) };
         let class = CLASS.import(self.py, "pickle", "PickleBuffer");

@@ -4,9 +4,9 @@ use plait_pool::processes::{Failure, Refusal};
 use plait_pool::supervisor::{Doom, Exit};
 use pyo3::exceptions::{PyMemoryError, PyRuntimeError, PyStopIteration};
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyType};
 
+use crate::once::Once;
 use crate::payload;
 
 /// What is known of the task that failed.
@@ -139,7 +139,7 @@ fn setup_failed<'py>(py: Python<'py>, account: &[u8]) -> PyResult<Bound<'py, PyA
 }
 
 fn broken<'py>(py: Python<'py>, text: &str) -> PyResult<Bound<'py, PyAny>> {
-    static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    static CLASS: Once<Py<PyType>> = Once::new();
     CLASS
         .import(py, "concurrent.futures.process", "BrokenProcessPool")?
         .call1((text,))
@@ -157,7 +157,7 @@ pub(crate) fn of_item(raised: Bound<'_, PyAny>) -> PyErr {
 }
 
 fn cancelled_error(py: Python<'_>) -> PyResult<&Bound<'_, PyType>> {
-    static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    static CLASS: Once<Py<PyType>> = Once::new();
     CLASS.import(py, "concurrent.futures", "CancelledError")
 }
 

@@ -19,7 +19,6 @@ use plait_pool::task::Phase;
 use plait_pool::threads::waiter::Waiter;
 use pyo3::exceptions::{PyException, PyKeyboardInterrupt, PyRuntimeError, PyTimeoutError};
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyList, PyString};
 use pyo3::{PyTraverseError, PyVisit};
 
@@ -28,6 +27,7 @@ use crate::codec;
 use crate::error::{self, Subject};
 use crate::gil::{self, Waitable};
 use crate::observe::Laps;
+use crate::once::Once;
 use crate::parts::Stored;
 use crate::payload;
 use crate::processes::CorePool;
@@ -352,7 +352,7 @@ impl FutureCore {
         if let Some(condition) = &slf.get().lock().condition {
             return Ok(condition.bind(py).clone());
         }
-        static CLASS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+        static CLASS: Once<Py<PyAny>> = Once::new();
         let made = CLASS.import(py, "threading", "Condition")?.call0()?;
         let condition = {
             let mut cell = slf.get().lock();

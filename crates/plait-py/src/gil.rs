@@ -20,7 +20,8 @@ use plait_sys::poll::BytePipe;
 use plait_sys::{cpu, fork, thread, time};
 use pyo3::exceptions::{PyOverflowError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
+
+use crate::once::Once;
 
 /// Carries what must stay in this thread through `Python::detach`, which runs its closure in this thread.
 struct Here<T>(T);
@@ -64,7 +65,7 @@ pub(crate) trait Waitable {
 /// Has Python's handler write the number of each signal to `fd`, -1 for nowhere; returns where it did before. The C function behind it
 /// is not exported everywhere.
 fn set_wakeup_fd(py: Python<'_>, fd: c_int) -> PyResult<c_int> {
-    static SET: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    static SET: Once<Py<PyAny>> = Once::new();
     SET.import(py, "signal", "set_wakeup_fd")?.call1((fd,))?.extract()
 }
 

@@ -27,6 +27,7 @@ mod gil;
 mod loop_;
 mod model;
 mod observe;
+mod once;
 mod parts;
 mod payload;
 mod processes;

@@ -22,6 +22,7 @@
 //! | [`event`] | a flag that others wait for |
 //! | [`condition`] | who waits to be notified |
 //! | [`guarded`] | the mutex of such queues, which a forked child finds free |
+//! | [`once`] | a value that is made once, with no moment at which it is being made |
 //! | [`waits`] | who waits for whom: the search for a circle |
 //! | [`order`] | in which order locks are taken |
 //! | [`histogram`] | lengths of time, counted |
@@ -48,6 +49,7 @@ pub mod inbox;
 pub mod loan;
 pub mod lowered;
 pub mod monitor;
+pub mod once;
 pub mod order;
 pub mod permits;
 #[cfg(not(loom))]

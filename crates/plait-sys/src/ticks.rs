@@ -3,19 +3,26 @@
 //! It is used where the kernel's clock is made of it, so that it is the same on all cores and goes at one speed whatever they do. Else,
 //! and on other machines, ticks are those of the kernel's clock. A [`Scale`] turns ticks into the kernel's nanoseconds.
 
-use std::sync::OnceLock;
-use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU8, AtomicU64};
 
 use crate::time::monotonic_ns;
 
 /// Whether the processor's is used: the same for as long as the process lives, and in its forked children.
 fn of_the_processor() -> bool {
-    static FOUND: OnceLock<bool> = OnceLock::new();
-    *FOUND.get_or_init(|| {
-        let source = "/sys/devices/system/clocksource/clocksource0/current_clocksource";
-        cfg!(target_arch = "x86_64") && std::fs::read_to_string(source).is_ok_and(|name| name.trim() == "tsc")
-    })
+    const UNKNOWN: u8 = 2;
+    // Relaxed: whoever looks finds the same.
+    static FOUND: AtomicU8 = AtomicU8::new(UNKNOWN);
+    match FOUND.load(Relaxed) {
+        UNKNOWN => {
+            let source = "/sys/devices/system/clocksource/clocksource0/current_clocksource";
+            let found =
+                cfg!(target_arch = "x86_64") && std::fs::read_to_string(source).is_ok_and(|name| name.trim() == "tsc");
+            FOUND.store(u8::from(found), Relaxed);
+            found
+        }
+        found => found == 1,
+    }
 }
 
 /// A clock to be read, chosen once.

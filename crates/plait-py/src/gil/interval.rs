@@ -12,9 +12,9 @@ use plait_probe::world::World;
 use plait_sys::time::monotonic_ns;
 use pyo3::ffi;
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 
 use super::detached;
+use crate::once::Once;
 
 /// Puts the switch interval back in a child that was forked while threads waited for the GIL with a short one.
 #[pyfunction]
@@ -57,7 +57,7 @@ pub(crate) fn interpreter(py: Python<'_>) -> (Interpreter, Option<Known>) {
 
 /// The same for who observes: of an interpreter without a GIL, also where it says that the world is stopped. That is found by stopping it, once.
 pub(crate) fn observed_interpreter(py: Python<'_>) -> (Interpreter, Option<Known>) {
-    static WORLD: PyOnceLock<Result<World, &'static str>> = PyOnceLock::new();
+    static WORLD: Once<Result<World, &'static str>> = Once::new();
     let (mut interpreter, known) = interpreter(py);
     if let (Interpreter::FreeThreaded { world, .. }, Some(known)) = (&mut interpreter, &known) {
         // SAFETY: all of it was just asked for.
@@ -73,7 +73,7 @@ fn has_gil(py: Python<'_>) -> bool {
     asked.and_then(|enabled| enabled.extract()).unwrap_or(false)
 }
 
-static GIL: PyOnceLock<Option<Gil>> = PyOnceLock::new();
+static GIL: Once<Option<Gil>> = Once::new();
 
 /// The GIL of the main interpreter; None where it is not known how to find it.
 fn gil(py: Python<'_>) -> Option<&'static Gil> {

@@ -8,12 +8,12 @@ use plait_sys::time::monotonic_ns;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::ffi;
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyTuple};
 
 use super::core::{self, CLOSED, DEBUG, LoopCore, OWN_CLOCK, OWN_TASKS, Parts};
 use super::turn::seconds;
 use crate::observe;
+use crate::once::Once;
 
 /// `"context"`, the one keyword of them all, as code that was compiled has it.
 static CONTEXT: AtomicPtr<ffi::PyObject> = AtomicPtr::new(std::ptr::null_mut());
@@ -298,15 +298,15 @@ unsafe extern "C" fn call_at(slf: Object, args: *const Object, count: ffi::Py_ss
 
 /// A class of asyncio, and the names of keywords to call it with.
 struct Maker {
-    class: PyOnceLock<Py<PyAny>>,
-    names: PyOnceLock<Py<PyTuple>>,
+    class: Once<Py<PyAny>>,
+    names: Once<Py<PyTuple>>,
 }
 
 impl Maker {
     const fn new() -> Self {
         Self {
-            class: PyOnceLock::new(),
-            names: PyOnceLock::new(),
+            class: Once::new(),
+            names: Once::new(),
         }
     }
 

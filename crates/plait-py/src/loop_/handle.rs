@@ -6,13 +6,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::pyclass::CompareOp;
-use pyo3::sync::PyOnceLock;
 use pyo3::types::PyType;
 use pyo3::{PyTraverseError, PyVisit};
 
 use super::call::Call;
 use super::core::LoopCore;
 use super::guarded::Guarded;
+use crate::once::Once;
 
 /// A callback that the loop runs; see `asyncio.Handle`.
 #[pyclass(frozen, subclass, weakref, module = "plait._core")]
@@ -66,18 +66,18 @@ pub(crate) struct TimerHandle {
     pub(super) scheduled: AtomicBool,
 }
 
-fn events<'py>(py: Python<'py>, name: &str, kept: &'static PyOnceLock<Py<PyType>>) -> PyResult<Bound<'py, PyType>> {
+fn events<'py>(py: Python<'py>, name: &str, kept: &'static Once<Py<PyType>>) -> PyResult<Bound<'py, PyType>> {
     kept.import(py, "asyncio.events", name).cloned()
 }
 
 /// `asyncio.Handle` itself, whose methods do for ours what is not worth doing twice.
 fn standard(py: Python<'_>) -> PyResult<Bound<'_, PyType>> {
-    static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    static CLASS: Once<Py<PyType>> = Once::new();
     events(py, "Handle", &CLASS)
 }
 
 fn standard_timer(py: Python<'_>) -> PyResult<Bound<'_, PyType>> {
-    static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    static CLASS: Once<Py<PyType>> = Once::new();
     events(py, "TimerHandle", &CLASS)
 }
 

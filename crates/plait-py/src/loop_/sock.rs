@@ -10,9 +10,7 @@ use std::os::fd::{BorrowedFd, RawFd};
 use plait_reactor::watches::Side;
 use plait_sys::net;
 use pyo3::exceptions::{PyBlockingIOError, PyInterruptedError, PyTypeError};
-use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyInt, PyTuple, PyType, PyWeakrefMethods, PyWeakrefReference};
 use pyo3::{PyTraverseError, PyVisit};
 
@@ -22,6 +20,8 @@ use super::handle::Handle;
 use super::job::Job;
 use super::stream::{View, ends_program, os_error, read_into, read_up_to};
 use super::traffic::{Count, Traffic};
+use crate::intern;
+use crate::once::Once;
 
 /// What is tried, and tried again when the descriptor is ready.
 enum Op {
@@ -228,7 +228,7 @@ fn attempt_or_wait<'py>(
     side: Side,
     op: Op,
 ) -> PyResult<(bool, Option<Bound<'py, PyAny>>)> {
-    static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    static CLASS: Once<Py<PyType>> = Once::new();
     let py = sock.py();
     if loop_.get().is_debug() || !sock.get_type().is(CLASS.import(py, "socket", "socket")?) {
         return Ok((false, None));

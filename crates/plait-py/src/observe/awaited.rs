@@ -2,13 +2,13 @@
 
 use plait_trace::record::Text;
 use pyo3::ffi;
-use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyString, PyType};
 
 use super::ObservedCoroutine;
 use super::journal::Journal;
+use crate::intern;
+use crate::once::Once;
 use crate::sync::awaiting::Awaiting;
 
 /// So many coroutines that await one another are followed.
@@ -22,10 +22,10 @@ pub(crate) struct Awaited {
 }
 
 /// The classes of tasks: the one in C, and the one in Python.
-static TASKS: PyOnceLock<Vec<Py<PyType>>> = PyOnceLock::new();
+static TASKS: Once<Vec<Py<PyType>>> = Once::new();
 
 /// Where asyncio lies, whose own lines tell nobody anything.
-static FOLDERS: PyOnceLock<Vec<String>> = PyOnceLock::new();
+static FOLDERS: Once<Vec<String>> = Once::new();
 
 /// Asks asyncio for what is looked at later, when asking might get in the way.
 pub(crate) fn prepare(py: Python<'_>) -> PyResult<()> {
@@ -47,8 +47,8 @@ pub(crate) fn prepare(py: Python<'_>) -> PyResult<()> {
             folders.push(format!("{folder}/"));
         }
     }
-    let _ = FOLDERS.set(py, folders);
-    let _ = TASKS.set(py, found);
+    FOLDERS.set(py, folders);
+    TASKS.set(py, found);
     Ok(())
 }
 

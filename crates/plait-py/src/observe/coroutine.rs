@@ -9,7 +9,6 @@ use plait_sys::time::monotonic_ns;
 use plait_trace::record::{Record, Text};
 use pyo3::exceptions::PyStopIteration;
 use pyo3::ffi;
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyTuple, PyType};
 use pyo3::{PyTraverseError, PyVisit};
@@ -17,6 +16,7 @@ use pyo3::{PyTraverseError, PyVisit};
 use super::awaited::{self, Awaited};
 use super::journal::{self, Journal};
 use crate::calling;
+use crate::intern;
 use crate::loop_::Guarded;
 
 /// An await that lasts so many nanoseconds is described, and so is one of many shorter ones that last as long together: a task's

@@ -22,7 +22,7 @@ const BUCKETS: usize = 26;
 macro_rules! dict {
     ($py:expr, { $($name:literal: $value:expr),* $(,)? }) => {{
         let dict = PyDict::new($py);
-        $(dict.set_item(pyo3::intern!($py, $name), $value)?;)*
+        $(dict.set_item(crate::intern!($py, $name), $value)?;)*
         dict
     }};
 }

@@ -9,7 +9,6 @@ use plait_sys::time::monotonic_ns;
 use plait_trace::record::Record;
 use pyo3::exceptions::PyValueError;
 use pyo3::ffi;
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyTuple, PyType};
 
@@ -17,6 +16,7 @@ use super::awaited;
 use super::coroutine::{self, ObservedCoroutine};
 use super::journal;
 use crate::calling;
+use crate::intern;
 
 type Object = *mut ffi::PyObject;
 

@@ -11,11 +11,11 @@ use plait_trace::generations::{Directory, Generations};
 use plait_trace::record::{Method, Record};
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::ffi;
-use pyo3::intern;
 use pyo3::prelude::*;
 
 use super::journal;
 use crate::gil;
+use crate::intern;
 
 /// Looks at this process from now on, and writes what it sees to files of a row, of which `path` is the name without their numbers.
 ///

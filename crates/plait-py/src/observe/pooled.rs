@@ -3,7 +3,6 @@
 use plait_probe::observer::Pooled;
 use plait_sys::time::monotonic_ns;
 use plait_trace::record::Record;
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 use pyo3::{PyTraverseError, PyVisit};
@@ -11,6 +10,7 @@ use pyo3::{PyTraverseError, PyVisit};
 use super::journal::Journal;
 use super::{awaited, journal};
 use crate::calling;
+use crate::intern;
 
 /// Calls a function, and tells of that.
 #[pyclass(frozen, weakref, module = "plait._core")]

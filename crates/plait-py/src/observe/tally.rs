@@ -5,13 +5,13 @@ use plait_probe::proc::{Scheduled, Tasks};
 use plait_probe::tally::Tallies;
 use plait_sys::thread;
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 
 use crate::gil;
+use crate::once::Once;
 
 /// None where the GIL's events cannot be seen, or there is no GIL.
 pub(crate) fn tallies(py: Python<'_>) -> Option<Tallies> {
-    static TALLIES: PyOnceLock<Option<Tallies>> = PyOnceLock::new();
+    static TALLIES: Once<Option<Tallies>> = Once::new();
     *TALLIES.get_or_init(py, || match gil::interpreter(py).0 {
         // SAFETY: they are this interpreter's, which is not unloaded.
         Interpreter::Gil { gil, function } => unsafe { Tallies::start(&gil, function) }.ok(),

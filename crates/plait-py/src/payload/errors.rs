@@ -4,13 +4,13 @@
 //! traceback, the name of the type, `str(exception)`, and why it could not be pickled.
 
 use pyo3::exceptions::{PyBaseException, PyRuntimeError};
-use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyString, PyType};
 
 use super::pickle;
 use super::refusal::{name_of, not_picklable};
+use crate::intern;
+use crate::once::Once;
 
 const HEADLINE: &[u8] = b"Traceback (most recent call last):\n";
 
@@ -72,7 +72,7 @@ fn load<'py>(py: Python<'py>, pickled: &[u8]) -> Result<Bound<'py, PyAny>, Strin
 
 /// The standard library's carrier of a traceback from another process.
 fn remote_traceback<'py>(py: Python<'py>, traceback: &[u8]) -> PyResult<Bound<'py, PyAny>> {
-    static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    static CLASS: Once<Py<PyType>> = Once::new();
     let text = PyBytes::new(py, traceback).call_method1(intern!(py, "decode"), ("utf-8", "surrogatepass"))?;
     let text = PyString::new(py, "\n\"\"\"\n").add(text)?.add("\"\"\"")?;
     match CLASS.import(py, "concurrent.futures.process", "_RemoteTraceback") {
@@ -83,7 +83,7 @@ fn remote_traceback<'py>(py: Python<'py>, traceback: &[u8]) -> PyResult<Bound<'p
 
 /// The traceback as text, as `traceback.print_exception` shows it.
 fn format_traceback(py: Python<'_>, error: &PyErr) -> PyResult<Vec<u8>> {
-    static FORMAT: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    static FORMAT: Once<Py<PyAny>> = Once::new();
     let format = FORMAT.import(py, "traceback", "format_exception")?;
     let lines = format.call1((error.get_type(py), error.value(py), error.traceback(py)))?;
     let text = PyString::new(py, "").call_method1(intern!(py, "join"), (lines,))?;

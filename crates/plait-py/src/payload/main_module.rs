@@ -3,10 +3,10 @@
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
-use pyo3::intern;
 use pyo3::prelude::*;
 
 use super::pickle::{loaded, modules};
+use crate::intern;
 
 /// The last answer, and the module it was for. Held only to compare and to replace, never while Python runs.
 static LAST: Mutex<Option<(Py<PyAny>, bool)>> = Mutex::new(None);

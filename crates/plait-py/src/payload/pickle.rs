@@ -2,9 +2,7 @@
 
 use plait_sys::hold::Held;
 use pyo3::exceptions::{PyException, PyMemoryError, PyTypeError};
-use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyDict, PyTuple};
 use pyo3::{Borrowed, ffi};
 
@@ -12,6 +10,8 @@ use super::main_module::main_importable;
 use super::refusal::Refusal;
 use super::views;
 use crate::calling;
+use crate::intern;
+use crate::once::Once;
 use crate::parts::{BufferCallback, Parts, Stored};
 
 /// The protocol of every pickle.
@@ -84,7 +84,7 @@ fn dump_slow(
 /// The pickle of `value`.
 #[inline]
 fn dumps<'py>(value: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
-    static DUMPS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    static DUMPS: Once<Py<PyAny>> = Once::new();
     let dumps = DUMPS.import(value.py(), "pickle", "dumps")?;
     let protocol = PROTOCOL.into_pyobject(value.py())?;
     Ok(calling::call(dumps, [value, protocol.as_any()])?.cast_into::<PyBytes>()?)
@@ -93,8 +93,8 @@ fn dumps<'py>(value: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
 /// The pickle of `value`, and the large buffers that it leaves out.
 #[inline]
 fn dumps_apart<'py>(value: &Bound<'py, PyAny>) -> PyResult<(Bound<'py, PyBytes>, Parts)> {
-    static DUMPS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    static NAMES: PyOnceLock<Py<PyTuple>> = PyOnceLock::new();
+    static DUMPS: Once<Py<PyAny>> = Once::new();
+    static NAMES: Once<Py<PyTuple>> = Once::new();
     let py = value.py();
     let dumps = DUMPS.import(py, "pickle", "dumps")?;
     let names = NAMES.get_or_try_init(py, || {
@@ -214,7 +214,7 @@ pub(super) fn by_reference(function: &Bound<'_, PyAny>) -> PyResult<Option<Vec<u
 /// Loads a pickle whose large buffers are `stored`.
 #[inline]
 pub(super) fn load<'py>(py: Python<'py>, data: &[u8], stored: &Stored<'_>) -> PyResult<Bound<'py, PyAny>> {
-    static LOADS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    static LOADS: Once<Py<PyAny>> = Once::new();
     let loads = LOADS.import(py, "pickle", "loads")?;
     if stored.len() > 0 {
         let _held = Held::new();
@@ -272,7 +272,7 @@ pub(super) fn loaded<'py>(py: Python<'py>, name: &str) -> Option<Bound<'py, PyAn
 /// `sys.modules`.
 #[inline]
 pub(super) fn modules(py: Python<'_>) -> PyResult<Borrowed<'_, '_, PyDict>> {
-    static MODULES: PyOnceLock<Py<PyDict>> = PyOnceLock::new();
+    static MODULES: Once<Py<PyDict>> = Once::new();
     MODULES
         .import(py, "sys", "modules")
         .map(|modules| modules.as_borrowed())

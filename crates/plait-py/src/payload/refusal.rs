@@ -1,13 +1,13 @@
 //! What no pickler takes, in words: `plait.NotPicklable`, which names the part, the object and the reason.
 
 use pyo3::exceptions::PyRuntimeError;
-use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyTuple, PyType};
 
 use super::main_module::main_importable;
 use super::pickle;
+use crate::intern;
+use crate::once::Once;
 
 /// Longest description of an object in a message, in characters.
 const SHORT: usize = 200;
@@ -128,7 +128,7 @@ fn main_hint(py: Python<'_>) -> &'static str {
 
 /// A `plait.NotPicklable`.
 pub(super) fn not_picklable(py: Python<'_>, message: String) -> PyErr {
-    static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    static CLASS: Once<Py<PyType>> = Once::new();
     match CLASS.import(py, "plait.errors", "NotPicklable") {
         Ok(class) => PyErr::from_type(class.clone(), (message,)),
         Err(error) => PyRuntimeError::new_err(format!("{message} (and plait.errors could not be imported: {error})")),

@@ -1,11 +1,11 @@
 //! Memoryviews, which pickle refuses: as the bytes behind them, their format and their shape.
 
 use pyo3::exceptions::PyTypeError;
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyDict, PyMemoryView, PyTuple};
 
 use super::pickle::{loaded, modules};
+use crate::intern;
 
 /// The reducers of a pickler that takes memoryviews besides what the program's own take.
 pub(super) fn reducers(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {

@@ -11,7 +11,6 @@ use plait_shm::wait::{Kind, Woken};
 use plait_sys::time;
 use pyo3::exceptions::{PyRuntimeError, PyRuntimeWarning, PyStopIteration};
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyTuple, PyType};
 use pyo3::{PyTraverseError, PyTypeInfo, PyVisit, ffi};
 
@@ -20,6 +19,7 @@ use super::deadlocks::{self, Waiting, Wake};
 use super::inbox::{Inbox, Task};
 use super::operation::{Operation, Place, spin_for};
 use crate::calling;
+use crate::once::Once;
 
 /// How far the task is that waits.
 #[derive(Default)]
@@ -211,9 +211,9 @@ impl Awaiting {
     fn call_soon(&self, slf: &Bound<'_, Self>, callback: &Py<PyAny>, context: &Py<PyAny>) -> PyResult<()> {
         let py = slf.py();
         let event_loop = self.event_loop(py)?;
-        static NAMES: PyOnceLock<Py<PyTuple>> = PyOnceLock::new();
+        static NAMES: Once<Py<PyTuple>> = Once::new();
         let names = NAMES.get_or_try_init(py, || PyTuple::new(py, ["context"]).map(Bound::unbind))?;
-        let call_soon = event_loop.bind(py).getattr(pyo3::intern!(py, "call_soon"))?;
+        let call_soon = event_loop.bind(py).getattr(crate::intern!(py, "call_soon"))?;
         let values = [callback.bind(py), slf, context.bind(py)];
         calling::call_by_name(&call_soon, values, names.bind(py)).map(drop)
     }
@@ -225,7 +225,7 @@ impl Awaiting {
             if context.is_none(py) {
                 calling::call(callback.bind(py), [slf])?;
             } else {
-                let run = context.bind(py).getattr(pyo3::intern!(py, "run"))?;
+                let run = context.bind(py).getattr(crate::intern!(py, "run"))?;
                 calling::call(&run, [callback.bind(py), slf])?;
             }
         }
@@ -359,7 +359,7 @@ impl Awaiting {
 
     /// Return None, or raise that it was cancelled. For event loops.
     fn result(&self, py: Python<'_>) -> PyResult<()> {
-        static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+        static CLASS: Once<Py<PyType>> = Once::new();
         let cancelled = {
             let inner = self.lock();
             inner

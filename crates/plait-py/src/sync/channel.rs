@@ -8,7 +8,6 @@ use plait_shm::channel::{Channel, Refused, Want};
 use plait_sys::time;
 use pyo3::exceptions::{PyStopAsyncIteration, PyStopIteration, PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBool, PyDict, PyInt, PyList, PyTuple, PyType};
 use pyo3::{PyTraverseError, PyVisit};
 
@@ -18,6 +17,7 @@ use super::inbox::Task;
 use super::operation::{Operation, block_on};
 use super::rouse;
 use crate::gil;
+use crate::once::Once;
 pub(super) use operations::End;
 use operations::{Get, GetMany, Join, Put, PutMany};
 use select::Select;
@@ -33,7 +33,7 @@ pub(crate) struct ChannelCore {
 }
 
 /// An exception of `plait.errors`, which makes those of channels when they are first asked for.
-fn channel_error(py: Python<'_>, class: &'static PyOnceLock<Py<PyType>>, name: &str, text: &str) -> PyErr {
+fn channel_error(py: Python<'_>, class: &'static Once<Py<PyType>>, name: &str, text: &str) -> PyErr {
     let made = class
         .import(py, "plait.errors", name)
         .and_then(|class| class.call1((text,)));
@@ -41,17 +41,17 @@ fn channel_error(py: Python<'_>, class: &'static PyOnceLock<Py<PyType>>, name: &
 }
 
 pub(super) fn empty(py: Python<'_>) -> PyErr {
-    static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    static CLASS: Once<Py<PyType>> = Once::new();
     channel_error(py, &CLASS, "ChannelEmpty", "the channel is empty")
 }
 
 pub(super) fn full(py: Python<'_>) -> PyErr {
-    static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    static CLASS: Once<Py<PyType>> = Once::new();
     channel_error(py, &CLASS, "ChannelFull", "the channel is full")
 }
 
 pub(super) fn shut_down(py: Python<'_>) -> PyErr {
-    static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    static CLASS: Once<Py<PyType>> = Once::new();
     channel_error(py, &CLASS, "ChannelShutDown", "the channel is shut down")
 }
 

@@ -26,8 +26,9 @@ use std::sync::atomic::{
 };
 
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 use pyo3::types::PyList;
+
+use crate::once::Once;
 
 pub(in crate::sync) use held::{How, gave, gave_shared, share, took, took_by_with, took_shared};
 pub(crate) use waits::{Holding, Target};
@@ -52,7 +53,7 @@ fn epoch() -> u32 {
 
 /// `plait.sync._deadlocks`, which speaks to people.
 fn voice(py: Python<'_>) -> PyResult<&Bound<'_, PyModule>> {
-    static MODULE: PyOnceLock<Py<PyModule>> = PyOnceLock::new();
+    static MODULE: Once<Py<PyModule>> = Once::new();
     MODULE
         .get_or_try_init(py, || py.import("plait.sync._deadlocks").map(Bound::unbind))
         .map(|module| module.bind(py))

@@ -21,13 +21,14 @@ use plait_shm::wait::{Kind, Woken};
 use plait_sys::event::EventFd;
 use pyo3::exceptions::PyNotImplementedError;
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyString, PyWeakrefReference};
-use pyo3::{PyTraverseError, PyVisit, intern};
+use pyo3::{PyTraverseError, PyVisit};
 
 use super::Waiter;
 use super::awaiting::Awaiting;
 use crate::calling;
+use crate::intern;
+use crate::once::Once;
 
 /// A task that waits, as a queue knows it.
 pub(crate) struct Task {
@@ -61,7 +62,7 @@ fn inboxes() -> MutexGuard<'static, Option<HashMap<usize, Weak<Inbox>>>> {
 
 /// The loop that runs in this thread, or None.
 pub(crate) fn running_loop(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
-    static GET: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    static GET: Once<Py<PyAny>> = Once::new();
     GET.import(py, "asyncio.events", "_get_running_loop")?.call0()
 }
 

@@ -11,7 +11,6 @@ use plait_shm::monitor::waiter::Waiter;
 use plait_sys::{fork, thread};
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBool, PyDict, PyTuple, PyType};
 use pyo3::{PyTraverseError, PyVisit};
 
@@ -22,6 +21,7 @@ use super::locks::{Patience, owner, patience_of_lock};
 use super::operation::Operation;
 use super::shared_wait::{self, Attempt, Awaited, refused};
 use crate::gil;
+use crate::once::Once;
 use crate::shared::{self, PySegment};
 
 /// What shared locks are made of.
@@ -74,13 +74,13 @@ fn yes(py: Python<'_>, answer: bool) -> Py<PyAny> {
 
 /// `plait.errors.OwnerDied`.
 fn owner_died(py: Python<'_>) -> PyResult<&Bound<'_, PyType>> {
-    static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    static CLASS: Once<Py<PyType>> = Once::new();
     CLASS.import(py, "plait.errors", "OwnerDied")
 }
 
 /// Whether it says that a lock was not taken.
 fn without_lock(raised: &Bound<'_, PyAny>) -> PyResult<bool> {
-    static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    static CLASS: Once<Py<PyType>> = Once::new();
     let deadlock = CLASS.import(raised.py(), "plait.errors", "DeadlockError")?;
     Ok(raised.is_instance(owner_died(raised.py())?)? || raised.is_instance(deadlock)?)
 }

@@ -5,11 +5,12 @@ use std::ptr::null_mut;
 use std::sync::Arc;
 
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyTuple, PyType};
-use pyo3::{PyTraverseError, PyVisit, ffi, intern};
+use pyo3::{PyTraverseError, PyVisit, ffi};
 
 use super::Core;
+use crate::intern;
+use crate::once::Once;
 use crate::{calling, cycles};
 
 /// The function, and a call's arguments up to this many, lie in the call itself.
@@ -215,7 +216,7 @@ impl Drop for Hidden {
 /// Whether the function is `partial(context.run, ...)`, as `asyncio.to_thread` makes it: it need not be given another context.
 #[inline]
 fn brings_context(function: &Bound<'_, PyAny>) -> bool {
-    static PARTIAL: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    static PARTIAL: Once<Py<PyType>> = Once::new();
     let py = function.py();
     PARTIAL
         .import(py, "functools", "partial")

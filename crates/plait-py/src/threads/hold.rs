@@ -8,7 +8,7 @@
 
 use std::fmt::Write as _;
 use std::io::Write as _;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use plait_pool::deadlines::Deadlines;
 use plait_pool::holding::{Holding, Sight, Verdict};
@@ -19,6 +19,7 @@ use plait_probe::stacks::Function;
 use plait_probe::tally::{Now, Tallies};
 use plait_shm::bell::{Asleep, Bell};
 use plait_shm::guarded::Guarded;
+use plait_shm::once::Once;
 use plait_shm::pulse::Pulse;
 use plait_shm::sync::{AtomicU32, Ordering};
 use plait_sys::futex::{self, Scope};
@@ -34,7 +35,7 @@ use crate::{gil, observe};
 const TRIES: usize = 8;
 
 /// The watch of this process. A child that is forked has none.
-static WATCH: OnceLock<Guarded<Option<&'static Watch>>> = OnceLock::new();
+static WATCH: Once<Guarded<Option<&'static Watch>>> = Once::new();
 
 fn watch() -> &'static Guarded<Option<&'static Watch>> {
     WATCH.get_or_init(Guarded::default)

@@ -9,12 +9,13 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use pyo3::exceptions::{PyKeyboardInterrupt, PySystemExit};
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyTuple, PyType};
-use pyo3::{PyTraverseError, PyVisit, ffi, intern};
+use pyo3::{PyTraverseError, PyVisit, ffi};
 
 use crate::calling;
 use crate::future::FutureCore;
+use crate::intern;
+use crate::once::Once;
 
 /// What the loop is to do for one task: `set_state(destination, future)`.
 struct Letter {
@@ -72,7 +73,7 @@ impl Known {
     }
 
     fn get(py: Python<'_>) -> Option<&'static Self> {
-        static KNOWN: PyOnceLock<Option<Known>> = PyOnceLock::new();
+        static KNOWN: Once<Option<Known>> = Once::new();
         KNOWN.get_or_init(py, || Self::find(py).unwrap_or(None)).as_ref()
     }
 }
@@ -99,7 +100,7 @@ struct Short {
 impl Short {
     /// None where asyncio does it otherwise than we know, or a program has put something else in its place.
     fn get(py: Python<'_>) -> Option<&'static Self> {
-        static SHORT: PyOnceLock<Option<Short>> = PyOnceLock::new();
+        static SHORT: Once<Option<Short>> = Once::new();
         let find = || -> PyResult<Self> {
             Ok(Self {
                 copy: Self::copy_now(py)?.unbind(),
@@ -115,7 +116,7 @@ impl Short {
     }
 
     fn copy_now(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
-        static FUTURES: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+        static FUTURES: Once<Py<PyAny>> = Once::new();
         let futures = FUTURES.get_or_try_init(py, || {
             py.import("asyncio.futures").map(|module| module.into_any().unbind())
         })?;
@@ -160,7 +161,7 @@ pub(crate) fn deliver(future: &Bound<'_, FutureCore>, callback: &Bound<'_, PyAny
 }
 
 fn has_asyncio(py: Python<'_>) -> bool {
-    static SEEN: PyOnceLock<()> = PyOnceLock::new();
+    static SEEN: Once<()> = Once::new();
     if SEEN.get(py).is_some() {
         return true;
     }
@@ -169,7 +170,7 @@ fn has_asyncio(py: Python<'_>) -> bool {
         .and_then(|sys| sys.getattr("modules")?.contains("asyncio.futures"))
         .unwrap_or(false);
     if seen {
-        let _ = SEEN.set(py, ());
+        SEEN.set(py, ());
     }
     seen
 }

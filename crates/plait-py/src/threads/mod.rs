@@ -28,7 +28,6 @@ use plait_pool::threads::waiter::Waiter;
 use plait_pool::threads::{Crew, Duty};
 use plait_shm::sync::{AtomicU32, AtomicU64, Ordering};
 use pyo3::exceptions::PyRuntimeError;
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
@@ -38,6 +37,7 @@ use self::worker::ThreadWorker;
 use crate::error;
 use crate::future::FutureCore;
 use crate::gil::{self, Waitable};
+use crate::intern;
 
 /// What a thread is given to do.
 pub(crate) enum Work {

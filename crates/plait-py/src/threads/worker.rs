@@ -12,7 +12,6 @@ use plait_shm::sync::{AtomicU32, Ordering};
 use plait_sys::hold::Held;
 use plait_sys::time;
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 use pyo3::types::PyTuple;
 
 use super::hold;
@@ -21,6 +20,7 @@ use super::{Begun, Core, Work};
 use crate::calling;
 use crate::future::FutureCore;
 use crate::gil;
+use crate::once::Once;
 
 /// Threads to be woken.
 pub(super) type Waiters = Vec<Arc<Waiter>>;
@@ -106,7 +106,7 @@ impl Breath {
 
 #[cold]
 fn look_around(py: Python<'_>) {
-    static NOTHING: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    static NOTHING: Once<Py<PyAny>> = Once::new();
     let called = NOTHING
         .import(py, "plait.threads._pool", "look_around")
         .and_then(|nothing| calling::call(nothing, []));

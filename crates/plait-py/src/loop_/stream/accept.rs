@@ -5,11 +5,11 @@ use std::net::SocketAddr;
 use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
 
 use plait_sys::net;
-use pyo3::intern;
 use pyo3::prelude::*;
 
 use super::socket::{Accepted, Kind};
 use super::{Entered, copy_context, ends_program, os_error};
+use crate::intern;
 use crate::loop_::core::LoopCore;
 
 /// What a server makes of its connections.

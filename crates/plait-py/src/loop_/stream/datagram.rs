@@ -6,13 +6,13 @@ use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use plait_reactor::stream::{Chunk, Offer};
 use plait_sys::net;
 use pyo3::exceptions::{PyBlockingIOError, PyInterruptedError, PyOSError, PyValueError};
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyTuple};
 
 use super::bytes::{Given, Queued, read_datagram};
 use super::names::Name;
 use super::{StreamCore, ends_program, os_error};
+use crate::intern;
 
 /// Counts for each datagram besides its bytes, as in the standard library.
 pub(super) const HEADER: usize = 8;

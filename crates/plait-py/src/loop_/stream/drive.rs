@@ -8,13 +8,13 @@ use plait_reactor::stream::{Action, Stream};
 use plait_sys::epoll::Interest;
 use plait_sys::net;
 use pyo3::exceptions::{PyConnectionError, PyOSError, PyRuntimeError};
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
 use super::bytes::{self, Queued, View};
 use super::reader::{Kind, Reader};
 use super::{Entered, StreamCore, ends_program, os_error};
+use crate::intern;
 use crate::loop_::tls::TlsCore;
 
 /// So many pieces go out with one call; the rest with the next.

@@ -8,9 +8,7 @@ use plait_reactor::reads::Reads;
 use plait_reactor::stream::{Action, Offer, Refused, Stream};
 use plait_sys::net::{self, End};
 use pyo3::exceptions::{PyConnectionError, PyRuntimeError};
-use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 use pyo3::types::PyDict;
 use pyo3::{PyTraverseError, PyVisit};
 
@@ -20,8 +18,10 @@ use super::names::Name;
 use super::reader::Kind;
 use super::socket::Socket;
 use super::{State, StreamCore, copy_context};
+use crate::intern;
 use crate::loop_::core::LoopCore;
 use crate::loop_::guarded::Guarded;
+use crate::once::Once;
 
 /// What became of a write, for the part that may run the program's code.
 enum Written {
@@ -149,7 +149,7 @@ impl StreamCore {
     }
 
     fn transport_socket<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        static CLASS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+        static CLASS: Once<Py<PyAny>> = Once::new();
         let sock = self.sock(py)?;
         let made = CLASS.import(py, "asyncio.trsock", "TransportSocket")?.call1((sock,))?;
         self.extra(py).set_item(intern!(py, "socket"), &made)?;

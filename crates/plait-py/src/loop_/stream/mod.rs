@@ -34,9 +34,7 @@ use plait_reactor::watches::Side;
 use plait_sys::time::monotonic_ns;
 use pyo3::exceptions::{PyKeyboardInterrupt, PyOSError, PySystemExit};
 use pyo3::ffi;
-use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 use pyo3::types::PyDict;
 
 pub(crate) use self::accept::accept_streams;
@@ -48,6 +46,8 @@ use self::socket::Socket;
 use super::core::{CLOSED, DEBUG, LoopCore, OWN_CALLS, Parts};
 use super::guarded::Guarded;
 use super::traffic::{Count, Traffic};
+use crate::intern;
+use crate::once::Once;
 
 /// What changes in a stream's life.
 struct State {
@@ -305,7 +305,7 @@ pub(super) fn os_error(py: Python<'_>, error: &io::Error) -> PyErr {
     let Some(errno) = error.raw_os_error() else {
         return PyOSError::new_err(error.to_string());
     };
-    static TEXT: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    static TEXT: Once<Py<PyAny>> = Once::new();
     match TEXT.import(py, "os", "strerror").and_then(|text| text.call1((errno,))) {
         Ok(text) => PyOSError::new_err((errno, text.unbind())),
         Err(error) => error,

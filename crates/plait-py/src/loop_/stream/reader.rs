@@ -6,13 +6,13 @@ use std::os::fd::BorrowedFd;
 
 use plait_sys::net;
 use pyo3::exceptions::PyNotImplementedError;
-use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyByteArray, PyType, PyWeakrefMethods, PyWeakrefReference};
 
 use super::bytes::{keep_large_memory, unset, with_shared};
+use crate::intern;
 use crate::loop_::tls::TlsCore;
+use crate::once::Once;
 
 /// Who hears of what is read.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -31,8 +31,8 @@ pub(in crate::loop_) enum Kind {
 
 impl Kind {
     pub(in crate::loop_) fn of(protocol: &Bound<'_, PyAny>) -> PyResult<Kind> {
-        static BUFFERED: PyOnceLock<Py<PyType>> = PyOnceLock::new();
-        static READER: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+        static BUFFERED: Once<Py<PyType>> = Once::new();
+        static READER: Once<Py<PyType>> = Once::new();
         let py = protocol.py();
         if protocol
             .get_type()
@@ -57,7 +57,7 @@ pub(in crate::loop_) struct Reader<'py> {
 impl<'py> Reader<'py> {
     /// The reader of the protocol, if it is one of the standard library that still takes bytes.
     pub(in crate::loop_) fn of(protocol: &Bound<'py, PyAny>) -> PyResult<Option<Self>> {
-        static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+        static CLASS: Once<Py<PyType>> = Once::new();
         let py = protocol.py();
         let weak = protocol.getattr(intern!(py, "_stream_reader_wr"))?;
         if weak.is_none() {

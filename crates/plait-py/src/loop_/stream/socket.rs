@@ -11,13 +11,13 @@ use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd, RawFd};
 
 use plait_sys::net;
 use pyo3::exceptions::PyValueError;
-use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 use pyo3::types::PyType;
 
 use super::StreamCore;
+use crate::intern;
 use crate::loop_::guarded::Guarded;
+use crate::once::Once;
 
 /// Family, type and protocol, as Python's `socket` module numbers them.
 pub(super) type Kind = (i32, i32, i32);
@@ -59,7 +59,7 @@ impl Accepted {
 }
 
 fn class(py: Python<'_>) -> PyResult<&Bound<'_, PyType>> {
-    static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    static CLASS: Once<Py<PyType>> = Once::new();
     CLASS.import(py, "socket", "socket")
 }
 

@@ -3,11 +3,11 @@
 use plait_reactor::stream::Chunk;
 use plait_reactor::tls::{Look, Offer, Step, Tls};
 use pyo3::exceptions::PyConnectionResetError;
-use pyo3::intern;
 use pyo3::prelude::*;
 
 use super::library::Library;
 use super::{Action, StreamCore, TlsCore, stop, stream, wake};
+use crate::intern;
 use crate::loop_::stream::{Given, Queued};
 
 /// What is reported of errors that have no words of their own.

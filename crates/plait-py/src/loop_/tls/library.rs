@@ -4,12 +4,12 @@ use std::mem::MaybeUninit;
 
 use plait_reactor::tls::{Look, Step};
 use pyo3::exceptions::PyRuntimeError;
-use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyType};
 
 use super::window::Window;
+use crate::intern;
+use crate::once::Once;
 
 /// What a call that decrypts gave.
 pub(super) enum Got {
@@ -39,9 +39,9 @@ impl Library {
         outgoing: &Bound<'_, PyAny>,
         object: &Bound<'_, PyAny>,
     ) -> PyResult<Self> {
-        static OBJECT: PyOnceLock<Py<PyType>> = PyOnceLock::new();
-        static BIO: PyOnceLock<Py<PyType>> = PyOnceLock::new();
-        static INNER: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+        static OBJECT: Once<Py<PyType>> = Once::new();
+        static BIO: Once<Py<PyType>> = Once::new();
+        static INNER: Once<Py<PyType>> = Once::new();
         let py = object.py();
         let bio = BIO.import(py, "_ssl", "MemoryBIO")?;
         let plain = object.get_type().is(OBJECT.import(py, "ssl", "SSLObject")?)
@@ -182,8 +182,8 @@ fn copy(bytes: &Bound<'_, PyAny>, room: &mut [MaybeUninit<u8>]) -> PyResult<usiz
 
 /// Whether the library has to have more bytes: what the standard library takes for it.
 fn again(py: Python<'_>, error: &PyErr) -> PyResult<bool> {
-    static WANTS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
-    static SYSTEM: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    static WANTS: Once<Py<PyType>> = Once::new();
+    static SYSTEM: Once<Py<PyType>> = Once::new();
     let type_ = error.get_type(py);
     if type_.is(WANTS.import(py, "ssl", "SSLWantReadError")?) {
         return Ok(true);
@@ -193,6 +193,6 @@ fn again(py: Python<'_>, error: &PyErr) -> PyResult<bool> {
 
 /// Whether the peer has ended, and so have we.
 fn ended(py: Python<'_>, error: &PyErr) -> PyResult<bool> {
-    static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    static CLASS: Once<Py<PyType>> = Once::new();
     Ok(error.is_instance(py, CLASS.import(py, "ssl", "SSLZeroReturnError")?))
 }

@@ -3,13 +3,13 @@
 
 use plait_reactor::tls::Tls;
 use pyo3::exceptions::{PyNotImplementedError, PyTypeError};
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyBytes, PyMemoryView};
 use pyo3::{PyTraverseError, PyVisit};
 
 use super::library::Library;
 use super::{State, TlsCore};
+use crate::intern;
 use crate::loop_::core::LoopCore;
 use crate::loop_::guarded::Guarded;
 use crate::loop_::stream::{Given, Kind};

@@ -21,13 +21,13 @@ mod window;
 
 use plait_reactor::tls::{Action, Tls};
 use pyo3::exceptions::PyConnectionAbortedError;
-use pyo3::intern;
 use pyo3::prelude::*;
 
 use self::library::Library;
 use super::core::LoopCore;
 use super::guarded::Guarded;
 use super::stream::{self, Kind, Queued, StreamCore};
+use crate::intern;
 
 /// What changes in a connection's life.
 struct State {

@@ -7,13 +7,13 @@ use std::mem::MaybeUninit;
 use plait_reactor::tls::Look;
 use pyo3::exceptions::{PyMemoryError, PyRuntimeError};
 use pyo3::ffi;
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
 use super::drive::FATAL;
 use super::library::{Got, Library};
 use super::{StreamCore, TlsCore};
+use crate::intern;
 use crate::loop_::stream::{Kind, Reader, View};
 
 /// As much has one record at most, decrypted.

@@ -2,9 +2,9 @@
 
 use pyo3::exceptions::PyStopIteration;
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 use pyo3::{PyTypeInfo, ffi};
 
+use crate::once::Once;
 use crate::sync::awaiting::thrown;
 
 /// It is over at once, with None.
@@ -15,7 +15,7 @@ impl Done {
     /// The object.
     #[inline]
     pub(in crate::sync) fn get(py: Python<'_>) -> PyResult<Py<PyAny>> {
-        static ONE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+        static ONE: Once<Py<PyAny>> = Once::new();
         ONE.get_or_try_init(py, || Py::new(py, Done).map(Py::into_any))
             .map(|one| one.clone_ref(py))
     }

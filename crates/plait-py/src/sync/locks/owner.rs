@@ -7,11 +7,11 @@ use std::sync::atomic::{
 
 use plait_shm::guarded::Guarded;
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 use pyo3::types::PyDict;
 use pyo3::{PyTraverseError, PyVisit, ffi};
 
 use crate::observe;
+use crate::once::Once;
 use crate::sync::{attached, inbox};
 
 unsafe extern "C" {
@@ -28,7 +28,7 @@ pub(in crate::sync) fn thread() -> usize {
 
 /// The task that runs in this thread, if one does.
 pub(in crate::sync) fn task(py: Python<'_>) -> PyResult<Option<Bound<'_, PyAny>>> {
-    static CURRENT: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    static CURRENT: Once<Py<PyAny>> = Once::new();
     let running = inbox::running_loop(py)?;
     if running.is_none() {
         return Ok(None);
@@ -43,7 +43,7 @@ pub(in crate::sync) fn task(py: Python<'_>) -> PyResult<Option<Bound<'_, PyAny>>
 /// Where the interpreter's own tasks note by their loop which one of them runs, in versions in which `current_task` is a function in Python
 /// that looks there.
 fn current_tasks(py: Python<'_>) -> Option<&Bound<'_, PyDict>> {
-    static TASKS: PyOnceLock<Option<Py<PyDict>>> = PyOnceLock::new();
+    static TASKS: Once<Option<Py<PyDict>>> = Once::new();
     let find = || {
         let tasks = py.import("_asyncio").ok()?.getattr("_current_tasks").ok()?;
         let used = py.import("asyncio.tasks").ok()?.getattr("_current_tasks").ok()?;
