@@ -64,12 +64,12 @@ def test_threads_that_will_wait_are_there_from_the_start():
         assert pool.submit(function, 0.001).result(WATCHDOG) == 0.001
 
 
-def learn(function: Any, *samples: Sample) -> None:
-    """Have a pool leave what it has learnt."""
+def learn(function: Any, *samples: Sample, model: str = "") -> None:
+    """Have a pool leave what it has learnt, and by which model most of the work was done."""
     figures = Figures()
     for sample in samples:
         figures.add(sample)
-    _memory.keep(function.__code__, _memory.Learnt(figures, Paces(), Shape((int,))))
+    _memory.keep(function.__code__, _memory.Learnt(figures, Paces(), Shape((int,)), model))
 
 
 COMPUTES = Sample(calls=10, wall=10_000_000, cpu=10_000_000, held=10_000_000)
@@ -79,22 +79,53 @@ def test_processes_start_while_calls_are_learnt():
     function = bodies.pid_after
     learn(function, COMPUTES)
     with plait.Pool() as pool:
-        state, _ = pool._known(function)
-        assert state.recalls(400, 0.006) == "processes"
+        state = begun(pool, function, 400)
+        assert pool._engine.processes_take()
+        assert state.decision is None, "nobody knows whether these few calls were like others"
         assert not state.figures.samples, "how long they take is learnt as ever"
-        assert state.recalls(400, 0.006) == "", "it begins but once"
+        assert not state.recalls(400, 0.006, list), "it begins but once"
+        assert pool.submit(function, 1).result(WATCHDOG)
 
 
-def test_long_calls_are_handed_to_processes_at_once():
-    """One of them made here first would have a core that processes need, and end as late as theirs."""
+@pytest.mark.parametrize(
+    ("sample", "model"),
+    [
+        (COMPUTES, "processes"),
+        (Sample(calls=1, wall=50_000_000, cpu=50_000_000, held=50_000_000), ""),
+    ],
+    ids=["made there before", "long"],
+)
+def test_calls_are_handed_to_processes_at_once(sample, model):
+    """One of them made here first would have a core that processes need, and what it tells is known."""
     function = bodies.pid_after
-    learn(function, Sample(calls=1, wall=50_000_000, cpu=50_000_000, held=50_000_000))
+    learn(function, sample, model=model)
     with plait.Pool() as pool:
-        state = begun(pool, function, 6)
+        state = begun(pool, function, 400)
         assert state.decision is not None
         assert state.decision.plan.model == "processes"
         assert not state.figures.calls, "none was seen here"
-        assert len(set(pool.map(function, [1_000_000] * 6))) <= 3
+        assert len(set(pool.map(function, [20_000] * 400))) <= 3
+
+
+def test_calls_that_have_computed_and_do_not_any_more_are_learnt_anew():
+    """What was much work for other arguments is none for these."""
+    function = bodies.square
+    learn(function, COMPUTES, model="processes")
+    with plait.Pool() as pool:
+        assert list(pool.map(function, range(300_000))) == [number * number for number in range(300_000)]
+        state, _ = pool._known(function)
+        assert state.figures.wall < 1e-4
+        assert state.decision is not None
+        assert state.decision.plan.model == "serial"
+
+
+def test_a_function_that_may_not_leave_any_more_stays():
+    learn(bodies.hides_a_global, COMPUTES, model="processes")
+    with plait.Pool() as pool:
+        state, _ = pool._known(bodies.hides_a_global)
+        state.refused["processes"] = "may not leave this process"
+        assert not state.recalls(400, 0.006, list)
+        assert not state.figures.samples
 
 
 def test_few_calls_are_not_begun_like_many():
@@ -102,7 +133,7 @@ def test_few_calls_are_not_begun_like_many():
     learn(function, COMPUTES)
     with plait.Pool() as pool:
         state, _ = pool._known(function)
-        assert state.recalls(1, 0.1) == ""
+        assert not state.recalls(1, 0.1, list)
         assert state.prior is not None, "more may come"
 
 
@@ -174,7 +205,7 @@ def of_a_local_class(*, by_name: bool) -> tuple[weakref.ref[Any], int, types.Fun
     function = own(nap)
     shape = Shape((), (("seconds", Local),)) if by_name else Shape((Local,))
     for code in (Local.work.__code__, function.__code__):
-        _memory.keep(code, _memory.Learnt(Figures(), Paces(), shape))
+        _memory.keep(code, _memory.Learnt(Figures(), Paces(), shape, ""))
         found = _memory.recall(code)
         assert found is not None
         assert found.shape == shape
@@ -240,7 +271,7 @@ def test_what_is_still_so_is_proven_and_kept():
 def test_the_oldest_are_forgotten_first(monkeypatch):
     monkeypatch.setattr(_memory, "_MOST", 3)
     codes = [own(bodies.spin).__code__ for _ in range(5)]
-    learnt = _memory.Learnt(Figures(), Paces(), Shape(()))
+    learnt = _memory.Learnt(Figures(), Paces(), Shape(()), "")
     for code in codes:
         _memory.keep(code, learnt)
     assert [code for code in codes if _memory.recall(code) == learnt] == codes[2:]

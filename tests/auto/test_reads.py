@@ -9,7 +9,8 @@ import sys
 import pytest
 
 from plait.auto import _reads
-from plait.auto._reads import Needs, difference, setting_in
+from plait.auto._reads import Needs, difference, first_difference, setting_in
+from plait.processes import _findings
 from tests.auto import shared_state
 
 PROGRAM = """
@@ -105,6 +106,27 @@ def test_a_change_between_two_messages_is_seen(monkeypatch):
         patch.setitem(shared_state.PURE_TABLE, "other", len)
         assert needs.message(first=True, anew=True, setting=setting) != first
     assert needs.message(first=True, anew=True, setting=setting) == first
+
+
+@pytest.mark.parametrize("why_not", ["", "it has made calls", "a module was not there"])
+def test_what_is_so_in_all_copies_of_a_zygote_is_looked_at_once(monkeypatch, why_not):
+    digest = _reads.digest
+    findings = _findings.Findings()
+    if why_not == "a module was not there":
+        findings.modules -= {shared_state.__name__}
+    monkeypatch.setattr(_findings, "_current", findings)
+    monkeypatch.setattr(_reads, "_has_called", why_not == "it has made calls")
+    needs = Needs()
+    needs.add([(shared_state.__name__, "STEP")])
+    message = needs.message(first=True, anew=True, setting=setting_in(None))
+    for is_looked_at in (True, bool(why_not)):
+        looked: list[object] = []
+        monkeypatch.setattr(_reads, "_agreed", set())
+        monkeypatch.setattr(_reads, "digest", lambda value, looked=looked: looked.append(value) or digest(value))
+        assert difference(message) == ""
+        assert bool(looked) == is_looked_at
+    assert first_difference((message,)) == ""
+    assert _reads._has_called, "calls follow"
 
 
 @pytest.mark.parametrize(

@@ -145,7 +145,9 @@ class Function:
                 _memory.keep(self._code, None if stays else self._learnt())
 
     def _learnt(self) -> _memory.Learnt:
-        return _memory.Learnt(self.figures.recalled(self.crowd), self.paces.recalled(), self._shape)
+        made = self.most_made()
+        model = "" if made is None else made.plan.model
+        return _memory.Learnt(self.figures.recalled(self.crowd), self.paces.recalled(), self._shape, model)
 
     def recall(self) -> None:
         """Know what other pools have left."""
@@ -153,32 +155,33 @@ class Function:
         if self.prior is not None:
             self._shape = self.prior.shape
 
-    def recalls(self, calls: int, start: float) -> str:
-        """The model that so many calls are begun with, by what other pools know, before any of them is seen; "" for none.
+    def recalls(self, calls: int, start: float, start_processes: Callable[[], object]) -> bool:
+        """Whether what other pools know says how so many calls are made, before any of them is seen.
 
-        It is learnt as ever how long they take, but for calls that wait, and for those that take so long that one of them says
-        all: they are decided on at once.
+        So it is where calls wait, or were made by processes, or are so long that one says all. Of others it is learnt as ever
+        how long they take, while processes start that these are likely to need.
         """
         prior, self.prior = self.prior, None
         if prior is None or self.figures.samples:
-            return ""
+            return False
         known = prior.figures
-        model = self._choose(calls, start, known).plan.model
-        waits, long = known.blocked > 0.5 * known.wall, known.wall > LEARN_SECONDS
+        model, waits = self._choose(calls, start, known).plan.model, known.blocked > 0.5 * known.wall
         if model == PROCESSES:
+            start_processes()  # first: that takes longer than to read the function
             self.check()
             if PROCESSES in self.refused:
-                return ""
+                return False
         elif model != THREADS or not waits:
             self.prior = prior  # more calls may come
-            return ""
-        if waits or long:
-            self.figures = known.recalled(Figures())
-            self.figures.calls, self.figures.result_sized = 0, False  # none was seen here
-            self.unproven = Figures()
+            return False
+        if not (waits or prior.model == PROCESSES or known.wall > LEARN_SECONDS):
+            return False
+        self.figures = known.recalled(Figures())
+        self.figures.calls, self.figures.result_sized = 0, False  # none was seen here
+        self.unproven = Figures()
         if waits:
             self.paces = prior.paces.recalled()
-        return model
+        return True
 
     # ---- whether it may leave
 

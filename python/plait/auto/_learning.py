@@ -145,12 +145,16 @@ class Learner:
         decision = self.state.decision
         return decision is not None and decision.plan.workers > 1
 
-    def _begin_anew(self, sample: Sample) -> None:
-        """A crowd's calls are others than before: see what one takes by itself, if there are enough to be worth it."""
+    def _begin_anew(self, sample: Sample | None) -> None:
+        """A crowd's calls are others than before: see what one takes by itself, if there are enough to be worth it.
+
+        A `sample` says what one takes in a process. The first ones there say little: much is new to a worker, and they are as
+        few as would be many if they were what they were taken for.
+        """
         state, decision = self.state, self.state.decision
         if decision is None or self.left() <= 2 * decision.plan.workers:
             return
-        if decision.plan.model == PROCESSES:
+        if decision.plan.model == PROCESSES and sample is not None:
             state.begin_anew(sample)
             self._decide()
         else:
@@ -243,8 +247,9 @@ class Learner:
                 sample = Sample(sample.calls, sample.wall, sample.cpu)
                 state.figures.calls += sample.calls
                 patience = (2 if state.decision.plan.model == PROCESSES else 3) + state.anew
-                if self._prove(own) or figures.changed(sample, patience=patience, factor=3.0):
-                    self._begin_anew(own)
+                belied = self._prove(own)
+                if belied or figures.changed(sample, patience=patience, factor=3.0):
+                    self._begin_anew(None if belied else own)
                 else:
                     figures.add(sample)
                     self._compare(own)
@@ -265,12 +270,12 @@ class Learner:
 
     def _recall(self) -> None:
         """Begin as other pools have found to be best."""
-        model = self.state.recalls(self.left(), self.engine.start_seconds())
-        if model and self.state.figures.samples:
+        if self.state.recalls(self.left(), self.engine.start_seconds(), self._start_early):
             self._decide()
-        elif model == PROCESSES:
-            self._foreseen = True
-            self.start_processes()
+
+    def _start_early(self) -> None:
+        self._foreseen = True
+        self.start_processes()
 
     def take_up(self) -> None:
         """Decide for the calls that there are now: what is known may be of fewer ones, or of other days."""

@@ -1,7 +1,7 @@
 """What pools that are gone have learnt of functions: the next one that runs them begins with that.
 
-It says how to begin, no more: processes start while calls are still learnt, and threads that will wait do at once. A function
-that was seen to change, or that had to stay in this process, is not remembered.
+It says how to begin, no more: processes, and threads that will wait, are given calls at once, and the first of these show
+whether it is still so. A function that was seen to change, or that had to stay in this process, is not remembered.
 """
 
 from __future__ import annotations
@@ -22,11 +22,15 @@ _MOST = 1_000
 
 
 class Learnt(NamedTuple):
-    """What was learnt of a function; see `Function`."""
+    """What was learnt of a function; see `Function`.
+
+    `model` is the one that most of the work was done by.
+    """
 
     figures: Figures
     paces: Paces
     shape: Shape
+    model: str
 
 
 class _Kept(NamedTuple):
@@ -37,6 +41,7 @@ class _Kept(NamedTuple):
     paces: Paces
     kinds: tuple[weakref.ref[type], ...]
     named: tuple[tuple[str, weakref.ref[type]], ...]
+    model: str
 
 
 _learnt: dict[int, _Kept] = {}
@@ -57,7 +62,9 @@ def keep(code: CodeType, learnt: Learnt | None) -> None:
     reference = weakref.ref(code, lambda _: _learnt.pop(key, None))
     kinds, named = learnt.shape
     of_names = tuple((name, weakref.ref(kind)) for name, kind in named)
-    _learnt[key] = _Kept(reference, learnt.figures, learnt.paces, tuple(map(weakref.ref, kinds)), of_names)
+    _learnt[key] = _Kept(
+        reference, learnt.figures, learnt.paces, tuple(map(weakref.ref, kinds)), of_names, learnt.model
+    )
 
 
 def recall(code: CodeType | None) -> Learnt | None:
@@ -75,4 +82,4 @@ def recall(code: CodeType | None) -> Learnt | None:
         if (kind := each()) is None:
             return None
         named.append((name, kind))
-    return Learnt(kept.figures, kept.paces, Shape(tuple(kinds), tuple(named)))
+    return Learnt(kept.figures, kept.paces, Shape(tuple(kinds), tuple(named)), kept.model)

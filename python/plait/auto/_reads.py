@@ -25,6 +25,7 @@ import types
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from plait.auto._kinds import is_a, kind_of
+from plait.processes import _findings
 
 if TYPE_CHECKING:
     import contextvars
@@ -54,6 +55,9 @@ _MOST_AGREED = 1_000
 _MISSING = object()
 
 _agreed: set[bytes] = set()
+
+_has_called = False
+"""Whether this worker may be another by now than it was when it was forked."""
 
 _MOST_CONTEXTS = 100
 
@@ -129,9 +133,14 @@ def difference(message: bytes) -> str:
         _set(setting)
     if told in _agreed:
         return ""
-    for module, path, expected in marshal.loads(told):
-        if digest(_at(module, path, load=True)) != expected:
-            return f"reads `{path}` of `{module}`, which is not what it was when that was imported"
+    findings = _findings.of_zygote()
+    if findings is None or told not in findings:
+        expected: list[tuple[str, str, bytes]] = marshal.loads(told)
+        for module, path, value in expected:
+            if digest(_at(module, path, load=True)) != value:
+                return f"reads `{path}` of `{module}`, which is not what it was when that was imported"
+        if findings is not None and not _has_called and findings.modules.issuperset(place[0] for place in expected):
+            findings.add(told)
     if len(_agreed) >= _MOST_AGREED:
         _agreed.clear()
     _agreed.add(told)
@@ -139,8 +148,11 @@ def difference(message: bytes) -> str:
 
 
 def first_difference(messages: tuple[bytes, ...]) -> str:
-    """The first `difference` that there is; "" for none."""
-    return next((other for each in messages if (other := difference(each))), "")
+    """The first `difference` that there is for calls that are made now; "" for none."""
+    global _has_called
+    other = next((other for each in messages if (other := difference(each))), "")
+    _has_called = True
+    return other
 
 
 def setting_in(context: contextvars.Context | None) -> Any:

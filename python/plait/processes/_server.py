@@ -39,7 +39,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from plait.processes import _ahead, _system
+from plait.processes import _ahead, _findings, _system
 from plait.processes._mains import Mains
 
 TYPE_CHECKING = False
@@ -337,6 +337,8 @@ class Server:
                 self.mains.drop(number)
             elif kind == b"M":
                 _ahead.import_all(message[1:].decode().split(","))
+                if _findings.of_zygote() is not None:
+                    _findings.begin()  # workers to come are not like those before
                 gc.freeze()  # what workers to come share
                 self.mains.tell_all(message)
             elif kind == b"T" and descriptors:

@@ -17,7 +17,7 @@ import socket
 import sys
 import threading
 
-from plait.processes import _server, _system, _worker
+from plait.processes import _findings, _server, _system, _worker
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -62,6 +62,7 @@ def run(
     if not fit:
         control.send(b"U")
         _be_worker(control, server_pid, parent_pid, parent_pidfd, error)
+    _findings.begin()
     gc.collect()
     gc.freeze()
     _core.trim_memory()
