@@ -701,6 +701,31 @@ for wait in (first.get, plait.Semaphore(0).acquire, plait.Event().wait, first.jo
     assert run_script(source).stdout == text * 4
 
 
+def test_a_program_may_end_while_a_deadlock_is_told(run_script: Any) -> None:
+    source = """
+import logging, threading, time, plait, plait.sync
+
+logging.disable()
+lock, told = plait.Lock(), threading.Event()
+
+def tell(found):
+    told.set()
+    while True:
+        time.sleep(0)
+
+plait.sync.watch_deadlocks(report=tell)
+try:
+    with lock:
+        with lock:
+            pass
+except plait.DeadlockError:
+    told.wait()
+    print("over", flush=True)
+"""
+    finished = run_script(source)
+    assert (finished.stdout, finished.stderr) == ("over\n", "")
+
+
 LEFT = """
 import logging, sys, threading, time, plait, plait.sync
 

@@ -82,6 +82,8 @@ pub(super) fn share(object: &Object) {
 }
 
 fn run(board: &Board) {
+    // What is told calls code of the program.
+    let _held = plait_sys::hold::Held::new();
     loop {
         let seen = board.bell();
         let asked = board.asked();
