@@ -352,6 +352,15 @@ fn let_one_go_on(py: Python<'_>, number: u64) -> PyResult<()> {
         if !numbers.iter().all(|&each| table.find(each).is_some_and(only_ours)) {
             return Ok(());
         }
+        // One that began to wait since this was looked at may have closed a circle, which it will be found in.
+        let mut others = Others::new();
+        let mut look = Look::new(&table, &mut others);
+        if numbers
+            .iter()
+            .any(|&each| circle(&mut look, Name::Here(each)).is_some())
+        {
+            return Ok(());
+        }
         // The others may be left to themselves once it has ended.
         let again = time::monotonic_ns() + PATIENCE_NS;
         for entry in table.entries.iter_mut().filter(|entry| !entry.timed) {
