@@ -112,6 +112,39 @@ assert blocked["time"] > 0.19, blocked
 
 
 @pytest.mark.parametrize("run", LOOPS)
+@pytest.mark.parametrize("base", ["_CTask", "_PyTask"])
+def test_methods_of_tasks_of_the_program_are_not_called(run_script: Any, run: str, base: str) -> None:
+    source = f"""
+import asyncio, plait
+asked = []
+class Mine(asyncio.tasks.{base}):
+    def get_name(self):
+        asked.append("name")
+        return "asked"
+    def get_coro(self):
+        asked.append("coroutine")
+        return super().get_coro()
+async def sleeps():
+    await asyncio.sleep(0.02)
+async def main():
+    asyncio.get_running_loop().set_task_factory(lambda loop, coro, **more: Mine(coro, loop=loop, **more))
+    await asyncio.create_task(sleeps(), name="given")
+    await asyncio.create_task(waits())
+async def waits():
+    await asyncio.create_task(sleeps(), name="awaited")
+with plait.profile() as found:
+    {run}(main())
+assert not asked, asked
+names = [task["name"] for task in found.tasks]
+assert "given" in names and "awaited" in names, names
+# Tasks in Python are awaited by a generator of asyncio's.
+what = "task awaited" if "{base}" == "_CTask" else "Future.__await__"
+assert what in [each["what"] for task in found.tasks for each in task["awaits"]], found.tasks
+"""
+    run_script(source)
+
+
+@pytest.mark.parametrize("run", LOOPS)
 def test_tasks_are_to_programs_what_they_were(run_script: Any, run: str) -> None:
     source = f"""
 import asyncio, collections.abc, inspect, plait, traceback, types

@@ -99,6 +99,45 @@ for thread in threads:
 for thread in threads:
     thread.join()
 """
+NEVER_GOT = """
+import threading
+lock = threading.WHAT()
+taken, over = threading.Event(), threading.Event()
+def holds():
+    with lock:
+        taken.set()
+        over.wait()
+threading.Thread(target=holds).start()
+taken.wait()
+def wants():
+    for _ in range(TIMES):
+        assert not lock.acquire(timeout=1.2 / TIMES)
+wants()
+over.set()
+"""
+NEVER_GOT_SHARED = """
+import plait
+lock = plait.Lock(shared=True)
+lock.acquire()
+def wants():
+    for _ in range(8):
+        assert not lock.acquire(timeout=0.15)
+wants()
+"""
+POLLS = """
+import plait, queue, threading
+condition, event, semaphore = threading.Condition(), threading.Event(), threading.Semaphore(0)
+jobs, simple, channel = queue.Queue(), queue.SimpleQueue(), plait.Channel()
+def gets(get, *arguments):
+    try:
+        get(*arguments, timeout=PAUSE)
+    except (queue.Empty, TimeoutError):
+        pass
+def polls():
+    WHAT
+for _ in range(int(1.2 / PAUSE)):
+    polls()
+"""
 DEADLOCK = """
 import threading, time
 one, other = threading.RLock(), threading.RLock()
@@ -153,6 +192,23 @@ asyncio.run(main())
 BLOCKS_BY_LOCK = BLOCKS.replace("WHAT", "lock.acquire(timeout=0.2)")
 BLOCKS_BY_COMPUTING = BLOCKS.replace("WHAT", "sum(number * number for number in range(1_500_000))")
 
+POLLED = {
+    "queue": "gets(jobs.get)",
+    "simple-queue": "gets(simple.get)",
+    "condition": "with condition: condition.wait(PAUSE)",
+    "event": "event.wait(PAUSE)",
+    "semaphore": "semaphore.acquire(timeout=PAUSE)",
+    "channel": "gets(channel.get)",
+}
+
+
+def never_got(what: str, times: int) -> str:
+    return NEVER_GOT.replace("WHAT", what).replace("TIMES", str(times))
+
+
+def polls(what: str, pause: float) -> str:
+    return POLLS.replace("WHAT", what).replace("PAUSE", str(pause))
+
 
 def profiled(source: str, folder: Path) -> dict[str, Any]:
     program, report = folder / "program.py", folder / "report.json"
@@ -174,6 +230,17 @@ def profiled(source: str, folder: Path) -> dict[str, Any]:
         pytest.param("io-bound", SLEEPS, id="io-sleeps"),
         pytest.param("lock-bound", SEMAPHORE, id="lock-semaphore", marks=NEEDS_GIL),
         pytest.param("lock-bound", ONE_HOLDER, id="lock-one-holder", marks=NEEDS_GIL),
+        *[
+            pytest.param("lock-bound", never_got(what, times), id=f"lock-never-{what}-{times}", marks=NEEDS_GIL)
+            for what in ("Lock", "RLock")
+            for times in (6, 200)
+        ],
+        pytest.param("lock-bound", NEVER_GOT_SHARED, id="lock-never-shared", marks=NEEDS_GIL),
+        *[
+            pytest.param("idle", polls(what, pause), id=f"idle-polls-{name}-{pause}", marks=NEEDS_GIL)
+            for name, what in POLLED.items()
+            for pause in (0.15, 0.03)
+        ],
         pytest.param("lock-bound", DEADLOCK, id="lock-deadlock", marks=NEEDS_GIL),
         pytest.param("gil-bound", ASLEEP, id="gil-asleep", marks=NEEDS_GIL),
         pytest.param("gil-bound", TO_THREAD, id="gil-to-thread", marks=NEEDS_GIL),
@@ -188,6 +255,19 @@ def test_what_holds_a_program_back(verdict: str, source: str, tmp_path: Path) ->
         if found["verdict"] == verdict:
             return
     assert found["verdict"] == verdict, found["evidence"]
+
+
+@NEEDS_GIL
+def test_a_lock_that_is_never_got_is_named(tmp_path: Path) -> None:
+    for _ in range(TRIES):
+        found = profiled(never_got("Lock", 6), tmp_path)
+        if found["verdict"] == "lock-bound":
+            break
+    assert "threading.Lock (0x" in found["evidence"]["sentence"]
+    assert "wanted by wants (program.py:13)" in found["evidence"]["sentence"]
+    (function,) = (each for each in found["functions"] if each["function"] == "wants")
+    assert function["verdict"] == "lock-bound"
+    assert any(each["name"] == "wants" and each["verdict"] == "lock-bound" for each in found["evidence"]["functions"])
 
 
 @NEEDS_GIL

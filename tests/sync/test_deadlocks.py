@@ -701,6 +701,64 @@ for wait in (first.get, plait.Semaphore(0).acquire, plait.Event().wait, first.jo
     assert run_script(source).stdout == text * 4
 
 
+def test_a_circle_that_closes_during_a_look_is_told_as_one(run_script: Any) -> None:
+    # The last party keeps the GIL until it waits. The watcher has looked at the first wait by then, and goes on with the GIL.
+    source = """
+import logging, sys, threading, time, plait, plait.sync
+
+logging.disable()
+sys.setswitchinterval(1000)
+one, other, have = plait.Lock(), plait.Lock(), threading.Barrier(2)
+
+def party(first, second, last):
+    try:
+        with first:
+            have.wait()
+            if last:
+                time.sleep(0.01)
+                until = time.monotonic() + 0.1
+                while time.monotonic() < until:
+                    pass
+            with second:
+                pass
+    except plait.DeadlockError as error:
+        print(last, str(error).splitlines()[0], flush=True)
+
+with plait.sync.watch_deadlocks():
+    threads = [threading.Thread(target=party, args=args) for args in ((one, other, False), (other, one, True))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+"""
+    assert run_script(source).stdout == "True 2 wait for one another, and none can go on:\n"
+
+
+def test_a_program_may_end_while_a_deadlock_is_told(run_script: Any) -> None:
+    source = """
+import logging, threading, time, plait, plait.sync
+
+logging.disable()
+lock, told = plait.Lock(), threading.Event()
+
+def tell(found):
+    told.set()
+    while True:
+        time.sleep(0)
+
+plait.sync.watch_deadlocks(report=tell)
+try:
+    with lock:
+        with lock:
+            pass
+except plait.DeadlockError:
+    told.wait()
+    print("over", flush=True)
+"""
+    finished = run_script(source)
+    assert (finished.stdout, finished.stderr) == ("over\n", "")
+
+
 LEFT = """
 import logging, sys, threading, time, plait, plait.sync
 

@@ -7,6 +7,7 @@ import logging
 import multiprocessing
 import os
 import random
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -64,6 +65,40 @@ def two_in_a_task(first: Any, second: Any, meet: Any, results: Any) -> None:
             results.put(error)
 
     plait.run(main())
+
+
+def test_who_gives_up_finds_its_error_in_every_report(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.CRITICAL, "plait.sync")
+    missing: list[str] = []
+
+    def party(first: Any, second: Any, meet: threading.Barrier) -> None:
+        try:
+            with first:
+                meet.wait()
+                with second:
+                    pass
+        except plait.DeadlockError as error:
+            if str(error) not in map(str, last.report().deadlocks):
+                missing.append(str(error))
+
+    # To put it into so many takes a while, in which the GIL goes round.
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        last = [plait.sync.watch_deadlocks() for _ in range(5000)][-1]
+        for _ in range(10):
+            one, other, meet = plait.Lock(shared=True), plait.Lock(shared=True), threading.Barrier(2)
+            orders = ((one, other), (other, one))
+            threads = [threading.Thread(target=party, args=(*locks, meet)) for locks in orders]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert len(last.report().deadlocks) == 10
+    plait.sync.unwatch_deadlocks()
+    assert not missing
 
 
 def by_way_of_its_own(first: Any, second: Any, meet: Any, results: Any) -> None:

@@ -89,6 +89,39 @@ impl Stacks {
         Ok(())
     }
 
+    /// Whether the innermost frame of this thread, which sleeps, has the lock that is known by `word` as a value: then whether that may be taken again.
+    /// A queue in C sleeps on a lock of its own, which is no object.
+    ///
+    /// # Errors
+    /// The thread has no stack now.
+    pub fn wanted(&mut self, thread: &PyThread, word: usize) -> Result<Option<bool>, Miss> {
+        let mut stack = Stack::default();
+        self.stack(thread, &mut stack)?;
+        let innermost = self.python_frames().next();
+        let values = innermost.and_then(|(frame, code, instruction)| self.values(frame, code, instruction, true));
+        let words = values.map_or_else(Vec::new, |values| values.words);
+        Ok(words.into_iter().find_map(|value| self.recursive(value & !TAGS, word)))
+    }
+
+    /// Of a lock that is known by `word`, or a method of one, whether that may be taken again.
+    fn recursive(&mut self, value: usize, word: usize) -> Option<bool> {
+        let (lock, kind) = match self.kind(value)? {
+            Kind::Method => {
+                let lock = self.word(value.wrapping_add(SELF - HEAD + self.head()))?;
+                (lock, self.kind(lock)?)
+            }
+            kind => (value, kind),
+        };
+        let known = match self.parks() {
+            true => Some(lock.wrapping_add(self.head())),
+            false => self.word(lock.wrapping_add(WORD)),
+        };
+        match kind {
+            Kind::Lock | Kind::Recursive if known == Some(word) => Some(kind == Kind::Recursive),
+            _ => None,
+        }
+    }
+
     /// The values of a frame that are there for sure; of one that is `near`, local variables too, and what may be left of others.
     fn values(&self, frame: usize, code: usize, instruction: Option<u32>, near: bool) -> Option<Values> {
         let Layout {

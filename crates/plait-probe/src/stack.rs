@@ -451,6 +451,12 @@ impl stacks::Stacks for Stacks {
         Ok(Stacks::holders(self, &thread, words, most, out)?)
     }
 
+    fn wanted(&mut self, thread: usize, word: usize) -> Result<Option<bool>, NoStack> {
+        let known = self.past.iter().find(|known| known.state == thread);
+        let thread = *known.ok_or(NoStack::Gone)?;
+        Ok(Stacks::wanted(self, &thread, word)?)
+    }
+
     fn function(&self, number: u32) -> Function {
         self.functions().get(number as usize).cloned().unwrap_or_default()
     }

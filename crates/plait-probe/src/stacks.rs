@@ -62,6 +62,13 @@ pub trait Stacks: Send {
     /// See [`NoStack`].
     fn holders(&mut self, thread: usize, words: &[usize], most: usize, out: &mut Vec<Holder>) -> Result<(), NoStack>;
 
+    /// Whether the innermost frame of the thread with that state, which sleeps, is one that takes the lock of the interpreter that is known by `word`:
+    /// then whether it may be taken again.
+    ///
+    /// # Errors
+    /// See [`NoStack`].
+    fn wanted(&mut self, thread: usize, word: usize) -> Result<Option<bool>, NoStack>;
+
     /// A function by a number that [`Stacks::stack`] has given; numbers begin with 0 and grow by one.
     fn function(&self, number: u32) -> Function;
 }

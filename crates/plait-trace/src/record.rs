@@ -84,6 +84,11 @@ pub enum WaitKind {
     Other = 9,
 }
 
+/// The call of a wait for a lock that ends by itself.
+pub const TAKES: &str = "acquire with a timeout";
+/// The call of one that may be for something else: to be told that something has happened.
+pub const LIMITED: &str = "futex with a timeout";
+
 impl WaitKind {
     /// All of them, in the order of their numbers.
     pub const ALL: [WaitKind; 10] = [

@@ -3,7 +3,7 @@
 mod story;
 
 use plait_trace::profile::Profile;
-use plait_trace::record::{GilSpan, Record, Tid, WaitKind, Why};
+use plait_trace::record::{GilSpan, LIMITED, Record, TAKES, Tid, WaitKind, Why};
 use plait_trace::verdict::Verdict;
 use story::{MS, Story};
 
@@ -186,6 +186,52 @@ fn threads_that_wait_for_something_to_happen_are_idle() {
         story.wait(tid, 100 * MS, WaitKind::Lock, "futex", "0x20");
     }
     check(&story.profile(), Verdict::Idle, &["next to nothing"]);
+}
+
+/// A thread that waits in turns that end by themselves, whose calls are named so.
+fn ends_by_itself(call: &str, turn: u64) -> Profile {
+    let mut story = Story::begin(7, 2_000 * MS);
+    story.thread(7, "MainThread");
+    let frame = story.frame("serve", "/home/me/app.py", 3);
+    for from in (0..2_000).step_by(turn as usize).map(|from| from * MS) {
+        computes(&mut story, 7, from, from + MS / 10);
+        story.wait(7, from + 5 * MS, WaitKind::Lock, call, "0x10");
+        story.stack(7, from + 5 * MS, frame, Why::Lasting);
+    }
+    story.profile()
+}
+
+#[test]
+fn a_lock_that_is_never_got_is_what_holds_a_program_back_however_long_each_wait_is() {
+    for turn in [20, 500] {
+        let profile = ends_by_itself(TAKES, turn);
+        check(&profile, Verdict::LockBound, &["serve (app.py:3)"]);
+        assert_eq!(profile.functions[0].verdict, Some(Verdict::LockBound));
+    }
+}
+
+#[test]
+fn who_looks_again_and_again_whether_something_has_happened_is_idle_however_short_each_wait_is() {
+    for call in [LIMITED, "ppoll"] {
+        for turn in [20, 500] {
+            check(&ends_by_itself(call, turn), Verdict::Idle, &["next to nothing"]);
+        }
+    }
+}
+
+#[test]
+fn a_semaphore_whose_holder_nobody_knows_is_a_signal() {
+    for (lock, verdict) in [
+        ("plait.Lock at 0x10", Verdict::LockBound),
+        ("plait.Semaphore at 0x10", Verdict::Idle),
+    ] {
+        let mut story = Story::begin(7, 1_000 * MS);
+        story.thread(7, "MainThread");
+        story.switch(7, 0, false, false);
+        story.lock_wait(7, 0, 990 * MS, lock, 0, "");
+        story.switch(7, 990 * MS, true, false);
+        assert_eq!(story.profile().verdict, verdict, "{lock}");
+    }
 }
 
 #[test]

@@ -433,6 +433,12 @@ def found(error: errors.DeadlockError) -> errors.DeadlockError:
     return told
 
 
+def lost(told: errors.DeadlockError) -> None:
+    """Nobody raises what was recorded: the one that was to has gone on by itself."""
+    for watch in list(_watches.values()):
+        watch._deadlocks[:] = [each for each in watch._deadlocks if each is not told]
+
+
 def is_timed(task: asyncio.Task[Any]) -> bool:
     """Whether a task, or one that waits for it, is in the scope of a timeout. To be asked when all of them wait."""
     import asyncio

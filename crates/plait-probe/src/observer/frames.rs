@@ -144,6 +144,27 @@ impl Frames {
         Some((owner, self.place(owner)))
     }
 
+    /// Whether a thread sleeps in a function of the program's own that takes the lock which is known by `word`: then whether it may be taken again.
+    /// What waits in between waits to be told of something.
+    pub(super) fn wanted(&mut self, tid: Tid, word: usize, now: u64) -> Option<bool> {
+        if self.refused {
+            return None;
+        }
+        if now.saturating_sub(self.asked) > BELIEVED {
+            self.ask(now);
+        }
+        let &state = self.threads.get(&tid)?;
+        self.stack.clear();
+        self.stacks.stack(state, &mut self.stack).ok()?;
+        let innermost = self.stacks.function(self.stack.first()?.0);
+        let between = BETWEEN.iter().any(|file| innermost.file.ends_with(file));
+        if between {
+            None
+        } else {
+            self.stacks.wanted(state, word).ok()?
+        }
+    }
+
     /// In words, where a thread is that sleeps: its innermost function that is not in between.
     pub(super) fn place(&mut self, tid: Tid) -> String {
         self.stack.clear();
@@ -227,6 +248,10 @@ mod tests {
 
         fn holders(&mut self, _: usize, _: &[usize], _: usize, _: &mut Vec<Holder>) -> Result<(), NoStack> {
             Ok(())
+        }
+
+        fn wanted(&mut self, _: usize, _: usize) -> Result<Option<bool>, NoStack> {
+            Ok(None)
         }
 
         fn function(&self, number: u32) -> Function {

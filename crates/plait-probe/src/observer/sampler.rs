@@ -360,18 +360,24 @@ impl Sampler {
                     thread.asked = now;
                     let owner = frames.owner(thread.tid, word, now);
                     let text = |text: &str| self.shared.desk.text(text);
-                    thread.held_up = owner.map(|(tid, place)| (text(&deadlocks::name(word, true)), tid, text(&place)));
+                    if let Some((tid, place)) = owner {
+                        thread.held_up = Some((text(&deadlocks::name(word, true)), tid, text(&place)));
+                    }
                 }
                 continue;
             }
             // A look takes its place among spans of some microseconds.
             let at = monotonic_ns();
             let mut found = look(&self.tasks, thread.tid, self.gil.gil(), &mut self.buffer);
-            if let Some(frames) = &self.frames {
+            let mut taken = None;
+            if let Some(frames) = &mut self.frames {
                 deadlocks::name_lock(found.as_mut(), frames);
+                taken = deadlocks::name_limited(found.as_mut(), |word| frames.wanted(thread.tid, word, now));
             }
+            // Who has it is not known; that it is waited for is.
+            thread.held_up = taken.map(|name| (self.shared.desk.text(&name), 0, Text::default()));
             thread.word = deadlocks::word_of(found.as_ref());
-            if let Some(Found::Wait { kind, call, target }) = found {
+            if let Some(Found::Wait { kind, call, target, .. }) = found {
                 thread.looked = now;
                 let (call, target) = (self.shared.desk.text(&call), self.shared.desk.text(&target));
                 self.batch.push(Record::Wait {

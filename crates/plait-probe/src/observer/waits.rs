@@ -29,6 +29,8 @@ pub(super) enum Found {
         kind: WaitKind,
         call: String,
         target: String,
+        /// Whether it is a wait for a lock, or for something like that, which ends by itself.
+        limited: bool,
     },
 }
 
@@ -52,6 +54,7 @@ pub(super) fn look(tasks: &Tasks, tid: Tid, gil: Option<&Gil>, buffer: &mut Vec<
                     kind: waiting.kind,
                     call: function,
                     target: String::new(),
+                    limited: false,
                 }),
                 None if function.is_empty() || function == "0" => None,
                 None => Some(other(&function)),
@@ -84,6 +87,7 @@ fn other(call: &str) -> Found {
         kind: WaitKind::Other,
         call: call.to_owned(),
         target: String::new(),
+        limited: false,
     }
 }
 
@@ -103,6 +107,7 @@ fn within(tid: Tid, number: u64, arguments: &[u64; 6], polled: Option<i32>, gil:
         kind: waiting.kind,
         call: waiting.name.to_owned(),
         target,
+        limited: matches!(waiting.on, On::Word(_)) && arguments[TIMEOUT] != 0,
     }
 }
 
@@ -232,6 +237,7 @@ mod tests {
             kind,
             call: call.into(),
             target: target.into(),
+            limited: false,
         })
     }
 
@@ -321,8 +327,13 @@ mod tests {
         let guard = mutex.lock().expect("nobody panics");
         let found = found(|| drop(mutex.lock()), || drop(guard));
         match found {
-            Some(Found::Wait { kind, call, target }) => {
-                assert_eq!((kind, call.as_str()), (WaitKind::Lock, "futex"));
+            Some(Found::Wait {
+                kind,
+                call,
+                target,
+                limited,
+            }) => {
+                assert_eq!((kind, call.as_str(), limited), (WaitKind::Lock, "futex", false));
                 let address = u64::from_str_radix(&target[2..], 16).expect("hexadecimal");
                 let gil = Gil::fake(std::ptr::NonNull::new((address - 40) as *mut u8).expect("not null"));
                 let futex = if cfg!(target_arch = "x86_64") { 202 } else { 98 };
@@ -330,6 +341,8 @@ mod tests {
                     within(0, futex, &[address, 0, 0, 0, 0, 0], None, Some(&gil)),
                     Found::Gil
                 );
+                let until = within(0, futex, &[address, 0, 0, 1, 0, 0], None, None);
+                assert!(matches!(until, Found::Wait { limited: true, .. }), "{until:?}");
             }
             found => assert_eq!(found, None),
         }

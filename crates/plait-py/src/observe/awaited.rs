@@ -3,7 +3,7 @@
 use plait_trace::record::Text;
 use pyo3::ffi;
 use pyo3::prelude::*;
-use pyo3::types::{PyString, PyType};
+use pyo3::types::{PyFunction, PyString, PyType};
 
 use super::ObservedCoroutine;
 use super::journal::Journal;
@@ -21,7 +21,7 @@ pub(crate) struct Awaited {
     pub(crate) place: Text,
 }
 
-/// The classes of tasks: the one in C, and the one in Python.
+/// The classes of tasks: the one in C, the one in Python, and what the program has in their place.
 static TASKS: Once<Vec<Py<PyType>>> = Once::new();
 
 /// Where asyncio lies, whose own lines tell nobody anything.
@@ -33,7 +33,7 @@ pub(crate) fn prepare(py: Python<'_>) -> PyResult<()> {
         return Ok(());
     }
     let tasks = py.import("asyncio.tasks")?;
-    let classes = ["Task", "_PyTask", "_CTask"].map(|name| tasks.getattr(name).ok()?.cast_into::<PyType>().ok());
+    let classes = ["_CTask", "_PyTask", "Task"].map(|name| tasks.getattr(name).ok()?.cast_into::<PyType>().ok());
     let mut found: Vec<Py<PyType>> = Vec::new();
     for class in classes.into_iter().flatten() {
         if !found.iter().any(|each| each.is(&class)) {
@@ -55,11 +55,46 @@ pub(crate) fn prepare(py: Python<'_>) -> PyResult<()> {
 /// Whether it is a task of asyncio.
 #[inline]
 pub(crate) fn is_task(object: &Bound<'_, PyAny>) -> bool {
+    class_of(object).is_some()
+}
+
+/// The class of asyncio that a task is of.
+#[inline]
+fn class_of<'py>(object: &Bound<'py, PyAny>) -> Option<&'py Bound<'py, PyType>> {
     let py = object.py();
-    let Some(classes) = TASKS.get(py) else { return false };
-    classes.iter().any(|class| {
-        object.is_exact_instance(class.bind(py)) || object.get_type().is_subclass(class.bind(py)).unwrap_or(false)
-    })
+    let mut classes = TASKS.get(py)?.iter().map(|class| class.bind(py));
+    classes.find(|class| object.is_exact_instance(class) || object.get_type().is_subclass(class).unwrap_or(false))
+}
+
+/// What a task is called, as the very object that it has.
+pub(crate) fn task_name<'py>(task: &Bound<'py, PyAny>) -> Option<Bound<'py, PyAny>> {
+    let py = task.py();
+    own(task, intern!(py, "get_name"), intern!(py, "_name"))
+}
+
+/// The coroutine that a task runs.
+fn task_coroutine<'py>(task: &Bound<'py, PyAny>) -> Option<Bound<'py, PyAny>> {
+    let py = task.py();
+    own(task, intern!(py, "get_coro"), intern!(py, "_coro"))
+}
+
+/// What the `method` of asyncio's own class says of a task, or its `field` where that class is in Python. The program may have a method of its own of
+/// that name, which would run where the program has not called it.
+fn own<'py>(
+    task: &Bound<'py, PyAny>,
+    method: &Bound<'py, PyString>,
+    field: &Bound<'py, PyString>,
+) -> Option<Bound<'py, PyAny>> {
+    let py = task.py();
+    let class = class_of(task)?;
+    let asks = class.getattr(method).ok()?;
+    if !asks.is_instance_of::<PyFunction>() {
+        return asks.call1((task,)).ok();
+    }
+    // SAFETY: attached, both live; an owned reference comes back, or null with an exception set.
+    let found =
+        unsafe { Bound::from_owned_ptr_or_err(py, ffi::PyObject_GenericGetAttr(task.as_ptr(), field.as_ptr())) };
+    found.ok()
 }
 
 /// An attribute of an object, unless the program has code of its own for that (`__getattr__`): it would run where the program has not called
@@ -187,7 +222,7 @@ fn awaited(yielded: &Bound<'_, PyAny>) -> String {
         return "sleep".to_owned();
     }
     if is_task(yielded)
-        && let Ok(coroutine) = yielded.call_method0(intern!(py, "get_coro"))
+        && let Some(coroutine) = task_coroutine(yielded)
     {
         return format!("task {}", name_of_task(yielded, &coroutine));
     }
@@ -209,9 +244,8 @@ fn awaited(yielded: &Bound<'_, PyAny>) -> String {
 
 /// The name that the program gave a task, or what it runs where that has none but a number.
 fn name_of_task(task: &Bound<'_, PyAny>, coroutine: &Bound<'_, PyAny>) -> String {
-    let py = task.py();
-    let given = task.call_method0(intern!(py, "get_name"));
-    if let Ok(given) = given.and_then(|name| name.extract::<String>())
+    let given = task_name(task).and_then(|name| name.extract::<String>().ok());
+    if let Some(given) = given
         && given
             .strip_prefix("Task-")
             .is_none_or(|number| number.parse::<u64>().is_err())
@@ -219,7 +253,7 @@ fn name_of_task(task: &Bound<'_, PyAny>, coroutine: &Bound<'_, PyAny>) -> String
         return given;
     }
     match coroutine.cast_exact::<ObservedCoroutine>() {
-        Ok(observed) => name_of(observed.get().wrapped().bind(py)),
+        Ok(observed) => name_of(observed.get().wrapped().bind(task.py())),
         Err(_) => name_of(coroutine),
     }
 }

@@ -13,7 +13,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyTuple, PyType};
 use pyo3::{PyTraverseError, PyVisit};
 
-use super::awaited::{self, Awaited};
+use super::awaited::{self, Awaited, task_name};
 use super::journal::{self, Journal};
 use crate::calling;
 use crate::intern;
@@ -349,11 +349,6 @@ impl ObservedCoroutine {
         let before = (self.awaited.with(py, Option::take), self.owner.with(py, Option::take));
         drop(before);
     }
-}
-
-/// A task's name, as the very object that it has.
-fn task_name<'py>(task: &Bound<'py, PyAny>) -> Option<Bound<'py, PyAny>> {
-    task.call_method0(intern!(task.py(), "get_name")).ok()
 }
 
 fn text(name: &Bound<'_, PyAny>) -> String {

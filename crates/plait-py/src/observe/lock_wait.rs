@@ -25,6 +25,16 @@ pub(crate) struct LockWait {
 }
 
 impl LockWait {
+    /// A wait begins for what the thread `holder` has, as the kernel knows it; 0 where that is not known. None where nobody wants to know.
+    #[inline]
+    pub(crate) fn begin_for(holder: impl FnOnce() -> Tid) -> Option<Self> {
+        journal::active().map(|journal| Self {
+            journal,
+            holder: holder(),
+            from: monotonic_ns(),
+        })
+    }
+
     /// A wait begins for what `holder` has: the number by which `threading` knows the thread, a task's address with a bit, or 0. None where
     /// nobody wants to know.
     #[inline]
@@ -57,6 +67,7 @@ impl LockWait {
             .name()
             .and_then(|name| name.extract::<String>())
             .unwrap_or_default();
+        let kind = kind.strip_prefix("Shared").unwrap_or(&kind);
         let text = format!("plait.{kind} at {:#x}", lock.as_ptr() as usize);
         self.journal.tell(Record::LockWait {
             tid,

@@ -21,6 +21,7 @@ use super::locks::{Patience, owner, patience_of_lock};
 use super::operation::Operation;
 use super::shared_wait::{self, Attempt, Awaited, refused};
 use crate::gil;
+use crate::observe::LockWait;
 use crate::once::Once;
 use crate::shared::{self, PySegment};
 
@@ -180,9 +181,20 @@ impl SharedLockCore {
             (Err(Refused::Wait), Patience::None) => Ok(false),
             (Err(Refused::Wait), Patience::Until(deadline)) => {
                 let mut operation = Take::new(slf, By::Thread, Then::Refuse, how);
-                Ok(shared_wait::block_on(py, &mut operation, deadline)?.is_some())
+                let wait = LockWait::begin_for(|| this.thread_here(me));
+                let taken = shared_wait::block_on(py, &mut operation, deadline);
+                if let Some(wait) = wait {
+                    wait.end(slf.as_any(), || (0, 0));
+                }
+                taken.map(|taken| taken.is_some())
             }
         }
+    }
+
+    /// The thread of the same process as `me` that has the lock; 0 where none does, as far as is known.
+    fn thread_here(&self, me: Owner) -> u32 {
+        let here = |owner: &Owner| owner.seat == me.seat && owner.somebody & TASK == 0;
+        self.lock.owner().filter(here).map_or(0, |owner| owner.somebody)
     }
 
     fn try_in_task(slf: &Bound<'_, Self>, how: How) -> PyResult<bool> {

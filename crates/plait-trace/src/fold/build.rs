@@ -7,7 +7,7 @@ use crate::fold::moments::{Sweep, Windows};
 use crate::fold::stacks::Weighed;
 use crate::fold::tasks::{PoolSums, TaskDigest};
 use crate::fold::waits::{Key, Sum};
-use crate::fold::{Options, WORLD, summary};
+use crate::fold::{NAMED, Options, WORLD, summary};
 use crate::lane::{Lane, NO_NOTE};
 use crate::profile::{
     Await, Blocked, Deadlock, Frame, Function, GilStrip, LaneOf, Lock, MethodUsed, Owner, Party, Pauses, Place, Pool,
@@ -540,7 +540,7 @@ fn waits(digest: &Digest, thread: &ThreadDigest) -> Vec<Wait> {
     for (key, sum) in &thread.waits {
         let (kind, call, target) = match *key {
             Key::Call(kind, call, target) => (Some(kind), text(digest, call), text(digest, target)),
-            Key::Lock(lock, ..) => (Some(WaitKind::Lock), String::from("lock"), text(digest, lock)),
+            Key::Lock(lock, ..) => (Some(WaitKind::Lock), NAMED.to_owned(), text(digest, lock)),
             Key::World => (Some(WaitKind::Lock), WORLD.to_owned(), String::new()),
             Key::Unknown => (None, String::new(), String::new()),
         };

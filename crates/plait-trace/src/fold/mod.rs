@@ -47,6 +47,8 @@ pub(crate) use turns::WANTED_BY;
 
 /// What waits are called in which a thread stands still, in place of a system call.
 pub(crate) const WORLD: &str = "stop-the-world";
+/// The call of waits for locks that are known by name.
+pub(crate) const NAMED: &str = "lock";
 
 /// How much of the detail is wanted. Sums are the same whatever it says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -71,6 +71,9 @@ pub(crate) const WANTED_BY: &str = ", wanted by ";
 /// What names of plait's own locks begin with. Who waits for one sleeps on a word of its own, so they are known by what is told of the wait.
 const OURS: &str = "plait.";
 
+/// The same of those of the standard library.
+const THEIRS: &str = "threading.";
+
 /// What a function is to a wait.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Role {
@@ -229,6 +232,16 @@ fn hold(log: &mut Log, roles: &[Role], turns: &[Turn]) {
     place(log, roles, &mut number);
     let users = Users::of(log, turns);
     let released: Vec<_> = turns.iter().map(|turn| users.released(turn, &holds)).collect();
+    for turn in turns {
+        let Some(told) = turn.told else { continue };
+        let LockWait { lock, holder, .. } = log.threads[turn.thread].lock_waits[told];
+        let name = words(log, lock);
+        // Who has it is not known, and is found out at best.
+        if holder == 0 && name.starts_with(THEIRS) && !name.contains(WANTED_BY) {
+            let name = format!("{name}{WANTED_BY}{}", described(log, turn.place));
+            log.threads[turn.thread].lock_waits[told].lock = number(log, name);
+        }
+    }
     for turn in turns {
         let known = turn
             .told
@@ -856,6 +869,38 @@ mod tests {
             };
             assert_eq!((wait.holder, wait.lock), (1, Text(3)));
             assert_eq!(words(&log, wait.place), "holds (app.py:22)");
+        }
+    }
+
+    #[test]
+    fn a_lock_of_which_only_the_name_is_known_is_named_with_who_wants_it() {
+        for holder in [0, 3] {
+            let mut log = log("takes", "/x/app.py", WaitKind::Lock);
+            log.add(Record::Define {
+                text: "threading.Lock (0x5)".into(),
+            });
+            log.add(Record::LockWait {
+                tid: 2,
+                from: 105,
+                to: 199,
+                lock: Text(7),
+                holder,
+                where_held: Text(0),
+            });
+            tell(&mut log);
+            let [wait] = of(&log, 2).lock_waits[..] else {
+                panic!("one wait")
+            };
+            let wanted_by = if holder == 0 {
+                ", wanted by takes (app.py:11)"
+            } else {
+                ""
+            };
+            assert_eq!(words(&log, wait.lock), format!("threading.Lock (0x5){wanted_by}"));
+            assert_eq!(wait.holder, if holder == 0 { 1 } else { 3 });
+            // Once more, of what was kept.
+            tell(&mut log);
+            assert_eq!(of(&log, 2).lock_waits[0].lock, wait.lock);
         }
     }
 

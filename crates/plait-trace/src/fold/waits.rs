@@ -19,11 +19,15 @@ pub(crate) enum Key {
 }
 
 impl Key {
-    /// The same for a thread that sleeps on a lock of the interpreter's, as is known for sure: what it waits for there may be work.
+    /// The same for a thread that sleeps on a lock of the interpreter's, as is known for sure: what it waits for there may be work. By which call
+    /// stays known: a main thread listens for signals meanwhile.
     pub(crate) fn parked(self) -> Key {
-        match self.state() {
-            State::LockWait | State::Idle => self,
-            _ => Key::Call(WaitKind::Lock, Text(0), Text(0)),
+        match self {
+            Key::Unknown => Key::Call(WaitKind::Lock, Text(0), Text(0)),
+            Key::Call(kind, call, target) if !matches!(kind, WaitKind::Lock | WaitKind::Work) => {
+                Key::Call(WaitKind::Lock, call, target)
+            }
+            _ => self,
         }
     }
 

@@ -6,9 +6,9 @@
 
 mod words;
 
-use crate::fold::{WORLD, holds};
-use crate::profile::{Blocked, Function, Moments, Place, Profile, Thread, Times, Wait};
-use crate::record::WaitKind;
+use crate::fold::{NAMED, WORLD, holds};
+use crate::profile::{Blocked, Function, Lock, Moments, Place, Profile, Thread, Times, Wait};
+use crate::record::{LIMITED, TAKES, WaitKind};
 use crate::state::State;
 
 /// What holds a program, or a function, back.
@@ -103,6 +103,9 @@ mod limit {
     pub(super) const FUNCTION: f64 = 0.01;
 }
 
+/// What the calls begin with in which threads sleep on a lock, and on nothing besides.
+const SLEEPS: &str = "futex";
+
 /// A wait for another thread's work rather than for its turn lasts long: this part of the wall time.
 const LONG_WAIT: u64 = 20;
 
@@ -150,32 +153,39 @@ fn active(times: &Times) -> f64 {
     seconds(times.on_cpu()) + wanted.into_iter().map(|state| seconds(times.of(state))).sum::<f64>()
 }
 
-/// Waits for a turn at a lock. A long one that nobody knows the holder of is for another thread's work: `join`, `result`.
-fn contended(waits: &[Wait], wall: u64, known: u64) -> u64 {
-    let turn = |wait: &&Wait| {
-        let all = [&wait.call, &wait.target];
-        let for_work = all.into_iter().any(|word| {
-            ["join", "result", "Event", "Barrier"]
-                .iter()
-                .any(|name| word.contains(name))
-        });
-        let stopped = wait.call == WORLD;
-        wait.state == State::LockWait && !stopped && !for_work && wait.time / wait.count.max(1) < wall / LONG_WAIT
-    };
-    known.max(
-        waits
+/// Whether a wait that is no lock's by name is for a turn at one. A long one is for another thread's work: `join`, `result`. One that ends by itself,
+/// or listens for signals meanwhile, is to be told of something, unless it is known to take a lock, which somebody has then, however long.
+fn is_turn(wait: &Wait, wall: u64) -> bool {
+    let all = [&wait.call, &wait.target];
+    let for_work = all.into_iter().any(|word| {
+        ["join", "result", "Event", "Barrier"]
             .iter()
-            .filter(turn)
-            .map(|wait| wait.time)
-            .fold(0, u64::saturating_add),
-    )
+            .any(|name| word.contains(name))
+    });
+    let short = wait.time / wait.count.max(1) < wall / LONG_WAIT;
+    match wait.call.as_str() {
+        _ if wait.state != State::LockWait || for_work => false,
+        WORLD | LIMITED | NAMED => false,
+        TAKES => true,
+        call => short && (call.is_empty() || call.starts_with(SLEEPS)),
+    }
+}
+
+/// Whether a wait that is a lock's by name is for a turn at it. A semaphore of which nobody is known who has it gets its signals from elsewhere.
+fn is_had(lock: &Lock) -> bool {
+    lock.holder != 0 || !lock.lock.contains("Semaphore")
 }
 
 /// How long a thread waited for its turn at locks, or stood still because another one had stopped it.
 fn waited_for_turn(thread: &Thread, wall: u64) -> u64 {
-    let held = thread.locks.iter().filter(|lock| lock.holder != 0);
-    let known = held.map(|lock| lock.time).fold(0, u64::saturating_add);
-    contended(&thread.waits, wall, known).saturating_add(thread.stop_the_world)
+    let named = thread.locks.iter().filter(|lock| is_had(lock)).map(|lock| lock.time);
+    let others = thread
+        .waits
+        .iter()
+        .filter(|wait| is_turn(wait, wall))
+        .map(|wait| wait.time);
+    let turns = named.chain(others).fold(0, u64::saturating_add);
+    turns.saturating_add(thread.stop_the_world)
 }
 
 /// The part of a thread's waits for locks that was for its turn.

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use super::{Figures, FunctionEvidence, Verdict, blocks, limit, seconds, share};
+use super::{Figures, FunctionEvidence, Verdict, blocks, is_had, limit, seconds, share};
 use crate::fold::WANTED_BY;
 use crate::profile::{Deadlock, Function, Lock, Place, Profile, Thread};
 use crate::state::State;
@@ -254,7 +254,7 @@ fn lock_sentence(figures: &Figures, profile: &Profile) -> String {
         return circle_sentence(&threads);
     }
     let locks = profile.threads.iter().flat_map(|thread| &thread.locks);
-    let worst = locks.max_by_key(|lock| lock.time);
+    let worst = locks.filter(|lock| is_had(lock)).max_by_key(|lock| lock.time);
     if figures.stopped > figures.contended / 2.0 {
         return stopped_sentence(figures, profile);
     }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use plait_sys::time::thread_cpu_ns;
-use plait_trace::record::{Record, Tid, WaitKind};
+use plait_trace::record::{LIMITED, Record, TAKES, Tid, WaitKind};
 
 use super::super::frames::Frames;
 use super::super::waits::{Found, sleeps_on};
@@ -134,6 +134,21 @@ pub(super) fn name_lock(found: Option<&mut Found>, frames: &Frames) {
     if let (Some(Found::Wait { target, .. }), Some(word)) = (found, word) {
         *target = format!("{:#x}", frames.lock_of(word));
     }
+}
+
+/// Has a wait that ends by itself say so, and whether it is for a lock, as `wanted` knows by its word: then the name of that.
+pub(super) fn name_limited(found: Option<&mut Found>, wanted: impl FnOnce(usize) -> Option<bool>) -> Option<String> {
+    let word = word_of(found.as_deref());
+    let Some(Found::Wait {
+        call, limited: true, ..
+    }) = found
+    else {
+        return None;
+    };
+    let word = word?;
+    let lock = wanted(word).map(|recursive| name(word, recursive));
+    *call = if lock.is_some() { TAKES } else { LIMITED }.to_owned();
+    lock
 }
 
 /// The word that a thread sleeps on which waits for a lock.

@@ -95,7 +95,7 @@ pub(super) struct Entry {
     pub(super) timed: bool,
     /// Who waits had the lock when this began. Otherwise it has got it since, and is about to go on.
     pub(super) has_it: bool,
-    /// It was told that it is the one to give up.
+    /// It is the one to give up.
     pub(super) doomed: bool,
     pub(super) looked_at: bool,
     /// When it is to be looked at.
@@ -168,9 +168,13 @@ impl Table {
 }
 
 impl Entry {
-    /// Says what it is to raise. It has to be [told](Tell) then.
-    pub(super) fn give_up(&mut self, error: PyErr) {
+    /// It is the one to give up, and will be told so: until then nobody looks at it.
+    pub(super) fn choose(&mut self) {
         self.doomed = true;
+    }
+
+    /// Says what it is to raise, having been chosen. It has to be [told](Tell) then.
+    pub(super) fn give_up(&mut self, error: PyErr) {
         *self.doom.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
     }
 

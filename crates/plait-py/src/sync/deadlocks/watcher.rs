@@ -15,7 +15,7 @@ use pyo3::types::PyTuple;
 
 use super::circle::{Look, Name, Others};
 use super::voice;
-use super::waits::{Entry, Held, Table, Target, Tell, table};
+use super::waits::{Entry, Held, Table, Target, table};
 
 /// How long a wait lasts before it is looked at, in nanoseconds.
 pub(super) const PATIENCE_NS: u64 = 25_000_000;
@@ -82,6 +82,8 @@ pub(super) fn share(object: &Object) {
 }
 
 fn run(board: &Board) {
+    // What is told calls code of the program.
+    let _held = plait_sys::hold::Held::new();
     loop {
         let seen = board.bell();
         let asked = board.asked();
@@ -281,25 +283,35 @@ fn break_up(py: Python<'_>, found: &[Name], victim: u64, others: &mut Others) ->
         .map(|step| step.tell(py))
         .collect::<PyResult<Vec<_>>>()?;
     let error = voice(py)?.call_method1("deadlock", (told,))?;
-    let tell = {
+    {
         let mut table = table();
         if !stands(&mut Look::new(&table, others), found) {
             return Ok(());
         }
-        table.find_mut(victim).map(|entry| {
-            entry.give_up(PyErr::from_value(error.clone()));
-            entry.tell()
-        })
-    };
-    tell.map_or(Ok(()), |tell| go_on(py, tell, &error))
+        let Some(entry) = table.find_mut(victim) else {
+            return Ok(());
+        };
+        entry.choose();
+    }
+    go_on(py, victim, &error)
 }
 
 /// Has the one go on that was chosen, and tells of it.
-fn go_on(py: Python<'_>, tell: Tell, error: &Bound<'_, PyAny>) -> PyResult<()> {
-    // Before, so that whoever meets the error finds it in the report.
+fn go_on(py: Python<'_>, victim: u64, error: &Bound<'_, PyAny>) -> PyResult<()> {
+    // Before, so that whoever meets the error finds it in the report. As soon as there is something to raise, it may be raised.
     let recorded = voice(py)?.call_method1("found", (error,));
-    tell.tell(py);
-    voice(py)?.call_method1("tell", (recorded?,)).map(drop)
+    let tell = table().find_mut(victim).map(|entry| {
+        entry.give_up(PyErr::from_value(error.clone()));
+        entry.tell()
+    });
+    match tell {
+        Some(tell) => {
+            tell.tell(py);
+            voice(py)?.call_method1("tell", (recorded?,)).map(drop)
+        }
+        // It has gone by itself.
+        None => voice(py)?.call_method1("lost", (recorded?,)).map(drop),
+    }
 }
 
 /// Whether a task of this process that waits in the circle is to be cancelled by a timeout. It is no step of any circle then.
@@ -344,10 +356,19 @@ fn let_one_go_on(py: Python<'_>, number: u64) -> PyResult<()> {
     if error.is_none() {
         return Ok(());
     }
-    let tell = {
+    {
         let mut table = table();
         // One that was woken meanwhile may let all others go on, however long it takes until it runs.
         if !numbers.iter().all(|&each| table.find(each).is_some_and(only_ours)) {
+            return Ok(());
+        }
+        // One that began to wait since this was looked at may have closed a circle, which it will be found in.
+        let mut others = Others::new();
+        let mut look = Look::new(&table, &mut others);
+        if numbers
+            .iter()
+            .any(|&each| circle(&mut look, Name::Here(each)).is_some())
+        {
             return Ok(());
         }
         // The others may be left to themselves once it has ended.
@@ -355,12 +376,12 @@ fn let_one_go_on(py: Python<'_>, number: u64) -> PyResult<()> {
         for entry in table.entries.iter_mut().filter(|entry| !entry.timed) {
             (entry.looked_at, entry.due_ns) = (false, again);
         }
-        table.find_mut(number).map(|entry| {
-            entry.give_up(PyErr::from_value(error.clone()));
-            entry.tell()
-        })
-    };
-    tell.map_or(Ok(()), |tell| go_on(py, tell, &error))
+        let Some(entry) = table.find_mut(number) else {
+            return Ok(());
+        };
+        entry.choose();
+    }
+    go_on(py, number, &error)
 }
 
 /// Whether a thread waits, and is not woken yet, where only threads of this process can end that.
