@@ -17,12 +17,12 @@ import plait
 from plait import _core
 from plait._executor import MapArguments
 from plait.auto import _calls
-from plait.auto._calls import Packed
+from plait.auto._calls import Call, Packed, Part
 from plait.auto._choice import MODELS, Costs
 from plait.auto._chunk import Chunk, Slot
 from plait.auto._engine import Engine
 from plait.auto._errors import Raised, Sent
-from plait.auto._figures import Sample
+from plait.auto._figures import Figures, Sample
 from plait.auto._function import Function
 from plait.auto._map import MapFlow, items_of
 from plait.auto._reads import Differs, Needs, setting_in
@@ -39,10 +39,9 @@ def lines(path):
 
 
 def made_there(function, items, bare=True, step=1, most=10**12):
-    outcomes, raised, sample = _calls.lot_in_process(function, items, bare, step, most, NEEDS)
-    assert sample is not None
+    outcomes, raised, sample = _calls.lot_in_process(function, items, bare, step, most, NEEDS, measured=True)
     assert not isinstance(outcomes, Differs)
-    assert sample.calls == (len(outcomes.outcomes()) if isinstance(outcomes, Packed) else len(outcomes))
+    assert Sample(*sample).calls == (len(outcomes.outcomes()) if isinstance(outcomes, Packed) else len(outcomes))
     return (outcomes.outcomes() if isinstance(outcomes, Packed) else [as_it_arrives(each) for each in outcomes]), raised
 
 
@@ -294,3 +293,26 @@ def test_slices_are_as_long_as_calls_are_where_they_are_made():
             state.crowd.add(Sample(calls=10, wall=10_000_000, cpu=10_000_000))
         assert before == 1
         assert flow._batch() > 5
+
+
+@pytest.mark.parametrize("measured", [True, False])
+def test_what_calls_took_is_told_where_it_is_asked_for(measured):
+    several = _calls.in_process([(pow, (2, 3), {}), (int, ("11",), {"base": 3})], NEEDS, measured)
+    slice_ = _calls.lot_in_process(bodies.square, [2, 3], True, 1, 10**12, NEEDS, measured)
+    for found, outcomes in ((several, [8, 4]), (slice_, [4, 9])):
+        assert found[:2] == (outcomes, False)
+        assert [Sample(*found[2]).calls] == [2] if measured else found[2] == ()
+
+
+def test_short_messages_whose_calls_are_known_are_measured_now_and_then():
+    with plait.Pool() as pool:
+        state, backlog = pool._known(bodies.spin)
+        part = Part([Call(bodies.spin, (1,), {})], [None])
+        state.figures.add(Sample(calls=1, wall=1_000_000, cpu=1_000_000))
+        assert all(backlog._is_measured(part) for _ in range(20)), "nobody knows what they take there"
+        for _ in range(20):
+            state.crowd.add(Sample(calls=1, wall=1_000_000, cpu=1_000_000))
+        assert sum(backlog._is_measured(part) for _ in range(40)) == 10
+        assert all(backlog._is_measured(Part(part.calls * 100, [None] * 100)) for _ in range(20)), "long ones"
+        state.unproven = Figures()
+        assert all(backlog._is_measured(part) for _ in range(20)), "they are held against what other pools have left"

@@ -123,6 +123,10 @@ class Backlog(Flow):
         ]
         return Part([call for call, _ in kept], [future for _, future in kept]) if kept else None
 
+    def _hands_over_early(self) -> bool:
+        """Where processes are about to be there: a call that was handed over cannot be cancelled any more."""
+        return self.engine.starts_soon()
+
     def waiting(self) -> int:
         """Those that were not handed over."""
         return len(self._calls)

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextvars import Context
 
-    from plait.auto._figures import Sample
-
 
 class Shape(NamedTuple):
     """The classes of arguments: of those by place, and of those by name."""
@@ -60,9 +58,9 @@ class Part(NamedTuple):
         """What `why` says against one of the functions; "" if it says nothing."""
         return next((words for call in self.calls if (words := why(call.function, call.shape))), "")
 
-    def message(self, needs: tuple[bytes, ...]) -> tuple[Any, ...]:
+    def message(self, needs: tuple[bytes, ...], *, measured: bool) -> tuple[Any, ...]:
         """What a worker process is to call, and with what, if it has what it `needs`. Contexts stay."""
-        return in_process, [Call(call.function, call.args, call.kwargs) for call in self.calls], needs
+        return in_process, [(call.function, call.args, call.kwargs) for call in self.calls], needs, measured
 
 
 class Lot(NamedTuple):
@@ -98,9 +96,9 @@ class Lot(NamedTuple):
         )
         return next((words for kinds in shapes if (words := why(self.function, Shape(kinds)))), "")
 
-    def message(self, needs: tuple[bytes, ...]) -> tuple[Any, ...]:
+    def message(self, needs: tuple[bytes, ...], *, measured: bool) -> tuple[Any, ...]:
         """What a worker process is to call, and with what, if it has what it `needs`."""
-        return lot_in_process, self.function, self.items, self.bare, self.step, self.most, needs
+        return lot_in_process, self.function, self.items, self.bare, self.step, self.most, needs, measured
 
 
 #: What every process takes, and what may hold what it takes.
@@ -200,41 +198,56 @@ class Packed(NamedTuple):
         return pickle.loads(self.data)  # type: ignore[no-any-return]
 
 
-def in_process(calls: list[Call], needs: tuple[bytes, ...]) -> tuple[Packed | list[Any] | Differs, bool, Sample | None]:
+def in_process(
+    calls: list[tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]], needs: tuple[bytes, ...], measured: bool
+) -> tuple[Packed | list[Any] | Differs, bool, tuple[int, ...]]:
     """Make calls in a worker process; return outcomes that can travel, whether any is an error, and what the calls took.
 
-    It makes none where this process has something else than it `needs`.
+    The last is empty unless they are `measured`. No call is made where this process has something else than it `needs`. What
+    takes long to pickle is not in what travels.
     """
     if other := first_difference(needs):
-        return Differs(other), False, None
-    meter = Meter()
-    meter.start()
-    outcomes = [make(call) for call in calls]
-    meter.ended(len(calls), meter.began)
-    sample = meter.sample()
+        return Differs(other), False, ()
+    meter = Meter() if measured else None
+    if meter is not None:
+        meter.start()
+    outcomes = [make(Call(*call)) for call in calls]
+    took = () if meter is None else _took(meter, len(outcomes))
     raised = any(type(outcome) is Raised for outcome in outcomes)
-    return *_to_travel(outcomes, calls[0].function, raised, alone=len(calls) == 1), sample
+    return *_to_travel(outcomes, calls[0][0], raised, alone=len(calls) == 1), took
+
+
+def _took(meter: Meter, calls: int) -> tuple[int, ...]:
+    meter.ended(calls, meter.began)
+    return tuple(meter.sample())
 
 
 def lot_in_process(
-    function: Callable[..., Any], items: list[Any], bare: bool, step: int, most: int, needs: tuple[bytes, ...]
-) -> tuple[Packed | list[Any] | Differs, bool, Sample | None]:
+    function: Callable[..., Any],
+    items: list[Any],
+    bare: bool,
+    step: int,
+    most: int,
+    needs: tuple[bytes, ...],
+    measured: bool,
+) -> tuple[Packed | list[Any] | Differs, bool, tuple[int, ...]]:
     """Like `in_process`, for the items of a `Lot`: fewer outcomes than items where they take too long."""
     if other := first_difference(needs):
-        return Differs(other), False, None
-    meter = Meter()
-    meter.start()
+        return Differs(other), False, ()
+    meter = Meter() if measured else None
+    if meter is not None:
+        meter.start()
+    began = time.perf_counter_ns()
     outcomes: list[Any] = []
     raised = False
     for at in range(0, len(items), step):
         some, failed = make_each(function, iter(items[at : at + step]), bare)
         outcomes += some
         raised = raised or failed
-        if time.perf_counter_ns() - meter.began > most:
+        if time.perf_counter_ns() - began > most:
             break
-    meter.ended(len(outcomes), meter.began)
-    sample = meter.sample()
-    return *_to_travel(outcomes, function, raised, alone=len(items) == 1), sample
+    took = () if meter is None else _took(meter, len(outcomes))
+    return *_to_travel(outcomes, function, raised, alone=len(items) == 1), took
 
 
 #: The last note of what is raised in a worker before it calls one of these.
@@ -260,8 +273,10 @@ def _to_travel(
     """
     if raised:
         outcomes = [send(outcome.error) if isinstance(outcome, Raised) else outcome for outcome in outcomes]
+    if alone:
+        return outcomes, raised
     kinds: set[type] = {type(outcome) for outcome in outcomes}
-    if alone or kinds <= _PLAIN | {Sent}:
+    if kinds <= _PLAIN | {Sent}:
         return outcomes, raised
     what = f"the result of {getattr(function, '__qualname__', function)}"
     if kinds <= _PLAIN | _CONTAINERS and all(map(_holds_plain, outcomes)):

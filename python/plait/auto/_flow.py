@@ -17,6 +17,7 @@ from plait.auto import _calls
 from plait.auto._calls import Lot, Packed, Part
 from plait.auto._choice import ASYNCIO, PROCESSES, SLICE
 from plait.auto._errors import Raised
+from plait.auto._figures import Sample
 from plait.auto._learning import ANY, Learner
 from plait.auto._reads import Differs, setting_in
 from plait.auto._seat import here
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from contextvars import Context
 
     from plait.auto._engine import Engine
-    from plait.auto._figures import Sample
     from plait.auto._function import Function
     from plait.auto._meter import Meter
     from plait.auto._seat import Seat
@@ -40,6 +40,10 @@ _LOOP_TASKS = 1000
 
 #: Of threads that do little, or that are more than a few, so many let their calls go unmeasured for one that is.
 _MEASURED, _FEW = 8, 4
+
+#: Of messages to processes that take no longer than so many seconds, whose calls are known, one of so many is measured: a
+#: worker takes as long for it as for all else that a message takes.
+_SHORT_MESSAGE, _MEASURED_THERE = 0.02, 4
 
 #: How many times as long slices are where threads share the GIL, which is held while clocks are read.
 _CROWD_SLICES = 4
@@ -62,6 +66,8 @@ class Flow(Learner):
         """Whether it was seen that no thread makes calls for the moment, since processes are about to be there."""
         self._part: Sample | None = None
         """What calls in processes took that are no whole slice yet."""
+        self._sent = 0
+        """Messages so far."""
         self._recalled: set[concurrent.futures.Future[Any]] = set()
         """Those of them that are being taken back."""
         self._kept: list[Part] = []
@@ -143,16 +149,16 @@ class Flow(Learner):
             return 0, _LOOP_TASKS
         if model != PROCESSES:
             return workers + self._more, 0
-        early = self._hands_over_early() and not self._late and self.engine.processes_take()
-        takes = self.engine.processes_ready or early
+        if self.engine.processes_ready:
+            return 1 if self._kept else 0, workers * (1 + self._ahead())
+        takes = self._hands_over_early() and not self._late and self.engine.processes_take()
         messages = workers * (1 + self._ahead()) if takes else 0
         # One thread goes on until there are processes, unless that is soon.
         soon = self.engine.starts_soon()
         if soon and not self._pauses:
             self._pauses = True
             self.look()  # it ends the pause, whoever began it
-        alone = not (self.engine.processes_ready or soon)
-        return 1 if self._kept or alone else 0, messages
+        return 1 if self._kept or not soon else 0, messages
 
     def add_seats(self) -> None:
         """Let there be more threads: those that there are wait for calls that wait for one."""
@@ -365,7 +371,8 @@ class Flow(Learner):
             self._arrive()
             return
         try:
-            future = self.engine.processes().submit(*begun.message(self._needs(begun)))
+            message = begun.message(self._needs(begun), measured=self._is_measured(begun))
+            future = self.engine.processes().submit(*message)
             if future.done() and _is_not_picklable(error := future.exception()):
                 self._keep(begun, f"has arguments that cannot be pickled: {error}")  # they have not left
                 return
@@ -381,6 +388,13 @@ class Flow(Learner):
                 self._early.append(future)
         future.add_done_callback(partial(self._arrived, begun))
 
+    def _is_measured(self, part: Part | Lot) -> bool:
+        """Whether a process is to say what calls take."""
+        state = self.state
+        self._sent += 1
+        known = state.unproven is None and len(state.crowd.samples) > _FEW and part.size * self._each() < _SHORT_MESSAGE
+        return not known or self._sent % _MEASURED_THERE == 0
+
     def _contexts(self, _part: Part | Lot) -> list[Context | None]:
         """The contexts that calls are to be made in."""
         return [call.context for call in _part.calls] if isinstance(_part, Part) else [None]
@@ -390,12 +404,16 @@ class Flow(Learner):
 
         A `map` is made with what there was when it began; who submits may have changed it since the last one.
         """
+        first, anew = self._messages <= 1, isinstance(part, Part)
+        if isinstance(part, Part) and len(part.calls) == 1:
+            [call] = part.calls
+            needs = self.state.needs(call.function)
+            return (needs.message(first=first, anew=anew, setting=setting_in(call.context)),)
         settings = set(map(setting_in, self._contexts(part)))
         setting = settings.pop() if len(settings) == 1 else None
         functions = [part.function] if isinstance(part, Lot) else [call.function for call in part.calls]
-        needs = {id(each): each for each in map(self.state.needs, functions)}.values()
-        first, anew = self._messages <= 1, isinstance(part, Part)
-        return tuple({each.message(first=first, anew=anew, setting=setting) for each in needs})
+        known = {id(each): each for each in map(self.state.needs, functions)}.values()
+        return tuple({each.message(first=first, anew=anew, setting=setting) for each in known})
 
     def _never_began(self, error: BaseException) -> bool:
         """Whether this is what comes of processes that could not be started, rather than of one that has died."""
@@ -430,10 +448,10 @@ class Flow(Learner):
             self._decide()
 
     def _arrived(self, part: Part | Lot, future: concurrent.futures.Future[Any]) -> None:
-        sample: Sample | None = None
+        numbers: tuple[int, ...] = ()
         outcomes: list[Any] | Packed | Differs
         try:
-            outcomes, raised, sample = future.result()
+            outcomes, raised, numbers = future.result()
             if isinstance(outcomes, Differs):
                 self._keep(part, f"may not leave this process: it {outcomes.what}")
                 return
@@ -465,7 +483,7 @@ class Flow(Learner):
             self._over(part, outcomes, raised=raised)
         finally:
             self._arrive()
-        if sample is not None and (seen := self._whole_slice(sample)) is not None:
+        if numbers and (seen := self._whole_slice(Sample(*numbers))) is not None:
             self._learn_from(seen)
         if self.made >= self._next_look:
             self._look_at_pace()
