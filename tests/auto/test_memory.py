@@ -89,10 +89,7 @@ def test_processes_start_while_calls_are_learnt():
 
 @pytest.mark.parametrize(
     ("sample", "model"),
-    [
-        (COMPUTES, "processes"),
-        (Sample(calls=1, wall=50_000_000, cpu=50_000_000, held=50_000_000), ""),
-    ],
+    [(COMPUTES, "processes"), (Sample(calls=1, wall=50_000_000, cpu=50_000_000, held=50_000_000), "serial")],
     ids=["made there before", "long"],
 )
 def test_calls_are_handed_to_processes_at_once(sample, model):

@@ -34,6 +34,9 @@ _LEARN_SHORT = 0.001
 #: And of those for which processes start already, and as many calls.
 _LEARN_SOON, _LEARN_FEW = 0.0006, 2
 
+#: Seconds of a call that is not made here only to see how long it takes.
+_LONG = 0.02
+
 #: How long a call takes beside the very first one, as far as nobody has seen any; and at least, mostly.
 _FIRST_LONGER, FIRST_MUCH_LONGER = 0.6, 0.35
 
@@ -158,8 +161,8 @@ class Function:
     def recalls(self, calls: int, start: float, start_processes: Callable[[], object]) -> bool:
         """Whether what other pools know says how so many calls are made, before any of them is seen.
 
-        So it is where calls wait, or were made by processes, or are so long that one says all. Of others it is learnt as ever
-        how long they take, while processes start that these are likely to need.
+        So it is where calls wait, or were made by processes, or each takes as long as these take to start. Of others it is
+        learnt as ever how long they take, while processes start that they are likely to need.
         """
         prior, self.prior = self.prior, None
         if prior is None or self.figures.samples:
@@ -174,7 +177,7 @@ class Function:
         elif model != THREADS or not waits:
             self.prior = prior  # more calls may come
             return False
-        if not (waits or prior.model == PROCESSES or known.wall > LEARN_SECONDS):
+        if not (waits or prior.model == PROCESSES or known.wall > _LONG):
             return False
         self.figures = known.recalled(Figures())
         self.figures.calls, self.figures.result_sized = 0, False  # none was seen here
