@@ -10,7 +10,7 @@ from typing import Any, cast
 from plait.auto._changing import LOOKING, can_change, is_the_programs
 from plait.auto._kinds import is_a, kind_of
 from plait.auto._names import MISSING, Given, Local, Names
-from plait.auto._refs import ARGUMENT, LASTING, MADE, OWN, Ref, merge
+from plait.auto._refs import ARGUMENT, LASTING, MADE, OWN, Ref, leads_out, merge
 
 
 class Attributes(Names):
@@ -121,6 +121,8 @@ class Attributes(Names):
                     self._again = True
                 self._names[name] = after
             case ast.Attribute(value=inner, attr=name):
+                if isinstance(inner, ast.Name) and inner.id in self._selves and leads_out(ref):
+                    self._keep_out_of_reach(name, ref, target)
                 self._change_of(self.see(inner), target, name)
                 self._keep_attribute(inner, name, ref)
             case ast.Subscript(value=inner, slice=index):
@@ -136,6 +138,11 @@ class Attributes(Names):
                 self._store(inner, Ref(holds=ref.part() if ref.origin == OWN else ref))
             case _:
                 pass
+
+    def _keep_out_of_reach(self, name: str, ref: Ref, node: ast.AST) -> None:
+        """Objects of a class that is defined in the function are not followed: what they hold may be changed anywhere."""
+        words = ref.words or "what outlives the call"
+        self.found(f"keeps {words} as `{name}` in a class of its own, which may change it", node)
 
     def _change_of(self, owner: Ref, node: Any, attribute: str | None) -> None:
         """An attribute or an item of `owner` is set or deleted."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import contextvars
 import functools
+import operator
 import types
 from typing import Any
 
@@ -20,16 +21,24 @@ from plait.auto._changing import (
     is_the_programs,
     only_looks,
     passes_on,
+    place_of_out,
     wraps_the_programs,
 )
 from plait.auto._kinds import is_a, kind_of
 from plait.auto._names import MISSING, Given, Local
-from plait.auto._refs import ARGUMENT, LASTING, MADE, OWN, Ref, merge
+from plait.auto._refs import ARGUMENT, LASTING, MADE, OWN, Ref, leads_out, merge
 
 _ADDING = {"append", "appendleft", "add", "extend", "extendleft", "insert", "setdefault", "update", "put", "push"}
 
 #: Methods that return something new that holds the same.
 _COPYING = {"copy", "astype", "flatten", "tolist"}
+
+
+def _written_to(called: Any, given: Given) -> Ref | None:
+    """What of a call's own arguments, or of what outlives it, its result is written to."""
+    place = place_of_out(called)
+    refs = [] if place is None else given.args[place:]
+    return next((ref for ref in refs if ref.origin == ARGUMENT or ref.lasts), None)
 
 
 class Calls(Attributes):
@@ -129,6 +138,7 @@ class Calls(Attributes):
                 or name in MUTATING
                 or (method is MISSING and name not in SAFE_METHODS)
                 or (any(ref.origin for ref in given.all()) and changes_its_arguments(method))
+                or _written_to(method, given) is not None
             ):
                 self.found(what, node)
         return merge(owner.part(), *results)
@@ -164,6 +174,14 @@ class Calls(Attributes):
     def _call_value(self, called: Ref, given: Given, node: Any, words: str) -> Ref:
         results: list[Ref] = []
         handed = merge(*given.all())
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in self._classes:
+            for ref in given.all():
+                if leads_out(ref) or (
+                    ref.origin == ARGUMENT and not (ref.kinds and all(map(is_constant_class, ref.kinds)))
+                ):
+                    self.found(
+                        f"hands {ref.words or 'what outlives the call'} to an object of its own class `{words}`", node
+                    )
         values = [*called.values]
         unknown = called.origin == ARGUMENT and not values and self._search.knows_kinds
         if unknown and not (called.kinds and all(map(is_constant_class, called.kinds))):
@@ -213,10 +231,8 @@ class Calls(Attributes):
             for ref in given.all() if changed == "any" else given.args[:1] if changed else []:
                 if ref.origin == ARGUMENT or ref.lasts:
                     self.found(f"hands its argument `{ref.words}` to `{words}`, which changes it", node)
-            out = given.args[value.nin :] if type(value).__name__ == "ufunc" else []
-            for ref in out:
-                if ref.origin == ARGUMENT or ref.lasts:
-                    self.found(f"hands its argument `{ref.words}` to `{words}`, which changes it", node)
+            if (written := _written_to(value, given)) is not None:
+                self.found(f"hands its argument `{written.words}` to `{words}`, which changes it", node)
             for keyword in ("out", "file", "inplace", "overwrite_a"):
                 ref = given.kwargs.get(keyword, MADE)
                 if ref.origin == ARGUMENT or ref.lasts:
@@ -226,6 +242,10 @@ class Calls(Attributes):
                 ref, node, "__iter__", "__str__", "__repr__", "__len__", "__bool__", "__next__", "__hash__"
             )
         results = self._read_handed(given, node)
+        if value is operator.methodcaller:
+            name = node.args[0] if isinstance(node, ast.Call) and node.args else None
+            if not (isinstance(name, ast.Constant) and name.value in SAFE_METHODS):
+                self.found(f"makes with `{words}` what may change whatever it is given", node)
         if value is type and first is not None and len(given.args) == 1:
             return self._class_of(first)
         if value is functools.partial and first is not None:

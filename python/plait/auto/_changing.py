@@ -66,6 +66,12 @@ _CHANGING_ANY = {
     ("_csv", "writer"), ("csv", "writer"), ("csv", "DictWriter"),
 }  # fmt: skip
 
+#: Methods of arrays that are told by place where to write their result, and which place that is.
+_OUT_OF_METHODS = {
+    "all": 1, "any": 1, "argmax": 1, "argmin": 1, "choose": 1, "clip": 2, "compress": 2, "cumprod": 2, "cumsum": 2, "dot": 1,
+    "max": 1, "mean": 2, "min": 1, "prod": 2, "round": 1, "std": 2, "sum": 2, "take": 2, "trace": 4, "var": 2,
+}  # fmt: skip
+
 #: Of `heapq`, those that change nothing.
 _HEAPQ_LOOKING = {"merge", "nlargest", "nsmallest"}
 
@@ -123,6 +129,18 @@ _LOOKING_MODULES = {
     "base64", "binascii", "collections", "hashlib", "_hashlib", "html", "itertools", "json", "math", "re",
     "statistics", "string",
     "struct", "_struct", "textwrap", "zlib",
+}  # fmt: skip
+
+#: Functions of numpy that do, besides those of `numpy.fft` and `numpy.linalg` and the universal ones.
+_LOOKING_NUMPY = {
+    "all", "allclose", "any", "argmax", "argmin", "argsort", "argwhere", "array", "array_equal", "array_split",
+    "average", "bincount", "clip", "concatenate", "convolve", "corrcoef", "correlate", "count_nonzero", "cov", "cross",
+    "cumprod", "cumsum", "diff", "digitize", "dot", "einsum", "empty_like", "flatnonzero", "full_like", "gradient",
+    "histogram", "hstack", "inner", "interp", "intersect1d", "isclose", "isin", "kron", "lexsort", "matmul", "max",
+    "mean", "median", "min", "nanmax", "nanmean", "nanmin", "nansum", "nonzero", "ones_like", "outer", "percentile",
+    "polyfit", "polyval", "prod", "ptp", "quantile", "repeat", "roll", "round", "searchsorted", "setdiff1d", "sort",
+    "stack", "std", "sum", "take", "tensordot", "tile", "trace", "trapezoid", "tril", "triu", "union1d", "unique",
+    "var", "vdot", "vstack", "where", "zeros_like",
 }  # fmt: skip
 
 #: Methods of what nobody can change, and of those that programs have most, that change nothing.
@@ -193,7 +211,10 @@ def only_looks(called: object) -> bool:
     name, module = getattr(called, "__name__", None), getattr(called, "__module__", None)
     if module == "builtins":
         return name in _LOOK and getattr(builtins, name, None) is called
-    return (module or "").partition(".")[0] in _LOOKING_MODULES
+    package = (module or "").partition(".")[0]
+    if package == "numpy":  # where they are told what to write their result to, that is seen elsewhere
+        return name in _LOOKING_NUMPY or module in {"numpy.fft", "numpy.linalg"} or type(called).__name__ == "ufunc"
+    return package in _LOOKING_MODULES or (package in {"bisect", "_bisect"} and str(name).startswith("bisect"))
 
 
 @functools.cache
@@ -259,6 +280,25 @@ def changes_its_arguments(called: object) -> str:
     if name == "shuffle" and isinstance(getattr(called, "__self__", None), random.Random):
         return "first"
     return "first" if (module, name) in _CHANGING_FIRST else ""
+
+
+@functools.lru_cache(1024)
+def _place_of_out(called: Any) -> int | None:
+    if isinstance(called, types.MethodDescriptorType):
+        return _OUT_OF_METHODS.get(called.__name__) if called.__objclass__.__module__ == "numpy" else None
+    try:
+        return list(inspect.signature(called).parameters).index("out")
+    except (TypeError, ValueError):  # it has no signature, or no such parameter
+        return None
+
+
+def place_of_out(called: Any) -> int | None:
+    """Which of its arguments, and all behind it, a function of numpy writes its result to; None where it returns it only."""
+    if type(called).__name__ == "ufunc":
+        return int(called.nin)
+    if _full_name(called)[0].partition(".")[0] != "numpy" and not isinstance(called, types.MethodDescriptorType):
+        return None
+    return _place_of_out(called)
 
 
 def passes_on(called: object) -> str:

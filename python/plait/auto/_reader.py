@@ -11,7 +11,7 @@ from plait.auto._changing import can_change
 from plait.auto._expressions import Expressions
 from plait.auto._kinds import is_a
 from plait.auto._names import NOTHING, Function, Given, Local
-from plait.auto._refs import ARGUMENT, LASTING, MADE, Ref, merge
+from plait.auto._refs import ARGUMENT, LASTING, MADE, Ref, leads_out, merge
 
 #: Right sides of `a += ...` that say that `a` is no container: a list takes none of them.
 _NUMBERS = ast.Constant | ast.BinOp | ast.UnaryOp | ast.JoinedStr | ast.Compare | ast.BoolOp
@@ -158,8 +158,15 @@ class Reader(Expressions):
                     self._search.make(value, NOTHING, subclass=True)
         for decorator in node.decorator_list:
             _ = self.see(decorator)
-        shadowed = dict(self._names)
+        shadowed, selves = dict(self._names), self._selves
+        self._classes.add(node.name)
+        methods = [each for each in node.body if isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef)]
+        self._selves = {argument.arg for each in methods for argument in [*each.args.posonlyargs, *each.args.args][:1]}
         self._do_all(node.body)
+        for name, ref in self._names.items():
+            if shadowed.get(name) is not ref and leads_out(ref):
+                self._keep_out_of_reach(name, ref, node)
+        self._selves = selves
         self._names = {**shadowed, node.name: MADE}
 
     def _do_import(self, node: Any) -> None:

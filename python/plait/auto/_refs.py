@@ -92,6 +92,11 @@ def merge(*refs: Ref | None) -> Ref:
     )
 
 
+def leads_out(ref: Ref) -> bool:
+    """Whether it, or something that is in it, outlives the call, and can be changed in place."""
+    return ref.lasts or (ref.held is not None and leads_out(ref.held))
+
+
 def holds_modules(values: tuple[Any, ...]) -> bool:
     """Whether there are modules in containers: those lead to anything."""
     return any(isinstance(each, types.ModuleType) for value in values for each in _inner_of(value))
