@@ -1,7 +1,4 @@
-"""What is changed by way of libraries' functions, callers of methods, and classes within a function; and what is only read so."""
-
-# Bodies as people write them: some of what they do is odd on purpose.
-# ruff: noqa: E731, PLC3002
+"""What is changed by way of libraries, callers of methods and classes within a function; and what is only read so."""
 
 from __future__ import annotations
 
