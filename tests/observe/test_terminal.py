@@ -100,6 +100,23 @@ def test_more_than_fits_is_counted() -> None:
     assert "  and 1,992 more\n" in text
 
 
+def test_how_it_was_seen_is_said_once() -> None:
+    profile = a_profile()
+    profile["methods"] = [
+        {"what": "switches", "how": "sampled", "exact": False, "why": "the kernel does not allow it"},
+        {"what": "gil", "how": "none", "exact": False, "why": "it was not found"},
+        {"what": "stacks", "how": "read from memory", "exact": False, "why": ""},
+    ]
+    told = "switches: sampled, since the kernel does not allow it"
+    profile["limits"] = [told, "something else"]
+    text = terminal.render(profile)
+    assert "switches  sampled (the kernel does not allow it)\n" in text
+    assert "gil       none (it was not found)\n" in text
+    assert "stacks    read from memory, sampled\n" in text
+    assert told not in text
+    assert "limit     something else\n" in text
+
+
 class Terminal(io.TextIOWrapper):
     def __init__(self, encoding: str, tty: bool = True) -> None:
         super().__init__(io.BytesIO(), encoding=encoding, newline="\n")

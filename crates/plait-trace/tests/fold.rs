@@ -411,6 +411,72 @@ fn self_and_total_time_of_functions() {
 }
 
 #[test]
+fn what_observation_puts_between_is_charged_to_its_caller() {
+    let mut story = Story::begin(7, 100 * MS);
+    story.thread(7, "main");
+    story.switch(7, 0, true, false);
+    let sends = story.frame("Queue._feed", "/lib/python3.11/multiprocessing/queues.py", 3);
+    let first = story.frame_in(sends, "observed", "/usr/plait/observe/_messages.py", 9);
+    let second = story.frame_in(first, "looked", "/usr/plait/observe/_messages.py", 20);
+    let pickled = story.frame_in(second, "__reduce__", "/home/app.py", 7);
+    let own = story.frame_in(sends, "report", "/home/plait/observe/own.py", 7);
+    story.gil(7, 0, 40 * MS, GilSpan::Held);
+    story.stack(7, 30 * MS, second, Why::Tick);
+    story.stack(7, 60 * MS, pickled, Why::Tick);
+    story.stack(7, 100 * MS - 1, own, Why::Tick);
+    let profile = story.profile();
+    let found: Vec<_> = profile
+        .functions
+        .iter()
+        .map(|function| {
+            let times = (function.self_cpu + MS / 2, function.total_cpu + MS / 2);
+            (function.place.function.as_str(), times.0 / MS, times.1 / MS)
+        })
+        .collect();
+    assert_eq!(
+        found,
+        [("Queue._feed", 40, 100), ("report", 40, 40), ("__reduce__", 20, 20)]
+    );
+    let held = only(&profile).longest_gil_hold_at.as_ref().expect("a place");
+    assert_eq!((held.function.as_str(), held.line), ("Queue._feed", 3));
+    let chain = profile
+        .stacks
+        .samples
+        .iter()
+        .map(|sample| profile.stacks.frames[sample.frame].caller.is_some());
+    assert_eq!(chain.collect::<Vec<_>>(), [false, true, true], "and is in no stack");
+}
+
+#[test]
+fn a_hold_in_a_library_names_the_line_that_called_it() {
+    let held_in = |files: &[&str]| {
+        let mut story = Story::begin(7, 100 * MS);
+        story.thread(7, "main");
+        story.switch(7, 0, true, false);
+        let innermost = (1..)
+            .zip(files)
+            .fold(0, |caller, (line, file)| story.frame_in(caller, "called", file, line));
+        story.gil(7, 0, 100 * MS, GilSpan::Held);
+        story.stack(7, 50 * MS, innermost, Why::Lasting);
+        let profile = story.profile();
+        only(&profile)
+            .longest_gil_hold_for
+            .clone()
+            .map(|place| (place.file, place.line))
+    };
+    let (library, package) = (
+        "/usr/lib/python3.12/re/__init__.py",
+        "/venv/lib/python3.12/site-packages/a/b.py",
+    );
+    let known = Some((String::from("/home/app.py"), 1));
+    assert_eq!(held_in(&["/home/app.py", package, library]), known);
+    assert_eq!(held_in(&["/home/app.py", "<frozen importlib._bootstrap>"]), known);
+    assert_eq!(held_in(&[library, "/home/app.py"]), None, "it did it itself");
+    assert_eq!(held_in(&[package, library]), None, "there is none");
+    assert_eq!(held_in(&["<string>", library]), Some((String::from("<string>"), 1)));
+}
+
+#[test]
 fn tasks_run_are_ready_and_await() {
     let mut story = Story::begin(7, 1_000 * MS);
     story.thread(7, "main");
@@ -666,6 +732,7 @@ fn records() -> impl Strategy<Value = Vec<Record>> {
         1 => (0_u64..3, time(), any::<[u64; 5]>()).prop_map(|(task, to, [running, ready, awaiting, steps, longest])| {
             Record::TaskSums { task, to, running, ready, awaiting, steps, longest }
         }),
+        1 => any::<u64>().prop_map(|count| Record::TasksLeft { count }),
         1 => (tid(), any::<bool>(), any::<u32>(), any::<u64>())
             .prop_map(|(tid, io, bucket, count)| Record::BurstSums { tid, io, bucket, count }),
         1 => (time(), time(), time(), number())

@@ -139,6 +139,7 @@ class ThreadRecord(States):
     gil_takes: int
     longest_gil_hold: float
     longest_gil_hold_at: Place | None
+    longest_gil_hold_for: NotRequired[Place | None]
     stop_the_world: NotRequired[float]
     stops: NotRequired[int]
     longest_stop: NotRequired[float]
@@ -321,6 +322,7 @@ class ProfileRecord(TypedDict):
     processes: list[ProcessRecord]
     threads: list[ThreadRecord]
     tasks: list[TaskRecord]
+    tasks_seen: NotRequired[int]
     functions: list[FunctionRecord]
     blocked: list[BlockedRecord]
     pools: list[PoolRecord]

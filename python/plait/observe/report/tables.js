@@ -65,7 +65,9 @@ function longestHold() {
   const worst = profile.threads.reduce((most, each) => (!most || each.longest_gil_hold > most.longest_gil_hold ? each : most), null);
   if (!worst || !worst.longest_gil_hold) return "";
   const at = worst.longest_gil_hold_at;
-  return `The longest GIL hold was ${seconds(worst.longest_gil_hold)}, by ${plain(worst.name).slice(0, 80)}${at ? ` in ${plain(at.function).slice(0, 80)}, ${shortPath(at.file)}:${at.line}` : ""}.`;
+  const why = worst.longest_gil_hold_for;
+  const place = (of) => `${plain(of.function).slice(0, 80)}, ${shortPath(of.file)}:${of.line}`;
+  return `The longest GIL hold was ${seconds(worst.longest_gil_hold)}, by ${plain(worst.name).slice(0, 80)}${at ? ` in ${place(at)}` : ""}${why ? `, called by ${place(why)}` : ""}.`;
 }
 
 function tables() {

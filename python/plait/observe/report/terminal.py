@@ -13,6 +13,8 @@ from plait.observe.report._words import (
     about,
     asked_by,
     figure,
+    how_exactly,
+    limits_beside_methods,
     percent,
     plain,
     short,
@@ -268,9 +270,11 @@ def _threads(summary: _Summary, profile: ProfileRecord) -> None:
     if longest["longest_gil_hold"] > 0:
         at = longest["longest_gil_hold_at"]
         where = f" in {at['function']} ({short(at['file'])}:{at['line']})" if at else ""
-        text = f"{seconds(longest['longest_gil_hold'])} by {cut(longest['name'], 30).rstrip()}{where}"
+        reason = longest.get("longest_gil_hold_for")
+        called = f", called by {reason['function']} ({short(reason['file'])}:{reason['line']})" if reason else ""
+        text = f"{seconds(longest['longest_gil_hold'])} by {cut(longest['name'], 30).rstrip()}{where}{called}"
         summary.line()
-        summary.line(cut(f"Longest GIL hold: {text}", summary.width))
+        summary.wrap(f"Longest GIL hold: {text}", "", "  ")
 
 
 def _pauses(summary: _Summary, profile: ProfileRecord) -> None:
@@ -367,7 +371,7 @@ def _tasks(summary: _Summary, profile: ProfileRecord) -> None:
             )
         )
     heads = [("running", 10), ("ready", 10), ("awaiting", 10), ("longest", 10), ("steps", 7)]
-    _table(summary, "Tasks", heads, rows, len(tasks))
+    _table(summary, "Tasks", heads, rows, max(len(tasks), profile.get("tasks_seen", 0)))
 
 
 def _functions(summary: _Summary, profile: ProfileRecord) -> None:
@@ -443,13 +447,12 @@ def _method(summary: _Summary, profile: ProfileRecord) -> None:
     summary.title("How this was measured")
     for each in profile["methods"]:
         why = f" ({each['why']})" if each["why"] else ""
-        how = f"{each['how']}, {'every event' if each['exact'] else 'sampled'}{why}"
-        summary.wrap(how, f"  {cut(each['what'], 9)} ", " " * 12)
+        summary.wrap(how_exactly(each) + why, f"  {cut(each['what'], 9)} ", " " * 12)
     lost = f", {overhead['lost_records']:,} records lost" if overhead["lost_records"] else ""
     cost = (
         f"{percent(overhead['fraction'])} of the CPU time used (observer {seconds(overhead['observer_cpu'])}, "
         f"hooks {seconds(overhead['hooks_cpu'])}), trace {size(overhead['trace_bytes'])}{lost}"
     )
     summary.wrap(cost, f"  {'cost':<9} ", " " * 12)
-    for limit in profile["limits"]:
+    for limit in limits_beside_methods(profile):
         summary.wrap(limit, f"  {'limit':<9} ", " " * 12)
