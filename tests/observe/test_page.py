@@ -126,6 +126,18 @@ def test_it_opens_on_a_narrow_screen_and_in_the_dark(show: Any) -> None:
     assert browser.run("document.documentElement.scrollWidth") <= 500
 
 
+@pytest.mark.parametrize("width", [1020, 1200, 1366])
+def test_no_column_is_cut_off_on_the_screen_of_a_laptop(show: Any, width: int) -> None:
+    profile = a_profile()
+    for each in profile["functions"]:
+        each["function"] = "_ExecutorManagerThread.wait_result_broken_or_wakeup"
+        each["file"] = "/usr/lib/python3.11/concurrent/futures/process.py"
+        each["verdict"] = "pickling-bound"
+    browser = show(profile, width=width, height=900)
+    wide = "[...document.querySelectorAll('#functions .table, #threads .table')].map((each) => each.scrollWidth - each.clientWidth)"
+    assert browser.run(wide) == [0, 0]
+
+
 def test_a_profile_without_lanes_and_stacks_has_its_tables(show: Any) -> None:
     profile = a_profile()
     for name in ("lanes", "gil", "stacks", "notes"):
