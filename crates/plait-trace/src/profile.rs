@@ -264,6 +264,8 @@ pub struct Wait {
     pub call: String,
     /// File, peer or lock.
     pub target: String,
+    /// The line that most often waits for it, where it is a lock of which nothing but an address is known.
+    pub place: String,
     /// How many.
     pub count: u64,
     /// How long, together.

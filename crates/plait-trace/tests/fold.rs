@@ -161,6 +161,30 @@ fn waits_are_told_apart_by_what_was_seen_in_them() {
 }
 
 #[test]
+fn a_lock_that_is_an_address_has_the_line_that_waits_for_it() {
+    let mut story = Story::begin(7, 1_000 * MS);
+    story.thread(7, "main");
+    let join = story.frame("main", "/home/app.py", 13);
+    let inner = story.frame_in(join, "Thread.join", "/usr/lib/python3.11/threading.py", 3);
+    for (at, target) in [(100, "0x7f52"), (300, "0x7f54"), (500, "thread 9")] {
+        story.switch(7, at * MS, false, false);
+        story.stack(7, (at + 50) * MS, inner, Why::Lasting);
+        story.wait(7, (at + 50) * MS, WaitKind::Lock, "futex", target);
+        story.switch(7, (at + 100) * MS, true, false);
+    }
+    let profile = story.profile();
+    let mut waits: Vec<_> = only(&profile)
+        .waits
+        .iter()
+        .filter(|wait| wait.kind == Some(WaitKind::Lock))
+        .map(|wait| (wait.target.as_str(), wait.place.as_str()))
+        .collect();
+    waits.sort_unstable();
+    let place = "main (app.py:13)";
+    assert_eq!(waits, [("0x7f52", place), ("0x7f54", place), ("thread 9", "")]);
+}
+
+#[test]
 fn a_wait_for_a_lock_names_it_and_its_holder() {
     let mut story = Story::begin(7, 100 * MS);
     story.thread(7, "main");

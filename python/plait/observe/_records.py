@@ -94,6 +94,7 @@ class WaitRecord(TypedDict):
     kind: str
     call: str
     target: str
+    where: NotRequired[str]
     count: int
     time: float
 

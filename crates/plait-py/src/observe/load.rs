@@ -274,7 +274,7 @@ fn thread<'py>(py: Python<'py>, thread: &profile::Thread) -> PyResult<Bound<'py,
         "cpu_bursts": bursts(py, &thread.cpu_bursts, &thread.cpu_histogram)?,
         "io_bursts": bursts(py, &thread.io_bursts, &thread.io_histogram)?,
         "waits": list(py, &thread.waits, |wait| Ok(dict!(py, {
-            "kind": wait.kind.map_or("", |kind| kind.name()), "call": &wait.call, "target": &wait.target,
+            "kind": wait.kind.map_or("", |kind| kind.name()), "call": &wait.call, "target": &wait.target, "where": &wait.place,
             "count": wait.count, "time": seconds(wait.time),
         })))?,
         "locks": list(py, &thread.locks, |lock| Ok(dict!(py, {

@@ -6,6 +6,7 @@ use crate::fold::digest::{Digest, ThreadDigest};
 use crate::fold::moments::{Sweep, Windows};
 use crate::fold::stacks::Weighed;
 use crate::fold::tasks::{PoolSums, TaskDigest};
+use crate::fold::turns::described;
 use crate::fold::waits::{Key, Sum};
 use crate::fold::{Options, WORLD, summary};
 use crate::lane::{Lane, NO_NOTE};
@@ -573,7 +574,14 @@ fn waits(digest: &Digest, thread: &ThreadDigest) -> Vec<Wait> {
             .or_default()
             .add(sum.count, sum.time);
     }
+    let places: HashMap<String, String> = digest
+        .log
+        .wanted_at
+        .iter()
+        .map(|(&target, &at)| (text(digest, target), described(&digest.log, at)))
+        .collect();
     let listed = found.into_iter().map(|((kind, state, call, target), sum)| Wait {
+        place: places.get(&target).cloned().unwrap_or_default(),
         kind,
         state,
         call,

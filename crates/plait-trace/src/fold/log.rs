@@ -54,6 +54,8 @@ pub(crate) struct Log {
     pub(crate) frames: Vec<(u32, u32, u32)>,
     pub(crate) threads: Vec<ThreadLog>,
     pub(crate) tasks: HashMap<TaskId, TaskLog>,
+    /// The lines that wait for locks of which nothing but an address is known.
+    pub(crate) wanted_at: HashMap<Text, (u32, u32)>,
     /// Tasks of which nothing but their number is known.
     pub(crate) tasks_left: u64,
     pub(crate) callbacks: Vec<Callback>,

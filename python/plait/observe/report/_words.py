@@ -10,7 +10,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Final
 
-    from plait.observe._records import AskerRecord, Method, ProfileRecord
+    from plait.observe._records import AskerRecord, LockRecord, Method, ProfileRecord, WaitRecord
     from plait.observe._states import StateName
 
 TITLES: Final[dict[StateName, str]] = {
@@ -139,3 +139,23 @@ def limits_beside_methods(profile: ProfileRecord) -> list[str]:
     """Return the limits that are not said beside the methods already."""
     said = tuple(f"{each['what']}: {each['how']}, since " for each in profile["methods"])
     return [each for each in profile["limits"] if not each.startswith(said)]
+
+
+def lock_name(lock: str) -> str:
+    """Return what a lock is called: the line that wants it rather than an address."""
+    return re.sub(r"^0x[0-9a-f]+, wanted by ", "lock at ", lock)
+
+
+def waited_for(wait: WaitRecord) -> tuple[str, str]:
+    """Return the call of a wait and what it was for, as they are shown: of a lock the line rather than an address."""
+    call, target = wait["call"] or wait["kind"] or "not known", wait["target"]
+    if re.fullmatch(r"0x[0-9a-f]+", target):
+        where = wait.get("where")
+        return ("lock", f"at {where}") if where else (call, "")
+    named = lock_name(target)
+    return (call, target) if named == target else ("lock", named.removeprefix("lock "))
+
+
+def holder_of(lock: LockRecord) -> str:
+    """Return who had it."""
+    return lock["holder_name"] or (str(lock["holder"]) if lock["holder"] else "not known")
