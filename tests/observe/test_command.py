@@ -307,7 +307,10 @@ def test_files_are_spoken_of_in_plain_words(tmp_path: Path, capsys: pytest.Captu
     for words, message in [
         (["report", "nosuch"], "plait: 'nosuch': there is no such file\n"),
         (["top", "--", "nosuchcmd"], "plait: there is no program 'nosuchcmd'\n"),
-        (["top", "--", str(tmp_path)], f"plait: {str(tmp_path)!r} cannot be run: it is no program, or there is no right to\n"),
+        (
+            ["top", "--", str(tmp_path)],
+            f"plait: {str(tmp_path)!r} cannot be run: it is no program, or there is no right to\n",
+        ),
     ]:
         assert main(words) == 125
         assert capsys.readouterr().err == message
@@ -371,7 +374,9 @@ asyncio.run(main())
     assert 6_001 <= seen < 6_010, "asyncio.run ends with a few of its own"
     assert (ran.returncode, f"tasks is {seen}" in ran.stderr) == (1, True)
     assert any(limit.startswith(f"{seen} tasks were seen, of which only the 5000") for limit in record["limits"])
-    few, record = profiled(tmp_path, script(source.replace("range(6)", "range(1)")), options=("--fail-if", "tasks>1010"))
+    few, record = profiled(
+        tmp_path, script(source.replace("range(6)", "range(1)")), options=("--fail-if", "tasks>1010")
+    )
     assert (few.returncode, few.stderr, record["tasks_seen"]) == (0, "", len(record["tasks"]))
     assert not any("tasks were seen" in limit for limit in record["limits"])
 

@@ -122,7 +122,7 @@ def locked() -> ProfileRecord:
     profile = a_profile(threads=3, tasks=0)
     lock = "0x55dd38c1e0a0, wanted by w (lock.py:6)"
     for thread in profile["threads"]:
-        thread["waits"] = thread["locks"] = []
+        thread["waits"], thread["locks"] = [], []
     holds = [(9, "Thread-3", "w (lock.py:6)", 0.2), (8, "Thread-4", "w (lock.py:7)", 0.5), (8, "Thread-4", "", 0.1)]
     for thread in profile["threads"][1:3]:
         thread["locks"] = [
@@ -131,10 +131,24 @@ def locked() -> ProfileRecord:
         ]
         thread["waits"] = [
             {"kind": "lock", "call": "lock", "target": lock, "count": 6, "time": 0.8},
-            {"kind": "lock", "call": "futex", "target": "0x55dd38c1e0a0", "where": "w (lock.py:6)", "count": 1, "time": 4.0},
+            {
+                "kind": "lock",
+                "call": "futex",
+                "target": "0x55dd38c1e0a0",
+                "where": "w (lock.py:6)",
+                "count": 1,
+                "time": 4.0,
+            },
         ]
     profile["threads"][0]["waits"] = [
-        {"kind": "lock", "call": "futex", "target": f"0x7f52000{n}", "where": "main (lock.py:13)", "count": 1, "time": 2.0}
+        {
+            "kind": "lock",
+            "call": "futex",
+            "target": f"0x7f52000{n}",
+            "where": "main (lock.py:13)",
+            "count": 1,
+            "time": 2.0,
+        }
         for n in range(3)
     ]
     return profile

@@ -58,9 +58,8 @@ def keep(code: CodeType, learnt: Learnt | None) -> None:
         # Copied at once: other threads, and finalizers, add and remove some meanwhile.
         for oldest in list(_learnt)[: 1 + len(_learnt) - _MOST]:
             _learnt.pop(oldest, None)
-    # Finalizers run anywhere, also when this module has lost what is in it: this one does a single thing that cannot be
-    # interrupted.
-    reference = weakref.ref(code, lambda _, learnt=_learnt: learnt.pop(key, None))
+    # Finalizers run anywhere: this one does a single thing that cannot be interrupted.
+    reference = weakref.ref(code, lambda _: _learnt.pop(key, None))
     kinds, named = learnt.shape
     of_names = tuple((name, weakref.ref(kind)) for name, kind in named)
     _learnt[key] = _Kept(

@@ -107,7 +107,9 @@ def run(words: list[str]) -> int:
             except FileNotFoundError:
                 raise FileNotFoundError(f"there is no program {command[0]!r}") from None
             except PermissionError:
-                raise PermissionError(f"{command[0]!r} cannot be run: it is no program, or there is no right to") from None
+                raise PermissionError(
+                    f"{command[0]!r} cannot be run: it is no program, or there is no right to"
+                ) from None
             return _OfProgram(settings, into, signals, live, program, witness).run()
         return _OfProcess(settings, into, signals, live).run()
 
