@@ -33,7 +33,7 @@ BODIES = {
     "map of processes": "pool = plait.ProcessPool(1); kept = pool.map(abs, range(100)); next(kept)",
     "fed map of processes": "pool = plait.ProcessPool(1); kept = pool.map(abs, iter(range(100)), buffersize=3); next(kept)",
     "future of processes": "pool = plait.ProcessPool(1); kept = pool.submit(abs, -5); kept.result()",
-    "pool of processes with an initializer": "kept = plait.ProcessPool(1, initializer=count, initargs=(3,)); kept.submit(abs, 5)",
+    "pool with an initializer": "kept = plait.ProcessPool(1, initializer=count, initargs=(3,)); kept.submit(abs, 5)",
     "pool of threads": "kept = plait.ThreadPool(1); kept.submit(abs, -5).result()",
     "pool of threads in a with": "with plait.ThreadPool(1) as kept: kept.submit(abs, -5).result()",
     "pool of threads that was shut down": "kept = plait.ThreadPool(1); kept.submit(abs, -5).result(); kept.shutdown()",

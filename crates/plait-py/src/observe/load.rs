@@ -31,18 +31,18 @@ fn seconds(ns: u64) -> f64 {
     ns as f64 / 1e9
 }
 
-/// The profile that these files hold together; its sums alone where `whole` is false. `known` is a process whose end the caller has seen.
+/// The profile that these files hold together; its sums alone where `whole` is false. `known` are processes whose ends the caller knows.
 #[pyfunction]
-#[pyo3(signature = (paths, *, whole=true, known=0))]
+#[pyo3(signature = (paths, *, whole=true, known=vec![]))]
 pub(crate) fn load_profile<'py>(
     py: Python<'py>,
     paths: Vec<PathBuf>,
     whole: bool,
-    known: u32,
+    known: Vec<u32>,
 ) -> PyResult<Bound<'py, PyDict>> {
     let options = if whole { Options::default() } else { Options::sums() };
     let mut profile = gil::detached(py, || read(&paths, options))?;
-    profile.limits.extend(without_end(&profile, known));
+    profile.limits.extend(without_end(&profile, &known));
     let record = to_dict(py, &profile)?;
     if whole {
         record.update(detail(py, &profile)?.as_mapping())?;
@@ -106,11 +106,11 @@ fn read(paths: &[PathBuf], options: Options) -> PyResult<Profile> {
 }
 
 /// Says of which processes the trace has no end, which each writes that is not killed.
-fn without_end(profile: &Profile, known: u32) -> Option<String> {
+fn without_end(profile: &Profile, known: &[u32]) -> Option<String> {
     let cut: Vec<_> = profile
         .processes
         .iter()
-        .filter(|process| !process.ended && process.pid != known)
+        .filter(|process| !process.ended && !known.contains(&process.pid))
         .map(|process| format!("{} {}", process.pid, process.name))
         .collect();
     let (first, rest) = cut.split_first()?;
