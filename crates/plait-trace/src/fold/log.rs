@@ -15,10 +15,11 @@ const LATEST: u64 = 1 << 58;
 
 /// Where plait's observation puts itself before functions of others while a profile runs.
 const BETWEEN: &str = "/plait/observe/";
-const BETWEEN_FILES: [&str; 9] = [
+const BETWEEN_FILES: [&str; 10] = [
     "_children.py",
     "_executor.py",
     "_imports.py",
+    "_inject/sitecustomize.py",
     "_messages.py",
     "_mp_pool.py",
     "_pools.py",
