@@ -193,6 +193,18 @@ mod tests {
     use super::*;
 
     #[test]
+    fn who_may_not_look_is_told_what_would_help_him() {
+        let own = Error::NotAllowed(std::process::id()).to_string();
+        assert!(
+            own.contains("its own memory") && !own.contains("plait profile"),
+            "{own}"
+        );
+        let other = Error::NotAllowed(1).to_string();
+        assert!(other.contains("plait profile"), "{other}");
+        assert_eq!(other.contains("or root"), !is_root(), "{other}");
+    }
+
+    #[test]
     fn pieces_are_read_up_to_the_first_bad_one() {
         let words: Vec<u64> = (0..200).collect();
         let mut read = [0u64; 200];
