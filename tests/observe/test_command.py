@@ -282,6 +282,9 @@ def test_rules_decide_the_exit_code(script: Any, tmp_path: Path) -> None:
         (["profile", "--rate", "-1", "-"], "-1"),
         (["profile", "--fail-if", "nonsense", "-"], "no rule"),
         (["profile", "--fail-if", "speed>1", "-"], "no figure"),
+        (["profile", "--fail-if", "verdict=typo", "-"], "'typo' is no verdict; those are cpu-bound, gil-bound,"),
+        (["profile", "--fail-if", "verdict!=foo-bound", "-"], "'foo-bound' is no verdict"),
+        (["profile", "--fail-if", "function:verdict=typo", "-"], "'typo' is no verdict"),
         (["profile", "--output"], "needs a value"),
         (["report"], "needs a file"),
         (["report", "one", "two"], "one file"),
@@ -300,12 +303,133 @@ def test_what_is_no_trace_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "Traceback" not in capsys.readouterr().err
 
 
-def test_a_truncated_trace_is_read_as_far_as_it_goes(script: Any, tmp_path: Path) -> None:
+def test_files_are_spoken_of_in_plain_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for words, message in [
+        (["report", "nosuch"], "plait: 'nosuch': there is no such file\n"),
+        (["top", "--", "nosuchcmd"], "plait: there is no program 'nosuchcmd'\n"),
+        (
+            ["top", "--", str(tmp_path)],
+            f"plait: {str(tmp_path)!r} cannot be run: it is no program, or there is no right to\n",
+        ),
+    ]:
+        assert main(words) == 125
+        assert capsys.readouterr().err == message
+
+
+MARKERS = ("ends in the middle", "no end of process")
+
+
+def cut_off(record: Any) -> tuple[bool, ...]:
+    """Whether it is said that a trace ends within a piece, and that a process in it has no end."""
+    limits = "\n".join(record["limits"])
+    return tuple(marker in limits for marker in MARKERS)
+
+
+def test_a_truncated_trace_is_read_as_far_as_it_goes_and_told_from_a_whole_one(script: Any, tmp_path: Path) -> None:
     trace = tmp_path / "whole.plait"
-    plain("-m", "plait", "profile", "-q", "-o", str(trace), script("import time; time.sleep(0.5)"))
+    busy = "import time\nfor _ in range(100): time.sleep(0.01); sum(range(20_000))"
+    plain("-m", "plait", "profile", "-q", "-o", str(trace), script(busy))
     whole = trace.read_bytes()
-    trace.write_bytes(whole[: len(whole) - 10])
-    assert plait.Profile.load(trace).wall > 0.1
+    assert cut_off(plait.Profile.load(trace).record) == (False, False)
+    trace.write_bytes(whole[:-10])
+    cut = plait.Profile.load(trace)
+    assert (cut.wall > 0.1, cut_off(cut.record)) == (True, (True, True))
+    assert "the trace was cut off" in " ".join(cut.summary().split())
+    # Between two pieces nothing but the end is missing.
+    trace.write_bytes(whole[: whole.rindex(b"PLTR")])
+    assert cut_off(plait.Profile.load(trace).record) == (False, True)
+    trace.write_bytes(whole[:60])
+    with pytest.raises(ValueError, match="ends in the middle of its first piece"):
+        plait.Profile.load(trace)
+
+
+def test_a_program_that_was_killed_has_no_end_in_its_trace(script: Any, tmp_path: Path) -> None:
+    trace = tmp_path / "killed.plait"
+    source = """
+import os, signal, sys, time
+if os.fork() == 0:
+    time.sleep(0.5)
+    os._exit(0)
+os.wait()
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    plain("-m", "plait", "profile", "-q", "-o", str(trace), script(source))
+    assert cut_off(plait.Profile.load(trace).record) == (False, True)
+    # Of the child, which has ended as usual, nothing is said; and who saw the program end says it once.
+    ran, record = profiled(tmp_path, script(source))
+    assert (ran.returncode, cut_off(record)) == (137, (False, False))
+    assert sum("SIGKILL" in limit for limit in record["limits"]) == 1
+
+
+def test_all_tasks_are_counted_where_few_are_listed(script: Any, tmp_path: Path) -> None:
+    source = """
+import asyncio
+async def nothing(): await asyncio.sleep(0)
+async def main():
+    for _ in range(6): await asyncio.gather(*[nothing() for _ in range(1_000)])
+asyncio.run(main())
+"""
+    ran, record = profiled(tmp_path, script(source), options=("--fail-if", "tasks>6000"))
+    seen = record["tasks_seen"]
+    assert 6_001 <= seen < 6_010, "asyncio.run ends with a few of its own"
+    assert (ran.returncode, f"tasks is {seen}" in ran.stderr) == (1, True)
+    assert any(limit.startswith(f"{seen} tasks were seen, of which only the 5000") for limit in record["limits"])
+    few, record = profiled(
+        tmp_path, script(source.replace("range(6)", "range(1)")), options=("--fail-if", "tasks>1010")
+    )
+    assert (few.returncode, few.stderr, record["tasks_seen"]) == (0, "", len(record["tasks"]))
+    assert not any("tasks were seen" in limit for limit in record["limits"])
+
+
+def test_what_observes_is_no_function_of_the_program(script: Any, tmp_path: Path) -> None:
+    source = """
+from concurrent.futures import ProcessPoolExecutor
+import multiprocessing, fractions, decimal
+if __name__ == "__main__":
+    data = [{str(i): (i, float(i))} for i in range(100_000)]
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("fork")) as pool:
+        print(sum(pool.map(len, [data] * 4)))
+"""
+    _, record = profiled(tmp_path, script(source), options=("--rate", "1000"))
+    files = {function["file"] for function in record["functions"]}
+    assert any(file.endswith("/multiprocessing/queues.py") for file in files)
+    wrappers = {file for file in files if "/plait/observe/" in file}
+    assert not wrappers, [function for function in record["functions"] if function["file"] in wrappers]
+
+
+def test_the_longest_hold_in_a_library_names_the_line_that_called_it(script: Any, tmp_path: Path) -> None:
+    source = """
+import re, threading, time
+def hot(): return re.match(r"(a+)+$", "a" * 23 + "b")
+threading.Thread(target=time.sleep, args=(0.1,)).start()
+hot()
+"""
+    ran = plain("-m", "plait", "profile", "--json=" + str(tmp_path / "report.json"), script(source))
+    record = json.loads((tmp_path / "report.json").read_text())
+    holds = max(record["threads"], key=lambda thread: thread["longest_gil_hold"])
+    if sysconfig.get_config_var("Py_GIL_DISABLED"):
+        return
+    assert holds["longest_gil_hold_at"]["file"].endswith("/re/__init__.py")
+    assert (holds["longest_gil_hold_for"]["function"], holds["longest_gil_hold_for"]["line"]) == ("hot", 3)
+    assert "called by hot" in " ".join(ran.stderr.split())
+
+
+def test_a_file_for_which_there_is_no_room_is_not_left_half(script: Any, tmp_path: Path) -> None:
+    trace, page = tmp_path / "whole.plait", tmp_path / "page.html"
+    plain("-m", "plait", "profile", "-q", "-o", str(trace), script("import time; time.sleep(0.1)"))
+    kept = tmp_path / "kept"
+    kept.write_text("what was there")
+    command = 'ulimit -f 64; exec "$0" -m plait report "$@"'
+    words = [sys.executable, str(trace), "-q", "--html", str(page)]
+    ran = subprocess.run(["sh", "-c", command, *words], capture_output=True, text=True, timeout=60)
+    assert (ran.returncode, page.exists()) == (125, False)
+    assert ran.stderr.startswith(f"plait: {str(page)!r} cannot be written: file too large")
+    # What was not written to stays.
+    words = [sys.executable, "-m", "plait", "report", str(trace), "-q", "--perfetto", str(kept)]
+    (tmp_path / "report.json").write_text(plait.Profile.load(trace).to_json())
+    words[4] = str(tmp_path / "report.json")
+    assert subprocess.run(words, capture_output=True, timeout=60).returncode == 125
+    assert kept.read_text() == "what was there"
 
 
 def test_options_end_where_the_program_begins() -> None:

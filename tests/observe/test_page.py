@@ -126,6 +126,53 @@ def test_it_opens_on_a_narrow_screen_and_in_the_dark(show: Any) -> None:
     assert browser.run("document.documentElement.scrollWidth") <= 500
 
 
+def test_a_lock_is_one_row_by_the_line_that_wants_it(show: Any) -> None:
+    profile = a_profile(threads=3, tasks=0)
+    lock = "0x55dd38c1e0a0, wanted by w (lock.py:6)"
+    for thread in profile["threads"]:
+        thread["waits"], thread["locks"] = [], []
+        for name, where in (("one", "w (lock.py:6)"), ("other", "w (lock.py:7)")):
+            thread["locks"] = [
+                *thread["locks"],
+                {"lock": lock, "holder": 9, "holder_name": name, "where": where, "count": 2, "time": len(name)},
+            ]
+        thread["waits"] = [
+            {"kind": "lock", "call": "lock", "target": lock, "count": 4, "time": 8.0},
+            {
+                "kind": "lock",
+                "call": "futex",
+                "target": "0x55dd38c1e0a0",
+                "where": "w (lock.py:6)",
+                "count": 1,
+                "time": 1.0,
+            },
+        ]
+    browser = show(profile)
+    ((name, waiters, holders, where, count, time),) = rows(browser, "locks")
+    assert (name, holders, where, count) == (
+        "lock at w (lock.py:6)",
+        "other, one",
+        "w (lock.py:7), w (lock.py:6)",
+        "12",
+    )
+    assert len(waiters.split(", ")) == 3
+    assert time.startswith("24")
+    waits = rows(browser, "waits")
+    assert [row[:2] + row[4:5] for row in waits] == [["lock", "at w (lock.py:6)", "5"]] * 3
+
+
+@pytest.mark.parametrize("width", [1020, 1200, 1366])
+def test_no_column_is_cut_off_on_the_screen_of_a_laptop(show: Any, width: int) -> None:
+    profile = a_profile()
+    for each in profile["functions"]:
+        each["function"] = "_ExecutorManagerThread.wait_result_broken_or_wakeup"
+        each["file"] = "/usr/lib/python3.11/concurrent/futures/process.py"
+        each["verdict"] = "pickling-bound"
+    browser = show(profile, width=width, height=900)
+    tables = "document.querySelectorAll('#functions .table, #threads .table')"
+    assert browser.run(f"[...{tables}].map((each) => each.scrollWidth - each.clientWidth)") == [0, 0]
+
+
 def test_a_profile_without_lanes_and_stacks_has_its_tables(show: Any) -> None:
     profile = a_profile()
     for name in ("lanes", "gil", "stacks", "notes"):

@@ -15,7 +15,7 @@ from plait.observe.report._words import figure, percent, plain
 from tests.observe._profiles import NASTY, a_profile, in_json, without_gil
 
 if TYPE_CHECKING:
-    from plait.observe._records import States
+    from plait.observe._records import ProfileRecord, States
 
 COLORS = re.compile(r"\x1b\[[0-9;]*m")
 CASES: dict[str, dict[str, Any]] = {
@@ -98,6 +98,72 @@ def test_more_than_fits_is_counted() -> None:
     text = terminal.render(a_profile(tasks=2000))
     assert "Tasks (2,000)" in text
     assert "  and 1,992 more\n" in text
+
+
+def test_how_it_was_seen_is_said_once() -> None:
+    profile = a_profile()
+    profile["methods"] = [
+        {"what": "switches", "how": "sampled", "exact": False, "why": "the kernel does not allow it"},
+        {"what": "gil", "how": "none", "exact": False, "why": "it was not found"},
+        {"what": "stacks", "how": "read from memory", "exact": False, "why": ""},
+    ]
+    told = "switches: sampled, since the kernel does not allow it"
+    profile["limits"] = [told, "something else"]
+    text = terminal.render(profile)
+    assert "switches  sampled (the kernel does not allow it)\n" in text
+    assert "gil       none (it was not found)\n" in text
+    assert "stacks    read from memory, sampled\n" in text
+    assert told not in text
+    assert "limit     something else\n" in text
+
+
+def locked() -> ProfileRecord:
+    """Two threads that wait for one lock, which others had at several places, and one that joins."""
+    profile = a_profile(threads=3, tasks=0)
+    lock = "0x55dd38c1e0a0, wanted by w (lock.py:6)"
+    for thread in profile["threads"]:
+        thread["waits"], thread["locks"] = [], []
+    holds = [(9, "Thread-3", "w (lock.py:6)", 0.2), (8, "Thread-4", "w (lock.py:7)", 0.5), (8, "Thread-4", "", 0.1)]
+    for thread in profile["threads"][1:3]:
+        thread["locks"] = [
+            {"lock": lock, "holder": holder, "holder_name": name, "where": where, "count": 2, "time": time}
+            for holder, name, where, time in holds
+        ]
+        thread["waits"] = [
+            {"kind": "lock", "call": "lock", "target": lock, "count": 6, "time": 0.8},
+            {
+                "kind": "lock",
+                "call": "futex",
+                "target": "0x55dd38c1e0a0",
+                "where": "w (lock.py:6)",
+                "count": 1,
+                "time": 4.0,
+            },
+        ]
+    profile["threads"][0]["waits"] = [
+        {
+            "kind": "lock",
+            "call": "futex",
+            "target": f"0x7f52000{n}",
+            "where": "main (lock.py:13)",
+            "count": 1,
+            "time": 2.0,
+        }
+        for n in range(3)
+    ]
+    return profile
+
+
+def test_a_lock_is_one_row_by_the_line_that_wants_it() -> None:
+    lines = [" ".join(line.split()) for line in terminal.render(locked(), width=100).splitlines()]
+    assert "lock at w (lock.py:6), released by Thread-4 and 1 more, 2 threads 12 1.6 s" in [
+        line.replace("1.60 s", "1.6 s") for line in lines
+    ]
+    assert sum("released by" in line for line in lines) == 1
+    waits = [line for line in lines if line.startswith("lock at") and "released" not in line]
+    assert [line.split(",")[0] for line in waits] == ["lock at main (lock.py:13)", *["lock at w (lock.py:6)"] * 2]
+    assert [line.split()[-3] for line in waits] == ["3", "7", "7"]
+    assert not any("0x55dd" in line or "0x7f52" in line for line in lines)
 
 
 class Terminal(io.TextIOWrapper):

@@ -335,6 +335,22 @@ def test_order_and_width() -> None:
     assert report.heading(record, "x", 40)[1].rstrip() == "1 process, 3 threads  CPU 12000%", "no half of a figure"
 
 
+@pytest.mark.parametrize("column", [column for column in report.COLUMNS if column != "top"])
+def test_titles_stand_apart_above_their_figures(column: str, start: Callable[..., subprocess.Popen[str]]) -> None:
+    program = start()
+    watched = Top(program.pid)
+    watched.sample()
+    record = watched.interval()
+    order = report.Order(column)
+    lines = report.table(record, order, 120)
+    signed = [title + ("*" if name == column else "") for name, title in report.COLUMNS.items()]
+    assert lines[0].split() == [each for each in signed if each in lines[0].split()]
+    assert report.COLUMNS[column] + "*" in lines[0].split()
+    ends = [match.end() for match in re.finditer(r"[A-Z/]+\*?", lines[0])][2:-1]
+    for line in lines[1:]:
+        assert all(line[end - 1].isdigit() and line[end] == " " for end in ends), (lines[0], line)
+
+
 def test_threads_that_end_are_kept_in_bounds(start: Callable[..., subprocess.Popen[str]]) -> None:
     from plait.observe import _top as figures
 

@@ -697,7 +697,7 @@ for wait in (first.get, plait.Semaphore(0).acquire, plait.Event().wait, first.jo
     except plait.DeadlockError as error:
         print(str(error).splitlines()[0])
 """
-    text = "all 1 threads of the process wait, and nobody is left to let one go on:\n"
+    text = "the only thread of the process waits, and nobody is left to let one go on:\n"
     assert run_script(source).stdout == text * 4
 
 

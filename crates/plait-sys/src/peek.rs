@@ -28,6 +28,16 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Error::NoProcess(pid) => write!(f, "there is no process {pid}"),
+            Error::NotAllowed(pid) if *pid == std::process::id() => f.write_str(
+                "this process may not read its own memory: the container that it runs in, or a filter of system calls, does not \
+                 let it (process_vm_readv)",
+            ),
+            Error::NotAllowed(pid) if is_root() => write!(
+                f,
+                "no right to read the memory of process {pid}, not even as root: the container has no SYS_PTRACE, or the kernel \
+                 protects the process (/proc/sys/kernel/yama/ptrace_scope); a program that is started under `plait profile` needs \
+                 no right"
+            ),
             Error::NotAllowed(pid) => write!(
                 f,
                 "no right to read the memory of process {pid}: be the same user as it (or root), and where \
@@ -39,6 +49,11 @@ impl fmt::Display for Error {
             Error::Other(error) => error.fmt(f),
         }
     }
+}
+
+fn is_root() -> bool {
+    // SAFETY: the call asks for a number, and cannot fail.
+    unsafe { libc::geteuid() == 0 }
 }
 
 impl std::error::Error for Error {}
@@ -176,6 +191,18 @@ fn whole(pieces: &[Piece<'_>], mut bytes: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_may_not_look_is_told_what_would_help_him() {
+        let own = Error::NotAllowed(std::process::id()).to_string();
+        assert!(
+            own.contains("its own memory") && !own.contains("plait profile"),
+            "{own}"
+        );
+        let other = Error::NotAllowed(1).to_string();
+        assert!(other.contains("plait profile"), "{other}");
+        assert_eq!(other.contains("or root"), !is_root(), "{other}");
+    }
 
     #[test]
     fn pieces_are_read_up_to_the_first_bad_one() {

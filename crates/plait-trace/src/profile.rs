@@ -74,6 +74,8 @@ pub struct Profile {
     pub threads: Vec<Thread>,
     /// In order of their beginning. Of very many the longest, and the others together by function.
     pub tasks: Vec<Task>,
+    /// How many there were in all.
+    pub tasks_seen: u64,
     /// Those that used most first.
     pub functions: Vec<Function>,
     /// Callbacks that held their loop, longest first.
@@ -179,6 +181,8 @@ pub struct Process {
     pub wall: u64,
     /// How it ended, where that is known.
     pub exit: Option<i32>,
+    /// Whether it has told that it ended, or that looking did.
+    pub ended: bool,
     /// CPU time of its threads.
     pub cpu: u64,
     /// How often it touched a page that it did not have: those that were at hand, and those that came from a disk.
@@ -233,6 +237,8 @@ pub struct Thread {
     pub longest_stop: u64,
     /// What it did then.
     pub longest_gil_hold_at: Option<Place>,
+    /// The program's own line that was the reason for it, where it was in a library.
+    pub longest_gil_hold_for: Option<Place>,
     /// Lengths of time on a core between two times that it gave it away.
     pub cpu_bursts: Bursts,
     /// Lengths of its I/O waits.
@@ -258,6 +264,8 @@ pub struct Wait {
     pub call: String,
     /// File, peer or lock.
     pub target: String,
+    /// The line that most often waits for it, where it is a lock of which nothing but an address is known.
+    pub place: String,
     /// How many.
     pub count: u64,
     /// How long, together.

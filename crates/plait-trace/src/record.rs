@@ -359,6 +359,8 @@ pub enum Record {
         steps: u64,
         longest: u64,
     },
+    /// How many tasks have ended of which nothing else is kept.
+    TasksLeft { count: u64 },
     /// The same of what a task awaited.
     AwaitSums {
         task: TaskId,

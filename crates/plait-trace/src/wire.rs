@@ -456,4 +456,5 @@ records! {
     45 PauseSums {
         tid: Thread, collects: Plain, frame: Plain, bucket: Plain, count: Plain, time: Plain, longest: Plain, stood: Plain
     }
+    46 TasksLeft { count: Plain }
 }

@@ -262,6 +262,7 @@ fn sums() -> impl Strategy<Value = Record> {
                 longest,
             }
         }),
+        any::<u64>().prop_map(|count| Record::TasksLeft { count }),
         (any::<u64>(), text(), text(), any::<[u64; 2]>()).prop_map(|(task, what, place, [count, time])| {
             Record::AwaitSums {
                 task,

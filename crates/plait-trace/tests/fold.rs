@@ -161,6 +161,30 @@ fn waits_are_told_apart_by_what_was_seen_in_them() {
 }
 
 #[test]
+fn a_lock_that_is_an_address_has_the_line_that_waits_for_it() {
+    let mut story = Story::begin(7, 1_000 * MS);
+    story.thread(7, "main");
+    let join = story.frame("main", "/home/app.py", 13);
+    let inner = story.frame_in(join, "Thread.join", "/usr/lib/python3.11/threading.py", 3);
+    for (at, target) in [(100, "0x7f52"), (300, "0x7f54"), (500, "thread 9")] {
+        story.switch(7, at * MS, false, false);
+        story.stack(7, (at + 50) * MS, inner, Why::Lasting);
+        story.wait(7, (at + 50) * MS, WaitKind::Lock, "futex", target);
+        story.switch(7, (at + 100) * MS, true, false);
+    }
+    let profile = story.profile();
+    let mut waits: Vec<_> = only(&profile)
+        .waits
+        .iter()
+        .filter(|wait| wait.kind == Some(WaitKind::Lock))
+        .map(|wait| (wait.target.as_str(), wait.place.as_str()))
+        .collect();
+    waits.sort_unstable();
+    let place = "main (app.py:13)";
+    assert_eq!(waits, [("0x7f52", place), ("0x7f54", place), ("thread 9", "")]);
+}
+
+#[test]
 fn a_wait_for_a_lock_names_it_and_its_holder() {
     let mut story = Story::begin(7, 100 * MS);
     story.thread(7, "main");
@@ -408,6 +432,72 @@ fn self_and_total_time_of_functions() {
     );
     assert_eq!(profile.stacks.samples.len(), 3);
     assert_eq!(profile.stacks.frames[profile.stacks.samples[2].frame].caller, Some(1));
+}
+
+#[test]
+fn what_observation_puts_between_is_charged_to_its_caller() {
+    let mut story = Story::begin(7, 100 * MS);
+    story.thread(7, "main");
+    story.switch(7, 0, true, false);
+    let sends = story.frame("Queue._feed", "/lib/python3.11/multiprocessing/queues.py", 3);
+    let first = story.frame_in(sends, "observed", "/usr/plait/observe/_messages.py", 9);
+    let second = story.frame_in(first, "looked", "/usr/plait/observe/_messages.py", 20);
+    let pickled = story.frame_in(second, "__reduce__", "/home/app.py", 7);
+    let own = story.frame_in(sends, "report", "/home/plait/observe/own.py", 7);
+    story.gil(7, 0, 40 * MS, GilSpan::Held);
+    story.stack(7, 30 * MS, second, Why::Tick);
+    story.stack(7, 60 * MS, pickled, Why::Tick);
+    story.stack(7, 100 * MS - 1, own, Why::Tick);
+    let profile = story.profile();
+    let found: Vec<_> = profile
+        .functions
+        .iter()
+        .map(|function| {
+            let times = (function.self_cpu + MS / 2, function.total_cpu + MS / 2);
+            (function.place.function.as_str(), times.0 / MS, times.1 / MS)
+        })
+        .collect();
+    assert_eq!(
+        found,
+        [("Queue._feed", 40, 100), ("report", 40, 40), ("__reduce__", 20, 20)]
+    );
+    let held = only(&profile).longest_gil_hold_at.as_ref().expect("a place");
+    assert_eq!((held.function.as_str(), held.line), ("Queue._feed", 3));
+    let chain = profile
+        .stacks
+        .samples
+        .iter()
+        .map(|sample| profile.stacks.frames[sample.frame].caller.is_some());
+    assert_eq!(chain.collect::<Vec<_>>(), [false, true, true], "and is in no stack");
+}
+
+#[test]
+fn a_hold_in_a_library_names_the_line_that_called_it() {
+    let held_in = |files: &[&str]| {
+        let mut story = Story::begin(7, 100 * MS);
+        story.thread(7, "main");
+        story.switch(7, 0, true, false);
+        let innermost = (1..)
+            .zip(files)
+            .fold(0, |caller, (line, file)| story.frame_in(caller, "called", file, line));
+        story.gil(7, 0, 100 * MS, GilSpan::Held);
+        story.stack(7, 50 * MS, innermost, Why::Lasting);
+        let profile = story.profile();
+        only(&profile)
+            .longest_gil_hold_for
+            .clone()
+            .map(|place| (place.file, place.line))
+    };
+    let (library, package) = (
+        "/usr/lib/python3.12/re/__init__.py",
+        "/venv/lib/python3.12/site-packages/a/b.py",
+    );
+    let known = Some((String::from("/home/app.py"), 1));
+    assert_eq!(held_in(&["/home/app.py", package, library]), known);
+    assert_eq!(held_in(&["/home/app.py", "<frozen importlib._bootstrap>"]), known);
+    assert_eq!(held_in(&[library, "/home/app.py"]), None, "it did it itself");
+    assert_eq!(held_in(&[package, library]), None, "there is none");
+    assert_eq!(held_in(&["<string>", library]), Some((String::from("<string>"), 1)));
 }
 
 #[test]
@@ -666,6 +756,7 @@ fn records() -> impl Strategy<Value = Vec<Record>> {
         1 => (0_u64..3, time(), any::<[u64; 5]>()).prop_map(|(task, to, [running, ready, awaiting, steps, longest])| {
             Record::TaskSums { task, to, running, ready, awaiting, steps, longest }
         }),
+        1 => any::<u64>().prop_map(|count| Record::TasksLeft { count }),
         1 => (tid(), any::<bool>(), any::<u32>(), any::<u64>())
             .prop_map(|(tid, io, bucket, count)| Record::BurstSums { tid, io, bucket, count }),
         1 => (time(), time(), time(), number())

@@ -244,6 +244,61 @@ fn what_is_dropped_stays_in_the_sums() {
 }
 
 #[test]
+fn tasks_of_which_nothing_is_kept_are_counted() {
+    let mut records = long_run(4_000);
+    let ended = records.pop().expect("its end");
+    let mut story = Story::begin(7, 40_000 * MS);
+    let text = story.text("nothing");
+    for task in 0..3_000_u64 {
+        let at = story.at(10 * MS * (task + 1));
+        for record in [
+            Record::Task {
+                task: 10 + task,
+                at,
+                tid: 7,
+                name: text,
+                function: text,
+            },
+            Record::Step {
+                task: 10 + task,
+                tid: 7,
+                from: at,
+                to: at + MS,
+            },
+            Record::TaskEnd {
+                task: 10 + task,
+                at: at + MS,
+            },
+        ] {
+            // Between what happened before and after.
+            records.push(record);
+        }
+    }
+    for turn in long_run(4_000)
+        .into_iter()
+        .filter(|record| matches!(record, Record::Switch { .. }))
+    {
+        records.push(turn);
+    }
+    records.push(ended);
+    let mut generations = Generations::new(Memory::default(), 7, 60_000).unwrap();
+    for record in &records[1..] {
+        generations.write(record).unwrap();
+    }
+    generations.flush().unwrap();
+    let memory = generations.folder();
+    let files: Vec<Vec<u8>> = memory.files.values().map(|file| file.borrow().clone()).collect();
+    let rolled = fold(files);
+    assert!(rolled.tasks.len() < 2_000, "most were dropped: {}", rolled.tasks.len());
+    assert_eq!((rolled.tasks_seen, whole(&records).tasks_seen), (3_001, 3_001));
+    let listed = rolled
+        .limits
+        .iter()
+        .filter(|limit| limit.starts_with("3001 tasks were seen"));
+    assert_eq!(listed.count(), 1, "{:?}", rolled.limits);
+}
+
+#[test]
 fn a_thread_that_sleeps_all_the_time_is_known_by_its_one_look() {
     let mut records = long_run(8_000);
     let last = records

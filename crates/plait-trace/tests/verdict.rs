@@ -587,7 +587,8 @@ fn one_process_whose_cores_others_took() {
         story.switch(7, turn * 10 * MS, true, false);
         story.switch(7, turn * 10 * MS + 4 * MS, false, true);
     }
-    check(&story.profile(), Verdict::ReadyBound, &["60 %", "other programs"]);
+    let said = "A thread wants to run and there are 2 cores: it spent 60 %";
+    check(&story.profile(), Verdict::ReadyBound, &[said, "other programs"]);
 }
 
 #[test]

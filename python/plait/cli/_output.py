@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import stat
 import sys
 
+from plait.cli import _usage
 from plait.cli._usage import Option, WrongUsage, check_file
 
 TYPE_CHECKING = False
@@ -85,10 +89,14 @@ class Output:
         """
         failed: list[str] = []
         for kind, path in self.files:
+            before = _looks(path)
             try:
                 _write(profile, kind, path)
             except (OSError, ValueError) as error:
-                failed.append(f"{path!r} cannot be written: {error}")
+                if isinstance(error, OSError):
+                    error.filename = None  # it is named already
+                failed.append(f"{path!r} cannot be written: {_usage.plainly(error)}")
+                _remove_half(path, before)
         kept = self._show(profile, summary)
         if failed:
             raise Unwritten("; ".join(failed))
@@ -115,6 +123,23 @@ class Output:
 
 class Unwritten(Exception):
     """Some files could not be written; the message says which, and why."""
+
+
+def _looks(path: str) -> tuple[int, ...] | None:
+    """Return by what it can be told whether a file was written to; None for what is no plain file, or not there."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return (found.st_ino, found.st_size, found.st_mtime_ns) if stat.S_ISREG(found.st_mode) else None
+
+
+def _remove_half(path: str, before: tuple[int, ...] | None) -> None:
+    """Remove what was half written: nobody can use it, or tells it from a whole one."""
+    now = _looks(path)
+    if now is not None and now != before:
+        with contextlib.suppress(OSError):
+            os.unlink(path)
 
 
 def _kind(path: str) -> str:

@@ -102,7 +102,14 @@ def run(words: list[str]) -> int:
             sys.stdout.flush()
             sys.stderr.flush()
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            program = Program(command, signals.before, aside=live)
+            try:
+                program = Program(command, signals.before, aside=live)
+            except FileNotFoundError:
+                raise FileNotFoundError(f"there is no program {command[0]!r}") from None
+            except PermissionError:
+                raise PermissionError(
+                    f"{command[0]!r} cannot be run: it is no program, or there is no right to"
+                ) from None
             return _OfProgram(settings, into, signals, live, program, witness).run()
         return _OfProcess(settings, into, signals, live).run()
 

@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
-__all__ = ["Option", "WrongUsage", "check_file", "parse"]
+__all__ = ["Option", "WrongUsage", "check_file", "parse", "plainly"]
+
+
+def plainly(error: Exception) -> str:
+    """Say what went wrong, in words: what the system calls a file comes with its name, and without its number."""
+    if not isinstance(error, OSError) or error.strerror is None or error.errno is None:
+        return str(error)
+    reason = {
+        errno.ENOENT: "there is no such file",
+        errno.EACCES: "there is no right to read or write it",
+        errno.EISDIR: "it is a folder",
+        errno.ENOSPC: "no space is left there",
+    }.get(error.errno, error.strerror[:1].lower() + error.strerror[1:])
+    return reason if error.filename is None else f"{os.fsdecode(error.filename)!r}: {reason}"
 
 
 class WrongUsage(Exception):

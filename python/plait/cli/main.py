@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import sys
 
-from plait.cli._usage import WrongUsage
+from plait.cli._usage import WrongUsage, plainly
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def main(arguments: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0
     except (OSError, ValueError, RuntimeError) as error:
-        sys.stderr.write(f"plait: {error}\n")
+        sys.stderr.write(f"plait: {plainly(error)}\n")
         return FAILED
 
 

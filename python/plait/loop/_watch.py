@@ -111,7 +111,12 @@ class _Watchers:
             if entry.loop() is loop:
                 self.end(key)
         key = next(self._numbers)
-        self._entries[key] = _Entry(weakref.ref(loop, lambda _: self.end(key)), report)
+
+        def gone(_: object, is_over: Callable[[], bool] = sys.is_finalizing) -> None:
+            if not is_over():  # or this module may have lost what is in it
+                self.end(key)
+
+        self._entries[key] = _Entry(weakref.ref(loop, gone), report)
         self._dog.add(loop, key, threshold, loop._thread_id == threading.get_ident())
         return key
 

@@ -252,6 +252,11 @@ class Profile:
 def _whole(traces: list[str], path: str) -> ProfileRecord:
     record = _core.load_profile(traces)
     if not record["processes"]:
+        if record["limits"]:
+            raise ValueError(
+                f"{path!r} holds nothing of any process: it ends in the middle of its first piece, since it was cut off or "
+                "its program was killed as it began"
+            )
         raise ValueError(f"{path!r} holds nothing of any process: it is empty, or its program died as it began")
     return record
 
@@ -344,7 +349,9 @@ def collect(folder: str, into: str, ended: Ended | None = None, *, detail: bool 
     _join(folder, sorted(stems), into)
     if not stems and not (ended and ended.signal):
         raise RuntimeError("no process has left a trace: Python was not started, or with -I, -E or -S")
-    record = _core.load_profile([into], whole=detail)
+    known = [ended.pid] if ended else []
+    known += [int(name.removesuffix(_session.EXIT)) for name in os.listdir(folder) if name.endswith(_session.EXIT)]
+    record = _core.load_profile([into], whole=detail, known=known)
     for process in record["processes"]:
         if process["exit"] is None:
             process["exit"] = _code_of(folder, process["pid"])

@@ -94,6 +94,7 @@ class WaitRecord(TypedDict):
     kind: str
     call: str
     target: str
+    where: NotRequired[str]
     count: int
     time: float
 
@@ -139,6 +140,7 @@ class ThreadRecord(States):
     gil_takes: int
     longest_gil_hold: float
     longest_gil_hold_at: Place | None
+    longest_gil_hold_for: NotRequired[Place | None]
     stop_the_world: NotRequired[float]
     stops: NotRequired[int]
     longest_stop: NotRequired[float]
@@ -321,6 +323,7 @@ class ProfileRecord(TypedDict):
     processes: list[ProcessRecord]
     threads: list[ThreadRecord]
     tasks: list[TaskRecord]
+    tasks_seen: NotRequired[int]
     functions: list[FunctionRecord]
     blocked: list[BlockedRecord]
     pools: list[PoolRecord]

@@ -17,6 +17,7 @@ import re
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from plait.observe._states import STATES
+from plait.observe.report._words import VERDICTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -109,6 +110,8 @@ def _verdict(text: str, scope: str, op: str, word: str) -> Rule:
         raise ValueError(f"{text!r}: a {scope} has no verdict; program and function have")
     if op not in {"=", "==", "!="}:
         raise ValueError(f"{text!r}: a verdict is compared by = or !=, not by {op}")
+    if word not in VERDICTS:
+        raise ValueError(f"{text!r}: {word!r} is no verdict; those are {', '.join(VERDICTS)}")
     return Rule(text, scope, "verdict", "!=" if op == "!=" else "=", 0.0, False, word)
 
 
@@ -181,5 +184,7 @@ def _of_program(figure: str, profile: ProfileRecord) -> tuple[float, float]:
         return profile["overhead"]["fraction"], 1.0
     if figure == "wall":
         return profile["wall"], profile["wall"]
+    if figure == "tasks":  # of very many not all are listed
+        return float(max(profile.get("tasks_seen", 0), len(profile["tasks"]))), 1.0
     counted: Any = profile
     return float(len(counted[figure])), 1.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import weakref
 
 TYPE_CHECKING = False
@@ -36,8 +37,10 @@ class Source:
         """Return it, if it is still there."""
         return self._reference()
 
-    def note(self, source: object) -> None:
+    def note(self, source: object, is_over: Callable[[], bool] = sys.is_finalizing) -> None:
         """Have its figures noted: it has ended, or is about to go. Nothing is done where nobody watches."""
+        if is_over():  # nobody looks any more, and modules may have lost what is in them
+            return
         for noted, _ in _listeners:
             noted(self, source)
 

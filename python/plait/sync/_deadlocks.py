@@ -383,7 +383,8 @@ def everybody(waiting: list[tuple[int, object]]) -> errors.DeadlockError | None:
             text = f"{_party(thread, None)} waits for the end {ends[thread]}"
         parties.append(_party(thread, None))
         told.append(f"  {text}")
-    message = f"all {len(told)} threads of the process wait, and nobody is left to let one go on:\n" + "\n".join(told)
+    who = "the only thread of the process waits" if len(told) == 1 else f"all {len(told)} threads of the process wait"
+    message = f"{who}, and nobody is left to let one go on:\n" + "\n".join(told)
     return errors.DeadlockError(message, parties=tuple(parties))
 
 

@@ -31,12 +31,18 @@ fn seconds(ns: u64) -> f64 {
     ns as f64 / 1e9
 }
 
-/// The profile that these files hold together; its sums alone where `whole` is false.
+/// The profile that these files hold together; its sums alone where `whole` is false. `known` are processes whose ends the caller knows.
 #[pyfunction]
-#[pyo3(signature = (paths, *, whole=true))]
-pub(crate) fn load_profile<'py>(py: Python<'py>, paths: Vec<PathBuf>, whole: bool) -> PyResult<Bound<'py, PyDict>> {
+#[pyo3(signature = (paths, *, whole=true, known=vec![]))]
+pub(crate) fn load_profile<'py>(
+    py: Python<'py>,
+    paths: Vec<PathBuf>,
+    whole: bool,
+    known: Vec<u32>,
+) -> PyResult<Bound<'py, PyDict>> {
     let options = if whole { Options::default() } else { Options::sums() };
-    let profile = gil::detached(py, || read(&paths, options))?;
+    let mut profile = gil::detached(py, || read(&paths, options))?;
+    profile.limits.extend(without_end(&profile, &known));
     let record = to_dict(py, &profile)?;
     if whole {
         record.update(detail(py, &profile)?.as_mapping())?;
@@ -60,6 +66,7 @@ fn read(paths: &[PathBuf], options: Options) -> PyResult<Profile> {
     let mut bytes = 0;
     let mut damaged = 0;
     let mut lost = 0;
+    let mut tail = 0;
     for path in paths {
         let file = File::open(path)
             .map_err(|error| PyOSError::new_err((error.raw_os_error(), error.to_string(), path.clone())))?;
@@ -67,6 +74,7 @@ fn read(paths: &[PathBuf], options: Options) -> PyResult<Profile> {
         let missing = fold
             .read(BufReader::new(file))
             .map_err(|error| PyValueError::new_err(format!("{}: {error}", path.display())))?;
+        tail += missing.tail;
         if missing.damaged > 0 {
             damaged += missing.damaged;
             lost += missing.chunks;
@@ -87,8 +95,33 @@ fn read(paths: &[PathBuf], options: Options) -> PyResult<Profile> {
             "The trace is damaged: {damaged} bytes of it cannot be read, and {lost} of its pieces are missing with what happened then"
         ));
     }
+    if tail > 0 {
+        profile.limits.push(format!(
+            "The trace ends in the middle: the last {tail} bytes of it are a piece that is not whole. It was cut off there, or what \
+             wrote it was killed over it: what came then is missing"
+        ));
+    }
     profile.overhead.trace_bytes = bytes;
     Ok(profile)
+}
+
+/// Says of which processes the trace has no end, which each writes that is not killed.
+fn without_end(profile: &Profile, known: &[u32]) -> Option<String> {
+    let cut: Vec<_> = profile
+        .processes
+        .iter()
+        .filter(|process| !process.ended && !known.contains(&process.pid))
+        .map(|process| format!("{} {}", process.pid, process.name))
+        .collect();
+    let (first, rest) = cut.split_first()?;
+    let more = match rest.len() {
+        0 => String::new(),
+        more => format!(" and of {more} more"),
+    };
+    Some(format!(
+        "The trace has no end of process {first}{more}: it was killed or still runs, or the trace was cut off there. What it did last \
+         is missing"
+    ))
 }
 
 fn list<'py, T>(
@@ -128,6 +161,7 @@ fn to_dict<'py>(py: Python<'py>, profile: &Profile) -> PyResult<Bound<'py, PyDic
         "processes": list(py, &profile.processes, |each| process(py, each))?,
         "threads": list(py, &profile.threads, |each| thread(py, each))?,
         "tasks": list(py, &profile.tasks, |each| task(py, each))?,
+        "tasks_seen": profile.tasks_seen,
         "functions": list(py, &profile.functions, |each| function(py, each))?,
         "blocked": list(py, &profile.blocked, |each| blocked(py, each))?,
         "pools": list(py, &profile.pools, |pool| Ok(dict!(py, {
@@ -236,10 +270,11 @@ fn thread<'py>(py: Python<'py>, thread: &profile::Thread) -> PyResult<Bound<'py,
         "stops": thread.stops,
         "longest_stop": seconds(thread.longest_stop),
         "longest_gil_hold_at": thread.longest_gil_hold_at.as_ref().map(|at| place(py, at)).transpose()?,
+        "longest_gil_hold_for": thread.longest_gil_hold_for.as_ref().map(|at| place(py, at)).transpose()?,
         "cpu_bursts": bursts(py, &thread.cpu_bursts, &thread.cpu_histogram)?,
         "io_bursts": bursts(py, &thread.io_bursts, &thread.io_histogram)?,
         "waits": list(py, &thread.waits, |wait| Ok(dict!(py, {
-            "kind": wait.kind.map_or("", |kind| kind.name()), "call": &wait.call, "target": &wait.target,
+            "kind": wait.kind.map_or("", |kind| kind.name()), "call": &wait.call, "target": &wait.target, "where": &wait.place,
             "count": wait.count, "time": seconds(wait.time),
         })))?,
         "locks": list(py, &thread.locks, |lock| Ok(dict!(py, {

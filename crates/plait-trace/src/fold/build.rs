@@ -6,6 +6,7 @@ use crate::fold::digest::{Digest, ThreadDigest};
 use crate::fold::moments::{Sweep, Windows};
 use crate::fold::stacks::Weighed;
 use crate::fold::tasks::{PoolSums, TaskDigest};
+use crate::fold::turns::described;
 use crate::fold::waits::{Key, Sum};
 use crate::fold::{NAMED, Options, WORLD, summary};
 use crate::lane::{Lane, NO_NOTE};
@@ -93,6 +94,7 @@ impl Builder {
             start: digest.from - origin,
             wall: digest.to - digest.from,
             exit: digest.log.code,
+            ended: digest.log.ended.is_some(),
             cpu,
             faults: digest.log.faults,
             gil_held: threads.iter().map(|thread| thread.held).fold(0, u64::saturating_add),
@@ -116,6 +118,7 @@ impl Builder {
         for task in std::mem::take(&mut digest.tasks.tasks) {
             self.task(&digest, task);
         }
+        self.profile.tasks_seen = self.profile.tasks_seen.saturating_add(digest.log.tasks_left);
         for ((pool, function), sums) in std::mem::take(&mut digest.log.pools) {
             self.pools
                 .entry((text(&digest, pool), text(&digest, function)))
@@ -304,6 +307,7 @@ impl Builder {
             stops: thread.stops,
             longest_stop: thread.longest_stop,
             longest_gil_hold_at: frames.place(thread.longest.frame),
+            longest_gil_hold_for: frames.reason(digest, thread.longest.frame),
             cpu_bursts: thread.cpu.bursts(),
             io_bursts: thread.io.bursts(),
             cpu_histogram: thread.cpu.clone(),
@@ -433,9 +437,11 @@ impl Builder {
         self.tasks.push((found, lane));
     }
 
-    /// Lists the tasks: of very many the longest, and the others by function.
-    fn list_tasks(&mut self) {
+    /// Lists the tasks: of very many the longest, and the others by function. Returns how many are listed one by one.
+    fn list_tasks(&mut self) -> usize {
         let mut tasks = std::mem::take(&mut self.tasks);
+        let listed = tasks.len().min(self.options.tasks);
+        self.profile.tasks_seen = self.profile.tasks_seen.saturating_add(tasks.len() as u64);
         if tasks.len() > self.options.tasks {
             tasks.sort_by_key(|(task, _)| std::cmp::Reverse(task.wall));
             let others = tasks.split_off(self.options.tasks);
@@ -455,10 +461,11 @@ impl Builder {
                 });
             }
         }
+        listed
     }
 
     fn finish(mut self) -> Profile {
-        self.list_tasks();
+        let listed = self.list_tasks();
         let pools = std::mem::take(&mut self.pools)
             .into_iter()
             .map(|((pool, function), sums)| Pool {
@@ -490,10 +497,16 @@ impl Builder {
         let cost = profile.overhead.observer_cpu.saturating_add(profile.overhead.hooks_cpu) as f64;
         profile.overhead.fraction = cost / (wall * cores);
         profile.moments = self.sweep.finish();
-        profile.limits = summary::limits(&profile);
+        profile.limits = summary::limits(&profile, listed);
         verdict::judge(&mut profile);
         profile
     }
+}
+
+/// Whether a file is one of Python's own, or was installed.
+fn is_of_library(file: &str) -> bool {
+    let parts = ["/lib/python3.", "/lib64/python3.", "/site-packages/", "/dist-packages/"];
+    file.starts_with("<frozen ") || parts.iter().any(|part| file.contains(part))
 }
 
 /// The places of the frames of a process.
@@ -502,6 +515,18 @@ struct FramesOf(Vec<Place>);
 impl FramesOf {
     fn place(&self, frame: u32) -> Option<Place> {
         self.0.get((frame as usize).checked_sub(1)?).cloned()
+    }
+
+    /// The innermost place of the program's own for which a frame of a library is there.
+    fn reason(&self, digest: &Digest, frame: u32) -> Option<Place> {
+        let mut at = frame;
+        loop {
+            let place = self.0.get((at as usize).checked_sub(1)?)?;
+            if !is_of_library(&place.file) {
+                return (at != frame).then(|| place.clone());
+            }
+            at = digest.log.frames[at as usize - 1].0;
+        }
     }
 }
 
@@ -549,7 +574,14 @@ fn waits(digest: &Digest, thread: &ThreadDigest) -> Vec<Wait> {
             .or_default()
             .add(sum.count, sum.time);
     }
+    let places: HashMap<String, String> = digest
+        .log
+        .wanted_at
+        .iter()
+        .map(|(&target, &at)| (text(digest, target), described(&digest.log, at)))
+        .collect();
     let listed = found.into_iter().map(|((kind, state, call, target), sum)| Wait {
+        place: places.get(&target).cloned().unwrap_or_default(),
         kind,
         state,
         call,

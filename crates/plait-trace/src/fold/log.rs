@@ -1,6 +1,6 @@
 //! The records of a process, by thread and task, as they come.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crate::fold::pauses::Pauses;
 use crate::fold::stacks::FrameSums;
@@ -12,6 +12,26 @@ use crate::record::{Method, Pid, Record, TaskId, Text, Tid, WaitKind};
 
 /// No time is later: nine years, so that sums of some threads' times do not overflow.
 const LATEST: u64 = 1 << 58;
+
+/// Where plait's observation puts itself before functions of others while a profile runs.
+const BETWEEN: &str = "/plait/observe/";
+const BETWEEN_FILES: [&str; 10] = [
+    "_children.py",
+    "_executor.py",
+    "_imports.py",
+    "_inject/sitecustomize.py",
+    "_messages.py",
+    "_mp_pool.py",
+    "_pools.py",
+    "_session.py",
+    "_tasks.py",
+    "_threads.py",
+];
+
+fn is_between(file: Option<&String>) -> bool {
+    let parts = file.and_then(|file| file.rsplit_once(BETWEEN));
+    parts.is_some_and(|(_, name)| BETWEEN_FILES.contains(&name))
+}
 
 /// All that was seen of a process.
 #[derive(Default)]
@@ -35,6 +55,10 @@ pub(crate) struct Log {
     pub(crate) frames: Vec<(u32, u32, u32)>,
     pub(crate) threads: Vec<ThreadLog>,
     pub(crate) tasks: HashMap<TaskId, TaskLog>,
+    /// The lines that wait for locks of which nothing but an address is known.
+    pub(crate) wanted_at: HashMap<Text, (u32, u32)>,
+    /// Tasks of which nothing but their number is known.
+    pub(crate) tasks_left: u64,
     pub(crate) callbacks: Vec<Callback>,
     pub(crate) pools: HashMap<(Text, Text), PoolSums>,
     pub(crate) deadlocks: Vec<Blocks>,
@@ -45,6 +69,9 @@ pub(crate) struct Log {
     pub(crate) faults: [u64; 2],
     pub(crate) cost: [u64; 3],
     by_tid: HashMap<Tid, usize>,
+    /// Functions that stand between a caller and what it calls only while somebody looks, and their frames.
+    between: HashSet<u32>,
+    passed: HashMap<u32, u32>,
     recent: Option<(Tid, usize)>,
 }
 
@@ -110,15 +137,28 @@ impl Log {
         match record {
             Record::Begin { .. } => {}
             Record::Define { text } => self.texts.push(text),
-            Record::Function { name, file, line } => self.functions.push((name, file, line)),
+            Record::Function { name, file, line } => {
+                if is_between(self.texts.get((file.0 as usize).wrapping_sub(1))) {
+                    self.between.insert(self.functions.len() as u32);
+                }
+                self.functions.push((name, file, line));
+            }
             Record::Frame { caller, function, line } => {
                 // A caller comes before those that it calls, or is none.
                 let caller = if caller as usize <= self.frames.len() {
-                    caller
+                    self.passed.get(&caller).copied().unwrap_or(caller)
                 } else {
                     0
                 };
-                self.frames.push((caller, function, line));
+                // One that is passed over is its caller's, and what it calls is called by that.
+                let frame = match (caller as usize).checked_sub(1) {
+                    Some(index) if self.between.contains(&function) => {
+                        self.passed.insert(self.frames.len() as u32 + 1, caller);
+                        self.frames[index]
+                    }
+                    _ => (caller, function, line),
+                };
+                self.frames.push(frame);
             }
             Record::Method(method) => {
                 if !self.methods.contains(&method) {
@@ -444,6 +484,7 @@ impl Log {
                 sums.stood = sums.stood.saturating_add(stood.min(LATEST));
                 sums.lengths.add_many(bucket, count);
             }
+            Record::TasksLeft { count } => self.tasks_left = self.tasks_left.saturating_add(count),
             Record::BurstSums { tid, io, bucket, count } => {
                 let base = &mut self.thread(tid).base;
                 if io { &mut base.io } else { &mut base.cpu }.add_many(bucket, count);

@@ -23,6 +23,7 @@ pub(crate) fn records(digest: Digest) -> Vec<Record> {
         mut tasks,
         ..
     } = digest;
+    let tasks_left = log.tasks_left;
     process(log, from, &mut to);
     for thread in &threads {
         sums(thread, &mut to);
@@ -48,6 +49,10 @@ pub(crate) fn records(digest: Digest) -> Vec<Record> {
     let lasting = tasks.tasks.partition_point(|task| !task.ended);
     for task in tasks.tasks.iter().take(lasting + TASKS) {
         one_task(task, &mut to);
+    }
+    let left = tasks_left.saturating_add(tasks.tasks.len().saturating_sub(lasting + TASKS) as u64);
+    if left > 0 {
+        to.push(Record::TasksLeft { count: left });
     }
     // Why others waited is not known any more behind this.
     let blocked = tasks.blocked.iter().filter(|held| tasks::holds(held.time, held.own));

@@ -95,8 +95,8 @@ pub(crate) fn together(tasks: Vec<(Task, Lane)>) -> Vec<Task> {
     named.collect()
 }
 
-/// What could not be seen, in plain sentences.
-pub(crate) fn limits(profile: &Profile) -> Vec<String> {
+/// What could not be seen, in plain sentences; so many `tasks` are listed one by one.
+pub(crate) fn limits(profile: &Profile, tasks: usize) -> Vec<String> {
     let mut found = Vec::new();
     for method in profile
         .methods
@@ -109,6 +109,12 @@ pub(crate) fn limits(profile: &Profile) -> Vec<String> {
         let lost = profile.overhead.lost_records;
         found.push(format!(
             "{lost} records were lost because there was no room for them: short events may be missing"
+        ));
+    }
+    if (tasks as u64) < profile.tasks_seen {
+        found.push(format!(
+            "{} tasks were seen, of which only the {tasks} that lasted longest are listed one by one",
+            profile.tasks_seen
         ));
     }
     let unseen = profile.threads.iter().fold(Times::default(), |mut sum, thread| {

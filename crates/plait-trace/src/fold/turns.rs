@@ -117,6 +117,7 @@ pub(crate) fn tell(log: &mut Log) {
     let semaphores = functions(log, SEMAPHORE);
     let gets = GETS.into_iter().flat_map(|get| functions(log, get)).collect();
     let (mut for_work, mut for_events, mut turns) = (Vec::new(), Vec::new(), Vec::new());
+    let mut wanted: HashMap<Text, HashMap<(u32, u32), usize>> = HashMap::new();
     for (index, thread) in log.threads.iter().enumerate() {
         for (number, wait) in thread.waits.iter().enumerate() {
             let (from, to) = around(&thread.switches, wait.at);
@@ -127,6 +128,9 @@ pub(crate) fn tell(log: &mut Log) {
             let Some((role, place)) = user(log, &roles, innermost) else {
                 continue;
             };
+            if wait.kind == WaitKind::Lock && role == Role::User && words(log, wait.target).starts_with("0x") {
+                *wanted.entry(wait.target).or_default().entry(place).or_default() += 1;
+            }
             match wait.kind {
                 WaitKind::Lock if role == Role::Runs => for_work.push((index, number)),
                 WaitKind::Read | WaitKind::Poll | WaitKind::Lock if role == Role::Worker => {
@@ -159,6 +163,10 @@ pub(crate) fn tell(log: &mut Log) {
             }
         }
     }
+    log.wanted_at = wanted
+        .into_iter()
+        .filter_map(|(target, places)| Some((target, places.into_iter().max_by_key(|&(at, count)| (count, at))?.0)))
+        .collect();
     for (thread, wait) in for_work {
         log.threads[thread].waits[wait].kind = WaitKind::Work;
     }
@@ -449,7 +457,7 @@ fn through(log: &Log, innermost: u32, place: (u32, u32), functions: &HashSet<u32
     false
 }
 
-fn described(log: &Log, (function, line): (u32, u32)) -> String {
+pub(crate) fn described(log: &Log, (function, line): (u32, u32)) -> String {
     let Some(&(name, file, _)) = log.functions.get(function as usize) else {
         return String::new();
     };

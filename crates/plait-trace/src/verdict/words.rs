@@ -130,13 +130,14 @@ fn gil_sentence(figures: &Figures, profile: &Profile) -> String {
 fn ready_sentence(figures: &Figures, profile: &Profile) -> String {
     let share = percent(figures.ready_share);
     let cores = f64::from(profile.cores.max(1));
+    let (want, they) = match figures.busy_threads.round() {
+        busy if profile.cores > 0 && busy <= 1.0 => (String::from("A thread wants"), "it"),
+        busy => (format!("{busy} threads want"), "they"),
+    };
     let start = match profile.cores {
         0 => String::from("There are too few cores for what wants to run"),
-        1 => format!("{:.0} threads want to run and there is one core", figures.busy_threads),
-        cores => format!(
-            "{:.0} threads want to run and there are {cores} cores",
-            figures.busy_threads
-        ),
+        1 => format!("{want} to run and there is one core"),
+        cores => format!("{want} to run and there are {cores} cores"),
     };
     let others = if figures.cores_used < 0.75 * cores {
         format!(
@@ -146,7 +147,7 @@ fn ready_sentence(figures: &Figures, profile: &Profile) -> String {
     } else {
         String::new()
     };
-    format!("{start}: they spent {share} of the time that they could have worked waiting for one{others}.")
+    format!("{start}: {they} spent {share} of the time that they could have worked waiting for one{others}.")
 }
 
 /// The lock that a thread waited for longest, of those whose holder is known, and not because it has let go.

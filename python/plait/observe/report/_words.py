@@ -10,7 +10,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Final
 
-    from plait.observe._records import AskerRecord, ProfileRecord
+    from plait.observe._records import AskerRecord, LockRecord, Method, ProfileRecord, WaitRecord
     from plait.observe._states import StateName
 
 TITLES: Final[dict[StateName, str]] = {
@@ -120,3 +120,42 @@ def asked_by(asker: AskerRecord) -> str:
 def short(path: str) -> str:
     """The end of a path that still says which file it is."""
     return "/".join(path.rsplit("/", 2)[-2:])
+
+
+def how_much(method: Method) -> str:
+    """Say how much of it was seen; nothing where it was not looked at."""
+    if method["exact"]:
+        return "every event"
+    return "" if method["how"] == "none" else "sampled"
+
+
+def how_exactly(method: Method) -> str:
+    """Say how something was observed, and how much of it was seen."""
+    much = how_much(method)
+    return f"{method['how']}, {much}" if much not in {"", method["how"]} else method["how"]
+
+
+def limits_beside_methods(profile: ProfileRecord) -> list[str]:
+    """Return the limits that are not said beside the methods already."""
+    said = tuple(f"{each['what']}: {each['how']}, since " for each in profile["methods"])
+    return [each for each in profile["limits"] if not each.startswith(said)]
+
+
+def lock_name(lock: str) -> str:
+    """Return what a lock is called: the line that wants it rather than an address."""
+    return re.sub(r"^0x[0-9a-f]+, wanted by ", "lock at ", lock)
+
+
+def waited_for(wait: WaitRecord) -> tuple[str, str]:
+    """Return the call of a wait and what it was for, as they are shown: of a lock the line rather than an address."""
+    call, target = wait["call"] or wait["kind"] or "not known", wait["target"]
+    if re.fullmatch(r"0x[0-9a-f]+", target):
+        where = wait.get("where")
+        return ("lock", f"at {where}") if where else (call, "")
+    named = lock_name(target)
+    return (call, target) if named == target else ("lock", named.removeprefix("lock "))
+
+
+def holder_of(lock: LockRecord) -> str:
+    """Return who had it."""
+    return lock["holder_name"] or (str(lock["holder"]) if lock["holder"] else "not known")

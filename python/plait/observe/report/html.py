@@ -31,6 +31,8 @@ from plait.observe.report._words import (
     WITHOUT_GIL,
     about,
     figure,
+    how_much,
+    limits_beside_methods,
     percent,
     plain,
     without_gil,
@@ -154,7 +156,7 @@ def _bottom(profile: ProfileRecord) -> dict[str, str]:
     overhead = profile["overhead"]
     rows = "".join(
         f"<tr><th scope='row'>{_text(each['what'])}</th><td>{_text(each['how'])}</td>"
-        f"<td>{'every event' if each['exact'] else 'sampled'}</td><td>{_text(each['why']) or '&ndash;'}</td></tr>"
+        f"<td>{how_much(each) or '&ndash;'}</td><td>{_text(each['why']) or '&ndash;'}</td></tr>"
         for each in profile["methods"]
     )
     costs = [
@@ -164,7 +166,7 @@ def _bottom(profile: ProfileRecord) -> dict[str, str]:
         ("trace", size(overhead["trace_bytes"])),
         ("records lost", f"{overhead['lost_records']:,}"),
     ]
-    limits = _items(_text(each) for each in profile["limits"])
+    limits = _items(_text(each) for each in limits_beside_methods(profile))
     return {
         "methods": rows,
         "overhead": "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in costs),

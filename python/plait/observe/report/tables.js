@@ -60,12 +60,43 @@ function table(id, records, columns, by, caption) {
   fill();
 }
 
+/** Records with the same key as one, with the sums of their counts and times, and all of them. */
+function together(records, key) {
+  const found = new Map();
+  for (const each of records) {
+    const one = found.get(key(each));
+    if (one) Object.assign(one, { count: one.count + each.count, time: one.time + each.time, all: [...one.all, each] });
+    else found.set(key(each), { ...each, all: [each] });
+  }
+  return [...found.values()];
+}
+
+/** The names that most of the time is of. */
+function worst(records, name) {
+  const sums = together(records.map((each) => ({ name: name(each), count: 0, time: each.time })).filter((each) => each.name), (each) => each.name);
+  sums.sort((one, other) => other.time - one.time);
+  return sums.slice(0, 3).map((each) => each.name).join(", ") + (sums.length > 3 ? ` and ${sums.length - 3} more` : "");
+}
+
+/** What a lock is called: the line that wants it rather than an address. */
+const lockName = (lock) => lock.replace(/^0x[0-9a-f]+, wanted by /, "lock at ");
+
+/** The call of a wait and what it was for, as they are shown. */
+function waitedFor(wait) {
+  const call = wait.call || wait.kind || "not known";
+  if (/^0x[0-9a-f]+$/.test(wait.target)) return wait.where ? { call: "lock", target: `at ${wait.where}` } : { call, target: "" };
+  const named = lockName(wait.target);
+  return named === wait.target ? { call, target: wait.target } : { call: "lock", target: named.slice(5) };
+}
+
 /** Who kept the GIL longest, and where. */
 function longestHold() {
   const worst = profile.threads.reduce((most, each) => (!most || each.longest_gil_hold > most.longest_gil_hold ? each : most), null);
   if (!worst || !worst.longest_gil_hold) return "";
   const at = worst.longest_gil_hold_at;
-  return `The longest GIL hold was ${seconds(worst.longest_gil_hold)}, by ${plain(worst.name).slice(0, 80)}${at ? ` in ${plain(at.function).slice(0, 80)}, ${shortPath(at.file)}:${at.line}` : ""}.`;
+  const why = worst.longest_gil_hold_for;
+  const place = (of) => `${plain(of.function).slice(0, 80)}, ${shortPath(of.file)}:${of.line}`;
+  return `The longest GIL hold was ${seconds(worst.longest_gil_hold)}, by ${plain(worst.name).slice(0, 80)}${at ? ` in ${place(at)}` : ""}${why ? `, called by ${place(why)}` : ""}.`;
 }
 
 function tables() {
@@ -118,20 +149,21 @@ function tables() {
     time("blocked for", "time"),
   ], 4, "While one of these ran, no other task of its loop could.");
   const name = (thread) => [thread.name, String(thread.tid)];
-  table("waits", threads.flatMap((thread) => thread.waits.map((wait) => ({ thread, ...wait }))), [
-    ["call", "name", (each) => each.call || each.kind || "not known"],
-    ["file or peer", "text", (each) => each.target],
+  table("waits", threads.flatMap((thread) => together(thread.waits.map((wait) => ({ thread, ...wait, ...waitedFor(wait) })), (each) => `${each.kind}|${each.call}|${each.target}`)), [
+    ["call", "name", (each) => each.call],
+    ["file, peer or line", "text", (each) => each.target],
     ["kind", "text", (each) => each.kind],
     ["thread", "text", (each) => name(each.thread).join(" ")],
     ["waits", "count", (each) => each.count],
     ["mean", "time", (each) => (each.count ? each.time / each.count : 0)],
     time("time", "time"),
   ], 6);
-  table("locks", threads.flatMap((thread) => thread.locks.map((lock) => ({ thread, ...lock }))), [
-    ["lock", "name", (each) => each.lock],
-    ["waiter", "text", (each) => name(each.thread).join(" ")],
-    ["holder", "text", (each) => (each.holder_name || (each.holder ? String(each.holder) : "not known"))],
-    ["held at", "text", (each) => each.where],
+  const locks = threads.flatMap((thread) => thread.locks.map((lock) => ({ thread, ...lock })));
+  table("locks", together(locks, (each) => `${each.thread.pid}|${each.lock}`), [
+    ["lock", "name", (each) => lockName(each.lock)],
+    ["waiters", "text", (each) => worst(each.all, (one) => name(one.thread).join(" "))],
+    ["holders", "text", (each) => worst(each.all, (one) => one.holder_name || (one.holder ? String(one.holder) : "not known"))],
+    ["held at", "text", (each) => worst(each.all, (one) => one.where)],
     ["waits", "count", (each) => each.count],
     time("time", "time"),
   ], 5);

@@ -13,9 +13,14 @@ from plait.observe.report._words import (
     about,
     asked_by,
     figure,
+    holder_of,
+    how_exactly,
+    limits_beside_methods,
+    lock_name,
     percent,
     plain,
     short,
+    waited_for,
     without_gil,
 )
 
@@ -24,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from typing import Any, Final, Literal, TextIO
 
-    from plait.observe._records import ProfileRecord, States
+    from plait.observe._records import LockRecord, ProfileRecord, States
 
 WIDTH: Final = 80
 ROWS: Final = 8
@@ -268,9 +273,11 @@ def _threads(summary: _Summary, profile: ProfileRecord) -> None:
     if longest["longest_gil_hold"] > 0:
         at = longest["longest_gil_hold_at"]
         where = f" in {at['function']} ({short(at['file'])}:{at['line']})" if at else ""
-        text = f"{seconds(longest['longest_gil_hold'])} by {cut(longest['name'], 30).rstrip()}{where}"
+        reason = longest.get("longest_gil_hold_for")
+        called = f", called by {reason['function']} ({short(reason['file'])}:{reason['line']})" if reason else ""
+        text = f"{seconds(longest['longest_gil_hold'])} by {cut(longest['name'], 30).rstrip()}{where}{called}"
         summary.line()
-        summary.line(cut(f"Longest GIL hold: {text}", summary.width))
+        summary.wrap(f"Longest GIL hold: {text}", "", "  ")
 
 
 def _pauses(summary: _Summary, profile: ProfileRecord) -> None:
@@ -367,7 +374,7 @@ def _tasks(summary: _Summary, profile: ProfileRecord) -> None:
             )
         )
     heads = [("running", 10), ("ready", 10), ("awaiting", 10), ("longest", 10), ("steps", 7)]
-    _table(summary, "Tasks", heads, rows, len(tasks))
+    _table(summary, "Tasks", heads, rows, max(len(tasks), profile.get("tasks_seen", 0)))
 
 
 def _functions(summary: _Summary, profile: ProfileRecord) -> None:
@@ -395,25 +402,46 @@ def _functions(summary: _Summary, profile: ProfileRecord) -> None:
 
 
 def _waits(summary: _Summary, profile: ProfileRecord) -> None:
-    waits = [(thread["name"], wait) for thread in profile["threads"] for wait in thread["waits"]]
+    sums: dict[tuple[int, str, str], list[float]] = {}
+    for number, thread in enumerate(profile["threads"]):
+        for wait in thread["waits"]:
+            sum_ = sums.setdefault((number, *waited_for(wait)), [0, 0.0])
+            sum_[0] += wait["count"]
+            sum_[1] += wait["time"]
+    waits = list(sums.items())
     rows: list[tuple[str, Sequence[str]]] = []
-    for index in _worst(lambda index: waits[index][1]["time"], len(waits)):
-        name, wait = waits[index]
-        what = f"{wait['call'] or wait['kind'] or 'not known'} {cut(wait['target'], 30, left=True).strip()}".strip()
-        rows.append((f"{what}, {name}", [f"{wait['count']:,}", seconds(wait["time"])]))
+    for index in _worst(lambda index: waits[index][1][1], len(waits)):
+        (number, call, target), (count, time) = waits[index]
+        what = f"{call} {cut(target, 30, left=True).strip()}".strip()
+        rows.append((f"{what}, {profile['threads'][number]['name']}", [f"{count:,.0f}", seconds(time)]))
     _table(summary, "Waits", [("times", 9), ("time", 10)], rows, len(waits))
 
 
 def _locks(summary: _Summary, profile: ProfileRecord) -> None:
-    locks = [(thread["name"], lock) for thread in profile["threads"] for lock in thread["locks"]]
+    waits: dict[tuple[int, str], list[tuple[str, LockRecord]]] = {}
+    for thread in profile["threads"]:
+        for lock in thread["locks"]:
+            waits.setdefault((thread["pid"], lock["lock"]), []).append((thread["name"], lock))
+    locks = [(name, of_one, sum(lock["time"] for _, lock in of_one)) for (_, name), of_one in waits.items()]
     rows: list[tuple[str, Sequence[str]]] = []
-    for index in _worst(lambda index: locks[index][1]["time"], len(locks)):
-        name, lock = locks[index]
-        holder = lock["holder_name"] or (str(lock["holder"]) if lock["holder"] else "not known")
-        how = "released" if ", wanted by " in lock["lock"] else "held"
-        text = f"{cut(lock['lock'], 30).rstrip()}, {how} by {cut(holder, 12).rstrip()}, {name}"
-        rows.append((text, [f"{lock['count']:,}", seconds(lock["time"])]))
+    for index in _worst(lambda index: locks[index][2], len(locks)):
+        name, of_one, time = locks[index]
+        holders = _by_time((holder_of(lock), lock["time"]) for _, lock in of_one)
+        waiters = _by_time((waiter, lock["time"]) for waiter, lock in of_one)
+        how = "released" if ", wanted by " in name else "held"
+        more = f" and {len(holders) - 1} more" if len(holders) > 1 else ""
+        who = waiters[0] if len(waiters) == 1 else f"{len(waiters)} threads"
+        text = f"{cut(lock_name(name), 30).rstrip()}, {how} by {cut(holders[0], 12).rstrip()}{more}, {who}"
+        rows.append((text, [f"{sum(lock['count'] for _, lock in of_one):,}", seconds(time)]))
     _table(summary, "Locks", [("times", 9), ("time", 10)], rows, len(locks))
+
+
+def _by_time(times: Iterable[tuple[str, float]]) -> list[str]:
+    """Those that took most first."""
+    sums: dict[str, float] = {}
+    for name, time in times:
+        sums[name] = sums.get(name, 0.0) + time
+    return sorted(sums, key=sums.__getitem__, reverse=True)
 
 
 def _loops(summary: _Summary, profile: ProfileRecord) -> None:
@@ -443,13 +471,12 @@ def _method(summary: _Summary, profile: ProfileRecord) -> None:
     summary.title("How this was measured")
     for each in profile["methods"]:
         why = f" ({each['why']})" if each["why"] else ""
-        how = f"{each['how']}, {'every event' if each['exact'] else 'sampled'}{why}"
-        summary.wrap(how, f"  {cut(each['what'], 9)} ", " " * 12)
+        summary.wrap(how_exactly(each) + why, f"  {cut(each['what'], 9)} ", " " * 12)
     lost = f", {overhead['lost_records']:,} records lost" if overhead["lost_records"] else ""
     cost = (
         f"{percent(overhead['fraction'])} of the CPU time used (observer {seconds(overhead['observer_cpu'])}, "
         f"hooks {seconds(overhead['hooks_cpu'])}), trace {size(overhead['trace_bytes'])}{lost}"
     )
     summary.wrap(cost, f"  {'cost':<9} ", " " * 12)
-    for limit in profile["limits"]:
+    for limit in limits_beside_methods(profile):
         summary.wrap(limit, f"  {'limit':<9} ", " " * 12)

@@ -39,6 +39,7 @@ LEGEND: Final = (
 
 _WIDTHS: Final = {"tid": 7, "name": 11, "switches": 7}
 _SHARE: Final = 4
+"""A share, or its title, with the blank before it; one more where the title has the sign that rows are sorted by it."""
 
 
 class Order(NamedTuple):
@@ -104,8 +105,8 @@ def table(record: TopRecord, order: Order, width: int) -> list[str]:
     for thread in record["threads"]:
         threads.setdefault(thread["pid"], []).append(thread)
     for process in order.sort(record["processes"]):
-        lines.append(_process(process, width, shown))
-        lines += [_thread(thread, width, shown) for thread in order.sort(threads.get(process["pid"], []))]
+        lines.append(_process(process, width, shown, order))
+        lines += [_thread(thread, width, shown, order) for thread in order.sort(threads.get(process["pid"], []))]
     return lines
 
 
@@ -131,12 +132,17 @@ def _titles(order: Order, width: int, shown: list[str]) -> str:
         elif column == "name":
             words.append(" " + sign.ljust(_WIDTHS[column]))
         else:
-            words.append(sign.rjust(_WIDTHS.get(column, _SHARE)))
+            words.append(sign.rjust(_WIDTHS.get(column) or _share_width(column, order)))
     return cut("".join(words), width)
 
 
-def _figures(row: ThreadFigures | ProcessFigures, shown: list[str]) -> str:
-    shares = "".join(_share(row[name]) for name in shown if name not in {"tid", "name", "switches", "top"})  # type: ignore[literal-required]
+def _share_width(column: str, order: Order) -> int:
+    return _SHARE + (column == order.column)
+
+
+def _figures(row: ThreadFigures | ProcessFigures, shown: list[str], order: Order) -> str:
+    names = [name for name in shown if name not in {"tid", "name", "switches", "top"}]
+    shares = "".join(_share(row[name]).rjust(_share_width(name, order)) for name in names)  # type: ignore[literal-required]
     return shares + f"{row['switches']:7.0f}"
 
 
@@ -145,17 +151,17 @@ def _share(share: float) -> str:
     return f"{hundredths:4d}" if hundredths < 1000 else " >9k" if hundredths > 9999 else f"{hundredths}"
 
 
-def _process(process: ProcessFigures, width: int, shown: list[str]) -> str:
+def _process(process: ProcessFigures, width: int, shown: list[str], order: Order) -> str:
     python = process["python"]
     why = process["why"] or ""
-    head = f"{process['pid']:7d} {cut(process['name'], 11)}{_figures(process, shown)} "
+    head = f"{process['pid']:7d} {cut(process['name'], 11)}{_figures(process, shown, order)} "
     what = f"Python {python}" if python is not None else why if len(head + why) <= width else "no Python"
     return cut(head + what, width)
 
 
-def _thread(thread: ThreadFigures, width: int, shown: list[str]) -> str:
+def _thread(thread: ThreadFigures, width: int, shown: list[str], order: Order) -> str:
     number = f"{thread['tid']:7d}" if thread["tid"] else "      -"
-    head = f"{number}  {cut(thread['name'], 10)}{_figures(thread, shown)} "
+    head = f"{number}  {cut(thread['name'], 10)}{_figures(thread, shown, order)} "
     return cut(head + _place(thread["top"], thread["call"], width - len(head)), width)
 
 
