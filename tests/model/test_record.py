@@ -135,7 +135,8 @@ def test_a_long_probe_is_made_once(monkeypatch: pytest.MonkeyPatch, longest: flo
         time.sleep(seconds)
 
     record(wait, [0.004] * 6, probe=2)
-    assert next(calls) == 6 + 6 * rounds
+    in_two_and_six = 2 * 6 * rounds
+    assert next(calls) == 6 + in_two_and_six
 
 
 class Fetcher:
@@ -184,7 +185,47 @@ def test_a_probe_finds_what_stands_in_line() -> None:
 
     work = record(one_at_a_time, [0.004] * 12, probe=4)
     assert total(work, "blocked", "line") > 0.5 * total(work, "blocked")
+    assert not work.resources["line"].together
     assert total(record(one_at_a_time, [0.004] * 12), "blocked", "line") == 0
+
+
+class Disk:
+    """Who comes while it commits waits for the next commit, with all the others that do."""
+
+    def __init__(self) -> None:
+        self._commits, self._joins = threading.Lock(), threading.Lock()
+        self._next: threading.Event | None = None
+
+    def __call__(self, seconds: float) -> None:
+        with self._joins:
+            leads = self._next is None
+            done = self._next = self._next or threading.Event()
+        if not leads:
+            done.wait()
+            return
+        with self._commits:
+            with self._joins:
+                self._next = None  # who comes now is too late
+            time.sleep(seconds)
+            done.set()
+
+
+def test_a_probe_finds_waits_that_are_served_together() -> None:
+    work = record(Disk(), [0.004] * 40, probe=4)
+    assert work.resources["line"].together
+    assert total(work, "blocked", "line") > 0.5 * total(work, "blocked")
+    ask = lambda many: simulate(work, model="threads", workers=many, costs=Costs(), warm=True).seconds  # noqa: E731
+    assert ask(20) < 0.4 * ask(4) < 0.4 * ask(2)
+
+
+def test_a_probe_is_as_fast_as_the_cores_were_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    work = Workload([Item((Burst("released", 0.010),))] * 8, speed=0.001)
+    asked = []
+    for speeds in ((), (1.0, 0.5)):
+        monkeypatch.setattr(_overlap, "calibrate", lambda speeds=speeds: Costs({}, speeds, 0.001))
+        asked.append(_overlap._Probes(2, on_loop=False).ask(work, speed=0.001, cores=2).seconds)
+    # They were looked at: what they lose when both are busy was seen.
+    assert asked[0] == asked[1]
 
 
 @GIL
@@ -401,9 +442,51 @@ def test_of_a_recording_within_a_call_nothing_is_seen_of_the_gil() -> None:
 
 
 def test_a_number_that_is_another_process_by_now_takes_nothing_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    later = {1: 5.0, 2: 1.0, 3: 0.25}
-    monkeypatch.setattr(_foreign, "others", lambda: later)
-    assert _foreign.between({1: 4.0, 2: 30.0}, later, 1.0) == _foreign.Beside(1.0, 0.0)
+    ran = lambda seconds: {number: _foreign.Ran(each, number == 4) for number, each in seconds.items()}  # noqa: E731
+    later = {1: 5.0, 2: 1.0, 3: 0.25, 4: 0.5}
+    monkeypatch.setattr(_foreign, "others", lambda: ran(later))
+    assert _foreign.between(ran({1: 4.0, 2: 30.0, 4: 0.25}), ran(later), 1.0) == _foreign.Beside(1.0, 0.25, 0.0)
     busy = {number: spent + 1.0 for number, spent in later.items()}
-    monkeypatch.setattr(_foreign, "others", lambda: busy)
-    assert _foreign.between({1: 4.5, 2: 30.0}, later, 1.0) == _foreign.Beside(0.0, 0.5)
+    monkeypatch.setattr(_foreign, "others", lambda: ran(busy))
+    assert _foreign.between(ran({1: 4.5, 2: 30.0}), ran(later), 1.0) == _foreign.Beside(0.0, 0.0, 0.5)
+
+
+SPINNER = """
+import sys, time
+for _ in sys.stdin:
+    end = time.process_time() + 0.003
+    while time.process_time() < end: pass
+    print(time.process_time(), flush=True)
+"""
+
+
+@pytest.mark.skipif(
+    not os.path.exists("/proc/self/schedstat"), reason="this kernel tells other processes' time in ticks only"
+)
+def test_what_others_take_is_seen_to_less_than_a_tick() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", SPINNER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as child:
+        assert child.stdin
+        assert child.stdout
+        told, seen = [], []
+        for _ in range(4):
+            child.stdin.write("\n")
+            child.stdin.flush()
+            told.append(float(child.stdout.readline()))
+            seen.append(_foreign.others()[child.pid])
+        child.stdin.close()
+    assert not any(each.kernel for each in seen)
+    # It goes on for a moment after it has told.
+    assert all(-0.0005 < each.seconds - spent < 0.002 for each, spent in zip(seen, told, strict=True))
+
+
+def test_short_parts_of_others_are_put_off() -> None:
+    others = _record._Others({"beside": 0.3, "kernel": 0.01})
+    found = [others.parts(80e-6, 0.0) for _ in range(100)]
+    beside = [parts["beside"] for parts in found if "beside" in parts]
+    assert sum(beside) == pytest.approx(0.3 * 100 * 80e-6, rel=0.05)
+    assert min(beside) > 70e-6
+    assert not any("kernel" in parts for parts in found)
+    assert all(sum(parts.values()) == pytest.approx(80e-6) for parts in found)
+    assert others.parts(1.0, 0.5) == pytest.approx({"children": 0.5, "beside": 0.3, "outside": 0.2}, abs=1e-4)
