@@ -189,33 +189,45 @@ def test_a_probe_finds_what_stands_in_line() -> None:
     assert total(record(one_at_a_time, [0.004] * 12), "blocked", "line") == 0
 
 
-class Disk:
-    """Who comes while it commits waits for the next commit, with all the others that do."""
+def _truths() -> dict[str, tuple[Workload, Any]]:
+    """Calls as they were recorded, and what they really do."""
+    outside, beside = _record.RESOURCES["outside"], _record.RESOURCES["beside"]
+    resources = {"outside": outside, "beside": beside, "kernel": beside}
+    waits = (Burst("blocked", 0.0015, resource="kernel"), Burst("blocked", 0.0025, resource="outside"))
+    asks = (Burst("blocked", 0.0040, resource="beside"),)
+    disk, server = (
+        Workload([Item((Burst("hold", 0.0005), *bursts))] * 40, resources=resources, speed=0.001)
+        for bursts in (waits, asks)
+    )
+    together = _overlap._OUTSIDE._replace(line=dataclasses.replace(_overlap._OUTSIDE.line, together=True))
+    return {
+        "free": (disk, disk),
+        "one after the other": (disk, _overlap._in_line(disk, _overlap._OUTSIDE, 1.0, 0.0)),
+        "together": (disk, _overlap._in_line(disk, together, 1.0, 0.0)),
+        "in its own way": (server, _overlap._in_line(server, _overlap._BESIDE, 1.0, 1.0)),
+        "somewhere else": (server, _overlap._away(server)),
+    }
 
-    def __init__(self) -> None:
-        self._commits, self._joins = threading.Lock(), threading.Lock()
-        self._next: threading.Event | None = None
 
-    def __call__(self, seconds: float) -> None:
-        with self._joins:
-            leads = self._next is None
-            done = self._next = self._next or threading.Event()
-        if not leads:
-            done.wait()
-            return
-        with self._commits:
-            with self._joins:
-                self._next = None  # who comes now is too late
-            time.sleep(seconds)
-            done.set()
+@pytest.mark.parametrize("name", ["free", "one after the other", "together", "in its own way", "somewhere else"])
+def test_probes_in_several_numbers_of_threads_tell_lines_apart(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    work, truth = _truths()[name]
 
+    def probe(_: Any, few: Any, __: int, at_once: int, **___: Any) -> _overlap._Probes:
+        found = _overlap._Probes(at_once, on_loop=False)
+        seconds = found.ask(_overlap._some(truth, len(few)), speed=0.001, seed=1).seconds
+        found.made = [_overlap._Probe(1.03 * seconds, 0.001, 0.0)] * 3
+        return found
 
-def test_a_probe_finds_waits_that_are_served_together() -> None:
-    work = record(Disk(), [0.004] * 40, probe=4)
-    assert work.resources["line"].together
-    assert total(work, "blocked", "line") > 0.5 * total(work, "blocked")
-    ask = lambda many: simulate(work, model="threads", workers=many, costs=Costs(), warm=True).seconds  # noqa: E731
-    assert ask(20) < 0.4 * ask(4) < 0.4 * ask(2)
+    monkeypatch.setattr(_overlap, "_probes", probe)
+    found = _overlap.with_limits(work, count, [0] * 40, 4)
+    assert ("line" in found.resources) == ("line" in truth.resources)
+    if "line" in found.resources:
+        assert found.resources["line"].together == truth.resources["line"].together
+        assert found.resources["line"].on_cores == truth.resources["line"].on_cores
+    for many in (3, 8, 20):
+        ask = functools.partial(simulate, model="threads", workers=many, cores=2, costs=Costs(), warm=True, replicas=0)
+        assert ask(found).seconds == pytest.approx(ask(truth).seconds, rel=0.2)
 
 
 def test_a_probe_is_as_fast_as_the_cores_were_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:

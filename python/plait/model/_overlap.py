@@ -196,7 +196,7 @@ def _with_waits(work: Workload, few: int, probes: Sequence[_Probes]) -> Workload
         error, stands = min(found, key=itemgetter(0))
         if error < _SIMPLER * least:
             explained, least = stands(change(work)), error
-        if found[0][0] <= _RIGHT * _SIMPLER:
+        if least <= _RIGHT:
             break
     return explained
 
