@@ -81,8 +81,11 @@ def between(before: Mapping[int, Ran], after: Mapping[int, Ran], seconds: float)
         idle = later.get(pid, so_far).seconds - so_far.seconds
         if idle > _BUSY * _PAUSE + TICK:
             load += min(spent, seconds)
-        elif so_far.kernel:
-            kernel += spent
+            continue
+        anyway = min(spent, max(0.0, idle) / _PAUSE * seconds)
+        load += anyway
+        if so_far.kernel:
+            kernel += spent - anyway
         else:
-            served += spent
+            served += spent - anyway
     return Beside(served, kernel, load)

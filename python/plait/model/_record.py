@@ -31,8 +31,8 @@ _LOOK = 30_000
 _PARTS = 64
 #: Values of a part that are pickled at most, and the seconds after which there are enough of them.
 _PICKLED, _ENOUGH = 64, 0.001
-#: Share of the time that has to be spent waiting for others to be looked at, and how many of the kernel's ticks.
-_WAITS, _TICKS = 0.05, 1
+#: Share of the time that has to be spent waiting for others to be looked at, and how many ticks; and for programs to count.
+_WAITS, _TICKS, _PROGRAMS = 0.05, 1, 5
 #: Share of a wait below which nobody's part in it counts; and the shortest part of others, in seconds.
 _LITTLE, _PIECE = 0.02, 100e-6
 #: Stretches of all calls that are kept in their order; of calls after that two each, with the GIL and without.
@@ -270,8 +270,10 @@ def record(function: Callable[[Any], Any], arguments: Iterable[Any], *, probe: i
     shares: dict[str, float] = {}
     if waited > max(_WAITS * seconds, _TICKS * _foreign.TICK):
         beside = _foreign.between(foreign, _foreign.others(), seconds)
-        whole = max(waited, beside.served + beside.kernel)
-        shares = {"beside": beside.served / whole, "kernel": beside.kernel / whole}
+        # In so short a time other programs just come and go.
+        served = beside.served if waited > _PROGRAMS * _foreign.TICK else 0.0
+        whole = max(waited, served + beside.kernel)
+        shares = {"beside": served / whole, "kernel": beside.kernel / whole}
     others = _Others(shares)
     part = _part(len(given))
     parcels = list(zip(_arguments(given, part), (sample.parcel for sample in watch.results), strict=True))
