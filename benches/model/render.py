@@ -20,17 +20,17 @@ For whom: somebody who is to believe `plait.simulate`, `plait advise` or `plait.
 wrong.
 
 **Method.** The calls of a function are made one after the other, and `plait.model.record` writes down what each is made of,
-exactly. What follows is predicted from that, from a probe of the first of them in four threads (how far waits and C code
-without the GIL overlap; what switches of the GIL cost), and from the costs that `plait.model.calibrate` measured on this
-machine. Then the calls are made for real in every way, in turns, in {rounds} rounds; a pool or a loop is started each time,
-in a program that has one already. Other virtual machines change the speed of this machine's cores by a factor of almost two,
-for milliseconds or for seconds. So it is looked at all along, every few milliseconds for a tenth of one: between calls, and
-where those are made in other processes or take long by a process beside on each core (of which the slowdown of cores that
-are all busy is a part). The prediction is made for that speed; nothing is scaled afterwards. Who predicts what has not been
-run does not know it: such predictions are made too ("beforehand"), and their intervals are wider. All of it is done once
-before, so that files are in the page cache. Where a work has a coroutine function too ("one by one", "asyncio 32"), that is
-recorded and predicted for itself, for it is other code. What it takes to start a worker process is measured with this
-program, whose main module they import.
+exactly. What follows is predicted from that, from a probe of the first of them in four threads, or in two, four and sixteen
+if they wait (how far waits and C code without the GIL overlap; what switches of the GIL cost), and from the costs that
+`plait.model.calibrate` measured on this machine. Then the calls are made for real in every way, in turns, in {rounds}
+rounds; a pool or a loop is started each time, in a program that has one already. Other virtual machines change the speed of
+this machine's cores by a factor of almost two, for milliseconds or for seconds. So it is looked at all along, every few
+milliseconds for a tenth of one: between calls, and where those are made in other processes or take long by a process beside
+on each core (of which the slowdown of cores that are all busy is a part). The prediction is made for that speed; nothing is
+scaled afterwards. Who predicts what has not been run does not know it: such predictions are made too ("beforehand"), and
+their intervals are wider. All of it is done once before, so that files are in the page cache. Where a work has a coroutine
+function too ("one by one", "asyncio 32"), that is recorded and predicted for itself, for it is other code. What it takes to
+start a worker process is measured with this program, whose main module they import.
 
 Measured is the median of the rounds. An error is predicted time over measured time, less one. "As recorded" are the serial
 ways; all others are another model than the one that the work was recorded under. The works kept apart were not looked at
@@ -45,8 +45,8 @@ speed at the time, as of who asks `plait.simulate` beforehand."""
 
 KINDS = """\
 Milliseconds of all calls as recorded: with the GIL on a core; asleep with it; on a core without it; waiting for what lies
-outside, for programs beside it that had cores meanwhile, and for children that had; and the part of those that the probe found
-to stand in line."""
+outside, for programs beside it that had cores meanwhile, for the kernel's threads that had, and for children that had; and the
+part of those that the probe found to stand in line."""
 
 
 def measured(row: Row, way: str) -> float:
@@ -177,7 +177,7 @@ def _ms(seconds: float) -> str:
 
 def kinds(rows: list[Row]) -> str:
     """What the works are made of."""
-    names = ["hold", "held_off_cpu", "released", "outside", "beside", "children", "line"]
+    names = ["hold", "held_off_cpu", "released", "outside", "beside", "kernel", "children", "line"]
     lines = ["| work | " + " | ".join(names) + " | short releases |", "|---|" + "---:|" * (len(names) + 1)]
     for row in rows:
         cells = [_ms(row["kinds"][name]) if row["kinds"].get(name, 0) >= 0.0005 else "" for name in names]

@@ -679,7 +679,7 @@ class WorkloadCore:
             tuple[Sequence[tuple[int, int, int, int, int]], tuple[int, int, int], tuple[int, int, int], int, int]
         ],
         count: int,
-        resources: Sequence[tuple[int | None, bool, bool, int]],
+        resources: Sequence[tuple[int | None, bool, bool, int, bool]],
     ) -> Self: ...
     def predict(
         self,

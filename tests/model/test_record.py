@@ -135,7 +135,8 @@ def test_a_long_probe_is_made_once(monkeypatch: pytest.MonkeyPatch, longest: flo
         time.sleep(seconds)
 
     record(wait, [0.004] * 6, probe=2)
-    assert next(calls) == 6 + 6 * rounds
+    in_two_and_six = 2 * 6 * rounds
+    assert next(calls) == 6 + in_two_and_six
 
 
 class Fetcher:
@@ -184,7 +185,59 @@ def test_a_probe_finds_what_stands_in_line() -> None:
 
     work = record(one_at_a_time, [0.004] * 12, probe=4)
     assert total(work, "blocked", "line") > 0.5 * total(work, "blocked")
+    assert not work.resources["line"].together
     assert total(record(one_at_a_time, [0.004] * 12), "blocked", "line") == 0
+
+
+def _truths() -> dict[str, tuple[Workload, Any]]:
+    """Calls as they were recorded, and what they really do."""
+    outside, beside = _record.RESOURCES["outside"], _record.RESOURCES["beside"]
+    resources = {"outside": outside, "beside": beside, "kernel": beside}
+    waits = (Burst("blocked", 0.0015, resource="kernel"), Burst("blocked", 0.0025, resource="outside"))
+    asks = (Burst("blocked", 0.0040, resource="beside"),)
+    disk, server = (
+        Workload([Item((Burst("hold", 0.0005), *bursts))] * 40, resources=resources, speed=0.001)
+        for bursts in (waits, asks)
+    )
+    together = _overlap._OUTSIDE._replace(line=dataclasses.replace(_overlap._OUTSIDE.line, together=True))
+    return {
+        "free": (disk, disk),
+        "one after the other": (disk, _overlap._in_line(disk, _overlap._OUTSIDE, 1.0, 0.0)),
+        "together": (disk, _overlap._in_line(disk, together, 1.0, 0.0)),
+        "in its own way": (server, _overlap._in_line(server, _overlap._BESIDE, 1.0, 1.0)),
+        "somewhere else": (server, _overlap._away(server)),
+    }
+
+
+@pytest.mark.parametrize("name", ["free", "one after the other", "together", "in its own way", "somewhere else"])
+def test_probes_in_several_numbers_of_threads_tell_lines_apart(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    work, truth = _truths()[name]
+
+    def probe(_: Any, few: Any, __: int, at_once: int, **___: Any) -> _overlap._Probes:
+        found = _overlap._Probes(at_once, on_loop=False)
+        seconds = found.ask(_overlap._some(truth, len(few)), speed=0.001, seed=1).seconds
+        found.made = [_overlap._Probe(1.03 * seconds, 0.001, 0.0)] * 3
+        return found
+
+    monkeypatch.setattr(_overlap, "_probes", probe)
+    found = _overlap.with_limits(work, count, [0] * 40, 4)
+    assert ("line" in found.resources) == ("line" in truth.resources)
+    if "line" in found.resources:
+        assert found.resources["line"].together == truth.resources["line"].together
+        assert found.resources["line"].on_cores == truth.resources["line"].on_cores
+    for many in (3, 8, 20):
+        ask = functools.partial(simulate, model="threads", workers=many, cores=2, costs=Costs(), warm=True, replicas=0)
+        assert ask(found).seconds == pytest.approx(ask(truth).seconds, rel=0.2)
+
+
+def test_a_probe_is_as_fast_as_the_cores_were_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    work = Workload([Item((Burst("released", 0.010),))] * 8, speed=0.001)
+    asked = []
+    for speeds in ((), (1.0, 0.5)):
+        monkeypatch.setattr(_overlap, "calibrate", lambda speeds=speeds: Costs({}, speeds, 0.001))
+        asked.append(_overlap._Probes(2, on_loop=False).ask(work, speed=0.001, cores=2).seconds)
+    # They were looked at: what they lose when both are busy was seen.
+    assert asked[0] == asked[1]
 
 
 @GIL
@@ -401,9 +454,58 @@ def test_of_a_recording_within_a_call_nothing_is_seen_of_the_gil() -> None:
 
 
 def test_a_number_that_is_another_process_by_now_takes_nothing_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    later = {1: 5.0, 2: 1.0, 3: 0.25}
-    monkeypatch.setattr(_foreign, "others", lambda: later)
-    assert _foreign.between({1: 4.0, 2: 30.0}, later, 1.0) == _foreign.Beside(1.0, 0.0)
+    ran = lambda seconds: {number: _foreign.Ran(each, number == 4) for number, each in seconds.items()}  # noqa: E731
+    later = {1: 5.0, 2: 1.0, 3: 0.25, 4: 0.5}
+    monkeypatch.setattr(_foreign, "others", lambda: ran(later))
+    assert _foreign.between(ran({1: 4.0, 2: 30.0, 4: 0.25}), ran(later), 1.0) == _foreign.Beside(1.0, 0.25, 0.0)
     busy = {number: spent + 1.0 for number, spent in later.items()}
-    monkeypatch.setattr(_foreign, "others", lambda: busy)
-    assert _foreign.between({1: 4.5, 2: 30.0}, later, 1.0) == _foreign.Beside(0.0, 0.5)
+    monkeypatch.setattr(_foreign, "others", lambda: ran(busy))
+    assert _foreign.between(ran({1: 4.5, 2: 30.0}), ran(later), 1.0) == _foreign.Beside(0.0, 0.0, 0.5)
+
+
+def test_what_others_do_anyway_is_not_done_for_this_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran = lambda seconds: {1: _foreign.Ran(seconds), 2: _foreign.Ran(seconds, kernel=True)}  # noqa: E731
+    monkeypatch.setattr(_foreign, "others", lambda: ran(1.0 + 0.1 * _foreign._PAUSE))
+    # A tenth of the time they work without it, too.
+    assert _foreign.between(ran(0.5), ran(1.0), 2.0) == pytest.approx((0.3, 0.3, 0.4))
+
+
+SPINNER = """
+import sys, time
+for _ in sys.stdin:
+    end = time.process_time() + 0.003
+    while time.process_time() < end: pass
+    print(time.process_time(), flush=True)
+"""
+
+
+@pytest.mark.skipif(
+    not os.path.exists("/proc/self/schedstat"), reason="this kernel tells other processes' time in ticks only"
+)
+def test_what_others_take_is_seen_to_less_than_a_tick() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", SPINNER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as child:
+        assert child.stdin
+        assert child.stdout
+        told, seen = [], []
+        for _ in range(4):
+            child.stdin.write("\n")
+            child.stdin.flush()
+            told.append(float(child.stdout.readline()))
+            seen.append(_foreign.others()[child.pid])
+        child.stdin.close()
+    assert not any(each.kernel for each in seen)
+    # It goes on for a moment after it has told.
+    assert all(-0.0005 < each.seconds - spent < 0.002 for each, spent in zip(seen, told, strict=True))
+
+
+def test_short_parts_of_others_are_put_off() -> None:
+    others = _record._Others({"beside": 0.3, "kernel": 0.01})
+    found = [others.parts(80e-6, 0.0) for _ in range(100)]
+    beside = [parts["beside"] for parts in found if "beside" in parts]
+    assert sum(beside) == pytest.approx(0.3 * 100 * 80e-6, rel=0.05)
+    assert min(beside) > 70e-6
+    assert not any("kernel" in parts for parts in found)
+    assert all(sum(parts.values()) == pytest.approx(80e-6) for parts in found)
+    assert others.parts(1.0, 0.5) == pytest.approx({"children": 0.5, "beside": 0.3, "outside": 0.2}, abs=1e-4)

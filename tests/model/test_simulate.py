@@ -61,6 +61,8 @@ def test_resources_limit_what_overlaps() -> None:
         assert seconds(work, "threads", workers=8) == pytest.approx(expected)
     work = Workload([item] * 8, resources={"disk": Resource(on_cores=True)})
     assert seconds(work, "threads", workers=8, cores=2) == pytest.approx(0.04)
+    work = Workload([item] * 8, resources={"disk": Resource(1, together=True)})
+    assert [seconds(work, "threads", workers=many) for many in (2, 4, 8)] == pytest.approx([0.08, 0.04, 0.02])
 
 
 def test_a_quota_is_shared_by_all_cores() -> None:

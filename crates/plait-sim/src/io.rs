@@ -14,6 +14,8 @@ pub struct Resource {
     pub in_process: bool,
     /// Percent by which serving takes longer for those that had to stand in line: they are in one another's way.
     pub contended_percent: u32,
+    /// All that stand in line are served together once there is a server, for as long as the longest of them takes: a disk that commits.
+    pub together: bool,
 }
 
 /// For whom.
@@ -35,6 +37,8 @@ pub(crate) struct Service {
     pub(crate) resource: Resource,
     active: u32,
     line: VecDeque<Request>,
+    /// Who is served together with whom, beside the one that the service is for.
+    groups: Vec<(Client, Vec<Client>)>,
 }
 
 impl Service {
@@ -61,13 +65,25 @@ impl Service {
         Some(request)
     }
 
+    /// Those that were served together with this one.
+    pub(crate) fn beside(&mut self, client: Client) -> Vec<Client> {
+        let group = self.groups.iter().position(|(first, _)| *first == client);
+        group.map_or_else(Vec::new, |place| self.groups.swap_remove(place).1)
+    }
+
     /// One was served. Who is next?
     pub(crate) fn served(&mut self) -> Option<Request> {
-        let next = self.line.pop_front();
-        if next.is_none() {
+        let Some(first) = self.line.pop_front() else {
             self.active -= 1;
+            return None;
+        };
+        if !self.resource.together || self.line.is_empty() {
+            return Some(first);
         }
-        next
+        let ns = self.line.iter().fold(first.ns, |most, other| most.max(other.ns));
+        let others = self.line.drain(..).map(|other| other.client).collect();
+        self.groups.push((first.client, others));
+        Some(Request { ns, ..first })
     }
 }
 
@@ -91,6 +107,32 @@ mod tests {
         assert_eq!(service.served().map(|one| one.ns), Some(15));
         assert!(service.served().is_none());
         assert_eq!(service.ask(request(10)).map(|one| one.ns), Some(10));
+    }
+
+    #[test]
+    fn who_stands_in_line_is_served_together() {
+        let mut service = Service::new(Resource {
+            servers: Some(1),
+            together: true,
+            ..Resource::default()
+        });
+        let token = Client::Token;
+        let request = |number, ns| Request {
+            client: token(number),
+            ns,
+        };
+        assert!(service.ask(request(0, 10)).is_some());
+        for (number, ns) in [(1, 20), (2, 100), (3, 30)] {
+            assert!(service.ask(request(number, ns)).is_none());
+        }
+        assert_eq!(service.beside(token(0)), []);
+        let next = service.served().map(|one| (one.client, one.ns));
+        assert_eq!(next, Some((token(1), 100)));
+        assert!(service.ask(request(4, 10)).is_none());
+        assert_eq!(service.beside(token(1)), [token(2), token(3)]);
+        assert_eq!(service.served().map(|one| (one.client, one.ns)), Some((token(4), 10)));
+        assert_eq!(service.beside(token(4)), []);
+        assert!(service.served().is_none());
     }
 
     #[test]

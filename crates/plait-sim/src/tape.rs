@@ -18,6 +18,7 @@ pub(crate) struct Tape<'a> {
     speed: f64,
     apart: f64,
     byte_ns: f64,
+    wake_ns: u64,
     jitter: Option<Jitter>,
     progress: Progress,
 }
@@ -70,6 +71,7 @@ impl<'a> Tape<'a> {
             speed: costs.speed.ns,
             apart: costs.apart.ns,
             byte_ns: costs.byte.ns,
+            wake_ns: costs.wake.whole(),
             jitter: Jitter::new(costs, seed),
             progress: Progress {
                 done: 0,
@@ -121,12 +123,13 @@ impl<'a> Tape<'a> {
         }
     }
 
-    /// How long a wait takes: longer on a slower machine, if it is for work on its cores.
+    /// How long a wait takes: longer on a slower machine, if it is for work on its cores. Others last until who waits runs again, so
+    /// the wake-up that follows is a part of them.
     fn waiting(&self, ns: u64, resource: u32) -> u64 {
         if self.on_cores[resource as usize] {
             scaled(ns, self.apart)
         } else {
-            ns
+            ns.saturating_sub(self.wake_ns)
         }
     }
 

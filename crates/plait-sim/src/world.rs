@@ -447,15 +447,19 @@ impl<O: Observer> World<O> {
     }
 
     fn served(&mut self, resource: ResourceId, client: Client, program: &mut impl Program) {
-        if let Some(next) = self.services[resource.0 as usize].served() {
+        let service = &mut self.services[resource.0 as usize];
+        let beside = service.beside(client);
+        if let Some(next) = service.served() {
             self.serve(resource, next);
         }
-        match client {
-            Client::Thread(thread) => self.make_ready(thread, true),
-            Client::Token(token) => {
-                self.ctl.now = self.agenda.now();
-                program.done(token, &mut self.ctl);
-                self.carry_out();
+        for client in std::iter::once(client).chain(beside) {
+            match client {
+                Client::Thread(thread) => self.make_ready(thread, true),
+                Client::Token(token) => {
+                    self.ctl.now = self.agenda.now();
+                    program.done(token, &mut self.ctl);
+                    self.carry_out();
+                }
             }
         }
     }

@@ -270,10 +270,14 @@ fn the_gil_is_kept_off_the_core() {
 
 #[test]
 fn waits_overlap_as_far_as_they_are_served() {
-    for (servers, expected) in [(None, 10), (Some(1), 80), (Some(2), 40), (Some(3), 30)] {
+    let lines = [(None, 10), (Some(1), 80), (Some(2), 40), (Some(3), 30)].map(|line| (line, false));
+    // One or two are served, and then all the others.
+    let disks = [(Some(1), 20), (Some(2), 20), (Some(8), 10)].map(|line| (line, true));
+    for ((servers, expected), together) in lines.into_iter().chain(disks) {
         let mut world = World::new(config(1));
         let disk = world.add_resource(Resource {
             servers,
+            together,
             ..Resource::default()
         });
         for _ in 0..8 {
@@ -282,7 +286,7 @@ fn waits_overlap_as_far_as_they_are_served() {
         }
         let lists = vec![vec![Op::Block(disk, 10 * MS)]; 8];
         let (outcome, ()) = world.run(&mut Lists::new(lists)).expect("all end");
-        assert_eq!(outcome.ns, expected * MS, "{servers:?}");
+        assert_eq!(outcome.ns, expected * MS, "{servers:?} {together}");
     }
 }
 

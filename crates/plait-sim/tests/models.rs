@@ -129,6 +129,34 @@ fn waits_that_are_served_one_by_one_gain_nothing() {
 }
 
 #[test]
+fn waits_that_are_served_together_gain_the_more_the_more_there_are() {
+    let mut work = workload(vec![item(&[(Kind::Blocked { resource: 0 }, 10 * MS)]); 16], 16);
+    work.resources[0].servers = Some(1);
+    work.resources[0].together = true;
+    for model in Model::ALL.into_iter().filter(|&model| model != Model::Serial) {
+        // One alone, and then the others together by turns.
+        let times = [1, 2, 4, 8].map(|workers| ms(&ask(&work, &free(), model, workers, 4)));
+        assert_eq!(times, [160.0, 160.0, 80.0, 40.0], "{model:?}");
+    }
+    assert_eq!(ms(&ask(&work, &free(), Model::Serial, 1, 4)), 160.0);
+}
+
+#[test]
+fn a_wake_up_is_a_part_of_the_wait_before() {
+    let costs = Costs {
+        wake: Cost::new(2e6, 0.0),
+        ..free()
+    };
+    let work = workload(vec![item(&[(Kind::Blocked { resource: 0 }, 10 * MS)]); 4], 4);
+    let first = 2.0; // of the thread that makes the calls
+    assert_eq!(ms(&ask(&work, &costs, Model::Serial, 1, 4)), 40.0 + first);
+    let mut beside = work.clone();
+    beside.resources[0].on_cores = true;
+    // Who serves has to be woken too, and has done nothing by then.
+    assert_eq!(ms(&ask(&beside, &costs, Model::Serial, 1, 4)), 56.0 + first);
+}
+
+#[test]
 fn a_fork_that_keeps_the_gil_stops_threads_and_the_loop() {
     let work = workload(vec![item(&[(Kind::HoldOff, 10 * MS)]); 16], 16);
     let times: Vec<f64> = Model::ALL

@@ -91,16 +91,22 @@ fn machine() -> impl Strategy<Value = WorldConfig> {
 fn run(config: WorldConfig, lists: Vec<Vec<Plan>>, gils: usize) -> (Outcome, Vec<Change>) {
     let mut world = World::watched(config, Vec::new());
     let gils: Vec<_> = (0..gils).map(|_| world.add_gil()).collect();
-    let resources = [(None, false), (Some(1), false), (None, true)]
-        .into_iter()
-        .map(|(servers, on_cores)| {
-            world.add_resource(Resource {
-                servers,
-                on_cores,
-                ..Resource::default()
-            })
+    let resources = [
+        (None, false, false),
+        (Some(1), false, false),
+        (None, true, false),
+        (Some(1), true, true),
+    ]
+    .into_iter()
+    .map(|(servers, on_cores, together)| {
+        world.add_resource(Resource {
+            servers,
+            on_cores,
+            together,
+            ..Resource::default()
         })
-        .collect();
+    })
+    .collect();
     for number in 0..lists.len() {
         // The last of each round has none.
         let thread = world.add_weighted(gils.get(number % (gils.len() + 1)).copied(), 512 << (number % 3));

@@ -6,7 +6,7 @@ import gc
 import inspect
 import pickle
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -31,14 +31,17 @@ _LOOK = 30_000
 _PARTS = 64
 #: Values of a part that are pickled at most, and the seconds after which there are enough of them.
 _PICKLED, _ENOUGH = 64, 0.001
-#: Share of the time that has to be spent waiting for others to be looked at, and how many of the kernel's ticks.
-_WAITS, _TICKS = 0.05, 5
+#: Share of the time that has to be spent waiting for others to be looked at, and how many ticks; and for programs to count.
+_WAITS, _TICKS, _PROGRAMS = 0.05, 1, 5
+#: Share of a wait below which nobody's part in it counts; and the shortest part of others, in seconds.
+_LITTLE, _PIECE = 0.02, 100e-6
 #: Stretches of all calls that are kept in their order; of calls after that two each, with the GIL and without.
 _STRETCHES = 100_000
 
 RESOURCES = {
     "children": Resource(on_cores=True),
     "beside": Resource(on_cores=True),
+    "kernel": Resource(on_cores=True),
     "outside": Resource(),
 }
 
@@ -206,10 +209,10 @@ def record(function: Callable[[Any], Any], arguments: Iterable[Any], *, probe: i
     """Call a function with each of the arguments, one after the other, and write down what the calls are made of.
 
     Each call is divided into bursts: with the GIL on a core, asleep with it, on a core without it, waiting. Of waits it is
-    found out how much of them children and other programs of this machine have worked meanwhile. Time in which another
-    program had the core is left out. Results are kept until the last call, as a program would keep them, if they can be
-    pickled and take no more than 256 MiB: what the garbage collector takes for them, and their end, is a part of its own. Of a
-    call that itself calls `record`, it is not seen when it had the GIL: all its time on a core counts as with it.
+    found out how much of them children, other programs of this machine, and its kernel have worked meanwhile. Time in which
+    another program had the core is left out. Results are kept until the last call, as a program would keep them, if they can
+    be pickled and take no more than 256 MiB: what the garbage collector takes for them, and their end, is a part of its own.
+    Of a call that itself calls `record`, it is not seen when it had the GIL: all its time on a core counts as with it.
 
     Args:
         function: Takes one argument; a coroutine function, or an object whose `__call__` is one, is awaited on an event loop
@@ -217,9 +220,10 @@ def record(function: Callable[[Any], Any], arguments: Iterable[Any], *, probe: i
         arguments: What it is called with. All calls are made.
         probe: Call it again with the first of the arguments (200 at most), in so many threads (or tasks), to learn how far
             waits and C code without the GIL can overlap, or, if they mostly compute with the GIL, what they lose when it goes
-            from one thread to another. Those calls are made three times, or once if they take over a second; what is learned
-            from them needs `calibrate()`. If one of them raises, the recording goes without. None: that is not looked at;
-            waits overlap without limit, and a switch of the GIL costs what is typical.
+            from one thread to another. Calls that wait are made in half and in four times as many threads too: a line serves
+            no more of those, a disk that commits does. With each number they are made three times, or once if they take over a
+            second; what is learned from them needs `calibrate()`. If one of them raises, the recording goes without. None:
+            that is not looked at; waits overlap without limit, and a switch of the GIL costs what is typical.
 
     Returns:
         The workload, for `simulate`.
@@ -263,10 +267,14 @@ def record(function: Callable[[Any], Any], arguments: Iterable[Any], *, probe: i
     watch.pace.look()
     looks = watch.looks
     waited = sum(max(0, look.wall - look.cpu - look.ready) for look in looks) / 1e9
-    served = 0.0
+    shares: dict[str, float] = {}
     if waited > max(_WAITS * seconds, _TICKS * _foreign.TICK):
-        served = _foreign.between(foreign, _foreign.others(), seconds).served
-    share = min(1.0, served / waited) if waited > 0 else 0.0
+        beside = _foreign.between(foreign, _foreign.others(), seconds)
+        # In so short a time other programs just come and go.
+        served = beside.served if waited > _PROGRAMS * _foreign.TICK else 0.0
+        whole = max(waited, served + beside.kernel)
+        shares = {"beside": served / whole, "kernel": beside.kernel / whole}
+    others = _Others(shares)
     part = _part(len(given))
     parcels = list(zip(_arguments(given, part), (sample.parcel for sample in watch.results), strict=True))
     items: list[Item] = []
@@ -275,9 +283,9 @@ def record(function: Callable[[Any], Any], arguments: Iterable[Any], *, probe: i
     heaps = [min(once * len(look.collections), taken) for look, taken in zip(looks, passes, strict=True)]
     # Where it is results that bring passes on, whoever keeps them has those too.
     grows = sum(passes) > 2 * sum(heaps)
-    for look, taken, others in zip(looks, passes, heaps, strict=True):
-        bursts = _less(_bursts(look, share), taken / look.calls)
-        heap = 0.0 if grows else others / look.calls
+    for look, taken, heap_s in zip(looks, passes, heaps, strict=True):
+        bursts = _less(_bursts(look, others), taken / look.calls)
+        heap = 0.0 if grows else heap_s / look.calls
         kept = taken / look.calls - heap + freed
         items += [Item(bursts, *parcels[(len(items) + number) // part], kept, heap) for number in range(look.calls)]
     work = Workload(items, resources=RESOURCES, speed=watch.pace.seconds, on_loop=on_loop, unsure=watch.pace.unsure)
@@ -311,7 +319,31 @@ def _awaitable(function: Callable[[Any], Any], result: Any) -> TypeError:
     )
 
 
-def _bursts(look: _Look, share: float) -> tuple[Burst, ...]:
+class _Others:
+    """Divides waits by who worked meanwhile."""
+
+    def __init__(self, shares: Mapping[str, float]) -> None:
+        self._shares = {name: share for name, share in shares.items() if share > _LITTLE}
+        self._owed = dict.fromkeys(self._shares, 0.0)
+
+    def parts(self, asleep: float, children: float) -> dict[str, float]:
+        """Seconds of a wait by resource; of all of it children had so large a part.
+
+        Each part is a wait of its own, that somebody has to be woken from. So short ones are put off, for a later wait to be
+        more of that.
+        """
+        found = {"children": asleep * children if children > _LITTLE else 0.0}
+        left = asleep * (1.0 - children)
+        for name, share in self._shares.items():
+            self._owed[name] += asleep * share
+            if self._owed[name] >= _PIECE:
+                found[name] = min(self._owed[name], left)
+                self._owed[name] -= found[name]
+                left -= found[name]
+        return {**found, "outside": left if left > _LITTLE * asleep else 0.0}
+
+
+def _bursts(look: _Look, others: _Others) -> tuple[Burst, ...]:
     """Of one call, if several were looked at, of the average."""
     stretches = look.stretches or [(True, look.wall, look.cpu, 0)]
     gap = sum(max(0, wall - cpu) for _, wall, cpu, _ in stretches)
@@ -331,9 +363,7 @@ def _bursts(look: _Look, share: float) -> tuple[Burst, ...]:
             continue
         # Without events all that is on a core counts as with the GIL.
         found.append(Burst("released" if look.stretches else "hold", on_cpu))
-        beside = min(share, 1.0 - children)
-        parts = {"children": children, "beside": beside, "outside": 1.0 - children - beside}
-        found += [Burst("blocked", asleep * part, resource=name) for name, part in parts.items() if part > 0.02]
+        found += [Burst("blocked", part, resource=name) for name, part in others.parts(asleep, children).items()]
     return tuple(burst for burst in found if burst.seconds > 0)
 
 

@@ -165,12 +165,15 @@ class Resource:
             them.
         in_process: Each process has its own, which its threads share: a lock within a C library.
         contended: How much longer serving takes for those that had to stand in line, as a share: 0.5 for half as long again.
+        together: All that stand in line are served together once there is a server, for as long as the longest of them takes:
+            a disk that commits. False: one after the other.
     """
 
     servers: int | None = None
     on_cores: bool = False
     in_process: bool = False
     contended: float = 0.0
+    together: bool = False
 
     def __post_init__(self) -> None:
         if self.servers is not None:
@@ -256,7 +259,7 @@ class Workload:
                 for item in recorded
             ],
             total,
-            [(None, False, False, 0), *map(_resource, known.values())],
+            [(None, False, False, 0, False), *map(_resource, known.values())],
         )
         for name, value in {
             "items": recorded,
@@ -277,8 +280,8 @@ class Workload:
         return recorded / len(self.items) * self.count
 
 
-def _resource(one: Resource) -> tuple[int | None, bool, bool, int]:
-    return one.servers, one.on_cores, one.in_process, round(100 * one.contended)
+def _resource(one: Resource) -> tuple[int | None, bool, bool, int, bool]:
+    return one.servers, one.on_cores, one.in_process, round(100 * one.contended), one.together
 
 
 def _ns(seconds: float) -> int:

@@ -19,6 +19,9 @@ type ParcelTuple = (u64, u64, u64);
 /// Bursts, argument, result, nanoseconds for what is kept and for the rest of the heap.
 type ItemTuple = (Vec<BurstTuple>, ParcelTuple, ParcelTuple, u64, u64);
 
+/// Servers, on cores, in each process, percent for those in line, whether these are served together.
+type ResourceTuple = (Option<u32>, bool, bool, u32, bool);
+
 /// Calls of a function, as they were recorded.
 #[pyclass(frozen, module = "plait._core")]
 struct WorkloadCore(Arc<Workload>);
@@ -26,7 +29,7 @@ struct WorkloadCore(Arc<Workload>);
 #[pymethods]
 impl WorkloadCore {
     #[new]
-    fn new(items: Vec<ItemTuple>, count: usize, resources: Vec<(Option<u32>, bool, bool, u32)>) -> PyResult<Self> {
+    fn new(items: Vec<ItemTuple>, count: usize, resources: Vec<ResourceTuple>) -> PyResult<Self> {
         let items = items.into_iter().map(|(bursts, argument, result, kept_ns, heap_ns)| {
             let bursts = bursts.into_iter().map(burst).collect::<PyResult<_>>()?;
             let (argument, result) = (parcel(argument), parcel(result));
@@ -43,12 +46,15 @@ impl WorkloadCore {
             count,
             resources: resources
                 .into_iter()
-                .map(|(servers, on_cores, in_process, contended_percent)| Resource {
-                    servers,
-                    on_cores,
-                    in_process,
-                    contended_percent,
-                })
+                .map(
+                    |(servers, on_cores, in_process, contended_percent, together)| Resource {
+                        servers,
+                        on_cores,
+                        in_process,
+                        contended_percent,
+                        together,
+                    },
+                )
                 .collect(),
         };
         workload
