@@ -73,10 +73,10 @@ def held_together(truth: dict[str, Any], profile: dict[str, Any]) -> None:
 
 @pytest.fixture
 def true(run_script: Any, tmp_path: Path) -> Callable[[str, Callable[[dict[str, Any], dict[str, Any]], None]], None]:
-    def run(name: str, check: Callable[[dict[str, Any], dict[str, Any]], None]) -> None:
+    def run(name: str, check: Callable[[dict[str, Any], dict[str, Any]], None], *settings: str) -> None:
         for left in reversed(range(TRIES)):
             file = tmp_path / f"{name}.json"
-            run_script(PROGRAMS, name, str(file))
+            run_script(PROGRAMS, name, str(file), *settings)
             found = json.loads(file.read_text())
             try:
                 held_together(found["truth"], found["profile"])
@@ -130,6 +130,30 @@ def test_two_spinners_and_a_sleeper(true: Any) -> None:
         assert profile["verdict"] in ("gil-bound" if HAS_GIL else "cpu-bound", "ready-bound")
 
     true("spinners_and_sleeper", check)
+
+
+@NEEDS_GIL
+def test_who_computes_in_python_has_the_gil_also_where_no_switches_are_told(true: Any) -> None:
+    def check(truth: dict[str, Any], profile: dict[str, Any]) -> None:
+        assert [each["exact"] for each in profile["methods"] if each["what"] == "switches"] == [False]
+        for name in ("one", "two"):
+            spinner, own = thread(profile, name), truth["threads"][name]
+            assert near(spinner["on_cpu_gil"], own["cpu"], 0.02), (own, spinner)
+            assert spent(spinner, "on_cpu_released", "gil_held_off_cpu") < 0.02, (own, spinner)
+        assert "slept" not in profile["evidence"]["sentence"], profile["evidence"]
+
+    true("spinners_and_sleeper", check, "without-switches")
+
+
+@NEEDS_GIL
+def test_who_sleeps_with_the_gil_is_seen_also_where_no_switches_are_told(true: Any) -> None:
+    def check(truth: dict[str, Any], profile: dict[str, Any]) -> None:
+        holder, measured = thread(profile, "holder"), truth["threads"]["holder"]["measured"]
+        assert near(holder["gil_held_off_cpu"], sum(measured), shared(truth, "holder") + 0.02), (measured, holder)
+        spinner = thread(profile, "spinner")
+        assert spent(spinner, "on_cpu_released", "gil_held_off_cpu") < 0.02, spinner
+
+    true("holds_off_cpu", check, "without-switches")
 
 
 @NEEDS_GIL

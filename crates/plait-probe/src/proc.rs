@@ -72,6 +72,32 @@ impl Stat {
     }
 }
 
+/// `status`, the parts that are of use.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Status {
+    /// As of [`Stat`].
+    pub state: u8,
+    /// None where they are not counted.
+    pub switches: Option<SwitchCount>,
+}
+
+impl Status {
+    /// From the file's bytes.
+    #[must_use]
+    pub fn parse(bytes: &[u8]) -> Option<Status> {
+        Some(Status {
+            state: *value(bytes, b"State:")?.first()?,
+            switches: SwitchCount::parse(bytes),
+        })
+    }
+}
+
+/// The value of a line of `status`.
+fn value<'a>(bytes: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
+    let mut lines = bytes.split(|&byte| byte == b'\n');
+    lines.find_map(|line| line.strip_prefix(name)).map(<[u8]>::trim_ascii)
+}
+
 /// `status`: switches so far.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct SwitchCount {
@@ -85,15 +111,9 @@ impl SwitchCount {
     /// From the file's bytes.
     #[must_use]
     pub fn parse(bytes: &[u8]) -> Option<SwitchCount> {
-        let value = |name: &[u8]| {
-            let line = bytes
-                .split(|&byte| byte == b'\n')
-                .find_map(|line| line.strip_prefix(name))?;
-            number(line.trim_ascii())
-        };
         Some(SwitchCount {
-            voluntary: value(b"voluntary_ctxt_switches:")?,
-            forced: value(b"nonvoluntary_ctxt_switches:")?,
+            voluntary: number(value(bytes, b"voluntary_ctxt_switches:")?)?,
+            forced: number(value(bytes, b"nonvoluntary_ctxt_switches:")?)?,
         })
     }
 }
@@ -281,6 +301,12 @@ mod tests {
             })
         );
         assert_eq!(SwitchCount::parse(b"Name:\tx\n"), None);
+        assert_eq!(Status::parse(status).map(|status| status.state), Some(b'S'));
+        let without = Status::parse(b"Name:\tState:\nState:\tR (running)\n");
+        assert_eq!(
+            without.map(|status| (status.state, status.switches)),
+            Some((b'R', None))
+        );
     }
 
     #[test]

@@ -270,6 +270,57 @@ fn without_switches_the_kernels_counts_serve() {
     );
 }
 
+/// A thread that holds the GIL in every other turn of 5 ms, with a look at the end of each: what the kernel has counted then, in milliseconds, and
+/// whether the thread could run.
+fn looked_at(turns: u64, look: impl Fn(u64) -> (u64, bool)) -> Profile {
+    let mut story = Story::begin(7, 5 * turns * MS);
+    story.rough("switches");
+    story.thread(7, "main");
+    story.counted(7, 0, 0, 0);
+    for turn in 0..turns {
+        let span = [GilSpan::Held, GilSpan::Wanted][turn as usize % 2];
+        let (from, to) = (5 * turn * MS, 5 * (turn + 1) * MS);
+        story.gil(7, from, to, span);
+        let (on_cpu, could_run) = look(turn);
+        story.switch(7, to, could_run, false);
+        story.counted(7, to, on_cpu * MS, 0);
+    }
+    story.profile()
+}
+
+#[test]
+fn what_looks_find_late_is_of_the_hold_that_it_belongs_to() {
+    // Of its five milliseconds the kernel has counted one when it is looked at, and the rest when it has let go.
+    let profile = looked_at(100, |turn| {
+        let done = 5 * (turn / 2 + 1);
+        if turn % 2 == 0 { (done - 4, true) } else { (done, false) }
+    });
+    let thread = only(&profile);
+    assert_eq!(times(thread), [(State::OnCpuGil, 250), (State::GilWait, 250)]);
+    assert_eq!(
+        (thread.switches_voluntary, thread.switches_forced),
+        (0, 0),
+        "looks are no switches"
+    );
+}
+
+#[test]
+fn who_sleeps_with_the_gil_does_though_nobody_tells_of_switches() {
+    // It runs for one of the five milliseconds.
+    let profile = looked_at(100, |turn| (turn / 2 + 1, false));
+    assert_eq!(
+        times(only(&profile)),
+        [
+            (State::OnCpuGil, 50),
+            (State::GilWait, 250),
+            (State::GilHeldOffCpu, 200)
+        ]
+    );
+    // What is so little may be what the kernel leaves out.
+    let profile = looked_at(100, |turn| (5 * (turn / 2 + 1) - turn / 20, false));
+    assert_eq!(times(only(&profile)), [(State::OnCpuGil, 250), (State::GilWait, 250)]);
+}
+
 #[test]
 fn a_wait_goes_on_for_as_long_as_nothing_is_counted() {
     let found = |counts: &[(u64, u64)], looks: &[(u64, WaitKind)]| {

@@ -20,7 +20,7 @@ use super::{Running, Settings, Sink};
 use crate::bursts;
 use crate::gil::Gil;
 use crate::meter::{self, Clock, Doing, Meter};
-use crate::proc::{Stat, Tasks, line};
+use crate::proc::{Status, Tasks, line};
 use crate::stacks::Stacks;
 use census::settled;
 use deadlocks::Search;
@@ -293,20 +293,9 @@ impl Sampler {
             if !counted && !thread.on && thread.switched {
                 continue;
             }
-            let stat = self.tasks.read(thread.tid, "stat", &mut self.buffer).ok();
-            if let Some(stat) = stat.and_then(Stat::parse) {
-                let what = if stat.state == b'R' {
-                    What::On
-                } else {
-                    What::Off { forced: false }
-                };
-                let event = Event {
-                    at: now,
-                    tid: thread.tid,
-                    cpu: stat.cpu as u16,
-                    what,
-                };
-                thread.switch(&event, &mut self.batch);
+            let status = self.tasks.read(thread.tid, "status", &mut self.buffer).ok();
+            if let Some(status) = status.and_then(Status::parse) {
+                thread.found(status, now, &mut self.batch);
             }
         }
         news
@@ -524,6 +513,11 @@ impl Sampler {
         // The last look may have been later.
         let now = monotonic_ns().min(over).max(self.ticked);
         self.take_switches(now);
+        if self.switches.is_none() {
+            // Nobody tells of the last ends.
+            self.scan(now);
+            self.end_missing(0);
+        }
         let has_line = !matches!(self.gil, GilSource::None);
         let mut measured = None;
         if let Some((session, clock)) = std::mem::replace(&mut self.gil, GilSource::None).session() {

@@ -6,7 +6,7 @@ use plait_sys::perf::{Event, What};
 use plait_trace::record::{GilSpan, Record, Text, Tid};
 
 use crate::meter::{Doing, Meter, Open, Pause, Span};
-use crate::proc::{Scheduled, SwitchCount, Tasks, read_at};
+use crate::proc::{Scheduled, Status, SwitchCount, Tasks, read_at};
 
 /// A span of the GIL that lasts is written in parts of about this many nanoseconds.
 const PART: u64 = 500_000_000;
@@ -245,6 +245,17 @@ impl Thread {
             on,
             forced,
         });
+    }
+
+    /// Takes what a look found where nobody tells of switches: whether it could run, and how many switches there were.
+    pub(super) fn found(&mut self, status: Status, now: u64, out: &mut Vec<Record>) {
+        let what = match status.state {
+            b'R' => What::On,
+            _ => What::Off { forced: false },
+        };
+        let (at, tid) = (now, self.tid);
+        self.switch(&Event { at, tid, cpu: 0, what }, out);
+        self.switches = status.switches.unwrap_or(self.switches);
     }
 
     /// Writes what the kernel has counted, if that is something new: whether it was.

@@ -85,6 +85,9 @@ pub(crate) fn extent(log: &Log) -> (u64, u64) {
 
 pub(crate) fn digest(mut log: Log, options: Options, purpose: Purpose) -> Digest {
     let (from, to) = extent(&log);
+    if log.method_is_rough("switches") {
+        log.threads.iter_mut().for_each(|thread| thread.looked = true);
+    }
     turns::tell(&mut log);
     let logs = std::mem::take(&mut log.threads);
     let lane = options.lane.min(options.lanes / logs.len().max(1)).max(FEWEST);
@@ -184,7 +187,7 @@ fn thread_digest(
         let off = log
             .switches
             .iter()
-            .filter(|switch| !switch.on() && switch.forced() == forced);
+            .filter(|switch| !log.looked && !switch.on() && switch.forced() == forced);
         off.filter(|switch| switch.at() >= detail).count() as u64
     };
     done.voluntary = base

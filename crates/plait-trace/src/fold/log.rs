@@ -104,6 +104,16 @@ impl Log {
         self.span.is_none()
     }
 
+    /// Whether something was not seen exactly.
+    pub(crate) fn method_is_rough(&self, what: &str) -> bool {
+        let name = |text: Text| self.texts.get((text.0 as usize).wrapping_sub(1));
+        let mut of_it = self
+            .methods
+            .iter()
+            .filter(|method| name(method.what).is_some_and(|name| name == what));
+        of_it.any(|method| !method.exact)
+    }
+
     /// A time of a record, as one of this process's.
     fn time(&mut self, at: u64) -> u64 {
         let at = at.min(LATEST);

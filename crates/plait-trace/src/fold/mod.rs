@@ -18,6 +18,7 @@
 //! | `build` | the digests of all processes as one [`Profile`] |
 
 mod build;
+mod counts;
 mod digest;
 mod hold;
 mod log;

@@ -127,6 +127,8 @@ pub(crate) struct ThreadLog {
     pub(crate) gil: Vec<Span>,
     pub(crate) blurs: Vec<Blur>,
     pub(crate) switches: Vec<Switch>,
+    /// Whether these are what looks found rather than every switch: that the thread could run from then on, or slept.
+    pub(crate) looked: bool,
     pub(crate) counted: Vec<Counted>,
     pub(crate) waits: Vec<Wait>,
     pub(crate) lock_waits: Vec<LockWait>,

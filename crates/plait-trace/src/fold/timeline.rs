@@ -1,10 +1,11 @@
 //! The two lines of time of a thread, its core and the GIL, cut into its states.
 //!
-//! With switches every instant is known. Without them the kernel's counts say how much of each stretch was spent on cores and on
-//! the run queue, and the GIL's spans where in it. Whatever is missing, the states add up to the time that was asked about.
+//! With switches every instant is known. Without them the kernel's counts serve ([`counts`]). Whatever is missing, the states add up to
+//! the time that was asked about.
 
 use crate::burst::Histogram;
-use crate::fold::thread::{Counted, Span, Switch, ThreadLog, What};
+use crate::fold::counts;
+use crate::fold::thread::{Switch, ThreadLog, What};
 use crate::fold::waits::{Key, Waits};
 use crate::state::State;
 
@@ -26,8 +27,8 @@ pub(crate) fn cut(log: &ThreadLog, from: u64, to: u64, bursts: &mut Histogram, s
         blur: Vec::new(),
         sink,
     };
-    if log.switches.is_empty() {
-        by_counts(&mut cutter, from, to);
+    if log.looked || log.switches.is_empty() {
+        counts::cut(&mut cutter, from, to);
     } else {
         by_switches(&mut cutter, from, to, bursts);
     }
@@ -78,10 +79,10 @@ fn scaled(part: u64, of: u64, whole: u64) -> u64 {
     }
 }
 
-struct Cutter<'a> {
-    log: &'a ThreadLog,
+pub(crate) struct Cutter<'a> {
+    pub(crate) log: &'a ThreadLog,
     /// The span of the GIL that time has reached.
-    place: usize,
+    pub(crate) place: usize,
     /// What has come of a blurred one.
     blur: Vec<(u64, u64, Core)>,
     sink: &'a mut dyn FnMut(Segment),
@@ -180,7 +181,15 @@ impl Cutter<'_> {
     }
 
     /// Divides a stretch in the proportions of `parts`. `done` of their sum was divided before. The key belongs to the last state.
-    fn share(&mut self, from: u64, to: u64, parts: [u64; 3], done: &mut u64, states: [State; 3], key: Option<Key>) {
+    pub(crate) fn share(
+        &mut self,
+        from: u64,
+        to: u64,
+        parts: [u64; 3],
+        done: &mut u64,
+        states: [State; 3],
+        key: Option<Key>,
+    ) {
         let whole = parts.iter().sum::<u64>();
         let (length, then) = (to - from, *done + (to - from));
         let until = |part: u64| scaled(part, then, whole).saturating_sub(scaled(part, *done, whole));
@@ -426,142 +435,10 @@ fn by_switches(cutter: &mut Cutter<'_>, from: u64, to: u64, bursts: &mut Histogr
     }
 }
 
-/// Without switches: stretch by stretch between the kernel's counts.
-fn by_counts(cutter: &mut Cutter<'_>, from: u64, to: u64) {
-    let log = cutter.log;
-    let mut waits = Waits::new(log);
-    let mut before = log.born.filter(|born| *born == from).map(|_| Counted {
-        at: from,
-        on_cpu: 0,
-        ready: 0,
-        voluntary: 0,
-        forced: 0,
-    });
-    let mut at = from;
-    for counted in &log.counted {
-        let end = counted.at.clamp(at, to);
-        let known = before.map(|before| {
-            let on = counted.on_cpu.saturating_sub(before.on_cpu).min(end - at);
-            (on, counted.ready.saturating_sub(before.ready).min(end - at - on))
-        });
-        let same = |before: Counted| (before.on_cpu, before.voluntary) == (counted.on_cpu, counted.voluntary);
-        counted_stretch(cutter, &mut waits, (at, end), known, before.is_some_and(same));
-        before = Some(*counted);
-        at = end;
-    }
-    // Whoever runs is counted again, unless it ends.
-    counted_stretch(cutter, &mut waits, (at, to), None, true);
-}
-
-/// A part of a span of the GIL, blurred ones as if their parts had followed one another.
-fn parts(span: &Span, log: &ThreadLog, from: u64, to: u64, add: &mut impl FnMut(u64, u64, What)) {
-    let mut clipped = |start: u64, end: u64, what| {
-        let (start, end) = (start.max(from), end.min(to));
-        if start < end {
-            add(start, end, what);
-        }
-    };
-    match span.what {
-        What::Blurred(index) => {
-            let blur = log.blurs[index as usize];
-            let held = (span.from + blur.held).min(span.to);
-            let wanted = (held + blur.wanted).min(span.to);
-            clipped(span.from, held, What::Held);
-            clipped(held, wanted, What::Wanted);
-            clipped(wanted, span.to, What::Free);
-        }
-        what => clipped(span.from, span.to, what),
-    }
-}
-
-/// `known` is the time on cores and on the run queue, if the kernel's counts say it. `quiet` is a stretch in which the kernel has counted nothing.
-fn counted_stretch(
-    cutter: &mut Cutter<'_>,
-    waits: &mut Waits<'_>,
-    (from, to): (u64, u64),
-    known: Option<(u64, u64)>,
-    quiet: bool,
-) {
-    let log = cutter.log;
-    let mut pieces: Vec<(u64, u64, What)> = Vec::new();
-    let mut at = from;
-    while let Some(span) = log.gil.get(cutter.place).filter(|span| span.from < to) {
-        parts(span, log, from, to, &mut |start, end, what| {
-            if at < start {
-                pieces.push((at, start, What::Free));
-            }
-            pieces.push((start, end, what));
-            at = end;
-        });
-        if span.to > to {
-            break;
-        }
-        cutter.place += 1;
-    }
-    if at < to {
-        pieces.push((at, to, What::Free));
-    }
-    let of = |wanted: What| {
-        pieces
-            .iter()
-            .filter(|piece| piece.2 == wanted)
-            .map(|piece| piece.1 - piece.0)
-            .sum::<u64>()
-    };
-    let (held, free) = (of(What::Held), of(What::Free));
-    // All that a thread does asleep.
-    let wanted = [What::Wanted, What::Parked, What::Stopped, What::Asking]
-        .map(of)
-        .iter()
-        .sum();
-    let (on, ready) = known.unwrap_or((held, 0));
-    let split = split(on, ready, to - from - on - ready, held, wanted);
-    let ready_held = held - split.held_on - split.held_off;
-    let ready_wanted = wanted - split.wanted_on - split.wanted_off;
-    let mut done = [0; 3];
-    let mut wait = |from, to| {
-        if quiet && held == 0 {
-            waits.going_on(from, to)
-        } else {
-            waits.of(from, to)
-        }
-    };
-    for (from, to, what) in pieces {
-        match what {
-            What::Held => {
-                let parts = [ready_held, split.held_off, split.held_on];
-                let states = [State::Ready, State::GilHeldOffCpu, State::OnCpuGil];
-                cutter.share(from, to, parts, &mut done[0], states, None);
-            }
-            What::Wanted | What::Parked | What::Stopped | What::Asking => {
-                let (state, key) = match what {
-                    What::Wanted => (State::GilWait, None),
-                    What::Parked => {
-                        let key = wait(from, to).parked();
-                        (key.state(), Some(key))
-                    }
-                    _ => (State::LockWait, Some(Key::World)),
-                };
-                let parts = [ready_wanted, 0, wanted - ready_wanted];
-                cutter.share(from, to, parts, &mut done[1], [State::Ready, State::Ready, state], key);
-            }
-            What::Free | What::Blurred(_) => {
-                let key = wait(from, to);
-                let parts = [
-                    split.free_on,
-                    free.saturating_sub(split.free_on + split.free_off),
-                    split.free_off,
-                ];
-                let states = [State::OnCpuReleased, State::Ready, key.state()];
-                cutter.share(from, to, parts, &mut done[2], states, Some(key));
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fold::thread::Counted;
     use proptest::prelude::*;
 
     const MS: u64 = 1_000_000;

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use plait_trace::fold::Fold;
 use plait_trace::profile::Profile;
-use plait_trace::record::{GilSpan, Pid, Record, Text, Tid, WaitKind, Why};
+use plait_trace::record::{GilSpan, Method, Pid, Record, Text, Tid, WaitKind, Why};
 
 /// A millisecond.
 pub(crate) const MS: u64 = 1_000_000;
@@ -105,6 +105,17 @@ impl Story {
             voluntary: 0,
             forced: 0,
         });
+    }
+
+    /// Something is not seen exactly.
+    pub(crate) fn rough(&mut self, what: &str) {
+        let (what, how, why) = (self.text(what), self.text("sampled"), self.text("refused"));
+        self.add(Record::Method(Method {
+            what,
+            how,
+            exact: false,
+            why,
+        }));
     }
 
     pub(crate) fn wait(&mut self, tid: Tid, at: u64, kind: WaitKind, call: &str, target: &str) {

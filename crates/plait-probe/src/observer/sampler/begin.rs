@@ -177,7 +177,7 @@ impl Sampler {
                 self.method("ready", "schedstat", true, "");
             }
             None => {
-                self.method("switches", "sampled", false, &why);
+                self.method("switches", "sampled, to 20 ms or 5 % of a thread's time", false, &why);
                 self.method("ready", "schedstat", false, &why);
             }
         }

@@ -163,17 +163,21 @@ impl Sampler {
                 }
             }
             // Its own event may be on its way, and a long list may have missed it.
-            let gone: Vec<(Tid, u64)> = self
-                .threads
-                .values()
-                .filter(|each| each.missing > 1 && !self.tasks.has(each.tid))
-                .map(|each| (each.tid, each.last_seen()))
-                .collect();
-            for (tid, at) in gone {
-                self.ended(tid, at);
-            }
+            self.end_missing(1);
         }
         self.list = list;
+    }
+
+    /// Ends the threads that are not there any more, and were not among those of the process more than so many times.
+    pub(super) fn end_missing(&mut self, times: u8) {
+        let missing = self.threads.values().filter(|each| each.missing > times);
+        let gone: Vec<(Tid, u64)> = missing
+            .filter(|each| !self.tasks.has(each.tid))
+            .map(|each| (each.tid, each.last_seen()))
+            .collect();
+        for (tid, at) in gone {
+            self.ended(tid, at);
+        }
     }
 }
 
