@@ -3,6 +3,8 @@
 //! How much time a thread had on cores and on the run queue is exact, from the kernel's counts. What it did with it, and what it waited for
 //! the rest of the time, is taken from looks: each says what was done since the one before.
 
+mod seen;
+
 use crate::calls::waiting;
 use crate::proc::{Call, Scheduled, Stat, SwitchCount, Tasks, line};
 use crate::stack::{PyThread, Stack, Stacks};
@@ -10,13 +12,17 @@ use crate::stacks::Function;
 use crate::target::{Error, Interpreter, tasks};
 use plait_trace::record::{Pid, Tid, WaitKind};
 use plait_trace::state::State;
+use seen::{Look, Seen, counts};
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::ops::Range;
+use std::time::Duration;
 
 /// So often a process is looked through for an interpreter that is not ready, and after that once in a while: it may become another program.
 const TRIES: u32 = 8;
 const RARELY: u32 = 16;
+/// After so long who was on the way to the GIL has it or sleeps, where there is a core.
+const MOMENT: Duration = Duration::from_micros(300);
 /// What of a GIL's structure threads wait on: its condition variables and locks.
 const GIL_WORDS: Range<usize> = 32..208;
 /// Where workers of pools wait for work: the end of the file's name, and the function.
@@ -239,32 +245,6 @@ struct Process {
     stack: Stack,
 }
 
-/// What was seen of a thread in this interval.
-#[derive(Debug, Default)]
-struct Seen {
-    name: String,
-    begun: u64,
-    scheduled: Scheduled,
-    switches: SwitchCount,
-    /// Nanoseconds between looks, by the state that the later one found.
-    spent: [u64; 8],
-    /// Of those that it waited for locks: it stood still.
-    stopped: u64,
-    /// When it was last looked at, what the kernel had counted then, and what was found.
-    looked: u64,
-    counted: Scheduled,
-    found: Option<State>,
-    /// What its last look found, on a core and off.
-    last: [Option<State>; 2],
-    stands: bool,
-    places: HashMap<(u32, u32), u32>,
-    begun_for: Option<u32>,
-    /// Whether it is one of Python's that needs the GIL.
-    wants_gil: bool,
-    call: Option<&'static str>,
-    is_here: bool,
-}
-
 impl Process {
     fn new(pid: Pid, stat: &Stat, reader: Result<Reader, Error>) -> Process {
         let name = std::fs::read(format!("/proc/{pid}/comm")).map(|bytes| line(&bytes));
@@ -324,12 +304,46 @@ impl Process {
         for seen in self.threads.values_mut() {
             seen.is_here = false;
         }
+        let mut looks = Vec::new();
         for (tid, inner) in tasks {
             let thread = python.iter().find(|thread| thread.tid == inner);
-            self.look_at(tid, thread, holder, now, buffer);
+            looks.extend(self.look_at(tid, thread, holder, now, buffer));
+        }
+        self.look_again(&mut looks, buffer);
+        for look in &looks {
+            if let Some(seen) = self.threads.get_mut(&look.tid) {
+                seen.note(look, now);
+            }
         }
         self.threads.retain(|_, seen| seen.is_here);
         true
+    }
+
+    /// Who runs without the GIL that others have or want may be on its way: it has just been made to let go, or has just been woken to take it. A
+    /// moment later it has it, or sleeps on it. Looks fall on that more often than by chance, since the GIL changes hands once in as long as they
+    /// are apart.
+    fn look_again(&mut self, looks: &mut [Look], buffer: &mut Vec<u8>) {
+        let Ok(reader) = &self.reader else { return };
+        let Some(gil) = reader.gil else { return };
+        let is_used = looks.iter().any(|look| needs_gil(look.state));
+        let mut unsure = looks
+            .iter_mut()
+            .filter(|look| look.python.is_some() && look.state == State::OnCpuReleased)
+            .collect::<Vec<_>>();
+        if unsure.is_empty() || (unsure.len() == 1 && !is_used) {
+            return;
+        }
+        std::thread::sleep(MOMENT);
+        let holder = reader.stacks.holder().ok().flatten();
+        for look in &mut unsure {
+            let call = self.files.read(look.tid, "syscall", buffer).ok().and_then(Call::parse);
+            let holds = holder.is_some() && look.python == holder;
+            let (found, _) = state(b'R', call, Some(gil), holds, false);
+            look.unsure = !needs_gil(found);
+            if needs_gil(found) {
+                look.state = found;
+            }
+        }
     }
 
     fn look_at(
@@ -339,7 +353,7 @@ impl Process {
         holder: Option<usize>,
         now: u64,
         buffer: &mut Vec<u8>,
-    ) -> Option<()> {
+    ) -> Option<Look> {
         let files = &self.files;
         let stat = Stat::parse(files.read(tid, "stat", buffer).ok()?)?;
         let call = files.read(tid, "syscall", buffer).ok().and_then(Call::parse);
@@ -374,8 +388,13 @@ impl Process {
             (state, name) = (State::LockWait, Some(WORLD));
         }
         seen.call = name.or(seen.call);
-        seen.note(state, scheduled, now);
-        Some(())
+        Some(Look {
+            tid,
+            python: thread.map(|thread| thread.state),
+            state,
+            unsure: false,
+            counted: scheduled,
+        })
     }
 
     /// The rows of this interval, and the beginning of the next.
@@ -397,7 +416,7 @@ impl Process {
                 scheduled.ready.wrapping_sub(seen.scheduled.ready),
             ]
             .map(|time| time as f64 / interval);
-            let states = shares(seen, on_cpu, ready);
+            let states = seen.shares(on_cpu, ready);
             let count = |switches: SwitchCount| switches.voluntary + switches.forced;
             into.push(ThreadRow {
                 pid: self.pid,
@@ -420,64 +439,9 @@ impl Process {
     }
 }
 
-impl Seen {
-    fn begin(files: &Tasks, tid: Tid, now: u64, buffer: &mut Vec<u8>) -> Option<Seen> {
-        let name = line(files.read(tid, "comm", buffer).ok()?);
-        let (scheduled, switches) = counts(files, tid, buffer)?;
-        Some(Seen {
-            name,
-            begun: now,
-            scheduled,
-            switches,
-            looked: now,
-            counted: scheduled,
-            ..Seen::default()
-        })
-    }
-
-    /// Which share of its waits for locks it stood still.
-    fn stood(&self) -> f64 {
-        match self.spent[State::LockWait as usize] {
-            0 => f64::from(u8::from(self.stands)),
-            all => self.stopped as f64 / all as f64,
-        }
-    }
-
-    /// Notes a look: what was spent on cores and off them since the one before.
-    fn note(&mut self, found: State, counted: Scheduled, now: u64) {
-        let before = self.found.replace(found);
-        // Who waited for the GIL, and has been woken without having it, is on his way to it.
-        let late = before == Some(State::GilWait) && found == State::OnCpuReleased;
-        let state = if late { State::GilWait } else { found };
-        self.last[usize::from(!on_core(state))] = Some(state);
-        let on_cpu = counted.on_cpu.saturating_sub(self.counted.on_cpu);
-        let ready = counted.ready.saturating_sub(self.counted.ready);
-        let off = now
-            .saturating_sub(self.looked)
-            .saturating_sub(on_cpu)
-            .saturating_sub(ready);
-        for (last, time) in self.last.iter().zip([on_cpu, off]) {
-            if let Some(state) = last {
-                self.spent[*state as usize] += time;
-            }
-        }
-        if self.stands {
-            self.stopped += off;
-        }
-        self.looked = now;
-        self.counted = counted;
-    }
-}
-
-fn counts(files: &Tasks, tid: Tid, buffer: &mut Vec<u8>) -> Option<(Scheduled, SwitchCount)> {
-    let scheduled = Scheduled::parse(files.read(tid, "schedstat", buffer).ok()?)?;
-    let switches = SwitchCount::parse(files.read(tid, "status", buffer).ok()?)?;
-    Some((scheduled, switches))
-}
-
-/// Whether it is a state of one that has a core.
-fn on_core(state: State) -> bool {
-    matches!(state, State::OnCpuGil | State::OnCpuReleased)
+/// Whether it is a state of one that has the GIL or wants it.
+fn needs_gil(state: State) -> bool {
+    matches!(state, State::OnCpuGil | State::GilHeldOffCpu | State::GilWait)
 }
 
 /// What a look has found, and the call that it waits in.
@@ -513,33 +477,6 @@ fn state(
         State::IoWait
     };
     (state, name)
-}
-
-/// Divides an interval: the time on cores, and the time neither there nor on the run queue, each as the looks have it.
-fn shares(seen: &Seen, on_cpu: f64, ready: f64) -> [f64; 8] {
-    // The kernel counts a little behind and ahead.
-    let on_cpu = on_cpu.clamp(0.0, 1.0);
-    let ready = ready.clamp(0.0, 1.0 - on_cpu);
-    let mut shares = [0.0; 8];
-    shares[State::Ready as usize] = ready;
-    let running = if seen.wants_gil {
-        State::OnCpuGil
-    } else {
-        State::OnCpuReleased
-    };
-    let kinds = [(true, on_cpu, running), (false, 1.0 - on_cpu - ready, State::IoWait)];
-    for (on, time, otherwise) in kinds {
-        let states = State::ALL.into_iter().filter(|&state| on_core(state) == on);
-        let all: u64 = states.clone().map(|state| seen.spent[state as usize]).sum();
-        if all == 0 {
-            // No look fell into it: it does what it did.
-            let state = seen.last[usize::from(!on)].unwrap_or(otherwise);
-            shares[state as usize] += time;
-        } else {
-            states.for_each(|state| shares[state as usize] += time * seen.spent[state as usize] as f64 / all as f64);
-        }
-    }
-    shares
 }
 
 /// Whether this is the stack of a pool's worker that has nothing to do.
