@@ -80,6 +80,17 @@ def queues(_):
 with ThreadPoolExecutor(10) as pool:
     list(pool.map(queues, range(40)))
 """
+RESULTS = """
+import concurrent.futures, plait, threading, time
+def naps(_):
+    time.sleep(0.1)
+def main():
+    with POOL(WORKERS) as pool:
+        TAKES
+if __name__ == "__main__":
+    thread = threading.Thread(target=main)
+    RUN
+"""
 ONE_HOLDER = """
 import threading, time
 lock, taken = threading.Lock(), threading.Event()
@@ -202,6 +213,18 @@ POLLED = {
 }
 
 
+RESULTS_BY = {
+    "map": "list(pool.map(naps, range(20)))",
+    "result": "[future.result() for future in [pool.submit(naps, number) for number in range(20)]]",
+}
+IN_MAIN, BESIDE = "main()", "thread.start(), thread.join()"
+
+
+def results(pool: str, workers: int, takes: str, run: str) -> str:
+    source = RESULTS.replace("POOL", pool).replace("WORKERS", str(workers))
+    return source.replace("TAKES", RESULTS_BY[takes]).replace("RUN", run)
+
+
 def never_got(what: str, times: int) -> str:
     return NEVER_GOT.replace("WHAT", what).replace("TIMES", str(times))
 
@@ -228,6 +251,18 @@ def profiled(source: str, folder: Path) -> dict[str, Any]:
         pytest.param("idle", PROCESS, id="idle-process"),
         pytest.param("idle", SERVER, id="idle-server"),
         pytest.param("io-bound", SLEEPS, id="io-sleeps"),
+        *[
+            pytest.param("io-bound", results(*settings), id=f"io-{settings[0]}-{settings[1]}-{settings[2]}")
+            for settings in (
+                ("concurrent.futures.ThreadPoolExecutor", 2, "map", IN_MAIN),
+                ("concurrent.futures.ThreadPoolExecutor", 1, "result", BESIDE),
+                ("concurrent.futures.ProcessPoolExecutor", 2, "map", IN_MAIN),
+                ("plait.ThreadPool", 2, "map", BESIDE),
+                ("plait.ThreadPool", 2, "result", BESIDE),
+                ("plait.ProcessPool", 2, "map", BESIDE),
+                ("plait.ProcessPool", 2, "result", IN_MAIN),
+            )
+        ],
         pytest.param("lock-bound", SEMAPHORE, id="lock-semaphore", marks=NEEDS_GIL),
         pytest.param("lock-bound", ONE_HOLDER, id="lock-one-holder", marks=NEEDS_GIL),
         *[

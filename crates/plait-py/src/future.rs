@@ -306,7 +306,7 @@ impl FutureCore {
                     }
                 }
             };
-            let waited = gil::wait(slf.py(), &Awaited { pool: &pool, slot }, may_spin, deadline_ns);
+            let waited = gil::wait_for_result(slf.py(), &Awaited { pool: &pool, slot }, may_spin, deadline_ns);
             slf.get().leave();
             match waited {
                 Ok(true) => {}

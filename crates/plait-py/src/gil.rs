@@ -21,6 +21,7 @@ use plait_sys::{cpu, fork, thread, time};
 use pyo3::exceptions::{PyOverflowError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 
+use crate::observe::ResultWait;
 use crate::once::Once;
 
 /// Carries what must stay in this thread through `Python::detach`, which runs its closure in this thread.
@@ -154,6 +155,20 @@ pub(crate) fn wait(py: Python<'_>, what: &impl Waitable, may_spin: bool, deadlin
             Sleep::Woken => {}
         }
     }
+}
+
+/// The same for what another thread or process does: a result, or the end of a pool. A profile is told so.
+///
+/// # Errors
+/// What a signal's handler raised.
+pub(crate) fn wait_for_result(
+    py: Python<'_>,
+    what: &impl Waitable,
+    may_spin: bool,
+    deadline_ns: Option<u64>,
+) -> PyResult<bool> {
+    let _told = ResultWait::begin();
+    wait(py, what, may_spin, deadline_ns)
 }
 
 fn sleep_in_main(py: Python<'_>, what: &impl Waitable, deadline_ns: Option<u64>) -> PyResult<Sleep> {

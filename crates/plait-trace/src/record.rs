@@ -89,6 +89,11 @@ pub const TAKES: &str = "acquire with a timeout";
 /// The call of one that may be for something else: to be told that something has happened.
 pub const LIMITED: &str = "futex with a timeout";
 
+/// The call of one for what another thread does: its end, a result, a signal. It is no turn at a lock.
+pub const TOLD: &str = "wait for another thread";
+/// What a [`Record::LockWait`] is for that is none for a lock: the result of a task of plait's pools, or the end of a pool.
+pub const RESULT: &str = "result of a pool";
+
 impl WaitKind {
     /// All of them, in the order of their numbers.
     pub const ALL: [WaitKind; 10] = [

@@ -3,7 +3,7 @@
 mod story;
 
 use plait_trace::profile::Profile;
-use plait_trace::record::{GilSpan, LIMITED, Record, TAKES, Tid, WaitKind, Why};
+use plait_trace::record::{GilSpan, LIMITED, RESULT, Record, TAKES, Tid, WaitKind, Why};
 use plait_trace::verdict::Verdict;
 use story::{MS, Story};
 
@@ -125,6 +125,65 @@ fn a_crawler_of_threads_is_bound_by_io_and_not_by_its_join() {
         }
     }
     check(&story.profile(), Verdict::IoBound, &["recv 93.184.215.14:443"]);
+}
+
+/// A pool of two threads that sleep, and a program that takes their results one by one.
+fn takes_results(wait: impl Fn(&mut Story, u64, u64)) -> Profile {
+    let mut story = Story::begin(7, 1_000 * MS);
+    story.thread(7, "MainThread");
+    for turn in 0..25_u64 {
+        let (from, to) = (turn * 40 * MS, (turn + 1) * 40 * MS);
+        computes(&mut story, 7, from, from + MS / 10);
+        wait(&mut story, from + MS / 10, to);
+    }
+    for tid in [8, 9] {
+        story.thread(tid, "worker");
+        for turn in 0..10 {
+            computes(&mut story, tid, turn * 100 * MS, turn * 100 * MS + MS / 10);
+            story.wait(tid, turn * 100 * MS + 50 * MS, WaitKind::Sleep, "clock_nanosleep", "");
+        }
+    }
+    story.profile()
+}
+
+#[test]
+fn a_program_that_waits_for_the_results_of_a_pool_does_not_queue_for_a_lock() {
+    for version in ["3.11", "3.13"] {
+        let profile = takes_results(|story, from, to| {
+            let user = story.frame("<module>", "/home/me/app.py", 7);
+            let waits = story.frame_in(
+                user,
+                "Condition.wait",
+                &format!("/lib/python{version}/threading.py"),
+                327,
+            );
+            story.wait(7, from.midpoint(to), WaitKind::Lock, "futex", "0x10");
+            story.stack(7, from.midpoint(to), waits, Why::Lasting);
+        });
+        check(&profile, Verdict::IoBound, &["clock_nanosleep"]);
+    }
+    // A lock beside the results is one all the same.
+    let profile = takes_results(|story, from, to| {
+        let user = story.frame("<module>", "/home/me/app.py", 7);
+        let enters = story.frame_in(user, "Condition.__enter__", "/lib/python3.13/threading.py", 270);
+        story.wait(7, from.midpoint(to), WaitKind::Lock, "futex", "0x10");
+        story.stack(7, from.midpoint(to), enters, Why::Lasting);
+    });
+    check(&profile, Verdict::LockBound, &[]);
+}
+
+#[test]
+fn a_program_that_waits_for_the_results_of_one_of_plaits_pools_does_not_either() {
+    let profile = takes_results(|story, from, to| {
+        let user = story.frame("<module>", "/home/me/app.py", 7);
+        story.wait(7, from.midpoint(to), WaitKind::Lock, "futex", "0x10");
+        story.stack(7, from.midpoint(to), user, Why::Lasting);
+        story.lock_wait(7, from, to + MS / 20, RESULT, 0, "");
+    });
+    check(&profile, Verdict::IoBound, &["clock_nanosleep"]);
+    let main = &profile.threads[0];
+    assert!(main.locks.is_empty(), "{:?}", main.locks);
+    assert_eq!(main.waits[0].call, RESULT);
 }
 
 #[test]

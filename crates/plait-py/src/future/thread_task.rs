@@ -236,7 +236,7 @@ impl FutureCore {
         let Some(waiter) = waiter else {
             return Some(Err(error::inert()));
         };
-        let waited = gil::wait(slf.py(), &Rung::new(&waiter, Some(&task.core.crew)), true, deadline_ns);
+        let waited = gil::wait_for_result(slf.py(), &Rung::new(&waiter, Some(&task.core.crew)), true, deadline_ns);
         slf.get()
             .lock()
             .waiting

@@ -1,7 +1,7 @@
-//! Waits of threads for plait's locks: who had the lock is known there, and nowhere else.
+//! Waits of threads for plait's locks: who had the lock is known there, and nowhere else. And those for results, which are none for locks.
 
 use plait_sys::time::monotonic_ns;
-use plait_trace::record::{Record, Text, Tid};
+use plait_trace::record::{RESULT, Record, Text, Tid};
 use pyo3::prelude::*;
 
 use super::journal::{self, Journal};
@@ -78,6 +78,41 @@ impl LockWait {
             where_held: Text::default(),
         });
     }
+}
+
+/// A wait for the result of a task, or the end of a pool, which is none for a lock. It ends when this is dropped.
+pub(crate) struct ResultWait(Option<(&'static Journal, u64)>);
+
+impl ResultWait {
+    /// A wait begins.
+    #[inline]
+    pub(crate) fn begin() -> Self {
+        Self(journal::active().map(|journal| (journal, monotonic_ns())))
+    }
+}
+
+impl Drop for ResultWait {
+    #[inline]
+    fn drop(&mut self) {
+        if let Some((journal, from)) = self.0.take() {
+            tell_result(journal, from, monotonic_ns());
+        }
+    }
+}
+
+#[cold]
+fn tell_result(journal: &'static Journal, from: u64, to: u64) {
+    if to - from < SHORTEST_NS {
+        return;
+    }
+    journal.tell(Record::LockWait {
+        tid: journal::tid(),
+        from,
+        to,
+        lock: journal.text(RESULT),
+        holder: 0,
+        where_held: Text::default(),
+    });
 }
 
 /// Who had the lock for the last part of a wait that `waiter` has ended: who has it, or gave it back.

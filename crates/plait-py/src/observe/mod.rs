@@ -28,7 +28,7 @@ mod watch;
 
 use coroutine::UNNUMBERED;
 pub(crate) use coroutine::{ObservedCoroutine, handed_over, is_step};
-pub(crate) use lock_wait::{LockWait, giver};
+pub(crate) use lock_wait::{LockWait, ResultWait, giver};
 pub(crate) use loops::{Watch, gives_name, observed};
 pub(crate) use observer::witnesses;
 pub(crate) use pooled::{Items, Laps, name as name_of_function};

@@ -175,7 +175,7 @@ impl MapCore {
                 map: self,
                 first: ordered.then_some(taken),
             };
-            let waited = gil::wait(py, &next, false, deadline_ns).inspect_err(|error| {
+            let waited = gil::wait_for_result(py, &next, false, deadline_ns).inspect_err(|error| {
                 if error.is_instance_of::<PyKeyboardInterrupt>(py) {
                     self.intake.pool.interrupt();
                 }

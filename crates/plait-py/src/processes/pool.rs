@@ -359,7 +359,7 @@ impl ProcessPoolCore {
         if pool.inert() {
             return Ok(true);
         }
-        gil::wait(py, &Ended(pool), false, gil::deadline(timeout)?).inspect_err(|error| {
+        gil::wait_for_result(py, &Ended(pool), false, gil::deadline(timeout)?).inspect_err(|error| {
             if error.is_instance_of::<PyKeyboardInterrupt>(py) {
                 pool.interrupt();
             }
@@ -455,7 +455,7 @@ pub(super) fn join_all(py: Python<'_>) -> PyResult<()> {
         pool.shut_down(false);
     }
     for pool in &pools {
-        gil::wait(py, &Ended(pool), false, None).inspect_err(|_| pool.interrupt())?;
+        gil::wait_for_result(py, &Ended(pool), false, None).inspect_err(|_| pool.interrupt())?;
     }
     Ok(())
 }

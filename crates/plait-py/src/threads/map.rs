@@ -305,7 +305,7 @@ impl ThreadMapCore {
             Err(_there_is_one) => Ok(true),
             Ok(()) => {
                 let next = Rung::new(&waiter, Some(&self.job.core.crew));
-                let waited = gil::wait(py, &next, true, deadline_ns);
+                let waited = gil::wait_for_result(py, &next, true, deadline_ns);
                 self.job.items.stop_waiting(|other| Arc::ptr_eq(other, &waiter));
                 waited
             }

@@ -272,7 +272,7 @@ impl Core {
             // Who leaves from here on sees the waiter.
             let waited = match self.ended() {
                 true => Ok(true),
-                false => gil::wait(py, &Rung::new(&waiter, Some(&self.crew)), false, None),
+                false => gil::wait_for_result(py, &Rung::new(&waiter, Some(&self.crew)), false, None),
             };
             self.farewell().retain(|other| !Arc::ptr_eq(other, &waiter));
             Waiter::keep(waiter);

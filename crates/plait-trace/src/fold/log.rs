@@ -8,7 +8,7 @@ use crate::fold::tasks::{Callback, PoolSums, TaskLog};
 use crate::fold::thread::{Counted, LockWait, Stack, Switch, ThreadLog, Wait};
 use crate::fold::waits::Key;
 use crate::profile::Times;
-use crate::record::{Method, Pid, Record, TaskId, Text, Tid, WaitKind};
+use crate::record::{Method, Pid, RESULT, Record, TaskId, Text, Tid, WaitKind};
 
 /// No time is later: nine years, so that sums of some threads' times do not overflow.
 const LATEST: u64 = 1 << 58;
@@ -106,12 +106,15 @@ impl Log {
 
     /// Whether something was not seen exactly.
     pub(crate) fn method_is_rough(&self, what: &str) -> bool {
-        let name = |text: Text| self.texts.get((text.0 as usize).wrapping_sub(1));
         let mut of_it = self
             .methods
             .iter()
-            .filter(|method| name(method.what).is_some_and(|name| name == what));
+            .filter(|method| self.text(method.what).is_some_and(|name| name == what));
         of_it.any(|method| !method.exact)
+    }
+
+    fn text(&self, text: Text) -> Option<&String> {
+        self.texts.get((text.0 as usize).wrapping_sub(1))
     }
 
     /// A time of a record, as one of this process's.
@@ -290,6 +293,7 @@ impl Log {
                 where_held,
             } => {
                 let (from, to) = (self.time(from), self.time(to.max(from)));
+                let result = self.text(lock).is_some_and(|lock| lock == RESULT);
                 let thread = self.thread(tid);
                 thread.see(from);
                 thread.lock_waits.push(LockWait {
@@ -298,6 +302,7 @@ impl Log {
                     lock,
                     holder,
                     place: where_held,
+                    result,
                 });
             }
             other => self.add_of_task(other),

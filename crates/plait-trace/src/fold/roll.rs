@@ -244,6 +244,7 @@ fn rest(log: &ThreadLog, rest: &ThreadLog, to: &mut Vec<Record>) {
              lock,
              holder,
              place,
+             ..
          }| Record::LockWait {
             tid,
             from,

@@ -85,6 +85,8 @@ pub(crate) struct LockWait {
     pub(crate) lock: Text,
     pub(crate) holder: Tid,
     pub(crate) place: Text,
+    /// It is for a result, and no lock.
+    pub(crate) result: bool,
 }
 
 #[derive(Clone, Copy)]

@@ -14,7 +14,7 @@ use std::collections::{HashMap, HashSet};
 
 use crate::fold::log::Log;
 use crate::fold::thread::{LockWait, Stack, Switch, ThreadLog, What};
-use crate::record::{Text, WaitKind};
+use crate::record::{TOLD, Text, WaitKind};
 
 /// Files of the standard library through which others wait, and what looks at its messages meanwhile.
 const THROUGH: [&str; 8] = [
@@ -52,6 +52,14 @@ const STARTS: (&str, &str) = ("/threading.py", "Thread.start");
 
 /// What waits for a semaphore, through a condition.
 const SEMAPHORE: (&str, &str) = ("/threading.py", "Semaphore.acquire");
+
+/// What waits to be told of something by another thread: its end, a result, an event, an item. Where such a wait begins with a lock, that is another
+/// function's.
+const TOLD_IN: [(&str, &str); 3] = [
+    ("/threading.py", "Condition.wait"),
+    ("/threading.py", "Thread._wait_for_tstate_lock"),
+    ("/threading.py", "Thread.join"),
+];
 
 /// What waits for something to come from another process, as `queue.Queue.get` does from a thread: nobody may be about to send it.
 const GETS: [(&str, &str); 2] = [
@@ -116,7 +124,8 @@ pub(crate) fn tell(log: &mut Log) {
         .collect();
     let semaphores = functions(log, SEMAPHORE);
     let gets = GETS.into_iter().flat_map(|get| functions(log, get)).collect();
-    let (mut for_work, mut for_events, mut turns) = (Vec::new(), Vec::new(), Vec::new());
+    let told_in: HashSet<u32> = TOLD_IN.into_iter().flat_map(|told| functions(log, told)).collect();
+    let (mut for_work, mut for_events, mut to_be_told, mut turns) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let mut wanted: HashMap<Text, HashMap<(u32, u32), usize>> = HashMap::new();
     for (index, thread) in log.threads.iter().enumerate() {
         for (number, wait) in thread.waits.iter().enumerate() {
@@ -139,10 +148,24 @@ pub(crate) fn tell(log: &mut Log) {
                 WaitKind::Read if role == Role::User && through(log, innermost, place, &gets) => {
                     for_events.push((index, number));
                 }
-                WaitKind::Lock if role == Role::User && to > wait.at => {
+                WaitKind::Lock if role == Role::User => {
                     let itself = is_itself(log, innermost, place);
                     let semaphore = !itself && through(log, innermost, place, &semaphores);
                     let told = told(&thread.lock_waits, wait.at);
+                    if told.is_some_and(|told| thread.lock_waits[told].result) {
+                        continue;
+                    }
+                    if !semaphore
+                        && log
+                            .frames
+                            .get(innermost as usize - 1)
+                            .is_some_and(|frame| told_in.contains(&frame.1))
+                    {
+                        to_be_told.push((index, number));
+                    }
+                    if to <= wait.at {
+                        continue;
+                    }
                     // What else waits through the standard library waits to be told of something: an event, a result, an end.
                     if itself || semaphore {
                         turns.push(Turn {
@@ -172,6 +195,14 @@ pub(crate) fn tell(log: &mut Log) {
     }
     for (thread, wait) in for_events {
         log.threads[thread].waits[wait].kind = WaitKind::Poll;
+    }
+    if !to_be_told.is_empty() {
+        log.texts.push(TOLD.to_owned());
+        let (call, target) = (Text(log.texts.len() as u32), Text::default());
+        for (thread, wait) in to_be_told {
+            let wait = &mut log.threads[thread].waits[wait];
+            (wait.call, wait.target) = (call, target);
+        }
     }
     if !turns.is_empty() || log.threads.iter().any(|thread| !thread.lock_waits.is_empty()) {
         hold(log, &roles, &turns);
@@ -283,6 +314,7 @@ fn hold(log: &mut Log, roles: &[Role], turns: &[Turn]) {
             lock,
             holder,
             place,
+            result: false,
         });
     }
     for thread in &mut log.threads {

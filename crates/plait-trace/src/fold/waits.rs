@@ -234,7 +234,10 @@ impl<'a> Waits<'a> {
             && lock.from < to
             && (lock.to.min(to) - lock.from.max(from)) * 2 >= to - from
         {
-            return Some(Key::Lock(lock.lock, lock.holder, lock.place));
+            return Some(match lock.result {
+                true => Key::Call(WaitKind::Lock, lock.lock, Text(0)),
+                false => Key::Lock(lock.lock, lock.holder, lock.place),
+            });
         }
         self.waits.first().filter(|wait| wait.at <= to).map(key)
     }
@@ -320,6 +323,7 @@ mod tests {
             lock: Text(5),
             holder: 9,
             place: Text(6),
+            result: false,
         }];
         let seen = [wait(150, WaitKind::Lock)];
         let seen = log(&seen, &locks);

@@ -8,7 +8,7 @@ mod words;
 
 use crate::fold::{NAMED, WORLD, holds};
 use crate::profile::{Blocked, Function, Lock, Moments, Place, Profile, Thread, Times, Wait};
-use crate::record::{LIMITED, TAKES, WaitKind};
+use crate::record::{LIMITED, RESULT, TAKES, TOLD, WaitKind};
 use crate::state::State;
 
 /// What holds a program, or a function, back.
@@ -165,7 +165,7 @@ fn is_turn(wait: &Wait, wall: u64) -> bool {
     let short = wait.time / wait.count.max(1) < wall / LONG_WAIT;
     match wait.call.as_str() {
         _ if wait.state != State::LockWait || for_work => false,
-        WORLD | LIMITED | NAMED => false,
+        WORLD | LIMITED | NAMED | TOLD | RESULT => false,
         TAKES => true,
         call => short && (call.is_empty() || call.starts_with(SLEEPS)),
     }
