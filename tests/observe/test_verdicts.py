@@ -174,6 +174,21 @@ for _ in range(3):
     time.sleep(0.1)
 thread.join()
 """
+ASLEEP_ALONE = """
+import ctypes
+ctypes.PyDLL(None).usleep(900_000)
+"""
+STOPPED = """
+import os, signal, subprocess, time
+def computes():
+    end = time.process_time() + 0.3
+    while time.process_time() < end:
+        pass
+computes()
+subprocess.Popen(["sh", "-c", f"sleep 1.5; kill -CONT {os.getpid()}"])
+os.kill(os.getpid(), signal.SIGSTOP)
+computes()
+"""
 TO_THREAD = """
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
@@ -278,6 +293,8 @@ def profiled(source: str, folder: Path) -> dict[str, Any]:
         ],
         pytest.param("lock-bound", DEADLOCK, id="lock-deadlock", marks=NEEDS_GIL),
         pytest.param("gil-bound", ASLEEP, id="gil-asleep", marks=NEEDS_GIL),
+        pytest.param("gil-bound", ASLEEP_ALONE, id="gil-asleep-alone", marks=NEEDS_GIL),
+        pytest.param("cpu-bound", STOPPED, id="cpu-stopped"),
         pytest.param("gil-bound", TO_THREAD, id="gil-to-thread", marks=NEEDS_GIL),
         pytest.param("loop-blocked", BLOCKS.replace("WHAT", "time.sleep(0.2)"), id="loop-sleep"),
         pytest.param("loop-blocked", BLOCKS_BY_LOCK, id="loop-lock"),

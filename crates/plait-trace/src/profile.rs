@@ -52,6 +52,8 @@ pub struct Profile {
     pub origin: u64,
     /// From its first to its last instant.
     pub wall: u64,
+    /// How long the first process stood still as a whole: was stopped, or its machine was.
+    pub stopped: u64,
     /// What holds the program back.
     pub verdict: Verdict,
     /// Why that.
@@ -105,7 +107,9 @@ pub struct Moments {
     pub cored: f64,
     /// None did, and one waited for something outside or for time to pass.
     pub io: f64,
-    /// A thread ran, wanted to, waited for its turn at a lock, or for something outside.
+    /// None did, and one held the GIL and slept.
+    pub asleep: f64,
+    /// A thread ran, wanted to, waited for its turn at a lock, or for something outside, or slept with the GIL.
     pub busy: f64,
     /// A thread waited for the GIL, of `cored`.
     pub any_gil: f64,

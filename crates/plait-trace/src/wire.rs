@@ -451,6 +451,7 @@ records! {
     37 PoolSums { pool: Plain, function: Plain, count: Plain, queue: Plain, run: Plain, pickling: Plain, transfer: Plain }
     38 Deadlock { at: Time, number: Plain, tid: Thread, lock: Plain, place: Plain, holder: Thread }
     39 Faults { at: Time, minor: Plain, major: Plain }
+    47 Halt { from: Time, to: Time }
     43 Pause { tid: Thread, at: Time, collects: Plain, frame: Plain }
     44 StopSums { tid: Thread, count: Plain, time: Plain, longest: Plain }
     45 PauseSums {

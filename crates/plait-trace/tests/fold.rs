@@ -787,6 +787,7 @@ fn records() -> impl Strategy<Value = Vec<Record>> {
         1 => (tid(), time(), time(), text())
             .prop_map(|(tid, from, to, lock)| Record::LockWait { tid, from, to, lock, holder: 2, where_held: Text(0) }),
         1 => (0_u32..8, 0_u32..5).prop_map(|(caller, function)| Record::Frame { caller, function, line: 1 }),
+        1 => (time(), time()).prop_map(|(from, to)| Record::Halt { from, to }),
         1 => text().prop_map(|name| Record::Function { name, file: name, line: 1 }),
         1 => (0_u64..3, tid(), time(), time()).prop_map(|(task, tid, from, to)| Record::Step { task, tid, from, to }),
         1 => (0_u64..3, time(), text()).prop_map(|(task, at, what)| Record::Await { task, at, what, place: what }),

@@ -4,6 +4,7 @@ mod story;
 
 use plait_trace::profile::Profile;
 use plait_trace::record::{GilSpan, LIMITED, RESULT, Record, TAKES, Tid, WaitKind, Why};
+use plait_trace::state::State;
 use plait_trace::verdict::Verdict;
 use story::{MS, Story};
 
@@ -343,6 +344,63 @@ fn a_program_that_waits_for_one_that_sleeps_with_the_gil_is_not_idle() {
         story.wait(tid, 1_200 * MS, WaitKind::Sleep, "clock_nanosleep", "");
     }
     check(&story.profile(), Verdict::GilBound, &["held by a thread that slept"]);
+}
+
+#[test]
+fn a_program_of_one_thread_that_sleeps_with_the_gil_does_not_wait_for_io() {
+    let mut story = Story::begin(7, 1_000 * MS);
+    story.thread(7, "MainThread");
+    let sleeps = story.frame("sleeps", "/home/me/app.py", 3);
+    story.gil(7, 0, 1_000 * MS, GilSpan::Held);
+    story.switch(7, 0, true, false);
+    story.switch(7, 20 * MS, false, false);
+    for at in [30, 60] {
+        story.stack(7, at * MS, sleeps, Why::Tick);
+    }
+    story.switch(7, 980 * MS, true, false);
+    let profile = story.profile();
+    check(
+        &profile,
+        Verdict::GilBound,
+        &["sleeps with the GIL held", "96 %", "sleeps (app.py:3)"],
+    );
+    assert!(!profile.evidence.tries[0].contains("plait.ThreadPool"));
+    assert!(profile.moments.io < 0.01, "{:?}", profile.moments);
+    assert_eq!(
+        profile.evidence.functions[0].sentence,
+        "sleeps (app.py:3) slept 960 ms with the GIL held."
+    );
+}
+
+#[test]
+fn a_program_that_was_stopped_does_what_it_does_the_rest_of_the_time() {
+    let mut story = Story::begin(7, 2_600 * MS);
+    story.thread(7, "MainThread");
+    story.thread(8, "hasher");
+    story.gil(7, 0, 2_600 * MS, GilSpan::Held);
+    story.switch(7, 0, true, false);
+    story.switch(8, 0, true, false);
+    for tid in [7, 8] {
+        story.switch(tid, 300 * MS, false, false);
+        story.switch(tid, 2_300 * MS, true, false);
+    }
+    let (from, to) = (story.at(297 * MS), story.at(2_301 * MS));
+    story.add(Record::Halt { from, to });
+    let profile = story.profile();
+    check(
+        &profile,
+        Verdict::CpuBound,
+        &["computes: 100 % of its 596 ms", "For another 2.0 s it was stopped"],
+    );
+    assert!(
+        profile.limits.iter().any(|limit| limit.contains("2.0 s")),
+        "{:?}",
+        profile.limits
+    );
+    for thread in &profile.threads {
+        assert_eq!(thread.times.of(State::Idle), 2_000 * MS, "{:?}", thread.times);
+        assert_eq!(thread.waits[0].call, "stopped");
+    }
 }
 
 #[test]

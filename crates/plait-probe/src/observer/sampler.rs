@@ -20,7 +20,7 @@ use super::{Running, Settings, Sink};
 use crate::bursts;
 use crate::gil::Gil;
 use crate::meter::{self, Clock, Doing, Meter};
-use crate::proc::{Status, Tasks, line};
+use crate::proc::{Scheduled, Status, Tasks, line};
 use crate::stacks::Stacks;
 use census::settled;
 use deadlocks::Search;
@@ -53,6 +53,8 @@ const COUNTED: u64 = 5_000_000;
 const LONG_WAIT: u64 = 2_000_000;
 /// So many files of threads are kept open at most.
 const FILES: usize = 64;
+/// Who comes back from a sleep so late was stopped.
+const HALT: u64 = 100_000_000;
 /// How often a thread that is in the middle of an event is looked at again at the end.
 const PATIENCE: u32 = 1000;
 
@@ -127,6 +129,8 @@ pub(super) struct Sampler {
     /// Records of this look.
     batch: Vec<Record>,
     flushed: u64,
+    /// How long this thread had waited for cores at the last flush.
+    queued: Option<u64>,
     /// When it last looked, and how often it has.
     ticked: u64,
     ticks: u64,
@@ -155,9 +159,33 @@ impl Sampler {
             if self.shared.sleep(next) {
                 break;
             }
-            self.tick(monotonic_ns());
+            let now = monotonic_ns();
+            self.look_for_halt(next, now);
+            self.tick(now);
         }
         self.finish();
+    }
+
+    /// Who comes back long after its time, and has not waited for a core meanwhile, stood still, and everybody with it.
+    fn look_for_halt(&mut self, next: u64, now: u64) {
+        let late = now.saturating_sub(next);
+        if late < HALT {
+            return;
+        }
+        let waited = self
+            .queued()
+            .zip(self.queued)
+            .map(|(now, before)| now.saturating_sub(before));
+        if waited.is_some_and(|waited| waited < late / 2) {
+            let from = self.ticked.max(self.began);
+            self.batch.push(Record::Halt { from, to: now });
+        }
+    }
+
+    /// How long this thread has waited for cores.
+    fn queued(&mut self) -> Option<u64> {
+        let scheduled = self.tasks.read(self.own, "schedstat", &mut self.buffer).ok()?;
+        Scheduled::parse(scheduled).map(|scheduled| scheduled.ready)
     }
 
     fn tick(&mut self, now: u64) {
@@ -182,6 +210,7 @@ impl Sampler {
         if now - self.flushed >= FLUSH {
             self.keep_pace(now - self.flushed);
             self.flushed = now;
+            self.queued = self.queued();
             self.count_faults(now);
             self.cost(now);
         }

@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use crate::burst::Histogram;
 use crate::fold::Options;
+use crate::fold::halts::Halts;
 use crate::fold::hold::{self, Hold};
 use crate::fold::log::Log;
 use crate::fold::moments::{Strip, Windows};
@@ -89,6 +90,7 @@ pub(crate) fn digest(mut log: Log, options: Options, purpose: Purpose) -> Digest
         log.threads.iter_mut().for_each(|thread| thread.looked = true);
     }
     turns::tell(&mut log);
+    let halts = Halts::of(&mut log);
     let logs = std::mem::take(&mut log.threads);
     let lane = options.lane.min(options.lanes / logs.len().max(1)).max(FEWEST);
     let starts = turns::starts(&log);
@@ -96,7 +98,7 @@ pub(crate) fn digest(mut log: Log, options: Options, purpose: Purpose) -> Digest
         .into_iter()
         .filter_map(|thread| {
             let starts = tasks::is_loop(&log, thread.tid).then_some(&starts);
-            thread_digest(thread, (from, to), lane, purpose, starts)
+            thread_digest(thread, (from, to), lane, purpose, starts, &halts)
         })
         .collect();
     threads.sort_by_key(|thread| (thread.from, thread.log.tid));
@@ -138,6 +140,7 @@ fn thread_digest(
     lane: usize,
     purpose: Purpose,
     starts: Option<&HashSet<u32>>,
+    halts: &Halts,
 ) -> Option<ThreadDigest> {
     if log.seen.is_none() && log.base.span.is_none() && log.end.is_none() {
         return None;
@@ -173,7 +176,7 @@ fn thread_digest(
     if let Purpose::Profile(windows) = purpose {
         done.strip.spread(windows, from, detail, &base.times);
     }
-    cut(&mut done, &log, detail, lane, purpose, starts);
+    cut(&mut done, &log, detail, lane, purpose, starts, halts);
     let counted = |of: fn(&crate::fold::thread::Counted) -> u64| {
         let first = if log.born.is_some() && detail == from {
             0
@@ -227,6 +230,7 @@ fn cut(
     lane: usize,
     purpose: Purpose,
     starts: Option<&HashSet<u32>>,
+    halts: &Halts,
 ) {
     let mut lanes = LaneBuilder::new(lane);
     let mut notes: HashMap<Key, u32> = HashMap::new();
@@ -270,12 +274,12 @@ fn cut(
         }
         _ => {
             if let Some(last) = open.replace(segment) {
-                whole(last);
+                halts.cut(last, &mut whole);
             }
         }
     });
     if let Some(last) = open {
-        whole(last);
+        halts.cut(last, &mut whole);
     }
     weigher.finish();
     done.cpu = cpu;

@@ -65,6 +65,8 @@ pub(crate) struct Log {
     pub(crate) pause_ends: Vec<PauseEnd>,
     /// Of pauses whose detail was dropped; then of all.
     pub(crate) pauses: Pauses,
+    /// From when to when the process stood still.
+    pub(crate) halts: Vec<(u64, u64)>,
     /// Minor and major.
     pub(crate) faults: [u64; 2],
     pub(crate) cost: [u64; 3],
@@ -528,6 +530,10 @@ impl Log {
             Record::Faults { at, minor, major } => {
                 self.time(at);
                 self.faults = [minor, major];
+            }
+            Record::Halt { from, to } => {
+                let (from, to) = (self.time(from), self.time(to.max(from)));
+                self.halts.push((from, to));
             }
             Record::Deadlock {
                 at,

@@ -9,6 +9,7 @@
 //! | `turns` | which waits are for work, and who had the lock |
 //! | `stacks` | the time around each stack that was seen |
 //! | `digest` | a process after all of that, in its own numbers |
+//! | `halts` | times in which the whole process stood still |
 //! | `hold` | who held the GIL, and who waited for whom |
 //! | `moments` | what the wall time went to |
 //! | `pauses` | pauses in which one thread stopped all others |
@@ -20,6 +21,7 @@
 mod build;
 mod counts;
 mod digest;
+mod halts;
 mod hold;
 mod log;
 mod moments;

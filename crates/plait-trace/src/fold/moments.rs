@@ -88,12 +88,15 @@ struct Window {
     none_ready: f64,
     none_lock: f64,
     none_io: f64,
+    /// The same for holding the GIL asleep.
+    none_asleep: f64,
     /// Sums over threads.
     active: f64,
     gil: f64,
     ready: f64,
     lock: f64,
     io: f64,
+    asleep: f64,
 }
 
 impl Window {
@@ -103,11 +106,13 @@ impl Window {
         none_ready: 1.0,
         none_lock: 1.0,
         none_io: 1.0,
+        none_asleep: 1.0,
         active: 0.0,
         gil: 0.0,
         ready: 0.0,
         lock: 0.0,
         io: 0.0,
+        asleep: 0.0,
     };
 }
 
@@ -136,13 +141,14 @@ impl Sweep {
             let of = |state: State| f64::from(part[state as usize]) / length;
             let (gil, ready, lock) = (of(State::GilWait), of(State::Ready), turns * of(State::LockWait));
             let active = of(State::OnCpuGil) + of(State::OnCpuReleased) + gil + ready;
-            let io = of(State::IoWait) + of(State::GilHeldOffCpu);
+            let (io, asleep) = (of(State::IoWait), of(State::GilHeldOffCpu));
             for (none, some) in [
                 (&mut window.none_active, active),
                 (&mut window.none_gil, gil),
                 (&mut window.none_ready, ready),
                 (&mut window.none_lock, lock),
                 (&mut window.none_io, io),
+                (&mut window.none_asleep, asleep),
             ] {
                 *none *= (1.0 - some).clamp(0.0, 1.0);
             }
@@ -151,6 +157,7 @@ impl Sweep {
             window.ready += ready;
             window.lock += lock;
             window.io += io;
+            window.asleep += asleep;
         }
     }
 
@@ -163,18 +170,19 @@ impl Sweep {
             // What had no core would have waited for the GIL, or used it, as the rest did.
             let cored = active * (1.0 - share(window.ready, window.active));
             let lock = length * (1.0 - window.none_lock);
-            let working = window.active + window.lock + window.io;
+            let working = window.active + window.lock + window.io + window.asleep;
+            let none = window.none_active * window.none_io * window.none_asleep;
             sums.active += active;
             sums.cored += cored;
             sums.io += length * window.none_active * (1.0 - window.none_io);
+            sums.asleep += length * window.none_active * (1.0 - window.none_asleep);
             sums.any_gil += length * (1.0 - window.none_gil) * (1.0 - share(window.ready, window.active));
             sums.any_ready += length * (1.0 - window.none_ready);
             sums.any_lock += lock;
             sums.gil += active * share(window.gil, window.active);
             sums.ready += active * share(window.ready, window.active);
-            sums.lock +=
-                length * (1.0 - window.none_lock * window.none_active * window.none_io) * share(window.lock, working);
-            sums.busy += length * (1.0 - window.none_active * window.none_io * window.none_lock);
+            sums.lock += length * (1.0 - none * window.none_lock) * share(window.lock, working);
+            sums.busy += length * (1.0 - none * window.none_lock);
         }
         sums
     }

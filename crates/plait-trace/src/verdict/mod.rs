@@ -224,7 +224,8 @@ impl Figures {
                 busy_threads += 1.0;
             }
         }
-        let wall = seconds(profile.wall);
+        // In which it could do anything at all.
+        let wall = seconds(profile.wall.saturating_sub(profile.stopped));
         let moments = profile.moments;
         let stopped = seconds(stopped);
         let contended = seconds(waiting_for_turn);
@@ -264,7 +265,7 @@ impl Figures {
         let running = profile
             .processes
             .iter()
-            .map(|process| share(seconds(process.states.running), wall));
+            .map(|process| share(seconds(process.states.running), wall).min(1.0));
         Figures {
             wall,
             cores_used: share(seconds(times.on_cpu()), wall),
@@ -349,6 +350,7 @@ impl Figures {
         }
         let parts = [
             (Verdict::IoBound, self.moments.io),
+            (Verdict::GilBound, self.moments.asleep),
             (Verdict::CpuBound, self.moments.active),
         ];
         let largest = parts
@@ -426,6 +428,7 @@ fn named(figures: &Figures) -> Vec<(&'static str, f64)> {
         ("lock_share", figures.lock_share),
         ("active_share", share(moments.active, figures.wall)),
         ("io_share", share(moments.io, figures.wall)),
+        ("asleep_share", share(moments.asleep, figures.wall)),
         ("gil_wall_share", share(moments.any_gil, figures.wall)),
         ("ready_wall_share", share(moments.any_ready, figures.wall)),
         ("lock_wall_share", share(moments.any_lock, figures.wall)),
@@ -468,9 +471,9 @@ fn of_function(profile: &Profile, function: &Function) -> Option<Verdict> {
     }
     let parts = [
         (Verdict::CpuBound, cpu),
-        (Verdict::GilBound, of(State::GilWait)),
+        (Verdict::GilBound, of(State::GilWait) + of(State::GilHeldOffCpu)),
         (Verdict::ReadyBound, of(State::Ready)),
-        (Verdict::IoBound, of(State::IoWait) + of(State::GilHeldOffCpu)),
+        (Verdict::IoBound, of(State::IoWait)),
         (Verdict::LockBound, of(State::LockWait)),
         (Verdict::Idle, of(State::Idle)),
     ];

@@ -54,6 +54,15 @@ fn worst_wait(profile: &Profile, state: State) -> Option<String> {
 }
 
 pub(super) fn sentence(verdict: Verdict, figures: &Figures, profile: &Profile) -> String {
+    let mut text = of_verdict(verdict, figures, profile);
+    let stopped = seconds(profile.stopped);
+    if share(stopped, seconds(profile.wall)) >= limit::WAIT {
+        text += &format!(" For another {} it was stopped, or its machine was.", length(stopped));
+    }
+    text
+}
+
+fn of_verdict(verdict: Verdict, figures: &Figures, profile: &Profile) -> String {
     let wall = length(figures.wall);
     match verdict {
         Verdict::GilBound => gil_sentence(figures, profile),
@@ -109,7 +118,28 @@ pub(super) fn sentence(verdict: Verdict, figures: &Figures, profile: &Profile) -
     }
 }
 
+/// Whether the GIL holds a program back though hardly anybody waits for it: its holder sleeps.
+fn sleeps_alone(figures: &Figures) -> bool {
+    figures.moments.asleep > 0.0 && share(figures.moments.any_gil, figures.wall) < limit::WAIT
+}
+
+fn asleep_sentence(figures: &Figures, profile: &Profile) -> String {
+    let asleep = figures.moments.asleep;
+    let mut text = format!(
+        "The program sleeps with the GIL held: for {} of its {} nothing ran, in calls of C code that do not release it",
+        percent(share(asleep, figures.wall)),
+        length(figures.wall)
+    );
+    if let Some(function) = most(profile, |function| function.times.of(State::GilHeldOffCpu)) {
+        text += &format!(", most of all in {}", at(&function.place));
+    }
+    text + "; no other thread could have run Python meanwhile."
+}
+
 fn gil_sentence(figures: &Figures, profile: &Profile) -> String {
+    if sleeps_alone(figures) {
+        return asleep_sentence(figures, profile);
+    }
     let share = percent(figures.gil_share);
     let mut text = format!(
         "Only one thread at a time can run Python code, and here several want to: they spent {share} of the time that they could have \
@@ -335,6 +365,17 @@ pub(super) fn tries(verdict: Verdict, figures: &Figures, profile: &Profile) -> V
     let collects = worst.is_some_and(|pauses| pauses.collects);
     let asleep = figures.of_wall(State::GilHeldOffCpu) >= limit::WAIT;
     let found: &[(bool, &str)] = match verdict {
+        Verdict::GilBound if sleeps_alone(figures) => &[
+            (
+                true,
+                "Have that call release the GIL: ctypes.CDLL rather than PyDLL, nogil in Cython, Py_BEGIN_ALLOW_THREADS in C",
+            ),
+            (
+                true,
+                "If it is a library's, use one that does, or move the call to a process: plait.ProcessPool",
+            ),
+            (true, "Threads will not help before that: they wait for the same GIL"),
+        ],
         Verdict::GilBound => &[
             (
                 asleep,
@@ -487,19 +528,22 @@ fn function_sentence(function: &Function, verdict: Verdict) -> String {
     let name = at(&function.place);
     match verdict {
         Verdict::CpuBound => format!("{name} computed for {}.", length(seconds(function.self_cpu))),
-        Verdict::GilBound if function.caused_gil_wait >= function.times.of(State::GilWait) => format!(
-            "{name} held the GIL while other threads waited for it, {} in all, up to {} at a time.",
-            length(seconds(function.caused_gil_wait)),
-            length(seconds(function.longest_gil_hold))
-        ),
+        Verdict::GilBound
+            if function.caused_gil_wait > 0 && function.caused_gil_wait >= function.times.of(State::GilWait) =>
+        {
+            format!(
+                "{name} held the GIL while other threads waited for it, {} in all, up to {} at a time.",
+                length(seconds(function.caused_gil_wait)),
+                length(seconds(function.longest_gil_hold))
+            )
+        }
+        Verdict::GilBound if function.times.of(State::GilHeldOffCpu) > function.times.of(State::GilWait) => {
+            format!("{name} slept {} with the GIL held.", time(State::GilHeldOffCpu))
+        }
         Verdict::GilBound => format!("{name} waited {} for the GIL.", time(State::GilWait)),
         Verdict::ReadyBound => format!("{name} waited {} for a core.", time(State::Ready)),
         Verdict::IoBound => {
-            let waited = function
-                .times
-                .of(State::IoWait)
-                .saturating_add(function.times.of(State::GilHeldOffCpu));
-            format!("{name} waited {} for I/O or time to pass.", length(seconds(waited)))
+            format!("{name} waited {} for I/O or time to pass.", time(State::IoWait))
         }
         Verdict::LockBound => format!("{name} waited {} for locks or other threads.", time(State::LockWait)),
         Verdict::PicklingBound => format!(

@@ -66,6 +66,7 @@ FIGURES: Final[dict[str, str]] = {
     "active_share": "active",
     "stopped_share": "standing still",
     "io_share": "waiting for I/O",
+    "asleep_share": "asleep with the GIL",
     "gil_wall_share": "GIL contended",
     "ready_wall_share": "cores contended",
     "lock_wall_share": "locks contended",

@@ -58,6 +58,7 @@ impl Sampler {
             gone_lost: 0,
             batch: Vec::new(),
             flushed: 0,
+            queued: None,
             ticked: 0,
             ticks: 0,
             crowded: false,
@@ -121,6 +122,7 @@ impl Sampler {
     fn began_flushing(&mut self) {
         (self.flushed, self.stacks_at) = (self.began, self.began);
         self.spent = thread_cpu_ns();
+        self.queued = self.queued();
     }
 
     pub(super) fn method(&mut self, what: &str, how: &str, exact: bool, why: &str) {
