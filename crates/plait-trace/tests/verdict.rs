@@ -601,6 +601,37 @@ fn worker(story: &mut Story) {
 }
 
 #[test]
+fn how_long_a_loop_stood_still_is_the_same_everywhere() {
+    // It stood on the run queue for 70 of the 200 ms.
+    let profile = step(|story| {
+        let sleepy = story.frame("fetch", "app.py", 7);
+        for at in [150, 190] {
+            story.stack(7, at * MS, sleepy, Why::Tick);
+        }
+        story.switch(7, 100 * MS, true, false);
+        story.switch(7, 200 * MS, false, true);
+        story.switch(7, 270 * MS, true, false);
+        story.switch(7, 301 * MS, false, false);
+    });
+    let [blocked] = &profile.blocked[..] else {
+        panic!("{:?}", profile.blocked)
+    };
+    assert_eq!((blocked.time, blocked.own), (200 * MS, 130 * MS));
+    let words = [
+        "once",
+        "200 ms in all",
+        "waited 70 ms for a core or the GIL",
+        "fetch (app.py:7), 200 ms",
+    ];
+    check(&profile, Verdict::LoopBlocked, &words);
+    let functions = &profile.evidence.functions;
+    assert_eq!(
+        functions[0].sentence,
+        "fetch (app.py:7) held the event loop for 200 ms."
+    );
+}
+
+#[test]
 fn a_step_that_waits_for_the_gil_does_not_block_its_loop() {
     let profile = step(|story| {
         story.gil(7, 100 * MS, 280 * MS, GilSpan::Wanted);
@@ -623,7 +654,7 @@ fn a_step_that_computes_blocks_its_loop_though_others_have_the_cores() {
         story.switch(7, 300 * MS + 1, false, false);
         story.gil(7, 100 * MS, 300 * MS, GilSpan::Held);
     });
-    check(&profile, Verdict::LoopBlocked, &["once", "60 ms"]);
+    check(&profile, Verdict::LoopBlocked, &["once", "waited 140 ms for a core"]);
 }
 
 #[test]

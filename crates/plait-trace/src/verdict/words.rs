@@ -2,9 +2,9 @@
 
 use std::collections::HashSet;
 
-use super::{Figures, FunctionEvidence, Verdict, blocks, is_had, limit, seconds, share};
+use super::{Figures, FunctionEvidence, Verdict, is_had, limit, same, seconds, share};
 use crate::fold::WANTED_BY;
-use crate::profile::{Deadlock, Function, Lock, Place, Profile, Thread};
+use crate::profile::{Blocked, Deadlock, Function, Lock, Place, Profile, Thread};
 use crate::state::State;
 
 /// A share for people.
@@ -68,7 +68,7 @@ fn of_verdict(verdict: Verdict, figures: &Figures, profile: &Profile) -> String 
         Verdict::GilBound => gil_sentence(figures, profile),
         Verdict::ReadyBound => ready_sentence(figures, profile),
         Verdict::LockBound => lock_sentence(figures, profile),
-        Verdict::LoopBlocked => blocked_sentence(figures, profile),
+        Verdict::LoopBlocked => blocked_sentence(profile),
         Verdict::CpuBound => {
             let share = percent(figures.running_share.max(figures.cores_used.min(1.0)));
             let mut text = format!(
@@ -334,19 +334,22 @@ fn stopped_sentence(figures: &Figures, profile: &Profile) -> String {
     text + "."
 }
 
-fn blocked_sentence(figures: &Figures, profile: &Profile) -> String {
-    let counted = profile.blocked.iter().filter(|blocked| blocks(blocked));
-    let (count, worst) = (counted.clone().count(), counted.max_by_key(|blocked| blocked.own));
-    let times = if count == 1 {
-        String::from("once")
-    } else {
-        format!("{count} times")
+fn blocked_sentence(profile: &Profile) -> String {
+    let blocked = &profile.blocked;
+    let times = match blocked.len() {
+        1 => String::from("once"),
+        count => format!("{count} times"),
     };
+    let sum = |of: fn(&Blocked) -> u64| seconds(blocked.iter().map(of).fold(0, u64::saturating_add));
+    let (all, own) = (sum(|each| each.time), sum(|each| each.own));
     let mut text = format!(
         "The event loop stood still: {times} a callback held it for 50 ms or more, {} in all",
-        length(figures.blocked)
+        length(all)
     );
-    if let Some(worst) = worst {
+    if own < 0.9 * all {
+        text += &format!(", of which it waited {} for a core or the GIL", length(all - own));
+    }
+    if let Some(worst) = blocked.iter().max_by_key(|each| each.time) {
         let place = if worst.place.function.is_empty() {
             worst.callback.clone()
         } else {
@@ -517,13 +520,13 @@ pub(super) fn functions(profile: &Profile) -> Vec<FunctionEvidence> {
         Some(FunctionEvidence {
             place: function.place.clone(),
             verdict,
-            sentence: function_sentence(function, verdict),
+            sentence: function_sentence(profile, function, verdict),
         })
     });
     told.collect()
 }
 
-fn function_sentence(function: &Function, verdict: Verdict) -> String {
+fn function_sentence(profile: &Profile, function: &Function, verdict: Verdict) -> String {
     let time = |state| length(seconds(function.times.of(state)));
     let name = at(&function.place);
     match verdict {
@@ -550,10 +553,11 @@ fn function_sentence(function: &Function, verdict: Verdict) -> String {
             "{name} spent {} on pickling and moving data.",
             length(seconds(function.self_cpu))
         ),
-        Verdict::LoopBlocked => format!(
-            "{name} held the event loop for {}.",
-            length(seconds(function.times.sum()))
-        ),
+        Verdict::LoopBlocked => {
+            let blocked = profile.blocked.iter().filter(|each| same(&each.place, &function.place));
+            let held = blocked.map(|each| each.time).fold(0, u64::saturating_add);
+            format!("{name} held the event loop for {}.", length(seconds(held)))
+        }
         Verdict::Idle => format!("{name} waited {} for work.", time(State::Idle)),
     }
 }
