@@ -8,7 +8,8 @@ use crate::profile::Times;
 use crate::record::Why;
 use crate::state::State;
 
-/// A wait longer than this that no sample fell into is nobody's: what was seen before and after it says nothing about it.
+/// A wait longer than this that no sample fell into is nobody's: what was seen before and after it says nothing about it. But a thread that wants to
+/// run, or holds the GIL, has its stack from before.
 const NEAR: u64 = 100_000_000;
 
 /// So far around it a sample of a thread that runs, or wants to, tells what runs. What is further goes to whatever was seen nearest.
@@ -72,6 +73,11 @@ impl Piece {
     }
 }
 
+/// Whether a thread in this state runs, or wants to: with the stack that it has had when it ran.
+fn wants_to_run(state: State) -> bool {
+    !matches!(state, State::IoWait | State::LockWait | State::Idle)
+}
+
 /// A sample that has its time, and may get more.
 #[derive(Clone, Copy, Debug)]
 struct Mark {
@@ -121,7 +127,7 @@ impl<'a> Weigher<'a> {
         self.stacks = rest;
         let on = matches!(segment.state, State::OnCpuGil | State::OnCpuReleased);
         if within.is_empty() {
-            if on || segment.to - segment.from <= NEAR {
+            if wants_to_run(segment.state) || segment.to - segment.from <= NEAR {
                 self.keep(segment);
             }
             return;
@@ -170,7 +176,7 @@ impl<'a> Weigher<'a> {
 
     /// Gives a sample its time, and what was kept for one.
     fn give(&mut self, stack: &Stack, state: State, times: Times) {
-        let runs = !matches!(state, State::IoWait | State::LockWait | State::Idle);
+        let runs = wants_to_run(state);
         let mark = Mark {
             at: stack.at,
             index: self.samples.len(),
@@ -344,6 +350,26 @@ mod tests {
         let found = weigh(&stacks, &segments);
         assert_eq!((found[&1].on_cpu(), found[&2].on_cpu()), (100 * MS, 0));
         assert_eq!(found[&2].of(State::IoWait), 900 * MS);
+    }
+
+    #[test]
+    fn a_long_wait_for_the_gil_is_of_who_was_seen_around_it() {
+        const MS: u64 = 1_000_000;
+        let segments = [
+            (100 * MS, State::OnCpuGil),
+            (900 * MS, State::GilWait),
+            (1_000 * MS, State::OnCpuGil),
+            (1_500 * MS, State::IoWait),
+        ];
+        for stacks in [
+            &[stack(50 * MS, 1), stack(950 * MS, 1)][..],
+            &[stack(50 * MS, 1)],
+            &[stack(950 * MS, 1)],
+        ] {
+            let found = weigh(stacks, &segments);
+            assert_eq!(found[&1].of(State::GilWait), 800 * MS);
+            assert_eq!(found[&1].of(State::IoWait), 0, "which nobody knows anything of");
+        }
     }
 
     #[test]
