@@ -2,9 +2,9 @@
 
     python _truths.py NAME FILE [without-switches]
 
-runs one under `plait.profile` and writes its truth and the profile to FILE; the last has the kernel refuse to tell of switches. What a program measures with its own clocks in
-the same run is the truth, however busy the machine: CPU time of a thread, its time on the run queue, and the time around
-what waits.
+runs one under `plait.profile` and writes its truth and the profile to FILE; the last has the kernel refuse to tell of
+switches. What a program measures with its own clocks in the same run is the truth, however busy the machine: CPU time of a
+thread, its time on the run queue, and the time around what waits.
 """
 
 from __future__ import annotations

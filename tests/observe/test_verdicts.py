@@ -294,7 +294,6 @@ def profiled(source: str, folder: Path) -> dict[str, Any]:
         pytest.param("lock-bound", DEADLOCK, id="lock-deadlock", marks=NEEDS_GIL),
         pytest.param("gil-bound", ASLEEP, id="gil-asleep", marks=NEEDS_GIL),
         pytest.param("gil-bound", ASLEEP_ALONE, id="gil-asleep-alone", marks=NEEDS_GIL),
-        pytest.param("cpu-bound", STOPPED, id="cpu-stopped"),
         pytest.param("gil-bound", TO_THREAD, id="gil-to-thread", marks=NEEDS_GIL),
         pytest.param("loop-blocked", BLOCKS.replace("WHAT", "time.sleep(0.2)"), id="loop-sleep"),
         pytest.param("loop-blocked", BLOCKS_BY_LOCK, id="loop-lock"),
@@ -307,6 +306,15 @@ def test_what_holds_a_program_back(verdict: str, source: str, tmp_path: Path) ->
         if found["verdict"] == verdict:
             return
     assert found["verdict"] == verdict, found["evidence"]
+
+
+def test_a_program_that_was_stopped_is_told_so(tmp_path: Path) -> None:
+    found = profiled(STOPPED, tmp_path)
+    assert found["verdict"] in ("cpu-bound", "ready-bound"), found["evidence"]  # the last on a busy machine
+    assert "it was stopped" in found["evidence"]["sentence"]
+    assert any("SIGSTOP" in each for each in found["limits"]), found["limits"]
+    waits = [wait for thread in found["threads"] for wait in thread["waits"]]
+    assert max(wait["time"] for wait in waits if wait["call"] == "stopped") > 1
 
 
 @NEEDS_GIL

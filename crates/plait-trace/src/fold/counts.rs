@@ -145,7 +145,7 @@ fn could_run(log: &ThreadLog, at: u64) -> bool {
     log.looked && next.checked_sub(1).is_some_and(|last| log.switches[last].on())
 }
 
-/// Time in which the GIL is held and no count tells of is the counts' error, unless it is more than that.
+/// Time in which the GIL is held and no count tells of is the counts' error, unless it is more than that: the thread had no core, and wanted one.
 fn trust_holds(stretches: &mut [Stretch]) {
     let held = Kind::Held as usize;
     let (mut asleep, mut all) = (0, 0);
@@ -155,7 +155,7 @@ fn trust_holds(stretches: &mut [Stretch]) {
     }
     if asleep <= ROUGH.max(all / ROUGH_PART) {
         for stretch in stretches {
-            stretch.on[held] += std::mem::take(&mut stretch.left[held]);
+            stretch.ready[held] += std::mem::take(&mut stretch.left[held]);
         }
     }
 }

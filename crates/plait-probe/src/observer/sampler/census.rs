@@ -31,6 +31,8 @@ impl Sampler {
                 self.shared.desk.text(&comm)
             }
         };
+        // Where nobody tells of births, one that was not there at the beginning has begun since.
+        let born = born || self.switches.is_none() && thread.from > self.began;
         self.batch.push(Record::Thread {
             tid,
             at: thread.from,
