@@ -324,7 +324,7 @@ impl Sampler {
             }
             let status = self.tasks.read(thread.tid, "status", &mut self.buffer).ok();
             if let Some(status) = status.and_then(Status::parse) {
-                thread.found(status, now, &mut self.batch);
+                thread.found(status, counted, now, &mut self.batch);
             }
         }
         news

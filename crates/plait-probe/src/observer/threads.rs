@@ -247,14 +247,18 @@ impl Thread {
         });
     }
 
-    /// Takes what a look found where nobody tells of switches: whether it could run, and how many switches there were.
-    pub(super) fn found(&mut self, status: Status, now: u64, out: &mut Vec<Record>) {
+    /// Takes what a look found where nobody tells of switches: whether it could run, and how many switches there were. If it `ran` since the look
+    /// before and sleeps again, that is another wait.
+    pub(super) fn found(&mut self, status: Status, ran: bool, now: u64, out: &mut Vec<Record>) {
         let what = match status.state {
             b'R' => What::On,
             _ => What::Off { forced: false },
         };
         let (at, tid) = (now, self.tid);
         self.switch(&Event { at, tid, cpu: 0, what }, out);
+        if ran && !self.on {
+            self.core_since = now;
+        }
         self.switches = status.switches.unwrap_or(self.switches);
     }
 
@@ -417,6 +421,23 @@ mod tests {
             }
         );
         assert_eq!((thread.on, thread.core_since), (false, 130));
+    }
+
+    #[test]
+    fn who_ran_and_sleeps_again_waits_anew() {
+        let (mut thread, mut out) = (Thread::new(7, 100), Vec::new());
+        let switches = Some(SwitchCount {
+            voluntary: 3,
+            forced: 2,
+        });
+        let state = |state| Status { state, switches };
+        thread.found(state(b'R'), true, 200, &mut out);
+        thread.found(state(b'S'), true, 300, &mut out);
+        thread.found(state(b'S'), false, 400, &mut out);
+        assert_eq!((thread.on, thread.core_since), (false, 300));
+        thread.found(state(b'S'), true, 500, &mut out);
+        assert_eq!((thread.on, thread.core_since), (false, 500));
+        assert_eq!((out.len(), Some(thread.switches)), (2, switches));
     }
 
     #[test]

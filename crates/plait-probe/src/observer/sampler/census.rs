@@ -3,7 +3,7 @@
 use plait_trace::record::{Record, Tid};
 
 use super::super::threads::Thread;
-use super::{PATIENCE, Sampler};
+use super::{GilSource, PATIENCE, Sampler};
 use crate::meter::{self, Clock, Meter, Open, Pause, Span};
 use crate::proc::{Stat, line};
 
@@ -67,6 +67,8 @@ impl Sampler {
             thread.write_open(open.as_ref(), at, &mut self.batch);
             self.tell_pauses(&mut thread);
             meter::free(meter);
+        } else if matches!(self.gil, GilSource::Looks(_)) {
+            thread.write_open(None, at, &mut self.batch);
         }
         self.gone_takes += thread.takes;
         self.gone_lost += thread.lost;
