@@ -20,7 +20,7 @@ use super::{Running, Settings, Sink};
 use crate::bursts;
 use crate::gil::Gil;
 use crate::meter::{self, Clock, Doing, Meter};
-use crate::proc::{Scheduled, Status, Tasks, line};
+use crate::proc::{Scheduled, Tasks, line};
 use crate::stacks::Stacks;
 use census::settled;
 use deadlocks::Search;
@@ -316,16 +316,7 @@ impl Sampler {
     fn look_at_cores(&mut self, now: u64) -> bool {
         let mut news = false;
         for thread in self.threads.values_mut() {
-            let counted = thread.count(&self.tasks, now, &mut self.buffer, &mut self.batch);
-            news |= counted;
-            // Who has had no core since the last look, and slept then, sleeps.
-            if !counted && !thread.on && thread.switched {
-                continue;
-            }
-            let status = self.tasks.read(thread.tid, "status", &mut self.buffer).ok();
-            if let Some(status) = status.and_then(Status::parse) {
-                thread.found(status, counted, now, &mut self.batch);
-            }
+            news |= thread.look(&self.tasks, now, &mut self.buffer, &mut self.batch);
         }
         news
     }
@@ -543,7 +534,8 @@ impl Sampler {
         let now = monotonic_ns().min(over).max(self.ticked);
         self.take_switches(now);
         if self.switches.is_none() {
-            // Nobody tells of the last ends.
+            // Nobody tells of the last ends: they come after all that threads have done.
+            self.take_gil(now);
             self.scan(now);
             self.end_missing(0);
         }

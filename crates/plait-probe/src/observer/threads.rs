@@ -247,9 +247,9 @@ impl Thread {
         });
     }
 
-    /// Takes what a look found where nobody tells of switches: whether it could run, and how many switches there were. If it `ran` since the look
-    /// before and sleeps again, that is another wait.
-    pub(super) fn found(&mut self, status: Status, ran: bool, now: u64, out: &mut Vec<Record>) {
+    /// Takes what a look found: whether it could run, and how many switches there were. If it `ran` since the look before and sleeps again, that is
+    /// another wait.
+    fn found(&mut self, status: Status, ran: bool, now: u64, out: &mut Vec<Record>) {
         let what = match status.state {
             b'R' => What::On,
             _ => What::Off { forced: false },
@@ -264,6 +264,15 @@ impl Thread {
 
     /// Writes what the kernel has counted, if that is something new: whether it was.
     pub(super) fn count(&mut self, tasks: &Tasks, now: u64, buffer: &mut Vec<u8>, out: &mut Vec<Record>) -> bool {
+        let changed = self.schedule(tasks, buffer);
+        if changed {
+            out.push(self.counted(now));
+        }
+        changed
+    }
+
+    /// Asks the kernel what it has counted: whether that is something new.
+    fn schedule(&mut self, tasks: &Tasks, buffer: &mut Vec<u8>) -> bool {
         let scheduled = match &self.schedstat {
             Some(file) => read_at(file, buffer),
             None => tasks.read(self.tid, "schedstat", buffer),
@@ -271,12 +280,26 @@ impl Thread {
         let Some(scheduled) = scheduled.ok().and_then(Scheduled::parse) else {
             return false;
         };
-        let changed = scheduled != self.scheduled;
-        self.scheduled = scheduled;
-        if changed {
+        std::mem::replace(&mut self.scheduled, scheduled) != scheduled
+    }
+
+    /// Looks where nobody tells of switches: what the kernel has counted, and whether the thread could run. Whether there was anything new.
+    pub(super) fn look(&mut self, tasks: &Tasks, now: u64, buffer: &mut Vec<u8>, out: &mut Vec<Record>) -> bool {
+        let mut ran = self.schedule(tasks, buffer);
+        // Who has had no core since the last look, and slept then, sleeps.
+        if !ran && !self.on && self.switched {
+            return false;
+        }
+        let status = tasks.read(self.tid, "status", buffer).ok();
+        if let Some(status) = status.and_then(Status::parse) {
+            // What is counted of a thread that sleeps is all that there is.
+            ran |= status.state != b'R' && self.schedule(tasks, buffer);
+            self.found(status, ran, now, out);
+        }
+        if ran {
             out.push(self.counted(now));
         }
-        changed
+        ran
     }
 
     /// How long it has waited for cores, as it was last counted.

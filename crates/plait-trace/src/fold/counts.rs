@@ -83,8 +83,10 @@ fn stretches(log: &ThreadLog, from: u64, to: u64) -> Vec<Stretch> {
         pieces(log, &mut place, at, end, |start, end, what| {
             stretch.left[kind(what) as usize] += end - start;
         });
-        // Where nobody has counted, who holds the GIL runs.
-        let (on, ready) = known.unwrap_or((stretch.left[Kind::Held as usize], 0));
+        // Where nobody has counted, who holds the GIL runs; but who slept with it when it was looked at last goes on with that.
+        let sleeps = log.looked && !could_run(log, at);
+        let asleep = if sleeps { held_from(log, at, end) } else { 0 };
+        let (on, ready) = known.unwrap_or((stretch.left[Kind::Held as usize] - asleep, 0));
         counts[0].push(on);
         counts[1].push(ready);
         found.push(stretch);
@@ -139,10 +141,20 @@ fn lay(stretches: &mut [Stretch], counts: &mut [u64], kind: Kind, part: fn(&mut 
     }
 }
 
+/// How long the GIL was held from a time on without a break, up to another.
+fn held_from(log: &ThreadLog, from: u64, to: u64) -> u64 {
+    let next = log.gil.partition_point(|span| span.to <= from);
+    let held = log
+        .gil
+        .get(next)
+        .filter(|span| span.from <= from && span.what == What::Held);
+    held.map_or(0, |span| span.to.min(to) - from)
+}
+
 /// Whether a thread could run at a time, as far as looks tell.
 fn could_run(log: &ThreadLog, at: u64) -> bool {
     let next = log.switches.partition_point(|switch| switch.at() <= at);
-    log.looked && next.checked_sub(1).is_some_and(|last| log.switches[last].on())
+    log.looked && next.checked_sub(1).is_none_or(|last| log.switches[last].on())
 }
 
 /// Time in which the GIL is held and no count tells of is the counts' error, unless it is more than that: the thread had no core, and wanted one.
