@@ -284,7 +284,13 @@ impl Log {
                 let at = self.time(at);
                 let thread = self.thread(tid);
                 thread.see(at);
-                thread.waits.push(Wait { at, kind, call, target });
+                thread.waits.push(Wait {
+                    at,
+                    kind,
+                    call,
+                    target,
+                    told: false,
+                });
             }
             Record::LockWait {
                 tid,

@@ -231,13 +231,17 @@ fn rest(log: &ThreadLog, rest: &ThreadLog, to: &mut Vec<Record>) {
             .map(|switch| of_switch(tid, *switch)),
     );
     let waits = log.waits.last().into_iter().chain(&rest.waits);
-    to.extend(waits.map(|&Wait { at, kind, call, target }| Record::Wait {
-        tid,
-        at,
-        kind,
-        call,
-        target,
-    }));
+    to.extend(waits.map(
+        |&Wait {
+             at, kind, call, target, ..
+         }| Record::Wait {
+            tid,
+            at,
+            kind,
+            call,
+            target,
+        },
+    ));
     to.extend(rest.lock_waits.iter().map(
         |&LockWait {
              from,

@@ -76,6 +76,8 @@ pub(crate) struct Wait {
     pub(crate) kind: WaitKind,
     pub(crate) call: Text,
     pub(crate) target: Text,
+    /// It is for what another thread does. Then the target is of this wait alone.
+    pub(crate) told: bool,
 }
 
 #[derive(Clone, Copy)]

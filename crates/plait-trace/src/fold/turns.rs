@@ -198,10 +198,10 @@ pub(crate) fn tell(log: &mut Log) {
     }
     if !to_be_told.is_empty() {
         log.texts.push(TOLD.to_owned());
-        let (call, target) = (Text(log.texts.len() as u32), Text::default());
+        let call = Text(log.texts.len() as u32);
         for (thread, wait) in to_be_told {
             let wait = &mut log.threads[thread].waits[wait];
-            (wait.call, wait.target) = (call, target);
+            (wait.call, wait.told) = (call, true);
         }
     }
     if !turns.is_empty() || log.threads.iter().any(|thread| !thread.lock_waits.is_empty()) {

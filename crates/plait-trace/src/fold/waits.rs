@@ -164,7 +164,7 @@ impl<'a> Waits<'a> {
         for (from, to) in stretches {
             left = &left[left.partition_point(|wait| wait.at < from)..];
             if let Some(wait) = left.first().filter(|wait| wait.at <= to && to - from < SHORT) {
-                *short[spans.asleep(from, to) as usize].entry(key(wait)).or_default() += 1;
+                *short[spans.asleep(from, to) as usize].entry(kind_of(wait)).or_default() += 1;
             }
         }
         let mut usual = short.map(Usual::of);
@@ -173,7 +173,7 @@ impl<'a> Waits<'a> {
             let mut spans = line();
             for wait in &log.waits {
                 *all[spans.asleep(wait.at, wait.at) as usize]
-                    .entry(key(wait))
+                    .entry(kind_of(wait))
                     .or_default() += 1;
             }
             // Where too little is known of the two that are no locks for sure, they may be alike.
@@ -243,6 +243,12 @@ impl<'a> Waits<'a> {
     }
 }
 
+/// What others are like.
+fn kind_of(wait: &Wait) -> Key {
+    let target = if wait.told { Text(0) } else { wait.target };
+    Key::Call(wait.kind, wait.call, target)
+}
+
 fn key(wait: &Wait) -> Key {
     Key::Call(wait.kind, wait.call, wait.target)
 }
@@ -258,6 +264,7 @@ mod tests {
             kind,
             call: Text(1),
             target: Text(0),
+            told: false,
         }
     }
 
