@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import threading
 import time
 import types
@@ -101,7 +102,9 @@ def test_calls_are_handed_to_processes_at_once(sample, model):
         assert state.decision is not None
         assert state.decision.plan.model == "processes"
         assert not state.figures.calls, "none was seen here"
-        assert len(set(pool.map(function, [20_000] * 400))) <= 3
+        made = set(pool.map(function, [20_000] * 400))
+        assert made - {os.getpid()}
+        assert len(made) <= 3
 
 
 def test_calls_that_have_computed_and_do_not_any_more_are_learnt_anew():
@@ -123,6 +126,15 @@ def test_a_function_that_may_not_leave_any_more_stays():
         state.refused["processes"] = "may not leave this process"
         assert not state.recalls(400, 0.006, list)
         assert not state.figures.samples
+
+
+def test_results_are_not_kept_by_who_was_handed_calls_early():
+    function = bodies.pid_after
+    learn(function, COMPUTES, model="processes")
+    with plait.Pool() as pool:
+        futures = [pool.submit(function, 20_000) for _ in range(200)]
+        assert {future.result(WATCHDOG) for future in futures} - {os.getpid()}
+        assert not pool._known(function)[1]._early
 
 
 def test_few_calls_are_not_begun_like_many():

@@ -108,7 +108,9 @@ def test_a_change_between_two_messages_is_seen(monkeypatch):
     assert needs.message(first=True, anew=True, setting=setting) == first
 
 
-@pytest.mark.parametrize("why_not", ["", "it has made calls", "a module was not there"])
+@pytest.mark.parametrize(
+    "why_not", ["", "it has made calls", "a module was not there", "what was unpickled may run code"]
+)
 def test_what_is_so_in_all_copies_of_a_zygote_is_looked_at_once(monkeypatch, why_not):
     digest = _reads.digest
     findings = _findings.Findings()
@@ -123,7 +125,8 @@ def test_what_is_so_in_all_copies_of_a_zygote_is_looked_at_once(monkeypatch, why
         looked: list[object] = []
         monkeypatch.setattr(_reads, "_agreed", set())
         monkeypatch.setattr(_reads, "digest", lambda value, looked=looked: looked.append(value) or digest(value))
-        assert difference(message) == ""
+        module = "" if why_not == "what was unpickled may run code" else shared_state.__name__
+        assert difference(message, module) == ""
         assert bool(looked) == is_looked_at
     assert first_difference((message,)) == ""
     assert _reads._has_called, "calls follow"

@@ -58,6 +58,93 @@ def test_arrays_that_are_read_may_leave(function):
     assert Search((np.ndarray,), knows_kinds=True).change(function) is None
 
 
+def parts_itself(data):
+    data.partition(2)
+
+
+def writes_to_a_tuple(data):
+    np.add(data, 1, out=(data,))
+
+
+def makes_numbers_of_it(data):
+    np.nan_to_num(data, copy=False)
+
+
+APPENDS = operator.methodcaller("append", 1)
+
+
+def calls_one_that_is_kept(rows):
+    APPENDS(rows)
+
+
+@pytest.mark.parametrize(
+    ("function", "kind"),
+    [
+        (parts_itself, np.ndarray),
+        (writes_to_a_tuple, np.ndarray),
+        (makes_numbers_of_it, np.ndarray),
+        (calls_one_that_is_kept, list),
+    ],
+    ids=name_of,
+)
+def test_arguments_are_changed_in_other_ways_too(function, kind):
+    assert Search((kind,), knows_kinds=True).change(function) is not None
+
+
+def splits_it(number):
+    for part in np.array_split(ARRAY, 4):
+        part += number
+
+
+def has_its_median(_):
+    return np.median(ARRAY, overwrite_input=True)
+
+
+def has_its_differences(number):
+    found = np.diff(ARRAY, 0)
+    found += number
+
+
+def adds_into_a_tuple(number):
+    np.add(ARRAY, number, out=(ARRAY,))
+
+
+OBJECTS = np.array([[], [1]], dtype=object)
+
+
+def takes_the_greatest(number):
+    np.maximum(OBJECTS, OBJECTS)[0].append(number)
+
+
+def transforms_it(_):
+    np.fft.fft(np.zeros(5), out=ARRAY)
+
+
+def sets_an_object(number):
+    class Keeper:
+        def set(self, rows):
+            self.rows = rows
+
+        def add(self):
+            self.rows.append(number)
+
+    keeper = Keeper()
+    keeper.set(ROWS)
+    keeper.add()
+
+
+def has_a_class_by_another_name(number):
+    class Keeper:
+        def __init__(self, rows):
+            self.rows = rows
+
+        def add(self):
+            self.rows.append(number)
+
+    other = Keeper
+    other(ROWS).add()
+
+
 def clips_all(_):
     np.clip(ARRAY, 0, 1, ARRAY)
 
@@ -127,7 +214,8 @@ def hands_to_an_object(number):
     "function",
     [
         clips_all, adds_to_all, puts, calls_a_method, calls_a_method_later, maps_a_method, keeps_in_an_object,
-        keeps_deep_in_an_object, keeps_in_a_class, hands_to_an_object,
+        keeps_deep_in_an_object, keeps_in_a_class, hands_to_an_object, splits_it, has_its_median, has_its_differences,
+        adds_into_a_tuple, takes_the_greatest, transforms_it, sets_an_object, has_a_class_by_another_name,
     ],
     ids=name_of,
 )  # fmt: skip
@@ -145,6 +233,10 @@ def hands_its_argument_to_an_object(rows):
 
 def test_an_argument_that_an_object_is_given_is_changed():
     assert Search((list,), knows_kinds=True).change(hands_its_argument_to_an_object) is not None
+
+
+def has_a_polynomial(number):
+    return float(np.poly1d([1.0, 2.0])(np.zeros(3)).sum()) + number
 
 
 def looks_up(number):
@@ -179,6 +271,8 @@ def has_an_error(number):
         return number
 
 
-@pytest.mark.parametrize("function", [looks_up, calls_a_safe_method, has_an_object, has_an_error], ids=name_of)
+@pytest.mark.parametrize(
+    "function", [looks_up, calls_a_safe_method, has_an_object, has_an_error, has_a_polynomial], ids=name_of
+)
 def test_what_is_only_read_may_leave(function):
     assert Search((int,), knows_kinds=True).change(function) is None

@@ -41,7 +41,7 @@ import helper
 def look(message):
     looked, digest = [], _reads.digest
     _reads.digest = lambda value: looked.append(value) or digest(value)
-    return os.getpid(), _reads.first_difference((message,)), looked
+    return os.getpid(), _reads.first_difference((message,), "helper"), looked
 
 if __name__ == "__main__":
     pids = set()
@@ -66,3 +66,35 @@ def test_the_workers_of_a_zygote_look_once_and_see_what_was_set_since(run_script
         "reads `FACTOR` of `helper`, which is not what it was when that was imported|[1]",
         "|[]",
     ]
+
+
+UNPICKLED = """
+import plait
+import helper
+
+class Told:
+    def __init__(self):
+        helper.TABLE["told"] = 1
+
+    def __reduce__(self):
+        return Told, ()
+
+def look(given):
+    sum(range(200_000))
+    return helper.TABLE.get("told")
+
+if __name__ == "__main__":
+    for given in (Told(), None):
+        with plait.Pool(models=["processes"]) as pool:
+            found = {future.result() for future in [pool.submit(look, given) for _ in range(200)]}
+        print(found)
+"""
+
+
+def test_what_unpickling_changes_in_a_worker_is_not_taken_to_be_so_in_others(
+    run_script: RunScript, tmp_path: Path
+) -> None:
+    """Where the second pool's workers unpickle nothing of the kind, they have not what the program has."""
+    (tmp_path / "helper.py").write_text("TABLE = {}\n")
+    environment = {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    assert run_script(UNPICKLED, env=environment).stdout.splitlines() == ["{1}", "{1}"]

@@ -7,7 +7,7 @@ import functools
 import types
 from typing import Any, cast
 
-from plait.auto._changing import LOOKING, can_change, is_the_programs
+from plait.auto._changing import LOOKING, can_change, is_program_module, is_the_programs
 from plait.auto._kinds import is_a, kind_of
 from plait.auto._names import MISSING, Given, Local, Names
 from plait.auto._refs import ARGUMENT, LASTING, MADE, OWN, Ref, leads_out, merge
@@ -192,7 +192,10 @@ class Attributes(Names):
 def static(value: Any, name: str) -> Any:
     """An attribute, without that any code of the program runs."""
     if is_a(value, types.ModuleType):
-        return cast("dict[str, Any]", vars(value)).get(name, MISSING)
+        found = cast("dict[str, Any]", vars(value)).get(name, MISSING)
+        # Packages load their own parts when these are asked for.
+        lazily = found is MISSING and "__getattr__" in vars(value) and not is_program_module(value.__name__)
+        return getattr(value, name, MISSING) if lazily else found
     own: Any = getattr(value, "__dict__", None)
     if is_a(value, type):
         for base in value.__mro__:

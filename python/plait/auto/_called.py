@@ -13,11 +13,13 @@ from plait.auto._attributes import Attributes, static
 from plait.auto._changing import (
     LOOKING,
     MUTATING,
+    MUTATING_ARRAYS,
     SAFE_METHODS,
     WARNINGS,
     changes_its_arguments,
     changes_the_process,
     is_constant_class,
+    is_of_numpy,
     is_the_programs,
     only_looks,
     passes_on,
@@ -26,7 +28,7 @@ from plait.auto._changing import (
 )
 from plait.auto._kinds import is_a, kind_of
 from plait.auto._names import MISSING, Given, Local
-from plait.auto._refs import ARGUMENT, LASTING, MADE, OWN, Ref, leads_out, merge
+from plait.auto._refs import ARGUMENT, LASTING, MADE, OWN, Ref, leading_out, leads_out, merge
 
 _ADDING = {"append", "appendleft", "add", "extend", "extendleft", "insert", "setdefault", "update", "put", "push"}
 
@@ -38,7 +40,13 @@ def _written_to(called: Any, given: Given) -> Ref | None:
     """What of a call's own arguments, or of what outlives it, its result is written to."""
     place = place_of_out(called)
     refs = [] if place is None else given.args[place:]
-    return next((ref for ref in refs if ref.origin == ARGUMENT or ref.lasts), None)
+    return next((found for ref in refs if (found := leading_out(ref)) is not None), None)
+
+
+def _is_safe_caller(caller: operator.methodcaller[Any]) -> bool:
+    made = caller.__reduce__()
+    parts = made[1] if isinstance(made, tuple) and len(made) > 1 else ()
+    return isinstance(parts, tuple) and bool(parts) and parts[0] in SAFE_METHODS
 
 
 class Calls(Attributes):
@@ -134,7 +142,8 @@ class Calls(Attributes):
             ):
                 results.append(self._method(kind, method, owner, given))
             elif (
-                (name in MUTATING and is_the_programs(kind) and method is MISSING and not self._search.knows_kinds)
+                (name in MUTATING_ARRAYS and kind.__module__ == "numpy")
+                or (name in MUTATING and is_the_programs(kind) and method is MISSING and not self._search.knows_kinds)
                 or name in MUTATING
                 or (method is MISSING and name not in SAFE_METHODS)
                 or (any(ref.origin for ref in given.all()) and changes_its_arguments(method))
@@ -150,8 +159,18 @@ class Calls(Attributes):
             return self._search.follow(method.__func__, given.behind(Ref(LASTING, f"`{kind.__name__}`", (kind,))))
         return self._search.follow(method, given.behind(owner))
 
+    def _see_own_objects(self, given: Given, node: Any, words: str) -> None:
+        """Where the function defines classes, what it made may be an object of one: these are not followed."""
+        for ref in given.all() if self._classes else []:
+            constant = ref.kinds and all(map(is_constant_class, ref.kinds))
+            if leads_out(ref) or (leading_out(ref) is not None and not constant):
+                what = ref.words or "what outlives the call"
+                self.found(f"hands {what} to `{words}`, which may be of a class of its own", node)
+
     def _method_of_own(self, owner: Ref, name: str, given: Given, node: Any) -> Ref:
         """Of an object that was made in the call."""
+        if not owner.kinds:
+            self._see_own_objects(given, node, ast.unparse(node.func))
         for ref in given.args[:1] if name in ("shuffle", "readinto", "recv_into") and not owner.kinds else []:
             if ref.origin == ARGUMENT or ref.lasts:
                 self.found(f"hands its argument `{ref.words}` to `{ast.unparse(node.func)}`, which changes it", node)
@@ -174,14 +193,8 @@ class Calls(Attributes):
     def _call_value(self, called: Ref, given: Given, node: Any, words: str) -> Ref:
         results: list[Ref] = []
         handed = merge(*given.all())
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in self._classes:
-            for ref in given.all():
-                if leads_out(ref) or (
-                    ref.origin == ARGUMENT and not (ref.kinds and all(map(is_constant_class, ref.kinds)))
-                ):
-                    self.found(
-                        f"hands {ref.words or 'what outlives the call'} to an object of its own class `{words}`", node
-                    )
+        if not called.values and not called.kinds:
+            self._see_own_objects(given, node, words)
         values = [*called.values]
         unknown = called.origin == ARGUMENT and not values and self._search.knows_kinds
         if unknown and not (called.kinds and all(map(is_constant_class, called.kinds))):
@@ -235,13 +248,17 @@ class Calls(Attributes):
                 self.found(f"hands its argument `{written.words}` to `{words}`, which changes it", node)
             for keyword in ("out", "file", "inplace", "overwrite_a"):
                 ref = given.kwargs.get(keyword, MADE)
-                if ref.origin == ARGUMENT or ref.lasts:
+                if (ref := leading_out(ref)) is not None:
                     self.found(f"hands its argument `{ref.words}` to `{words}`, which changes it", node)
         for ref in given.all():
             self._follow_implicit(
                 ref, node, "__iter__", "__str__", "__repr__", "__len__", "__bool__", "__next__", "__hash__"
             )
         results = self._read_handed(given, node)
+        if isinstance(value, operator.methodcaller) and not _is_safe_caller(value):
+            for ref in given.all():
+                if leading_out(ref) is not None:
+                    self.found(f"hands `{ref.words}` to `{words}`, which may change it", node)
         if value is operator.methodcaller:
             name = node.args[0] if isinstance(node, ast.Call) and node.args else None
             if not (isinstance(name, ast.Constant) and name.value in SAFE_METHODS):
@@ -258,7 +275,7 @@ class Calls(Attributes):
             if any(is_a(each, types.ModuleType, type) for each in first.values):
                 self.found(f"looks up with `{words}` what is not known before", node)
         kind = passes_on(value)
-        if kind == "itself":
+        if kind == "itself" or (handed.lasts and is_of_numpy(value)):  # an array of objects gives out these
             return merge(handed, handed.part(), results)
         if kind == "parts":
             # What makes or picks items is none of them.

@@ -6,7 +6,7 @@ import itertools
 import pickle
 import threading
 import time
-from types import CoroutineType
+from types import CoroutineType, FunctionType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from plait import _core
@@ -206,7 +206,8 @@ def in_process(
     The last is empty unless they are `measured`. No call is made where this process has something else than it `needs`. What
     takes long to pickle is not in what travels.
     """
-    if other := first_difference(needs):
+    values = [value for _, args, kwargs in calls for value in (*args, *kwargs.values())]
+    if other := first_difference(needs, _module_if_plain(calls[0][0], values) if len(calls) == 1 else ""):
         return Differs(other), False, ()
     meter = Meter() if measured else None
     if meter is not None:
@@ -215,6 +216,11 @@ def in_process(
     took = () if meter is None else _took(meter, len(outcomes))
     raised = any(type(outcome) is Raised for outcome in outcomes)
     return *_to_travel(outcomes, calls[0][0], raised, alone=len(calls) == 1), took
+
+
+def _module_if_plain(function: Callable[..., Any], values: list[Any]) -> str:
+    """The module of a function that was found by its name, if to unpickle `values` ran no code; "" else."""
+    return function.__module__ if type(function) is FunctionType and _PLAIN.issuperset(map(type, values)) else ""
 
 
 def _took(meter: Meter, calls: int) -> tuple[int, ...]:
@@ -232,7 +238,7 @@ def lot_in_process(
     measured: bool,
 ) -> tuple[Packed | list[Any] | Differs, bool, tuple[int, ...]]:
     """Like `in_process`, for the items of a `Lot`: fewer outcomes than items where they take too long."""
-    if other := first_difference(needs):
+    if other := first_difference(needs, _module_if_plain(function, items) if bare else ""):
         return Differs(other), False, ()
     meter = Meter() if measured else None
     if meter is not None:

@@ -59,7 +59,7 @@ _CHANGING_FIRST = {
     ("bisect", "insort"), ("bisect", "insort_left"), ("bisect", "insort_right"), ("builtins", "next"), ("builtins", "anext"),
     ("builtins", "setattr"), ("builtins", "delattr"), ("_operator", "setitem"), ("_operator", "delitem"),
     ("random", "shuffle"), ("numpy", "copyto"), ("numpy", "put"), ("numpy", "place"), ("numpy", "putmask"),
-    ("numpy", "fill_diagonal"), ("numpy", "put_along_axis"),
+    ("numpy", "fill_diagonal"), ("numpy", "put_along_axis"), ("numpy", "nan_to_num"),
 }  # fmt: skip
 _CHANGING_ANY = {
     ("_struct", "pack_into"), ("shutil", "copyfileobj"), ("json", "dump"), ("_pickle", "dump"), ("pickle", "dump"),
@@ -131,16 +131,10 @@ _LOOKING_MODULES = {
     "struct", "_struct", "textwrap", "zlib",
 }  # fmt: skip
 
-#: Functions of numpy that do, besides those of `numpy.fft` and `numpy.linalg` and the universal ones.
+#: Functions of numpy that do. What they return may all the same be what they were given, or something in it.
 _LOOKING_NUMPY = {
-    "all", "allclose", "any", "argmax", "argmin", "argsort", "argwhere", "array", "array_equal", "array_split",
-    "average", "bincount", "clip", "concatenate", "convolve", "corrcoef", "correlate", "count_nonzero", "cov", "cross",
-    "cumprod", "cumsum", "diff", "digitize", "dot", "einsum", "empty_like", "flatnonzero", "full_like", "gradient",
-    "histogram", "hstack", "inner", "interp", "intersect1d", "isclose", "isin", "kron", "lexsort", "matmul", "max",
-    "mean", "median", "min", "nanmax", "nanmean", "nanmin", "nansum", "nonzero", "ones_like", "outer", "percentile",
-    "polyfit", "polyval", "prod", "ptp", "quantile", "repeat", "roll", "round", "searchsorted", "setdiff1d", "sort",
-    "stack", "std", "sum", "take", "tensordot", "tile", "trace", "trapezoid", "tril", "triu", "union1d", "unique",
-    "var", "vdot", "vstack", "where", "zeros_like",
+    "all", "allclose", "any", "argmax", "argmin", "array_equal", "bincount", "corrcoef", "count_nonzero", "cov", "det", "dot",
+    "inner", "interp", "isclose", "isin", "matmul", "mean", "norm", "prod", "searchsorted", "std", "sum", "var", "vdot",
 }  # fmt: skip
 
 #: Methods of what nobody can change, and of those that programs have most, that change nothing.
@@ -213,7 +207,7 @@ def only_looks(called: object) -> bool:
         return name in _LOOK and getattr(builtins, name, None) is called
     package = (module or "").partition(".")[0]
     if package == "numpy":  # where they are told what to write their result to, that is seen elsewhere
-        return name in _LOOKING_NUMPY or module in {"numpy.fft", "numpy.linalg"} or type(called).__name__ == "ufunc"
+        return name in _LOOKING_NUMPY or type(called).__name__ == "ufunc"
     return package in _LOOKING_MODULES or (package in {"bisect", "_bisect"} and str(name).startswith("bisect"))
 
 
@@ -292,13 +286,21 @@ def _place_of_out(called: Any) -> int | None:
         return None
 
 
+def is_of_numpy(called: Any) -> bool:
+    """Whether a function is numpy's."""
+    return _full_name(called)[0].partition(".")[0] == "numpy" or type(called).__name__ == "ufunc"
+
+
 def place_of_out(called: Any) -> int | None:
     """Which of its arguments, and all behind it, a function of numpy writes its result to; None where it returns it only."""
     if type(called).__name__ == "ufunc":
         return int(called.nin)
-    if _full_name(called)[0].partition(".")[0] != "numpy" and not isinstance(called, types.MethodDescriptorType):
+    if not is_of_numpy(called) and not isinstance(called, types.MethodDescriptorType):
         return None
-    return _place_of_out(called)
+    try:
+        return _place_of_out(called)
+    except TypeError:  # an object that cannot be hashed
+        return None
 
 
 def passes_on(called: object) -> str:

@@ -448,6 +448,9 @@ class Flow(Learner):
             self._decide()
 
     def _arrived(self, part: Part | Lot, future: concurrent.futures.Future[Any]) -> None:
+        if self._early and self.engine.processes_ready:
+            with self.lock:
+                self._early.clear()  # nobody takes them back any more, and they have results
         numbers: tuple[int, ...] = ()
         outcomes: list[Any] | Packed | Differs
         try:

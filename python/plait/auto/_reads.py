@@ -124,8 +124,11 @@ class Needs:
         self._changing = [at for at, value in enumerate(values) if not _is_constant(value)]
 
 
-def difference(message: bytes) -> str:
-    """What this process has that is not what the caller's has; "" for nothing."""
+def difference(message: bytes, module: str = "") -> str:
+    """What this process has that is not what the caller's has; "" for nothing.
+
+    `module` is that of the function, where nothing else was unpickled that could run any code; "" else.
+    """
     setting, told = marshal.loads(message)
     if setting is None:
         return "is called in decimal contexts that differ"
@@ -133,13 +136,16 @@ def difference(message: bytes) -> str:
         _set(setting)
     if told in _agreed:
         return ""
-    findings = _findings.of_zygote()
+    # What this worker is until it has called anything, and unpickled anything that runs code, every other of its zygote is too.
+    findings = _findings.of_zygote() if module and not _has_called else None
+    if findings is not None and module not in findings.modules:
+        findings = None
     if findings is None or told not in findings:
         expected: list[tuple[str, str, bytes]] = marshal.loads(told)
-        for module, path, value in expected:
-            if digest(_at(module, path, load=True)) != value:
-                return f"reads `{path}` of `{module}`, which is not what it was when that was imported"
-        if findings is not None and not _has_called and findings.modules.issuperset(place[0] for place in expected):
+        for where, path, value in expected:
+            if digest(_at(where, path, load=True)) != value:
+                return f"reads `{path}` of `{where}`, which is not what it was when that was imported"
+        if findings is not None and findings.modules.issuperset(place[0] for place in expected):
             findings.add(told)
     if len(_agreed) >= _MOST_AGREED:
         _agreed.clear()
@@ -147,10 +153,12 @@ def difference(message: bytes) -> str:
     return ""
 
 
-def first_difference(messages: tuple[bytes, ...]) -> str:
+def first_difference(messages: tuple[bytes, ...], module: str = "") -> str:
     """The first `difference` that there is for calls that are made now; "" for none."""
     global _has_called
-    other = next((other for each in messages if (other := difference(each))), "")
+    if len(messages) != 1:
+        module = ""  # to look for one may import what the next one reads
+    other = next((other for each in messages if (other := difference(each, module))), "")
     _has_called = True
     return other
 

@@ -97,6 +97,13 @@ def leads_out(ref: Ref) -> bool:
     return ref.lasts or (ref.held is not None and leads_out(ref.held))
 
 
+def leading_out(ref: Ref) -> Ref | None:
+    """It, or something that is in it, if that is an argument or outlives the call, and can be changed in place."""
+    if ref.origin == ARGUMENT or ref.lasts:
+        return ref
+    return None if ref.held is None else leading_out(ref.held)
+
+
 def holds_modules(values: tuple[Any, ...]) -> bool:
     """Whether there are modules in containers: those lead to anything."""
     return any(isinstance(each, types.ModuleType) for value in values for each in _inner_of(value))

@@ -1,7 +1,7 @@
 """What workers of one zygote have found to be so in all its copies, so that the next ones need not look.
 
-They share a page of memory, which is made when the zygote begins to serve. A worker that has not yet called anything is what
-its zygote was; what it finds then of modules that the zygote had is as true of every other.
+They share a page of memory, which is made when the zygote begins to serve. A worker is what its zygote was until it calls
+anything, or unpickles what runs code; what it finds until then of modules that the zygote had is as true of every other.
 """
 
 from __future__ import annotations
