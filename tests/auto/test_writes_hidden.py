@@ -71,10 +71,15 @@ def makes_numbers_of_it(data):
 
 
 APPENDS = operator.methodcaller("append", 1)
+SORTS = operator.methodcaller("sort", reverse=True)
 
 
 def calls_one_that_is_kept(rows):
     APPENDS(rows)
+
+
+def calls_one_with_names(rows):
+    SORTS(rows)
 
 
 @pytest.mark.parametrize(
@@ -84,6 +89,7 @@ def calls_one_that_is_kept(rows):
         (writes_to_a_tuple, np.ndarray),
         (makes_numbers_of_it, np.ndarray),
         (calls_one_that_is_kept, list),
+        (calls_one_with_names, list),
     ],
     ids=name_of,
 )

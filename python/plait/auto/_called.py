@@ -43,10 +43,13 @@ def _written_to(called: Any, given: Given) -> Ref | None:
     return next((found for ref in refs if (found := leading_out(ref)) is not None), None)
 
 
-def _is_safe_caller(caller: operator.methodcaller[Any]) -> bool:
-    made = caller.__reduce__()
-    parts = made[1] if isinstance(made, tuple) and len(made) > 1 else ()
-    return isinstance(parts, tuple) and bool(parts) and parts[0] in SAFE_METHODS
+def _is_unsafe_caller(called: Any) -> bool:
+    """Whether it calls a method, by its name, that may change what it is given."""
+    if type(called) is not operator.methodcaller:
+        return False
+    made, args = called.__reduce__()
+    name = args[0] if args else made.args[0]  # of a partial, where there are arguments by name
+    return name not in SAFE_METHODS
 
 
 class Calls(Attributes):
@@ -247,15 +250,14 @@ class Calls(Attributes):
             if (written := _written_to(value, given)) is not None:
                 self.found(f"hands its argument `{written.words}` to `{words}`, which changes it", node)
             for keyword in ("out", "file", "inplace", "overwrite_a"):
-                ref = given.kwargs.get(keyword, MADE)
-                if (ref := leading_out(ref)) is not None:
-                    self.found(f"hands its argument `{ref.words}` to `{words}`, which changes it", node)
+                if (written := leading_out(given.kwargs.get(keyword, MADE))) is not None:
+                    self.found(f"hands its argument `{written.words}` to `{words}`, which changes it", node)
         for ref in given.all():
             self._follow_implicit(
                 ref, node, "__iter__", "__str__", "__repr__", "__len__", "__bool__", "__next__", "__hash__"
             )
         results = self._read_handed(given, node)
-        if isinstance(value, operator.methodcaller) and not _is_safe_caller(value):
+        if _is_unsafe_caller(value):
             for ref in given.all():
                 if leading_out(ref) is not None:
                     self.found(f"hands `{ref.words}` to `{words}`, which may change it", node)
