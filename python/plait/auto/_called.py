@@ -7,7 +7,7 @@ import contextvars
 import functools
 import operator
 import types
-from typing import Any
+from typing import Any, cast
 
 from plait.auto._attributes import Attributes, static
 from plait.auto._changing import (
@@ -47,8 +47,8 @@ def _is_unsafe_caller(called: Any) -> bool:
     """Whether it calls a method, by its name, that may change what it is given."""
     if type(called) is not operator.methodcaller:
         return False
-    made, args = called.__reduce__()
-    name = args[0] if args else made.args[0]  # of a partial, where there are arguments by name
+    made, args = cast("tuple[Any, tuple[Any, ...]]", called.__reduce__())
+    name: object = args[0] if args else made.args[0]  # of a partial, where there are arguments by name
     return name not in SAFE_METHODS
 
 
