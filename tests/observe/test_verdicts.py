@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -83,7 +84,7 @@ with ThreadPoolExecutor(10) as pool:
 RESULTS = """
 import concurrent.futures, plait, threading, time
 def naps(_):
-    time.sleep(0.1)
+    time.sleep(0.2)
 def main():
     with POOL(WORKERS) as pool:
         TAKES
@@ -309,7 +310,10 @@ def test_what_holds_a_program_back(verdict: str, source: str, tmp_path: Path) ->
 
 
 def test_a_program_that_was_stopped_is_told_so(tmp_path: Path) -> None:
-    found = profiled(STOPPED, tmp_path)
+    for _ in range(TRIES):  # a stop that begins while the observer works is not noticed
+        found = profiled(STOPPED, tmp_path)
+        if "it was stopped" in found["evidence"]["sentence"]:
+            break
     assert found["verdict"] in ("cpu-bound", "ready-bound"), found["evidence"]  # the last on a busy machine
     assert "it was stopped" in found["evidence"]["sentence"]
     assert any("SIGSTOP" in each for each in found["limits"]), found["limits"]
@@ -321,13 +325,14 @@ def test_a_program_that_was_stopped_is_told_so(tmp_path: Path) -> None:
 def test_a_lock_that_is_never_got_is_named(tmp_path: Path) -> None:
     for _ in range(TRIES):
         found = profiled(never_got("Lock", 6), tmp_path)
-        if found["verdict"] == "lock-bound":
-            break
-    assert "threading.Lock (0x" in found["evidence"]["sentence"]
-    assert "wanted by wants (program.py:13)" in found["evidence"]["sentence"]
-    (function,) = (each for each in found["functions"] if each["function"] == "wants")
-    assert function["verdict"] == "lock-bound"
-    assert any(each["name"] == "wants" and each["verdict"] == "lock-bound" for each in found["evidence"]["functions"])
+        evidence = found["evidence"]
+        named = [each["verdict"] for each in evidence["functions"] if each["name"] == "wants"]
+        verdicts = [each["verdict"] for each in found["functions"] if each["function"] == "wants"]
+        told = re.search(r"threading\.Lock \(0x.*wanted by wants \(program\.py:13\)", evidence["sentence"])
+        if told and named == verdicts == ["lock-bound"]:
+            return
+    assert named == verdicts == ["lock-bound"]
+    assert told, evidence["sentence"]
 
 
 @NEEDS_GIL

@@ -715,8 +715,9 @@ def party(first, second, last):
         with first:
             have.wait()
             if last:
-                time.sleep(0.01)
-                until = time.monotonic() + 0.1
+                while not first.statistics()["waiting"]:
+                    time.sleep(0.001)
+                until = time.monotonic() + 0.3  # the watcher looks at that wait meanwhile
                 while time.monotonic() < until:
                     pass
             with second:

@@ -182,10 +182,11 @@ impl Sampler {
         }
     }
 
-    /// How long this thread has waited for cores.
+    /// How long this thread has waited for cores; None where the kernel does not count that.
     fn queued(&mut self) -> Option<u64> {
         let scheduled = self.tasks.read(self.own, "schedstat", &mut self.buffer).ok()?;
-        Scheduled::parse(scheduled).map(|scheduled| scheduled.ready)
+        let scheduled = Scheduled::parse(scheduled)?;
+        (scheduled.on_cpu > 0).then_some(scheduled.ready)
     }
 
     fn tick(&mut self, now: u64) {

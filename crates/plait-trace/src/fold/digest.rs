@@ -103,7 +103,7 @@ pub(crate) fn digest(mut log: Log, options: Options, purpose: Purpose) -> Digest
         .collect();
     threads.sort_by_key(|thread| (thread.from, thread.log.tid));
     pauses::tell(&mut threads, &std::mem::take(&mut log.pause_ends), &mut log.pauses);
-    let strip = hold::charge(&mut threads, options.lane);
+    let strip = hold::charge(&mut threads, options.lane, &halts);
     let rolling = matches!(purpose, Purpose::Roll);
     let tasks = tasks::digest(&mut log, &threads, (from, to), options, rolling);
     Digest {
@@ -209,8 +209,8 @@ fn thread_digest(
         .times
         .of(State::OnCpuGil)
         .saturating_add(base.times.of(State::GilHeldOffCpu))
-        .saturating_add(held_since(&log, detail));
-    done.longest = holds(&log, detail, &mut done.frames);
+        .saturating_add(held_since(&log, detail, halts));
+    done.longest = holds(&log, detail, &mut done.frames, halts);
     if base.longest > done.longest.length {
         done.longest = Hold {
             length: base.longest,
@@ -255,7 +255,7 @@ fn cut(
             done.gil_waits.push((segment.from, segment.to));
         }
         if let Some(starts) = starts
-            && waits_for_others(log, segment, starts)
+            && (waits_for_others(log, segment, starts) || halts.is(segment))
         {
             match done.held_up.last_mut() {
                 Some(last) if last.1 == segment.from => last.1 = segment.to,
@@ -305,13 +305,16 @@ fn waits_for_others(log: &ThreadLog, segment: Segment, starts: &HashSet<u32>) ->
 }
 
 /// How long the GIL was held from a time on.
-fn held_since(log: &ThreadLog, detail: u64) -> u64 {
+fn held_since(log: &ThreadLog, detail: u64, halts: &Halts) -> u64 {
     let held = log
         .gil
         .iter()
         .filter(|span| span.to > detail)
         .map(|span| match span.what {
-            What::Held => span.to - span.from.max(detail),
+            What::Held => {
+                let from = span.from.max(detail);
+                span.to - from - halts.within(from, span.to)
+            }
             What::Blurred(index) => log.blurs[index as usize].held.min(span.to - span.from.max(detail)),
             What::Wanted | What::Free | What::Parked | What::Stopped | What::Asking => 0,
         });
@@ -319,7 +322,7 @@ fn held_since(log: &ThreadLog, detail: u64) -> u64 {
 }
 
 /// The longest hold, and for each frame the longest stretch of one that it was seen in without another between.
-fn holds(log: &ThreadLog, detail: u64, frames: &mut HashMap<u32, FrameSums>) -> Hold {
+fn holds(log: &ThreadLog, detail: u64, frames: &mut HashMap<u32, FrameSums>, halts: &Halts) -> Hold {
     let mut longest = Hold::default();
     let mut stacks = &log.stacks[..];
     for span in &log.gil {
@@ -344,10 +347,11 @@ fn holds(log: &ThreadLog, detail: u64, frames: &mut HashMap<u32, FrameSums>) -> 
         let begin = stacks.partition_point(|stack| stack.at < from);
         stacks = &stacks[begin..];
         let within = &stacks[..stacks.partition_point(|stack| stack.at < to)];
-        let frame = runs(within, from, to, frames);
-        if to - from > longest.length {
+        let frame = runs(within, from, to, frames, halts);
+        let length = to - from - halts.within(from, to);
+        if length > longest.length {
             longest = Hold {
-                length: to - from,
+                length,
                 at: from,
                 frame,
             };
@@ -357,7 +361,7 @@ fn holds(log: &ThreadLog, detail: u64, frames: &mut HashMap<u32, FrameSums>) -> 
 }
 
 /// Runs of the same frame among the samples of a hold: each frame's longest, and the frame of the longest of all.
-fn runs(within: &[Stack], from: u64, to: u64, frames: &mut HashMap<u32, FrameSums>) -> u32 {
+fn runs(within: &[Stack], from: u64, to: u64, frames: &mut HashMap<u32, FrameSums>, halts: &Halts) -> u32 {
     let mut best = (0, 0);
     let mut start = from;
     for (index, stack) in within.iter().enumerate() {
@@ -367,9 +371,10 @@ fn runs(within: &[Stack], from: u64, to: u64, frames: &mut HashMap<u32, FrameSum
         }
         let end = next.map_or(to, |next| next.at);
         let sums = frames.entry(stack.frame).or_default();
-        sums.longest = sums.longest.max(end - start);
-        if end - start > best.0 {
-            best = (end - start, stack.frame);
+        let length = end - start - halts.within(start, end);
+        sums.longest = sums.longest.max(length);
+        if length > best.0 {
+            best = (length, stack.frame);
         }
         start = end;
     }

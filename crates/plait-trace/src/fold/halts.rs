@@ -22,7 +22,7 @@ impl Halts {
         if log.halts.is_empty() {
             return Halts::default();
         }
-        log.halts.sort_unstable();
+        log.halts = merged(std::mem::take(&mut log.halts));
         log.texts.push(STOPPED.to_owned());
         Halts {
             spans: log.halts.clone(),
@@ -30,16 +30,30 @@ impl Halts {
         }
     }
 
-    /// Cuts a segment where these have their ends. What a thread waited for before and after goes on; a wait that is no longer than one of these is
-    /// that itself, since one that stands still sleeps as well.
+    /// How much of a time these are.
+    pub(crate) fn within(&self, from: u64, to: u64) -> u64 {
+        let next = self.spans.partition_point(|span| span.1 <= from);
+        let within = self.spans[next..].iter().take_while(|span| span.0 < to);
+        within.map(|span| span.1.min(to) - span.0.max(from)).sum()
+    }
+
+    /// Whether a segment is a part of one of these.
+    pub(crate) fn is(&self, segment: Segment) -> bool {
+        self.call != Text::default() && segment.key == Some(self.key())
+    }
+
+    fn key(&self) -> Key {
+        Key::Call(WaitKind::Work, self.call, Text::default())
+    }
+
+    /// Cuts a segment where these have their ends. What a thread waited for before goes on afterwards, and is no longer for it.
     pub(crate) fn cut(&self, segment: Segment, sink: &mut impl FnMut(Segment)) {
         let next = self.spans.partition_point(|span| span.1 <= segment.from);
         let mut at = segment.from;
         for &(from, to) in self.spans[next..].iter().take_while(|span| span.0 < segment.to) {
             let (from, to) = (from.max(at), to.min(segment.to));
             let itself = match segment.state {
-                State::GilHeldOffCpu | State::GilWait => true,
-                State::IoWait | State::LockWait => (from, to) == (segment.from, segment.to),
+                State::GilHeldOffCpu | State::GilWait | State::IoWait | State::LockWait => true,
                 State::OnCpuGil | State::OnCpuReleased | State::Ready | State::Idle => false,
             };
             if !itself || from >= to {
@@ -52,7 +66,7 @@ impl Halts {
                     ..segment
                 });
             }
-            let key = Key::Call(WaitKind::Work, self.call, Text::default());
+            let key = self.key();
             let (state, key) = (key.state(), Some(key));
             sink(Segment { from, to, state, key });
             at = to;
@@ -60,5 +74,37 @@ impl Halts {
         if at < segment.to {
             sink(Segment { from: at, ..segment });
         }
+    }
+}
+
+/// Spans in order, those that meet as one.
+fn merged(mut spans: Vec<(u64, u64)>) -> Vec<(u64, u64)> {
+    spans.retain(|span| span.0 < span.1);
+    spans.sort_unstable();
+    let mut found: Vec<(u64, u64)> = Vec::with_capacity(spans.len());
+    for span in spans {
+        match found.last_mut() {
+            Some(last) if span.0 <= last.1 => last.1 = last.1.max(span.1),
+            _ => found.push(span),
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_that_meet_are_one() {
+        assert_eq!(merged(vec![(5, 9), (0, 3), (2, 4), (9, 9), (4, 4)]), [(0, 4), (5, 9)]);
+        let halts = Halts {
+            spans: vec![(0, 4), (5, 9)],
+            call: Text(1),
+        };
+        assert_eq!(halts.within(3, 6), 2);
+        assert_eq!(halts.within(4, 5), 0);
+        assert_eq!(halts.within(0, 100), 8);
+        assert_eq!(Halts::default().within(0, 100), 0);
     }
 }

@@ -1,6 +1,7 @@
 //! Who held the GIL of a process, and who waited for whom: the wait of one is charged to the frame that held it meanwhile.
 
 use crate::fold::digest::ThreadDigest;
+use crate::fold::halts::Halts;
 use crate::fold::stacks::{FrameSums, Weighed};
 use crate::fold::thread::What;
 use crate::lane::{Lane, LaneBuilder, NO_NOTE};
@@ -24,8 +25,8 @@ struct Held {
 }
 
 /// Charges waits to holders, and gives the strip of who held the GIL when.
-pub(crate) fn charge(threads: &mut [ThreadDigest], limit: usize) -> Lane {
-    let held = holds(threads);
+pub(crate) fn charge(threads: &mut [ThreadDigest], limit: usize, halts: &Halts) -> Lane {
+    let held = holds(threads, halts);
     // By their ends they are not in order: a blurred span may lie over the holds of others.
     let widest = held.iter().map(|held| held.to - held.from).max().unwrap_or(0);
     let mut caused: Vec<(usize, u32, u64)> = Vec::new();
@@ -68,12 +69,12 @@ pub(crate) fn charge(threads: &mut [ThreadDigest], limit: usize) -> Lane {
     }
 }
 
-fn holds(threads: &[ThreadDigest]) -> Vec<Held> {
+fn holds(threads: &[ThreadDigest], halts: &Halts) -> Vec<Held> {
     let mut found = Vec::new();
     for (thread, digest) in threads.iter().enumerate() {
         for span in &digest.log.gil {
             let held = match span.what {
-                What::Held => span.to - span.from,
+                What::Held => span.to - span.from - halts.within(span.from, span.to),
                 What::Blurred(index) => digest.log.blurs[index as usize].held.min(span.to - span.from),
                 What::Wanted | What::Free | What::Parked | What::Stopped | What::Asking => continue,
             };

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from plait.observe._records import AskerRecord, LockRecord, Method, ProfileRecord, WaitRecord
     from plait.observe._states import StateName
 
+NOT_KNOWN: Final = "not known"
+
 TITLES: Final[dict[StateName, str]] = {
     "on_cpu_gil": "Running Python",
     "on_cpu_released": "Running without the GIL",
@@ -114,7 +116,7 @@ def without_gil(profile: ProfileRecord) -> bool:
 def asked_by(asker: AskerRecord) -> str:
     """Who asked for pauses, and what for."""
     why = "collects garbage" if asker["collects"] else ""
-    who = asker["name"] or (str(asker["tid"]) if asker["tid"] else "not known")
+    who = asker["name"] or (str(asker["tid"]) if asker["tid"] else NOT_KNOWN)
     return f"{who} {why}".rstrip()
 
 
@@ -144,12 +146,12 @@ def limits_beside_methods(profile: ProfileRecord) -> list[str]:
 
 def lock_name(lock: str) -> str:
     """Return what a lock is called: the line that wants it rather than an address."""
-    return re.sub(r"^0x[0-9a-f]+, wanted by ", "lock at ", lock)
+    return re.sub(r"^(?:[\w.]+ \()?0x[0-9a-f]+\)?, wanted by ", "lock at ", lock)
 
 
 def waited_for(wait: WaitRecord) -> tuple[str, str]:
     """Return the call of a wait and what it was for, as they are shown: of a lock the line rather than an address."""
-    call, target = wait["call"] or wait["kind"] or "not known", wait["target"]
+    call, target = wait["call"] or wait["kind"] or NOT_KNOWN, wait["target"]
     if re.fullmatch(r"0x[0-9a-f]+", target):
         where = wait.get("where")
         return ("lock", f"at {where}") if where else (call, "")
@@ -159,4 +161,4 @@ def waited_for(wait: WaitRecord) -> tuple[str, str]:
 
 def holder_of(lock: LockRecord) -> str:
     """Return who had it."""
-    return lock["holder_name"] or (str(lock["holder"]) if lock["holder"] else "not known")
+    return lock["holder_name"] or (str(lock["holder"]) if lock["holder"] else NOT_KNOWN)

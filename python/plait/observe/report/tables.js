@@ -79,7 +79,7 @@ function worst(records, name) {
 }
 
 /** What a lock is called: the line that wants it rather than an address. */
-const lockName = (lock) => lock.replace(/^0x[0-9a-f]+, wanted by /, "lock at ");
+const lockName = (lock) => lock.replace(/^(?:[\w.]+ \()?0x[0-9a-f]+\)?, wanted by /, "lock at ");
 
 /** The call of a wait and what it was for, as they are shown. */
 function waitedFor(wait) {

@@ -8,6 +8,7 @@ import unicodedata
 from plait._words import seconds, size
 from plait.observe._states import STATES
 from plait.observe.report._words import (
+    NOT_KNOWN,
     STOPPED,
     VERDICTS,
     about,
@@ -431,7 +432,8 @@ def _locks(summary: _Summary, profile: ProfileRecord) -> None:
         how = "released" if ", wanted by " in name else "held"
         more = f" and {len(holders) - 1} more" if len(holders) > 1 else ""
         who = waiters[0] if len(waiters) == 1 else f"{len(waiters)} threads"
-        text = f"{cut(lock_name(name), 30).rstrip()}, {how} by {cut(holders[0], 12).rstrip()}{more}, {who}"
+        by = "holder not known" if holders[0] == NOT_KNOWN else f"{how} by {cut(holders[0], 12).rstrip()}"
+        text = f"{cut(lock_name(name), 30).rstrip()}, {by}{more}, {who}"
         rows.append((text, [f"{sum(lock['count'] for _, lock in of_one):,}", seconds(time)]))
     _table(summary, "Locks", [("times", 9), ("time", 10)], rows, len(locks))
 
