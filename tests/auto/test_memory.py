@@ -128,6 +128,21 @@ def test_a_function_that_may_not_leave_any_more_stays():
         assert not state.figures.samples
 
 
+@pytest.mark.parametrize(("seconds", "model"), [(0.5, "processes"), (1.0, "")], ids=["as thought", "slow"])
+def test_processes_that_were_slow_are_not_begun_with(seconds, model):
+    """Else no pool would ever see again that threads are as fast."""
+    function = own(bodies.spin)
+    learn(function, COMPUTES, model="processes")
+    with plait.Pool() as pool:
+        state = begun(pool, function, 1_000)
+        assert state.decision.plan.model == "processes"
+        with state.lock:
+            state.count(100)
+            for _ in range(3):
+                state.add_pace(state.decision.plan, 1_000, seconds)
+        assert state._learnt().model == model
+
+
 def test_results_are_not_kept_by_who_was_handed_calls_early():
     function = bodies.pid_after
     learn(function, COMPUTES, model="processes")

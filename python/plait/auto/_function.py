@@ -37,6 +37,9 @@ _LEARN_SOON, _LEARN_FEW = 0.0006, 2
 #: Seconds of a call that is not made here only to see how long it takes.
 _LONG = 0.02
 
+#: How many times as long as was predicted calls take in processes for the next pool not to begin with these at once.
+_SLOWER = 1.2
+
 #: How long a call takes beside the very first one, as far as nobody has seen any; and at least, mostly.
 _FIRST_LONGER, FIRST_MUCH_LONGER = 0.6, 0.35
 
@@ -150,6 +153,8 @@ class Function:
     def _learnt(self) -> _memory.Learnt:
         made = self.most_made()
         model = "" if made is None else made.plan.model
+        if made is not None and model == PROCESSES and self.paces.factor(PROCESSES, made.plan.workers, 0.0) > _SLOWER:
+            model = ""  # threads may be as fast: the next pool sees for itself
         return _memory.Learnt(self.figures.recalled(self.crowd), self.paces.recalled(), self._shape, model)
 
     def recall(self) -> None:
