@@ -146,7 +146,6 @@ class Calls(Attributes):
                 results.append(self._method(kind, method, owner, given))
             elif (
                 (name in MUTATING_ARRAYS and kind.__module__ == "numpy")
-                or (name in MUTATING and is_the_programs(kind) and method is MISSING and not self._search.knows_kinds)
                 or name in MUTATING
                 or (method is MISSING and name not in SAFE_METHODS)
                 or (any(ref.origin for ref in given.all()) and changes_its_arguments(method))
@@ -164,7 +163,7 @@ class Calls(Attributes):
 
     def _see_own_objects(self, given: Given, node: Any, words: str) -> None:
         """Where the function defines classes, what it made may be an object of one: these are not followed."""
-        for ref in given.all() if self._classes else []:
+        for ref in given.all() if self._has_classes else []:
             constant = ref.kinds and all(map(is_constant_class, ref.kinds))
             if leads_out(ref) or (leading_out(ref) is not None and not constant):
                 what = ref.words or "what outlives the call"

@@ -76,8 +76,8 @@ class Names(abc.ABC):
         self._again = False
         """Whether a name in a loop came to lead out: what is before it in the loop has to be read again."""
         self._results: list[Ref] = []
-        self._classes: set[str] = set()
-        """Names of classes that are defined in it."""
+        self._has_classes = False
+        """Whether classes are defined in it."""
         self._selves: set[str] = set()
         """What their methods call their objects."""
         self._inner: dict[Any, Ref] = {}

@@ -159,7 +159,7 @@ class Reader(Expressions):
         for decorator in node.decorator_list:
             _ = self.see(decorator)
         shadowed, selves = dict(self._names), self._selves
-        self._classes.add(node.name)
+        self._has_classes = True
         methods = [each for each in node.body if isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef)]
         self._selves = {argument.arg for each in methods for argument in [*each.args.posonlyargs, *each.args.args][:1]}
         self._do_all(node.body)

@@ -30,13 +30,18 @@ class Findings:
         self._words = memoryview(mmap.mmap(-1, mmap.PAGESIZE)).cast("Q")
 
     def __contains__(self, statement: bytes) -> bool:
-        number = hash(statement) & _LARGEST or 1
-        return self._words[number % len(self._words)] == number
+        number, place = self._number(statement)
+        return self._words[place] == number
 
     def add(self, statement: bytes) -> None:
         """Let all copies of this process know that it is so in all of them."""
+        number, place = self._number(statement)
+        self._words[place] = number
+
+    def _number(self, statement: bytes) -> tuple[int, int]:
+        """What stands for a statement, never 0, and where it is."""
         number = hash(statement) & _LARGEST or 1
-        self._words[number % len(self._words)] = number
+        return number, number % len(self._words)
 
 
 _current: Findings | None = None

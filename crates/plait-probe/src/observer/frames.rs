@@ -75,15 +75,20 @@ impl Frames {
         }
     }
 
-    /// The number of the innermost frame of a thread now; what had to be defined for it goes to `out`. None without a stack.
-    pub(super) fn look(&mut self, tid: Tid, now: u64, desk: &Desk, out: &mut Vec<Record>) -> Option<u32> {
+    /// The interpreter's thread with that number, if its memory may be read.
+    fn state(&mut self, tid: Tid, now: u64) -> Option<usize> {
         if self.refused {
             return None;
         }
         if now.saturating_sub(self.asked) > BELIEVED {
             self.ask(now);
         }
-        let &state = self.threads.get(&tid)?;
+        self.threads.get(&tid).copied()
+    }
+
+    /// The number of the innermost frame of a thread now; what had to be defined for it goes to `out`. None without a stack.
+    pub(super) fn look(&mut self, tid: Tid, now: u64, desk: &Desk, out: &mut Vec<Record>) -> Option<u32> {
+        let state = self.state(tid, now)?;
         self.stack.clear();
         match self.stacks.stack(state, &mut self.stack) {
             Ok(()) => {}
@@ -132,13 +137,7 @@ impl Frames {
 
     /// Who has the lock that a thread sleeps for, and that is known by `word`, where the lock itself says so; and where that thread is.
     pub(super) fn owner(&mut self, tid: Tid, word: usize, now: u64) -> Option<(Tid, String)> {
-        if self.refused {
-            return None;
-        }
-        if now.saturating_sub(self.asked) > BELIEVED {
-            self.ask(now);
-        }
-        let (&state, mut found) = (self.threads.get(&tid)?, Vec::new());
+        let (state, mut found) = (self.state(tid, now)?, Vec::new());
         self.stacks.holders(state, &[word], NEAR, &mut found).ok()?;
         let owner = found.iter().find(|holder| holder.recursive && holder.tid != tid)?.tid;
         Some((owner, self.place(owner)))
@@ -147,13 +146,7 @@ impl Frames {
     /// Whether a thread sleeps in a function of the program's own that takes the lock which is known by `word`: then whether it may be taken again.
     /// What waits in between waits to be told of something.
     pub(super) fn wanted(&mut self, tid: Tid, word: usize, now: u64) -> Option<bool> {
-        if self.refused {
-            return None;
-        }
-        if now.saturating_sub(self.asked) > BELIEVED {
-            self.ask(now);
-        }
-        let &state = self.threads.get(&tid)?;
+        let state = self.state(tid, now)?;
         self.stack.clear();
         self.stacks.stack(state, &mut self.stack).ok()?;
         let innermost = self.stacks.function(self.stack.first()?.0);
