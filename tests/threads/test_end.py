@@ -274,6 +274,32 @@ busy.wait()
     assert run_script(source).stderr == ""
 
 
+@pytest.mark.parametrize(
+    ("method", "use"),
+    [
+        ("add_reader", "await plait.Channel().aget()"),
+        ("call_later", "await plait.Barrier(2, shared=True).await_(timeout=600)"),
+        ("call_soon_threadsafe", "await plait.ThreadPool(1).submit(len, '')"),
+    ],
+)
+def test_a_loop_whose_own_code_is_busy_at_exit(run_script, method, use):
+    source = f"""{BUSY}
+class Loop(asyncio.SelectorEventLoop):
+    pass
+async def main():
+    await asyncio.sleep(0)
+    Loop.{method} = work
+    {use}
+loop = Loop()
+def run():
+    asyncio.set_event_loop(loop)
+    loop.run_until_complete(main())
+threading.Thread(target=run, daemon=True).start()
+busy.wait()
+"""
+    assert "fatal" not in run_script(source).stderr.lower()
+
+
 def test_threads_that_hand_messages_to_tasks_at_exit(run_script):
     source = f"""{BUSY}
 channel = plait.Channel(1)

@@ -12,7 +12,7 @@ use std::ptr::null_mut;
 
 use pyo3::ffi;
 use pyo3::prelude::*;
-use pyo3::types::PyTuple;
+use pyo3::types::{PyString, PyTuple};
 
 type Object = *mut ffi::PyObject;
 type Vectorcall = unsafe extern "C-unwind" fn(Object, *const Object, usize, Object) -> Object;
@@ -118,4 +118,13 @@ pub(crate) fn call_by_name<'py, const N: usize>(
         let result = vectorcall(function.as_ptr(), values.as_ptr(), N - names.len(), names.as_ptr());
         Bound::from_owned_ptr_or_err(function.py(), result)
     }
+}
+
+/// Calls an object's method of this name with these values.
+pub(crate) fn method<'py, const N: usize>(
+    object: &Bound<'py, PyAny>,
+    name: impl IntoPyObject<'py, Target = PyString>,
+    values: [&Bound<'py, PyAny>; N],
+) -> PyResult<Bound<'py, PyAny>> {
+    call(&object.getattr(name)?, values)
 }

@@ -200,8 +200,8 @@ impl FutureCore {
     fn settle_observed(slf: &Bound<'_, Self>, condition: &Bound<'_, PyAny>) -> PyResult<()> {
         // `wait` looks while it holds the conditions of all its futures. A callback may wait for a thread that wants one of
         // them: the callbacks are then the collector's to call.
-        let held = condition.call_method0("_is_owned")?.is_truthy()?;
-        condition.call_method0("acquire")?;
+        let held = calling::method(&condition, "_is_owned", [])?.is_truthy()?;
+        calling::method(&condition, "acquire", [])?;
         let (callbacks, task, how) = {
             let mut cell = slf.get().lock();
             let done = matches!(&cell.state, State::Task(task) if task.pool.is_done(task.slot));
@@ -219,7 +219,7 @@ impl FutureCore {
             Some(_) => Self::tell_waiters(slf, condition, how),
             None => Ok(()),
         };
-        condition.call_method0("release")?;
+        calling::method(&condition, "release", [])?;
         let called = call_all(slf, callbacks.unwrap_or_default());
         told.and(called)
     }
@@ -230,10 +230,10 @@ impl FutureCore {
         let waiters = slf.get().lock().waiters.as_ref().map(|list| list.clone_ref(py));
         if let Some(waiters) = waiters {
             for waiter in waiters.bind(py).iter() {
-                waiter.call_method1(how, (slf,))?;
+                calling::method(&waiter, how, [slf])?;
             }
         }
-        condition.call_method0("notify_all").map(drop)
+        calling::method(&condition, "notify_all", []).map(drop)
     }
 
     /// Decodes the outcome, if that has not happened.
@@ -335,13 +335,13 @@ impl FutureCore {
     fn wait_on_condition(slf: &Bound<'_, Self>, deadline_ns: Option<u64>) -> PyResult<bool> {
         let condition = Self::condition_of(slf)?;
         let timeout = deadline_ns.map(|at| at.saturating_sub(plait_sys::time::monotonic_ns()) as f64 / 1e9);
-        condition.call_method0("acquire")?;
+        calling::method(&condition, "acquire", [])?;
         let waited = match Self::settle(slf) {
             Ok(true) => Ok(()),
-            Ok(false) => condition.call_method1("wait", (timeout,)).map(drop),
+            Ok(false) => calling::method(&condition, "wait", [&timeout.into_pyobject(slf.py())?]).map(drop),
             Err(error) => Err(error),
         };
-        condition.call_method0("release")?;
+        calling::method(&condition, "release", [])?;
         waited?;
         Self::settle(slf)
     }
@@ -400,7 +400,7 @@ impl FutureCore {
 
     fn end_before_waiters(slf: &Bound<'_, Self>, state: State) -> PyResult<()> {
         let condition = Self::condition_of(slf)?;
-        condition.call_method0("acquire")?;
+        calling::method(&condition, "acquire", [])?;
         let (callbacks, how) = {
             let mut cell = slf.get().lock();
             let callbacks = match cell.state {
@@ -416,7 +416,7 @@ impl FutureCore {
             Some(_) => Self::tell_waiters(slf, &condition, how),
             None => Err(invalid_state(slf)),
         };
-        condition.call_method0("release")?;
+        calling::method(&condition, "release", [])?;
         let called = call_all(slf, callbacks.unwrap_or_default());
         told.and(called)
     }

@@ -4,6 +4,7 @@
 //! wait for a thread that it does not have.
 
 use plait_shm::once::Once as Cell;
+use plait_sys::hold::Held;
 use pyo3::PyTypeCheck;
 use pyo3::prelude::*;
 use pyo3::types::PyString;
@@ -41,7 +42,11 @@ impl<T> Once<T> {
 impl<T: PyTypeCheck> Once<Py<T>> {
     /// What a module has by this name.
     pub(crate) fn import<'py>(&self, py: Python<'py>, module: &str, name: &str) -> PyResult<&Bound<'py, T>> {
-        let find = || PyResult::Ok(py.import(module)?.getattr(name)?.cast_into()?.unbind());
+        let find = || {
+            // The module's code may be run for it.
+            let _held = Held::new();
+            PyResult::Ok(py.import(module)?.getattr(name)?.cast_into()?.unbind())
+        };
         Ok(self.get_or_try_init(py, find)?.bind(py))
     }
 }

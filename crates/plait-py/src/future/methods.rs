@@ -211,7 +211,7 @@ impl FutureCore {
             }
         }
         let condition = Self::condition_of(slf)?;
-        condition.call_method0("acquire")?;
+        calling::method(&condition, "acquire", [])?;
         let outcome = {
             let mut cell = slf.get().lock();
             match cell.state {
@@ -231,7 +231,7 @@ impl FutureCore {
         } else {
             Ok(())
         };
-        condition.call_method0("release")?;
+        calling::method(&condition, "release", [])?;
         told?;
         outcome.ok_or_else(|| PyRuntimeError::new_err("Future in unexpected state"))
     }

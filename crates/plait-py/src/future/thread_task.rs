@@ -152,7 +152,7 @@ impl FutureCore {
         state: State,
     ) -> PyResult<Option<Ended>> {
         let how = how_it_ended(&state);
-        condition.call_method0("acquire")?;
+        calling::method(&condition, "acquire", [])?;
         let (ended, unused) = {
             let mut cell = slf.get().lock();
             if allowed(&cell.state) {
@@ -171,7 +171,7 @@ impl FutureCore {
             Some(_) => Self::tell_waiters(slf, condition, how),
             None => Ok(()),
         };
-        condition.call_method0("release")?;
+        calling::method(&condition, "release", [])?;
         if let Err(error) = told {
             error.write_unraisable(slf.py(), Some(slf));
         }

@@ -105,7 +105,8 @@ impl Inbox {
         let fd = event.as_fd().as_raw_fd();
         let inbox = Arc::new(Self::new(event_loop, Some(event)));
         let drain = Bound::new(event_loop.py(), Drain(Arc::clone(&inbox)))?;
-        let inbox = match event_loop.call_method1("add_reader", (fd, drain)) {
+        let fd = fd.into_pyobject(event_loop.py())?.into_any();
+        let inbox = match calling::method(event_loop, "add_reader", [&fd, &drain]) {
             Ok(_) => inbox,
             Err(error) if error.is_instance_of::<PyNotImplementedError>(event_loop.py()) => {
                 Arc::new(Self::new(event_loop, None))
@@ -136,8 +137,7 @@ impl Inbox {
     }
 
     fn says(&self, what: &Bound<'_, PyString>) -> bool {
-        let method = self.event_loop.bind(what.py()).getattr(what);
-        let said = method.and_then(|method| calling::call(&method, []));
+        let said = calling::method(self.event_loop.bind(what.py()), what, []);
         said.and_then(|said| said.is_truthy()).unwrap_or(false)
     }
 
@@ -194,8 +194,8 @@ impl Inbox {
             }
             None => Bound::new(py, Drain(Arc::clone(self)))
                 .and_then(|drain| {
-                    let ask = self.event_loop.bind(py).getattr(intern!(py, "call_soon_threadsafe"))?;
-                    calling::call(&ask, [drain.as_any()])
+                    let name = intern!(py, "call_soon_threadsafe");
+                    calling::method(self.event_loop.bind(py), name, [drain.as_any()])
                 })
                 .is_ok(),
         }

@@ -16,12 +16,13 @@ use plait_shm::wait;
 use plait_sys::{cpu, thread, time};
 use pyo3::exceptions::PyOSError;
 use pyo3::prelude::*;
-use pyo3::types::{PyCFunction, PyDict, PyTuple};
+use pyo3::types::{PyCFunction, PyDict, PyFloat, PyTuple};
 use pyo3::{PyTraverseError, PyVisit};
 
 use super::deadlocks::{self, Target, Waiting, Wake};
 use super::inbox::{self, Standstill, Task};
 use super::operation::{Operation, Place};
+use crate::calling;
 use crate::gil::{self, Waitable};
 use crate::shared;
 
@@ -401,6 +402,7 @@ pub(super) fn look_after(py: Python<'_>, waiter: &Arc<super::Waiter>, after_ns: 
         inbox::deliver(arguments.py(), Arc::clone(&waiter));
     };
     let look = PyCFunction::new_closure(py, None, None, look)?;
-    let handle = event_loop.call_method1("call_later", (after_ns as f64 / 1e9, look))?;
+    let after = PyFloat::new(py, after_ns as f64 / 1e9);
+    let handle = calling::method(&event_loop, "call_later", [&after, &look])?;
     Ok(Some(handle.unbind()))
 }

@@ -131,10 +131,10 @@ impl Short {
         }
         let value = letter.future.get().value(py)?;
         let told = || {
-            if destination.call_method0(intern!(py, "cancelled"))?.is_truthy()? {
+            if calling::method(destination, intern!(py, "cancelled"), [])?.is_truthy()? {
                 return Ok(());
             }
-            destination.call_method1(intern!(py, "set_result"), (value,)).map(drop)
+            calling::method(destination, intern!(py, "set_result"), [value.bind(py)]).map(drop)
         };
         Some(told())
     }
@@ -239,7 +239,7 @@ fn open_later(event_loop: &Bound<'_, PyAny>, letter: Letter) -> PyResult<bool> {
         boxes.retain(|(of, letters)| *of != address && letters.strong_count() > 0);
         boxes.push((address, weak));
     }
-    let asked = event_loop.call_method1(intern!(py, "call_soon_threadsafe"), (&mailbox,));
+    let asked = calling::method(event_loop, intern!(py, "call_soon_threadsafe"), [&mailbox]);
     if asked.is_err() {
         let left = mailbox.get().take();
         // Who else has put a letter in meanwhile would have been refused too: the loop is closed.

@@ -188,7 +188,8 @@ impl<'a> Weigher<'a> {
             state,
             weight: 0,
         });
-        self.frames.entry(stack.frame).or_default().samples += 1;
+        let samples = &mut self.frames.entry(stack.frame).or_default().samples;
+        *samples = samples.saturating_add(1);
         self.add(mark, &times);
         // One that runs may still come for what was not long ago.
         let until = if runs { u64::MAX } else { stack.at.saturating_sub(TELLS) };

@@ -313,7 +313,7 @@ fn one(
             Event::Step(until) => {
                 let until = until.clamp(at, to);
                 let length = until - at;
-                task.steps += 1;
+                task.steps = task.steps.saturating_add(1);
                 task.running += length;
                 task.longest = task.longest.max(length);
                 lanes.push(at, until, State::OnCpuGil as u32, NO_NOTE);

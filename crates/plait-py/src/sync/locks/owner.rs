@@ -10,9 +10,9 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use pyo3::{PyTraverseError, PyVisit, ffi};
 
-use crate::observe;
 use crate::once::Once;
 use crate::sync::{attached, inbox};
+use crate::{calling, observe};
 
 unsafe extern "C" {
     /// The number by which `threading` knows the calling thread. Of the stable ABI.
@@ -36,7 +36,7 @@ pub(in crate::sync) fn task(py: Python<'_>) -> PyResult<Option<Bound<'_, PyAny>>
     if let Some(tasks) = current_tasks(py) {
         return tasks.get_item(running);
     }
-    let task = CURRENT.import(py, "asyncio", "current_task")?.call1((running,))?;
+    let task = calling::call(CURRENT.import(py, "asyncio", "current_task")?, [&running])?;
     Ok(Some(task).filter(|task| !task.is_none()))
 }
 
