@@ -200,8 +200,8 @@ impl FutureCore {
     fn settle_observed(slf: &Bound<'_, Self>, condition: &Bound<'_, PyAny>) -> PyResult<()> {
         // `wait` looks while it holds the conditions of all its futures. A callback may wait for a thread that wants one of
         // them: the callbacks are then the collector's to call.
-        let held = calling::method(&condition, "_is_owned", [])?.is_truthy()?;
-        calling::method(&condition, "acquire", [])?;
+        let held = calling::method(condition, "_is_owned", [])?.is_truthy()?;
+        calling::method(condition, "acquire", [])?;
         let (callbacks, task, how) = {
             let mut cell = slf.get().lock();
             let done = matches!(&cell.state, State::Task(task) if task.pool.is_done(task.slot));
@@ -219,7 +219,7 @@ impl FutureCore {
             Some(_) => Self::tell_waiters(slf, condition, how),
             None => Ok(()),
         };
-        calling::method(&condition, "release", [])?;
+        calling::method(condition, "release", [])?;
         let called = call_all(slf, callbacks.unwrap_or_default());
         told.and(called)
     }
@@ -233,7 +233,7 @@ impl FutureCore {
                 calling::method(&waiter, how, [slf])?;
             }
         }
-        calling::method(&condition, "notify_all", []).map(drop)
+        calling::method(condition, "notify_all", []).map(drop)
     }
 
     /// Decodes the outcome, if that has not happened.

@@ -259,14 +259,45 @@ fn counts_that_are_full_stay_full() {
     let full = u64::MAX;
     for _ in 0..2 {
         let states = Box::default();
-        story.add(Record::FrameSums { tid: 7, frame: 0, states, caused: full, longest: 0, samples: full });
-        story.add(Record::BurstSums { tid: 7, io: false, bucket: 3, count: full });
-        story.add(Record::TaskSums { task: 1, to: 0, running: 0, ready: 0, awaiting: 0, steps: full, longest: 0 });
+        story.add(Record::FrameSums {
+            tid: 7,
+            frame: 0,
+            states,
+            caused: full,
+            longest: 0,
+            samples: full,
+        });
+        story.add(Record::BurstSums {
+            tid: 7,
+            io: false,
+            bucket: 3,
+            count: full,
+        });
+        story.add(Record::TaskSums {
+            task: 1,
+            to: 0,
+            running: 0,
+            ready: 0,
+            awaiting: 0,
+            steps: full,
+            longest: 0,
+        });
         story.add(Record::TasksLeft { count: full });
     }
     story.stack(7, 50 * MS, 0, Why::Lasting);
-    story.add(Record::Task { task: 1, at: 0, tid: 7, name: Text(0), function: Text(0) });
-    story.add(Record::Step { task: 1, tid: 7, from: 10 * MS, to: 20 * MS });
+    story.add(Record::Task {
+        task: 1,
+        at: 0,
+        tid: 7,
+        name: Text(0),
+        function: Text(0),
+    });
+    story.add(Record::Step {
+        task: 1,
+        tid: 7,
+        from: 10 * MS,
+        to: 20 * MS,
+    });
     let profile = story.profile();
     assert_eq!(profile.tasks[0].steps, full);
     assert_eq!((only(&profile).cpu_bursts.count, profile.tasks_seen), (full, full));

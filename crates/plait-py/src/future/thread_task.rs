@@ -152,7 +152,7 @@ impl FutureCore {
         state: State,
     ) -> PyResult<Option<Ended>> {
         let how = how_it_ended(&state);
-        calling::method(&condition, "acquire", [])?;
+        calling::method(condition, "acquire", [])?;
         let (ended, unused) = {
             let mut cell = slf.get().lock();
             if allowed(&cell.state) {
@@ -171,7 +171,7 @@ impl FutureCore {
             Some(_) => Self::tell_waiters(slf, condition, how),
             None => Ok(()),
         };
-        calling::method(&condition, "release", [])?;
+        calling::method(condition, "release", [])?;
         if let Err(error) = told {
             error.write_unraisable(slf.py(), Some(slf));
         }
