@@ -16,6 +16,7 @@ import plait
 from plait import _core
 from plait.auto import _memory
 from plait.auto._calls import Shape
+from plait.auto._choice import Plan
 from plait.auto._figures import Figures, Sample
 from plait.auto._paces import Paces
 from tests.auto import bodies
@@ -128,19 +129,19 @@ def test_a_function_that_may_not_leave_any_more_stays():
         assert not state.figures.samples
 
 
-@pytest.mark.parametrize(("seconds", "model"), [(0.5, "processes"), (1.0, "")], ids=["as thought", "slow"])
+@pytest.mark.parametrize(("seconds", "model"), [(0.4, "processes"), (1.2, None)], ids=["as thought", "slow"])
 def test_processes_that_were_slow_are_not_begun_with(seconds, model):
     """Else no pool would ever see again that threads are as fast."""
     function = own(bodies.spin)
-    learn(function, COMPUTES, model="processes")
-    with plait.Pool() as pool:
-        state = begun(pool, function, 1_000)
-        assert state.decision.plan.model == "processes"
-        with state.lock:
-            state.count(100)
-            for _ in range(3):
-                state.add_pace(state.decision.plan, 1_000, seconds)
-        assert state._learnt().model == model
+    learn(function, Sample(calls=10, wall=10_000_000, cpu=10_000_000, held=5_000_000), model="processes")
+    seen = _memory.recall(function.__code__)
+    plan = Plan("processes", 2, 0.0)
+    for _ in range(3):
+        seen.paces.add(*plan.key, 1_000, seconds, 0.0005, seen.figures)
+    _memory.keep(function.__code__, seen)
+    with plait.Pool(2, models=("processes", "threads")) as pool:
+        decision = begun(pool, function, 1_000).decision
+        assert (decision and decision.plan.model) == model
 
 
 def test_results_are_not_kept_by_who_was_handed_calls_early():
@@ -149,7 +150,7 @@ def test_results_are_not_kept_by_who_was_handed_calls_early():
     with plait.Pool() as pool:
         futures = [pool.submit(function, 20_000) for _ in range(200)]
         assert {future.result(WATCHDOG) for future in futures} - {os.getpid()}
-        assert not pool._known(function)[1]._early
+        assert not pool._known(function)[1]._under_way
 
 
 def test_few_calls_are_not_begun_like_many():

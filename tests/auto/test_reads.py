@@ -48,7 +48,7 @@ def result(pool, function, item):
     needs = Needs()
     needs.add(notes_for(function, search.notes))
     message = needs.message(first=True, anew=True, setting=setting_in(None))
-    outcomes = pool.submit(lot_in_process, function, [item], True, 1, 10**12, (message,), False).result()[0]
+    outcomes = pool.submit(lot_in_process, function, [item], True, 1, (10**12, 10**12), (message,), False).result()[0]
     return (None, outcomes.what) if isinstance(outcomes, Differs) else (outcomes[0], None)
 
 if __name__ == "__main__":

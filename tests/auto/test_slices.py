@@ -38,8 +38,8 @@ def lines(path):
         return [int(line) for line in file]
 
 
-def made_there(function, items, bare=True, step=1, most=10**12):
-    outcomes, raised, sample = _calls.lot_in_process(function, items, bare, step, most, NEEDS, measured=True)
+def made_there(function, items, bare=True, step=1, patience=(10**12, 10**12)):
+    outcomes, raised, sample = _calls.lot_in_process(function, items, bare, step, patience, NEEDS, measured=True)
     assert not isinstance(outcomes, Differs)
     assert Sample(*sample).calls == (len(outcomes.outcomes()) if isinstance(outcomes, Packed) else len(outcomes))
     return (outcomes.outcomes() if isinstance(outcomes, Packed) else [as_it_arrives(each) for each in outcomes]), raised
@@ -65,8 +65,27 @@ def test_a_slice_that_takes_too_long_gives_back_what_has_not_begun():
         made.append(number)
         return number
 
-    outcomes, _ = made_there(keep, list(range(10)), step=4, most=0)
+    outcomes, _ = made_there(keep, list(range(10)), step=4, patience=(0, 0))
     assert outcomes == made == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("measured", [True, False])
+def test_a_slice_that_is_given_back_tells_of_the_calls_that_are_otherwise(measured):
+    """With those before them they would look like calls that nobody makes."""
+
+    def turn(number):
+        if number >= 6:
+            time.sleep(0.05)
+        return number
+
+    outcomes, _, sample = _calls.lot_in_process(
+        turn, list(range(20)), True, 2, (0, 20_000_000), NEEDS, measured=measured
+    )
+    assert outcomes == list(range(10))
+    sample = Sample(*sample)
+    assert sample.calls == 4
+    assert sample.wall >= 200_000_000
+    assert sample.cpu < 100_000_000
 
 
 def test_a_call_that_raises_stop_iteration_ends_no_slice():
@@ -132,6 +151,24 @@ def flow_of(count, *, ordered=True):
     state = Function(bodies.square, engine.models, engine.machine, engine.costs)
     arguments = MapArguments.check(None, None, ordered, None)
     return MapFlow(bodies.square, state, engine, items_of((list(range(count)),), lazily=False), arguments)
+
+
+def test_what_processes_have_not_begun_is_taken_back_when_others_make_the_calls():
+    flow = flow_of(1_000)
+    computes, waits = Sample(10, 10_000_000, 10_000_000, 10_000_000), Sample(10, 10_000_000, 10_000, 10_000)
+    flow.state.figures.add(computes)
+    begun, queued = concurrent.futures.Future[None](), concurrent.futures.Future[None]()
+    assert begun.set_running_or_notify_cancel()
+    flow._under_way.update({begun: None, queued: None})
+    flow.state.decision = flow.state.decide(1_000, 0.0)
+    assert flow.state.decision.plan.model == "processes"
+    flow.state.begin_anew(waits)
+    flow._decide()
+    assert flow.state.decision.plan.model == "threads"
+    flow._closed = True  # nothing more is handed over
+    flow.fill()
+    assert queued.cancelled()
+    assert begun.running()
 
 
 def told(flow):
@@ -298,7 +335,7 @@ def test_slices_are_as_long_as_calls_are_where_they_are_made():
 @pytest.mark.parametrize("measured", [True, False])
 def test_what_calls_took_is_told_where_it_is_asked_for(measured):
     several = _calls.in_process([(pow, (2, 3), {}), (int, ("11",), {"base": 3})], NEEDS, measured)
-    slice_ = _calls.lot_in_process(bodies.square, [2, 3], True, 1, 10**12, NEEDS, measured)
+    slice_ = _calls.lot_in_process(bodies.square, [2, 3], True, 1, (10**12, 10**12), NEEDS, measured)
     for found, outcomes in ((several, [8, 4]), (slice_, [4, 9])):
         assert found[:2] == (outcomes, False)
         assert [Sample(*found[2]).calls] == [2] if measured else found[2] == ()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from plait import _core
 from plait.auto._errors import Raised, Sent, send
+from plait.auto._figures import Sample
 from plait.auto._meter import Meter
 from plait.auto._reads import Differs, first_difference
 
@@ -72,7 +73,7 @@ class Lot(NamedTuple):
         bare: Whether they are arguments.
         slot: The place of the outcomes.
         step: After so many calls it is looked at the clock.
-        most: Nanoseconds after which those that have not begun come back.
+        patience: Nanoseconds in all, and for each call, after which those that have not begun come back.
     """
 
     function: Callable[..., Any]
@@ -80,7 +81,7 @@ class Lot(NamedTuple):
     bare: bool
     slot: Any
     step: int
-    most: int
+    patience: tuple[int, int]
 
     @property
     def size(self) -> int:
@@ -98,7 +99,7 @@ class Lot(NamedTuple):
 
     def message(self, needs: tuple[bytes, ...], *, measured: bool) -> tuple[Any, ...]:
         """What a worker process is to call, and with what, if it has what it `needs`."""
-        return lot_in_process, self.function, self.items, self.bare, self.step, self.most, needs, measured
+        return lot_in_process, self.function, self.items, self.bare, self.step, self.patience, needs, measured
 
 
 #: What every process takes, and what may hold what it takes.
@@ -233,26 +234,37 @@ def lot_in_process(
     items: list[Any],
     bare: bool,
     step: int,
-    most: int,
+    patience: tuple[int, int],
     needs: tuple[bytes, ...],
     measured: bool,
 ) -> tuple[Packed | list[Any] | Differs, bool, tuple[int, ...]]:
-    """Like `in_process`, for the items of a `Lot`: fewer outcomes than items where they take too long."""
+    """Like `in_process`, for the items of a `Lot`: fewer outcomes than items where they take too long.
+
+    What is told of these is what the last calls took, measured or not: it is those that are not as they were thought to be.
+    """
     if other := first_difference(needs, _module_if_plain(function, items) if bare else ""):
         return Differs(other), False, ()
     meter = Meter() if measured else None
     if meter is not None:
         meter.start()
-    began = time.perf_counter_ns()
+    began = known = time.perf_counter_ns()
+    cpu, calls = time.thread_time_ns(), 0
+    patient, each = patience
     outcomes: list[Any] = []
     raised = False
+    took: tuple[int, ...] | None = None
     for at in range(0, len(items), step):
         some, failed = make_each(function, iter(items[at : at + step]), bare)
         outcomes += some
         raised = raised or failed
-        if time.perf_counter_ns() - began > most:
+        now, made = time.perf_counter_ns(), len(outcomes) - calls
+        if now - began > patient + each * len(outcomes) and len(outcomes) < len(items):
+            took = Sample(made, now - known, time.thread_time_ns() - cpu)  # without those that took what was thought
             break
-    took = () if meter is None else _took(meter, len(outcomes))
+        if now - known <= each * made:
+            known, cpu, calls = now, time.thread_time_ns(), len(outcomes)
+    if took is None:
+        took = () if meter is None else _took(meter, len(outcomes))
     return *_to_travel(outcomes, function, raised, alone=len(items) == 1), took
 
 

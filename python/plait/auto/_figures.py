@@ -19,8 +19,8 @@ _FIRST_COUNTS = 3
 #: How many times as long as those of a crowd calls compute that were the first ones.
 _FIRST_LONGER = 1.5
 
-#: And that have grown.
-_GROWN = 1.3
+#: And that have grown, of which so many slices of a crowd tell.
+_GROWN, _GROWN_LAST = 1.12, 8
 
 #: Which part of their time calls compute more or less that are bound otherwise.
 _OTHERWISE = 0.4
@@ -146,6 +146,12 @@ class Figures:
         return self._alone / 1e9
 
     @property
+    def last_cpu(self) -> float:
+        """How long a call of the last slices is on a core."""
+        last = list(self.samples)[-_GROWN_LAST:]
+        return sum(each.cpu for each in last) / max(1, sum(each.calls for each in last)) / 1e9
+
+    @property
     def held_on_cpu(self) -> float:
         """How long it holds the GIL on a core."""
         return min(self.held, self.cpu)
@@ -208,11 +214,11 @@ class Figures:
         Of calls that hold the GIL nobody knows: to take turns costs them time on a core, too.
         """
         most = _GROWN * self.cpu + _NOISE
-        return len(crowd.samples) >= _FIRST_COUNTS and crowd.cpu > most and self.released > 0.5 * self.wall
+        return len(crowd.samples) >= _FIRST_COUNTS and crowd.last_cpu > most and self.released > 0.5 * self.wall
 
     def grown(self, crowd: Figures) -> Figures:
         """The same of calls that compute for as long as those of a crowd, and are alike otherwise."""
-        times = crowd.cpu / self.cpu
+        times = crowd.last_cpu / self.cpu
         return self._scaled(times, times)
 
     def belie(self, others: Figures) -> bool:

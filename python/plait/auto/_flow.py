@@ -58,8 +58,8 @@ class Flow(Learner):
         super().__init__(state, engine)
         self._bells: list[threading.Lock] = []
         """Locked, and released when it is idle, for who waits for that. A `Condition` that Ctrl-C leaves may keep its lock."""
-        self._early: list[concurrent.futures.Future[Any]] = []
-        """Messages that were handed to processes before these had started."""
+        self._under_way: dict[concurrent.futures.Future[Any], None] = {}
+        """Messages that were handed to processes, in this order."""
         self._late = False
         """Whether some were taken back, since processes take long to start: no more are handed over before they are there."""
         self._pauses = False
@@ -173,7 +173,11 @@ class Flow(Learner):
             self.room = ANY if messages else self.most
 
     def fill(self) -> None:
-        """Hand over calls while there are some, and room for them."""
+        """Hand over calls while there are some, and room for them; take back what processes make no more."""
+        with self.lock:
+            left, self._left_processes = self._left_processes, False
+        if left:
+            uninterrupted(self.recall)
         with self.lock:
             some = self._has_room()
         if some:
@@ -284,7 +288,7 @@ class Flow(Learner):
     def _go_on_alone(self) -> None:
         """Where processes take long to start, and have been given all that there is, take some of it back."""
         with self.lock:
-            none_left = bool(self._early) and not (self.seats or self.waiting() or self.engine.processes_ready)
+            none_left = bool(self._under_way) and not (self.seats or self.waiting() or self.engine.processes_ready)
         if none_left:
             self.recall(1)
 
@@ -383,9 +387,8 @@ class Flow(Learner):
             self._over(begun, [Raised(error)] * begun.size, raised=True)
             self._arrive()
             return
-        if not self.engine.processes_ready:
-            with self.lock:
-                self._early.append(future)
+        with self.lock:
+            self._under_way[future] = None
         future.add_done_callback(partial(self._arrived, begun))
 
     def _is_measured(self, part: Part | Lot) -> bool:
@@ -424,12 +427,12 @@ class Flow(Learner):
         return isinstance(error, BrokenProcessPool) and not isinstance(error, WorkerDied)
 
     def recall(self, most: int = ANY) -> None:
-        """Take back what was handed to processes that are not there yet, the last first, or so many messages of it."""
+        """Take back what processes have not begun, the last first, or so many messages of it."""
         with self.lock:
             self._late = True
-            early = [self._early.pop() for _ in range(min(most, len(self._early)))]
-            self._recalled.update(early)
-        for future in early:
+            messages = list(self._under_way)[: -most - 1 : -1]
+            self._recalled.update(messages)
+        for future in messages:
             if not future.cancel():
                 self._recalled.discard(future)
 
@@ -448,9 +451,8 @@ class Flow(Learner):
             self._decide()
 
     def _arrived(self, part: Part | Lot, future: concurrent.futures.Future[Any]) -> None:
-        if self._early and self.engine.processes_ready:
-            with self.lock:
-                self._early.clear()  # nobody takes them back any more, and they have results
+        with self.lock:
+            del self._under_way[future]
         numbers: tuple[int, ...] = ()
         outcomes: list[Any] | Packed | Differs
         try:

@@ -37,9 +37,6 @@ _LEARN_SOON, _LEARN_FEW = 0.0006, 2
 #: Seconds of a call that is not made here only to see how long it takes.
 _LONG = 0.02
 
-#: How many times as long as was predicted calls take in processes for the next pool not to begin with these at once.
-_SLOWER = 1.2
-
 #: How long a call takes beside the very first one, as far as nobody has seen any; and at least, mostly.
 _FIRST_LONGER, FIRST_MUCH_LONGER = 0.6, 0.35
 
@@ -153,8 +150,6 @@ class Function:
     def _learnt(self) -> _memory.Learnt:
         made = self.most_made()
         model = "" if made is None else made.plan.model
-        if made is not None and model == PROCESSES and self.paces.factor(PROCESSES, made.plan.workers, 0.0) > _SLOWER:
-            model = ""  # threads may be as fast: the next pool sees for itself
         return _memory.Learnt(self.figures.recalled(self.crowd), self.paces.recalled(), self._shape, model)
 
     def recall(self) -> None:
@@ -172,7 +167,7 @@ class Function:
         prior, self.prior = self.prior, None
         if prior is None or self.figures.samples:
             return False
-        known = prior.figures
+        known, self.paces = prior.figures, prior.paces.recalled()
         model, waits = self._choose(calls, start, known).plan.model, known.blocked > 0.5 * known.wall
         if model == PROCESSES:
             start_processes()  # first: that takes longer than to read the function
@@ -187,8 +182,6 @@ class Function:
         self.figures = known.recalled(Figures())
         self.figures.calls, self.figures.result_sized = 0, False  # none was seen here
         self.unproven = Figures()
-        if waits:
-            self.paces = prior.paces.recalled()
         return True
 
     # ---- whether it may leave
@@ -367,7 +360,7 @@ class Function:
             max(1, calls),
             refused=self.refused,
             start=start + (0.0 if self._was_read else self._reading()),
-            paces=self.paces if figures is self.figures else Paces(),
+            paces=Paces() if figures is not self.figures and self.figures.samples else self.paces,
             before=None if self.decision is None else self.decision.plan.model,
             changes=self._changes,
         )

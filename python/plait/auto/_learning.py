@@ -44,6 +44,9 @@ _MOST_UNSEEN = 128
 #: Nanoseconds after which a call that still runs is long enough to decide on.
 _LONG_NS = 3_000_000
 
+#: Slices at most that are not learnt from.
+_SPARED = 3
+
 #: Seconds of calls after which processes may be started, though it is not decided yet.
 _FORESEEN = 0.0003
 
@@ -84,6 +87,10 @@ class Learner:
         """How long a call takes that was decided on before it ended; 0 where that was not so."""
         self._foreseen = False
         """Whether processes were started before it was decided."""
+        self._spared = 0
+        """Slices that were not learnt from, since garbage was collected meanwhile."""
+        self._left_processes = False
+        """Whether other models are used now, and what processes have not begun is to be taken back."""
 
     # ---- what it knows of the calls
 
@@ -128,12 +135,21 @@ class Learner:
             self._told_of = made
 
     def _learn(self, meter: Meter, seat: Seat | None = None, *, last: bool = False) -> None:
-        if meter.calls:
+        if meter.calls and not self._is_spared(meter):
             alone = not self._in_company() and len(self.seats) <= 1
             uninterrupted(partial(self._learn_from, meter.sample(alone=alone), seat))
         if not last:
             meter.start()
         self.flush()
+
+    def _is_spared(self, meter: Meter) -> bool:
+        """Whether these calls say little: garbage was collected, which may take long, and is that of many calls."""
+        state = self.state
+        if state.decision is not None or self._spared == _SPARED or not state.figures.samples:
+            return False
+        spared = meter.has_collected()
+        self._spared += spared
+        return spared
 
     def _has_news(self, meter: Meter) -> bool:
         """Whether calls that were measured may be enough to decide, or are as many as all those before."""
@@ -314,6 +330,8 @@ class Learner:
         self.set_room()
         if before is None or before.plan.key != decision.plan.key:
             self._stale = set(self.seats) if before is not None and before.plan.workers > 1 else set()
+            was = None if before is None else before.plan.model
+            self._left_processes = was == PROCESSES and decision.plan.model != PROCESSES
             self._slow_start = True
             self._elsewhere.forget()
             self._begin_pace()

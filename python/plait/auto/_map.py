@@ -52,8 +52,8 @@ _LONG_SLICE, _ROUNDS = 0.012, 2
 #: And at least, unless a call takes longer, or there would not be some for each.
 _LEAST_SLICE = 0.0015
 
-#: How many times as long as thought a slice may take before the rest of it is given back.
-_PATIENT = 1.5
+#: How many times as long as thought calls of a slice may take, and how many seconds longer, before the rest of it comes back.
+_PATIENT, _PATIENT_ALSO = 1.5, 0.004
 
 #: Items of an input without a length that are pulled ahead of who takes results.
 _AHEAD = 1024
@@ -154,8 +154,8 @@ class MapFlow(Flow):
         if most > 1:
             wall = self._each()
             step = max(1, int(_LEAST_SLICE / wall)) if wall else 1
-            most = int(1e9 * (_PATIENT * len(items) * wall + _LEAST_SLICE))
-            return Lot(self._function, items, self._bare, slot, step, most)
+            patience = int(1e9 * _PATIENT_ALSO), int(1e9 * _PATIENT * wall)
+            return Lot(self._function, items, self._bare, slot, step, patience)
         call = Call(self._function, (items[0],) if self._bare else items[0], {}, self._context.copy())
         return Part([call], [slot])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import resource
 import threading
 import time
@@ -23,7 +24,19 @@ class Meter:
         running: Whether a call is under way.
     """
 
-    __slots__ = ("_children", "_cpu", "_held", "_ready", "_thread", "_wanted", "began", "calls", "inside", "running")
+    __slots__ = (
+        "_children",
+        "_collected",
+        "_cpu",
+        "_held",
+        "_ready",
+        "_thread",
+        "_wanted",
+        "began",
+        "calls",
+        "inside",
+        "running",
+    )
 
     def __init__(self) -> None:
         self.calls = 0
@@ -33,6 +46,7 @@ class Meter:
         self._thread = 0
         self._cpu = self._ready = self._held = self._wanted = 0
         self._children = 0.0
+        self._collected = 0
 
     def start(self) -> None:
         """Begin to measure the calling thread."""
@@ -42,6 +56,7 @@ class Meter:
         tally = _core.gil_tally()
         self._held, self._wanted = (-1, 0) if tally is None else tally
         self._children = _children_cpu()
+        self._collected = _collected()
         self._cpu = time.thread_time_ns()
         self.calls = self.inside = 0
         self.began = time.perf_counter_ns()
@@ -52,6 +67,10 @@ class Meter:
         self.calls += calls
         self.inside += now - began
         return now
+
+    def has_collected(self) -> bool:
+        """Whether garbage of more than the youngest generation was collected meanwhile, in whatever thread."""
+        return self._collected != _collected()
 
     def sample(self, *, alone: bool = True) -> Sample:
         """What the calling thread's calls took since `start`, and, if they were `alone`, processes that they waited for."""
@@ -97,6 +116,11 @@ class Meter:
         if self.began != began or not self.running:
             return None  # it has begun anew meanwhile
         return Sample(calls, wall, cpu, held, wanted, ready)
+
+
+def _collected() -> int:
+    """What is another number after a collection that may be long."""
+    return gc.get_count()[2]
 
 
 def _children_cpu() -> float:
