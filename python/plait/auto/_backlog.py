@@ -26,7 +26,7 @@ _Queued = tuple["Callable[..., Any]", tuple[Any, ...], dict[str, Any], "Context"
 """A function, its arguments, the context it was submitted in, and the future of what comes of it. Plain: it is soon made."""
 
 #: Calls longer than so many seconds travel alone: what comes of one is not held back by another.
-_ALONE = 0.001
+_ALONE = 0.002
 
 #: Calls after which it is decided anew, and again for each time that they have doubled.
 _MANY = 64
