@@ -150,7 +150,7 @@ class Function:
     def _learnt(self) -> _memory.Learnt:
         made = self.most_made()
         model = "" if made is None else made.plan.model
-        return _memory.Learnt(self.figures.recalled(self.crowd), self.paces.recalled(), self._shape, model)
+        return _memory.Learnt(self.figures.recalled(self.crowd), self.paces.copy(), self._shape, model)
 
     def recall(self) -> None:
         """Know what other pools have left."""

@@ -22,6 +22,9 @@ _LOTS = 3
 #: How much of what slows one model down slows the other one down too, as a power.
 _SHARED = 0.5
 
+#: How much of what was seen by other pools is still believed, as a power: what was slow for once is tried again some time.
+_BELIEVED = 0.9
+
 _LEAST_FACTOR, _MOST_FACTOR = 0.3, 1000.0
 
 #: Calls that become so many times as long, little by little, are others: what was seen before says nothing of them.
@@ -60,11 +63,18 @@ class Paces:
         """The function is another than it was."""
         self._seen.clear()
 
+    def copy(self) -> Paces:
+        """The same, which stays as it is now."""
+        other = Paces()
+        other._wall, other._seen = self._wall, dict(self._seen)
+        return other
+
     def recalled(self) -> Paces:
         """What is still believed of these when other calls begin: all are looked at again."""
-        other = Paces()
-        other._wall = self._wall
-        other._seen = {plan: seen._replace(lots=0) for plan, seen in self._seen.items()}
+        other = self.copy()
+        for plan, seen in self._seen.items():
+            factor = seen.factor**_BELIEVED
+            other._seen[plan] = seen._replace(lots=0, factor=factor, each=seen.each * factor / seen.factor)
         return other
 
     def check(self, wall: float) -> None:
