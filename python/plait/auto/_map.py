@@ -40,6 +40,9 @@ _AWAY = 0.01
 #: Nanoseconds of short calls that are made in one go.
 CHUNK_NS = 4_000_000
 
+#: Nanoseconds of calls that a thread makes one by one before it looks at what they take.
+_BY_ONE_NS = 9_000_000
+
 #: Nanoseconds after which calls of the caller are measured again.
 _MEASURE_NS = 10_000_000
 
@@ -62,6 +65,8 @@ _AHEAD = 1024
 #: tells it soon.
 _TELL, _MANY = 0.002, 3
 
+#: Outcomes that are handed on together, about, at most.
+_TAKEN = 128
 
 #: Results that are so small that those of a chunk may be kept until it is used up.
 _SMALL = {int, float, bool, str, bytes, complex, type(None)}
@@ -320,10 +325,19 @@ class MapFlow(Flow):
                 if not self._is_there():
                     return [], False
             with self.lock:
-                slot = self._slots.popleft()
-            if outcomes := slot.outcomes:
+                outcomes, raised = self._take_outcomes()
+            if outcomes:
                 self._given += len(outcomes)
-                return outcomes, slot.raised
+                return outcomes, raised
+
+    def _take_outcomes(self) -> tuple[list[Any], bool]:
+        """The next outcomes, with those right behind them that are there. The lock is held."""
+        slot = self._slots.popleft()
+        outcomes, raised = slot.outcomes or [], slot.raised
+        while len(outcomes) < _TAKEN and self._slots and (more := self._slots[0].outcomes) is not None:
+            raised = self._slots.popleft().raised or raised
+            outcomes += more
+        return outcomes, raised
 
     def _is_coming(self) -> bool:
         with self.lock:
@@ -410,13 +424,28 @@ class MapFlow(Flow):
         if chunk is not None:
             self._make_chunk(chunk, meter)
         elif one is not None and one[0]:
-            self._make_one(*one, meter)
+            self._make_by_one(*one, meter)
         else:
             return super().make_next(seat, meter)
         return True
 
-    def _make_one(self, items: list[Any], slot: Slot, meter: Meter) -> None:
-        """Make the call for an item; like `_make` for a `Part`, in fewer steps."""
+    def _make_by_one(self, items: list[Any], slot: Slot, meter: Meter) -> None:
+        """Make the call for an item, and for more of them one by one, for a while and as long as nothing else is decided."""
+        state, decision = self.state, self.state.decision
+        now, end = 0, self._make_one(items, slot, meter) + _BY_ONE_NS
+        while now < end and decision is not None and state.unproven is None and len(self.seats) <= self.most:
+            if state.decision is not decision:
+                return
+            with self.lock:
+                if not self._left or self._closed or self._kept or self._comes or self._inline:
+                    return
+                items, slot = self._take(1)
+            if not items:
+                return
+            now = self._make_one(items, slot, meter)
+
+    def _make_one(self, items: list[Any], slot: Slot, meter: Meter) -> int:
+        """Make the call for an item; like `_make` for a `Part`, in fewer steps. When it was over, in nanoseconds."""
         arguments, figures = items if self._bare else items[0], self.state.figures
         context = self._context.copy()
         meter.running = True
@@ -430,7 +459,7 @@ class MapFlow(Flow):
         if type(outcomes[0]) is CoroutineType:
             outcomes, raised = [Raised(not_awaited(self._function, outcomes[0]))], True
         meter.running = False
-        meter.ended(1, began)
+        now = meter.ended(1, began)
         if not figures.result_sized and not raised:
             self.state.size_result(outcomes[0])
         with self._tally:
@@ -438,6 +467,7 @@ class MapFlow(Flow):
         self._put(slot, outcomes, raised=raised)  # nothing here keeps the result
         if self.made >= self._next_look:
             self._look_at_pace()
+        return now
 
     def _are_short(self) -> bool:
         """Whether calls are so short that nobody else would have made them sooner."""
