@@ -135,6 +135,7 @@ def test_processes_that_were_slow_are_not_begun_with(seconds, model):
     function = own(bodies.spin)
     learn(function, Sample(calls=10, wall=10_000_000, cpu=10_000_000, held=5_000_000), model="processes")
     seen = _memory.recall(function.__code__)
+    assert seen is not None
     plan = Plan("processes", 2, 0.0)
     for _ in range(3):
         seen.paces.add(*plan.key, 1_000, seconds, 0.0005, seen.figures)
@@ -386,5 +387,7 @@ def test_paces_are_looked_at_again_by_the_next_pool():
         assert again.wants(*plan)
         assert not paces.wants(*plan)
         assert 2 < again.factor(*plan, 0.0) < paces.factor(*plan, 0.0), "it was slow for once, perhaps"
-        each, before = (known.seconds(*plan, figures) for known in (again, paces))
+        each, before = again.seconds(*plan, figures), paces.seconds(*plan, figures)
+        assert each is not None
+        assert before is not None
         assert each / before == pytest.approx(again.factor(*plan, 0.0) / paces.factor(*plan, 0.0))

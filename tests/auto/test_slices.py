@@ -24,7 +24,8 @@ from plait.auto._engine import Engine
 from plait.auto._errors import Raised, Sent
 from plait.auto._figures import Figures, Sample
 from plait.auto._function import Function
-from plait.auto._map import MapFlow, items_of
+from plait.auto._items import items_of
+from plait.auto._map import MapFlow
 from plait.auto._reads import Differs, Needs, setting_in
 from tests.auto import bodies
 

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import contextvars
 import itertools
-import sys
 import threading
 import time
-import weakref
 from collections import deque
 from types import CoroutineType
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any
 
-from plait._executor import ProgressBar, uninterrupted
+from plait._executor import uninterrupted
 from plait.auto._calls import Call, Lot, Part, not_awaited
 from plait.auto._choice import SERIAL
 from plait.auto._chunk import Chunk, Rest, Slot
@@ -21,11 +19,12 @@ from plait.auto._flow import Flow
 from plait.auto._meter import Meter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+    from collections.abc import Callable
 
     from plait._executor import MapArguments
     from plait.auto._engine import Engine
     from plait.auto._function import Function
+    from plait.auto._items import Items
     from plait.auto._seat import Seat
 
 #: Seconds of calls that the caller makes itself rather than hand them over.
@@ -67,9 +66,6 @@ _TELL, _MANY = 0.002, 3
 
 #: Outcomes that are handed on together, about, at most.
 _TAKEN = 128
-
-#: Results that are so small that those of a chunk may be kept until it is used up.
-_SMALL = {int, float, bool, str, bytes, complex, type(None)}
 
 
 class MapFlow(Flow):
@@ -541,91 +537,3 @@ class MapFlow(Flow):
         self.fill()
         _ = self._await(lambda: self.state.decision is not None or not self.seats, time.monotonic() + _PATIENCE)
         return not self.seats
-
-
-class _Results(itertools.chain[Any]):
-    """The results of a `map`: an iterator that takes lists of them from a generator."""
-
-    given: Generator[Iterable[Any], None, None]
-
-    def close(self) -> None:
-        """Make no call that was not begun."""
-        self.given.close()
-
-
-def results(flow: MapFlow, arguments: MapArguments, deadline: float | None, total: int | None) -> Iterator[Any]:
-    """The results of a `map`, one by one; when it is dropped, no call is made that was not begun."""
-    given = _give(flow, arguments.progress, deadline, total)
-    weakref.finalize(given, flow.close).atexit = False
-    made = cast("_Results", _Results.from_iterable(given))
-    made.given = given
-    return made
-
-
-def _give(
-    flow: MapFlow,
-    progress: Callable[[int, int | None], object] | None,
-    deadline: float | None,
-    total: int | None,
-    is_over: Callable[[], bool] = sys.is_finalizing,
-) -> Generator[Iterable[Any], None, None]:
-    done = 0
-    try:
-        while True:
-            outcomes, raised = flow.next_outcomes(deadline)
-            if not outcomes:
-                return
-            if progress is None and not raised and type(outcomes[0]) in _SMALL and type(outcomes[-1]) in _SMALL:
-                yield outcomes
-                continue
-            outcomes.reverse()  # results are popped, so that nobody keeps them
-            while outcomes:
-                if type(outcomes[-1]) is Raised:
-                    raise outcomes.pop().error
-                if progress is not None:
-                    done += 1
-                    progress(done, total)
-                count = 1 if raised or progress is not None else len(outcomes)
-                yield map(list[Any].pop, itertools.repeat(outcomes, count))
-    finally:
-        if not is_over():  # or modules may have lost what is in them; all calls were made when threads were joined
-            flow.close()
-            if isinstance(progress, ProgressBar):
-                progress.close()
-
-
-class Items(NamedTuple):
-    """The input of a `map`.
-
-    Attributes:
-        items: One by one.
-        total: How many there are; None if the input does not say.
-        bare: Whether an item is a call's only argument, not a tuple of its arguments.
-        sequence: All of them, where they can be had by slices.
-    """
-
-    items: Iterator[Any]
-    total: int | None
-    bare: bool
-    sequence: Sequence[Any] | None
-
-
-def items_of(iterables: tuple[Iterable[Any], ...], *, lazily: bool) -> Items:
-    """The inputs. Those with a length are taken as they are now."""
-    try:
-        total: int | None = min((len(iterable) for iterable in iterables), default=0)  # type: ignore[arg-type]
-    except TypeError:
-        total = None
-    bare = len(iterables) == 1
-    if total is None or lazily:
-        return Items(iter(iterables[0]) if bare else zip(*iterables, strict=False), total, bare, None)
-    kept: list[Any] = [
-        each
-        if type(each) in (range, tuple, str, bytes)
-        else each[:total]
-        if type(each) is list
-        else list(itertools.islice(each, total))
-        for each in iterables
-    ]
-    total = min((len(each) for each in kept), default=0)
-    return Items(iter(()), total, True, kept[0]) if bare else Items(zip(*kept, strict=False), total, False, None)

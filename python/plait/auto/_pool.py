@@ -18,7 +18,9 @@ from plait.auto._choice import ASYNCIO, MODELS, Costs, of_coroutines
 from plait.auto._engine import Engine, after_fork
 from plait.auto._explain import Explanation, explain
 from plait.auto._function import code_of, innermost
-from plait.auto._map import MapFlow, items_of, results
+from plait.auto._items import items_of
+from plait.auto._map import MapFlow
+from plait.auto._results import results
 from plait.auto._seat import here
 from plait.processes import _main
 
