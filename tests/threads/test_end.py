@@ -279,7 +279,6 @@ busy.wait()
     [
         ("add_reader", "await plait.Channel().aget()"),
         ("call_later", "await plait.Barrier(2, shared=True).await_(timeout=600)"),
-        ("call_soon_threadsafe", "await plait.ThreadPool(1).submit(len, '')"),
     ],
 )
 def test_a_loop_whose_own_code_is_busy_at_exit(run_script, method, use):

@@ -187,7 +187,8 @@ def _set(setting: Any) -> None:
     import decimal
 
     precision, rounding, least, most, capitals, clamp, traps = context
-    signals: Any = [signal for signal in decimal.Context().traps if signal.__name__ in traps]
+    plain = decimal.Context()  # kept while its signals are looked at, which are part of it
+    signals: Any = [signal for signal in plain.traps if signal.__name__ in traps]
     decimal.setcontext(decimal.Context(precision, rounding, least, most, capitals, clamp, [], signals))
 
 
