@@ -377,6 +377,58 @@ fn who_sleeps_with_the_gil_does_though_nobody_tells_of_switches() {
     );
 }
 
+/// A thread that computes in C for a second beside others, in turns of a core and the run queue, and what looks find of it every five milliseconds:
+/// the kernel counts what runs at each of its ticks, and the run queue when it ends. `lacks` is what it leaves out of a hundred parts of time on a
+/// core. Gives the profile, and the time on the core and on the run queue in truth.
+fn crowded(lacks: u64, story: &mut Story) -> (u64, u64) {
+    let (mut on, mut ready, mut at) = (0, 0, 0);
+    let (mut on_seen, mut ready_seen, mut before) = (0, 0, None);
+    let mut look = 5 * MS;
+    for turn in 0_u64.. {
+        let (runs, waits) = ((4 + turn * 7 % 9) * MS, (3 + turn * 5 % 23) * MS);
+        for (length, has_core) in [(runs, true), (waits, false)] {
+            let end = (at + length).min(1_000 * MS);
+            while look <= end {
+                let seen = if has_core { (look - at) / (4 * MS) * 4 * MS } else { 0 };
+                let counts = ((on_seen + seen) * (100 - lacks) / 100, ready_seen);
+                if before.replace(counts) != Some(counts) {
+                    story.counts(7, look, counts, (0, turn));
+                }
+                look += 5 * MS;
+            }
+            *if has_core { &mut on } else { &mut ready } += end - at;
+            *if has_core { &mut on_seen } else { &mut ready_seen } += end - at;
+            at = end;
+        }
+        if at == 1_000 * MS {
+            break;
+        }
+    }
+    (on / MS, ready / MS)
+}
+
+#[test]
+fn who_computes_in_c_beside_others_waits_for_nothing_but_a_core() {
+    for lacks in [0, 10] {
+        let mut story = Story::begin(7, 1_000 * MS);
+        story.rough("switches");
+        story.thread(7, "main");
+        story.switch(7, 0, true, false);
+        story.counted(7, 0, 0, 0);
+        let (on, ready) = crowded(lacks, &mut story);
+        let profile = story.profile();
+        let times = only(&profile).times;
+        let [found_on, found_ready, io] =
+            [State::OnCpuReleased, State::Ready, State::IoWait].map(|state| times.of(state) / MS);
+        assert_eq!(io, 0, "{on} {ready} {found_on} {found_ready}");
+        let late = 30 + on * lacks / 100;
+        assert!(
+            found_on.abs_diff(on) <= late && found_ready.abs_diff(ready) <= late,
+            "{on} {ready} {found_on} {found_ready}"
+        );
+    }
+}
+
 #[test]
 fn a_wait_goes_on_for_as_long_as_nothing_is_counted() {
     let found = |counts: &[(u64, u64)], looks: &[(u64, WaitKind)]| {
