@@ -660,6 +660,65 @@ fn a_hold_in_a_library_names_the_line_that_called_it() {
 }
 
 #[test]
+fn a_task_does_nothing_while_its_process_is_stopped() {
+    let mut story = Story::begin(7, 5_000 * MS);
+    story.thread(7, "main");
+    let (name, function) = (story.text("Task-1"), story.text("fetch"));
+    let (what, place) = (story.text("recv"), story.text("app.py:3"));
+    let at = |time: u64| story.at(time * MS);
+    let (task, tid) = (1, 7);
+    let stops = [(20, 2_020), (2_100, 2_400), (2_600, 2_900)].map(|(from, to)| Record::Halt {
+        from: at(from),
+        to: at(to),
+    });
+    let step = |from, to| Record::Step {
+        task,
+        tid,
+        from: at(from),
+        to: at(to),
+    };
+    let records = [
+        Record::Task {
+            task,
+            at: at(0),
+            tid,
+            name,
+            function,
+        },
+        step(10, 2_040),
+        Record::Await {
+            task,
+            at: at(2_040),
+            what,
+            place,
+        },
+        Record::Woken { task, at: at(2_500) },
+        step(2_950, 2_960),
+        Record::TaskEnd { task, at: at(2_960) },
+    ];
+    for record in stops.into_iter().chain(records) {
+        story.add(record);
+    }
+    let profile = story.profile();
+    let task = &profile.tasks[0];
+    assert_eq!(
+        [task.running, task.ready, task.awaiting, task.wall].map(|time| time / MS),
+        [40, 160, 2_760, 2_960]
+    );
+    assert_eq!((task.steps, task.longest_step / MS), (2, 30));
+    let awaits: Vec<_> = task
+        .awaits
+        .iter()
+        .map(|each| (each.what.as_str(), each.time / MS, each.count))
+        .collect();
+    assert_eq!(awaits, [("stopped", 2_600, 3), ("recv", 160, 1)]);
+    assert!(profile.blocked.is_empty(), "{:?}", profile.blocked);
+    let lane = profile.lanes.iter().find(|lane| lane.owner == Owner::Task(0));
+    let segments = lane.expect("it has one").lane.segments();
+    assert_eq!(segments.map(|segment| segment.1).sum::<u64>(), task.wall);
+}
+
+#[test]
 fn tasks_run_are_ready_and_await() {
     let mut story = Story::begin(7, 1_000 * MS);
     story.thread(7, "main");

@@ -57,9 +57,9 @@ struct Builder {
 }
 
 fn text(digest: &Digest, number: Text) -> String {
-    match (number.0 as usize).checked_sub(1) {
-        None => String::new(),
-        Some(index) => digest.log.texts.get(index).map_or(LOST, String::as_str).to_owned(),
+    match number {
+        Text(0) => String::new(),
+        _ => digest.log.texts.get(number).unwrap_or(LOST).to_owned(),
     }
 }
 

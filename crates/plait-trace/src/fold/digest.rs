@@ -105,7 +105,7 @@ pub(crate) fn digest(mut log: Log, options: Options, purpose: Purpose) -> Digest
     pauses::tell(&mut threads, &std::mem::take(&mut log.pause_ends), &mut log.pauses);
     let strip = hold::charge(&mut threads, options.lane, &halts);
     let rolling = matches!(purpose, Purpose::Roll);
-    let tasks = tasks::digest(&mut log, &threads, (from, to), options, rolling);
+    let tasks = tasks::digest(&mut log, &threads, (from, to), options, rolling, &halts);
     Digest {
         log,
         from,

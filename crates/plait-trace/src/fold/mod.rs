@@ -3,6 +3,7 @@
 //! | module | what |
 //! |---|---|
 //! | `log` | the records of a process, by thread and task, as they come |
+//! | `texts` | the texts of a process, and what is said in new ones |
 //! | `thread` | what was seen of a thread, as it came |
 //! | `timeline` | the two lines of time of a thread, cut into its states |
 //! | `waits` | what a wait waited for |
@@ -30,6 +31,7 @@ mod roll;
 mod stacks;
 mod summary;
 mod tasks;
+mod texts;
 mod thread;
 mod timeline;
 mod turns;

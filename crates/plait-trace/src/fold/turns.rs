@@ -197,8 +197,7 @@ pub(crate) fn tell(log: &mut Log) {
         log.threads[thread].waits[wait].kind = WaitKind::Poll;
     }
     if !to_be_told.is_empty() {
-        log.texts.push(TOLD.to_owned());
-        let call = Text(log.texts.len() as u32);
+        let call = log.texts.derive(TOLD);
         for (thread, wait) in to_be_told {
             let wait = &mut log.threads[thread].waits[wait];
             (wait.call, wait.told) = (call, true);
@@ -236,7 +235,7 @@ fn told(waits: &[LockWait], at: u64) -> Option<usize> {
 }
 
 /// Adds where those were that are known to have had a lock.
-fn place(log: &mut Log, roles: &[Role], number: &mut impl FnMut(&mut Log, String) -> Text) {
+fn place(log: &mut Log, roles: &[Role]) {
     for thread in 0..log.threads.len() {
         for wait in 0..log.threads[thread].lock_waits.len() {
             let LockWait {
@@ -253,7 +252,7 @@ fn place(log: &mut Log, roles: &[Role], number: &mut impl FnMut(&mut Log, String
             let at = frame.and_then(|frame| user(log, roles, frame)).map(|(_, place)| place);
             if let Some(at) = at {
                 let held_at = described(log, at);
-                log.threads[thread].lock_waits[wait].place = number(log, held_at);
+                log.threads[thread].lock_waits[wait].place = log.texts.derive(&held_at);
             }
         }
     }
@@ -261,14 +260,7 @@ fn place(log: &mut Log, roles: &[Role], number: &mut impl FnMut(&mut Log, String
 
 fn hold(log: &mut Log, roles: &[Role], turns: &[Turn]) {
     let holds = holds(&log.threads);
-    let mut known: HashMap<String, Text> = HashMap::new();
-    let mut number = |log: &mut Log, text: String| {
-        *known.entry(text).or_insert_with_key(|text| {
-            log.texts.push(text.clone());
-            Text(log.texts.len() as u32)
-        })
-    };
-    place(log, roles, &mut number);
+    place(log, roles);
     let users = Users::of(log, turns);
     let released: Vec<_> = turns.iter().map(|turn| users.released(turn, &holds)).collect();
     for turn in turns {
@@ -278,7 +270,7 @@ fn hold(log: &mut Log, roles: &[Role], turns: &[Turn]) {
         // Who has it is not known, and is found out at best.
         if holder == 0 && name.starts_with(THEIRS) && !name.contains(WANTED_BY) {
             let name = format!("{name}{WANTED_BY}{}", described(log, turn.place));
-            log.threads[turn.thread].lock_waits[told].lock = number(log, name);
+            log.threads[turn.thread].lock_waits[told].lock = log.texts.derive(&name);
         }
     }
     for turn in turns {
@@ -295,7 +287,7 @@ fn hold(log: &mut Log, roles: &[Role], turns: &[Turn]) {
         let at = frame.and_then(|frame| user(log, roles, frame)).map(|(_, place)| place);
         let held_at = at.map_or_else(String::new, |place| described(log, place));
         let holder = log.threads[holder].tid;
-        let place = number(log, held_at);
+        let place = log.texts.derive(&held_at);
         if let Some(told) = turn.told {
             let wait = &mut log.threads[turn.thread].lock_waits[told];
             (wait.holder, wait.place) = (holder, place);
@@ -307,7 +299,7 @@ fn hold(log: &mut Log, roles: &[Role], turns: &[Turn]) {
             words(log, turn.target)
         };
         let lock = format!("{name}{WANTED_BY}{}", described(log, turn.place));
-        let lock = number(log, lock);
+        let lock = log.texts.derive(&lock);
         log.threads[turn.thread].lock_waits.push(LockWait {
             from: turn.from,
             to: turn.to,
@@ -438,8 +430,7 @@ impl Users<'_> {
 }
 
 fn words(log: &Log, number: Text) -> &str {
-    let index = (number.0 as usize).checked_sub(1);
-    index.and_then(|index| log.texts.get(index)).map_or("", String::as_str)
+    log.texts.get(number).unwrap_or("")
 }
 
 fn role(name: &str, file: &str) -> Role {
