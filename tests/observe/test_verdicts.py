@@ -317,6 +317,8 @@ def test_a_program_that_was_stopped_is_told_so(tmp_path: Path) -> None:
     assert found["verdict"] in ("cpu-bound", "ready-bound"), found["evidence"]  # the last on a busy machine
     assert "it was stopped" in found["evidence"]["sentence"]
     assert any("SIGSTOP" in each for each in found["limits"]), found["limits"]
+    process = found["processes"][0]
+    assert 1 < process["stopped"] < 2, process
     waits = [wait for thread in found["threads"] for wait in thread["waits"]]
     assert max(wait["time"] for wait in waits if wait["call"] == "stopped") > 1
 

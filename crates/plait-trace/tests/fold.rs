@@ -719,6 +719,22 @@ fn a_task_does_nothing_while_its_process_is_stopped() {
 }
 
 #[test]
+fn each_process_is_stopped_by_itself() {
+    let stories = [(7, &[][..]), (8, &[(0, 300), (200, 400), (900, 1_500)][..])].map(|(pid, stops)| {
+        let mut story = Story::begin(pid, 1_000 * MS);
+        story.thread(pid, "main");
+        for &(from, to) in stops {
+            let (from, to) = (story.at(from * MS), story.at(to * MS));
+            story.add(Record::Halt { from, to });
+        }
+        story
+    });
+    let profile = Story::together(stories);
+    let stopped: Vec<_> = profile.processes.iter().map(|process| process.stopped / MS).collect();
+    assert_eq!((stopped, profile.stopped()), (vec![0, 500], 0));
+}
+
+#[test]
 fn tasks_run_are_ready_and_await() {
     let mut story = Story::begin(7, 1_000 * MS);
     story.thread(7, "main");

@@ -263,7 +263,10 @@ fn a_stop_is_told_once_however_often_it_is_rolled_and_takes_no_name_away() {
     let (rolled, whole) = (fold(files), whole(&records));
     check_alike(&rolled, &whole);
     assert_eq!(rolled.limits, whole.limits);
+    let told = rolled.limits.iter().filter(|limit| limit.contains("stood still"));
+    assert_eq!(told.count(), 1, "{:?}", rolled.limits);
     for profile in [&rolled, &whole] {
+        assert_eq!(profile.processes[0].stopped, 300 * MS);
         for thread in &profile.threads {
             let stops = thread.waits.iter().filter(|wait| wait.call == "stopped");
             assert_eq!(stops.count(), 1, "{:?}", thread.waits);

@@ -397,6 +397,7 @@ fn a_program_that_was_stopped_does_what_it_does_the_rest_of_the_time() {
         "{:?}",
         profile.limits
     );
+    assert_eq!(profile.processes[0].stopped, 2_004 * MS);
     for thread in &profile.threads {
         assert_eq!(thread.times.of(State::Idle), 2_000 * MS, "{:?}", thread.times);
         assert_eq!(thread.waits[0].call, "stopped");

@@ -74,10 +74,6 @@ impl Builder {
                 self.profile.started = epoch.saturating_add(origin).saturating_sub(at);
             }
         }
-        if self.profile.processes.is_empty() {
-            let lengths = digest.log.halts.iter().map(|(from, to)| to - from);
-            self.profile.stopped = lengths.sum::<u64>().min(digest.to - digest.from);
-        }
         self.methods(&digest);
         let places = self.places(&digest);
         self.sum_functions(&digest, &places);
@@ -97,6 +93,7 @@ impl Builder {
             python: text(&digest, digest.log.python),
             start: digest.from - origin,
             wall: digest.to - digest.from,
+            stopped: digest.stopped,
             exit: digest.log.code,
             ended: digest.log.ended.is_some(),
             cpu,

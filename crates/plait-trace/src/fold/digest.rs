@@ -62,6 +62,8 @@ pub(crate) struct Digest {
     pub(crate) log: Log,
     pub(crate) from: u64,
     pub(crate) to: u64,
+    /// How long of that it stood still as a whole.
+    pub(crate) stopped: u64,
     pub(crate) threads: Vec<ThreadDigest>,
     pub(crate) tasks: Tasks,
     /// Who held the GIL: keys are indices of threads.
@@ -110,6 +112,7 @@ pub(crate) fn digest(mut log: Log, options: Options, purpose: Purpose) -> Digest
         log,
         from,
         to,
+        stopped: halts.within(from, to),
         threads,
         tasks,
         strip,

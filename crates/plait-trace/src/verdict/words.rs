@@ -55,7 +55,7 @@ fn worst_wait(profile: &Profile, state: State) -> Option<String> {
 
 pub(super) fn sentence(verdict: Verdict, figures: &Figures, profile: &Profile) -> String {
     let mut text = of_verdict(verdict, figures, profile);
-    let stopped = seconds(profile.stopped);
+    let stopped = seconds(profile.stopped());
     if share(stopped, seconds(profile.wall)) >= limit::WAIT {
         text += &format!(" For another {} it was stopped, or its machine was.", length(stopped));
     }
