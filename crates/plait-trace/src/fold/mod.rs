@@ -48,7 +48,7 @@ use digest::Purpose;
 use log::Log;
 use moments::Windows;
 pub(crate) use tasks::holds;
-pub(crate) use turns::WANTED_BY;
+pub(crate) use turns::{KEPT, WANTED_BY};
 
 /// What waits are called in which a thread stands still, in place of a system call.
 pub(crate) const WORLD: &str = "stop-the-world";

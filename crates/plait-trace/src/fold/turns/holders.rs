@@ -7,10 +7,12 @@
 //!
 //! A semaphore is a lock of which there may be several: who lets go of it is one that has waited for it, or gives a signal, which is no turn.
 //!
+//! A lock is kept if nobody can have let go of it when waits for it ended: no other thread had the GIL right then. Such waits end by themselves.
+//!
 //! Of those that let go while a thread waited, the one is told that is known to have had the lock for most of the wait. Where most of it is
 //! nobody's, nobody is told.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::roles::{Role, described, user, words};
 use super::{Turn, seen};
@@ -28,6 +30,12 @@ const WAKING: u64 = 1_000_000;
 /// What is between a lock and the line that wants it, in the name of a lock whose holder was found out here.
 pub(crate) const WANTED_BY: &str = ", wanted by ";
 
+/// What the name of a lock ends with that nobody gave back while others waited for it, again and again.
+pub(crate) const KEPT: &str = ", given back by nobody meanwhile";
+
+/// So many waits are again and again.
+const AGAIN: u64 = 3;
+
 /// What names of locks of the standard library begin with.
 const THEIRS: &str = "threading.";
 
@@ -44,6 +52,7 @@ pub(super) fn tell(log: &mut Log, roles: &[Role], turns: &[Turn]) {
     place(log, roles);
     let users = Users::of(log, turns);
     let released: Vec<_> = turns.iter().map(|turn| users.released(turn, &holds)).collect();
+    let kept = users.kept(log, &holds, &released);
     for turn in turns {
         let Some(told) = turn.told else { continue };
         let LockWait { lock, holder, .. } = log.threads[turn.thread].lock_waits[told];
@@ -90,9 +99,31 @@ pub(super) fn tell(log: &mut Log, roles: &[Role], turns: &[Turn]) {
             result: false,
         });
     }
+    name_kept(log, &kept);
     for thread in &mut log.threads {
         thread.lock_waits.sort_by_key(|wait| wait.from);
     }
+}
+
+/// Has waits for those locks say that nobody gave them back.
+fn name_kept(log: &mut Log, kept: &HashSet<String>) {
+    for thread in &mut log.threads {
+        for wait in &mut thread.lock_waits {
+            let name = log.texts.get(wait.lock).unwrap_or("");
+            let of_it = address(name).is_some_and(|address| kept.contains(address));
+            if of_it && name.starts_with(THEIRS) && !name.ends_with(KEPT) {
+                let name = format!("{name}{KEPT}");
+                wait.lock = log.texts.derive(&name);
+            }
+        }
+    }
+}
+
+/// That of a lock, by its name or the target of who waits for it.
+fn address(name: &str) -> Option<&str> {
+    let (_, address) = name.split_once('(').unwrap_or(("", name));
+    let end = address.find([')', ',']).unwrap_or(address.len());
+    Some(&address[..end]).filter(|address| address.starts_with("0x"))
 }
 
 /// Adds where those were that are known to have had a lock.
@@ -201,6 +232,33 @@ impl Users<'_> {
         (changed && !others).then_some(alone.thread)
     }
 
+    /// The addresses of locks for which others waited again and again, of which nobody can have let go in most of these waits, and is known to have in
+    /// any.
+    fn kept(&self, log: &Log, holds: &[Hold], released: &[Option<usize>]) -> HashSet<String> {
+        // Who lets go is known where it is known to the instant who has the GIL, and who has a core.
+        if holds.is_empty() || log.method_is_rough("gil") || log.method_is_rough("switches") {
+            return HashSet::new();
+        }
+        let mut found: HashMap<&str, (u64, u64)> = HashMap::new();
+        let mut given_back: HashSet<&str> = HashSet::new();
+        for (turn, released) in self.turns.iter().zip(released) {
+            let lock = turn.told.map(|told| log.threads[turn.thread].lock_waits[told].lock);
+            let named = lock.and_then(|lock| address(words(log, lock)));
+            let target = Some(words(log, turn.target)).filter(|_| self.addresses);
+            let Some(address) = named.or(target.and_then(address)) else {
+                continue;
+            };
+            if released.is_some() {
+                given_back.insert(address);
+            }
+            let (kept, all) = found.entry(address).or_default();
+            *kept += u64::from(nobody_else(turn, holds));
+            *all += 1;
+        }
+        found.retain(|address, (kept, all)| *kept >= AGAIN && *kept > *all / 2 && !given_back.contains(address));
+        found.into_keys().map(str::to_owned).collect()
+    }
+
     /// Who had the lock for most of a wait, as those tell that let go within it.
     fn had(&self, turn: &Turn, released: &[Option<usize>]) -> Option<usize> {
         let mut sums: Vec<(Option<usize>, u64)> = Vec::new();
@@ -232,6 +290,16 @@ impl Users<'_> {
         let known = sums.into_iter().rev().filter_map(|(holder, sum)| Some((holder?, sum)));
         known.max_by_key(|&(_, sum)| sum).map(|(holder, _)| holder)
     }
+}
+
+/// Whether no other thread had the GIL when a wait ended.
+fn nobody_else(turn: &Turn, holds: &[Hold]) -> bool {
+    let before = holds.partition_point(|hold| hold.from <= turn.to);
+    let right_then = turn.to.saturating_sub(WAKING);
+    let latest = holds[before.saturating_sub(LOOK_BACK)..before].iter();
+    !latest
+        .filter(|hold| hold.thread != turn.thread)
+        .any(|hold| hold.to >= right_then)
 }
 
 fn holds(threads: &[ThreadLog]) -> Vec<Hold> {

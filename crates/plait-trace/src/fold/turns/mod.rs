@@ -16,7 +16,7 @@ use crate::fold::log::Log;
 use crate::fold::thread::{LockWait, Stack, Switch, ThreadLog};
 use crate::record::{TOLD, Text, WaitKind};
 
-pub(crate) use holders::WANTED_BY;
+pub(crate) use holders::{KEPT, WANTED_BY};
 use roles::{Role, functions, is_itself, role, through, user, words};
 pub(crate) use roles::{described, starts};
 

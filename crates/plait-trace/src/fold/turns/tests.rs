@@ -238,6 +238,55 @@ fn a_lock_that_somebody_knows_is_one_wherever_those_sleep_who_wait_for_it() {
     assert_eq!([holder(&log, 2), holder(&log, 3)], [Some(3), Some(2)]);
 }
 
+/// A thread that asks for a lock with a timeout, `times` times: what the lock is called then, with who else has the GIL when.
+fn asked_for(times: u64, held: &[(Tid, u64, u64)]) -> Vec<String> {
+    let waits: Vec<_> = (0..times)
+        .map(|time| (2, time * 100_000 + 1_000, (time + 1) * 100_000, 1, 1))
+        .collect();
+    let own = waits.iter().map(|&(_, from, ..)| (2, from - 900, from));
+    let held: Vec<_> = own.chain(held.iter().copied()).collect();
+    let mut log = log_of(&waits, &held);
+    log.add(Record::Define {
+        text: "threading.Lock (0x10)".into(),
+    });
+    for &(tid, from, to, ..) in &waits {
+        log.add(Record::LockWait {
+            tid,
+            from: from * US,
+            to: to * US,
+            lock: Text(5),
+            holder: 0,
+            where_held: Text(0),
+        });
+    }
+    // What is found out is the same when it is looked at again.
+    for _ in 0..2 {
+        tell(&mut log);
+    }
+    let waits = &of(&log, 2).lock_waits;
+    waits.iter().map(|wait| words(&log, wait.lock).to_owned()).collect()
+}
+
+#[test]
+fn a_lock_is_kept_if_nobody_can_have_given_it_back() {
+    let name = "threading.Lock (0x10), wanted by waits (app.py:1)";
+    let kept = format!("{name}, given back by nobody meanwhile");
+    assert_eq!(asked_for(4, &[]), vec![kept.as_str(); 4]);
+    // Who has it does something meanwhile.
+    assert_eq!(asked_for(4, &[(1, 20_000, 60_000)]), vec![kept.as_str(); 4]);
+    assert_eq!(asked_for(2, &[]), [name; 2], "that is not again and again");
+    assert_eq!(
+        asked_for(4, &[(1, 199_800, 199_990)]),
+        [name; 4],
+        "it was given back once"
+    );
+    assert_eq!(
+        asked_for(4, &[(1, 0, 400_000)]),
+        [name; 4],
+        "it may have been each time"
+    );
+}
+
 /// Two threads that take turns at a semaphore, or one that waits for what the other says.
 fn semaphore(both: bool) -> Option<Tid> {
     let mut log = Log::new(7);
