@@ -430,6 +430,31 @@ fn who_computes_in_c_beside_others_waits_for_nothing_but_a_core() {
 }
 
 #[test]
+fn who_switches_of_its_own_will_waits_though_it_could_run_whenever_it_was_looked_at() {
+    // Two of five milliseconds on a core, one on the run queue, and a sleep in between or none.
+    let found = |voluntary: fn(u64) -> u64| {
+        let mut story = Story::begin(7, 1_000 * MS);
+        story.rough("switches");
+        story.thread(7, "main");
+        story.switch(7, 0, true, false);
+        story.counted(7, 0, 0, 0);
+        for turn in 1..=200 {
+            story.counts(7, 5 * turn * MS, (2 * turn * MS, turn * MS), (voluntary(turn), turn));
+        }
+        times(only(&story.profile()))
+    };
+    assert_eq!(
+        found(|turn| turn),
+        [(State::OnCpuReleased, 400), (State::Ready, 200), (State::IoWait, 400)]
+    );
+    assert_eq!(found(|_| 0), [(State::OnCpuReleased, 400), (State::Ready, 600)]);
+    assert_eq!(
+        found(|turn| turn.min(100)),
+        [(State::OnCpuReleased, 400), (State::Ready, 400), (State::IoWait, 200)]
+    );
+}
+
+#[test]
 fn a_wait_goes_on_for_as_long_as_nothing_is_counted() {
     let found = |counts: &[(u64, u64)], looks: &[(u64, WaitKind)]| {
         let mut story = Story::begin(7, 1_000 * MS);
