@@ -301,6 +301,7 @@ def a_profile(
                 "python": "3.12.1",
                 "start": 0.1 * number,
                 "wall": end - 0.1 * number,
+                "stopped": 0.0,
                 "exit": 0 if number == 0 else None,
                 "cpu": cpu,
                 "faults_minor": 2_000,

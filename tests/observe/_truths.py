@@ -293,6 +293,20 @@ def hashes_beside_spinner(truth: Truth) -> None:
 
 
 @program
+def hashes_crowded(truth: Truth) -> None:
+    """Four threads compute on two cores, without the GIL."""
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
+    data = bytes(8 << 20)
+
+    def hasher() -> None:
+        end = time.perf_counter() + 1.0
+        while time.perf_counter() < end:
+            hashlib.sha256(data).digest()
+
+    together(truth, one=hasher, two=hasher, three=hasher, four=hasher)
+
+
+@program
 def rows(truth: Truth) -> None:
     """SQLite lets go of the GIL for every row."""
     count = 200_000

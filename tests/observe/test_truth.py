@@ -145,6 +145,16 @@ def test_who_computes_in_python_has_the_gil_also_where_no_switches_are_told(true
     true("spinners_and_sleeper", check, "without-switches")
 
 
+def test_who_computes_in_c_waits_for_nothing_but_a_core_also_where_no_switches_are_told(true: Any) -> None:
+    def check(truth: dict[str, Any], profile: dict[str, Any]) -> None:
+        for name, own in truth["threads"].items():
+            hasher = thread(profile, name)
+            assert hasher["io_wait"] < 0.01, (own, hasher)
+            assert near(hasher["ready"], own["ready"], 0.02), (own, hasher)
+
+    true("hashes_crowded", check, "without-switches")
+
+
 @NEEDS_GIL
 def test_who_sleeps_with_the_gil_is_seen_also_where_no_switches_are_told(true: Any) -> None:
     def check(truth: dict[str, Any], profile: dict[str, Any]) -> None:

@@ -52,8 +52,6 @@ pub struct Profile {
     pub origin: u64,
     /// From its first to its last instant.
     pub wall: u64,
-    /// How long the first process stood still as a whole: was stopped, or its machine was.
-    pub stopped: u64,
     /// What holds the program back.
     pub verdict: Verdict,
     /// Why that.
@@ -96,6 +94,14 @@ pub struct Profile {
     pub gil: Vec<GilStrip>,
     /// What lanes say of their segments.
     pub notes: Vec<String>,
+}
+
+impl Profile {
+    /// How long the program, which is the first process, stood still as a whole.
+    #[must_use]
+    pub fn stopped(&self) -> u64 {
+        self.processes.first().map_or(0, |process| process.stopped)
+    }
 }
 
 /// What the wall time went to, in seconds: each moment counts once, however many threads there are.
@@ -183,6 +189,8 @@ pub struct Process {
     pub start: u64,
     /// From then to its end.
     pub wall: u64,
+    /// How long of that it stood still as a whole: was stopped, or its machine was.
+    pub stopped: u64,
     /// How it ended, where that is known.
     pub exit: Option<i32>,
     /// Whether it has told that it ended, or that looking did.

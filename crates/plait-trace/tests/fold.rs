@@ -377,6 +377,83 @@ fn who_sleeps_with_the_gil_does_though_nobody_tells_of_switches() {
     );
 }
 
+/// A thread that computes in C for a second beside others, in turns of a core and the run queue, and what looks find of it every five milliseconds:
+/// the kernel counts what runs at each of its ticks, and the run queue when it ends. `lacks` is what it leaves out of a hundred parts of time on a
+/// core. Gives the profile, and the time on the core and on the run queue in truth.
+fn crowded(lacks: u64, story: &mut Story) -> (u64, u64) {
+    let (mut on, mut ready, mut at) = (0, 0, 0);
+    let (mut on_seen, mut ready_seen, mut before) = (0, 0, None);
+    let mut look = 5 * MS;
+    for turn in 0_u64.. {
+        let (runs, waits) = ((4 + turn * 7 % 9) * MS, (3 + turn * 5 % 23) * MS);
+        for (length, has_core) in [(runs, true), (waits, false)] {
+            let end = (at + length).min(1_000 * MS);
+            while look <= end {
+                let seen = if has_core { (look - at) / (4 * MS) * 4 * MS } else { 0 };
+                let counts = ((on_seen + seen) * (100 - lacks) / 100, ready_seen);
+                if before.replace(counts) != Some(counts) {
+                    story.counts(7, look, counts, (0, turn));
+                }
+                look += 5 * MS;
+            }
+            *if has_core { &mut on } else { &mut ready } += end - at;
+            *if has_core { &mut on_seen } else { &mut ready_seen } += end - at;
+            at = end;
+        }
+        if at == 1_000 * MS {
+            break;
+        }
+    }
+    (on / MS, ready / MS)
+}
+
+#[test]
+fn who_computes_in_c_beside_others_waits_for_nothing_but_a_core() {
+    for lacks in [0, 10] {
+        let mut story = Story::begin(7, 1_000 * MS);
+        story.rough("switches");
+        story.thread(7, "main");
+        story.switch(7, 0, true, false);
+        story.counted(7, 0, 0, 0);
+        let (on, ready) = crowded(lacks, &mut story);
+        let profile = story.profile();
+        let times = only(&profile).times;
+        let [found_on, found_ready, io] =
+            [State::OnCpuReleased, State::Ready, State::IoWait].map(|state| times.of(state) / MS);
+        assert_eq!(io, 0, "{on} {ready} {found_on} {found_ready}");
+        let late = 30 + on * lacks / 100;
+        assert!(
+            found_on.abs_diff(on) <= late && found_ready.abs_diff(ready) <= late,
+            "{on} {ready} {found_on} {found_ready}"
+        );
+    }
+}
+
+#[test]
+fn who_switches_of_its_own_will_waits_though_it_could_run_whenever_it_was_looked_at() {
+    // Two of five milliseconds on a core, one on the run queue, and a sleep in between or none.
+    let found = |voluntary: fn(u64) -> u64| {
+        let mut story = Story::begin(7, 1_000 * MS);
+        story.rough("switches");
+        story.thread(7, "main");
+        story.switch(7, 0, true, false);
+        story.counted(7, 0, 0, 0);
+        for turn in 1..=200 {
+            story.counts(7, 5 * turn * MS, (2 * turn * MS, turn * MS), (voluntary(turn), turn));
+        }
+        times(only(&story.profile()))
+    };
+    assert_eq!(
+        found(|turn| turn),
+        [(State::OnCpuReleased, 400), (State::Ready, 200), (State::IoWait, 400)]
+    );
+    assert_eq!(found(|_| 0), [(State::OnCpuReleased, 400), (State::Ready, 600)]);
+    assert_eq!(
+        found(|turn| turn.min(100)),
+        [(State::OnCpuReleased, 400), (State::Ready, 400), (State::IoWait, 200)]
+    );
+}
+
 #[test]
 fn a_wait_goes_on_for_as_long_as_nothing_is_counted() {
     let found = |counts: &[(u64, u64)], looks: &[(u64, WaitKind)]| {
@@ -605,6 +682,81 @@ fn a_hold_in_a_library_names_the_line_that_called_it() {
     assert_eq!(held_in(&[library, "/home/app.py"]), None, "it did it itself");
     assert_eq!(held_in(&[package, library]), None, "there is none");
     assert_eq!(held_in(&["<string>", library]), Some((String::from("<string>"), 1)));
+}
+
+#[test]
+fn a_task_does_nothing_while_its_process_is_stopped() {
+    let mut story = Story::begin(7, 5_000 * MS);
+    story.thread(7, "main");
+    let (name, function) = (story.text("Task-1"), story.text("fetch"));
+    let (what, place) = (story.text("recv"), story.text("app.py:3"));
+    let at = |time: u64| story.at(time * MS);
+    let (task, tid) = (1, 7);
+    let stops = [(20, 2_020), (2_100, 2_400), (2_600, 2_900)].map(|(from, to)| Record::Halt {
+        from: at(from),
+        to: at(to),
+    });
+    let step = |from, to| Record::Step {
+        task,
+        tid,
+        from: at(from),
+        to: at(to),
+    };
+    let records = [
+        Record::Task {
+            task,
+            at: at(0),
+            tid,
+            name,
+            function,
+        },
+        step(10, 2_040),
+        Record::Await {
+            task,
+            at: at(2_040),
+            what,
+            place,
+        },
+        Record::Woken { task, at: at(2_500) },
+        step(2_950, 2_960),
+        Record::TaskEnd { task, at: at(2_960) },
+    ];
+    for record in stops.into_iter().chain(records) {
+        story.add(record);
+    }
+    let profile = story.profile();
+    let task = &profile.tasks[0];
+    assert_eq!(
+        [task.running, task.ready, task.awaiting, task.wall].map(|time| time / MS),
+        [40, 160, 2_760, 2_960]
+    );
+    assert_eq!((task.steps, task.longest_step / MS), (2, 30));
+    let awaits: Vec<_> = task
+        .awaits
+        .iter()
+        .map(|each| (each.what.as_str(), each.time / MS, each.count))
+        .collect();
+    assert_eq!(awaits, [("stopped", 2_600, 3), ("recv", 160, 1)]);
+    assert!(profile.blocked.is_empty(), "{:?}", profile.blocked);
+    let lane = profile.lanes.iter().find(|lane| lane.owner == Owner::Task(0));
+    let segments = lane.expect("it has one").lane.segments();
+    assert_eq!(segments.map(|segment| segment.1).sum::<u64>(), task.wall);
+}
+
+#[test]
+fn each_process_is_stopped_by_itself() {
+    let stories = [(7, &[][..]), (8, &[(0, 300), (200, 400), (900, 1_500)][..])].map(|(pid, stops)| {
+        let mut story = Story::begin(pid, 1_000 * MS);
+        story.thread(pid, "main");
+        for &(from, to) in stops {
+            let (from, to) = (story.at(from * MS), story.at(to * MS));
+            story.add(Record::Halt { from, to });
+        }
+        story
+    });
+    let profile = Story::together(stories);
+    let stopped: Vec<_> = profile.processes.iter().map(|process| process.stopped / MS).collect();
+    assert_eq!((stopped, profile.stopped()), (vec![0, 500], 0));
 }
 
 #[test]

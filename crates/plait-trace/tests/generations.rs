@@ -244,6 +244,49 @@ fn what_is_dropped_stays_in_the_sums() {
 }
 
 #[test]
+fn a_stop_is_told_once_however_often_it_is_rolled_and_takes_no_name_away() {
+    let mut records = long_run(8_000);
+    let begin = Story::begin(7, 0);
+    let halt = Record::Halt {
+        from: begin.at(2_000 * MS),
+        to: begin.at(2_300 * MS),
+    };
+    let step = records.iter().position(|record| matches!(record, Record::Step { .. }));
+    records.insert(step.expect("there are steps"), halt);
+    let mut generations = Generations::new(Memory::default(), 7, 160_000).unwrap();
+    for record in &records[1..] {
+        generations.write(record).unwrap();
+    }
+    generations.flush().unwrap();
+    assert!(*generations.numbers().start() > 20, "much was rolled up");
+    let files = generations.folder().files.values().map(|file| file.borrow().clone());
+    let (rolled, whole) = (fold(files), whole(&records));
+    check_alike(&rolled, &whole);
+    assert_eq!(rolled.limits, whole.limits);
+    let told = rolled.limits.iter().filter(|limit| limit.contains("stood still"));
+    assert_eq!(told.count(), 1, "{:?}", rolled.limits);
+    for profile in [&rolled, &whole] {
+        assert_eq!(profile.processes[0].stopped, 300 * MS);
+        for thread in &profile.threads {
+            let stops = thread.waits.iter().filter(|wait| wait.call == "stopped");
+            assert_eq!(stops.count(), 1, "{:?}", thread.waits);
+        }
+        let stops = profile.tasks[0].awaits.iter().filter(|each| each.what == "stopped");
+        assert_eq!(stops.map(|each| each.time).collect::<Vec<_>>(), [300 * MS]);
+    }
+    let places = |profile: &Profile| {
+        let mut places: Vec<_> = profile
+            .functions
+            .iter()
+            .map(|function| function.place.clone())
+            .collect();
+        places.sort();
+        places
+    };
+    assert_eq!(places(&rolled), places(&whole));
+}
+
+#[test]
 fn tasks_of_which_nothing_is_kept_are_counted() {
     let mut records = long_run(4_000);
     let ended = records.pop().expect("its end");

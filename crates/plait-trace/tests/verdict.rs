@@ -295,6 +295,37 @@ fn a_semaphore_whose_holder_nobody_knows_is_a_signal() {
 }
 
 #[test]
+fn what_to_try_with_a_lock_that_nobody_gives_back_is_to_have_it_given_back() {
+    for (end, tried) in [(None, "nobody gave it back"), (Some(500), "Hold the lock for less")] {
+        let mut story = Story::begin(7, 1_000 * MS);
+        let frame = story.frame("wants", "app.py", 3);
+        for (tid, name) in [(7, "MainThread"), (8, "holder")] {
+            story.thread(tid, name);
+            story.switch(tid, 0, false, false);
+        }
+        for turn in 0..10 {
+            let (from, to) = (turn * 100 * MS, (turn * 100 + 99) * MS);
+            story.lock_wait(7, from, to, "threading.Lock (0x10)", 0, "");
+            story.wait(7, from + 10 * MS, WaitKind::Lock, "acquire with a timeout", "0x10");
+            story.stack(7, from + 10 * MS, frame, Why::Lasting);
+            story.switch(7, to, true, false);
+            story.gil(7, to, to + MS, GilSpan::Held);
+            story.switch(7, to + MS, false, false);
+        }
+        if let Some(end) = end {
+            let to = (end + 99) * MS;
+            story.gil(8, to - MS, to - MS / 10, GilSpan::Held);
+        }
+        let profile = story.profile();
+        assert_eq!(profile.verdict, Verdict::LockBound);
+        let tries = &profile.evidence.tries;
+        assert!(tries[0].contains(tried), "{tries:?}");
+        let kept = profile.evidence.sentence.contains("given back by nobody meanwhile");
+        assert_eq!(kept, end.is_none(), "{}", profile.evidence.sentence);
+    }
+}
+
+#[test]
 fn a_deadlock_that_was_found_is_what_holds_a_program_back() {
     let mut story = Story::begin(7, 2_500 * MS);
     story.thread(7, "MainThread");
@@ -397,6 +428,7 @@ fn a_program_that_was_stopped_does_what_it_does_the_rest_of_the_time() {
         "{:?}",
         profile.limits
     );
+    assert_eq!(profile.processes[0].stopped, 2_004 * MS);
     for thread in &profile.threads {
         assert_eq!(thread.times.of(State::Idle), 2_000 * MS, "{:?}", thread.times);
         assert_eq!(thread.waits[0].call, "stopped");

@@ -83,6 +83,7 @@ def _process(ended: Ended) -> ProcessRecord:
         "python": ".".join(map(str, sys.version_info[:3])),
         "start": 0.0,
         "wall": ended.wall,
+        "stopped": 0.0,
         "exit": ended.code,
         "cpu": cpu,
         "faults_minor": ended.usage.ru_minflt,

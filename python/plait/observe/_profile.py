@@ -278,6 +278,7 @@ def _from_json(path: str) -> ProfileRecord:
     # What those of older versions lack.
     record.setdefault("deadlocks", [])
     for process in record.get("processes", ()):
+        process.setdefault("stopped", 0.0)
         process.setdefault("faults_minor", 0)
         process.setdefault("faults_major", 0)
     found: ProfileRecord = record

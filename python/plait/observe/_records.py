@@ -54,7 +54,7 @@ class ProcessStates(TypedDict):
 
 
 class ProcessRecord(TypedDict):
-    """One process."""
+    """One process; `stopped` is how long of its time it stood still as a whole: it was stopped, or its machine was."""
 
     pid: int
     parent: int
@@ -62,6 +62,7 @@ class ProcessRecord(TypedDict):
     python: str
     start: float
     wall: float
+    stopped: float
     exit: int | None
     cpu: float
     faults_minor: int

@@ -216,6 +216,7 @@ fn process<'py>(py: Python<'py>, process: &profile::Process) -> PyResult<Bound<'
         "python": &process.python,
         "start": seconds(process.start),
         "wall": seconds(process.wall),
+        "stopped": seconds(process.stopped),
         "exit": process.exit,
         "cpu": seconds(process.cpu),
         "faults_minor": process.faults[0],

@@ -4,6 +4,9 @@
 //! The counts are read from time to time, and come late: of a thread that runs the kernel counts once in some milliseconds, and of one
 //! on the run queue when it gets its core. So what a stretch between two counts lacks may be in the next. Who holds the GIL is taken to run
 //! as far as there is such time at all; what is left is time on a core without it.
+//!
+//! The kernel counts switches too, at once: who has given up its core by force alone was on the run queue when it had none, whatever of that is
+//! not counted.
 
 use crate::fold::thread::{Counted, Span, ThreadLog, What};
 use crate::fold::timeline::Cutter;
@@ -45,6 +48,8 @@ struct Stretch {
     quiet: bool,
     /// Whether the thread could run at its end, so that counts may be late.
     could_run: bool,
+    /// Whether it is known to have slept nowhere in it.
+    awake: bool,
     /// Of which it is not known yet where the thread was; in the end it was off its core.
     left: [u64; KINDS],
     on: [u64; KINDS],
@@ -72,19 +77,21 @@ fn stretches(log: &ThreadLog, from: u64, to: u64) -> Vec<Stretch> {
     });
     let (mut found, mut counts) = (Vec::new(), [Vec::new(), Vec::new()]);
     let (mut at, mut place) = (from, 0);
-    let mut add = |end: u64, known: Option<(u64, u64)>, quiet: bool| {
+    let mut add = |end: u64, known: Option<(u64, u64)>, quiet: bool, by_force: bool| {
+        let could_run_before = could_run(log, at);
         let mut stretch = Stretch {
             from: at,
             to: end,
             quiet,
             could_run: could_run(log, end),
+            awake: by_force && could_run_before,
             ..Stretch::default()
         };
         pieces(log, &mut place, at, end, |start, end, what| {
             stretch.left[kind(what) as usize] += end - start;
         });
         // Where nobody has counted, who holds the GIL runs; but who slept with it when it was looked at last goes on with that.
-        let sleeps = log.looked && !could_run(log, at);
+        let sleeps = log.looked && !could_run_before;
         let asleep = if sleeps { held_from(log, at, end) } else { 0 };
         let (on, ready) = known.unwrap_or((stretch.left[Kind::Held as usize] - asleep, 0));
         counts[0].push(on);
@@ -100,12 +107,16 @@ fn stretches(log: &ThreadLog, from: u64, to: u64) -> Vec<Stretch> {
             (on, counted.ready.saturating_sub(before.ready))
         });
         let same = |before: Counted| (before.on_cpu, before.voluntary) == (counted.on_cpu, counted.voluntary);
-        add(end, known, before.is_some_and(same));
+        let by_force = before.is_some_and(|before| before.voluntary == counted.voluntary);
+        // Where the kernel does not tell of switches there are none of either kind.
+        let by_force = by_force && counted.voluntary | counted.forced != 0;
+        add(end, known, before.is_some_and(same), by_force);
         before = Some(*counted);
         last = end;
     }
-    // Whoever runs is counted again, unless it ends.
-    add(to, None, true);
+    // Whoever runs is counted again, unless it ends; and so is who has slept, when it runs.
+    let by_force = before.is_some_and(|before| before.voluntary | before.forced != 0) && could_run(log, to);
+    add(to, None, true, by_force);
     let [on, ready] = &mut counts;
     for kind in [Kind::Held, Kind::Free, Kind::Wanted] {
         lay(&mut found, on, kind, |stretch| &mut stretch.on);
@@ -113,6 +124,7 @@ fn stretches(log: &ThreadLog, from: u64, to: u64) -> Vec<Stretch> {
     for kind in [Kind::Held, Kind::Free, Kind::Wanted] {
         lay(&mut found, ready, kind, |stretch| &mut stretch.ready);
     }
+    rouse(&mut found);
     if log.looked {
         trust_holds(&mut found);
     }
@@ -120,16 +132,23 @@ fn stretches(log: &ThreadLog, from: u64, to: u64) -> Vec<Stretch> {
 }
 
 /// Lays counted time over the time of one kind: of its own stretch, and of those after it as far as counts may be late. As much as can be
-/// is laid, since what comes first takes from what goes first.
+/// is laid, since what comes first takes from what goes first. But a stretch has its own before any that comes late: a thread that gets its core has
+/// counted its time on the run queue right then, and what of the time on the core were laid over that would leave a gap where it ran.
 fn lay(stretches: &mut [Stretch], counts: &mut [u64], kind: Kind, part: fn(&mut Stretch) -> &mut [u64; KINDS]) {
     let kind = kind as usize;
+    for (stretch, count) in stretches.iter_mut().zip(&mut *counts) {
+        let time = stretch.left[kind].min(*count);
+        *count -= time;
+        stretch.left[kind] -= time;
+        part(stretch)[kind] += time;
+    }
     for index in 0..stretches.len() {
         let end = stretches[index].to;
-        for from in index..stretches.len() {
+        for from in index + 1..stretches.len() {
             let left = stretches[index].left[kind];
             let late = from > index + 1 && stretches[from].from > end + LATE;
             // Counts are exact where a thread sleeps.
-            let asleep = from > index && !stretches[from - 1].could_run;
+            let asleep = !stretches[from - 1].could_run;
             if left == 0 || late || asleep {
                 break;
             }
@@ -137,6 +156,15 @@ fn lay(stretches: &mut [Stretch], counts: &mut [u64], kind: Kind, part: fn(&mut 
             counts[from] -= time;
             stretches[index].left[kind] -= time;
             part(&mut stretches[index])[kind] += time;
+        }
+    }
+}
+
+/// Who has not slept was on the run queue in what is left. To want the GIL is to sleep, but for moments.
+fn rouse(stretches: &mut [Stretch]) {
+    for stretch in stretches.iter_mut().filter(|stretch| stretch.awake) {
+        for kind in [Kind::Held as usize, Kind::Free as usize] {
+            stretch.ready[kind] += std::mem::take(&mut stretch.left[kind]);
         }
     }
 }

@@ -62,6 +62,8 @@ pub(crate) struct Digest {
     pub(crate) log: Log,
     pub(crate) from: u64,
     pub(crate) to: u64,
+    /// How long of that it stood still as a whole.
+    pub(crate) stopped: u64,
     pub(crate) threads: Vec<ThreadDigest>,
     pub(crate) tasks: Tasks,
     /// Who held the GIL: keys are indices of threads.
@@ -105,11 +107,12 @@ pub(crate) fn digest(mut log: Log, options: Options, purpose: Purpose) -> Digest
     pauses::tell(&mut threads, &std::mem::take(&mut log.pause_ends), &mut log.pauses);
     let strip = hold::charge(&mut threads, options.lane, &halts);
     let rolling = matches!(purpose, Purpose::Roll);
-    let tasks = tasks::digest(&mut log, &threads, (from, to), options, rolling);
+    let tasks = tasks::digest(&mut log, &threads, (from, to), options, rolling, &halts);
     Digest {
         log,
         from,
         to,
+        stopped: halts.within(from, to),
         threads,
         tasks,
         strip,

@@ -23,11 +23,15 @@ impl Halts {
             return Halts::default();
         }
         log.halts = merged(std::mem::take(&mut log.halts));
-        log.texts.push(STOPPED.to_owned());
         Halts {
             spans: log.halts.clone(),
-            call: Text(log.texts.len() as u32),
+            call: log.texts.derive(STOPPED),
         }
+    }
+
+    /// What who stands still waits for.
+    pub(crate) fn call(&self) -> Text {
+        self.call
     }
 
     /// How much of a time these are.
@@ -35,6 +39,23 @@ impl Halts {
         let next = self.spans.partition_point(|span| span.1 <= from);
         let within = self.spans[next..].iter().take_while(|span| span.0 < to);
         within.map(|span| span.1.min(to) - span.0.max(from)).sum()
+    }
+
+    /// The parts of a time, in order, and whether each is in one of these.
+    pub(crate) fn parts(&self, from: u64, to: u64, mut part: impl FnMut(u64, u64, bool)) {
+        let next = self.spans.partition_point(|span| span.1 <= from);
+        let mut at = from;
+        for span in self.spans[next..].iter().take_while(|span| span.0 < to) {
+            let (begin, end) = (span.0.max(at), span.1.min(to));
+            if at < begin {
+                part(at, begin, false);
+            }
+            part(begin, end, true);
+            at = end;
+        }
+        if at < to {
+            part(at, to, false);
+        }
     }
 
     /// Whether a segment is a part of one of these.

@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 use crate::fold::pauses::Pauses;
 use crate::fold::stacks::FrameSums;
 use crate::fold::tasks::{Callback, PoolSums, TaskLog};
+use crate::fold::texts::Texts;
 use crate::fold::thread::{Counted, LockWait, Stack, Switch, ThreadLog, Wait};
 use crate::fold::waits::Key;
 use crate::profile::Times;
@@ -28,7 +29,7 @@ const BETWEEN_FILES: [&str; 10] = [
     "_threads.py",
 ];
 
-fn is_between(file: Option<&String>) -> bool {
+fn is_between(file: Option<&str>) -> bool {
     let parts = file.and_then(|file| file.rsplit_once(BETWEEN));
     parts.is_some_and(|(_, name)| BETWEEN_FILES.contains(&name))
 }
@@ -49,7 +50,7 @@ pub(crate) struct Log {
     pub(crate) span: Option<(u64, u64)>,
     pub(crate) clock: Option<(u64, u64)>,
     pub(crate) methods: Vec<Method>,
-    pub(crate) texts: Vec<String>,
+    pub(crate) texts: Texts,
     pub(crate) functions: Vec<(Text, Text, u32)>,
     /// Caller, function, line.
     pub(crate) frames: Vec<(u32, u32, u32)>,
@@ -111,12 +112,8 @@ impl Log {
         let mut of_it = self
             .methods
             .iter()
-            .filter(|method| self.text(method.what).is_some_and(|name| name == what));
+            .filter(|method| self.texts.get(method.what) == Some(what));
         of_it.any(|method| !method.exact)
-    }
-
-    fn text(&self, text: Text) -> Option<&String> {
-        self.texts.get((text.0 as usize).wrapping_sub(1))
     }
 
     /// A time of a record, as one of this process's.
@@ -151,9 +148,12 @@ impl Log {
     pub(crate) fn add(&mut self, record: Record) {
         match record {
             Record::Begin { .. } => {}
-            Record::Define { text } => self.texts.push(text),
+            Record::Define { text } => self.texts.define(text),
+            Record::Derived { text } => {
+                self.texts.derived(text);
+            }
             Record::Function { name, file, line } => {
-                if is_between(self.texts.get((file.0 as usize).wrapping_sub(1))) {
+                if is_between(self.texts.get(file)) {
                     self.between.insert(self.functions.len() as u32);
                 }
                 self.functions.push((name, file, line));
@@ -301,7 +301,7 @@ impl Log {
                 where_held,
             } => {
                 let (from, to) = (self.time(from), self.time(to.max(from)));
-                let result = self.text(lock).is_some_and(|lock| lock == RESULT);
+                let result = self.texts.get(lock) == Some(RESULT);
                 let thread = self.thread(tid);
                 thread.see(from);
                 thread.lock_waits.push(LockWait {

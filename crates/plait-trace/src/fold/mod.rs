@@ -3,6 +3,7 @@
 //! | module | what |
 //! |---|---|
 //! | `log` | the records of a process, by thread and task, as they come |
+//! | `texts` | the texts of a process, and what is said in new ones |
 //! | `thread` | what was seen of a thread, as it came |
 //! | `timeline` | the two lines of time of a thread, cut into its states |
 //! | `waits` | what a wait waited for |
@@ -30,6 +31,7 @@ mod roll;
 mod stacks;
 mod summary;
 mod tasks;
+mod texts;
 mod thread;
 mod timeline;
 mod turns;
@@ -46,7 +48,7 @@ use digest::Purpose;
 use log::Log;
 use moments::Windows;
 pub(crate) use tasks::holds;
-pub(crate) use turns::WANTED_BY;
+pub(crate) use turns::{KEPT, WANTED_BY};
 
 /// What waits are called in which a thread stands still, in place of a system call.
 pub(crate) const WORLD: &str = "stop-the-world";

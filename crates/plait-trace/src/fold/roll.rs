@@ -57,11 +57,10 @@ pub(crate) fn records(digest: Digest) -> Vec<Record> {
     // Why others waited is not known any more behind this.
     let blocked = tasks.blocked.iter().filter(|held| tasks::holds(held.time, held.own));
     for held in blocked.take(BLOCKED) {
-        let (from, until) = (held.from, held.from + held.time);
         to.push(Record::Callback {
             tid: held.tid,
-            from,
-            to: until,
+            from: held.from,
+            to: held.to,
             name: held.callback,
         });
     }
@@ -69,7 +68,9 @@ pub(crate) fn records(digest: Digest) -> Vec<Record> {
 }
 
 fn process(log: Log, from: u64, to: &mut Vec<Record>) {
-    to.extend(log.texts.into_iter().map(|text| Record::Define { text }));
+    let (defined, derived) = log.texts.into_parts();
+    to.extend(defined.into_iter().map(|text| Record::Define { text }));
+    to.extend(derived.into_iter().map(|text| Record::Derived { text }));
     to.extend(
         log.functions
             .into_iter()

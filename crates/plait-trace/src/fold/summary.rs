@@ -117,10 +117,10 @@ pub(crate) fn limits(profile: &Profile, tasks: usize) -> Vec<String> {
             profile.tasks_seen
         ));
     }
-    if profile.stopped > 0 {
+    if profile.stopped() > 0 {
         found.push(format!(
             "For {:.1} s the program stood still as a whole: it was stopped (SIGSTOP, Ctrl-Z, a debugger), or its machine was",
-            profile.stopped as f64 / 1e9
+            profile.stopped() as f64 / 1e9
         ));
     }
     let unseen = profile.threads.iter().fold(Times::default(), |mut sum, thread| {

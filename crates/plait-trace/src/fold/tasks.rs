@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use crate::fold::Options;
 use crate::fold::digest::ThreadDigest;
+use crate::fold::halts::Halts;
 use crate::fold::log::Log;
 use crate::fold::waits::Sum;
 use crate::lane::{Lane, LaneBuilder, NO_NOTE};
@@ -131,6 +132,8 @@ pub(crate) struct Held {
     /// The coroutine, of a step.
     pub(crate) function: Text,
     pub(crate) from: u64,
+    pub(crate) to: u64,
+    /// Without the time in which the process stood still.
     pub(crate) time: u64,
     /// Without the time in which its thread could not go on for others: for want of the GIL or of a core.
     pub(crate) own: u64,
@@ -153,6 +156,7 @@ pub(crate) fn digest(
     process: (u64, u64),
     options: Options,
     rolling: bool,
+    halts: &Halts,
 ) -> Tasks {
     let mut blocked = Vec::new();
     let logs = std::mem::take(&mut log.tasks);
@@ -163,25 +167,21 @@ pub(crate) fn digest(
     };
     let mut tasks: Vec<_> = logs
         .into_iter()
-        .map(|(id, task)| one(id, task, process, lane, &mut blocked, rolling))
+        .map(|(id, task)| one(id, task, process, lane, &mut blocked, rolling, halts))
         .collect();
     tasks.sort_by_key(|task| (task.from, task.id));
-    for callback in log
-        .callbacks
-        .iter()
-        .filter(|callback| callback.to - callback.from >= BLOCKED)
-    {
-        blocked.push(Held {
-            tid: callback.tid,
-            callback: callback.name,
-            function: Text(0),
-            from: callback.from,
-            time: callback.to - callback.from,
-            own: 0,
-            others: 0,
-            frame: 0,
-        });
-    }
+    let callbacks = log.callbacks.iter().map(|callback| Held {
+        tid: callback.tid,
+        callback: callback.name,
+        function: Text(0),
+        from: callback.from,
+        to: callback.to,
+        time: callback.to - callback.from - halts.within(callback.from, callback.to),
+        own: 0,
+        others: 0,
+        frame: 0,
+    });
+    blocked.extend(callbacks.filter(|held| held.time >= BLOCKED));
     blocked.sort_by_key(|held| (std::cmp::Reverse(held.time), held.from));
     blocked.truncate(MOST_BLOCKED);
     let mut alive: HashMap<Tid, (Vec<u64>, Vec<u64>)> = HashMap::new();
@@ -202,7 +202,7 @@ pub(crate) fn digest(
             held.others = begun.saturating_sub(ended).saturating_sub(own) as u64;
         }
         held.frame = seen(threads, held);
-        held.own = held.time - held_up(threads, held);
+        held.own = held.time.min(held.to - held.from - held_up(threads, held));
     }
     Tasks { tasks, blocked }
 }
@@ -219,14 +219,13 @@ pub(crate) fn is_loop(log: &Log, tid: Tid) -> bool {
 
 /// How long the thread of a loop that was held could not go on for others.
 fn held_up(threads: &[ThreadDigest], held: &Held) -> u64 {
-    let to = held.from + held.time;
     let of_loop = threads.iter().filter(|thread| thread.log.tid == held.tid);
     let times = of_loop.flat_map(|thread| {
         let begin = thread.held_up.partition_point(|&(_, end)| end <= held.from);
-        let within = thread.held_up[begin..].iter().take_while(move |&&(from, _)| from < to);
-        within.map(|&(from, end)| end.min(to) - from.max(held.from))
+        let within = thread.held_up[begin..].iter().take_while(|&&(from, _)| from < held.to);
+        within.map(|&(from, end)| end.min(held.to) - from.max(held.from))
     });
-    times.sum::<u64>().min(held.time)
+    times.sum::<u64>().min(held.to - held.from)
 }
 
 /// The frame that was seen most while a loop was held.
@@ -234,10 +233,7 @@ fn seen(threads: &[ThreadDigest], held: &Held) -> u32 {
     let mut counts: HashMap<u32, u64> = HashMap::new();
     for thread in threads.iter().filter(|thread| thread.log.tid == held.tid) {
         let begin = thread.samples.partition_point(|sample| sample.at < held.from);
-        for sample in thread.samples[begin..]
-            .iter()
-            .take_while(|sample| sample.at < held.from + held.time)
-        {
+        for sample in thread.samples[begin..].iter().take_while(|sample| sample.at < held.to) {
             *counts.entry(sample.frame).or_default() += sample.weight.max(1);
         }
     }
@@ -249,6 +245,7 @@ fn seen(threads: &[ThreadDigest], held: &Held) -> u32 {
 
 #[derive(Clone, Copy, PartialEq)]
 enum Now {
+    Running,
     Ready,
     Awaiting(Text, Text),
 }
@@ -260,6 +257,7 @@ fn one(
     lane: usize,
     blocked: &mut Vec<Held>,
     rolling: bool,
+    halts: &Halts,
 ) -> TaskDigest {
     log.events.sort_by_key(|event| event.0);
     let first = log.events.first().map(|event| event.0);
@@ -306,36 +304,35 @@ fn one(
     for &(time, event) in &log.events {
         let time = time.clamp(at, to);
         // That a task awaits something is found out within its step, or right after it.
-        task.pass(&mut at, time, now, &mut lanes);
+        task.pass(&mut at, time, now, halts, &mut lanes);
         match event {
             Event::Await(what, place) => now = Now::Awaiting(what, place),
             Event::Woken => now = Now::Ready,
             Event::Step(until) => {
                 let until = until.clamp(at, to);
-                let length = until - at;
+                let from = at;
                 task.steps = task.steps.saturating_add(1);
-                task.running += length;
+                let length = task.pass(&mut at, until, Now::Running, halts, &mut lanes);
                 task.longest = task.longest.max(length);
-                lanes.push(at, until, State::OnCpuGil as u32, NO_NOTE);
                 if length >= BLOCKED {
                     let (callback, function) = (task.name, task.function);
                     blocked.push(Held {
                         tid: task.tid,
                         callback,
                         function,
-                        from: at,
+                        from,
+                        to: until,
                         time: length,
                         own: 0,
                         others: 0,
                         frame: 0,
                     });
                 }
-                at = until;
                 now = Now::Ready;
             }
         }
     }
-    task.pass(&mut at, to, now, &mut lanes);
+    task.pass(&mut at, to, now, halts, &mut lanes);
     if let Now::Awaiting(what, place) = now {
         task.awaits_now = Some((what, place));
     }
@@ -346,12 +343,20 @@ fn one(
 }
 
 impl TaskDigest {
-    fn pass(&mut self, at: &mut u64, to: u64, now: Now, lanes: &mut LaneBuilder) {
-        let length = to - *at;
-        if length == 0 {
-            return;
+    /// Takes the time up to another, in which the task was one thing but for when the process stood still: then it awaits that. Gives how long
+    /// it was.
+    fn pass(&mut self, at: &mut u64, to: u64, now: Now, halts: &Halts, lanes: &mut LaneBuilder) -> u64 {
+        let from = std::mem::replace(at, to);
+        if from == to {
+            return 0;
         }
+        let stopped = halts.within(from, to);
+        let length = to - from - stopped;
         let state = match now {
+            Now::Running => {
+                self.running += length;
+                State::OnCpuGil
+            }
             Now::Ready => {
                 self.ready += length;
                 State::Ready
@@ -362,7 +367,15 @@ impl TaskDigest {
                 State::IoWait
             }
         };
-        lanes.push(*at, to, state as u32, NO_NOTE);
-        *at = to;
+        if stopped > 0 {
+            self.awaiting += stopped;
+            let stops = self.awaits.entry((halts.call(), Text::default())).or_default();
+            stops.add(1, stopped);
+        }
+        halts.parts(from, to, |from, to, halted| {
+            let state = if halted { State::IoWait } else { state };
+            lanes.push(from, to, state as u32, NO_NOTE);
+        });
+        length
     }
 }

@@ -225,7 +225,7 @@ impl Figures {
             }
         }
         // In which it could do anything at all.
-        let wall = seconds(profile.wall.saturating_sub(profile.stopped));
+        let wall = seconds(profile.wall.saturating_sub(profile.stopped()));
         let moments = profile.moments;
         let stopped = seconds(stopped);
         let contended = seconds(waiting_for_turn);

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use super::{Figures, FunctionEvidence, Verdict, is_had, limit, same, seconds, share};
-use crate::fold::WANTED_BY;
+use crate::fold::{KEPT, WANTED_BY};
 use crate::profile::{Blocked, Deadlock, Function, Lock, Place, Profile, Thread};
 use crate::state::State;
 
@@ -55,7 +55,7 @@ fn worst_wait(profile: &Profile, state: State) -> Option<String> {
 
 pub(super) fn sentence(verdict: Verdict, figures: &Figures, profile: &Profile) -> String {
     let mut text = of_verdict(verdict, figures, profile);
-    let stopped = seconds(profile.stopped);
+    let stopped = seconds(profile.stopped());
     if share(stopped, seconds(profile.wall)) >= limit::WAIT {
         text += &format!(" For another {} it was stopped, or its machine was.", length(stopped));
     }
@@ -273,6 +273,12 @@ fn deadlock_sentence(deadlock: &Deadlock) -> String {
     )
 }
 
+/// The lock that threads waited for most.
+fn worst_lock(profile: &Profile) -> Option<&Lock> {
+    let locks = profile.threads.iter().flat_map(|thread| &thread.locks);
+    locks.filter(|lock| is_had(lock)).max_by_key(|lock| lock.time)
+}
+
 fn lock_sentence(figures: &Figures, profile: &Profile) -> String {
     if let Some(deadlock) = profile
         .deadlocks
@@ -284,8 +290,6 @@ fn lock_sentence(figures: &Figures, profile: &Profile) -> String {
     if let Some(threads) = circle(profile).filter(|_| figures.cores_used < limit::COMPUTING) {
         return circle_sentence(&threads);
     }
-    let locks = profile.threads.iter().flat_map(|thread| &thread.locks);
-    let worst = locks.filter(|lock| is_had(lock)).max_by_key(|lock| lock.time);
     if figures.stopped > figures.contended / 2.0 {
         return stopped_sentence(figures, profile);
     }
@@ -293,7 +297,7 @@ fn lock_sentence(figures: &Figures, profile: &Profile) -> String {
         "Threads queue for a lock: {} of the time of those with work to do went into waiting for their turn",
         percent(figures.lock_share)
     );
-    if let Some(lock) = worst {
+    if let Some(lock) = worst_lock(profile) {
         text += &format!(", most of all for {}", lock.lock);
         if !lock.holder_name.is_empty() {
             text += &had(lock);
@@ -364,6 +368,7 @@ pub(super) fn tries(verdict: Verdict, figures: &Figures, profile: &Profile) -> V
     let spare = profile.cores > 1 && figures.cores_used < f64::from(profile.cores) * 0.75;
     let stuck = verdict == Verdict::LockBound && figures.cores_used < limit::COMPUTING;
     let circle = stuck && (!profile.deadlocks.is_empty() || circle(profile).is_some());
+    let kept = worst_lock(profile).is_some_and(|lock| lock.lock.ends_with(KEPT));
     let worst = profile.pauses.iter().max_by_key(|pauses| pauses.stood);
     let collects = worst.is_some_and(|pauses| pauses.collects);
     let asleep = figures.of_wall(State::GilHeldOffCpu) >= limit::WAIT;
@@ -440,12 +445,27 @@ pub(super) fn tries(verdict: Verdict, figures: &Figures, profile: &Profile) -> V
                 circle,
                 "Take locks in the same order everywhere, or one lock in place of several",
             ),
-            (true, "Hold the lock for less: compute first, then lock, change, unlock"),
             (
-                true,
+                kept,
+                "Find who has the lock, and why it is kept: nobody gave it back meanwhile, however often it was asked for",
+            ),
+            (
+                kept,
+                "Give it back on every way out, and before any long wait: with lock: rather than acquire and release",
+            ),
+            (
+                kept,
+                "If it stands for something that is to happen, wait for an event or a queue (plait.Channel) in its place",
+            ),
+            (
+                !kept,
+                "Hold the lock for less: compute first, then lock, change, unlock",
+            ),
+            (
+                !kept,
                 "Use one lock per thing rather than one for all, or a queue (plait.Channel) and one owner",
             ),
-            (true, "Fewer threads: they take turns anyway"),
+            (!kept, "Fewer threads: they take turns anyway"),
         ],
         Verdict::ReadyBound => &[
             (true, "Start fewer workers: as many as there are cores"),

@@ -97,13 +97,18 @@ impl Story {
     }
 
     pub(crate) fn counted(&mut self, tid: Tid, at: u64, on_cpu: u64, ready: u64) {
+        self.counts(tid, at, (on_cpu, ready), (0, 0));
+    }
+
+    /// With the switches: voluntary ones, and forced ones.
+    pub(crate) fn counts(&mut self, tid: Tid, at: u64, (on_cpu, ready): (u64, u64), (voluntary, forced): (u64, u64)) {
         self.add(Record::Counted {
             tid,
             at: START + at,
             on_cpu,
             ready,
-            voluntary: 0,
-            forced: 0,
+            voluntary,
+            forced,
         });
     }
 

@@ -199,6 +199,7 @@ function tables() {
     time("from", "start"),
     time("wall", "wall"),
     time("CPU", "cpu"),
+    ...(processes.some((each) => each.stopped) ? [time("stopped", "stopped", "It stood still as a whole: it was stopped, or its machine was")] : []),
     ["faults", "count", (each) => each.faults_minor, "How often it touched a page of memory that it did not have, and that was at hand"],
     ["from disk", "count", (each) => each.faults_major, "The same, where the page had to be read from a disk"],
     ...["new", "ready", "running", "waiting", "terminated"].map((state) => [state, "time", (each) => each.states[state]]),
