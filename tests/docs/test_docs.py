@@ -42,6 +42,7 @@ def doctests() -> list[Any]:
 
 
 @pytest.mark.filterwarnings("ignore:hold_warning has no effect:RuntimeWarning")  # without a GIL
+@pytest.mark.filterwarnings("ignore:.*event_loop_policy:DeprecationWarning")  # from 3.14 on
 @pytest.mark.parametrize("test", doctests())
 def test_docstring(test: doctest.DocTest) -> None:
     report: list[str] = []
