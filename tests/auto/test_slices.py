@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import functools
+import hashlib
 import itertools
 import os
 import pickle
@@ -86,6 +87,25 @@ def test_a_slice_that_is_given_back_tells_of_the_calls_that_are_otherwise(measur
     assert sample.calls == 4
     assert sample.wall >= 200_000_000
     assert sample.cpu < 100_000_000
+
+
+def test_a_slice_that_had_no_core_is_none_that_waits(monkeypatch):
+    """Else calls that compute would look as if they waited, and be made by threads."""
+    monkeypatch.setattr(_core, "thread_ready_ns", time.perf_counter_ns)  # as if what sleeps had no core
+    _, _, sample = _calls.lot_in_process(time.sleep, [0.02] * 10, True, 2, (0, 10_000_000), NEEDS, measured=False)
+    sample = Sample(*sample)
+    assert sample.calls == 2
+    assert sample.wall >= 40_000_000
+    assert sample.alone < 20_000_000
+
+
+@pytest.mark.skipif(_core.gil_tally() is None, reason="who has the GIL cannot be seen")
+def test_a_slice_that_is_given_back_tells_who_has_the_gil():
+    text = bytes(1 << 24)
+    _, _, sample = _calls.lot_in_process(hashlib.sha256, [text] * 4, True, 2, (0, 0), NEEDS, measured=False)
+    sample = Sample(*sample)
+    assert sample.calls == 2
+    assert 0 <= sample.held < sample.cpu / 2
 
 
 def test_a_call_that_raises_stop_iteration_ends_no_slice():
