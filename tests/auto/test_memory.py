@@ -15,9 +15,13 @@ import pytest
 import plait
 from plait import _core
 from plait.auto import _memory
+from plait.auto._backlog import Backlog
 from plait.auto._calls import Shape
-from plait.auto._choice import Plan
+from plait.auto._choice import Costs, Plan
+from plait.auto._engine import Engine
 from plait.auto._figures import Figures, Sample
+from plait.auto._function import Function
+from plait.auto._meter import Meter
 from plait.auto._paces import Paces
 from tests.auto import bodies
 
@@ -391,3 +395,52 @@ def test_paces_are_looked_at_again_by_the_next_pool():
         assert each is not None
         assert before is not None
         assert each / before == pytest.approx(again.factor(*plan, 0.0) / paces.factor(*plan, 0.0))
+
+
+@pytest.mark.parametrize("long_first", [True, False])
+def test_paces_of_calls_of_other_lengths_are_told_apart(long_first):
+    """Calls that are as fast as was predicted look neither slow nor fast, since others have taken longer, or less."""
+    lengths = [1e-4, 5e-2] if not long_first else [5e-2, 1e-4]
+    paces, plan = Paces(), ("threads", 2)
+    for wall in lengths:
+        figures = Figures()
+        figures.add(Sample(10, *[int(1e10 * wall)] * 2))
+        paces = paces.recalled()
+        for _ in range(3):
+            calls = max(8, int(0.02 / wall * 2))
+            paces.add(*plan, calls, calls * wall / 2, wall / 2, figures)
+        assert paces.factor(*plan, 0.0) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("lasting", [True, False])
+def test_a_function_that_makes_garbage_is_known_in_the_end(monkeypatch, lasting):
+    """Though each `map` of it is over after few calls."""
+    monkeypatch.setattr(Meter, "has_collected", lambda _: True)
+    function = own(nap)
+    with plait.Pool(models=["serial", "threads"]) as pool:
+        for _ in range(20):
+            list(pool.map(function, [0.001] * (20 if lasting else 1)))
+        assert pool._known(function)[0].decision is not None
+
+
+def test_waits_for_a_core_are_none_of_calls_that_are_learnt_from_afterwards(monkeypatch):
+    """Those of calls that were not learnt from."""
+    flow = Backlog(*_state_and_engine())
+    monkeypatch.setattr(flow.state, "known", lambda *, soon: soon)  # however long it takes here
+    ready = [0]
+    monkeypatch.setattr(_core, "thread_ready_ns", lambda: ready[0])
+    meter = Meter()
+    meter.start()
+    for collected in (False, True, False):
+        monkeypatch.setattr(Meter, "has_collected", lambda _, collected=collected: collected)
+        ready[0] += 10_000_000 * collected
+        began = time.perf_counter_ns()
+        time.sleep(0.002)
+        meter.ended(1, began)
+        flow._learn(meter)
+    assert [sample.ready for sample in flow.state.figures.samples] == [0, 0]
+
+
+def _state_and_engine():
+    engine = Engine(None, frozenset(["serial"]), Costs())
+    return Function(nap, engine.models, engine.machine, engine.costs), engine

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import functools
+import hashlib
 import itertools
 import os
 import pickle
@@ -87,6 +88,25 @@ def test_a_slice_that_is_given_back_tells_of_the_calls_that_are_otherwise(measur
     assert sample.calls == 4
     assert sample.wall >= 200_000_000
     assert sample.cpu < 100_000_000
+
+
+def test_a_slice_that_had_no_core_is_none_that_waits(monkeypatch):
+    """Else calls that compute would look as if they waited, and be made by threads."""
+    monkeypatch.setattr(_core, "thread_ready_ns", time.perf_counter_ns)  # as if what sleeps had no core
+    _, _, sample = _calls.lot_in_process(time.sleep, [0.02] * 10, True, 2, (0, 10_000_000), NEEDS, measured=False)
+    sample = Sample(*sample)
+    assert sample.calls == 2
+    assert sample.wall >= 40_000_000
+    assert sample.alone < 20_000_000
+
+
+@pytest.mark.skipif(_core.gil_tally() is None, reason="who has the GIL cannot be seen")
+def test_a_slice_that_is_given_back_tells_who_has_the_gil():
+    text = bytes(1 << 24)
+    _, _, sample = _calls.lot_in_process(hashlib.sha256, [text] * 4, True, 2, (0, 0), NEEDS, measured=False)
+    sample = Sample(*sample)
+    assert sample.calls == 2
+    assert 0 <= sample.held < sample.cpu / 2
 
 
 def test_a_call_that_raises_stop_iteration_ends_no_slice():
@@ -216,6 +236,120 @@ def test_who_waits_for_a_cancelled_map_is_told_whatever_was_put_back(ordered):
     flow.cancel()
     short(flow, part, 3)
     assert set(told(flow)) <= {0, 1, 2}
+
+
+class Message(concurrent.futures.Future[tuple[()]]):
+    """A message, and what is done just before it is looked at what has become of it."""
+
+    def __init__(self, flow, before):
+        super().__init__()
+        self._before = before
+        flow.engine.take_seat = lambda _: None  # nobody makes what is left
+        with flow.lock:
+            self.part = flow.pop(10)
+            flow._messages += 1
+        flow._under_way[self] = None
+        self.add_done_callback(functools.partial(flow._arrived, self.part))
+
+    def result(self, timeout=None):
+        self._before()
+        return super().result(timeout)
+
+
+def test_what_had_begun_is_not_made_again_though_it_was_to_be_taken_back():
+    """A worker dies while what it makes is among those that are tried one after the other."""
+    flow = flow_of(100)
+    dies, queued = Message(flow, lambda: None), Message(flow, lambda: None)
+    assert dies.set_running_or_notify_cancel()
+    queued.add_done_callback(lambda _: dies.set_exception(plait.WorkerDied(task="square", pid=1, exitcode=1)))
+    flow.recall()
+    outcomes, raised = flow.next_outcomes(time.monotonic() + WATCHDOG)
+    assert raised
+    assert isinstance(outcomes[0].error, plait.WorkerDied)
+    assert flow.waiting() == 90
+
+
+def test_who_waits_for_a_cancelled_map_is_told_whoever_takes_back():
+    flow = flow_of(100)
+    came = []
+    thread = threading.Thread(target=lambda: came.append(told(flow)))
+
+    def wait():
+        while flow._bell is None:
+            time.sleep(0.001)
+
+    def cancel():
+        flow.cancel()
+        wait()
+
+    queued = Message(flow, cancel)
+    with flow.lock:
+        flow._recalled.add(queued)  # somebody else does that
+    thread.start()
+    wait()
+    assert queued.cancel()
+    thread.join(WATCHDOG / 10)
+    assert came == [[]]
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_who_waits_for_a_cancelled_map_is_told_of_what_was_not_pulled(ordered):
+    with plait.Pool() as pool:
+        results = pool.map(bodies.nap, [0.05] * 100, buffersize=2, ordered=ordered)
+        next(results)
+        pool.shutdown(wait=False, cancel_futures=True)
+        with pytest.raises(concurrent.futures.CancelledError):
+            list(results)
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_a_cancelled_map_of_which_all_was_pulled_ends_as_ever(ordered):
+    flow = lazy_flow(range(8), 8, ordered=ordered)
+    for number in range(8):
+        done(flow, [number])
+    flow.cancel()
+    assert [flow.next_outcomes(None)[0] for _ in range(5)] == [[0, 1], [2, 3], [4, 5], [6, 7], []]
+
+
+def lazy_flow(items, window, *, ordered=True):
+    """One whose items are pulled, so many at a time."""
+    engine = Engine(None, frozenset(MODELS), Costs())
+    state = Function(bodies.square, engine.models, engine.machine, engine.costs)
+    arguments = MapArguments.check(None, window, ordered, None)
+    flow = MapFlow(bodies.square, state, engine, items_of((items,), lazily=True), arguments)
+    flow._pull()
+    return flow
+
+
+def done(flow, outcomes):
+    """The next item's outcomes are there."""
+    with flow.lock:
+        _, slot = flow._take(1)
+    flow._put(slot, outcomes, raised=False)
+
+
+def test_what_is_handed_on_together_leaves_others_something_to_do():
+    flow = lazy_flow(range(100), 8)
+    for number in range(8):
+        done(flow, [number])
+    with flow.lock:
+        assert flow._take_outcomes() == ([0, 1], False)
+
+
+def test_large_results_are_not_kept_with_small_ones():
+    flow = flow_of(100)
+    large = [[1]]
+    for outcomes in ([0], [1], large, [[2]], [3]):
+        done(flow, outcomes)
+    with flow.lock:
+        assert [flow._take_outcomes()[0] for _ in range(3)] == [[0, 1], [[1], [2]], [3]]
+    flow = flow_of(100)
+    more = [[2]]
+    for outcomes in ([[1]], more):
+        done(flow, outcomes)
+    with flow.lock:
+        assert flow._take_outcomes()[0] == [[1], [2]]
+    assert not more, "whoever made it may have it still"
 
 
 def test_what_is_awaited_first_is_taken_first_of_what_was_put_back():

@@ -229,6 +229,29 @@ def _took(meter: Meter, calls: int) -> tuple[int, ...]:
     return tuple(meter.sample())
 
 
+class _Clocks(NamedTuple):
+    """What a `Meter` reads, but for what takes long to ask for."""
+
+    wall: int
+    cpu: int
+    held: int
+    wanted: int
+
+    @classmethod
+    def now(cls) -> _Clocks:
+        """As they are now."""
+        return cls(time.perf_counter_ns(), time.thread_time_ns(), *(_core.gil_tally() or (-1, 0)))
+
+    def until(self, calls: int, ready: int) -> Sample:
+        """What so many calls have taken since, of which they waited for a core for so long: others may have had it."""
+        now = self.now()
+        wall, seen = now.wall - self.wall, min(now.held, self.held) >= 0
+        cpu = min(now.cpu - self.cpu, wall)
+        wanted = min(now.wanted - self.wanted, wall - cpu) if seen else 0
+        held = min(now.held - self.held, wall) if seen else -1
+        return Sample(calls, wall, cpu, held, wanted, min(ready, wall - cpu - wanted))
+
+
 def lot_in_process(
     function: Callable[..., Any],
     items: list[Any],
@@ -247,8 +270,9 @@ def lot_in_process(
     meter = Meter() if measured else None
     if meter is not None:
         meter.start()
-    began = known = time.perf_counter_ns()
-    cpu, calls = time.thread_time_ns(), 0
+    ready = _core.thread_ready_ns() if len(items) > step else 0  # to ask takes long, beside a short message
+    known, calls = _Clocks.now(), 0
+    began = known.wall
     patient, each = patience
     outcomes: list[Any] = []
     raised = False
@@ -259,10 +283,10 @@ def lot_in_process(
         raised = raised or failed
         now, made = time.perf_counter_ns(), len(outcomes) - calls
         if now - began > patient + each * len(outcomes) and len(outcomes) < len(items):
-            took = Sample(made, now - known, time.thread_time_ns() - cpu)  # without those that took what was thought
+            took = known.until(made, _core.thread_ready_ns() - ready)  # without those that took what was thought
             break
-        if now - known <= each * made:
-            known, cpu, calls = now, time.thread_time_ns(), len(outcomes)
+        if now - known.wall <= each * made:
+            known, calls = _Clocks.now(), len(outcomes)
     if took is None:
         took = () if meter is None else _took(meter, len(outcomes))
     return *_to_travel(outcomes, function, raised, alone=len(items) == 1), took

@@ -463,10 +463,11 @@ class Flow(Learner):
             if isinstance(outcomes, Packed):
                 outcomes = outcomes.outcomes()
         except BaseException as error:  # it was cancelled; a worker has died; what came cannot be read
-            if future in self._recalled:  # it has not begun
+            if future.cancelled() and future in self._recalled:  # it has not begun
                 with self.lock:
                     self._recalled.discard(future)
                     self.keep(part)
+                self.flush()  # of what was cancelled meanwhile there is an outcome now
                 self._arrive()
                 return
             if self._never_began(error) and self.engine.processes_never_began():

@@ -98,6 +98,7 @@ class Function:
         made: Calls by plan.
         anew: How many times it was another than before: calls that are now long and now short are so by nature, and it takes
             the more of them to believe the next change.
+        spared: Slices that were not learnt from, since garbage was collected meanwhile.
     """
 
     def __init__(self, function: Callable[..., Any], models: frozenset[str], machine: Machine, costs: Costs) -> None:
@@ -115,7 +116,7 @@ class Function:
         self.refused.setdefault(ASYNCIO, "is no coroutine function")
         self.paces = Paces()
         self.crowd = Figures()
-        self.anew = 0
+        self.anew = self.spared = 0
         self._changes = 0
         """How many times another model was taken, calls that have changed or not."""
         self._last: str | None = None
@@ -315,6 +316,7 @@ class Function:
     def begin_anew(self, sample: Sample | None) -> None:
         """The function is another from this sample on, or from now on."""
         self.anew = min(self.anew + 1, _MOST_ANEW)
+        self.spared = 0
         before = self.figures.last_odd() if sample is not None else None
         for figures in (self.figures, self.crowd):
             figures.forget()

@@ -44,7 +44,7 @@ _MOST_UNSEEN = 128
 #: Nanoseconds after which a call that still runs is long enough to decide on.
 _LONG_NS = 3_000_000
 
-#: Slices at most that are not learnt from.
+#: Slices of a function at most that are not learnt from.
 _SPARED = 3
 
 #: Seconds of calls after which processes may be started, though it is not decided yet.
@@ -87,8 +87,6 @@ class Learner:
         """How long a call takes that was decided on before it ended; 0 where that was not so."""
         self._foreseen = False
         """Whether processes were started before it was decided."""
-        self._spared = 0
-        """Slices that were not learnt from, since garbage was collected meanwhile."""
         self._left_processes = False
         """Whether other models are used now, and what processes have not begun is to be taken back."""
 
@@ -135,9 +133,11 @@ class Learner:
             self._told_of = made
 
     def _learn(self, meter: Meter, seat: Seat | None = None, *, last: bool = False) -> None:
-        if meter.calls and not self._is_spared(meter):
+        if meter.calls:
             alone = not self._in_company() and len(self.seats) <= 1
-            uninterrupted(partial(self._learn_from, meter.sample(alone=alone), seat))
+            sample = meter.sample(alone=alone)  # in any case: the next one's waits for a core begin here
+            if not self._is_spared(meter):
+                uninterrupted(partial(self._learn_from, sample, seat))
         if not last:
             meter.start()
         self.flush()
@@ -145,10 +145,10 @@ class Learner:
     def _is_spared(self, meter: Meter) -> bool:
         """Whether these calls say little: garbage was collected, which may take long, and is that of many calls."""
         state = self.state
-        if state.decision is not None or self._spared == _SPARED or not state.figures.samples:
+        if state.decision is not None or state.spared >= _SPARED or not state.figures.samples:
             return False
         spared = meter.has_collected()
-        self._spared += spared
+        state.spared += spared
         return spared
 
     def _has_news(self, meter: Meter) -> bool:

@@ -17,6 +17,7 @@ from plait.auto._chunk import Chunk, Rest, Slot
 from plait.auto._errors import Raised
 from plait.auto._flow import Flow
 from plait.auto._meter import Meter
+from plait.auto._results import are_small
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -60,6 +61,9 @@ _PATIENT, _PATIENT_ALSO = 1.5, 0.004
 #: Items of an input without a length that are pulled ahead of who takes results.
 _AHEAD = 1024
 
+#: So many times less are pulled at a time, at least, while there are others under way.
+_PULLED = 4
+
 #: Seconds between two times that who waits is told, where calls are so short, or there are so many threads, that another one
 #: tells it soon.
 _TELL, _MANY = 0.002, 3
@@ -89,6 +93,8 @@ class MapFlow(Flow):
         self._most = arguments.chunksize
         self._window = arguments.buffersize if arguments.buffersize is not None else _AHEAD
         self._lazily = items.total is None or arguments.buffersize is not None
+        # Or nobody would work while those are used up that were handed on.
+        self._together = max(1, min(_TAKEN, self._window // _PULLED)) if self._lazily else _TAKEN
         self._pulled: deque[Any] = deque()
         self._returned: deque[Rest] = deque()
         """Items that were taken and not begun."""
@@ -99,7 +105,7 @@ class MapFlow(Flow):
         self._exhausted = False
         self._taken = 0
         self._given = 0
-        self._closed = False
+        self._closed = self._cancelled = False
         self._ordered = arguments.ordered
         self._slots: deque[Slot] = deque()
         """In the order of items; without order, those that are done."""
@@ -134,7 +140,7 @@ class MapFlow(Flow):
         if not self._lazily or self._exhausted or self._closed:
             return False
         room = self._window - (self._taken + self._left - self._given)
-        if room <= 0 or (room < self._window // 4 and self._taken > self._given):
+        if room <= 0 or (room < self._window // _PULLED and self._taken > self._given):
             return False
         if self.engine.closed:
             raise RuntimeError("cannot schedule new futures after shutdown")
@@ -257,7 +263,7 @@ class MapFlow(Flow):
         """Make no more calls; who waits for them is told."""
         with self.lock:
             part = self.pop(1)
-            self._closed = True
+            self._closed = self._cancelled = True
             if isinstance(part, Part):
                 self._tell_cancelled(part.sinks[0])
             for rest in self._returned:
@@ -319,20 +325,34 @@ class MapFlow(Flow):
                 if self._is_coming() and not self._await(lambda: self._is_there() or not self._is_coming(), deadline):
                     raise TimeoutError
                 if not self._is_there():
-                    return [], False
+                    return self._end(), False
             with self.lock:
                 outcomes, raised = self._take_outcomes()
             if outcomes:
                 self._given += len(outcomes)
                 return outcomes, raised
 
+    def _end(self) -> list[Any]:
+        """What comes when all that was taken has come: nothing, unless it was cancelled before all of the input was pulled."""
+        import concurrent.futures
+
+        if not self._cancelled or self._exhausted or not self._lazily:
+            return []
+        self._exhausted = True
+        for _ in self._items:
+            raise concurrent.futures.CancelledError
+        return []
+
     def _take_outcomes(self) -> tuple[list[Any], bool]:
         """The next outcomes, with those right behind them that are there. The lock is held."""
         slot = self._slots.popleft()
         outcomes, raised = slot.outcomes or [], slot.raised
-        while len(outcomes) < _TAKEN and self._slots and (more := self._slots[0].outcomes) is not None:
+        while len(outcomes) < self._together and self._slots and (more := self._slots[0].outcomes) is not None:
+            if outcomes and more and are_small(outcomes) is not are_small(more):
+                break  # large ones would be kept as long as small ones
             raised = self._slots.popleft().raised or raised
             outcomes += more
+            more.clear()  # who made them may have the list for a while
         return outcomes, raised
 
     def _is_coming(self) -> bool:

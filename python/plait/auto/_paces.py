@@ -33,7 +33,7 @@ _DRIFT = 1.3
 
 class _Seen(NamedTuple):
     lots: int
-    calls: int
+    calls: float
     seconds: float
     factor: float
     each: float
@@ -94,15 +94,16 @@ class Paces:
     def add(self, model: str, workers: int, calls: int, seconds: float, predicted: float, figures: Figures) -> None:
         """So many calls took so many seconds in all, and one was predicted to take `predicted` without what was seen before."""
         self._wall = figures.wall
-        seen = self._seen.get((model, workers), _Seen(0, 0, 0.0, 1.0, predicted, figures.wall))
-        calls, seconds = seen.calls // 2 + calls, seen.seconds / 2 + seconds
-        factor = min(_MOST_FACTOR, max(_LEAST_FACTOR, seconds / calls / max(predicted, 1e-9)))
+        seen = self._seen.get((model, workers), _Seen(0, 0.0, 0.0, 1.0, predicted, figures.wall))
+        # What was seen counts by how long it took: as many calls as it would be that take as long as these.
+        known, seconds = seen.calls / 2 * seen.wall / figures.wall + calls, seen.seconds / 2 + seconds
+        factor = min(_MOST_FACTOR, max(_LEAST_FACTOR, seconds / known / max(predicted, 1e-9)))
         # Of calls that differ, a few say little: the more they do, the more the prediction is believed.
         spread = max(figures.spread, _LEAST_SPREAD)
-        chance = spread * spread * (1 / max(1, len(figures.samples)) + 1 / calls) + _DOUBT / 2 / (seen.lots + 1)
+        chance = spread * spread * (1 / max(1, len(figures.samples)) + 1 / known) + _DOUBT / 2 / (seen.lots + 1)
         doubt = max(_DOUBT, math.log(factor) ** 2)  # so far off it is not by chance
         factor **= doubt / (doubt + chance)
-        self._seen[model, workers] = _Seen(seen.lots + 1, calls, seconds, factor, predicted * factor, figures.wall)
+        self._seen[model, workers] = _Seen(seen.lots + 1, known, seconds, factor, predicted * factor, figures.wall)
 
     def seconds(self, model: str, workers: int, figures: Figures) -> float | None:
         """Seconds for a call in a plan that was seen: what is predicted may change since, and what was seen does not."""

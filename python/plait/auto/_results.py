@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 _SMALL = {int, float, bool, str, bytes, complex, type(None)}
 
 
+def are_small(outcomes: list[Any]) -> bool:
+    """Whether results may be kept for a while, by the first and the last one."""
+    return type(outcomes[0]) in _SMALL and type(outcomes[-1]) in _SMALL
+
+
 class _Results(itertools.chain[Any]):
     """The results of a `map`: an iterator that takes lists of them from a generator."""
 
@@ -52,7 +57,7 @@ def _give(
             outcomes, raised = flow.next_outcomes(deadline)
             if not outcomes:
                 return
-            if progress is None and not raised and type(outcomes[0]) in _SMALL and type(outcomes[-1]) in _SMALL:
+            if progress is None and not raised and are_small(outcomes):
                 yield outcomes
                 continue
             outcomes.reverse()  # results are popped, so that nobody keeps them
