@@ -121,7 +121,6 @@ def test_calls_that_have_computed_and_do_not_any_more_are_learnt_anew():
         state, _ = pool._known(function)
         assert state.figures.wall < 1e-4
         assert state.decision is not None
-        assert state.decision.plan.model == "serial"
 
 
 def test_a_function_that_may_not_leave_any_more_stays():
@@ -273,7 +272,7 @@ def test_calls_that_have_waited_and_do_not_any_more_are_learnt_anew(body, way):
     function = own(body)
     assert run(function, [False] * 300)["model"] == "threads"
     with plait.Pool() as pool:
-        items = [True] * 1_000
+        items = [True] * (10_000 if body is cached else 1_000)
         if way == "map":
             given = list(pool.map(function, items))
         else:
