@@ -251,6 +251,51 @@ fn blurred_spans_keep_their_sums() {
 }
 
 #[test]
+fn a_stop_of_the_machine_is_no_wait_for_a_core_where_only_counts_are_known() {
+    let mut story = Story::begin(7, 4_000 * MS);
+    story.rough("switches");
+    story.thread(7, "main");
+    story.switch(7, 0, true, false);
+    story.counts(7, 0, (0, 0), (1, 1));
+    for turn in 1..=400 {
+        let at = turn * 5 * MS + if turn > 200 { 2_000 * MS } else { 0 };
+        story.counts(7, at, (turn * 5 * MS, 0), (1, 1 + turn));
+    }
+    let (from, to) = (story.at(1_000 * MS), story.at(3_000 * MS));
+    story.add(Record::Halt { from, to });
+    let profile = story.profile();
+    let thread = only(&profile);
+    assert!(thread.times.of(State::Ready) < 10 * MS, "{:?}", times(thread));
+    assert_eq!(thread.times.sum(), thread.wall);
+}
+
+#[test]
+fn who_was_seen_asleep_waits_though_counts_tell_of_no_voluntary_switch() {
+    for seen in [false, true] {
+        let mut story = Story::begin(7, 1_000 * MS);
+        story.rough("switches");
+        story.thread(7, "main");
+        story.thread(8, "reader");
+        if seen {
+            story.switch(8, MS, true, false);
+            story.switch(8, 6 * MS, false, false);
+        }
+        story.counts(8, MS, (5 * MS, 0), (5, 2));
+        story.wait(8, 10 * MS, WaitKind::Read, "read", "socket");
+        if seen {
+            story.counts(8, 900 * MS, (6 * MS, 0), (5, 3));
+        }
+        let profile = story.profile();
+        let thread = profile
+            .threads
+            .iter()
+            .find(|thread| thread.tid == 8)
+            .expect("it is there");
+        assert!(thread.times.of(State::IoWait) > 900 * MS, "{:?}", times(thread));
+    }
+}
+
+#[test]
 fn counts_that_are_full_stay_full() {
     let mut story = Story::begin(7, 100 * MS);
     story.thread(7, "main");

@@ -84,7 +84,7 @@ fn stretches(log: &ThreadLog, from: u64, to: u64) -> Vec<Stretch> {
             to: end,
             quiet,
             could_run: could_run(log, end),
-            awake: by_force && could_run_before,
+            awake: by_force && stays_up(log, at, end),
             ..Stretch::default()
         };
         pieces(log, &mut place, at, end, |start, end, what| {
@@ -183,6 +183,16 @@ fn held_from(log: &ThreadLog, from: u64, to: u64) -> u64 {
 fn could_run(log: &ThreadLog, at: u64) -> bool {
     let next = log.switches.partition_point(|switch| switch.at() <= at);
     log.looked && next.checked_sub(1).is_none_or(|last| log.switches[last].on())
+}
+
+/// Whether a look has found that a thread could run at a time, and none that it slept up to another.
+fn stays_up(log: &ThreadLog, from: u64, to: u64) -> bool {
+    let next = log.switches.partition_point(|switch| switch.at() <= from);
+    let Some(last) = next.checked_sub(1).filter(|_| log.looked) else {
+        return false;
+    };
+    let mut within = log.switches[last..].iter().take_while(|switch| switch.at() < to);
+    within.all(|switch| switch.on())
 }
 
 /// Time in which the GIL is held and no count tells of is the counts' error, unless it is more than that: the thread had no core, and wanted one.

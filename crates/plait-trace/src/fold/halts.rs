@@ -74,8 +74,8 @@ impl Halts {
         for &(from, to) in self.spans[next..].iter().take_while(|span| span.0 < segment.to) {
             let (from, to) = (from.max(at), to.min(segment.to));
             let itself = match segment.state {
-                State::GilHeldOffCpu | State::GilWait | State::IoWait | State::LockWait => true,
-                State::OnCpuGil | State::OnCpuReleased | State::Ready | State::Idle => false,
+                State::GilHeldOffCpu | State::GilWait | State::IoWait | State::LockWait | State::Ready => true,
+                State::OnCpuGil | State::OnCpuReleased | State::Idle => false,
             };
             if !itself || from >= to {
                 continue;
