@@ -152,8 +152,8 @@ pub enum Record {
     Begin { rolled: bool },
     /// A text and its number from here on in this process. Numbers begin with 1 and grow by one.
     Define { text: String },
-    /// A text that was found out when records were rolled up. Numbers begin with the greatest and go down by one.
-    Derived { text: String },
+    /// A text that was found out when records were rolled up, and its number: the greatest of all, and down by one from there.
+    Derived { number: Text, text: String },
     /// The time by the calendar: `epoch` is nanoseconds since 1970.
     Clock { at: u64, epoch: u64 },
     /// Observation of this process begins: who its `parent` is, its `name`, the version of its `python`, its switch interval in nanoseconds,

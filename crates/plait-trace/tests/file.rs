@@ -51,7 +51,10 @@ fn time() -> impl Strategy<Value = u64> {
 fn definitions() -> impl Strategy<Value = Record> {
     prop_oneof![
         ".{0,20}".prop_map(|text| Record::Define { text }),
-        ".{0,20}".prop_map(|text| Record::Derived { text }),
+        (0_u32.., ".{0,20}").prop_map(|(number, text)| Record::Derived {
+            number: Text(number),
+            text
+        }),
         (text(), text(), any::<u32>()).prop_map(|(name, file, line)| Record::Function { name, file, line }),
         any::<(u32, u32, u32)>().prop_map(|(caller, function, line)| Record::Frame { caller, function, line }),
     ]

@@ -7,11 +7,11 @@ use std::collections::BTreeMap;
 use std::io;
 use std::rc::Rc;
 
-use plait_trace::file::Writer;
+use plait_trace::file::{Reader, Writer};
 use plait_trace::fold::{Fold, Options};
 use plait_trace::generations::{Directory, Folder, Generations};
 use plait_trace::profile::Profile;
-use plait_trace::record::{GilSpan, Record, Tid, WaitKind, Why};
+use plait_trace::record::{GilSpan, Record, Text, Tid, WaitKind, Why};
 use plait_trace::state::State;
 use story::{MS, Story};
 
@@ -472,4 +472,54 @@ fn files_of_a_folder_are_read_in_the_order_of_their_names() {
         &whole(&records),
     );
     std::fs::remove_dir_all(&folder).unwrap();
+}
+
+#[test]
+fn a_lost_chunk_gives_no_lock_the_name_of_another() {
+    let at = Story::begin(7, 0).at(0);
+    let mut records = vec![Record::Define { text: "app.py".into() }];
+    for place in 0..6_000 {
+        let text = format!("threading.Lock(0x{place:x}), wanted by f{place} (app.py:{place})");
+        let number = Text(u32::MAX - place);
+        records.push(Record::Derived { number, text });
+    }
+    records.push(Record::Thread {
+        tid: 8,
+        at,
+        name: Text(1),
+        born: false,
+    });
+    for place in [4_000, 5_000] {
+        records.push(Record::LockSums {
+            tid: 8,
+            lock: Text(u32::MAX - place),
+            holder: 0,
+            where_held: Text(0),
+            count: 1,
+            time: 10 * MS,
+        });
+    }
+    let mut file = Vec::new();
+    let mut writer = Writer::new(&mut file, 7);
+    for record in &records {
+        writer.write(record).expect("memory is there");
+    }
+    writer.flush().expect("memory is there");
+    drop(writer);
+    let magic = file[..4].to_vec();
+    let chunks: Vec<usize> = (0..file.len()).filter(|&at| file[at..].starts_with(&magic)).collect();
+    assert!(chunks.len() > 3);
+    file.drain(chunks[1]..chunks[2]);
+    let mut fold = Fold::default();
+    for record in &mut Reader::new(&file[..]) {
+        let (pid, record) = record.expect("what is there can be read");
+        fold.add(pid, record);
+    }
+    let profile = fold.finish();
+    let names: Vec<&str> = profile.threads[0].locks.iter().map(|lock| lock.lock.as_str()).collect();
+    assert!(names.iter().any(|name| name.contains("f4000 (")), "{names:?}");
+    for name in names {
+        let right = [4_000, 5_000].iter().any(|place| name.contains(&format!("f{place} (")));
+        assert!(right || !name.contains("threading.Lock"), "{name}");
+    }
 }

@@ -149,8 +149,8 @@ impl Log {
         match record {
             Record::Begin { .. } => {}
             Record::Define { text } => self.texts.define(text),
-            Record::Derived { text } => {
-                self.texts.derived(text);
+            Record::Derived { number, text } => {
+                self.texts.derived(number, text);
             }
             Record::Function { name, file, line } => {
                 if is_between(self.texts.get(file)) {

@@ -70,7 +70,11 @@ pub(crate) fn records(digest: Digest) -> Vec<Record> {
 fn process(log: Log, from: u64, to: &mut Vec<Record>) {
     let (defined, derived) = log.texts.into_parts();
     to.extend(defined.into_iter().map(|text| Record::Define { text }));
-    to.extend(derived.into_iter().map(|text| Record::Derived { text }));
+    to.extend(
+        derived
+            .into_iter()
+            .map(|(number, text)| Record::Derived { number, text }),
+    );
     to.extend(
         log.functions
             .into_iter()
