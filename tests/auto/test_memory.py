@@ -70,12 +70,12 @@ def test_threads_that_will_wait_are_there_from_the_start():
         assert pool.submit(function, 0.001).result(WATCHDOG) == 0.001
 
 
-def learn(function: Any, *samples: Sample, model: str = "") -> None:
+def learn(function: Any, *samples: Sample, model: str = "", calls: int = 0) -> None:
     """Have a pool leave what it has learnt, and by which model most of the work was done."""
     figures = Figures()
     for sample in samples:
         figures.add(sample)
-    _memory.keep(function.__code__, _memory.Learnt(figures, Paces(), Shape((int,)), model))
+    _memory.keep(function.__code__, _memory.Learnt(figures, Paces(), Shape((int,)), model, calls))
 
 
 COMPUTES = Sample(calls=10, wall=10_000_000, cpu=10_000_000, held=10_000_000)
@@ -234,7 +234,7 @@ def of_a_local_class(*, by_name: bool) -> tuple[weakref.ref[Any], int, types.Fun
     function = own(nap)
     shape = Shape((), (("seconds", Local),)) if by_name else Shape((Local,))
     for code in (Local.work.__code__, function.__code__):
-        _memory.keep(code, _memory.Learnt(Figures(), Paces(), shape, ""))
+        _memory.keep(code, _memory.Learnt(Figures(), Paces(), shape, "", 0))
         found = _memory.recall(code)
         assert found is not None
         assert found.shape == shape
@@ -300,7 +300,7 @@ def test_what_is_still_so_is_proven_and_kept():
 def test_the_oldest_are_forgotten_first(monkeypatch):
     monkeypatch.setattr(_memory, "_MOST", 3)
     codes = [own(bodies.spin).__code__ for _ in range(5)]
-    learnt = _memory.Learnt(Figures(), Paces(), Shape(()), "")
+    learnt = _memory.Learnt(Figures(), Paces(), Shape(()), "", 0)
     for code in codes:
         _memory.keep(code, learnt)
     assert [code for code in codes if _memory.recall(code) == learnt] == codes[2:]
@@ -443,3 +443,27 @@ def test_waits_for_a_core_are_none_of_calls_that_are_learnt_from_afterwards(monk
 def _state_and_engine():
     engine = Engine(None, frozenset(["serial"]), Costs())
     return Function(nap, engine.models, engine.machine, engine.costs), engine
+
+
+def test_as_many_calls_are_expected_as_came_to_another_pool():
+    """Processes start with the first of them, and not after some were made here, for which the caller waits."""
+    function = bodies.pid_after
+    learn(function, COMPUTES, model="processes", calls=400)
+    with plait.Pool() as pool:
+        futures = [pool.submit(function, 20_000)]
+        assert pool._engine.processes_take()
+        state, backlog = pool._known(function)
+        assert backlog.left() > 300
+        futures += [pool.submit(function, 20_000) for _ in range(399)]
+        made = {future.result(WATCHDOG) for future in futures}
+        assert made - {os.getpid()}
+        assert backlog.left() == 400, "and no more than as many as came"
+        assert state.decision is not None
+
+
+def test_one_call_is_made_here_though_many_came_to_another_pool_that_made_them_here():
+    function = bodies.square
+    learn(function, Sample(calls=10, wall=100_000, cpu=100_000, held=100_000), model="serial", calls=10_000)
+    with plait.Pool() as pool:
+        assert pool.submit(function, 3).result(WATCHDOG) == 9
+        assert not pool._engine.processes_take()

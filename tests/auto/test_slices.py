@@ -463,8 +463,8 @@ def test_slices_are_as_long_as_calls_are_where_they_are_made():
         before = flow._batch()
         for _ in range(2):
             state.crowd.add(Sample(calls=10, wall=10_000_000, cpu=10_000_000))
-        assert before == 1
-        assert flow._batch() > 5
+        assert before <= 2
+        assert flow._batch() > 10
 
 
 @pytest.mark.parametrize("measured", [True, False])

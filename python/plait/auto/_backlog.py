@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from plait._executor import uninterrupted
 from plait.auto._calls import Call, Lot, Part, not_awaited
+from plait.auto._choice import PROCESSES
 from plait.auto._errors import Raised
 from plait.auto._flow import SLICE_NS, Flow
 
@@ -28,6 +29,9 @@ _Queued = tuple["Callable[..., Any]", tuple[Any, ...], dict[str, Any], "Context"
 #: Calls longer than so many seconds travel alone: what comes of one is not held back by another.
 _ALONE = 0.002
 
+#: Seconds of calls that travel together, at most, and of how many such rounds there are enough calls.
+_LONG_SLICE, _ROUNDS = 0.006, 8
+
 #: Calls after which it is decided anew, and again for each time that they have doubled.
 _MANY = 64
 
@@ -42,6 +46,9 @@ class Backlog(Flow):
         """Calls that came, about: nothing is counted on it but how many more may come."""
         self._many = _MANY if state.prior is None else 1
         """So many calls have come when it is decided anew, since there are so many more of them."""
+        prior = state.prior
+        self._expected = prior.calls if prior is not None and prior.model == PROCESSES else 0
+        """So many calls came to another pool, where most were made by processes: these start with the first one then."""
 
     def add(self, queued: _Queued) -> None:
         """Queue a call, and hand over what there is room for."""
@@ -50,20 +57,25 @@ class Backlog(Flow):
         if self._seen >= self._many:
             uninterrupted(self._become_many)
         # A thread that gives up its seat looks for calls once more afterwards: one of both sees the other.
-        if len(self.seats) < self.room:
+        if len(self.seats) < self.room and not self.full:
             self.fill()
 
     def _become_many(self) -> None:
         # Where it is a finalizer that submits, its thread may have locks that come after this one.
         if self.state.lock.acquire(blocking=False):
             try:
-                self._many = 2 * self._seen
                 self.take_up()
+                self._many = max(2 * self._seen, 0 if self.state.decision is None else _MANY)
             finally:
                 self.state.lock.release()
 
     def _batch(self) -> int:
-        return 1 if self.state.figures.wall > _ALONE else super()._batch()
+        """As many as travel together, and more while there are many: each message costs the caller's process some time."""
+        wall, decision = self.state.figures.wall, self.state.decision
+        if wall > _ALONE or decision is None:
+            return 1
+        fewest, many = super()._batch(), self.waiting() // (_ROUNDS * decision.plan.workers)
+        return max(fewest, min(many, int(_LONG_SLICE / wall))) if wall else fewest
 
     def pop(self, most: int) -> Part | None:
         """Take out calls."""
@@ -132,8 +144,8 @@ class Backlog(Flow):
         return len(self._calls)
 
     def left(self) -> int:
-        """Those that wait; and as many as came until now may come again."""
-        return len(self._calls) + self._seen
+        """Those that wait; and as many as came until now may come again, or as came to another pool."""
+        return len(self._calls) + max(self._seen, self._expected - self._seen)
 
     def deliver(self, part: Part | Lot, outcomes: list[Any], *, raised: bool) -> None:  # noqa: ARG002
         """Give each future its outcome."""

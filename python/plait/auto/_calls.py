@@ -57,7 +57,8 @@ class Part(NamedTuple):
 
     def why_not_leave(self, why: Callable[[Callable[..., Any], Shape], str]) -> str:
         """What `why` says against one of the functions; "" if it says nothing."""
-        return next((words for call in self.calls if (words := why(call.function, call.shape))), "")
+        those = {(id(call.function), call.shape): call.function for call in self.calls}  # mostly one and the same
+        return next((words for (_, shape), function in those.items() if (words := why(function, shape))), "")
 
     def message(self, needs: tuple[bytes, ...], *, measured: bool) -> tuple[Any, ...]:
         """What a worker process is to call, and with what, if it has what it `needs`. Contexts stay."""

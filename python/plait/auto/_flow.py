@@ -43,7 +43,7 @@ _MEASURED, _FEW = 8, 4
 
 #: Of messages to processes that take no longer than so many seconds, whose calls are known, one of so many is measured: a
 #: worker takes as long for it as for all else that a message takes.
-_SHORT_MESSAGE, _MEASURED_THERE = 0.02, 4
+_SHORT_MESSAGE, _MEASURED_THERE = 0.03, 4
 
 #: How many times as long slices are where threads share the GIL, which is held while clocks are read.
 _CROWD_SLICES = 4
@@ -80,6 +80,8 @@ class Flow(Learner):
         """Seats so far, about: where two threads count at a time, another one of them is measured."""
         self.most = 1
         """So many seats there may be."""
+        self.full = False
+        """Whether there was no room for another call when it was last looked: there will be some when an earlier one is over."""
 
     # ---- for those who have calls
 
@@ -171,6 +173,7 @@ class Flow(Learner):
         with self.lock:  # or what was decided before may be written over what was decided since
             self.most, messages = self._limits()
             self.room = ANY if messages else self.most
+            self.full = False
 
     def fill(self) -> None:
         """Hand over calls while there are some, and room for them; take back what processes make no more."""
@@ -186,7 +189,8 @@ class Flow(Learner):
     def _has_room(self) -> bool:
         """Whether there is a call to hand over, and room for it. The lock is held."""
         threads, messages = self._limits()
-        waiting = self.waiting()
+        self.full = self._messages >= messages and len(self.seats) >= threads
+        waiting = self.waiting()  # afterwards: who adds a call then sees that it is full, or the call is seen here
         return bool(waiting and self._messages < messages) or (
             len(self.seats) < threads and self._coming < waiting + len(self._kept)
         )
@@ -240,6 +244,7 @@ class Flow(Learner):
                 if given_up:
                     self._coming -= 1
                     self.seats.discard(seat)
+                    self.full = False
                     alone = not self.seats and not self._messages and isinstance(error, Exception)
                     part = self.pop(self.waiting()) if alone else None
             if given_up:
@@ -415,7 +420,8 @@ class Flow(Learner):
         settings = set(map(setting_in, self._contexts(part)))
         setting = settings.pop() if len(settings) == 1 else None
         functions = [part.function] if isinstance(part, Lot) else [call.function for call in part.calls]
-        known = {id(each): each for each in map(self.state.needs, functions)}.values()
+        different = {id(function): function for function in functions}.values()
+        known = {id(each): each for each in map(self.state.needs, different)}.values()
         return tuple({each.message(first=first, anew=anew, setting=setting) for each in known})
 
     def _never_began(self, error: BaseException) -> bool:

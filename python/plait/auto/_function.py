@@ -151,7 +151,8 @@ class Function:
     def _learnt(self) -> _memory.Learnt:
         made = self.most_made()
         model = "" if made is None else made.plan.model
-        return _memory.Learnt(self.figures.recalled(self.crowd), self.paces.copy(), self._shape, model)
+        calls = sum(each.calls for each in self.made.values())
+        return _memory.Learnt(self.figures.recalled(self.crowd), self.paces.copy(), self._shape, model, calls)
 
     def recall(self) -> None:
         """Know what other pools have left."""
@@ -208,7 +209,7 @@ class Function:
     def _checked_of(self, function: Callable[..., Any]) -> _Checked:
         key = _without_bound(function)
         try:
-            return self._checked.setdefault(key, _Checked())
+            return self._checked.get(key) or self._checked.setdefault(key, _Checked())
         except TypeError:  # it cannot be referred to weakly
             return self._others.setdefault(id(key), (key, _Checked()))[1]
 

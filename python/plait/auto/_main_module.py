@@ -43,7 +43,7 @@ def note_pool() -> None:
 
 def why_not() -> str:
     """Why worker processes cannot import the main module; "" if nobody knows a reason."""
-    unguarded = _seen_to_fail or (_lines and _is_imported() and any(map(_is_unguarded, list(_lines))))
+    unguarded = _seen_to_fail or (any(map(_is_unguarded, list(_lines))) and _is_imported())
     return f"cannot run in processes: {_UNGUARDED}" if unguarded else ""
 
 

@@ -50,7 +50,7 @@ _MEASURE_NS = 10_000_000
 _PATIENCE = 0.05
 
 #: Seconds of work that a worker process gets at a time, at most; and of how many such rounds the work should still have.
-_LONG_SLICE, _ROUNDS = 0.012, 2
+_LONG_SLICE, _ROUNDS = 0.024, 2
 
 #: And at least, unless a call takes longer, or there would not be some for each.
 _LEAST_SLICE = 0.0015

@@ -24,13 +24,14 @@ _MOST = 1_000
 class Learnt(NamedTuple):
     """What was learnt of a function; see `Function`.
 
-    `model` is the one that most of the work was done by.
+    `model` is the one that most of the work was done by, and `calls` is how many there were.
     """
 
     figures: Figures
     paces: Paces
     shape: Shape
     model: str
+    calls: int
 
 
 class _Kept(NamedTuple):
@@ -42,6 +43,7 @@ class _Kept(NamedTuple):
     kinds: tuple[weakref.ref[type], ...]
     named: tuple[tuple[str, weakref.ref[type]], ...]
     model: str
+    calls: int
 
 
 _learnt: dict[int, _Kept] = {}
@@ -63,7 +65,7 @@ def keep(code: CodeType, learnt: Learnt | None) -> None:
     kinds, named = learnt.shape
     of_names = tuple((name, weakref.ref(kind)) for name, kind in named)
     _learnt[key] = _Kept(
-        reference, learnt.figures, learnt.paces, tuple(map(weakref.ref, kinds)), of_names, learnt.model
+        reference, learnt.figures, learnt.paces, tuple(map(weakref.ref, kinds)), of_names, learnt.model, learnt.calls
     )
 
 
@@ -82,4 +84,4 @@ def recall(code: CodeType | None) -> Learnt | None:
         if (kind := each()) is None:
             return None
         named.append((name, kind))
-    return Learnt(kept.figures, kept.paces, Shape(tuple(kinds), tuple(named)), kept.model)
+    return Learnt(kept.figures, kept.paces, Shape(tuple(kinds), tuple(named)), kept.model, kept.calls)
