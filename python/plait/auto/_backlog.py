@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from plait._executor import uninterrupted
 from plait.auto._calls import Call, Lot, Part, not_awaited
-from plait.auto._choice import PROCESSES
+from plait.auto._choice import PROCESSES, THREADS
 from plait.auto._errors import Raised
 from plait.auto._flow import SLICE_NS, Flow
 
@@ -47,8 +47,8 @@ class Backlog(Flow):
         self._many = _MANY if state.prior is None else 1
         """So many calls have come when it is decided anew, since there are so many more of them."""
         prior = state.prior
-        self._expected = prior.calls if prior is not None and prior.model == PROCESSES else 0
-        """So many calls came to another pool, where most were made by processes: these start with the first one then."""
+        self._expected = prior.calls if prior is not None and prior.model in (PROCESSES, THREADS) else 0
+        """So many calls came to another pool that had several workers for them: these start with the first one then."""
 
     def add(self, queued: _Queued) -> None:
         """Queue a call, and hand over what there is room for."""

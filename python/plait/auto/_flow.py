@@ -81,7 +81,7 @@ class Flow(Learner):
         self.most = 1
         """So many seats there may be."""
         self.full = False
-        """Whether there was no room for another call when it was last looked: there will be some when an earlier one is over."""
+        """Whether there was no room for another call when it was last looked: there is some when an earlier one is over."""
 
     # ---- for those who have calls
 

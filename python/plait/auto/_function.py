@@ -163,8 +163,8 @@ class Function:
     def recalls(self, calls: int, start: float, start_processes: Callable[[], object]) -> bool:
         """Whether what other pools know says how so many calls are made, before any of them is seen.
 
-        So it is where calls wait, or were made by processes, or each takes as long as these take to start. Of others it is
-        learnt as ever how long they take, while processes start that they are likely to need.
+        So it is where calls wait, or were made in the same way, or each takes as long as processes take to start. Of others
+        it is learnt as ever how long they take, while processes start that they are likely to need.
         """
         prior, self.prior = self.prior, None
         if prior is None or self.figures.samples:
@@ -176,10 +176,10 @@ class Function:
             self.check()
             if PROCESSES in self.refused:
                 return False
-        elif model != THREADS or not waits:
+        elif model != THREADS or not (waits or prior.model == THREADS):
             self.prior = prior  # more calls may come
             return False
-        if not (waits or prior.model == PROCESSES or known.wall > _LONG):
+        if not (waits or prior.model == model or known.wall > _LONG):
             return False
         self.figures = known.recalled(Figures())
         self.figures.calls, self.figures.result_sized = 0, False  # none was seen here
