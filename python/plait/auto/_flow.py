@@ -45,8 +45,9 @@ _MEASURED, _FEW = 8, 4
 #: worker takes as long for it as for all else that a message takes.
 _SHORT_MESSAGE, _MEASURED_THERE = 0.03, 4
 
-#: How many times as long slices are where threads share the GIL, which is held while clocks are read.
-_CROWD_SLICES = 4
+#: How many times as long slices are where threads share the GIL, which is held while clocks are read: at first, and after so
+#: many of them.
+_CROWD_SLICES, _LONG_CROWD_SLICES, _CROWD_KNOWN = 4, 8, 6
 
 SLICE_NS = int(SLICE * 1e9)
 
@@ -320,13 +321,19 @@ class Flow(Learner):
         self.look()
         while self.make_next(seat, meter):
             learns = (state.decision is None or state.unproven is not None) and self._has_news(meter)
-            least = _CROWD_SLICES * SLICE_NS if self._in_company() else SLICE_NS
             measured = measured or self._is_worth_measuring()
-            if learns or (measured and time.perf_counter_ns() - meter.began >= least):
+            if learns or (measured and time.perf_counter_ns() - meter.began >= self._slice_ns()):
                 self._learn(meter, seat)
                 measured = True
         if measured:
             self._learn(meter, seat, last=True)
+
+    def _slice_ns(self) -> int:
+        """How long a thread's calls are until it is learnt from them."""
+        if not self._in_company():
+            return SLICE_NS
+        known = self.state.unproven is None and len(self.state.crowd.samples) >= _CROWD_KNOWN
+        return (_LONG_CROWD_SLICES if known else _CROWD_SLICES) * SLICE_NS
 
     def _is_worth_measuring(self) -> bool:
         """Whether each thread's calls are looked at: there are few threads, and calls are long, or nobody knows how long."""

@@ -393,7 +393,8 @@ class Learner:
                 self._slow_start = False
                 return
             if seconds < least:
-                self._next_look = self.made + decision.plan.workers
+                still = int(calls * (least / seconds - 1)) if seconds > 0 else 0
+                self._next_look = self.made + max(decision.plan.workers, min(still, calls))
                 return
             state.add_pace(decision.plan, calls, seconds)
             before = decision.plan.key
