@@ -368,14 +368,49 @@ def test_figures_grow_with_calls_that_compute_without_the_gil():
     figures, crowd, holds = Figures(), Figures(), Figures()
     figures.add(Sample(calls=10, wall=10_000_000, cpu=9_000_000, held=1_000_000))
     holds.add(Sample(calls=10, wall=10_000_000, cpu=9_000_000, held=9_000_000))
-    for _ in range(3):
-        assert not figures.are_short_beside(crowd)
-        crowd.add(Sample(calls=5, wall=20_000_000, cpu=9_000_000))
-    assert figures.are_short_beside(crowd)
-    assert not holds.are_short_beside(crowd), "they take turns"
+    for cpu in (6_000_000, 6_000_000, 12_000_000, 12_000_000):
+        assert not figures.are_short_beside(crowd, take_turns=True)
+        crowd.add(Sample(calls=5, wall=20_000_000, cpu=cpu))
+    assert figures.are_short_beside(crowd, take_turns=True)
+    assert not holds.are_short_beside(crowd, take_turns=True)
+    assert holds.are_short_beside(crowd, take_turns=False), "in processes they do not"
     found = figures.grown(crowd)
     assert (found.wall, found.cpu, found.held) == pytest.approx((0.002, 0.0018, 0.0002))
-    assert not found.are_short_beside(crowd)
+    crowd.has_grown()
+    assert not found.are_short_beside(crowd, take_turns=True)
+
+
+def test_calls_that_take_longer_in_a_crowd_have_not_grown():
+    """They wait for one another in the kernel, or for memory: threads are slow."""
+    figures, crowd = Figures(), Figures()
+    figures.add(Sample(calls=10, wall=10_000_000, cpu=9_000_000, held=1_000_000))
+    for _ in range(40):
+        crowd.add(Sample(calls=5, wall=20_000_000, cpu=12_000_000))
+        assert not figures.are_short_beside(crowd, take_turns=True)
+    crowd.forget()
+    crowd.add(Sample(calls=5, wall=20_000_000, cpu=5_000_000))
+    assert crowd.growth == 1.0, "another plan's"
+
+
+def test_a_plan_whose_calls_have_grown_was_not_slow():
+    """What was seen of others, which made shorter calls, is as true of longer ones."""
+    paces, short, long = Paces(), Figures(), Figures()
+    short.add(Sample(calls=10, wall=10_000_000, cpu=10_000_000))
+    long.add(Sample(calls=10, wall=15_000_000, cpu=15_000_000))
+    for plan, seconds in (("threads", 2), 0.5), (("processes", 2), 0.75):
+        for _ in range(20):
+            paces.add(*plan, 1_000, seconds, 0.0005, short)
+    slow = paces.factor("processes", 2, released=1.0)
+    assert slow == pytest.approx(1.5, rel=0.1)
+    paces.grew("processes", 2, 1.5)
+    assert paces.factor("processes", 2, released=1.0) == pytest.approx(1.0, rel=0.1)
+    assert paces.seconds("processes", 2, long) == pytest.approx(0.00075, rel=0.1), "as it was seen"
+    assert paces.factor("threads", 2, released=1.0) == pytest.approx(1.0, rel=0.05)
+    assert paces.seconds("threads", 2, long) == pytest.approx(0.00075, rel=0.05)
+    paces.check(long.wall)
+    assert paces.saw("threads"), "nothing is forgotten"
+    paces.grew("threads", 8, 1.5)
+    assert not paces.of_threads(long) or paces.of_threads(long)[0][0] == 2, "nobody has tried so many"
 
 
 def test_paces_are_looked_at_again_by_the_next_pool():

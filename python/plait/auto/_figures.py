@@ -19,8 +19,8 @@ _FIRST_COUNTS = 3
 #: How many times as long as those of a crowd calls compute that were the first ones.
 _FIRST_LONGER = 1.5
 
-#: And that have grown, of which so many slices of a crowd tell.
-_GROWN, _GROWN_LAST = 1.12, 8
+#: And that have grown, of which so many slices of a crowd tell, beside as many of its first ones.
+_GROWN, _GROWN_OF = 1.12, 2
 
 #: Which part of their time calls compute more or less that are bound otherwise.
 _OTHERWISE = 0.4
@@ -103,6 +103,8 @@ class Figures:
         self._odd = 0
         self._odd_before: Sample | None = None
         self._begun = False
+        self._first_cpu = 0.0
+        """How long a call of the first slices was on a core."""
 
     def add(self, sample: Sample) -> None:
         """Remember a slice."""
@@ -121,6 +123,8 @@ class Figures:
         seconds = self.remembered * 1e9
         self.wall, self.cpu, self.held = self._alone / seconds, self._cpu / seconds, self._held / seconds
         self.spread = self._variation()
+        if len(samples) <= _GROWN_OF:
+            self._first_cpu = self.cpu
 
     def _count(self, sample: Sample, times: int) -> None:
         alone = sample.alone
@@ -146,10 +150,16 @@ class Figures:
         return self._alone / 1e9
 
     @property
-    def last_cpu(self) -> float:
-        """How long a call of the last slices is on a core."""
-        last = list(self.samples)[-_GROWN_LAST:]
-        return sum(each.cpu for each in last) / max(1, sum(each.calls for each in last)) / 1e9
+    def growth(self) -> float:
+        """How many times as long as at first a call is on a core at last; 1 where nobody knows."""
+        if len(self.samples) < 2 * _GROWN_OF or not self._first_cpu:
+            return 1.0
+        last = list(self.samples)[-_GROWN_OF:]
+        return sum(each.cpu for each in last) / max(1, sum(each.calls for each in last)) / 1e9 / self._first_cpu
+
+    def has_grown(self) -> None:
+        """What is last now is first from here on."""
+        self._first_cpu *= self.growth
 
     @property
     def held_on_cpu(self) -> float:
@@ -208,18 +218,18 @@ class Figures:
         """How long processes compute that a call waits for, which of calls in a crowd is not known."""
         return self._children / max(1, self.remembered) / 1e9
 
-    def are_short_beside(self, crowd: Figures) -> bool:
-        """Whether calls of a crowd compute for longer than these, beyond what it is to share caches: they have grown.
+    def are_short_beside(self, crowd: Figures, *, take_turns: bool) -> bool:
+        """Whether calls of a crowd compute for longer and longer: they have grown, and these are of shorter ones.
 
-        Of calls that hold the GIL nobody knows: to take turns costs them time on a core, too.
+        That they compute for longer than these from the first on is no growth: they share caches, memory and the kernel's
+        locks. Of calls that hold a GIL for which they `take_turns` nobody knows: that costs them time on a core, too.
         """
-        most = _GROWN * self.cpu + _NOISE
-        return len(crowd.samples) >= _FIRST_COUNTS and crowd.last_cpu > most and self.released > 0.5 * self.wall
+        grown = self.cpu * (crowd.growth - 1) > max((_GROWN - 1) * self.cpu, _NOISE)
+        return grown and (not take_turns or self.released > 0.5 * self.wall)
 
     def grown(self, crowd: Figures) -> Figures:
-        """The same of calls that compute for as long as those of a crowd, and are alike otherwise."""
-        times = crowd.last_cpu / self.cpu
-        return self._scaled(times, times)
+        """The same of calls that have grown as those of a crowd have, and are alike otherwise."""
+        return self._scaled(crowd.growth, crowd.growth)
 
     def belie(self, others: Figures) -> bool:
         """Whether these calls, which do what others have done, are far shorter, or compute where those have waited."""
@@ -257,4 +267,4 @@ class Figures:
         self.samples.clear()
         self.remembered = 0
         self._alone = self._cpu = self._held = self._children = 0
-        self._each = self._squares = 0.0
+        self._each = self._squares = self._first_cpu = 0.0

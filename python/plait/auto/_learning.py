@@ -214,20 +214,23 @@ class Learner:
         return False
 
     def _correct(self) -> None:
-        """Where threads were decided on by first calls that took long, or by calls that have grown since, go by the last ones.
+        """Where it was decided by first calls that took long, or by calls that have grown since, go by the last ones.
 
-        Else they would look slow, or fast, and other models that nobody has seen as they were predicted by the first ones.
+        Else a plan would look slow, or fast, and others that nobody has seen as they were predicted by the first ones.
         """
         state, decision, figures = self.state, self.state.decision, self.state.figures
-        if decision is None or decision.plan.model != THREADS:
+        if decision is None or decision.plan.model not in (THREADS, PROCESSES):
             return
-        if figures.are_of_first_calls(state.crowd):
+        threads = decision.plan.model == THREADS
+        if threads and figures.are_of_first_calls(state.crowd):
             state.figures = figures.recalled(state.crowd)
-        elif figures.are_short_beside(state.crowd):
+            state.paces.forget()
+        elif figures.are_short_beside(state.crowd, take_turns=threads):
+            state.paces.grew(*decision.plan.key, state.crowd.growth)
             state.figures = figures.grown(state.crowd)
+            state.crowd.has_grown()
         else:
             return
-        state.paces.forget()
         self._decide_again()
 
     def _was_stale(self, seat: Seat) -> bool:

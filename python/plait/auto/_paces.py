@@ -77,6 +77,15 @@ class Paces:
             other._seen[plan] = seen._replace(lots=0, factor=factor, each=seen.each * factor / seen.factor)
         return other
 
+    def grew(self, model: str, workers: int, times: float) -> None:
+        """Calls have become so many times as long, little by little, while they were made in this way: it looked slow."""
+        self._wall *= times
+        seen = self._seen.get((model, workers))
+        if seen is not None:
+            factor = max(min(1.0, seen.factor), seen.factor / times)
+            each = seen.each * times * factor / seen.factor
+            self._seen[model, workers] = seen._replace(factor=factor, each=each, wall=seen.wall * times)
+
     def check(self, wall: float) -> None:
         """Forget what was seen, if calls that are alone take other times now than those that it was held against."""
         if self._seen and not 1 / _DRIFT < self._wall / wall < _DRIFT:
