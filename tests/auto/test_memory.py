@@ -475,6 +475,18 @@ def test_waits_for_a_core_are_none_of_calls_that_are_learnt_from_afterwards(monk
     assert [sample.ready for sample in flow.state.figures.samples] == [0, 0]
 
 
+@pytest.mark.parametrize(("seconds", "kept"), [(0.002, 0), (0.03, 1)], ids=["short", "long"])
+def test_a_first_call_in_which_garbage_was_collected_is_believed_only_if_it_was_long(monkeypatch, seconds, kept):
+    """It would look like many a call; and to go without a long one may take as long again."""
+    monkeypatch.setattr(Meter, "has_collected", lambda _: True)
+    flow, meter = Backlog(*_state_and_engine()), Meter()
+    meter.start()
+    began = time.perf_counter_ns() - int(1e9 * seconds)
+    meter.ended(1, began)
+    flow._learn(meter)
+    assert len(flow.state.figures.samples) == kept
+
+
 def _state_and_engine():
     engine = Engine(None, frozenset(["serial"]), Costs())
     return Function(nap, engine.models, engine.machine, engine.costs), engine

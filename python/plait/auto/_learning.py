@@ -44,8 +44,8 @@ _MOST_UNSEEN = 128
 #: Nanoseconds after which a call that still runs is long enough to decide on.
 _LONG_NS = 3_000_000
 
-#: Slices of a function at most that are not learnt from.
-_SPARED = 3
+#: Slices of a function at most that are not learnt from; of the very first ones, no longer ones than so many nanoseconds.
+_SPARED, _SPARED_FIRST_NS = 3, 20_000_000
 
 #: Seconds of calls after which processes may be started, though it is not decided yet.
 _FORESEEN = 0.0003
@@ -145,8 +145,10 @@ class Learner:
     def _is_spared(self, meter: Meter) -> bool:
         """Whether these calls say little: garbage was collected, which may take long, and is that of many calls."""
         state = self.state
-        if state.decision is not None or state.spared >= _SPARED or not state.figures.samples:
+        if state.decision is not None or state.spared >= _SPARED:
             return False
+        if not state.figures.samples and meter.inside > _SPARED_FIRST_NS:
+            return False  # to go without it may take as long again
         spared = meter.has_collected()
         state.spared += spared
         return spared
