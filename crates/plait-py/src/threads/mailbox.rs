@@ -262,9 +262,8 @@ impl Mailbox {
             letters: Arc::new(Mutex::new(Some(rest))),
             event_loop: event_loop.clone().unbind(),
         };
-        event_loop
-            .call_method1(intern!(slf.py(), "call_soon"), (later,))
-            .map(drop)
+        let later = Bound::new(slf.py(), later)?;
+        calling::method(event_loop, intern!(slf.py(), "call_soon"), [&later]).map(drop)
     }
 
     /// Has the loop's exception handler told, as it is told of callbacks.
@@ -274,11 +273,7 @@ impl Mailbox {
         let handled = context
             .set_item("message", "an outcome could not be handed over")
             .and_then(|()| context.set_item("exception", error.value(py)))
-            .and_then(|()| {
-                self.event_loop
-                    .bind(py)
-                    .call_method1("call_exception_handler", (context,))
-            });
+            .and_then(|()| calling::method(self.event_loop.bind(py), "call_exception_handler", [&context]));
         if let Err(error) = handled {
             error.write_unraisable(py, None);
         }

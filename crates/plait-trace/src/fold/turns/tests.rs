@@ -221,21 +221,24 @@ fn a_lock_that_somebody_knows_is_one_wherever_those_sleep_who_wait_for_it() {
     let waits = [(2, 1_000, 200_000, 1, 1), (3, 1_200, 400_000, 2, 2)];
     let held = [(2, 399_000, 399_500), (4, 399_600, 399_990)];
     let mut log = log_of(&waits, &held);
-    log.add(Record::Define {
-        text: "plait.Lock".into(),
-    });
-    for &(tid, from, to, ..) in &waits {
+    add_lock_waits(&mut log, "plait.Lock", &waits, |tid| if tid == 2 { 3 } else { 0 });
+    tell(&mut log);
+    assert_eq!([holder(&log, 2), holder(&log, 3)], [Some(3), Some(2)]);
+}
+
+/// Waits for a lock of this name, which these threads held.
+fn add_lock_waits(log: &mut Log, lock: &str, waits: &[(Tid, u64, u64, u32, u32)], holder: impl Fn(Tid) -> Tid) {
+    log.add(Record::Define { text: lock.into() });
+    for &(tid, from, to, ..) in waits {
         log.add(Record::LockWait {
             tid,
             from: from * US,
             to: to * US,
             lock: Text(5),
-            holder: if tid == 2 { 3 } else { 0 },
+            holder: holder(tid),
             where_held: Text(0),
         });
     }
-    tell(&mut log);
-    assert_eq!([holder(&log, 2), holder(&log, 3)], [Some(3), Some(2)]);
 }
 
 /// A thread that asks for a lock with a timeout, `times` times: what the lock is called then, with who else has the GIL when.
@@ -246,19 +249,7 @@ fn asked_for(times: u64, held: &[(Tid, u64, u64)]) -> Vec<String> {
     let own = waits.iter().map(|&(_, from, ..)| (2, from - 900, from));
     let held: Vec<_> = own.chain(held.iter().copied()).collect();
     let mut log = log_of(&waits, &held);
-    log.add(Record::Define {
-        text: "threading.Lock (0x10)".into(),
-    });
-    for &(tid, from, to, ..) in &waits {
-        log.add(Record::LockWait {
-            tid,
-            from: from * US,
-            to: to * US,
-            lock: Text(5),
-            holder: 0,
-            where_held: Text(0),
-        });
-    }
+    add_lock_waits(&mut log, "threading.Lock (0x10)", &waits, |_| 0);
     // What is found out is the same when it is looked at again.
     for _ in 0..2 {
         tell(&mut log);
