@@ -154,3 +154,15 @@ def test_asynchronous_generators_are_refused(function):
                 pool.submit(function, 1)
             with pytest.raises(TypeError, match="async generator function"):
                 pool.map(function, [1])
+
+
+def test_what_is_explained_of_a_coroutine_function_is_one_thing():
+    async def double(number):
+        return 2 * number
+
+    with plait.Pool() as pool:
+        assert list(pool.map(double, [1, 2])) == [2, 4]
+        explained = pool.explain(double)
+    assert explained["model"] == "asyncio"
+    assert "asyncio" not in explained["refused"]
+    assert "double: asyncio, a call at a time" in str(explained)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import textwrap
 
 import pytest
@@ -127,6 +129,25 @@ def test_a_guard_is_a_guard_however_it_is_written(run_script, call):
         'print(pool.explain(work)["refused"]["processes"], "|", pool._engine._first)', ""
     ).replace("range(20)", "range(1)")
     assert run_script(source + call + "\nprint('done')", timeout=WATCHDOG).stderr == ""
+
+
+@pytest.mark.parametrize("how", ["-c", "standard input"])
+def test_functions_of_a_program_that_is_no_file_stay_and_are_told_why(how):
+    source = textwrap.dedent(
+        """
+        import os, plait
+        def work(number):
+            return sum(range(30_000)) * 0 + os.getpid()
+        with plait.Pool() as pool:
+            print(set(pool.map(work, range(300))) == {os.getpid()}, pool._engine._first)
+            print(pool.explain(work)["refused"].get("processes", ""))
+        """
+    )
+    command, given = ([sys.executable, "-c", source], "") if how == "-c" else ([sys.executable], source)
+    ended = subprocess.run(command, input=given, capture_output=True, text=True, timeout=WATCHDOG, check=True)
+    made, why = ended.stdout.splitlines()
+    assert made == "True None", "no processes were asked for"
+    assert "reads `work` of `__main__`, which workers do not import" in why
 
 
 def extended(folder):

@@ -26,7 +26,8 @@ class Explanation(dict[str, Any]):
         if self["model"] is None:
             return f"{self['function']}: not known yet"
         workers = "" if self["model"] in ("serial", "asyncio") else f" ({self['workers']})"
-        lines = [f"{self['function']}: {self['model']}{workers}, {self['slice']} calls at a time", f"  {self['why']}"]
+        together = "a call" if self["slice"] == 1 else f"{self['slice']} calls"
+        lines = [f"{self['function']}: {self['model']}{workers}, {together} at a time", f"  {self['why']}"]
         lines += [
             f"  {model:<10} {seconds(self['predicted'][model])} for {self['calls']} calls"
             for model in MODELS

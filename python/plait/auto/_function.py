@@ -221,7 +221,10 @@ class Function:
         search = Search(shape.kinds, dict(shape.named), knows_kinds=True)
         change = search.change(function)
         why = _main_module.why_not_found(function) if change is None else f"may not leave this process: {change}"
-        checked.needs.add(notes_for(function, search.notes))
+        read = notes_for(function, search.notes)
+        checked.needs.add(read)
+        if not why:
+            why = _main_module.why_not_read(read)
         if not why:
             try:
                 _core.dumps(function, self.name)

@@ -79,6 +79,15 @@ def why_not_found(function: Any) -> str:
     return ""
 
 
+def why_not_read(places: list[tuple[str, str]]) -> str:
+    """Why a worker does not have what is read at these places, by module and name; "" if nothing speaks against it."""
+    name = next((name for module, name in places if module == "__main__"), "")
+    if not name or _is_imported():
+        return ""
+    why = "which workers do not import: it is no file, or a package's"
+    return f"may not leave this process: it reads `{name}` of `__main__`, {why}"
+
+
 def _is_imported() -> bool:
     """Whether workers import the main module: not that of `python -c`, or of a package."""
     how = _main.main_module(None)

@@ -78,7 +78,7 @@ class Pool(concurrent.futures.Executor):
             raise TypeError(f"models must be several of {', '.join(MODELS)}, not {models!r}")
         given = list(models)
         if unknown := [model for model in given if model not in MODELS]:
-            raise ValueError(f"models must be of {', '.join(MODELS)}, not {sorted(map(repr, unknown))}")
+            raise ValueError(f"models must be of {', '.join(MODELS)}, not {', '.join(map(repr, unknown))}")
         self._models = frozenset(given)
         if not self._models - {ASYNCIO}:
             raise ValueError(f"models must have one for plain functions: serial, threads or processes, not {models!r}")
@@ -115,6 +115,7 @@ class Pool(concurrent.futures.Executor):
         known = self._engine.known(_key(fn), fn)
         if on_loop:
             known[0].decision = of_coroutines()
+            known[0].refused.pop(ASYNCIO, None)
         return known
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
