@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
+import signal
 import threading
 import time
 import types
@@ -514,3 +516,61 @@ def test_one_call_is_made_here_though_many_came_to_another_pool_that_made_them_h
     with plait.Pool() as pool:
         assert pool.submit(function, 3).result(WATCHDOG) == 9
         assert not pool._engine.processes_take()
+
+
+def _children() -> list[int]:
+    """Child processes of this one."""
+    found: list[int] = []
+    for thread in os.listdir("/proc/self/task"):
+        with contextlib.suppress(OSError), open(f"/proc/self/task/{thread}/children") as file:
+            found += map(int, file.read().split())
+    return found
+
+
+def test_a_call_that_came_back_from_processes_is_made_though_all_threads_wait_for_it():
+    """It waits for a thread as those do that nobody has handed over yet."""
+    function = bodies.pid_after
+
+    def inner(pool: plait.Pool) -> int:
+        return pool.submit(function, 20_000).result()
+
+    def outer(pool: plait.Pool) -> int:
+        return pool.submit(inner, pool).result()
+
+    assert run(function, [20_000] * 400), "the fork server runs"
+    gc.collect()  # a pool that is gone leaves what it has learnt once more
+    learn(function, *[COMPUTES] * 4, model="processes", calls=600)
+    with plait.Pool(2) as pool:
+        servers = _children()
+        for server in servers:
+            os.kill(server, signal.SIGSTOP)
+        try:
+            future = pool.submit(outer, pool)
+            time.sleep(0.1)
+        finally:
+            for server in servers:
+                os.kill(server, signal.SIGCONT)
+        assert future.result(WATCHDOG)
+
+
+def test_a_few_calls_do_not_make_it_forget_how_many_are_made():
+    function = bodies.pid_after
+    learn(function, COMPUTES, model="processes", calls=400)
+    with plait.Pool() as pool:
+        pool._known(function)[0].figures.add(COMPUTES)
+    found = _memory.recall(function.__code__)
+    assert found is not None
+    assert (found.model, found.calls) == ("processes", 400)
+
+
+def test_what_varies_has_not_grown():
+    """Nor has what is far longer at once, which is another call."""
+    figures, varies, leaps = Figures(), Figures(), Figures()
+    figures.add(Sample(calls=10, wall=10_000_000, cpu=9_000_000, held=0))
+    for cpu in (8, 10, 9, 8, 11, 8, 9, 11, 11):
+        varies.add(Sample(calls=10, wall=20_000_000, cpu=cpu * 1_000_000))
+        assert not figures.are_short_beside(varies, take_turns=False)
+    for cpu in (9, 9, 9, 90, 90):
+        leaps.add(Sample(calls=10, wall=100_000_000, cpu=cpu * 1_000_000))
+        assert not figures.are_short_beside(leaps, take_turns=False)
+    assert varies.growth > 1.12, "it would have been taken for that"

@@ -64,6 +64,7 @@ class Backlog(Flow):
         # Where it is a finalizer that submits, its thread may have locks that come after this one.
         if self.state.lock.acquire(blocking=False):
             try:
+                self._many = 2 * self._seen  # first: were it to fail, it would for each call that comes
                 self.take_up()
                 self._many = max(2 * self._seen, 0 if self.state.decision is None else _MANY)
             finally:
@@ -72,7 +73,7 @@ class Backlog(Flow):
     def _batch(self) -> int:
         """As many as travel together, and more while there are many: each message costs the caller's process some time."""
         wall, decision = self.state.figures.wall, self.state.decision
-        if wall > _ALONE or decision is None:
+        if wall > _ALONE or decision is None or decision.plan.model != PROCESSES:
             return 1
         fewest, many = super()._batch(), self.waiting() // (_ROUNDS * decision.plan.workers)
         return max(fewest, min(many, int(_LONG_SLICE / wall))) if wall else fewest

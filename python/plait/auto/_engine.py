@@ -328,7 +328,7 @@ class Engine:
         with self._lock:
             if not any(seat.nests for seat in self._seated):
                 return False
-            flows = [flow for flow in self.flows() if flow.waiting()]
+            flows = [flow for flow in self.flows() if flow.has_waiting()]
             if not flows:
                 return False
             self._more += max(1, self._seats // 2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from itertools import pairwise
 from typing import NamedTuple
 
 #: Slices that are remembered: what a function did before these is forgotten.
@@ -21,6 +22,9 @@ _FIRST_LONGER = 1.5
 
 #: And that have grown, of which so many slices of a crowd tell, beside as many of its first ones.
 _GROWN, _GROWN_OF = 1.12, 2
+
+#: How many times as far apart as slices are by themselves is no chance, and how many times as long are other calls.
+_CHANCE, _LEAP = 3.0, 2.0
 
 #: Which part of their time calls compute more or less that are bound otherwise.
 _OTHERWISE = 0.4
@@ -157,6 +161,18 @@ class Figures:
         last = list(self.samples)[-_GROWN_OF:]
         return sum(each.cpu for each in last) / max(1, sum(each.calls for each in last)) / 1e9 / self._first_cpu
 
+    @property
+    def jitter(self) -> float:
+        """How far a slice is from the one before it, as a part of their mean: what grows little by little is not in it.
+
+        Source: von Neumann, "Distribution of the ratio of the mean square successive difference to the variance", 1941.
+        """
+        each = [sample.cpu / sample.calls for sample in self.samples]
+        if len(each) < 2 or not sum(each):
+            return 0.0
+        squares = sum((later - before) ** 2 for before, later in pairwise(each))
+        return math.sqrt(squares / (2 * (len(each) - 1))) * len(each) / sum(each)
+
     def has_grown(self) -> None:
         """What is last now is first from here on."""
         self._first_cpu *= self.growth
@@ -224,7 +240,8 @@ class Figures:
         That they compute for longer than these from the first on is no growth: they share caches, memory and the kernel's
         locks. Of calls that hold a GIL for which they `take_turns` nobody knows: that costs them time on a core, too.
         """
-        grown = self.cpu * (crowd.growth - 1) > max((_GROWN - 1) * self.cpu, _NOISE)
+        least = 1 + max(_GROWN - 1, _CHANCE * crowd.jitter, _NOISE / max(self.cpu, 1e-9))
+        grown = least < crowd.growth <= _LEAP  # what leaps does not grow
         return grown and (not take_turns or self.released > 0.5 * self.wall)
 
     def grown(self, crowd: Figures) -> Figures:

@@ -45,8 +45,8 @@ _MEASURED, _FEW = 8, 4
 #: worker takes as long for it as for all else that a message takes.
 _SHORT_MESSAGE, _MEASURED_THERE = 0.03, 4
 
-#: How many times as long slices are where threads share the GIL, which is held while clocks are read: at first, and after so
-#: many of them.
+#: How many times as long slices are where threads share the GIL, which is held while clocks are read; how many times when
+#: some were seen; and how many these are.
 _CROWD_SLICES, _LONG_CROWD_SLICES, _CROWD_KNOWN = 4, 8, 6
 
 SLICE_NS = int(SLICE * 1e9)
@@ -125,6 +125,10 @@ class Flow(Learner):
         """See to it that there are processes."""
         self.engine.start_processes(self)
         self.look()  # they may be late
+
+    def has_waiting(self) -> bool:
+        """Whether calls wait for somebody who makes them, those that came back from processes among them."""
+        return bool(self._kept) or self.waiting() > 0
 
     def idle(self) -> bool:
         """Whether nothing is under way, and nothing waits. The lock is held."""
@@ -550,7 +554,7 @@ class Flow(Learner):
     def stuck(self) -> bool:
         """Whether calls wait while those that have threads do little but wait too."""
         with self.lock:
-            if not self.waiting() or self._coming:
+            if not self.has_waiting() or self._coming:
                 return False
             meters = [seat.meter for seat in self.seats if seat.meter.running]
         samples = [sample for meter in meters if (sample := meter.glance()) is not None]

@@ -146,7 +146,8 @@ class Function:
                 PROCESSES in self.models and self._code is not None
             ):  # or it does not know what it takes to move arguments
                 stays = self.anew or PROCESSES in self.refused or not self.figures.samples
-                _memory.keep(self._code, None if stays else self._learnt())
+                if stays or self.made or _memory.recall(self._code) is None:  # a few calls do not say how many are made
+                    _memory.keep(self._code, None if stays else self._learnt())
 
     def _learnt(self) -> _memory.Learnt:
         made = self.most_made()

@@ -1,7 +1,8 @@
 """What pools that are gone have learnt of functions: the next one that runs them begins with that.
 
-It says how to begin, no more: processes, and threads that will wait, are given calls at once, and the first of these show
-whether it is still so. A function that was seen to change, or that had to stay in this process, is not remembered.
+It says how to begin, no more: processes, and threads that will wait or have made most calls, are given some at once, and the
+first of these show whether it is still so. A function that was seen to change, or that had to stay in this process, is not
+remembered.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _MOST = 1_000
 class Learnt(NamedTuple):
     """What was learnt of a function; see `Function`.
 
-    `model` is the one that most of the work was done by, and `calls` is how many there were.
+    `model` is the one that most of the work was done by, and `calls` is how many were made after it was decided.
     """
 
     figures: Figures
