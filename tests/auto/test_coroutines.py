@@ -161,7 +161,8 @@ def test_what_is_explained_of_a_coroutine_function_is_one_thing():
         return 2 * number
 
     with plait.Pool() as pool:
-        assert list(pool.map(double, [1, 2])) == [2, 4]
+        found: list[object] = list(pool.map(double, [1, 2]))
+        assert found == [2, 4]
         explained = pool.explain(double)
     assert explained["model"] == "asyncio"
     assert "asyncio" not in explained["refused"]
