@@ -769,6 +769,32 @@ def test_cores_that_a_child_process_takes_are_no_wait():
     assert alone.held <= alone.wall - 0.5 * took
 
 
+def _cpu_of(number):
+    usage = _core.thread_usage(number)
+    return usage and usage[0]
+
+
+def test_what_a_thread_beside_has_computed_is_told_up_to_this_moment():
+    done, numbers = threading.Event(), []
+
+    def hash_again_and_again():
+        numbers.append(threading.get_native_id())
+        while not done.is_set():
+            hashlib.pbkdf2_hmac("sha256", b"a word", b"salt", 4_000)  # a millisecond without the GIL
+
+    thread = threading.Thread(target=hash_again_and_again)
+    thread.start()
+    try:
+        while not numbers:
+            time.sleep(0.001)
+        # As of the kernel's last tick, it would be the same for milliseconds.
+        told = max(len({_cpu_of(numbers[0]) for _ in range(30)}) for _ in range(100))
+    finally:
+        done.set()
+        thread.join()
+    assert told > 10
+
+
 def test_waits_that_do_not_overlap_get_few_threads():
     turn = threading.Lock()
 

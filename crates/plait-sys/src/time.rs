@@ -26,6 +26,18 @@ pub fn thread_cpu_ns() -> u64 {
     nanoseconds(clock_gettime(ClockId::ThreadCPUTime))
 }
 
+/// CPU time that a thread of this process has used until now, which `schedstat` tells only up to the kernel's last tick while it
+/// runs; None where there is no such thread.
+#[must_use]
+pub fn cpu_ns_of_thread(tid: u32) -> Option<u64> {
+    // As `pthread_getcpuclockid` makes it: of a thread (4), and of what the scheduler knows (2).
+    let clock = (!tid.cast_signed() << 3) | 6;
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: it writes to `time` alone, and refuses a clock that it does not know.
+    let failed = unsafe { libc::clock_gettime(clock, &raw mut time) } != 0;
+    (!failed).then_some(time.tv_sec as u64 * NS_PER_S + time.tv_nsec as u64)
+}
+
 /// CPU time that all threads of this process have used, the ended ones too.
 #[must_use]
 pub fn process_cpu_ns() -> u64 {
@@ -75,6 +87,29 @@ mod tests {
             std::hint::spin_loop();
         }
         assert!(process_cpu_ns() - process >= 2_000_000);
+    }
+
+    #[test]
+    fn another_threads_cpu_time_is_that_of_this_moment() {
+        let (send, tell) = std::sync::mpsc::channel();
+        let spinner = std::thread::spawn(move || {
+            send.send(crate::thread::number()).unwrap();
+            let end = thread_cpu_ns() + 30_000_000;
+            while thread_cpu_ns() < end {
+                std::hint::spin_loop();
+            }
+            thread_cpu_ns()
+        });
+        let tid = tell.recv().unwrap();
+        // As of the last tick, it would be one and the same for milliseconds.
+        let mut seen = Vec::new();
+        while let Some(now) = cpu_ns_of_thread(tid).filter(|&now| now < 25_000_000) {
+            seen.push(now);
+        }
+        seen.dedup();
+        assert!(seen.is_sorted() && seen.len() > 100, "{seen:?}");
+        assert!(spinner.join().unwrap() >= *seen.last().unwrap());
+        assert_eq!(cpu_ns_of_thread(u32::MAX >> 3), None);
     }
 
     #[test]

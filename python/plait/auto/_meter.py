@@ -106,12 +106,12 @@ class Meter:
         usage = _core.thread_usage(self._thread) if began else None
         if usage is None:
             return None
-        cpu, ready, held, wanted = usage
+        cpu, ready, held, wanted, runs = usage
         wall = max(time.perf_counter_ns() - began, 1)
         calls, cpu, ready = self.calls + 1, min(max(cpu - self._cpu, 0), wall), max(ready - self._ready, 0)
         seen = held >= 0 and self._held >= 0
         held, wanted = (held - self._held, wanted - self._wanted) if seen else (-1, 0)
-        if _is_ready(self._thread):  # since when, nobody says before it has a core again
+        if runs:  # or is ready: since when, nobody says before it has a core again
             ready = max(ready, wall - cpu - wanted)
         if self.began != began or not self.running:
             return None  # it has begun anew meanwhile
@@ -127,12 +127,3 @@ def _children_cpu() -> float:
     """Seconds on a core of all child processes that this one has waited for."""
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
-
-
-def _is_ready(thread: int) -> bool:
-    """Whether a thread of this process has a core, or wants one."""
-    try:
-        with open(f"/proc/self/task/{thread}/stat", "rb") as file:
-            return file.read().rpartition(b")")[2].split(None, 1)[0] == b"R"
-    except (OSError, IndexError):
-        return False

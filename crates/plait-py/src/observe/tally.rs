@@ -1,9 +1,10 @@
 //! What a thread's time went to, asked by those who decide while the program runs.
 
 use plait_probe::observer::Interpreter;
-use plait_probe::proc::{Scheduled, Tasks};
+use plait_probe::proc::{Scheduled, Stat, Tasks};
 use plait_probe::tally::Tallies;
 use plait_sys::thread;
+use plait_sys::time::cpu_ns_of_thread;
 use pyo3::prelude::*;
 
 use crate::gil;
@@ -27,17 +28,20 @@ pub(crate) fn gil_tally(py: Python<'_>) -> Option<(u64, u64)> {
     Some((times.held, times.wanted))
 }
 
-/// Nanoseconds that a thread of this process was on a core, and ready without one, and those of its `gil_tally`, -1 where it has none.
-/// None when there is no such thread.
+/// Nanoseconds that a thread of this process was on a core, and ready without one, those of its `gil_tally`, -1 where it has none, and
+/// whether it has a core, or wants one. None when there is no such thread.
 #[pyfunction]
-pub(crate) fn thread_usage(py: Python<'_>, tid: u32) -> Option<(u64, u64, i64, i64)> {
-    let mut buffer = Vec::new();
-    let Scheduled { on_cpu, ready, .. } = Scheduled::parse(Tasks::own().read(tid, "schedstat", &mut buffer).ok()?)?;
+pub(crate) fn thread_usage(py: Python<'_>, tid: u32) -> Option<(u64, u64, i64, i64, bool)> {
+    let (tasks, mut buffer) = (Tasks::own(), Vec::new());
+    // First of all: who falls asleep only now has run until now, and is not to be taken for one who has waited.
+    let runs = Stat::parse(tasks.read(tid, "stat", &mut buffer).ok()?)?.state == b'R';
+    let ready = Scheduled::parse(tasks.read(tid, "schedstat", &mut buffer).ok()?)?.ready;
+    let on_cpu = cpu_ns_of_thread(tid)?;
     let (held, wanted) = match tallies(py).and_then(|tallies| tallies.of(tid)) {
         Some(times) => (times.held as i64, times.wanted as i64),
         None => (-1, -1),
     };
-    Some((on_cpu, ready, held, wanted))
+    Some((on_cpu, ready, held, wanted, runs))
 }
 
 /// Begins to look at what this thread's time is made of. False where that cannot be seen.
