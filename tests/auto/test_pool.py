@@ -769,6 +769,17 @@ def test_cores_that_a_child_process_takes_are_no_wait():
     assert alone.held <= alone.wall - 0.5 * took
 
 
+def test_what_a_thread_waits_for_after_a_call_is_none_of_the_calls():
+    meter = Meter()
+    meter.start()
+    began = time.perf_counter_ns()
+    hashlib.pbkdf2_hmac("sha256", b"a word", b"salt", 20_000)
+    meter.ended(1, began)
+    time.sleep(0.05)
+    sample = meter.sample()
+    assert sample.cpu > 0.9 * sample.alone
+
+
 def _cpu_of(number):
     usage = _core.thread_usage(number)
     return usage and usage[0]

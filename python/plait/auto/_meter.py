@@ -13,6 +13,9 @@ from plait.auto._figures import Sample
 #: Nanoseconds in which nobody waits for a core: to ask takes long beside less.
 _READY_NS = 500_000
 
+#: Nanoseconds of a call beside which it is nothing to look at the clocks when it ends.
+_LONG_NS = 500_000
+
 
 class Meter:
     """Measures the calls of one thread, from `start` on.
@@ -28,6 +31,7 @@ class Meter:
         "_children",
         "_collected",
         "_cpu",
+        "_end",
         "_held",
         "_ready",
         "_thread",
@@ -47,6 +51,8 @@ class Meter:
         self._cpu = self._ready = self._held = self._wanted = 0
         self._children = 0.0
         self._collected = 0
+        self._end: tuple[int, int, tuple[int, int] | None] | None = None
+        """The clocks at the end of the last call, if that was a long one."""
 
     def start(self) -> None:
         """Begin to measure the calling thread."""
@@ -59,6 +65,7 @@ class Meter:
         self._collected = _collected()
         self._cpu = time.thread_time_ns()
         self.calls = self.inside = 0
+        self._end = None
         self.began = time.perf_counter_ns()
 
     def ended(self, calls: int, began: int) -> int:
@@ -66,7 +73,14 @@ class Meter:
         now = time.perf_counter_ns()
         self.calls += calls
         self.inside += now - began
+        # Who delivers what came of it may wait for long, too, for processes that start: that is not the call's.
+        self._end = self._clocks() if now - began > _LONG_NS else None
         return now
+
+    @staticmethod
+    def _clocks() -> tuple[int, int, tuple[int, int] | None]:
+        """The thread's time on a core, the time, and its `gil_tally`."""
+        return time.thread_time_ns(), time.perf_counter_ns(), _core.gil_tally()
 
     def has_collected(self) -> bool:
         """Whether garbage of more than the youngest generation was collected meanwhile, in whatever thread."""
@@ -74,17 +88,17 @@ class Meter:
 
     def sample(self, *, alone: bool = True) -> Sample:
         """What the calling thread's calls took since `start`, and, if they were `alone`, processes that they waited for."""
-        cpu = time.thread_time_ns() - self._cpu
+        cpu, now, tally = self._end or self._clocks()
+        cpu -= self._cpu
         ready = 0
-        if time.perf_counter_ns() - self.began > _READY_NS:
+        if now - self.began > _READY_NS:
             ready, self._ready = -self._ready, _core.thread_ready_ns()
             ready += self._ready
-        tally = _core.gil_tally()
         seen = tally is not None and self._held >= 0
         held, wanted = (tally[0] - self._held, tally[1] - self._wanted) if tally is not None and seen else (-1, 0)
         wall = max(self.inside, 1)
         # What was between the calls is none of theirs; what none of the clocks accounts for, they have waited for others.
-        total = max(time.perf_counter_ns() - self.began, wall)
+        total = max(now - self.began, wall)
         blocked = min(max(0, total - cpu - wanted - ready), wall)
         cpu = min(cpu, wall - blocked)
         ready = min(ready, wall - blocked - cpu)
