@@ -204,7 +204,11 @@ def test_a_pool_that_is_not_waited_for_leaves_it_too():
     while _memory.recall(function.__code__) is None and time.monotonic() < end:
         time.sleep(0.01)
     assert _memory.recall(function.__code__) is not None
-    pool.shutdown()  # or it leaves it once more beside the next test
+    learn(function, COMPUTES, calls=7)
+    pool.shutdown()
+    found = _memory.recall(function.__code__)
+    assert found is not None
+    assert found.calls == 7, "others know better by now"
 
 
 @pytest.fixture
@@ -352,6 +356,18 @@ def test_figures_of_first_calls_are_held_against_a_crowd():
     assert found.held == pytest.approx(0.0002, abs=1e-8)
     assert found.wall == pytest.approx(0.006, abs=1e-8)
     assert not found.are_of_first_calls(crowd)
+
+
+def test_what_calls_do_in_processes_is_what_people_are_told():
+    figures, crowd = Figures(), Figures()
+    figures.add(Sample(calls=1, wall=8_000_000, cpu=8_000_000, held=8_000_000))
+    for _ in range(3):
+        assert figures.seen_in(crowd).held == figures.held
+        crowd.add(Sample(calls=1, wall=6_000_000, cpu=3_000_000, held=600_000))
+    found = figures.seen_in(crowd)
+    assert found.cpu == pytest.approx(0.003, abs=1e-8)
+    assert found.held == pytest.approx(0.0006, abs=1e-8)
+    assert found.blocked == pytest.approx(0.0, abs=1e-8), "it is a core that they wait for"
 
 
 def test_what_children_compute_is_not_missed_in_a_crowd():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from plait._words import seconds
@@ -127,6 +127,7 @@ class Decision:
         others: What the alternatives would have taken, in seconds; the plan's own among them.
         refused: Models that were left out, and why.
         why: The reason, in a sentence.
+        start: Seconds that were to be until there are worker processes.
     """
 
     plan: Plan
@@ -135,6 +136,7 @@ class Decision:
     others: Mapping[str, float]
     refused: Mapping[str, str]
     why: str
+    start: float = 0.0
 
 
 def threads_for(figures: Figures, machine: Machine) -> int:
@@ -264,6 +266,7 @@ def choose(
         changes: How many times another model was taken so far.
     """
     plans: list[Plan] = []
+    began = start
     held = figures.held_on_cpu / figures.cpu if machine.gil and figures.cpu > 0 else 0.0
     released = max(0.0, 1 - 2 * held)
     if SERIAL not in refused or {THREADS, PROCESSES} <= refused.keys():  # somewhere it has to run
@@ -289,7 +292,24 @@ def choose(
     stay = STAY if paces.saw(plan.model) or not paces.saw(before) else STAY_SEEN + _STAY_MORE * max(0, changes - 1)
     plan = next((each for each in plans if each.model == before and asked[each.model] <= best * (1 + stay)), plan)
     others = {each.model: each.seconds for each in plans}
-    return Decision(plan, _slice(figures, plan, calls), calls, others, refused, _why(figures, machine, plan, refused))
+    why = _why(figures, machine, plan, refused)
+    return Decision(plan, _slice(figures, plan, calls), calls, others, refused, why, began)
+
+
+def as_known(
+    decision: Decision,
+    figures: Figures,
+    machine: Machine,
+    costs: Costs,
+    calls: int,
+    *,
+    refused: Mapping[str, str],
+    paces: Paces,
+) -> Decision:
+    """What was decided once, with what so many calls of the same would take by these figures."""
+    others = choose(figures, machine, costs, calls, refused=refused, start=decision.start, paces=paces).others
+    why = _why(figures, machine, decision.plan, refused)
+    return replace(decision, calls=calls, others=others, why=why)
 
 
 def of_coroutines() -> Decision:

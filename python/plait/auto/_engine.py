@@ -73,6 +73,8 @@ class Engine:
         self.models = models
         self.costs = costs
         self.closed = False
+        self._left = False
+        """Whether what was learnt was left to other pools."""
         self.functions: dict[Any, tuple[Function, Backlog]] = {}
         self.maps: weakref.WeakSet[Flow] = weakref.WeakSet()
         self.processes_ready = False
@@ -372,8 +374,10 @@ class Engine:
 
     def _end(self, *, wait: bool) -> None:
         """Leave what was learnt to other pools, and shut the executors down: all is done."""
-        for state, _ in list(self.functions.values()):
-            state.remember()
+        if not self._left:
+            self._left = True  # later, others may know better
+            for state, _ in list(self.functions.values()):
+                state.remember()
         # Where processes still start, nobody needs them any more: a fork server may take a tenth of a second.
         for greeting in self._greetings:
             uninterrupted(greeting.cancel)

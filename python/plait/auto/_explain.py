@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from plait._words import seconds
-from plait.auto._choice import MODELS, THREADS
+from plait.auto._choice import MODELS
 
 if TYPE_CHECKING:
     from plait.auto._function import Function
@@ -14,12 +14,11 @@ if TYPE_CHECKING:
 class Explanation(dict[str, Any]):
     """The decision that most of the work was done by as a dict, whose text says the same in words.
 
-    Keys: `function`; `model` (None while it is learnt), `workers`, `slice` (calls that go together); `why`; `figures`
-    of a call (`calls`
-    so far, `wall`, `cpu`, `held`, `released`, `blocked` in seconds, `size` in bytes, `pickling` in seconds);
-    `made`, calls by plan; `predicted`, seconds for
-    the calls that it was decided for, by model; `calls`, how many these are; `seen`, how many times as long as predicted
-    plans took that were tried; `refused`, the models that it cannot be run in and why; `decided`, how often.
+    Keys: `function`; `model` (None while it is learnt), `workers`, `slice` (calls that go together); `why`; `figures` of a call
+    (`calls` so far, `wall`, `cpu`, `held`, `released`, `blocked` in seconds, `size` in bytes, `pickling` in seconds); `made`,
+    calls by who has made them: while processes start, threads do; `predicted`, seconds for all calls that were made so far, by
+    model, as far as is known by now; `calls`, how many these are; `seen`, how many times as long as predicted plans took that
+    were tried; `refused`, the models that it cannot be run in and why; `decided`, how often.
     """
 
     def __str__(self) -> str:
@@ -41,14 +40,10 @@ class Explanation(dict[str, Any]):
         return "\n".join(lines)
 
 
-def _shown(model: str, workers: int) -> str:
-    return f"{model} {workers}" if model == THREADS else model
-
-
 def explain(state: Function) -> Explanation:
     """What is known and decided of a function."""
     state.check(wanted=False)
-    figures, decision = state.figures, state.most_made()
+    figures, decision = state.figures, state.explained()
     shown: dict[str, Any] = {
         "calls": figures.calls,
         "wall": figures.wall,
@@ -68,7 +63,7 @@ def explain(state: Function) -> Explanation:
         figures=shown,
         predicted={} if decision is None else dict(decision.others),
         calls=None if decision is None else decision.calls,
-        made={_shown(*key): made.calls for key, made in list(state.made.items())},
+        made=dict(state.done),
         seen=state.paces.shown(),
         refused=dict(state.refused),
         decided=state.decided,

@@ -500,6 +500,7 @@ class Flow(Learner):
             self._refuse(why)
         with self._tally:
             self.made += len(outcomes)
+            self._made_elsewhere += len(outcomes)
         try:
             if len(outcomes) < part.size:
                 self.take_back(part, len(outcomes))

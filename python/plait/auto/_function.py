@@ -95,7 +95,8 @@ class Function:
         crowd: What calls take in the plan that is in use, where that has several workers: they get into each other's way, so
             `figures` are of calls that had the process for themselves, as far as there were any.
         decided: How often it was decided.
-        made: Calls by plan.
+        made: Calls by the plan that was decided for.
+        done: Calls by who has made them, in words: while processes start, threads do.
         anew: How many times it was another than before: calls that are now long and now short are so by nature, and it takes
             the more of them to believe the next change.
         spared: Slices that were not learnt from, since garbage was collected meanwhile.
@@ -107,6 +108,7 @@ class Function:
         self.decision: Decision | None = None
         self.decided = 0
         self.made: dict[tuple[str, int], Made] = {}
+        self.done: dict[str, int] = {}
         self.machine = machine
         self.models = models
         self.costs = costs
@@ -294,9 +296,14 @@ class Function:
         predicted = predict(self.figures, self.machine, self.costs, plan.workers)
         self.paces.add(plan.model, plan.workers, calls, seconds, predicted, self.figures)
 
-    def count(self, calls: int) -> None:
-        """So many calls were made as it is decided now. The lock is held."""
+    def count(self, calls: int, elsewhere: int) -> None:
+        """So many calls were made as it is decided now, so many of them by processes. The lock is held."""
         decision = self.decision
+        model, workers = (SERIAL, 1) if decision is None or decision.plan.model == PROCESSES else decision.plan.key
+        here = f"{model} {workers}" if model == THREADS else model
+        for who, count in (here, calls - elsewhere), (PROCESSES, elsewhere):
+            if count > 0:
+                self.done[who] = self.done.get(who, 0) + count
         if decision is not None and calls:
             made = self.made.setdefault(decision.plan.key, Made(decision))
             made.calls += calls
@@ -317,6 +324,20 @@ class Function:
             return max(
                 (made for (which, _), made in self.made.items() if which == model), key=lambda made: made.seconds
             ).decision
+
+    def explained(self) -> Decision | None:
+        """The same, as it looks by what is known now, and for all calls that were made so far.
+
+        What it was decided by may have been a call that had not ended, or the first one, to which much was new.
+        """
+        with self.lock:
+            decision, known = self.most_made(), self.figures.seen_in(self.crowd)
+            calls = sum(self.done.values())
+            if decision is None or decision.plan.model == ASYNCIO or not known.samples or not calls:
+                return decision
+            # How fast the models were seen to be is said of the figures that it was decided by.
+            paces = self.paces if known.wall > 0.9 * self.figures.wall else Paces()
+            return _choice.as_known(decision, known, self.machine, self.costs, calls, refused=self.refused, paces=paces)
 
     def begin_anew(self, sample: Sample | None) -> None:
         """The function is another from this sample on, or from now on."""

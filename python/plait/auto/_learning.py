@@ -69,8 +69,10 @@ class Learner:
         self.made: int = 0
         self._tally = threading.Lock()
         """For `made`: without a GIL, counts of several threads are lost otherwise, and the pace looks slower than it is."""
-        self._told_of = 0
-        """How many of these the function was told of."""
+        self._made_elsewhere: int = 0
+        """How many of these processes have made."""
+        self._told_of = 0, 0
+        """How many of both the function was told of."""
         self._since = (0, 0.0)
         """Calls that had been made, and when, at the beginning of those whose pace is looked at."""
         self._next_look = ANY
@@ -128,9 +130,11 @@ class Learner:
     def tell_made(self) -> None:
         """Let the function know how many calls were made as it is decided now."""
         with self.state.lock:
-            made = self.made
-            self.state.count(made - self._told_of)
-            self._told_of = made
+            with self._tally:
+                made, elsewhere = self.made, self._made_elsewhere
+            before, elsewhere_before = self._told_of
+            self.state.count(made - before, elsewhere - elsewhere_before)
+            self._told_of = made, elsewhere
 
     def _learn(self, meter: Meter, seat: Seat | None = None, *, last: bool = False) -> None:
         if meter.calls:
@@ -265,7 +269,9 @@ class Learner:
                     self._foresee()
             elif figures is state.crowd:
                 # Like is compared with like: waits for the GIL and a core belong to the plan.
-                sample = Sample(sample.calls, sample.wall, sample.cpu)
+                # Only a process has a GIL for itself, so that what a call holds it for is the call's.
+                held = sample.held if state.decision.plan.model == PROCESSES else -1
+                sample = Sample(sample.calls, sample.wall, sample.cpu, held)
                 state.figures.calls += sample.calls
                 patience = (2 if state.decision.plan.model == PROCESSES else 3) + state.anew
                 belied = self._prove(own)

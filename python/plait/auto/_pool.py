@@ -199,7 +199,7 @@ class Pool(concurrent.futures.Executor):
         """Return what was decided for a function, or for all: a dict whose text says the same in words.
 
         It describes the decision that most of the work was done by, not that for the last few calls;
-        `made` has the calls by plan.
+        `made` has the calls by who has made them.
 
         Args:
             fn: A function that was submitted or mapped; None for a list of all of them.
