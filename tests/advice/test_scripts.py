@@ -296,9 +296,9 @@ def test_text_and_page(tmp_path: Path) -> None:
         (("--cores", "0", "program.py"), 2, "--cores must be from 1 to 1024, not 0"),
         (("--cores", "two", "program.py"), 2, "--cores needs numbers"),
         (("--what", "program.py"), 2, "there is no option '--what'"),
-        (("nowhere.trace",), 125, "nowhere.trace"),
+        (("nowhere.trace",), 2, "nowhere.trace"),
         (("empty.trace",), 125, ""),
-        (("other.json",), 125, "no profile of plait"),
+        (("other.json",), 2, "no profile of plait"),
     ],
 )
 def test_bad_input(tmp_path: Path, words: tuple[str, ...], code: int, said: str) -> None:

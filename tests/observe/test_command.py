@@ -296,23 +296,81 @@ def test_wrong_usage(capsys: pytest.CaptureFixture[str], words: list[str], messa
 
 
 def test_what_is_no_trace_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["report", str(tmp_path / "missing")]) == 125
-    for name, content in (("empty", b""), ("text", b"hello"), ("json", b'{"a": 1}'), ("bytes", bytes(range(256)))):
+    for name, content in (("text", b"hello"), ("json", b'{"a": 1}'), ("bytes", bytes(range(256)))):
         (tmp_path / name).write_bytes(content)
-        assert main(["report", str(tmp_path / name)]) == 125, name
-    assert "Traceback" not in capsys.readouterr().err
+    (tmp_path / "empty").write_bytes(b"")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for command in ("report", "advise"):
+        for name in ("missing", "folder", "text", "json", "bytes"):
+            assert main([command, str(tmp_path / name)]) == 2, name
+            assert str(tmp_path / name) in capsys.readouterr().err
+        assert main([command, str(tmp_path / "empty")]) == 125
+        assert "Traceback" not in capsys.readouterr().err
+
+
+def test_what_python_cannot_run_is_no_program(script: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shell = script("#!/bin/sh\necho hi\n", "shell")
+    for words in (["profile", "/bin/ls"], ["profile", shell], ["profile", str(tmp_path)], ["advise", shell]):
+        assert main(words) == 2, words
+        error = capsys.readouterr().err
+        assert words[1] in error
+        assert "Python program" in error
+
+
+def test_what_python_runs_is_a_program_however_it_is_called(script: Any, tmp_path: Path) -> None:
+    import zipapp
+
+    folder = tmp_path / "app"
+    folder.mkdir()
+    (folder / "__main__.py").write_text("print('ran')")
+    zipapp.create_archive(folder, tmp_path / "app.pyz", "/usr/bin/env python3")
+    named = script(f"#!{sys.executable}\nprint('ran')\n", "tool")
+    # As installers write it where the path of Python is long.
+    long = script(f"#!/bin/sh\n'''exec' {sys.executable} \"$0\" \"$@\"\n' '''\nprint('ran')\n", "long")
+    for path in (folder, tmp_path / "app.pyz", named, long):
+        ran, _ = profiled(tmp_path, str(path))
+        assert (ran.returncode, ran.stdout) == (0, "ran\n"), ran.stderr
+
+
+def test_who_was_killed_while_it_held_the_gil_held_it_to_the_end(script: Any, tmp_path: Path) -> None:
+    saved, cut = tmp_path / "saved.plait", tmp_path / "cut.plait"
+    source = """
+import os, signal, time
+def spin(until):
+    while time.perf_counter() < until: pass
+for _ in range(3): spin(time.perf_counter() + 0.3)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    assert plain("-m", "plait", "profile", "-q", "-o", str(saved), script(source)).returncode == 137
+    data = saved.read_bytes()
+    read = 0
+    for length in range(len(data), 0, -97):
+        cut.write_bytes(data[:length])
+        try:
+            found = plait.Profile.load(cut)
+        except ValueError:
+            break
+        read += 1
+        (thread,) = found.threads
+        assert thread["on_cpu_released"] <= 0.05 * thread["wall"] + 0.02, (length, thread)
+        advice = plait.advise(found)
+        assert list(advice.limits) == advice.to_dict()["limits"] == list(found.limits)
+        assert "Limit: The trace has no end of process" in str(advice).replace("\n", " ")
+    assert read > 3
 
 
 def test_files_are_spoken_of_in_plain_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for words, message in [
         (["report", "nosuch"], "plait: 'nosuch': there is no such file\n"),
+        (["advise", "nosuch"], "plait: 'nosuch': there is no such file\n"),
         (["top", "--", "nosuchcmd"], "plait: there is no program 'nosuchcmd'\n"),
         (
             ["top", "--", str(tmp_path)],
             f"plait: {str(tmp_path)!r} cannot be run: it is no program, or there is no right to\n",
         ),
     ]:
-        assert main(words) == 125
+        assert main(words) == 2
         assert capsys.readouterr().err == message
 
 
@@ -612,7 +670,7 @@ def test_only_a_folder_that_a_profile_has_written_is_one(script: Any, tmp_path: 
     with pytest.raises(ValueError, match=r"no folder that a profile has written: 'notes.txt' is in it"):
         plait.Profile.load(folder)
     ran = plain("-m", "plait", "report", str(tmp_path))
-    assert ran.returncode == 125, ran.stdout
+    assert ran.returncode == 2, ran.stdout
 
 
 def test_a_damaged_trace_is_an_error_or_says_so(script: Any, tmp_path: Path) -> None:

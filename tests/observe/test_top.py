@@ -258,14 +258,17 @@ def test_no_such_process_and_no_python() -> None:
     gone = subprocess.Popen(["true"])
     gone.wait()
     ran = top("--pid", str(gone.pid), "--once")
-    assert (ran.returncode, ran.stderr) == (125, f"plait: there is no process {gone.pid}\n")
+    assert (ran.returncode, ran.stderr) == (2, f"plait: --pid {gone.pid}: there is no process {gone.pid}\n")
     with subprocess.Popen(["sleep", "60"]) as other:
         ran = top("--pid", str(other.pid), "--once")
         other.kill()
     assert ran.returncode == 125
     assert "does not run Python 3.11 or newer" in ran.stderr
+    ran = top("--", "sleep", "0.4")
+    assert ran.returncode == 0
+    assert "it never ran Python" in ran.stderr
     ran = top("--", "/nowhere/at/all")
-    assert ran.returncode == 125
+    assert ran.returncode == 2
     assert "/nowhere/at/all" in ran.stderr
 
 

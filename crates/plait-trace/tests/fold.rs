@@ -63,6 +63,38 @@ fn each_row_of_the_table_of_states() {
     }
 }
 
+/// Of a process that was killed at 100 ms: a thread whose last span ends at 40 ms, and its switches.
+fn cut_off(span: GilSpan, switches: &[(u64, bool, bool)]) -> Vec<(State, u64)> {
+    let mut story = Story::cut_off(7);
+    story.thread(7, "main");
+    story.switch(7, 0, true, false);
+    story.gil(7, 0, 20 * MS, GilSpan::Held);
+    story.gil(7, 20 * MS, 40 * MS, span);
+    for &(at, on, forced) in switches {
+        story.switch(7, at * MS, on, forced);
+    }
+    story.counted(7, 100 * MS, 0, 0);
+    times(only(&story.profile()))
+}
+
+#[test]
+fn a_hold_whose_end_nobody_has_seen_lasts_to_the_end() {
+    use State::{GilWait, IoWait, OnCpuGil, OnCpuReleased, Ready};
+    let held = GilSpan::Held;
+    assert_eq!(cut_off(held, &[]), [(OnCpuGil, 100)]);
+    let forced = [(50, false, true), (60, true, false)];
+    assert_eq!(cut_off(held, &forced), [(OnCpuGil, 90), (Ready, 10)]);
+    // Who sleeps has let go.
+    assert_eq!(cut_off(held, &[(70, false, false)]), [(OnCpuGil, 70), (IoWait, 30)]);
+    // Who wanted it and runs has got it.
+    let woken = [(20, false, false), (50, true, false)];
+    assert_eq!(cut_off(GilSpan::Wanted, &woken), [(OnCpuGil, 70), (GilWait, 30)]);
+    let asleep = [(20, false, false)];
+    assert_eq!(cut_off(GilSpan::Wanted, &asleep), [(OnCpuGil, 20), (GilWait, 80)]);
+    // Who was seen without it still computes without it.
+    assert_eq!(cut_off(GilSpan::Free, &[]), [(OnCpuGil, 20), (OnCpuReleased, 80)]);
+}
+
 #[test]
 fn the_end_of_a_wait_is_ready_by_the_counts_of_the_kernel() {
     let mut story = Story::begin(7, 100 * MS);

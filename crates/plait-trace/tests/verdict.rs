@@ -32,6 +32,22 @@ fn check(profile: &Profile, verdict: Verdict, words: &[&str]) {
 }
 
 #[test]
+fn of_a_few_milliseconds_nothing_can_be_told() {
+    let mut story = Story::begin(7, 7 * MS);
+    story.thread(7, "MainThread");
+    computes(&mut story, 7, 0, 7 * MS);
+    check(
+        &story.profile(),
+        Verdict::Idle,
+        &["observed for 7 ms", "too short to tell"],
+    );
+    let mut story = Story::begin(7, 30 * MS);
+    story.thread(7, "MainThread");
+    computes(&mut story, 7, 0, 30 * MS);
+    check(&story.profile(), Verdict::CpuBound, &["computes"]);
+}
+
+#[test]
 fn threads_that_stand_still_for_the_collector_are_told_so() {
     let mut story = Story::begin(7, 1_000 * MS);
     story.thread(7, "MainThread");

@@ -81,6 +81,7 @@ class Advice:
         what_if: Seconds by number of cores and model.
         measured: What the calls took in the run, in seconds.
         at_once: How many of them were under way at once then.
+        limits: What the profile that it was made from could not see, in sentences.
 
     >>> Advice(None, "no calls", None, 0, 2, (), {}, 0.0, 0).to_dict()["verdict"] is None
     True
@@ -95,6 +96,7 @@ class Advice:
     what_if: dict[int, dict[str, float]] = field(repr=False)
     measured: float
     at_once: int
+    limits: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, as it goes into JSON; times in seconds, memory in bytes."""
@@ -117,6 +119,7 @@ class Advice:
             "refused": {option.model: option.refused for option in self.options if option.refused},
             "what_if": {str(cores): dict(each) for cores, each in self.what_if.items()},
             "measured": {"seconds": self.measured, "at_once": self.at_once},
+            "limits": list(self.limits),
         }
 
     def to_html(self, path: str | os.PathLike[str]) -> None:

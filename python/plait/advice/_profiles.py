@@ -50,6 +50,10 @@ def advice(record: ProfileRecord, cores: Sequence[int] | None = None) -> Advice:
     """
     if not record["threads"] or record["wall"] <= 0:
         raise ValueError("the profile is empty: no thread was seen in it")
+    return replace(_of_what_was_seen(record, cores), limits=tuple(record.get("limits", ())))
+
+
+def _of_what_was_seen(record: ProfileRecord, cores: Sequence[int] | None) -> Advice:
     here = cores[0] if cores is not None and len(cores) == 1 else _core.usable_cpus()
     sentence = record["evidence"]["sentence"].rstrip(".")
     found = [*_of_tasks(record), *_of_pools(record), *_of_threads(record), *_of_stacks(record)]

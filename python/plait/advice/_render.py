@@ -25,12 +25,18 @@ def _memory(option: Option) -> str:
     return "-" if not option.memory else f"{'' if option.memory_measured else '~'}{size(option.memory)}"
 
 
+def _limits(advice: Advice, width: int) -> list[str]:
+    """What the profile could not see."""
+    return [line for limit in advice.limits for line in textwrap.wrap(f"Limit: {limit.rstrip('.')}.", width)]
+
+
 def text(advice: Advice, *, width: int = 80) -> str:
     """The advice as text, in so many columns."""
     if advice.tasks is None:
-        return "\n".join(textwrap.wrap(f"Cannot tell: {advice.why}.", width)) + "\n"
+        return "\n".join([*textwrap.wrap(f"Cannot tell: {advice.why}.", width), *_limits(advice, width)]) + "\n"
     lines = textwrap.wrap(f"{advice.tasks}, called {times(advice.calls)}; {advice.cores} cores", width)
     lines += textwrap.wrap(f"{advice.verdict or 'cannot tell'}: {advice.why}.", width)
+    lines += _limits(advice, width)
     lines += ["", f"  {'model':<16} {'workers':>7} {'seconds':>9}  {'interval':<21} {'memory':>9}"]
     for option in advice.options:
         mark = ">" if option.model == advice.verdict else " "
@@ -105,6 +111,7 @@ def page(advice: Advice) -> str:
         f"<h1>{html.escape(title)}</h1>",
         f"<p><b>{html.escape(advice.verdict or 'Cannot tell')}</b>: {html.escape(advice.why)}.</p>",
     ]
+    out += [f'<p class="faint">Limit: {html.escape(limit.rstrip("."))}.</p>' for limit in advice.limits]
     if advice.tasks:
         out.append(f'<p class="faint">Called {times(advice.calls)}; for {advice.cores} cores.</p>')
         out.append(_table(advice))

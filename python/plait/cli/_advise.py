@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from typing import TYPE_CHECKING, Final
 
-from plait.cli import _usage
+from plait.cli import _script, _usage
 from plait.cli._usage import Option, WrongUsage
 
 if TYPE_CHECKING:
@@ -79,6 +80,8 @@ def run(words: list[str]) -> int:
     else:
         from plait.advice import _advise, _program
 
+        if rest[0] not in _NAMED:
+            _script.check(rest[0])
         try:
             record = _program.run(rest, apart=as_json)
         except FileNotFoundError:
@@ -105,7 +108,7 @@ def _behind(words: list[str]) -> tuple[list[tuple[str, str | None]], list[str]]:
 
 
 def _is_script(word: str) -> bool:
-    return word in _NAMED or word.endswith((".py", ".pyw"))
+    return word in _NAMED or word.endswith((".py", ".pyw")) or _script.says_python(word)
 
 
 def _cores(text: str | None) -> list[int]:
@@ -120,9 +123,14 @@ def _cores(text: str | None) -> list[int]:
 
 def _of_file(path: str, cores: list[int] | None) -> Advice:
     from plait.advice import advise
-    from plait.observe._profile import Profile
 
-    return advise(Profile.load(path), cores=cores)
+    try:
+        profile = _usage.load(path)
+    except WrongUsage as error:
+        if not os.path.isfile(path):
+            raise
+        raise WrongUsage(f"{error}, and no Python program that is called .py or says so in its first line") from None
+    return advise(profile, cores=cores)
 
 
 def _tell(advice: Advice, as_json: bool, page: str | None, quiet: bool) -> int:

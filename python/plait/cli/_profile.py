@@ -10,7 +10,7 @@ import os
 import sys
 import time
 
-from plait.cli import _output, _usage
+from plait.cli import _output, _script, _usage
 from plait.cli._usage import Option, WrongUsage
 from plait.cli._witness import Witness
 from plait.observe._settings import Settings, environment
@@ -67,6 +67,8 @@ def run(words: list[str]) -> int:
         raise WrongUsage("profile needs a program: a script, -m module or -c code")
     if not program[0].startswith("-") and not os.path.exists(program[0]):
         raise WrongUsage(f"there is no file {program[0]!r}")  # rather than a report on an interpreter that found none
+    if not program[0].startswith("-"):
+        _script.check(program[0])
     if sys.flags.no_site or sys.flags.ignore_environment or sys.flags.isolated:
         raise WrongUsage("profile cannot look into a Python that runs with -I, -E or -S")
     output = _output.Output(given)

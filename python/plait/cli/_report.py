@@ -21,8 +21,6 @@ that a program which died has left.
 
 def run(words: list[str]) -> int:
     """Run the command; return the code to exit with."""
-    from plait.observe._profile import Profile
-
     given, rest = _usage.parse(words, _output.OPTIONS, _output.SHORT)
     # Options may follow the file too.
     files = rest[:1]
@@ -35,7 +33,7 @@ def run(words: list[str]) -> int:
     if left:
         raise WrongUsage(f"report takes one file, not {left[0]!r} as well")
     output = _output.Output(given + more)
-    profile = Profile.load(files[0])
+    profile = _usage.load(files[0])
     try:
         return 0 if output.write(profile, sys.stdout) else 1
     except _output.Unwritten as error:

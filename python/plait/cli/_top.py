@@ -105,11 +105,9 @@ def run(words: list[str]) -> int:
             try:
                 program = Program(command, signals.before, aside=live)
             except FileNotFoundError:
-                raise FileNotFoundError(f"there is no program {command[0]!r}") from None
+                raise WrongUsage(f"there is no program {command[0]!r}") from None
             except PermissionError:
-                raise PermissionError(
-                    f"{command[0]!r} cannot be run: it is no program, or there is no right to"
-                ) from None
+                raise WrongUsage(f"{command[0]!r} cannot be run: it is no program, or there is no right to") from None
             return _OfProgram(settings, into, signals, live, program, witness).run()
         return _OfProcess(settings, into, signals, live).run()
 
@@ -236,6 +234,8 @@ class _Watching:
         whole = top.whole()
         if self.settings.json is None:
             what = "all that was seen of it:" if whole["threads"] else "it was too short to be seen"
+            if whole["threads"] and all(process["python"] is None for process in whole["processes"]):
+                what = f"it never ran Python that can be looked into; {what}"
             with_code = "" if code is None else f" with {code}"
             self.into.write(f"plait: process {top.pid} has ended{with_code}; {what}\n")
         if whole["threads"] or self.settings.json is not None:
@@ -255,11 +255,11 @@ class _OfProcess(_Watching):
 
     def run(self) -> int:
         pid = self.settings.pid or 0
-        top = Top(pid)
         try:
+            top = Top(pid)
             pidfd = os.pidfd_open(pid)
         except ProcessLookupError:
-            raise ProcessLookupError(f"process {pid} has ended") from None
+            raise WrongUsage(f"--pid {pid}: there is no process {pid}") from None
         try:
             self.begin(top, _command_of(pid))
             return self._run(pidfd)

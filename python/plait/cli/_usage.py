@@ -5,7 +5,11 @@ from __future__ import annotations
 import errno
 import os
 
-__all__ = ["Option", "WrongUsage", "check_file", "parse", "plainly"]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from plait.observe._profile import Profile
+
+__all__ = ["Option", "WrongUsage", "check_file", "load", "parse", "plainly"]
 
 
 def plainly(error: Exception) -> str:
@@ -77,6 +81,21 @@ def parse(
             at += 1
         found.append((name, value))
     return found, []
+
+
+def load(path: str) -> Profile:
+    """Read a saved profile.
+
+    Raises:
+        WrongUsage: It is not there, or is no profile.
+        ValueError: It is one, and damaged.
+    """
+    from plait.observe._profile import NotAProfile, Profile
+
+    try:
+        return Profile.load(path)
+    except (FileNotFoundError, NotADirectoryError, PermissionError, NotAProfile) as error:
+        raise WrongUsage(plainly(error)) from None
 
 
 def check_file(option: str, path: str | None) -> None:

@@ -34,13 +34,21 @@ if TYPE_CHECKING:
 
     Path = str | os.PathLike[str]
 
-__all__ = ["Profile", "Profiling", "collect", "profile"]
+__all__ = ["NotAProfile", "Profile", "Profiling", "collect", "profile"]
 
 _LARGE = ("stacks", "lanes", "gil", "notes")
 """What JSON leaves out unless it is asked for."""
 
 _PATIENCE = 1.0
 """Seconds that children which live on have to write the last of what they have seen."""
+
+
+_MAGIC = b"PLTR"
+"""What traces begin with."""
+
+
+class NotAProfile(ValueError):
+    """What was to be read is none, as against one that is damaged or cut off."""
 
 
 class Profile:
@@ -80,12 +88,14 @@ class Profile:
                 head = file.read(64)
             if head.lstrip().startswith(b"{"):
                 return cls(_from_json(path))
+            if head[:4] != _MAGIC[: len(head)]:
+                raise NotAProfile(f"{path!r} is not a trace of plait")
             return cls(_whole([path], path), path)
         traces = _traces(path)
         if not traces:
-            raise ValueError(f"there is no trace in the folder {path!r}")
+            raise NotAProfile(f"there is no trace in the folder {path!r}")
         if others := sorted(name for name in os.listdir(path) if not _is_of_profiles(name)):
-            raise ValueError(f"{path!r} is no folder that a profile has written: {others[0]!r} is in it")
+            raise NotAProfile(f"{path!r} is no folder that a profile has written: {others[0]!r} is in it")
         return cls(_whole(traces, path))
 
     @property
@@ -268,13 +278,13 @@ def _from_json(path: str) -> ProfileRecord:
         try:
             record: Any = json.load(file)
         except ValueError as error:
-            raise ValueError(f"{path!r} is neither a trace of plait nor JSON: {error}") from None
+            raise NotAProfile(f"{path!r} is neither a trace of plait nor JSON: {error}") from None
     try:
         known = record["schema"] == 1 and "threads" in record
     except (TypeError, LookupError):
         known = False
     if not known:
-        raise ValueError(f"{path!r} is JSON, but no profile of plait with schema 1")
+        raise NotAProfile(f"{path!r} is JSON, but no profile of plait with schema 1")
     # What those of older versions lack.
     record.setdefault("deadlocks", [])
     for process in record.get("processes", ()):

@@ -208,7 +208,7 @@ impl Sampler {
         self.look_at_waits(now);
         self.look_at_stacks(now);
         self.look_for_deadlocks(now, false);
-        if now - self.flushed >= FLUSH {
+        if self.flushes(now) {
             self.keep_pace(now - self.flushed);
             self.flushed = now;
             self.queued = self.queued();
@@ -216,6 +216,11 @@ impl Sampler {
             self.cost(now);
         }
         self.write();
+    }
+
+    /// Whether the look of this time ends with a flush.
+    fn flushes(&self, now: u64) -> bool {
+        now.saturating_sub(self.flushed) >= FLUSH
     }
 
     /// Takes the kernel's events up to a time; whether there were any.
@@ -286,8 +291,10 @@ impl Sampler {
             return false;
         }
         let news = self.batch.len() > before;
+        let flushes = self.flushes(now);
         for thread in self.threads.values_mut() {
-            if thread.meter.is_none() && thread.doing != Doing::Free && thread.part_is_due(now) {
+            let is_due = thread.part_is_due(now) || (flushes && thread.is_to_be_kept(now));
+            if thread.meter.is_none() && thread.doing != Doing::Free && is_due {
                 thread.write_open(None, now, &mut self.batch);
             }
         }

@@ -10,6 +10,9 @@ use crate::proc::{Scheduled, Status, SwitchCount, Tasks, read_at};
 
 /// A span of the GIL that lasts is written in parts of about this many nanoseconds.
 const PART: u64 = 500_000_000;
+/// When the sink is flushed, what has lasted for so many nanoseconds is written up to then: who is killed afterwards leaves a trace that knows of
+/// it. What is summed is no younger, and is on its trail before that.
+const OPEN: u64 = 5_000_000;
 /// Two spans between which there is less are one after the other.
 const SEAM: u64 = 100_000;
 
@@ -206,6 +209,16 @@ impl Thread {
         now.saturating_sub(self.since.max(self.written)) >= PART
     }
 
+    /// Whether that is to be written before a flush. A thread without a core has nothing to do with the GIL where nothing else is said.
+    pub(super) fn is_to_be_kept(&self, now: u64) -> bool {
+        let says = match self.doing {
+            Doing::Holds | Doing::Wants | Doing::Parked | Doing::Stopped | Doing::Asking => true,
+            Doing::Free => self.on,
+            Doing::Unknown | Doing::Bursts => false,
+        };
+        says && now.saturating_sub(self.since.max(self.written)) >= OPEN
+    }
+
     /// It does this from `now` on, as somebody saw who looks from time to time.
     pub(super) fn seen_doing(&mut self, doing: Doing, now: u64, out: &mut Vec<Record>) {
         if doing != self.doing {
@@ -382,6 +395,21 @@ mod tests {
             gil(400, 450, GilSpan::Held),
         ];
         assert_eq!((out.as_slice(), thread.takes), (expected.as_slice(), 1));
+    }
+
+    #[test]
+    fn what_lasts_is_kept_before_a_flush() {
+        let mut thread = Thread::new(7, 100);
+        let kept = |thread: &Thread| [100, OPEN, 2 * OPEN].map(|after| thread.is_to_be_kept(100 + after));
+        (thread.doing, thread.on) = (Doing::Holds, true);
+        assert_eq!(kept(&thread), [false, true, true]);
+        thread.write_open(None, 100 + OPEN, &mut Vec::new());
+        assert_eq!(kept(&thread), [false, false, true]);
+        // Where nothing is said a thread has nothing to do with it.
+        (thread.doing, thread.on) = (Doing::Free, false);
+        assert_eq!(kept(&thread), [false; 3]);
+        thread.on = true;
+        assert_eq!(kept(&thread), [false, false, true]);
     }
 
     #[test]

@@ -96,9 +96,14 @@ pub(crate) fn digest(mut log: Log, options: Options, purpose: Purpose) -> Digest
     let logs = std::mem::take(&mut log.threads);
     let lane = options.lane.min(options.lanes / logs.len().max(1)).max(FEWEST);
     let starts = turns::starts(&log);
+    let is_cut = log.ended.is_none() && matches!(purpose, Purpose::Profile(_));
     let mut threads: Vec<_> = logs
         .into_iter()
-        .filter_map(|thread| {
+        .filter_map(|mut thread| {
+            if is_cut && thread.end.is_none() {
+                thread.sort();
+                thread.go_on(to);
+            }
             let starts = tasks::is_loop(&log, thread.tid).then_some(&starts);
             thread_digest(thread, (from, to), lane, purpose, starts, &halts)
         })

@@ -199,6 +199,36 @@ impl ThreadLog {
         }
     }
 
+    /// What it was seen to do with the GIL last goes on where no end of it was seen, up to a time: who held the GIL has it until it
+    /// sleeps, and who wanted it has it from when it runs to the end. For a thread whose trace is cut off; all must be in order.
+    pub(crate) fn go_on(&mut self, to: u64) {
+        let Some(&Span { to: from, what, .. }) = self.gil.last() else {
+            return;
+        };
+        let next = self.switches.partition_point(|switch| switch.at() <= from);
+        let was_on = next.checked_sub(1).is_none_or(|last| self.switches[last].on());
+        let after = &self.switches[next..];
+        match what {
+            What::Held => {
+                let sleeps = after.iter().find(|switch| !switch.on() && !switch.forced());
+                self.gil(from, sleeps.map_or(to, |switch| switch.at().min(to)), GilSpan::Held);
+            }
+            What::Wanted => {
+                let runs = if was_on {
+                    Some(from)
+                } else {
+                    after.first().map(|switch| switch.at())
+                };
+                let runs_on = after.iter().all(|switch| switch.on() || switch.forced());
+                self.gil(from, runs.map_or(to, |at| at.min(to)), GilSpan::Wanted);
+                if let Some(at) = runs.filter(|_| runs_on) {
+                    self.gil(at, to, GilSpan::Held);
+                }
+            }
+            What::Free | What::Parked | What::Stopped | What::Asking | What::Blurred(_) => {}
+        }
+    }
+
     /// Puts everything in order of time, and cuts spans that overlap.
     pub(crate) fn sort(&mut self) {
         sort(&mut self.gil, |span| span.from);

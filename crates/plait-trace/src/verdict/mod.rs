@@ -99,6 +99,8 @@ mod limit {
     /// The same for one that has hardly begun, with so many seconds on a core as that takes.
     pub(super) const STARTING: f64 = 0.1;
     pub(super) const STARTING_SECONDS: f64 = 0.25;
+    /// Seconds in which a program can do no more than begin and end, and stacks are seen once or never.
+    pub(super) const TOO_SHORT: f64 = 0.02;
     /// Of the wall time: functions below it are not talked about.
     pub(super) const FUNCTION: f64 = 0.01;
 }
@@ -233,7 +235,7 @@ impl Figures {
         let busy = profile
             .processes
             .iter()
-            .map(|process| share(seconds(process.gil_held), seconds(process.wall)));
+            .map(|process| share(seconds(process.gil_held), seconds(process.wall)).min(1.0));
         let wanting = profile.processes.iter().filter(|process| {
             let threads = profile.threads.iter().filter(|thread| thread.pid == process.pid);
             threads.map(|thread| active(&thread.times)).sum::<f64>() >= 0.1 * wall
@@ -291,7 +293,14 @@ impl Figures {
         share(seconds(self.times.of(state)), self.wall)
     }
 
+    fn is_too_short(&self) -> bool {
+        self.wall > 0.0 && self.wall < limit::TOO_SHORT
+    }
+
     fn verdict(&self, profile: &Profile) -> Verdict {
+        if self.is_too_short() && profile.deadlocks.is_empty() {
+            return Verdict::Idle;
+        }
         if self.pickling_share > 0.0 {
             return Verdict::PicklingBound;
         }

@@ -107,6 +107,9 @@ fn of_verdict(verdict: Verdict, figures: &Figures, profile: &Profile) -> String 
                 )
             }
         }
+        Verdict::Idle if figures.is_too_short() => {
+            format!("The program was observed for {wall}: that is too short to tell what holds it back.")
+        }
         Verdict::Idle => {
             let used = percent(figures.cores_used);
             let mut text = format!("The program did next to nothing in {wall}: it used {used} of one core");
@@ -373,6 +376,10 @@ pub(super) fn tries(verdict: Verdict, figures: &Figures, profile: &Profile) -> V
     let collects = worst.is_some_and(|pauses| pauses.collects);
     let asleep = figures.of_wall(State::GilHeldOffCpu) >= limit::WAIT;
     let found: &[(bool, &str)] = match verdict {
+        Verdict::Idle if figures.is_too_short() => &[(
+            true,
+            "Profile it with more to do: a larger input, or the same many times",
+        )],
         Verdict::GilBound if sleeps_alone(figures) => &[
             (
                 true,

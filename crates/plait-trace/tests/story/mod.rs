@@ -49,6 +49,15 @@ impl Story {
         story
     }
 
+    /// The same whose end nobody has seen.
+    pub(crate) fn cut_off(pid: Pid) -> Story {
+        let mut story = Story::begin(pid, 0);
+        story
+            .records
+            .retain(|record| !matches!(record, Record::ProcessEnd { .. }));
+        story
+    }
+
     pub(crate) fn add(&mut self, record: Record) {
         self.records.push(record);
     }

@@ -106,6 +106,7 @@ impl Sampler {
         let mut meters = std::mem::take(&mut self.meters);
         meters.clear();
         meter::collect(session, &mut meters);
+        let flushes = self.flushes(now);
         for &meter in &meters {
             let tid = meter.tid();
             let Some(thread) = self.threads.get_mut(&tid) else {
@@ -114,7 +115,7 @@ impl Sampler {
             };
             thread.meter = Some(meter);
             if let Some(open) = drained(thread, meter, clock, &mut self.batch)
-                && thread.part_is_due(now)
+                && (thread.part_is_due(now) || (flushes && thread.is_to_be_kept(now)))
             {
                 thread.write_open(Some(&open), now, &mut self.batch);
             }
