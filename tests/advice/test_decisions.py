@@ -209,6 +209,18 @@ def test_a_profile_without_calls() -> None:
     assert "Threads compute (cpu-bound)" in advice.why
 
 
+def test_a_profile_without_stacks_says_what_would_have_them() -> None:
+    """Its JSON has figures only: what is called in a loop is seen in the stacks of the trace file."""
+    advice = plait.advise(profile(), cores=[2])
+    assert "stacks are not in a profile's JSON" in advice.why
+    assert "plait profile -o saved.trace" in advice.why
+    assert "plait profile -o saved.trace" in " ".join(str(advice).split())
+    empty = {"stacks": {"frames": [], "samples": []}, "lanes": []}
+    advice = plait.advise(profile(**empty), cores=[2])
+    assert "no stacks were looked at" in advice.why
+    assert "JSON" not in advice.why
+
+
 def test_a_profile_with_tasks() -> None:
     tasks = [
         {"pid": 1, "function": "fetch", "start": 0.0, "wall": 0.5, "running": 0.001, "awaiting": 0.4, "awaits": []}

@@ -113,6 +113,18 @@ def test_a_function_that_fails_in_every_way_is_a_failure(file: Path, capfd: pyte
     assert "'fails' failed in every way" in capfd.readouterr().err
 
 
+def test_what_raised_is_not_told_as_not_run(file: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    _, ways = compared(file, "fails", code=1)
+    assert {model for model in ways if ways[model]["raised"]} == {"serial", "threads", "processes"}
+    for option in ([], ["--markdown"]):
+        assert main(["compare", f"{file}:fails", "--rounds", "1", *option]) == 1
+        said = capfd.readouterr().out
+        assert said.count("raised ValueError: not 3") == 4
+        assert said.count("not run: it is no coroutine function") == 1
+    assert main(["compare", f"{file}:fails", "--rounds", "1", "--html", f"{file}.html"]) == 1
+    assert "<dt>serial</dt><dd>raised ValueError: not 3</dd>" in Path(f"{file}.html").read_text()
+
+
 def test_failures_are_told_by_model(file: Path) -> None:
     _, ways = compared(file, "fails", code=1)
     assert all("ValueError: not 3" in ways[model]["failure"] for model in ("serial", "threads", "processes"))

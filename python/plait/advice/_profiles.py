@@ -56,9 +56,11 @@ def advice(record: ProfileRecord, cores: Sequence[int] | None = None) -> Advice:
     best = max(found, key=lambda each: each.seconds, default=None)
     if best is None or best.seconds < _WORTH * record["wall"]:
         ideas = "; ".join(record["evidence"]["try"])
+        missing = _without_stacks(record)
         return nothing(
             "too few samples: no function was seen to be called again and again, in a loop, by a pool, as tasks or threads. "
-            f"{sentence} ({record['verdict']}){'. To try: ' + ideas if ideas else ''}. plait advise script.py looks at calls",
+            f"{missing}{sentence} ({record['verdict']}){'. To try: ' + ideas if ideas else ''}. "
+            "plait advise script.py looks at calls",
             here,
         )
     if best.record.get("locked"):
@@ -66,6 +68,18 @@ def advice(record: ProfileRecord, cores: Sequence[int] | None = None) -> Advice:
         why = f"{best.record['tasks']}: {waited}, so what they could do side by side is not known. {sentence}"
         return nothing(why, here)
     return of_calls(best.record, cores) if best.counted else _of_any_number(best, cores)
+
+
+def _without_stacks(record: ProfileRecord) -> str:
+    """What a profile lacks that would show which functions are called in loops, and what has it; "" if it is there."""
+    if "stacks" not in record or "lanes" not in record:
+        return (
+            "What is called in a loop is seen in stacks, and stacks are not in a profile's JSON: make a trace file with "
+            "plait profile -o saved.trace script.py, and give that to plait advise. "
+        )
+    if not record["stacks"]["samples"]:
+        return "What is called in a loop is seen in stacks, and no stacks were looked at. "
+    return ""
 
 
 def _of_any_number(found: _Found, cores: Sequence[int] | None) -> Advice:
