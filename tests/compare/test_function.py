@@ -163,7 +163,8 @@ def test_coroutines_one_after_the_other_need_a_loop_too() -> None:
         predict_calls(record, "serial", None, 2),
         predict_calls({**record, "coroutine": False}, "serial", None, 2),
     )
-    assert loop is not None and plain is not None
+    assert loop is not None
+    assert plain is not None
     assert loop[0] - plain[0] == pytest.approx(calibrate().all["loop.start"].seconds, rel=0.2)
 
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from plait import _core
-from plait.advice import _find, _reading
+from plait.advice import _blocking, _find, _reading
 from plait.advice._advise import Advice, nothing, of_calls
 from plait.advice._work import ASYNCIO, THREADS
 
@@ -163,6 +163,8 @@ def _refusals(function: str, path: str, line: int) -> dict[str, Any]:
         told["unpicklable"] = f"{short} is made within a function, and cannot be pickled"
     if path and (change := _reading.left_behind(path, line, function)):
         told["change"] = change
+    if path:
+        told["blocking"] = list(_blocking.blocking(path, line, function))
     return told
 
 
