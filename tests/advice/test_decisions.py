@@ -219,6 +219,15 @@ def test_what_blocks_is_read_in_its_lines(tmp_path: Path, name: str, blocks: set
     assert _blocking.blocking(str(tmp_path / "none.py"), 1, name) == ()
 
 
+def test_processes_that_take_turns_on_one_core() -> None:
+    children = [[0.001, 0.0, 0.0, 0.001, 0.05]] * 20
+    of_cores = [_advise.of_calls({**record(WAITS), "items": children, "calls": 20}, [cores]) for cores in (1, 2)]
+    assert of_cores[0].verdict == "serial"
+    assert "take turns on one core" in of_cores[0].why
+    assert "share the cores" not in of_cores[0].why
+    assert "share the cores" in next(option.reason for option in of_cores[1].options if option.model == "threads")
+
+
 def test_calls_that_wait_for_locks() -> None:
     advice = _advise.of_calls(record(WAITS, locked=0.8), [4])
     assert advice.verdict is None

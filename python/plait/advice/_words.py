@@ -79,6 +79,8 @@ def _threads(work: Work, bound: str, cores: int, gains: bool) -> str:
         return _one_long(work)
     if work.beside > 0:
         return _BESIDE
+    if bound == "waits" and work.children > 0.5 * work.wall and cores == 1:
+        return "threads wait side by side, but for processes that take turns on one core"
     if bound == "waits" and work.children > 0.5 * work.wall:
         return "threads wait side by side, for processes that share the cores"
     if bound == "waits":
