@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import plait
-from plait.advice import _advise, _find, _render
+from plait.advice import _advise, _blocking, _find, _render
 from plait.advice._meter import Meter, Sample
 
 
@@ -110,6 +110,124 @@ def test_what_to_change(more: dict[str, Any], model: str, said: str) -> None:
     assert said in next(option.change for option in options if option.model == model)
 
 
+@pytest.mark.parametrize(
+    ("blocking", "said"),
+    [
+        (
+            ["urllib.request"],
+            "an async client (aiohttp's, or httpx.AsyncClient) in place of urllib.request, which blocks",
+        ),
+        (["requests", "time.sleep"], "in place of requests and asyncio.sleep in place of time.sleep, which block the"),
+        (
+            ["sqlite3", "sqlite3.connect"],
+            "with calls in asyncio.to_thread (or aiosqlite, which does that) in place",
+        ),
+        ([], "awaits in place of each call that blocks: while one does, no other task runs"),
+    ],
+)
+def test_what_blocks_a_loop_has_to_be_replaced(blocking: list[str], said: str) -> None:
+    advice = _advise.of_calls(record(WAITS, waits=AWAITABLE, blocking=blocking), [4])
+    option = next(option for option in advice.options if option.model == "asyncio")
+    assert said in option.change
+    assert option.change.endswith("await asyncio.gather(*[asyncio.to_thread(work, item) for item in items])")
+    assert option.reason == "tasks wait side by side on one thread, once work awaits what it blocks for now"
+    assert max(map(len, str(advice).splitlines())) <= 80
+
+
+@pytest.mark.parametrize(
+    ("blocking", "threads", "processes"),
+    [
+        (
+            ["sqlite3"],
+            "give each thread a connection of its own: sqlite3 refuses one",
+            "open a connection in each process",
+        ),
+        (["sqlite3", "sqlite3.connect"], "but writers take turns", "but writers take turns"),
+    ],
+)
+def test_connections_of_sqlite(blocking: list[str], threads: str, processes: str) -> None:
+    options = _advise.of_calls(record(RELEASES, waits=FILES, blocking=blocking), [4]).options
+    changes = {option.model: option.change for option in options}
+    assert threads in changes["threads"]
+    assert processes in changes["processes"]
+    assert "sqlite3" not in changes["free-threaded"]
+
+
+CALLS = """
+import requests, sqlite3, subprocess as sub, time, redis.asyncio
+from urllib.request import urlopen
+import httpx
+
+session = requests.Session()
+
+class Store:
+    def __init__(self):
+        self.db = sqlite3.connect("x.db")
+
+    def get(self, key):
+        return self.db.execute("select 1").fetchone()
+
+def fetch(url):
+    helper(url)
+    return urlopen(url).read()
+
+def helper(url):
+    time.sleep(1)
+    sub.run(["true"])
+    fetch(url)
+
+def page(url):
+    with httpx.Client() as client:
+        client.get(url)
+    return session.get(url)
+
+def given(db: sqlite3.Connection, session):
+    session.get(1)
+    db.execute("x")
+
+def apart():
+    httpx.AsyncClient()
+    redis.asyncio.Redis()
+
+def connect(path):
+    with sqlite3.connect(path) as db:
+        db.execute("x")
+
+each = lambda url: urlopen(url)
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "blocks"),
+    [
+        ("fetch", {"urllib.request", "time.sleep", "subprocess"}),
+        ("Store.get", {"sqlite3"}),
+        ("page", {"httpx", "requests"}),
+        ("given", {"sqlite3"}),
+        ("apart", set[str]()),
+        ("connect", {"sqlite3", "sqlite3.connect"}),
+        ("<lambda>", {"urllib.request"}),
+        ("missing", set[str]()),
+    ],
+)
+def test_what_blocks_is_read_in_its_lines(tmp_path: Path, name: str, blocks: set[str]) -> None:
+    (tmp_path / "calls.py").write_text(CALLS)
+    short = name.rpartition(".")[2]
+    begins = "each = lambda" if short == "<lambda>" else f"def {short}("
+    line = next((at for at, text in enumerate(CALLS.splitlines(), 1) if begins in text), 1)
+    assert set(_blocking.blocking(str(tmp_path / "calls.py"), line, name)) == blocks
+    assert _blocking.blocking(str(tmp_path / "none.py"), 1, name) == ()
+
+
+def test_processes_that_take_turns_on_one_core() -> None:
+    children = [[0.001, 0.0, 0.0, 0.001, 0.05]] * 20
+    of_cores = [_advise.of_calls({**record(WAITS), "items": children, "calls": 20}, [cores]) for cores in (1, 2)]
+    assert of_cores[0].verdict == "serial"
+    assert "take turns on one core" in of_cores[0].why
+    assert "share the cores" not in of_cores[0].why
+    assert "share the cores" in next(option.reason for option in of_cores[1].options if option.model == "threads")
+
+
 def test_calls_that_wait_for_locks() -> None:
     advice = _advise.of_calls(record(WAITS, locked=0.8), [4])
     assert advice.verdict is None
@@ -207,6 +325,18 @@ def test_a_profile_without_calls() -> None:
     assert (advice.verdict, advice.tasks, advice.cores) == (None, None, 2)
     assert "no function was seen to be called again and again" in advice.why
     assert "Threads compute (cpu-bound)" in advice.why
+
+
+def test_a_profile_without_stacks_says_what_would_have_them() -> None:
+    """Its JSON has figures only: what is called in a loop is seen in the stacks of the trace file."""
+    advice = plait.advise(profile(), cores=[2])
+    assert "stacks are not in a profile's JSON" in advice.why
+    assert "plait profile -o saved.trace" in advice.why
+    assert "plait profile -o saved.trace" in " ".join(str(advice).split())
+    empty = {"stacks": {"frames": [], "samples": []}, "lanes": []}
+    advice = plait.advise(profile(**empty), cores=[2])
+    assert "no stacks were looked at" in advice.why
+    assert "JSON" not in advice.why
 
 
 def test_a_profile_with_tasks() -> None:

@@ -199,6 +199,20 @@ def test_verdict(tmp_path: Path, source: str, verdicts: set[str | None], tasks: 
         assert said["workers"][model] >= 1
 
 
+def test_functions_of_os_are_called_so(tmp_path: Path) -> None:
+    said, _ = advised(tmp_path, "import os\nfor _ in range(12):\n    os.urandom(1 << 20)\n")
+    assert said["tasks"] == "os.urandom"
+    assert "pool.map(os.urandom, items)" in said["changes"]["threads"]
+
+
+def test_what_blocks_is_told(tmp_path: Path) -> None:
+    said, _ = advised(tmp_path, SOCKETS)
+    assert "asyncio.open_connection in place of socket, which blocks the loop" in said["changes"]["asyncio"]
+    assert plait("profile", "-q", "-o", "saved.trace", "program.py", cwd=tmp_path).returncode == 0
+    saved = json.loads(plait("advise", "saved.trace", "--json", cwd=tmp_path).stdout)
+    assert "asyncio.open_connection in place of socket" in saved["changes"]["asyncio"]
+
+
 def test_reasons_are_told(tmp_path: Path) -> None:
     said, _ = advised(tmp_path, SHARED)
     assert "shared state is written" in said["why"]

@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 
+from plait.advice import measured_calls, predict_calls
 from plait.cli.main import main
 from plait.compare import _render_function
 from plait.compare._function import FunctionComparison, Way
+from plait.model import calibrate
 
 SOURCE = """
 import asyncio, os, threading, time
@@ -108,9 +110,79 @@ def test_a_coroutine_function(file: Path) -> None:
     assert "coroutine function" in ways["threads"]["failure"]
 
 
+def test_imports_and_first_looks_are_no_part_of_a_call(tmp_path: Path) -> None:
+    """What the first call imports, the calls that are measured later have already; the start of the meters is none of it."""
+    script = """
+import json, sys
+from plait.advice import measured_calls
+
+async def later():
+    import slow
+    return slow
+
+def now():
+    import slow_too
+    return slow_too
+
+kept = []
+for function in (later, now):
+    record, raised = measured_calls(function, [()] * 3)
+    assert raised is None, raised
+    kept.append(max(map(sum, record["items"])))
+print(json.dumps(kept))
+"""
+    for name in ("slow", "slow_too"):
+        (tmp_path / f"{name}.py").write_text("import time\ntime.sleep(0.2)\nsum(range(10_000_000))\n")
+    ran = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert max(json.loads(ran.stdout)) < 0.1
+
+
+def test_the_first_call_takes_what_the_others_take(tmp_path: Path) -> None:
+    script = """
+import asyncio, json
+from plait.advice import measured_calls
+
+async def nap():
+    await asyncio.sleep(0.001)
+
+record, _ = measured_calls(nap, [()] * 9)
+print(json.dumps([item[0] + item[1] + item[2] for item in record["items"]]))
+"""
+    ran = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
+    first, *others = json.loads(ran.stdout)
+    assert first < 0.0005 + 2 * max(others)
+
+
+def test_coroutines_one_after_the_other_need_a_loop_too() -> None:
+    async def nothing() -> None:
+        pass
+
+    record, _ = measured_calls(nothing, [()] * 5)
+    assert record is not None
+    loop, plain = (
+        predict_calls(record, "serial", None, 2),
+        predict_calls({**record, "coroutine": False}, "serial", None, 2),
+    )
+    assert loop is not None
+    assert plain is not None
+    assert loop[0] - plain[0] == pytest.approx(calibrate().all["loop.start"].seconds, rel=0.2)
+
+
 def test_a_function_that_fails_in_every_way_is_a_failure(file: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["compare", f"{file}:fails", "--rounds", "1"]) == 1
     assert "'fails' failed in every way" in capfd.readouterr().err
+
+
+def test_what_raised_is_not_told_as_not_run(file: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    _, ways = compared(file, "fails", code=1)
+    assert {model for model in ways if ways[model]["raised"]} == {"serial", "threads", "processes"}
+    for option in ([], ["--markdown"]):
+        assert main(["compare", f"{file}:fails", "--rounds", "1", *option]) == 1
+        said = capfd.readouterr().out
+        assert said.count("raised ValueError: not 3") == 4
+        assert said.count("not run: it is no coroutine function") == 1
+    assert main(["compare", f"{file}:fails", "--rounds", "1", "--html", f"{file}.html"]) == 1
+    assert "<dt>serial</dt><dd>raised ValueError: not 3</dd>" in Path(f"{file}.html").read_text()
 
 
 def test_failures_are_told_by_model(file: Path) -> None:

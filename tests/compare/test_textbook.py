@@ -262,3 +262,16 @@ def test_an_interpreter_that_fails_is_an_error_that_says_how(monkeypatch: pytest
     monkeypatch.setattr(_measure, "PATIENCE", 0.01)
     with pytest.raises(_measure.MeasurementError, match="no figures within"):
         _measure.run("turns", quick=True)
+
+
+def test_what_takes_no_new_page_is_not_told_as_no_bytes() -> None:
+    from plait.compare import _textbook
+
+    figures = {**FIGURES["memory"], "asyncio": {"unit_10": 0.0, "unit_1000": 920}}
+    assert _textbook._memory_per_unit(figures)[0]["asyncio"] == "no new page with 10, 920 B with 1,000"
+
+
+def test_processes_hash_side_by_side_too() -> None:
+    from plait.compare import _textbook
+
+    assert _textbook._gil(FIGURES["cores"])[0]["processes"] == "each has its own: Python code 1.9x, hashing in C 1.9x"

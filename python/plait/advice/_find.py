@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import plait
 from plait import _core
-from plait.advice import _state
+from plait.advice import _blocking, _state
 from plait.model import measure_speed
 
 if TYPE_CHECKING:
@@ -163,6 +163,7 @@ def _of(meter: Meter) -> dict[str, Any]:
         "in_turn": in_turn,
         "name": _name(meter),
         "program": meter.program,
+        "blocking": _blocks(meter),
         "arguments": _arguments(meter),
         "named": meter.named,
         "beside": 0.0 if at_once > 1 or coroutine else _beside(samples),
@@ -189,6 +190,14 @@ def _name(meter: Meter) -> str:
     """What the program calls: with its class or its module, if it is of another package, but without what it was made in."""
     name = str(getattr(meter.function, "__qualname__", meter.name)) if meter.program else meter.told_name
     return name.rpartition("<locals>.")[2].removeprefix("builtins.")
+
+
+def _blocks(meter: Meter) -> list[str]:
+    """What the function calls that blocks, as far as its lines tell."""
+    code: Any = getattr(meter.function, "__code__", None)
+    if not meter.program or code is None:
+        return []
+    return list(_blocking.blocking(code.co_filename, code.co_firstlineno, code.co_name))
 
 
 def _arguments(meter: Meter) -> int:

@@ -345,7 +345,8 @@ class Steps:
         ready = _core.thread_ready_ns()
         try:
             while True:
-                began, cpu, tally, before = _now(), time.thread_time_ns(), _core.gil_tally(), state.lost
+                # The first tally of a process takes a millisecond, which is none of the step's.
+                tally, before, began, cpu = _core.gil_tally(), state.lost, _now(), time.thread_time_ns()
                 state.stack.append(meter)
                 try:
                     awaited = send(value)

@@ -93,6 +93,7 @@ class Meters:
             return function
         if meter is None:
             module = getattr(key, "__module__", None) or "builtins"
+            module = "os" if module == "posix" else module  # as programs have it
             meter = self._of_foreign[key] = Meter(f"{module}.{key.__qualname__}", program=False)
         if meter.left:
             if place:

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from plait import _core
-from plait.advice import _find, _reading
+from plait.advice import _blocking, _find, _reading
 from plait.advice._advise import Advice, nothing, of_calls
 from plait.advice._work import ASYNCIO, THREADS
 
@@ -60,9 +60,11 @@ def _of_what_was_seen(record: ProfileRecord, cores: Sequence[int] | None) -> Adv
     best = max(found, key=lambda each: each.seconds, default=None)
     if best is None or best.seconds < _WORTH * record["wall"]:
         ideas = "; ".join(record["evidence"]["try"])
+        missing = _without_stacks(record)
         return nothing(
             "too few samples: no function was seen to be called again and again, in a loop, by a pool, as tasks or threads. "
-            f"{sentence} ({record['verdict']}){'. To try: ' + ideas if ideas else ''}. plait advise script.py looks at calls",
+            f"{missing}{sentence} ({record['verdict']}){'. To try: ' + ideas if ideas else ''}. "
+            "plait advise script.py looks at calls",
             here,
         )
     if best.record.get("locked"):
@@ -70,6 +72,18 @@ def _of_what_was_seen(record: ProfileRecord, cores: Sequence[int] | None) -> Adv
         why = f"{best.record['tasks']}: {waited}, so what they could do side by side is not known. {sentence}"
         return nothing(why, here)
     return of_calls(best.record, cores) if best.counted else _of_any_number(best, cores)
+
+
+def _without_stacks(record: ProfileRecord) -> str:
+    """What a profile lacks that would show which functions are called in loops, and what has it; "" if it is there."""
+    if "stacks" not in record or "lanes" not in record:
+        return (
+            "What is called in a loop is seen in stacks, and stacks are not in a profile's JSON: make a trace file with "
+            "plait profile -o saved.trace script.py, and give that to plait advise. "
+        )
+    if not record["stacks"]["samples"]:
+        return "What is called in a loop is seen in stacks, and no stacks were looked at. "
+    return ""
 
 
 def _of_any_number(found: _Found, cores: Sequence[int] | None) -> Advice:
@@ -153,6 +167,8 @@ def _refusals(function: str, path: str, line: int) -> dict[str, Any]:
         told["unpicklable"] = f"{short} is made within a function, and cannot be pickled"
     if path and (change := _reading.left_behind(path, line, function)):
         told["change"] = change
+    if path:
+        told["blocking"] = list(_blocking.blocking(path, line, function))
     return told
 
 

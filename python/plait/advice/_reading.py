@@ -21,6 +21,8 @@ _CHANGING = {
 _LOOPS = (ast.For, ast.While, ast.AsyncFor, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 
+Function = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
+
 
 @functools.cache
 def _others() -> tuple[str, ...]:
@@ -37,7 +39,8 @@ def is_of_program(path: str) -> bool:
 
 
 @functools.cache
-def _tree(path: str) -> ast.Module | None:
+def tree_of(path: str) -> ast.Module | None:
+    """A file, parsed; None where it cannot be."""
     try:
         with open(path, "rb") as file:
             return ast.parse(file.read(), path)
@@ -48,7 +51,7 @@ def _tree(path: str) -> ast.Module | None:
 @functools.cache
 def is_repeated(path: str, line: int) -> bool:
     """Whether what a line calls is called again and again: in a loop, or by `map` and its like."""
-    tree = _tree(path)
+    tree = tree_of(path)
     return tree is not None and _is_repeated(tree, line, False)
 
 
@@ -70,18 +73,26 @@ def _is_repeated(node: ast.AST, line: int, looped: bool) -> bool:
 @functools.cache
 def left_behind(path: str, line: int, name: str) -> str:
     """What a function changes that outlives its calls, in words; "" for nothing that can be seen in its own lines."""
-    tree = _tree(path)
-    if tree is None:
+    tree = tree_of(path)
+    found = None if tree is None else function_at(tree, line, name)
+    if tree is None or found is None or isinstance(found, ast.Lambda):
         return ""
+    return _change(found, _names_of(tree), name)
+
+
+def function_at(tree: ast.Module, line: int, name: str) -> Function | None:
+    """The function of that name that has a line, or the lambda that begins there."""
     short = name.rpartition(".")[2]
-    found = [
-        node
-        for node in ast.walk(tree)
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-        and node.name == short
-        and min([node.lineno, *(each.lineno for each in node.decorator_list)]) <= line <= (node.end_lineno or line)
-    ]
-    return _change(found[0], _names_of(tree), name) if found else ""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Lambda) and short == "<lambda>" and node.lineno == line:
+            return node
+        if (
+            isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+            and node.name == short
+            and min([node.lineno, *(each.lineno for each in node.decorator_list)]) <= line <= (node.end_lineno or line)
+        ):
+            return node
+    return None
 
 
 def _names_of(tree: ast.Module) -> set[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from plait._words import seconds
-from plait.advice import _work
+from plait.advice import _blocking, _work
 
 if TYPE_CHECKING:
     from plait.advice._work import Work
@@ -79,6 +79,8 @@ def _threads(work: Work, bound: str, cores: int, gains: bool) -> str:
         return _one_long(work)
     if work.beside > 0:
         return _BESIDE
+    if bound == "waits" and work.children > 0.5 * work.wall and cores == 1:
+        return "threads wait side by side, but for processes that take turns on one core"
     if bound == "waits" and work.children > 0.5 * work.wall:
         return "threads wait side by side, for processes that share the cores"
     if bound == "waits":
@@ -137,6 +139,8 @@ def _asyncio(work: Work) -> str:
         return "what it waits for is not awaited, and keeps the other tasks waiting"
     if work.awaitable < 0.2:
         return "what it waits for (files, locks) cannot be awaited"
+    if not work.record["coroutine"]:
+        return f"tasks wait side by side on one thread, once {_called(work)} awaits what it blocks for now"
     return "tasks wait side by side on one thread"
 
 
@@ -152,7 +156,23 @@ def change(model: str, work: Work, workers: int, refused: str = "") -> str:
         first = f"let each call of {name} have one of its own; "
     elif refused.startswith("not picklable"):
         first = _picklable(name, refused)
-    return first + _change(model, work, workers)
+    return first + _connections(model, work) + _change(model, work, workers)
+
+
+def _connections(model: str, work: Work) -> str:
+    """What connections to SQLite ask for."""
+    blocks = work.record.get("blocking", ())
+    if "sqlite3" not in blocks or work.record["coroutine"] or model not in {_work.THREADS, _work.PROCESSES}:
+        return ""
+    turns = "writers take turns on the database's lock"
+    if _blocking.CONNECTS in blocks:
+        return f"each call has a connection of its own, as sqlite3 needs it, but {turns}; "
+    if model == _work.THREADS:
+        return (
+            "give each thread a connection of its own: sqlite3 refuses one that another thread has made "
+            f"(check_same_thread), and {turns}; "
+        )
+    return f"open a connection in each process: none can be sent there, and {turns}; "
 
 
 def _called(work: Work) -> str:
@@ -204,16 +224,6 @@ def lines(change: str) -> list[str]:
     return found
 
 
-#: What is awaited in place of a function that blocks, by the beginning of its name.
-_AWAITED = {
-    "time.sleep": "asyncio.sleep",
-    "subprocess.": "asyncio.create_subprocess_exec",
-    "socket.create_connection": "asyncio.open_connection",
-    "urllib.": "a client for asyncio",
-    "http.": "a client for asyncio",
-}
-
-
 def _tasks(work: Work, name: str) -> str:
     """How the calls are made as tasks of an event loop."""
     coroutine = work.record["coroutine"]
@@ -227,9 +237,33 @@ def _tasks(work: Work, name: str) -> str:
     if coroutine:
         return gather
     if not work.record.get("program", True):
-        other = next((other for begin, other in _AWAITED.items() if name.startswith(begin)), "a package for asyncio")
-        return f"await {other} in place of {name}, in tasks that asyncio.gather awaits"
-    return f"make {name} a coroutine that awaits its waits; {gather}"
+        other = _blocking.awaited(name) or "a package for asyncio"
+        return f"{name} blocks the loop: await {other} in its place, in tasks that asyncio.gather awaits; {_apart(work, name)}"
+    return f"{_rewritten(work, name)}; {gather}; {_apart(work, name)}"
+
+
+def _rewritten(work: Work, name: str) -> str:
+    """What a function that blocks needs to be a coroutine."""
+    blocks = [each for each in work.record.get("blocking", ()) if each != _blocking.CONNECTS]
+    if not blocks:
+        return (
+            f"make {name} a coroutine that awaits in place of each call that blocks: while one does, no other task runs"
+        )
+    pairs = " and ".join(f"{_blocking.awaited(each)} in place of {each}" for each in blocks)
+    return f"make {name} a coroutine, with {pairs}, which block{'s' if len(blocks) == 1 else ''} the loop"
+
+
+def _apart(work: Work, name: str) -> str:
+    """How the calls are made by a loop as they are, which is in threads."""
+    each = "item in items"
+    if work.record.get("named"):
+        words = ", **item" if not work.record.get("arguments") else ", *item[0], **item[1]"
+    elif not work.record.get("arguments", 1):
+        words, each = "", f"_ in range({work.calls})"
+    else:
+        words = ", item" if work.record.get("arguments", 1) == 1 else ", *item"
+    gather = f"await asyncio.gather(*[asyncio.to_thread({name}{words}) for {each}])"
+    return f"or leave {name} as it is, in asyncio's threads, CPUs + 4 of them; {gather}"
 
 
 def _call(work: Work, name: str) -> str:

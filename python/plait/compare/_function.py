@@ -28,6 +28,7 @@ class Way:
         high: to so many.
         same: Whether results are those of the serial run; None if that cannot be told.
         failure: What was raised, or why it cannot be run so; empty if it was run.
+        raised: Whether it was run, and has raised what `failure` says.
     """
 
     model: str
@@ -38,6 +39,7 @@ class Way:
     high: float | None
     same: bool | None
     failure: str = ""
+    raised: bool = False
 
     @property
     def seconds(self) -> float | None:
@@ -55,6 +57,11 @@ class Way:
     def name(self) -> str:
         """The model, with its workers."""
         return self.model if self.workers is None else f"{self.model} {self.workers}"
+
+    @property
+    def outcome(self) -> str:
+        """What came of it where nothing was measured, in words."""
+        return f"{'raised' if self.raised else 'not run:'} {self.failure or '-'}"
 
 
 @dataclass(frozen=True)
@@ -97,6 +104,7 @@ class FunctionComparison:
                     "error": way.error,
                     "same_results": way.same,
                     "failure": way.failure or None,
+                    "raised": way.raised,
                 }
                 for way in self.ways
             ],

@@ -27,7 +27,7 @@ def _title(comparison: FunctionComparison) -> str:
 def _cells(way: Way) -> list[str]:
     """Measured, predicted, error, results."""
     if way.seconds is None:
-        return ["-", "-", "-", way.failure or "-"]
+        return ["-", "-", "-", way.outcome]
     predicted = interval = error = "-"
     if way.predicted is not None and way.low is not None and way.high is not None:
         predicted = seconds(way.predicted)
@@ -43,7 +43,7 @@ def text(comparison: FunctionComparison, *, width: int = 80) -> str:
     for way in comparison.ways:
         measured, predicted, error, results = _cells(way)
         if way.seconds is None:
-            words = f"{way.name:<14} not run: {results}"
+            words = f"{way.name:<14} {results}"
             lines += textwrap.wrap(words, width, initial_indent="  ", subsequent_indent=" " * 17)
         else:
             lines.append(f"  {way.name:<14} {measured:>9}  {predicted:<28} {error:>6}  {results}")
@@ -87,7 +87,7 @@ def page(comparison: FunctionComparison) -> str:
         out.append("</svg>")
     failed = [way for way in comparison.ways if way.seconds is None]
     if failed:
-        rows = [f"<dt>{html.escape(way.name)}</dt><dd>not run: {html.escape(way.failure)}</dd>" for way in failed]
+        rows = [f"<dt>{html.escape(way.name)}</dt><dd>{html.escape(way.outcome)}</dd>" for way in failed]
         out.append(f"<dl>{''.join(rows)}</dl>")
     out.append(f'<p class="note">{html.escape(_NOTE)}</p></section></main></body></html>\n')
     return "".join(out)

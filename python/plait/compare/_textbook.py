@@ -145,7 +145,10 @@ def _gil(figures: Figures) -> _Made:
     measured = {
         "asyncio": f"hashing in C on one thread: {ratio(figures['asyncio']['released'])}",
         "threads": f"Python code {ratio(python)}, hashing in C that lets go of the GIL {ratio(released)}",
-        "processes": f"each has its own: Python code {ratio(figures['processes']['python'])}",
+        "processes": (
+            f"each has its own: Python code {ratio(figures['processes']['python'])}, "
+            f"hashing in C {ratio(figures['processes']['released'])}"
+        ),
     }
     if not _core.gil_is_on():
         return measured, None, "This interpreter runs without a GIL."
@@ -215,7 +218,11 @@ def _memory_per_unit(figures: Figures) -> _Made:
     def listed(model: str) -> str:
         known = {int(key.removeprefix("unit_")): value for key, value in figures[model].items()}
         return (
-            ", ".join(f"{bytes_(value)} with {number:,}" for number, value in sorted(known.items()))
+            # A process grows by pages: a few units may have room in those that are there.
+            ", ".join(
+                f"{bytes_(each) if each > 0 else 'no new page'} with {number:,}"
+                for number, each in sorted(known.items())
+            )
             or "not to be had here"
         )
 

@@ -129,6 +129,7 @@ def _compare(function: Any, arguments: list[tuple[Any, ...]], rounds: int, worke
             pool.submit(abs, 0).result()
     times: dict[tuple[str, int | None], list[float]] = {way: [] for way in makes}
     results: dict[tuple[str, int | None], list[Any]] = {}
+    broken: set[tuple[str, int | None]] = set()
     for _ in range(rounds):
         for way, make in makes.items():
             if way in failures:
@@ -138,6 +139,7 @@ def _compare(function: Any, arguments: list[tuple[Any, ...]], rounds: int, worke
                 results[way] = make()
             except BaseException as error:  # the user's, or that it cannot be pickled
                 failures[way] = _words(error)
+                broken.add(way)
                 times[way].clear()
             else:
                 times[way].append(time.perf_counter() - began)
@@ -157,6 +159,7 @@ def _compare(function: Any, arguments: list[tuple[Any, ...]], rounds: int, worke
                 "high": high,
                 "same": same,
                 "failure": failures.get(way, ""),
+                "raised": way in broken,
             }
         )
     return {"calls": len(arguments), "ways": told}
