@@ -88,7 +88,8 @@ class Needs:
     def add(self, places: Iterable[tuple[str, str]]) -> None:
         """These are read too, by module and name."""
         with self._lock:
-            new = [place for place in places if place not in set(self._places)]
+            known = set(self._places)
+            new = [place for place in places if place not in known]
             self._places += new
             self._values += [_MISSING] * len(new)
             self._digests += [b""] * len(new)
