@@ -269,6 +269,7 @@ class Flow(Learner):
                 assert isinstance(part, Part)
                 return part
         self.seats.discard(seat)
+        self.full = False
         if not self.seats and self._more:
             self._more = 0
             self.set_room()
@@ -288,6 +289,7 @@ class Flow(Learner):
             here.seat = outer
             with self.lock:
                 self.seats.discard(seat)
+                self.full = False
             self.flush()
             self.engine.leave_seat(seat)
             if not self.engine.starts_soon():
