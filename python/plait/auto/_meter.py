@@ -116,15 +116,16 @@ class Meter:
 
     def glance(self) -> Sample | None:
         """What another thread's calls took so far, with the one that still runs; None if that cannot be told."""
-        began = self.began
+        # First: who looks may lose its core meanwhile, which is no wait of the other.
+        began, now = self.began, time.perf_counter_ns()
         usage = _core.thread_usage(self._thread) if began else None
         if usage is None:
             return None
         cpu, ready, held, wanted, runs = usage
-        wall = max(time.perf_counter_ns() - began, 1)
+        wall = max(now - began, 1)
         calls, cpu, ready = self.calls + 1, min(max(cpu - self._cpu, 0), wall), max(ready - self._ready, 0)
         seen = held >= 0 and self._held >= 0
-        held, wanted = (held - self._held, wanted - self._wanted) if seen else (-1, 0)
+        held, wanted = (min(held - self._held, wall), min(wanted - self._wanted, wall - cpu)) if seen else (-1, 0)
         if runs:  # or is ready: since when, nobody says before it has a core again
             ready = max(ready, wall - cpu - wanted)
         if self.began != began or not self.running:
