@@ -96,11 +96,12 @@ pub(crate) fn digest(mut log: Log, options: Options, purpose: Purpose) -> Digest
     let logs = std::mem::take(&mut log.threads);
     let lane = options.lane.min(options.lanes / logs.len().max(1)).max(FEWEST);
     let starts = turns::starts(&log);
-    let is_cut = log.ended.is_none() && matches!(purpose, Purpose::Profile(_));
+    // Who looks at the GIL from time to time says nothing of those who have let go of it.
+    let goes_on = log.ended.is_none() && matches!(purpose, Purpose::Profile(_)) && !log.method_is_rough("gil");
     let mut threads: Vec<_> = logs
         .into_iter()
         .filter_map(|mut thread| {
-            if is_cut && thread.end.is_none() {
+            if goes_on && thread.end.is_none() {
                 thread.sort();
                 thread.go_on(to);
             }
