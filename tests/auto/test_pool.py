@@ -793,6 +793,37 @@ def test_what_a_thread_waits_for_after_a_call_is_none_of_the_calls():
     assert sample.cpu > 0.9 * sample.alone
 
 
+def test_what_a_thread_waits_for_a_core_after_a_call_is_none_of_the_calls(monkeypatch):
+    waited = 0
+    monkeypatch.setattr(_core, "thread_ready_ns", lambda: waited)
+    meter = Meter()
+    for _ in range(2):
+        meter.start()
+        began = time.perf_counter_ns()
+        time.sleep(0.01)
+        meter.ended(1, began)
+        waited += 8_000_000
+        time.sleep(0.008)
+        sample = meter.sample()
+        assert (sample.ready, sample.alone) == (0, sample.wall)
+
+
+def test_what_was_made_is_told_to_who_interrupts_the_count():
+    told = []
+
+    def interrupted(pool):
+        [flow] = pool._engine.flows()
+        with flow._tally:  # a handler of a signal, or a finalizer
+            told.append(pool.explain(bodies.nap)["made"])
+
+    with plait.Pool() as pool:
+        pool.submit(bodies.nap, 0.0).result(WATCHDOG)
+        thread = threading.Thread(target=interrupted, args=(pool,), daemon=True)
+        thread.start()
+        thread.join(5)
+    assert told == [{"serial": 1}]
+
+
 def _cpu_of(number):
     usage = _core.thread_usage(number)
     return usage and usage[0]

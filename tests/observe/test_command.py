@@ -328,9 +328,18 @@ def test_what_python_runs_is_a_program_however_it_is_called(script: Any, tmp_pat
     named = script(f"#!{sys.executable}\nprint('ran')\n", "tool")
     # As installers write it where the path of Python is long.
     long = script(f"#!/bin/sh\n'''exec' {sys.executable} \"$0\" \"$@\"\n' '''\nprint('ran')\n", "long")
-    for path in (folder, tmp_path / "app.pyz", named, long):
+    # An archive that a shell unpacks, where there is one.
+    booted = tmp_path / "app.pex"
+    booted.write_bytes(b"#!/bin/sh\n" + 300 * b"# finds Python\n" + (tmp_path / "app.pyz").read_bytes())
+    for path in (folder, tmp_path / "app.pyz", named, long, booted):
         ran, _ = profiled(tmp_path, str(path))
         assert (ran.returncode, ran.stdout) == (0, "ran\n"), ran.stderr
+    # Python says best what is wrong with a program of Python's.
+    for source, name, error in [("x = 1 +\n", "wrong.py", "SyntaxError"), (f"x = {20_000 * '-'}1\n", "deep", "Error")]:
+        ran, _ = profiled(tmp_path, script(f"#!/usr/bin/env -S uv run --script\n{source}", name))
+        assert ran.returncode == 1
+        assert "plait" not in ran.stderr.partition(error)[0]
+        assert error in ran.stderr
 
 
 def test_who_was_killed_while_it_held_the_gil_held_it_to_the_end(script: Any, tmp_path: Path) -> None:

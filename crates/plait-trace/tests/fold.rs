@@ -65,6 +65,10 @@ fn each_row_of_the_table_of_states() {
 
 /// Of a process that was killed at 100 ms: a thread whose last span ends at 40 ms, and its switches.
 fn cut_off(span: GilSpan, switches: &[(u64, bool, bool)]) -> Vec<(State, u64)> {
+    times(only(&cut_off_story(span, switches).profile()))
+}
+
+fn cut_off_story(span: GilSpan, switches: &[(u64, bool, bool)]) -> Story {
     let mut story = Story::cut_off(7);
     story.thread(7, "main");
     story.switch(7, 0, true, false);
@@ -74,7 +78,7 @@ fn cut_off(span: GilSpan, switches: &[(u64, bool, bool)]) -> Vec<(State, u64)> {
         story.switch(7, at * MS, on, forced);
     }
     story.counted(7, 100 * MS, 0, 0);
-    times(only(&story.profile()))
+    story
 }
 
 #[test]
@@ -93,6 +97,10 @@ fn a_hold_whose_end_nobody_has_seen_lasts_to_the_end() {
     assert_eq!(cut_off(GilSpan::Wanted, &asleep), [(OnCpuGil, 20), (GilWait, 80)]);
     // Who was seen without it still computes without it.
     assert_eq!(cut_off(GilSpan::Free, &[]), [(OnCpuGil, 20), (OnCpuReleased, 80)]);
+    // Where the GIL is only looked at, a hold is written up to the last look that saw it.
+    let mut story = cut_off_story(held, &[]);
+    story.rough("gil");
+    assert_eq!(times(only(&story.profile())), [(OnCpuGil, 40), (OnCpuReleased, 60)]);
 }
 
 #[test]

@@ -67,8 +67,11 @@ class Learner:
         self._messages: int = 0
         """Messages that are with processes, or tasks on the loop."""
         self.made: int = 0
-        self._tally = threading.Lock()
-        """For `made`: without a GIL, counts of several threads are lost otherwise, and the pace looks slower than it is."""
+        self._tally = threading.RLock()
+        """For `made`: without a GIL, counts of several threads are lost otherwise, and the pace looks slower than it is.
+
+        Who counts may be asked meanwhile, by a handler of a signal or a finalizer, what was made.
+        """
         self._made_elsewhere: int = 0
         """How many of these processes have made."""
         self._told_of = 0, 0

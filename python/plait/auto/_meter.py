@@ -51,7 +51,7 @@ class Meter:
         self._cpu = self._ready = self._held = self._wanted = 0
         self._children = 0.0
         self._collected = 0
-        self._end: tuple[int, int, tuple[int, int] | None] | None = None
+        self._end: tuple[int, int, tuple[int, int] | None, int] | None = None
         """The clocks at the end of the last call, if that was a long one."""
 
     def start(self) -> None:
@@ -77,10 +77,10 @@ class Meter:
         self._end = self._clocks() if now - began > _LONG_NS else None
         return now
 
-    @staticmethod
-    def _clocks() -> tuple[int, int, tuple[int, int] | None]:
-        """The thread's time on a core, the time, and its `gil_tally`."""
-        return time.thread_time_ns(), time.perf_counter_ns(), _core.gil_tally()
+    def _clocks(self) -> tuple[int, int, tuple[int, int] | None, int]:
+        """The thread's time on a core, the time, its `gil_tally`, and how long it has waited for cores."""
+        cpu, now, tally = time.thread_time_ns(), time.perf_counter_ns(), _core.gil_tally()
+        return cpu, now, tally, _core.thread_ready_ns() if now - self.began > _READY_NS else self._ready
 
     def has_collected(self) -> bool:
         """Whether garbage of more than the youngest generation was collected meanwhile, in whatever thread."""
@@ -88,12 +88,11 @@ class Meter:
 
     def sample(self, *, alone: bool = True) -> Sample:
         """What the calling thread's calls took since `start`, and, if they were `alone`, processes that they waited for."""
-        cpu, now, tally = self._end or self._clocks()
+        cpu, now, tally, waited = self._end or self._clocks()
         cpu -= self._cpu
-        ready = 0
-        if now - self.began > _READY_NS:
-            ready, self._ready = -self._ready, _core.thread_ready_ns()
-            ready += self._ready
+        ready = waited - self._ready
+        late = self._end is not None and time.perf_counter_ns() - now > _READY_NS
+        self._ready = _core.thread_ready_ns() if late else waited
         seen = tally is not None and self._held >= 0
         held, wanted = (tally[0] - self._held, tally[1] - self._wanted) if tally is not None and seen else (-1, 0)
         wall = max(self.inside, 1)

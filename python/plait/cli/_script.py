@@ -31,7 +31,7 @@ def check(path: str) -> None:
     if b"\0" in head:
         if not _is_compiled(head) and not _is_archive(path):
             raise WrongUsage(f"{path!r} is not a Python program: it is a binary file")
-    elif (other := _interpreter(head)) and "python" not in other and "pypy" not in other and not _parses(path):
+    elif (other := _of_another(path, head)) and not _parses(path) and not _is_archive(path):
         raise WrongUsage(f"{path!r} is not a Python program: its first line says {other}")
 
 
@@ -52,6 +52,12 @@ def _head(path: str) -> bytes:
         return b""
 
 
+def _of_another(path: str, head: bytes) -> str:
+    """What runs a file instead of Python, as its first line says; "" where its name says that it is Python's."""
+    other = _interpreter(head)
+    return "" if path.endswith((".py", ".pyw")) or "python" in other or "pypy" in other else other
+
+
 def _interpreter(head: bytes) -> str:
     """The first line behind its `#!`."""
     return head[2:].partition(b"\n")[0].decode("utf-8", "replace").strip() if head.startswith(b"#!") else ""
@@ -64,6 +70,7 @@ def _is_compiled(head: bytes) -> bool:
 
 
 def _is_archive(path: str) -> bool:
+    """Whether it is a zip file, which may begin with a shell's script."""
     import zipfile
 
     return zipfile.is_zipfile(path)
@@ -79,4 +86,6 @@ def _parses(path: str) -> bool:
             compile(file.read(), path, "exec", _ONLY_PARSE, dont_inherit=True)
     except (SyntaxError, ValueError):
         return False
+    except (MemoryError, RecursionError):  # so much of it is Python
+        pass
     return True

@@ -209,14 +209,16 @@ impl Thread {
         now.saturating_sub(self.since.max(self.written)) >= PART
     }
 
-    /// Whether that is to be written before a flush. A thread without a core has nothing to do with the GIL where nothing else is said.
+    /// Whether that is to be written before a flush. A thread without a core has nothing to do with the GIL where nothing else is said, since it
+    /// lost it: before that, it may have computed.
     pub(super) fn is_to_be_kept(&self, now: u64) -> bool {
-        let says = match self.doing {
-            Doing::Holds | Doing::Wants | Doing::Parked | Doing::Stopped | Doing::Asking => true,
-            Doing::Free => self.on,
-            Doing::Unknown | Doing::Bursts => false,
+        let until = match self.doing {
+            Doing::Holds | Doing::Wants | Doing::Parked | Doing::Stopped | Doing::Asking => now,
+            Doing::Free if self.on => now,
+            Doing::Free => self.core_since,
+            Doing::Unknown | Doing::Bursts => return false,
         };
-        says && now.saturating_sub(self.since.max(self.written)) >= OPEN
+        until.saturating_sub(self.since.max(self.written)) >= OPEN
     }
 
     /// It does this from `now` on, as somebody saw who looks from time to time.
@@ -410,6 +412,11 @@ mod tests {
         assert_eq!(kept(&thread), [false; 3]);
         thread.on = true;
         assert_eq!(kept(&thread), [false, false, true]);
+        // It has computed without it, and sleeps.
+        (thread.on, thread.core_since) = (false, 100 + 2 * OPEN);
+        assert_eq!(kept(&thread), [true; 3]);
+        thread.write_open(None, 100 + 2 * OPEN, &mut Vec::new());
+        assert_eq!(kept(&thread), [false; 3]);
     }
 
     #[test]

@@ -96,11 +96,12 @@ pub(crate) fn digest(mut log: Log, options: Options, purpose: Purpose) -> Digest
     let logs = std::mem::take(&mut log.threads);
     let lane = options.lane.min(options.lanes / logs.len().max(1)).max(FEWEST);
     let starts = turns::starts(&log);
-    let is_cut = log.ended.is_none() && matches!(purpose, Purpose::Profile(_));
+    // Who looks at the GIL from time to time says nothing of those who have let go of it.
+    let goes_on = log.ended.is_none() && matches!(purpose, Purpose::Profile(_)) && !log.method_is_rough("gil");
     let mut threads: Vec<_> = logs
         .into_iter()
         .filter_map(|mut thread| {
-            if is_cut && thread.end.is_none() {
+            if goes_on && thread.end.is_none() {
                 thread.sort();
                 thread.go_on(to);
             }
@@ -218,8 +219,8 @@ fn thread_digest(
         .of(State::OnCpuGil)
         .saturating_add(base.times.of(State::GilHeldOffCpu))
         .saturating_add(held_since(&log, detail, halts));
-    done.longest = holds(&log, detail, &mut done.frames, halts);
-    if base.longest > done.longest.length {
+    done.longest = holds(&log, (from, detail), &mut done.frames, halts);
+    if base.longest >= done.longest.length {
         done.longest = Hold {
             length: base.longest,
             at: base.hold_at,
@@ -330,7 +331,7 @@ fn held_since(log: &ThreadLog, detail: u64, halts: &Halts) -> u64 {
 }
 
 /// The longest hold, and for each frame the longest stretch of one that it was seen in without another between.
-fn holds(log: &ThreadLog, detail: u64, frames: &mut HashMap<u32, FrameSums>, halts: &Halts) -> Hold {
+fn holds(log: &ThreadLog, (begin, detail): (u64, u64), frames: &mut HashMap<u32, FrameSums>, halts: &Halts) -> Hold {
     let mut longest = Hold::default();
     let mut stacks = &log.stacks[..];
     for span in &log.gil {
@@ -352,17 +353,14 @@ fn holds(log: &ThreadLog, detail: u64, frames: &mut HashMap<u32, FrameSums>, hal
         if to <= from {
             continue;
         }
-        let begin = stacks.partition_point(|stack| stack.at < from);
-        stacks = &stacks[begin..];
+        stacks = &stacks[stacks.partition_point(|stack| stack.at < from)..];
         let within = &stacks[..stacks.partition_point(|stack| stack.at < to)];
         let frame = runs(within, from, to, frames, halts);
-        let length = to - from - halts.within(from, to);
+        // It may have begun before the detail does.
+        let at = span.from.max(begin);
+        let length = to - at - halts.within(at, to);
         if length > longest.length {
-            longest = Hold {
-                length,
-                at: from,
-                frame,
-            };
+            longest = Hold { length, at, frame };
         }
     }
     longest

@@ -3,9 +3,9 @@
 use crate::fold::digest::{Digest, ThreadDigest};
 use crate::fold::log::Log;
 use crate::fold::tasks::{self, TaskDigest};
-use crate::fold::thread::{Counted, LockWait, Stack, Switch, ThreadLog, Wait};
+use crate::fold::thread::{Counted, LockWait, Span, Stack, Switch, ThreadLog, Wait, What};
 use crate::fold::waits::{Key, Sum};
-use crate::record::{Record, Text, Tid, WaitKind};
+use crate::record::{GilSpan, Record, Text, Tid, WaitKind};
 
 /// Of tasks that have ended, so many are kept: the longest.
 const TASKS: usize = 1_000;
@@ -146,6 +146,12 @@ fn process(log: Log, from: u64, to: &mut Vec<Record>) {
     }
 }
 
+/// The hold at a thread's cut, which may go on behind it: it is told and counted there once more, as the one that it is.
+fn last_hold(log: &ThreadLog) -> Option<Span> {
+    let last = log.gil.last().filter(|_| log.end.is_none())?;
+    (last.what == What::Held).then_some(*last)
+}
+
 fn sums(thread: &ThreadDigest, to: &mut Vec<Record>) {
     let (tid, name) = (thread.log.tid, thread.log.name);
     to.push(Record::Thread {
@@ -161,7 +167,7 @@ fn sums(thread: &ThreadDigest, to: &mut Vec<Record>) {
         states: Box::new(thread.times.0),
         voluntary: thread.voluntary,
         forced: thread.forced,
-        takes: thread.takes,
+        takes: thread.takes - u64::from(last_hold(&thread.log).is_some()),
         longest: thread.longest.length,
         hold_at: thread.longest.at,
         frame: thread.longest.frame,
@@ -221,6 +227,12 @@ fn rest(log: &ThreadLog, rest: &ThreadLog, to: &mut Vec<Record>) {
     if log.end.is_some() {
         return;
     }
+    to.extend(last_hold(log).map(|hold| Record::Gil {
+        tid,
+        from: hold.from,
+        to: hold.to,
+        span: GilSpan::Held,
+    }));
     to.extend(
         log.counted
             .last()
@@ -351,6 +363,7 @@ mod tests {
     use crate::fold::Fold;
     use crate::profile::Profile;
     use crate::record::{GilSpan, Record, Text};
+    use crate::state::State;
 
     const MS: u64 = 1_000_000;
 
@@ -382,6 +395,38 @@ mod tests {
             u64::from(pauses.tid),
         ];
         [&of_thread[..], &of_pauses[..]].concat()
+    }
+
+    /// How often thread 8 has taken the GIL, for how long at most, and for how long in all.
+    fn holds(profile: &Profile) -> [u64; 3] {
+        let thread = &profile.threads[0];
+        let longest = thread.longest_gil_hold;
+        [thread.gil_takes, longest, thread.times.of(State::OnCpuGil)]
+    }
+
+    #[test]
+    fn a_hold_is_one_however_often_it_is_rolled() {
+        let at = 1_000_000 * MS;
+        let gil = |from: u64, to: u64| Record::Gil {
+            tid: 8,
+            from: at + from * MS,
+            to: at + to * MS,
+            span: GilSpan::Held,
+        };
+        let on = Record::Switch {
+            tid: 8,
+            at,
+            cpu: 0,
+            on: true,
+            forced: false,
+        };
+        let mut rolled = vec![on, gil(0, 30), gil(40, 60)];
+        for part in [gil(60, 80), gil(80, 90), gil(100, 110)] {
+            rolled = folded(rolled).roll(7).0;
+            rolled = folded(rolled).roll(7).0;
+            rolled.push(part);
+        }
+        assert_eq!(holds(&folded(rolled).finish()), [3, 50 * MS, 90 * MS]);
     }
 
     #[test]
