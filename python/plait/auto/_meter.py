@@ -13,8 +13,8 @@ from plait.auto._figures import Sample
 #: Nanoseconds in which nobody waits for a core: to ask takes long beside less.
 _READY_NS = 500_000
 
-#: Nanoseconds of a call beside which it is nothing to look at the clocks when it ends.
-_LONG_NS = 500_000
+#: Nanoseconds of a call beside which it is nothing to look at the clocks when it ends; and to ask for waits for a core.
+_LONG_NS, _VERY_LONG_NS = 500_000, 10_000_000
 
 
 class Meter:
@@ -74,13 +74,14 @@ class Meter:
         self.calls += calls
         self.inside += now - began
         # Who delivers what came of it may wait for long, too, for processes that start: that is not the call's.
-        self._end = self._clocks() if now - began > _LONG_NS else None
+        took = now - began
+        self._end = self._clocks(ready=took > _VERY_LONG_NS) if took > _LONG_NS else None
         return now
 
-    def _clocks(self) -> tuple[int, int, tuple[int, int] | None, int]:
-        """The thread's time on a core, the time, its `gil_tally`, and how long it has waited for cores."""
+    def _clocks(self, *, ready: bool) -> tuple[int, int, tuple[int, int] | None, int]:
+        """The thread's time on a core, the time, its `gil_tally`, and how long it has waited for cores, -1 if not asked."""
         cpu, now, tally = time.thread_time_ns(), time.perf_counter_ns(), _core.gil_tally()
-        return cpu, now, tally, _core.thread_ready_ns() if now - self.began > _READY_NS else self._ready
+        return cpu, now, tally, _core.thread_ready_ns() if ready else -1
 
     def has_collected(self) -> bool:
         """Whether garbage of more than the youngest generation was collected meanwhile, in whatever thread."""
@@ -88,11 +89,12 @@ class Meter:
 
     def sample(self, *, alone: bool = True) -> Sample:
         """What the calling thread's calls took since `start`, and, if they were `alone`, processes that they waited for."""
-        cpu, now, tally, waited = self._end or self._clocks()
+        cpu, now, tally, waited = self._end or self._clocks(ready=False)
         cpu -= self._cpu
-        ready = waited - self._ready
-        late = self._end is not None and time.perf_counter_ns() - now > _READY_NS
-        self._ready = _core.thread_ready_ns() if late else waited
+        ready = 0
+        if now - self.began > _READY_NS:
+            since = _core.thread_ready_ns()
+            ready, self._ready = (since if waited < 0 else waited) - self._ready, since
         seen = tally is not None and self._held >= 0
         held, wanted = (tally[0] - self._held, tally[1] - self._wanted) if tally is not None and seen else (-1, 0)
         wall = max(self.inside, 1)
