@@ -92,14 +92,15 @@ mod tests {
     #[test]
     fn another_threads_cpu_time_is_that_of_this_moment() {
         let (send, tell) = std::sync::mpsc::channel();
-        let spinner = std::thread::spawn(move || {
+        let spinner = crate::thread::spawn_native("spinner", move || {
             send.send(crate::thread::number()).unwrap();
             let end = thread_cpu_ns() + 30_000_000;
             while thread_cpu_ns() < end {
                 std::hint::spin_loop();
             }
             thread_cpu_ns()
-        });
+        })
+        .unwrap();
         let tid = tell.recv().unwrap();
         // As of the last tick, it would be one and the same for milliseconds.
         let mut seen = Vec::new();

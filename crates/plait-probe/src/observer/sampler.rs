@@ -293,8 +293,7 @@ impl Sampler {
         let news = self.batch.len() > before;
         let flushes = self.flushes(now);
         for thread in self.threads.values_mut() {
-            let is_due = thread.part_is_due(now) || (flushes && thread.is_to_be_kept(now));
-            if thread.meter.is_none() && thread.doing != Doing::Free && is_due {
+            if thread.meter.is_none() && thread.doing != Doing::Free && thread.part_is_due(now, flushes) {
                 thread.write_open(None, now, &mut self.batch);
             }
         }

@@ -204,14 +204,14 @@ impl Thread {
         }
     }
 
-    /// Whether what it is in the middle of has lasted so long that a part of it is due.
-    pub(super) fn part_is_due(&self, now: u64) -> bool {
-        now.saturating_sub(self.since.max(self.written)) >= PART
+    /// Whether what it is in the middle of has lasted so long that a part of it is due, sooner where a flush comes next.
+    pub(super) fn part_is_due(&self, now: u64, flushes: bool) -> bool {
+        now.saturating_sub(self.since.max(self.written)) >= PART || (flushes && self.is_to_be_kept(now))
     }
 
     /// Whether that is to be written before a flush. A thread without a core has nothing to do with the GIL where nothing else is said, since it
     /// lost it: before that, it may have computed.
-    pub(super) fn is_to_be_kept(&self, now: u64) -> bool {
+    fn is_to_be_kept(&self, now: u64) -> bool {
         let until = match self.doing {
             Doing::Holds | Doing::Wants | Doing::Parked | Doing::Stopped | Doing::Asking => now,
             Doing::Free if self.on => now,
@@ -369,7 +369,7 @@ mod tests {
         );
         assert!(out.is_empty(), "it was free before its first event");
         (thread.doing, thread.since) = (Doing::Wants, 200);
-        assert!(!thread.part_is_due(300) && thread.part_is_due(200 + PART));
+        assert!(!thread.part_is_due(300, false) && thread.part_is_due(200 + PART, false));
         thread.write_open(None, 300, &mut out);
         thread.span(
             Span {

@@ -115,7 +115,7 @@ impl Sampler {
             };
             thread.meter = Some(meter);
             if let Some(open) = drained(thread, meter, clock, &mut self.batch)
-                && (thread.part_is_due(now) || (flushes && thread.is_to_be_kept(now)))
+                && thread.part_is_due(now, flushes)
             {
                 thread.write_open(Some(&open), now, &mut self.batch);
             }
