@@ -98,7 +98,6 @@ mod tests {
             while thread_cpu_ns() < end {
                 std::hint::spin_loop();
             }
-            thread_cpu_ns()
         })
         .unwrap();
         let tid = tell.recv().unwrap();
@@ -109,7 +108,7 @@ mod tests {
         }
         seen.dedup();
         assert!(seen.is_sorted() && seen.len() > 100, "{seen:?}");
-        assert!(spinner.join().unwrap() >= *seen.last().unwrap());
+        spinner.join().unwrap();
         assert_eq!(cpu_ns_of_thread(u32::MAX >> 3), None);
     }
 
