@@ -19,8 +19,9 @@ from plait import _core
 from plait.auto import _memory
 from plait.auto._backlog import Backlog
 from plait.auto._calls import Shape
-from plait.auto._choice import Costs, Plan
+from plait.auto._choice import Costs, Machine, Plan
 from plait.auto._engine import Engine
+from plait.auto._explain import explain
 from plait.auto._figures import Figures, Sample
 from plait.auto._function import Function
 from plait.auto._meter import Meter
@@ -358,16 +359,33 @@ def test_figures_of_first_calls_are_held_against_a_crowd():
     assert not found.are_of_first_calls(crowd)
 
 
-def test_what_calls_do_in_processes_is_what_people_are_told():
-    figures, crowd = Figures(), Figures()
-    figures.add(Sample(calls=1, wall=8_000_000, cpu=8_000_000, held=8_000_000))
-    for _ in range(3):
-        assert figures.seen_in(crowd).held == figures.held
-        crowd.add(Sample(calls=1, wall=6_000_000, cpu=3_000_000, held=600_000))
-    found = figures.seen_in(crowd)
-    assert found.cpu == pytest.approx(0.003, abs=1e-8)
-    assert found.held == pytest.approx(0.0006, abs=1e-8)
-    assert found.blocked == pytest.approx(0.0, abs=1e-8), "it is a core that they wait for"
+def test_people_are_told_what_all_calls_took():
+    """Beside what they see, the first one, or those of a crowd that wait for cores, are no figures of a call."""
+    state, _ = _state_and_engine()
+    for took in (8_000_000, 4_000_000):
+        seen = Sample(calls=1, wall=took + 1_000_000, cpu=took, held=2_000_000, ready=1_000_000)
+        state.total = seen if state.total is None else state.total.with_more(seen)
+    state.figures.add(Sample(calls=1, wall=8_000_000, cpu=8_000_000, held=8_000_000))
+    state.decide(2, 0.0)
+    state.count(2, 0)
+    found = explain(state)
+    assert found["figures"]["wall"] == found["figures"]["cpu"] == pytest.approx(0.006)
+    assert found["figures"]["held"] == pytest.approx(0.002)
+    assert found["predicted"]["serial"] == pytest.approx(0.012)
+    assert found["made"] == {"serial": 2}
+
+
+def test_people_are_told_that_another_model_would_have_been_better():
+    engine = Engine(None, frozenset(["serial", "threads"]), Costs())
+    state = Function(nap, engine.models, Machine(2, None), engine.costs)
+    state.figures.add(Sample(calls=1, wall=8_000_000, cpu=8_000_000, held=8_000_000))
+    state.decide(100, 0.0)
+    state.count(100, 0)
+    state.total = Sample(calls=100, wall=800_000_000, cpu=1_000_000, held=1_000_000)
+    found = explain(state)
+    assert found["model"] == "serial"
+    assert "threads would take less" in found["why"]
+    assert found["predicted"]["threads"] < found["predicted"]["serial"]
 
 
 def test_what_children_compute_is_not_missed_in_a_crowd():

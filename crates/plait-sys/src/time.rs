@@ -30,6 +30,9 @@ pub fn thread_cpu_ns() -> u64 {
 /// runs; None where there is no such thread.
 #[must_use]
 pub fn cpu_ns_of_thread(tid: u32) -> Option<u64> {
+    if tid > u32::MAX >> 4 {
+        return None; // it would be the number of another clock
+    }
     // As `pthread_getcpuclockid` makes it: of a thread (4), and of what the scheduler knows (2).
     let clock = (!tid.cast_signed() << 3) | 6;
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
@@ -109,7 +112,10 @@ mod tests {
         seen.dedup();
         assert!(seen.is_sorted() && seen.len() > 100, "{seen:?}");
         spinner.join().unwrap();
-        assert_eq!(cpu_ns_of_thread(u32::MAX >> 3), None);
+        assert_eq!(
+            [u32::MAX >> 4, u32::MAX >> 3, u32::MAX].map(cpu_ns_of_thread),
+            [None; 3]
+        );
     }
 
     #[test]

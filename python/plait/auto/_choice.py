@@ -307,8 +307,11 @@ def as_known(
     paces: Paces,
 ) -> Decision:
     """What was decided once, with what so many calls of the same would take by these figures."""
-    others = choose(figures, machine, costs, calls, refused=refused, start=decision.start, paces=paces).others
+    found = choose(figures, machine, costs, calls, refused=refused, start=decision.start, paces=paces)
+    model, others = decision.plan.model, found.others
     why = _why(figures, machine, decision.plan, refused)
+    if others.get(model, 0.0) > (1 + STAY) * min(others.values()):
+        why = f"{_does(figures, machine)}; by all that is known now, {found.plan.model} would take less"
     return replace(decision, calls=calls, others=others, why=why)
 
 
@@ -325,15 +328,24 @@ def _slice(figures: Figures, plan: Plan, calls: int) -> int:
     return max(1, min(calls_in(figures), fair))
 
 
-def _why(figures: Figures, machine: Machine, plan: Plan, refused: Mapping[str, str]) -> str:
+def _shares(figures: Figures, machine: Machine) -> tuple[float, float, float]:
+    """Which parts of its time a call holds the GIL on a core, computes without it, and waits."""
     wall = figures.wall or 1e-9
     if machine.gil:
-        held, released, blocked = figures.held_on_cpu / wall, figures.released / wall, figures.blocked / wall
-        computes = f"{held:.0%} with the GIL, {released:.0%} computing without it"
-    else:
-        held, released, blocked = 0.0, figures.cpu / wall, figures.blocked / wall
-        computes = f"{released:.0%} computing"
-    does = f"a call takes {seconds(wall)}: {computes}, {blocked:.0%} waiting"
+        return figures.held_on_cpu / wall, figures.released / wall, figures.blocked / wall
+    return 0.0, figures.cpu / wall, figures.blocked / wall
+
+
+def _does(figures: Figures, machine: Machine) -> str:
+    held, released, blocked = _shares(figures, machine)
+    computes = (
+        f"{held:.0%} with the GIL, {released:.0%} computing without it" if machine.gil else f"{released:.0%} computing"
+    )
+    return f"a call takes {seconds(figures.wall or 1e-9)}: {computes}, {blocked:.0%} waiting"
+
+
+def _why(figures: Figures, machine: Machine, plan: Plan, refused: Mapping[str, str]) -> str:
+    held, released, blocked = _shares(figures, machine)
     if plan.model == THREADS and blocked > max(held, released):
         reason = "threads wait side by side"
     elif plan.model == THREADS:
@@ -347,4 +359,4 @@ def _why(figures: Figures, machine: Machine, plan: Plan, refused: Mapping[str, s
         reason = "threads would take turns, and a process costs more than it gains"
     else:
         reason = "nothing is gained by more workers"
-    return f"{does}; {reason}"
+    return f"{_does(figures, machine)}; {reason}"

@@ -32,7 +32,7 @@ class Explanation(dict[str, Any]):
             for model in MODELS
             if model in self["predicted"]
         ]
-        if len(self["made"]) > 1:
+        if [who.partition(" ")[0] for who in self["made"]] != [self["model"]]:
             lines.append("  made: " + ", ".join(f"{calls} by {plan}" for plan, calls in self["made"].items()))
         if self["seen"]:
             lines.append("  seen: " + ", ".join(f"{plan} takes {factor:.2g}x" for plan, factor in self["seen"].items()))
@@ -43,12 +43,12 @@ class Explanation(dict[str, Any]):
 def explain(state: Function) -> Explanation:
     """What is known and decided of a function."""
     state.check(wanted=False)
-    figures, decision = state.figures, state.explained()
+    figures, decision = state.known_now(), state.explained()
     shown: dict[str, Any] = {
-        "calls": figures.calls,
+        "calls": state.figures.calls,
         "wall": figures.wall,
         "cpu": figures.cpu,
-        "held": figures.held,
+        "held": min(figures.held, figures.wall),
         "released": figures.released,
         "blocked": figures.blocked,
         "size": figures.size,

@@ -265,22 +265,6 @@ class Figures:
             wall = min(1.0, crowd.wall / max(self.wall, 1e-9))
         return self._scaled(wall, cpu, RECALLED)
 
-    def seen_in(self, crowd: Figures) -> Figures:
-        """The same, with what calls of a crowd hold the GIL for, where that was seen: in processes.
-
-        What they wait for there beyond what they waited for by themselves is a core.
-        """
-        other = self.recalled(crowd)
-        if len(crowd.samples) < _FIRST_COUNTS or any(each.held < 0 for each in crowd.samples):
-            return other
-        share, blocked = crowd.held_on_cpu / max(crowd.cpu, 1e-9), 1e9 * max(0.0, self.wall - self.cpu)
-        seen = Figures()
-        seen.calls, seen.size, seen.pickling = other.calls, other.size, other.pickling
-        for each in other.samples:
-            wall = min(each.wall, each.cpu + int(each.calls * blocked))
-            seen.add(each._replace(wall=wall, held=int(share * each.cpu)))
-        return seen
-
     def _scaled(self, wall: float, cpu: float, most: int = WINDOW) -> Figures:
         """The last slices, if calls had taken so many times as long, and so many times as long on a core."""
         other = Figures()

@@ -96,6 +96,7 @@ class Function:
             `figures` are of calls that had the process for themselves, as far as there were any.
         decided: How often it was decided.
         made: Calls by the plan that was decided for.
+        total: What all calls took that were measured, wherever they were made.
         done: Calls by who has made them, in words: while processes start, threads do.
         anew: How many times it was another than before: calls that are now long and now short are so by nature, and it takes
             the more of them to believe the next change.
@@ -109,6 +110,7 @@ class Function:
         self.decided = 0
         self.made: dict[tuple[str, int], Made] = {}
         self.done: dict[str, int] = {}
+        self.total: Sample | None = None
         self.machine = machine
         self.models = models
         self.costs = costs
@@ -325,18 +327,22 @@ class Function:
                 (made for (which, _), made in self.made.items() if which == model), key=lambda made: made.seconds
             ).decision
 
+    def known_now(self) -> Figures:
+        """Of all calls that were measured, where there are some: for people, who hold it against what they see."""
+        return self.figures if self.total is None else self.figures.if_only(self.total)
+
     def explained(self) -> Decision | None:
         """The same, as it looks by what is known now, and for all calls that were made so far.
 
         What it was decided by may have been a call that had not ended, or the first one, to which much was new.
         """
         with self.lock:
-            decision, known = self.most_made(), self.figures.seen_in(self.crowd)
+            decision, known = self.most_made(), self.known_now()
             calls = sum(self.done.values())
             if decision is None or decision.plan.model == ASYNCIO or not known.samples or not calls:
                 return decision
             # How fast the models were seen to be is said of the figures that it was decided by.
-            paces = self.paces if known.wall > 0.9 * self.figures.wall else Paces()
+            paces = self.paces if 0.9 < known.wall / max(self.figures.wall, 1e-9) < 1.1 else Paces()
             return _choice.as_known(decision, known, self.machine, self.costs, calls, refused=self.refused, paces=paces)
 
     def begin_anew(self, sample: Sample | None) -> None:

@@ -261,6 +261,7 @@ class Learner:
         if seat is not None and not self._in_company() and (self.seats - {seat} or self._was_stale(seat)):
             return  # it was not alone
         with state.lock:
+            state.total = own if state.total is None else state.total.with_more(own)
             figures = state.crowd if self._in_company() and state.figures.samples else state.figures
             if state.decision is None or not state.figures.samples:
                 state.figures.add(sample)
@@ -272,9 +273,7 @@ class Learner:
                     self._foresee()
             elif figures is state.crowd:
                 # Like is compared with like: waits for the GIL and a core belong to the plan.
-                # Only a process has a GIL for itself, so that what a call holds it for is the call's.
-                held = sample.held if state.decision.plan.model == PROCESSES else -1
-                sample = Sample(sample.calls, sample.wall, sample.cpu, held)
+                sample = Sample(sample.calls, sample.wall, sample.cpu)
                 state.figures.calls += sample.calls
                 patience = (2 if state.decision.plan.model == PROCESSES else 3) + state.anew
                 belied = self._prove(own)
