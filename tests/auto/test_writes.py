@@ -13,6 +13,7 @@ import io
 import itertools
 import json
 import logging
+import lzma
 import math
 import os
 import random
@@ -20,6 +21,7 @@ import re
 import sys
 import threading
 import warnings
+import zlib
 
 import pytest
 
@@ -254,6 +256,9 @@ def fills_rows(rows):
         row.append(1)
 
 
+BLOB = bytes(1000)
+
+
 class Kept:
     def __init__(self):
         self.asked = []
@@ -393,6 +398,10 @@ def silences_for_a_while(number):
         return math.sqrt(number)
 
 
+def compresses_a_part(number):
+    return lzma.compress(BLOB[number:], preset=0), zlib.compress(BLOB)
+
+
 @passed_on
 def doubles(number):
     return 2 * number
@@ -402,6 +411,7 @@ def doubles(number):
     "function",
     [
         pure, hands_to_what_looks, reads, changes_its_own, changes_a_copy, makes_an_object, draws_from_its_own, matches, doubles,
+        compresses_a_part,
         has_an_argument_of_that_name, has_a_local_of_that_name, silences_for_a_while,
         looks, state.look, State, hashlib.sha256, abs, len, functools.partial(pow, 2), (lambda number: number * 2),
         *(work.run for work in workloads.WORKS.values()),

@@ -14,6 +14,9 @@ OWN, ARGUMENT, LASTING = range(3)
 #: Values, and classes, that something may be of at most; beyond, it is not known.
 _MOST = 16
 
+#: Classes whose instances neither change nor hold what does.
+_CONSTANT = frozenset({str, bytes, int, float, complex, bool, range, type(None)})
+
 #: Values in a container that are looked through for functions, and how deep.
 _MOST_HELD, _DEEP = 2_000, 4
 
@@ -54,6 +57,8 @@ class Ref(NamedTuple):
         if self.origin == ARGUMENT:
             kinds = tuple(kind for kind in self.kinds if kind.__module__ == "numpy")
             return Ref(ARGUMENT, self.words, kinds=kinds, within=(*self.values, *self.within))
+        if self.values and all(type(value) in _CONSTANT for value in self.values):
+            return MADE  # items and slices are constants, too
         plain = all(
             value is os.environ or (isinstance(value, CONTAINERS) and holds_constants(cast("Any", value)))
             for value in self.values
