@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import html.parser
 import json
+import os
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -253,6 +255,24 @@ def test_it_is_measured_for_real(name: str) -> None:
         assert figures["processes"]["plait_crash"] == 2
     if name == "sharing":
         assert [figures[model]["seen"] for model in ("asyncio", "threads", "processes")] == [1, 1, 0]
+
+
+def test_pools_are_not_said_to_crash_where_only_cloudpickle_is_missing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text('import sys\nsys.modules["cloudpickle"] = None\n')
+    paths = [str(tmp_path), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    figures = _measure.run("crashes", quick=True, environment={"PYTHONPATH": os.pathsep.join(filter(None, paths))})
+    processes = figures["processes"]
+    assert (processes["plait_exception"], processes["plait_crash"], processes["executor_exception"]) == (2, 2, 2)
+
+
+@pytest.mark.parametrize("fail", ["raise TypeError(number)", "sys.exit(3)"])
+def test_what_is_no_crash_is_not_taken_for_one(fail: str) -> None:
+    from plait.compare import _crashes
+
+    with pytest.raises(RuntimeError, match="no crash, but exit code"):
+        _crashes._survivors("executor", fail)
 
 
 def test_an_interpreter_that_fails_is_an_error_that_says_how(monkeypatch: pytest.MonkeyPatch) -> None:

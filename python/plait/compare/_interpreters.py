@@ -9,7 +9,6 @@ import importlib
 import os
 import resource
 import statistics
-import subprocess
 import sys
 import threading
 import time
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from plait import _core
 from plait.compare._cores import digest, rounds_for, spin
+from plait.compare._crashes import survivors
 from plait.compare._measure import timed
 from plait.compare._waits import Server, ask_blocking, quantiles
 
@@ -259,9 +259,7 @@ print(len(done))
 def _crashes() -> dict[str, float]:
     found: dict[str, float] = {}
     for key, fail in (("exception", "raise ValueError"), ("crash", "os.abort()")):
-        command = [sys.executable, "-c", _PROGRAM.replace("{fail}", fail)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
-        found[key] = float(done.stdout) if done.returncode == 0 else 0.0
+        found[key] = survivors(_PROGRAM.replace("{fail}", fail))
     return found
 
 
