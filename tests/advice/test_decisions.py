@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 import plait
-from plait.advice import _advise, _blocking, _find, _render
+from plait.advice import _advise, _blocking, _find, _meter, _render
+from plait.advice._calls import measured_calls
 from plait.advice._meter import Meter, Sample
 
 
@@ -226,6 +227,34 @@ def test_processes_that_take_turns_on_one_core() -> None:
     assert "take turns on one core" in of_cores[0].why
     assert "share the cores" not in of_cores[0].why
     assert "share the cores" in next(option.reason for option in of_cores[1].options if option.model == "threads")
+
+
+def test_calls_too_short_for_the_meter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        _meter, "_costs", {"clock": 50_000.0, "count": 50.0, "plain": 20.0}
+    )  # more than there is to take off
+    told, error = measured_calls(_increment, [(number,) for number in range(200)])
+    assert error is None
+    assert told is not None
+    told["calls"] = 20_000
+    advice = _advise.of_calls(told, [2])
+    assert "a call takes less than 25 µs, too short to be measured exactly: 100% with the GIL" in advice.why
+    options = {option.model: option for option in advice.options}
+    assert advice.verdict == "serial"
+    assert options["serial"].low > 0
+    assert options["serial"].seconds >= 20_000 * 20e-9
+    assert options["serial"].high >= 20_000 * 25e-6
+    assert "side by side" not in options["threads"].reason
+
+
+def _increment(number: int) -> int:
+    return number + 1
+
+
+def test_calls_of_which_nothing_is_known_do_not_wait() -> None:
+    advice = _advise.of_calls(record([[0.0, 0.0, 0.0, 0.0]] * 40), [2])
+    assert all("wait side" not in option.reason for option in advice.options)
+    assert "0: " not in advice.why
 
 
 def test_calls_that_wait_for_locks() -> None:

@@ -22,12 +22,15 @@ def does(work: Work) -> str:
         (work.children, "waiting for processes that compute"),
     ]
     told = ", ".join(f"{value / wall:.0%} {what}" for value, what in parts if value >= 0.005 * wall)
-    return f"a call takes {seconds(work.wall)}: {told}"
+    takes = f"a call takes {seconds(work.wall)}"
+    if work.unsure >= work.wall:
+        takes = f"a call takes less than {seconds(work.wall + work.unsure, 2)}, too short to be measured exactly"
+    return f"{takes}: {told}" if told else takes
 
 
 def _bound(work: Work) -> str:
     """What a call does most of."""
-    if work.blocked >= max(work.held, work.released):
+    if work.blocked > 0 and work.blocked >= max(work.held, work.released):
         return "waits"
     return "released" if work.released > work.held else "held"
 
