@@ -131,6 +131,10 @@ def test_what_blocks_a_loop_has_to_be_replaced(blocking: list[str], said: str) -
     option = next(option for option in advice.options if option.model == "asyncio")
     assert said in option.change
     assert option.change.endswith("await asyncio.gather(*[asyncio.to_thread(work, item) for item in items])")
+    assert "or leave work as it is, in 40 threads, which takes about" in option.change
+    assert "with plait.ThreadPool(40) as pool: results = list(pool.map(work, items))" in option.change
+    # 40 calls of 51 ms, by 8 threads.
+    assert "CPUs + 4 of them, which takes longer, about 255 ms" in option.change
     assert option.reason == "tasks wait side by side on one thread, once work awaits what it blocks for now"
     assert max(map(len, str(advice).splitlines())) <= 80
 

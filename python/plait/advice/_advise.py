@@ -162,7 +162,7 @@ def of_calls(record: dict[str, Any], cores: Sequence[int] | None = None) -> Advi
             model,
             *found[model],
             _words.reason(model, work, here, gains=found[model].seconds < found[SERIAL].seconds),
-            _words.change(model, work, found[model].workers, refused.get(model, "")),
+            _words.change(model, work, found, here, refused),
             refused.get(model, ""),
             memory_is_measured(model),
         )
