@@ -45,7 +45,7 @@ def text(advice: Advice, *, width: int = 80) -> str:
         lines.append(
             f"{mark} {option.model:<16} {workers:>7} {option.seconds:>9.3g}  {interval:<21} {_memory(option):>9}"
         )
-        for words in (f"{option.reason}.", *([f"Not as it is: {option.refused}."] if option.refused else [])):
+        for words in (f"{option.reason}.", *([f"Not as it is, since {option.refused}."] if option.refused else [])):
             lines += textwrap.wrap(words, width, initial_indent="    ", subsequent_indent="    ")
     lines.append("")
     lines += textwrap.wrap(_REMARK, width)
@@ -127,7 +127,9 @@ def _table(advice: Advice) -> str:
     for option in advice.options:
         best = ' class="best"' if option.model == advice.verdict else ""
         refused = (
-            f' <span class="refused">Not as it is: {html.escape(option.refused)}.</span>' if option.refused else ""
+            f' <span class="refused">Not as it is, since {html.escape(option.refused)}.</span>'
+            if option.refused
+            else ""
         )
         workers = str(option.workers) if option.model not in {"serial", "asyncio"} else ""
         change = html.escape("\n".join(change_lines(option.change)))

@@ -149,6 +149,10 @@ def _asyncio(work: Work) -> str:
     return "tasks wait side by side on one thread"
 
 
+#: Begins the reason why calls cannot be made by other processes.
+UNSENT = "calls cannot be sent to another process"
+
+
 def change(model: str, work: Work, found: Mapping[str, Predicted], cores: int, refused: Mapping[str, str]) -> str:
     """What to change in the program, also where it cannot be run so as it is."""
     first = _first(work, refused.get(model, "")) + _connections(model, work)
@@ -168,7 +172,7 @@ def _first(work: Work, refused: str) -> str:
         return f"let {name} return what it changes, and put that together afterwards; "
     elif refused.startswith("shared state is used"):
         return f"let each call of {name} have one of its own; "
-    elif refused.startswith("not picklable"):
+    elif refused.startswith(UNSENT):
         return _picklable(name, refused)
     return ""
 
