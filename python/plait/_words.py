@@ -88,9 +88,9 @@ def times(count: int) -> str:
 
 
 def brief(text: str, most: int) -> str:
-    """The first line of a text, cut at a word where it is longer.
+    r"""The first line of a text, cut at a word where it is longer.
 
-    >>> brief("cannot pickle this\\nsince it is a lock", 80), brief("cannot pickle this", 15), brief("x" * 9, 5)
+    >>> brief("cannot pickle this\nsince it is a lock", 80), brief("cannot pickle this", 15), brief("x" * 9, 5)
     ('cannot pickle this', 'cannot pickle …', 'xxxx…')
     """
     line = text.partition("\n")[0]
