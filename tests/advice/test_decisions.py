@@ -287,6 +287,8 @@ def test_forms(tmp_path: Path) -> None:
     page = _render.page(advice)
     assert "&lt;lambda&gt; &amp; co" in page
     assert "<lambda>" not in page
+    # On a phone a row's cells stand below one another, and none is out of sight.
+    assert "@media (max-width: 45rem) {\n  tr { display: grid;" in page
     data = json.loads(json.dumps(advice.to_dict(), allow_nan=False))
     assert list(data["what_if"]) == ["1", "2", "4"]
     assert data["what_if"]["4"]["processes"] < data["what_if"]["2"]["processes"]

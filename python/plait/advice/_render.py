@@ -96,6 +96,14 @@ svg { display: block; width: 100%; max-width: 50rem; height: auto; }
 svg text { font: 12px system-ui, sans-serif; fill: var(--faint); }
 svg .grid { stroke: var(--line); }
 svg .dot { fill: var(--ink); stroke: var(--paper); stroke-width: 2; }
+@media (max-width: 45rem) {
+  tr { display: grid; grid-template-columns: 5rem 1fr 4.5rem 5.5rem; border-top: 1px solid var(--line); padding: .4rem 0; }
+  tr:first-child { border-top: 0; }
+  th, td { border-top: 0; padding: .1rem .6rem .1rem 0; }
+  th.n, td.n { text-align: left; white-space: normal; }
+  th:first-child, th:last-child, td:first-child, td:last-child { grid-column: 1 / -1; }
+  h1, td, code { overflow-wrap: anywhere; }
+}
 """
 
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 800, 360, 64, 190, 16, 40
