@@ -5,6 +5,7 @@ from __future__ import annotations
 import html.parser
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -295,3 +296,17 @@ def test_processes_hash_side_by_side_too() -> None:
     from plait.compare import _textbook
 
     assert _textbook._gil(FIGURES["cores"])[0]["processes"] == "each has its own: Python code 1.9x, hashing in C 1.9x"
+
+
+@pytest.mark.parametrize("measurement", ["cores", "with_gil"])
+def test_threads_with_a_gil_gain_nothing_where_others_have_the_cores(measurement: str) -> None:
+    if not _core.gil_is_on():
+        pytest.skip("there is no GIL")
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(3 * _core.usable_cpus())]
+    try:
+        figures = _measure.run(measurement, quick=True)
+    finally:
+        for each in busy:
+            each.kill()
+            each.wait()
+    assert figures["threads"]["python"] < 1.15

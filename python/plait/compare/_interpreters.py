@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from plait import _core
 from plait.compare._cores import digest, rounds_for, spin
 from plait.compare._crashes import survivors
-from plait.compare._measure import timed
+from plait.compare._measure import computed, timed
 from plait.compare._waits import Server, ask_blocking, quantiles
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ def _cores(quick: bool) -> dict[str, float]:
         together: list[float] = []
         for _ in range(3 if quick else 5):
             calls: list[Callable[[], Any]] = [partial(each.exec, source) for each in made]
-            alone.append(timed(partial(_in_turn, calls)))
+            alone.append(computed(partial(_in_turn, calls)))
             together.append(timed(partial(_all, calls)))
         found[key] = min(alone) / min(together)
     for each in made:
