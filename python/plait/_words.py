@@ -85,3 +85,16 @@ def times(count: int) -> str:
     ('once', '2 times', '20,000 times')
     """
     return "once" if count == 1 else f"{count:,} times"
+
+
+def brief(text: str, most: int) -> str:
+    r"""The first line of a text, cut at a word where it is longer.
+
+    >>> brief("cannot pickle this\nsince it is a lock", 80), brief("cannot pickle this", 15), brief("x" * 9, 5)
+    ('cannot pickle this', 'cannot pickle …', 'xxxx…')
+    """
+    line = text.partition("\n")[0]
+    if len(line) <= most:
+        return line
+    begin, space, _ = line[: most - 1].rpartition(" ")
+    return f"{begin} …" if space else f"{line[: most - 1]}…"

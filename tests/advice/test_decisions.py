@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 import plait
-from plait.advice import _advise, _blocking, _find, _render
+from plait.advice import _advise, _blocking, _find, _meter, _render
+from plait.advice._calls import measured_calls
 from plait.advice._meter import Meter, Sample
 
 
@@ -89,7 +90,10 @@ def test_what_is_written_to_is_not_for_threads_without_a_gil(gil: bool, more: se
 
 def test_the_reason_is_told() -> None:
     advice = _advise.of_calls(record(HOLDS, unpicklable="a lambda cannot be pickled"), [4])
-    assert "not picklable: a lambda cannot be pickled" in advice.why
+    assert advice.why.endswith(
+        "processes cannot be taken as the program is, since calls cannot be sent to another process: "
+        "a lambda cannot be pickled"
+    )
     assert next(option for option in advice.options if option.model == "processes").refused
 
 
@@ -130,6 +134,10 @@ def test_what_blocks_a_loop_has_to_be_replaced(blocking: list[str], said: str) -
     option = next(option for option in advice.options if option.model == "asyncio")
     assert said in option.change
     assert option.change.endswith("await asyncio.gather(*[asyncio.to_thread(work, item) for item in items])")
+    assert "or leave work as it is, in 40 threads, which takes about" in option.change
+    assert "with plait.ThreadPool(40) as pool: results = list(pool.map(work, items))" in option.change
+    # 40 calls of 51 ms, by 8 threads.
+    assert "CPUs + 4 of them, which takes longer, about 255 ms" in option.change
     assert option.reason == "tasks wait side by side on one thread, once work awaits what it blocks for now"
     assert max(map(len, str(advice).splitlines())) <= 80
 
@@ -228,6 +236,34 @@ def test_processes_that_take_turns_on_one_core() -> None:
     assert "share the cores" in next(option.reason for option in of_cores[1].options if option.model == "threads")
 
 
+def test_calls_too_short_for_the_meter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        _meter, "_costs", {"clock": 50_000.0, "count": 50.0, "plain": 20.0}
+    )  # more than there is to take off
+    told, error = measured_calls(_increment, [(number,) for number in range(200)])
+    assert error is None
+    assert told is not None
+    told["calls"] = 20_000
+    advice = _advise.of_calls(told, [2])
+    assert "a call takes less than 25 µs, too short to be measured exactly: 100% with the GIL" in advice.why
+    options = {option.model: option for option in advice.options}
+    assert advice.verdict == "serial"
+    assert options["serial"].low > 0
+    assert options["serial"].seconds >= 20_000 * 20e-9
+    assert options["serial"].high >= 20_000 * 25e-6
+    assert "side by side" not in options["threads"].reason
+
+
+def _increment(number: int) -> int:
+    return number + 1
+
+
+def test_calls_of_which_nothing_is_known_do_not_wait() -> None:
+    advice = _advise.of_calls(record([[0.0, 0.0, 0.0, 0.0]] * 40), [2])
+    assert all("wait side" not in option.reason for option in advice.options)
+    assert "0: " not in advice.why
+
+
 def test_calls_that_wait_for_locks() -> None:
     advice = _advise.of_calls(record(WAITS, locked=0.8), [4])
     assert advice.verdict is None
@@ -251,6 +287,8 @@ def test_forms(tmp_path: Path) -> None:
     page = _render.page(advice)
     assert "&lt;lambda&gt; &amp; co" in page
     assert "<lambda>" not in page
+    # On a phone a row's cells stand below one another, and none is out of sight.
+    assert "@media (max-width: 45rem) {\n  tr { display: grid;" in page
     data = json.loads(json.dumps(advice.to_dict(), allow_nan=False))
     assert list(data["what_if"]) == ["1", "2", "4"]
     assert data["what_if"]["4"]["processes"] < data["what_if"]["2"]["processes"]

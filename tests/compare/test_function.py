@@ -263,3 +263,16 @@ def test_the_textbooks_options(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     out, err = capsys.readouterr()
     assert json.loads(out)["rows"] == []
     assert err == "plait: measuring turns\n"
+
+
+def test_a_long_message_is_cut_between_words() -> None:
+    from plait.compare import _ways
+
+    told = _ways._words(ValueError("a function of __main__ cannot be imported; (`pip install cloudpickle`) " * 8))
+    assert told.endswith(" …")
+    assert set(told.split()) <= {
+        "ValueError:",
+        "…",
+        *["a", "function", "of", "__main__", "cannot", "be", "imported;", "(`pip", "install", "cloudpickle`)"],
+    }
+    assert len(told) > 250  # the message of what is missing is not cut

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import html.parser
 import json
+import os
+import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -255,6 +258,24 @@ def test_it_is_measured_for_real(name: str) -> None:
         assert [figures[model]["seen"] for model in ("asyncio", "threads", "processes")] == [1, 1, 0]
 
 
+def test_pools_are_not_said_to_crash_where_only_cloudpickle_is_missing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text('import sys\nsys.modules["cloudpickle"] = None\n')
+    paths = [str(tmp_path), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    figures = _measure.run("crashes", quick=True, environment={"PYTHONPATH": os.pathsep.join(filter(None, paths))})
+    processes = figures["processes"]
+    assert (processes["plait_exception"], processes["plait_crash"], processes["executor_exception"]) == (2, 2, 2)
+
+
+@pytest.mark.parametrize("fail", ["raise TypeError(number)", "sys.exit(3)"])
+def test_what_is_no_crash_is_not_taken_for_one(fail: str) -> None:
+    from plait.compare import _crashes
+
+    with pytest.raises(RuntimeError, match="no crash, but exit code"):
+        _crashes._survivors("executor", fail)
+
+
 def test_an_interpreter_that_fails_is_an_error_that_says_how(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(_measure.HOMES, "nothing", "plait.compare._render")
     with pytest.raises(_measure.MeasurementError, match=r"exit code 1: KeyError: 'nothing'"):
@@ -275,3 +296,17 @@ def test_processes_hash_side_by_side_too() -> None:
     from plait.compare import _textbook
 
     assert _textbook._gil(FIGURES["cores"])[0]["processes"] == "each has its own: Python code 1.9x, hashing in C 1.9x"
+
+
+@pytest.mark.parametrize("measurement", ["cores", "with_gil"])
+def test_threads_with_a_gil_gain_nothing_where_others_have_the_cores(measurement: str) -> None:
+    if not _core.gil_is_on():
+        pytest.skip("there is no GIL")
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(3 * _core.usable_cpus())]
+    try:
+        figures = _measure.run(measurement, quick=True)
+    finally:
+        for each in busy:
+            each.kill()
+            each.wait()
+    assert figures["threads"]["python"] < 1.15

@@ -162,7 +162,7 @@ def of_calls(record: dict[str, Any], cores: Sequence[int] | None = None) -> Advi
             model,
             *found[model],
             _words.reason(model, work, here, gains=found[model].seconds < found[SERIAL].seconds),
-            _words.change(model, work, found[model].workers, refused.get(model, "")),
+            _words.change(model, work, found, here, refused),
             refused.get(model, ""),
             memory_is_measured(model),
         )
@@ -212,7 +212,7 @@ def _refused(record: dict[str, Any], work: Work) -> dict[str, str]:
             why = f"shared state is written: {change}, which threads would do side by side"
             refused |= dict.fromkeys((FREE,) if record["gil"] else (THREADS, FREE), why)
     elif unpicklable and THREADS not in refused:
-        refused[PROCESSES] = f"not picklable: {unpicklable}"
+        refused[PROCESSES] = f"{_words.UNSENT}: {unpicklable}"
     if PROCESSES in refused:
         refused[INTERPRETERS] = refused[PROCESSES]
     return refused
@@ -231,8 +231,8 @@ def _decide(
     if best in refused:
         left = _best(found, [model for model in order if model not in refused])
         return None, (
-            f"{does}; {best} would take {seconds(found[best].seconds)}, {left} takes "
-            f"{seconds(found[left].seconds)}, but {refused[best]}"
+            f"{does}; {best} would take {seconds(found[best].seconds)}, {left} would take "
+            f"{seconds(found[left].seconds)}; {best} cannot be taken as the program is, since {refused[best]}"
         )
     if best == SERIAL and not record["in_turn"] and not _words.is_little(work):
         other = _words.natural(work)

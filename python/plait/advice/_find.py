@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import plait
 from plait import _core
-from plait.advice import _blocking, _state
+from plait.advice import _blocking, _meter, _state
 from plait.model import measure_speed
 
 if TYPE_CHECKING:
@@ -148,6 +148,9 @@ def _of(meter: Meter) -> dict[str, Any]:
         # What is longer than the shortest wait is a wait for one another.
         least = min(item[3] for item in items)
         items = [[*item[:3], least, *item[4:]] for item in items]
+    quickest = _meter.cost_of_nothing() / 1e9
+    items = [[item[0] + max(0.0, quickest - sum(item)), *item[1:]] for item in items]
+    timed = sum(map(_is_light, samples)) > len(samples) // 2
     return {
         "tasks": meter.told_name,
         "calls": meter.calls,
@@ -155,6 +158,8 @@ def _of(meter: Meter) -> dict[str, Any]:
         "coroutine": coroutine,
         "awaited": _awaited(samples) if coroutine else 0.0,
         "items": items,
+        "quickest": quickest,
+        "unsure": _meter.unsure() / 1e9 if timed else 0.0,
         "parcels": [[each / 1e9 for each in parcel] for parcel in meter.parcels],
         "change": _state.change(meter),
         "held_by_one": _state.held_by_one(meter),

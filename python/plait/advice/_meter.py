@@ -30,6 +30,12 @@ _SHORT = 30_000
 #: Nanoseconds that metering of a short call takes at most, unless another program has the core.
 _MOST_LOST = 50_000
 
+#: The share of what a look at the clock costs by which that cost differs from call to call.
+_UNSURE = 0.5
+
+#: Nanoseconds that a call takes on any machine, where others had the core while that was measured.
+_QUICKEST = 10.0
+
 #: Nanoseconds of a coroutine's step without computing that are no chance.
 _IDLE = 200_000
 
@@ -299,7 +305,8 @@ def measured(meter: Meter, function: Callable[..., Any], args: tuple[Any, ...], 
             inner += round(more * cost_of_count())
         if not exact:
             inner += round(_costs.get("clock", 0.0))
-        wall = max(0, ended - began - inner)
+        # More than this call's own cost may have been taken off: nothing is quicker than one that does nothing.
+        wall = max(round(_costs.get("plain", 0.0)), ended - began - inner)
         sample = Sample(parent, began, wall, wall)
         if exact:
             sample.cpu = max(0, over - cpu - inner)
@@ -420,8 +427,29 @@ def cost_of_clock() -> float:
         meter.parcels, meter.short = [(0, 0, 0, 0, 0, 0)] * PARCELS, 3
         for number in range(200):
             measured(meter, nothing, (number,), {})
-        _costs["clock"] = max(0.0, min(sample.wall for sample in meter.samples) - plain_cost())
+        least = min(sample.wall for sample in meter.samples)
+        _costs["clock"] = max(0.0, least - cost_of_nothing())
     return _costs["clock"]
+
+
+def cost_of_nothing() -> float:
+    """Nanoseconds that a call takes that does nothing: none takes less.
+
+    >>> 1 < cost_of_nothing() < 1e6
+    True
+    """
+    if "plain" not in _costs:
+        _costs["plain"] = max(_QUICKEST, plain_cost())
+    return _costs["plain"]
+
+
+def unsure() -> float:
+    """Nanoseconds by which a short call's time may be off, since the clock's own cost is taken off it.
+
+    >>> 0 <= unsure() < 1e6
+    True
+    """
+    return cost_of_clock() * _UNSURE
 
 
 def cost_of_count() -> float:

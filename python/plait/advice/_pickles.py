@@ -10,6 +10,7 @@ import pickle
 import time
 from typing import Any, NamedTuple
 
+from plait._words import brief
 from plait.advice._held import class_of, is_iterator
 from plait.advice._reducers import ALWAYS, QUIET, pickling
 
@@ -166,7 +167,7 @@ def _is_in_use(error: Exception) -> bool:
 
 def why(what: str, error: Exception) -> str:
     """Why something cannot be pickled."""
-    return f"{what} cannot be pickled ({type(error).__name__}: {_said(error)[:80]})"
+    return f"{what} cannot be pickled ({type(error).__name__}: {brief(_said(error), 80)})"
 
 
 def _said(error: Exception) -> str:

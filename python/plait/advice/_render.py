@@ -45,7 +45,7 @@ def text(advice: Advice, *, width: int = 80) -> str:
         lines.append(
             f"{mark} {option.model:<16} {workers:>7} {option.seconds:>9.3g}  {interval:<21} {_memory(option):>9}"
         )
-        for words in (f"{option.reason}.", *([f"Not as it is: {option.refused}."] if option.refused else [])):
+        for words in (f"{option.reason}.", *([f"Not as it is, since {option.refused}."] if option.refused else [])):
             lines += textwrap.wrap(words, width, initial_indent="    ", subsequent_indent="    ")
     lines.append("")
     lines += textwrap.wrap(_REMARK, width)
@@ -96,6 +96,14 @@ svg { display: block; width: 100%; max-width: 50rem; height: auto; }
 svg text { font: 12px system-ui, sans-serif; fill: var(--faint); }
 svg .grid { stroke: var(--line); }
 svg .dot { fill: var(--ink); stroke: var(--paper); stroke-width: 2; }
+@media (max-width: 45rem) {
+  tr { display: grid; grid-template-columns: 5rem 1fr 4.5rem 5.5rem; border-top: 1px solid var(--line); padding: .4rem 0; }
+  tr:first-child { border-top: 0; }
+  th, td { border-top: 0; padding: .1rem .6rem .1rem 0; }
+  th.n, td.n { text-align: left; white-space: normal; }
+  th:first-child, th:last-child, td:first-child, td:last-child { grid-column: 1 / -1; }
+  h1, td, code { overflow-wrap: anywhere; }
+}
 """
 
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 800, 360, 64, 190, 16, 40
@@ -127,7 +135,9 @@ def _table(advice: Advice) -> str:
     for option in advice.options:
         best = ' class="best"' if option.model == advice.verdict else ""
         refused = (
-            f' <span class="refused">Not as it is: {html.escape(option.refused)}.</span>' if option.refused else ""
+            f' <span class="refused">Not as it is, since {html.escape(option.refused)}.</span>'
+            if option.refused
+            else ""
         )
         workers = str(option.workers) if option.model not in {"serial", "asyncio"} else ""
         change = html.escape("\n".join(change_lines(option.change)))

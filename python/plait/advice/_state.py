@@ -8,6 +8,7 @@ import sys
 import types
 from typing import TYPE_CHECKING, Any
 
+from plait._words import brief
 from plait.advice._held import class_of, is_held
 from plait.auto._writes import find_change, names_within
 
@@ -98,8 +99,7 @@ def cannot_be_pickled(function: Any) -> str:
             return "a lambda cannot be pickled"
         if "<locals>" in getattr(function, "__qualname__", ""):
             return f"{name} is made within a function, and cannot be pickled"
-        said = str(error).partition("\n")[0]
-        return f"{name} cannot be pickled ({type(error).__name__}: {said[:80]})"
+        return f"{name} cannot be pickled ({type(error).__name__}: {brief(str(error), 80)})"
     return ""
 
 

@@ -8,7 +8,9 @@ from plait._words import seconds
 from plait.advice import _blocking, _work
 
 if TYPE_CHECKING:
-    from plait.advice._work import Work
+    from collections.abc import Mapping
+
+    from plait.advice._work import Predicted, Work
 
 
 def does(work: Work) -> str:
@@ -22,12 +24,15 @@ def does(work: Work) -> str:
         (work.children, "waiting for processes that compute"),
     ]
     told = ", ".join(f"{value / wall:.0%} {what}" for value, what in parts if value >= 0.005 * wall)
-    return f"a call takes {seconds(work.wall)}: {told}"
+    takes = f"a call takes {seconds(work.wall)}"
+    if work.unsure >= work.wall:
+        takes = f"a call takes less than {seconds(work.wall + work.unsure, 2)}, too short to be measured exactly"
+    return f"{takes}: {told}" if told else takes
 
 
 def _bound(work: Work) -> str:
     """What a call does most of."""
-    if work.blocked >= max(work.held, work.released):
+    if work.blocked > 0 and work.blocked >= max(work.held, work.released):
         return "waits"
     return "released" if work.released > work.held else "held"
 
@@ -144,19 +149,32 @@ def _asyncio(work: Work) -> str:
     return "tasks wait side by side on one thread"
 
 
-def change(model: str, work: Work, workers: int, refused: str = "") -> str:
+#: Begins the reason why calls cannot be made by other processes.
+UNSENT = "calls cannot be sent to another process"
+
+
+def change(model: str, work: Work, found: Mapping[str, Predicted], cores: int, refused: Mapping[str, str]) -> str:
     """What to change in the program, also where it cannot be run so as it is."""
+    first = _first(work, refused.get(model, "")) + _connections(model, work)
+    told = first + _change(model, work, found[model].workers)
+    if model != _work.ASYNCIO or work.record["coroutine"] or not _has_waits(work):
+        return told
+    as_it_is = "" if _work.THREADS in refused else _pooled(work, found[_work.THREADS])
+    return f"{told}; {as_it_is}{_apart(work, cores, found[model].seconds)}"
+
+
+def _first(work: Work, refused: str) -> str:
+    """What has to go before, for a model to be taken."""
     name = _called(work)
-    first = ""
     if "the one iterator" in refused:
-        first = f"take the items before, and give each call of {name} its own; "
+        return f"take the items before, and give each call of {name} its own; "
     elif refused.startswith("shared state is written"):
-        first = f"let {name} return what it changes, and put that together afterwards; "
+        return f"let {name} return what it changes, and put that together afterwards; "
     elif refused.startswith("shared state is used"):
-        first = f"let each call of {name} have one of its own; "
-    elif refused.startswith("not picklable"):
-        first = _picklable(name, refused)
-    return first + _connections(model, work) + _change(model, work, workers)
+        return f"let each call of {name} have one of its own; "
+    elif refused.startswith(UNSENT):
+        return _picklable(name, refused)
+    return ""
 
 
 def _connections(model: str, work: Work) -> str:
@@ -227,7 +245,7 @@ def lines(change: str) -> list[str]:
 def _tasks(work: Work, name: str) -> str:
     """How the calls are made as tasks of an event loop."""
     coroutine = work.record["coroutine"]
-    if not coroutine and work.blocked * work.awaitable <= 0.05 * work.wall:
+    if not coroutine and not _has_waits(work):
         return f"nothing that would help: {name} awaits nothing"
     gather = f"await asyncio.gather(*[{_call(work, name)} for item in items])"
     if not work.record.get("arguments", 1) and not work.record.get("named"):
@@ -238,8 +256,13 @@ def _tasks(work: Work, name: str) -> str:
         return gather
     if not work.record.get("program", True):
         other = _blocking.awaited(name) or "a package for asyncio"
-        return f"{name} blocks the loop: await {other} in its place, in tasks that asyncio.gather awaits; {_apart(work, name)}"
-    return f"{_rewritten(work, name)}; {gather}; {_apart(work, name)}"
+        return f"{name} blocks the loop: await {other} in its place, in tasks that asyncio.gather awaits"
+    return f"{_rewritten(work, name)}; {gather}"
+
+
+def _has_waits(work: Work) -> bool:
+    """Whether there is something that tasks could await."""
+    return work.blocked * work.awaitable > 0.05 * work.wall
 
 
 def _rewritten(work: Work, name: str) -> str:
@@ -253,9 +276,24 @@ def _rewritten(work: Work, name: str) -> str:
     return f"make {name} a coroutine, with {pairs}, which block{'s' if len(blocks) == 1 else ''} the loop"
 
 
-def _apart(work: Work, name: str) -> str:
-    """How the calls are made by a loop as they are, which is in threads."""
-    each = "item in items"
+def _pooled(work: Work, threads: Predicted) -> str:
+    """How the calls are made side by side as they are, without a loop."""
+    pool = _change(_work.THREADS, work, threads.workers)
+    many = f"{threads.workers} thread{'s' if threads.workers > 1 else ''}"
+    took = f"in {many}, which takes about {seconds(threads.seconds, 2)}"
+    return f"or leave {_called(work)} as it is, {took}; {_connections(_work.THREADS, work)}{pool}; "
+
+
+#: Threads that asyncio has at most.
+_LOOPS_MOST = 32
+
+
+def _apart(work: Work, cores: int, awaited: float) -> str:
+    """How the calls are made by a loop as they are, which is in its threads; `awaited`: seconds of all as coroutines."""
+    name, each = _called(work), "item in items"
+    threads = min(_LOOPS_MOST, cores + 4, work.calls)
+    takes = max(work.calls * work.wall / threads, work.calls * work.held)
+    longer = "longer, " if takes > awaited else ""
     if work.record.get("named"):
         words = ", **item" if not work.record.get("arguments") else ", *item[0], **item[1]"
     elif not work.record.get("arguments", 1):
@@ -263,7 +301,10 @@ def _apart(work: Work, name: str) -> str:
     else:
         words = ", item" if work.record.get("arguments", 1) == 1 else ", *item"
     gather = f"await asyncio.gather(*[asyncio.to_thread({name}{words}) for {each}])"
-    return f"or leave {name} as it is, in asyncio's threads, CPUs + 4 of them; {gather}"
+    return (
+        f"or leave {name} as it is, in asyncio's threads, CPUs + 4 of them, which takes {longer}"
+        f"about {seconds(takes, 2)}; {gather}"
+    )
 
 
 def _call(work: Work, name: str) -> str:

@@ -82,6 +82,9 @@ class Work:
 
         self._threads = workload(1.0)
         self._tasks = workload(self.awaitable) if self.awaitable < 1.0 and waiting > 0 else self._threads
+        #: By how much the time of a call may be off, in seconds, and what one takes at least.
+        self.unsure: float = record.get("unsure", 0.0)
+        self._shortest = max(record.get("quickest", 0.0), self.wall - self.unsure)
         #: What threads of a library compute beside a call.
         self.beside: float = record.get("beside", 0.0)
         times = [sum(row) for row in rows]
@@ -119,6 +122,9 @@ class Work:
         if model == THREADS and self.record["at_once"] == 1:
             high = max(high, self._apart())
         low = max(found.low, least / _FASTER)
+        if self.unsure and self.wall > 0:
+            low *= min(1.0, self._shortest / self.wall)
+            high += self.calls * self.unsure
         return Predicted(max(found.seconds, least), low, high, workers, self._memory(model, workers))
 
     def _least(self, cores: int) -> float:

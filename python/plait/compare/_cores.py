@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import plait
 from plait import _core
-from plait.compare._measure import timed
+from plait.compare._measure import computed, timed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -121,25 +121,35 @@ def _share(seconds: float) -> float:
     return (time.process_time() - spent) / (time.perf_counter() - began)
 
 
+#: Seconds of a unit: as short as leaves what pools cost out of sight.
+_UNIT = 0.06
+
+#: Rounds for each look at what other programs leave of the cores.
+_SHARES = 4
+
+
 def with_gil(quick: bool) -> Figures:
     """How much faster threads are than one after the other, where the interpreter was told to have its GIL."""
-    count, rounds = max(2, _core.usable_cpus()), 3 if quick else 5
-    units = [rounds_for(spin, 0.1)] * count
+    count, rounds = max(2, _core.usable_cpus()), 6 if quick else 10
+    units = [rounds_for(spin, _UNIT)] * count
+    alone: list[float] = []
+    together: list[float] = []
     with concurrent.futures.ThreadPoolExecutor(count) as pool:
         _mapped(pool, spin, units)
-        alone = min(timed(partial(_in_turn, spin, units)) for _ in range(rounds))
-        together = min(timed(partial(_mapped, pool, spin, units)) for _ in range(rounds))
-    return {"threads": {"python": alone / together, "gil": float(_core.gil_is_on())}}
+        for _ in range(rounds):
+            alone.append(computed(partial(_in_turn, spin, units)))
+            together.append(timed(partial(_mapped, pool, spin, units)))
+    return {"threads": {"python": min(alone) / min(together), "gil": float(_core.gil_is_on())}}
 
 
 def cores(quick: bool) -> Figures:
     """As many units of the same work as there are cores (two at least), against one after the other: each model's speed-up.
 
-    Of each the quickest round counts: what else the machine does can only slow one down.
+    Of each the quickest of many short rounds counts: what else the machine does can only slow one down. One unit after the
+    other takes what that computes: threads get the cores of a busy machine more often, and would seem to gain what they do not.
     """
     count = max(2, _core.usable_cpus())
-    seconds = 0.1 if quick else 0.25
-    rounds = 3 if quick else 5
+    rounds = 6 if quick else 20
     figures: Figures = {name: {"units": float(count)} for name in ("threads", "processes", "asyncio")}
     executors: dict[str, concurrent.futures.Executor] = {
         "threads": concurrent.futures.ThreadPoolExecutor(count),
@@ -149,13 +159,14 @@ def cores(quick: bool) -> Figures:
     }
     free: list[float] = []
     for kind, function in (("python", spin), ("released", digest)):
-        units = [rounds_for(function, seconds)] * count
+        units = [rounds_for(function, _UNIT)] * count
         for executor in executors.values():
             list(executor.map(function, units))  # has its workers now
         times: dict[str, list[float]] = {}
-        for _ in range(rounds):
-            free.append(sum(executors["plait processes"].map(_share, [0.03] * count, chunksize=1)))
-            took = timed(partial(_in_turn, function, units))
+        for number in range(rounds):
+            if number % _SHARES == 0:
+                free.append(sum(executors["plait processes"].map(_share, [0.03] * count, chunksize=1)))
+            took = computed(partial(_in_turn, function, units))
             times.setdefault("serial", []).append(took)
             for name, executor in executors.items():
                 took = timed(partial(_mapped, executor, function, units))

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import tempfile
 from typing import TYPE_CHECKING
+
+import plait
 
 if TYPE_CHECKING:
     from plait.compare._measure import Figures
@@ -55,41 +59,60 @@ while read.poll():
     count += 1
 print(count)
 """,
-    "executor": """
-import concurrent.futures, os, time
-def unit(number):
-    if number == 1:
-        {fail}
-    time.sleep(0.3)
-    return number
-with concurrent.futures.ProcessPoolExecutor(3) as pool:
-    futures = [pool.submit(unit, number) for number in range(3)]
-print(sum(1 for future in futures if future.exception() is None))
-""",
-    "plait": """
-import os, time, plait
-def unit(number):
-    if number == 1:
-        {fail}
-    time.sleep(0.3)
-    return number
-with plait.ProcessPool(3) as pool:
-    futures = [pool.submit(unit, number) for number in range(3)]
-    concluded = [future.exception() for future in futures]
-print(sum(1 for error in concluded if error is None))
-""",
 }
+
+#: Of pools: what a call raised that is neither the unit's own error nor that its worker died is no answer, and is raised.
+_POOL = """
+import concurrent.futures, os, sys, time
+def unit(number):
+    if number == 1:
+        {{fail}}
+    time.sleep(0.3)
+    return number
+if __name__ == "__main__":
+    {pool}
+    with pool:
+        futures = [pool.submit(unit, number) for number in range(3)]
+        concluded = [future.exception() for future in futures]
+    for error in concluded:
+        if error is not None and not isinstance(error, (ValueError, concurrent.futures.BrokenExecutor)):
+            raise error
+    print(sum(1 for error in concluded if error is None))
+"""
+
+_PROGRAMS["executor"] = _POOL.format(pool="pool = concurrent.futures.ProcessPoolExecutor(3)")
+_PROGRAMS["plait"] = _POOL.format(pool="sys.path.append({home!r}); import plait; pool = plait.ProcessPool(3)")
+
+#: Where plait is: a script has other places to import from than the interpreter that starts it.
+_HOME = os.path.dirname(os.path.dirname(os.path.abspath(plait.__file__)))
+
+
+def survivors(source: str) -> float:
+    """How many units came to their end, by a program that prints it; none if a crash has ended it.
+
+    The program is a file, since processes that are not forked import it, and find nothing of what `-c` was given.
+
+    Raises:
+        RuntimeError: It failed otherwise.
+
+    >>> survivors("print(2)"), survivors("import os; os.abort()")
+    (2.0, 0.0)
+    """
+    with tempfile.TemporaryDirectory(prefix="plait-compare-") as folder:
+        path = os.path.join(folder, "units.py")
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(source)
+        done = subprocess.run([sys.executable, path], capture_output=True, text=True, check=False, timeout=60)
+    if done.returncode < 0:
+        return 0.0
+    if done.returncode:
+        said = done.stderr.strip().splitlines()
+        raise RuntimeError(f"no crash, but exit code {done.returncode}: {said[-1] if said else 'without a word'}")
+    return float(done.stdout)
 
 
 def _survivors(program: str, fail: str) -> float:
-    done = subprocess.run(
-        [sys.executable, "-c", _PROGRAMS[program].format(fail=fail)],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
-    return float(done.stdout) if done.returncode == 0 else 0.0
+    return survivors(_PROGRAMS[program].format(fail=fail, home=_HOME))
 
 
 def crashes(quick: bool) -> Figures:

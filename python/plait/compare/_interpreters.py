@@ -9,7 +9,6 @@ import importlib
 import os
 import resource
 import statistics
-import subprocess
 import sys
 import threading
 import time
@@ -19,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from plait import _core
 from plait.compare._cores import digest, rounds_for, spin
-from plait.compare._measure import timed
+from plait.compare._crashes import survivors
+from plait.compare._measure import computed, timed
 from plait.compare._waits import Server, ask_blocking, quantiles
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ def _cores(quick: bool) -> dict[str, float]:
         together: list[float] = []
         for _ in range(3 if quick else 5):
             calls: list[Callable[[], Any]] = [partial(each.exec, source) for each in made]
-            alone.append(timed(partial(_in_turn, calls)))
+            alone.append(computed(partial(_in_turn, calls)))
             together.append(timed(partial(_all, calls)))
         found[key] = min(alone) / min(together)
     for each in made:
@@ -259,9 +259,7 @@ print(len(done))
 def _crashes() -> dict[str, float]:
     found: dict[str, float] = {}
     for key, fail in (("exception", "raise ValueError"), ("crash", "os.abort()")):
-        command = [sys.executable, "-c", _PROGRAM.replace("{fail}", fail)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
-        found[key] = float(done.stdout) if done.returncode == 0 else 0.0
+        found[key] = survivors(_PROGRAM.replace("{fail}", fail))
     return found
 
 

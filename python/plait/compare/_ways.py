@@ -17,6 +17,7 @@ from typing import Any
 
 import plait
 from plait import _core
+from plait._words import brief
 from plait.advice import measured_calls, predict_calls
 
 _BY_IDENTITY: Any = object.__eq__
@@ -100,7 +101,7 @@ def _takes(function: Any, item: Any) -> bool:
 
 
 def _words(error: BaseException) -> str:
-    said = str(error).partition("\n")[0][:200]
+    said = brief(str(error), 400)
     return f"{type(error).__name__}: {said}" if said else type(error).__name__
 
 
