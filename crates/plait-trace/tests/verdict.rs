@@ -494,8 +494,8 @@ fn a_pool_of_the_standard_library_is_seen_by_its_functions() {
     check(&story.profile(), Verdict::PicklingBound, &["pickling"]);
 }
 
-#[test]
-fn threads_that_queue_for_a_lock() {
+/// Three threads that take turns at a lock of that name.
+fn queue_for(lock: &str) -> Profile {
     let mut story = Story::begin(7, 1_000 * MS);
     joins(&mut story, 1_000 * MS);
     for tid in [8, 9, 10] {
@@ -509,14 +509,36 @@ fn threads_that_queue_for_a_lock() {
         story.switch(holder, to, false, false);
         for other in [8, 9, 10] {
             if other != holder {
-                story.lock_wait(other, from, to, "Lock 'table'", holder, "app.py:30");
+                story.lock_wait(other, from, to, lock, holder, "app.py:30");
             }
         }
     }
+    story.profile()
+}
+
+#[test]
+fn threads_that_queue_for_a_lock() {
+    let words = ["Lock 'table'", "held by worker-", "app.py:30"];
+    check(&queue_for("Lock 'table'"), Verdict::LockBound, &words);
+}
+
+#[test]
+fn a_lock_is_called_by_the_line_that_wants_it_rather_than_by_an_address() {
+    for address in ["0x55698216adc0", "threading.RLock (0x10)"] {
+        let profile = queue_for(&format!("{address}, wanted by worker (convoy.py:5)"));
+        let said = "most of all for the lock at worker (convoy.py:5), released by worker-";
+        check(&profile, Verdict::LockBound, &[said]);
+        assert!(
+            !profile.evidence.sentence.contains("0x"),
+            "{}",
+            profile.evidence.sentence
+        );
+    }
+    let named = queue_for("Lock 'table', wanted by worker (convoy.py:5)");
     check(
-        &story.profile(),
+        &named,
         Verdict::LockBound,
-        &["Lock 'table'", "held by worker-", "app.py:30"],
+        &["for Lock 'table', wanted by worker (convoy.py:5)"],
     );
 }
 

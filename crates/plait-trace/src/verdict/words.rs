@@ -291,6 +291,16 @@ fn deadlock_sentence(deadlock: &Deadlock) -> String {
     )
 }
 
+/// What a lock is called: where it is known who wants it, that line rather than an address.
+fn name_of(lock: &Lock) -> String {
+    let line = lock.lock.split_once(WANTED_BY).and_then(|(address, line)| {
+        let digits = address.rsplit_once("0x")?.1.trim_end_matches(')');
+        let is_address = !digits.is_empty() && digits.bytes().all(|digit| digit.is_ascii_hexdigit());
+        is_address.then_some(line)
+    });
+    line.map_or_else(|| lock.lock.clone(), |line| format!("the lock at {line}"))
+}
+
 /// The lock that threads waited for most.
 pub(super) fn worst_lock(profile: &Profile) -> Option<&Lock> {
     let locks = profile.threads.iter().flat_map(|thread| &thread.locks);
@@ -316,7 +326,7 @@ fn lock_sentence(figures: &Figures, profile: &Profile) -> String {
         percent(figures.lock_share)
     );
     if let Some(lock) = worst_lock(profile) {
-        text += &format!(", most of all for {}", lock.lock);
+        text += &format!(", most of all for {}", name_of(lock));
         if !lock.holder_name.is_empty() {
             text += &had(lock);
         }
