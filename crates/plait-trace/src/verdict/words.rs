@@ -291,12 +291,15 @@ fn deadlock_sentence(deadlock: &Deadlock) -> String {
     )
 }
 
-/// What a lock is called: where it is known who wants it, that line rather than an address.
+/// What a lock is called: where it has no name of its own and is known who wants it, that line rather than an address.
 fn name_of(lock: &Lock) -> String {
-    let line = lock.lock.split_once(WANTED_BY).and_then(|(address, line)| {
-        let digits = address.rsplit_once("0x")?.1.trim_end_matches(')');
-        let is_address = !digits.is_empty() && digits.bytes().all(|digit| digit.is_ascii_hexdigit());
-        is_address.then_some(line)
+    let line = lock.lock.split_once(WANTED_BY).and_then(|(name, line)| {
+        let address = match name.split_once(" (") {
+            Some((_, address)) => address.strip_suffix(')')?,
+            None => name,
+        };
+        let digits = address.strip_prefix("0x")?;
+        u64::from_str_radix(digits, 16).is_ok().then_some(line)
     });
     line.map_or_else(|| lock.lock.clone(), |line| format!("the lock at {line}"))
 }
