@@ -860,7 +860,7 @@ fn one_process_whose_cores_others_took() {
         story.switch(7, turn * 10 * MS, true, false);
         story.switch(7, turn * 10 * MS + 4 * MS, false, true);
     }
-    let said = "A thread wants to run at a time and there are 2 cores: it spent 60 %";
+    let said = "One thread wants to run at a time and there are 2 cores: it spent 60 %";
     check(&story.profile(), Verdict::ReadyBound, &[said, "other programs"]);
 }
 

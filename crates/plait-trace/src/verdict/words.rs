@@ -166,7 +166,7 @@ fn wanting(figures: &Figures) -> Option<(String, &'static str)> {
     let tenths = (count * 10.0).round() / 10.0;
     match count {
         _ if tenths <= 0.0 => None,
-        _ if tenths <= 1.0 => Some((String::from("A thread wants"), "it")),
+        _ if tenths <= 1.0 => Some((String::from("One thread wants"), "it")),
         // A part of a thread says nothing beside many.
         _ if count >= 3.0 || (tenths - count.round()).abs() <= 0.1 => {
             Some((format!("{:.0} threads want", count.round()), "they"))
