@@ -260,6 +260,7 @@ def test_rules_decide_the_exit_code(script: Any, tmp_path: Path) -> None:
     path = script("import time; time.sleep(0.1)")
     kept = plain("-m", "plait", "profile", "-q", "--fail-if", "gil_wait>99%", path)
     assert (kept.returncode, kept.stderr) == (0, "")
+    assert "exit with 1 if the rule holds" in plain("-m", "plait", "profile", "--help").stdout
     rules = ["--fail-if", "stop_the_world>99%", "--fail-if", "thread:longest_stop>1s"]
     assert plain("-m", "plait", "profile", "-q", *rules, path).returncode == 0
     broken = plain("-m", "plait", "profile", "-q", "--fail-if", "wall > 50ms", path)

@@ -62,6 +62,32 @@ def test_it_says_what_there_is_to_say() -> None:
         assert title in text
 
 
+@pytest.mark.parametrize(("width", "long"), [(60, "Thread-1… (4242)"), (80, "Thread-1 (_han… (4242)")])
+def test_threads_of_several_processes_are_told_apart(width: int, long: str) -> None:
+    profile = a_profile(threads=2)
+    first, second = profile["threads"]
+    first["name"] = second["name"] = "MainThread"
+    first["pid"] = second["pid"] = 4242
+    alone = terminal.render(profile, width=width)
+    assert alone.count("\n  MainThread  ") == 2
+    second["pid"] = 4249
+    text = terminal.render(profile, width=width)
+    assert [line for line in text.split("\n") if terminal.columns(line) > width] == []
+    for pid in (4242, 4249):
+        assert re.search(rf"^  Main(Thread|\w*…) \({pid}\) ", text, re.MULTILINE), text
+    first["name"] = "Thread-1 (_handle_workers)"
+    first["longest_gil_hold"], second["longest_gil_hold"] = 2.0, 1.0
+    text = terminal.render(profile, width=width)
+    assert f"\n  {long} " in text
+    assert "by Thread-1 (_handle_workers) (4242)" in " ".join(text.split())
+
+
+def test_one_busy_thread_is_one() -> None:
+    assert figure("busy_threads", 1.0) == ("busy thread", "1")
+    assert figure("busy_threads", 2.0) == ("busy threads", "2")
+    assert figure("busy_threads", 0.0) == ("busy threads", "0")
+
+
 @pytest.mark.parametrize("width", [60, 80])
 def test_without_a_gil_it_says_who_stood_still(width: int) -> None:
     profile = without_gil(a_profile())

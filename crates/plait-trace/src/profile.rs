@@ -123,6 +123,8 @@ pub struct Moments {
     pub any_ready: f64,
     /// A thread waited for its turn at a lock.
     pub any_lock: f64,
+    /// How many threads ran or waited for a core at a time, on average of `any_ready`; 0 where none waited for one.
+    pub wanting: f64,
     /// `active` divided evenly among those that ran or wanted to: the part of those that waited for the GIL.
     pub gil: f64,
     /// The same for cores.

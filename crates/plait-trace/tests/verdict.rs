@@ -494,8 +494,8 @@ fn a_pool_of_the_standard_library_is_seen_by_its_functions() {
     check(&story.profile(), Verdict::PicklingBound, &["pickling"]);
 }
 
-#[test]
-fn threads_that_queue_for_a_lock() {
+/// Three threads that take turns at a lock of that name.
+fn queue_for(lock: &str) -> Profile {
     let mut story = Story::begin(7, 1_000 * MS);
     joins(&mut story, 1_000 * MS);
     for tid in [8, 9, 10] {
@@ -509,14 +509,36 @@ fn threads_that_queue_for_a_lock() {
         story.switch(holder, to, false, false);
         for other in [8, 9, 10] {
             if other != holder {
-                story.lock_wait(other, from, to, "Lock 'table'", holder, "app.py:30");
+                story.lock_wait(other, from, to, lock, holder, "app.py:30");
             }
         }
     }
+    story.profile()
+}
+
+#[test]
+fn threads_that_queue_for_a_lock() {
+    let words = ["Lock 'table'", "held by worker-", "app.py:30"];
+    check(&queue_for("Lock 'table'"), Verdict::LockBound, &words);
+}
+
+#[test]
+fn a_lock_is_called_by_the_line_that_wants_it_rather_than_by_an_address() {
+    for address in ["0x55698216adc0", "threading.RLock (0x10)"] {
+        let profile = queue_for(&format!("{address}, wanted by worker (convoy.py:5)"));
+        let said = "most of all for the lock at worker (convoy.py:5), released by worker-";
+        check(&profile, Verdict::LockBound, &[said]);
+        assert!(
+            !profile.evidence.sentence.contains("0x"),
+            "{}",
+            profile.evidence.sentence
+        );
+    }
+    let named = queue_for("Lock 'table', wanted by worker (convoy.py:5)");
     check(
-        &story.profile(),
+        &named,
         Verdict::LockBound,
-        &["Lock 'table'", "held by worker-", "app.py:30"],
+        &["for Lock 'table', wanted by worker (convoy.py:5)"],
     );
 }
 
@@ -767,11 +789,66 @@ fn eight_processes_that_compute_on_two_cores() {
         }
         story
     });
-    check(
-        &Story::together(processes),
-        Verdict::ReadyBound,
-        &["8 threads", "2 cores", "75 %"],
+    let profile = Story::together(processes);
+    let said = "8 threads want to run at a time and there are 2 cores: they spent 75 %";
+    check(&profile, Verdict::ReadyBound, &[said]);
+    assert!(profile.evidence.tries[0].contains("fewer workers"));
+    assert!(
+        !profile.evidence.sentence.contains("quota"),
+        "{}",
+        profile.evidence.sentence
     );
+}
+
+#[test]
+fn two_processes_on_two_cores_that_others_took_do_not_need_fewer_workers() {
+    // Of six, two at a time: one after the other.
+    let processes = (0..6_u32).map(|number| {
+        let pid = 100 + number;
+        let begin = u64::from(number / 2) * 1_000 * MS;
+        let mut story = Story::begin(pid, 3_000 * MS);
+        story.thread(pid, "MainThread");
+        story.switch(pid, 0, false, false);
+        story.gil(pid, begin, begin + 1_000 * MS, GilSpan::Held);
+        for turn in 0..100 {
+            let from = begin + turn * 10 * MS;
+            story.switch(pid, from, true, false);
+            story.switch(pid, from + 4 * MS, false, turn < 99);
+        }
+        story
+    });
+    let profile = Story::together(processes);
+    let said = "2 threads want to run at a time and there are 2 cores: they spent 60 %";
+    check(
+        &profile,
+        Verdict::ReadyBound,
+        &[said, "enough", "other programs, or a quota"],
+    );
+    let tries = &profile.evidence.tries;
+    assert!(tries[0].contains("what else runs"), "{tries:?}");
+    assert!(tries.iter().all(|text| !text.contains("fewer workers")), "{tries:?}");
+}
+
+#[test]
+fn processes_that_compute_side_by_side_need_not_be_told_of_other_cores() {
+    let processes = (0..2_u32).map(|number| {
+        let pid = 100 + number;
+        let mut story = Story::begin(pid, 1_000 * MS);
+        story.thread(pid, "MainThread");
+        // Each on a core for 700 of 1000 ms, 400 of them beside the other.
+        computes(&mut story, pid, 100 * MS + u64::from(number) * 100 * MS, 800 * MS);
+        story
+    });
+    let profile = Story::together(processes);
+    check(&profile, Verdict::CpuBound, &["70 %", "1.3 cores of 2"]);
+    let share = profile
+        .evidence
+        .figures
+        .iter()
+        .find(|figure| figure.0 == "active_share");
+    assert!((share.unwrap().1 - 0.7).abs() < 0.01, "{share:?}");
+    let tries = &profile.evidence.tries;
+    assert!(tries.iter().all(|text| !text.contains("other cores")), "{tries:?}");
 }
 
 #[test]
@@ -783,7 +860,7 @@ fn one_process_whose_cores_others_took() {
         story.switch(7, turn * 10 * MS, true, false);
         story.switch(7, turn * 10 * MS + 4 * MS, false, true);
     }
-    let said = "A thread wants to run and there are 2 cores: it spent 60 %";
+    let said = "One thread wants to run at a time and there are 2 cores: it spent 60 %";
     check(&story.profile(), Verdict::ReadyBound, &[said, "other programs"]);
 }
 

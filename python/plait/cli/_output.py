@@ -42,7 +42,7 @@ HELP: Final = """\
   --speedscope FILE    for https://www.speedscope.app
   --json[=FILE]        the figures as JSON, to standard output or to a file; the = may be left
                        out before a name that ends with .json
-  --fail-if RULE       exit with 1 if the rule is broken: gil_wait>20%,
+  --fail-if RULE       exit with 1 if the rule holds: gil_wait>20%,
                        thread:longest_gil_hold>50ms, verdict=gil-bound (may be repeated)
   -q, --quiet          no summary
 """

@@ -3,7 +3,7 @@
 | exit code | what |
 |---|---|
 | the program's own | `plait profile`, `plait top` or `plait advise` ran it; 128 + n if signal n ended it |
-| 1 | a rule of `--fail-if` was broken, and the program itself ended with 0 |
+| 1 | a rule of `--fail-if` held, and the program itself ended with 0 |
 | 2 | wrong usage |
 | 125 | plait itself failed |
 """

@@ -163,6 +163,7 @@ impl Sweep {
 
     pub(crate) fn finish(&self) -> Moments {
         let mut sums = Moments::default();
+        let mut wanting = 0.0;
         let length = self.windows.length as f64 / 1e9;
         for window in &self.parts {
             let share = |part: f64, whole: f64| if whole > 0.0 { part / whole } else { 0.0 };
@@ -177,12 +178,18 @@ impl Sweep {
             sums.io += length * window.none_active * (1.0 - window.none_io);
             sums.asleep += length * window.none_active * (1.0 - window.none_asleep);
             sums.any_gil += length * (1.0 - window.none_gil) * (1.0 - share(window.ready, window.active));
-            sums.any_ready += length * (1.0 - window.none_ready);
+            let any_ready = length * (1.0 - window.none_ready);
+            sums.any_ready += any_ready;
+            // Who waits for the GIL wants no core.
+            wanting += any_ready * (window.active - window.gil);
             sums.any_lock += lock;
             sums.gil += active * share(window.gil, window.active);
             sums.ready += active * share(window.ready, window.active);
             sums.lock += length * (1.0 - none * window.none_lock) * share(window.lock, working);
             sums.busy += length * (1.0 - none * window.none_lock);
+        }
+        if sums.any_ready > 0.0 {
+            sums.wanting = wanting / sums.any_ready;
         }
         sums
     }
@@ -239,6 +246,19 @@ mod tests {
             ],
         );
         assert!(near(found.active, 4.0) && near(found.io, 6.0), "{found:?}");
+    }
+
+    #[test]
+    fn how_many_want_cores_at_a_time_is_not_how_many_there_were() {
+        let turns: [&[(f64, f64, State)]; 3] = [
+            &[(0.0, 1.0, State::OnCpuGil), (1.0, 4.0, State::Ready)],
+            &[(4.0, 7.0, State::OnCpuGil), (7.0, 8.0, State::Ready)],
+            &[(0.0, 4.0, State::OnCpuReleased), (4.0, 8.0, State::GilWait)],
+        ];
+        let found = swept(8, &turns);
+        assert!(near(found.any_ready, 4.0), "{found:?}");
+        assert!(near(found.wanting, (3.0 * 2.0 + 1.0) / 4.0), "{found:?}");
+        assert_eq!(swept(8, &turns[2..]).wanting, 0.0);
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use crate::fold::thread::Stack;
 use crate::fold::timeline::Segment;
+use crate::fold::waits::Key;
 use crate::profile::Times;
 use crate::record::Why;
 use crate::state::State;
@@ -14,6 +15,12 @@ const NEAR: u64 = 100_000_000;
 
 /// So far around it a sample of a thread that runs, or wants to, tells what runs. What is further goes to whatever was seen nearest.
 const TELLS: u64 = 300_000_000;
+
+/// So long after it a wait that was seen tells where the thread waits for the same again.
+const ALIKE: u64 = 1_000_000_000;
+
+/// A look takes its time: a stack that was seen so shortly before the end of a wait may be of what came after it.
+const LOOK: u64 = 1_000_000;
 
 /// Time that waits for its sample is told apart by pieces of this length, and longer ones where there would be too many.
 const PIECE: u64 = 2_000_000;
@@ -87,10 +94,11 @@ struct Mark {
 
 /// Takes the segments of a thread in order.
 ///
-/// - A wait is divided among the samples in it.
+/// - A wait is divided among the samples in it. One without any goes to the last wait for the same thing that was seen: what ran before it
+///   has not waited.
 /// - Time on a core that a sample fell into goes to the next sample, and the last.
 /// - Other time on a core goes to the nearest sample of the thread while it ran or wanted to, which it does with the same stack: a thread
-///   that is looked at has often just lost its core to the one that looks. So do waits that are too short to have been seen. Where there
+///   that is looked at has often just lost its core to the one that looks. So do waits of which none alike was seen. Where there
 ///   is no such sample near, it goes to the nearest of all.
 pub(crate) struct Weigher<'a> {
     stacks: &'a [Stack],
@@ -101,6 +109,8 @@ pub(crate) struct Weigher<'a> {
     /// The last sample, and the last of a thread that runs or wants to.
     last: Option<Mark>,
     ran: Option<Mark>,
+    /// The last sample of waits for each thing.
+    waited: HashMap<Key, Mark>,
 }
 
 impl<'a> Weigher<'a> {
@@ -113,6 +123,7 @@ impl<'a> Weigher<'a> {
             samples: Vec::new(),
             last: None,
             ran: None,
+            waited: HashMap::new(),
         }
     }
 
@@ -123,15 +134,27 @@ impl<'a> Weigher<'a> {
             self.stacks = rest;
         }
         let within = self.stacks.partition_point(|stack| stack.at < segment.to);
-        let (within, rest) = self.stacks.split_at(within);
+        let (mut within, rest) = self.stacks.split_at(within);
         self.stacks = rest;
-        let on = matches!(segment.state, State::OnCpuGil | State::OnCpuReleased);
+        let alike = self.alike(segment);
+        if !wants_to_run(segment.state) {
+            let sure = within.partition_point(|stack| stack.at + LOOK <= segment.to || stack.at < segment.from + LOOK);
+            if sure > 0 || alike.is_some() {
+                within = &within[..sure];
+            }
+        }
         if within.is_empty() {
-            if wants_to_run(segment.state) || segment.to - segment.from <= NEAR {
+            let length = segment.to - segment.from;
+            if let Some(mark) = alike.filter(|_| length <= NEAR) {
+                let mut times = Times::default();
+                times.add(segment.state, length);
+                self.add(mark, &times);
+            } else if wants_to_run(segment.state) || length <= NEAR {
                 self.keep(segment);
             }
             return;
         }
+        let on = matches!(segment.state, State::OnCpuGil | State::OnCpuReleased);
         let mut from = segment.from;
         for (index, stack) in within.iter().enumerate() {
             let to = match within.get(index + 1) {
@@ -144,6 +167,17 @@ impl<'a> Weigher<'a> {
             self.give(stack, segment.state, times);
             from = to;
         }
+        if let Some(key) = segment.key.filter(|key| *key != Key::Unknown)
+            && let Some(mark) = self.last.filter(|mark| mark.at + LOOK <= segment.to)
+        {
+            self.waited.insert(key, mark);
+        }
+    }
+
+    /// The last wait for the same thing that a sample fell into.
+    fn alike(&self, segment: Segment) -> Option<Mark> {
+        let mark = self.waited.get(&segment.key?).copied()?;
+        (segment.from.saturating_sub(mark.at) <= ALIKE).then_some(mark)
     }
 
     /// Keeps what no sample fell into until one comes.
@@ -244,6 +278,7 @@ impl<'a> Weigher<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::record::{Text, WaitKind};
 
     fn stack(at: u64, frame: u32) -> Stack {
         Stack {
@@ -282,6 +317,66 @@ mod tests {
         assert_eq!(found[&1].of(State::IoWait), 30);
         assert_eq!(found[&1].on_cpu(), 0);
         assert_eq!(found[&2].on_cpu(), 30);
+    }
+
+    #[test]
+    fn a_wait_that_was_not_seen_is_not_of_who_ran_before_it() {
+        const MS: u64 = 1_000_000;
+        let key = |number| Some(Key::Call(WaitKind::Poll, Text(number), Text(0)));
+        let stacks = [
+            stack(5 * MS, 1),
+            stack(25 * MS, 2),
+            stack(100 * MS, 1),
+            stack(300 * MS, 1),
+        ];
+        let segments = [
+            (20, State::OnCpuGil, None),
+            (40, State::IoWait, key(1)),
+            (240, State::OnCpuGil, None),
+            // Nobody has looked at these: the one before for the same thing was somewhere else than what ran.
+            (270, State::IoWait, key(1)),
+            (280, State::OnCpuGil, None),
+            // Of what these wait for no more is known, so they are of who ran.
+            (283, State::IoWait, Some(Key::Unknown)),
+            (290, State::OnCpuGil, None),
+            (295, State::IoWait, key(2)),
+            (310, State::OnCpuGil, None),
+        ];
+        let mut weigher = Weigher::new(&stacks);
+        let mut from = 0;
+        for (to, state, key) in segments {
+            let to = to * MS;
+            weigher.segment(Segment { from, to, state, key });
+            from = to;
+        }
+        weigher.finish();
+        let io = |frame| weigher.frames[&frame].times.of(State::IoWait);
+        assert_eq!((io(1), io(2)), (8 * MS, 50 * MS));
+        let all = weigher.frames.values().map(|sums| sums.times.sum());
+        assert_eq!(all.sum::<u64>(), 310 * MS);
+    }
+
+    #[test]
+    fn what_was_read_when_a_wait_was_over_has_not_waited() {
+        const MS: u64 = 1_000_000;
+        let key = Some(Key::Call(WaitKind::Poll, Text(1), Text(0)));
+        // The third look began in a wait, and read the stack of what came after it.
+        let stacks = [(15_000, 1), (25_000, 2), (39_993, 2), (48_000, 2), (75_000, 1)];
+        let stacks = stacks.map(|(at, frame)| stack(at * 1_000, frame));
+        let mut weigher = Weigher::new(&stacks);
+        for turn in 0..8 {
+            let (from, state, key) = match turn % 2 {
+                0 => (turn * 10, State::OnCpuGil, None),
+                _ => (turn * 10, State::IoWait, key),
+            };
+            let (from, to) = (from * MS, (from + 10) * MS);
+            weigher.segment(Segment { from, to, state, key });
+        }
+        weigher.finish();
+        let io = |frame| weigher.frames[&frame].times.of(State::IoWait);
+        assert_eq!((io(1), io(2)), (40 * MS, 0));
+        let all = weigher.frames.values().map(|sums| sums.times.sum());
+        assert_eq!(all.sum::<u64>(), 80 * MS);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! largest of waiting for the GIL, for cores and for locks; then computing, doing nothing, and I/O. They are parts of the program's wall
 //! time, in which each moment counts once ([`Moments`]): what a program's time went to is not what most of its threads did.
 
+mod tries;
 mod words;
 
 use crate::fold::{NAMED, WORLD, holds};
@@ -94,6 +95,8 @@ mod limit {
     /// Of the wall time.
     pub(super) const BLOCKED: f64 = 0.05;
     pub(super) const COMPUTING: f64 = 0.5;
+    /// Cores used while any is: more than one thread's.
+    pub(super) const AT_ONCE: f64 = 1.2;
     /// Of the wall time on cores: a program below it does nothing.
     pub(super) const IDLE: f64 = 0.02;
     /// The same for one that has hardly begun, with so many seconds on a core as that takes.
@@ -115,6 +118,9 @@ const LONG_WAIT: u64 = 20;
 const PACE: u64 = 500_000_000;
 const POLL: u64 = 100_000_000;
 
+/// So many threads more than there are cores may want to run at a time, on average, and there are enough: what does next to nothing counts too.
+const ALSO: f64 = 0.5;
+
 /// Sums in seconds, and shares.
 struct Figures {
     wall: f64,
@@ -135,7 +141,7 @@ struct Figures {
     pickling_share: f64,
     blocked: f64,
     running_share: f64,
-    /// Threads that wanted to run for a tenth of the time.
+    /// Threads that wanted to run for a tenth of the time, however few at once.
     busy_threads: f64,
     /// Processes of which that is true.
     busy_processes: u32,
@@ -293,6 +299,21 @@ impl Figures {
         share(seconds(self.times.of(state)), self.wall)
     }
 
+    /// The part of the wall time in which a thread ran or wanted to. Windows of moments may reach into times in which the program was stopped.
+    fn active_share(&self) -> f64 {
+        share(self.moments.active, self.wall).min(1.0)
+    }
+
+    /// Whether as many threads as want to run at a time could: where they wait for cores all the same, others have those.
+    fn cores_suffice(&self, profile: &Profile) -> bool {
+        self.moments.wanting < f64::from(profile.cores) + ALSO
+    }
+
+    /// Whether several processes compute at once.
+    fn side_by_side(&self) -> bool {
+        self.busy_processes > 1 && self.cores_used * self.wall > self.moments.active * limit::AT_ONCE
+    }
+
     fn is_too_short(&self) -> bool {
         self.wall > 0.0 && self.wall < limit::TOO_SHORT
     }
@@ -420,7 +441,7 @@ pub(crate) fn judge(profile: &mut Profile) {
     profile.verdict = verdict;
     profile.evidence = Evidence {
         sentence: words::sentence(verdict, &figures, profile),
-        tries: words::tries(verdict, &figures, profile),
+        tries: tries::tries(verdict, &figures, profile),
         figures: named(&figures),
         functions: words::functions(profile),
     };
@@ -435,7 +456,7 @@ fn named(figures: &Figures) -> Vec<(&'static str, f64)> {
         ("gil_wait_share", figures.gil_share),
         ("ready_share", figures.ready_share),
         ("lock_share", figures.lock_share),
-        ("active_share", share(moments.active, figures.wall)),
+        ("active_share", figures.active_share()),
         ("io_share", share(moments.io, figures.wall)),
         ("asleep_share", share(moments.asleep, figures.wall)),
         ("gil_wall_share", share(moments.any_gil, figures.wall)),

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use super::{Figures, FunctionEvidence, Verdict, is_had, limit, same, seconds, share};
-use crate::fold::{KEPT, WANTED_BY};
+use crate::fold::WANTED_BY;
 use crate::profile::{Blocked, Deadlock, Function, Lock, Place, Profile, Thread};
 use crate::state::State;
 
@@ -70,7 +70,7 @@ fn of_verdict(verdict: Verdict, figures: &Figures, profile: &Profile) -> String 
         Verdict::LockBound => lock_sentence(figures, profile),
         Verdict::LoopBlocked => blocked_sentence(profile),
         Verdict::CpuBound => {
-            let share = percent(figures.running_share.max(figures.cores_used.min(1.0)));
+            let share = percent(figures.active_share());
             let mut text = format!(
                 "The program computes: {share} of its {wall}, on {:.1} cores",
                 figures.cores_used
@@ -122,7 +122,7 @@ fn of_verdict(verdict: Verdict, figures: &Figures, profile: &Profile) -> String 
 }
 
 /// Whether the GIL holds a program back though hardly anybody waits for it: its holder sleeps.
-fn sleeps_alone(figures: &Figures) -> bool {
+pub(super) fn sleeps_alone(figures: &Figures) -> bool {
     figures.moments.asleep > 0.0 && share(figures.moments.any_gil, figures.wall) < limit::WAIT
 }
 
@@ -160,27 +160,42 @@ fn gil_sentence(figures: &Figures, profile: &Profile) -> String {
     text + "."
 }
 
+/// How many threads want to run at a time, if that is known.
+fn wanting(figures: &Figures) -> Option<(String, &'static str)> {
+    let count = figures.moments.wanting;
+    let tenths = (count * 10.0).round() / 10.0;
+    match count {
+        _ if tenths <= 0.0 => None,
+        _ if tenths <= 1.0 => Some((String::from("One thread wants"), "it")),
+        // A part of a thread says nothing beside many.
+        _ if count >= 3.0 || (tenths - count.round()).abs() <= 0.1 => {
+            Some((format!("{:.0} threads want", count.round()), "they"))
+        }
+        _ => Some((format!("{tenths:.1} threads want"), "they")),
+    }
+}
+
 fn ready_sentence(figures: &Figures, profile: &Profile) -> String {
     let share = percent(figures.ready_share);
-    let cores = f64::from(profile.cores.max(1));
-    let (want, they) = match figures.busy_threads.round() {
-        busy if profile.cores > 0 && busy <= 1.0 => (String::from("A thread wants"), "it"),
-        busy => (format!("{busy} threads want"), "they"),
+    let there_are = match profile.cores {
+        1 => String::from("there is one core"),
+        cores => format!("there are {cores} cores"),
     };
-    let start = match profile.cores {
-        0 => String::from("There are too few cores for what wants to run"),
-        1 => format!("{want} to run and there is one core"),
-        cores => format!("{want} to run and there are {cores} cores"),
+    let (start, they) = match wanting(figures).filter(|_| profile.cores > 0) {
+        Some((want, they)) => (format!("{want} to run at a time and {there_are}"), they),
+        None => (String::from("There are too few cores for what wants to run"), "they"),
     };
-    let others = if figures.cores_used < 0.75 * cores {
-        format!(
-            "; other programs took part of the machine: this one got {:.1} of {cores:.0} cores",
-            figures.cores_used
-        )
+    let got = format!("this one got {:.1} of {} cores", figures.cores_used, profile.cores);
+    let others = if profile.cores == 0 {
+        String::new()
+    } else if figures.cores_suffice(profile) {
+        format!("; that would be enough, but other programs, or a quota, took them: {got}")
+    } else if figures.cores_used < 0.75 * f64::from(profile.cores) {
+        format!("; other programs took part of the machine: {got}")
     } else {
         String::new()
     };
-    format!("{start}: {they} spent {share} of the time that they could have worked waiting for one{others}.")
+    format!("{start}: {they} spent {share} of the time that {they} could have worked waiting for one{others}.")
 }
 
 /// The lock that a thread waited for longest, of those whose holder is known, and not because it has let go.
@@ -202,7 +217,7 @@ fn had(lock: &Lock) -> String {
 /// Threads each of which waited for a lock that the next one held, and the last one's the first. Of those that only take turns one runs
 /// at any time: all have waited at once if they have waited for longer than that allows. And threads that wait for one and the same lock
 /// do not wait for one another.
-fn circle(profile: &Profile) -> Option<Vec<&Thread>> {
+pub(super) fn circle(profile: &Profile) -> Option<Vec<&Thread>> {
     let worst = |thread: &Thread| {
         let lock = known(thread)?;
         (lock.time >= thread.wall / 5).then_some((lock.holder, lock.time))
@@ -276,8 +291,21 @@ fn deadlock_sentence(deadlock: &Deadlock) -> String {
     )
 }
 
+/// What a lock is called: where it has no name of its own and is known who wants it, that line rather than an address.
+fn name_of(lock: &Lock) -> String {
+    let line = lock.lock.split_once(WANTED_BY).and_then(|(name, line)| {
+        let address = match name.split_once(" (") {
+            Some((_, address)) => address.strip_suffix(')')?,
+            None => name,
+        };
+        let digits = address.strip_prefix("0x")?;
+        u64::from_str_radix(digits, 16).is_ok().then_some(line)
+    });
+    line.map_or_else(|| lock.lock.clone(), |line| format!("the lock at {line}"))
+}
+
 /// The lock that threads waited for most.
-fn worst_lock(profile: &Profile) -> Option<&Lock> {
+pub(super) fn worst_lock(profile: &Profile) -> Option<&Lock> {
     let locks = profile.threads.iter().flat_map(|thread| &thread.locks);
     locks.filter(|lock| is_had(lock)).max_by_key(|lock| lock.time)
 }
@@ -301,7 +329,7 @@ fn lock_sentence(figures: &Figures, profile: &Profile) -> String {
         percent(figures.lock_share)
     );
     if let Some(lock) = worst_lock(profile) {
-        text += &format!(", most of all for {}", lock.lock);
+        text += &format!(", most of all for {}", name_of(lock));
         if !lock.holder_name.is_empty() {
             text += &had(lock);
         }
@@ -365,162 +393,6 @@ fn blocked_sentence(profile: &Profile) -> String {
         text += &format!("; the longest was {place}, {}", length(seconds(worst.time)));
     }
     text + "."
-}
-
-pub(super) fn tries(verdict: Verdict, figures: &Figures, profile: &Profile) -> Vec<String> {
-    let spare = profile.cores > 1 && figures.cores_used < f64::from(profile.cores) * 0.75;
-    let stuck = verdict == Verdict::LockBound && figures.cores_used < limit::COMPUTING;
-    let circle = stuck && (!profile.deadlocks.is_empty() || circle(profile).is_some());
-    let kept = worst_lock(profile).is_some_and(|lock| lock.lock.ends_with(KEPT));
-    let worst = profile.pauses.iter().max_by_key(|pauses| pauses.stood);
-    let collects = worst.is_some_and(|pauses| pauses.collects);
-    let asleep = figures.of_wall(State::GilHeldOffCpu) >= limit::WAIT;
-    let found: &[(bool, &str)] = match verdict {
-        Verdict::Idle if figures.is_too_short() => &[(
-            true,
-            "Profile it with more to do: a larger input, or the same many times",
-        )],
-        Verdict::GilBound if sleeps_alone(figures) => &[
-            (
-                true,
-                "Have that call release the GIL: ctypes.CDLL rather than PyDLL, nogil in Cython, Py_BEGIN_ALLOW_THREADS in C",
-            ),
-            (
-                true,
-                "If it is a library's, use one that does, or move the call to a process: plait.ProcessPool",
-            ),
-            (true, "Threads will not help before that: they wait for the same GIL"),
-        ],
-        Verdict::GilBound => &[
-            (
-                asleep,
-                "Find what sleeps with the GIL held (an extension that does not release it, a child that is started) and move it to a process",
-            ),
-            (
-                true,
-                "Run this work in processes: plait.ProcessPool in place of ThreadPoolExecutor",
-            ),
-            (
-                true,
-                "Use a library that computes outside the GIL, as numpy, zlib and hashlib do for large inputs",
-            ),
-            (true, "Try a free-threaded build of Python"),
-            (
-                true,
-                "If one thread has to answer quickly, take the long work out of this process",
-            ),
-        ],
-        Verdict::CpuBound => &[
-            (
-                true,
-                "Make the function at the top of the table faster: a better algorithm, a library in C",
-            ),
-            (spare, "Use the other cores: plait.ProcessPool().map over the inputs"),
-            (
-                !spare,
-                "All cores are in use: only less work, or a larger machine, makes it faster",
-            ),
-        ],
-        Verdict::IoBound => &[
-            (
-                true,
-                "Let the waits overlap: asyncio on plait.run, or plait.ThreadPool for blocking calls",
-            ),
-            (
-                true,
-                "Ask for less, or for more at once: batches, caches, connections that are kept open",
-            ),
-            (true, "More cores or processes will not help"),
-        ],
-        Verdict::LockBound if figures.stopped > figures.contended / 2.0 => &[
-            (
-                collects,
-                "Collect garbage less often: gc.set_threshold, gc.freeze() once everything is loaded, gc.disable() where memory allows",
-            ),
-            (
-                collects,
-                "Make fewer objects that refer to one another: each collection looks at all of them",
-            ),
-            (
-                !collects,
-                "Do what stops all threads once, at the beginning: setting a profiler or tracer for all threads, changing classes and functions",
-            ),
-            (true, "Processes do not stop one another: plait.ProcessPool"),
-        ],
-        Verdict::LockBound => &[
-            (
-                circle,
-                "Take locks in the same order everywhere, or one lock in place of several",
-            ),
-            (
-                kept,
-                "Find who has the lock, and why it is kept: nobody gave it back meanwhile, however often it was asked for",
-            ),
-            (
-                kept,
-                "Give it back on every way out, and before any long wait: with lock: rather than acquire and release",
-            ),
-            (
-                kept,
-                "If it stands for something that is to happen, wait for an event or a queue (plait.Channel) in its place",
-            ),
-            (
-                !kept,
-                "Hold the lock for less: compute first, then lock, change, unlock",
-            ),
-            (
-                !kept,
-                "Use one lock per thing rather than one for all, or a queue (plait.Channel) and one owner",
-            ),
-            (!kept, "Fewer threads: they take turns anyway"),
-        ],
-        Verdict::ReadyBound => &[
-            (true, "Start fewer workers: as many as there are cores"),
-            (
-                true,
-                "Use a machine with more cores, or raise the limit of the container",
-            ),
-            (true, "See what else runs on the machine"),
-        ],
-        Verdict::PicklingBound => &[
-            (
-                true,
-                "Send less: names of files, ranges, keys, and let the worker load the data",
-            ),
-            (
-                true,
-                "Share large data instead of sending it: plait.share, plait.shared_array",
-            ),
-            (
-                true,
-                "Give each task more work: a larger chunksize, or let it be chosen",
-            ),
-            (
-                true,
-                "Threads send nothing: if the work releases the GIL, plait.ThreadPool is enough",
-            ),
-        ],
-        Verdict::LoopBlocked => &[
-            (
-                true,
-                "Move the blocking call off the loop: await asyncio.to_thread(f, ...) for calls that wait",
-            ),
-            (
-                true,
-                "Send computing to a pool: await plait.ProcessPool().submit(f, ...)",
-            ),
-            (true, "Use the asynchronous version of the library"),
-        ],
-        Verdict::Idle => &[
-            (true, "Nothing is slow here: give it the work that is, and look again"),
-            (true, "For a server, profile it while requests come in"),
-        ],
-    };
-    found
-        .iter()
-        .filter(|(fits, _)| *fits)
-        .map(|(_, text)| (*text).to_owned())
-        .collect()
 }
 
 /// The functions that are worth a sentence: what they cost themselves and others.

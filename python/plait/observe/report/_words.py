@@ -95,6 +95,8 @@ def percent(part: float) -> str:
 def figure(name: str, value: float) -> tuple[str, str]:
     """A number of the evidence, as label and value: shares and times are told by their names."""
     label = FIGURES.get(name, name.replace("_", " "))
+    if name == "busy_threads" and value == 1:
+        label = "busy thread"
     if name == "wall" or name.endswith("_s"):
         return label.removesuffix(" s"), seconds(value)
     if name == "gil_busy" or name.endswith("_share"):

@@ -251,7 +251,10 @@ def _threads(summary: _Summary, profile: ProfileRecord) -> None:
         return
     free = without_gil(profile)
     heads = ("runs", "stopped", "locks") if free else ("Python", "GIL wait", "I/O")
-    bar = summary.width - 54
+    several = len({each["pid"] for each in threads}) > 1
+    # What tells processes apart takes its room from bars, where those have it.
+    room = 24 if several and summary.width >= WIDTH else 18
+    bar = summary.width - room - 36
     summary.title(
         f"Threads ({len(threads):,})",
         f"{'wall':>9}{heads[0]:>8}{heads[1]:>10}{heads[2]:>6}  ",
@@ -266,7 +269,8 @@ def _threads(summary: _Summary, profile: ProfileRecord) -> None:
             continue
         names = ("on_cpu_released", STOPPED, "lock_wait") if free else ("on_cpu_gil", "gil_wait", "io_wait")
         first, second, third = (percent(times[name] / wall) for name in names)
-        name = cut(f"  {each['name'] or each['tid']}", 18)
+        of = f" ({each['pid']})" if several else ""
+        name = cut(cut(f"  {each['name'] or each['tid']}", room - len(of)).rstrip() + of, room)
         made.append(f"{name}{seconds(each['wall']):>10}{first:>8}{second:>10}{third:>6}  {summary.bar(each, bar)}")
     summary.rows(made, len(threads))
     summary.key((name for name, time in used.items() if time > 0), free)
@@ -276,7 +280,8 @@ def _threads(summary: _Summary, profile: ProfileRecord) -> None:
         where = f" in {at['function']} ({short(at['file'])}:{at['line']})" if at else ""
         reason = longest.get("longest_gil_hold_for")
         called = f", called by {reason['function']} ({short(reason['file'])}:{reason['line']})" if reason else ""
-        text = f"{seconds(longest['longest_gil_hold'])} by {cut(longest['name'], 30).rstrip()}{where}{called}"
+        of = f" ({longest['pid']})" if several else ""
+        text = f"{seconds(longest['longest_gil_hold'])} by {cut(longest['name'], 30).rstrip()}{of}{where}{called}"
         summary.line()
         summary.wrap(f"Longest GIL hold: {text}", "", "  ")
 
