@@ -68,6 +68,9 @@ fn nanoseconds(time: Timespec) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicU64;
+    use std::sync::atomic::Ordering::{Acquire, Release};
     use std::time::Duration;
 
     #[test]
@@ -94,24 +97,36 @@ mod tests {
 
     #[test]
     fn another_threads_cpu_time_is_that_of_this_moment() {
-        let (send, tell) = std::sync::mpsc::channel();
+        const LAST: u64 = 30_000_000;
+        let told = Arc::new(AtomicU64::new(0));
+        let (send, tid) = std::sync::mpsc::channel();
+        let tells = Arc::clone(&told);
         let spinner = crate::thread::spawn_native("spinner", move || {
             send.send(crate::thread::number()).unwrap();
-            let end = thread_cpu_ns() + 30_000_000;
-            while thread_cpu_ns() < end {
-                std::hint::spin_loop();
+            while tells.load(Acquire) < LAST {
+                tells.store(thread_cpu_ns(), Release);
             }
         })
         .unwrap();
-        let tid = tell.recv().unwrap();
-        // As of the last tick, it would be one and the same for milliseconds.
-        let mut seen = Vec::new();
-        while let Some(now) = cpu_ns_of_thread(tid).filter(|&now| now < 25_000_000) {
-            seen.push(now);
+        let tid = tid.recv().unwrap();
+        loop {
+            let at_least = told.load(Acquire);
+            match cpu_ns_of_thread(tid) {
+                Some(now) => assert!(now >= at_least, "{now} after {at_least}"),
+                None => break, // it has ended
+            }
+            if at_least >= LAST {
+                break;
+            }
         }
-        seen.dedup();
-        assert!(seen.is_sorted() && seen.len() > 100, "{seen:?}");
         spinner.join().unwrap();
+        assert!(told.load(Acquire) >= LAST);
+        let own = (
+            thread_cpu_ns(),
+            cpu_ns_of_thread(crate::thread::number()),
+            thread_cpu_ns(),
+        );
+        assert!(Some(own.0) <= own.1 && own.1 <= Some(own.2), "{own:?}");
         assert_eq!(
             [u32::MAX >> 4, u32::MAX >> 3, u32::MAX].map(cpu_ns_of_thread),
             [None; 3]
