@@ -46,6 +46,11 @@ class Ref(NamedTuple):
         return self.origin == LASTING and (not self.values or any(map(can_change, self.values)))
 
     @property
+    def is_constant(self) -> bool:
+        """Whether it is known to be one of some constants of the program."""
+        return self.origin == LASTING and bool(self.values) and all(type(value) in _CONSTANT for value in self.values)
+
+    @property
     def held(self) -> Ref | None:
         """What is in it."""
         return cast("Ref | None", self.holds)
@@ -57,7 +62,7 @@ class Ref(NamedTuple):
         if self.origin == ARGUMENT:
             kinds = tuple(kind for kind in self.kinds if kind.__module__ == "numpy")
             return Ref(ARGUMENT, self.words, kinds=kinds, within=(*self.values, *self.within))
-        if self.values and all(type(value) in _CONSTANT for value in self.values):
+        if self.is_constant:
             return MADE  # items and slices are constants, too
         plain = all(
             value is os.environ or (isinstance(value, CONTAINERS) and holds_constants(cast("Any", value)))
@@ -79,6 +84,9 @@ MADE = Ref()
 def merge(*refs: Ref | None) -> Ref:
     """What leads to any of them."""
     some = [ref for ref in refs if ref is not None and ref is not MADE]
+    if len(some) > 1:
+        # Constants, as those in the source, say nothing of what else it may be, and must not hide it.
+        some = [ref for ref in some if not ref.is_constant] or some
     if len(some) < 2:
         return some[0] if some else MADE
     most = max(some, key=lambda ref: (ref.origin, ref.lasts))
