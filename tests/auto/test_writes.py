@@ -258,6 +258,8 @@ def fills_rows(rows):
 
 BLOB = bytes(1000)
 NOTHING = None
+EMPTY = ()
+PAIRS = ((1, 2), (3, 4))
 
 
 def adds_to_what_may_be_a_constant(number):
@@ -281,6 +283,21 @@ def adds_to_what_an_object_may_hold(number):
 def adds_to_its_argument_or_a_constant(rows):
     for row in rows or BLOB:
         row.append(1)
+
+
+def adds_to_its_argument_or_an_empty_tuple(rows):
+    for row in rows or EMPTY:
+        row.append(1)
+
+
+def adds_to_what_may_be_a_tuple(number):
+    found = PAIRS if number else [LOG]
+    found[0].append(number)
+
+
+def adds_to_what_may_be_in_a_table(number):
+    found = TABLE if number else {1: LOG}
+    found[number].append(number)
 
 
 class Holds:
@@ -354,7 +371,8 @@ short = lambda number: LOG.append(number)
         functools.partial(appends, 1),
         fills_what_its_argument_has, sets_in_what_its_argument_has, fills_rows,
         adds_to_what_may_be_a_constant, adds_to_what_was_a_constant, adds_to_what_an_object_may_hold,
-        adds_to_its_argument_or_a_constant, Kept.note, kept.note, kept.asks, asks_what_is_kept,
+        adds_to_its_argument_or_a_constant, adds_to_its_argument_or_an_empty_tuple, adds_to_what_may_be_a_tuple,
+        adds_to_what_may_be_in_a_table, Kept.note, kept.note, kept.asks, asks_what_is_kept,
         silences_for_good, takes_the_next, takes_some, takes_in_a_loop, takes_within_a_comprehension,
     ],
     ids=lambda function: getattr(function, "__name__", type(function).__name__),

@@ -48,7 +48,7 @@ class Ref(NamedTuple):
     @property
     def is_constant(self) -> bool:
         """Whether it is known to be one of some constants of the program."""
-        return self.origin == LASTING and bool(self.values) and all(type(value) in _CONSTANT for value in self.values)
+        return self.origin == LASTING and bool(self.values) and all(map(_is_constant, self.values))
 
     @property
     def held(self) -> Ref | None:
@@ -69,7 +69,7 @@ class Ref(NamedTuple):
             for value in self.values
         )
         if self.values and plain and not holds_modules(self.values):
-            return Ref(values=callables_in(self.values))
+            return merge(Ref(values=callables_in(self.values)), self.held)
         return Ref(LASTING, self.words, within=(*self.values, *self.within))
 
     def key(self) -> tuple[Any, ...]:
@@ -79,6 +79,14 @@ class Ref(NamedTuple):
 
 
 MADE = Ref()
+
+
+def _is_constant(value: Any) -> bool:
+    """Whether it is a constant, or a tuple or so of some."""
+    kind: type[Any] = type(value)
+    if kind in (tuple, frozenset) and len(value) <= _MOST_HELD:
+        return all(map(_is_constant, value))
+    return kind in _CONSTANT
 
 
 def merge(*refs: Ref | None) -> Ref:
