@@ -290,6 +290,11 @@ def adds_to_its_argument_or_an_empty_tuple(rows):
         row.append(1)
 
 
+def adds_to_its_argument_or_a_table(rows):
+    found = rows or TABLE
+    found[1].append(1)
+
+
 def adds_to_what_may_be_a_tuple(number):
     found = PAIRS if number else [LOG]
     found[0].append(number)
@@ -372,7 +377,7 @@ short = lambda number: LOG.append(number)
         fills_what_its_argument_has, sets_in_what_its_argument_has, fills_rows,
         adds_to_what_may_be_a_constant, adds_to_what_was_a_constant, adds_to_what_an_object_may_hold,
         adds_to_its_argument_or_a_constant, adds_to_its_argument_or_an_empty_tuple, adds_to_what_may_be_a_tuple,
-        adds_to_what_may_be_in_a_table, Kept.note, kept.note, kept.asks, asks_what_is_kept,
+        adds_to_what_may_be_in_a_table, adds_to_its_argument_or_a_table, Kept.note, kept.note, kept.asks, asks_what_is_kept,
         silences_for_good, takes_the_next, takes_some, takes_in_a_loop, takes_within_a_comprehension,
     ],
     ids=lambda function: getattr(function, "__name__", type(function).__name__),

@@ -103,6 +103,8 @@ def merge(*refs: Ref | None) -> Ref:
     if most.origin == LASTING and not most.values:
         values = tuple(value for value in values if callable(value))
     holds = [ref.held for ref in some if ref.held is not None]
+    if most.origin == LASTING and values:  # of which it is known what is in them
+        holds += [ref.part() for ref in some if ref.origin == ARGUMENT]
     return Ref(
         most.origin,
         most.words,
