@@ -388,6 +388,29 @@ def test_people_are_told_that_another_model_would_have_been_better():
     assert found["predicted"]["threads"] < found["predicted"]["serial"]
 
 
+def test_people_are_not_told_that_a_model_is_better_than_itself():
+    """So little is gained by processes for a few short calls that they are not taken."""
+    engine = Engine(None, frozenset(["serial", "processes"]), Costs())
+    state = Function(nap, engine.models, Machine(2, None), engine.costs)
+    for _ in range(3):
+        state.figures.add(Sample(calls=10, wall=10_000, cpu=10_000, held=10_000))
+    state.check()  # reads the function, which takes its time before processes
+    state.decide(30, 0.0)
+    state.count(30, 0)
+    found = explain(state)
+    assert found["model"] == "serial"
+    assert found["predicted"]["processes"] < 0.8 * found["predicted"]["serial"]
+    assert "would take less" not in found["why"]
+
+
+def test_before_any_call_is_made_nobody_has_made_one():
+    state, _ = _state_and_engine()
+    state.figures.add(Sample(calls=1, wall=8_000_000, cpu=8_000_000, held=8_000_000))
+    state.decide(2, 0.0)
+    assert explain(state)["made"] == {}
+    assert "made:" not in str(explain(state))
+
+
 def test_what_children_compute_is_not_missed_in_a_crowd():
     """There nobody knows whose children they were."""
     figures, crowd = Figures(), Figures()

@@ -257,6 +257,57 @@ def fills_rows(rows):
 
 
 BLOB = bytes(1000)
+NOTHING = None
+EMPTY = ()
+PAIRS = ((1, 2), (3, 4))
+
+
+def adds_to_what_may_be_a_constant(number):
+    found = BLOB if number else [LOG]
+    found[0].append(number)
+
+
+def adds_to_what_was_a_constant(number):
+    found = NOTHING
+    for each in range(number):
+        if found is None:
+            found = {"log": LOG}
+        found["log"].append(each)
+
+
+def adds_to_what_an_object_may_hold(number):
+    found = NOTHING if number else Holds()
+    found.log.append(number)
+
+
+def adds_to_its_argument_or_a_constant(rows):
+    for row in rows or BLOB:
+        row.append(1)
+
+
+def adds_to_its_argument_or_an_empty_tuple(rows):
+    for row in rows or EMPTY:
+        row.append(1)
+
+
+def adds_to_its_argument_or_a_table(rows):
+    found = rows or TABLE
+    found[1].append(1)
+
+
+def adds_to_what_may_be_a_tuple(number):
+    found = PAIRS if number else [LOG]
+    found[0].append(number)
+
+
+def adds_to_what_may_be_in_a_table(number):
+    found = TABLE if number else {1: LOG}
+    found[number].append(number)
+
+
+class Holds:
+    def __init__(self):
+        self.log = LOG
 
 
 class Kept:
@@ -323,7 +374,10 @@ short = lambda number: LOG.append(number)
         in_a_function_within, hands_a_method_on, takes_a_method, takes_a_lock, changes_its_argument, sets_in_its_argument,
         imports_within, adds, sets, short, is_cached, state, state.change, State.change_class, LOG.append,
         functools.partial(appends, 1),
-        fills_what_its_argument_has, sets_in_what_its_argument_has, fills_rows, Kept.note, kept.note, kept.asks, asks_what_is_kept,
+        fills_what_its_argument_has, sets_in_what_its_argument_has, fills_rows,
+        adds_to_what_may_be_a_constant, adds_to_what_was_a_constant, adds_to_what_an_object_may_hold,
+        adds_to_its_argument_or_a_constant, adds_to_its_argument_or_an_empty_tuple, adds_to_what_may_be_a_tuple,
+        adds_to_what_may_be_in_a_table, adds_to_its_argument_or_a_table, Kept.note, kept.note, kept.asks, asks_what_is_kept,
         silences_for_good, takes_the_next, takes_some, takes_in_a_loop, takes_within_a_comprehension,
     ],
     ids=lambda function: getattr(function, "__name__", type(function).__name__),

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -296,6 +297,15 @@ def test_processes_hash_side_by_side_too() -> None:
     from plait.compare import _textbook
 
     assert _textbook._gil(FIGURES["cores"])[0]["processes"] == "each has its own: Python code 1.9x, hashing in C 1.9x"
+
+
+def test_a_measurement_that_is_given_up_leaves_no_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(_measure, "PATIENCE", 1.5)
+    with pytest.raises(_measure.MeasurementError, match="no figures within"):
+        _measure.run("crashes", quick=True)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("measurement", ["cores", "with_gil"])

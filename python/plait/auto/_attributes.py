@@ -81,7 +81,8 @@ class Attributes(Names):
                 _ = self._search.follow(hook, Given([owner, MADE], {}))
 
     def _item(self, owner: Ref, index: ast.AST) -> Ref:
-        if isinstance(index, ast.Constant) and len(owner.values) == 1 and type(owner.values[0]) in (dict, list, tuple):
+        known = len(owner.values) == 1 and owner.held is None  # it is that one, and nothing else
+        if known and isinstance(index, ast.Constant) and type(owner.values[0]) in (dict, list, tuple):
             try:
                 value = owner.values[0][index.value]
             except (LookupError, TypeError):

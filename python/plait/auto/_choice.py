@@ -310,7 +310,7 @@ def as_known(
     found = choose(figures, machine, costs, calls, refused=refused, start=decision.start, paces=paces)
     model, others = decision.plan.model, found.others
     why = _why(figures, machine, decision.plan, refused)
-    if others.get(model, 0.0) > (1 + STAY) * min(others.values()):
+    if found.plan.model != model and others.get(model, 0.0) > (1 + STAY) * min(others.values()):
         why = f"{_does(figures, machine)}; by all that is known now, {found.plan.model} would take less"
     return replace(decision, calls=calls, others=others, why=why)
 

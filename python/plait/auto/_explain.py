@@ -32,7 +32,7 @@ class Explanation(dict[str, Any]):
             for model in MODELS
             if model in self["predicted"]
         ]
-        if [who.partition(" ")[0] for who in self["made"]] != [self["model"]]:
+        if self["made"] and [who.partition(" ")[0] for who in self["made"]] != [self["model"]]:
             lines.append("  made: " + ", ".join(f"{calls} by {plan}" for plan, calls in self["made"].items()))
         if self["seen"]:
             lines.append("  seen: " + ", ".join(f"{plan} takes {factor:.2g}x" for plan, factor in self["seen"].items()))

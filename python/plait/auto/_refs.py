@@ -46,6 +46,11 @@ class Ref(NamedTuple):
         return self.origin == LASTING and (not self.values or any(map(can_change, self.values)))
 
     @property
+    def is_constant(self) -> bool:
+        """Whether it is known to be one of some constants of the program."""
+        return self.origin == LASTING and bool(self.values) and all(map(_is_constant, self.values))
+
+    @property
     def held(self) -> Ref | None:
         """What is in it."""
         return cast("Ref | None", self.holds)
@@ -57,14 +62,14 @@ class Ref(NamedTuple):
         if self.origin == ARGUMENT:
             kinds = tuple(kind for kind in self.kinds if kind.__module__ == "numpy")
             return Ref(ARGUMENT, self.words, kinds=kinds, within=(*self.values, *self.within))
-        if self.values and all(type(value) in _CONSTANT for value in self.values):
+        if self.is_constant:
             return MADE  # items and slices are constants, too
         plain = all(
             value is os.environ or (isinstance(value, CONTAINERS) and holds_constants(cast("Any", value)))
             for value in self.values
         )
         if self.values and plain and not holds_modules(self.values):
-            return Ref(values=callables_in(self.values))
+            return merge(Ref(values=callables_in(self.values)), self.held)
         return Ref(LASTING, self.words, within=(*self.values, *self.within))
 
     def key(self) -> tuple[Any, ...]:
@@ -76,9 +81,20 @@ class Ref(NamedTuple):
 MADE = Ref()
 
 
+def _is_constant(value: Any) -> bool:
+    """Whether it is a constant, or a tuple or so of some."""
+    kind: type[Any] = type(value)
+    if kind in (tuple, frozenset) and len(value) <= _MOST_HELD:
+        return all(map(_is_constant, value))
+    return kind in _CONSTANT
+
+
 def merge(*refs: Ref | None) -> Ref:
     """What leads to any of them."""
     some = [ref for ref in refs if ref is not None and ref is not MADE]
+    if len(some) > 1:
+        # Constants, as those in the source, say nothing of what else it may be, and must not hide it.
+        some = [ref for ref in some if not ref.is_constant] or some
     if len(some) < 2:
         return some[0] if some else MADE
     most = max(some, key=lambda ref: (ref.origin, ref.lasts))
@@ -87,6 +103,8 @@ def merge(*refs: Ref | None) -> Ref:
     if most.origin == LASTING and not most.values:
         values = tuple(value for value in values if callable(value))
     holds = [ref.held for ref in some if ref.held is not None]
+    if most.origin == LASTING and values:  # of which it is known what is in them
+        holds += [ref.part() for ref in some if ref.origin == ARGUMENT]
     return Ref(
         most.origin,
         most.words,

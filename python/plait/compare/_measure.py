@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from typing import TYPE_CHECKING, cast
 
@@ -51,6 +52,8 @@ def run(name: str, *, quick: bool, environment: Mapping[str, str] | None = None)
 
     command = [sys.executable, "-m", "plait.compare._child", name, *(["quick"] if quick else [])]
     with (
+        # Who is killed cannot take its files away.
+        tempfile.TemporaryDirectory(prefix="plait-compare-", ignore_cleanup_errors=True) as folder,
         subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -58,7 +61,7 @@ def run(name: str, *, quick: bool, environment: Mapping[str, str] | None = None)
             stderr=subprocess.PIPE,
             text=True,
             process_group=0,
-            env={**os.environ, **(environment or {})},
+            env={**os.environ, "TMPDIR": folder, **(environment or {})},
         ) as process,
         ended_by(lambda number: sys.exit(128 + number)),
     ):

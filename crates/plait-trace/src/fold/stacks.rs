@@ -137,6 +137,7 @@ impl<'a> Weigher<'a> {
         let (mut within, rest) = self.stacks.split_at(within);
         self.stacks = rest;
         let alike = self.alike(segment);
+        let seen = !within.is_empty();
         if !wants_to_run(segment.state) {
             let sure = within.partition_point(|stack| stack.at + LOOK <= segment.to || stack.at < segment.from + LOOK);
             if sure > 0 || alike.is_some() {
@@ -145,7 +146,7 @@ impl<'a> Weigher<'a> {
         }
         if within.is_empty() {
             let length = segment.to - segment.from;
-            if let Some(mark) = alike.filter(|_| length <= NEAR) {
+            if let Some(mark) = alike.filter(|_| seen || length <= NEAR) {
                 let mut times = Times::default();
                 times.add(segment.state, length);
                 self.add(mark, &times);
@@ -377,6 +378,29 @@ mod tests {
         assert_eq!((io(1), io(2)), (40 * MS, 0));
         let all = weigher.frames.values().map(|sums| sums.times.sum());
         assert_eq!(all.sum::<u64>(), 80 * MS);
+    }
+
+    #[test]
+    fn a_long_wait_whose_end_was_seen_is_of_who_waited_for_the_same() {
+        const MS: u64 = 1_000_000;
+        let key = Some(Key::Call(WaitKind::Poll, Text(1), Text(0)));
+        let stacks = [stack(15 * MS, 2), stack(179 * MS + MS / 2, 1), stack(190 * MS, 1)];
+        let mut weigher = Weigher::new(&stacks);
+        let mut from = 0;
+        for (to, state, key) in [
+            (10, State::OnCpuGil, None),
+            (20, State::IoWait, key),
+            (30, State::OnCpuGil, None),
+            (180, State::IoWait, key),
+            (200, State::OnCpuGil, None),
+        ] {
+            let to = to * MS;
+            weigher.segment(Segment { from, to, state, key });
+            from = to;
+        }
+        weigher.finish();
+        let io = |frame| weigher.frames[&frame].times.of(State::IoWait);
+        assert_eq!((io(1), io(2)), (0, 160 * MS));
     }
 
     #[test]
