@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 import plait
-from plait.advice import _advise, _blocking, _find, _meter, _render
+from plait.advice import _advise, _blocking, _find, _meter, _render, _words
 from plait.advice._calls import measured_calls
 from plait.advice._meter import Meter, Sample
+from plait.advice._work import Work
 
 
 def record(rows: list[list[float]], **more: Any) -> dict[str, Any]:
@@ -399,3 +400,19 @@ def test_a_profile_of_threads_that_wait_for_locks(tmp_path: Path) -> None:
 def test_an_empty_profile() -> None:
     with pytest.raises(ValueError, match="the profile is empty"):
         plait.advise(profile(threads=[], wall=0.0))
+
+
+@pytest.mark.parametrize(
+    ("row", "seconds"),
+    [([0.0, 0.0, 0.02, 0.02], "1.0 s"), ([0.0, 0.02, 0.0, 0.02], "2.0 s"), ([0.0, 0.0, 0.0, 0.06], "1.0 s")],
+    ids=["cores", "the GIL", "threads"],
+)
+def test_what_loops_threads_take_is_no_less_than_what_they_share_allows(row, seconds):
+    told = _words._apart(Work(record([row] * 100)), 2, 10.0)
+    assert f"which takes about {seconds}" in told
+
+
+@pytest.mark.parametrize(("wait", "locked"), [(0.0002, 0.0), (0.01, 1.0)])
+def test_what_calls_hardly_wait_for_keeps_nobody_from_advice(wait, locked):
+    told = record([[0.01, 0.0, 0.0, wait]] * 8, at_once=4)
+    assert _find._locked(told, {"lock": 1.0}) == locked

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from plait.advice._meter import Meter, Sample
     from plait.advice._meters import Meters
 
+#: Which part of their time calls wait at least for it to matter what they wait for.
+_WAITS = 0.05
+
 #: Calls below which nothing is said.
 FEWEST = 3
 
@@ -127,7 +130,7 @@ def record(meters: Meters, wall: float, waits: dict[str, float], fewest: int = F
 def _locked(told: dict[str, Any], waits: dict[str, float]) -> float:
     """The share of calls' waits that was for locks, where calls were under way at once: what no thread waited for otherwise."""
     waited: float = sum(item[3] + item[4] for item in told["items"])
-    if not waits or told["coroutine"] or told["at_once"] < 3 or waited <= 0:
+    if not waits or told["coroutine"] or told["at_once"] < 3 or waited <= _WAITS * sum(map(sum, told["items"])):
         return 0.0
     return max(0.0, 1 - sum(took for what, took in waits.items() if what != "lock") / waited)
 

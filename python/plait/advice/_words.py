@@ -159,7 +159,9 @@ def change(model: str, work: Work, found: Mapping[str, Predicted], cores: int, r
     told = first + _change(model, work, found[model].workers)
     if model != _work.ASYNCIO or work.record["coroutine"] or not _has_waits(work):
         return told
-    as_it_is = "" if _work.THREADS in refused else _pooled(work, found[_work.THREADS])
+    if _work.THREADS in refused:  # asyncio's are threads, too
+        return told
+    as_it_is = _pooled(work, found[_work.THREADS])
     return f"{told}; {as_it_is}{_apart(work, cores, found[model].seconds)}"
 
 
@@ -292,7 +294,8 @@ def _apart(work: Work, cores: int, awaited: float) -> str:
     """How the calls are made by a loop as they are, which is in its threads; `awaited`: seconds of all as coroutines."""
     name, each = _called(work), "item in items"
     threads = min(_LOOPS_MOST, cores + 4, work.calls)
-    takes = max(work.calls * work.wall / threads, work.calls * work.held)
+    each_takes = (work.wall / threads, work.held + work.asleep, (work.held + work.released) / cores)
+    takes = work.calls * max(each_takes)
     longer = "longer, " if takes > awaited else ""
     if work.record.get("named"):
         words = ", **item" if not work.record.get("arguments") else ", *item[0], **item[1]"
