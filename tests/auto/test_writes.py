@@ -264,7 +264,7 @@ PAIRS = ((1, 2), (3, 4))
 
 def adds_to_what_may_be_a_constant(number):
     found = BLOB if number else [LOG]
-    found[0].append(number)
+    found[0].append(number)  # type: ignore[union-attr]
 
 
 def adds_to_what_was_a_constant(number):
@@ -277,12 +277,12 @@ def adds_to_what_was_a_constant(number):
 
 def adds_to_what_an_object_may_hold(number):
     found = NOTHING if number else Holds()
-    found.log.append(number)
+    found.log.append(number)  # type: ignore[union-attr]
 
 
 def adds_to_its_argument_or_a_constant(rows):
     for row in rows or BLOB:
-        row.append(1)
+        row.append(1)  # type: ignore[union-attr]
 
 
 def adds_to_its_argument_or_an_empty_tuple(rows):
@@ -292,17 +292,17 @@ def adds_to_its_argument_or_an_empty_tuple(rows):
 
 def adds_to_its_argument_or_a_table(rows):
     found = rows or TABLE
-    found[1].append(1)
+    found[1].append(1)  # type: ignore[union-attr]
 
 
 def adds_to_what_may_be_a_tuple(number):
     found = PAIRS if number else [LOG]
-    found[0].append(number)
+    found[0].append(number)  # type: ignore[union-attr]
 
 
 def adds_to_what_may_be_in_a_table(number):
     found = TABLE if number else {1: LOG}
-    found[number].append(number)
+    found[number].append(number)  # type: ignore[union-attr]
 
 
 class Holds:
