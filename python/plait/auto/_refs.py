@@ -83,7 +83,7 @@ MADE = Ref()
 
 def _is_constant(value: Any) -> bool:
     """Whether it is a constant, or a tuple or so of some."""
-    kind: object = type(value)
+    kind: Any = type(value)
     if kind in (tuple, frozenset) and len(value) <= _MOST_HELD:
         return all(map(_is_constant, value))
     return kind in _CONSTANT
