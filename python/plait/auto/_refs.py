@@ -83,10 +83,9 @@ MADE = Ref()
 
 def _is_constant(value: Any) -> bool:
     """Whether it is a constant, or a tuple or so of some."""
-    kind: Any = type(value)
-    if kind in (tuple, frozenset) and len(value) <= _MOST_HELD:
+    if type(value) in (tuple, frozenset) and len(value) <= _MOST_HELD:
         return all(map(_is_constant, value))
-    return kind in _CONSTANT
+    return type(value) in _CONSTANT
 
 
 def merge(*refs: Ref | None) -> Ref:
