@@ -226,7 +226,7 @@ def _change(model: str, work: Work, workers: int) -> str:
         if not coroutine:
             return pool + _mapped(work, name)
         if _bound(work) == "waits":
-            return f"def run(item): return asyncio.run({_call(work, name)}); {pool}list(pool.map(run, items))"
+            return f"def run(item): return asyncio.run({name}({_given(work) or '*item'})); {pool}list(pool.map(run, items))"
         return f"make {name} a function without async; {pool}{_mapped(work, name)}"
     if model == _work.ASYNCIO:
         return _tasks(work, name)
@@ -249,9 +249,7 @@ def _tasks(work: Work, name: str) -> str:
     coroutine = work.record["coroutine"]
     if not coroutine and not _has_waits(work):
         return f"nothing that would help: {name} awaits nothing"
-    gather = f"await asyncio.gather(*[{_call(work, name)} for item in items])"
-    if not work.record.get("arguments", 1) and not work.record.get("named"):
-        gather = f"await asyncio.gather(*[{name}() for _ in range({work.calls})])"
+    gather = f"await asyncio.gather(*[{name}({_given(work)}) for {_each(work)}])"
     if coroutine and work.awaitable < 0.2:
         return f"let {name} await what it waits for, with asyncio.to_thread if there is nothing else; {gather}"
     if coroutine:
@@ -292,37 +290,36 @@ _LOOPS_MOST = 32
 
 def _apart(work: Work, cores: int, awaited: float) -> str:
     """How the calls are made by a loop as they are, which is in its threads; `awaited`: seconds of all as coroutines."""
-    name, each = _called(work), "item in items"
+    name = _called(work)
     threads = min(_LOOPS_MOST, cores + 4, work.calls)
     each_takes = (work.wall / threads, work.held + work.asleep, (work.held + work.released) / cores)
     takes = work.calls * max(each_takes)
     longer = "longer, " if takes > awaited else ""
-    if work.record.get("named"):
-        words = ", **item" if not work.record.get("arguments") else ", *item[0], **item[1]"
-    elif not work.record.get("arguments", 1):
-        words, each = "", f"_ in range({work.calls})"
-    else:
-        words = ", item" if work.record.get("arguments", 1) == 1 else ", *item"
-    gather = f"await asyncio.gather(*[asyncio.to_thread({name}{words}) for {each}])"
+    given = f"{name}, {_given(work)}" if _given(work) else name
+    gather = f"await asyncio.gather(*[asyncio.to_thread({given}) for {_each(work)}])"
     return (
         f"or leave {name} as it is, in asyncio's threads, CPUs + 4 of them, which takes {longer}"
         f"about {seconds(takes, 2)}; {gather}"
     )
 
 
-def _call(work: Work, name: str) -> str:
-    """A call with what an item has for it."""
+def _given(work: Work) -> str:
+    """What an item has for a call, as it stands between the brackets."""
+    count = work.record.get("arguments", 1)
     if work.record.get("named"):
-        return f"{name}(**item)" if not work.record.get("arguments") else f"{name}(*item[0], **item[1])"
-    return f"{name}({'item' if work.record.get('arguments', 1) == 1 else '*item'})"
+        return "*item[0], **item[1]" if count else "**item"
+    return {0: "", 1: "item"}.get(count, "*item")
+
+
+def _each(work: Work) -> str:
+    """What the calls are made for, one by one."""
+    return "item in items" if _given(work) else f"_ in range({work.calls})"
 
 
 def _mapped(work: Work, name: str) -> str:
     """How a pool makes the calls, whose arguments are `items`, or tuples in them."""
-    given = work.record.get("arguments", 1)
-    if work.record.get("named"):
-        words = "**item" if not given else "*item[0], **item[1]"
-        return f"[call.result() for call in [pool.submit({name}, {words}) for item in items]]"
-    if not given:
-        return f"[call.result() for call in [pool.submit({name}) for _ in range({work.calls})]]"
-    return f"list(pool.map({name}, {'items' if given == 1 else '*zip(*items)'}))"
+    given = _given(work)
+    if work.record.get("named") or not given:
+        words = f"{name}, {given}" if given else name
+        return f"[call.result() for call in [pool.submit({words}) for {_each(work)}]]"
+    return f"list(pool.map({name}, {'items' if given == 'item' else '*zip(*items)'}))"

@@ -139,6 +139,11 @@ class Decision:
     start: float = 0.0
 
 
+def shown(model: str, workers: int) -> str:
+    """A plan for people: of threads it matters how many."""
+    return f"{model} {workers}" if model == THREADS else model
+
+
 def threads_for(figures: Figures, machine: Machine) -> int:
     """How many threads keep the GIL, or the cores, busy while others wait."""
     busy = max(figures.held_on_cpu if machine.gil else 0.0, figures.cpu / machine.cores)
@@ -309,9 +314,10 @@ def as_known(
     """What was decided once, with what so many calls of the same would take by these figures."""
     found = choose(figures, machine, costs, calls, refused=refused, start=decision.start, paces=paces)
     model, others = decision.plan.model, found.others
-    why = _why(figures, machine, decision.plan, refused)
     if found.plan.model != model and others.get(model, 0.0) > (1 + STAY) * min(others.values()):
         why = f"{_does(figures, machine)}; by all that is known now, {found.plan.model} would take less"
+    else:
+        why = _why(figures, machine, decision.plan, refused)
     return replace(decision, calls=calls, others=others, why=why)
 
 

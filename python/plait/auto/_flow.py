@@ -269,7 +269,6 @@ class Flow(Learner):
                 assert isinstance(part, Part)
                 return part
         self.seats.discard(seat)
-        self.full = False
         if not self.seats and self._more:
             self._more = 0
             self.set_room()

@@ -301,8 +301,7 @@ class Function:
     def count(self, calls: int, elsewhere: int) -> None:
         """So many calls were made as it is decided now, so many of them by processes. The lock is held."""
         decision = self.decision
-        model, workers = (SERIAL, 1) if decision is None or decision.plan.model == PROCESSES else decision.plan.key
-        here = f"{model} {workers}" if model == THREADS else model
+        here = SERIAL if decision is None or decision.plan.model == PROCESSES else _choice.shown(*decision.plan.key)
         for who, count in (here, calls - elsewhere), (PROCESSES, elsewhere):
             if count > 0:
                 self.done[who] = self.done.get(who, 0) + count

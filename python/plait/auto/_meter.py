@@ -71,10 +71,10 @@ class Meter:
     def ended(self, calls: int, began: int) -> int:
         """Calls that began then have ended now; return now."""
         now = time.perf_counter_ns()
-        self.calls += calls
-        self.inside += now - began
-        # Who delivers what came of it may wait for long, too, for processes that start: that is not the call's.
         took = now - began
+        self.calls += calls
+        self.inside += took
+        # Who delivers what came of it may wait for long, too, for processes that start: that is not the call's.
         self._end = self._clocks(ready=took > _VERY_LONG_NS) if took > _LONG_NS else None
         return now
 

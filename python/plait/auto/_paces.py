@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, NamedTuple
 
-from plait.auto._choice import PROCESSES, SERIAL, THREADS
+from plait.auto._choice import PROCESSES, SERIAL, THREADS, shown
 
 if TYPE_CHECKING:
     from plait.auto._figures import Figures
@@ -146,7 +146,4 @@ class Paces:
 
     def shown(self) -> dict[str, float]:
         """Factors by plan, for people."""
-        return {
-            f"{model} {workers}" if model == THREADS else model: seen.factor
-            for (model, workers), seen in self._seen.items()
-        }
+        return {shown(*plan): seen.factor for plan, seen in self._seen.items()}

@@ -281,6 +281,8 @@ mod tests {
     use super::*;
     use crate::record::{Text, WaitKind};
 
+    const MS: u64 = 1_000_000;
+
     fn stack(at: u64, frame: u32) -> Stack {
         Stack {
             at,
@@ -290,15 +292,16 @@ mod tests {
     }
 
     fn weigh(stacks: &[Stack], segments: &[(u64, State)]) -> HashMap<u32, Times> {
+        let segments: Vec<_> = segments.iter().map(|&(to, state)| (to, state, None)).collect();
+        weigh_waits(stacks, &segments)
+    }
+
+    /// The same, of waits for something that is known.
+    fn weigh_waits(stacks: &[Stack], segments: &[(u64, State, Option<Key>)]) -> HashMap<u32, Times> {
         let mut weigher = Weigher::new(stacks);
         let mut from = 0;
-        for &(to, state) in segments {
-            weigher.segment(Segment {
-                from,
-                to,
-                state,
-                key: None,
-            });
+        for &(to, state, key) in segments {
+            weigher.segment(Segment { from, to, state, key });
             from = to;
         }
         weigher.finish();
@@ -320,10 +323,20 @@ mod tests {
         assert_eq!(found[&2].on_cpu(), 30);
     }
 
+    /// Times of I/O wait of the frames 1 and 2, and of all frames in all.
+    fn waited(stacks: &[Stack], segments: &[(u64, State, Option<Key>)]) -> (u64, u64, u64) {
+        let segments: Vec<_> = segments.iter().map(|&(to, state, key)| (to * MS, state, key)).collect();
+        let found = weigh_waits(stacks, &segments);
+        let io = |frame| found[&frame].of(State::IoWait);
+        (io(1), io(2), found.values().map(Times::sum).sum())
+    }
+
+    fn poll(number: u32) -> Option<Key> {
+        Some(Key::Call(WaitKind::Poll, Text(number), Text(0)))
+    }
+
     #[test]
     fn a_wait_that_was_not_seen_is_not_of_who_ran_before_it() {
-        const MS: u64 = 1_000_000;
-        let key = |number| Some(Key::Call(WaitKind::Poll, Text(number), Text(0)));
         let stacks = [
             stack(5 * MS, 1),
             stack(25 * MS, 2),
@@ -332,75 +345,47 @@ mod tests {
         ];
         let segments = [
             (20, State::OnCpuGil, None),
-            (40, State::IoWait, key(1)),
+            (40, State::IoWait, poll(1)),
             (240, State::OnCpuGil, None),
             // Nobody has looked at these: the one before for the same thing was somewhere else than what ran.
-            (270, State::IoWait, key(1)),
+            (270, State::IoWait, poll(1)),
             (280, State::OnCpuGil, None),
             // Of what these wait for no more is known, so they are of who ran.
             (283, State::IoWait, Some(Key::Unknown)),
             (290, State::OnCpuGil, None),
-            (295, State::IoWait, key(2)),
+            (295, State::IoWait, poll(2)),
             (310, State::OnCpuGil, None),
         ];
-        let mut weigher = Weigher::new(&stacks);
-        let mut from = 0;
-        for (to, state, key) in segments {
-            let to = to * MS;
-            weigher.segment(Segment { from, to, state, key });
-            from = to;
-        }
-        weigher.finish();
-        let io = |frame| weigher.frames[&frame].times.of(State::IoWait);
-        assert_eq!((io(1), io(2)), (8 * MS, 50 * MS));
-        let all = weigher.frames.values().map(|sums| sums.times.sum());
-        assert_eq!(all.sum::<u64>(), 310 * MS);
+        assert_eq!(waited(&stacks, &segments), (8 * MS, 50 * MS, 310 * MS));
     }
 
     #[test]
     fn what_was_read_when_a_wait_was_over_has_not_waited() {
-        const MS: u64 = 1_000_000;
-        let key = Some(Key::Call(WaitKind::Poll, Text(1), Text(0)));
         // The third look began in a wait, and read the stack of what came after it.
         let stacks = [(15_000, 1), (25_000, 2), (39_993, 2), (48_000, 2), (75_000, 1)];
         let stacks = stacks.map(|(at, frame)| stack(at * 1_000, frame));
-        let mut weigher = Weigher::new(&stacks);
-        for turn in 0..8 {
-            let (from, state, key) = match turn % 2 {
-                0 => (turn * 10, State::OnCpuGil, None),
-                _ => (turn * 10, State::IoWait, key),
-            };
-            let (from, to) = (from * MS, (from + 10) * MS);
-            weigher.segment(Segment { from, to, state, key });
-        }
-        weigher.finish();
-        let io = |frame| weigher.frames[&frame].times.of(State::IoWait);
-        assert_eq!((io(1), io(2)), (40 * MS, 0));
-        let all = weigher.frames.values().map(|sums| sums.times.sum());
-        assert_eq!(all.sum::<u64>(), 80 * MS);
+        let segments: Vec<_> = (0..4)
+            .flat_map(|turn| {
+                [
+                    (20 * turn + 10, State::OnCpuGil, None),
+                    (20 * turn + 20, State::IoWait, poll(1)),
+                ]
+            })
+            .collect();
+        assert_eq!(waited(&stacks, &segments), (40 * MS, 0, 80 * MS));
     }
 
     #[test]
     fn a_long_wait_whose_end_was_seen_is_of_who_waited_for_the_same() {
-        const MS: u64 = 1_000_000;
-        let key = Some(Key::Call(WaitKind::Poll, Text(1), Text(0)));
         let stacks = [stack(15 * MS, 2), stack(179 * MS + MS / 2, 1), stack(190 * MS, 1)];
-        let mut weigher = Weigher::new(&stacks);
-        let mut from = 0;
-        for (to, state, key) in [
+        let segments = [
             (10, State::OnCpuGil, None),
-            (20, State::IoWait, key),
+            (20, State::IoWait, poll(1)),
             (30, State::OnCpuGil, None),
-            (180, State::IoWait, key),
+            (180, State::IoWait, poll(1)),
             (200, State::OnCpuGil, None),
-        ] {
-            let to = to * MS;
-            weigher.segment(Segment { from, to, state, key });
-            from = to;
-        }
-        weigher.finish();
-        let io = |frame| weigher.frames[&frame].times.of(State::IoWait);
-        assert_eq!((io(1), io(2)), (0, 160 * MS));
+        ];
+        assert_eq!(waited(&stacks, &segments), (0, 160 * MS, 200 * MS));
     }
 
     #[test]
@@ -419,7 +404,6 @@ mod tests {
 
     #[test]
     fn who_was_seen_on_the_run_queue_is_who_ran_before() {
-        const MS: u64 = 1_000_000;
         // Each is looked at only when it has just lost its core, until the third is seen on one.
         let mut stacks = Vec::new();
         let mut segments = Vec::new();
@@ -442,7 +426,6 @@ mod tests {
 
     #[test]
     fn what_ran_unseen_long_ago_is_not_of_who_runs_now() {
-        const MS: u64 = 1_000_000;
         let found = weigh(
             &[stack(610 * MS, 1), stack(5_005 * MS, 2)],
             &[
@@ -457,7 +440,6 @@ mod tests {
 
     #[test]
     fn bursts_between_waits_that_were_seen_are_of_who_was_seen_to_run() {
-        const MS: u64 = 1_000_000;
         let (mut stacks, mut segments) = (Vec::new(), Vec::new());
         for turn in 0..50 {
             segments.push(((20 * turn + 2) * MS, State::OnCpuGil));
@@ -474,7 +456,6 @@ mod tests {
 
     #[test]
     fn a_long_wait_for_the_gil_is_of_who_was_seen_around_it() {
-        const MS: u64 = 1_000_000;
         let segments = [
             (100 * MS, State::OnCpuGil),
             (900 * MS, State::GilWait),
