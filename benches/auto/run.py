@@ -11,12 +11,11 @@ For whom: somebody who asks what it costs not to choose, and us, who must keep t
 Method: every workload is a function of real work and its arguments, given to a new executor: `plait.Pool`, and by hand to a
 loop, to `ThreadPool(2)`, `ThreadPool(8)`, `ThreadPool(32)` and `ProcessPool`; of "map" in one `map`, of "submit" and
 "as_completed" call by call, whose results are asked for in order, or as they come. All of these take turns in one process, in
-an order
-that is rotated from round to round, and a time is from making the executor to the last result. There are rounds until those
-of a workload have taken four seconds, three at least and fifteen at most: the shorter the work, the more chance is in one of
-them. The regret of a round is the
-pool's time over the smallest of the others' medians; a cell shows the median of the rounds. Measurements of what waits for
-nobody say little on a machine that others use: the load is shown.
+an order that is rotated from round to round, and a time is from making the executor to the last result. After three rounds,
+the pool and those by hand that are not slower by more than a third than the best of them, which it may be by chance, go on
+until the workload has taken seven seconds, or fifteen rounds: the shorter the work, the more chance is in one of them. The
+regret of a round is the pool's time over the smallest of the others' medians; a cell shows the median of the rounds.
+Measurements of what waits for nobody say little on a machine that others use: the load is shown.
 
 What it costs to watch is measured apart: of a function that does nothing, beside the same in a loop and in a `ThreadPool`, and
 of the clocks alone.
@@ -49,7 +48,10 @@ from plait.auto._meter import Meter
 HERE = Path(__file__).resolve().parent
 
 #: Rounds at least and at most, and seconds after which there are no more.
-ROUNDS, MOST_ROUNDS, ENOUGH, QUICK_ROUNDS = 3, 15, 4.0, 1
+ROUNDS, MOST_ROUNDS, ENOUGH, QUICK_ROUNDS = 3, 15, 7.0, 1
+
+#: How many times as long as the best by hand another takes that is no longer in the race.
+BEATEN = 1.33
 
 
 def square(number: int) -> int:
@@ -199,6 +201,13 @@ def by_hand(work: Work, use: str = "map") -> dict[str, Callable[[], object]]:
     return found
 
 
+def in_the_race(candidates: list[tuple[str, Callable[[], object]]], seconds: dict[str, list[float]]) -> list[Any]:
+    """The pool, and those that may be the best by hand."""
+    medians = {which: statistics.median(values) for which, values in seconds.items() if which != "Pool"}
+    most = BEATEN * min(medians.values())
+    return [each for each in candidates if medians.get(each[0], 0.0) <= most]
+
+
 def measure(name: str, work: Work, use: str, rounds: int) -> dict[str, Any]:
     seconds: dict[str, list[float]] = {}
     with workloads.helper(work):
@@ -207,6 +216,8 @@ def measure(name: str, work: Work, use: str, rounds: int) -> dict[str, Any]:
         for turn in range(rounds if rounds < ROUNDS else MOST_ROUNDS):
             if turn >= rounds and time.monotonic() > end:
                 break
+            if turn == rounds:
+                candidates = in_the_race(candidates, seconds)
             for which, run in candidates[turn % len(candidates) :] + candidates[: turn % len(candidates)]:
                 seconds.setdefault(which, []).append(float(str(run())))
         with plait.Pool() as pool:

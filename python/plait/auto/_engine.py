@@ -1,8 +1,7 @@
 """What a pool has inside: threads, processes and a loop, made when they are first needed, and who may use how many of them.
 
 The *watch* is a thread that is there while calls are under way which may take long. It looks at them every few
-milliseconds, and
-less and less often while nothing changes.
+milliseconds, and less and less often while nothing changes.
 """
 
 from __future__ import annotations

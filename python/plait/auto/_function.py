@@ -380,7 +380,11 @@ class Function:
         """Whether what is known speaks for processes, if calls take this share of the first one, and nothing against them."""
         if self.figures.remembered == 1:
             calls = int(share * calls)
-        if self._choose(calls, start, self.figures).plan.model != PROCESSES:
+        return self.would_leave(calls, start, self.figures)
+
+    def would_leave(self, calls: int, start: float, figures: Figures) -> bool:
+        """Whether processes are best for calls with these figures, and nothing speaks against them."""
+        if self._choose(calls, start, figures).plan.model != PROCESSES:
             return False
         self.check()
         return PROCESSES not in self.refused

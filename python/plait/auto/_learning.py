@@ -5,10 +5,10 @@ The calls themselves are handed over in `_flow.py`.
 
 from __future__ import annotations
 
+import functools
 import math
 import threading
 import time
-from functools import partial
 from typing import TYPE_CHECKING
 
 from plait._executor import uninterrupted
@@ -41,11 +41,18 @@ _GROWN = 1.6
 #: Threads that are added though no call has ended, since all that have begun do nothing but wait.
 _MOST_UNSEEN = 128
 
+#: How many times as long as before calls take that are looked at, since they may have turned to computing; how many of them;
+#: and after how many turns not any more.
+_LATE, _GLANCES, _TURNS = 2.0, 8, 3
+
 #: Nanoseconds after which a call that still runs is long enough to decide on.
 _LONG_NS = 3_000_000
 
 #: Slices of a function at most that are not learnt from; of the very first ones, no longer ones than so many nanoseconds.
 _SPARED, _SPARED_FIRST_NS = 3, 20_000_000
+
+#: Nanoseconds that a call among others may take longer because garbage is collected, and not because it is a longer one.
+_COLLECTED_NS = 100_000_000
 
 #: Seconds of calls after which processes may be started, though it is not decided yet.
 _FORESEEN = 0.0003
@@ -90,6 +97,10 @@ class Learner:
         """What calls in processes take there, each of which has a GIL of its own."""
         self._glanced = 0.0
         """How long a call takes that was decided on before it ended; 0 where that was not so."""
+        self._glanced_at: Seat | None = None
+        """Whose call that was, until it ends."""
+        self._turned = 0
+        """Slices in a row whose calls compute in threads that were to wait there."""
         self._foreseen = False
         """Whether processes were started before it was decided."""
         self._left_processes = False
@@ -144,7 +155,7 @@ class Learner:
             alone = not self._in_company() and len(self.seats) <= 1
             sample = meter.sample(alone=alone)  # in any case: the next one's waits for a core begin here
             if not self._is_spared(meter):
-                uninterrupted(partial(self._learn_from, sample, seat))
+                uninterrupted(functools.partial(self._learn_from, sample, seat))
         if not last:
             meter.start()
         self.flush()
@@ -173,13 +184,19 @@ class Learner:
     def _begin_anew(self, sample: Sample | None) -> None:
         """A crowd's calls are others than before: see what one takes by itself, if there are enough to be worth it.
 
-        A `sample` says what one takes in a process. The first ones there say little: much is new to a worker, and they are as
-        few as would be many if they were what they were taken for.
+        A `sample` says what one takes in a process, and of those that have turned to computing in a thread, too. The first ones
+        in a process say little: much is new to a worker, and they are as few as would be many if they were what they were taken
+        for.
         """
         state, decision = self.state, self.state.decision
-        if decision is None or self.left() <= 2 * decision.plan.workers:
+        if decision is None:
             return
-        if decision.plan.model == PROCESSES and sample is not None:
+        left, workers = self.left(), decision.plan.workers
+        turned = sample is not None and self._turned > 0
+        if left <= 2 * (min(workers, self.engine.machine.cores) if turned else workers):
+            return
+        self._turned = 0
+        if sample is not None and (turned or decision.plan.model == PROCESSES):
             state.begin_anew(sample)
             self._decide()
         else:
@@ -188,6 +205,17 @@ class Learner:
             self._next_look = ANY
             self._stale = set(self.seats)
             self.set_room()
+
+    def _has_turned(self, sample: Sample) -> bool:
+        """Whether calls that were to wait in threads compute, so many times in a row.
+
+        A crowd's waits for the GIL look like any others, and its pace as if there were too many of them.
+        """
+        state, figures = self.state, self.state.figures
+        threads = state.decision is not None and state.decision.plan.model == THREADS
+        computes = threads and figures.blocked > 0.5 * figures.wall and figures.bound_otherwise(sample)
+        self._turned = self._turned + 1 if computes else 0
+        return self._turned >= _KNOWN + state.anew
 
     def _compare(self, sample: Sample) -> None:
         """Where calls in processes wait or compute otherwise than those that were seen before, go by what they do there."""
@@ -263,7 +291,10 @@ class Learner:
         with state.lock:
             state.total = own if state.total is None else state.total.with_more(own)
             figures = state.crowd if self._in_company() and state.figures.samples else state.figures
-            if state.decision is None or not state.figures.samples:
+            ended = seat is not None and seat is self._glanced_at  # what it was decided by is known now
+            if ended:
+                self._glanced_at = None
+            if state.decision is None or not state.figures.samples or ended:
                 state.figures.add(sample)
                 if state.decision is not None:
                     self._decide_again()
@@ -277,7 +308,7 @@ class Learner:
                 state.figures.calls += sample.calls
                 patience = (2 if state.decision.plan.model == PROCESSES else 3) + state.anew
                 belied = self._prove(own)
-                if belied or figures.changed(sample, patience=patience, factor=3.0):
+                if belied or self._has_turned(own) or figures.changed(sample, patience=patience, factor=3.0):
                     self._begin_anew(None if belied else own)
                 else:
                     figures.add(sample)
@@ -426,7 +457,7 @@ class Learner:
             meters = [seat.meter for seat in running]
             if state.decision is not None and not self.waiting():
                 return False
-        if self._all_wait_unseen(meters):
+        if self._all_wait_unseen(meters) or self._have_turned(meters):
             return True
         made, self._made_then = self._made_then, self.made
         if self._in_company() and made != self.made:
@@ -437,8 +468,11 @@ class Learner:
                 continue  # its calls began in company; or to look costs a moment, in which nobody else has the GIL
             sample = seat.meter.glance()
             if sample is not None and sample.alone >= _LONG_NS and self._is_news(sample):
+                if sample.alone < _COLLECTED_NS and state.figures.samples and seat.meter.has_collected():
+                    continue
                 with state.lock:
                     self._decide(state.figures.if_only(state.assume_longer(sample)))
+                    self._glanced_at = seat
                 self.flush()
                 self.fill()
                 return True
@@ -465,6 +499,35 @@ class Learner:
             self.set_room()
             self._slow_start = True
             self._begin_pace()
+        self.fill()
+        return True
+
+    def _have_turned(self, meters: list[Meter]) -> bool:
+        """Where calls have waited, and most of those that run compute and do not end, give the others to processes.
+
+        Returns whether it did. Calls that have begun stay, and take turns for long: they need not end to be known.
+        """
+        state, decision, known = self.state, self.state.decision, self.state.figures
+        if (
+            decision is None
+            or decision.plan.model != THREADS
+            or known.blocked < 0.5 * known.wall
+            or state.anew >= _TURNS
+        ):
+            return False
+        late = [meter for meter in meters if meter.is_late(_LONG_NS, _LATE * 1e9 * known.wall)]
+        if len(late) < max(2, len(meters) // 2):
+            return False
+        late.sort(key=lambda meter: meter.began)
+        samples = [sample for meter in late[:_GLANCES] if (sample := meter.glance()) is not None]
+        if not samples or not known.bound_otherwise(seen := functools.reduce(Sample.with_more, samples)):
+            return False
+        with state.lock:
+            figures = state.figures.if_only(state.assume_longer(seen))
+            if not state.would_leave(self.left(), self.engine.start_seconds(), figures):
+                return False  # or not yet: the longer they take, the more it is worth
+            self._decide(figures)
+        self.flush()
         self.fill()
         return True
 
