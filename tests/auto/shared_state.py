@@ -277,12 +277,16 @@ def asks_kept(number): return kept(number)
 def in_a_slice(number): [number, LOG][1:][0].append(number)
 
 
+def in_a_slice_of_what_is_chosen(number): max([1], [LOG])[:1][0].append(number)
+
+
 CHANGES = [
     local_object, local_object_by_name, in_a_list_of_objects, decorated, calls_decorated, dispatches, dispatches_by_get,
     dispatches_by_loop, maps, sorts, reduces, in_a_thread, makes_seen, by_getter, by_getter_name, in_a_context, deep, alias,
     by_partial, by_bound, BOUND, by_module, static, new, by_meta, subclass, reads_property, adds, iterates, formats, hooked,
     described, looks_up, takes_next, loops, prints, in_a_dict, in_a_list, in_a_namespace, of_a_class, of_a_member,
-    of_the_environment, in_a_row, in_a_slice, of_the_function, asks_kept, kept,
+    of_the_environment, in_a_row, in_a_slice, in_a_slice_of_what_is_chosen, of_the_function,
+    asks_kept, kept,
 ]  # fmt: skip
 
 

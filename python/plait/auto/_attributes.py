@@ -81,8 +81,9 @@ class Attributes(Names):
                 _ = self._search.follow(hook, Given([owner, MADE], {}))
 
     def _item(self, owner: Ref, index: ast.AST) -> Ref:
-        if isinstance(index, ast.Slice) and owner.origin == OWN and owner.held is not None:
-            return Ref(holds=owner.held)  # another one, of the same
+        if isinstance(index, ast.Slice) and owner.held is not None:
+            other = Ref(holds=owner.held)  # another one, of the same
+            return other if owner.origin == OWN else merge(owner.part(), other)
         known = len(owner.values) == 1 and owner.held is None  # it is that one, and nothing else
         if known and isinstance(index, ast.Constant) and type(owner.values[0]) in (dict, list, tuple):
             try:
