@@ -1,21 +1,18 @@
 //! Switches, births, names and ends of the threads of this process, as the kernel writes them down: software events of `perf`.
 //!
 //! An ordinary user may have them (`perf_event_paranoid` up to 2), since they tell nothing of the kernel. There is a ring for each CPU, into
-//! which the events of all threads there go; a thread that is followed hands that on to the threads that it starts. Rings are small, so
-//! that several processes of one user fit into what the kernel lets one lock (`perf_event_mlock_kb`): whoever reads them has to come often.
-//! What finds no room is counted by the kernel.
+//! which the events of all threads there go; a thread that is followed hands that on to the threads that it starts. Rings are small
+//! where memory may hardly be locked ([`ring`]): whoever reads them has to come often. What finds no room is counted by the kernel.
 //!
 //! A forked child has none of the mappings: it leaves what it inherited alone.
 
-use std::ffi::c_void;
+mod ring;
+
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU64, Ordering};
-
-use rustix::mm::{MapFlags, ProtFlags};
 
 use crate::descriptors;
+use ring::{Ring, Sizes};
 
 /// What happened.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -59,6 +56,17 @@ pub struct Event {
     pub cpu: u16,
     /// What it was.
     pub what: What,
+}
+
+/// A time in which events of a CPU found no room: from the last one that did to the next.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Gap {
+    /// Its beginning, as of [`Event::at`].
+    pub from: u64,
+    /// Its end.
+    pub to: u64,
+    /// How many there were, at least.
+    pub count: u64,
 }
 
 /// Why there are no events.
@@ -133,11 +141,6 @@ const SET_OUTPUT: libc::Ioctl = 0x2405;
 
 /// It takes so many descriptors at most.
 const MOST: usize = 4096;
-/// Sizes of a ring in pages of data, best first.
-const PAGES: [usize; 4] = [8, 4, 2, 1];
-/// Where the first page of a mapping has its words.
-const HEAD: usize = 1024;
-const TAIL: usize = 1032;
 
 fn attributes(flags: u64) -> Attributes {
     Attributes {
@@ -171,6 +174,8 @@ pub struct Switches {
     /// The events of threads, whose rings are the above.
     events: Vec<OwnedFd>,
     most: usize,
+    sizes: Sizes,
+    gaps: Vec<Gap>,
     lost: u64,
     bytes: Vec<u8>,
 }
@@ -181,13 +186,16 @@ impl Switches {
     pub fn new(parts: usize) -> Switches {
         let common = EXCLUDE_KERNEL | EXCLUDE_HYPERVISOR | COMM | TASK | IDS_ON_ALL | OWN_CLOCK | SWITCHES;
         let most = usize::try_from(descriptors::most()).unwrap_or(usize::MAX);
+        let cpus = online(&std::fs::read_to_string("/sys/devices/system/cpu/online").unwrap_or_default());
         Switches {
             process: std::process::id(),
             flags: common | INHERIT | INHERIT_THREADS_ONLY,
-            cpus: online(&std::fs::read_to_string("/sys/devices/system/cpu/online").unwrap_or_default()),
+            sizes: Sizes::allowed(cpus.len()),
+            cpus,
             rings: Vec::new(),
             events: Vec::new(),
             most: (most / parts).min(MOST),
+            gaps: Vec::new(),
             lost: 0,
             bytes: Vec::new(),
         }
@@ -207,7 +215,7 @@ impl Switches {
             match self.rings.get(index) {
                 Some(ring) => redirect(&event, &ring.event).map_err(refused)?,
                 None => {
-                    let ring = Ring::map(event, self.cpus[index]).map_err(Refused::Memory)?;
+                    let ring = Ring::map(event, self.cpus[index], &self.sizes).map_err(Refused::Memory)?;
                     self.rings.push(ring);
                     continue;
                 }
@@ -227,13 +235,30 @@ impl Switches {
         }
     }
 
-    /// Hands on what there is: in order for each CPU, not between them.
-    pub fn drain(&mut self, mut each: impl FnMut(Event)) {
+    /// Hands on what there is: in order for each CPU, not between them. How full the fullest ring was, in percent.
+    pub fn drain(&mut self, mut each: impl FnMut(Event)) -> u64 {
+        let mut fullest = 0;
         for ring in &mut self.rings {
             self.bytes.clear();
             ring.take(&mut self.bytes);
-            self.lost += parse(&self.bytes, self.process, ring.cpu, &mut each);
+            fullest = fullest.max(self.bytes.len() * 100 / ring.len);
+            let before = self.gaps.len();
+            parse(
+                &self.bytes,
+                self.process,
+                ring.cpu,
+                &mut ring.last,
+                &mut self.gaps,
+                &mut each,
+            );
+            self.lost += self.gaps[before..].iter().map(|gap| gap.count).sum::<u64>();
         }
+        fullest as u64
+    }
+
+    /// When events found no room since this was asked for last; known when there is room again.
+    pub fn gaps(&mut self) -> impl Iterator<Item = Gap> {
+        self.gaps.drain(..)
     }
 
     /// How many events found no room so far.
@@ -292,86 +317,6 @@ fn redirect(event: &OwnedFd, ring: &OwnedFd) -> io::Result<()> {
     }
 }
 
-/// A CPU's ring: a page of words, and so many bytes, a power of two.
-#[derive(Debug)]
-struct Ring {
-    event: OwnedFd,
-    start: NonNull<u8>,
-    page: usize,
-    len: usize,
-    cpu: u16,
-}
-
-// SAFETY: the mapping belongs to no thread.
-unsafe impl Send for Ring {}
-
-impl Ring {
-    /// The largest that is allowed.
-    fn map(event: OwnedFd, cpu: u16) -> io::Result<Ring> {
-        let page = rustix::param::page_size();
-        let mut refusal = io::Error::from(io::ErrorKind::OutOfMemory);
-        for pages in PAGES {
-            let access = ProtFlags::READ | ProtFlags::WRITE;
-            // SAFETY: a new mapping at an address of the kernel's choice.
-            let mapped = unsafe {
-                rustix::mm::mmap(
-                    std::ptr::null_mut(),
-                    page * (1 + pages),
-                    access,
-                    MapFlags::SHARED,
-                    &event,
-                    0,
-                )
-            };
-            match mapped {
-                Ok(start) => {
-                    let start = NonNull::new(start.cast()).ok_or(refusal)?;
-                    return Ok(Ring {
-                        event,
-                        start,
-                        page,
-                        len: page * pages,
-                        cpu,
-                    });
-                }
-                Err(errno) => refusal = errno.into(),
-            }
-        }
-        Err(refusal)
-    }
-
-    fn word(&self, offset: usize) -> &AtomicU64 {
-        // SAFETY: an aligned word of the first page, which stays mapped; the kernel reads and writes it as one.
-        unsafe { AtomicU64::from_ptr(self.start.as_ptr().add(offset).cast()) }
-    }
-
-    /// Moves everything that there is to the end of `out`.
-    fn take(&mut self, out: &mut Vec<u8>) {
-        let tail = self.word(TAIL).load(Ordering::Relaxed); // only this writes it
-        // Acquire: pairs with the kernel's barrier before it moves the head.
-        let head = self.word(HEAD).load(Ordering::Acquire);
-        let count = (head.wrapping_sub(tail) as usize).min(self.len);
-        let from = tail as usize & (self.len - 1);
-        let first = count.min(self.len - from);
-        // SAFETY: the data follow the first page, and both parts lie within them; the kernel writes none of what lies between tail and
-        // head.
-        unsafe {
-            let data = self.start.as_ptr().add(self.page);
-            out.extend_from_slice(std::slice::from_raw_parts(data.add(from), first));
-            out.extend_from_slice(std::slice::from_raw_parts(data, count - first));
-        }
-        // Release: pairs with the kernel's look at the tail; everything was read.
-        self.word(TAIL).store(head, Ordering::Release);
-    }
-}
-
-impl Drop for Ring {
-    fn drop(&mut self) {
-        // SAFETY: mapped by `map`, and nobody has a reference.
-        let _ = unsafe { rustix::mm::munmap(self.start.as_ptr().cast::<c_void>(), self.page + self.len) };
-    }
-}
-
 const LOST: u32 = 2;
 const NAMED: u32 = 3;
 const EXIT: u32 = 4;
@@ -383,9 +328,8 @@ const PREEMPTED: u16 = 1 << 14;
 /// At the end of each record: process, thread, time.
 const ID: usize = 16;
 
-/// Hands on the events of that process; how many the kernel says were lost.
-fn parse(mut bytes: &[u8], process: u32, cpu: u16, each: &mut impl FnMut(Event)) -> u64 {
-    let mut lost = 0;
+/// Hands on the events of that process, and when the kernel says that some were lost. `last` is the time of the last record.
+fn parse(mut bytes: &[u8], process: u32, cpu: u16, last: &mut u64, gaps: &mut Vec<Gap>, each: &mut impl FnMut(Event)) {
     while let Some(size) = bytes.get(6..8) {
         let size = usize::from(u16::from_ne_bytes([size[0], size[1]]));
         let Some((record, rest)) = bytes.split_at_checked(size).filter(|_| size >= 8 + ID) else {
@@ -396,6 +340,15 @@ fn parse(mut bytes: &[u8], process: u32, cpu: u16, each: &mut impl FnMut(Event))
         let word = |at: usize| u64::from_ne_bytes(record[at..at + 8].try_into().expect("eight bytes"));
         let misc = u16::from_ne_bytes([record[4], record[5]]);
         let id = size - ID;
+        let from = std::mem::replace(last, word(id + 8));
+        let mut gap = |count| {
+            gaps.push(Gap {
+                from: from.min(word(id + 8)),
+                to: word(id + 8),
+                count,
+            });
+            None
+        };
         let event = |tid, what| Event {
             at: word(id + 8),
             tid,
@@ -421,21 +374,14 @@ fn parse(mut bytes: &[u8], process: u32, cpu: u16, each: &mut impl FnMut(Event))
                 name[..given.len()].copy_from_slice(given);
                 Some((half(8), event(half(12), What::Named(Name(name)))))
             }
-            LOST if size >= 24 + ID => {
-                lost += word(16);
-                None
-            }
-            LOST_SAMPLES => {
-                lost += word(8);
-                None
-            }
+            LOST if size >= 24 + ID => gap(word(16)),
+            LOST_SAMPLES if size >= 16 + ID => gap(word(8)),
             _ => None,
         };
         if let Some((_, event)) = found.filter(|&(of, _)| of == process) {
             each(event);
         }
     }
-    lost
 }
 
 #[cfg(test)]
@@ -456,10 +402,10 @@ mod tests {
         bytes
     }
 
-    fn parsed(bytes: &[u8]) -> (Vec<Event>, u64) {
-        let mut events = Vec::new();
-        let lost = parse(bytes, 7, 3, &mut |event| events.push(event));
-        (events, lost)
+    fn parsed(bytes: &[u8]) -> (Vec<Event>, Vec<Gap>) {
+        let (mut events, mut gaps) = (Vec::new(), Vec::new());
+        parse(bytes, 7, 3, &mut 0, &mut gaps, &mut |event| events.push(event));
+        (events, gaps)
     }
 
     #[test]
@@ -477,7 +423,7 @@ mod tests {
             record(LOST, 0, &[0, 0, 5, 0], 7, 70, 9),
             record(99, 0, &[1, 2], 7, 70, 10),
         ];
-        let (events, lost) = parsed(&bytes.concat());
+        let (events, gaps) = parsed(&bytes.concat());
         let mut padded = [0; 16];
         padded[..3].copy_from_slice(b"abc");
         let expected = [
@@ -489,7 +435,14 @@ mod tests {
             (8, 72, What::Ended),
         ];
         assert_eq!(events, expected.map(|(at, tid, what)| Event { at, tid, cpu: 3, what }));
-        assert_eq!(lost, 5);
+        assert_eq!(
+            gaps,
+            [Gap {
+                from: 8,
+                to: 9,
+                count: 5
+            }]
+        );
         assert_eq!(Name(padded).bytes(), b"abc");
     }
 
@@ -597,6 +550,9 @@ mod tests {
             "{events} events, {} lost",
             switches.lost()
         );
+        let gaps: Vec<Gap> = switches.gaps().collect();
+        assert_eq!(gaps.iter().map(|gap| gap.count).sum::<u64>(), switches.lost());
+        assert!(gaps.iter().all(|gap| 0 < gap.from && gap.from < gap.to), "{gaps:?}");
     }
 
     #[test]
