@@ -224,6 +224,8 @@ pub enum Record {
     Faults { at: u64, minor: u64, major: u64 },
     /// The whole process stood still: it was stopped, or its machine was.
     Halt { from: u64, to: u64 },
+    /// So many of the kernel's events, switches of any threads, found no room in this time.
+    Lost { from: u64, to: u64, count: u64 },
     /// A thread waits for a lock that will never come, in a circle with those that have the same `number`: what `lock`, at which `place`, and who
     /// has it. Found at `at`.
     Deadlock {

@@ -4,7 +4,7 @@ mod story;
 
 use plait_trace::fold::{Fold, Options};
 use plait_trace::profile::{Owner, Profile, Thread};
-use plait_trace::record::{GilSpan, Record, Text, WaitKind, Why};
+use plait_trace::record::{GilSpan, Method, Record, Text, WaitKind, Why};
 use plait_trace::state::State;
 use proptest::prelude::*;
 use story::{MS, Story};
@@ -406,6 +406,35 @@ fn without_switches_the_kernels_counts_serve() {
             (State::IoWait, 40)
         ]
     );
+}
+
+#[test]
+fn where_switches_were_lost_the_kernels_counts_serve_and_nothing_is_called_exact() {
+    let mut story = Story::begin(7, 100 * MS);
+    let (what, how) = (story.text("switches"), story.text("perf context switches"));
+    let (exact, why) = (true, Text::default());
+    story.add(Record::Method(Method { what, how, exact, why }));
+    story.thread(7, "main");
+    story.counted(7, 0, 0, 0);
+    story.gil(7, 0, 50 * MS, GilSpan::Held);
+    story.gil(7, 50 * MS, 100 * MS, GilSpan::Free);
+    // It seems to sleep with the GIL from the gap on.
+    story.switch(7, 0, true, false);
+    story.switch(7, 10 * MS, false, false);
+    story.switch(7, 90 * MS, true, false);
+    let (from, to) = (story::START + 10 * MS, story::START + 80 * MS);
+    story.add(Record::Lost { from, to, count: 500 });
+    story.counted(7, 100 * MS, 60 * MS, 0);
+    let profile = story.profile();
+    let cpu = only(&profile).times.of(State::OnCpuGil) + only(&profile).times.of(State::OnCpuReleased);
+    assert_eq!(cpu, 60 * MS);
+    assert_eq!(only(&profile).times.of(State::GilHeldOffCpu), 0);
+    assert!(
+        profile.methods.iter().all(|method| !method.exact),
+        "{:?}",
+        profile.methods
+    );
+    assert!(profile.limits.iter().any(|limit| limit.contains("perf_event_mlock_kb")));
 }
 
 /// A thread that holds the GIL in every other turn of 5 ms, with a look at the end of each: what the kernel has counted then, in milliseconds, and

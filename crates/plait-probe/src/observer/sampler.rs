@@ -3,13 +3,14 @@
 mod begin;
 mod census;
 mod deadlocks;
+mod pace;
 
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::Arc;
 
 use plait_sys::limits::page_faults;
-use plait_sys::perf::{Event, Switches, What};
+use plait_sys::perf::{Event, Gap, Switches, What};
 use plait_sys::time::{monotonic_ns, thread_cpu_ns};
 use plait_trace::record::{Record, Text, Tid, Why};
 
@@ -24,6 +25,7 @@ use crate::proc::{Scheduled, Tasks, line};
 use crate::stacks::Stacks;
 use census::settled;
 use deadlocks::Search;
+use pace::Pace;
 
 /// From one flush to the next, in nanoseconds.
 const FLUSH: u64 = 200_000_000;
@@ -33,10 +35,6 @@ const SETTLED: u64 = 500_000;
 const RESTING: u64 = 5;
 /// How many looks without anything new make a rest.
 const TIRED: u32 = 20;
-/// Shares of one core, in percent, above which looks become rarer, and below which they become more frequent again; and how rare at most.
-const DEAR: u64 = 2;
-const CHEAP: u64 = 1;
-const RAREST: u64 = 4;
 /// Threads are counted every so many ticks where switches are exact, unless they wait for cores: then at each, since what the kernel has
 /// counted of the run queue is divided among the waits that have ended meanwhile. And the list of threads is read.
 const COUNT: u64 = 4;
@@ -120,6 +118,12 @@ pub(super) struct Sampler {
     switches: Option<Switches>,
     /// Events that are not settled yet.
     events: Vec<Event>,
+    /// When the rings were emptied last.
+    emptied: u64,
+    /// When events were lost that those would be among, by their ends.
+    gaps: Vec<Gap>,
+    /// Events were lost since threads were counted last.
+    lossy: bool,
     frames: Option<Frames>,
     stacks_at: u64,
     /// What an event of the hooks costs, 0 without them, and how many takes there were of threads that have ended.
@@ -138,9 +142,7 @@ pub(super) struct Sampler {
     crowded: bool,
     /// Looks without anything new.
     idle: u32,
-    /// How many ticks it is from one look to the next, by what looks have cost.
-    pace: u64,
-    spent: u64,
+    pace: Pace,
     buffer: Vec<u8>,
     /// So many files of threads are kept open.
     files: usize,
@@ -154,9 +156,9 @@ pub(super) struct Sampler {
 impl Sampler {
     pub(super) fn run(mut self) {
         loop {
-            let pace = if self.idle >= TIRED { RESTING } else { self.pace };
+            let pace = if self.idle >= TIRED { RESTING } else { self.pace.ticks };
             let next = monotonic_ns() + self.settings.tick * pace;
-            if self.shared.sleep(next) {
+            if self.rest(next) {
                 break;
             }
             let now = monotonic_ns();
@@ -164,6 +166,20 @@ impl Sampler {
             self.tick(now);
         }
         self.finish();
+    }
+
+    /// Sleeps up to a time, but for emptying the rings; whether it is over.
+    fn rest(&mut self, until: u64) -> bool {
+        loop {
+            let at = until.min(self.emptied.saturating_add(self.pace.within));
+            if self.shared.sleep(at) {
+                return true;
+            }
+            if at == until || monotonic_ns() >= until {
+                return false;
+            }
+            self.empty();
+        }
     }
 
     /// Who comes back long after its time, and has not waited for a core meanwhile, stood still, and everybody with it.
@@ -197,7 +213,7 @@ impl Sampler {
         news |= self.take_gil(now);
         if self.switches.is_none() {
             news |= self.look_at_cores(now);
-        } else if self.crowded || self.ticks.is_multiple_of(COUNT) {
+        } else if self.crowded || self.lossy || self.ticks.is_multiple_of(COUNT) {
             news |= self.count(now);
         }
         let scan = if self.switches.is_some() { SCAN } else { COUNT };
@@ -209,7 +225,7 @@ impl Sampler {
         self.look_at_stacks(now);
         self.look_for_deadlocks(now, false);
         if self.flushes(now) {
-            self.keep_pace(now - self.flushed);
+            self.pace.judge(thread_cpu_ns(), now - self.flushed);
             self.flushed = now;
             self.queued = self.queued();
             self.count_faults(now);
@@ -223,26 +239,56 @@ impl Sampler {
         now.saturating_sub(self.flushed) >= FLUSH
     }
 
-    /// Takes the kernel's events up to a time; whether there were any.
-    fn take_switches(&mut self, until: u64) -> bool {
+    /// Takes out what is in the rings; whether there was anything.
+    fn empty(&mut self) -> bool {
         let Some(switches) = &mut self.switches else {
+            self.emptied = monotonic_ns();
             return false;
         };
-        let before = self.events.len();
-        let own = self.own;
-        switches.drain(|event| {
+        let (before, own, now) = (self.events.len(), self.own, monotonic_ns());
+        let full = switches.drain(|event| {
             if event.tid != own {
                 self.events.push(event);
             }
         });
-        let news = self.events.len() > before;
+        let known = self.gaps.len();
+        self.gaps.extend(switches.gaps());
+        let lost = self.gaps.len() > known;
+        if lost {
+            self.gaps.sort_by_key(|gap| gap.to);
+            self.lossy = true;
+        }
+        self.pace.emptied(full, now - self.emptied, lost);
+        self.emptied = now;
+        self.events.len() > before
+    }
+
+    /// Takes the kernel's events up to a time; whether there were any.
+    fn take_switches(&mut self, until: u64) -> bool {
+        let news = self.empty();
         self.events.sort_by_key(|event| event.at);
         let settled = self.events.partition_point(|event| event.at <= until);
         let events: Vec<Event> = self.events.drain(..settled).collect();
+        let gaps: Vec<Gap> = std::mem::take(&mut self.gaps);
+        let mut gaps = gaps.into_iter().peekable();
         for event in &events {
+            while let Some(gap) = gaps.next_if(|gap| gap.to <= event.at) {
+                self.missed(gap);
+            }
             self.happened(event);
         }
+        self.gaps = gaps.collect();
         news
+    }
+
+    /// Events were lost: what threads do is not known before their next one.
+    fn missed(&mut self, Gap { from, to, count }: Gap) {
+        let from = from.max(self.began);
+        if from >= to {
+            return;
+        }
+        self.batch.push(Record::Lost { from, to, count });
+        self.threads.values_mut().for_each(|thread| thread.missed(to));
     }
 
     fn happened(&mut self, event: &Event) {
@@ -332,8 +378,11 @@ impl Sampler {
     fn count(&mut self, now: u64) -> bool {
         let mut news = false;
         self.crowded = false;
+        let lossy = std::mem::take(&mut self.lossy);
         for thread in self.threads.values_mut() {
-            if thread.ran || thread.on {
+            if lossy {
+                news |= thread.count_all(&self.tasks, now, &mut self.buffer, &mut self.batch);
+            } else if thread.ran || thread.on {
                 thread.ran = false;
                 let queued = thread.queued();
                 news |= thread.count(&self.tasks, now, &mut self.buffer, &mut self.batch);
@@ -454,18 +503,6 @@ impl Sampler {
         }
     }
 
-    /// Looks as often as is cheap.
-    fn keep_pace(&mut self, wall: u64) {
-        let spent = thread_cpu_ns();
-        let share = (spent - self.spent) * 100 / wall;
-        self.spent = spent;
-        if share >= DEAR {
-            self.pace = (self.pace * 2).min(RAREST);
-        } else if share < CHEAP {
-            self.pace = (self.pace / 2).max(1);
-        }
-    }
-
     fn cost(&mut self, at: u64) {
         let takes: u64 = self.threads.values().map(|thread| thread.takes).sum();
         let lost: u64 = self.threads.values().map(|thread| thread.lost).sum();
@@ -540,6 +577,9 @@ impl Sampler {
         // The last look may have been later.
         let now = monotonic_ns().min(over).max(self.ticked);
         self.take_switches(now);
+        for gap in std::mem::take(&mut self.gaps) {
+            self.missed(gap);
+        }
         if self.switches.is_none() {
             // Nobody tells of the last ends: they come after all that threads have done.
             self.take_gil(now);

@@ -37,6 +37,8 @@ pub(super) struct Thread {
     pub(super) forced: bool,
     /// A switch was seen: until then `on` is a guess.
     pub(super) switched: bool,
+    /// Switches may have been lost since the last one, so that the next tells something whatever it is.
+    doubtful: bool,
     /// Has had a core since it was last counted.
     pub(super) ran: bool,
     /// When what it waits for was last looked up.
@@ -78,6 +80,7 @@ impl Thread {
             core_since: from,
             forced: false,
             switched: false,
+            doubtful: false,
             ran: true,
             looked: 0,
             word: None,
@@ -237,9 +240,10 @@ impl Thread {
             What::Off { forced } => (false, forced),
             What::Born | What::Ended | What::Named(_) => return,
         };
-        if self.switched && on == self.on {
+        if self.switched && on == self.on && !self.doubtful {
             return;
         }
+        self.doubtful = false;
         if let Some((lock, holder, where_held)) = self.held_up.take() {
             out.push(Record::LockWait {
                 tid: self.tid,
@@ -260,6 +264,12 @@ impl Thread {
             on,
             forced,
         });
+    }
+
+    /// Switches were lost up to a time, and may have been its own.
+    pub(super) fn missed(&mut self, to: u64) {
+        (self.doubtful, self.held_up) = (true, None);
+        self.core_since = self.core_since.max(to);
     }
 
     /// Takes what a look found: whether it could run, and how many switches there were. If it `ran` since the look before and sleeps again, that is
@@ -283,6 +293,17 @@ impl Thread {
         if changed {
             out.push(self.counted(now));
         }
+        changed
+    }
+
+    /// Writes all that the kernel has counted, where switches were lost: whether that is something new.
+    pub(super) fn count_all(&mut self, tasks: &Tasks, now: u64, buffer: &mut Vec<u8>, out: &mut Vec<Record>) -> bool {
+        let changed = self.schedule(tasks, buffer);
+        if changed {
+            self.count_switches(tasks, buffer);
+        }
+        self.ran = false;
+        out.push(self.counted(now));
         changed
     }
 

@@ -125,8 +125,8 @@ fn stretches(log: &ThreadLog, from: u64, to: u64) -> Vec<Stretch> {
         lay(&mut found, ready, kind, |stretch| &mut stretch.ready);
     }
     rouse(&mut found);
-    if log.looked {
-        trust_holds(&mut found);
+    if log.looked || log.lossy {
+        trust_holds(&mut found, log.lossy);
     }
     found
 }
@@ -195,15 +195,16 @@ fn stays_up(log: &ThreadLog, from: u64, to: u64) -> bool {
     within.all(|switch| switch.on())
 }
 
-/// Time in which the GIL is held and no count tells of is the counts' error, unless it is more than that: the thread had no core, and wanted one.
-fn trust_holds(stretches: &mut [Stretch]) {
+/// Time in which the GIL is held and no count tells of is the counts' error, unless it is more than that: the thread had no core, and wanted one. Where
+/// switches were lost nobody is said to sleep with it.
+fn trust_holds(stretches: &mut [Stretch], lossy: bool) {
     let held = Kind::Held as usize;
     let (mut asleep, mut all) = (0, 0);
     for stretch in &*stretches {
         asleep += stretch.left[held];
         all += stretch.left[held] + stretch.on[held] + stretch.ready[held];
     }
-    if asleep <= ROUGH.max(all / ROUGH_PART) {
+    if lossy || asleep <= ROUGH.max(all / ROUGH_PART) {
         for stretch in stretches {
             stretch.ready[held] += std::mem::take(&mut stretch.left[held]);
         }

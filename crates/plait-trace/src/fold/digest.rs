@@ -21,6 +21,8 @@ use crate::state::State;
 
 /// A lane has at least so many segments, however many lanes there are.
 const FEWEST: usize = 1_000;
+/// Where switches were lost for more than this part of the time, the kernel's counts serve for all of it.
+const LOSSY_PART: u64 = 100;
 
 /// A thread, done.
 #[derive(Default)]
@@ -91,6 +93,9 @@ pub(crate) fn digest(mut log: Log, options: Options, purpose: Purpose) -> Digest
     if log.method_is_rough("switches") {
         log.threads.iter_mut().for_each(|thread| thread.looked = true);
     }
+    if is_lossy(&mut log, to - from) {
+        log.threads.iter_mut().for_each(|thread| thread.lossy = true);
+    }
     turns::tell(&mut log);
     let halts = Halts::of(&mut log);
     let logs = std::mem::take(&mut log.threads);
@@ -123,6 +128,17 @@ pub(crate) fn digest(mut log: Log, options: Options, purpose: Purpose) -> Digest
         tasks,
         strip,
     }
+}
+
+/// Whether switches were lost for more than a small part of the time.
+fn is_lossy(log: &mut Log, wall: u64) -> bool {
+    log.gaps.sort_unstable();
+    let (mut sum, mut end) = (0_u64, 0);
+    for &(from, to) in &log.gaps {
+        sum += to.saturating_sub(from.max(end));
+        end = end.max(to);
+    }
+    sum > wall / LOSSY_PART
 }
 
 /// From where to where a thread was there, and where the detail begins.

@@ -68,6 +68,8 @@ pub(crate) struct Log {
     pub(crate) pauses: Pauses,
     /// From when to when the process stood still.
     pub(crate) halts: Vec<(u64, u64)>,
+    /// From when to when switches were lost.
+    pub(crate) gaps: Vec<(u64, u64)>,
     /// Minor and major.
     pub(crate) faults: [u64; 2],
     pub(crate) cost: [u64; 3],
@@ -536,6 +538,10 @@ impl Log {
             Record::Faults { at, minor, major } => {
                 self.time(at);
                 self.faults = [minor, major];
+            }
+            Record::Lost { from, to, .. } => {
+                let (from, to) = (self.time(from), self.time(to));
+                self.gaps.push((from, to.max(from)));
             }
             Record::Halt { from, to } => {
                 let (from, to) = (self.time(from), self.time(to.max(from)));

@@ -108,6 +108,11 @@ fn process(log: Log, from: u64, to: &mut Vec<Record>) {
     let [minor, major] = log.faults;
     to.push(Record::Faults { at: from, minor, major });
     to.extend(log.halts.into_iter().map(|(from, to)| Record::Halt { from, to }));
+    to.extend(
+        log.gaps
+            .into_iter()
+            .map(|(from, to)| Record::Lost { from, to, count: 0 }),
+    );
     to.extend(log.deadlocks.into_iter().map(|each| Record::Deadlock {
         at: each.at,
         number: each.number,

@@ -133,6 +133,8 @@ pub(crate) struct ThreadLog {
     pub(crate) switches: Vec<Switch>,
     /// Whether these are what looks found rather than every switch: that the thread could run from then on, or slept.
     pub(crate) looked: bool,
+    /// Whether so many switches were lost that the kernel's counts say more.
+    pub(crate) lossy: bool,
     pub(crate) counted: Vec<Counted>,
     pub(crate) waits: Vec<Wait>,
     pub(crate) lock_waits: Vec<LockWait>,

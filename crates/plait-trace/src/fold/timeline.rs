@@ -27,7 +27,7 @@ pub(crate) fn cut(log: &ThreadLog, from: u64, to: u64, bursts: &mut Histogram, s
         blur: Vec::new(),
         sink,
     };
-    if log.looked || log.switches.is_empty() {
+    if log.looked || log.lossy || log.switches.is_empty() {
         counts::cut(&mut cutter, from, to);
     } else {
         by_switches(&mut cutter, from, to, bursts);

@@ -10,7 +10,7 @@ use plait_trace::record::{GilSpan, Method, Pid, Record, Text, Tid, WaitKind, Why
 pub(crate) const MS: u64 = 1_000_000;
 
 /// When it all begins.
-const START: u64 = 77_000_000_000_000;
+pub(crate) const START: u64 = 77_000_000_000_000;
 
 /// What happens in a process.
 pub(crate) struct Story {

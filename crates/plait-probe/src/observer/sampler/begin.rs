@@ -14,7 +14,7 @@ use plait_trace::record::{Method, Record, Tid};
 use super::super::frames::Frames;
 use super::super::waits::{Found, look};
 use super::super::{Interpreter, Program, Running, Settings, Sink};
-use super::{FILES, GilSource, Sampler, Search, Sources};
+use super::{FILES, GilSource, Pace, Sampler, Search, Sources};
 use crate::hooks::Hooks;
 use crate::meter::{self, Clock, Doing};
 use crate::parking;
@@ -51,6 +51,9 @@ impl Sampler {
             gil: GilSource::None,
             switches: None,
             events: Vec::new(),
+            emptied: monotonic_ns(),
+            gaps: Vec::new(),
+            lossy: false,
             frames: stacks.map(Frames::new),
             stacks_at: 0,
             event_cost: 0,
@@ -63,8 +66,7 @@ impl Sampler {
             ticks: 0,
             crowded: false,
             idle: 0,
-            pace: 1,
-            spent: 0,
+            pace: Pace::new(),
             buffer: Vec::new(),
             files: 0,
             meters: Vec::new(),
@@ -121,7 +123,7 @@ impl Sampler {
 
     fn began_flushing(&mut self) {
         (self.flushed, self.stacks_at) = (self.began, self.began);
-        self.spent = thread_cpu_ns();
+        self.pace.begin(thread_cpu_ns());
         self.queued = self.queued();
     }
 

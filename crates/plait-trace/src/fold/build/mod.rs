@@ -24,6 +24,9 @@ use crate::verdict;
 
 use functions::{FramesOf, order_functions};
 
+/// Why switches are not exact though the kernel tells of them.
+const LOSSY: &str =
+    "there were more of them than the kernel's rings had room for (perf_event_mlock_kb, RLIMIT_MEMLOCK)";
 const LOST: &str = "(lost)";
 
 pub(crate) fn profile(mut digests: Vec<Digest>, windows: Windows, options: Options) -> Profile {
@@ -146,12 +149,16 @@ impl Builder {
 
     fn methods(&mut self, digest: &Digest) {
         for method in &digest.log.methods {
-            let used = MethodUsed {
+            let mut used = MethodUsed {
                 what: text(digest, method.what),
                 how: text(digest, method.how),
                 exact: method.exact,
                 why: text(digest, method.why),
             };
+            if used.exact && !digest.log.gaps.is_empty() && matches!(used.what.as_str(), "switches" | "ready") {
+                used.exact = false;
+                LOSSY.clone_into(&mut used.why);
+            }
             if !self.profile.methods.contains(&used) {
                 self.profile.methods.push(used);
             }
