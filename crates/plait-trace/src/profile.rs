@@ -68,6 +68,8 @@ pub struct Profile {
     pub cores: u32,
     /// What could not be seen, in plain sentences.
     pub limits: Vec<String>,
+    /// What whoever put it together has added.
+    pub words: Vec<String>,
     /// In order of their beginning.
     pub processes: Vec<Process>,
     /// By process, in order of their beginning.

@@ -154,6 +154,8 @@ pub enum Record {
     Define { text: String },
     /// A text that was found out when records were rolled up, and its number: the greatest of all, and down by one from there.
     Derived { number: Text, text: String },
+    /// What whoever puts a profile together knows besides, for who reads it. In a chunk of no process.
+    Word { text: String },
     /// The time by the calendar: `epoch` is nanoseconds since 1970.
     Clock { at: u64, epoch: u64 },
     /// Observation of this process begins: who its `parent` is, its `name`, the version of its `python`, its switch interval in nanoseconds,

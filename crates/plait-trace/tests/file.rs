@@ -51,6 +51,7 @@ fn time() -> impl Strategy<Value = u64> {
 fn definitions() -> impl Strategy<Value = Record> {
     prop_oneof![
         ".{0,20}".prop_map(|text| Record::Define { text }),
+        ".{0,20}".prop_map(|text| Record::Word { text }),
         (0_u32.., ".{0,20}").prop_map(|(number, text)| Record::Derived {
             number: Text(number),
             text

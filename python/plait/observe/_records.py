@@ -334,3 +334,10 @@ class ProfileRecord(TypedDict):
     lanes: NotRequired[list[Lane]]
     gil: NotRequired[list[GilLane]]
     notes: NotRequired[list[str]]
+
+
+class LoadedRecord(ProfileRecord):
+    """A profile as it was read, and besides what whoever put it together has added, and which processes have no end."""
+
+    words: NotRequired[list[str]]
+    unended: NotRequired[list[int]]

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from typing import Any, Final
 
 __all__ = [
+    "BECAME",
     "EXIT",
     "STARTED",
     "before_exec",
@@ -29,13 +30,17 @@ __all__ = [
     "end",
     "is_observed",
     "leave_word",
+    "take_back",
 ]
 
 STARTED: Final = ".started"
 """Ends the names of files that tell of a child which was started, by its number; the program is in it."""
 
+BECAME: Final = ".became"
+"""The same of a process that became another program. Who can be looked into takes it back."""
+
 EXIT: Final = ".exit"
-"""Ends the names of files that tell of a child which has ended, by its number; its code is in it."""
+"""Ends the names of files that tell of a child which has ended, by its number; its code is in it, -n for signal n."""
 
 _MORE = (
     "multiprocessing.resource_tracker import main",
@@ -180,6 +185,9 @@ def begin_in_child(text: str) -> None:
         return
     if os.path.exists(os.path.join(settings.folder, OVER)):
         return
+    take_back(settings, f"{os.getpid()}{BECAME}")
+    if settings.word.startswith(f"{os.getppid()}-"):  # else it was left of who has started this one
+        take_back(settings, f"{settings.word}{STARTED}")
     session = _Session(settings)
     line = " ".join(sys.orig_argv[1:])
     if any(each in line for each in _MORE):
@@ -197,12 +205,20 @@ def begin_in_child(text: str) -> None:
         raise
 
 
-def leave_word(settings: Settings, pid: int, kind: str, text: str) -> None:
+def leave_word(settings: Settings, pid: int | str, kind: str, text: str) -> None:
     """Write a small file about a process into the profile's folder."""
     try:
         with open(os.path.join(settings.folder, f"{pid}{kind}"), "w", encoding="utf-8", errors="replace") as file:
             file.write(text)
     except OSError:  # the profile is over
+        pass
+
+
+def take_back(settings: Settings, word: str) -> None:
+    """Remove such a file, if it is there."""
+    try:
+        os.unlink(os.path.join(settings.folder, word))
+    except OSError:
         pass
 
 
@@ -268,14 +284,21 @@ def _forks_programs() -> bool:
     return any("multiprocessing.forkserver import main" in word for word in sys.orig_argv)
 
 
-def before_exec() -> Any:
-    """End the observer before this process becomes another program; what to call if that fails."""
+def before_exec(program: str) -> Any:
+    """End the observer before this process becomes another program; what to call if that fails.
+
+    Args:
+        program: What that is called, if it is to be looked into; else empty.
+    """
     session = _session
     if session is None or not session.observed:
         return lambda: None
     _stop(session, None)
+    if program:
+        leave_word(session.settings, os.getpid(), BECAME, program)
 
     def resume() -> None:
+        take_back(session.settings, f"{os.getpid()}{BECAME}")
         try:
             _observe(session, _name())
         except (OSError, RuntimeError):  # it is the other error that the program is told of

@@ -25,8 +25,11 @@ use crate::stacks::Stacks;
 use census::settled;
 use deadlocks::Search;
 
-/// From one flush to the next, in nanoseconds.
+/// From one flush to the next, in nanoseconds, and of those who may die young: each time that the process is older by this part, and so
+/// long at least.
 const FLUSH: u64 = 200_000_000;
+const OLDER: u64 = 2;
+const EARLY: u64 = 20_000_000;
 /// An event is handed on when it is so old: by then the rings of all CPUs have shown what came before it.
 const SETTLED: u64 = 500_000;
 /// From one look to the next while nothing runs, in ticks.
@@ -129,6 +132,8 @@ pub(super) struct Sampler {
     /// Records of this look.
     batch: Vec<Record>,
     flushed: u64,
+    /// When the pace was last looked at.
+    paced: u64,
     /// How long this thread had waited for cores at the last flush.
     queued: Option<u64>,
     /// When it last looked, and how often it has.
@@ -209,7 +214,10 @@ impl Sampler {
         self.look_at_stacks(now);
         self.look_for_deadlocks(now, false);
         if self.flushes(now) {
-            self.keep_pace(now - self.flushed);
+            if now - self.paced >= FLUSH {
+                self.keep_pace(now - self.paced);
+                self.paced = now;
+            }
             self.flushed = now;
             self.queued = self.queued();
             self.count_faults(now);
@@ -220,7 +228,8 @@ impl Sampler {
 
     /// Whether the look of this time ends with a flush.
     fn flushes(&self, now: u64) -> bool {
-        now.saturating_sub(self.flushed) >= FLUSH
+        let age = self.flushed.saturating_sub(self.began);
+        now.saturating_sub(self.flushed) >= (age / OLDER).clamp(EARLY, FLUSH)
     }
 
     /// Takes the kernel's events up to a time; whether there were any.

@@ -49,6 +49,7 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<watch::GilWatch>()?;
     module.add_function(wrap_pyfunction!(load::load_profile, module)?)?;
     module.add_function(wrap_pyfunction!(load::write_perfetto, module)?)?;
+    module.add_function(wrap_pyfunction!(load::add_word, module)?)?;
     module.add_function(wrap_pyfunction!(loops::observing_methods, module)?)?;
     module.add_function(wrap_pyfunction!(loops::observing_run, module)?)?;
     module.add_function(wrap_pyfunction!(pooled::observe_pooled, module)?)?;

@@ -40,7 +40,12 @@ pub(crate) fn observe_start(
     if journal::active().is_some() {
         return Err(PyRuntimeError::new_err("this process is observed already"));
     }
-    let sink = sink(&path, over, limit)?;
+    let epoch: u64 = py.import("time")?.call_method0("time_ns")?.extract()?;
+    let clock = Record::Clock {
+        at: monotonic_ns(),
+        epoch,
+    };
+    let sink = sink(&path, over, limit, clock)?;
     let (interpreter, known) = gil::observed_interpreter(py);
     let stacks = known.map(|known| Stacks::locate(&known, thread::number(), &witnesses(py)));
     let (stacks, unfit) = match stacks {
@@ -65,12 +70,7 @@ pub(crate) fn observe_start(
         stacks: if rate == 0.0 { 0 } else { (1e9 / rate) as u64 },
         ..Settings::default()
     };
-    let epoch: u64 = py.import("time")?.call_method0("time_ns")?.extract()?;
     let observer = Observer::start(program, settings, stacks, sink)?;
-    observer.hand_in(Record::Clock {
-        at: monotonic_ns(),
-        epoch,
-    });
     if let Some(unfit) = unfit {
         observer.hand_in(Record::Method(Method {
             what: observer.text("stacks"),
@@ -85,28 +85,30 @@ pub(crate) fn observe_start(
 
 /// Writes each record, and hands over what there is whenever the observer has come to the end of a batch. Who has written everything gives the
 /// files their names; where the profile is over, it ends the observer.
-fn sink(path: &Path, over: PathBuf, limit: u64) -> PyResult<OpenSink> {
+fn sink(path: &Path, over: PathBuf, limit: u64, clock: Record) -> PyResult<OpenSink> {
     let (Some(folder), Some(stem)) = (path.parent(), path.file_stem()) else {
         return Err(PyValueError::new_err(format!("path is no file's: {}", path.display())));
     };
     let files = Directory::new(folder, stem.to_string_lossy());
     let (parts, whole) = (files.clone().with_extension("part"), files.with_extension("trace"));
     Ok(Box::new(move || {
-        let writer = Generations::new(parts, std::process::id(), limit)?;
+        let mut writer = Generations::new(parts, std::process::id(), limit)?;
+        writer.write(&clock)?;
         Ok(written(writer, whole, over))
     }))
 }
 
 /// See [`sink`].
 fn written(mut writer: Generations<Directory>, whole: Directory, over: PathBuf) -> Sink {
-    let mut ending = false;
+    let (mut begun, mut ending) = (false, false);
     Box::new(move |record: &Record| {
         // A full disk loses records, which a reader of the files sees; the program goes on.
         let _ = writer.write(record);
         match record {
             Record::Cost { .. } => {
                 let _ = writer.flush();
-                if !ending && over.exists() {
+                // While it begins there is no observer to be ended yet.
+                if std::mem::replace(&mut begun, true) && !ending && over.exists() {
                     // By another thread: this is the one that is to end.
                     ending = thread::spawn_native("plait-over", || end(None)).is_ok();
                 }

@@ -101,6 +101,7 @@ pub struct Fold {
     logs: Vec<Log>,
     current: HashMap<Pid, usize>,
     recent: Option<(Pid, usize)>,
+    words: Vec<String>,
     sources: Sources,
 }
 
@@ -116,6 +117,10 @@ impl Fold {
 
     /// Takes a record of a process.
     pub fn add(&mut self, pid: Pid, record: Record) {
+        if let Record::Word { text } = record {
+            self.words.push(text);
+            return;
+        }
         let index = match (self.recent, &record) {
             (_, Record::Begin { rolled }) => self.begin(pid, *rolled),
             (Some((recent, index)), _) if recent == pid => index,
@@ -163,7 +168,10 @@ impl Fold {
         let digests = logs
             .into_iter()
             .map(|log| digest::digest(log, options, Purpose::Profile(windows)));
-        build::profile(digests.collect(), windows, options)
+        Profile {
+            words: self.words,
+            ..build::profile(digests.collect(), windows, options)
+        }
     }
 
     /// The sums of what was taken of a process, as records from which a fold goes on, and the number of its last chunk.

@@ -58,6 +58,7 @@ impl Sampler {
             gone_lost: 0,
             batch: Vec::new(),
             flushed: 0,
+            paced: 0,
             queued: None,
             ticked: 0,
             ticks: 0,
@@ -73,6 +74,8 @@ impl Sampler {
             faults: [page_faults(); 2],
         };
         sampler.install(&program, caller, &sources.separated);
+        // A program may die before the next one: that it was there is to be known.
+        sampler.cost(sampler.began);
         sampler.write();
         sampler
     }
@@ -120,7 +123,7 @@ impl Sampler {
     }
 
     fn began_flushing(&mut self) {
-        (self.flushed, self.stacks_at) = (self.began, self.began);
+        (self.flushed, self.paced, self.stacks_at) = (self.began, self.began, self.began);
         self.spent = thread_cpu_ns();
         self.queued = self.queued();
     }
