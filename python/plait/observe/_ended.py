@@ -92,9 +92,17 @@ def _read(folder: str, name: str) -> str:
         return ""
 
 
+def _holds_something(folder: str, name: str) -> bool:
+    try:
+        return os.path.getsize(os.path.join(folder, name)) > 0
+    except OSError:  # it has another name by now
+        return True
+
+
 def _not_seen(folder: str, names: list[str], codes: dict[str, int]) -> list[str]:
     """Say what children have left word of, and which have not."""
-    seen = {match[1] for match in map(re.compile(r"(\d+)(-[\d.]+\.[a-z]+|\.server|\.note)").fullmatch, names) if match}
+    matches = map(re.compile(r"(\d+)(-[\d.]+\.[a-z]+|\.server|\.note)").fullmatch, names)
+    seen = {match[1] for match in matches if match and _holds_something(folder, match[0])}
     unseen: list[str] = []
     died = [
         "a fork" + _by(code)
