@@ -556,6 +556,32 @@ mod tests {
     }
 
     #[test]
+    fn what_is_known_at_the_beginning_is_a_batch_before_the_program_goes_on() {
+        let _turn = turn();
+        let records = Arc::new(Mutex::new(Vec::new()));
+        let kept = Arc::clone(&records);
+        let sink: OpenSink = Box::new(move || {
+            Ok(Box::new(move |record: &Record| {
+                kept.lock().expect("no panic").push(record.clone());
+            }))
+        });
+        let program = Program {
+            name: "test".into(),
+            python: "3".into(),
+            parent: 1,
+            switch_interval: 0,
+            cores: 1,
+            interpreter: Interpreter::Unknown,
+        };
+        let observer = Observer::start(program, sampled(), None, sink).expect("start");
+        let begun = records.lock().expect("no panic").clone();
+        observer.stop(None).expect("it has not failed");
+        let process = begun.iter().position(|record| matches!(record, Record::Process { .. }));
+        let batch = begun.iter().position(|record| matches!(record, Record::Cost { .. }));
+        assert!(process.is_some() && process < batch, "{begun:?}");
+    }
+
+    #[test]
     fn there_is_one_at_a_time() {
         let _turn = turn();
         observed(sampled(), Interpreter::Unknown, |_| {

@@ -23,6 +23,17 @@ fn times(thread: &Thread) -> Vec<(State, u64)> {
 }
 
 #[test]
+fn words_are_of_no_process() {
+    let mut fold = Fold::new(Options::default());
+    let text = "what else is known".to_owned();
+    fold.add(0, Record::Begin { rolled: false });
+    fold.add(0, Record::Word { text: text.clone() });
+    let profile = fold.finish();
+    assert_eq!(profile.words, [text]);
+    assert!(profile.processes.is_empty());
+}
+
+#[test]
 fn each_row_of_the_table_of_states() {
     use State::{GilHeldOffCpu, GilWait, IoWait, LockWait, OnCpuGil, OnCpuReleased, Ready};
     // What happens from millisecond to millisecond: on a core or not, and the GIL.

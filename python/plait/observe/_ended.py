@@ -101,7 +101,7 @@ def _holds_something(folder: str, name: str) -> bool:
 
 def _not_seen(folder: str, names: list[str], codes: dict[str, int]) -> list[str]:
     """Say what children have left word of, and which have not."""
-    matches = map(re.compile(r"(\d+)(-[\d.]+\.[a-z]+|\.server|\.note)").fullmatch, names)
+    matches = map(re.compile(r"(\d+)(-[\d.]+\.(part|trace)|\.server|\.note)").fullmatch, names)
     seen = {match[1] for match in matches if match and _holds_something(folder, match[0])}
     unseen: list[str] = []
     died = [
