@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use plait_probe::observer::Turn;
 use plait_sys::time::monotonic_ns;
-use plait_trace::record::{Record, Text};
+use plait_trace::record::{Record, Text, UNNUMBERED};
 use pyo3::exceptions::PyStopIteration;
 use pyo3::ffi;
 use pyo3::prelude::*;
@@ -25,9 +25,6 @@ use crate::loop_::Guarded;
 const LASTING_NS: u64 = 1_000_000;
 const LASTING_LATER_NS: u64 = 10_000_000;
 const FIRST: u32 = 16;
-
-/// Numbers of tasks that asyncio has not numbered begin here.
-pub(crate) const UNNUMBERED: u64 = 1 << 32;
 
 static NEXT: AtomicU64 = AtomicU64::new(UNNUMBERED);
 

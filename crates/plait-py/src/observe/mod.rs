@@ -28,7 +28,6 @@ mod pooled;
 mod tally;
 mod watch;
 
-use coroutine::UNNUMBERED;
 pub(crate) use coroutine::{ObservedCoroutine, handed_over, is_step};
 pub(crate) use late::nanoseconds;
 pub(crate) use lock_wait::{LockWait, ResultWait, giver};
