@@ -132,26 +132,3 @@ pub(super) fn due(handle: &Bound<'_, PyAny>) -> Option<u64> {
     }
     nanoseconds(handle.getattr(intern!(py, "_when")).ok()?.extract().ok()?)
 }
-
-#[cfg(test)]
-mod tests {
-    use super::lateness;
-
-    const MS: u64 = 1_000_000;
-
-    #[test]
-    fn a_busy_loop_is_late_from_when_the_timer_was_due() {
-        assert_eq!(lateness(10 * MS, 5 * MS, 30 * MS), 20 * MS);
-    }
-
-    #[test]
-    fn a_loop_that_slept_is_late_once_it_could_have_woken_up() {
-        assert_eq!(lateness(10 * MS, 10 * MS + 300, 10 * MS + 400), 100);
-        assert_eq!(lateness(10 * MS, 15 * MS, 16 * MS), 5 * MS);
-    }
-
-    #[test]
-    fn a_timer_that_is_not_due_is_not_late() {
-        assert_eq!(lateness(10 * MS, 5 * MS, 9 * MS), 0);
-    }
-}
