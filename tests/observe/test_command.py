@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -492,6 +493,25 @@ hot()
     assert holds["longest_gil_hold_at"]["file"].endswith("/re/__init__.py")
     assert (holds["longest_gil_hold_for"]["function"], holds["longest_gil_hold_for"]["line"]) == ("hot", 3)
     assert "called by hot" in " ".join(ran.stderr.split())
+
+
+def test_a_step_in_a_library_names_its_task_and_the_line_that_called_it(script: Any, tmp_path: Path) -> None:
+    source = """
+import asyncio, re
+def hot(): return re.match(r"(a+)+$", "a" * 23 + "b")
+async def handler(): hot()
+async def main(): await asyncio.gather(asyncio.sleep(0.1), handler())
+asyncio.run(main())
+"""
+    ran = plain("-m", "plait", "profile", "--json=" + str(tmp_path / "report.json"), script(source))
+    (blocked,) = json.loads((tmp_path / "report.json").read_text())["blocked"]
+    assert (blocked["function"], blocked["line"], blocked["coroutine"]) == ("hot", 3, "handler")
+    assert re.fullmatch(r"Task-\d+", blocked["callback"])
+    assert blocked["library"]["file"].endswith("/re/__init__.py")
+    assert blocked["others"] > 0
+    said = " ".join(ran.stderr.split())
+    assert f"by the task {blocked['callback']} (handler), in match (__init__.py:" in said
+    assert f" {blocked['callback']} handler in hot " in said
 
 
 def test_a_file_for_which_there_is_no_room_is_not_left_half(script: Any, tmp_path: Path) -> None:

@@ -111,6 +111,41 @@ assert blocked["time"] > 0.19, blocked
     run_script(source)
 
 
+@pytest.mark.parametrize(
+    ("base", "late"),
+    [("asyncio.SelectorEventLoop", True), ("plait.EventLoop", True)]
+    + [(f"Clock, {base}", False) for base in ("asyncio.SelectorEventLoop", "plait.EventLoop")],
+)
+def test_what_waits_with_a_timeout_is_ready_once_that_has_passed(run_script: Any, base: str, late: bool) -> None:
+    source = f"""
+import asyncio, plait, time
+class Clock:  # says nothing about when a timer was due on ours
+    def time(self):
+        return time.monotonic() - 1000.0
+class Loop({base}):
+    pass
+async def waits():
+    try:
+        await asyncio.wait_for(asyncio.get_running_loop().create_future(), 0.1)
+    except asyncio.TimeoutError:
+        pass
+async def blocks():
+    await asyncio.sleep(0.02)
+    time.sleep(0.3)
+async def main():
+    await asyncio.gather(waits(), blocks())
+with plait.profile() as found:
+    loop = Loop()
+    loop.run_until_complete(main())
+    loop.close()
+task, = [each for each in found.tasks if each["function"] == "waits"]
+ready = task["ready"]
+assert (0.15 < ready < 0.25) if {late} else ready < 0.05, task
+assert abs(ready + task["running"] + task["awaiting"] - task["wall"]) < 1e-4, task
+"""
+    run_script(source)
+
+
 @pytest.mark.parametrize("run", LOOPS)
 @pytest.mark.parametrize("base", ["_CTask", "_PyTask"])
 def test_methods_of_tasks_of_the_program_are_not_called(run_script: Any, run: str, base: str) -> None:

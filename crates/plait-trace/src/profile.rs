@@ -406,8 +406,12 @@ pub struct Blocked {
     pub loop_name: String,
     /// The task or callback.
     pub callback: String,
-    /// What it did meanwhile, where a stack was seen; else the coroutine.
+    /// The coroutine of a task.
+    pub coroutine: String,
+    /// What it did meanwhile, where a stack was seen: the program's own line, if there was one. Else the coroutine.
     pub place: Place,
+    /// The function of a library that was called there, if most of the time was in one.
+    pub library: Option<Place>,
     /// When it began.
     pub start: u64,
     /// How long it took.

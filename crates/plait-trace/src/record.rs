@@ -16,6 +16,18 @@ pub type Pid = u32;
 /// A task of an event loop, by a number that no other task of its process has.
 pub type TaskId = u64;
 
+/// Numbers of tasks that asyncio has not numbered begin here.
+pub const UNNUMBERED: TaskId = 1 << 32;
+
+/// What a task is called: one without a name has its number in asyncio's.
+#[must_use]
+pub fn task_name(name: &str, task: TaskId) -> String {
+    match name.is_empty() && task < UNNUMBERED {
+        true => format!("Task-{task}"),
+        false => name.to_owned(),
+    }
+}
+
 /// What a thread had to do with the GIL between two times, or with what takes its place where there is none.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum GilSpan {

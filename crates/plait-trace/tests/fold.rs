@@ -3,7 +3,7 @@
 mod story;
 
 use plait_trace::fold::{Fold, Options};
-use plait_trace::profile::{Owner, Profile, Thread};
+use plait_trace::profile::{Owner, Place, Profile, Thread};
 use plait_trace::record::{GilSpan, Record, Text, WaitKind, Why};
 use plait_trace::state::State;
 use proptest::prelude::*;
@@ -920,6 +920,74 @@ fn tasks_run_are_ready_and_await() {
         ("Task-1", "main")
     );
     assert_eq!((blocked.start / MS, blocked.time / MS, blocked.others), (150, 200, 1));
+}
+
+/// Tasks without names of the program's; the first one makes the second, in a step of 200 ms in which it calls two functions of a library.
+fn a_step_in_a_library() -> Story {
+    let mut story = Story::begin(7, 1_000 * MS);
+    story.thread(7, "main");
+    story.switch(7, 0, true, false);
+    let function = story.text("handler");
+    for (task, made) in [(1, 0), (2, 120)] {
+        story.add(Record::Task {
+            task,
+            at: story.at(made * MS),
+            tid: 7,
+            name: Text(0),
+            function,
+        });
+    }
+    story.add(Record::Step {
+        task: 1,
+        tid: 7,
+        from: story.at(100 * MS),
+        to: story.at(300 * MS),
+    });
+    let outer = story.frame("run", "/usr/lib/python3.13/asyncio/runners.py", 118);
+    let own = story.frame_in(outer, "report", "app.py", 4);
+    let library = "/usr/lib/python3.13/json/encoder.py";
+    let inner = ["encode", "iterencode"].map(|name| story.frame_in(own, name, library, 258));
+    let other = story.frame_in(outer, "prepare", "app.py", 9);
+    let seen = [other, inner[0], inner[1], other, inner[0], inner[0], inner[1], inner[0]];
+    for (at, frame) in (1..).zip(seen) {
+        story.stack(7, (90 + at * 20) * MS, frame, Why::Tick);
+    }
+    story
+}
+
+#[test]
+fn a_step_in_a_library_is_told_by_its_task_and_the_line_of_the_program() {
+    let profile = a_step_in_a_library().profile();
+    let [blocked] = &profile.blocked[..] else {
+        panic!("{:?}", profile.blocked)
+    };
+    assert_eq!(
+        (blocked.callback.as_str(), blocked.coroutine.as_str()),
+        ("Task-1", "handler")
+    );
+    let place = |place: &Place| (place.function.clone(), place.line);
+    assert_eq!(place(&blocked.place), ("report".into(), 4));
+    assert_eq!(blocked.library.as_ref().map(place), Some(("encode".into(), 258)));
+    assert_eq!(blocked.others, 1, "a task that it made waits for it too");
+    assert_eq!(profile.verdict.name(), "loop-blocked");
+    let said = "report (app.py:4), 200 ms, by the task Task-1 (handler), in encode (encoder.py:258).";
+    assert!(
+        profile.evidence.sentence.ends_with(said),
+        "{}",
+        profile.evidence.sentence
+    );
+}
+
+#[test]
+fn a_step_in_the_program_itself_names_no_library() {
+    let mut story = a_step_in_a_library();
+    let own = story.frame("compute", "app.py", 12);
+    for at in (101..300).step_by(5) {
+        story.stack(7, at * MS, own, Why::Tick);
+    }
+    let profile = story.profile();
+    let blocked = &profile.blocked[0];
+    assert_eq!((blocked.place.function.as_str(), &blocked.library), ("compute", &None));
 }
 
 #[test]

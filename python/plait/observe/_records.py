@@ -199,9 +199,11 @@ class BlockedRecord(TypedDict):
     tid: int
     loop: str
     callback: str
+    coroutine: NotRequired[str]
     function: str
     file: str
     line: int
+    library: NotRequired[Place | None]
     start: float
     time: float
 

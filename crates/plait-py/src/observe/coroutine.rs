@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use plait_probe::observer::Turn;
 use plait_sys::time::monotonic_ns;
-use plait_trace::record::{Record, Text};
+use plait_trace::record::{Record, Text, UNNUMBERED};
 use pyo3::exceptions::PyStopIteration;
 use pyo3::ffi;
 use pyo3::prelude::*;
@@ -15,6 +15,7 @@ use pyo3::{PyTraverseError, PyVisit};
 
 use super::awaited::{self, Awaited, task_name};
 use super::journal::{self, Journal};
+use super::late;
 use crate::calling;
 use crate::intern;
 use crate::loop_::Guarded;
@@ -24,9 +25,6 @@ use crate::loop_::Guarded;
 const LASTING_NS: u64 = 1_000_000;
 const LASTING_LATER_NS: u64 = 10_000_000;
 const FIRST: u32 = 16;
-
-/// Numbers of tasks that asyncio has not numbered begin here.
-pub(crate) const UNNUMBERED: u64 = 1 << 32;
 
 static NEXT: AtomicU64 = AtomicU64::new(UNNUMBERED);
 
@@ -93,11 +91,12 @@ impl ObservedCoroutine {
         journal::active().is_some_and(|active| std::ptr::eq(active, self.journal))
     }
 
-    /// Its loop will run it.
+    /// Its loop will run it. What a timer wakes too late could have run before, but not before it waited.
     #[inline]
     pub(crate) fn wake(&self) {
         if self.woken.load(Relaxed) == 0 {
-            self.woken.store(monotonic_ns(), Relaxed);
+            let could = monotonic_ns().saturating_sub(late::late());
+            self.woken.store(could.max(self.left.load(Relaxed)), Relaxed);
         }
     }
 
@@ -178,6 +177,7 @@ impl ObservedCoroutine {
         }
         drop(before);
         let task = self.task.load(Relaxed);
+        late::step_begins(now);
         let (outer, since) = journal::runs(task, now);
         if outer != 0 {
             let tid = journal::tid();
@@ -209,6 +209,7 @@ impl ObservedCoroutine {
         let now = monotonic_ns();
         let (_, from) = journal::runs(running.outer, now);
         journal::stepped();
+        late::step_ended(now);
         let last = yielded.is_none();
         self.journal.tell_turn(Turn {
             tid: journal::tid(),

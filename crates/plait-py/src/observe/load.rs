@@ -9,7 +9,7 @@ use plait_trace::file::Writer;
 use plait_trace::fold::{Fold, Options};
 use plait_trace::lane::{Lane, NO_NOTE};
 use plait_trace::profile::{self, Owner, Pauses, Place, Profile, Times};
-use plait_trace::record::{Record, Why};
+use plait_trace::record::{Record, Why, task_name};
 use plait_trace::state::State;
 use pyo3::exceptions::{PyOSError, PyValueError};
 use pyo3::prelude::*;
@@ -303,14 +303,10 @@ fn pauses<'py>(py: Python<'py>, pauses: &[Pauses]) -> PyResult<Bound<'py, PyDict
 }
 
 fn task<'py>(py: Python<'py>, task: &profile::Task) -> PyResult<Bound<'py, PyDict>> {
-    let name = match task.name.is_empty() && task.id < super::UNNUMBERED {
-        true => format!("Task-{}", task.id),
-        false => task.name.clone(),
-    };
     Ok(dict!(py, {
         "pid": task.pid,
         "id": task.id,
-        "name": name,
+        "name": task_name(&task.name, task.id),
         "function": &task.function,
         "start": seconds(task.start),
         "wall": seconds(task.wall),
@@ -348,6 +344,8 @@ fn blocked<'py>(py: Python<'py>, blocked: &profile::Blocked) -> PyResult<Bound<'
         "tid": blocked.tid,
         "loop": &blocked.loop_name,
         "callback": &blocked.callback,
+        "coroutine": &blocked.coroutine,
+        "library": blocked.library.as_ref().map(|at| place(py, at)).transpose()?,
         "start": seconds(blocked.start),
         "time": seconds(blocked.time),
         "others": blocked.others,

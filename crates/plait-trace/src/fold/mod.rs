@@ -22,6 +22,7 @@
 mod build;
 mod counts;
 mod digest;
+mod frames;
 mod halts;
 mod hold;
 mod log;

@@ -215,7 +215,7 @@ fn pickles(place: &Place) -> bool {
 fn blocks(blocked: &Blocked) -> bool {
     // A loop that has nothing else to do is not held up; and a callback that waits for the GIL or for a core does not hold it.
     let own = holds(blocked.time, blocked.own);
-    own && (blocked.others > 0 || blocked.place.function.is_empty() || blocked.callback.is_empty())
+    own && (blocked.others > 0 || blocked.place.function.is_empty())
 }
 
 impl Figures {
@@ -487,7 +487,7 @@ fn of_function(profile: &Profile, function: &Function) -> Option<Verdict> {
     }
     let blocking = profile.blocked.iter().filter(|blocked| blocks(blocked));
     let blocked = blocking
-        .filter(|blocked| same(&blocked.place, &function.place))
+        .filter(|blocked| held_in(blocked, &function.place))
         .map(|blocked| seconds(blocked.time))
         .sum::<f64>();
     if blocked >= whole / 2.0 {
@@ -511,6 +511,11 @@ fn of_function(profile: &Profile, function: &Function) -> Option<Verdict> {
         .into_iter()
         .max_by(|one, other| one.1.total_cmp(&other.1))
         .map(|(verdict, _)| verdict)
+}
+
+/// Whether a function held the loop, or was called meanwhile.
+fn held_in(blocked: &Blocked, place: &Place) -> bool {
+    same(&blocked.place, place) || blocked.library.as_ref().is_some_and(|library| same(library, place))
 }
 
 fn same(one: &Place, other: &Place) -> bool {

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use super::{Figures, FunctionEvidence, Verdict, is_had, limit, same, seconds, share};
+use super::{Figures, FunctionEvidence, Verdict, held_in, is_had, limit, seconds, share};
 use crate::fold::WANTED_BY;
 use crate::profile::{Blocked, Deadlock, Function, Lock, Place, Profile, Thread};
 use crate::state::State;
@@ -391,6 +391,15 @@ fn blocked_sentence(profile: &Profile) -> String {
             at(&worst.place)
         };
         text += &format!("; the longest was {place}, {}", length(seconds(worst.time)));
+        if !worst.coroutine.is_empty() {
+            text += &format!(", by the task {}", worst.callback);
+            if worst.callback != worst.coroutine {
+                text += &format!(" ({})", worst.coroutine);
+            }
+        }
+        if let Some(library) = &worst.library {
+            text += &format!(", in {}", at(library));
+        }
     }
     text + "."
 }
@@ -453,7 +462,7 @@ fn function_sentence(profile: &Profile, function: &Function, verdict: Verdict) -
             length(seconds(function.self_cpu))
         ),
         Verdict::LoopBlocked => {
-            let blocked = profile.blocked.iter().filter(|each| same(&each.place, &function.place));
+            let blocked = profile.blocked.iter().filter(|each| held_in(each, &function.place));
             let held = blocked.map(|each| each.time).fold(0, u64::saturating_add);
             format!("{name} held the event loop for {}.", length(seconds(held)))
         }

@@ -143,7 +143,9 @@ function tables() {
   ], 2);
   table("blocked", blocked, [
     ["callback", "name", (each) => [each.callback || each.function || "not known", each.file ? `${shortPath(each.file)}:${each.line}` : "", `${each.file}:${each.line}`]],
+    ["coroutine", "text", (each) => each.coroutine ?? ""],
     ["function", "text", (each) => each.function],
+    ["in a library", "text", (each) => (each.library ? `${each.library.function} at ${shortPath(each.library.file)}:${each.library.line}` : "")],
     ["loop", "text", (each) => each.loop],
     time("from", "start"),
     time("blocked for", "time"),
