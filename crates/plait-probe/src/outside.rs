@@ -59,10 +59,12 @@ pub struct ThreadRow {
     pub tid: Tid,
     /// Its name: the kernel's, or, where that is the process's, the function that it was begun for.
     pub name: String,
-    /// Shares of the interval in each [`State`], by its number. They add up to 1.
+    /// Shares of the interval in each [`State`], by its number. They add up to 1 with `halted`.
     pub states: [f64; 8],
     /// Share of the interval in which it stood still, because another thread had stopped the world: part of its waits for locks.
     pub stopped: f64,
+    /// Share of the interval in which a signal or a debugger had stopped it: it is in no state then, and adds to what they make.
+    pub halted: f64,
     /// Share of the interval on a core.
     pub cpu: f64,
     /// Switches in a second, those it made and those it was forced to.
@@ -325,10 +327,10 @@ impl Process {
     fn look_again(&mut self, looks: &mut [Look], buffer: &mut Vec<u8>) {
         let Ok(reader) = &self.reader else { return };
         let Some(gil) = reader.gil else { return };
-        let is_used = looks.iter().any(|look| needs_gil(look.state));
+        let is_used = looks.iter().any(|look| !look.halted && needs_gil(look.state));
         let mut unsure = looks
             .iter_mut()
-            .filter(|look| look.python.is_some() && look.state == State::OnCpuReleased)
+            .filter(|look| !look.halted && look.python.is_some() && look.state == State::OnCpuReleased)
             .collect::<Vec<_>>();
         if unsure.is_empty() || (unsure.len() == 1 && !is_used) {
             return;
@@ -387,11 +389,13 @@ impl Process {
         if seen.stands {
             (state, name) = (State::LockWait, Some(WORLD));
         }
-        seen.call = name.or(seen.call);
+        let halted = matches!(stat.state, b'T' | b't');
+        seen.call = if halted { None } else { name.or(seen.call) };
         Some(Look {
             tid,
             python: thread.map(|thread| thread.state),
             state,
+            halted,
             unsure: false,
             counted: scheduled,
         })
@@ -416,7 +420,7 @@ impl Process {
                 scheduled.ready.wrapping_sub(seen.scheduled.ready),
             ]
             .map(|time| time as f64 / interval);
-            let states = seen.shares(on_cpu, ready);
+            let (states, halted) = seen.shares(on_cpu, ready);
             let count = |switches: SwitchCount| switches.voluntary + switches.forced;
             into.push(ThreadRow {
                 pid: self.pid,
@@ -424,6 +428,7 @@ impl Process {
                 name: name(&self.name, self.pid, tid, seen, functions),
                 states,
                 stopped: states[State::LockWait as usize] * seen.stood(),
+                halted,
                 cpu: on_cpu.min(1.0),
                 switches: count(switches).saturating_sub(count(seen.switches)) as f64 / interval * 1e9,
                 top,
@@ -434,6 +439,7 @@ impl Process {
             seen.switches = switches;
             seen.spent = [0; 8];
             seen.stopped = 0;
+            seen.halted = 0;
             seen.places.clear();
         }
     }
