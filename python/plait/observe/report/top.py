@@ -92,7 +92,7 @@ def heading(record: TopRecord, program: str, width: int) -> list[str]:
 
 def _is_stopped(row: ThreadFigures | ProcessFigures) -> bool:
     """Whether a signal or a debugger had stopped it for most of the time."""
-    return row["halted"] > sum(row[state] for state in STATES)  # type: ignore[literal-required]
+    return row["halted"] > sum(row[state] for state in STATES)
 
 
 def _many(count: int, one: str, more: str) -> str:
