@@ -13,6 +13,7 @@ import signal
 import struct
 import subprocess
 import sys
+import sysconfig
 import termios
 import time
 from collections.abc import Callable, Iterator
@@ -297,6 +298,22 @@ def test_the_process_of_another_user(start: Callable[..., subprocess.Popen[str]]
     )
     assert ran.returncode == 1
     assert "EOFError" in ran.stderr
+
+
+def test_threads_have_their_names(start: Callable[..., subprocess.Popen[str]]) -> None:
+    source = """
+import sys, threading, time
+for name in "alpha", "beta":
+    threading.Thread(target=time.sleep, args=(60,), name=name, daemon=True).start()
+print("up", flush=True)
+sys.stdin.readline()
+"""
+    program = start(source=source)
+    ran = top("--pid", str(program.pid), "--once", "-i", "0.3", "--json")
+    names = {thread["name"] for thread in json.loads(ran.stdout)["threads"]}
+    free_before = sys.version_info < (3, 14) and bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
+    if not free_before:
+        assert names == {"MainThread", "alpha", "beta"}
 
 
 def test_a_process_that_is_stopped(start: Callable[..., subprocess.Popen[str]]) -> None:

@@ -21,6 +21,8 @@ use std::time::Duration;
 /// So often a process is looked through for an interpreter that is not ready, and after that once in a while: it may become another program.
 const TRIES: u32 = 8;
 const RARELY: u32 = 16;
+/// So often the name that the program gave a thread is looked for: not every thread has one.
+const NAME_LOOKS: u8 = 8;
 /// After so long who was on the way to the GIL has it or sleeps, where there is a core.
 const MOMENT: Duration = Duration::from_micros(300);
 /// What of a GIL's structure threads wait on: its condition variables and locks.
@@ -57,7 +59,7 @@ pub struct ThreadRow {
     pub pid: Pid,
     /// The kernel's number of it.
     pub tid: Tid,
-    /// Its name: the kernel's, or, where that is the process's, the function that it was begun for.
+    /// Its name: the program's, where it can be read, or the kernel's, or, where that is the process's, the function that it was begun for.
     pub name: String,
     /// Shares of the interval in each [`State`], by its number. They add up to 1 with `halted`.
     pub states: [f64; 8],
@@ -376,6 +378,10 @@ impl Process {
                 let functions = reader.stacks.functions();
                 works = waits_for_work(&self.stack, functions);
                 seen.begun_for = seen.begun_for.or_else(|| begun_for(&self.stack, functions));
+                if seen.given.is_none() && seen.name_looks < NAME_LOOKS {
+                    seen.name_looks += 1;
+                    seen.given = reader.stacks.name();
+                }
                 if let Some(frame) = self.stack.frames.first() {
                     *seen.places.entry((frame.function, frame.line)).or_default() += 1;
                 }
@@ -519,6 +525,7 @@ fn name(process: &str, pid: Pid, tid: Tid, seen: &Seen, functions: &[Function]) 
     let begun_for = seen.begun_for.and_then(|number| functions.get(number as usize));
     match begun_for {
         _ if pid == tid => "MainThread".into(),
+        _ if seen.given.is_some() => seen.given.clone().unwrap_or_default(),
         Some(function) if seen.name == process => function.name.clone(),
         _ => seen.name.clone(),
     }

@@ -31,6 +31,9 @@ pub(super) struct Seen {
     pub(super) stands: bool,
     pub(super) places: HashMap<(u32, u32), u32>,
     pub(super) begun_for: Option<u32>,
+    /// The name that the program gave it, and how often that was looked for.
+    pub(super) given: Option<String>,
+    pub(super) name_looks: u8,
     /// Whether it is one of Python's that needs the GIL.
     pub(super) wants_gil: bool,
     pub(super) call: Option<&'static str>,
