@@ -156,9 +156,9 @@ pub(crate) struct Items {
 }
 
 impl Items {
-    /// An item begins now; `since` when it has waited for that.
+    /// An item begins now that has waited `since` then; 0 where that is not known.
     #[inline]
-    pub(crate) fn begins(&mut self, since: impl FnOnce() -> Option<u64>) {
+    pub(crate) fn begins(&mut self, since: u64) {
         if self.laps.is_none() {
             let Some(laps) = Laps::begin() else { return };
             self.told = laps.last;
@@ -166,7 +166,8 @@ impl Items {
         }
         if let Some(laps) = &mut self.laps {
             laps.resume();
-            laps.ended(1, since().map_or(0, |since| laps.last.saturating_sub(since)));
+            let waited = if since == 0 { 0 } else { laps.last.saturating_sub(since) };
+            laps.ended(1, waited);
         }
     }
 
