@@ -70,7 +70,7 @@ pub struct Profile {
     pub limits: Vec<String>,
     /// In order of their beginning.
     pub processes: Vec<Process>,
-    /// By process, in order of their beginning.
+    /// By process, in order of their beginning. Of very many that have ended the longest, and the others together by name.
     pub threads: Vec<Thread>,
     /// In order of their beginning. Of very many the longest, and the others together by function.
     pub tasks: Vec<Task>,
@@ -101,6 +101,14 @@ impl Profile {
     #[must_use]
     pub fn stopped(&self) -> u64 {
         self.processes.first().map_or(0, |process| process.stopped)
+    }
+
+    /// How many threads there were.
+    #[must_use]
+    pub fn threads_seen(&self) -> u64 {
+        self.threads
+            .iter()
+            .fold(0, |sum, thread| sum.saturating_add(thread.count))
     }
 }
 
@@ -223,13 +231,15 @@ pub struct Place {
 pub struct Thread {
     /// Its process.
     pub pid: Pid,
-    /// Its number.
+    /// Its number; 0 where it is several.
     pub tid: Tid,
+    /// How many it is: one, or so many that are summed up.
+    pub count: u64,
     /// Its name.
     pub name: String,
     /// Its first instant.
     pub start: u64,
-    /// From then to its last.
+    /// From then to its last; of several, together.
     pub wall: u64,
     /// How long it was in each state: together, its wall time.
     pub times: Times,
@@ -314,7 +324,7 @@ pub struct Pauses {
 pub struct Lock {
     /// Which.
     pub lock: String,
-    /// Who held it; 0 if nobody knows.
+    /// Who held it; 0 if nobody knows, and a number from [`SUMS`](crate::record::SUMS) on if it is one of several.
     pub holder: Tid,
     /// Its name.
     pub holder_name: String,

@@ -8,7 +8,7 @@ use plait_trace::burst::{Bursts, Histogram};
 use plait_trace::fold::{Fold, Options};
 use plait_trace::lane::{Lane, NO_NOTE};
 use plait_trace::profile::{self, Owner, Pauses, Place, Profile, Times};
-use plait_trace::record::Why;
+use plait_trace::record::{SUMS, Why};
 use plait_trace::state::State;
 use pyo3::exceptions::{PyOSError, PyValueError};
 use pyo3::prelude::*;
@@ -257,6 +257,7 @@ fn thread<'py>(py: Python<'py>, thread: &profile::Thread) -> PyResult<Bound<'py,
     let dict = dict!(py, {
         "pid": thread.pid,
         "tid": thread.tid,
+        "count": thread.count,
         "name": &thread.name,
         "start": seconds(thread.start),
         "wall": seconds(thread.wall),
@@ -279,7 +280,7 @@ fn thread<'py>(py: Python<'py>, thread: &profile::Thread) -> PyResult<Bound<'py,
             "count": wait.count, "time": seconds(wait.time),
         })))?,
         "locks": list(py, &thread.locks, |lock| Ok(dict!(py, {
-            "lock": &lock.lock, "holder": lock.holder, "holder_name": &lock.holder_name, "where": &lock.place,
+            "lock": &lock.lock, "holder": if lock.holder < SUMS { lock.holder } else { 0 }, "holder_name": &lock.holder_name, "where": &lock.place,
             "count": lock.count, "time": seconds(lock.time),
         })))?,
     });
