@@ -95,31 +95,40 @@ pub(crate) fn sum_up(digest: &mut Digest, most: usize) {
     if !summed.contains(&true) {
         return;
     }
-    let (mut kept, mut crowds) = (Vec::new(), Crowds::default());
-    // Where each thread is now: among those kept, or among the crowds.
+    let mut crowds = Crowds::default();
+    let mut kept = 0;
+    // Where each thread is then: among those kept, or among the sums.
     let mut places: Vec<(bool, usize)> = Vec::with_capacity(summed.len());
     let mut moved: HashMap<Tid, Tid> = HashMap::new();
-    for (thread, &summed) in std::mem::take(&mut digest.threads).into_iter().zip(&summed) {
+    for (thread, &summed) in digest.threads.iter().zip(&summed) {
         if summed {
-            let tid = thread.log.tid;
-            let place = crowds.add(&mut digest.log, thread);
-            moved.insert(tid, crowds.sums[place].log.tid);
+            let place = crowds.place(&mut digest.log, thread.log.name);
+            moved.insert(thread.log.tid, crowds.sums[place].log.tid);
             places.push((true, place));
         } else {
-            places.push((false, kept.len()));
-            kept.push(thread);
+            places.push((false, kept));
+            kept += 1;
         }
     }
-    for thread in &kept {
+    for (thread, _) in digest.threads.iter().zip(&summed).filter(|(_, summed)| !**summed) {
         moved.remove(&thread.log.tid); // another has had its number
     }
     for key in &mut digest.strip.key {
         let (summed, place) = places[*key as usize];
-        *key = (place + if summed { kept.len() } else { 0 }) as u32;
+        *key = (place + if summed { kept } else { 0 }) as u32;
     }
-    digest.threads = kept;
-    digest.threads.append(&mut crowds.sums);
     rename(digest, &moved);
+    let locks = digest.log.texts.derive(LOCKS);
+    let threads = std::mem::take(&mut digest.threads);
+    digest.threads.reserve(kept + crowds.sums.len());
+    for (thread, (summed, place)) in threads.into_iter().zip(places) {
+        if summed {
+            crowds.sums[place].take_in(thread, locks);
+        } else {
+            digest.threads.push(thread);
+        }
+    }
+    digest.threads.append(&mut crowds.sums);
 }
 
 /// The sums, by name.
@@ -130,14 +139,14 @@ struct Crowds {
 }
 
 impl Crowds {
-    /// Adds a thread to those that have its name. Gives their place.
-    fn add(&mut self, log: &mut Log, thread: ThreadDigest) -> usize {
-        let mut name = pattern(log.texts.get(thread.log.name).unwrap_or(""));
+    /// The place of the sum of those that have such a name.
+    fn place(&mut self, log: &mut Log, name: Text) -> usize {
+        let mut name = pattern(log.texts.get(name).unwrap_or(""));
         if !self.places.contains_key(&name) && self.places.len() >= NAMES {
             OTHERS.clone_into(&mut name);
         }
         let next = self.sums.len();
-        let place = *self.places.entry(name).or_insert_with_key(|name| {
+        *self.places.entry(name).or_insert_with_key(|name| {
             let mut sum = ThreadDigest {
                 from: u64::MAX,
                 ..ThreadDigest::default()
@@ -150,18 +159,13 @@ impl Crowds {
             sum.log.tid = Tid::MAX - next as u32;
             self.sums.push(sum);
             next
-        });
-        let sum = &mut self.sums[place];
-        sum.take_in(thread);
-        if sum.waits.len() >= WAITS {
-            narrow(&mut sum.waits, log.texts.derive(LOCKS));
-        }
-        place
+        })
     }
 }
 
 impl ThreadDigest {
-    fn take_in(&mut self, mut other: ThreadDigest) {
+    /// Adds a thread. What `locks` are called that are too many.
+    fn take_in(&mut self, mut other: ThreadDigest, locks: Text) {
         self.log.count = self.log.count.saturating_add(other.log.count.max(1));
         self.from = self.from.min(other.from);
         self.to = self.to.max(other.to);
@@ -180,6 +184,9 @@ impl ThreadDigest {
         self.io.merge(&other.io);
         for (key, sum) in other.waits {
             self.waits.entry(key).or_default().add(sum.count, sum.time);
+        }
+        if self.waits.len() >= WAITS {
+            narrow(&mut self.waits, locks);
         }
         for (frame, sums) in &other.frames {
             self.frames.entry(*frame).or_default().merge(sums);

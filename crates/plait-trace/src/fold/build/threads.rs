@@ -37,10 +37,10 @@ impl Builder {
             pid: digest.log.pid,
             tid,
             count,
-            name: if thread.log.count == 0 {
-                called
-            } else {
-                format!("{count} threads: {called}")
+            name: match called.as_str() {
+                _ if thread.log.count == 0 => called,
+                "" => format!("{count} threads"),
+                name => format!("{count} threads: {name}"),
             },
             start: thread.from - origin,
             wall: thread.wall(),
