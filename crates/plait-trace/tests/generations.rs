@@ -416,7 +416,7 @@ fn a_short_run_is_one_file_with_all_its_detail() {
 /// So many threads one after the other, 30 ms apart: each runs for 10 ms, holds the GIL for 5 of them, and waits for a lock that the one before has, for 2 ms.
 fn one_after_the_other(threads: u64) -> Vec<Record> {
     let mut story = Story::begin(7, threads * 40 * MS);
-    let ended = story.records.pop().unwrap();
+    let ended = story.records.pop().expect("its end");
     let name = story.text("thread");
     for number in 0..threads {
         let (tid, at) = (100 + number as Tid, number * 40 * MS);
@@ -440,11 +440,11 @@ fn one_after_the_other(threads: u64) -> Vec<Record> {
 }
 
 fn rolled(records: &[Record], limit: u64) -> Generations<Memory> {
-    let mut generations = Generations::new(Memory::default(), 7, limit).unwrap();
+    let mut generations = Generations::new(Memory::default(), 7, limit).expect("memory takes it");
     for record in &records[1..] {
-        generations.write(record).unwrap();
+        generations.write(record).expect("memory takes it");
     }
-    generations.flush().unwrap();
+    generations.flush().expect("memory takes it");
     assert!(*generations.numbers().start() > 0);
     generations
 }
@@ -474,7 +474,7 @@ fn threads_that_have_ended_stay_in_the_sums() {
     for thread in &profile.threads {
         assert_eq!(thread.times.sum(), thread.wall);
     }
-    let summed = profile.threads.last().unwrap();
+    let summed = profile.threads.last().expect("there are some");
     assert_eq!(summed.name, format!("{} threads: thread", summed.count));
     assert!(summed.count > 1_500 && summed.locks.len() < 50, "{summed:?}");
     // One that runs when the file ends is in two.
@@ -505,9 +505,9 @@ fn files_of_a_folder_are_read_in_the_order_of_their_names() {
     let records = long_run(2_500);
     let mut generations = Generations::new(Directory::new(&folder, "7"), 7, 50_000).unwrap();
     for record in &records[1..] {
-        generations.write(record).unwrap();
+        generations.write(record).expect("memory takes it");
     }
-    generations.flush().unwrap();
+    generations.flush().expect("memory takes it");
     let mut paths: Vec<_> = std::fs::read_dir(&folder)
         .unwrap()
         .map(|entry| entry.unwrap().path())
