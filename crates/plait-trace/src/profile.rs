@@ -72,7 +72,7 @@ pub struct Profile {
     pub words: Vec<String>,
     /// In order of their beginning.
     pub processes: Vec<Process>,
-    /// By process, in order of their beginning.
+    /// By process, in order of their beginning. Of very many that have ended the longest, and the others together by name.
     pub threads: Vec<Thread>,
     /// In order of their beginning. Of very many the longest, and the others together by function.
     pub tasks: Vec<Task>,
@@ -103,6 +103,14 @@ impl Profile {
     #[must_use]
     pub fn stopped(&self) -> u64 {
         self.processes.first().map_or(0, |process| process.stopped)
+    }
+
+    /// How many threads there were.
+    #[must_use]
+    pub fn threads_seen(&self) -> u64 {
+        self.threads
+            .iter()
+            .fold(0, |sum, thread| sum.saturating_add(thread.count))
     }
 }
 
@@ -225,13 +233,15 @@ pub struct Place {
 pub struct Thread {
     /// Its process.
     pub pid: Pid,
-    /// Its number.
+    /// Its number; 0 where it is several.
     pub tid: Tid,
+    /// How many it is: one, or so many that are summed up.
+    pub count: u64,
     /// Its name.
     pub name: String,
     /// Its first instant.
     pub start: u64,
-    /// From then to its last.
+    /// From then to its last; of several, together.
     pub wall: u64,
     /// How long it was in each state: together, its wall time.
     pub times: Times,
@@ -316,7 +326,7 @@ pub struct Pauses {
 pub struct Lock {
     /// Which.
     pub lock: String,
-    /// Who held it; 0 if nobody knows.
+    /// Who held it; 0 if nobody knows, and a number from [`SUMS`](crate::record::SUMS) on if it is one of several.
     pub holder: Tid,
     /// Its name.
     pub holder_name: String,

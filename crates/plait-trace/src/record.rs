@@ -10,6 +10,9 @@ pub struct Text(pub u32);
 /// The kernel's number of a thread.
 pub type Tid = u32;
 
+/// Numbers from here on are of no thread of a system's, but of sums of threads that have ended.
+pub const SUMS: Tid = 1 << 31;
+
 /// The kernel's number of a process.
 pub type Pid = u32;
 
@@ -382,6 +385,8 @@ pub enum Record {
         steps: u64,
         longest: u64,
     },
+    /// What follows of this thread is the sum of so many that have ended, which had names like this, and is no thread's.
+    Others { tid: Tid, name: Text, count: u64 },
     /// How many tasks have ended of which nothing else is kept.
     TasksLeft { count: u64 },
     /// The same of what a task awaited.

@@ -1256,3 +1256,114 @@ proptest! {
         prop_assert_eq!(one, fold(&records));
     }
 }
+
+/// A main thread that starts 300 others and waits for each, which has a name of its own and a lock that the next one waits for.
+fn many_threads(options: Options) -> Profile {
+    let mut story = Story::begin(7, 3_000 * MS);
+    story.thread(7, "main");
+    let frame = story.frame("work", "app.py", 3);
+    for number in 0..300 {
+        let (tid, at) = (100 + number as u32, number * 10 * MS);
+        let name = story.text(&format!("worker-{number} (f)"));
+        story.add(Record::Thread {
+            tid,
+            at: story.at(at),
+            name,
+            born: true,
+        });
+        story.switch(tid, at, true, false);
+        story.gil(tid, at, at + 4 * MS, GilSpan::Held);
+        story.gil(tid, at + 4 * MS, at + 6 * MS, GilSpan::Wanted);
+        story.gil(7, at + 4 * MS, at + 6 * MS, GilSpan::Held);
+        story.stack(tid, at + MS, frame, Why::Tick);
+        story.switch(tid, at + 6 * MS, false, false);
+        story.lock_wait(tid, at + 6 * MS, at + 8 * MS, "lock", tid - 1, "app.py:3");
+        story.lock_wait(7, at, at + 4 * MS, "lock", tid, "app.py:4");
+        // One lasts longer than the others.
+        let end = at + if number == 150 { 9 * MS } else { 8 * MS };
+        story.add(Record::ThreadEnd { tid, at: story.at(end) });
+    }
+    let mut fold = Fold::new(options);
+    for record in story.records {
+        fold.add(7, record);
+    }
+    fold.finish()
+}
+
+#[test]
+fn of_very_many_threads_the_longest_are_listed_and_the_others_summed_up_by_name() {
+    let all = many_threads(Options::default());
+    let some = many_threads(Options {
+        threads: 10,
+        ..Options::default()
+    });
+    assert_eq!((all.threads.len(), some.threads.len()), (301, 12));
+    assert_eq!((all.threads_seen(), some.threads_seen()), (301, 301));
+    let summed = &some.threads[11];
+    assert_eq!((summed.tid, summed.count), (0, 290));
+    assert_eq!(summed.name, "290 threads: worker-N (f)");
+    assert!(some.threads[..11].iter().any(|thread| thread.name == "worker-150 (f)"));
+    for thread in &some.threads {
+        assert_eq!(thread.times.sum(), thread.wall);
+    }
+    // Who waited for one of them waited for their sum, so that there are no more of these than listed threads either.
+    assert!(
+        some.threads
+            .iter()
+            .all(|thread| thread.locks.len() <= 12 && thread.waits.len() <= 12)
+    );
+    let of_main = some.threads[0]
+        .locks
+        .iter()
+        .find(|lock| lock.holder_name == "worker-N (f)");
+    assert_eq!(of_main.map(|lock| lock.count), Some(290));
+    let lanes = some.lanes.iter().filter(|lane| matches!(lane.owner, Owner::Thread(_)));
+    assert_eq!(lanes.count(), 11);
+    assert_eq!(all.limits.len() + 1, some.limits.len(), "{:?}", some.limits);
+    assert_eq!(
+        some.limits[0],
+        "301 threads were seen; 290 that had ended, and had lasted least, are summed up by name and not listed one by one"
+    );
+    let listed = some.stacks.samples.iter().map(|sample| sample.thread).max();
+    assert_eq!((listed, some.stacks.samples.len()), (Some(11), 300));
+    assert!(some.gil[0].lane.key.iter().all(|thread| *thread < 12));
+}
+
+#[test]
+fn sums_are_the_same_however_many_threads_are_listed() {
+    let all = many_threads(Options::default());
+    let some = many_threads(Options {
+        threads: 10,
+        ..Options::default()
+    });
+    let sum = |profile: &Profile, of: fn(&Thread) -> u64| profile.threads.iter().map(of).sum::<u64>();
+    let of: [fn(&Thread) -> u64; 7] = [
+        |thread| thread.wall,
+        |thread| thread.gil_takes,
+        |thread| thread.switches_voluntary,
+        |thread| thread.cpu_bursts.count,
+        |thread| thread.waits.iter().map(|wait| wait.time).sum(),
+        |thread| thread.locks.iter().map(|lock| lock.time).sum(),
+        |thread| thread.times.of(State::GilWait),
+    ];
+    for figure in of {
+        assert_eq!(sum(&all, figure), sum(&some, figure));
+    }
+    assert_eq!(all.processes, some.processes);
+    assert_eq!((all.verdict, all.moments.any_gil), (some.verdict, some.moments.any_gil));
+    assert!((all.moments.active - some.moments.active).abs() < 1e-6);
+    let of_functions = |profile: &Profile| {
+        let functions = profile.functions.iter();
+        functions
+            .map(|function| {
+                (
+                    function.times,
+                    function.caused_gil_wait,
+                    function.samples,
+                    function.total_cpu,
+                )
+            })
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(of_functions(&all), of_functions(&some));
+}

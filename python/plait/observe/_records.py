@@ -128,11 +128,13 @@ class ThreadRecord(States):
     """One thread; its states add up to its `wall`.
 
     `stop_the_world` is the part of `lock_wait` in which it stood still because another thread had stopped all others, or waited
-    until they did; `stops` counts how often it stood still.
+    until they did; `stops` counts how often it stood still. Where very many have ended, some rows are the sum of `count`
+    threads with names alike, and their `tid` is 0.
     """
 
     pid: int
     tid: int
+    count: NotRequired[int]
     name: str
     start: float
     wall: float

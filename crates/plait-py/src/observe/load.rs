@@ -9,7 +9,7 @@ use plait_trace::file::Writer;
 use plait_trace::fold::{Fold, Options};
 use plait_trace::lane::{Lane, NO_NOTE};
 use plait_trace::profile::{self, Owner, Pauses, Place, Profile, Times};
-use plait_trace::record::{Record, Why, task_name};
+use plait_trace::record::{Record, SUMS, Why, task_name};
 use plait_trace::state::State;
 use pyo3::exceptions::{PyOSError, PyValueError};
 use pyo3::prelude::*;
@@ -246,6 +246,7 @@ fn thread<'py>(py: Python<'py>, thread: &profile::Thread) -> PyResult<Bound<'py,
     let dict = dict!(py, {
         "pid": thread.pid,
         "tid": thread.tid,
+        "count": thread.count,
         "name": &thread.name,
         "start": seconds(thread.start),
         "wall": seconds(thread.wall),
@@ -268,7 +269,7 @@ fn thread<'py>(py: Python<'py>, thread: &profile::Thread) -> PyResult<Bound<'py,
             "count": wait.count, "time": seconds(wait.time),
         })))?,
         "locks": list(py, &thread.locks, |lock| Ok(dict!(py, {
-            "lock": &lock.lock, "holder": lock.holder, "holder_name": &lock.holder_name, "where": &lock.place,
+            "lock": &lock.lock, "holder": if lock.holder < SUMS { lock.holder } else { 0 }, "holder_name": &lock.holder_name, "where": &lock.place,
             "count": lock.count, "time": seconds(lock.time),
         })))?,
     });

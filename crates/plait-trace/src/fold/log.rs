@@ -415,7 +415,7 @@ impl Log {
                 frame,
             } => {
                 let (from, to) = (self.time(from), self.time(to.max(from)));
-                let base = &mut self.thread(tid).base;
+                let base = self.thread(tid).base();
                 let (first, last) = base.span.unwrap_or((from, to));
                 base.span = Some((first.min(from), last.max(to)));
                 base.times.merge(&Times((*states).map(|time| time.min(LATEST))));
@@ -441,7 +441,7 @@ impl Log {
                     longest: longest.min(LATEST),
                     samples,
                 };
-                self.thread(tid).base.frames.entry(frame).or_default().merge(&sums);
+                self.thread(tid).base().frames.entry(frame).or_default().merge(&sums);
             }
             Record::WaitSums {
                 tid,
@@ -458,7 +458,7 @@ impl Log {
                     Key::Call(kind, call, target)
                 };
                 self.thread(tid)
-                    .base
+                    .base()
                     .waits
                     .entry(key)
                     .or_default()
@@ -474,7 +474,7 @@ impl Log {
             } => {
                 let key = Key::Lock(lock, holder, where_held);
                 self.thread(tid)
-                    .base
+                    .base()
                     .waits
                     .entry(key)
                     .or_default()
@@ -486,7 +486,7 @@ impl Log {
                 time,
                 longest,
             } => {
-                let base = &mut self.thread(tid).base;
+                let base = self.thread(tid).base();
                 base.stops = base.stops.saturating_add(count);
                 base.longest_stop = base.longest_stop.max(longest.min(LATEST));
                 base.waits.entry(Key::World).or_default().add(count, time.min(LATEST));
@@ -507,9 +507,14 @@ impl Log {
                 sums.stood = sums.stood.saturating_add(stood.min(LATEST));
                 sums.lengths.add_many(bucket, count);
             }
+            Record::Others { tid, name, count } => {
+                let thread = self.thread(tid);
+                (thread.name, thread.told) = (name, true);
+                thread.count = thread.count.saturating_add(count);
+            }
             Record::TasksLeft { count } => self.tasks_left = self.tasks_left.saturating_add(count),
             Record::BurstSums { tid, io, bucket, count } => {
-                let base = &mut self.thread(tid).base;
+                let base = self.thread(tid).base();
                 if io { &mut base.io } else { &mut base.cpu }.add_many(bucket, count);
             }
             Record::TaskSums {

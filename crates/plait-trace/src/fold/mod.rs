@@ -14,6 +14,7 @@
 //! | `hold` | who held the GIL, and who waited for whom |
 //! | `moments` | what the wall time went to |
 //! | `pauses` | pauses in which one thread stopped all others |
+//! | `crowd` | threads that have ended, where there are very many |
 //! | `tasks` | tasks of event loops, callbacks that held them, tasks of pools |
 //! | `roll` | a digest as records: the sums of what is dropped |
 //! | `summary` | sums over what a profile lists |
@@ -21,6 +22,7 @@
 
 mod build;
 mod counts;
+mod crowd;
 mod digest;
 mod frames;
 mod halts;
@@ -63,6 +65,8 @@ pub struct Options {
     pub lane: usize,
     /// Segments of all lanes together, at most, as far as each has a few.
     pub lanes: usize,
+    /// Threads of a process that have ended and are listed one by one, at most.
+    pub threads: usize,
     /// Tasks that are listed one by one, at most.
     pub tasks: usize,
     /// Stacks that are listed one by one, at most.
@@ -74,6 +78,7 @@ impl Default for Options {
         Options {
             lane: 100_000,
             lanes: 2_000_000,
+            threads: 5_000,
             tasks: 5_000,
             samples: 200_000,
         }
@@ -87,6 +92,7 @@ impl Options {
         Options {
             lane: 0,
             lanes: 0,
+            threads: 5_000,
             tasks: 5_000,
             samples: 0,
         }

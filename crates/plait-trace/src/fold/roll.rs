@@ -10,6 +10,9 @@ use crate::record::{GilSpan, Record, Text, Tid, WaitKind};
 /// Of tasks that have ended, so many are kept: the longest.
 const TASKS: usize = 1_000;
 
+/// Of threads that have ended, so many are kept: the longest.
+pub(crate) const THREADS: usize = 1_000;
+
 /// So many callbacks that held their loop are kept: the longest.
 const BLOCKED: usize = 100;
 
@@ -38,7 +41,9 @@ pub(crate) fn records(digest: Digest) -> Vec<Record> {
                     .map(|(bucket, count)| Record::BurstSums { tid, io, bucket, count }),
             );
         }
-        rest(&thread.log, &thread.rest, &mut to);
+        if let Some(left) = &thread.rest {
+            rest(&thread.log, left, &mut to);
+        }
         to.extend(thread.log.end.map(|at| Record::ThreadEnd {
             tid: thread.log.tid,
             at,
@@ -181,11 +186,16 @@ fn last_hold(log: &ThreadLog) -> Option<Span> {
 
 fn sums(thread: &ThreadDigest, to: &mut Vec<Record>) {
     let (tid, name) = (thread.log.tid, thread.log.name);
-    to.push(Record::Thread {
-        tid,
-        at: thread.from,
-        name,
-        born: thread.log.born.is_some(),
+    let count = thread.log.count;
+    to.push(if count > 0 {
+        Record::Others { tid, name, count }
+    } else {
+        Record::Thread {
+            tid,
+            at: thread.from,
+            name,
+            born: thread.log.born.is_some(),
+        }
     });
     to.push(Record::Sums {
         tid,
@@ -251,9 +261,6 @@ fn waits(thread: &ThreadDigest, to: &mut Vec<Record>) {
 /// What those need who go on: where the thread's lines stand, and what lies behind the cut.
 fn rest(log: &ThreadLog, rest: &ThreadLog, to: &mut Vec<Record>) {
     let tid = log.tid;
-    if log.end.is_some() {
-        return;
-    }
     to.extend(last_hold(log).map(|hold| Record::Gil {
         tid,
         from: hold.from,

@@ -228,7 +228,8 @@ impl Figures {
             times.merge(&thread.times);
             stopped = stopped.saturating_add(thread.stop_the_world);
             waiting_for_turn = waiting_for_turn.saturating_add(waited_for_turn(thread, profile.wall));
-            if active(&thread.times) >= 0.1 * seconds(profile.wall) {
+            // Those that are summed up are many that lasted for a moment.
+            if thread.count == 1 && active(&thread.times) >= 0.1 * seconds(profile.wall) {
                 busy_threads += 1.0;
             }
         }

@@ -116,7 +116,7 @@ function tables() {
     ["its time", "mix", (each) => [each, 0]],
   ], 1);
   table("threads", threads, [
-    ["thread", "name", (each) => [each.name, `${each.tid}${several ? ` of ${each.pid}` : ""}`]],
+    ["thread", "name", (each) => [each.name, `${each.tid || "ended"}${several ? ` of ${each.pid}` : ""}`]],
     time("wall", "wall", "From its first to its last instant in the profile"),
     ["its time", "mix", (each) => [each, each.wall]],
     ...ofGil(time("Python", "on_cpu_gil", "On a core with the GIL")),

@@ -256,7 +256,7 @@ def _threads(summary: _Summary, profile: ProfileRecord) -> None:
     room = 24 if several and summary.width >= WIDTH else 18
     bar = summary.width - room - 36
     summary.title(
-        f"Threads ({len(threads):,})",
+        f"Threads ({sum(each.get('count', 1) for each in threads):,})",
         f"{'wall':>9}{heads[0]:>8}{heads[1]:>10}{heads[2]:>6}  ",
         f"{'their time':<{bar}}",
     )

@@ -1,7 +1,7 @@
 //! Tasks of event loops, and what held these.
 
 use super::functions::FramesOf;
-use super::{Builder, text};
+use super::{Builder, kernels, text};
 use crate::fold::digest::Digest;
 use crate::fold::summary;
 use crate::fold::tasks::TaskDigest;
@@ -22,7 +22,7 @@ impl Builder {
             let name = text(digest, held.callback);
             self.profile.blocked.push(Blocked {
                 pid: digest.log.pid,
-                tid: held.tid,
+                tid: kernels(held.tid),
                 loop_name: thread.map_or_else(String::new, |thread| text(digest, thread.log.name)),
                 callback: held.task.map_or_else(|| name.clone(), |task| task_name(&name, task)),
                 coroutine,
