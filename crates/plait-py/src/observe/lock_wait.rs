@@ -65,7 +65,7 @@ impl LockWait {
         let kind = lock
             .get_type()
             .name()
-            .and_then(|name| name.extract::<String>())
+            .map(|name| name.to_string_lossy().into_owned())
             .unwrap_or_default();
         let kind = kind.strip_prefix("Shared").unwrap_or(&kind);
         let text = format!("plait.{kind} at {:#x}", lock.as_ptr() as usize);
