@@ -137,3 +137,34 @@ def test_a_script_whose_name_is_no_text(tmp_path: Path) -> None:
 def test_a_process_is_called_as_its_program(monkeypatch: pytest.MonkeyPatch, words: list[str], name: str) -> None:
     monkeypatch.setattr(sys, "orig_argv", ["python", *words])
     assert _session._name() == name
+
+
+MANY = """
+import asyncio, threading, time
+async def nothing():
+    pass
+async def main():
+    for some in range(70):
+        await asyncio.gather(*(asyncio.create_task(nothing(), name=f"order {some * 1000 + n}") for n in range(1000)))
+    def blocks():
+        time.sleep(0.12)
+    asyncio.get_running_loop().call_soon(blocks)
+    await asyncio.create_task(asyncio.sleep(0.3), name="the late one")
+asyncio.run(main())
+thread = threading.Thread(target=time.sleep, args=(0.2,), name="late thread 7")
+thread.start()
+thread.join()
+"""
+
+
+def test_many_names_leave_room_for_others(tmp_path: Path) -> None:
+    path = tmp_path / "program.py"
+    path.write_text(MANY)
+    ran, report = profiled(tmp_path, str(path), timeout=110.0)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert "late thread 7" in [thread["name"] for thread in report["threads"]]
+    tasks = {task["name"] for task in report["tasks"]}
+    assert "the late one" in tasks and "" not in tasks, tasks
+    assert any("blocks" in each["callback"] for each in report["blocked"]), report["blocked"]
+    assert report["overhead"]["lost_names"] > 30_000 and report["overhead"]["lost_records"] == 0
+    assert any("no room for one more name" in limit for limit in report["limits"]), report["limits"]

@@ -459,4 +459,5 @@ records! {
     }
     46 TasksLeft { count: Plain }
     48 Derived { number: Plain, text: Plain }
+    49 Unnamed { count: Plain }
 }

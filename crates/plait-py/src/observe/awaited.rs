@@ -1,5 +1,6 @@
 //! What a suspended coroutine awaits, in words: the function that is awaited innermost, and the line of the program that it comes from.
 
+use plait_probe::observer::Named;
 use plait_trace::record::Text;
 use pyo3::ffi;
 use pyo3::prelude::*;
@@ -136,7 +137,8 @@ pub(crate) fn name_of(object: &Bound<'_, PyAny>) -> String {
 pub(crate) fn describe(journal: &Journal, coroutine: &Bound<'_, PyAny>, yielded: Option<&Bound<'_, PyAny>>) -> Awaited {
     let (what, place) = look(coroutine, yielded);
     Awaited {
-        what: journal.text(&what),
+        // A task, by its name, most of all.
+        what: journal.name(Named::Task, &what),
         place: journal.text(&place),
     }
 }

@@ -4,7 +4,7 @@
 use std::ffi::CStr;
 use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering::Relaxed};
 
-use plait_probe::observer::Turn;
+use plait_probe::observer::{Named, Turn};
 use plait_sys::time::monotonic_ns;
 use plait_trace::record::{Record, Text};
 use pyo3::exceptions::PyStopIteration;
@@ -111,7 +111,7 @@ impl ObservedCoroutine {
             let name = task_name(task)
                 .and_then(|name| awaited::text(&name))
                 .unwrap_or_default();
-            self.tell(py, told, self.journal.text(&name));
+            self.tell(py, told, self.journal.name(Named::Task, &name));
             return;
         }
         let kept = Owner {
@@ -138,7 +138,7 @@ impl ObservedCoroutine {
         let number = name.strip_prefix("Task-").and_then(|number| number.parse().ok());
         let (task, name) = match number.filter(|number: &u64| is_automatic && (1..UNNUMBERED).contains(number)) {
             Some(number) => (number, Text::default()),
-            None => (NEXT.fetch_add(1, Relaxed), self.journal.text(&name)),
+            None => (NEXT.fetch_add(1, Relaxed), self.journal.name(Named::Task, &name)),
         };
         drop(owner);
         self.task.store(task, Relaxed);

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use plait_probe::observer::{Interpreter, Observer, OpenSink, Program, Settings, Sink};
+use plait_probe::observer::{Interpreter, Named, Observer, OpenSink, Program, Settings, Sink};
 use plait_probe::stack::{Stacks, Witness};
 use plait_sys::time::monotonic_ns;
 use plait_sys::{cpu, thread};
@@ -185,7 +185,7 @@ pub(crate) fn observe_forked() {
 #[pyfunction]
 pub(crate) fn observe_thread(tid: u32, name: &Bound<'_, PyString>, born: bool) {
     let Some(journal) = journal::active() else { return };
-    let name = journal.text(&name.to_string_lossy());
+    let name = journal.name(Named::Thread, &name.to_string_lossy());
     let at = monotonic_ns();
     journal.tell(Record::Thread { tid, at, name, born });
 }
