@@ -13,9 +13,9 @@ __all__ = ["run"]
 _USAGE: Final = f"""\
 usage: plait report FILE [options]
 
-FILE is what `plait profile -o FILE` or `plait.profile(save=FILE)` has written, or the folder that one
-which was killed has left: plait-profile-... in the folder of temporary files (TMPDIR) of `plait profile`,
-FILE.parts of `plait.profile(save=FILE)`.
+FILE is what `plait profile -o FILE` or `plait.profile(save=FILE)` has written, or the folder that is left
+where that was killed: plait-profile-... in the folder of temporary files (TMPDIR) of the first, FILE.parts of
+the second.
 
 {_output.HELP}"""
 
