@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 import sysconfig
 from pathlib import Path
@@ -328,6 +330,23 @@ with plait.profile(save={str(tmp_path / "kept")!r}):
 """
     run_script(source, check=False)
     assert plait.Profile.load(tmp_path / "kept.parts").wall > 0.2
+
+
+def test_a_block_that_is_not_left_when_the_program_ends_leaves_no_folder(tmp_path: Path) -> None:
+    source = """
+import threading, plait
+began = threading.Event()
+def profiles():
+    with plait.profile():
+        began.set()
+        threading.Event().wait()
+threading.Thread(target=profiles, daemon=True).start()
+began.wait()
+"""
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    ran = subprocess.run([sys.executable, "-c", source], env=environment, capture_output=True, text=True, timeout=60)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert os.listdir(tmp_path) == []
 
 
 def test_children_stop_with_the_profile(run_script: Any) -> None:

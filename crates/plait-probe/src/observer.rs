@@ -25,7 +25,7 @@ use plait_sys::{descriptors, fork, thread};
 use plait_trace::record::{Pid, Record, Text};
 
 use crate::desk::Desk;
-pub use crate::desk::{Pooled, Turn};
+pub use crate::desk::{Named, Pooled, Turn};
 use crate::gil::Gil;
 use crate::meter;
 use crate::stacks::Stacks;
@@ -222,6 +222,12 @@ impl Observer {
     #[must_use]
     pub fn text(&self, text: &str) -> Text {
         self.0.desk.text(text)
+    }
+
+    /// The same for a text of which a program may have any number. Any thread, at any time.
+    #[must_use]
+    pub fn name(&self, named: Named, text: &str) -> Text {
+        self.0.desk.name(named, text)
     }
 
     /// Ends it: the hooks, which stay, measure no more; writes what is left and then `ProcessEnd` with `code`, drops the sink, and returns when all

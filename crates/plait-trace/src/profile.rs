@@ -154,6 +154,8 @@ pub struct Overhead {
     pub hooks_cpu: u64,
     /// Records that were lost for want of room.
     pub lost_records: u64,
+    /// How often a name found no room.
+    pub lost_names: u64,
     /// Bytes that were read.
     pub trace_bytes: u64,
 }

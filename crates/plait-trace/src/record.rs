@@ -308,6 +308,8 @@ pub enum Record {
         hooks: u64,
         lost: u64,
     },
+    /// How often a text has found no room so far: it stands with `…` for its numbers, or as one that says that it has no name.
+    Unnamed { count: u64 },
     /// Sums of a thread over a time whose detail was dropped: nanoseconds in each state, by its number, its switches, how often it took the
     /// GIL, and its `longest` hold, which began at `hold_at` in `frame` (0: not known).
     Sums {

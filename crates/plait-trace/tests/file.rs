@@ -183,6 +183,7 @@ fn processes() -> impl Strategy<Value = Record> {
             exact,
             why
         })),
+        any::<u64>().prop_map(|count| Record::Unnamed { count }),
         any::<(u64, u64, u64, u64)>().prop_map(|(at, observer, hooks, lost)| Record::Cost {
             at,
             observer,

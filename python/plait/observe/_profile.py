@@ -382,8 +382,12 @@ def _join(folder: str, stems: list[str], into: str) -> None:
 def _discard(folder: str, owner: int) -> None:
     import shutil
 
-    if os.getpid() == owner:
-        shutil.rmtree(folder, ignore_errors=True)
+    if os.getpid() != owner:
+        return
+    settings = _session.current()
+    if settings is not None and settings.folder == folder:  # the program ends, and a thread of it is in the block still
+        _session.end()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 class Profiling:
@@ -429,6 +433,10 @@ class Profiling:
             raise
         self._began = True
         self._owner = os.getpid()
+        if self._save is None:
+            import weakref
+
+            weakref.finalize(self._profile, _discard, self._folder, self._owner)
         return self._profile
 
     def __exit__(
@@ -446,10 +454,6 @@ class Profiling:
             import shutil
 
             shutil.rmtree(self._folder, ignore_errors=True)
-        else:
-            import weakref
-
-            weakref.finalize(self._profile, _discard, self._folder, os.getpid())
 
 
 #: What ends a profile that only looks on while a program runs that may make one of its own.

@@ -31,6 +31,7 @@ class Overhead(TypedDict):
     observer_cpu: float
     hooks_cpu: float
     lost_records: int
+    lost_names: int
     trace_bytes: int
 
 

@@ -142,15 +142,17 @@ def _stop(session: _Session, code: int | None) -> None:
     if not session.observed:
         return
     session.observed = False
-    if "threading" in sys.modules:
-        from plait.observe import _threads
+    try:
+        if "threading" in sys.modules:
+            from plait.observe import _threads
 
-        _threads.tell_names()
-    if session.settings.tasks and "asyncio" in sys.modules:
-        from plait.observe import _tasks
+            _threads.tell_names()
+        if session.settings.tasks and "asyncio" in sys.modules:
+            from plait.observe import _tasks
 
-        _tasks.tell_pending()
-    _core.observe_stop(code)
+            _tasks.tell_pending()
+    finally:
+        _core.observe_stop(code)
 
 
 def _install(session: _Session) -> None:
@@ -224,15 +226,25 @@ def take_back(settings: Settings, word: str) -> None:
 
 def _name() -> str:
     """What this process runs, in a few words."""
-    words = sys.orig_argv[1:]
-    for at, word in enumerate(words):
-        if word == "-c":
-            code = words[at + 1] if at + 1 < len(words) else ""
-            return "multiprocessing" if "multiprocessing" in code else "python -c"
-        if word == "-m":
-            return f"-m {words[at + 1]}" if at + 1 < len(words) else "-m"
+    words = iter(sys.orig_argv[1:])
+    for word in words:
+        if word == "-":
+            return "python -"
         if not word.startswith("-"):
             return os.path.basename(word)
+        if word == "--check-hash-based-pycs":
+            next(words, "")
+        if word.startswith("--"):
+            continue
+        for end, letter in enumerate(word[1:], 2):
+            if letter not in "cmWX":
+                continue
+            value = word[end:] or next(words, "")
+            if letter == "c":
+                return "multiprocessing" if "multiprocessing" in value else "python -c"
+            if letter == "m":
+                return f"-m {value}".rstrip()
+            break  # the value of an option
     return "python"
 
 

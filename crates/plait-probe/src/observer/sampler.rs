@@ -18,6 +18,7 @@ use super::threads::Thread;
 use super::waits::{Found, look};
 use super::{Running, Settings, Sink};
 use crate::bursts;
+use crate::desk::Named;
 use crate::gil::Gil;
 use crate::meter::{self, Clock, Doing, Meter};
 use crate::proc::{Scheduled, Tasks, line};
@@ -264,7 +265,7 @@ impl Sampler {
             What::Ended => self.ended(event.tid, event.at),
             What::Named(name) => {
                 if self.threads.contains_key(&event.tid) && !self.names.contains_key(&event.tid) {
-                    let name = self.shared.desk.text(&line(name.bytes()));
+                    let name = self.shared.desk.name(Named::Thread, &line(name.bytes()));
                     self.batch.push(Record::Thread {
                         tid: event.tid,
                         at: event.at,
@@ -384,9 +385,10 @@ impl Sampler {
                 {
                     thread.asked = now;
                     let owner = frames.owner(thread.tid, word, now);
-                    let text = |text: &str| self.shared.desk.text(text);
                     if let Some((tid, place)) = owner {
-                        thread.held_up = Some((text(&deadlocks::name(word, true)), tid, text(&place)));
+                        let desk = &self.shared.desk;
+                        let lock = desk.name(Named::Target, &deadlocks::name(word, true));
+                        thread.held_up = Some((lock, tid, desk.text(&place)));
                     }
                 }
                 continue;
@@ -400,11 +402,12 @@ impl Sampler {
                 taken = deadlocks::name_limited(found.as_mut(), |word| frames.wanted(thread.tid, word, now));
             }
             // Who has it is not known; that it is waited for is.
-            thread.held_up = taken.map(|name| (self.shared.desk.text(&name), 0, Text::default()));
+            thread.held_up = taken.map(|name| (self.shared.desk.name(Named::Target, &name), 0, Text::default()));
             thread.word = deadlocks::word_of(found.as_ref());
             if let Some(Found::Wait { kind, call, target, .. }) = found {
                 thread.looked = now;
-                let (call, target) = (self.shared.desk.text(&call), self.shared.desk.text(&target));
+                let desk = &self.shared.desk;
+                let (call, target) = (desk.text(&call), desk.name(Named::Target, &target));
                 self.batch.push(Record::Wait {
                     tid: thread.tid,
                     at,
@@ -485,6 +488,10 @@ impl Sampler {
             hooks: 2 * (takes + self.gone_takes).saturating_sub(bursts::figures().takes) * self.event_cost,
             lost: lost + self.gone_lost + self.shared.desk.lost() + self.switches.as_ref().map_or(0, Switches::lost),
         });
+        let count = self.shared.desk.unnamed();
+        if count > 0 {
+            self.batch.push(Record::Unnamed { count });
+        }
     }
 
     /// Says how much of the time events were counted rather than timed, if that was a hundredth of it, and some milliseconds.

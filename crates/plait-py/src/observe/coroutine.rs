@@ -4,7 +4,7 @@
 use std::ffi::CStr;
 use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering::Relaxed};
 
-use plait_probe::observer::Turn;
+use plait_probe::observer::{Named, Turn};
 use plait_sys::time::monotonic_ns;
 use plait_trace::record::{Record, Text, UNNUMBERED};
 use pyo3::exceptions::PyStopIteration;
@@ -107,8 +107,10 @@ impl ObservedCoroutine {
         let told = self.task.load(Relaxed);
         if told != 0 {
             // An eager one, which has begun, and may have ended, before its maker got it: kept, it would be in a circle for good.
-            let name = task_name(task).map(|name| text(&name)).unwrap_or_default();
-            self.tell(py, told, self.journal.text(&name));
+            let name = task_name(task)
+                .and_then(|name| awaited::text(&name))
+                .unwrap_or_default();
+            self.tell(py, told, self.journal.name(Named::Task, &name));
             return;
         }
         let kept = Owner {
@@ -131,11 +133,11 @@ impl ObservedCoroutine {
         let automatic = owner.as_ref().and_then(|owner| owner.automatic.as_ref());
         // One that was set later is another object, even if it reads the same.
         let is_automatic = matches!((&name, automatic), (Some(name), Some(automatic)) if name.is(automatic));
-        let name = name.map(|name| text(&name)).unwrap_or_default();
+        let name = name.and_then(|name| awaited::text(&name)).unwrap_or_default();
         let number = name.strip_prefix("Task-").and_then(|number| number.parse().ok());
         let (task, name) = match number.filter(|number: &u64| is_automatic && (1..UNNUMBERED).contains(number)) {
             Some(number) => (number, Text::default()),
-            None => (NEXT.fetch_add(1, Relaxed), self.journal.text(&name)),
+            None => (NEXT.fetch_add(1, Relaxed), self.journal.name(Named::Task, &name)),
         };
         drop(owner);
         self.task.store(task, Relaxed);
@@ -350,10 +352,6 @@ impl ObservedCoroutine {
         let before = (self.awaited.with(py, Option::take), self.owner.with(py, Option::take));
         drop(before);
     }
-}
-
-fn text(name: &Bound<'_, PyAny>) -> String {
-    name.extract().unwrap_or_default()
 }
 
 unsafe extern "C" {

@@ -139,6 +139,7 @@ fn to_dict<'py>(py: Python<'py>, profile: &Profile) -> PyResult<Bound<'py, PyDic
             "observer_cpu": seconds(overhead.observer_cpu),
             "hooks_cpu": seconds(overhead.hooks_cpu),
             "lost_records": overhead.lost_records,
+            "lost_names": overhead.lost_names,
             "trace_bytes": overhead.trace_bytes,
         }),
         "methods": list(py, &profile.methods, |method| Ok(dict!(py, {

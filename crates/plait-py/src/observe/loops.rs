@@ -386,7 +386,7 @@ fn named(callback: &Bound<'_, PyAny>) -> String {
     }
     let name = awaited::name_of(&inner);
     let place = awaited::attribute(&inner, intern!(py, "__code__")).and_then(|code| {
-        let file: String = awaited::attribute(&code, intern!(py, "co_filename"))?.extract().ok()?;
+        let file = awaited::text(&awaited::attribute(&code, intern!(py, "co_filename"))?)?;
         let line: u32 = awaited::attribute(&code, intern!(py, "co_firstlineno"))?
             .extract()
             .ok()?;

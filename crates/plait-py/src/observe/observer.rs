@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use plait_probe::observer::{Interpreter, Observer, OpenSink, Program, Settings, Sink};
+use plait_probe::observer::{Interpreter, Named, Observer, OpenSink, Program, Settings, Sink};
 use plait_probe::stack::{Stacks, Witness};
 use plait_sys::time::monotonic_ns;
 use plait_sys::{cpu, thread};
@@ -12,6 +12,7 @@ use plait_trace::record::{Method, Record};
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::ffi;
 use pyo3::prelude::*;
+use pyo3::types::PyString;
 
 use super::journal;
 use crate::gil;
@@ -26,7 +27,7 @@ use crate::intern;
 pub(crate) fn observe_start(
     py: Python<'_>,
     path: PathBuf,
-    name: String,
+    name: &Bound<'_, PyString>,
     over: PathBuf,
     parent: u32,
     rate: f64,
@@ -56,7 +57,7 @@ pub(crate) fn observe_start(
     let version = py.version_info();
     let interval: f64 = py.import("sys")?.call_method0("getswitchinterval")?.extract()?;
     let program = Program {
-        name,
+        name: name.to_string_lossy().into_owned(),
         python: format!("{}.{}.{}", version.major, version.minor, version.patch),
         parent,
         switch_interval: match interpreter {
@@ -181,19 +182,24 @@ pub(crate) fn observe_forked() {
     journal::forked();
 }
 
-/// Tells the name of a thread; `born` when it has just begun.
+/// Tells the name of a thread; `born` when it has just begun. A name may have lone surrogates, as all texts of the program: they are replaced,
+/// since it is not the program's error that nobody can write them down.
 #[pyfunction]
-pub(crate) fn observe_thread(tid: u32, name: &str, born: bool) {
+pub(crate) fn observe_thread(tid: u32, name: &Bound<'_, PyString>, born: bool) {
     let Some(journal) = journal::active() else { return };
-    let name = journal.text(name);
+    let name = journal.name(Named::Thread, &name.to_string_lossy());
     let at = monotonic_ns();
     journal.tell(Record::Thread { tid, at, name, born });
 }
 
 /// Tells how something is observed, or why not.
 #[pyfunction]
-pub(crate) fn observe_method(what: &str, how: &str, exact: bool, why: &str) {
+pub(crate) fn observe_method(what: &str, how: &str, exact: bool, why: &Bound<'_, PyString>) {
     let Some(journal) = journal::active() else { return };
-    let (what, how, why) = (journal.text(what), journal.text(how), journal.text(why));
+    let (what, how, why) = (
+        journal.text(what),
+        journal.text(how),
+        journal.text(&why.to_string_lossy()),
+    );
     journal.tell(Record::Method(Method { what, how, exact, why }));
 }

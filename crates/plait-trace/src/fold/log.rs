@@ -71,6 +71,8 @@ pub(crate) struct Log {
     /// Minor and major.
     pub(crate) faults: [u64; 2],
     pub(crate) cost: [u64; 3],
+    /// Texts that found no room.
+    pub(crate) unnamed: u64,
     by_tid: HashMap<Tid, usize>,
     /// Functions that stand between a caller and what it calls only while somebody looks, and their frames.
     between: HashSet<u32>,
@@ -207,6 +209,7 @@ impl Log {
                 self.time(at);
                 self.cost = [observer, hooks, lost];
             }
+            Record::Unnamed { count } => self.unnamed = count,
             other => self.add_of_thread(other),
         }
     }

@@ -137,6 +137,9 @@ fn process(log: Log, from: u64, to: &mut Vec<Record>) {
         hooks,
         lost,
     });
+    if log.unnamed > 0 {
+        to.push(Record::Unnamed { count: log.unnamed });
+    }
     let [minor, major] = log.faults;
     to.push(Record::Faults { at: from, minor, major });
     to.extend(log.halts.into_iter().map(|(from, to)| Record::Halt { from, to }));

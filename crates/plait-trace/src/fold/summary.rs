@@ -119,6 +119,16 @@ pub(crate) fn limits(profile: &Profile, tasks: usize) -> Vec<String> {
             profile.threads_seen()
         ));
     }
+    if profile.overhead.lost_names > 0 {
+        let times = match profile.overhead.lost_names {
+            1 => "Once".to_owned(),
+            count => format!("{count} times"),
+        };
+        found.push(format!(
+            "{times} there was no room for one more name, of tasks, threads or files most of all: these are listed with … for their \
+             numbers, or as (unnamed); their times are counted"
+        ));
+    }
     if (tasks as u64) < profile.tasks_seen {
         found.push(format!(
             "{} tasks were seen, of which only the {tasks} that lasted longest are listed one by one",

@@ -390,6 +390,7 @@ fn blocked_sentence(profile: &Profile) -> String {
         } else {
             at(&worst.place)
         };
+        let place = if place.is_empty() { "one without a name" } else { &place };
         text += &format!("; the longest was {place}, {}", length(seconds(worst.time)));
         if !worst.coroutine.is_empty() {
             text += &format!(", by the task {}", worst.callback);

@@ -141,6 +141,7 @@ impl Builder {
         overhead.observer_cpu = overhead.observer_cpu.saturating_add(observer);
         overhead.hooks_cpu = overhead.hooks_cpu.saturating_add(hooks);
         overhead.lost_records = overhead.lost_records.saturating_add(lost);
+        overhead.lost_names = overhead.lost_names.saturating_add(digest.log.unnamed);
     }
 
     /// Who held the GIL, by threads that are listed from `base` on.
