@@ -104,6 +104,7 @@ impl Builder {
             ended: digest.log.ended.is_some(),
             cpu,
             faults: digest.log.faults,
+            children: digest.log.children,
             gil_held: threads.iter().map(|thread| thread.held).fold(0, u64::saturating_add),
             states: summary::process_states(&digest, &threads, self.end),
         };
