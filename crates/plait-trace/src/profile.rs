@@ -213,6 +213,8 @@ pub struct Process {
     pub cpu: u64,
     /// How often it touched a page that it did not have: those that were at hand, and those that came from a disk.
     pub faults: [u64; 2],
+    /// CPU time of its children that ended and were waited for, observed or not, and theirs; where any was told.
+    pub children: Option<u64>,
     /// How long its GIL was held, on a core or not.
     pub gil_held: u64,
     /// Its states.

@@ -239,6 +239,8 @@ pub enum Record {
     /// How many pages the process has touched since observation began that it did not have: those that were at hand (`minor`), and those that
     /// came from a disk.
     Faults { at: u64, minor: u64, major: u64 },
+    /// CPU nanoseconds that children of the process have used which ended since observation began and were waited for, observed or not, with theirs.
+    Children { at: u64, cpu: u64 },
     /// The whole process stood still: it was stopped, or its machine was.
     Halt { from: u64, to: u64 },
     /// A thread waits for a lock that will never come, in a circle with those that have the same `number`: what `lock`, at which `place`, and who

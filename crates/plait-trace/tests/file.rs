@@ -251,6 +251,7 @@ fn sums() -> impl Strategy<Value = Record> {
             }
         }),
         any::<[u64; 3]>().prop_map(|[at, minor, major]| Record::Faults { at, minor, major }),
+        any::<[u64; 2]>().prop_map(|[at, cpu]| Record::Children { at, cpu }),
         any::<[u64; 2]>().prop_map(|[from, to]| Record::Halt { from, to }),
         (tid(), any::<(bool, u32, u64)>()).prop_map(|(tid, (io, bucket, count))| Record::BurstSums {
             tid,

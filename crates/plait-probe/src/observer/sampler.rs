@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::Arc;
 
-use plait_sys::limits::page_faults;
+use plait_sys::limits::{children_cpu_ns, page_faults};
 use plait_sys::perf::{Event, Switches, What};
 use plait_sys::time::{monotonic_ns, thread_cpu_ns};
 use plait_trace::record::{Record, Text, Tid, Why};
@@ -155,6 +155,8 @@ pub(super) struct Sampler {
     deadlocks: Search,
     /// Page faults before the beginning, and those that were written.
     faults: [[u64; 2]; 2],
+    /// The same of the CPU time of children.
+    children: [u64; 2],
 }
 
 impl Sampler {
@@ -222,6 +224,7 @@ impl Sampler {
             self.flushed = now;
             self.queued = self.queued();
             self.count_faults(now);
+            self.count_children(now);
             self.cost(now);
         }
         self.write();
@@ -523,6 +526,17 @@ impl Sampler {
         }
     }
 
+    /// Writes what children have used of which it is known, if they used more.
+    fn count_children(&mut self, at: u64) {
+        let now = children_cpu_ns();
+        let [begin, written] = self.children;
+        if now != written {
+            self.children[1] = now;
+            let cpu = now.saturating_sub(begin);
+            self.batch.push(Record::Children { at, cpu });
+        }
+    }
+
     /// Writes what was handed in, which defines what the batch names, and then the batch.
     fn write(&mut self) {
         let mut handed_in = Vec::new();
@@ -587,6 +601,7 @@ impl Sampler {
         // It takes its time, in which meters would run on.
         self.look_for_deadlocks(now, true);
         self.count_faults(now);
+        self.count_children(now);
         self.cost(now);
         self.batch.push(Record::ProcessEnd { at: now, code });
         self.write();

@@ -70,6 +70,8 @@ pub(crate) struct Log {
     pub(crate) halts: Vec<(u64, u64)>,
     /// Minor and major.
     pub(crate) faults: [u64; 2],
+    /// What children have used, if that was told.
+    pub(crate) children: Option<u64>,
     pub(crate) cost: [u64; 3],
     /// Texts that found no room.
     pub(crate) unnamed: u64,
@@ -544,6 +546,10 @@ impl Log {
             Record::Faults { at, minor, major } => {
                 self.time(at);
                 self.faults = [minor, major];
+            }
+            Record::Children { at, cpu } => {
+                self.time(at);
+                self.children = Some(cpu.min(LATEST));
             }
             Record::Halt { from, to } => {
                 let (from, to) = (self.time(from), self.time(to.max(from)));

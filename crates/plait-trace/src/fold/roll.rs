@@ -142,6 +142,7 @@ fn process(log: Log, from: u64, to: &mut Vec<Record>) {
     }
     let [minor, major] = log.faults;
     to.push(Record::Faults { at: from, minor, major });
+    to.extend(log.children.map(|cpu| Record::Children { at: from, cpu }));
     to.extend(log.halts.into_iter().map(|(from, to)| Record::Halt { from, to }));
     to.extend(log.deadlocks.into_iter().map(|each| Record::Deadlock {
         at: each.at,

@@ -69,6 +69,9 @@ fn of_verdict(verdict: Verdict, figures: &Figures, profile: &Profile) -> String 
         Verdict::ReadyBound => ready_sentence(figures, profile),
         Verdict::LockBound => lock_sentence(figures, profile),
         Verdict::LoopBlocked => blocked_sentence(profile),
+        Verdict::CpuBound | Verdict::IoBound | Verdict::Idle if figures.children.compute(figures.cores_used) => {
+            children_sentence(figures, profile)
+        }
         Verdict::CpuBound => {
             let share = percent(figures.active_share());
             let mut text = format!(
@@ -85,9 +88,12 @@ fn of_verdict(verdict: Verdict, figures: &Figures, profile: &Profile) -> String 
         }
         Verdict::IoBound => {
             let share = percent(share(figures.moments.io, figures.wall));
-            let mut text = format!(
-                "The program waits: for {share} of its {wall} nothing ran, and it waited for I/O or for time to pass"
-            );
+            let nothing = if figures.children.may_compute() {
+                "none of it ran, while it waited for child processes of which it is not known what they did"
+            } else {
+                "nothing ran, and it waited for I/O or for time to pass"
+            };
+            let mut text = format!("The program waits: for {share} of its {wall} {nothing}");
             if let Some(wait) = worst_wait(profile, State::IoWait) {
                 text += &format!(", most of all for {wait}");
             }
@@ -119,6 +125,23 @@ fn of_verdict(verdict: Verdict, figures: &Figures, profile: &Profile) -> String 
             text + "."
         }
     }
+}
+
+fn children_sentence(figures: &Figures, profile: &Profile) -> String {
+    let cores = figures.children.cores;
+    let mut text = format!(
+        "The program waits for child processes, and those compute: in its {} they used {} of CPU time, {cores:.1}",
+        length(figures.wall),
+        length(cores * figures.wall),
+    );
+    text += &match profile.cores {
+        0 => String::from(" cores on average"),
+        all => format!(" of {all} cores on average"),
+    };
+    text + &format!(
+        ". They were not observed; what was used {} of one core.",
+        percent(figures.cores_used)
+    )
 }
 
 /// Whether the GIL holds a program back though hardly anybody waits for it: its holder sleeps.

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::Arc;
 
-use plait_sys::limits::page_faults;
+use plait_sys::limits::{children_cpu_ns, page_faults};
 use plait_sys::perf::Switches;
 use plait_sys::ticks::{Scale, Ticks};
 use plait_sys::time::{monotonic_ns, thread_cpu_ns};
@@ -72,6 +72,7 @@ impl Sampler {
             list: Vec::new(),
             deadlocks: Search::default(),
             faults: [page_faults(); 2],
+            children: [children_cpu_ns(); 2],
         };
         sampler.install(&program, caller, &sources.separated);
         // A program may die before the next one: that it was there is to be known.

@@ -111,6 +111,7 @@ impl Builder {
             ended: digest.log.ended.is_some(),
             cpu,
             faults: digest.log.faults,
+            children: digest.log.children,
             gil_held: threads.iter().map(|thread| thread.held).fold(0, u64::saturating_add),
             states: ProcessStates {
                 terminated: digest.log.ended.map_or(0, |_| self.end - digest.to),
