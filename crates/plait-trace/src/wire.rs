@@ -458,7 +458,7 @@ records! {
         tid: Thread, collects: Plain, frame: Plain, bucket: Plain, count: Plain, time: Plain, longest: Plain, stood: Plain
     }
     46 TasksLeft { count: Plain }
-    49 Children { at: Time, cpu: Plain }
+    52 Children { at: Time, cpu: Plain }
     48 Derived { number: Plain, text: Plain }
     49 Word { text: Plain }
     50 Others { tid: Thread, name: Plain, count: Plain }
