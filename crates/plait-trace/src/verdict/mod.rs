@@ -99,7 +99,7 @@ mod limit {
     pub(super) const BLOCKED: f64 = 0.05;
     pub(super) const COMPUTING: f64 = 0.5;
     /// Cores: children that use less do next to nothing.
-    pub(super) const CHILDREN: f64 = 0.1;
+    pub(super) const CHILDREN: f64 = 0.3;
     /// Cores used while any is: more than one thread's.
     pub(super) const AT_ONCE: f64 = 1.2;
     /// Of the wall time on cores: a program below it does nothing.

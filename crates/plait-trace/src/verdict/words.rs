@@ -139,7 +139,7 @@ fn children_sentence(figures: &Figures, profile: &Profile) -> String {
         all => format!(" of {all} cores on average"),
     };
     text + &format!(
-        ". They were not observed; what was used {} of one core.",
+        ". They were not observed; all that was observed used {} of one core.",
         percent(figures.cores_used)
     )
 }
