@@ -157,9 +157,23 @@ def __getattr__(name: str) -> Any:
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module 'plait' has no attribute {name!r}")
-    value = getattr(importlib.import_module(home), name)
+    try:
+        module = importlib.import_module(home)
+    except ImportError as error:
+        # `from plait import *` asks for every name: only who calls this one needs numpy.
+        if name != "shared_array" or getattr(error.__cause__, "name", None) != "numpy":
+            raise
+        return _without_numpy(str(error))
+    value = getattr(module, name)
     globals()[name] = value
     return value
+
+
+def _without_numpy(why: str) -> Any:
+    def shared_array(*_args: Any, **_kwargs: Any) -> Any:
+        raise ImportError(why, name="numpy")
+
+    return shared_array
 
 
 def _default_executor() -> ThreadPool:  # pyright: ignore[reportUnusedFunction]

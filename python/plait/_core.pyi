@@ -15,7 +15,7 @@ from typing import Any, Generic, NoReturn, ParamSpec, Self, TypeVar, TypeVarTupl
 from typing_extensions import disjoint_base
 
 from plait._future import Future
-from plait.observe._records import ProfileRecord
+from plait.observe._records import LoadedRecord
 
 __all__ = [
     "Awaiting",
@@ -58,6 +58,7 @@ __all__ = [
     "Worker",
     "WorkloadCore",
     "accept_streams",
+    "add_word",
     "after_fork",
     "allow_spin",
     "await_connections",
@@ -925,7 +926,8 @@ class GilWatch:
     def figures(self) -> dict[str, Any]: ...
 
 def gil_watch_forked() -> None: ...
-def load_profile(paths: Sequence[str], *, whole: bool = True, known: Sequence[int] = ...) -> ProfileRecord: ...
+def add_word(path: str, word: str) -> None: ...
+def load_profile(paths: Sequence[str], *, whole: bool = True) -> LoadedRecord: ...
 def observe_forked() -> None: ...
 def observe_method(what: str, how: str, exact: bool, why: str) -> None: ...
 def observe_start(

@@ -277,7 +277,7 @@ def asks_kept(number): return kept(number)
 def in_a_slice(number): [number, LOG][1:][0].append(number)
 
 
-def in_a_slice_of_what_is_chosen(number): max([1], [LOG])[:1][0].append(number)
+def in_a_slice_of_what_is_chosen(number): max([LOG], [LOG])[:1][0].append(number)
 
 
 CHANGES = [

@@ -411,6 +411,7 @@ def a_profile(
                 "observer_cpu": 0.031,
                 "hooks_cpu": 0.012,
                 "lost_records": 0,
+                "lost_names": 0,
                 "trace_bytes": 482_113,
             },
             "methods": [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -361,12 +362,17 @@ os.kill(os.getpid(), signal.SIGKILL)
             found = plait.Profile.load(cut)
         except ValueError:
             break
+        if found.wall == 0:  # nothing but that it was there
+            break
         read += 1
         (thread,) = found.threads
         assert thread["on_cpu_released"] <= 0.05 * thread["wall"] + 0.02, (length, thread)
         advice = plait.advise(found)
         assert list(advice.limits) == advice.to_dict()["limits"] == list(found.limits)
-        assert "Limit: The trace has no end of process" in str(advice).replace("\n", " ")
+        told = (
+            "The trace has no end of process" if length < len(data) else f"Process {thread['pid']} was ended by SIGKILL"
+        )
+        assert f"Limit: {told}" in str(advice).replace("\n", " ")
     assert read > 3
 
 
@@ -399,12 +405,16 @@ def test_a_truncated_trace_is_read_as_far_as_it_goes_and_told_from_a_whole_one(s
     plain("-m", "plait", "profile", "-q", "-o", str(trace), script(busy))
     whole = trace.read_bytes()
     assert cut_off(plait.Profile.load(trace).record) == (False, False)
+    # The last piece is what `plait profile` knows besides.
+    last = whole.rindex(b"PLTR")
     trace.write_bytes(whole[:-10])
+    assert cut_off(plait.Profile.load(trace).record) == (True, False)
+    trace.write_bytes(whole[: last - 10])
     cut = plait.Profile.load(trace)
     assert (cut.wall > 0.1, cut_off(cut.record)) == (True, (True, True))
     assert "the trace was cut off" in " ".join(cut.summary().split())
     # Between two pieces nothing but the end is missing.
-    trace.write_bytes(whole[: whole.rindex(b"PLTR")])
+    trace.write_bytes(whole[: whole.rindex(b"PLTR", 0, last)])
     assert cut_off(plait.Profile.load(trace).record) == (False, True)
     trace.write_bytes(whole[:60])
     with pytest.raises(ValueError, match="ends in the middle of its first piece"):
@@ -421,12 +431,15 @@ if os.fork() == 0:
 os.wait()
 os.kill(os.getpid(), signal.SIGKILL)
 """
-    plain("-m", "plait", "profile", "-q", "-o", str(trace), script(source))
-    assert cut_off(plait.Profile.load(trace).record) == (False, True)
     # Of the child, which has ended as usual, nothing is said; and who saw the program end says it once.
-    ran, record = profiled(tmp_path, script(source))
+    ran, record = profiled(tmp_path, script(source), options=("-o", str(trace)))
     assert (ran.returncode, cut_off(record)) == (137, (False, False))
     assert sum("SIGKILL" in limit for limit in record["limits"]) == 1
+    assert plait.Profile.load(trace).limits == record["limits"]
+    # Without who saw it end.
+    data = trace.read_bytes()
+    trace.write_bytes(data[: data.rindex(b"PLTR")])
+    assert cut_off(plait.Profile.load(trace).record) == (False, True)
 
 
 def test_all_tasks_are_counted_where_few_are_listed(script: Any, tmp_path: Path) -> None:
@@ -480,6 +493,25 @@ hot()
     assert holds["longest_gil_hold_at"]["file"].endswith("/re/__init__.py")
     assert (holds["longest_gil_hold_for"]["function"], holds["longest_gil_hold_for"]["line"]) == ("hot", 3)
     assert "called by hot" in " ".join(ran.stderr.split())
+
+
+def test_a_step_in_a_library_names_its_task_and_the_line_that_called_it(script: Any, tmp_path: Path) -> None:
+    source = """
+import asyncio, re
+def hot(): return re.match(r"(a+)+$", "a" * 23 + "b")
+async def handler(): hot()
+async def main(): await asyncio.gather(asyncio.sleep(0.1), handler())
+asyncio.run(main())
+"""
+    ran = plain("-m", "plait", "profile", "--json=" + str(tmp_path / "report.json"), script(source))
+    (blocked,) = json.loads((tmp_path / "report.json").read_text())["blocked"]
+    assert (blocked["function"], blocked["line"], blocked["coroutine"]) == ("hot", 3, "handler")
+    assert re.fullmatch(r"Task-\d+", blocked["callback"])
+    assert blocked["library"]["file"].endswith("/re/__init__.py")
+    assert blocked["others"] > 0
+    said = " ".join(ran.stderr.split())
+    assert f"by the task {blocked['callback']} (handler), in match (__init__.py:" in said
+    assert f" {blocked['callback']} handler in hot " in said
 
 
 def test_a_file_for_which_there_is_no_room_is_not_left_half(script: Any, tmp_path: Path) -> None:

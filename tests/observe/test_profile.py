@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 import sysconfig
 from pathlib import Path
@@ -107,6 +109,41 @@ with plait.profile() as found:
     {run}(main())
 blocked, = [each for each in found.record["blocked"] if "blocks" in each["callback"]]
 assert blocked["time"] > 0.19, blocked
+"""
+    run_script(source)
+
+
+@pytest.mark.parametrize(
+    ("base", "late"),
+    [("asyncio.SelectorEventLoop", True), ("plait.EventLoop", True)]
+    + [(f"Clock, {base}", False) for base in ("asyncio.SelectorEventLoop", "plait.EventLoop")],
+)
+def test_what_waits_with_a_timeout_is_ready_once_that_has_passed(run_script: Any, base: str, late: bool) -> None:
+    source = f"""
+import asyncio, plait, time
+class Clock:  # says nothing about when a timer was due on ours
+    def time(self):
+        return time.monotonic() - 1000.0
+class Loop({base}):
+    pass
+async def waits():
+    try:
+        await asyncio.wait_for(asyncio.get_running_loop().create_future(), 0.1)
+    except asyncio.TimeoutError:
+        pass
+async def blocks():
+    await asyncio.sleep(0.02)
+    time.sleep(0.3)
+async def main():
+    await asyncio.gather(waits(), blocks())
+with plait.profile() as found:
+    loop = Loop()
+    loop.run_until_complete(main())
+    loop.close()
+task, = [each for each in found.tasks if each["function"] == "waits"]
+ready = task["ready"]
+assert (0.15 < ready < 0.25) if {late} else ready < 0.05, task
+assert abs(ready + task["running"] + task["awaiting"] - task["wall"]) < 1e-4, task
 """
     run_script(source)
 
@@ -293,6 +330,23 @@ with plait.profile(save={str(tmp_path / "kept")!r}):
 """
     run_script(source, check=False)
     assert plait.Profile.load(tmp_path / "kept.parts").wall > 0.2
+
+
+def test_a_block_that_is_not_left_when_the_program_ends_leaves_no_folder(tmp_path: Path) -> None:
+    source = """
+import threading, plait
+began = threading.Event()
+def profiles():
+    with plait.profile():
+        began.set()
+        threading.Event().wait()
+threading.Thread(target=profiles, daemon=True).start()
+began.wait()
+"""
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    ran = subprocess.run([sys.executable, "-c", source], env=environment, capture_output=True, text=True, timeout=60)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert os.listdir(tmp_path) == []
 
 
 def test_children_stop_with_the_profile(run_script: Any) -> None:

@@ -13,6 +13,7 @@ import signal
 import struct
 import subprocess
 import sys
+import sysconfig
 import termios
 import time
 from collections.abc import Callable, Iterator
@@ -299,11 +300,88 @@ def test_the_process_of_another_user(start: Callable[..., subprocess.Popen[str]]
     assert "EOFError" in ran.stderr
 
 
+def test_threads_have_their_names(start: Callable[..., subprocess.Popen[str]]) -> None:
+    source = """
+import sys, threading, time
+for name in "alpha", "beta":
+    threading.Thread(target=time.sleep, args=(60,), name=name, daemon=True).start()
+print("up", flush=True)
+sys.stdin.readline()
+"""
+    program = start(source=source)
+    ran = top("--pid", str(program.pid), "--once", "-i", "0.3", "--json")
+    names = {thread["name"] for thread in json.loads(ran.stdout)["threads"]}
+    free_before = sys.version_info < (3, 14) and bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
+    if not free_before:
+        assert names == {"MainThread", "alpha", "beta"}
+
+
+def test_a_process_that_is_stopped(start: Callable[..., subprocess.Popen[str]]) -> None:
+    program = start()
+    os.kill(program.pid, signal.SIGSTOP)
+    os.waitid(os.P_PID, program.pid, os.WSTOPPED | os.WNOWAIT)
+    ran = top("--pid", str(program.pid), "--once", "-i", "0.5", "--json")
+    [record] = [json.loads(line) for line in ran.stdout.splitlines()]
+    for thread in record["threads"]:
+        assert thread["halted"] == pytest.approx(1, abs=0.01), thread
+        assert sum(thread[state] for state in STATES) == pytest.approx(0, abs=0.01)
+        assert thread["call"] is None
+    lines = top("--pid", str(program.pid), "--once", "-i", "0.5").stdout.splitlines()
+    assert "1 process, 3 threads  STOPPED  CPU 0%  GIL wait 0%" in lines[1]
+    assert lines[3].endswith(" stopped")
+    assert sum(" stopped in " in line for line in lines[4:7]) == 3
+    os.kill(program.pid, signal.SIGCONT)
+    ran = top("--pid", str(program.pid), "--once", "-i", "0.5", "--json")
+    [record] = [json.loads(line) for line in ran.stdout.splitlines()]
+    assert all(thread["halted"] == 0 for thread in record["threads"])
+
+
+def test_a_stall_makes_no_interval_of_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    seen: list[tuple[float, float, int]] = []
+    looks_last = 3
+
+    class Told:
+        pid, looks, since = 7, 3, 100.0
+
+        def sample(self) -> None:
+            self.looks += looks_last
+
+        def interval(self) -> Any:
+            seen.append((now, now - self.since, self.looks))
+            self.since, self.looks = now, 0
+
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    settings = _top._Settings(7, [], 1.0, None, "", report.Order())
+    watching = _top._Watching(settings, sys.stdout, None, False)  # type: ignore[arg-type]
+    monkeypatch.setattr(watching, "show", lambda record: None)
+    watching.begin(Told(), "x")  # type: ignore[arg-type]
+
+    def until(end: float) -> None:
+        nonlocal now
+        while now < end:
+            now += max(0.01, watching.timeout() or 0.0)
+            watching.tick()
+
+    until(102.5)
+    assert [round(at) for at, _, _ in seen] == [101, 102]
+    now += 3.4  # it was stopped
+    until(109.5)
+    assert all(length > 0.5 and looks > 0 for _, length, looks in seen), seen
+    looks_last = 0
+    until(112.5)
+    assert len(seen) == 7, seen
+    assert now - seen[-1][0] > 2, seen
+    looks_last = 1
+    until(114.5)
+    assert all(length > 0.5 and looks > 0 for _, length, looks in seen), seen
+
+
 # ---- order and layout
 
 
 def row(pid: int, tid: int, name: str, **figures: float) -> Any:
-    shares = dict.fromkeys(("cpu", *STATES, "stop_the_world", "switches"), 0.0) | figures
+    shares = dict.fromkeys(("cpu", *STATES, "stop_the_world", "halted", "switches"), 0.0) | figures
     return {"pid": pid, "tid": tid, "name": name, "seconds": 1.0, "top": None, "call": None, **shares}
 
 

@@ -200,6 +200,41 @@ def test_pools(watch: plait.Watch) -> None:
             assert other.snapshot()["processes"]["submitted"] == processes + 1
 
 
+@pytest.mark.parametrize("chunksize", [1, 3, 6])
+@pytest.mark.parametrize("kind", ["threads", "processes"])
+def test_items_of_a_map_wait_until_they_begin(watch: plait.Watch, kind: str, chunksize: int) -> None:
+    with plait.ThreadPool(1) if kind == "threads" else plait.ProcessPool(1) as pool:
+        pool.submit(int).result()  # its worker is there
+        before: Any = watch.snapshot()[kind]  # type: ignore[literal-required]
+        assert list(pool.map(time.sleep, [0.02] * 6, chunksize=chunksize)) == [None] * 6
+        after: Any = watch.snapshot()[kind]  # type: ignore[literal-required]
+        assert after["submitted"] - before["submitted"] == 6
+        assert after["queue_wait"]["count"] - before["queue_wait"]["count"] == 6
+        # One after the other: the second waits for 20 ms, the last for 100.
+        assert after["queue_wait"]["sum"] - before["queue_wait"]["sum"] >= 0.299
+        watch.close()
+        list(pool.map(abs, range(3)))
+    with plait.watch() as other:
+        last: Any = other.snapshot()[kind]  # type: ignore[literal-required]
+        assert last["submitted"] - after["submitted"] == 3
+        assert last["queue_wait"]["count"] == after["queue_wait"]["count"], "nobody watched"
+
+
+@pytest.mark.parametrize("kind", ["threads", "processes"])
+def test_items_that_are_pulled_wait_from_then_on(watch: plait.Watch, kind: str) -> None:
+    with plait.ThreadPool(1) if kind == "threads" else plait.ProcessPool(1) as pool:
+        pool.submit(int).result()
+        before: Any = watch.snapshot()[kind]  # type: ignore[literal-required]
+        began = time.monotonic()
+        for _ in pool.map(time.sleep, iter([0.02] * 6), buffersize=1):
+            pass
+        spent = time.monotonic() - began
+        after: Any = watch.snapshot()[kind]  # type: ignore[literal-required]
+    assert after["queue_wait"]["count"] - before["queue_wait"]["count"] == 6
+    # None waits for another: all their waits lie beside the six runs.
+    assert after["queue_wait"]["sum"] - before["queue_wait"]["sum"] <= spent - 0.119
+
+
 def waits_of(text: str, pool: str) -> tuple[int, float, int]:
     """How many waits a page for Prometheus tells of, their sum, and how many of at least 16 ms."""
     name = "plait_pool_queue_wait_seconds"
@@ -223,7 +258,7 @@ def test_waits_for_workers_of_a_pool_of_processes(watch: plait.Watch) -> None:
         assert [each.result() for each in rest] == [3, 3, 3]
         assert list(pool.map(len, ["abc"] * 10, chunksize=5)) == [3] * 10
         after = waits_of(watch.prometheus(), "processes")
-        assert after[0] - before[0] == 4 + 2, "calls, and chunks"
+        assert after[0] - before[0] == 4 + 10, "calls, and items"
         assert after[1] - before[1] > 3 * 0.04
         assert after[2] - before[2] >= 3
         watch.close()

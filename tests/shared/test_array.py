@@ -198,6 +198,21 @@ def test_bad_order() -> None:
         plait.shared_array(3, int, order="K")  # type: ignore[arg-type]
 
 
+def test_without_numpy_all_other_names_are_there(run_script: Any) -> None:
+    source = """
+import sys
+sys.modules["numpy"] = None
+from plait import *
+import plait
+assert all(name in globals() for name in plait.__all__)
+try:
+    shared_array(3)
+except ImportError as error:
+    print(error)
+"""
+    assert run_script(source).stdout == "plait.shared_array needs numpy: pip install numpy\n"
+
+
 def test_without_numpy_it_says_so(run_script: Any) -> None:
     source = """
 import sys

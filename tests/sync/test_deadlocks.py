@@ -95,6 +95,24 @@ def test_one_of_a_circle_of_threads_gives_up(watch: DeadlockWatch, make: Any, si
     assert [str(each) for each in watch.report().deadlocks] == [text]
 
 
+def test_one_gives_up_beside_threads_that_compute(watch: DeadlockWatch) -> None:
+    over = threading.Event()
+
+    def compute() -> None:
+        while not over.is_set():
+            sum(range(1000))
+
+    computing = [threading.Thread(target=compute, daemon=True) for _ in range(4)]
+    for thread in computing:
+        thread.start()
+    try:
+        test_one_of_a_circle_of_threads_gives_up(watch, plait.Lock, 2)
+    finally:
+        over.set()
+        for thread in computing:
+            thread.join()
+
+
 def test_the_error_travels() -> None:
     error = pickle.loads(pickle.dumps(plait.DeadlockError("a circle", parties=("one", "other"))))
     assert (str(error), error.parties) == ("a circle", ("one", "other"))

@@ -103,7 +103,7 @@ pub struct Seat {
     pub offer_count: AtomicU64,
     /// Blocks of arguments that its worker goes on looking at after their tasks, 0 for none; see [`crate::blocks`].
     holds: [AtomicU64; HOLDS],
-    /// How long tasks have waited for a worker that were queued while somebody watched: by length, and the sum. Its worker alone adds to
+    /// How long tasks and items have waited for a worker that were queued while somebody watched: by length, and the sum. Its worker alone adds to
     /// them, one after the other.
     waits: [AtomicU64; BUCKETS],
     waited: AtomicU64,
@@ -209,7 +209,7 @@ pub struct Slot {
     pub args_len: AtomicU64,
     args: UnsafeCell<[u8; INLINE]>,
     result: UnsafeCell<[u8; INLINE]>,
-    /// Since when the task waits for a worker, monotonic nanoseconds; only where somebody looks, see [`note`].
+    /// Since when the task waits for a worker, of a chunk the mean of its items, monotonic nanoseconds; only where somebody looks, see [`note`].
     pub queued_ns: AtomicU64,
 }
 
@@ -217,7 +217,7 @@ pub struct Slot {
 pub mod note {
     /// When the current item began.
     pub const TIMED: u32 = 1;
-    /// How long the task waited for a worker: somebody looks at that.
+    /// How long the task, or each item of a chunk, waited for a worker: somebody looks at that.
     pub const QUEUED: u32 = 2;
     /// The same, and it is counted among the waits of the pool.
     pub const COUNTED: u32 = 4;

@@ -15,6 +15,7 @@
 //! | [`spin`] | when waiting is worth a spin |
 //! | [`occupant`] | who may sit on a seat, and who does |
 //! | [`watch`] | whether somebody wants to know how long jobs and tasks wait |
+//! | `handed` | when items of a `map` were handed in |
 //! | `handoff` | when a worker is better woken on the CPU of the thread that waits for it |
 
 #[cfg(not(loom))]
@@ -25,6 +26,7 @@ pub mod board;
 pub mod deadlines;
 #[cfg(not(loom))]
 pub mod frames;
+mod handed;
 #[cfg(not(loom))]
 mod handoff;
 pub mod holding;

@@ -38,6 +38,22 @@ pub(crate) fn stamp() -> u64 {
     }
 }
 
+/// The time, where anybody looks; else 0.
+#[inline]
+pub fn stamp_for_any() -> u64 {
+    match LOOKERS.load(Relaxed) {
+        0 => 0,
+        _ => monotonic_ns(),
+    }
+}
+
+/// How long something has waited that was handed in then, where somebody watches; 0 for a time that nobody noted.
+#[inline]
+pub fn waited_since(at: u64) -> Option<u64> {
+    let now = if at == 0 { 0 } else { stamp() };
+    (now != 0).then(|| now.saturating_sub(at))
+}
+
 /// Whether somebody watches, and whether anybody looks at all.
 #[cfg(not(loom))]
 #[inline]

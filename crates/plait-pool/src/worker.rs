@@ -277,7 +277,7 @@ impl Worker {
         unsafe { self.args.bytes(entry.0.load(Ordering::Relaxed), len) }
     }
 
-    /// How long the task that this worker has just taken has waited, where somebody wants to know.
+    /// How long the task, or the item of a chunk, that this worker begins now has waited, where somebody wants to know.
     #[inline]
     pub fn waited(&self, slot: u32) -> Option<u64> {
         let slot = self.board.slot(slot);

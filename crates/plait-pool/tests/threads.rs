@@ -164,7 +164,7 @@ proptest! {
             match step {
                 Step::Push(count) => {
                     let mut items: VecDeque<u64> = (pushed..pushed + u64::from(count)).collect();
-                    stream.push(&mut items);
+                    stream.push(&mut items, 0);
                     prop_assert_eq!(items.is_empty(), open || count == 0);
                     if open {
                         pushed += u64::from(count);

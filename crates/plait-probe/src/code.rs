@@ -259,6 +259,11 @@ fn length(memory: &Memory, address: usize) -> Result<usize, Bad> {
     length.filter(|&length| length < MOST_TEXT).ok_or(Bad::NotCode)
 }
 
+/// The characters of a `str`; None where there is none.
+pub(crate) fn text(memory: &Memory, layout: &Layout, address: usize) -> Option<String> {
+    Text::read(memory, layout, address).ok().map(|text| text.text)
+}
+
 /// A `str` of the program.
 struct Text {
     text: String,

@@ -10,8 +10,34 @@ use plait_trace::record::{Record, TaskId, Text, Tid};
 
 /// So many records may lie here; more are counted, and lost.
 const MOST_RECORDS: usize = 1 << 18;
-/// So many texts get a number; more are the empty text.
+/// So many texts get a number of their own; more are [`UNNAMED`], and counted.
 const MOST_TEXTS: usize = 1 << 17;
+/// So many texts with `…` for their digits stand for those of a kind that have no room.
+const MOST_SHAPES: usize = 1 << 12;
+/// What stands for a text that there was no room for: whoever reads it sees that there was one.
+const UNNAMED: &str = "(unnamed)";
+
+/// Kinds of texts of which a program may have any number, one after the other. Each has a share of the room, so that none leaves another, or
+/// functions and files, without names.
+#[derive(Clone, Copy)]
+pub enum Named {
+    /// A task, or what a task awaits.
+    Task,
+    /// A thread.
+    Thread,
+    /// What a system call is about, or a lock.
+    Target,
+}
+
+impl Named {
+    /// All of them leave others more than a third of the room.
+    const fn most(self) -> usize {
+        match self {
+            Named::Task | Named::Target => 1 << 15,
+            Named::Thread => 1 << 14,
+        }
+    }
+}
 
 /// A step of a task, with the wait before it: several records in one, since there are many. What is 0 is not known, or was not.
 #[derive(Clone, Copy, Default, Debug)]
@@ -111,27 +137,84 @@ struct Papers {
     /// By pool and function; since the last time that the desk was cleared.
     pools: HashMap<(Text, Text), Pooled>,
     texts: HashMap<Box<str>, u32>,
+    /// How many there are of each kind, and of those that stand for several.
+    named: [usize; 3],
+    shapes: usize,
+    unnamed: u64,
     lost: u64,
+}
+
+impl Papers {
+    fn known(&self, text: &str) -> Option<Text> {
+        if text.is_empty() {
+            return Some(Text(0));
+        }
+        self.texts.get(text).map(|&number| Text(number))
+    }
+
+    fn define(&mut self, text: &str) -> Text {
+        let number = self.texts.len() as u32 + 1;
+        self.texts.insert(text.into(), number);
+        self.records.push(Record::Define { text: text.to_owned() });
+        Text(number)
+    }
+
+    /// What stands for a text without room; for all of them there is one.
+    fn unnamed(&mut self) -> Text {
+        self.known(UNNAMED).unwrap_or_else(|| self.define(UNNAMED))
+    }
+}
+
+/// A text with `…` for each number in it, so that names of one make are one.
+fn shape(text: &str) -> String {
+    let mut shape = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find(|letter: char| letter.is_ascii_digit()) {
+        shape.push_str(&rest[..at]);
+        shape.push('…');
+        rest = match rest[at..].strip_prefix("0x") {
+            Some(hex) => hex.trim_start_matches(|letter: char| letter.is_ascii_hexdigit()),
+            None => rest[at..].trim_start_matches(|letter: char| letter.is_ascii_digit()),
+        };
+    }
+    shape + rest
 }
 
 impl Desk {
     /// The number of a text, the same for the same text.
     pub(crate) fn text(&self, text: &str) -> Text {
-        if text.is_empty() {
-            return Text(0);
-        }
         let mut papers = self.0.lock();
-        if let Some(&number) = papers.texts.get(text) {
-            return Text(number);
+        if let Some(known) = papers.known(text) {
+            return known;
         }
         if papers.texts.len() >= MOST_TEXTS {
-            papers.lost += 1;
-            return Text(0);
+            papers.unnamed += 1;
+            return papers.unnamed();
         }
-        let number = papers.texts.len() as u32 + 1;
-        papers.texts.insert(text.into(), number);
-        papers.records.push(Record::Define { text: text.to_owned() });
-        Text(number)
+        papers.define(text)
+    }
+
+    /// The same for one of which there may be any number. Where its kind has no room left it is told by what it has besides numbers.
+    pub(crate) fn name(&self, named: Named, text: &str) -> Text {
+        let mut papers = self.0.lock();
+        if let Some(known) = papers.known(text) {
+            return known;
+        }
+        let room = papers.texts.len() < MOST_TEXTS;
+        if room && papers.named[named as usize] < named.most() {
+            papers.named[named as usize] += 1;
+            return papers.define(text);
+        }
+        papers.unnamed += 1;
+        let shape = shape(text);
+        if let Some(known) = papers.known(&shape) {
+            return known;
+        }
+        if room && papers.shapes < MOST_SHAPES {
+            papers.shapes += 1;
+            return papers.define(&shape);
+        }
+        papers.unnamed()
     }
 
     /// Takes a record.
@@ -182,9 +265,14 @@ impl Desk {
         drop(papers);
     }
 
-    /// How many records and texts found no room.
+    /// How many records found no room.
     pub(crate) fn lost(&self) -> u64 {
         self.0.lock().lost
+    }
+
+    /// How often a text found none.
+    pub(crate) fn unnamed(&self) -> u64 {
+        self.0.lock().unnamed
     }
 }
 
@@ -230,6 +318,48 @@ mod tests {
         assert!(out.contains(&sums(3).record(pool, one)) && out.contains(&sums(5).record(pool, two)));
         desk.clear(&mut out);
         assert_eq!(out.len(), 3 + 2);
+    }
+
+    #[test]
+    fn names_of_many_tasks_leave_room_for_others() {
+        let desk = Desk::default();
+        let most = Named::Task.most();
+        for number in 0..MOST_TEXTS {
+            let _ = desk.name(Named::Task, &format!("order {number} at {number:#x}"));
+        }
+        assert_eq!((desk.unnamed(), desk.lost()), ((MOST_TEXTS - most) as u64, 0));
+        assert_eq!(desk.text("order 3 at 0x3"), Text(4));
+        let late = desk.name(Named::Task, "order 200000 at 0xfade");
+        assert_eq!((late, desk.text("order … at …")), (Text(most as u32 + 1), late));
+        let others = [
+            desk.name(Named::Task, "the late one"),
+            desk.name(Named::Thread, "Thread-1 (f)"),
+            desk.text("function"),
+        ];
+        assert_eq!(others, [2, 3, 4].map(|after| Text(most as u32 + after)));
+    }
+
+    #[test]
+    fn texts_that_find_no_room_have_a_text_that_says_so() {
+        let desk = Desk::default();
+        for number in 0..MOST_TEXTS {
+            let _ = desk.text(&format!("{number}"));
+        }
+        assert_eq!(desk.unnamed(), 0);
+        let text = desk.text("one more");
+        assert_eq!(text, Text(MOST_TEXTS as u32 + 1));
+        assert_eq!(
+            [
+                desk.text("another"),
+                desk.name(Named::Thread, "third"),
+                desk.text(UNNAMED)
+            ],
+            [text; 3]
+        );
+        assert_eq!(desk.unnamed(), 3);
+        let mut out = Vec::new();
+        desk.clear(&mut out);
+        assert_eq!(out.len(), MOST_TEXTS + 1);
     }
 
     #[test]

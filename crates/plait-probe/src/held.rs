@@ -293,7 +293,7 @@ impl Stacks {
         Some(found)
     }
 
-    fn begins(&self, address: usize, text: &[u8]) -> bool {
+    pub(crate) fn begins(&self, address: usize, text: &[u8]) -> bool {
         let mut bytes = vec![0; text.len()];
         self.memory().read(address, &mut bytes).is_ok() && bytes == text
     }
@@ -307,7 +307,7 @@ impl Stacks {
         Some(bytes)
     }
 
-    fn word(&self, address: usize) -> Option<usize> {
+    pub(crate) fn word(&self, address: usize) -> Option<usize> {
         self.memory().word(address).ok().map(|word| word as usize)
     }
 }

@@ -35,6 +35,7 @@ pub mod live;
 mod looks;
 mod memory;
 mod meter;
+mod names;
 pub mod observer;
 pub mod outside;
 pub mod parking;

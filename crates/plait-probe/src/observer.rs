@@ -25,7 +25,7 @@ use plait_sys::{descriptors, fork, thread};
 use plait_trace::record::{Pid, Record, Text};
 
 use crate::desk::Desk;
-pub use crate::desk::{Pooled, Turn};
+pub use crate::desk::{Named, Pooled, Turn};
 use crate::gil::Gil;
 use crate::meter;
 use crate::stacks::Stacks;
@@ -222,6 +222,12 @@ impl Observer {
     #[must_use]
     pub fn text(&self, text: &str) -> Text {
         self.0.desk.text(text)
+    }
+
+    /// The same for a text of which a program may have any number. Any thread, at any time.
+    #[must_use]
+    pub fn name(&self, named: Named, text: &str) -> Text {
+        self.0.desk.name(named, text)
     }
 
     /// Ends it: the hooks, which stay, measure no more; writes what is left and then `ProcessEnd` with `code`, drops the sink, and returns when all
@@ -553,6 +559,32 @@ mod tests {
             "{wait:?}"
         );
         assert!(!records.iter().any(|record| matches!(record, Record::Gil { .. })));
+    }
+
+    #[test]
+    fn what_is_known_at_the_beginning_is_a_batch_before_the_program_goes_on() {
+        let _turn = turn();
+        let records = Arc::new(Mutex::new(Vec::new()));
+        let kept = Arc::clone(&records);
+        let sink: OpenSink = Box::new(move || {
+            Ok(Box::new(move |record: &Record| {
+                kept.lock().expect("no panic").push(record.clone());
+            }))
+        });
+        let program = Program {
+            name: "test".into(),
+            python: "3".into(),
+            parent: 1,
+            switch_interval: 0,
+            cores: 1,
+            interpreter: Interpreter::Unknown,
+        };
+        let observer = Observer::start(program, sampled(), None, sink).expect("start");
+        let begun = records.lock().expect("no panic").clone();
+        observer.stop(None).expect("it has not failed");
+        let process = begun.iter().position(|record| matches!(record, Record::Process { .. }));
+        let batch = begun.iter().position(|record| matches!(record, Record::Cost { .. }));
+        assert!(process.is_some() && process < batch, "{begun:?}");
     }
 
     #[test]

@@ -21,6 +21,8 @@ use std::time::Duration;
 /// So often a process is looked through for an interpreter that is not ready, and after that once in a while: it may become another program.
 const TRIES: u32 = 8;
 const RARELY: u32 = 16;
+/// So often the name that the program gave a thread is looked for: not every thread has one.
+const NAME_LOOKS: u8 = 8;
 /// After so long who was on the way to the GIL has it or sleeps, where there is a core.
 const MOMENT: Duration = Duration::from_micros(300);
 /// What of a GIL's structure threads wait on: its condition variables and locks.
@@ -57,12 +59,14 @@ pub struct ThreadRow {
     pub pid: Pid,
     /// The kernel's number of it.
     pub tid: Tid,
-    /// Its name: the kernel's, or, where that is the process's, the function that it was begun for.
+    /// Its name: the program's, where it can be read, or the kernel's, or, where that is the process's, the function that it was begun for.
     pub name: String,
-    /// Shares of the interval in each [`State`], by its number. They add up to 1.
+    /// Shares of the interval in each [`State`], by its number. They add up to 1 with `halted`.
     pub states: [f64; 8],
     /// Share of the interval in which it stood still, because another thread had stopped the world: part of its waits for locks.
     pub stopped: f64,
+    /// Share of the interval in which a signal or a debugger had stopped it: it is in no state then, and adds to what they make.
+    pub halted: f64,
     /// Share of the interval on a core.
     pub cpu: f64,
     /// Switches in a second, those it made and those it was forced to.
@@ -325,10 +329,10 @@ impl Process {
     fn look_again(&mut self, looks: &mut [Look], buffer: &mut Vec<u8>) {
         let Ok(reader) = &self.reader else { return };
         let Some(gil) = reader.gil else { return };
-        let is_used = looks.iter().any(|look| needs_gil(look.state));
+        let is_used = looks.iter().any(|look| !look.halted && needs_gil(look.state));
         let mut unsure = looks
             .iter_mut()
-            .filter(|look| look.python.is_some() && look.state == State::OnCpuReleased)
+            .filter(|look| !look.halted && look.python.is_some() && look.state == State::OnCpuReleased)
             .collect::<Vec<_>>();
         if unsure.is_empty() || (unsure.len() == 1 && !is_used) {
             return;
@@ -374,6 +378,10 @@ impl Process {
                 let functions = reader.stacks.functions();
                 works = waits_for_work(&self.stack, functions);
                 seen.begun_for = seen.begun_for.or_else(|| begun_for(&self.stack, functions));
+                if seen.given.is_none() && seen.name_looks < NAME_LOOKS {
+                    seen.name_looks += 1;
+                    seen.given = reader.stacks.name();
+                }
                 if let Some(frame) = self.stack.frames.first() {
                     *seen.places.entry((frame.function, frame.line)).or_default() += 1;
                 }
@@ -387,11 +395,13 @@ impl Process {
         if seen.stands {
             (state, name) = (State::LockWait, Some(WORLD));
         }
-        seen.call = name.or(seen.call);
+        let halted = matches!(stat.state, b'T' | b't');
+        seen.call = if halted { None } else { name.or(seen.call) };
         Some(Look {
             tid,
             python: thread.map(|thread| thread.state),
             state,
+            halted,
             unsure: false,
             counted: scheduled,
         })
@@ -416,7 +426,7 @@ impl Process {
                 scheduled.ready.wrapping_sub(seen.scheduled.ready),
             ]
             .map(|time| time as f64 / interval);
-            let states = seen.shares(on_cpu, ready);
+            let (states, halted) = seen.shares(on_cpu, ready);
             let count = |switches: SwitchCount| switches.voluntary + switches.forced;
             into.push(ThreadRow {
                 pid: self.pid,
@@ -424,6 +434,7 @@ impl Process {
                 name: name(&self.name, self.pid, tid, seen, functions),
                 states,
                 stopped: states[State::LockWait as usize] * seen.stood(),
+                halted,
                 cpu: on_cpu.min(1.0),
                 switches: count(switches).saturating_sub(count(seen.switches)) as f64 / interval * 1e9,
                 top,
@@ -434,6 +445,7 @@ impl Process {
             seen.switches = switches;
             seen.spent = [0; 8];
             seen.stopped = 0;
+            seen.halted = 0;
             seen.places.clear();
         }
     }
@@ -513,6 +525,7 @@ fn name(process: &str, pid: Pid, tid: Tid, seen: &Seen, functions: &[Function]) 
     let begun_for = seen.begun_for.and_then(|number| functions.get(number as usize));
     match begun_for {
         _ if pid == tid => "MainThread".into(),
+        _ if seen.given.is_some() => seen.given.clone().unwrap_or_default(),
         Some(function) if seen.name == process => function.name.clone(),
         _ => seen.name.clone(),
     }

@@ -391,6 +391,11 @@ impl Stacks {
             .map(|(&frame, &(code, instruction))| (frame, code, instruction))
     }
 
+    /// The number of the function whose code object this is, if it was seen in a stack.
+    pub(crate) fn function_of(&self, code: usize) -> Option<u32> {
+        self.codes.place(code, None).map(|(function, _)| function)
+    }
+
     pub(crate) fn memory(&self) -> &Memory {
         &self.memory
     }

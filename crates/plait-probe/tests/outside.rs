@@ -86,6 +86,65 @@ fn threads_do_what_they_do() {
     }
 }
 
+/// Threads whose attributes lie in each of the places that there are, and one that `threading` has not begun.
+const NAMED: &str = "
+import _thread, sys, threading
+ready = threading.Semaphore(0)
+over = threading.Event()
+def wait():
+    ready.release()
+    over.wait()
+class Mine(threading.Thread):
+    def __init__(self, name):
+        super().__init__(target=wait, name=name, daemon=True)
+        self.number = 7
+    def run(self):
+        super().run()
+threads = [threading.Thread(target=wait, name=name, daemon=True) for name in ('alpha', 'beta with a name that is long', '\\u540d\\u524d')]
+threads.append(Mine('mine'))
+threads.append(Mine('by dictionary'))
+vars(threads[-1])['other'] = 1
+threads.append(Mine('replaced'))
+threads[-1].__dict__ = dict(vars(threads[-1]))
+threads.append(Mine('deleted'))
+del threads[-1].number
+for thread in threads:
+    thread.start()
+_thread.start_new_thread(wait, ())
+for _ in range(len(threads) + 1):
+    ready.acquire()
+threads[0].name = 'renamed'
+print(flush=True)
+sys.stdin.read()
+";
+
+#[test]
+fn threads_have_the_names_that_the_program_gave_them() {
+    for python in interpreters() {
+        let (program, _) = Program::run(Command::new(&python).args(["-c", NAMED]));
+        let snapshot = observe(program.pid(), 3);
+        let mut names: Vec<&str> = snapshot.threads.iter().map(|thread| thread.name.as_str()).collect();
+        names.sort_unstable();
+        let given = [
+            "MainThread",
+            "beta with a name that is long",
+            "by dictionary",
+            "deleted",
+            "mine",
+            "renamed",
+            "replaced",
+            "\u{540d}\u{524d}",
+        ];
+        let version = Interpreter::find(program.pid()).expect("it runs").python();
+        let read = ["3.11", "3.12", "3.13"].iter().any(|known| version.starts_with(known));
+        if read && !python.ends_with("python3.13t") {
+            // The one that has no `Thread` is named by the kernel.
+            assert_eq!(names.len(), given.len() + 1, "{python:?}: {names:?}");
+            assert!(given.iter().all(|name| names.contains(name)), "{python:?}: {names:?}");
+        }
+    }
+}
+
 #[test]
 fn what_cannot_be_observed_says_why() {
     let mut other = Command::new("sleep").arg("1000").spawn().expect("it starts");

@@ -75,6 +75,16 @@ pub fn page_faults() -> [u64; 2] {
     used(libc::RUSAGE_SELF, |usage| [usage.ru_minflt, usage.ru_majflt])
 }
 
+/// How many nanoseconds of CPU time children have used that have ended and were waited for, with theirs.
+#[must_use]
+pub fn children_cpu_ns() -> u64 {
+    let microseconds = |time: &libc::timeval| time.tv_sec * 1_000_000 + time.tv_usec;
+    let [user, system] = used(libc::RUSAGE_CHILDREN, |usage| {
+        [microseconds(&usage.ru_utime), microseconds(&usage.ru_stime)]
+    });
+    user.saturating_add(system).saturating_mul(1_000)
+}
+
 /// How often the calling thread has lost its core: because it gave it away, and by force.
 #[must_use]
 pub fn switches() -> [u64; 2] {

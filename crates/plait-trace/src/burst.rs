@@ -3,12 +3,61 @@
 /// Steps per doubling.
 const FINE: u32 = 6;
 
-/// How many lengths lie in which step. A few kilobytes, however many lengths.
+/// So many steps are kept one by one: more than most threads have that live for a moment.
+const FEW: usize = 32;
+
+/// How many lengths lie in which step. A few kilobytes, however many lengths, and a few bytes where there are few.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Histogram {
-    counts: Vec<u64>,
+    counts: Counts,
     count: u64,
     max: u64,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Counts {
+    /// Those that are not empty, in order.
+    Few(Vec<(u32, u64)>),
+    /// All up to the last that is not empty.
+    All(Vec<u64>),
+}
+
+impl Default for Counts {
+    fn default() -> Counts {
+        Counts::Few(Vec::new())
+    }
+}
+
+impl Counts {
+    /// The count of a step.
+    fn of(&mut self, bucket: u32) -> &mut u64 {
+        if let Counts::Few(few) = self
+            && few.len() >= FEW
+            && few.binary_search_by_key(&bucket, |step| step.0).is_err()
+        {
+            let mut all = vec![0; few.last().map_or(0, |last| last.0 as usize + 1)];
+            for &mut (bucket, count) in few {
+                all[bucket as usize] = count;
+            }
+            *self = Counts::All(all);
+        }
+        match self {
+            Counts::Few(few) => {
+                let place = few.partition_point(|step| step.0 < bucket);
+                if few.get(place).is_none_or(|step| step.0 != bucket) {
+                    few.insert(place, (bucket, 0));
+                }
+                &mut few[place].1
+            }
+            Counts::All(all) => {
+                let index = bucket as usize;
+                if all.len() <= index {
+                    all.resize(index + 1, 0);
+                }
+                &mut all[index]
+            }
+        }
+    }
 }
 
 /// A distribution in five figures; lengths in nanoseconds.
@@ -64,17 +113,19 @@ impl Histogram {
     }
 
     fn count_in(&mut self, bucket: u32, count: u64) {
-        let index = bucket as usize;
-        if self.counts.len() <= index {
-            self.counts.resize(index + 1, 0);
-        }
-        self.counts[index] = self.counts[index].saturating_add(count);
+        let sum = self.counts.of(bucket);
+        *sum = sum.saturating_add(count);
         self.count = self.count.saturating_add(count);
     }
 
     /// The steps that are not empty, and how many lengths lie in each.
     pub fn steps(&self) -> impl Iterator<Item = (u32, u64)> + '_ {
-        (0..).zip(self.counts.iter().copied()).filter(|(_, count)| *count > 0)
+        let (few, all) = match &self.counts {
+            Counts::Few(few) => (&few[..], &[][..]),
+            Counts::All(all) => (&[][..], &all[..]),
+        };
+        let all = (0..).zip(all.iter().copied()).filter(|(_, count)| *count > 0);
+        few.iter().copied().chain(all)
     }
 
     /// Adds all of another.
@@ -149,7 +200,28 @@ mod tests {
         }
     }
 
+    #[test]
+    fn few_lengths_take_little_room() {
+        let mut histogram = Histogram::default();
+        (1..=10).for_each(|turn| histogram.add(1_000_000 * (turn % 3 + 1)));
+        let Counts::Few(few) = &histogram.counts else {
+            panic!("{histogram:?}");
+        };
+        assert_eq!(few.len(), 3);
+    }
+
     proptest! {
+        #[test]
+        fn steps_are_the_same_however_many(lengths in prop::collection::vec(1_u64..1_000_000, 1..100)) {
+            let mut histogram = Histogram::default();
+            let mut counts = std::collections::BTreeMap::new();
+            for length in lengths {
+                histogram.add(length);
+                *counts.entry(Histogram::bucket(length)).or_insert(0) += 1;
+            }
+            prop_assert!(histogram.steps().eq(counts));
+        }
+
         #[test]
         fn a_quantile_is_within_two_percent(mut lengths in prop::collection::vec(1_u64..10_000_000_000, 1..300)) {
             let mut histogram = Histogram::default();

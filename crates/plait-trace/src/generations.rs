@@ -1,7 +1,8 @@
 //! Files of a process that stay small however long it runs: what is oldest is rolled up into sums.
 //!
 //! A generation is a file of a part of the size that all may have. When there are too many, the oldest two become one, which begins
-//! with the sums of all that was in them, by thread, function, wait and task, and has no more detail. Sums stay what they were. If the process
+//! with the sums of all that was in them, by thread, function, wait and task, and has no more detail. Sums stay what they were; those of
+//! threads that have ended are one for each name where there are very many. If the process
 //! dies between writing that file and removing what it stands for, a reader forgets the latter.
 //!
 //! Files are read in the order of their numbers. Rolling up costs the time of a fold of one generation, which is kept small for that.
@@ -178,8 +179,8 @@ pub struct Generations<F: Folder> {
 }
 
 impl<F: Folder> Generations<F> {
-    /// Begins with file 0. `limit` is in bytes, for all files without the sums, which grow with the number of functions, threads
-    /// and places to wait at, but not with time.
+    /// Begins with file 0. `limit` is in bytes, for all files without the sums, which grow with the number of functions, of threads
+    /// at a time and of places to wait at, but not with time: of threads and tasks that have ended a thousand each are kept one by one.
     ///
     /// # Errors
     /// The first file cannot be made.

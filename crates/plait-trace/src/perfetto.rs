@@ -329,7 +329,13 @@ impl<W: Write> Writer<'_, W> {
                     track
                 }
             };
-            let name = format!("{} in {}", blocked.callback, blocked.place.function);
+            let name = match ["", &blocked.callback, &blocked.place.function].contains(&blocked.coroutine.as_str()) {
+                true => format!("{} in {}", blocked.callback, blocked.place.function),
+                false => format!(
+                    "{} {} in {}",
+                    blocked.callback, blocked.coroutine, blocked.place.function
+                ),
+            };
             self.slice(track, (blocked.start, blocked.time), &name, (&[], None))?;
         }
         Ok(())

@@ -68,9 +68,11 @@ pub struct Profile {
     pub cores: u32,
     /// What could not be seen, in plain sentences.
     pub limits: Vec<String>,
+    /// What whoever put it together has added.
+    pub words: Vec<String>,
     /// In order of their beginning.
     pub processes: Vec<Process>,
-    /// By process, in order of their beginning.
+    /// By process, in order of their beginning. Of very many that have ended the longest, and the others together by name.
     pub threads: Vec<Thread>,
     /// In order of their beginning. Of very many the longest, and the others together by function.
     pub tasks: Vec<Task>,
@@ -101,6 +103,14 @@ impl Profile {
     #[must_use]
     pub fn stopped(&self) -> u64 {
         self.processes.first().map_or(0, |process| process.stopped)
+    }
+
+    /// How many threads there were.
+    #[must_use]
+    pub fn threads_seen(&self) -> u64 {
+        self.threads
+            .iter()
+            .fold(0, |sum, thread| sum.saturating_add(thread.count))
     }
 }
 
@@ -144,6 +154,8 @@ pub struct Overhead {
     pub hooks_cpu: u64,
     /// Records that were lost for want of room.
     pub lost_records: u64,
+    /// How often a name found no room.
+    pub lost_names: u64,
     /// Bytes that were read.
     pub trace_bytes: u64,
 }
@@ -201,6 +213,8 @@ pub struct Process {
     pub cpu: u64,
     /// How often it touched a page that it did not have: those that were at hand, and those that came from a disk.
     pub faults: [u64; 2],
+    /// CPU time of its children that ended and were waited for, observed or not, and theirs; where any was told.
+    pub children: Option<u64>,
     /// How long its GIL was held, on a core or not.
     pub gil_held: u64,
     /// Its states.
@@ -223,13 +237,15 @@ pub struct Place {
 pub struct Thread {
     /// Its process.
     pub pid: Pid,
-    /// Its number.
+    /// Its number; 0 where it is several.
     pub tid: Tid,
+    /// How many it is: one, or so many that are summed up.
+    pub count: u64,
     /// Its name.
     pub name: String,
     /// Its first instant.
     pub start: u64,
-    /// From then to its last.
+    /// From then to its last; of several, together.
     pub wall: u64,
     /// How long it was in each state: together, its wall time.
     pub times: Times,
@@ -314,7 +330,7 @@ pub struct Pauses {
 pub struct Lock {
     /// Which.
     pub lock: String,
-    /// Who held it; 0 if nobody knows.
+    /// Who held it; 0 if nobody knows, and a number from [`SUMS`](crate::record::SUMS) on if it is one of several.
     pub holder: Tid,
     /// Its name.
     pub holder_name: String,
@@ -404,8 +420,12 @@ pub struct Blocked {
     pub loop_name: String,
     /// The task or callback.
     pub callback: String,
-    /// What it did meanwhile, where a stack was seen; else the coroutine.
+    /// The coroutine of a task.
+    pub coroutine: String,
+    /// What it did meanwhile, where a stack was seen: the program's own line, if there was one. Else the coroutine.
     pub place: Place,
+    /// The function of a library that was called there, if most of the time was in one.
+    pub library: Option<Place>,
     /// When it began.
     pub start: u64,
     /// How long it took.

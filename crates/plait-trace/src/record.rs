@@ -10,11 +10,26 @@ pub struct Text(pub u32);
 /// The kernel's number of a thread.
 pub type Tid = u32;
 
+/// Numbers from here on are of no thread of a system's, but of sums of threads that have ended.
+pub const SUMS: Tid = 1 << 31;
+
 /// The kernel's number of a process.
 pub type Pid = u32;
 
 /// A task of an event loop, by a number that no other task of its process has.
 pub type TaskId = u64;
+
+/// Numbers of tasks that asyncio has not numbered begin here.
+pub const UNNUMBERED: TaskId = 1 << 32;
+
+/// What a task is called: one without a name has its number in asyncio's.
+#[must_use]
+pub fn task_name(name: &str, task: TaskId) -> String {
+    match name.is_empty() && task < UNNUMBERED {
+        true => format!("Task-{task}"),
+        false => name.to_owned(),
+    }
+}
 
 /// What a thread had to do with the GIL between two times, or with what takes its place where there is none.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -154,6 +169,8 @@ pub enum Record {
     Define { text: String },
     /// A text that was found out when records were rolled up, and its number: the greatest of all, and down by one from there.
     Derived { number: Text, text: String },
+    /// What whoever puts a profile together knows besides, for who reads it. In a chunk of no process.
+    Word { text: String },
     /// The time by the calendar: `epoch` is nanoseconds since 1970.
     Clock { at: u64, epoch: u64 },
     /// Observation of this process begins: who its `parent` is, its `name`, the version of its `python`, its switch interval in nanoseconds,
@@ -222,6 +239,8 @@ pub enum Record {
     /// How many pages the process has touched since observation began that it did not have: those that were at hand (`minor`), and those that
     /// came from a disk.
     Faults { at: u64, minor: u64, major: u64 },
+    /// CPU nanoseconds that children of the process have used which ended since observation began and were waited for, observed or not, with theirs.
+    Children { at: u64, cpu: u64 },
     /// The whole process stood still: it was stopped, or its machine was.
     Halt { from: u64, to: u64 },
     /// So many of the kernel's events, switches of any threads, found no room in this time.
@@ -293,6 +312,8 @@ pub enum Record {
         hooks: u64,
         lost: u64,
     },
+    /// How often a text has found no room so far: it stands with `…` for its numbers, or as one that says that it has no name.
+    Unnamed { count: u64 },
     /// Sums of a thread over a time whose detail was dropped: nanoseconds in each state, by its number, its switches, how often it took the
     /// GIL, and its `longest` hold, which began at `hold_at` in `frame` (0: not known).
     Sums {
@@ -370,6 +391,8 @@ pub enum Record {
         steps: u64,
         longest: u64,
     },
+    /// What follows of this thread is the sum of so many that have ended, which had names like this, and is no thread's.
+    Others { tid: Tid, name: Text, count: u64 },
     /// How many tasks have ended of which nothing else is kept.
     TasksLeft { count: u64 },
     /// The same of what a task awaited.

@@ -458,6 +458,10 @@ records! {
         tid: Thread, collects: Plain, frame: Plain, bucket: Plain, count: Plain, time: Plain, longest: Plain, stood: Plain
     }
     46 TasksLeft { count: Plain }
+    52 Children { at: Time, cpu: Plain }
     48 Derived { number: Plain, text: Plain }
-    49 Lost { from: Time, to: Time, count: Plain }
+    49 Word { text: Plain }
+    50 Others { tid: Thread, name: Plain, count: Plain }
+    51 Unnamed { count: Plain }
+    53 Lost { from: Time, to: Time, count: Plain }
 }

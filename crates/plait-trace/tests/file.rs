@@ -51,6 +51,7 @@ fn time() -> impl Strategy<Value = u64> {
 fn definitions() -> impl Strategy<Value = Record> {
     prop_oneof![
         ".{0,20}".prop_map(|text| Record::Define { text }),
+        ".{0,20}".prop_map(|text| Record::Word { text }),
         (0_u32.., ".{0,20}").prop_map(|(number, text)| Record::Derived {
             number: Text(number),
             text
@@ -182,6 +183,7 @@ fn processes() -> impl Strategy<Value = Record> {
             exact,
             why
         })),
+        any::<u64>().prop_map(|count| Record::Unnamed { count }),
         any::<(u64, u64, u64, u64)>().prop_map(|(at, observer, hooks, lost)| Record::Cost {
             at,
             observer,
@@ -249,6 +251,7 @@ fn sums() -> impl Strategy<Value = Record> {
             }
         }),
         any::<[u64; 3]>().prop_map(|[at, minor, major]| Record::Faults { at, minor, major }),
+        any::<[u64; 2]>().prop_map(|[at, cpu]| Record::Children { at, cpu }),
         any::<[u64; 2]>().prop_map(|[from, to]| Record::Halt { from, to }),
         any::<[u64; 3]>().prop_map(|[from, to, count]| Record::Lost { from, to, count }),
         (tid(), any::<(bool, u32, u64)>()).prop_map(|(tid, (io, bucket, count))| Record::BurstSums {

@@ -3,7 +3,7 @@
 mod story;
 
 use plait_trace::fold::{Fold, Options};
-use plait_trace::profile::{Owner, Profile, Thread};
+use plait_trace::profile::{Owner, Place, Profile, Thread};
 use plait_trace::record::{GilSpan, Method, Record, Text, WaitKind, Why};
 use plait_trace::state::State;
 use proptest::prelude::*;
@@ -20,6 +20,17 @@ fn times(thread: &Thread) -> Vec<(State, u64)> {
         .map(|state| (state, thread.times.of(state) / MS))
         .filter(|(_, time)| *time > 0)
         .collect()
+}
+
+#[test]
+fn words_are_of_no_process() {
+    let mut fold = Fold::new(Options::default());
+    let text = "what else is known".to_owned();
+    fold.add(0, Record::Begin { rolled: false });
+    fold.add(0, Record::Word { text: text.clone() });
+    let profile = fold.finish();
+    assert_eq!(profile.words, [text]);
+    assert!(profile.processes.is_empty());
 }
 
 #[test]
@@ -940,6 +951,74 @@ fn tasks_run_are_ready_and_await() {
     assert_eq!((blocked.start / MS, blocked.time / MS, blocked.others), (150, 200, 1));
 }
 
+/// Tasks without names of the program's; the first one makes the second, in a step of 200 ms in which it calls two functions of a library.
+fn a_step_in_a_library() -> Story {
+    let mut story = Story::begin(7, 1_000 * MS);
+    story.thread(7, "main");
+    story.switch(7, 0, true, false);
+    let function = story.text("handler");
+    for (task, made) in [(1, 0), (2, 120)] {
+        story.add(Record::Task {
+            task,
+            at: story.at(made * MS),
+            tid: 7,
+            name: Text(0),
+            function,
+        });
+    }
+    story.add(Record::Step {
+        task: 1,
+        tid: 7,
+        from: story.at(100 * MS),
+        to: story.at(300 * MS),
+    });
+    let outer = story.frame("run", "/usr/lib/python3.13/asyncio/runners.py", 118);
+    let own = story.frame_in(outer, "report", "app.py", 4);
+    let library = "/usr/lib/python3.13/json/encoder.py";
+    let inner = ["encode", "iterencode"].map(|name| story.frame_in(own, name, library, 258));
+    let other = story.frame_in(outer, "prepare", "app.py", 9);
+    let seen = [other, inner[0], inner[1], other, inner[0], inner[0], inner[1], inner[0]];
+    for (at, frame) in (1..).zip(seen) {
+        story.stack(7, (90 + at * 20) * MS, frame, Why::Tick);
+    }
+    story
+}
+
+#[test]
+fn a_step_in_a_library_is_told_by_its_task_and_the_line_of_the_program() {
+    let profile = a_step_in_a_library().profile();
+    let [blocked] = &profile.blocked[..] else {
+        panic!("{:?}", profile.blocked)
+    };
+    assert_eq!(
+        (blocked.callback.as_str(), blocked.coroutine.as_str()),
+        ("Task-1", "handler")
+    );
+    let place = |place: &Place| (place.function.clone(), place.line);
+    assert_eq!(place(&blocked.place), ("report".into(), 4));
+    assert_eq!(blocked.library.as_ref().map(place), Some(("encode".into(), 258)));
+    assert_eq!(blocked.others, 1, "a task that it made waits for it too");
+    assert_eq!(profile.verdict.name(), "loop-blocked");
+    let said = "report (app.py:4), 200 ms, by the task Task-1 (handler), in encode (encoder.py:258).";
+    assert!(
+        profile.evidence.sentence.ends_with(said),
+        "{}",
+        profile.evidence.sentence
+    );
+}
+
+#[test]
+fn a_step_in_the_program_itself_names_no_library() {
+    let mut story = a_step_in_a_library();
+    let own = story.frame("compute", "app.py", 12);
+    for at in (101..300).step_by(5) {
+        story.stack(7, at * MS, own, Why::Tick);
+    }
+    let profile = story.profile();
+    let blocked = &profile.blocked[0];
+    assert_eq!((blocked.place.function.as_str(), &blocked.library), ("compute", &None));
+}
+
 #[test]
 fn processes_are_new_run_are_ready_wait_and_end() {
     let mut story = Story::begin(7, 100 * MS);
@@ -1205,4 +1284,115 @@ proptest! {
         records.rotate_left(turn);
         prop_assert_eq!(one, fold(&records));
     }
+}
+
+/// A main thread that starts 300 others and waits for each, which has a name of its own and a lock that the next one waits for.
+fn many_threads(options: Options) -> Profile {
+    let mut story = Story::begin(7, 3_000 * MS);
+    story.thread(7, "main");
+    let frame = story.frame("work", "app.py", 3);
+    for number in 0..300 {
+        let (tid, at) = (100 + number as u32, number * 10 * MS);
+        let name = story.text(&format!("worker-{number} (f)"));
+        story.add(Record::Thread {
+            tid,
+            at: story.at(at),
+            name,
+            born: true,
+        });
+        story.switch(tid, at, true, false);
+        story.gil(tid, at, at + 4 * MS, GilSpan::Held);
+        story.gil(tid, at + 4 * MS, at + 6 * MS, GilSpan::Wanted);
+        story.gil(7, at + 4 * MS, at + 6 * MS, GilSpan::Held);
+        story.stack(tid, at + MS, frame, Why::Tick);
+        story.switch(tid, at + 6 * MS, false, false);
+        story.lock_wait(tid, at + 6 * MS, at + 8 * MS, "lock", tid - 1, "app.py:3");
+        story.lock_wait(7, at, at + 4 * MS, "lock", tid, "app.py:4");
+        // One lasts longer than the others.
+        let end = at + if number == 150 { 9 * MS } else { 8 * MS };
+        story.add(Record::ThreadEnd { tid, at: story.at(end) });
+    }
+    let mut fold = Fold::new(options);
+    for record in story.records {
+        fold.add(7, record);
+    }
+    fold.finish()
+}
+
+#[test]
+fn of_very_many_threads_the_longest_are_listed_and_the_others_summed_up_by_name() {
+    let all = many_threads(Options::default());
+    let some = many_threads(Options {
+        threads: 10,
+        ..Options::default()
+    });
+    assert_eq!((all.threads.len(), some.threads.len()), (301, 12));
+    assert_eq!((all.threads_seen(), some.threads_seen()), (301, 301));
+    let summed = &some.threads[11];
+    assert_eq!((summed.tid, summed.count), (0, 290));
+    assert_eq!(summed.name, "290 threads: worker-N (f)");
+    assert!(some.threads[..11].iter().any(|thread| thread.name == "worker-150 (f)"));
+    for thread in &some.threads {
+        assert_eq!(thread.times.sum(), thread.wall);
+    }
+    // Who waited for one of them waited for their sum, so that there are no more of these than listed threads either.
+    assert!(
+        some.threads
+            .iter()
+            .all(|thread| thread.locks.len() <= 12 && thread.waits.len() <= 12)
+    );
+    let of_main = some.threads[0]
+        .locks
+        .iter()
+        .find(|lock| lock.holder_name == "worker-N (f)");
+    assert_eq!(of_main.map(|lock| lock.count), Some(290));
+    let lanes = some.lanes.iter().filter(|lane| matches!(lane.owner, Owner::Thread(_)));
+    assert_eq!(lanes.count(), 11);
+    assert_eq!(all.limits.len() + 1, some.limits.len(), "{:?}", some.limits);
+    assert_eq!(
+        some.limits[0],
+        "301 threads were seen; 290 that had ended, and had lasted least, are summed up by name and not listed one by one"
+    );
+    let listed = some.stacks.samples.iter().map(|sample| sample.thread).max();
+    assert_eq!((listed, some.stacks.samples.len()), (Some(11), 300));
+    assert!(some.gil[0].lane.key.iter().all(|thread| *thread < 12));
+}
+
+#[test]
+fn sums_are_the_same_however_many_threads_are_listed() {
+    let all = many_threads(Options::default());
+    let some = many_threads(Options {
+        threads: 10,
+        ..Options::default()
+    });
+    let sum = |profile: &Profile, of: fn(&Thread) -> u64| profile.threads.iter().map(of).sum::<u64>();
+    let of: [fn(&Thread) -> u64; 7] = [
+        |thread| thread.wall,
+        |thread| thread.gil_takes,
+        |thread| thread.switches_voluntary,
+        |thread| thread.cpu_bursts.count,
+        |thread| thread.waits.iter().map(|wait| wait.time).sum(),
+        |thread| thread.locks.iter().map(|lock| lock.time).sum(),
+        |thread| thread.times.of(State::GilWait),
+    ];
+    for figure in of {
+        assert_eq!(sum(&all, figure), sum(&some, figure));
+    }
+    assert_eq!(all.processes, some.processes);
+    assert_eq!((all.verdict, all.moments.any_gil), (some.verdict, some.moments.any_gil));
+    assert!((all.moments.active - some.moments.active).abs() < 1e-6);
+    let of_functions = |profile: &Profile| {
+        let functions = profile.functions.iter();
+        functions
+            .map(|function| {
+                (
+                    function.times,
+                    function.caused_gil_wait,
+                    function.samples,
+                    function.total_cpu,
+                )
+            })
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(of_functions(&all), of_functions(&some));
 }

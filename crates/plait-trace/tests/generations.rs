@@ -10,7 +10,7 @@ use std::rc::Rc;
 use plait_trace::file::{Reader, Writer};
 use plait_trace::fold::{Fold, Options};
 use plait_trace::generations::{Directory, Folder, Generations};
-use plait_trace::profile::Profile;
+use plait_trace::profile::{Profile, Thread};
 use plait_trace::record::{GilSpan, Record, Text, Tid, WaitKind, Why};
 use plait_trace::state::State;
 use story::{MS, Story};
@@ -413,13 +413,13 @@ fn a_short_run_is_one_file_with_all_its_detail() {
     assert_eq!(one.lanes[0].lane, other.lanes[0].lane);
 }
 
-#[test]
-fn threads_that_have_ended_stay() {
-    let mut story = Story::begin(7, 100_000 * MS);
-    let ended = story.records.pop().unwrap();
-    for number in 0..2_000_u64 {
-        let (tid, at) = (100 + number as Tid % 3, number * 40 * MS);
-        let name = story.text(&format!("thread {number}"));
+/// So many threads one after the other, 30 ms apart: each runs for 10 ms, holds the GIL for 5 of them, and waits for a lock that the one before has, for 2 ms.
+fn one_after_the_other(threads: u64) -> Vec<Record> {
+    let mut story = Story::begin(7, threads * 40 * MS);
+    let ended = story.records.pop().expect("its end");
+    let name = story.text("thread");
+    for number in 0..threads {
+        let (tid, at) = (100 + number as Tid, number * 40 * MS);
         story.add(Record::Thread {
             tid,
             at: story.at(at),
@@ -427,24 +427,75 @@ fn threads_that_have_ended_stay() {
             born: true,
         });
         story.switch(tid, at, true, false);
+        story.gil(tid, at, at + 5 * MS, GilSpan::Held);
+        story.switch(tid, at + 10 * MS, false, false);
+        story.lock_wait(tid, at + 10 * MS, at + 12 * MS, "lock", tid - 1, "app.py:3");
         story.add(Record::ThreadEnd {
             tid,
-            at: story.at(at + 10 * MS),
+            at: story.at(at + 12 * MS),
         });
     }
     story.add(ended);
-    let mut generations = Generations::new(Memory::default(), 7, 32 << 10).unwrap();
-    for record in &story.records[1..] {
-        generations.write(record).unwrap();
+    story.records
+}
+
+fn rolled(records: &[Record], limit: u64) -> Generations<Memory> {
+    let mut generations = Generations::new(Memory::default(), 7, limit).expect("memory takes it");
+    for record in &records[1..] {
+        generations.write(record).expect("memory takes it");
     }
-    generations.flush().unwrap();
+    generations.flush().expect("memory takes it");
     assert!(*generations.numbers().start() > 0);
+    generations
+}
+
+/// How many threads there were, and sums over all of them: on cores, waits for locks by name, how often they took the GIL, and their wall.
+fn figures(profile: &Profile) -> [u64; 5] {
+    let sum = |of: fn(&Thread) -> u64| profile.threads.iter().map(of).sum::<u64>();
+    [
+        profile.threads_seen(),
+        sum(|thread| thread.times.on_cpu()),
+        sum(|thread| thread.locks.iter().map(|lock| lock.time).sum()),
+        sum(|thread| thread.gil_takes),
+        sum(|thread| thread.wall),
+    ]
+}
+
+#[test]
+fn threads_that_have_ended_stay_in_the_sums() {
+    let threads = 4_000;
+    let records = one_after_the_other(threads);
+    let generations = rolled(&records, 60_000);
     let profile = fold(generations.folder().files.values().map(|file| file.borrow().clone()));
-    assert_eq!(profile.threads.len(), 2_000);
-    assert_eq!(
-        profile.threads.iter().map(|thread| thread.times.on_cpu()).sum::<u64>(),
-        20_000 * MS
+    let expected = [threads, threads * 10 * MS, threads * 2 * MS, threads, threads * 12 * MS];
+    assert_eq!(figures(&profile), expected);
+    assert_eq!(figures(&whole(&records)), expected);
+    assert!(profile.threads.len() < 2_500, "{}", profile.threads.len());
+    for thread in &profile.threads {
+        assert_eq!(thread.times.sum(), thread.wall);
+    }
+    let summed = profile.threads.last().expect("there are some");
+    assert_eq!(summed.name, format!("{} threads: thread", summed.count));
+    assert!(summed.count > 1_500 && summed.locks.len() < 50, "{summed:?}");
+    // One that runs when the file ends is in two.
+    assert!(summed.cpu_bursts.count >= summed.count);
+    assert!(
+        profile
+            .limits
+            .iter()
+            .any(|limit| limit.starts_with("4000 threads were seen; "))
     );
+}
+
+#[test]
+fn a_process_of_very_many_threads_stays_small() {
+    let sizes = [8_000, 16_000].map(|threads| {
+        let generations = rolled(&one_after_the_other(threads), 200_000);
+        let files = generations.folder().files.values();
+        files.map(|file| file.borrow().len()).sum::<usize>()
+    });
+    assert!(sizes.iter().all(|size| *size < 300_000), "{sizes:?}");
+    assert!(sizes[1] < sizes[0] + 20_000, "{sizes:?}");
 }
 
 #[test]
@@ -454,9 +505,9 @@ fn files_of_a_folder_are_read_in_the_order_of_their_names() {
     let records = long_run(2_500);
     let mut generations = Generations::new(Directory::new(&folder, "7"), 7, 50_000).unwrap();
     for record in &records[1..] {
-        generations.write(record).unwrap();
+        generations.write(record).expect("memory takes it");
     }
-    generations.flush().unwrap();
+    generations.flush().expect("memory takes it");
     let mut paths: Vec<_> = std::fs::read_dir(&folder)
         .unwrap()
         .map(|entry| entry.unwrap().path())

@@ -980,3 +980,53 @@ fn threads_that_sleep_beside_one_that_computes_do_not_make_it_wait() {
     story.switch(7, 1_000 * MS, true, false);
     check(&story.profile(), Verdict::CpuBound, &["on 0.5 cores"]);
 }
+
+/// A program that waits for children for a second, of which is known what they used.
+fn waits_for_children(cpu: Option<u64>, seen: u64) -> Profile {
+    let mut story = Story::begin(7, 1_000 * MS);
+    story.thread(7, "MainThread");
+    computes(&mut story, 7, 0, 5 * MS);
+    story.wait(7, 20 * MS, WaitKind::Child, "wait4", "");
+    story.switch(7, 995 * MS, true, false);
+    let at = story.at(999 * MS);
+    cpu.into_iter().for_each(|cpu| story.add(Record::Children { at, cpu }));
+    let mut child = Story::begin(8, 1_000 * MS);
+    child.thread(8, "MainThread");
+    computes(&mut child, 8, 0, seen);
+    if seen > 0 {
+        return Story::together(vec![story, child]);
+    }
+    story.profile()
+}
+
+#[test]
+fn a_program_whose_children_compute_unseen_does_not_wait_for_io() {
+    let profile = waits_for_children(Some(1_900 * MS), 0);
+    check(
+        &profile,
+        Verdict::CpuBound,
+        &["child processes", "compute", "1.9 of 2 cores"],
+    );
+    let tries = profile.evidence.tries.join("; ");
+    assert!(tries.contains("All cores are in use"), "{tries}");
+    let profile = waits_for_children(Some(900 * MS), 0);
+    check(&profile, Verdict::CpuBound, &["child processes", "0.9 of 2 cores"]);
+    assert!(profile.evidence.tries[0].contains("as many child processes at a time"));
+    // Those that sleep are waited for, and nothing runs.
+    let profile = waits_for_children(Some(2 * MS), 0);
+    check(&profile, Verdict::IoBound, &["nothing ran"]);
+}
+
+#[test]
+fn children_of_which_nothing_is_known_are_not_said_to_do_nothing() {
+    let profile = waits_for_children(None, 0);
+    check(&profile, Verdict::IoBound, &["not known what they did"]);
+    assert!(!profile.evidence.sentence.contains("nothing ran"));
+    assert!(!profile.evidence.tries.iter().any(|text| text.contains("will not help")));
+}
+
+#[test]
+fn what_observed_children_use_is_told_of_them() {
+    let profile = waits_for_children(Some(960 * MS), 940 * MS);
+    check(&profile, Verdict::CpuBound, &["The program computes"]);
+}

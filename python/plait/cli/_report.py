@@ -13,8 +13,9 @@ __all__ = ["run"]
 _USAGE: Final = f"""\
 usage: plait report FILE [options]
 
-FILE is what `plait profile -o FILE` or `plait.profile(save=FILE)` has written, or the folder FILE.parts
-that a program which died has left.
+FILE is what `plait profile -o FILE` or `plait.profile(save=FILE)` has written, or the folder that is left
+where that was killed: plait-profile-... in the folder of temporary files (TMPDIR) of the first, FILE.parts of
+the second.
 
 {_output.HELP}"""
 

@@ -193,9 +193,16 @@ class _Watching:
             return
         self.top.sample()
         self.sample_at = now + min(_STEP, self.settings.interval)
-        if now >= self.show_at:
-            self.show_at = max(self.show_at + self.settings.interval, now)
-            self.show(self.top.interval())
+        if now < self.show_at:
+            return
+        if not self.top.looks:  # figures of no look say nothing: the interval becomes longer
+            self.show_at = self.sample_at
+            return
+        self.show_at += self.settings.interval
+        if self.show_at < now + self.settings.interval / 2:
+            # This process, or the machine, has stood still: what is left until then is no interval.
+            self.show_at = now + self.settings.interval
+        self.show(self.top.interval())
 
     def show(self, record: TopRecord) -> None:
         """Show the figures of an interval."""

@@ -7,6 +7,7 @@ stays as it is. Forked children are seen by a hook of `os` (`_session`).
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 
@@ -38,6 +39,7 @@ def install() -> None:
     if settings is None or not settings.children:
         return
     _look_at_os()
+    _look_at_waits()
     _imports.when_imported("_posixsubprocess", _look_at_fork_exec)
     _imports.when_imported("subprocess", _look_at_subprocess)
     _imports.when_imported("multiprocessing.popen_fork", _look_at_ends)
@@ -71,13 +73,23 @@ def _can_run(path: Any) -> bool:
         return False
 
 
+def _called(path: Any) -> str:
+    """What a program is called in reports."""
+    if isinstance(path, int):
+        return f"descriptor {path}"
+    try:
+        return os.path.basename(os.fsdecode(path))
+    except (TypeError, ValueError):
+        return "?"
+
+
 def _look_at_exec() -> None:
     execv, execve = os.execv, os.execve
 
     def replaced(path: Any, args: Any, given: Any, exec_: Callable[[], None]) -> None:
         changed = _inherited(given)
         # `execvp` tries each folder of PATH: only what can be run ends the observer.
-        resume = _session.before_exec() if _can_run(path) else None
+        resume = _session.before_exec("" if changed is None else _called(path)) if _can_run(path) else None
         try:
             if changed is None:
                 exec_()
@@ -103,13 +115,18 @@ def _look_at_os() -> None:
     functions: Any = os  # types advise against `system`, which programs use all the same
     spawn, spawnp, system = os.posix_spawn, os.posix_spawnp, functions.system
 
-    def posix_spawn(path: Any, argv: Any, env: Any, /, **rest: Any) -> int:
+    def spawned(real: Any, path: Any, argv: Any, env: Any, rest: dict[str, Any]) -> int:
         changed = _inherited(env)
-        return spawn(path, argv, env if changed is None else changed, **rest)
+        pid: int = real(path, argv, env if changed is None else changed, **rest)
+        if changed is not None:
+            _has_begun(pid, _called(path))
+        return pid
+
+    def posix_spawn(path: Any, argv: Any, env: Any, /, **rest: Any) -> int:
+        return spawned(spawn, path, argv, env, rest)
 
     def posix_spawnp(path: Any, argv: Any, env: Any, /, **rest: Any) -> int:
-        changed = _inherited(env)
-        return spawnp(path, argv, env if changed is None else changed, **rest)
+        return spawned(spawnp, path, argv, env, rest)
 
     def new_system(command: Any) -> Any:
         changed = _inherited()
@@ -118,7 +135,7 @@ def _look_at_os() -> None:
         before = os.environb.get(PATH)
         # What C sees of the environment, not what Python shows.
         os.putenv(PATH, changed[PATH])
-        os.putenv(SETTINGS, changed[SETTINGS])
+        os.putenv(SETTINGS, _of_system(changed[SETTINGS]))
         try:
             return system(command)
         finally:
@@ -134,6 +151,36 @@ def _look_at_os() -> None:
     _patches.replace(os, "system", new_system)
 
 
+_systems = itertools.count()
+
+
+def _of_system(before: bytes) -> bytes:
+    """The settings for the shell of `os.system`, whose number nobody tells: what it becomes takes back its word."""
+    settings = _session.current()
+    if settings is None:
+        return before
+    word = f"{os.getpid()}-{next(_systems)}"
+    _session.leave_word(settings, word, _session.STARTED, "sh")
+    return os.fsencode(settings.text(word))
+
+
+def _look_at_waits() -> None:
+    """Whoever waits for a child by hand sees its end."""
+
+    def observed(real: Any) -> Any:
+        def wait(*args: Any, **named: Any) -> Any:
+            found = real(*args, **named)
+            pid, status = found[:2]
+            if pid and (os.WIFEXITED(status) or os.WIFSIGNALED(status)):
+                _has_ended(pid, os.waitstatus_to_exitcode(status))
+            return found
+
+        return wait
+
+    for name in ("wait", "waitpid", "wait3", "wait4"):
+        _patches.replace(os, name, observed(getattr(os, name)))
+
+
 _ENVIRONMENT = 5
 """Where `fork_exec` has it among its arguments."""
 
@@ -147,9 +194,7 @@ def _observed_fork_exec(fork_exec: Any) -> Any:
             return fork_exec(*args)
         listed = [name + b"=" + value for name, value in changed.items()]
         pid = fork_exec(*args[:_ENVIRONMENT], listed, *args[_ENVIRONMENT + 1 :])
-        settings = _session.current()
-        if settings is not None:
-            _session.leave_word(settings, pid, _session.STARTED, os.path.basename(os.fsdecode(args[0][0])))
+        _has_begun(pid, _called(args[0][0]))
         return pid
 
     return observed
@@ -192,7 +237,19 @@ def _look_at_ends(module: ModuleType) -> None:
     _patches.replace(changed.Popen, "poll", observed)
 
 
-def _has_ended(pid: int, code: int) -> None:
+def _has_begun(pid: int, program: str) -> None:
     settings = _session.current()
     if settings is not None:
-        _session.leave_word(settings, pid, _session.EXIT, str(code if code >= 0 else 128 - code))
+        _session.leave_word(settings, pid, _session.STARTED, program)
+
+
+_last = (0, 0)
+"""The last end that was told of: some are seen twice."""
+
+
+def _has_ended(pid: int, code: int) -> None:
+    global _last
+    settings = _session.current()
+    if settings is not None and _last != (pid, code):
+        _last = (pid, code)
+        _session.leave_word(settings, pid, _session.EXIT, str(code))

@@ -260,7 +260,9 @@ class Profile:
 
 
 def _whole(traces: list[str], path: str) -> ProfileRecord:
-    record = _core.load_profile(traces)
+    from plait.observe import _ended
+
+    record = _ended.loaded(traces, folder=path if os.path.isdir(path) else None)
     if not record["processes"]:
         if record["limits"]:
             raise ValueError(
@@ -299,7 +301,8 @@ def _is_of_profiles(name: str) -> bool:
     """Whether a file in the folder of a profile may be called that."""
     import re
 
-    return re.fullmatch(r"over|whole|\d+-[\d.]+\.[a-z]+|\d+\.(started|server|note|exit)", name) is not None
+    words = r"\d+(-\d+)?\.(started|became|server|note|exit)"
+    return re.fullmatch(rf"over|whole|\d+-[\d.]+\.[a-z]+|{words}", name) is not None
 
 
 def _traces(folder: str, stem: str = "") -> list[str]:
@@ -360,28 +363,10 @@ def collect(folder: str, into: str, ended: Ended | None = None, *, detail: bool 
     _join(folder, sorted(stems), into)
     if not stems and not (ended and ended.signal):
         raise RuntimeError("no process has left a trace: Python was not started, or with -I, -E or -S")
-    known = [ended.pid] if ended else []
-    known += [int(name.removesuffix(_session.EXIT)) for name in os.listdir(folder) if name.endswith(_session.EXIT)]
-    record = _core.load_profile([into], whole=detail, known=known)
-    for process in record["processes"]:
-        if process["exit"] is None:
-            process["exit"] = _code_of(folder, process["pid"])
-    if ended is not None:
-        from plait.observe import _ended
+    from plait.observe import _ended
 
-        parts = [name for name in os.listdir(folder) if name.startswith(f"{ended.pid}-") and name.endswith(".part")]
-        _ended.add(record, ended, whole=not parts)
-    record["limits"].extend(_notes(folder))
-    return record
-
-
-def _code_of(folder: str, pid: int) -> int | None:
-    """The code that a child ended with, if its parent has left word of it."""
-    try:
-        with open(os.path.join(folder, f"{pid}{_session.EXIT}"), encoding="utf-8") as file:
-            return int(file.read())
-    except (OSError, ValueError):
-        return None
+    _core.add_word(into, _ended.to_word(folder, ended))
+    return _ended.loaded([into], whole=detail)
 
 
 def _join(folder: str, stems: list[str], into: str) -> None:
@@ -394,33 +379,15 @@ def _join(folder: str, stems: list[str], into: str) -> None:
                         whole.write(some)
 
 
-def _notes(folder: str) -> list[str]:
-    """What children have left word of, and those that have not."""
-    found: list[str] = []
-    names = sorted(os.listdir(folder))
-    words = (_session.STARTED, _session.EXIT)
-    told = {name.partition("-")[0].partition(".")[0] for name in names if not name.endswith(words)}
-    unseen: dict[str, int] = {}
-    for name in names:
-        if name.endswith(_session.STARTED) and name.removesuffix(_session.STARTED) not in told:
-            with open(os.path.join(folder, name), encoding="utf-8", errors="replace") as file:
-                program = file.read()
-            unseen[program] = unseen.get(program, 0) + 1
-    if unseen:
-        listed = ", ".join(program if count == 1 else f"{program} ({count} times)" for program, count in unseen.items())
-        found.append(f"Not looked into, since it is not Python or runs with -I, -E or -S: {listed}.")
-    for name in names:
-        if name.endswith(".note"):
-            with open(os.path.join(folder, name), encoding="utf-8", errors="replace") as file:
-                found.append(f"Process {name.removesuffix('.note')} was not observed: {file.read()}.")
-    return found
-
-
 def _discard(folder: str, owner: int) -> None:
     import shutil
 
-    if os.getpid() == owner:
-        shutil.rmtree(folder, ignore_errors=True)
+    if os.getpid() != owner:
+        return
+    settings = _session.current()
+    if settings is not None and settings.folder == folder:  # the program ends, and a thread of it is in the block still
+        _session.end()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 class Profiling:
@@ -466,6 +433,10 @@ class Profiling:
             raise
         self._began = True
         self._owner = os.getpid()
+        if self._save is None:
+            import weakref
+
+            weakref.finalize(self._profile, _discard, self._folder, self._owner)
         return self._profile
 
     def __exit__(
@@ -483,10 +454,6 @@ class Profiling:
             import shutil
 
             shutil.rmtree(self._folder, ignore_errors=True)
-        else:
-            import weakref
-
-            weakref.finalize(self._profile, _discard, self._folder, os.getpid())
 
 
 #: What ends a profile that only looks on while a program runs that may make one of its own.

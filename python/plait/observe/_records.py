@@ -31,6 +31,7 @@ class Overhead(TypedDict):
     observer_cpu: float
     hooks_cpu: float
     lost_records: int
+    lost_names: int
     trace_bytes: int
 
 
@@ -128,11 +129,13 @@ class ThreadRecord(States):
     """One thread; its states add up to its `wall`.
 
     `stop_the_world` is the part of `lock_wait` in which it stood still because another thread had stopped all others, or waited
-    until they did; `stops` counts how often it stood still.
+    until they did; `stops` counts how often it stood still. Where very many have ended, some rows are the sum of `count`
+    threads with names alike, and their `tid` is 0.
     """
 
     pid: int
     tid: int
+    count: NotRequired[int]
     name: str
     start: float
     wall: float
@@ -199,9 +202,11 @@ class BlockedRecord(TypedDict):
     tid: int
     loop: str
     callback: str
+    coroutine: NotRequired[str]
     function: str
     file: str
     line: int
+    library: NotRequired[Place | None]
     start: float
     time: float
 
@@ -334,3 +339,10 @@ class ProfileRecord(TypedDict):
     lanes: NotRequired[list[Lane]]
     gil: NotRequired[list[GilLane]]
     notes: NotRequired[list[str]]
+
+
+class LoadedRecord(ProfileRecord):
+    """A profile as it was read, and besides what whoever put it together has added, and which processes have no end."""
+
+    words: NotRequired[list[str]]
+    unended: NotRequired[list[int]]

@@ -186,5 +186,7 @@ def _of_program(figure: str, profile: ProfileRecord) -> tuple[float, float]:
         return profile["wall"], profile["wall"]
     if figure == "tasks":  # of very many not all are listed
         return float(max(profile.get("tasks_seen", 0), len(profile["tasks"]))), 1.0
+    if figure == "threads":
+        return float(sum(thread.get("count", 1) for thread in threads)), 1.0
     counted: Any = profile
     return float(len(counted[figure])), 1.0

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from typing import Any, Final
 
 __all__ = [
+    "BECAME",
     "EXIT",
     "STARTED",
     "before_exec",
@@ -29,13 +30,17 @@ __all__ = [
     "end",
     "is_observed",
     "leave_word",
+    "take_back",
 ]
 
 STARTED: Final = ".started"
 """Ends the names of files that tell of a child which was started, by its number; the program is in it."""
 
+BECAME: Final = ".became"
+"""The same of a process that became another program. Who can be looked into takes it back."""
+
 EXIT: Final = ".exit"
-"""Ends the names of files that tell of a child which has ended, by its number; its code is in it."""
+"""Ends the names of files that tell of a child which has ended, by its number; its code is in it, -n for signal n."""
 
 _MORE = (
     "multiprocessing.resource_tracker import main",
@@ -137,15 +142,17 @@ def _stop(session: _Session, code: int | None) -> None:
     if not session.observed:
         return
     session.observed = False
-    if "threading" in sys.modules:
-        from plait.observe import _threads
+    try:
+        if "threading" in sys.modules:
+            from plait.observe import _threads
 
-        _threads.tell_names()
-    if session.settings.tasks and "asyncio" in sys.modules:
-        from plait.observe import _tasks
+            _threads.tell_names()
+        if session.settings.tasks and "asyncio" in sys.modules:
+            from plait.observe import _tasks
 
-        _tasks.tell_pending()
-    _core.observe_stop(code)
+            _tasks.tell_pending()
+    finally:
+        _core.observe_stop(code)
 
 
 def _install(session: _Session) -> None:
@@ -180,6 +187,9 @@ def begin_in_child(text: str) -> None:
         return
     if os.path.exists(os.path.join(settings.folder, OVER)):
         return
+    take_back(settings, f"{os.getpid()}{BECAME}")
+    if settings.word.startswith(f"{os.getppid()}-"):  # else it was left of who has started this one
+        take_back(settings, f"{settings.word}{STARTED}")
     session = _Session(settings)
     line = " ".join(sys.orig_argv[1:])
     if any(each in line for each in _MORE):
@@ -197,7 +207,7 @@ def begin_in_child(text: str) -> None:
         raise
 
 
-def leave_word(settings: Settings, pid: int, kind: str, text: str) -> None:
+def leave_word(settings: Settings, pid: int | str, kind: str, text: str) -> None:
     """Write a small file about a process into the profile's folder."""
     try:
         with open(os.path.join(settings.folder, f"{pid}{kind}"), "w", encoding="utf-8", errors="replace") as file:
@@ -206,17 +216,35 @@ def leave_word(settings: Settings, pid: int, kind: str, text: str) -> None:
         pass
 
 
+def take_back(settings: Settings, word: str) -> None:
+    """Remove such a file, if it is there."""
+    try:
+        os.unlink(os.path.join(settings.folder, word))
+    except OSError:
+        pass
+
+
 def _name() -> str:
     """What this process runs, in a few words."""
-    words = sys.orig_argv[1:]
-    for at, word in enumerate(words):
-        if word == "-c":
-            code = words[at + 1] if at + 1 < len(words) else ""
-            return "multiprocessing" if "multiprocessing" in code else "python -c"
-        if word == "-m":
-            return f"-m {words[at + 1]}" if at + 1 < len(words) else "-m"
+    words = iter(sys.orig_argv[1:])
+    for word in words:
+        if word == "-":
+            return "python -"
         if not word.startswith("-"):
             return os.path.basename(word)
+        if word == "--check-hash-based-pycs":
+            next(words, "")
+        if word.startswith("--"):
+            continue
+        for end, letter in enumerate(word[1:], 2):
+            if letter not in "cmWX":
+                continue
+            value = word[end:] or next(words, "")
+            if letter == "c":
+                return "multiprocessing" if "multiprocessing" in value else "python -c"
+            if letter == "m":
+                return f"-m {value}".rstrip()
+            break  # the value of an option
     return "python"
 
 
@@ -268,14 +296,21 @@ def _forks_programs() -> bool:
     return any("multiprocessing.forkserver import main" in word for word in sys.orig_argv)
 
 
-def before_exec() -> Any:
-    """End the observer before this process becomes another program; what to call if that fails."""
+def before_exec(program: str) -> Any:
+    """End the observer before this process becomes another program; what to call if that fails.
+
+    Args:
+        program: What that is called, if it is to be looked into; else empty.
+    """
     session = _session
     if session is None or not session.observed:
         return lambda: None
     _stop(session, None)
+    if program:
+        leave_word(session.settings, os.getpid(), BECAME, program)
 
     def resume() -> None:
+        take_back(session.settings, f"{os.getpid()}{BECAME}")
         try:
             _observe(session, _name())
         except (OSError, RuntimeError):  # it is the other error that the program is told of

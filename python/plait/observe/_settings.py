@@ -24,27 +24,38 @@ INJECT: Final = os.path.join(os.path.dirname(os.path.abspath(__file__)), "_injec
 
 
 class Settings:
-    """How a profile is made; the same in all of its processes."""
+    """How a profile is made; the same in all of its processes.
 
-    __slots__ = ("children", "folder", "rate", "tasks")
+    Attributes:
+        word: The name of the word that a parent has left of the child that it could not name, empty where there is none.
+    """
 
-    def __init__(self, folder: str, rate: float, tasks: bool, children: bool) -> None:
+    __slots__ = ("children", "folder", "rate", "tasks", "word")
+
+    def __init__(self, folder: str, rate: float, tasks: bool, children: bool, word: str = "") -> None:
         self.folder = folder
         self.rate = rate
         self.tasks = tasks
         self.children = children
+        self.word = word
 
     def __str__(self) -> str:
         """As children get them."""
-        return f"1:{self.rate!r}:{self.tasks:d}:{self.children:d}:{self.folder}"
+        return self.text()
+
+    def text(self, word: str = "") -> str:
+        """As a child gets them of which that word was left."""
+        version = f"1/{word}" if word else "1"
+        return f"{version}:{self.rate!r}:{self.tasks:d}:{self.children:d}:{self.folder}"
 
     @classmethod
     def of(cls, text: str) -> Settings | None:
         """Read what a child got; None if it comes from another version."""
         parts = text.split(":", 4)
-        if len(parts) != 5 or parts[0] != "1":
+        version, _, word = parts[0].partition("/")
+        if len(parts) != 5 or version != "1":
             return None
-        return cls(parts[4], float(parts[1]), parts[2] == "1", parts[3] == "1")
+        return cls(parts[4], float(parts[1]), parts[2] == "1", parts[3] == "1", word)
 
 
 def environment(settings: Settings, before: Mapping[bytes, bytes]) -> dict[bytes, bytes]:

@@ -27,10 +27,20 @@ def tell_names() -> None:
         return
     current = threading.current_thread()
     for thread in threading.enumerate():
-        # In a process that was forked by others than the interpreter this thread still has the number that it had before.
-        number = threading.get_native_id() if thread is current else thread.native_id
+        try:
+            # In a process that was forked by others than the interpreter this thread still has the number that it had before.
+            number = threading.get_native_id() if thread is current else thread.native_id
+        except Exception:  # the program's own class
+            continue
         if number is not None:
-            _core.observe_thread(number, thread.name, False)
+            _tell(number, thread, False)
+
+
+def _tell(number: int, thread: Any, born: bool) -> None:
+    try:
+        _core.observe_thread(number, thread._name, born)
+    except Exception:  # the program may have put anything there: its thread begins all the same, and the profile ends
+        pass
 
 
 def _look_at_threads(threading: ModuleType) -> None:
@@ -39,7 +49,7 @@ def _look_at_threads(threading: ModuleType) -> None:
 
     def _set_native_id(self: Any) -> None:
         begun(self)
-        _core.observe_thread(self._native_id, self._name, True)
+        _tell(self._native_id, self, True)
 
     _patches.replace(kind, "_set_native_id", _set_native_id)
     tell_names()

@@ -26,8 +26,7 @@ class Figures(TypedDict):
     """What the time went to.
 
     Of a thread as shares of the time that it was seen, which add up to 1 without `cpu` and `stop_the_world`, which is part of
-    `lock_wait`; of a process as sums over its
-    threads, in seconds per second.
+    `lock_wait`; of a process as sums over its threads, in seconds per second. `halted`: a signal or a debugger had stopped it.
     """
 
     pid: int
@@ -42,6 +41,7 @@ class Figures(TypedDict):
     lock_wait: float
     idle: float
     stop_the_world: float
+    halted: float
     switches: float
 
 
@@ -85,13 +85,13 @@ class TopRecord(TypedDict):
 class _Thread:
     """Sums of a thread, in seconds."""
 
-    __slots__ = ("call", "cpu", "name", "pid", "seconds", "spent", "stopped", "switches", "tid", "tops")
+    __slots__ = ("call", "cpu", "halted", "name", "pid", "seconds", "spent", "stopped", "switches", "tid", "tops")
 
     def __init__(self, pid: int, tid: int, name: str) -> None:
         self.pid = pid
         self.tid = tid
         self.name = name
-        self.seconds = self.cpu = self.switches = self.stopped = 0.0
+        self.seconds = self.cpu = self.switches = self.stopped = self.halted = 0.0
         self.spent = [0.0] * len(STATES)
         self.tops: dict[tuple[str, str, int], float] = {}
         self.call: str | None = None
@@ -102,6 +102,7 @@ class _Thread:
         self.cpu += row["cpu"] * seconds
         self.switches += row["switches"] * seconds
         self.stopped += row["stop_the_world"] * seconds
+        self.halted += row["halted"] * seconds
         for number, state in enumerate(STATES):
             self.spent[number] += row[state] * seconds
         top = row["top"]
@@ -117,6 +118,7 @@ class _Thread:
         self.cpu += other.cpu
         self.switches += other.switches
         self.stopped += other.stopped
+        self.halted += other.halted
         self.spent = [one + more for one, more in zip(self.spent, other.spent, strict=True)]
 
     def figures(self) -> ThreadFigures:
@@ -127,7 +129,8 @@ class _Thread:
             top = {"function": function, "file": file, "line": line}
         shares: dict[str, Any] = {state: spent / length for state, spent in zip(STATES, self.spent, strict=True)}
         head = {"pid": self.pid, "tid": self.tid, "name": self.name, "seconds": self.seconds}
-        more = {"stop_the_world": self.stopped / length, "switches": self.switches / length}
+        more = {"stop_the_world": self.stopped / length, "halted": self.halted / length}
+        more["switches"] = self.switches / length
         rest = {"cpu": self.cpu / length, **shares, **more, "top": top, "call": self.call}
         return {**head, **rest}  # type: ignore[typeddict-item]  # pyright: ignore[reportReturnType]
 
@@ -174,7 +177,7 @@ class _Sums:
     def record(self, pid: int) -> TopRecord:
         threads = [thread.figures() for thread in self.threads.values()]
         length = self.seconds or 1.0
-        names = ("cpu", *STATES, "stop_the_world", "switches")
+        names = ("cpu", *STATES, "stop_the_world", "halted", "switches")
         sums: dict[int, dict[str, float]] = {one: dict.fromkeys(names, 0.0) for one in self.processes}
         for thread in threads:
             sum_: dict[str, float] = sums.get(thread["pid"]) or sums.setdefault(
@@ -223,6 +226,11 @@ class Top:
         self._interval.add(seen)
         self._whole.add(seen)
         self._whole.bound({(row["pid"], row["tid"]) for row in seen["threads"]})
+
+    @property
+    def looks(self) -> int:
+        """How often it was looked at since the last interval: its figures are worth nothing without."""
+        return self._interval.looks
 
     def interval(self) -> TopRecord:
         """Return the figures since the last one."""

@@ -220,8 +220,8 @@ class Watch:
         - `loops`: sums over plait's event loops, with the meanings of `EventLoop.statistics`; `running`, those that are not
           closed.
         - `threads` and `processes`: sums over the pools of each kind, with the meanings of their `statistics`; `pools`, how
-          many there are. `queue_wait` counts tasks, and chunks of a `map` over processes, that were submitted while the process
-          was watched.
+          many there are. `queue_wait` counts tasks, and items of a `map`, that were submitted while the process was watched:
+          from then, or from when `map` took the item from its input, until it began to run.
 
         Distributions have `count`, `sum` and `buckets`: pairs of an upper bound and how many did not exceed it. What counts
         something only grows: loops and pools that have ended are in it. What a pool still does when nobody refers to it any

@@ -123,9 +123,10 @@ def watch_deadlocks(*, report: Report | None = None) -> DeadlockWatch:
     """Find threads, tasks and processes that wait for one another's locks for ever, and let one of them go on.
 
     Of a circle of waits for `Lock` and `RLock`, shared or not, those of conditions included, the one that began last
-    raises `DeadlockError` instead of waiting on: within a tenth of a second, and without the lock. Its `with` blocks then
-    give back what it has, and the others go on. The message names the threads, tasks and processes, the locks, and the
-    lines where each waits and where each lock was taken.
+    raises `DeadlockError` instead of waiting on, and without the lock. It does so within a tenth of a second where no thread
+    computes; beside those that do it needs the interpreter lock two or three times, each in its turn. Its `with` blocks then
+    give back what it has, and the others go on. The message names the threads, tasks and processes, the locks, and the lines
+    where each waits and where each lock was taken.
 
     Locks that are taken in orders which do not agree are told of before that ends in a deadlock, once for each circle of locks,
     with the stacks of both. Orders that one more lock keeps apart, held around them, are fine.

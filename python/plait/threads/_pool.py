@@ -229,8 +229,8 @@ class ThreadPool(_core.ThreadPoolCore, Pool, concurrent.futures.ThreadPoolExecut
     def statistics(self) -> dict[str, int]:
         """Return figures since the pool was made.
 
-        Tasks: `submitted`, `cancelled`, `timed_out` (they may go on), `queued` (now). A `map` counts as one task for each
-        thread that does its items. Threads: `workers` (now), `workers_idle`.
+        Tasks and items of maps: `submitted`, `cancelled` (tasks), `timed_out` (they may go on), `queued` (now; a `map` counts
+        as one for each thread that will do its items). Threads: `workers` (now), `workers_idle`.
 
         >>> import plait
         >>> with plait.ThreadPool(1) as pool:

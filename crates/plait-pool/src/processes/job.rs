@@ -13,8 +13,10 @@ use super::{Failure, Host, Inner, Pool, Refusal, Segments, Shared, TaskOptions};
 use crate::blocks::Place;
 use crate::board::KIND_MAP;
 use crate::frames::{Results, item_at};
+use crate::handed::Handed;
 use crate::supervisor::Doom;
 use crate::task::{Phase, SUPERVISE};
+use crate::watch;
 
 /// How long a chunk is to take, in nanoseconds.
 const TARGET_NS: f64 = 3e6;
@@ -69,6 +71,7 @@ struct JobInner {
     /// Bytes of those parts.
     placed: u64,
     pushed: u64,
+    handed: Handed,
     dispatched: u64,
     closed: bool,
     /// All items are certain to come, and the pool waits for them.
@@ -307,6 +310,7 @@ impl<T: Host> Pool<T> {
             places: BTreeMap::new(),
             placed: 0,
             pushed: 0,
+            handed: Handed::default(),
             dispatched: 0,
             closed: false,
             promised: false,
@@ -361,6 +365,8 @@ impl<T: Host> Pool<T> {
             inner.places.append(places);
             inner.named.extend(named);
             inner.pushed += count;
+            let end = inner.pushed;
+            inner.handed.push(end, watch::stamp_for_any());
             inner.closed |= last;
         }
         pool.statistics.submitted += count;
@@ -445,6 +451,7 @@ impl<T: Host> Shared<T> {
             let filled = self.fill(pool, KIND_MAP, count, &parts, options);
             let end = first + u64::from(count);
             let (places, segments) = (inner.cut_places(end), inner.cut_named(end));
+            let since = inner.handed.mean(first, end);
             let Ok(slot) = filled else {
                 drop(inner);
                 self.unplace(pool, &places);
@@ -454,6 +461,7 @@ impl<T: Host> Shared<T> {
                 }
                 continue;
             };
+            self.queued_since(self.board.slot(slot), since);
             inner.in_flight.push(slot);
             inner.compact();
             drop(inner);

@@ -249,6 +249,20 @@ impl<T: Host> Shared<T> {
         }
     }
 
+    /// Notes since when the items of a chunk wait, which is about to be queued: from when they were handed in; 0 where that is not known.
+    pub(super) fn queued_since(&self, slot: &Slot, since: u64) {
+        let notes = slot.notes.load(Ordering::Relaxed);
+        if notes & note::QUEUED == 0 {
+            return;
+        }
+        if since == 0 {
+            slot.notes
+                .store(notes & !(note::QUEUED | note::COUNTED), Ordering::Relaxed);
+        } else {
+            slot.queued_ns.store(since, Ordering::Relaxed);
+        }
+    }
+
     /// Arguments that do not fit into a slot.
     fn write_args(&self, inner: &mut Inner<T::Handle>, len: usize, parts: &[&[u8]]) -> Result<Block, Refusal> {
         let args = inner.args.as_mut().ok_or(Refusal::ShutDown)?;

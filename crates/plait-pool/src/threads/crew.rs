@@ -8,6 +8,7 @@ use plait_sys::{cpu, fork, time};
 
 use super::line::{Closed, Demand, Figures, Line, Next, Seat};
 use crate::spin::Spin;
+use crate::watch;
 
 /// A spinner that has seen a job leaves its bringer this long to let go of what both need.
 const HANDOVER_NS: u64 = 3_000;
@@ -71,14 +72,41 @@ impl<J> Crew<J> {
     /// The job, after [`close`](Self::close).
     #[inline]
     pub fn push(&self, job: J, priority: i32) -> Result<Duty, Closed<J>> {
-        Ok(match self.line.push(job, priority)? {
+        Ok(Self::meet(self.line.push(job, priority)?))
+    }
+
+    /// Brings one of those that share in doing a job's items: see [`Line::push_share`].
+    ///
+    /// # Errors
+    /// As for [`push`](Self::push).
+    pub fn push_share(&self, job: J, priority: i32) -> Result<Duty, Closed<J>> {
+        Ok(Self::meet(self.line.push_share(job, priority)?))
+    }
+
+    #[inline]
+    fn meet(demand: Demand) -> Duty {
+        match demand {
             Demand::Met => Duty::Done,
             Demand::Start => Duty::Start,
             Demand::Wake(seat) => {
                 wake(&seat);
                 Duty::Done
             }
-        })
+        }
+    }
+
+    /// So many items were taken in.
+    #[inline]
+    pub fn count_items(&self, items: u64) {
+        self.line.count_items(items);
+    }
+
+    /// An item begins that was handed in then: counts its wait where somebody watches.
+    #[inline]
+    pub fn begins_item(&self, at: u64) {
+        if let Some(length) = watch::waited_since(at) {
+            self.line.count_wait(length);
+        }
     }
 
     /// Brings a job back to where it was taken from.

@@ -15,7 +15,7 @@ use std::sync::PoisonError;
 
 use plait_shm::histogram::Histogram;
 use plait_shm::idle::{give_token, take_token};
-use plait_shm::sync::{Arc, AtomicU32, Mutex, MutexGuard, Ordering};
+use plait_shm::sync::{Arc, AtomicU32, AtomicU64, Mutex, MutexGuard, Ordering};
 use plait_sys::time::monotonic_ns;
 
 use super::lanes::Lanes;
@@ -81,7 +81,7 @@ pub enum Demand {
 /// Figures of a line.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Figures {
-    /// Jobs that were taken in.
+    /// Jobs, and items of those that have some, that were taken in.
     pub submitted: u64,
     /// Jobs that wait now.
     pub queued: usize,
@@ -89,7 +89,7 @@ pub struct Figures {
     pub workers: usize,
     /// Workers that have nothing to do.
     pub idle: usize,
-    /// How long jobs have waited that were brought while somebody [watched](crate::watch::watch).
+    /// How long jobs and items have waited that were brought while somebody [watched](crate::watch::watch).
     pub waits: Histogram,
 }
 
@@ -114,6 +114,8 @@ pub struct Line<J> {
     state: Mutex<State<J>>,
     /// Jobs that wait, for those who look without the lock.
     waiting: AtomicU32,
+    /// Items that were taken in; a figure, so no order matters.
+    items: AtomicU64,
 }
 
 impl<J> Line<J> {
@@ -134,6 +136,7 @@ impl<J> Line<J> {
         Self {
             state: Mutex::new(state),
             waiting: AtomicU32::new(0),
+            items: AtomicU64::new(0),
         }
     }
 
@@ -164,6 +167,28 @@ impl<J> Line<J> {
         state.jobs.push((job, stamp()), priority);
         self.show(&state);
         Ok(state.demand())
+    }
+
+    /// Brings one of those that share in doing a job's items, which are [counted](Self::count_items) themselves.
+    pub fn push_share(&self, job: J, priority: i32) -> Result<Demand, Closed<J>> {
+        let mut state = self.lock();
+        if state.closed {
+            return Err(Closed(job));
+        }
+        state.jobs.push((job, 0), priority);
+        self.show(&state);
+        Ok(state.demand())
+    }
+
+    /// So many items were taken in.
+    #[inline]
+    pub fn count_items(&self, items: u64) {
+        self.items.fetch_add(items, Ordering::Relaxed);
+    }
+
+    /// An item begins that has waited for so long.
+    pub fn count_wait(&self, length: u64) {
+        self.lock().waits.add(length);
     }
 
     /// Brings a job back to where it was taken from; also when the line is closed.
@@ -268,7 +293,7 @@ impl<J> Line<J> {
     pub fn figures(&self) -> Figures {
         let state = self.lock();
         Figures {
-            submitted: state.submitted,
+            submitted: state.submitted + self.items.load(Ordering::Relaxed),
             queued: state.jobs.len(),
             workers: state.workers,
             idle: state.sleepers.len() + usize::from(state.spinning),

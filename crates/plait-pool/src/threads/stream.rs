@@ -8,6 +8,8 @@ use std::sync::PoisonError;
 
 use plait_shm::sync::{Mutex, MutexGuard};
 
+use crate::handed::Handed;
+
 /// What a worker got.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Item<I> {
@@ -15,10 +17,13 @@ pub struct Item<I> {
     pub number: u64,
     /// What to do it with.
     pub input: I,
+    /// When it was handed in; 0 where nobody wanted to know.
+    pub at: u64,
 }
 
 struct State<I, O, W> {
     inputs: VecDeque<I>,
+    handed: Handed,
     /// Results in order, from number `taken` on; or as they came.
     results: VecDeque<Option<O>>,
     /// Items that a worker has, where somebody else may end them.
@@ -57,6 +62,7 @@ impl<I, O, W> Stream<I, O, W> {
     pub fn new(guarded: bool) -> Self {
         let state = State {
             inputs: VecDeque::new(),
+            handed: Handed::default(),
             results: VecDeque::new(),
             begun: guarded.then(HashSet::new),
             pushed: 0,
@@ -82,13 +88,18 @@ impl<I, O, W> Stream<I, O, W> {
         self.lock().ordered = ordered;
     }
 
-    /// Adds items, taking them out of `inputs`. Those that come after the end are left there.
-    pub fn push(&self, inputs: &mut VecDeque<I>) {
+    /// Adds items that are handed in `at` then, taking them out of `inputs`. How many; those that come after the end are left there.
+    pub fn push(&self, inputs: &mut VecDeque<I>, at: u64) -> usize {
         let mut state = self.lock();
-        if !state.last {
-            state.pushed += inputs.len() as u64;
-            state.inputs.append(inputs);
+        if state.last {
+            return 0;
         }
+        let more = inputs.len();
+        state.pushed += more as u64;
+        let end = state.pushed;
+        state.handed.push(end, at);
+        state.inputs.append(inputs);
+        more
     }
 
     /// Says that no more items come. Whom to ring.
@@ -226,13 +237,14 @@ impl<I, O, W> State<I, O, W> {
         let input = self.inputs.pop_front()?;
         let number = self.claimed;
         self.claimed += 1;
+        let at = self.handed.at(number);
         if self.ordered && !self.unread {
             self.results.push_back(None);
         }
         if let Some(begun) = &mut self.begun {
             begun.insert(number);
         }
-        Some(Item { number, input })
+        Some(Item { number, input, at })
     }
 
     #[inline]

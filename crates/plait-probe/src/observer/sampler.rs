@@ -2,6 +2,7 @@
 
 mod begin;
 mod census;
+mod cost;
 mod deadlocks;
 mod pace;
 
@@ -9,7 +10,6 @@ use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::Arc;
 
-use plait_sys::limits::page_faults;
 use plait_sys::perf::{Event, Gap, Switches, What};
 use plait_sys::time::{monotonic_ns, thread_cpu_ns};
 use plait_trace::record::{Record, Text, Tid, Why};
@@ -19,6 +19,7 @@ use super::threads::Thread;
 use super::waits::{Found, look};
 use super::{Running, Settings, Sink};
 use crate::bursts;
+use crate::desk::Named;
 use crate::gil::Gil;
 use crate::meter::{self, Clock, Doing, Meter};
 use crate::proc::{Scheduled, Tasks, line};
@@ -27,8 +28,11 @@ use census::settled;
 use deadlocks::Search;
 use pace::Pace;
 
-/// From one flush to the next, in nanoseconds.
+/// From one flush to the next, in nanoseconds, and of those who may die young: each time that the process is older by this part, and so
+/// long at least.
 const FLUSH: u64 = 200_000_000;
+const OLDER: u64 = 2;
+const EARLY: u64 = 20_000_000;
 /// An event is handed on when it is so old: by then the rings of all CPUs have shown what came before it.
 const SETTLED: u64 = 500_000;
 /// From one look to the next while nothing runs, in ticks.
@@ -133,6 +137,8 @@ pub(super) struct Sampler {
     /// Records of this look.
     batch: Vec<Record>,
     flushed: u64,
+    /// When the pace was last looked at.
+    paced: u64,
     /// How long this thread had waited for cores at the last flush.
     queued: Option<u64>,
     /// When it last looked, and how often it has.
@@ -151,6 +157,8 @@ pub(super) struct Sampler {
     deadlocks: Search,
     /// Page faults before the beginning, and those that were written.
     faults: [[u64; 2]; 2],
+    /// The same of the CPU time of children.
+    children: [u64; 2],
 }
 
 impl Sampler {
@@ -225,10 +233,14 @@ impl Sampler {
         self.look_at_stacks(now);
         self.look_for_deadlocks(now, false);
         if self.flushes(now) {
-            self.pace.judge(thread_cpu_ns(), now - self.flushed);
+            if now - self.paced >= FLUSH {
+                self.pace.judge(thread_cpu_ns(), now - self.paced);
+                self.paced = now;
+            }
             self.flushed = now;
             self.queued = self.queued();
             self.count_faults(now);
+            self.count_children(now);
             self.cost(now);
         }
         self.write();
@@ -236,7 +248,8 @@ impl Sampler {
 
     /// Whether the look of this time ends with a flush.
     fn flushes(&self, now: u64) -> bool {
-        now.saturating_sub(self.flushed) >= FLUSH
+        let age = self.flushed.saturating_sub(self.began);
+        now.saturating_sub(self.flushed) >= (age / OLDER).clamp(EARLY, FLUSH)
     }
 
     /// Takes out what is in the rings; whether there was anything.
@@ -301,7 +314,7 @@ impl Sampler {
             What::Ended => self.ended(event.tid, event.at),
             What::Named(name) => {
                 if self.threads.contains_key(&event.tid) && !self.names.contains_key(&event.tid) {
-                    let name = self.shared.desk.text(&line(name.bytes()));
+                    let name = self.shared.desk.name(Named::Thread, &line(name.bytes()));
                     self.batch.push(Record::Thread {
                         tid: event.tid,
                         at: event.at,
@@ -424,9 +437,10 @@ impl Sampler {
                 {
                     thread.asked = now;
                     let owner = frames.owner(thread.tid, word, now);
-                    let text = |text: &str| self.shared.desk.text(text);
                     if let Some((tid, place)) = owner {
-                        thread.held_up = Some((text(&deadlocks::name(word, true)), tid, text(&place)));
+                        let desk = &self.shared.desk;
+                        let lock = desk.name(Named::Target, &deadlocks::name(word, true));
+                        thread.held_up = Some((lock, tid, desk.text(&place)));
                     }
                 }
                 continue;
@@ -440,11 +454,12 @@ impl Sampler {
                 taken = deadlocks::name_limited(found.as_mut(), |word| frames.wanted(thread.tid, word, now));
             }
             // Who has it is not known; that it is waited for is.
-            thread.held_up = taken.map(|name| (self.shared.desk.text(&name), 0, Text::default()));
+            thread.held_up = taken.map(|name| (self.shared.desk.name(Named::Target, &name), 0, Text::default()));
             thread.word = deadlocks::word_of(found.as_ref());
             if let Some(Found::Wait { kind, call, target, .. }) = found {
                 thread.looked = now;
-                let (call, target) = (self.shared.desk.text(&call), self.shared.desk.text(&target));
+                let desk = &self.shared.desk;
+                let (call, target) = (desk.text(&call), desk.name(Named::Target, &target));
                 self.batch.push(Record::Wait {
                     tid: thread.tid,
                     at,
@@ -503,18 +518,6 @@ impl Sampler {
         }
     }
 
-    fn cost(&mut self, at: u64) {
-        let takes: u64 = self.threads.values().map(|thread| thread.takes).sum();
-        let lost: u64 = self.threads.values().map(|thread| thread.lost).sum();
-        self.batch.push(Record::Cost {
-            at,
-            observer: thread_cpu_ns(),
-            // Each take has its letting go. One that is only counted takes no longer than the call of the C library that it saves.
-            hooks: 2 * (takes + self.gone_takes).saturating_sub(bursts::figures().takes) * self.event_cost,
-            lost: lost + self.gone_lost + self.shared.desk.lost() + self.switches.as_ref().map_or(0, Switches::lost),
-        });
-    }
-
     /// Says how much of the time events were counted rather than timed, if that was a hundredth of it, and some milliseconds.
     fn tell_bursts(&mut self, clock: &Clock, now: u64) {
         let counted = bursts::figures();
@@ -531,17 +534,6 @@ impl Sampler {
             time as f64 / 1e3 / counted.takes.max(1) as f64,
         );
         self.method("gil pairs", &how, false, &why);
-    }
-
-    /// Writes how many page faults there were, if there were more.
-    fn count_faults(&mut self, at: u64) {
-        let now = page_faults();
-        let [begin, written] = self.faults;
-        if now != written {
-            self.faults[1] = now;
-            let [minor, major] = [0, 1].map(|kind| now[kind].saturating_sub(begin[kind]));
-            self.batch.push(Record::Faults { at, minor, major });
-        }
     }
 
     /// Writes what was handed in, which defines what the batch names, and then the batch.
@@ -611,6 +603,7 @@ impl Sampler {
         // It takes its time, in which meters would run on.
         self.look_for_deadlocks(now, true);
         self.count_faults(now);
+        self.count_children(now);
         self.cost(now);
         self.batch.push(Record::ProcessEnd { at: now, code });
         self.write();

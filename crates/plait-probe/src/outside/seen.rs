@@ -18,6 +18,10 @@ pub(super) struct Seen {
     pub(super) spent: [u64; 8],
     /// Of those that it waited for locks: it stood still.
     pub(super) stopped: u64,
+    /// Nanoseconds between looks of which the later one found it stopped by a signal or a debugger.
+    pub(super) halted: u64,
+    /// Whether its last look found that.
+    pub(super) is_halted: bool,
     /// When it was last looked at, what the kernel had counted then, and what was found.
     pub(super) looked: u64,
     pub(super) counted: Scheduled,
@@ -27,6 +31,9 @@ pub(super) struct Seen {
     pub(super) stands: bool,
     pub(super) places: HashMap<(u32, u32), u32>,
     pub(super) begun_for: Option<u32>,
+    /// The name that the program gave it, and how often that was looked for.
+    pub(super) given: Option<String>,
+    pub(super) name_looks: u8,
     /// Whether it is one of Python's that needs the GIL.
     pub(super) wants_gil: bool,
     pub(super) call: Option<&'static str>,
@@ -39,6 +46,8 @@ pub(super) struct Look {
     /// Its state in the interpreter, if it is one of Python's.
     pub(super) python: Option<usize>,
     pub(super) state: State,
+    /// A signal or a debugger has stopped it.
+    pub(super) halted: bool,
     /// It runs without the GIL that others have or want, or waits for a core to take it.
     pub(super) unsure: bool,
     pub(super) counted: Scheduled,
@@ -67,12 +76,13 @@ impl Seen {
         }
     }
 
-    /// Divides an interval: the time on cores, and the time neither there nor on the run queue, each as the looks have it.
-    pub(super) fn shares(&self, on_cpu: f64, ready: f64) -> [f64; 8] {
+    /// Divides an interval: the time on cores, and the time neither there nor on the run queue, each as the looks have it. Beside the states
+    /// the share in which it was stopped.
+    pub(super) fn shares(&self, on_cpu: f64, ready: f64) -> ([f64; 8], f64) {
         // The kernel counts a little behind and ahead.
         let on_cpu = on_cpu.clamp(0.0, 1.0);
         let ready = ready.clamp(0.0, 1.0 - on_cpu);
-        let mut shares = [0.0; 8];
+        let (mut shares, mut halted) = ([0.0; 8], 0.0);
         shares[State::Ready as usize] = ready;
         let running = if self.wants_gil {
             State::OnCpuGil
@@ -82,22 +92,45 @@ impl Seen {
         let kinds = [(true, on_cpu, running), (false, 1.0 - on_cpu - ready, State::IoWait)];
         for (on, time, otherwise) in kinds {
             let states = State::ALL.into_iter().filter(|&state| on_core(state) == on);
-            let all: u64 = states.clone().map(|state| self.spent[state as usize]).sum();
-            if all == 0 {
+            let stopped = if on { 0 } else { self.halted };
+            let all = stopped + states.clone().map(|state| self.spent[state as usize]).sum::<u64>();
+            if all == 0 && !on && self.is_halted {
+                halted += time;
+            } else if all == 0 {
                 // No look fell into it: it does what it did.
                 let state = self.last[usize::from(!on)].unwrap_or(otherwise);
                 shares[state as usize] += time;
             } else {
+                halted += time * stopped as f64 / all as f64;
                 states
                     .for_each(|state| shares[state as usize] += time * self.spent[state as usize] as f64 / all as f64);
             }
         }
-        shares
+        (shares, halted)
     }
 
     /// Notes a look: what was spent on cores and off them since the one before.
     pub(super) fn note(&mut self, look: &Look, now: u64) {
-        let Look { state, counted, .. } = *look;
+        let Look {
+            state, counted, halted, ..
+        } = *look;
+        self.is_halted = halted;
+        let on_cpu = counted.on_cpu.saturating_sub(self.counted.on_cpu);
+        let ready = counted.ready.saturating_sub(self.counted.ready);
+        let off = now
+            .saturating_sub(self.looked)
+            .saturating_sub(on_cpu)
+            .saturating_sub(ready);
+        self.looked = now;
+        self.counted = counted;
+        if halted {
+            // What it does when it goes on is what it did.
+            if let Some(state) = self.last[0] {
+                self.spent[state as usize] += on_cpu;
+            }
+            self.halted += off;
+            return;
+        }
         let before = self.found.replace(state);
         // Who waited for the GIL, and has been woken without having it, is on his way to it. So may be who had it, if others want it: no core is free
         // for him, until he is found so again.
@@ -106,12 +139,6 @@ impl Seen {
         if !late {
             self.last[usize::from(!on_core(state))] = Some(state);
         }
-        let on_cpu = counted.on_cpu.saturating_sub(self.counted.on_cpu);
-        let ready = counted.ready.saturating_sub(self.counted.ready);
-        let off = now
-            .saturating_sub(self.looked)
-            .saturating_sub(on_cpu)
-            .saturating_sub(ready);
         for (last, time) in self.last.iter().zip([on_cpu, off]) {
             if let Some(state) = last {
                 self.spent[*state as usize] += time;
@@ -120,8 +147,6 @@ impl Seen {
         if self.stands {
             self.stopped += off;
         }
-        self.looked = now;
-        self.counted = counted;
     }
 }
 
@@ -156,12 +181,34 @@ mod tests {
                 tid: 7,
                 python: Some(1),
                 state,
+                halted: false,
                 unsure,
                 counted,
             };
             seen.note(&look, 5 * number * MS);
         }
-        seen.shares(all as f64 / (5.0 * looks.len() as f64), 0.0)
+        seen.shares(all as f64 / (5.0 * looks.len() as f64), 0.0).0
+    }
+
+    #[test]
+    fn who_is_stopped_is_in_no_state() {
+        let mut seen = Seen::default();
+        for (number, halted) in (1..).zip([false, true, true, true]) {
+            let look = Look {
+                tid: 7,
+                python: Some(1),
+                state: State::GilWait,
+                halted,
+                unsure: false,
+                counted: Scheduled::default(),
+            };
+            seen.note(&look, 5 * number * MS);
+        }
+        let (found, halted) = seen.shares(0.0, 0.0);
+        assert!((found[State::GilWait as usize] - 0.25).abs() < 1e-6, "{found:?}");
+        assert!((halted - 0.75).abs() < 1e-6, "{halted}");
+        (seen.spent, seen.halted) = ([0; 8], 0);
+        assert_eq!(seen.shares(0.0, 0.0), ([0.0; 8], 1.0), "between looks");
     }
 
     #[test]

@@ -225,6 +225,13 @@ impl Job {
         }
     }
 
+    /// When it is due on the loop's clock, if it is a timer's handle.
+    #[inline]
+    pub(crate) fn due(&self, py: Python<'_>) -> Option<f64> {
+        self.timer(py)
+            .map(|timer| f64::from_bits(timer.get().when.load(Relaxed)))
+    }
+
     #[inline]
     fn timer<'a, 'py>(&'a self, py: Python<'py>) -> Option<Borrowed<'a, 'py, TimerHandle>> {
         if self.is_no_handle() || self.is_plain() {

@@ -185,7 +185,12 @@ fn run_observed(slf: &Bound<'_, LoopCore>, job: Job) -> PyResult<()> {
         drop(callback);
         return run_one(slf, job);
     }
-    let watch = observe::Watch::begin();
+    // On a clock of the program's own it is not known when it was due.
+    let due = match slf.get().mode() & OWN_CLOCK {
+        0 => job.due(slf.py()).and_then(observe::nanoseconds),
+        _ => None,
+    };
+    let watch = observe::Watch::begin(due);
     let result = run_one(slf, job);
     if let Some(blocked) = watch.and_then(observe::Watch::blocked) {
         blocked.write(callback.as_ref());

@@ -1,5 +1,6 @@
 //! What a suspended coroutine awaits, in words: the function that is awaited innermost, and the line of the program that it comes from.
 
+use plait_probe::observer::Named;
 use plait_trace::record::Text;
 use pyo3::ffi;
 use pyo3::prelude::*;
@@ -42,8 +43,8 @@ pub(crate) fn prepare(py: Python<'_>) -> PyResult<()> {
     }
     let mut folders = Vec::new();
     for module in ["asyncio", "plait"] {
-        let file: String = py.import(module)?.getattr("__file__")?.extract()?;
-        if let Some((folder, _)) = file.rsplit_once('/') {
+        let file = py.import(module)?.getattr("__file__")?;
+        if let Some((folder, _)) = text(&file).unwrap_or_default().rsplit_once('/') {
             folders.push(format!("{folder}/"));
         }
     }
@@ -121,7 +122,7 @@ pub(crate) fn attribute<'py>(object: &Bound<'py, PyAny>, name: &Bound<'py, PyStr
 pub(crate) fn name_of(object: &Bound<'_, PyAny>) -> String {
     let py = object.py();
     for name in [intern!(py, "__qualname__"), intern!(py, "__name__")] {
-        if let Some(found) = attribute(object, name).and_then(|name| name.extract().ok()) {
+        if let Some(found) = attribute(object, name).and_then(|name| text(&name)) {
             return found;
         }
     }
@@ -136,7 +137,8 @@ pub(crate) fn name_of(object: &Bound<'_, PyAny>) -> String {
 pub(crate) fn describe(journal: &Journal, coroutine: &Bound<'_, PyAny>, yielded: Option<&Bound<'_, PyAny>>) -> Awaited {
     let (what, place) = look(coroutine, yielded);
     Awaited {
-        what: journal.text(&what),
+        // A task, by its name, most of all.
+        what: journal.name(Named::Task, &what),
         place: journal.text(&place),
     }
 }
@@ -156,7 +158,7 @@ fn look(coroutine: &Bound<'_, PyAny>, yielded: Option<&Bound<'_, PyAny>>) -> (St
         let Ok(code) = frame.getattr(intern!(at.py(), "f_code")) else {
             break;
         };
-        let file = text(&code, intern!(at.py(), "co_filename"));
+        let file = text_of(&code, intern!(at.py(), "co_filename"));
         let of_program = !FOLDERS
             .get(at.py())
             .is_some_and(|folders| folders.iter().any(|each| file.starts_with(each)));
@@ -175,11 +177,11 @@ fn look(coroutine: &Bound<'_, PyAny>, yielded: Option<&Bound<'_, PyAny>>) -> (St
     let what = match mine {
         // It awaits a function of asyncio: that is what people know it by, not what the function does in turn.
         Some(mine) if mine + 1 < frames.len() => {
-            let called = text(&frames[mine + 1].code, intern!(py, "co_qualname"));
+            let called = text_of(&frames[mine + 1].code, intern!(py, "co_qualname"));
             match frames.get(mine + 2) {
                 // `async with` of locks, which all of them inherit.
                 Some(acquire) if called == "_ContextManagerMixin.__aenter__" => {
-                    text(&acquire.code, intern!(py, "co_qualname"))
+                    text_of(&acquire.code, intern!(py, "co_qualname"))
                 }
                 _ => called,
             }
@@ -193,8 +195,8 @@ fn look(coroutine: &Bound<'_, PyAny>, yielded: Option<&Bound<'_, PyAny>>) -> (St
         .and_then(|line| line.extract())
         .unwrap_or(0);
     let (file, function) = (
-        text(&shown.code, intern!(py, "co_filename")),
-        text(&shown.code, intern!(py, "co_qualname")),
+        text_of(&shown.code, intern!(py, "co_filename")),
+        text_of(&shown.code, intern!(py, "co_qualname")),
     );
     (what, format!("{function} ({file}:{line})"))
 }
@@ -244,7 +246,7 @@ fn awaited(yielded: &Bound<'_, PyAny>) -> String {
 
 /// The name that the program gave a task, or what it runs where that has none but a number.
 fn name_of_task(task: &Bound<'_, PyAny>, coroutine: &Bound<'_, PyAny>) -> String {
-    let given = task_name(task).and_then(|name| name.extract::<String>().ok());
+    let given = task_name(task).and_then(|name| text(&name));
     if let Some(given) = given
         && given
             .strip_prefix("Task-")
@@ -258,6 +260,13 @@ fn name_of_task(task: &Bound<'_, PyAny>, coroutine: &Bound<'_, PyAny>) -> String
     }
 }
 
-fn text(object: &Bound<'_, PyAny>, name: &Bound<'_, PyString>) -> String {
-    object.getattr(name).and_then(|text| text.extract()).unwrap_or_default()
+/// A text of the program; what cannot be written down, lone surrogates, is replaced. None where it is no text.
+pub(crate) fn text(object: &Bound<'_, PyAny>) -> Option<String> {
+    let text = object.cast::<PyString>().ok()?;
+    Some(text.to_string_lossy().into_owned())
+}
+
+fn text_of(object: &Bound<'_, PyAny>, name: &Bound<'_, PyString>) -> String {
+    let found = object.getattr(name).ok();
+    found.and_then(|found| text(&found)).unwrap_or_default()
 }

@@ -4,9 +4,9 @@
 use std::ffi::CStr;
 use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering::Relaxed};
 
-use plait_probe::observer::Turn;
+use plait_probe::observer::{Named, Turn};
 use plait_sys::time::monotonic_ns;
-use plait_trace::record::{Record, Text};
+use plait_trace::record::{Record, Text, UNNUMBERED};
 use pyo3::exceptions::PyStopIteration;
 use pyo3::ffi;
 use pyo3::prelude::*;
@@ -15,6 +15,7 @@ use pyo3::{PyTraverseError, PyVisit};
 
 use super::awaited::{self, Awaited, task_name};
 use super::journal::{self, Journal};
+use super::late;
 use crate::calling;
 use crate::intern;
 use crate::loop_::Guarded;
@@ -24,9 +25,6 @@ use crate::loop_::Guarded;
 const LASTING_NS: u64 = 1_000_000;
 const LASTING_LATER_NS: u64 = 10_000_000;
 const FIRST: u32 = 16;
-
-/// Numbers of tasks that asyncio has not numbered begin here.
-pub(crate) const UNNUMBERED: u64 = 1 << 32;
 
 static NEXT: AtomicU64 = AtomicU64::new(UNNUMBERED);
 
@@ -93,11 +91,12 @@ impl ObservedCoroutine {
         journal::active().is_some_and(|active| std::ptr::eq(active, self.journal))
     }
 
-    /// Its loop will run it.
+    /// Its loop will run it. What a timer wakes too late could have run before, but not before it waited.
     #[inline]
     pub(crate) fn wake(&self) {
         if self.woken.load(Relaxed) == 0 {
-            self.woken.store(monotonic_ns(), Relaxed);
+            let could = monotonic_ns().saturating_sub(late::late());
+            self.woken.store(could.max(self.left.load(Relaxed)), Relaxed);
         }
     }
 
@@ -108,8 +107,10 @@ impl ObservedCoroutine {
         let told = self.task.load(Relaxed);
         if told != 0 {
             // An eager one, which has begun, and may have ended, before its maker got it: kept, it would be in a circle for good.
-            let name = task_name(task).map(|name| text(&name)).unwrap_or_default();
-            self.tell(py, told, self.journal.text(&name));
+            let name = task_name(task)
+                .and_then(|name| awaited::text(&name))
+                .unwrap_or_default();
+            self.tell(py, told, self.journal.name(Named::Task, &name));
             return;
         }
         let kept = Owner {
@@ -132,11 +133,11 @@ impl ObservedCoroutine {
         let automatic = owner.as_ref().and_then(|owner| owner.automatic.as_ref());
         // One that was set later is another object, even if it reads the same.
         let is_automatic = matches!((&name, automatic), (Some(name), Some(automatic)) if name.is(automatic));
-        let name = name.map(|name| text(&name)).unwrap_or_default();
+        let name = name.and_then(|name| awaited::text(&name)).unwrap_or_default();
         let number = name.strip_prefix("Task-").and_then(|number| number.parse().ok());
         let (task, name) = match number.filter(|number: &u64| is_automatic && (1..UNNUMBERED).contains(number)) {
             Some(number) => (number, Text::default()),
-            None => (NEXT.fetch_add(1, Relaxed), self.journal.text(&name)),
+            None => (NEXT.fetch_add(1, Relaxed), self.journal.name(Named::Task, &name)),
         };
         drop(owner);
         self.task.store(task, Relaxed);
@@ -178,6 +179,7 @@ impl ObservedCoroutine {
         }
         drop(before);
         let task = self.task.load(Relaxed);
+        late::step_begins(now);
         let (outer, since) = journal::runs(task, now);
         if outer != 0 {
             let tid = journal::tid();
@@ -209,6 +211,7 @@ impl ObservedCoroutine {
         let now = monotonic_ns();
         let (_, from) = journal::runs(running.outer, now);
         journal::stepped();
+        late::step_ended(now);
         let last = yielded.is_none();
         self.journal.tell_turn(Turn {
             tid: journal::tid(),
@@ -349,10 +352,6 @@ impl ObservedCoroutine {
         let before = (self.awaited.with(py, Option::take), self.owner.with(py, Option::take));
         drop(before);
     }
-}
-
-fn text(name: &Bound<'_, PyAny>) -> String {
-    name.extract().unwrap_or_default()
 }
 
 unsafe extern "C" {

@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicPtr;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 use plait_pool::watch;
-use plait_probe::observer::{Observer, Pooled, Turn};
+use plait_probe::observer::{Named, Observer, Pooled, Turn};
 use plait_sys::thread;
 use plait_trace::record::{Record, Text};
 
@@ -70,6 +70,11 @@ impl Journal {
     /// The number of a text.
     pub(crate) fn text(&self, text: &str) -> Text {
         self.0.text(text)
+    }
+
+    /// The same for a text of which there may be any number.
+    pub(crate) fn name(&self, named: Named, text: &str) -> Text {
+        self.0.name(named, text)
     }
 }
 

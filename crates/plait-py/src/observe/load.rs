@@ -1,14 +1,15 @@
 //! Profiles as Python's dicts: section 3 of docs/design/observation.md.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{BufReader, BufWriter, Write};
 use std::path::PathBuf;
 
 use plait_trace::burst::{Bursts, Histogram};
+use plait_trace::file::Writer;
 use plait_trace::fold::{Fold, Options};
 use plait_trace::lane::{Lane, NO_NOTE};
 use plait_trace::profile::{self, Owner, Pauses, Place, Profile, Times};
-use plait_trace::record::Why;
+use plait_trace::record::{Record, SUMS, Why, task_name};
 use plait_trace::state::State;
 use pyo3::exceptions::{PyOSError, PyValueError};
 use pyo3::prelude::*;
@@ -31,23 +32,30 @@ fn seconds(ns: u64) -> f64 {
     ns as f64 / 1e9
 }
 
-/// The profile that these files hold together; its sums alone where `whole` is false. `known` are processes whose ends the caller knows.
+/// The profile that these files hold together; its sums alone where `whole` is false. And for who calls this, none of the
+/// profile: `words`, which [`add_word`] has added, and `unended`, the processes that have not told of their end.
 #[pyfunction]
-#[pyo3(signature = (paths, *, whole=true, known=vec![]))]
-pub(crate) fn load_profile<'py>(
-    py: Python<'py>,
-    paths: Vec<PathBuf>,
-    whole: bool,
-    known: Vec<u32>,
-) -> PyResult<Bound<'py, PyDict>> {
+#[pyo3(signature = (paths, *, whole=true))]
+pub(crate) fn load_profile(py: Python<'_>, paths: Vec<PathBuf>, whole: bool) -> PyResult<Bound<'_, PyDict>> {
     let options = if whole { Options::default() } else { Options::sums() };
-    let mut profile = gil::detached(py, || read(&paths, options))?;
-    profile.limits.extend(without_end(&profile, &known));
+    let profile = gil::detached(py, || read(&paths, options))?;
     let record = to_dict(py, &profile)?;
+    record.set_item("words", &profile.words)?;
+    let processes = profile.processes.iter().enumerate();
+    let unended = processes.filter_map(|(index, process)| (!process.ended).then_some(index));
+    record.set_item("unended", unended.collect::<Vec<_>>())?;
     if whole {
         record.update(detail(py, &profile)?.as_mapping())?;
     }
     Ok(record)
+}
+
+/// Adds a word about a profile to its file.
+#[pyfunction]
+pub(crate) fn add_word(path: PathBuf, word: String) -> PyResult<()> {
+    let mut writer = Writer::new(OpenOptions::new().append(true).open(path)?, 0);
+    writer.write(&Record::Word { text: word })?;
+    Ok(writer.flush()?)
 }
 
 /// Writes the profile that these files hold together for Perfetto's viewer.
@@ -105,25 +113,6 @@ fn read(paths: &[PathBuf], options: Options) -> PyResult<Profile> {
     Ok(profile)
 }
 
-/// Says of which processes the trace has no end, which each writes that is not killed.
-fn without_end(profile: &Profile, known: &[u32]) -> Option<String> {
-    let cut: Vec<_> = profile
-        .processes
-        .iter()
-        .filter(|process| !process.ended && !known.contains(&process.pid))
-        .map(|process| format!("{} {}", process.pid, process.name))
-        .collect();
-    let (first, rest) = cut.split_first()?;
-    let more = match rest.len() {
-        0 => String::new(),
-        more => format!(" and of {more} more"),
-    };
-    Some(format!(
-        "The trace has no end of process {first}{more}: it was killed or still runs, or the trace was cut off there. What it did last \
-         is missing"
-    ))
-}
-
 fn list<'py, T>(
     py: Python<'py>,
     all: &[T],
@@ -150,6 +139,7 @@ fn to_dict<'py>(py: Python<'py>, profile: &Profile) -> PyResult<Bound<'py, PyDic
             "observer_cpu": seconds(overhead.observer_cpu),
             "hooks_cpu": seconds(overhead.hooks_cpu),
             "lost_records": overhead.lost_records,
+            "lost_names": overhead.lost_names,
             "trace_bytes": overhead.trace_bytes,
         }),
         "methods": list(py, &profile.methods, |method| Ok(dict!(py, {
@@ -257,6 +247,7 @@ fn thread<'py>(py: Python<'py>, thread: &profile::Thread) -> PyResult<Bound<'py,
     let dict = dict!(py, {
         "pid": thread.pid,
         "tid": thread.tid,
+        "count": thread.count,
         "name": &thread.name,
         "start": seconds(thread.start),
         "wall": seconds(thread.wall),
@@ -279,7 +270,7 @@ fn thread<'py>(py: Python<'py>, thread: &profile::Thread) -> PyResult<Bound<'py,
             "count": wait.count, "time": seconds(wait.time),
         })))?,
         "locks": list(py, &thread.locks, |lock| Ok(dict!(py, {
-            "lock": &lock.lock, "holder": lock.holder, "holder_name": &lock.holder_name, "where": &lock.place,
+            "lock": &lock.lock, "holder": if lock.holder < SUMS { lock.holder } else { 0 }, "holder_name": &lock.holder_name, "where": &lock.place,
             "count": lock.count, "time": seconds(lock.time),
         })))?,
     });
@@ -314,14 +305,10 @@ fn pauses<'py>(py: Python<'py>, pauses: &[Pauses]) -> PyResult<Bound<'py, PyDict
 }
 
 fn task<'py>(py: Python<'py>, task: &profile::Task) -> PyResult<Bound<'py, PyDict>> {
-    let name = match task.name.is_empty() && task.id < super::UNNUMBERED {
-        true => format!("Task-{}", task.id),
-        false => task.name.clone(),
-    };
     Ok(dict!(py, {
         "pid": task.pid,
         "id": task.id,
-        "name": name,
+        "name": task_name(&task.name, task.id),
         "function": &task.function,
         "start": seconds(task.start),
         "wall": seconds(task.wall),
@@ -359,6 +346,8 @@ fn blocked<'py>(py: Python<'py>, blocked: &profile::Blocked) -> PyResult<Bound<'
         "tid": blocked.tid,
         "loop": &blocked.loop_name,
         "callback": &blocked.callback,
+        "coroutine": &blocked.coroutine,
+        "library": blocked.library.as_ref().map(|at| place(py, at)).transpose()?,
         "start": seconds(blocked.start),
         "time": seconds(blocked.time),
         "others": blocked.others,

@@ -1,5 +1,6 @@
 //! Waits of threads for plait's locks: who had the lock is known there, and nowhere else. And those for results, which are none for locks.
 
+use plait_probe::observer::Named;
 use plait_sys::time::monotonic_ns;
 use plait_trace::record::{RESULT, Record, Text, Tid};
 use pyo3::prelude::*;
@@ -65,7 +66,7 @@ impl LockWait {
         let kind = lock
             .get_type()
             .name()
-            .and_then(|name| name.extract::<String>())
+            .map(|name| name.to_string_lossy().into_owned())
             .unwrap_or_default();
         let kind = kind.strip_prefix("Shared").unwrap_or(&kind);
         let text = format!("plait.{kind} at {:#x}", lock.as_ptr() as usize);
@@ -73,7 +74,7 @@ impl LockWait {
             tid,
             from: self.from,
             to,
-            lock: self.journal.text(&text),
+            lock: self.journal.name(Named::Target, &text),
             holder,
             where_held: Text::default(),
         });

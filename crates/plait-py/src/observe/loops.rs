@@ -15,6 +15,7 @@ use pyo3::types::{PyTuple, PyType};
 use super::awaited;
 use super::coroutine::{self, ObservedCoroutine};
 use super::journal;
+use super::late;
 use crate::calling;
 use crate::intern;
 
@@ -233,11 +234,6 @@ fn run_handle(handle: &Bound<'_, PyAny>) -> PyResult<()> {
     let callback = handle.getattr(intern!(py, "_callback"))?;
     let context = handle.getattr(intern!(py, "_context"))?;
     let args = handle.getattr(intern!(py, "_args"))?;
-    let watch = if coroutine::is_step(&callback) {
-        None
-    } else {
-        Watch::begin()
-    };
     let Ok(args) = args.cast::<PyTuple>() else {
         return run_original(handle);
     };
@@ -247,6 +243,11 @@ fn run_handle(handle: &Bound<'_, PyAny>) -> PyResult<()> {
         drop(PyErr::fetch(py));
         return run_original(handle);
     }
+    let watch = if coroutine::is_step(&callback) {
+        None
+    } else {
+        Watch::begin(late::due(handle))
+    };
     let result = run_and_exit(&context, &callback, args);
     if let Some(blocked) = watch.and_then(Watch::blocked) {
         blocked.write(Some(&callback));
@@ -335,17 +336,23 @@ pub(crate) struct Blocked {
 }
 
 impl Watch {
+    /// It runs from now on; it is a timer's if it was `due` at some time.
     #[inline]
-    pub(crate) fn begin() -> Option<Watch> {
-        journal::active().map(|_| Watch {
-            from: monotonic_ns(),
-            steps: journal::steps(),
+    pub(crate) fn begin(due: Option<u64>) -> Option<Watch> {
+        journal::active().map(|_| {
+            let from = monotonic_ns();
+            late::begins(from, due);
+            Watch {
+                from,
+                steps: journal::steps(),
+            }
         })
     }
 
     #[inline]
     pub(crate) fn blocked(self) -> Option<Blocked> {
         let to = monotonic_ns();
+        late::ended(to);
         (to.saturating_sub(self.from) >= BLOCKS_NS && journal::steps() == self.steps)
             .then_some(Blocked { from: self.from, to })
     }
@@ -379,7 +386,7 @@ fn named(callback: &Bound<'_, PyAny>) -> String {
     }
     let name = awaited::name_of(&inner);
     let place = awaited::attribute(&inner, intern!(py, "__code__")).and_then(|code| {
-        let file: String = awaited::attribute(&code, intern!(py, "co_filename"))?.extract().ok()?;
+        let file = awaited::text(&awaited::attribute(&code, intern!(py, "co_filename"))?)?;
         let line: u32 = awaited::attribute(&code, intern!(py, "co_firstlineno"))?
             .extract()
             .ok()?;
@@ -447,6 +454,7 @@ pub(crate) fn observing_methods<'py>(kind: &Bound<'py, PyType>, number: usize) -
 /// A method `_run` for `asyncio.Handle`, which calls the one that it has now; None if it has ours already.
 #[pyfunction]
 pub(crate) fn observing_run<'py>(kind: &Bound<'py, PyType>) -> PyResult<Ours<'py>> {
+    late::prepare(kind.py())?;
     RUN.look(
         kind,
         c"_run",

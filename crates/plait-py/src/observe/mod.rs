@@ -5,6 +5,7 @@
 //! | `journal` | the observer, for those who have something to tell |
 //! | `coroutine` | coroutines that tell when their task runs, and what it awaits |
 //! | `awaited` | what a coroutine awaits, in words |
+//! | `late` | how late a loop calls its timers |
 //! | `load` | profiles as dicts |
 //! | `lock_wait` | waits for plait's locks |
 //! | `loops` | classes of loops, looked at while a profile runs |
@@ -17,6 +18,7 @@
 mod awaited;
 mod coroutine;
 mod journal;
+mod late;
 mod load;
 mod lock_wait;
 mod loops;
@@ -26,8 +28,8 @@ mod pooled;
 mod tally;
 mod watch;
 
-use coroutine::UNNUMBERED;
 pub(crate) use coroutine::{ObservedCoroutine, handed_over, is_step};
+pub(crate) use late::nanoseconds;
 pub(crate) use lock_wait::{LockWait, ResultWait, giver};
 pub(crate) use loops::{Watch, gives_name, observed};
 pub(crate) use observer::witnesses;
@@ -49,6 +51,7 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<watch::GilWatch>()?;
     module.add_function(wrap_pyfunction!(load::load_profile, module)?)?;
     module.add_function(wrap_pyfunction!(load::write_perfetto, module)?)?;
+    module.add_function(wrap_pyfunction!(load::add_word, module)?)?;
     module.add_function(wrap_pyfunction!(loops::observing_methods, module)?)?;
     module.add_function(wrap_pyfunction!(loops::observing_run, module)?)?;
     module.add_function(wrap_pyfunction!(pooled::observe_pooled, module)?)?;

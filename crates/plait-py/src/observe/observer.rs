@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use plait_probe::observer::{Interpreter, Observer, OpenSink, Program, Settings, Sink};
+use plait_probe::observer::{Interpreter, Named, Observer, OpenSink, Program, Settings, Sink};
 use plait_probe::stack::{Stacks, Witness};
 use plait_sys::time::monotonic_ns;
 use plait_sys::{cpu, thread};
@@ -12,6 +12,7 @@ use plait_trace::record::{Method, Record};
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::ffi;
 use pyo3::prelude::*;
+use pyo3::types::PyString;
 
 use super::journal;
 use crate::gil;
@@ -26,7 +27,7 @@ use crate::intern;
 pub(crate) fn observe_start(
     py: Python<'_>,
     path: PathBuf,
-    name: String,
+    name: &Bound<'_, PyString>,
     over: PathBuf,
     parent: u32,
     rate: f64,
@@ -40,7 +41,12 @@ pub(crate) fn observe_start(
     if journal::active().is_some() {
         return Err(PyRuntimeError::new_err("this process is observed already"));
     }
-    let sink = sink(&path, over, limit)?;
+    let epoch: u64 = py.import("time")?.call_method0("time_ns")?.extract()?;
+    let clock = Record::Clock {
+        at: monotonic_ns(),
+        epoch,
+    };
+    let sink = sink(&path, over, limit, clock)?;
     let (interpreter, known) = gil::observed_interpreter(py);
     let stacks = known.map(|known| Stacks::locate(&known, thread::number(), &witnesses(py)));
     let (stacks, unfit) = match stacks {
@@ -51,7 +57,7 @@ pub(crate) fn observe_start(
     let version = py.version_info();
     let interval: f64 = py.import("sys")?.call_method0("getswitchinterval")?.extract()?;
     let program = Program {
-        name,
+        name: name.to_string_lossy().into_owned(),
         python: format!("{}.{}.{}", version.major, version.minor, version.patch),
         parent,
         switch_interval: match interpreter {
@@ -65,12 +71,7 @@ pub(crate) fn observe_start(
         stacks: if rate == 0.0 { 0 } else { (1e9 / rate) as u64 },
         ..Settings::default()
     };
-    let epoch: u64 = py.import("time")?.call_method0("time_ns")?.extract()?;
     let observer = Observer::start(program, settings, stacks, sink)?;
-    observer.hand_in(Record::Clock {
-        at: monotonic_ns(),
-        epoch,
-    });
     if let Some(unfit) = unfit {
         observer.hand_in(Record::Method(Method {
             what: observer.text("stacks"),
@@ -85,28 +86,30 @@ pub(crate) fn observe_start(
 
 /// Writes each record, and hands over what there is whenever the observer has come to the end of a batch. Who has written everything gives the
 /// files their names; where the profile is over, it ends the observer.
-fn sink(path: &Path, over: PathBuf, limit: u64) -> PyResult<OpenSink> {
+fn sink(path: &Path, over: PathBuf, limit: u64, clock: Record) -> PyResult<OpenSink> {
     let (Some(folder), Some(stem)) = (path.parent(), path.file_stem()) else {
         return Err(PyValueError::new_err(format!("path is no file's: {}", path.display())));
     };
     let files = Directory::new(folder, stem.to_string_lossy());
     let (parts, whole) = (files.clone().with_extension("part"), files.with_extension("trace"));
     Ok(Box::new(move || {
-        let writer = Generations::new(parts, std::process::id(), limit)?;
+        let mut writer = Generations::new(parts, std::process::id(), limit)?;
+        writer.write(&clock)?;
         Ok(written(writer, whole, over))
     }))
 }
 
 /// See [`sink`].
 fn written(mut writer: Generations<Directory>, whole: Directory, over: PathBuf) -> Sink {
-    let mut ending = false;
+    let (mut begun, mut ending) = (false, false);
     Box::new(move |record: &Record| {
         // A full disk loses records, which a reader of the files sees; the program goes on.
         let _ = writer.write(record);
         match record {
             Record::Cost { .. } => {
                 let _ = writer.flush();
-                if !ending && over.exists() {
+                // While it begins there is no observer to be ended yet.
+                if std::mem::replace(&mut begun, true) && !ending && over.exists() {
                     // By another thread: this is the one that is to end.
                     ending = thread::spawn_native("plait-over", || end(None)).is_ok();
                 }
@@ -179,19 +182,24 @@ pub(crate) fn observe_forked() {
     journal::forked();
 }
 
-/// Tells the name of a thread; `born` when it has just begun.
+/// Tells the name of a thread; `born` when it has just begun. A name may have lone surrogates, as all texts of the program: they are replaced,
+/// since it is not the program's error that nobody can write them down.
 #[pyfunction]
-pub(crate) fn observe_thread(tid: u32, name: &str, born: bool) {
+pub(crate) fn observe_thread(tid: u32, name: &Bound<'_, PyString>, born: bool) {
     let Some(journal) = journal::active() else { return };
-    let name = journal.text(name);
+    let name = journal.name(Named::Thread, &name.to_string_lossy());
     let at = monotonic_ns();
     journal.tell(Record::Thread { tid, at, name, born });
 }
 
 /// Tells how something is observed, or why not.
 #[pyfunction]
-pub(crate) fn observe_method(what: &str, how: &str, exact: bool, why: &str) {
+pub(crate) fn observe_method(what: &str, how: &str, exact: bool, why: &Bound<'_, PyString>) {
     let Some(journal) = journal::active() else { return };
-    let (what, how, why) = (journal.text(what), journal.text(how), journal.text(why));
+    let (what, how, why) = (
+        journal.text(what),
+        journal.text(how),
+        journal.text(&why.to_string_lossy()),
+    );
     journal.tell(Record::Method(Method { what, how, exact, why }));
 }

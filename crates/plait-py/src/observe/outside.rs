@@ -76,6 +76,7 @@ fn thread<'py>(py: Python<'py>, row: &ThreadRow) -> PyResult<Bound<'py, PyDict>>
         dict.set_item(state.name(), row.share(state))?;
     }
     dict.set_item("stop_the_world", row.stopped)?;
+    dict.set_item("halted", row.halted)?;
     dict.set_item("switches", row.switches)?;
     dict.set_item("top", row.top.as_ref().map(|top| place(py, top)).transpose()?)?;
     dict.set_item("call", row.call)?;

@@ -4,7 +4,7 @@ use plait_probe::observer::Pooled;
 use plait_sys::time::monotonic_ns;
 use plait_trace::record::Record;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyTuple};
+use pyo3::types::{PyDict, PyString, PyTuple};
 use pyo3::{PyTraverseError, PyVisit};
 
 use super::journal::Journal;
@@ -25,10 +25,10 @@ pub(crate) struct ObservedCall {
 impl ObservedCall {
     /// A task of `pool` that is handed in now.
     #[new]
-    fn new(pool: String, function: Py<PyAny>) -> Self {
+    fn new(pool: &Bound<'_, PyString>, function: Py<PyAny>) -> Self {
         Self {
             function,
-            pool,
+            pool: pool.to_string_lossy().into_owned(),
             at: monotonic_ns(),
         }
     }
@@ -156,9 +156,9 @@ pub(crate) struct Items {
 }
 
 impl Items {
-    /// An item begins now; `since` when it has waited for that.
+    /// An item begins now that has waited `since` then; 0 where that is not known.
     #[inline]
-    pub(crate) fn begins(&mut self, since: impl FnOnce() -> Option<u64>) {
+    pub(crate) fn begins(&mut self, since: u64) {
         if self.laps.is_none() {
             let Some(laps) = Laps::begin() else { return };
             self.told = laps.last;
@@ -166,7 +166,8 @@ impl Items {
         }
         if let Some(laps) = &mut self.laps {
             laps.resume();
-            laps.ended(1, since().map_or(0, |since| laps.last.saturating_sub(since)));
+            let waited = if since == 0 { 0 } else { laps.last.saturating_sub(since) };
+            laps.ended(1, waited);
         }
     }
 
@@ -191,7 +192,12 @@ impl Items {
 
 /// Tells of tasks of a pool that call a function: how many have ended, and what they took in nanoseconds: `(queue, run, pickling, transfer)`.
 #[pyfunction]
-pub(crate) fn observe_pooled(pool: &str, function: &Bound<'_, PyAny>, count: u64, times: (u64, u64, u64, u64)) {
+pub(crate) fn observe_pooled(
+    pool: &Bound<'_, PyString>,
+    function: &Bound<'_, PyAny>,
+    count: u64,
+    times: (u64, u64, u64, u64),
+) {
     let Some(journal) = journal::active() else { return };
     let (queue, run, pickling, transfer) = times;
     let sums = Pooled {
@@ -201,7 +207,7 @@ pub(crate) fn observe_pooled(pool: &str, function: &Bound<'_, PyAny>, count: u64
         pickling,
         transfer,
     };
-    journal.tell_pooled(pool, &name(function), &sums);
+    journal.tell_pooled(&pool.to_string_lossy(), &name(function), &sums);
 }
 
 /// What a function calls itself; of a partial, and of one that runs in a context, the function behind.

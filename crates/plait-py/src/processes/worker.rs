@@ -169,6 +169,16 @@ impl<'py> Runner<'py> {
         }
     }
 
+    /// A task or an item begins: it waits no more.
+    #[inline]
+    fn begins(&mut self, slot: u32) {
+        if let Some(waited) = self.worker.waited(slot)
+            && let Some(observed) = &mut self.observed
+        {
+            observed.queue += waited;
+        }
+    }
+
     fn runs(&mut self, function: &Bound<'py, PyAny>) {
         if let Some(observed) = &mut self.observed {
             observed.function = Some(function.clone());
@@ -192,10 +202,9 @@ impl<'py> Runner<'py> {
     }
 
     fn run_slot(&mut self, slot: u32, last: bool) {
-        let waited = self.worker.waited(slot);
         self.observed = Laps::begin().map(|laps| Observed {
             laps,
-            queue: waited.unwrap_or(0),
+            queue: 0,
             function: None,
         });
         // To let go of a large value takes its time: whoever waits for it has it before.
@@ -204,6 +213,7 @@ impl<'py> Runner<'py> {
             self.run_chunk(slot);
         } else {
             shared::next_task();
+            self.begins(slot);
             self.worker.begin(slot, 0);
             let outcome = self.call(slot);
             if self.in_forked_child(&outcome) {
@@ -282,6 +292,7 @@ impl<'py> Runner<'py> {
         }
         for item in first..items {
             shared::next_task();
+            self.begins(slot);
             let input = self.item(slot, item);
             self.lap(Laps::pickled);
             let outcome = match (&function, input) {

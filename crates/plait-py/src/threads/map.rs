@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use plait_pool::threads::stream::{Item, Ready, Stream};
 use plait_pool::threads::waiter::Waiter;
+use plait_pool::watch;
 use plait_sys::hold::Held;
-use plait_sys::time;
 use pyo3::exceptions::PyTimeoutError;
 use pyo3::prelude::*;
 use pyo3::types::{PyIterator, PyTuple};
@@ -27,14 +27,6 @@ use crate::observe;
 type Outcome = Result<Py<PyAny>, Py<PyAny>>;
 type Items = Stream<Py<PyTuple>, Outcome, Arc<Waiter>>;
 
-/// When items were handed over, while a profile wants to know.
-#[derive(Default)]
-struct Handed {
-    items: u64,
-    /// The number of the item behind the last that came then.
-    times: VecDeque<(u64, u64)>,
-}
-
 /// Items that are pulled before they are handed over, at first and at most: the workers have something early.
 const FEW: usize = 16;
 const MANY: usize = 4096;
@@ -45,7 +37,6 @@ const READY: usize = 1024;
 pub(crate) struct Job {
     pub(super) core: Arc<Core>,
     items: Items,
-    handed: Mutex<Handed>,
     pub(super) function: Py<PyAny>,
     context: Py<PyAny>,
     pub(super) timeout_ns: u64,
@@ -101,7 +92,8 @@ impl Job {
             ring(&waiters);
             let number = item.number;
             let running = watched.map(|watched| watched.begin(py, &self.function));
-            observed.begins(|| self.handed_at(number));
+            core.crew.begins_item(item.at);
+            observed.begins(item.at);
             let outcome = self.run(py, item);
             observed.ended(self.function.bind(py));
             drop(running);
@@ -118,25 +110,6 @@ impl Job {
                 self.fail(py, why.as_ref());
             }
         }
-    }
-
-    /// So many items are about to be handed over.
-    fn hands_over(&self, items: usize) {
-        let mut handed = self.handed.lock().unwrap_or_else(PoisonError::into_inner);
-        handed.items += items as u64;
-        if observe::is_on() {
-            let last = handed.items;
-            handed.times.push_back((last, time::monotonic_ns()));
-        }
-    }
-
-    /// When an item was handed over, which begins now: those before it have begun.
-    fn handed_at(&self, number: u64) -> Option<u64> {
-        let mut handed = self.handed.lock().unwrap_or_else(PoisonError::into_inner);
-        while handed.times.len() > 1 && handed.times[0].0 <= number {
-            handed.times.pop_front();
-        }
-        handed.times.front().map(|&(_, at)| at)
     }
 
     #[inline]
@@ -208,7 +181,6 @@ impl ThreadMapCore {
         let job = Job {
             core: Arc::clone(core),
             items: Stream::new(timeout_ns > 0),
-            handed: Mutex::default(),
             function: function.clone().unbind(),
             context: copy_context(py)?.unbind(),
             timeout_ns,
@@ -232,8 +204,8 @@ impl ThreadMapCore {
     /// Hands items over, and asks for threads to do them.
     fn hand_over(&self, py: Python<'_>, inputs: &mut VecDeque<Py<PyTuple>>) -> PyResult<()> {
         let job = &self.job;
-        job.hands_over(inputs.len());
-        job.items.push(inputs);
+        let pushed = job.items.push(inputs, watch::stamp_for_any());
+        job.core.crew.count_items(pushed as u64);
         if !inputs.is_empty() && job.core.crew.closed() {
             return Err(job.core.refusal(py)); // Its end was not the caller's wish.
         }

@@ -135,7 +135,11 @@ impl Core {
     /// The pool was shut down or is broken, or there is no thread at all and none can be started.
     #[inline]
     fn push(self: &Arc<Self>, py: Python<'_>, work: Work, priority: i32) -> PyResult<()> {
-        match self.crew.push(work, priority) {
+        let pushed = match work {
+            Work::Call(_) => self.crew.push(work, priority),
+            Work::Serve(_) => self.crew.push_share(work, priority),
+        };
+        match pushed {
             Ok(Duty::Done) => Ok(()),
             Ok(Duty::Start) => self.start(py),
             Err(refused) => {

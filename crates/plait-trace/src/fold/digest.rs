@@ -4,19 +4,22 @@ use std::collections::{HashMap, HashSet};
 
 use crate::burst::Histogram;
 use crate::fold::Options;
+use crate::fold::crowd;
 use crate::fold::halts::Halts;
 use crate::fold::hold::{self, Hold};
 use crate::fold::log::Log;
 use crate::fold::moments::{Strip, Windows};
 use crate::fold::pauses;
+use crate::fold::roll;
 use crate::fold::stacks::{FrameSums, Weighed, Weigher};
+use crate::fold::summary;
 use crate::fold::tasks::{self, Tasks};
 use crate::fold::thread::{Stack, ThreadLog, What};
 use crate::fold::timeline::{self, Segment};
 use crate::fold::turns;
 use crate::fold::waits::{Key, Sum};
 use crate::lane::{Lane, LaneBuilder, NO_NOTE};
-use crate::profile::Times;
+use crate::profile::{ProcessStates, Times};
 use crate::state::State;
 
 /// A lane has at least so many segments, however many lanes there are.
@@ -29,7 +32,7 @@ const LOSSY_PART: u64 = 100;
 pub(crate) struct ThreadDigest {
     pub(crate) log: ThreadLog,
     /// What is left to those who go on from here.
-    pub(crate) rest: ThreadLog,
+    pub(crate) rest: Option<Box<ThreadLog>>,
     pub(crate) from: u64,
     pub(crate) to: u64,
     pub(crate) times: Times,
@@ -50,6 +53,8 @@ pub(crate) struct ThreadDigest {
     pub(crate) samples: Vec<Weighed>,
     /// Its time by window.
     pub(crate) strip: Strip,
+    /// Those of the threads that it is the sum of.
+    pub(crate) strips: Vec<Strip>,
     /// Its waits for the GIL.
     pub(crate) gil_waits: Vec<(u64, u64)>,
     /// When it could not go on for others, if it runs an event loop: its waits for the GIL and for cores, and until a thread that it starts runs.
@@ -66,7 +71,10 @@ pub(crate) struct Digest {
     pub(crate) to: u64,
     /// How long of that it stood still as a whole.
     pub(crate) stopped: u64,
+    /// In order of their beginning, and behind them the sums of those that are summed up.
     pub(crate) threads: Vec<ThreadDigest>,
+    /// By all threads, without the time after the end.
+    pub(crate) states: ProcessStates,
     pub(crate) tasks: Tasks,
     /// Who held the GIL: keys are indices of threads.
     pub(crate) strip: Lane,
@@ -119,15 +127,23 @@ pub(crate) fn digest(mut log: Log, options: Options, purpose: Purpose) -> Digest
     let strip = hold::charge(&mut threads, options.lane, &halts);
     let rolling = matches!(purpose, Purpose::Roll);
     let tasks = tasks::digest(&mut log, &threads, (from, to), options, rolling, &halts);
-    Digest {
+    let states = if rolling {
+        ProcessStates::default()
+    } else {
+        summary::process_states(&threads, (from, to))
+    };
+    let mut digest = Digest {
         log,
         from,
         to,
         stopped: halts.within(from, to),
         threads,
+        states,
         tasks,
         strip,
-    }
+    };
+    crowd::sum_up(&mut digest, if rolling { roll::THREADS } else { options.threads });
+    digest
 }
 
 /// Whether switches were lost for more than a small part of the time.
@@ -152,7 +168,8 @@ fn extent_of_thread(log: &ThreadLog, (from, to): (u64, u64)) -> (u64, u64, u64) 
     let start = log.born.unwrap_or(first).clamp(from, to);
     let base = log
         .base
-        .span
+        .as_ref()
+        .and_then(|base| base.span)
         .map(|(first, last)| (first.clamp(from, to), last.clamp(from, to)));
     let start = base.map_or(start, |(first, _)| first);
     let detail = base.map_or(start, |(_, last)| last);
@@ -167,18 +184,25 @@ fn thread_digest(
     starts: Option<&HashSet<u32>>,
     halts: &Halts,
 ) -> Option<ThreadDigest> {
-    if log.seen.is_none() && log.base.span.is_none() && log.end.is_none() {
+    let windows = match purpose {
+        Purpose::Profile(windows) => Some(windows),
+        Purpose::Roll => None,
+    };
+    if log.count > 0 {
+        return Some(crowd::rolled(log, process, windows));
+    }
+    if log.seen.is_none() && log.base.as_ref().is_none_or(|base| base.span.is_none()) && log.end.is_none() {
         return None;
     }
     log.sort();
     let (from, detail, mut to) = extent_of_thread(&log, process);
-    let mut rest = ThreadLog::default();
+    let mut rest = None;
     if matches!(purpose, Purpose::Roll) && log.end.is_none() {
         // Spans of the GIL are written when they end: behind the last one only the other line is known.
         to = log.gil.last().map_or(to, |span| span.to.clamp(detail, to));
-        rest = log.split_off(to);
+        rest = Some(Box::new(log.split_off(to)));
     }
-    let mut base = std::mem::take(&mut log.base);
+    let mut base = *log.base.take().unwrap_or_default();
     // Whatever it says, sums add up to their time.
     let mut left = detail - from;
     for time in &mut base.times.0 {
@@ -198,7 +222,7 @@ fn thread_digest(
     };
     done.waits = base.waits;
     done.frames = base.frames;
-    if let Purpose::Profile(windows) = purpose {
+    if let Some(windows) = windows {
         done.strip.spread(windows, from, detail, &base.times);
     }
     cut(&mut done, &log, detail, lane, purpose, starts, halts);
@@ -242,6 +266,9 @@ fn thread_digest(
             at: base.hold_at,
             frame: base.hold_frame,
         };
+    }
+    if windows.is_some() {
+        log.let_go();
     }
     (done.log, done.rest) = (log, rest);
     Some(done)

@@ -72,7 +72,11 @@ pub(crate) struct Log {
     pub(crate) gaps: Vec<(u64, u64)>,
     /// Minor and major.
     pub(crate) faults: [u64; 2],
+    /// What children have used, if that was told.
+    pub(crate) children: Option<u64>,
     pub(crate) cost: [u64; 3],
+    /// Texts that found no room.
+    pub(crate) unnamed: u64,
     by_tid: HashMap<Tid, usize>,
     /// Functions that stand between a caller and what it calls only while somebody looks, and their frames.
     between: HashSet<u32>,
@@ -209,6 +213,7 @@ impl Log {
                 self.time(at);
                 self.cost = [observer, hooks, lost];
             }
+            Record::Unnamed { count } => self.unnamed = count,
             other => self.add_of_thread(other),
         }
     }
@@ -417,7 +422,7 @@ impl Log {
                 frame,
             } => {
                 let (from, to) = (self.time(from), self.time(to.max(from)));
-                let base = &mut self.thread(tid).base;
+                let base = self.thread(tid).base();
                 let (first, last) = base.span.unwrap_or((from, to));
                 base.span = Some((first.min(from), last.max(to)));
                 base.times.merge(&Times((*states).map(|time| time.min(LATEST))));
@@ -443,7 +448,7 @@ impl Log {
                     longest: longest.min(LATEST),
                     samples,
                 };
-                self.thread(tid).base.frames.entry(frame).or_default().merge(&sums);
+                self.thread(tid).base().frames.entry(frame).or_default().merge(&sums);
             }
             Record::WaitSums {
                 tid,
@@ -460,7 +465,7 @@ impl Log {
                     Key::Call(kind, call, target)
                 };
                 self.thread(tid)
-                    .base
+                    .base()
                     .waits
                     .entry(key)
                     .or_default()
@@ -476,7 +481,7 @@ impl Log {
             } => {
                 let key = Key::Lock(lock, holder, where_held);
                 self.thread(tid)
-                    .base
+                    .base()
                     .waits
                     .entry(key)
                     .or_default()
@@ -488,7 +493,7 @@ impl Log {
                 time,
                 longest,
             } => {
-                let base = &mut self.thread(tid).base;
+                let base = self.thread(tid).base();
                 base.stops = base.stops.saturating_add(count);
                 base.longest_stop = base.longest_stop.max(longest.min(LATEST));
                 base.waits.entry(Key::World).or_default().add(count, time.min(LATEST));
@@ -509,9 +514,14 @@ impl Log {
                 sums.stood = sums.stood.saturating_add(stood.min(LATEST));
                 sums.lengths.add_many(bucket, count);
             }
+            Record::Others { tid, name, count } => {
+                let thread = self.thread(tid);
+                (thread.name, thread.told) = (name, true);
+                thread.count = thread.count.saturating_add(count);
+            }
             Record::TasksLeft { count } => self.tasks_left = self.tasks_left.saturating_add(count),
             Record::BurstSums { tid, io, bucket, count } => {
-                let base = &mut self.thread(tid).base;
+                let base = self.thread(tid).base();
                 if io { &mut base.io } else { &mut base.cpu }.add_many(bucket, count);
             }
             Record::TaskSums {
@@ -542,6 +552,10 @@ impl Log {
             Record::Lost { from, to, .. } => {
                 let (from, to) = (self.time(from), self.time(to));
                 self.gaps.push((from, to.max(from)));
+            }
+            Record::Children { at, cpu } => {
+                self.time(at);
+                self.children = Some(cpu.min(LATEST));
             }
             Record::Halt { from, to } => {
                 let (from, to) = (self.time(from), self.time(to.max(from)));

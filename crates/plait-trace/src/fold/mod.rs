@@ -14,6 +14,7 @@
 //! | `hold` | who held the GIL, and who waited for whom |
 //! | `moments` | what the wall time went to |
 //! | `pauses` | pauses in which one thread stopped all others |
+//! | `crowd` | threads that have ended, where there are very many |
 //! | `tasks` | tasks of event loops, callbacks that held them, tasks of pools |
 //! | `roll` | a digest as records: the sums of what is dropped |
 //! | `summary` | sums over what a profile lists |
@@ -21,7 +22,9 @@
 
 mod build;
 mod counts;
+mod crowd;
 mod digest;
+mod frames;
 mod halts;
 mod hold;
 mod log;
@@ -62,6 +65,8 @@ pub struct Options {
     pub lane: usize,
     /// Segments of all lanes together, at most, as far as each has a few.
     pub lanes: usize,
+    /// Threads of a process that have ended and are listed one by one, at most.
+    pub threads: usize,
     /// Tasks that are listed one by one, at most.
     pub tasks: usize,
     /// Stacks that are listed one by one, at most.
@@ -73,6 +78,7 @@ impl Default for Options {
         Options {
             lane: 100_000,
             lanes: 2_000_000,
+            threads: 5_000,
             tasks: 5_000,
             samples: 200_000,
         }
@@ -86,6 +92,7 @@ impl Options {
         Options {
             lane: 0,
             lanes: 0,
+            threads: 5_000,
             tasks: 5_000,
             samples: 0,
         }
@@ -101,6 +108,7 @@ pub struct Fold {
     logs: Vec<Log>,
     current: HashMap<Pid, usize>,
     recent: Option<(Pid, usize)>,
+    words: Vec<String>,
     sources: Sources,
 }
 
@@ -116,6 +124,10 @@ impl Fold {
 
     /// Takes a record of a process.
     pub fn add(&mut self, pid: Pid, record: Record) {
+        if let Record::Word { text } = record {
+            self.words.push(text);
+            return;
+        }
         let index = match (self.recent, &record) {
             (_, Record::Begin { rolled }) => self.begin(pid, *rolled),
             (Some((recent, index)), _) if recent == pid => index,
@@ -163,7 +175,10 @@ impl Fold {
         let digests = logs
             .into_iter()
             .map(|log| digest::digest(log, options, Purpose::Profile(windows)));
-        build::profile(digests.collect(), windows, options)
+        Profile {
+            words: self.words,
+            ..build::profile(digests.collect(), windows, options)
+        }
     }
 
     /// The sums of what was taken of a process, as records from which a fold goes on, and the number of its last chunk.

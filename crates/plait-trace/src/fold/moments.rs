@@ -12,6 +12,9 @@ use crate::state::State;
 /// How many windows a program's time is cut into.
 const WINDOWS: u64 = 1024;
 
+/// What has more time in a window than this is several threads; the rest is rounded off.
+const ONE: f64 = 1.01;
+
 /// From where to where, cut evenly.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Windows {
@@ -64,6 +67,11 @@ impl Strip {
                 self.part(window)[state as usize] += times.of(state) as f32 * share;
             }
         });
+    }
+
+    /// Keeps no more room than it needs.
+    pub(crate) fn shrink(&mut self) {
+        self.parts.shrink_to_fit();
     }
 
     fn part(&mut self, window: usize) -> &mut [f32; 8] {
@@ -132,7 +140,12 @@ impl Sweep {
 
     /// A thread, and which part of its waits for locks were for its turn rather than for another thread's work.
     pub(crate) fn add(&mut self, thread: &ThreadDigest, turns: f64) {
-        let strip = &thread.strip;
+        for strip in std::iter::once(&thread.strip).chain(&thread.strips) {
+            self.add_strip(strip, turns);
+        }
+    }
+
+    fn add_strip(&mut self, strip: &Strip, turns: f64) {
         let length = self.windows.length as f64;
         for (window, part) in self.parts[strip.first.min(WINDOWS as usize)..]
             .iter_mut()
@@ -142,6 +155,8 @@ impl Sweep {
             let (gil, ready, lock) = (of(State::GilWait), of(State::Ready), turns * of(State::LockWait));
             let active = of(State::OnCpuGil) + of(State::OnCpuReleased) + gil + ready;
             let (io, asleep) = (of(State::IoWait), of(State::GilHeldOffCpu));
+            // Of sums of threads it is known how many there were at a time, on average.
+            let threads = part.iter().map(|time| f64::from(*time) / length).sum::<f64>();
             for (none, some) in [
                 (&mut window.none_active, active),
                 (&mut window.none_gil, gil),
@@ -150,7 +165,11 @@ impl Sweep {
                 (&mut window.none_io, io),
                 (&mut window.none_asleep, asleep),
             ] {
-                *none *= (1.0 - some).clamp(0.0, 1.0);
+                *none *= if threads > ONE {
+                    (1.0 - some / threads).clamp(0.0, 1.0).powf(threads)
+                } else {
+                    (1.0 - some).clamp(0.0, 1.0)
+                };
             }
             window.active += active;
             window.gil += gil;

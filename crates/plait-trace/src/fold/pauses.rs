@@ -30,6 +30,15 @@ pub(crate) struct PauseSums {
     pub(crate) lengths: Histogram,
 }
 
+impl PauseSums {
+    pub(crate) fn merge(&mut self, other: &PauseSums) {
+        self.time = self.time.saturating_add(other.time);
+        self.longest = self.longest.max(other.longest);
+        self.stood = self.stood.saturating_add(other.stood);
+        self.lengths.merge(&other.lengths);
+    }
+}
+
 /// By the thread that asked, 0 if it is not known; whether to collect garbage; and its innermost frame, 0 if it is not known.
 pub(crate) type Pauses = BTreeMap<(Tid, bool, u32), PauseSums>;
 

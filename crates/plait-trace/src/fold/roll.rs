@@ -2,13 +2,16 @@
 
 use crate::fold::digest::{Digest, ThreadDigest};
 use crate::fold::log::Log;
-use crate::fold::tasks::{self, TaskDigest};
+use crate::fold::tasks::{self, Held, TaskDigest, Tasks};
 use crate::fold::thread::{Counted, LockWait, Span, Stack, Switch, ThreadLog, Wait, What};
 use crate::fold::waits::{Key, Sum};
 use crate::record::{GilSpan, Record, Text, Tid, WaitKind};
 
 /// Of tasks that have ended, so many are kept: the longest.
 const TASKS: usize = 1_000;
+
+/// Of threads that have ended, so many are kept: the longest.
+pub(crate) const THREADS: usize = 1_000;
 
 /// So many callbacks that held their loop are kept: the longest.
 const BLOCKED: usize = 100;
@@ -17,13 +20,14 @@ const BLOCKED: usize = 100;
 pub(crate) fn records(digest: Digest) -> Vec<Record> {
     let mut to = Vec::new();
     let Digest {
-        log,
+        mut log,
         from,
         threads,
         mut tasks,
         ..
     } = digest;
     let tasks_left = log.tasks_left;
+    let held = held(&mut log, &tasks);
     process(log, from, &mut to);
     for thread in &threads {
         sums(thread, &mut to);
@@ -37,7 +41,9 @@ pub(crate) fn records(digest: Digest) -> Vec<Record> {
                     .map(|(bucket, count)| Record::BurstSums { tid, io, bucket, count }),
             );
         }
-        rest(&thread.log, &thread.rest, &mut to);
+        if let Some(left) = &thread.rest {
+            rest(&thread.log, left, &mut to);
+        }
         to.extend(thread.log.end.map(|at| Record::ThreadEnd {
             tid: thread.log.tid,
             at,
@@ -54,17 +60,43 @@ pub(crate) fn records(digest: Digest) -> Vec<Record> {
     if left > 0 {
         to.push(Record::TasksLeft { count: left });
     }
-    // Why others waited is not known any more behind this.
-    let blocked = tasks.blocked.iter().filter(|held| tasks::holds(held.time, held.own));
-    for held in blocked.take(BLOCKED) {
-        to.push(Record::Callback {
-            tid: held.tid,
-            from: held.from,
-            to: held.to,
-            name: held.callback,
-        });
-    }
+    to.extend(held);
     to
+}
+
+/// What has held loops, as callbacks. Why others waited is not known any more behind this.
+fn held(log: &mut Log, tasks: &Tasks) -> Vec<Record> {
+    let blocked = tasks.blocked.iter().filter(|held| tasks::holds(held.time, held.own));
+    let records = blocked.take(BLOCKED).map(|held| Record::Callback {
+        tid: held.tid,
+        from: held.from,
+        to: held.to,
+        name: if held.task.is_some() {
+            name_of_step(log, held)
+        } else {
+            held.callback
+        },
+    });
+    records.collect()
+}
+
+/// The coroutine of a step and the line that was seen in it, of which there are no more than a program has. Its task may be one of very many.
+fn name_of_step(log: &mut Log, held: &Held) -> Text {
+    let text = |number| log.texts.get(number).unwrap_or_default();
+    let frame = (held.frame as usize)
+        .checked_sub(1)
+        .and_then(|index| log.frames.get(index));
+    let seen = frame.and_then(|&(_, function, line)| Some((log.functions.get(function as usize)?, line)));
+    let Some((&(function, file, _), line)) = seen else {
+        return held.function;
+    };
+    let place = format!("{} ({}:{line})", text(function), text(file));
+    let name = if function == held.function {
+        place
+    } else {
+        format!("{} in {place}", text(held.function))
+    };
+    log.texts.derive(&name)
 }
 
 fn process(log: Log, from: u64, to: &mut Vec<Record>) {
@@ -105,8 +137,12 @@ fn process(log: Log, from: u64, to: &mut Vec<Record>) {
         hooks,
         lost,
     });
+    if log.unnamed > 0 {
+        to.push(Record::Unnamed { count: log.unnamed });
+    }
     let [minor, major] = log.faults;
     to.push(Record::Faults { at: from, minor, major });
+    to.extend(log.children.map(|cpu| Record::Children { at: from, cpu }));
     to.extend(log.halts.into_iter().map(|(from, to)| Record::Halt { from, to }));
     to.extend(
         log.gaps
@@ -159,11 +195,16 @@ fn last_hold(log: &ThreadLog) -> Option<Span> {
 
 fn sums(thread: &ThreadDigest, to: &mut Vec<Record>) {
     let (tid, name) = (thread.log.tid, thread.log.name);
-    to.push(Record::Thread {
-        tid,
-        at: thread.from,
-        name,
-        born: thread.log.born.is_some(),
+    let count = thread.log.count;
+    to.push(if count > 0 {
+        Record::Others { tid, name, count }
+    } else {
+        Record::Thread {
+            tid,
+            at: thread.from,
+            name,
+            born: thread.log.born.is_some(),
+        }
     });
     to.push(Record::Sums {
         tid,
@@ -229,9 +270,6 @@ fn waits(thread: &ThreadDigest, to: &mut Vec<Record>) {
 /// What those need who go on: where the thread's lines stand, and what lies behind the cut.
 fn rest(log: &ThreadLog, rest: &ThreadLog, to: &mut Vec<Record>) {
     let tid = log.tid;
-    if log.end.is_some() {
-        return;
-    }
     to.extend(last_hold(log).map(|hold| Record::Gil {
         tid,
         from: hold.from,
@@ -367,7 +405,7 @@ fn one_task(task: &TaskDigest, to: &mut Vec<Record>) {
 mod tests {
     use crate::fold::Fold;
     use crate::profile::Profile;
-    use crate::record::{GilSpan, Record, Text};
+    use crate::record::{GilSpan, Record, Text, Why};
     use crate::state::State;
 
     const MS: u64 = 1_000_000;
@@ -378,6 +416,58 @@ mod tests {
             fold.add(7, record);
         }
         fold
+    }
+
+    #[test]
+    fn a_step_that_held_its_loop_is_told_by_its_line_however_often_it_is_rolled() {
+        let at = 1_000_000 * MS;
+        let texts = ["handler", "report", "app.py"].map(|text| Record::Define { text: text.into() });
+        let [handler, report, file] = [1, 2, 3].map(Text);
+        let mut records = texts.to_vec();
+        records.extend([
+            Record::Function {
+                name: report,
+                file,
+                line: 3,
+            },
+            Record::Frame {
+                caller: 0,
+                function: 0,
+                line: 4,
+            },
+            Record::Task {
+                task: 1,
+                at,
+                tid: 8,
+                name: Text::default(),
+                function: handler,
+            },
+            Record::Step {
+                task: 1,
+                tid: 8,
+                from: at,
+                to: at + 100 * MS,
+            },
+            Record::Switch {
+                tid: 8,
+                at,
+                cpu: 0,
+                on: true,
+                forced: false,
+            },
+            Record::Stack {
+                tid: 8,
+                at: at + 50 * MS,
+                frame: 1,
+                weight: 0,
+                why: Why::Tick,
+            },
+        ]);
+        for _ in 0..2 {
+            records = folded(records).roll(7).0;
+            let profile = folded(records.clone()).finish();
+            assert_eq!(profile.blocked[0].callback, "handler in report (app.py:4)");
+        }
     }
 
     /// Of the thread that stood still, and of the pauses.

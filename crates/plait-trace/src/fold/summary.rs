@@ -2,14 +2,14 @@
 
 use std::collections::HashMap;
 
-use crate::fold::digest::{Digest, ThreadDigest};
+use crate::fold::digest::ThreadDigest;
 use crate::lane::Lane;
 use crate::profile::{ProcessStates, Profile, Task, Times};
 use crate::record::Pid;
 use crate::state::State;
 
 /// By the lanes of its threads: what runs, what could.
-pub(crate) fn process_states(digest: &Digest, threads: &[ThreadDigest], end: u64) -> ProcessStates {
+pub(crate) fn process_states(threads: &[ThreadDigest], (from, to): (u64, u64)) -> ProcessStates {
     let mut events: Vec<(u64, i64, i64)> = Vec::new();
     for (start, length, key, _) in threads.iter().flat_map(|thread| thread.lane.segments()) {
         let on = i64::from(key == State::OnCpuGil as u32 || key == State::OnCpuReleased as u32);
@@ -20,13 +20,13 @@ pub(crate) fn process_states(digest: &Digest, threads: &[ThreadDigest], end: u64
         }
     }
     events.sort_unstable();
-    let begun = threads.iter().map(|thread| thread.from).min().unwrap_or(digest.to);
+    let begun = threads.iter().map(|thread| thread.from).min().unwrap_or(to);
     let mut states = ProcessStates {
-        new: begun - digest.from,
+        new: begun - from,
         ..ProcessStates::default()
     };
     let (mut at, mut running, mut ready) = (begun, 0, 0);
-    for (time, on, could) in events.into_iter().chain([(digest.to, 0, 0)]) {
+    for (time, on, could) in events.into_iter().chain([(to, 0, 0)]) {
         let length = time.saturating_sub(at);
         *if running > 0 {
             &mut states.running
@@ -38,9 +38,6 @@ pub(crate) fn process_states(digest: &Digest, threads: &[ThreadDigest], end: u64
         at = at.max(time);
         running += on;
         ready += could;
-    }
-    if digest.log.ended.is_some() {
-        states.terminated = end - digest.to;
     }
     states
 }
@@ -109,6 +106,27 @@ pub(crate) fn limits(profile: &Profile, tasks: usize) -> Vec<String> {
         let lost = profile.overhead.lost_records;
         found.push(format!(
             "{lost} records were lost because there was no room for them: short events may be missing"
+        ));
+    }
+    let summed = profile
+        .threads
+        .iter()
+        .filter(|thread| thread.count > 1 || thread.tid == 0);
+    let summed = summed.map(|thread| thread.count).fold(0, u64::saturating_add);
+    if summed > 0 {
+        found.push(format!(
+            "{} threads were seen; {summed} that had ended, and had lasted least, are summed up by name and not listed one by one",
+            profile.threads_seen()
+        ));
+    }
+    if profile.overhead.lost_names > 0 {
+        let times = match profile.overhead.lost_names {
+            1 => "Once".to_owned(),
+            count => format!("{count} times"),
+        };
+        found.push(format!(
+            "{times} there was no room for one more name, of tasks, threads or files most of all: these are listed with … for their \
+             numbers, or as (unnamed); their times are counted"
         ));
     }
     if (tasks as u64) < profile.tasks_seen {

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use crate::fold::Options;
 use crate::fold::digest::ThreadDigest;
+use crate::fold::frames;
 use crate::fold::halts::Halts;
 use crate::fold::log::Log;
 use crate::fold::waits::Sum;
@@ -128,6 +129,8 @@ pub(crate) struct TaskDigest {
 #[derive(Clone, Copy)]
 pub(crate) struct Held {
     pub(crate) tid: Tid,
+    /// Whose step it was; none of a callback.
+    pub(crate) task: Option<TaskId>,
     pub(crate) callback: Text,
     /// The coroutine, of a step.
     pub(crate) function: Text,
@@ -138,8 +141,10 @@ pub(crate) struct Held {
     /// Without the time in which its thread could not go on for others: for want of the GIL or of a core.
     pub(crate) own: u64,
     pub(crate) others: u64,
-    /// What was seen meanwhile, 0 for nothing.
+    /// What was seen meanwhile, 0 for nothing: of the program's own, if anything was.
     pub(crate) frame: u32,
+    /// What that had called of a library, where this was seen most; 0 for nothing.
+    pub(crate) library: u32,
 }
 
 /// The tasks of a process.
@@ -172,6 +177,7 @@ pub(crate) fn digest(
     tasks.sort_by_key(|task| (task.from, task.id));
     let callbacks = log.callbacks.iter().map(|callback| Held {
         tid: callback.tid,
+        task: None,
         callback: callback.name,
         function: Text(0),
         from: callback.from,
@@ -180,6 +186,7 @@ pub(crate) fn digest(
         own: 0,
         others: 0,
         frame: 0,
+        library: 0,
     });
     blocked.extend(callbacks.filter(|held| held.time >= BLOCKED));
     blocked.sort_by_key(|held| (std::cmp::Reverse(held.time), held.from));
@@ -196,12 +203,13 @@ pub(crate) fn digest(
     }
     for held in &mut blocked {
         if let Some((from, to)) = alive.get(&held.tid) {
-            let begun = from.partition_point(|at| *at <= held.from);
+            // Those too that it has made meanwhile.
+            let begun = from.partition_point(|at| *at < held.to);
             let ended = to.partition_point(|at| *at <= held.from);
-            let own = usize::from(held.function != Text(0));
+            let own = usize::from(held.task.is_some());
             held.others = begun.saturating_sub(ended).saturating_sub(own) as u64;
         }
-        held.frame = seen(threads, held);
+        (held.frame, held.library) = seen(log, threads, held);
         held.own = held.time.min(held.to - held.from - held_up(threads, held));
     }
     Tasks { tasks, blocked }
@@ -228,19 +236,42 @@ fn held_up(threads: &[ThreadDigest], held: &Held) -> u64 {
     times.sum::<u64>().min(held.to - held.from)
 }
 
-/// The frame that was seen most while a loop was held.
-fn seen(threads: &[ThreadDigest], held: &Held) -> u32 {
-    let mut counts: HashMap<u32, u64> = HashMap::new();
+/// What was seen most while a loop was held: the line of the program's own, and what it had called of a library, if that was most of it. Where
+/// nothing of the program's own was seen, what was.
+fn seen(log: &Log, threads: &[ThreadDigest], held: &Held) -> (u32, u32) {
+    let mut found: Vec<(u32, u32, u64)> = Vec::new();
     for thread in threads.iter().filter(|thread| thread.log.tid == held.tid) {
         let begin = thread.samples.partition_point(|sample| sample.at < held.from);
         for sample in thread.samples[begin..].iter().take_while(|sample| sample.at < held.to) {
-            *counts.entry(sample.frame).or_default() += sample.weight.max(1);
+            found.push((frames::own(log, sample.frame), sample.frame, sample.weight.max(1)));
         }
     }
-    counts
-        .into_iter()
-        .max_by_key(|&(frame, weight)| (weight, frame))
-        .map_or(0, |(frame, _)| frame)
+    let owns = found.iter().map(|&(own, _, weight)| (own, weight));
+    let own = most(log, owns.filter(|&(own, _)| own != 0));
+    let line = line_of(log, own);
+    let within = found.iter().filter(|&&(frame, ..)| line_of(log, frame) == line);
+    let inner = most(log, within.map(|&(_, frame, weight)| (frame, weight)));
+    match own {
+        0 => (inner, 0),
+        _ if line_of(log, inner) == line => (own, 0),
+        _ => (own, inner),
+    }
+}
+
+/// The frame whose line has most of the weight, whoever has called it; 0 for none.
+fn most(log: &Log, frames: impl Iterator<Item = (u32, u64)>) -> u32 {
+    let mut lines: HashMap<Option<(u32, u32)>, (u64, u32)> = HashMap::new();
+    for (frame, weight) in frames {
+        let sums = lines.entry(line_of(log, frame)).or_default();
+        *sums = (sums.0.saturating_add(weight), sums.1.max(frame));
+    }
+    lines.into_values().max().map_or(0, |(_, frame)| frame)
+}
+
+/// The function and line of a frame.
+fn line_of(log: &Log, frame: u32) -> Option<(u32, u32)> {
+    let &(_, function, line) = log.frames.get((frame as usize).checked_sub(1)?)?;
+    Some((function, line))
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -318,6 +349,7 @@ fn one(
                     let (callback, function) = (task.name, task.function);
                     blocked.push(Held {
                         tid: task.tid,
+                        task: Some(task.id),
                         callback,
                         function,
                         from,
@@ -326,6 +358,7 @@ fn one(
                         own: 0,
                         others: 0,
                         frame: 0,
+                        library: 0,
                     });
                 }
                 now = Now::Ready;

@@ -139,10 +139,23 @@ pub(crate) struct ThreadLog {
     pub(crate) waits: Vec<Wait>,
     pub(crate) lock_waits: Vec<LockWait>,
     pub(crate) stacks: Vec<Stack>,
-    pub(crate) base: Base,
+    pub(crate) base: Option<Box<Base>>,
+    /// How many threads these are the sums of; 0 for a thread.
+    pub(crate) count: u64,
 }
 
 impl ThreadLog {
+    pub(crate) fn base(&mut self) -> &mut Base {
+        self.base.get_or_insert_default()
+    }
+
+    /// Lets go of what nobody asks for when the thread is cut: there may be very many.
+    pub(crate) fn let_go(&mut self) {
+        self.gil.shrink_to_fit();
+        (self.switches, self.counted) = (Vec::new(), Vec::new());
+        (self.waits, self.lock_waits, self.stacks) = (Vec::new(), Vec::new(), Vec::new());
+    }
+
     pub(crate) fn see(&mut self, at: u64) {
         self.seen = Some(self.seen.map_or(at, |seen| seen.min(at)));
     }

@@ -231,11 +231,15 @@ struct Stretches<'a> {
 }
 
 impl<'a> Stretches<'a> {
-    fn new(switches: &'a [Switch], from: u64, to: u64) -> Stretches<'a> {
-        // Before its first switch it was what that switch ended.
+    fn new(log: &'a ThreadLog, from: u64, to: u64) -> Stretches<'a> {
+        let switches = &log.switches[..];
+        // Before its first switch it was what that switch ended. One that begins has not slept yet: it waits for its first core.
         let first = switches.first();
         let now = if first.is_none_or(|first| first.on()) {
-            Between::Voluntary(false)
+            match log.born == Some(from) {
+                true => Between::Forced,
+                false => Between::Voluntary(false),
+            }
         } else {
             Between::On
         };
@@ -322,7 +326,7 @@ fn windows(log: &ThreadLog, from: u64, to: u64) -> Vec<Window> {
         })
         .collect();
     let mut place = 0;
-    for (from, to, now) in Stretches::new(&log.switches, from, to) {
+    for (from, to, now) in Stretches::new(log, from, to) {
         while found.get(place).is_some_and(|window| window.end < to) {
             place += 1;
         }
@@ -344,7 +348,7 @@ fn unseen(log: &ThreadLog, from: u64, to: u64, windows: &mut [Window]) {
         Some(first) if log.born != Some(from) => (first.at, first.on_cpu),
         _ => (from, 0),
     };
-    let on = Stretches::new(&log.switches, from, to).filter(|each| each.2 == Between::On);
+    let on = Stretches::new(log, from, to).filter(|each| each.2 == Between::On);
     let mut on = on
         .map(|(from, to, _)| (from.max(base.0), to))
         .filter(|(from, to)| from < to)
@@ -407,10 +411,10 @@ fn by_switches(cutter: &mut Cutter<'_>, from: u64, to: u64, bursts: &mut Histogr
         waits: 0,
         tails: (0, 0),
     };
-    let slept = Stretches::new(&log.switches, from, to).filter(|each| matches!(each.2, Between::Voluntary(_)));
+    let slept = Stretches::new(log, from, to).filter(|each| matches!(each.2, Between::Voluntary(_)));
     let mut waits = Waits::among(log, slept.map(|(from, to, _)| (from, to)));
     let mut burst = 0;
-    for (from, to, now) in Stretches::new(&log.switches, from, to) {
+    for (from, to, now) in Stretches::new(log, from, to) {
         match now {
             Between::On => {
                 burst += to - from;
@@ -490,6 +494,25 @@ mod tests {
         // Late counts, and those of what was not seen at all, add nothing beyond what may have been.
         assert_eq!(on_cores(&waiting(MS / 20)), 10 * MS);
         assert!(on_cores(&waiting(MS / 2)) <= 10 * MS + 100 * UNSEEN);
+    }
+
+    #[test]
+    fn a_thread_that_begins_is_ready_until_its_first_core() {
+        let mut log = ThreadLog {
+            born: Some(0),
+            switches: vec![Switch::new(3 * MS, true, false)],
+            ..ThreadLog::default()
+        };
+        let first = |log: &ThreadLog| {
+            let mut found = Vec::new();
+            cut(log, 0, 5 * MS, &mut Histogram::default(), &mut |segment| {
+                found.push(segment)
+            });
+            (found[0].state, found[0].to)
+        };
+        assert_eq!(first(&log), (State::Ready, 3 * MS));
+        log.born = None;
+        assert_eq!(first(&log), (State::IoWait, 3 * MS));
     }
 
     proptest! {

@@ -4,6 +4,7 @@
 //! largest of waiting for the GIL, for cores and for locks; then computing, doing nothing, and I/O. They are parts of the program's wall
 //! time, in which each moment counts once ([`Moments`]): what a program's time went to is not what most of its threads did.
 
+mod children;
 mod tries;
 mod words;
 
@@ -11,6 +12,8 @@ use crate::fold::{NAMED, WORLD, holds};
 use crate::profile::{Blocked, Function, Lock, Moments, Place, Profile, Thread, Times, Wait};
 use crate::record::{LIMITED, RESULT, TAKES, TOLD, WaitKind};
 use crate::state::State;
+
+use children::Children;
 
 /// What holds a program, or a function, back.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default, Debug)]
@@ -95,6 +98,8 @@ mod limit {
     /// Of the wall time.
     pub(super) const BLOCKED: f64 = 0.05;
     pub(super) const COMPUTING: f64 = 0.5;
+    /// Cores: children that use less do next to nothing.
+    pub(super) const CHILDREN: f64 = 0.3;
     /// Cores used while any is: more than one thread's.
     pub(super) const AT_ONCE: f64 = 1.2;
     /// Of the wall time on cores: a program below it does nothing.
@@ -145,6 +150,8 @@ struct Figures {
     busy_threads: f64,
     /// Processes of which that is true.
     busy_processes: u32,
+    /// Children that were not observed.
+    children: Children,
 }
 
 fn seconds(nanoseconds: u64) -> f64 {
@@ -215,7 +222,7 @@ fn pickles(place: &Place) -> bool {
 fn blocks(blocked: &Blocked) -> bool {
     // A loop that has nothing else to do is not held up; and a callback that waits for the GIL or for a core does not hold it.
     let own = holds(blocked.time, blocked.own);
-    own && (blocked.others > 0 || blocked.place.function.is_empty() || blocked.callback.is_empty())
+    own && (blocked.others > 0 || blocked.place.function.is_empty())
 }
 
 impl Figures {
@@ -228,7 +235,8 @@ impl Figures {
             times.merge(&thread.times);
             stopped = stopped.saturating_add(thread.stop_the_world);
             waiting_for_turn = waiting_for_turn.saturating_add(waited_for_turn(thread, profile.wall));
-            if active(&thread.times) >= 0.1 * seconds(profile.wall) {
+            // Those that are summed up are many that lasted for a moment.
+            if thread.count == 1 && active(&thread.times) >= 0.1 * seconds(profile.wall) {
                 busy_threads += 1.0;
             }
         }
@@ -291,6 +299,7 @@ impl Figures {
             running_share: running.fold(0.0, f64::max),
             busy_threads,
             busy_processes: wanting.count() as u32,
+            children: Children::of(profile, wall),
             times,
         }
     }
@@ -312,6 +321,11 @@ impl Figures {
     /// Whether several processes compute at once.
     fn side_by_side(&self) -> bool {
         self.busy_processes > 1 && self.cores_used * self.wall > self.moments.active * limit::AT_ONCE
+    }
+
+    /// Cores that the program and its children used, observed or not.
+    fn with_children(&self) -> f64 {
+        self.cores_used + self.children.cores
     }
 
     fn is_too_short(&self) -> bool {
@@ -362,7 +376,7 @@ impl Figures {
         {
             return verdict;
         }
-        if self.running_share >= limit::COMPUTING || self.cores_used >= limit::COMPUTING {
+        if self.running_share >= limit::COMPUTING || self.with_children() >= limit::COMPUTING {
             return Verdict::CpuBound;
         }
         if !profile.deadlocks.is_empty() {
@@ -375,7 +389,8 @@ impl Figures {
         let rests = self.cores_used < limit::IDLE
             || self.cores_used < limit::STARTING && self.cores_used * self.wall < limit::STARTING_SECONDS;
         let sleeps_with_gil = self.of_wall(State::GilHeldOffCpu) >= limit::WAIT;
-        if rests && !waits_for_gil && !sleeps_with_gil && !goes_on(profile) {
+        let alone = !self.children.compute(self.cores_used);
+        if rests && alone && !waits_for_gil && !sleeps_with_gil && !goes_on(profile) {
             return Verdict::Idle;
         }
         let parts = [
@@ -466,6 +481,9 @@ fn named(figures: &Figures) -> Vec<(&'static str, f64)> {
         ("blocked_share", share(figures.blocked, figures.wall)),
         ("busy_threads", figures.busy_threads),
     ];
+    if figures.children.cores > 0.0 {
+        named.push(("children_cores", figures.children.cores));
+    }
     if figures.stopped > 0.0 {
         named.push(("stopped_share", figures.stopped_share));
     }
@@ -487,7 +505,7 @@ fn of_function(profile: &Profile, function: &Function) -> Option<Verdict> {
     }
     let blocking = profile.blocked.iter().filter(|blocked| blocks(blocked));
     let blocked = blocking
-        .filter(|blocked| same(&blocked.place, &function.place))
+        .filter(|blocked| held_in(blocked, &function.place))
         .map(|blocked| seconds(blocked.time))
         .sum::<f64>();
     if blocked >= whole / 2.0 {
@@ -511,6 +529,11 @@ fn of_function(profile: &Profile, function: &Function) -> Option<Verdict> {
         .into_iter()
         .max_by(|one, other| one.1.total_cmp(&other.1))
         .map(|(verdict, _)| verdict)
+}
+
+/// Whether a function held the loop, or was called meanwhile.
+fn held_in(blocked: &Blocked, place: &Place) -> bool {
+    same(&blocked.place, place) || blocked.library.as_ref().is_some_and(|library| same(library, place))
 }
 
 fn same(one: &Place, other: &Place) -> bool {

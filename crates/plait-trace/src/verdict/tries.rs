@@ -7,7 +7,7 @@ use crate::profile::Profile;
 use crate::state::State;
 
 pub(super) fn tries(verdict: Verdict, figures: &Figures, profile: &Profile) -> Vec<String> {
-    let spare = profile.cores > 1 && figures.cores_used < f64::from(profile.cores) * 0.75;
+    let spare = profile.cores > 1 && figures.with_children() < f64::from(profile.cores) * 0.75;
     let stuck = verdict == Verdict::LockBound && figures.cores_used < limit::COMPUTING;
     let circle = stuck && (!profile.deadlocks.is_empty() || circle(profile).is_some());
     let kept = worst_lock(profile).is_some_and(|lock| lock.lock.ends_with(KEPT));
@@ -19,6 +19,24 @@ pub(super) fn tries(verdict: Verdict, figures: &Figures, profile: &Profile) -> V
         Verdict::Idle if figures.is_too_short() => &[(
             true,
             "Profile it with more to do: a larger input, or the same many times",
+        )],
+        Verdict::CpuBound | Verdict::IoBound | Verdict::Idle if figures.children.compute(figures.cores_used) => &[
+            (
+                spare,
+                "Run as many child processes at a time as there are cores: not all cores were in use by them",
+            ),
+            (
+                !spare,
+                "All cores are in use: more child processes at a time will not help, only less work in each, or a larger machine",
+            ),
+            (
+                true,
+                "Look into what the child processes do: what holds them back is to be seen there, not here",
+            ),
+        ],
+        Verdict::IoBound if figures.children.may_compute() => &[(
+            true,
+            "Look into what the child processes do: if they compute and cores are free, run more of them at a time",
         )],
         Verdict::GilBound if sleeps_alone(figures) => &[
             (

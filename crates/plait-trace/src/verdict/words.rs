@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use super::{Figures, FunctionEvidence, Verdict, is_had, limit, same, seconds, share};
+use super::{Figures, FunctionEvidence, Verdict, held_in, is_had, limit, seconds, share};
 use crate::fold::WANTED_BY;
 use crate::profile::{Blocked, Deadlock, Function, Lock, Place, Profile, Thread};
 use crate::state::State;
@@ -69,6 +69,9 @@ fn of_verdict(verdict: Verdict, figures: &Figures, profile: &Profile) -> String 
         Verdict::ReadyBound => ready_sentence(figures, profile),
         Verdict::LockBound => lock_sentence(figures, profile),
         Verdict::LoopBlocked => blocked_sentence(profile),
+        Verdict::CpuBound | Verdict::IoBound | Verdict::Idle if figures.children.compute(figures.cores_used) => {
+            children_sentence(figures, profile)
+        }
         Verdict::CpuBound => {
             let share = percent(figures.active_share());
             let mut text = format!(
@@ -85,9 +88,12 @@ fn of_verdict(verdict: Verdict, figures: &Figures, profile: &Profile) -> String 
         }
         Verdict::IoBound => {
             let share = percent(share(figures.moments.io, figures.wall));
-            let mut text = format!(
-                "The program waits: for {share} of its {wall} nothing ran, and it waited for I/O or for time to pass"
-            );
+            let nothing = if figures.children.may_compute() {
+                "none of it ran, while it waited for child processes of which it is not known what they did"
+            } else {
+                "nothing ran, and it waited for I/O or for time to pass"
+            };
+            let mut text = format!("The program waits: for {share} of its {wall} {nothing}");
             if let Some(wait) = worst_wait(profile, State::IoWait) {
                 text += &format!(", most of all for {wait}");
             }
@@ -119,6 +125,23 @@ fn of_verdict(verdict: Verdict, figures: &Figures, profile: &Profile) -> String 
             text + "."
         }
     }
+}
+
+fn children_sentence(figures: &Figures, profile: &Profile) -> String {
+    let cores = figures.children.cores;
+    let mut text = format!(
+        "The program waits for child processes, and those compute: in its {} they used {} of CPU time, {cores:.1}",
+        length(figures.wall),
+        length(cores * figures.wall),
+    );
+    text += &match profile.cores {
+        0 => String::from(" cores on average"),
+        all => format!(" of {all} cores on average"),
+    };
+    text + &format!(
+        ". They were not observed; all that was observed used {} of one core.",
+        percent(figures.cores_used)
+    )
 }
 
 /// Whether the GIL holds a program back though hardly anybody waits for it: its holder sleeps.
@@ -390,7 +413,17 @@ fn blocked_sentence(profile: &Profile) -> String {
         } else {
             at(&worst.place)
         };
+        let place = if place.is_empty() { "one without a name" } else { &place };
         text += &format!("; the longest was {place}, {}", length(seconds(worst.time)));
+        if !worst.coroutine.is_empty() {
+            text += &format!(", by the task {}", worst.callback);
+            if worst.callback != worst.coroutine {
+                text += &format!(" ({})", worst.coroutine);
+            }
+        }
+        if let Some(library) = &worst.library {
+            text += &format!(", in {}", at(library));
+        }
     }
     text + "."
 }
@@ -453,7 +486,7 @@ fn function_sentence(profile: &Profile, function: &Function, verdict: Verdict) -
             length(seconds(function.self_cpu))
         ),
         Verdict::LoopBlocked => {
-            let blocked = profile.blocked.iter().filter(|each| same(&each.place, &function.place));
+            let blocked = profile.blocked.iter().filter(|each| held_in(each, &function.place));
             let held = blocked.map(|each| each.time).fold(0, u64::saturating_add);
             format!("{name} held the event loop for {}.", length(seconds(held)))
         }

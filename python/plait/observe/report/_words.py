@@ -74,6 +74,7 @@ FIGURES: Final[dict[str, str]] = {
     "lock_wall_share": "locks contended",
     "pickling_share": "pickling",
     "blocked_share": "loop blocked",
+    "children_cores": "cores used by unseen children",
 }
 """What figures of the evidence are called, where that is not their name."""
 

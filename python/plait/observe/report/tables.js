@@ -116,7 +116,7 @@ function tables() {
     ["its time", "mix", (each) => [each, 0]],
   ], 1);
   table("threads", threads, [
-    ["thread", "name", (each) => [each.name, `${each.tid}${several ? ` of ${each.pid}` : ""}`]],
+    ["thread", "name", (each) => [each.name, `${each.tid || "ended"}${several ? ` of ${each.pid}` : ""}`]],
     time("wall", "wall", "From its first to its last instant in the profile"),
     ["its time", "mix", (each) => [each, each.wall]],
     ...ofGil(time("Python", "on_cpu_gil", "On a core with the GIL")),
@@ -143,7 +143,9 @@ function tables() {
   ], 2);
   table("blocked", blocked, [
     ["callback", "name", (each) => [each.callback || each.function || "not known", each.file ? `${shortPath(each.file)}:${each.line}` : "", `${each.file}:${each.line}`]],
+    ["coroutine", "text", (each) => each.coroutine ?? ""],
     ["function", "text", (each) => each.function],
+    ["in a library", "text", (each) => (each.library ? `${each.library.function} at ${shortPath(each.library.file)}:${each.library.line}` : "")],
     ["loop", "text", (each) => each.loop],
     time("from", "start"),
     time("blocked for", "time"),

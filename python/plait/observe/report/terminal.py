@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from typing import Any, Final, Literal, TextIO
 
-    from plait.observe._records import LockRecord, ProfileRecord, States
+    from plait.observe._records import BlockedRecord, LockRecord, ProfileRecord, States
 
 WIDTH: Final = 80
 ROWS: Final = 8
@@ -256,7 +256,7 @@ def _threads(summary: _Summary, profile: ProfileRecord) -> None:
     room = 24 if several and summary.width >= WIDTH else 18
     bar = summary.width - room - 36
     summary.title(
-        f"Threads ({len(threads):,})",
+        f"Threads ({sum(each.get('count', 1) for each in threads):,})",
         f"{'wall':>9}{heads[0]:>8}{heads[1]:>10}{heads[2]:>6}  ",
         f"{'their time':<{bar}}",
     )
@@ -456,10 +456,19 @@ def _loops(summary: _Summary, profile: ProfileRecord) -> None:
     rows: list[tuple[str, Sequence[str]]] = []
     for index in _worst(lambda index: blocked[index]["time"], len(blocked)):
         each = blocked[index]
-        place = f"{each['function']} {short(each['file'])}:{each['line']}" if each["function"] else each["loop"]
-        name = f"{cut(each['callback'], 28).rstrip()} in {place}" if each["callback"] else place
+        place = each["loop"]
+        if each["function"]:
+            place = f"{cut(each['function'], 24).rstrip()} {short(each['file'])}:{each['line']}"
+        held = named(each)
+        name = f"{cut(held, 28).rstrip()} in {place}" if held else place
         rows.append((name, [seconds(each["start"]), seconds(each["time"])]))
     _table(summary, "Blocked the loop", [("from", 10), ("for", 10)], rows, len(blocked))
+
+
+def named(blocked: BlockedRecord) -> str:
+    """A callback, or a task and its coroutine where that says more."""
+    coroutine = blocked.get("coroutine", "")
+    return f"{blocked['callback']} {coroutine}" if coroutine not in {"", blocked["callback"]} else blocked["callback"]
 
 
 def _pools(summary: _Summary, profile: ProfileRecord) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from plait.observe._states import STATES
 from plait.observe.report._words import short
 from plait.observe.report.terminal import cut
 
@@ -75,8 +76,10 @@ def heading(record: TopRecord, program: str, width: int) -> list[str]:
     waits = sum(process["stop_the_world" if free else "gil_wait"] for process in processes)
     counts = f"{_many(len(processes), 'process', 'processes')}, {_many(len(record['threads']), 'thread', 'threads')}"
     seen = f"{record['seconds']:.1f} s, {_many(record['looks'], 'look', 'looks')}"
+    stopped = sum(_is_stopped(process) for process in processes)
     figures = [
         counts,
+        *([] if not stopped else ["STOPPED" if stopped == len(processes) else f"{stopped} STOPPED"]),
         f"CPU {cpu:.0%}",
         f"{'stopped' if free else 'GIL wait'} {waits:.0%}",
         f"{switches:.0f} switches/s",
@@ -85,6 +88,11 @@ def heading(record: TopRecord, program: str, width: int) -> list[str]:
     while len(figures) > 1 and len("  ".join(figures)) > width:
         figures.pop()  # rather than half of it
     return [cut(program, width), cut("  ".join(figures), width)]
+
+
+def _is_stopped(row: ThreadFigures | ProcessFigures) -> bool:
+    """Whether a signal or a debugger had stopped it for most of the time."""
+    return row["halted"] > sum(row[state] for state in STATES)
 
 
 def _many(count: int, one: str, more: str) -> str:
@@ -156,13 +164,18 @@ def _process(process: ProcessFigures, width: int, shown: list[str], order: Order
     why = process["why"] or ""
     head = f"{process['pid']:7d} {cut(process['name'], 11)}{_figures(process, shown, order)} "
     what = f"Python {python}" if python is not None else why if len(head + why) <= width else "no Python"
+    if _is_stopped(process):
+        what = "stopped"
     return cut(head + what, width)
 
 
 def _thread(thread: ThreadFigures, width: int, shown: list[str], order: Order) -> str:
     number = f"{thread['tid']:7d}" if thread["tid"] else "      -"
     head = f"{number}  {cut(thread['name'], 10)}{_figures(thread, shown, order)} "
-    return cut(head + _place(thread["top"], thread["call"], width - len(head)), width)
+    top = thread["top"]
+    if _is_stopped(thread):
+        return cut(head + ("stopped" if top is None else f"stopped in {top['function']}"), width)
+    return cut(head + _place(top, thread["call"], width - len(head)), width)
 
 
 def _place(place: Place | None, call: str | None, room: int) -> str:

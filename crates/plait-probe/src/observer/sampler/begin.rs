@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::Arc;
 
-use plait_sys::limits::page_faults;
+use plait_sys::limits::{children_cpu_ns, page_faults};
 use plait_sys::perf::Switches;
 use plait_sys::ticks::{Scale, Ticks};
 use plait_sys::time::{monotonic_ns, thread_cpu_ns};
@@ -61,6 +61,7 @@ impl Sampler {
             gone_lost: 0,
             batch: Vec::new(),
             flushed: 0,
+            paced: 0,
             queued: None,
             ticked: 0,
             ticks: 0,
@@ -73,8 +74,11 @@ impl Sampler {
             list: Vec::new(),
             deadlocks: Search::default(),
             faults: [page_faults(); 2],
+            children: [children_cpu_ns(); 2],
         };
         sampler.install(&program, caller, &sources.separated);
+        // A program may die before the next one: that it was there is to be known.
+        sampler.cost(sampler.began);
         sampler.write();
         sampler
     }
@@ -122,7 +126,7 @@ impl Sampler {
     }
 
     fn began_flushing(&mut self) {
-        (self.flushed, self.stacks_at) = (self.began, self.began);
+        (self.flushed, self.paced, self.stacks_at) = (self.began, self.began, self.began);
         self.pace.begin(thread_cpu_ns());
         self.queued = self.queued();
     }

@@ -4,6 +4,7 @@ use plait_trace::record::{Record, Tid};
 
 use super::super::threads::Thread;
 use super::{GilSource, PATIENCE, Sampler};
+use crate::desk::Named;
 use crate::meter::{self, Clock, Meter, Open, Pause, Span};
 use crate::proc::{Stat, line};
 
@@ -28,7 +29,7 @@ impl Sampler {
                     .read(tid, "comm", &mut self.buffer)
                     .map(line)
                     .unwrap_or_default();
-                self.shared.desk.text(&comm)
+                self.shared.desk.name(Named::Thread, &comm)
             }
         };
         // Where nobody tells of births, one that was not there at the beginning has begun since.

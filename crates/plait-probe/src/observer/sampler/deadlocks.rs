@@ -8,6 +8,7 @@ use plait_trace::record::{LIMITED, Record, TAKES, Tid, WaitKind};
 use super::super::frames::Frames;
 use super::super::waits::{Found, sleeps_on};
 use super::Sampler;
+use crate::desk::Named;
 use crate::stacks::Holder;
 
 /// A wait for a lock that is so long, in nanoseconds, is looked at; at the end of the profile, one that is so long.
@@ -110,7 +111,7 @@ impl Sampler {
             },
         ) in circle
         {
-            let lock = self.shared.desk.text(&name(word, recursive));
+            let lock = self.shared.desk.name(Named::Target, &name(word, recursive));
             let place = self
                 .frames
                 .as_mut()

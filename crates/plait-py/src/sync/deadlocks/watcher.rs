@@ -161,14 +161,17 @@ fn look(board: &Board, number: u64, asked: bool) {
         if !asked {
             others.ask();
         }
-        let _ = Python::try_attach(|py| {
-            if let Err(error) = let_one_go_on(py, number) {
-                error.write_unraisable(py, None);
-            }
-        });
+        // The interpreter lock may be long in coming: it is asked for only where there is something to do with it.
+        if table().find(number).is_some_and(only_ours) {
+            let _ = Python::try_attach(|py| {
+                if let Err(error) = let_one_go_on(py, number) {
+                    error.write_unraisable(py, None);
+                }
+            });
+        }
         return;
     };
-    if Python::try_attach(|py| any_timed(py, &found)) != Some(false) {
+    if any_task(&found) && Python::try_attach(|py| any_timed(py, &found)) != Some(false) {
         return;
     }
     let victim = last(&table(), &others, &found);
@@ -312,6 +315,15 @@ fn go_on(py: Python<'_>, victim: u64, error: &Bound<'_, PyAny>) -> PyResult<()> 
         // It has gone by itself.
         None => voice(py)?.call_method1("lost", (recorded?,)).map(drop),
     }
+}
+
+/// Whether a task of this process waits in the circle.
+fn any_task(found: &[Name]) -> bool {
+    let table = table();
+    found.iter().any(|name| match name {
+        Name::Here(number) => table.find(*number).is_some_and(|entry| entry.task.is_some()),
+        Name::There { .. } => false,
+    })
 }
 
 /// Whether a task of this process that waits in the circle is to be cancelled by a timeout. It is no step of any circle then.

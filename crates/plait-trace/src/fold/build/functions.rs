@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use super::{Builder, LOST, text};
 use crate::fold::digest::Digest;
+use crate::fold::frames;
 use crate::fold::stacks::Weighed;
 use crate::profile::{Frame, Function, Place, Profile, Sample};
 
@@ -157,21 +158,9 @@ impl FramesOf {
 
     /// The innermost place of the program's own for which a frame of a library is there.
     pub(super) fn reason(&self, digest: &Digest, frame: u32) -> Option<Place> {
-        let mut at = frame;
-        loop {
-            let place = self.0.get((at as usize).checked_sub(1)?)?;
-            if !is_of_library(&place.file) {
-                return (at != frame).then(|| place.clone());
-            }
-            at = digest.log.frames[at as usize - 1].0;
-        }
+        let own = frames::own(&digest.log, frame);
+        self.place(own).filter(|_| own != frame)
     }
-}
-
-/// Whether a file is one of Python's own, or was installed.
-fn is_of_library(file: &str) -> bool {
-    let parts = ["/lib/python3.", "/lib64/python3.", "/site-packages/", "/dist-packages/"];
-    file.starts_with("<frozen ") || parts.iter().any(|part| file.contains(part))
 }
 
 /// Those that used most first.

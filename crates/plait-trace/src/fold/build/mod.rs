@@ -17,8 +17,10 @@ use crate::fold::moments::{Sweep, Windows};
 use crate::fold::tasks::PoolSums;
 use crate::fold::{Options, summary};
 use crate::lane::Lane;
-use crate::profile::{Deadlock, GilStrip, MethodUsed, Party, Pauses, Place, Pool, Process, Profile, Task};
-use crate::record::Text;
+use crate::profile::{
+    Deadlock, GilStrip, MethodUsed, Party, Pauses, Place, Pool, Process, ProcessStates, Profile, Task,
+};
+use crate::record::{SUMS, Text, Tid};
 use crate::state::State;
 use crate::verdict;
 
@@ -72,6 +74,11 @@ fn text(digest: &Digest, number: Text) -> String {
     }
 }
 
+/// The number of a thread, 0 for several.
+fn kernels(tid: Tid) -> Tid {
+    if tid < SUMS { tid } else { 0 }
+}
+
 impl Builder {
     fn process(&mut self, mut digest: Digest) {
         let origin = self.profile.origin;
@@ -107,12 +114,20 @@ impl Builder {
             ended: digest.log.ended.is_some(),
             cpu,
             faults: digest.log.faults,
+            children: digest.log.children,
             gil_held: threads.iter().map(|thread| thread.held).fold(0, u64::saturating_add),
-            states: summary::process_states(&digest, &threads, self.end),
+            states: ProcessStates {
+                terminated: digest.log.ended.map_or(0, |_| self.end - digest.to),
+                ..digest.states
+            },
         };
         self.profile.processes.push(process);
+        let mut names = HashMap::new();
         for thread in &threads {
-            self.thread(&digest, thread, &threads, &frames);
+            names.entry(thread.log.tid).or_insert(thread.log.name);
+        }
+        for thread in &threads {
+            self.thread(&digest, thread, &names, &frames);
         }
         self.strip(&mut digest, base);
         for task in std::mem::take(&mut digest.tasks.tasks) {
@@ -130,6 +145,7 @@ impl Builder {
         overhead.observer_cpu = overhead.observer_cpu.saturating_add(observer);
         overhead.hooks_cpu = overhead.hooks_cpu.saturating_add(hooks);
         overhead.lost_records = overhead.lost_records.saturating_add(lost);
+        overhead.lost_names = overhead.lost_names.saturating_add(digest.log.unnamed);
     }
 
     /// Who held the GIL, by threads that are listed from `base` on.
@@ -170,7 +186,7 @@ impl Builder {
             let asker = digest.threads.iter().find(|thread| tid != 0 && thread.log.tid == tid);
             self.profile.pauses.push(Pauses {
                 pid: digest.log.pid,
-                tid,
+                tid: kernels(tid),
                 name: asker.map_or_else(String::new, |thread| text(digest, thread.log.name)),
                 collects,
                 place: frames.place(frame),

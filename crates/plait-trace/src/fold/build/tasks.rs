@@ -1,29 +1,33 @@
 //! Tasks of event loops, and what held these.
 
 use super::functions::FramesOf;
-use super::{Builder, text};
+use super::{Builder, kernels, text};
 use crate::fold::digest::Digest;
 use crate::fold::summary;
 use crate::fold::tasks::TaskDigest;
 use crate::fold::waits::Sum;
 use crate::lane::Lane;
 use crate::profile::{Await, Blocked, LaneOf, Owner, Place, Task};
-use crate::record::Text;
+use crate::record::{Text, task_name};
 
 impl Builder {
     pub(super) fn blocked(&mut self, digest: &Digest, frames: &FramesOf) {
         for held in &digest.tasks.blocked {
             let thread = digest.threads.iter().find(|thread| thread.log.tid == held.tid);
+            let coroutine = text(digest, held.function);
             let function = Place {
-                function: text(digest, held.function),
+                function: coroutine.clone(),
                 ..Place::default()
             };
+            let name = text(digest, held.callback);
             self.profile.blocked.push(Blocked {
                 pid: digest.log.pid,
-                tid: held.tid,
+                tid: kernels(held.tid),
                 loop_name: thread.map_or_else(String::new, |thread| text(digest, thread.log.name)),
-                callback: text(digest, held.callback),
+                callback: held.task.map_or_else(|| name.clone(), |task| task_name(&name, task)),
+                coroutine,
                 place: frames.place(held.frame).unwrap_or(function),
+                library: frames.place(held.library),
                 start: held.from.saturating_sub(self.profile.origin),
                 time: held.time,
                 own: held.own,

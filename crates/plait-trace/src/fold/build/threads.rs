@@ -10,24 +10,40 @@ use crate::fold::waits::{Key, Sum};
 use crate::fold::{NAMED, WORLD};
 use crate::lane::NO_NOTE;
 use crate::profile::{LaneOf, Lock, Owner, Thread, Wait};
-use crate::record::{Tid, WaitKind};
+use crate::record::{Text, Tid, WaitKind};
 use crate::state::State;
 use crate::verdict;
 
 impl Builder {
-    pub(super) fn thread(&mut self, digest: &Digest, thread: &ThreadDigest, all: &[ThreadDigest], frames: &FramesOf) {
+    pub(super) fn thread(
+        &mut self,
+        digest: &Digest,
+        thread: &ThreadDigest,
+        names: &HashMap<Tid, Text>,
+        frames: &FramesOf,
+    ) {
         let origin = self.profile.origin;
         let index = self.profile.threads.len();
         let name = |tid: Tid| {
-            let found = all.iter().find(|other| other.log.tid == tid && tid != 0);
-            found.map_or_else(String::new, |other| text(digest, other.log.name))
+            let found = names.get(&tid).filter(|_| tid != 0);
+            found.map_or_else(String::new, |&name| text(digest, name))
         };
+        let (tid, count) = match thread.log.count {
+            0 => (thread.log.tid, 1),
+            count => (0, count),
+        };
+        let called = text(digest, thread.log.name);
         self.profile.threads.push(Thread {
             pid: digest.log.pid,
-            tid: thread.log.tid,
-            name: text(digest, thread.log.name),
+            tid,
+            count,
+            name: match called.as_str() {
+                _ if thread.log.count == 0 => called,
+                "" => format!("{count} threads"),
+                name => format!("{count} threads: {name}"),
+            },
             start: thread.from - origin,
-            wall: thread.to - thread.from,
+            wall: thread.wall(),
             times: thread.times,
             switches_voluntary: thread.voluntary,
             switches_forced: thread.forced,
@@ -48,7 +64,7 @@ impl Builder {
         });
         let turns = verdict::turns(&self.profile.threads[index], self.profile.wall);
         self.sweep.add(thread, turns);
-        if self.options.lane == 0 {
+        if self.options.lane == 0 || thread.log.count > 0 {
             return;
         }
         let notes: Vec<u32> = thread.notes.iter().map(|key| self.note(digest, *key)).collect();
