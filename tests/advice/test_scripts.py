@@ -43,12 +43,9 @@ import socket, threading, time
 def serve(server):
     while True:
         peer, _ = server.accept()
-        threading.Thread(target=answer, args=(peer,), daemon=True).start()
-
-def answer(peer):
-    with peer:
-        time.sleep(0.03)
-        peer.sendall(b"yes")
+        with peer:
+            time.sleep(0.03)
+            peer.sendall(b"yes")
 
 def ask(port):
     with socket.create_connection(("127.0.0.1", port)) as peer:
