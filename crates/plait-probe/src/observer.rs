@@ -301,8 +301,8 @@ mod tests {
     use std::sync::Mutex;
     use std::time::Duration;
 
-    /// The records that an observer with these settings writes while `work` runs with the GIL at its beginning.
-    fn observed(settings: Settings, interpreter: Interpreter, work: impl FnOnce(&Observer)) -> Vec<Record> {
+    /// A sink, and the records that it has taken.
+    fn keeping() -> (Arc<Mutex<Vec<Record>>>, OpenSink) {
         let records = Arc::new(Mutex::new(Vec::new()));
         let kept = Arc::clone(&records);
         let sink: OpenSink = Box::new(move || {
@@ -310,14 +310,24 @@ mod tests {
                 kept.lock().expect("no panic").push(record.clone());
             }))
         });
-        let program = Program {
+        (records, sink)
+    }
+
+    fn program(interpreter: Interpreter) -> Program {
+        Program {
             name: "test".into(),
             python: "3".into(),
             parent: 1,
             switch_interval: 5_000_000,
             cores: 1,
             interpreter,
-        };
+        }
+    }
+
+    /// The records that an observer with these settings writes while `work` runs with the GIL at its beginning.
+    fn observed(settings: Settings, interpreter: Interpreter, work: impl FnOnce(&Observer)) -> Vec<Record> {
+        let (records, sink) = keeping();
+        let program = program(interpreter);
         let observer = Observer::start(program, settings, None, sink).expect("start");
         work(&observer);
         observer.stop(Some(3)).expect("it has not failed");
@@ -564,21 +574,8 @@ mod tests {
     #[test]
     fn what_is_known_at_the_beginning_is_a_batch_before_the_program_goes_on() {
         let _turn = turn();
-        let records = Arc::new(Mutex::new(Vec::new()));
-        let kept = Arc::clone(&records);
-        let sink: OpenSink = Box::new(move || {
-            Ok(Box::new(move |record: &Record| {
-                kept.lock().expect("no panic").push(record.clone());
-            }))
-        });
-        let program = Program {
-            name: "test".into(),
-            python: "3".into(),
-            parent: 1,
-            switch_interval: 0,
-            cores: 1,
-            interpreter: Interpreter::Unknown,
-        };
+        let (records, sink) = keeping();
+        let program = program(Interpreter::Unknown);
         let observer = Observer::start(program, sampled(), None, sink).expect("start");
         let begun = records.lock().expect("no panic").clone();
         observer.stop(None).expect("it has not failed");

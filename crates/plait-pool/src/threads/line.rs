@@ -159,23 +159,24 @@ impl<J> Line<J> {
     /// Brings a job.
     #[inline]
     pub fn push(&self, job: J, priority: i32) -> Result<Demand, Closed<J>> {
-        let mut state = self.lock();
-        if state.closed {
-            return Err(Closed(job));
-        }
-        state.submitted += 1;
-        state.jobs.push((job, stamp()), priority);
-        self.show(&state);
-        Ok(state.demand())
+        self.bring(job, priority, true)
     }
 
     /// Brings one of those that share in doing a job's items, which are [counted](Self::count_items) themselves.
     pub fn push_share(&self, job: J, priority: i32) -> Result<Demand, Closed<J>> {
+        self.bring(job, priority, false)
+    }
+
+    /// Brings a job, whether it, and its wait, are counted.
+    #[inline]
+    fn bring(&self, job: J, priority: i32, counted: bool) -> Result<Demand, Closed<J>> {
         let mut state = self.lock();
         if state.closed {
             return Err(Closed(job));
         }
-        state.jobs.push((job, 0), priority);
+        state.submitted += u64::from(counted);
+        let since = if counted { stamp() } else { 0 };
+        state.jobs.push((job, since), priority);
         self.show(&state);
         Ok(state.demand())
     }

@@ -108,10 +108,7 @@ pub(crate) fn limits(profile: &Profile, tasks: usize) -> Vec<String> {
             "{lost} records were lost because there was no room for them: short events may be missing"
         ));
     }
-    let summed = profile
-        .threads
-        .iter()
-        .filter(|thread| thread.count > 1 || thread.tid == 0);
+    let summed = profile.threads.iter().filter(|thread| thread.tid == 0);
     let summed = summed.map(|thread| thread.count).fold(0, u64::saturating_add);
     if summed > 0 {
         found.push(format!(
